@@ -1,0 +1,1 @@
+"""Embax: elastic text embeddings in JAX. Importing it starts nothing."""
