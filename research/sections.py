@@ -19,7 +19,7 @@ def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
     overridden on the command line.
 
     Raises:
-        ValueError: the table has no such name, or an argument without a default is unset.
+        ValueError: the table has no such name, or a needed argument is missing.
         TypeError: the function has no such argument.
     """
     parameters = _keywords(table, name)

@@ -69,8 +69,8 @@ class EncoderOutput(NamedTuple):
 
     Attributes:
         tokens: [B, S, D] final hidden states.
-        layers: [L+1, B, S, D] the embedding layer's output and every block's, each after
-            the final norm where the family has one; None unless asked for.
+        layers: [L+1, B, S, D] the embedding layer's output and every block's, each
+            after the final norm where the family has one; None unless asked for.
     """
 
     tokens: Array
@@ -95,9 +95,9 @@ class TrainState:
     opt_state: optax.OptState
 
 
-# loss(q [B, D], d [B*K, D], labels) -> [B]: a loss of unnormalised embeddings, float32.
+# loss(q [B, D], d [B*K, D], labels) -> [B] float32; embeddings come unnormalised.
 Loss = Callable[[Array, Array, Labels], Array]
-# pool(tokens [B, S, D], mask [B, M, S]) -> [B, M, D], one vector for each text of a row.
+# pool(tokens [B, S, D], mask [B, M, S]) -> [B, M, D], a vector for each text of a row.
 Pool = Callable[[Array, Array], Array]
 # embed(texts, role) -> [N, D] float32, role "query" or "document".
 EmbedFn = Callable[[Any, str], Any]

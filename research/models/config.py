@@ -18,7 +18,7 @@ class EncoderConfig:
         depth: L, the number of blocks.
         heads: H, the number of attention heads.
         mlp: the width inside the feed-forward layer.
-        max_len: the longest text, in tokens; rows of the position table if it is learned.
+        max_len: the longest text, in tokens; the rows of a learned position table.
         norm: 'layer' or 'rms'.
         norm_at: 'post' (after each residual sum, BERT) or 'pre' (before each sublayer,
             with a final norm).
