@@ -1,0 +1,203 @@
+"""Text files, plain or gzipped, read into records, scored pairs and BEIR folders."""
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+STS_FIELDS = {
+    "sentence1": ("sentence1", "text1", "sent1", "s1"),
+    "sentence2": ("sentence2", "text2", "sent2", "s2"),
+    "score": ("score", "similarity_score", "similarity", "label"),
+}
+
+
+def open_text(path: str | Path) -> IO[str]:
+    """A UTF-8 text file, plain or gzipped by its name; bad bytes are an error.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def read_records(path: str | Path) -> Iterator[tuple[int, dict]]:
+    """(line number from 1, record) for every row of a jsonl, tsv or csv file.
+
+    The format is in the name: .jsonl or .json with one object a line, .tsv (tabs, no
+    quoting) or .csv with a header line; each also with .gz. Empty lines are skipped.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the format is unknown, a line is malformed, or there are no rows.
+    """
+    path = Path(path).expanduser()
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    if suffix not in READERS:
+        raise ValueError(f"{path} should end in {', '.join(READERS)} (or these + .gz)")
+    empty = True
+    with open_text(path) as file:
+        try:
+            for number, record in READERS[suffix](path, file):
+                empty = False
+                yield number, record
+        except (UnicodeDecodeError, EOFError, OSError, zlib.error, csv.Error) as error:
+            raise ValueError(f"{path} cannot be read as text: {error}") from error
+    if empty:
+        raise ValueError(f"{path} is empty: it holds no rows")
+
+
+def read_sts(path: str | Path) -> tuple[list[str], list[str], list[float]]:
+    """(first sentences, second sentences, scores) of a file of scored sentence pairs.
+
+    Fields are sentence1, sentence2 and score, or the aliases in STS_FIELDS.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a column is missing, or a score is not a number.
+    """
+    first, second, scores = [], [], []
+    for number, record in read_records(path):
+        first.append(str(_field(path, number, record, STS_FIELDS["sentence1"])))
+        second.append(str(_field(path, number, record, STS_FIELDS["sentence2"])))
+        value = _field(path, number, record, STS_FIELDS["score"])
+        scores.append(to_number(path, number, value))
+    return first, second, scores
+
+
+def read_beir(
+    path: str | Path, split: str
+) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, int]]]:
+    """(corpus {id: text}, queries {id: text}, qrels {query id: {document id: grade}}).
+
+    A BEIR folder: corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and
+    qrels/SPLIT.tsv (a header line, then query id, document id, grade), plain or .gz.
+    A document's text is its title, a space and its text. Queries are the split's only.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is malformed or empty, or qrels name an unknown id.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}")
+    qrels = _read_qrels(_plain_or_gzip(path, f"qrels/{split}.tsv"))
+    corpus = {}
+    for identifier, record in _identified(_plain_or_gzip(path, "corpus.jsonl")):
+        title = record.get("title") or ""
+        corpus[identifier] = f"{title} {record['text']}".strip()
+    queries = {
+        identifier: record["text"]
+        for identifier, record in _identified(_plain_or_gzip(path, "queries.jsonl"))
+        if identifier in qrels
+    }
+    for query, grades in qrels.items():
+        if query not in queries:
+            raise ValueError(f"{path}/qrels/{split} names unknown query {query!r}")
+        for document in grades:
+            if document not in corpus:
+                raise ValueError(
+                    f"{path}/qrels/{split} names unknown document {document!r}"
+                )
+    return corpus, queries, qrels
+
+
+def to_number(path: str | Path, line: int, value) -> float:
+    """The number that a field holds, or a ValueError that says where it is not one."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{path} line {line}: score {value!r} is not a number"
+        ) from None
+
+
+def _field(path, line: int, record: Mapping, names: tuple[str, ...]):
+    for name in names:
+        if record.get(name) is not None:
+            return record[name]
+    raise ValueError(
+        f"{path} line {line}: no column {' or '.join(names)}; found {', '.join(record)}"
+    )
+
+
+def _jsonl(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} line {number} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise ValueError(
+                f"{path} line {number} is a JSON {type(record).__name__}, not an object"
+            )
+        yield number, record
+
+
+def _csv(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
+    yield from _table(path, csv.reader(file))
+
+
+def _tsv(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
+    yield from _table(path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def _table(path: Path, reader) -> Iterator[tuple[int, dict]]:
+    header = next(reader, [])
+    for row in reader:
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise ValueError(
+                f"{path} line {reader.line_num} has {len(row)} columns, "
+                f"the header has {len(header)}"
+            )
+        yield reader.line_num, dict(zip(header, row, strict=True))
+
+
+def _plain_or_gzip(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    siblings = sorted(p.name for p in (folder / name).parent.glob("*"))
+    raise FileNotFoundError(
+        f"there is no {folder / name}(.gz); found {', '.join(siblings) or 'nothing'}"
+    )
+
+
+def _identified(path: Path) -> Iterator[tuple[str, dict]]:
+    for number, record in read_records(path):
+        for name in ("_id", "text"):
+            if name not in record:
+                raise ValueError(
+                    f"{path} line {number}: no {name}; found {', '.join(record)}"
+                )
+        yield str(record["_id"]), {**record, "text": str(record["text"])}
+
+
+def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    for number, record in read_records(path):
+        values = list(record.values())
+        if len(values) != 3:
+            raise ValueError(
+                f"{path} line {number} has {len(values)} columns, not query id, "
+                "document id and score"
+            )
+        query, document, grade = values
+        grades = qrels.setdefault(query, {})
+        grades[document] = int(to_number(path, number, grade))
+    return qrels
+
+
+READERS = {".jsonl": _jsonl, ".json": _jsonl, ".tsv": _tsv, ".csv": _csv}
