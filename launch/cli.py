@@ -1,0 +1,96 @@
+"""What every command does around its main: flags, one JSON object, one-line errors."""
+
+import contextlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+# User mistakes; anything else is a fault of ours and keeps its traceback.
+MISTAKES = (ValueError, OSError)
+
+
+def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
+    """Parses the flags, calls `main()` and prints its result as one line of JSON.
+
+    Logs and progress belong on stderr. A user's mistake (a bad flag or config, a
+    ValueError or OSError out of main) prints one sentence there and exits with 1;
+    `--verbosity=1` adds the traceback.
+    """
+
+    def called(arguments):
+        if len(arguments) > 1:
+            _fail(f"unexpected argument {arguments[1]!r}; options start with --")
+        try:
+            result = main()
+        except MISTAKES as error:
+            logging.debug("traceback of the error below", exc_info=True)
+            _fail(sentence(error))
+        if result is not None:
+            sys.stderr.flush()
+            print(json.dumps(result), flush=True)
+
+    app.run(called, flags_parser=_parsed)
+
+
+def sentence(error: Exception) -> str:
+    """An exception's message on one line, without Python's own decoration."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = str(error)
+    if isinstance(error, (KeyError, AttributeError)):  # ConfigDict's unknown keys
+        text = f"unknown config key: {_innermost(error)}"
+    if missing := re.search(
+        r"Failed loading config file.*No such file.*'(.*)'", text, re.S
+    ):
+        text = f"{missing[1]}: no such config file"
+    if "Error whilst parsing config file" in text:  # then a whole traceback follows
+        text = re.sub(r"^[\w.]+(Error|Exception): ", "", text.strip().split("\n")[-1])
+    return " ".join(text.split())
+
+
+def _innermost(error: Exception) -> str:
+    """The message within a KeyError, whose own str() is a repr."""
+    inner = error.args[0] if error.args else ""
+    text = _innermost(inner) if isinstance(inner, Exception) else str(inner)
+    return re.sub(r"^'(.+?)'", r"\1", text)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it becomes `path` on success."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _parsed(arguments: list[str]) -> list[str]:
+    # An unknown config key is an AttributeError, a wrong type a TypeError.
+    mistakes = (flags.Error, AttributeError, KeyError, TypeError, *MISTAKES)
+    try:
+        return flags.FLAGS(arguments)
+    except mistakes as error:
+        _fail(sentence(error))
+
+
+def _fail(message: str):
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)
