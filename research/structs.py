@@ -99,6 +99,8 @@ class TrainState:
 Loss = Callable[[Array, Array, Labels], Array]
 # pool(tokens [B, S, D], mask [B, M, S]) -> [B, M, D], a vector for each text of a row.
 Pool = Callable[[Array, Array], Array]
+# encode(params, tokens [R, S], key) -> [R*M, ...], the vectors of the rows' M texts.
+Encode = Callable[[Params, Tokens, Key | None], Array]
 # embed(texts, role) -> [N, D] float32, role "query" or "document".
 EmbedFn = Callable[[Any, str], Any]
 

@@ -1,0 +1,98 @@
+"""Training objectives: an encoder and a loss put together."""
+
+import jax
+import jax.numpy as jnp
+
+from research.gradcache import chunked
+from research.models import encoder
+from research.models.config import EncoderConfig
+from research.structs import (
+    Array,
+    Batch,
+    Key,
+    Metrics,
+    Nested,
+    Objective,
+    Params,
+    Pool,
+    slots,
+)
+
+
+def contrastive(
+    cfg: EncoderConfig, pool: Pool, nested: Nested, *, micro_batch: int = 0
+) -> Objective:
+    """Contrasts the queries of a batch with its documents, at every size that is asked.
+
+    Args:
+        cfg: the encoder's shape.
+        pool: one of `pooling.POOLS`.
+        nested: a loss over sizes, from `nested.NESTED`.
+        micro_batch: pairs that are encoded at a time; 0 encodes all at once. The
+            gradient is that of the whole batch (GradCache, Gao et al. 2021).
+
+    Returns:
+        an Objective of batches of type Batch.
+    """
+
+    def init(key: Key) -> tuple[Params, Params]:
+        return {"encoder": encoder.init(key, cfg)}, {}
+
+    def loss(
+        params: Params, frozen: Params, batch: Batch, key: Key
+    ) -> tuple[Array, Metrics]:
+        del frozen
+        size = slots(batch.tokens.ids.shape[1])
+
+        def encode(params, tokens, key):
+            return encoder.encode(
+                params,
+                tokens,
+                cfg,
+                pool,
+                slots=size,
+                key=key,
+                every_layer=nested.deep,
+            )
+
+        encode_key, loss_key = jax.random.split(key)
+        encode = chunked(encode, chunks(len(batch.query), micro_batch))
+        vectors = encode(params["encoder"], batch.tokens, encode_key)
+        q, d = vectors[batch.query], vectors[batch.document]
+        values, metrics = nested.loss(q, d, batch.labels, loss_key)
+        return values.mean(), {**metrics, **_similarities(q, d)}
+
+    return Objective(init, loss)
+
+
+def chunks(batch_size: int, micro_batch: int) -> int:
+    """Number of chunks that a batch is encoded in.
+
+    Raises:
+        ValueError: the batch does not divide into micro-batches of that size.
+    """
+    if micro_batch <= 0:
+        return 1
+    if batch_size % micro_batch:
+        raise ValueError(
+            f"batch_size {batch_size} does not divide by micro_batch {micro_batch}"
+        )
+    return batch_size // micro_batch
+
+
+def _similarities(q: Array, d: Array) -> Metrics:
+    """How the full-size embeddings of the queries rank their own documents."""
+    if q.ndim == 3:
+        q, d = q[:, -1], d[:, -1]
+    q, d = (x / jnp.maximum(jnp.linalg.norm(x, axis=1)[:, None], 1e-12) for x in (q, d))
+    positives = d[:: len(d) // len(q)]
+    scores = jax.lax.stop_gradient(q @ positives.T)
+    own = jnp.diagonal(scores)
+    return {
+        "positive_cosine": own.mean(),
+        "negative_cosine": (scores.sum() - own.sum()) / max(1, scores.size - len(own)),
+        "accuracy": (own >= scores.max(1)).mean(dtype=jnp.float32),
+    }
+
+
+OBJECTIVES = {"contrastive": contrastive}
