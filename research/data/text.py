@@ -1,0 +1,193 @@
+"""Texts to token ids: tokenisers loaded or trained, prompts, truncation, hashes."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import trainers as tokenizer_trainers
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CHUNK = 2048  # texts encoded at once; bounds what the encodings hold in memory
+
+
+def load_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
+    """The tokeniser of a tokenizer.json, or of a model folder that holds one.
+
+    A folder with only a vocab.txt is BERT's WordPiece; whether it lower-cases is read
+    from tokenizer_config.json (do_lower_case), true where that says nothing. Padding
+    and truncation are off.
+
+    Raises:
+        FileNotFoundError: there is neither file.
+        ValueError: the file is not a tokeniser.
+    """
+    path = Path(path).expanduser()
+    file = path / "tokenizer.json" if path.is_dir() else path
+    vocab = path / "vocab.txt"
+    if file.is_file():
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing more precise
+            raise ValueError(f"{file} is not a tokenizers file: {error}") from error
+    elif vocab.is_file():
+        config = path / "tokenizer_config.json"
+        settings = json.loads(config.read_text()) if config.is_file() else {}
+        model = models.WordPiece.from_file(str(vocab), unk_token="[UNK]")
+        tokenizer = tokenizers.Tokenizer(model)
+        _set_bert(tokenizer, lowercase=settings.get("do_lower_case", True))
+        _add_special(tokenizer)
+    else:
+        raise FileNotFoundError(f"{path} has no tokenizer.json and no vocab.txt")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab: int, kind: str = "wordpiece"
+) -> tokenizers.Tokenizer:
+    """A tokeniser of at most `vocab` tokens, trained on `texts`.
+
+    "wordpiece" is BERT's lower-casing one, "bpe" works on bytes and keeps case. Ids 0
+    to 4 are [PAD] [UNK] [CLS] [SEP] [MASK]; a text becomes [CLS] ... [SEP].
+
+    Raises:
+        ValueError: the kind is unknown, or there is no text to learn from.
+    """
+    texts = list(texts)
+    if kind == "wordpiece":
+        tokenizer = _train_wordpiece(texts, vocab)
+    elif kind == "bpe":
+        tokenizer = _train_bpe(texts, vocab)
+    else:
+        raise ValueError(f"unknown tokeniser {kind!r}; known: wordpiece, bpe")
+    if not any(text.strip() for text in texts):
+        raise ValueError("there is no text to train the tokeniser on")
+    _add_special(tokenizer)
+    return tokenizer
+
+
+def token_ids(
+    tokenizer: tokenizers.Tokenizer,
+    texts: Sequence[str],
+    max_length: int,
+    *,
+    prompt: str = "",
+    empty: bool = False,
+) -> list[np.ndarray]:
+    """The ids of `prompt + text` with its special tokens, an [S] int32 for every text.
+
+    A longer text is cut to max_length tokens, which keep the closing special tokens.
+
+    Args:
+        empty: texts of nothing but special tokens are allowed.
+
+    Raises:
+        ValueError: a text has no tokens, or max_length leaves no room for one.
+    """
+    special = tokenizer.num_special_tokens_to_add(False)
+    if max_length <= special:
+        raise ValueError(
+            f"max_length {max_length} leaves no room beside {special} special tokens"
+        )
+    tail = _closing(tokenizer)
+    out = []
+    for start in range(0, len(texts), CHUNK):
+        chunk = [prompt + text for text in texts[start : start + CHUNK]]
+        for encoding in tokenizer.encode_batch_fast(chunk):
+            ids = encoding.ids
+            row = len(out)
+            if not ids or not (empty or len(ids) > special and texts[row].strip()):
+                raise ValueError(f"text {row} has no tokens: {texts[row]!r}")
+            if len(ids) > max_length:
+                ids = ids[: max_length - tail] + ids[len(ids) - tail :]
+            out.append(np.asarray(ids, np.int32))
+    return out
+
+
+def prompt_length(tokenizer: tokenizers.Tokenizer, prompt: str) -> int:
+    """Leading tokens that belong to the prompt, the opening special tokens included.
+
+    Counted on the prompt alone, as sentence-transformers does: a prompt should end
+    where a token ends.
+    """
+    if not prompt:
+        return 0
+    return len(tokenizer.encode(prompt).ids) - _closing(tokenizer)
+
+
+def text_hash(texts: Iterable[str]) -> np.ndarray:
+    """[N, 2] uint32 halves of a 64-bit BLAKE2b hash of every text."""
+    digests = [
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        for text in texts
+    ]
+    return np.frombuffer(b"".join(digests), "<u4").reshape(-1, 2).astype(np.uint32)
+
+
+def _train_wordpiece(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
+    """Trained twice, because the trainer numbers the ##characters at random.
+
+    The first pass (an alphabet, no merges) says which there are; the second gets them
+    in order as if they were special, which makes ids and the breaking of ties fixed.
+    """
+    characters: list[str] = []
+    for size in (1, vocab):
+        tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        _set_bert(tokenizer, lowercase=True)
+        trainer = tokenizer_trainers.WordPieceTrainer(
+            vocab_size=size,
+            special_tokens=[*SPECIAL, *characters],
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        characters = sorted(
+            token for token in tokenizer.get_vocab() if token.startswith("##")
+        )
+    tokenizer = tokenizers.Tokenizer(
+        models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
+    )
+    _set_bert(tokenizer, lowercase=True)
+    return tokenizer
+
+
+def _train_bpe(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = tokenizer_trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _closing(tokenizer: tokenizers.Tokenizer) -> int:
+    """How many special tokens end a text."""
+    mask = tokenizer.encode("a").special_tokens_mask
+    return mask[::-1].index(0) if 0 in mask else 0
+
+
+def _set_bert(tokenizer: tokenizers.Tokenizer, *, lowercase: bool) -> None:
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+
+
+def _add_special(tokenizer: tokenizers.Tokenizer) -> None:
+    known = [token for token in SPECIAL if tokenizer.token_to_id(token) is not None]
+    tokenizer.add_special_tokens(known)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[
+            (token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")
+        ],
+    )
