@@ -1,0 +1,268 @@
+"""Models by name: a trained workdir, a folder, an installed package or a hub id."""
+
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer, normalizers
+
+from research.data.text import load_tokenizer
+from research.models.config import EncoderConfig
+from research.models.families import read_config
+from research.models.huggingface import read_safetensors
+from research.structs import Params
+from research.train.checkpoints import restore_params
+
+
+class Pretrained(NamedTuple):
+    """A model and everything that turns a text into its embedding.
+
+    Attributes:
+        params: the encoder's tree, as `encoder.init` makes it.
+        config: the encoder's shape.
+        tokenizer: without padding or truncation.
+        pool: a key of `pooling.POOLS`.
+        max_length: the longest text in tokens, special tokens included.
+        prompts: what is put before a text, for the roles "query" and "document".
+        normalize: whether embeddings are divided by their length.
+        dims: the widths that the model was trained at; empty if not known.
+        dim: how many leading numbers of the pooled vector are kept, before it is
+            normalised; None for all.
+    """
+
+    params: Params
+    config: EncoderConfig
+    tokenizer: Tokenizer
+    pool: str
+    max_length: int
+    prompts: dict[str, str]
+    normalize: bool
+    dims: tuple[int, ...] = ()
+    dim: int | None = None
+
+
+def load(model: str) -> Pretrained:
+    """The model of that name.
+
+    A workdir that `launch.train` made; a sentence-transformers folder, of the layout of
+    versions before or after 6; or a plain Hugging Face folder, which says nothing of
+    pooling: mean, normalised, no prompts (sentence-transformers pools the same but
+    does not normalise; cosines are equal).
+
+    Args:
+        model: what `folder` accepts.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a file is missing in it.
+        ValueError: the folder asks for something that we do not compute, or its
+            weights do not fit its config.
+    """
+    path = folder(model)
+    if (path / "model.json").exists():
+        return _workdir(path)
+    if (path / "modules.json").exists():
+        return _sentence_transformers(path)
+    return _transformers(path)
+
+
+def folder(model: str) -> Path:
+    """The folder that holds a model.
+
+    Args:
+        model: a path; `package:NAME`, for the model inside an installed Python package;
+            or the id of a model of the Hugging Face hub, fetched (or, with
+            HF_HUB_OFFLINE=1, taken from the cache) by `huggingface_hub`.
+
+    Raises:
+        FileNotFoundError: nothing of that name.
+        ValueError: the hub cannot be reached, or does not give that model.
+    """
+    if model.startswith("package:"):
+        return _package(model.removeprefix("package:"))
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
+        raise FileNotFoundError(f"no model folder {model}")
+    return _hub(model)
+
+
+def _package(name: str) -> Path:
+    """The folder with a config.json that lies least deep in an installed package."""
+    if not name.isidentifier() or (spec := importlib.util.find_spec(name)) is None:
+        raise FileNotFoundError(f"no Python package {name!r} is installed")
+    roots = [Path(root) for root in spec.submodule_search_locations or ()]
+    found = [
+        file.parent
+        for root in roots
+        for file in sorted(root.rglob("config.json"), key=lambda f: len(f.parts))
+        if any(file.parent.glob("*.safetensors"))
+    ]
+    if not found:
+        raise FileNotFoundError(f"the Python package {name!r} holds no model folder")
+    return found[0]
+
+
+def _hub(name: str) -> Path:
+    """The snapshot of a hub model in the local cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    wanted = ["*.json", "*.txt", "*.safetensors"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ValueError(
+            f"{name!r} is no folder here, and the Hugging Face hub did not give a "
+            f"model of that name ({type(error).__name__})"
+        ) from None
+
+
+def _workdir(path: Path) -> Pretrained:
+    """A model that `launch.train` trained: its newest checkpoint."""
+    fields = _json(path / "model.json")
+    try:
+        return Pretrained(
+            params=restore_params(path / "checkpoints")["encoder"],
+            config=EncoderConfig(**fields["encoder"]),
+            tokenizer=load_tokenizer(path),
+            pool=fields["pool"],
+            max_length=fields["max_length"],
+            prompts=fields["prompts"],
+            normalize=fields["normalize"],
+            dims=tuple(fields["dims"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path / 'model.json'} does not fit: {error}") from None
+
+
+def _transformers(path: Path, max_length: int | None = None) -> Pretrained:
+    """A Hugging Face folder, with the defaults of `load`."""
+    config = read_config(_json(path / "config.json"))
+    if max_length is None:
+        tokenizer_config = _json(path / "tokenizer_config.json", missing={})
+        max_length = tokenizer_config.get("model_max_length") or config.max_len
+    return Pretrained(
+        params=read_safetensors(path, config),
+        config=config,
+        tokenizer=load_tokenizer(path),
+        pool="mean",
+        max_length=int(min(max_length, config.max_len)),
+        prompts={"query": "", "document": ""},
+        normalize=True,
+        dims=tuple(_json(path / "config.json").get("matryoshka_dimensions", ())),
+    )
+
+
+def _sentence_transformers(path: Path) -> Pretrained:
+    """A folder whose modules.json is Transformer, Pooling and perhaps Normalize.
+
+    A Dense module between them may only cut the vector to its first numbers, as
+    `export` writes it.
+    """
+    modules = _json(path / "modules.json")
+    kinds = [module["type"].split(".")[-1] for module in modules]
+    if [kind for kind in MODULES if kind in kinds] != kinds or kinds[:2] != MODULES[:2]:
+        raise ValueError(
+            f"{path / 'modules.json'} has the modules {', '.join(kinds)}; "
+            f"we compute {', '.join(MODULES)}, in this order"
+        )
+    paths = {k: path / module["path"] for k, module in zip(kinds, modules, strict=True)}
+    options = _json(paths["Transformer"] / "sentence_bert_config.json", missing={})
+    model = _transformers(paths["Transformer"], options.get("max_seq_length"))
+    if options.get("do_lower_case"):
+        _lower_case(model.tokenizer)
+    prompts = _prompts(_json(path / "config_sentence_transformers.json", missing={}))
+    return model._replace(
+        pool=_pool(paths["Pooling"] / "config.json", prompts),
+        prompts=prompts,
+        normalize="Normalize" in kinds,
+        dim=_dim(paths["Dense"]) if "Dense" in kinds else None,
+    )
+
+
+def _pool(file: Path, prompts: Mapping[str, str]) -> str:
+    """Our name of the pooling that 1_Pooling/config.json asks for."""
+    fields = _json(file)
+    modes = fields.get("pooling_mode")
+    if modes is None:  # before version 6: a flag for each
+        modes = [name for flag, name in POOLING_FLAGS.items() if fields.get(flag)]
+    modes = [modes] if isinstance(modes, str) else modes or ["mean"]
+    if len(modes) > 1 or modes[0] not in POOLINGS:
+        raise ValueError(
+            f"{file} pools by {' and '.join(modes)}; we compute one of "
+            f"{', '.join(POOLINGS)}"
+        )
+    if not fields.get("include_prompt", True) and any(prompts.values()):
+        raise ValueError(f"{file} leaves the prompt out of pooling, which we do not")
+    return POOLINGS[modes[0]]
+
+
+def _prompts(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The prompts of queries and of documents; the default prompt where not named."""
+    named = fields.get("prompts") or {}
+    default = named.get(fields.get("default_prompt_name"), "")
+    documents = [named[n] for n in ("document", "passage", "corpus") if n in named]
+    return {
+        "query": named.get("query", default),
+        "document": documents[0] if documents else default,
+    }
+
+
+def _dim(path: Path) -> int:
+    """The width that a Dense module cuts to."""
+    fields, weights = _json(path / "config.json"), path / "model.safetensors"
+    linear = fields.get("activation_function") == IDENTITY
+    if linear and not fields.get("bias", True) and weights.exists():
+        weight = load_file(weights)["linear.weight"]
+        if np.array_equal(weight, np.eye(*weight.shape)):
+            return len(weight)
+    raise ValueError(
+        f"{path} is a Dense module that does more than cut the width, "
+        "which we do not compute"
+    )
+
+
+def _lower_case(tokenizer: Tokenizer) -> None:
+    """Makes the tokenizer lower-case its input first."""
+    steps = [normalizers.Lowercase()]
+    if tokenizer.normalizer is not None:
+        steps.append(tokenizer.normalizer)
+    tokenizer.normalizer = normalizers.Sequence(steps)
+
+
+def _json(file: Path, missing: Any = None) -> Any:
+    """The parsed file; `missing` if given and there is no such file."""
+    if missing is not None and not file.exists():
+        return missing
+    if not file.exists():
+        raise FileNotFoundError(f"{file.parent} has no {file.name}")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+
+
+# Modules of sentence-transformers, in the only order that we compute.
+MODULES = ["Transformer", "Pooling", "Dense", "Normalize"]
+# Poolings: their name -> ours.
+POOLINGS = {
+    "mean": "mean",
+    "cls": "cls",
+    "lasttoken": "last",
+    "weightedmean": "weighted_mean",
+}
+POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+IDENTITY = "torch.nn.modules.linear.Identity"
