@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +78,7 @@ def token_ids(
     *,
     prompt: str = "",
     empty: bool = False,
+    label: Callable[[int], str] = "text {}".format,
 ) -> list[np.ndarray]:
     """The ids of `prompt + text` with its special tokens, an [S] int32 for every text.
 
@@ -85,6 +86,7 @@ def token_ids(
 
     Args:
         empty: texts of nothing but special tokens are allowed.
+        label: what an error calls the text of an index.
 
     Raises:
         ValueError: a text has no tokens, or max_length leaves no room for one.
@@ -102,7 +104,7 @@ def token_ids(
             ids = encoding.ids
             row = len(out)
             if not ids or not (empty or len(ids) > special and texts[row].strip()):
-                raise ValueError(f"text {row} has no tokens: {texts[row]!r}")
+                raise ValueError(f"{label(row)} has no tokens: {texts[row]!r}")
             if len(ids) > max_length:
                 ids = ids[: max_length - tail] + ids[len(ids) - tail :]
             out.append(np.asarray(ids, np.int32))

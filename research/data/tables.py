@@ -1,0 +1,157 @@
+"""A source tokenised once, on disk, and mapped into memory."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+from tqdm import tqdm
+
+from research.data import text
+from research.data.sources import Row, Source
+
+CHUNK = 1024  # rows tokenised at once
+
+
+class TokenTable(NamedTuple):
+    """The texts of n rows, T in all: every row's query, positives, then negatives.
+
+    Attributes:
+        ids: [tokens] uint16 or uint32, all texts end to end.
+        starts: [T+1] int64; text t is ids[starts[t]:starts[t+1]].
+        hashes: [T, 2] uint32, see text.text_hash; of the text without its prompt.
+        first: [n] int64, the text that is row i's query.
+        positives: [n] int64, how many positives follow it.
+        negatives: [n] int64, how many negatives follow these.
+        scores: [n] float32, NaN where unknown.
+        groups: [n, 2] uint32, a hash of the row's group, or else of its query.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    hashes: np.ndarray
+    first: np.ndarray
+    positives: np.ndarray
+    negatives: np.ndarray
+    scores: np.ndarray
+    groups: np.ndarray
+
+
+def tokenise(
+    source: Source, tokenizer: tokenizers.Tokenizer, max_length: int, cache: Path
+) -> TokenTable:
+    """The source's table, from the folder in `cache` that holds it, or written there.
+
+    The folder's name is a fingerprint of all that decides the content. It appears
+    complete or not at all, so that runs may share a cache.
+
+    Raises:
+        ValueError: there are no rows, a text has no tokens, or some rows have a score
+            and others none.
+    """
+    if not len(source.rows):
+        raise ValueError("the source has no rows")
+    cache = Path(cache)
+    folder = cache / _fingerprint(source, tokenizer, max_length)
+    if not folder.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=cache))
+        try:
+            _write(source, tokenizer, max_length, draft)
+            draft.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return _read(folder)
+
+
+def _fingerprint(source: Source, tokenizer: tokenizers.Tokenizer, length: int) -> str:
+    digest = hashlib.blake2b(digest_size=10)
+    digest.update(tokenizer.to_str().encode())
+    digest.update(repr((sorted(source.prompts.items()), length)).encode())
+    for index in range(len(source.rows)):
+        digest.update(repr(tuple(source.rows[index])).encode())
+    return digest.hexdigest()
+
+
+def _write(
+    source: Source, tokenizer: tokenizers.Tokenizer, length: int, folder: Path
+) -> None:
+    small = tokenizer.get_vocab_size() <= 2**16
+    dtype = np.uint16 if small else np.uint32
+    lengths, hashes, counts, scores, groups = [], [], [], [], []
+    with open(folder / "ids.bin", "wb") as file:
+        for rows, ids, texts in _chunks(source, tokenizer, length):
+            file.write(np.concatenate(ids).astype(dtype).tobytes())
+            lengths.append([len(i) for i in ids])
+            hashes.append(text.text_hash(texts))
+            counts.append([(len(r.positives), len(r.negatives)) for r in rows])
+            scores.append([np.nan if r.score is None else r.score for r in rows])
+            names = [f"group {r.group}" if r.group else r.query for r in rows]
+            groups.append(text.text_hash(names))
+    counts, scores = np.concatenate(counts), np.concatenate(scores)
+    if 0 < np.isnan(scores).sum() < len(scores):
+        row = int(np.flatnonzero(np.isnan(scores))[0])
+        raise ValueError(f"row {row} has no score, but other rows have one")
+    table = TokenTable(
+        ids=np.zeros(0),
+        starts=_sums(np.concatenate(lengths)),
+        hashes=np.concatenate(hashes),
+        first=_sums(1 + counts.sum(1))[:-1],
+        positives=counts[:, 0],
+        negatives=counts[:, 1],
+        scores=scores.astype(np.float32),
+        groups=np.concatenate(groups),
+    )
+    for name, value in table._asdict().items():
+        if name != "ids":
+            np.save(folder / f"{name}.npy", value)
+    (folder / "ids.json").write_text(json.dumps({"dtype": np.dtype(dtype).name}))
+
+
+def _chunks(
+    source: Source, tokenizer: tokenizers.Tokenizer, length: int
+) -> Iterator[tuple[list[Row], list[np.ndarray], list[str]]]:
+    """(rows, ids of their texts, these texts without prompts), CHUNK rows at a time."""
+    size = len(source.rows)
+    for start in tqdm(range(0, size, CHUNK), "tokenising", delay=5, leave=False):
+        rows, texts, prompted, owners = [], [], [], []
+        for index in range(start, min(start + CHUNK, size)):
+            row = source.rows[index]
+            rows.append(row)
+            for role, value in (
+                ("query", row.query),
+                *(("document", v) for v in row.positives + row.negatives),
+            ):
+                if not value.strip():
+                    raise ValueError(f"row {index} has a {role} without text")
+                texts.append(value)
+                prompted.append(source.prompts[role] + value)
+                owners.append(index)
+        ids = text.token_ids(
+            tokenizer, prompted, length, label=lambda i, o=owners: f"row {o[i]}"
+        )
+        yield rows, ids, texts
+
+
+def _sums(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _read(folder: Path) -> TokenTable:
+    dtype = json.loads((folder / "ids.json").read_text())["dtype"]
+    arrays = {
+        name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+        for name in TokenTable._fields
+        if name != "ids"
+    }
+    # Plain views of the maps: indexing a np.memmap costs several microseconds more.
+    ids = np.asarray(np.memmap(folder / "ids.bin", dtype=dtype, mode="r"))
+    return TokenTable(ids=ids, **arrays)
