@@ -1,0 +1,168 @@
+"""Checkpoints of a run: the only file that calls orbax.
+
+A checkpoint is a folder named by its step with two items, `params` (what is trained,
+readable alone) and `rest` (step, frozen parameters, optimizer). It appears whole or not
+at all. Randomness needs no state: a step's key is the run's key folded with the step.
+"""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from research.structs import Params, TrainState
+
+Manager = ocp.CheckpointManager
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each phase
+
+
+def open_manager(folder: Path, *, keep: int = 2, keep_every: int = 0) -> Manager:
+    """The checkpoints of a folder, which is made if missing; close() it at the end.
+
+    Args:
+        folder: holds one folder per step.
+        keep: the newest ones that stay.
+        keep_every: also keep the steps that this divides; 0 for none.
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
+    )
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return Manager(folder.absolute(), options=options)
+
+
+def save(manager: Manager, state: TrainState) -> None:
+    """Starts to write the state under its step; training may go on meanwhile.
+
+    Raises:
+        ValueError: this one, or the one before, could not be written.
+    """
+    with _writing(manager.directory):
+        args = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            rest=ocp.args.StandardSave(_rest(state)),
+        )
+        manager.save(int(state.step), args=args)
+
+
+def wait(manager: Manager) -> None:
+    """Returns when everything that was saved is on disk.
+
+    Raises:
+        ValueError: it could not be written.
+    """
+    with _writing(manager.directory):
+        manager.wait_until_finished()
+
+
+def latest_step(folder: Path) -> int | None:
+    """The newest step of a folder, None if it has none."""
+    return max(_steps(folder), default=None)
+
+
+def restore(manager: Manager, target: TrainState) -> TrainState | None:
+    """The newest state that can be read, None if the folder holds none.
+
+    Newer ones that cannot be read are reported on stderr and removed, so that the run
+    can write them again.
+
+    Args:
+        manager: the folder's.
+        target: ShapeDtypeStructs with the shardings wanted, on any mesh.
+    Raises:
+        ValueError: there are checkpoints, and none fits the target.
+    """
+    damaged = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            items = manager.restore(step, args=_restore_args(target))
+        except Exception as error:  # what a broken file raises depends on the file
+            damaged.append(step)
+            _report(step, error)
+            continue
+        for other in damaged:
+            manager.delete(other)
+        return TrainState(params=items["params"], **items["rest"])
+    if damaged:
+        raise ValueError(
+            f"none of the checkpoints {damaged} in {manager.directory} can be read "
+            "as a state of this run"
+        )
+    return None
+
+
+def restore_params(folder: Path) -> Params:
+    """The trained parameters of the newest checkpoint that can be read, in numpy.
+
+    Raises:
+        FileNotFoundError: the folder holds no checkpoint.
+        ValueError: none can be read.
+    """
+    steps = sorted(_steps(folder), reverse=True)
+    if not steps:
+        raise FileNotFoundError(f"no checkpoint in {folder}")
+    for step in steps:
+        try:
+            return _read_params(folder.absolute() / str(step) / "params")
+        except Exception as error:  # what a broken file raises depends on the file
+            _report(step, error)
+    raise ValueError(f"none of the checkpoints {steps} in {folder} can be read")
+
+
+def _rest(state: TrainState) -> dict:
+    return {
+        "step": state.step,
+        "frozen": state.frozen,
+        "opt_state": state.opt_state,
+    }
+
+
+def _restore_args(target: TrainState):
+    return ocp.args.Composite(
+        params=ocp.args.StandardRestore(target.params),
+        rest=ocp.args.StandardRestore(_rest(target)),
+    )
+
+
+def _read_params(folder: Path) -> Params:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        tree = reader.metadata(folder).item_metadata.tree
+        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        restore_args = jax.tree.map(lambda _: as_numpy, tree)
+        return reader.restore(
+            folder, args=ocp.args.PyTreeRestore(restore_args=restore_args)
+        )
+
+
+def _steps(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+
+
+def _report(step: int, error: Exception) -> None:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    print(
+        f"checkpoint {step} cannot be read, trying the one before: {reason[0][:200]}",
+        file=sys.stderr,
+    )
+
+
+@contextlib.contextmanager
+def _writing(folder) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # tensorstore has no class of its own for a full disk
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"cannot write checkpoints to {folder}: {reason[0][:200]}"
+        ) from error

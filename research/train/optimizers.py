@@ -1,0 +1,153 @@
+"""Optimizers, their learning rates, and which parameters they touch."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from research.parallel import path_name
+from research.structs import Params
+
+# Biases and the scales of norms: never decayed.
+_UNDECAYED = r"(^|/)(bias|scale)$"
+
+
+class Optimizer(NamedTuple):
+    """An optax.GradientTransformation that knows its learning rate.
+
+    Attributes:
+        init: params -> state.
+        update: (gradients, state, params) -> (updates, state).
+        rate: step -> learning rate.
+    """
+
+    init: Callable[[Params], Any]
+    update: Callable[..., tuple[Params, Any]]
+    rate: optax.Schedule
+
+
+def learning_rate_schedule(
+    steps: int, learning_rate: float, warmup: float, schedule: str
+) -> optax.Schedule:
+    """The learning rate at a step: a linear rise from 0, then `schedule`.
+
+    Args:
+        steps: updates of the whole run.
+        learning_rate: the highest value.
+        warmup: the length of the rise, a fraction of `steps` below 1, else in steps.
+        schedule: 'linear' or 'cosine', both to 0 at `steps`, or 'constant'.
+    """
+    rise = round(warmup * steps) if warmup < 1 else round(warmup)
+    if not 0 <= rise <= steps:
+        raise ValueError(f"warmup {warmup} does not fit a run of {steps} steps")
+    if schedule not in SCHEDULES:
+        known = ", ".join(SCHEDULES)
+        raise ValueError(f"schedule is {schedule!r}; allowed: {known}")
+    after = SCHEDULES[schedule](learning_rate, max(steps - rise, 1))
+    if rise:
+        before = optax.linear_schedule(0.0, learning_rate, rise)
+        after = optax.join_schedules([before, after], [rise])
+
+    def rate(step):
+        with jax.numpy_dtype_promotion("standard"):
+            return after(step)
+
+    return rate
+
+
+def adamw(
+    steps: int,
+    *,
+    learning_rate: float = 5e-5,
+    warmup: float = 0.0,
+    schedule: str = "linear",
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    clip_norm: float = 1.0,
+    multipliers: tuple[tuple[str, float], ...] = (),
+    freeze: str = "",
+) -> Optimizer:
+    """AdamW; its defaults are the Hugging Face Trainer's.
+
+    Args:
+        steps: updates of the whole run.
+        learning_rate: the highest value.
+        warmup: a fraction of `steps` below 1, else in steps.
+        schedule: 'linear', 'cosine' or 'constant'.
+        weight_decay: decoupled, times the learning rate; not on biases and norms.
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+        clip_norm: gradients are scaled down to this global norm; 0 for never.
+        multipliers: (pattern, factor) rows; the first pattern found in a parameter's
+            path scales its learning rate.
+        freeze: pattern of the parameters that stay as they are and have no moments;
+            '' for none.
+    """
+    rate = learning_rate_schedule(steps, learning_rate, warmup, schedule)
+    tx = optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.scale_by_adam(*betas, eps),
+        optax.add_decayed_weights(weight_decay, _decayed),
+        _scale_by_path(multipliers),
+        optax.scale_by_learning_rate(rate),
+    )
+    if freeze:
+        groups = {"train": tx, "freeze": optax.set_to_zero()}
+        tx = optax.partition(groups, lambda params: _groups(params, freeze))
+
+    def update(gradients, state, params):
+        with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers
+            return tx.update(gradients, state, params)
+
+    return Optimizer(tx.init, update, rate)
+
+
+def _decayed(params: Params) -> Params:
+    return _by_path(params, lambda name: not re.search(_UNDECAYED, name))
+
+
+def _groups(params: Params, freeze: str) -> Params:
+    groups = _by_path(
+        params, lambda name: "freeze" if re.search(freeze, name) else "train"
+    )
+    found = set(jax.tree.leaves(groups))
+    if found != {"train", "freeze"}:
+        what = "no parameter" if found == {"train"} else "every parameter"
+        raise ValueError(f"freeze {freeze!r} matches {what}")
+    return groups
+
+
+def _scale_by_path(
+    multipliers: Sequence[tuple[str, float]],
+) -> optax.GradientTransformation:
+    def factor(name):
+        return next((f for pattern, f in multipliers if re.search(pattern, name)), 1.0)
+
+    def update(updates, state, params=None):
+        del params
+        factors = _by_path(updates, factor)
+        return jax.tree.map(lambda u, f: u * f, updates, factors), state
+
+    def init(params):
+        names = jax.tree.leaves(_by_path(params, str))
+        for pattern, _ in multipliers:
+            if not any(re.search(pattern, name) for name in names):
+                raise ValueError(f"multipliers: {pattern!r} matches no parameter")
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(init, update)
+
+
+def _by_path(tree: Params, value: Callable[[str], Any]) -> Params:
+    return jax.tree_util.tree_map_with_path(lambda p, _: value(path_name(p)), tree)
+
+
+SCHEDULES = {
+    "linear": lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
+    "cosine": optax.cosine_decay_schedule,
+    "constant": lambda rate, steps: optax.constant_schedule(rate),
+}
+OPTIMIZERS = {"adamw": adamw}

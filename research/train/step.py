@@ -1,0 +1,61 @@
+"""One update of the parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from research.structs import Key, Metrics, Objective, Params, TrainState
+from research.train.optimizers import Optimizer
+
+Step = Callable[[TrainState, Any, Key], tuple[TrainState, Metrics]]
+
+
+def init_state(params: Params, frozen: Params, tx: Optimizer) -> TrainState:
+    """The state before the first update."""
+    return TrainState(jnp.zeros((), jnp.int32), params, frozen, tx.init(params))
+
+
+def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) -> Step:
+    """The compiled update (state, batch, key) -> (state, metrics).
+
+    The state is donated. The key is the run's: it is folded with the state's step here.
+    A loss or gradient that is not finite leaves the state as it was, its step included.
+
+    Args:
+        objective: its loss's metrics are passed on.
+        tx: the optimizer.
+        state_shardings: a TrainState of NamedShardings.
+    Returns:
+        A function whose metrics are [] float32: loss, grad_norm, param_norm,
+        learning_rate, finite (1 or 0), and the objective's.
+    """
+    everywhere = NamedSharding(state_shardings.step.mesh, P())
+
+    def step(state, batch, key):
+        loss = jax.value_and_grad(objective.loss, has_aux=True)
+        key = jax.random.fold_in(key, state.step)
+        (value, extra), grads = loss(state.params, state.frozen, batch, key)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            **extra,
+            "loss": value,
+            "grad_norm": grad_norm,
+            "param_norm": optax.tree.norm(state.params),
+            "learning_rate": tx.rate(state.step),
+            "finite": finite,
+        }
+        metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
+        old = (state.step, state.params, state.opt_state)
+        new = (state.step + 1, params, opt_state)
+        new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        return TrainState(new[0], new[1], state.frozen, new[2]), metrics
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
