@@ -97,8 +97,13 @@ def _config(model: Pretrained) -> dict[str, Any]:
     fields = write_config(model.config)
     fields |= {name: ids[name] for name in ids.keys() & fields.keys()}
     fields["torch_dtype"] = "float32"
-    dims = [dim for dim in model.dims if dim <= model.dim]
+    dims = _dims(model)
     return fields | ({"matryoshka_dimensions": dims} if dims else {})
+
+
+def _dims(model: Pretrained) -> list[int]:
+    """The widths that it was trained at and that it still has."""
+    return [dim for dim in model.dims if dim <= model.dim]
 
 
 def _special(tokenizer: Tokenizer) -> Iterator[tuple[str, str, int]]:
@@ -197,9 +202,7 @@ def _normalize_config(model: Pretrained) -> dict[str, Any]:
 def _card(model: Pretrained, sizes: dict[str, int]) -> str:
     """README.md: what the model is, its sizes and how to use it."""
     cfg = model.config
-    dims = f" Trained at the widths {', '.join(map(str, model.dims))}." * bool(
-        model.dims
-    )
+    dims = ", ".join(map(str, _dims(model)))
     prompts = "".join(
         f"* before a {role}: `{prompt}`\n"
         for role, prompt in model.prompts.items()
@@ -214,7 +217,7 @@ def _card(model: Pretrained, sizes: dict[str, int]) -> str:
         pool=model.pool.replace("_", " "),
         unit="of length 1" if model.normalize else "not normalised",
         max_length=model.max_length,
-        dims=dims,
+        dims=f" It was trained at the widths {dims}." if dims else "",
         prompts=prompts and f"\nPrompts:\n\n{prompts}",
     )
 

@@ -85,7 +85,7 @@ def folder(model: str) -> Path:
     if model.startswith("package:"):
         return _package(model.removeprefix("package:"))
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return path
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
         raise FileNotFoundError(f"no model folder {model}")
