@@ -9,6 +9,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from research.losses.similarity import (
+    check_option,
+    cosines,
+    float32,
+    norm,
+    scores_of,
+    similarities,
+    ways_of,
+)
 from research.structs import Array, Labels
 
 
@@ -55,7 +64,7 @@ def infonce(
     Raises:
         ValueError: rows of d are no multiple of rows of q, or an unknown option.
     """
-    _check("negatives", negatives, ("shared", "own"))
+    check_option("negatives", negatives, ("shared", "own"))
     blocks = _blocks(q, d, labels, similarity, margin)
     ways = d.shape[0] // q.shape[0]
     own_row = jnp.repeat(jnp.eye(q.shape[0], dtype=bool), ways, axis=1)
@@ -116,8 +125,8 @@ def cosent(q: Array, d: Array, labels: Labels, *, scale: float = 20.0) -> Array:
     Raises:
         ValueError: scores are missing or not one for each pair.
     """
-    scores = _scores(q, d, labels)
-    return _ranked(scale * _cosines(q, d), scores)
+    scores = scores_of(q, d, labels)
+    return _ranked(scale * cosines(q, d), scores)
 
 
 def angle(
@@ -152,7 +161,7 @@ def angle(
     Raises:
         ValueError: D is odd, or scores are missing or not one for each pair.
     """
-    scores = _scores(q, d, labels)
+    scores = scores_of(q, d, labels)
     loss = angle_weight * _ranked(scale * _perturbed_cosines(q, d), scores)
     if cosine_weight:
         loss += cosine_weight * cosent(q, d, labels, scale=scale)
@@ -186,13 +195,13 @@ def triplet(
     Raises:
         ValueError: there are no hard negatives, or an unknown distance.
     """
-    _check("distance", distance, ("euclidean", "cosine"))
-    if _ways(q, d) < 2:
+    check_option("distance", distance, ("euclidean", "cosine"))
+    if ways_of(q, d) < 2:
         raise ValueError("triplet needs hard negatives, but each query has 1 document")
     if distance == "cosine":
-        far = 1 - _cosines(q, d)
+        far = 1 - cosines(q, d)
     else:
-        far = _norm(_float(q)[:, None] - _float(d).reshape(q.shape[0], -1, q.shape[1]))
+        far = norm(float32(q)[:, None] - float32(d).reshape(q.shape[0], -1, q.shape[1]))
     return jnp.mean(jax.nn.relu(far[:, :1] - far[:, 1:] + margin), axis=1)
 
 
@@ -212,27 +221,12 @@ def cosine_mse(q: Array, d: Array, labels: Labels) -> Array:
     Raises:
         ValueError: scores are missing or not one for each pair.
     """
-    scores = _scores(q, d, labels)
-    return jnp.mean(jnp.square(_cosines(q, d) - scores), axis=1)
-
-
-def similarities(q: Array, d: Array, similarity: str) -> Array:
-    """[B, N] float32 "cosine" or "dot" of every row of q [B, D] with every one of d."""
-    _check("similarity", similarity, ("cosine", "dot"))
-    if similarity == "cosine":
-        q, d = _normalized(q), _normalized(d)
-    # The default precision multiplies in bfloat16 on TPU, where a cosine near 1 is off
-    # by up to 0.004: 0.4 of a logit at a temperature of 0.01.
-    return jnp.matmul(
-        _float(q),
-        _float(d).T,
-        precision=jax.lax.Precision.HIGHEST,
-        preferred_element_type=jnp.float32,
-    )
+    scores = scores_of(q, d, labels)
+    return jnp.mean(jnp.square(cosines(q, d) - scores), axis=1)
 
 
 class _Blocks(NamedTuple):
-    """Similarities, -inf standing for what is left out (as the lowest float32)."""
+    """Similarities; the lowest float32 stands for what is left out."""
 
     positive: Array  # [B] of query i to its positive
     forward: Array  # [B, B*K] of query i to document j
@@ -245,7 +239,7 @@ _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
 def _blocks(q, d, labels, similarity, margin) -> _Blocks:
-    ways = _ways(q, d)
+    ways = ways_of(q, d)
     count = q.shape[0]
     itself = jnp.eye(count, dtype=bool)
     same_query, same_document = _equal(q, d, labels, ways)
@@ -305,12 +299,12 @@ def _perturbed_cosines(q: Array, d: Array) -> Array:
     if width % 2:
         raise ValueError(f"angle needs an even number of dimensions, not {width}")
     a, b = jnp.split(q, 2, axis=1)
-    return jnp.abs(_cosines(q, d) + _cosines(jnp.concatenate([b, -a], axis=1), d))
+    return jnp.abs(cosines(q, d) + cosines(jnp.concatenate([b, -a], axis=1), d))
 
 
 def _in_batch(q: Array, d: Array, scores: Array, scale: float) -> Array:
     """[B] cross-entropy of each text's partner among all other texts of the batch."""
-    texts = jnp.concatenate([jnp.repeat(q, _ways(q, d), axis=0), d])
+    texts = jnp.concatenate([jnp.repeat(q, ways_of(q, d), axis=0), d])
     count = d.shape[0]
     itself = jnp.eye(2 * count, dtype=bool)
     logits = scale * similarities(texts, texts, "cosine")
@@ -318,58 +312,6 @@ def _in_batch(q: Array, d: Array, scores: Array, scale: float) -> Array:
     total = jax.nn.logsumexp(jnp.where(itself, _LOWEST, logits), axis=1)
     loss = jnp.mean((total - partner).reshape(2, *scores.shape), axis=0)
     return jnp.mean(jnp.where(scores > 0, loss, 0.0), axis=1)
-
-
-def _cosines(q: Array, d: Array) -> Array:
-    """[B, K] cosine of each query with its own documents."""
-    _ways(q, d)
-    d = _normalized(d).reshape(q.shape[0], -1, q.shape[1])
-    return jnp.sum(_normalized(q)[:, None] * d, axis=-1)
-
-
-def _scores(q: Array, d: Array, labels: Labels) -> Array:
-    """[B, K] float32 scores of the pairs of each query with its documents."""
-    shape = (q.shape[0], _ways(q, d))
-    if labels.score is None:
-        raise ValueError("this loss needs a score for each pair, but the data has none")
-    if labels.score.size != shape[0] * shape[1]:
-        raise ValueError(
-            f"this loss needs a score for each of {shape[0]} x {shape[1]} pairs, "
-            f"but the scores have shape {labels.score.shape}"
-        )
-    return _float(labels.score).reshape(shape)
-
-
-def _ways(q: Array, d: Array) -> int:
-    """K, the number of documents of each query."""
-    if d.shape[0] % q.shape[0]:
-        raise ValueError(
-            f"{d.shape[0]} documents do not divide evenly among {q.shape[0]} queries"
-        )
-    return d.shape[0] // q.shape[0]
-
-
-def _check(argument: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument} is {value!r}; it can be {' or '.join(allowed)}")
-
-
-def _float(x: Array) -> Array:
-    return x.astype(jnp.float32)
-
-
-def _norm(x: Array) -> Array:
-    """Euclidean norm of the last axis, its gradient 0 where the norm is 0."""
-    square = jnp.sum(jnp.square(x), axis=-1)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-
-
-def _normalized(x: Array) -> Array:
-    """Unit rows; a row of norm under 1e-12 becomes 0, and so does its gradient."""
-    x = _float(x)
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    real = square > 1e-24
-    return jnp.where(real, x * jax.lax.rsqrt(jnp.where(real, square, 1.0)), 0.0)
 
 
 LOSSES = {

@@ -1,22 +1,30 @@
 """Losses over the sizes of an elastic model, made of a loss over one embedding.
 
-A size (l, k) is the first k dimensions of the pooled output of block l, normalised (by
-the loss, if at all) after the cut. Index 0 of the depth axis is the embedding layer.
-Every metric `task/{l}x{k}` is the base loss at a size, `kl/{l}x{k}` the divergence of a
-size from its teacher before any weight.
+A size (l, k) is the first k dimensions of the pooled output of block l of L, of D
+dimensions. Metrics are the terms of the sum before their weights, see `sizes.elastic`.
 """
 
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from research.losses.contrastive import similarities
-from research.structs import Array, Key, Labels, Loss, Nested
-
-Pairs = tuple[tuple[int, int], ...]
+from research.losses.similarity import check_option
+from research.losses.sizes import (
+    LAYER_WEIGHTS,
+    Choose,
+    Pairs,
+    Term,
+    check_depth,
+    check_dims,
+    check_pairs,
+    drawn_layers,
+    drawn_width,
+    elastic,
+    feature_kl,
+    score_kl,
+)
+from research.structs import Loss, Nested
 
 
 def none(loss: Loss) -> Nested:
@@ -32,12 +40,11 @@ def single(loss: Loss, *, depth: int = -1, dim: int = -1) -> Nested:
     """
 
     def run(q, d, labels, key):
-        if q.ndim == 3:
-            blocks = q.shape[1] - 1
-            _check_pairs([(blocks if depth == -1 else depth, 1)], blocks, q.shape[-1])
-            q, d = q[:, depth], d[:, depth]
         width = q.shape[-1] if dim == -1 else dim
-        _check_dims([width], q.shape[-1])
+        check_dims([width], q.shape[-1])
+        if depth != -1:
+            check_pairs([(depth, width)], q.shape[1] - 1, q.shape[-1])
+            q, d = q[:, depth], d[:, depth]
         return loss(q[:, :width], d[:, :width], labels), {}
 
     return Nested(run, deep=depth != -1)
@@ -56,11 +63,13 @@ def matryoshka(
     Raises:
         ValueError: the model has no such width, or not one weight for each width.
     """
+    if not dims:
+        raise ValueError("matryoshka needs at least one width in dims")
     if weights and len(weights) != len(dims):
         raise ValueError(f"{len(weights)} weights are given for {len(dims)} dims")
 
     def run(q, d, labels, key):
-        _check_dims(dims, q.shape[-1])
+        check_dims(dims, q.shape[-1])
         losses = [loss(q[:, :k], d[:, :k], labels) for k in dims]
         metrics = {f"task/{k}": jnp.mean(x) for k, x in zip(dims, losses, strict=True)}
         weighted = zip(weights or (1.0,) * len(dims), losses, strict=True)
@@ -106,19 +115,21 @@ def two_dimensional(
         ValueError: the model has no such size, not one weight for each, or an unknown
             option.
     """
-    _check("reduction", reduction, ("sum", "mean"))
-    _check("layer_weight", layer_weight, tuple(_LAYER_WEIGHTS))
-    _check("kl_on", kl_on, ("none", "features", "scores"))
-    _check("kl_teacher", kl_teacher, ("same_prefix", "full"))
+    check_option("reduction", reduction, ("sum", "mean"))
+    check_option("layer_weight", layer_weight, LAYER_WEIGHTS)
+    check_option("kl_on", kl_on, ("none", "features", "scores"))
+    check_option("kl_teacher", kl_teacher, ("same_prefix", "full"))
     if (kl_on, kl_teacher) == ("features", "full"):
         raise ValueError("kl_teacher 'full' has more features than a narrower student")
+    if len(set(pairs)) != len(pairs) or not pairs:
+        raise ValueError(f"pairs must be different sizes (depth, dim), not {pairs}")
     if weights and len(weights) != len(pairs):
         raise ValueError(f"{len(weights)} weights are given for {len(pairs)} pairs")
     share = 1 / len(pairs) if reduction == "mean" else 1.0
-    divergence = partial(_feature_kl, temperature=kl_temperature, detach=detach_teacher)
+    divergence = partial(feature_kl, temperature=kl_temperature, detach=detach_teacher)
     if kl_on == "scores":
         divergence = partial(
-            _score_kl,
+            score_kl,
             temperature=kl_temperature,
             detach=detach_teacher,
             similarity=similarity,
@@ -126,18 +137,18 @@ def two_dimensional(
         )
 
     def choose(key, blocks, width):
-        _check_pairs(pairs, blocks, width)
+        check_pairs(pairs, blocks, width)
         tasks, students = [], []
         for (depth, dim), c in zip(pairs, weights or (1.0,) * len(pairs), strict=True):
-            c *= _LAYER_WEIGHTS[layer_weight](depth) if depth < blocks else 1.0
+            c *= LAYER_WEIGHTS[layer_weight](depth) if depth < blocks else 1.0
             name = f"{depth}x{dim}"
-            tasks.append(_Term(name, depth, dim, c * share))
+            tasks.append(Term(name, depth, dim, c * share))
             teacher = (blocks, width if kl_teacher == "full" else dim)
             if kl_on != "none" and (depth, dim) != teacher:
-                students.append(_Term(name, depth, dim, kl_weight * share))
+                students.append(Term(name, depth, dim, kl_weight * share))
         return tasks, students
 
-    return Nested(partial(_total, loss, choose, divergence), deep=True)
+    return elastic(loss, choose, divergence)
 
 
 def starbucks_sts(loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0) -> Nested:
@@ -266,9 +277,9 @@ def st_adaptive(
     """
     options = (layers_per_step, last_weight, prior_weight, layer_weight)
     scale = kl_weight * kl_temperature
-    divergence = partial(_feature_kl, temperature=kl_temperature, detach=detach_teacher)
+    divergence = partial(feature_kl, temperature=kl_temperature, detach=detach_teacher)
     choose = _adaptive((), *options, scale)
-    return Nested(partial(_total, loss, choose, divergence), deep=True)
+    return elastic(loss, choose, divergence)
 
 
 def st_matryoshka2d(
@@ -307,9 +318,9 @@ def st_matryoshka2d(
         raise ValueError("st_matryoshka2d needs at least one width in dims")
     options = (layers_per_step, last_weight, prior_weight, layer_weight)
     scale = kl_weight * kl_temperature
-    divergence = partial(_feature_kl, temperature=kl_temperature, detach=detach_teacher)
+    divergence = partial(feature_kl, temperature=kl_temperature, detach=detach_teacher)
     choose = _adaptive(tuple(dims), *options, scale)
-    return Nested(partial(_total, loss, choose, divergence), deep=True)
+    return elastic(loss, choose, divergence)
 
 
 def ese(loss: Loss, *, dim: int = 128) -> Nested:
@@ -329,105 +340,18 @@ def ese(loss: Loss, *, dim: int = 128) -> Nested:
     """
 
     def choose(key, blocks, width):
-        _check_dims([dim], width)
-        _check_depth(blocks)
+        check_dims([dim], width)
+        check_depth(blocks)
         tasks = [
-            _Term(f"{blocks}x{width}", blocks, width, 1.0),
-            _Term(f"{blocks}x{dim}", blocks, dim, 1.0),
+            Term(f"{blocks}x{width}", blocks, width, 1.0),
+            Term(f"{blocks}x{dim}", blocks, dim, 1.0),
         ]
         for i in range(blocks - 1):
-            c = _LAYER_WEIGHTS["log"](i) / (blocks - 1)
-            tasks.append(_Term(f"{i}x{dim}", i, dim, c))
+            c = LAYER_WEIGHTS["log"](i) / (blocks - 1)
+            tasks.append(Term(f"{i}x{dim}", i, dim, c))
         return tasks, []
 
-    return Nested(partial(_total, loss, choose, None), deep=True)
-
-
-class _Drawn(NamedTuple):
-    """One of several widths, known only when the step runs."""
-
-    index: Array
-    widths: tuple[int, ...]
-
-
-class _Term(NamedTuple):
-    """A size, drawn or fixed, with the weight that one of its terms has in the sum."""
-
-    name: str
-    layer: int | Array
-    width: int | _Drawn
-    weight: float | Array
-
-
-# terms(key, L, D) -> the sizes with a task loss, and the sizes with a divergence.
-_Choose = Callable[[Key, int, int], tuple[Sequence[_Term], Sequence[_Term]]]
-
-
-def _total(loss: Loss, choose: _Choose, divergence, q, d, labels: Labels, key: Key):
-    """[B] weighted sum of the chosen terms, and each term's mean without its weight."""
-    tasks, students = choose(key, q.shape[1] - 1, q.shape[2])
-    total, metrics = jnp.zeros(q.shape[0]), {}
-    for term in tasks:
-        x = _task(loss, q, d, labels, term)
-        total += term.weight * x
-        metrics[f"task/{term.name}"] = jnp.mean(x)
-    for term in students:
-        x = divergence(q, d, term)
-        total += term.weight * x
-        metrics[f"kl/{term.name}"] = jnp.mean(x)
-    return total, metrics
-
-
-def _task(loss: Loss, q: Array, d: Array, labels: Labels, term: _Term) -> Array:
-    """[B] loss at a size; a drawn width is a branch, since a loss may depend on it.
-
-    (Zeros in place of the dimensions that are cut would do for cosines, but not for
-    `angle`, which splits what it gets into halves.)
-    """
-
-    def cut(k, q, d, labels):
-        return loss(q[:, :k], d[:, :k], labels)
-
-    q, d = q[:, term.layer], d[:, term.layer]
-    if isinstance(term.width, int):
-        return cut(term.width, q, d, labels)
-    branches = [partial(cut, k) for k in term.width.widths]
-    return jax.lax.switch(term.width.index, branches, q, d, labels)
-
-
-def _feature_kl(q, d, term, *, temperature: float, detach: bool) -> Array:
-    """[B] KL(last layer || size) over features, mean over a query and its documents.
-
-    All rows count the same in its mean: 1/(B + B*K) of the sum over all texts.
-    """
-    rows = [_kl(*_two(x, term, detach), temperature) for x in (q, d)]
-    grouped = jnp.concatenate([r.reshape(q.shape[0], -1) for r in rows], axis=1)
-    return jnp.mean(grouped, axis=1)
-
-
-def _two(x: Array, term: _Term, detach: bool) -> tuple[Array, Array]:
-    """The last layer's prefix [N, k] and the size's [N, k]."""
-    teacher = x[:, -1, : term.width]
-    teacher = jax.lax.stop_gradient(teacher) if detach else teacher
-    return teacher, x[:, term.layer, : term.width]
-
-
-def _score_kl(
-    q, d, term, *, temperature: float, detach: bool, similarity: str, full: bool
-) -> Array:
-    """[B] KL(last layer || size) over each query's similarities to all documents."""
-    width = q.shape[-1] if full else term.width
-    teacher = similarities(q[:, -1, :width], d[:, -1, :width], similarity)
-    teacher = jax.lax.stop_gradient(teacher) if detach else teacher
-    q, d = q[:, term.layer, : term.width], d[:, term.layer, : term.width]
-    return _kl(teacher, similarities(q, d, similarity), temperature)
-
-
-def _kl(teacher: Array, student: Array, temperature: float) -> Array:
-    """[N] KL(softmax(teacher / T) || softmax(student / T)) of logits [N, C]."""
-    teacher = jax.nn.log_softmax(teacher.astype(jnp.float32) / temperature)
-    student = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
-    return jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+    return elastic(loss, choose, None)
 
 
 def _drawn_2d(loss, dims, layer_weight, kl_scale, kl_temperature) -> Nested:
@@ -435,95 +359,52 @@ def _drawn_2d(loss, dims, layer_weight, kl_scale, kl_temperature) -> Nested:
 
     def choose(key, blocks, width):
         candidates = tuple(dims) or _powers_of_two(width)
-        _check_dims(candidates, width)
+        check_dims(candidates, width)
         layer_key, width_key = jax.random.split(key)
-        (layer,) = _drawn_layers(layer_key, blocks, 1)
-        drawn = _drawn_width(width_key, candidates)
-        c = _LAYER_WEIGHTS[layer_weight](layer)
+        (layer,) = drawn_layers(layer_key, blocks, 1)
+        drawn = drawn_width(width_key, candidates)
+        c = LAYER_WEIGHTS[layer_weight](layer)
         tasks = [
-            _Term(f"{blocks}x{width}", blocks, width, 1.0),
-            _Term(f"drawnx{width}", layer, width, c),
-            _Term(f"{blocks}xdrawn", blocks, drawn, 1.0),
-            _Term("drawnxdrawn", layer, drawn, c),
+            Term(f"{blocks}x{width}", blocks, width, 1.0),
+            Term(f"drawnx{width}", layer, width, c),
+            Term(f"{blocks}xdrawn", blocks, drawn, 1.0),
+            Term("drawnxdrawn", layer, drawn, c),
         ]
-        return tasks, [_Term(f"drawnx{width}", layer, width, kl_scale)]
+        return tasks, [Term(f"drawnx{width}", layer, width, kl_scale)]
 
-    divergence = partial(_feature_kl, temperature=kl_temperature, detach=False)
-    return Nested(partial(_total, loss, choose, divergence), deep=True)
+    divergence = partial(feature_kl, temperature=kl_temperature, detach=False)
+    return elastic(loss, choose, divergence)
 
 
 def _adaptive(
     dims, layers_per_step, last_weight, prior_weight, layer_weight, kl_scale
-) -> _Choose:
+) -> Choose:
     """The terms of AdaptiveLayerLoss, at widths drawn from `dims` if there are any."""
-    _check("layer_weight", layer_weight, tuple(_LAYER_WEIGHTS))
+    check_option("layer_weight", layer_weight, LAYER_WEIGHTS)
 
     def choose(key, blocks, width):
-        _check_dims(dims, width)
+        check_dims(dims, width)
         key, layers_key = jax.random.split(key)
-        layers = _drawn_layers(layers_key, blocks, layers_per_step)
+        layers = drawn_layers(layers_key, blocks, layers_per_step)
         keys = jax.random.split(key, 1 + len(layers))
-        widths = [_drawn_width(k, dims) if dims else width for k in keys]
+        widths = [drawn_width(k, dims) if dims else width for k in keys]
         label = "drawn" if dims else width
-        tasks = [_Term(f"{blocks}x{label}", blocks, widths[0], last_weight)]
+        tasks = [Term(f"{blocks}x{label}", blocks, widths[0], last_weight)]
         students = []
         for i, layer in enumerate(layers):
-            c = _LAYER_WEIGHTS[layer_weight](layer) * (prior_weight / len(layers))
-            tasks.append(_Term(f"drawn{i}x{label}", layer, widths[1 + i], c))
+            c = LAYER_WEIGHTS[layer_weight](layer) * (prior_weight / len(layers))
+            tasks.append(Term(f"drawn{i}x{label}", layer, widths[1 + i], c))
             if kl_scale:
-                students.append(_Term(f"drawn{i}x{width}", layer, width, kl_scale))
+                students.append(Term(f"drawn{i}x{width}", layer, width, kl_scale))
         return tasks, students
 
     return choose
-
-
-def _drawn_layers(key: Key, blocks: int, count: int) -> list[Array]:
-    """Different layers of 1..L-1 in a random order, or all of them for -1."""
-    _check_depth(blocks)
-    layers = jax.random.permutation(key, jnp.arange(1, blocks))
-    return list(layers[: blocks - 1 if count < 0 else min(count, blocks - 1)])
-
-
-def _drawn_width(key: Key, widths: tuple[int, ...]) -> _Drawn:
-    return _Drawn(jax.random.randint(key, (), 0, len(widths)), tuple(widths))
 
 
 def _powers_of_two(width: int) -> tuple[int, ...]:
     """8, 16, ... below the width."""
     return tuple(2**m for m in range(3, width.bit_length()) if 2**m < width) or (width,)
 
-
-def _check(argument: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{argument} is {value!r}; it can be {' or '.join(allowed)}")
-
-
-def _check_depth(blocks: int) -> None:
-    if blocks < 2:
-        raise ValueError("this loss needs 2 layers or more, but the model has 1")
-
-
-def _check_dims(dims: Sequence[int], width: int) -> None:
-    for k in dims:
-        if not 1 <= k <= width:
-            raise ValueError(f"dim {k} is not in the model, which has {width}")
-
-
-def _check_pairs(pairs: Pairs, blocks: int, width: int) -> None:
-    for depth, dim in pairs:
-        if not (1 <= depth <= blocks and 1 <= dim <= width):
-            raise ValueError(
-                f"size ({depth}, {dim}) is not in the model, which has {blocks} layers "
-                f"and {width} dims"
-            )
-
-
-# The weight of layer l's task loss, an int or [] int32.
-_LAYER_WEIGHTS = {
-    "uniform": lambda layer: 1.0,
-    "linear": lambda layer: 1 / jnp.float32(layer),
-    "log": lambda layer: 1 / (1 + jnp.log1p(jnp.float32(layer))),
-}
 
 NESTED = {
     "none": none,
