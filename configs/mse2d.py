@@ -1,0 +1,26 @@
+"""2D Matryoshka sentence embeddings: one drawn layer and drawn widths at each step.
+
+Source: Li et al. 2024, arXiv:2402.14776. variant=st_matryoshka2d is what the Starbucks
+paper compares with as "2DMSE" (sentence-transformers' Matryoshka2dLoss, its defaults at
+the time); 2dmse_v1 and 2dmse_later are the authors' own first and second code.
+Command: python -m launch.train --config=configs/mse2d.py --workdir=runs/mse2d
+Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N,
+    variant=st_matryoshka2d|2dmse_v1|2dmse_later.
+Cost: about 5 minutes on 2 CPU cores (all-MiniLM-L6-v2, 128 steps of 64 triplets).
+Expected: STS-B test at the six sizes: the row mse2d of README.md's table.
+"""
+
+from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_dims
+from research.losses.nested import NESTED
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(
+        arg, tiny=False, model=MINILM, data=DATA, steps=128, variant="st_matryoshka2d"
+    )
+    config = fine_tuning(arg)
+    dims = starbucks_dims(config)
+    config.nested = section(NESTED, arg.variant, dims=dims)
+    return config

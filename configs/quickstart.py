@@ -1,0 +1,45 @@
+"""A Starbucks encoder from scratch on docstrings and code of the installed packages.
+
+Source: Zhuang et al. 2024, arXiv:2410.13230 (the sizes and the loss), on a small
+pre-norm RoPE body; text with no download.
+Command: bash launch/quickstart.sh
+Variants: tiny, steps=N.
+Cost: see README.md.
+Expected: nDCG@10 of docstring to code on held-out packages: see README.md.
+"""
+
+from research.eval.evaluators import EVALS
+
+from configs.common import base, parse_arg, starbucks_pairs, tiny
+from research.data.sources import SOURCES
+from research.experiment import ENCODERS, TOKENIZERS
+from research.losses.nested import NESTED
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(arg, tiny=False, steps=300)
+    config = base()
+    config.steps = arg.steps
+    config.tokenizer = section(TOKENIZERS, "trained", vocab=8_192)
+    config.encoder = section(
+        ENCODERS,
+        "modern",
+        vocab=8_192,
+        width=192,
+        depth=6,
+        heads=6,
+        mlp=512,
+        max_len=128,
+    )
+    config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}
+    config.evals = {"pydocs": section(EVALS, "pydocs_retrieval")}
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup = 0.1
+    config.save_every = 100
+    if arg.tiny:
+        tiny(config)
+    pairs = starbucks_pairs(config)
+    config.nested = section(NESTED, "starbucks_sts", pairs=pairs)
+    return config

@@ -1,0 +1,18 @@
+"""A plain model cut to its first blocks before training: the baseline of one per size.
+
+Source: Zhuang et al. 2024, arXiv:2410.13230, row "Separate": the loss sees the whole
+width, and a smaller one is cut only when it is evaluated.
+Command: python -m launch.train --config=configs/separate.py:depth=3 --workdir=runs/d3
+Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N, depth=L.
+Cost: under 5 minutes on 2 CPU cores (all-MiniLM-L6-v2, 128 steps of 64 triplets).
+Expected: STS-B test at the six sizes: the row separate of README.md's table.
+"""
+
+from configs.common import DATA, MINILM, fine_tuning, parse_arg
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128, depth=6)
+    config = fine_tuning(arg, depth=arg.depth)
+    return config

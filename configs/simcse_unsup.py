@@ -1,0 +1,30 @@
+"""Unsupervised SimCSE: a sentence is its own positive under another dropout mask.
+
+Source: Gao et al. 2021, arXiv:2104.08821, section 3: batch 64, 32 tokens, 3e-5, one
+epoch of 10^6 sentences, first token through a dense layer with tanh that is dropped
+after training.
+Command: python -m launch.train --config=configs/simcse_unsup.py --workdir=runs/unsup
+Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N.
+Cost: about 3 minutes on 2 CPU cores (all-MiniLM-L6-v2, 128 steps of 64 sentences).
+Expected: not measured here; the paper's STS-B is 76.85 from bert-base-uncased.
+"""
+
+from configs.common import DATA, MINILM, fine_tuning, parse_arg
+from research.data.sources import SOURCES
+from research.models.pooling import POOLS
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128)
+    config = fine_tuning(arg)
+    config.max_length = 32
+    config.pool = section(POOLS, "cls")
+    config.objective.head = "tanh"
+    config.optimizer.learning_rate = 3e-5
+    config.optimizer.warmup = 0.0
+    if not arg.tiny:
+        path = f"{arg.data}/rawtext/openstax.txt.gz"
+        config.data = {"sentences": section(SOURCES, "texts", path=path)}
+    return config
