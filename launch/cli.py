@@ -25,6 +25,8 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
     """
 
     def called(arguments):
+        # At its default level jax tells of every accelerator that is not there.
+        logging.get_absl_logger().parent.getChild("jax").setLevel("WARNING")
         if len(arguments) > 1:
             _fail(f"unexpected argument {arguments[1]!r}; options start with --")
         try:

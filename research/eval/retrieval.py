@@ -1,0 +1,103 @@
+"""Retrieval: are the documents that answer a query found first?"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from research import index
+from research.data.files import read_beir
+from research.eval.bm25 import bm25
+from research.eval.scores import Qrels, ranking_scores
+from research.eval.sts import Evaluator
+from research.structs import EmbedFn
+
+# As deep as the deepest metric, Recall@100, looks.
+RANKS = 100
+
+
+def retrieval(
+    *,
+    data: str,
+    split: str = "test",
+    similarity: str = "cosine",
+    ignore_identical_ids: bool = False,
+    lexical: bool = False,
+) -> Evaluator:
+    """Ranking of a BEIR folder's corpus for each query of a split, by exact search.
+
+    Args:
+        data: a folder with corpus.jsonl, queries.jsonl and qrels/, plain or .gz.
+        split: which file of qrels/.
+        similarity: 'cosine', or 'dot' of the vectors as the model gives them.
+        ignore_identical_ids: a document with the query's id is no answer (ArguAna).
+        lexical: also score BM25, as `bm25`.
+
+    Returns:
+        embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent; the main
+        score is nDCG@10.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or malformed.
+    """
+    corpus, queries, qrels = read_beir(data, split)
+    return ranking(
+        corpus,
+        queries,
+        qrels,
+        similarity=similarity,
+        ignore_identical_ids=ignore_identical_ids,
+        lexical=lexical,
+    )
+
+
+def ranking(
+    corpus: Mapping[str, str],
+    queries: Mapping[str, str],
+    qrels: Qrels,
+    *,
+    similarity: str = "cosine",
+    ignore_identical_ids: bool = False,
+    lexical: bool = False,
+) -> Evaluator:
+    """The evaluator of `retrieval` over {id: text} of documents and of queries."""
+    if similarity not in ("cosine", "dot"):
+        raise ValueError(f"similarity is {similarity!r}; allowed: cosine, dot")
+    documents, asked = list(corpus.values()), list(queries.values())
+    names = list(queries), list(corpus), ignore_identical_ids
+    ranks = RANKS + ignore_identical_ids
+    extra = {}
+    if lexical:
+        found = bm25(asked, documents, ranks)
+        extra["bm25"] = ranking_scores(qrels, run(*found, *names))["ndcg@10"]
+
+    def evaluate(embed: EmbedFn) -> dict[str, float]:
+        q, d = embed(asked, "query"), embed(documents, "document")
+        if similarity == "cosine":
+            q, d = unit(q), unit(d)
+        scores = ranking_scores(qrels, run(*index.search(q, d, ranks), *names))
+        return {"main_score": scores["ndcg@10"], **scores, **extra}
+
+    return evaluate
+
+
+def run(
+    scores: np.ndarray,
+    rows: np.ndarray,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    ignore_identical_ids: bool = False,
+) -> dict[str, dict[str, float]]:
+    """{query id: {document id: score}} of search results [Q, k]."""
+    return {
+        query: {
+            documents[row]: float(score)
+            for score, row in zip(scores[i], rows[i], strict=True)
+            if not (ignore_identical_ids and documents[row] == query)
+        }
+        for i, query in enumerate(queries)
+    }
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows of [N, D] scaled to length 1; a zero row stays zero."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
