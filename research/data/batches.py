@@ -1,14 +1,11 @@
 """Batches as a function of the step: mixture, permutation, negatives, packing."""
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, floor, lcm
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -217,34 +214,6 @@ def make_batches(
     return Batches(
         tuple(parts), batch_size, seed, process_index, process_count, permutation
     )
-
-
-def prefetch(
-    batches: Callable[[int], Any],
-    start: int,
-    *,
-    put: Callable[[Any], Any] = lambda batch: batch,
-    depth: int = 2,
-) -> Iterator[tuple[Any, float]]:
-    """(put(batches(step)), seconds waited for it) for step = start, start + 1, ...
-
-    A thread works `depth` steps ahead; its errors are raised here, at their step.
-    """
-    with ThreadPoolExecutor(1, "prefetch") as thread:
-        ahead = deque(
-            thread.submit(lambda s: put(batches(s)), start + i) for i in range(depth)
-        )
-        step = start + depth
-        try:
-            while True:
-                began = time.perf_counter()
-                batch = ahead.popleft().result()
-                waited = time.perf_counter() - began
-                ahead.append(thread.submit(lambda s: put(batches(s)), step))
-                step += 1
-                yield batch, waited
-        finally:
-            thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _draw(

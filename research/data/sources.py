@@ -1,33 +1,16 @@
 """Training data of every kind as a Source: rows of texts, a weight and prompts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from research.data import files as readers
+from research.data import records
+from research.data.records import Row
 
-QUERIES = ("anchor", "query", "question", "sentence1")
-POSITIVES = ("positive", "answer", "sentence2")
-SCORES = ("score", "label")
-
-
-class Row(NamedTuple):
-    """One training example.
-
-    Attributes:
-        query: the text that searches.
-        positives: texts that answer it, at least one; a step draws one of them.
-        negatives: texts that do not; a step draws the source's number of them.
-        score: graded similarity of the query and its positive, if known.
-        group: rows with the same group are never each other's negatives.
-    """
-
-    query: str
-    positives: tuple[str, ...]
-    negatives: tuple[str, ...] = ()
-    score: float | None = None
-    group: str | None = None
+CHUNK = 1024  # records read at once
 
 
 @dataclass(frozen=True)
@@ -39,12 +22,35 @@ class Source:
         negatives: hard negatives a query gets in every step.
         weight: share of the steps, relative to the other sources.
         prompts: what is put before the texts, for "query" and "document".
+        identity: names the rows' content where that is known without reading them.
     """
 
     rows: Sequence[Row]
     negatives: int
     weight: float
     prompts: Mapping[str, str]
+    identity: str = ""
+
+
+@dataclass(frozen=True)
+class Mapped(Sequence):
+    """Rows made of a data source's records when they are asked for."""
+
+    data: Any
+    convert: Callable[[Mapping[str, Any]], Row]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            indices = list(range(*index.indices(len(self))))
+            return [self.convert(record) for record in self.data.__getitems__(indices)]
+        return self.convert(self.data[index])
+
+    def __iter__(self) -> Iterator[Row]:
+        for start in range(0, len(self), CHUNK):
+            yield from self[start : start + CHUNK]
 
 
 def files(
@@ -69,10 +75,10 @@ def files(
         corpus: Tevatron's file of docid and document_text.
         score_range: scores are divided by it (5 for STS-B).
     """
-    documents = _read_corpus(corpus) if corpus else None
+    documents = records.read_corpus(corpus) if corpus else None
     rows = []
     for line, record in readers.read_records(path):
-        row = _row(path, line, record, documents)
+        row = records.to_row(path, line, record, documents)
         if row.score is not None:
             row = row._replace(score=row.score / score_range)
         rows.append(row)
@@ -103,7 +109,7 @@ def texts(
             lines = [line.strip() for line in file]
     else:
         lines = [
-            _text(path, line, record, ("text",))
+            records.text_of(path, line, record, ("text",))
             for line, record in readers.read_records(path)
         ]
     rows = [Row(line, (line,)) for line in lines if line]
@@ -141,90 +147,156 @@ def beir(
     return _source(rows, negatives, weight, query_prompt, document_prompt)
 
 
-def _source(rows, negatives, weight, query_prompt, document_prompt) -> Source:
-    if not weight > 0:
-        raise ValueError(f"weight {weight} should be positive")
-    prompts = {"query": query_prompt, "document": document_prompt}
-    return Source(rows, negatives, weight, prompts)
+def pydocs(
+    *,
+    split: str = "train",
+    limit: int = 0,
+    cache: str = "",
+    weight: float = 1.0,
+    query_prompt: str = "",
+    document_prompt: str = "",
+) -> Source:
+    """Docstring and code of the functions of the installed Python packages.
+
+    Args:
+        split: "train" or "test", which share no package.
+        limit: only so many of the pairs; 0 is all.
+        cache: folder of TFDS data sets, ~/.cache/embax/tfds if empty.
+    """
+    from research.data import pydocs as builder
+
+    data = builder.load(split, cache=cache or builder.CACHE)
+    convert = partial(_named, query="query", document="document")
+    rows, identity = Mapped(data, convert), f"{data.dataset_info.data_dir} {split}"
+    if limit:
+        rows, identity = rows[:limit], f"{identity} {limit}"
+    return _source(rows, 0, weight, query_prompt, document_prompt, identity)
 
 
-def _row(path: str, line: int, record: Mapping, documents: Mapping | None) -> Row:
-    """The row of a record in any of the three conventions."""
-    group = record.get("group")
-    group = None if group in (None, "") else str(group)
-    if "pos" in record:  # FlagEmbedding
-        query = _text(path, line, record, ("query",))
-        good, bad = record["pos"], record.get("neg") or ()
-        score = None
-    elif "positive_passages" in record:  # Tevatron, texts inside
-        query = _text(path, line, record, ("query", "query_text"))
-        good, bad = (
-            [f"{p.get('title') or ''} {p['text']}".strip() for p in record.get(k) or ()]
-            for k in ("positive_passages", "negative_passages")
-        )
-        score = None
-    elif "positive_document_ids" in record:  # Tevatron, texts in the corpus file
-        query = _text(path, line, record, ("query_text", "query"))
-        good, bad = (
-            _documents(path, line, record.get(k) or (), documents)
-            for k in ("positive_document_ids", "negative_document_ids")
-        )
-        score = None
-    else:  # sentence-transformers
-        query = _text(path, line, record, QUERIES)
-        good = (_text(path, line, record, POSITIVES),)
-        bad = [v for k, v in record.items() if _is_negative(k) and v not in (None, "")]
-        score = next((record[k] for k in SCORES if record.get(k) is not None), None)
-        score = None if score is None else readers.to_number(path, line, score)
-    good, bad = _strings(path, line, good), _strings(path, line, bad)
-    if not good:
-        raise ValueError(f"{path} line {line} has no positive")
-    return Row(query, good, bad, score, group)
+def tfds_set(
+    *,
+    dataset: str,
+    split: str,
+    query: str,
+    document: str,
+    negatives: tuple[str, ...] = (),
+    score: str = "",
+    score_range: float = 1.0,
+    data_dir: str = "",
+    weight: float = 1.0,
+    query_prompt: str = "",
+    document_prompt: str = "",
+) -> Source:
+    """Any TFDS data set of texts, read at random with no TensorFlow installed.
 
+    Args:
+        dataset: its name and, after a slash, its config.
+        split: such as "train" or "train[:10%]".
+        query, document, negatives, score: the features that hold them.
+        score_range: scores are divided by it.
+        data_dir: TFDS' folder, its own choice if empty.
+    """
+    import tensorflow_datasets as tfds
 
-def _is_negative(name: str) -> bool:
-    return name == "negative" or name.removeprefix("negative").strip("_").isdigit()
-
-
-def _strings(path: str, line: int, values: Any) -> tuple[str, ...]:
-    values = (values,) if isinstance(values, str) else tuple(values)
-    for value in values:
-        if not isinstance(value, str):
-            raise ValueError(f"{path} line {line}: {value!r} is not a text")
-    return values
-
-
-def _text(path: str, line: int, record: Mapping, names: tuple[str, ...]) -> str:
-    for name in names:
-        if record.get(name) is not None:
-            return _strings(path, line, [record[name]])[0]
-    raise ValueError(
-        f"{path} line {line}: no column {' or '.join(names)}; "
-        f"found {', '.join(record) or 'none'}"
+    data = tfds.data_source(
+        dataset,
+        split=split,
+        data_dir=data_dir or None,
+        builder_kwargs={"file_format": "array_record"},
+    )
+    names = {"query": query, "document": document, "score": score}
+    convert = partial(_named, **names, negatives=negatives, score_range=score_range)
+    rows = _checked(dataset, data, convert, (query, document, *negatives, score))
+    # The converted columns are part of the content, the data set alone is not.
+    identity = repr((str(data.dataset_info.data_dir), split, convert.keywords))
+    return _source(
+        rows, len(negatives), weight, query_prompt, document_prompt, identity
     )
 
 
-def _read_corpus(path: str) -> dict[str, str]:
-    names = ("document_text", "text")
-    return {
-        str(record.get("docid")): _text(path, line, record, names)
-        for line, record in readers.read_records(path)
-    }
+def hub(
+    *,
+    dataset: str,
+    split: str,
+    query: str,
+    document: str,
+    negatives: tuple[str, ...] = (),
+    score: str = "",
+    score_range: float = 1.0,
+    subset: str = "",
+    weight: float = 1.0,
+    query_prompt: str = "",
+    document_prompt: str = "",
+) -> Source:
+    """A data set of the Hugging Face hub, or a local folder in its formats.
+
+    Args:
+        dataset: its name or path.
+        subset: its config, if it has several.
+        query, document, negatives, score: the columns that hold them.
+        score_range: scores are divided by it.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"data set {dataset!r} needs the package datasets: pip install datasets"
+        ) from None
+    data = datasets.load_dataset(dataset, subset or None, split=split)
+    names = {"query": query, "document": document, "score": score}
+    convert = partial(_named, **names, negatives=negatives, score_range=score_range)
+    rows = _checked(dataset, data, convert, (query, document, *negatives, score))
+    return _source(rows, len(negatives), weight, query_prompt, document_prompt)
 
 
-def _documents(path: str, line: int, ids, documents: Mapping | None) -> list[str]:
-    if documents is None:
-        raise ValueError(f"{path} names documents by id: set `corpus` to their file")
-    for identifier in ids:
-        if str(identifier) not in documents:
-            raise ValueError(
-                f"{path} line {line}: the corpus has no document {identifier!r}"
-            )
-    return [documents[str(identifier)] for identifier in ids]
+def _named(
+    record: Mapping[str, Any],
+    *,
+    query: str,
+    document: str,
+    negatives: Sequence[str] = (),
+    score: str = "",
+    score_range: float = 1.0,
+) -> Row:
+    def text(name: str) -> str:
+        value = record[name]
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    return Row(
+        text(query),
+        (text(document),),
+        tuple(text(name) for name in negatives),
+        float(record[score]) / score_range if score else None,
+    )
+
+
+def _checked(dataset: str, data, convert, names: tuple[str, ...]) -> Mapped:
+    if not len(data):
+        raise ValueError(f"data set {dataset!r} has no rows in this split")
+    found = set(data[0])
+    missing = [name for name in names if name and name not in found]
+    if missing:
+        raise ValueError(
+            f"data set {dataset!r} has no column {', '.join(missing)}; "
+            f"found {', '.join(sorted(found))}"
+        )
+    return Mapped(data, convert)
+
+
+def _source(
+    rows, negatives, weight, query_prompt, document_prompt, identity=""
+) -> Source:
+    if not weight > 0:
+        raise ValueError(f"weight {weight} should be positive")
+    prompts = {"query": query_prompt, "document": document_prompt}
+    return Source(rows, negatives, weight, prompts, identity)
 
 
 SOURCES: Mapping[str, Callable[..., Source]] = {
     "files": files,
     "texts": texts,
     "beir": beir,
+    "pydocs": pydocs,
+    "tfds_set": tfds_set,
+    "hub": hub,
 }

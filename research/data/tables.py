@@ -76,8 +76,11 @@ def _fingerprint(source: Source, tokenizer: tokenizers.Tokenizer, length: int) -
     digest = hashlib.blake2b(digest_size=10)
     digest.update(tokenizer.to_str().encode())
     digest.update(repr((sorted(source.prompts.items()), length)).encode())
-    for index in range(len(source.rows)):
-        digest.update(repr(tuple(source.rows[index])).encode())
+    digest.update(source.identity.encode())
+    if not source.identity:
+        for start in range(0, len(source.rows), CHUNK):
+            for row in source.rows[start : start + CHUNK]:
+                digest.update(repr(tuple(row)).encode())
     return digest.hexdigest()
 
 
@@ -122,10 +125,8 @@ def _chunks(
     """(rows, ids of their texts, these texts without prompts), CHUNK rows at a time."""
     size = len(source.rows)
     for start in tqdm(range(0, size, CHUNK), "tokenising", delay=5, leave=False):
-        rows, texts, prompted, owners = [], [], [], []
-        for index in range(start, min(start + CHUNK, size)):
-            row = source.rows[index]
-            rows.append(row)
+        rows, texts, prompted, owners = source.rows[start : start + CHUNK], [], [], []
+        for index, row in enumerate(rows, start):
             for role, value in (
                 ("query", row.query),
                 *(("document", v) for v in row.positives + row.negatives),

@@ -132,27 +132,27 @@ def text_hash(texts: Iterable[str]) -> np.ndarray:
 
 
 def _train_wordpiece(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
-    """Trained twice, because the trainer numbers the ##characters at random.
+    """Learns with the ##characters given as if special, else it is not reproducible.
 
-    The first pass (an alphabet, no merges) says which there are; the second gets them
-    in order as if they were special, which makes ids and the breaking of ties fixed.
+    The trainer numbers them in the order of a random hash, and breaks ties by number.
     """
-    characters: list[str] = []
-    for size in (1, vocab):
-        tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        _set_bert(tokenizer, lowercase=True)
-        trainer = tokenizer_trainers.WordPieceTrainer(
-            vocab_size=size,
-            special_tokens=[*SPECIAL, *characters],
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-        characters = sorted(
-            token for token in tokenizer.get_vocab() if token.startswith("##")
-        )
-    tokenizer = tokenizers.Tokenizer(
-        models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    _set_bert(tokenizer, lowercase=True)
+    raw = " ".join(sorted(set().union(*texts)))
+    inner = {
+        character
+        for character in tokenizer.normalizer.normalize_str(raw)
+        if len(tokenizer.pre_tokenizer.pre_tokenize_str(f"a{character}")) == 1
+        and not character.isspace()
+    }
+    trainer = tokenizer_trainers.WordPieceTrainer(
+        vocab_size=vocab,
+        special_tokens=[*SPECIAL, *(f"##{character}" for character in sorted(inner))],
+        show_progress=False,
     )
+    tokenizer.train_from_iterator(texts, trainer)
+    learned = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(learned)
     _set_bert(tokenizer, lowercase=True)
     return tokenizer
 

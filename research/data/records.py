@@ -1,0 +1,107 @@
+"""A record of a file as a training row, in any of three column conventions."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from research.data import files
+
+QUERIES = ("anchor", "query", "question", "sentence1")
+POSITIVES = ("positive", "answer", "sentence2")
+SCORES = ("score", "label")
+NEGATIVE = re.compile(r"negative(_?\d+)?")
+
+
+class Row(NamedTuple):
+    """One training example.
+
+    Attributes:
+        query: the text that searches.
+        positives: texts that answer it, at least one; a step draws one of them.
+        negatives: texts that do not; a step draws the source's number of them.
+        score: graded similarity of the query and its positive, if known.
+        group: rows with the same group are never each other's negatives.
+    """
+
+    query: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
+    score: float | None = None
+    group: str | None = None
+
+
+def to_row(path: str, line: int, record: Mapping, documents: Mapping | None) -> Row:
+    """The row of a record in any of the three conventions."""
+    group = record.get("group")
+    group = None if group in (None, "") else str(group)
+    if "pos" in record:  # FlagEmbedding
+        query = text_of(path, line, record, ("query",))
+        good, bad = record["pos"] or (), record.get("neg") or ()
+        score = None
+    elif "positive_passages" in record:  # Tevatron, texts inside
+        query = text_of(path, line, record, ("query", "query_text"))
+        good, bad = (
+            [_passage(path, line, p) for p in record.get(k) or ()]
+            for k in ("positive_passages", "negative_passages")
+        )
+        score = None
+    elif "positive_document_ids" in record:  # Tevatron, texts in the corpus file
+        query = text_of(path, line, record, ("query_text", "query"))
+        good, bad = (
+            _documents(path, line, record.get(k) or (), documents)
+            for k in ("positive_document_ids", "negative_document_ids")
+        )
+        score = None
+    else:  # sentence-transformers
+        query = text_of(path, line, record, QUERIES)
+        good = (text_of(path, line, record, POSITIVES),)
+        bad = [v for k, v in record.items() if NEGATIVE.fullmatch(k) and v]
+        score = next((record[k] for k in SCORES if record.get(k) is not None), None)
+        score = None if score is None else files.to_number(path, line, score)
+    good, bad = _strings(path, line, good), _strings(path, line, bad)
+    if not good:
+        raise ValueError(f"{path} line {line} has no positive")
+    return Row(query, good, bad, score, group)
+
+
+def text_of(path: str, line: int, record: Mapping, names: tuple[str, ...]) -> str:
+    """The text of the first column of `names` that the record has."""
+    for name in names:
+        if record.get(name) is not None:
+            return _strings(path, line, [record[name]])[0]
+    raise ValueError(
+        f"{path} line {line}: no column {' or '.join(names)}; "
+        f"found {', '.join(record) or 'none'}"
+    )
+
+
+def read_corpus(path: str) -> dict[str, str]:
+    """{id: text} of Tevatron's corpus file, columns docid and document_text."""
+    return {
+        text_of(path, line, record, ("docid",)): _passage(path, line, record)
+        for line, record in files.read_records(path)
+    }
+
+
+def _passage(path: str, line: int, record: Mapping) -> str:
+    text = text_of(path, line, record, ("text", "document_text"))
+    return f"{record.get('title') or ''} {text}".strip()
+
+
+def _strings(path: str, line: int, values: Any) -> tuple[str, ...]:
+    values = (values,) if isinstance(values, str) else tuple(values)
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(f"{path} line {line}: {value!r} is not a text")
+    return values
+
+
+def _documents(path: str, line: int, ids, documents: Mapping | None) -> list[str]:
+    if documents is None:
+        raise ValueError(f"{path} names documents by id: set `corpus` to their file")
+    for identifier in ids:
+        if str(identifier) not in documents:
+            raise ValueError(
+                f"{path} line {line}: the corpus has no document {identifier!r}"
+            )
+    return [documents[str(identifier)] for identifier in ids]
