@@ -14,12 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from research.models import encoder
 from research.models.families import write_config
-from research.models.huggingface import write_safetensors
+from research.models.huggingface import save_tensors, write_safetensors
 from research.pretrained import IDENTITY, POOLING_FLAGS, POOLINGS, Pretrained
 
 
@@ -48,6 +47,7 @@ def export(
         FileExistsError: the folder is there and not empty.
         ValueError: the model has no such depth or dim, or no family of `transformers`
             computes it.
+        OSError: no space, or no right to write.
     """
     depth = model.config.depth if depth is None else depth
     widest = model.config.width if model.dim is None else model.dim
@@ -149,7 +149,7 @@ def _write_modules(folder: Path, model: Pretrained) -> None:
         _write_json(folder / path / "config.json", MODULE_CONFIGS[kind](model))
         if kind == "Dense":
             cut = {"linear.weight": np.eye(model.dim, model.config.width, dtype="f4")}
-            save_file(cut, folder / path / "model.safetensors", {"format": "pt"})
+            save_tensors(folder / path / "model.safetensors", cut)
     listed = [
         {"idx": i, "name": str(i), "path": path, "type": f"{PACKAGE}.{kind}"}
         for i, (kind, path) in enumerate(modules)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from research.models import encoder
@@ -16,6 +17,7 @@ from research.models.huggingface import (
     OPS,
     ROWS,
     read_safetensors,
+    save_tensors,
     write_safetensors,
 )
 from research.structs import Tokens
@@ -237,3 +239,19 @@ def test_no_weights_or_broken_ones(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
     with pytest.raises(ValueError, match="is not a safetensors file"):
         read_safetensors(tmp_path, cfg)
+
+
+def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("research.models.huggingface.save_file", fail)
+    with pytest.raises(OSError, match=r"a.safetensors cannot be written: No space"):
+        save_tensors(tmp_path / "a.safetensors", {})
+
+
+def test_others_may_read_what_is_written(tmp_path):
+    written(tmp_path)
+    (tmp_path / "plain").touch()
+    modes = [(tmp_path / f).stat().st_mode for f in ("plain", "model.safetensors")]
+    assert modes[0] == modes[1]

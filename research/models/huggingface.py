@@ -100,13 +100,29 @@ def write_safetensors(folder: Path, params: Params, cfg: EncoderConfig) -> None:
 
     Raises:
         ValueError: no Hugging Face family computes `cfg`.
+        OSError: no space, or no right to write.
     """
     flat = _flat(jax.device_get(params))
     tensors = {}
     for name, (row, layer, _) in _expected(cfg, _shapes(cfg)[0]):
         ours = flat[row.ours] if layer is None else flat[row.ours][layer]
         tensors[name] = np.ascontiguousarray(OPS[row.op].write(ours), np.float32)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(folder / "model.safetensors", tensors)
+
+
+def save_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes a safetensors file that PyTorch's readers accept.
+
+    Raises:
+        OSError: no space, or no right to write.
+    """
+    file.touch()
+    mode = file.stat().st_mode  # safetensors would let nobody else read it
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be written: {error}") from None
+    file.chmod(mode)
 
 
 def _shapes(cfg: EncoderConfig) -> tuple[dict[str, Shape], jax.tree_util.PyTreeDef]:
