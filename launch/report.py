@@ -1,0 +1,28 @@
+"""Writes report.md and its plots from what a run left: launch.report --workdir=DIR."""
+
+from pathlib import Path
+
+from absl import flags
+
+from launch import cli
+from research import report
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.", required=True)
+
+
+def main():
+    """Writes evals/report.md and evals/curve.png, and prints the report."""
+    workdir = Path(WORKDIR.value)
+    folder = workdir / "evals"
+    with (
+        cli.replacing(folder / "curve.png") as picture,
+        cli.replacing(folder / "report.md") as page,
+    ):
+        report.curve(workdir, picture)
+        page.write_text(report.markdown(workdir))
+    print((folder / "report.md").read_text())
+    return {"report": str(folder / "report.md")}
+
+
+if __name__ == "__main__":
+    cli.run(main)

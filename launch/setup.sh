@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Makes .venv where it is missing and installs what FILE lists: setup.sh [FILE].
+# Prints nothing but errors when there is nothing to do.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+wanted="${1:-requirements.txt}"
+stamp=".venv/$(echo "$wanted" | tr / -).sha256"
+
+python=""
+for name in python3.11 python3.12 python3.13 python3.14 python3 python; do
+  if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    python="$name"
+    break
+  fi
+done
+if [ -z "$python" ]; then
+  echo "error: Python 3.11 or newer is needed, and none is on the PATH" >&2
+  exit 1
+fi
+
+sum="$(cat requirements.txt "$wanted" | cksum)"
+if [ "$(cat "$stamp" 2>/dev/null)" != "$sum" ]; then
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  echo "installing $wanted into .venv ..." >&2
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$wanted"
+  echo "$sum" > "$stamp"
+fi

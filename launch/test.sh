@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Makes .venv if needed, then runs ruff and the whole test suite: test.sh [pytest options].
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash launch/setup.sh tests/requirements.txt
+.venv/bin/ruff check .
+.venv/bin/ruff format --check --quiet .
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=true
+exec .venv/bin/python -m pytest "$@"
