@@ -155,6 +155,7 @@ def put_batch(batch: Any, mesh: Mesh):
 def _multiprocess(environ: Mapping[str, str]) -> bool:
     if any(environ.get(name) for name in _ADDRESSES):
         return True
-    if any("," in environ.get(name, "") for name in _HOSTS):
-        return True
+    lists = [environ.get(name, "") for name in _HOSTS]
+    if any("," in hosts and " " not in hosts for hosts in lists):
+        return True  # without a TPU, libtpu writes a sentence there
     return any(int(environ.get(name) or 1) > 1 for name in _SIZES)

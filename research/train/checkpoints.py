@@ -1,8 +1,9 @@
 """Checkpoints of a run: the only file that calls orbax.
 
 A checkpoint is a folder named by its step with two items, `params` (what is trained,
-readable alone) and `rest` (step, frozen parameters, optimizer). It appears whole or not
-at all. Randomness needs no state: a step's key is the run's key folded with the step.
+readable alone) and `rest` (step, frozen parameters, optimizer), each with a checksum of
+its bits, because the files have none. It appears whole or not at all. Randomness needs
+no state: a step's key is the run's key folded with the step.
 """
 
 import contextlib
@@ -12,14 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from research.structs import Params, TrainState
 
 Manager = ocp.CheckpointManager
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each phase
 
 
 def open_manager(folder: Path, *, keep: int = 2, keep_every: int = 0) -> Manager:
@@ -48,8 +48,8 @@ def save(manager: Manager, state: TrainState) -> None:
     """
     with _writing(manager.directory):
         args = ocp.args.Composite(
-            params=ocp.args.StandardSave(state.params),
-            rest=ocp.args.StandardSave(_rest(state)),
+            params=ocp.args.StandardSave(_sealed(state.params)),
+            rest=ocp.args.StandardSave(_sealed(_rest(state))),
         )
         manager.save(int(state.step), args=args)
 
@@ -84,14 +84,14 @@ def restore(manager: Manager, target: TrainState) -> TrainState | None:
     damaged = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            items = manager.restore(step, args=_restore_args(target))
+            params, rest = _read(manager, step, target)
         except Exception as error:  # what a broken file raises depends on the file
             damaged.append(step)
             _report(step, error)
             continue
         for other in damaged:
             manager.delete(other)
-        return TrainState(params=items["params"], **items["rest"])
+        return TrainState(params=params, **rest)
     if damaged:
         raise ValueError(
             f"none of the checkpoints {damaged} in {manager.directory} can be read "
@@ -127,20 +127,50 @@ def _rest(state: TrainState) -> dict:
 
 
 def _restore_args(target: TrainState):
-    return ocp.args.Composite(
-        params=ocp.args.StandardRestore(target.params),
-        rest=ocp.args.StandardRestore(_rest(target)),
+    number = jax.ShapeDtypeStruct((), jnp.uint32, sharding=target.step.sharding)
+    params, rest = (
+        ocp.args.StandardRestore({"tree": tree, "checksum": number})
+        for tree in (target.params, _rest(target))
     )
+    return ocp.args.Composite(params=params, rest=rest)
+
+
+def _sealed(tree) -> dict:
+    return {"tree": tree, "checksum": _checksum(tree)}
+
+
+def _opened(item: dict):
+    if int(_checksum(item["tree"])) != int(item["checksum"]):
+        raise ValueError("its checksum does not match")
+    return item["tree"]
+
+
+@jax.jit
+def _checksum(tree) -> jax.Array:
+    """[] uint32, the sum of all bits taken as numbers, wrapped around."""
+
+    def bits(x):
+        if x.dtype != jnp.bool_:
+            unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+            x = jax.lax.bitcast_convert_type(x, unsigned)
+        return x.astype(jnp.uint32).sum(dtype=jnp.uint32)
+
+    return sum(map(bits, jax.tree.leaves(tree)), jnp.uint32(0))
+
+
+def _read(manager: Manager, step: int, target: TrainState):
+    with _quietly():
+        items = manager.restore(step, args=_restore_args(target))
+    return _opened(items["params"]), _opened(items["rest"])
 
 
 def _read_params(folder: Path) -> Params:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    with _quietly(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         tree = reader.metadata(folder).item_metadata.tree
         as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         restore_args = jax.tree.map(lambda _: as_numpy, tree)
-        return reader.restore(
-            folder, args=ocp.args.PyTreeRestore(restore_args=restore_args)
-        )
+        args = ocp.args.PyTreeRestore(restore_args=restore_args)
+        return _opened(reader.restore(folder, args=args))
 
 
 def _steps(folder: Path) -> list[int]:
@@ -155,6 +185,20 @@ def _report(step: int, error: Exception) -> None:
         f"checkpoint {step} cannot be read, trying the one before: {reason[0][:200]}",
         file=sys.stderr,
     )
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the pages that orbax logs about a file that it cannot read."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
