@@ -88,12 +88,6 @@ class Batches:
         """The name of the source that a step draws from."""
         return self.parts[self._turn(step)[0]].name
 
-    def padding(self, step: int) -> float:
-        """The share of a batch's positions that hold no token, over all hosts."""
-        plan = self.plan(step)
-        tokens = _lengths(plan.part.table, plan.texts).sum()
-        return 1 - float(tokens) / (plan.rows * plan.part.length)
-
     def describe(self) -> dict[str, dict[str, float]]:
         """Sizes of every source: its rows, texts, tokens, and its batches' shapes."""
         total = sum(part.weight for part in self.parts)

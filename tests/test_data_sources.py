@@ -1,0 +1,184 @@
+import json
+
+import pytest
+import tensorflow_datasets as tfds
+
+from research.data.sources import SOURCES, Row, beir, files, hub, texts, tfds_set
+
+
+def jsonl(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+PASSAGES = {
+    "query": "a",
+    "positive_passages": [{"title": "T", "text": "b"}],
+    "negative_passages": [{"text": "c"}],
+}
+IDS = {
+    "query_text": "a",
+    "positive_document_ids": ["1"],
+    "negative_document_ids": ["2"],
+}
+
+
+@pytest.mark.parametrize(
+    "record, row",
+    [
+        ({"anchor": "a", "positive": "b"}, Row("a", ("b",))),
+        (
+            {"anchor": "a", "positive": "b", "negative": "c", "source": "no"},
+            Row("a", ("b",), ("c",)),
+        ),
+        (
+            {"query": "a", "positive": "b", "negative_1": "c", "negative_2": "d"},
+            Row("a", ("b",), ("c", "d")),
+        ),
+        (
+            {"sentence1": "a", "sentence2": "b", "score": 4.0},
+            Row("a", ("b",), (), 0.8),
+        ),
+        (
+            {"query": "a", "pos": ["b", "c"], "neg": ["d"], "group": 7},
+            Row("a", ("b", "c"), ("d",), None, "7"),
+        ),
+        (PASSAGES, Row("a", ("T b",), ("c",))),
+        (IDS, Row("a", ("T b",), ("c",))),
+    ],
+)
+def test_column_conventions(tmp_path, record, row):
+    path = jsonl(tmp_path / "a.jsonl", record)
+    corpus = jsonl(
+        tmp_path / "corpus.jsonl",
+        {"docid": "1", "title": "T", "text": "b"},
+        {"docid": "2", "document_text": "c"},
+    )
+    source = files(path=path, corpus=corpus, score_range=5.0)
+    assert list(source.rows) == [row]
+    assert source.negatives == len(row.negatives)
+
+
+def test_columns_of_a_table(tmp_path):
+    (tmp_path / "a.tsv").write_text(
+        "anchor\tpositive\tnegative\tgroup\na\tb\tc\tg\nd\te\tf\t\n"
+    )
+    source = files(path=str(tmp_path / "a.tsv"), weight=2.0, query_prompt="q: ")
+    assert list(source.rows) == [
+        Row("a", ("b",), ("c",), None, "g"),
+        Row("d", ("e",), ("f",)),
+    ]
+    assert source.weight == 2.0
+    assert source.prompts == {"query": "q: ", "document": ""}
+
+
+def test_negatives_that_every_row_has(tmp_path):
+    rows = [{"query": "a", "pos": ["b"], "neg": ["c"] * n} for n in (3, 2)]
+    path = jsonl(tmp_path / "a.jsonl", *rows)
+    assert files(path=path).negatives == 2
+    assert files(path=path, negatives=0).negatives == 0
+    with pytest.raises(ValueError, match="line 2 has 2 negatives, not the 3 asked"):
+        files(path=path, negatives=3)
+
+
+@pytest.mark.parametrize(
+    "record, message",
+    [
+        ({"anchor": "a", "text": "b"}, "no column positive .*; found anchor, text"),
+        ({"query": "a", "pos": []}, "line 1 has no positive"),
+        ({"anchor": "a", "positive": 3}, "line 1: 3 is not a text"),
+        ({"anchor": "a", "positive": "b", "label": "yes"}, "score 'yes' is not a num"),
+        (IDS, "set `corpus`"),
+    ],
+)
+def test_bad_rows_say_where_and_what(tmp_path, record, message):
+    with pytest.raises(ValueError, match=message):
+        files(path=jsonl(tmp_path / "a.jsonl", record))
+
+
+def test_weight_should_be_positive(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", {"anchor": "a", "positive": "b"})
+    with pytest.raises(ValueError, match=r"weight 0\.0 should be positive"):
+        files(path=path, weight=0.0)
+
+
+def test_texts_are_their_own_positives(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\n two \n")
+    assert list(texts(path=str(tmp_path / "a.txt")).rows) == [
+        Row("one", ("one",)),
+        Row("two", ("two",)),
+    ]
+    path = jsonl(tmp_path / "a.jsonl", {"text": "one"})
+    assert list(texts(path=path).rows) == [Row("one", ("one",))]
+    (tmp_path / "b.txt").write_text("\n")
+    with pytest.raises(ValueError, match="holds no texts"):
+        texts(path=str(tmp_path / "b.txt"))
+
+
+def test_beir_positives_and_negatives(tmp_path):
+    jsonl(tmp_path / "corpus.jsonl", *({"_id": d, "text": d} for d in "abc"))
+    jsonl(tmp_path / "queries.jsonl", {"_id": "q", "text": "query"})
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/train.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq\ta\t1\nq\tb\t2\nq\tc\t0\n"
+    )
+    source = beir(path=str(tmp_path), negatives=1)
+    assert list(source.rows) == [Row("query", ("a", "b"), ("c",))]
+    with pytest.raises(ValueError, match="1 documents of grade 0, not the 2"):
+        beir(path=str(tmp_path), negatives=2)
+
+
+class TinyPairs(tfds.core.GeneratorBasedBuilder):
+    """Three pairs."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"q": tfds.features.Text(), "d": tfds.features.Text()}
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        rows = [(i, {"q": f"query {i}", "d": f"document {i}"}) for i in range(3)]
+        return {"train": rows}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+
+def test_any_tfds_set_without_tensorflow(tmp_path):
+    place = {"dataset": "tiny_pairs", "split": "train", "data_dir": str(tmp_path)}
+    source = tfds_set(**place, query="q", document="d")
+    found = {Row(f"query {i}", (f"document {i}",)) for i in range(3)}
+    assert set(source.rows) == set(source.rows[0:3]) == found
+    assert source.rows[1] == source.rows[0:3][1]
+    with pytest.raises(ValueError, match="no column x; found d, q"):
+        tfds_set(**place, query="x", document="d")
+
+
+def test_hub_set_from_a_local_folder(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    jsonl(tmp_path / "set/train.jsonl", {"q": "a", "d": "b", "n": "c", "s": 1.0})
+    source = hub(
+        dataset=str(tmp_path / "set"),
+        split="train",
+        query="q",
+        document="d",
+        negatives=("n",),
+        score="s",
+        score_range=2.0,
+    )
+    assert list(source.rows) == [Row("a", ("b",), ("c",), 0.5)]
+    assert source.negatives == 1
+
+
+def test_every_source_takes_weight_and_prompts():
+    import inspect
+
+    for name, source in SOURCES.items():
+        parameters = inspect.signature(source).parameters
+        for common in ("weight", "query_prompt", "document_prompt"):
+            assert parameters[common].kind is inspect.Parameter.KEYWORD_ONLY, name
