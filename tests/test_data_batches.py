@@ -9,20 +9,7 @@ from research.data.sources import Row, Source
 from research.data.text import text_hash, token_ids, train_tokenizer
 from research.structs import slots
 
-WORDS = [
-    "red",
-    "green",
-    "blue",
-    "one",
-    "two",
-    "three",
-    "cat",
-    "dog",
-    "bird",
-    "house",
-    "tree",
-    "river",
-]
+WORDS = ("red", "green", "blue", "one", "two", "three", "cat", "dog", "bird", "tree")
 
 
 def text(rng, most=20):
@@ -218,7 +205,9 @@ def test_describe(make):
 
 
 def test_errors(make):
-    with pytest.raises(ValueError, match="data 'b' has 23 rows, fewer than one batch"):
+    with pytest.raises(
+        ValueError, match="data 'b': 23 rows are fewer than one batch of 24"
+    ):
         make(batch_size=24)
     with pytest.raises(ValueError, match="batch_size 8 cannot be split over 3"):
         make(process_count=3)

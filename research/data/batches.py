@@ -187,13 +187,8 @@ def make_batches(
     multiple = lcm(row_multiple, process_count)
     parts = []
     for name, source in sources.items():
-        if len(source.rows) < batch_size:
-            raise ValueError(
-                f"data {name!r} has {len(source.rows)} rows, fewer than one batch of "
-                f"{batch_size}"
-            )
         try:
-            table = tokenise(source, tokenizer, max_length, cache)
+            table = _table(source, tokenizer, max_length, batch_size, cache)
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
         length = bucket(max(row_length, int(np.diff(table.starts).max())))
@@ -208,6 +203,20 @@ def make_batches(
     return Batches(
         tuple(parts), batch_size, seed, process_index, process_count, permutation
     )
+
+
+def _table(
+    source: Source,
+    tokenizer: tokenizers.Tokenizer,
+    max_length: int,
+    batch_size: int,
+    cache: Path,
+) -> TokenTable:
+    if len(source.rows) < batch_size:
+        raise ValueError(
+            f"{len(source.rows)} rows are fewer than one batch of {batch_size}"
+        )
+    return tokenise(source, tokenizer, max_length, cache)
 
 
 def _draw(

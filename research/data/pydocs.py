@@ -5,6 +5,7 @@ Real text with no download: what is installed decides what is in it. A package i
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -22,6 +23,7 @@ TEST_SHARE = 8  # one package in so many is in "test"
 class PyDocs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Pairs of a function's docstring (query) and its code (document)."""
 
+    # To be raised with any change of what docstrings.py picks or TEST_SHARE.
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, folders: tuple[str, ...], **kwargs):
@@ -55,7 +57,7 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
         folders: where packages are; the interpreter's own if empty.
 
     Raises:
-        ValueError: there is no such split, or no pair in it.
+        ValueError: there is no such split.
     """
     if split not in ("train", "test"):
         raise ValueError(f"pydocs has no split {split!r}; it has train, test")
@@ -88,8 +90,9 @@ def splits(folders: tuple[str, ...]) -> tuple[list[dict], list[dict]]:
 
 
 def _read(packages: dict) -> Iterator[docstrings.Pair]:
-    """The pairs of all packages, in order; parsed on every core."""
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+    """The pairs of all packages, in order; parsed by several processes."""
+    workers = min(8, os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         most = [PER_PACKAGE] * len(packages)
         parsed = pool.map(
             docstrings.package_pairs, packages.keys(), packages.values(), most
