@@ -64,18 +64,19 @@ def search(
     k, devices = min(k, len(rows)), mesh.shape["data"]
     size = min(row_chunk, -(-len(rows) // devices)) * devices
     step = min(query_chunk, len(queries))
-    queries = jnp.asarray(_padded(queries, -(-len(queries) // step) * step))
+    count = len(queries)
+    queries = jnp.asarray(_padded(queries, -(-count // step) * step))
     best = [None] * (len(queries) // step)
     for start in range(0, len(rows), size):
         block = _padded(rows[start : start + size], size)
         block = jax.device_put(block, NamedSharding(mesh, P("data")))
-        count = min(size, len(rows) - start)
+        real = min(size, len(rows) - start)
         for i in range(len(best)):
             asked = queries[i * step : (i + 1) * step]
-            found = _block_top(asked, block, count, k=k, mesh=mesh)
+            found = _block_top(asked, block, real, k=k, mesh=mesh)
             best[i] = _merged(best[i], found, start, k)
     scores, found = (np.concatenate(parts) for parts in zip(*best, strict=True))
-    return scores, found
+    return scores[:count], found[:count]
 
 
 def save(index: Index, folder: Path) -> None:

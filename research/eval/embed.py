@@ -32,7 +32,7 @@ def make_embedder(
     normalize: bool = True,
     depth: int | None = None,
     dim: int | None = None,
-    batch_tokens: int = 4_096,
+    batch_tokens: int | None = None,
     mesh: Mesh | None = None,
 ) -> EmbedFn:
     """The function from texts and a role to embeddings [N, D] float32.
@@ -47,7 +47,8 @@ def make_embedder(
         normalize: scale every vector to length 1.
         depth: use the first `depth` blocks only.
         dim: keep the first `dim` numbers, before normalising.
-        batch_tokens: tokens in a batch, padding included, on each device.
+        batch_tokens: tokens in a batch, padding included, on each device; None is
+            1,024 on CPU, where more would leave the cache, and 32,768 elsewhere.
         mesh: rows are spread over its 'data' axis; None uses the default device.
 
     Returns:
@@ -73,7 +74,7 @@ def make_grid_embedder(
     max_length: int,
     depths: Sequence[int],
     prompts: Mapping[str, str] | None = None,
-    batch_tokens: int = 4_096,
+    batch_tokens: int | None = None,
     mesh: Mesh | None = None,
 ) -> EmbedFn:
     """The embeddings of several depths in one pass: [N, len(depths), D] float32.
@@ -159,7 +160,7 @@ def _runner(
     place = jnp.asarray
     if mesh is not None:
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
-        params = jax.device_put(params, NamedSharding(mesh, P()))
+        params = jax.tree.map(partial(_on_mesh, mesh), params)
     else:
         params = jax.tree.map(jnp.asarray, params)
 
@@ -170,13 +171,20 @@ def _runner(
     return run
 
 
+def _on_mesh(mesh: Mesh, x: Array) -> Array:
+    """A parameter as it lies if it is on the mesh already, else a copy everywhere."""
+    if isinstance(x, jax.Array) and x.sharding.device_set == set(mesh.devices.flat):
+        return x
+    return jax.device_put(x, NamedSharding(mesh, P()))
+
+
 def _embed_fn(
     run: Callable[[np.ndarray, np.ndarray], Array],
     cfg: EncoderConfig,
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
     prompts: Mapping[str, str] | None,
-    batch_tokens: int,
+    batch_tokens: int | None,
     mesh: Mesh | None,
 ) -> EmbedFn:
     if not 1 <= max_length <= cfg.max_len:
@@ -184,6 +192,8 @@ def _embed_fn(
             f"max_length {max_length} is not in 1 ... {cfg.max_len} of this encoder"
         )
     multiple = 1 if mesh is None else mesh.shape["data"]
+    if batch_tokens is None:
+        batch_tokens = 1_024 if jax.default_backend() == "cpu" else 32_768
 
     def embed(texts: Sequence[str], role: str) -> np.ndarray:
         if not len(texts):

@@ -1,0 +1,150 @@
+import json
+
+import numpy as np
+import pytest
+
+from research.eval.evaluators import EVALS, ranking
+from research.eval.grid import Grid, grid, heat_map, markdown, record, widths
+from research.eval.retrieval import retrieval
+from research.eval.sts import sts
+
+
+def letters(texts, role):
+    """How often a, b, c and d occur in each text."""
+    return np.array([[t.count(c) for c in "abcd"] for t in texts], np.float32)
+
+
+@pytest.fixture
+def sts_file(tmp_path):
+    rows = [("aa", "b", 0), ("ab", "a", 2), ("aab", "ab", 3), ("abc", "abc", 5)]
+    names = ("sentence1", "sentence2", "score")
+    lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+    path = tmp_path / "sts.jsonl"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+@pytest.fixture
+def beir(tmp_path):
+    corpus = {"1": ("a", "a"), "2": ("", "bb"), "q": ("", "aab")}
+    (tmp_path / "corpus.jsonl").write_text(
+        "\n".join(
+            json.dumps({"_id": i, "title": title, "text": text})
+            for i, (title, text) in corpus.items()
+        )
+    )
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "aab"}\n')
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq\t1\t1\n"
+    )
+    return str(tmp_path)
+
+
+def test_every_evaluator_has_a_test():
+    assert set(EVALS) == {"sts", "retrieval", "pydocs_retrieval"}
+
+
+def test_sts_of_vectors_that_agree_with_people(sts_file):
+    roles = []
+
+    def embed(texts, role):
+        roles.append(role)
+        return letters(texts, role)
+
+    result = sts(data=sts_file)(embed)
+    assert roles == ["query"]
+    assert result["main_score"] == result["spearman"] == pytest.approx(100)
+    assert 90 < result["pearson"] < 100
+
+
+def test_sts_has_nothing_to_say_of_a_collapsed_model(sts_file):
+    with pytest.raises(ValueError, match="predicted scores are all equal"):
+        sts(data=sts_file)(lambda texts, role: np.ones((len(texts), 2)))
+
+
+def test_retrieval_by_cosine(beir):
+    result = retrieval(data=beir)(letters)
+    assert result["ndcg@10"] == pytest.approx(100 / np.log2(3))
+    assert result["mrr@10"] == pytest.approx(50)
+    assert result["recall@100"] == 100
+    assert result["main_score"] == result["ndcg@10"]
+
+
+def test_retrieval_can_leave_out_the_query_itself(beir):
+    evaluator = retrieval(data=beir, ignore_identical_ids=True, lexical=True)
+    result = evaluator(letters)
+    assert result["main_score"] == 100
+    assert 0 <= result["bm25"] <= 100
+
+
+def test_retrieval_by_dot_product_minds_the_length():
+    corpus, qrels = {"short": "a", "long": "aaab"}, {"q": {"long": 1}}
+    for similarity, want in (("cosine", 50), ("dot", 100)):
+        evaluator = ranking(corpus, {"q": "a"}, qrels, similarity=similarity)
+        assert evaluator(letters)["mrr@10"] == want
+    with pytest.raises(ValueError, match="'l2'; allowed: cosine, dot"):
+        ranking(corpus, {"q": "a"}, qrels, similarity="l2")
+
+
+def test_pydocs_retrieval_finds_every_document_by_its_query(monkeypatch):
+    from research.data.sources import Row, Source
+
+    rows = [Row(f"query {i}", (f"document {i}",)) for i in range(20)]
+    source = Source(rows=rows, negatives=0, weight=1.0, prompts={})
+    monkeypatch.setattr(
+        "research.eval.evaluators.SOURCES", {"pydocs": lambda *, split: source}
+    )
+
+    def embed(texts, role):
+        assert len(texts) == (5 if role == "query" else 8)
+        return np.eye(20, dtype=np.float32)[[int(t.split()[1]) for t in texts]]
+
+    evaluator = EVALS["pydocs_retrieval"](candidates=8, queries=5)
+    result = evaluator(embed)
+    assert result["main_score"] == 100
+    assert result["bm25"] == 100
+    with pytest.raises(ValueError, match="0 candidates"):
+        EVALS["pydocs_retrieval"](candidates=0)
+
+
+def test_a_grid_embeds_once_and_cuts(sts_file, tmp_path):
+    calls, cuts = [], []
+
+    def every(texts, role):
+        calls.append(role)
+        x = letters(texts, role)
+        return np.stack([np.flip(x, 1), x], 1)
+
+    def cut(depth):
+        cuts.append(depth)
+        return letters
+
+    found = grid(sts(data=sts_file), every, cut, depths=(1, 2), dims=(3, 4))
+    assert calls == ["query"]
+    assert cuts == [1, 2]
+    whole = sts(data=sts_file)(letters)
+    assert found.scores[1][1]["main_score"] == pytest.approx(whole["main_score"])
+    assert found.main().shape == (2, 2)
+    data = record(found)
+    assert [(c["depth"], c["dim"]) for c in data["cells"]] == [
+        (1, 3),
+        (1, 4),
+        (2, 3),
+        (2, 4),
+    ]
+    assert json.loads(json.dumps(data))["main_score"] == pytest.approx(100)
+    assert "| depth | 3 | 4 | s / 1,000 texts |" in markdown(found, "title")
+    heat_map(found, "title", tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_grid_of_one_cell_is_drawn(tmp_path):
+    single = Grid((1,), (8,), [[{"main_score": 1.0}]], [0.1])
+    heat_map(single, "title", tmp_path / "grid.png")
+
+
+def test_widths():
+    assert widths(384) == (16, 32, 64, 128, 256, 384)
+    assert widths(64) == (16, 32, 64)
+    assert widths(8) == (8,)

@@ -1,0 +1,70 @@
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from research import index
+
+
+def mesh_of(count):
+    devices = jax.devices()[:count]
+    return jax.make_mesh(
+        (count,), ("data",), devices=devices, axis_types=(AxisType.Auto,)
+    )
+
+
+def reference(queries, rows, k):
+    scores = queries @ rows.T
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, 1), order
+
+
+def whole_numbers(seed, *shape):
+    """Small integers: their sums are exact, and equal scores are many."""
+    return np.random.default_rng(seed).integers(-2, 3, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("rows,k", [(5, 3), (64, 10), (101, 7), (3, 20)])
+def test_exact_with_ties(devices, rows, k):
+    q, d = whole_numbers(0, 9, 6), whole_numbers(1, rows, 6)
+    scores, found = index.search(
+        q, d, k, mesh=mesh_of(devices), query_chunk=4, row_chunk=5
+    )
+    want, order = reference(q, d, k)
+    assert scores.shape == (9, min(k, rows))
+    np.testing.assert_array_equal(scores, want)
+    np.testing.assert_array_equal(found, order)
+
+
+def test_all_devices_and_one_chunk_are_the_default():
+    rng = np.random.default_rng(0)
+    q, d = rng.normal(size=(3, 16)), rng.normal(size=(50, 16))
+    scores, found = index.search(q, d, 50)
+    want, order = reference(q, d, 50)
+    np.testing.assert_allclose(scores, want, atol=1e-5)
+    np.testing.assert_array_equal(found, order)
+
+
+@pytest.mark.parametrize(
+    "queries,rows,k,message",
+    [
+        ((2, 4), (3, 4), 0, "k is 0"),
+        ((2, 4), (0, 4), 1, "cannot search 0 rows"),
+        ((2, 4), (3, 5), 1, "width 4 cannot search rows of width 5"),
+    ],
+)
+def test_what_cannot_be_searched(queries, rows, k, message):
+    with pytest.raises(ValueError, match=message):
+        index.search(np.ones(queries), np.ones(rows), k)
+
+
+def test_saved_and_loaded(tmp_path):
+    vectors = whole_numbers(0, 4, 3)
+    index.save(index.Index(vectors, list("abcd")), tmp_path / "index")
+    loaded = index.load(tmp_path / "index")
+    assert loaded.ids == list("abcd")
+    np.testing.assert_array_equal(loaded.vectors, vectors)
+    (tmp_path / "index" / "ids.json").write_text('["a"]')
+    with pytest.raises(ValueError, match="4 vectors but 1 ids"):
+        index.load(tmp_path / "index")
