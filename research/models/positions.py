@@ -22,7 +22,8 @@ def positions(segment: Array) -> Array:
     begins = jnp.pad(
         segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)), constant_values=True
     )
-    return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
+    first = jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
+    return jnp.where(segment == 0, 0, index - first)
 
 
 def rope_frequencies(head_dim: int, theta: float) -> np.ndarray:
