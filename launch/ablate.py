@@ -5,7 +5,7 @@ python -m launch.ablate --config=configs/ablations/x.py[:arg] --workdir=DIR [--j
 
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from launch import cli
@@ -26,7 +26,7 @@ def main():
     evals = {name: build(EVALS, part) for name, part in config.pop("evals").items()}
     ablation = ablations.Ablation(evals=evals, **config)
     workdir = Path(WORKDIR.value)
-    found = ablations.results(ablation, workdir, jobs=JOBS.value, report=logging.info)
+    found = ablations.results(ablation, workdir, jobs=JOBS.value, report=cli.say)
     records = ablations.table(ablation, found)
     with (
         cli.replacing(workdir / "table.md") as table,

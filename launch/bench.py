@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from launch import cli
 from research import pretrained
@@ -32,7 +32,7 @@ def compared(ours: Callable[[int], None], theirs: Callable[[int], None]) -> dict
             start = time.perf_counter()
             run(turn)
             elapsed = time.perf_counter() - start
-            logging.info("turn %d: %s %.2f s", turn, name, elapsed)
+            cli.say(f"turn {turn}: {name} {elapsed:.2f} s")
             if turn:
                 seconds[name].append(elapsed)
     medians = {name: statistics.median(values) for name, values in seconds.items()}

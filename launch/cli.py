@@ -25,6 +25,8 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
     """
 
     def called(arguments):
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # orbax tells of every file
         # At its default level jax tells of every accelerator that is not there.
         logging.get_absl_logger().parent.getChild("jax").setLevel("WARNING")
         if len(arguments) > 1:
@@ -39,6 +41,11 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
             print(json.dumps(result), flush=True)
 
     app.run(called, flags_parser=_parsed)
+
+
+def say(line: str) -> None:
+    """Prints a line about progress on stderr."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def sentence(error: Exception) -> str:

@@ -6,7 +6,7 @@ python -m launch.evaluate --model=M --task=sts --data=stsb/test.jsonl.gz [--grid
 import json
 from pathlib import Path
 
-from absl import flags, logging
+from absl import flags
 
 from launch import cli, options
 from research.eval import grid as grids
@@ -56,7 +56,7 @@ def _grid(evaluator, model) -> grids.Grid:
     encoder = model.params, model.config
 
     def cut(depth):
-        logging.info("measuring the speed of depth %d", depth)
+        cli.say(f"measuring the speed of depth {depth}")
         return make_embedder(*encoder, depth=depth, normalize=normalize, **settings)
 
     every = make_grid_embedder(*encoder, depths=depths, **settings)

@@ -89,7 +89,7 @@ def check_depth(blocks: int) -> None:
 
 
 def check_dims(dims: Sequence[int], width: int) -> None:
-    """Raises ValueError for a width that a model of `width` dimensions does not have."""
+    """Raises ValueError for a width that a model of `width` dims does not have."""
     for k in dims:
         if not 1 <= k <= width:
             raise ValueError(f"dim {k} is not in the model, which has {width} dims")
