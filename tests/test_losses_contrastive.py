@@ -1,0 +1,521 @@
+import inspect
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+from research.losses.contrastive import LOSSES
+from research.losses.similarity import normalized
+from research.structs import Labels
+
+NONE = Labels()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Most of these tests' time would go into optimising what runs once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@cache
+def jitted(name, **options):
+    return jax.jit(partial(LOSSES[name], **options))
+
+
+def compiled(name):
+    """A loss that compiles once and whole, which is much faster than its operations."""
+    return lambda q, d, labels, **options: jitted(name, **options)(q, d, labels)
+
+
+infonce, gte, cosent, angle, triplet, cosine_mse = map(
+    compiled, ["infonce", "gte", "cosent", "angle", "triplet", "cosine_mse"]
+)
+
+
+def embeddings(key, batch=6, ways=3, width=10):
+    a, b = jax.random.split(key)
+    return (
+        jax.random.normal(a, (batch, width)),
+        jax.random.normal(b, (batch * ways, width)),
+    )
+
+
+def ids(values):
+    values = jnp.asarray(values, jnp.uint32)
+    return jnp.stack([values, values + jnp.uint32(7)], axis=1)
+
+
+def unit(x):
+    x = np.asarray(x, np.float64)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def infonce_loop(
+    q,
+    d,
+    query_id=None,
+    document_id=None,
+    temperature=0.05,
+    symmetric=False,
+    negatives="shared",
+    same_side=False,
+    margin=None,
+    alpha=0.0,
+    similarity="cosine",
+):
+    """The same loss, one logit at a time."""
+    q, d = np.asarray(q, np.float64), np.asarray(d, np.float64)
+    if similarity == "cosine":
+        q, d = unit(q), unit(d)
+    batch, ways = len(q), len(d) // len(q)
+    query_id = range(batch) if query_id is None else query_id
+    document_id = range(batch * ways) if document_id is None else document_id
+    losses = []
+    for i in range(batch):
+        positive = q[i] @ d[i * ways]
+        ok = [lambda s, p=positive: margin is None or s <= p + margin][0]
+        twin = [
+            query_id[i] == query_id[j] or document_id[i * ways] == document_id[j * ways]
+            for j in range(batch)
+        ]
+        forward, backward, side = [positive], [positive], []
+        for j in range(batch):
+            for k in range(ways):
+                column, s = j * ways + k, q[i] @ d[j * ways + k]
+                if column == i * ways or not ok(s):
+                    continue
+                if document_id[column] == document_id[i * ways]:
+                    continue
+                if j != i and (query_id[j] == query_id[i]):
+                    continue
+                if negatives == "own" and k > 0 and j != i:
+                    continue
+                forward.append(s + (alpha * temperature if k > 0 and j == i else 0))
+            if j == i or twin[j]:
+                continue
+            backward += [s] if ok(s := d[i * ways] @ q[j]) else []
+            if same_side:
+                side += [s] if ok(s := q[i] @ q[j]) else []
+                side += [s] if ok(s := d[i * ways] @ d[j * ways]) else []
+
+        def cross_entropy(logits, positive=positive):
+            logits = np.array(logits) / temperature
+            return np.log(np.sum(np.exp(logits))) - positive / temperature
+
+        loss = cross_entropy(forward + side)
+        if symmetric:
+            loss = (loss + cross_entropy(backward + side)) / 2
+        losses.append(loss)
+    return np.array(losses)
+
+
+@pytest.mark.parametrize("ways,duplicates", [(1, False), (3, True)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"similarity": "dot", "temperature": 1.0},
+        {"symmetric": True},
+        {"negatives": "own"},
+        {"negatives": "own", "same_side": True, "margin": 0.1},
+        {"same_side": True, "symmetric": True},
+        {"margin": 0.05, "symmetric": True},
+        {"alpha": 0.7},
+    ],
+    ids=str,
+)
+def test_infonce_equals_the_loop(key, ways, options, duplicates):
+    q, d = embeddings(key, ways=ways)
+    query_id = document_id = None
+    labels = NONE
+    if duplicates:
+        query_id = [0, 1, 2, 0, 4, 5]
+        document_id = list(range(6 * ways))
+        document_id[2 * ways] = document_id[4 * ways]
+        document_id[-1] = document_id[ways]
+        document_id[ways - 1] = document_id[0]  # a hard negative equal to its positive
+        labels = Labels(query_id=ids(query_id), document_id=ids(document_id))
+    expected = infonce_loop(q, d, query_id, document_id, **options)
+    actual = infonce(q, d, labels, **options)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_infonce_of_equal_similarities_is_the_log_of_the_columns():
+    q, d = jnp.ones((4, 8)), jnp.ones((12, 8))
+    np.testing.assert_allclose(infonce(q, d, NONE), np.log(12), rtol=1e-6)
+    own = infonce(q, d, NONE, negatives="own")
+    np.testing.assert_allclose(own, np.log(4 + 2), rtol=1e-6)
+
+
+def test_infonce_of_one_pair_is_0(key):
+    q, d = embeddings(key, batch=1, ways=1)
+    for same_side in False, True:
+        loss, grad = jax.value_and_grad(
+            lambda q, side=same_side: jnp.sum(
+                infonce(q, d, NONE, symmetric=True, same_side=side)
+            )
+        )(q)
+        np.testing.assert_allclose(loss, 0, atol=1e-5)
+        np.testing.assert_allclose(grad, 0, atol=1e-5)
+
+
+def test_infonce_symmetric_does_not_care_which_side_is_which(key):
+    q, d = embeddings(key, ways=1)
+    for same_side in False, True:
+        one = infonce(q, d, NONE, symmetric=True, same_side=same_side)
+        other = infonce(d, q, NONE, symmetric=True, same_side=same_side)
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_infonce_permutes_with_its_batch(key):
+    q, d = embeddings(key)
+    order = np.array([3, 1, 5, 0, 2, 4])
+    documents = d.reshape(6, 3, -1)[order].reshape(d.shape)
+    options = {"symmetric": True, "same_side": True, "margin": 0.1}
+    expected = infonce(q, d, NONE, **options)[order]
+    actual = infonce(q[order], documents, NONE, **options)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_infonce_counts_a_repeated_pair_once(key):
+    q, d = embeddings(key, batch=5, ways=2)
+    twice = infonce(
+        jnp.concatenate([q, q[:1]]),
+        jnp.concatenate([d, d[:2]]),
+        Labels(
+            query_id=ids([0, 1, 2, 3, 4, 0]),
+            document_id=ids([*range(10), 0, 1]),
+        ),
+    )
+    once = infonce(q, d, NONE)
+    np.testing.assert_allclose(twice[0], once[0], rtol=1e-5)
+    np.testing.assert_allclose(twice[5], once[0], rtol=1e-5)
+
+
+def test_infonce_margin_has_no_gradient_of_its_own_and_infinity_is_none(key):
+    q, d = embeddings(key)
+    plain = jax.grad(lambda q: jnp.sum(infonce(q, d, NONE)))(q)
+    far = jax.grad(lambda q: jnp.sum(infonce(q, d, NONE, margin=float("inf"))))(q)
+    np.testing.assert_allclose(plain, far, rtol=1e-6)
+    alone = infonce(q, d, NONE, margin=-3.0)  # nothing but the positive is left
+    np.testing.assert_allclose(alone, 0, atol=1e-5)
+
+
+def test_simcse_weight_of_minus_infinity_drops_the_own_hard_negative(key):
+    q, d = embeddings(key, ways=2)
+    dropped = infonce(q, d, NONE, alpha=float("-inf"))
+    equal = np.arange(12)
+    expected = []
+    for i in range(6):
+        document_id = equal.copy()
+        document_id[2 * i + 1] = 2 * i
+        expected.append(
+            infonce(q, d, Labels(document_id=ids(document_id)))[i],
+        )
+    np.testing.assert_allclose(dropped, expected, rtol=1e-5)
+    grad = jax.grad(lambda q: jnp.sum(infonce(q, d, NONE, alpha=float("-inf"))))(q)
+    assert np.all(np.isfinite(grad))
+
+
+def test_identical_views_have_positives_of_cosine_1(key):
+    q, _ = embeddings(key)
+    np.testing.assert_allclose(jnp.sum(normalized(q) ** 2, axis=1), 1, rtol=1e-6)
+
+
+def test_gte_is_one_softmax_of_four_blocks(key):
+    q, d = embeddings(key, ways=1)
+    np.testing.assert_allclose(gte(q[:1], d[:1], NONE), np.log(2), rtol=1e-5)
+    a, b = unit(q), unit(d)
+    scores = np.concatenate([a @ b.T, b @ a.T, a @ a.T, b @ b.T], axis=1) / 0.05
+    scores[:, 12:][np.tile(np.eye(6, dtype=bool), 2)] = -np.inf
+    expected = np.log(np.exp(scores).sum(1)) - np.diag(a @ b.T) / 0.05
+    actual = gte(q, d, NONE, temperature=0.05)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def pair_of_cosine(cosines):
+    """Vectors in the plane with these cosines to (1, 0)."""
+    cosines = np.asarray(cosines, np.float32)
+    q = np.tile(np.array([[1.0, 0.0]], np.float32), (len(cosines), 1))
+    return jnp.asarray(q), jnp.stack([cosines, np.sqrt(1 - cosines**2)], axis=1)
+
+
+def test_cosent_golden_number():
+    q, d = pair_of_cosine([0.2, 0.7])
+    loss = cosent(q, d, Labels(jnp.array([1.0, 0.0])))
+    assert loss.shape == (2,)
+    np.testing.assert_allclose(loss, 10.0000454, rtol=1e-6)
+
+
+def test_cosent_equals_the_loop_and_only_the_order_of_scores_matters(key):
+    q, d = embeddings(key, ways=1)
+    scores = np.array([0.1, 3.0, 3.0, 0.5, 2.0, 0.1], np.float32)
+    c = 20 * np.sum(unit(q) * unit(d), axis=1)
+    total = 1.0
+    for i in range(6):
+        for j in range(6):
+            total += np.exp(c[i] - c[j]) if scores[i] < scores[j] else 0
+    for labels in scores, np.exp(scores):
+        loss = cosent(q, d, Labels(jnp.asarray(labels)))
+        np.testing.assert_allclose(loss, np.log(total), rtol=1e-5)
+
+
+def test_cosent_edge_cases(key):
+    q, d = embeddings(key, ways=1)
+    equal = Labels(jnp.ones(6))
+    loss, grad = jax.value_and_grad(lambda q: jnp.mean(cosent(q, d, equal)))(q)
+    assert loss == 0 and not np.any(grad)
+    q, d = pair_of_cosine([-0.9, 0.0, 0.9])
+    loss = cosent(q, d, Labels(jnp.array([0.0, 0.5, 1.0])))
+    np.testing.assert_allclose(loss, 0, atol=1e-6)
+    shifted = [
+        cosent(*pair_of_cosine(c), Labels(jnp.array([1.0, 0.0])))
+        for c in ([0.2, 0.7], [0.0, 0.5])
+    ]
+    np.testing.assert_allclose(shifted[0], shifted[1], rtol=1e-5)
+
+
+def test_several_scored_documents_are_as_many_pairs(key):
+    q, d = embeddings(key, ways=3)
+    scores = jax.random.uniform(key, (6, 3))
+    for loss in cosent, angle, cosine_mse:
+        pairs = loss(jnp.repeat(q, 3, axis=0), d, Labels(scores.ravel()))
+        together = loss(q, d, Labels(scores))
+        np.testing.assert_allclose(jnp.mean(pairs), jnp.mean(together), rtol=1e-5)
+
+
+def perturbed_cosine(x, y):
+    """As AnglE's code writes it: a complex quotient, summed over all components."""
+    a, b = np.split(np.asarray(x, np.float64), 2, axis=1)
+    c, d = np.split(np.asarray(y, np.float64), 2, axis=1)
+    size = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    real, imaginary = a * c + b * d, b * c - a * d
+    return np.abs((real + imaginary).sum(1) / size)
+
+
+def ranked(values, scores):
+    wrong = values[:, None] - values[None]
+    return np.log(1 + np.exp(wrong[scores[:, None] < scores[None]]).sum())
+
+
+def test_angle_equals_the_complex_form(key):
+    q, d = embeddings(key, ways=1)
+    scores = np.array([0.1, 3.0, 3.0, 0.5, 2.0, 0.1], np.float32)
+    expected = ranked(20 * perturbed_cosine(q, d), scores)
+    loss = angle(q, d, Labels(jnp.asarray(scores)))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_angle_quirks(key):
+    x, _ = embeddings(key, batch=1, ways=1)
+    np.testing.assert_allclose(perturbed_cosine(x, x), 1, rtol=1e-6)
+    # x, -x and itself all have the value 1: the order of scores cannot be satisfied
+    three = jnp.concatenate([x, x])
+    loss = angle(three, jnp.concatenate([x, -x]), Labels(jnp.array([1.0, 0.0])))
+    np.testing.assert_allclose(loss, np.log(2), rtol=1e-5)
+    # where the second halves are 0 there is no imaginary part: CoSENT of |cosines|
+    q, d = embeddings(key, ways=1)
+    half = jnp.arange(10)[None, :] < 5
+    q, d = jnp.where(half, jnp.abs(q), 0.0), jnp.where(half, jnp.abs(d), 0.0)
+    labels = Labels(jnp.arange(6.0))
+    np.testing.assert_allclose(angle(q, d, labels), cosent(q, d, labels), rtol=1e-5)
+
+
+def test_angle_with_its_other_terms(key):
+    q, d = embeddings(key, ways=1)
+    scores = np.array([1, 0, 1, 1, 0, 0], np.float32)
+    labels = Labels(jnp.asarray(scores))
+    both = np.concatenate([unit(q), unit(d)])
+    logits = 20 * both @ both.T
+    np.fill_diagonal(logits, -np.inf)
+    rows = (
+        np.log(np.exp(logits).sum(1)) - logits[np.arange(12), (np.arange(12) + 6) % 12]
+    )
+    in_batch = np.mean(rows * np.tile(scores, 2))
+    expected = (
+        0.3 * ranked(20 * perturbed_cosine(q, d), scores)
+        + 0.5 * np.asarray(cosent(q, d, labels)).mean()
+        + 2.0 * in_batch
+    )
+    loss = angle(q, d, labels, angle_weight=0.3, cosine_weight=0.5, in_batch_weight=2.0)
+    np.testing.assert_allclose(jnp.mean(loss), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_triplet_equals_the_loop(key, distance):
+    q, d = embeddings(key)
+
+    def far(x, y):
+        if distance == "cosine":
+            return 1 - unit(x) @ unit(y)
+        return np.linalg.norm(np.asarray(x) - np.asarray(y))
+
+    expected = [
+        np.mean(
+            [
+                max(0, far(q[i], d[3 * i]) - far(q[i], d[3 * i + k]) + 0.5)
+                for k in (1, 2)
+            ]
+        )
+        for i in range(6)
+    ]
+    actual = triplet(q, d, NONE, margin=0.5, distance=distance)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+    grad = jax.grad(lambda q: jnp.sum(triplet(q, d, NONE, distance=distance)))(d[::3])
+    assert np.all(np.isfinite(grad))  # positives at distance 0
+
+
+def test_cosine_mse_equals_the_loop(key):
+    q, d = embeddings(key, ways=1)
+    scores = np.linspace(0, 1, 6, dtype=np.float32)
+    expected = (np.sum(unit(q) * unit(d), axis=1) - scores) ** 2
+    actual = cosine_mse(q, d, Labels(jnp.asarray(scores)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def labelled(name, ways, batch=8):
+    scores = jnp.arange(float(batch * ways)).reshape(batch, ways) % 5 / 5
+    return Labels(
+        scores,
+        ids(np.arange(batch) % (batch - 1)),
+        ids(np.arange(batch * ways) % (batch * ways - 1)),
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_vectors_of_zeros_and_low_precision_are_finite(key, name):
+    q, d = embeddings(key, batch=8, ways=2)
+    labels = labelled(name, 2)
+    loss = compiled(name)
+    full = jnp.mean(loss(q, d, labels))
+    half = loss(q.astype(jnp.bfloat16), d.astype(jnp.bfloat16), labels)
+    assert half.dtype == jnp.float32 and half.shape == (8,)
+    np.testing.assert_allclose(jnp.mean(half), full, rtol=0.02)
+    q, d = q.at[0].set(0.0), d.at[2:4].set(0.0)
+    loss, grads = jax.jit(
+        jax.value_and_grad(lambda q, d: jnp.mean(LOSSES[name](q, d, labels)), (0, 1))
+    )(q, d)
+    assert np.isfinite(loss)
+    assert all(np.all(np.isfinite(g)) and np.max(np.abs(g)) < 1e3 for g in grads)
+
+
+OPTIONS = {
+    "infonce": [
+        {"symmetric": True, "same_side": True, "margin": 0.1},
+        {"negatives": "own", "alpha": 0.3},
+    ],
+    "gte": [{"temperature": 0.1}],
+    "cosent": [{}],
+    "angle": [{"cosine_weight": 1.0, "in_batch_weight": 1.0}],
+    "triplet": [{}],
+    "cosine_mse": [{}],
+}
+
+
+@pytest.mark.parametrize(
+    "name,options", [(n, o) for n in LOSSES for o in OPTIONS[n]], ids=str
+)
+@pytest.mark.parametrize("ways", [1, 2])
+def test_8_devices_equal_1(key, name, options, ways):
+    if name == "triplet" and ways == 1:
+        pytest.skip("triplet needs hard negatives")
+    q, d = embeddings(key, batch=16, ways=ways)
+    labels = labelled(name, ways, batch=16)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+
+    @jax.jit
+    def value_and_grad(q, d, labels):
+        return jax.value_and_grad(
+            lambda q, d: jnp.mean(LOSSES[name](q, d, labels, **options)), (0, 1)
+        )(q, d)
+
+    one = value_and_grad(q, d, labels)
+    many = value_and_grad(*jax.device_put((q, d, labels), rows))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, many
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradient_equals_finite_differences(key, name):
+    q, d = embeddings(key, batch=3, ways=2, width=6)
+    labels = labelled(name, 2, batch=3)
+    options = {"temperature": 0.5} if name in ("infonce", "gte") else {}
+    if name in ("cosent", "angle"):
+        options = {"scale": 2.0}
+    check_grads(
+        lambda q, d: jnp.mean(compiled(name)(q, d, labels, **options)),
+        (q, d), order=1, modes=["rev"], rtol=2e-2, atol=2e-3,
+    )  # fmt: skip
+
+
+def test_mistakes_are_named(key):
+    q, d = embeddings(key)
+    for name in LOSSES:
+        loss = compiled(name)
+        with pytest.raises(ValueError, match="17 documents"):
+            loss(q, d[:17], Labels(jnp.ones((6, 3))))
+        if name in ("cosent", "angle", "cosine_mse"):
+            with pytest.raises(ValueError, match="the data has none"):
+                loss(q, d, NONE)
+            with pytest.raises(ValueError, match=r"shape \(6,\)"):
+                loss(q, d, Labels(jnp.ones(6)))
+    with pytest.raises(ValueError, match="even number of dimensions, not 9"):
+        angle(q[:, :9], d[:, :9], Labels(jnp.ones((6, 3))))
+    with pytest.raises(ValueError, match="hard negatives"):
+        triplet(q, d[:6], NONE)
+    with pytest.raises(ValueError, match="'cos'; it can be cosine or dot"):
+        infonce(q, d, NONE, similarity="cos")
+    with pytest.raises(ValueError, match="negatives is 'all'"):
+        infonce(q, d, NONE, negatives="all")
+
+
+def test_options_are_keyword_only():
+    for loss in LOSSES.values():
+        kinds = [p.kind for p in inspect.signature(loss).parameters.values()]
+        assert kinds[:3] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 3
+        assert set(kinds[3:]) <= {inspect.Parameter.KEYWORD_ONLY}
+
+
+def torch_loss(name, rows, labels=None, **options):
+    """A sentence-transformers loss and its gradient for raw embeddings."""
+    torch = pytest.importorskip("torch")
+    losses = pytest.importorskip("sentence_transformers.losses")
+    rows = [torch.tensor(np.asarray(x), requires_grad=True) for x in rows]
+    loss = getattr(losses, name)(None, **options)
+    labels = None if labels is None else torch.tensor(np.asarray(labels))
+    value = loss.compute_loss_from_embeddings(rows, labels)
+    value.backward()
+    return value.item(), [x.grad.numpy() for x in rows]
+
+
+def test_sentence_transformers_computes_the_same(key):
+    q, d = embeddings(key, ways=2)
+    p, n = d[::2], d[1::2]
+    scores = np.array([0.1, 1.0, 0.9, 0.5, 0.2, 0.1], np.float32)
+    labels = Labels(jnp.asarray(scores))
+    pairs = jnp.stack([p, n], axis=1).reshape(12, -1)
+    cases = [
+        ("MultipleNegativesRankingLoss", [q, p, n], None,
+         lambda q, d: infonce(q, d, NONE), pairs),
+        ("MultipleNegativesSymmetricRankingLoss", [q, p], None,
+         lambda q, d: infonce(q, d, NONE, symmetric=True), p),
+        ("CoSENTLoss", [q, p], scores, lambda q, d: cosent(q, d, labels), p),
+        ("AnglELoss", [q, p], scores, lambda q, d: angle(q, d, labels), p),
+    ]  # fmt: skip
+    for name, rows, target, loss, documents in cases:
+        value, grads = torch_loss(name, rows, target)
+        ours, grad = jax.value_and_grad(
+            lambda q, d, loss=loss: jnp.mean(loss(q, d)), (0, 1)
+        )(q, documents)
+        np.testing.assert_allclose(ours, value, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            grad[0], grads[0], rtol=1e-4, atol=1e-6, err_msg=name
+        )
