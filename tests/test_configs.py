@@ -1,0 +1,96 @@
+"""Every recipe's :tiny trains, is saved, and loads again."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.common import parse_arg
+from research import pretrained
+from research.experiment import KEYS, make_experiment
+from research.train import loop
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted(
+    path.stem
+    for path in (ROOT / "configs").glob("*.py")
+    if path.stem not in ("__init__", "common", "replay")
+)
+HEADINGS = ("Source:", "Command:", "Variants:", "Cost:", "Expected:")
+
+
+def config(name, arg="tiny"):
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("tokens")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_tiny_trains_two_steps_and_loads(name, tmp_path, cache):
+    recipe = config(name)
+    recipe.steps = recipe.save_every = recipe.log_every = 2
+    parts = make_experiment(recipe, tmp_path, cache=cache)
+    result = loop.run(parts, tmp_path)
+    assert int(result.state.step) == 2
+    assert result.evals["pydocs"]["main_score"] > 0
+    model = pretrained.load(str(tmp_path))
+    assert model.pool == recipe.pool.name
+    assert model.config.depth == 6
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_header_says_what_a_reader_needs(name):
+    text = importlib.import_module(f"configs.{name}").__doc__
+    for heading in HEADINGS:
+        assert heading in text, f"configs/{name}.py has no line {heading}"
+
+
+def test_the_keys_are_the_same_everywhere():
+    assert set(config("quickstart")) == set(KEYS)
+
+
+def test_a_workdir_keeps_its_config(tmp_path, cache):
+    make_experiment(config("separate"), tmp_path, cache=cache)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["encoder"]["depth"] == 6
+    other = config("separate")
+    other.batch_size = 16
+    with pytest.raises(ValueError, match="batch_size is 16 and was 8"):
+        make_experiment(other, tmp_path, cache=cache)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"max_length": 65}, "max_length 65 is beyond the encoder's 64 positions"),
+        ({"steps": 0}, "steps is 0; it should be at least 1"),
+        ({"encoder.vocab": 100}, "tokens, the encoder's table only 100"),
+        ({"mesh.data": 3}, "mesh .* does not fit 8 devices"),
+        ({"objective.micro_batch": 3}, "batch_size 8 does not divide by micro_batch 3"),
+        ({"data": {}}, "the config names no data"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_one_sentence(change, message, tmp_path, cache):
+    recipe = config("separate")
+    for name, value in change.items():
+        with recipe.unlocked():
+            *path, last = name.split(".")
+            part = recipe
+            for key in path:
+                part = part[key]
+            part[last] = value
+    with pytest.raises(ValueError, match=message):
+        make_experiment(recipe, tmp_path, cache=cache)
+
+
+def test_variants_are_typed_by_their_defaults():
+    got = parse_arg("tiny,depth=3,dims=64;128", tiny=False, depth=6, dims=(32,), lr=0.1)
+    assert got.to_dict() == {"tiny": True, "depth": 3, "dims": (64, 128), "lr": 0.1}
+    with pytest.raises(ValueError, match="no variant 'deep'; it has tiny, depth"):
+        parse_arg("deep=3", tiny=False, depth=6)
+    with pytest.raises(ValueError, match="variant depth is 'three'; it takes a int"):
+        parse_arg("depth=three", depth=6)
