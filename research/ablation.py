@@ -48,33 +48,33 @@ class Run(NamedTuple):
     """One training run, and the columns that it is evaluated for.
 
     Attributes:
-        name: of its folder.
-        row: the row it belongs to.
+        name: of its folder: the first row that needs it, the fields, the seed.
         config: its recipe.
         seed: config.seed.
-        columns: names of columns.
+        cells: (row, column) of the table.
     """
 
     name: str
-    row: str
     config: str
     seed: int
-    columns: tuple[str, ...]
+    cells: tuple[tuple[str, str], ...]
 
 
 def runs(ablation: Ablation) -> list[Run]:
-    """Every distinct run, seed by seed, so that an early stop leaves whole seeds."""
+    """Every distinct run, seed by seed, so that an early stop leaves whole seeds.
+
+    Rows whose recipes come out equal share a run.
+    """
     found: dict[tuple[str, int], Run] = {}
     for seed in ablation.seeds:
         for row, recipe in ablation.rows.items():
             for column, fields in ablation.columns.items():
                 config = recipe.format(**fields)
-                changed = [
-                    f"{key}{fields[key]}" for key in re.findall(r"{(\w+)}", recipe)
-                ]
-                name = "-".join([row, *changed, f"seed{seed}"])
-                run = found.get((name, seed), Run(name, row, config, seed, ()))
-                found[name, seed] = run._replace(columns=(*run.columns, column))
+                used = [f"{key}{fields[key]}" for key in re.findall(r"{(\w+)}", recipe)]
+                name = "-".join([row, *used, f"seed{seed}"])
+                run = found.get((config, seed), Run(name, config, seed, ()))
+                cells = (*run.cells, (row, column))
+                found[config, seed] = run._replace(cells=cells)
     return list(found.values())
 
 
@@ -134,7 +134,7 @@ def _scores(ablation: Ablation, run: Run, workdir: Path) -> dict[str, float]:
     """The main score of each of the run's columns."""
     model = pretrained.load(str(workdir / run.name))
     scores = {}
-    for column in run.columns:
+    for column in dict.fromkeys(column for _, column in run.cells):
         fields = ablation.columns[column]
         evaluator = ablation.evals[fields.get("eval") or next(iter(ablation.evals))]
         embed = make_embedder(
@@ -166,9 +166,7 @@ def table(
             values = [
                 found[run.name][column]
                 for run in plan
-                if run.row == row
-                and column in run.columns
-                and not isinstance(found.get(run.name, ""), str)
+                if (row, column) in run.cells and not isinstance(found[run.name], str)
             ]
             paper = ablation.paper.get(row)
             records.append(
