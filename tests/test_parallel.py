@@ -19,7 +19,7 @@ SHAPES = {
     "layers/mlp_norm/scale": (3, 16),
 }
 FSDP = {
-    "embed/token/embedding": P("data", "model"),
+    "embed/token/embedding": P("model", "data"),
     "layers/query/kernel": P(None, "data", "model", None),
     "layers/out/kernel": P(None, "model", None, "data"),
     "layers/up/kernel": P(None, "data", "model"),
@@ -27,7 +27,7 @@ FSDP = {
     "layers/down/kernel": P(None, "model", "data"),
 }
 MODEL_ONLY = {
-    "embed/token/embedding": P(None, "model"),
+    "embed/token/embedding": P("model", None),
     "layers/query/kernel": P(None, None, "model", None),
     "layers/out/kernel": P(None, "model", None, None),
     "layers/up/kernel": P(None, None, "model"),
@@ -110,6 +110,15 @@ def test_batches_are_split_over_data():
     assert put["odd"].sharding.spec == P()
     assert put["scalar"].sharding.spec == P()
     jax.tree.map(np.testing.assert_array_equal, put, batch)
+
+
+def test_states_are_split_by_rows_on_the_ambient_mesh():
+    mesh = parallel.make_mesh({"data": 4, "model": 2})
+    x = jnp.ones((8, 4))
+    assert parallel.split_rows(x) is x
+    with jax.set_mesh(mesh):
+        assert jax.jit(parallel.split_rows)(x).sharding.spec == P("data")
+        assert parallel.split_rows(jnp.ones((6, 4))).sharding.spec != P("data")
 
 
 @pytest.mark.parametrize(

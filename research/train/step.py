@@ -34,12 +34,14 @@ def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) 
         A function whose metrics are [] float32: loss, grad_norm, param_norm,
         learning_rate, finite (1 or 0), and the objective's.
     """
-    everywhere = NamedSharding(state_shardings.step.mesh, P())
+    mesh = state_shardings.step.mesh
+    everywhere = NamedSharding(mesh, P())
 
     def step(state, batch, key):
         loss = jax.value_and_grad(objective.loss, has_aux=True)
         key = jax.random.fold_in(key, state.step)
-        (value, extra), grads = loss(state.params, state.frozen, batch, key)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for split_rows
+            (value, extra), grads = loss(state.params, state.frozen, batch, key)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
