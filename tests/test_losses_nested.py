@@ -17,11 +17,11 @@ ARGUMENTS = {
     "none": {},
     "single": {"depth": 2, "dim": 8},
     "matryoshka": {"dims": (4, 16)},
-    "two_dimensional": {"pairs": PAIRS, "kl_on": "scores", "reduction": "mean"},
-    "starbucks_sts": {"pairs": PAIRS},
-    "starbucks_retrieval": {"pairs": PAIRS},
+    "two_dimensional": {"pairs": PAIRS[1:], "kl_on": "scores", "reduction": "mean"},
+    "starbucks_sts": {"pairs": PAIRS[1:]},
+    "starbucks_retrieval": {"pairs": PAIRS[1:]},
     "2dmse_v1": {},
-    "2dmse_later": {"dims": (4, 8)},
+    "2dmse_later": {"dims": (4,)},
     "st_adaptive": {"layers_per_step": 2},
     "st_matryoshka2d": {"dims": (4, 16)},
     "ese": {"dim": 4},
@@ -53,23 +53,22 @@ def every_layer(key, batch=B, ways=K):
     )
 
 
-def run(nested, q, d, labels=NONE, key=None):
-    """Mean loss, metrics, gradient to q and d; a shallow one sees the last layer."""
+def run(nested, q, d, labels=NONE, key=None, grad=False):
+    """Mean loss, metrics and, if asked for, its gradient to q and d."""
     key = jax.random.key(0) if key is None else key
 
-    @jax.jit
-    def value_and_grad(q, d, labels, key):
-        def mean(q, d):
-            if not nested.deep:
-                q, d = q[:, -1], d[:, -1]
-            loss, metrics = nested.loss(q, d, labels, key)
-            return jnp.mean(loss), (metrics, loss)
+    def mean(q, d, labels, key):
+        if not nested.deep:
+            q, d = q[:, -1], d[:, -1]
+        loss, metrics = nested.loss(q, d, labels, key)
+        assert loss.shape == (len(q),) and loss.dtype == jnp.float32
+        return jnp.mean(loss), metrics
 
-        return jax.value_and_grad(mean, (0, 1), has_aux=True)(q, d)
-
-    (value, (metrics, loss)), grads = value_and_grad(q, d, labels, key)
-    assert loss.shape == (len(q),) and loss.dtype == jnp.float32
-    return float(value), {k: float(v) for k, v in metrics.items()}, grads
+    if not grad:
+        return jax.jit(mean)(q, d, labels, key)
+    value_and_grad = jax.jit(jax.value_and_grad(mean, (0, 1), has_aux=True))
+    (value, metrics), grads = value_and_grad(q, d, labels, key)
+    return value, metrics, grads
 
 
 def test_every_wrapper_is_tested():
@@ -80,9 +79,8 @@ def test_every_wrapper_is_tested():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_wrapper_fits_every_loss(key, name, loss):
     nested = NESTED[name](LOSSES[loss], **ARGUMENTS[name])
-    value, metrics, grads = run(nested, *every_layer(key))
-    assert np.isfinite(value) and all(np.isfinite(list(metrics.values())))
-    assert all(np.all(np.isfinite(g)) for g in grads)
+    results = run(nested, *every_layer(key), grad=True)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(results))
 
 
 @pytest.mark.parametrize(
@@ -93,8 +91,8 @@ def test_8_devices_equal_1(key, name, ways):
     rows = NamedSharding(mesh, PartitionSpec("data"))
     arrays = every_layer(key, 16, ways)
     nested = NESTED[name](infonce, **ARGUMENTS[name])
-    one = run(nested, *arrays)
-    many = run(nested, *jax.device_put(arrays, rows))
+    one = run(nested, *arrays, grad=True)
+    many = run(nested, *jax.device_put(arrays, rows), grad=True)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, many
     )
@@ -134,7 +132,7 @@ def feature_kl(q, d, depth, dim):
 @pytest.mark.parametrize("ways", [1, 2])
 def test_starbucks_sts_equals_the_loop(key, ways):
     q, d, _ = every_layer(key, ways=ways)
-    value, metrics, _ = run(NESTED["starbucks_sts"](infonce, pairs=PAIRS), q, d)
+    value, metrics = run(NESTED["starbucks_sts"](infonce, pairs=PAIRS), q, d)
     tasks = {p: loop_infonce(*at(q, d, *p)) for p in PAIRS}
     divergences = {p: feature_kl(q, d, *p) for p in PAIRS[:2]}
     expected = sum(tasks.values()) + 0.3 * sum(divergences.values())
@@ -151,7 +149,9 @@ def test_starbucks_sts_equals_torch(key):
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
     q, d, _ = every_layer(key)
-    value, _, grads = run(NESTED["starbucks_sts"](infonce, pairs=PAIRS), q, d)
+    value, _, grads = run(
+        NESTED["starbucks_sts"](infonce, pairs=PAIRS), q, d, grad=True
+    )
     anchors = torch.tensor(np.asarray(q), requires_grad=True)
     documents = torch.tensor(np.asarray(d), requires_grad=True)
     # the order of columns [positives; negatives] of the code, not of our rows
@@ -176,9 +176,10 @@ def test_starbucks_sts_equals_torch(key):
 
 def test_starbucks_of_the_full_size_is_the_loss(key):
     q, d, labels = every_layer(key)
-    plain = run(NESTED["none"](infonce), q, d, labels)
+    plain = run(NESTED["none"](infonce), q, d, labels, grad=True)
     for name in "starbucks_sts", "starbucks_retrieval":
-        value, _, grads = run(NESTED[name](infonce, pairs=((L, D),)), q, d, labels)
+        nested = NESTED[name](infonce, pairs=((L, D),))
+        value, _, grads = run(nested, q, d, labels, grad=True)
         np.testing.assert_allclose(value, plain[0], rtol=1e-6)
         np.testing.assert_allclose(grads[0], plain[2][0], rtol=1e-5, atol=1e-7)
 
@@ -187,7 +188,7 @@ def test_starbucks_of_equal_layers_is_a_multiple_of_the_loss(key):
     q, d, _ = every_layer(key)
     q, d = (jnp.broadcast_to(x[:, :1], x.shape) for x in (q, d))
     pairs = tuple((depth, D) for depth in (1, 2, 3, 4))
-    value, metrics, _ = run(NESTED["starbucks_sts"](infonce, pairs=pairs), q, d)
+    value, metrics = run(NESTED["starbucks_sts"](infonce, pairs=pairs), q, d)
     np.testing.assert_allclose(value, 4 * metrics[f"task/{L}x{D}"], rtol=1e-6)
     np.testing.assert_allclose(metrics[f"kl/1x{D}"], 0, atol=1e-6)
 
@@ -199,7 +200,7 @@ def test_starbucks_gradient_stays_in_the_prefix_and_reaches_the_teacher(key):
         nested = NESTED["two_dimensional"](
             lambda q, d, labels: 0.0 * q[:, 0], pairs=((2, 8),), **options
         )
-        return np.asarray(run(nested, q, d)[2][0])
+        return np.asarray(run(nested, q, d, grad=True)[2][0])
 
     attached = grad_of(kl_on="features")
     assert np.any(attached[:, 2, :8]) and not np.any(attached[:, 2, 8:])
@@ -207,7 +208,7 @@ def test_starbucks_gradient_stays_in_the_prefix_and_reaches_the_teacher(key):
     assert not np.any(attached[:, [0, 1, 3]])
     detached = grad_of(kl_on="features", detach_teacher=True)
     assert np.any(detached[:, 2]) and not np.any(detached[:, L])
-    task = run(NESTED["single"](infonce, depth=2, dim=8), q, d)[2][0]
+    task = run(NESTED["single"](infonce, depth=2, dim=8), q, d, grad=True)[2][0]
     assert np.any(task[:, 2, :8]) and not np.any(task[:, 2, 8:])
 
 
@@ -231,7 +232,7 @@ DOT = partial(infonce, similarity="dot", temperature=1.0)
 
 def test_starbucks_retrieval_equals_the_loop(key):
     q, d, _ = every_layer(key)
-    value, metrics, _ = run(NESTED["starbucks_retrieval"](DOT, pairs=PAIRS), q, d)
+    value, metrics = run(NESTED["starbucks_retrieval"](DOT, pairs=PAIRS), q, d)
     expected = 0.0
     teacher = np.asarray(q[:, L]) @ np.asarray(d[:, L]).T
     for pair in PAIRS:
@@ -248,7 +249,7 @@ def test_starbucks_retrieval_does_not_train_its_teacher(key):
     nested = NESTED["starbucks_retrieval"](
         lambda q, d, labels: 0.0 * q[:, 0], pairs=((2, 8),)
     )
-    for grad in run(nested, q, d)[2]:
+    for grad in run(nested, q, d, grad=True)[2]:
         assert np.any(grad[:, 2]) and not np.any(grad[:, L])
 
 
@@ -264,8 +265,11 @@ def test_score_divergence_ignores_a_constant_per_query(key):
 def test_matryoshka_sums_prefixes(key):
     q, d, labels = every_layer(key)
     nested = NESTED["matryoshka"](infonce, dims=(4, 8, 16), weights=(0.5, 2.0, 1.0))
-    value, metrics, grads = run(nested, q, d, labels)
-    each = [run(NESTED["single"](infonce, dim=k), q, d, labels) for k in (4, 8, 16)]
+    value, metrics, grads = run(nested, q, d, labels, grad=True)
+    each = [
+        run(NESTED["single"](infonce, dim=k), q, d, labels, grad=True)
+        for k in (4, 8, 16)
+    ]
     weighted = [c * x[0] for c, x in zip((0.5, 2.0, 1.0), each, strict=True)]
     np.testing.assert_allclose(value, sum(weighted), rtol=1e-6)
     np.testing.assert_allclose(metrics["task/8"], each[1][0], rtol=1e-6)

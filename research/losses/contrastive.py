@@ -65,7 +65,7 @@ def infonce(
         ValueError: rows of d are no multiple of rows of q, or an unknown option.
     """
     check_option("negatives", negatives, ("shared", "own"))
-    blocks = _blocks(q, d, labels, similarity, margin)
+    blocks = _blocks(q, d, labels, similarity, margin, same_side)
     ways = d.shape[0] // q.shape[0]
     own_row = jnp.repeat(jnp.eye(q.shape[0], dtype=bool), ways, axis=1)
     hard = (jnp.arange(d.shape[0]) % ways > 0)[None, :]
@@ -73,8 +73,7 @@ def infonce(
     forward = jnp.where(own_row & hard, forward + alpha, forward)
     if negatives == "own":
         forward = jnp.where(hard & ~own_row, _LOWEST, forward)
-    sides = [blocks.queries, blocks.documents] if same_side else []
-    sides = [_scaled(side, temperature) for side in sides]
+    sides = [_scaled(side, temperature) for side in blocks.sides]
     positive = blocks.positive / temperature
     loss = _logsumexp(forward, *sides) - positive
     if symmetric:
@@ -101,9 +100,10 @@ def gte(
     Returns:
         [B] float32 loss per query.
     """
-    positive, *blocks = _blocks(q, d, labels, similarity, margin)
-    logits = [_scaled(block, temperature) for block in blocks]
-    return _logsumexp(*logits) - positive / temperature
+    blocks = _blocks(q, d, labels, similarity, margin, same_side=True)
+    logits = [blocks.forward, blocks.backward, *blocks.sides]
+    logits = [_scaled(block, temperature) for block in logits]
+    return _logsumexp(*logits) - blocks.positive / temperature
 
 
 def cosent(q: Array, d: Array, labels: Labels, *, scale: float = 20.0) -> Array:
@@ -231,14 +231,13 @@ class _Blocks(NamedTuple):
     positive: Array  # [B] of query i to its positive
     forward: Array  # [B, B*K] of query i to document j
     backward: Array  # [B, B] of positive i to query j
-    queries: Array  # [B, B] of query i to query j != i
-    documents: Array  # [B, B] of positive i to positive j != i
+    sides: list[Array]  # two [B, B] of query i to query j != i, and so of positives
 
 
 _LOWEST = float(jnp.finfo(jnp.float32).min)
 
 
-def _blocks(q, d, labels, similarity, margin) -> _Blocks:
+def _blocks(q, d, labels, similarity, margin, same_side) -> _Blocks:
     ways = ways_of(q, d)
     count = q.shape[0]
     itself = jnp.eye(count, dtype=bool)
@@ -255,12 +254,12 @@ def _blocks(q, d, labels, similarity, margin) -> _Blocks:
         keep = keep if always is None else keep | always
         return jnp.where(keep, scores, _LOWEST)
 
+    sides = [(q, q), (d[::ways], d[::ways])] if same_side else []
     return _Blocks(
         positive,
         kept(forward, apart, is_positive),
         kept(forward[:, ::ways].T, others, itself),
-        kept(similarities(q, q, similarity), others),
-        kept(similarities(d[::ways], d[::ways], similarity), others),
+        [kept(similarities(x, y, similarity), others) for x, y in sides],
     )
 
 
