@@ -1,4 +1,6 @@
+import resource
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +166,26 @@ def test_training_on_does_not_change_what_is_being_saved(tmp_path):
     checkpoints.wait(manager)
     manager.close()
     assert (checkpoints.restore_params(tmp_path)["w"] == 1).all()
+
+
+def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(tmp_path):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    random = np.random.default_rng(0)
+    values = jnp.asarray(random.normal(size=100_000), jnp.float32)
+    manager = checkpoints.open_manager(tmp_path)
+    checkpoints.save(manager, TrainState(jnp.int32(1), {"w": values}, {}, ()))
+    checkpoints.wait(manager)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(ValueError, match="cannot write .*: File too large$"):
+            checkpoints.save(manager, TrainState(jnp.int32(2), {"w": values}, {}, ()))
+            checkpoints.wait(manager)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    manager.close()
+    assert checkpoints.latest_step(tmp_path) == 1
+    np.testing.assert_array_equal(checkpoints.restore_params(tmp_path)["w"], values)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -8,6 +8,7 @@ no state: a step's key is the run's key folded with the step.
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ import orbax.checkpoint as ocp
 from research.structs import Params, TrainState
 
 Manager = ocp.CheckpointManager
+
+# What goes wrong in orbax reaches us as an exception; it also logs the traceback.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 def open_manager(folder: Path, *, keep: int = 2, keep_every: int = 0) -> Manager:
@@ -180,25 +184,29 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _report(step: int, error: Exception) -> None:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
     print(
-        f"checkpoint {step} cannot be read, trying the one before: {reason[0][:200]}",
+        f"checkpoint {step} cannot be read, trying the one before: {_reason(error)}",
         file=sys.stderr,
     )
 
 
+def _reason(error: Exception) -> str:
+    """The system's own words if tensorstore quotes them, else the first line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    quoted = re.search(r": ([^:]+) \[os_error_code", lines[0])
+    return quoted[1] if quoted else lines[0][:200]
+
+
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the pages that orbax logs about a file that it cannot read."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
+    """Without what asyncio logs about the other reads when one has failed."""
+    logger = logging.getLogger("asyncio")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -206,7 +214,6 @@ def _writing(folder) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # tensorstore has no class of its own for a full disk
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"cannot write checkpoints to {folder}: {reason[0][:200]}"
+            f"cannot write checkpoints to {folder}: {_reason(error)}"
         ) from error
