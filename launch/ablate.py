@@ -22,7 +22,7 @@ def main():
     """Trains and scores what is not done yet; writes table.md, table.csv, table.png."""
     if CONFIG.value is None:
         raise ValueError("--config is needed, such as configs/ablations/starbucks.py")
-    config = dict(CONFIG.value)
+    config = CONFIG.value.to_dict()  # in the order of the file; items() would sort
     evals = {name: build(EVALS, part) for name, part in config.pop("evals").items()}
     ablation = ablations.Ablation(evals=evals, **config)
     workdir = Path(WORKDIR.value)
