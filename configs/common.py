@@ -3,9 +3,9 @@
 import os
 
 import ml_collections
-from research.eval.evaluators import EVALS
 
 from research.data.sources import SOURCES
+from research.eval.evaluators import EVALS
 from research.experiment import ENCODERS, TOKENIZERS
 from research.losses.contrastive import LOSSES
 from research.losses.nested import NESTED
@@ -73,7 +73,7 @@ def base() -> ml_collections.ConfigDict:
             "evals": {},
             "log_every": 10,
             "save_every": 500,
-            "eval_every": 0,  # 0: at the end only
+            "eval_every": 0,  # 0: at the end only, else before training too
         }
     )
 

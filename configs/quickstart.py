@@ -8,10 +8,9 @@ Cost: see README.md.
 Expected: nDCG@10 of docstring to code on held-out packages: see README.md.
 """
 
-from research.eval.evaluators import EVALS
-
 from configs.common import base, parse_arg, starbucks_pairs, tiny
 from research.data.sources import SOURCES
+from research.eval.evaluators import EVALS
 from research.experiment import ENCODERS, TOKENIZERS
 from research.losses.nested import NESTED
 from research.sections import section
@@ -37,7 +36,7 @@ def get_config(arg: str = ""):
     config.evals = {"pydocs": section(EVALS, "pydocs_retrieval")}
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup = 0.1
-    config.save_every = 100
+    config.save_every = config.eval_every = 100
     if arg.tiny:
         tiny(config)
     pairs = starbucks_pairs(config)

@@ -10,10 +10,9 @@ Cost: about 10 minutes on 2 CPU cores (all-MiniLM-L6-v2, 128 steps of 32 pairs).
 Expected: not measured here.
 """
 
-from research.eval.evaluators import EVALS
-
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_pairs
 from research.data.sources import SOURCES
+from research.eval.evaluators import EVALS
 from research.losses.contrastive import LOSSES
 from research.losses.nested import NESTED
 from research.models.pooling import POOLS

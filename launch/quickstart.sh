@@ -8,12 +8,12 @@ workdir="${1:-runs/quickstart}"
 bash launch/setup.sh
 python=.venv/bin/python
 
-echo "== 1/4 the same encoder, untrained" >&2
-$python -m launch.train --config=configs/quickstart.py:steps=0 --workdir="$workdir-untrained" > /dev/null
-echo "== 2/4 training" >&2
+echo "== 1/4 training, scored before, during and after" >&2
 $python -m launch.train --config=configs/quickstart.py --workdir="$workdir"
-echo "== 3/4 every depth and width" >&2
+echo "== 2/4 every depth and width" >&2
 $python -m launch.evaluate --model="$workdir" --task=pydocs_retrieval --grid
-echo "== 4/4 a search among code it has not seen" >&2
-$python -m launch.search --model="$workdir" --corpus=pydocs --query="read a file line by line" --hits=5
-echo "report: $workdir/evals/report.md" >&2
+echo "== 3/4 a search of code it has not seen" >&2
+$python -m launch.search --model="$workdir" --corpus=pydocs --hits=5 \
+  --query="read a file line by line"
+echo "== 4/4 the report" >&2
+$python -m launch.report --workdir="$workdir"

@@ -14,7 +14,7 @@ from research.eval.embed import make_embedder
 from research.eval.retrieval import unit
 
 CORPUS = flags.DEFINE_string(
-    "corpus", None, "A jsonl or txt file, or a BEIR folder.", required=True
+    "corpus", None, "A jsonl or txt file, a BEIR folder, or pydocs.", required=True
 )
 QUERY = flags.DEFINE_string("query", None, "What to search for.", required=True)
 HITS = flags.DEFINE_integer("hits", 10, "How many texts to print.", lower_bound=1)

@@ -7,6 +7,8 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Tests compile a thousand small programs and run each once or twice.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -49,6 +49,14 @@ def test_a_header_says_what_a_reader_needs(name):
         assert heading in text, f"configs/{name}.py has no line {heading}"
 
 
+def test_a_run_replays_from_its_config(tmp_path, cache):
+    recipe = config("starbucks_sts")
+    make_experiment(recipe, tmp_path, cache=cache)
+    replayed = config("replay", str(tmp_path / "config.json"))
+    assert replayed.to_dict() == recipe.to_dict()
+    replayed.loss.temperature = 0.1  # an override
+
+
 def test_the_keys_are_the_same_everywhere():
     assert set(config("quickstart")) == set(KEYS)
 

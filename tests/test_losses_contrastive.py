@@ -15,14 +15,6 @@ from research.structs import Labels
 NONE = Labels()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Most of these tests' time would go into optimising what runs once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @cache
 def jitted(name, **options):
     return jax.jit(partial(LOSSES[name], **options))

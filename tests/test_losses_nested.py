@@ -29,14 +29,6 @@ ARGUMENTS = {
 NONE = Labels()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Most of these tests' time would go into optimising what runs once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def ids(count):
     values = (jnp.arange(count) % (count - 1)).astype(jnp.uint32)
     return jnp.stack([values, values], axis=1)

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from research.data.files import open_text, read_records
+from research.data.sources import SOURCES
 
 
 def read_corpus(path: str | Path) -> tuple[list[str], list[str]]:
     """(names, texts) of a file or a BEIR folder's corpus, in order, none left out.
 
+    "pydocs" is the code of the installed packages that are never trained on.
     A .txt file has a text on each line; a jsonl, tsv or csv file the field `text`, and
     perhaps `title`, which comes before it, and `_id`. Each plain or .gz. A text without
     `_id` goes by its line number.
@@ -16,6 +18,9 @@ def read_corpus(path: str | Path) -> tuple[list[str], list[str]]:
         FileNotFoundError: there is no such file.
         ValueError: a line is empty, malformed or has no text; it is named by number.
     """
+    if str(path) == "pydocs":
+        code = [row.positives[0] for row in SOURCES["pydocs"](split="test").rows]
+        return [str(number) for number in range(len(code))], code
     path = Path(path).expanduser()
     if path.is_dir():
         plain = path / "corpus.jsonl"

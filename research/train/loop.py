@@ -39,7 +39,8 @@ class Experiment(NamedTuple):
         steps: updates of the whole run.
         seed: of parameters and dropout.
         fsdp: split parameters over 'data' too.
-        log_every, save_every, eval_every: in steps; 0 for only at the end.
+        log_every, save_every, eval_every: in steps; 0 for only at the end. With
+            eval_every, step 0 is evaluated too: the model before training.
         keep: the newest checkpoints that stay.
         keep_every: checkpoints at its multiples stay too; 0 for none.
         evaluators: name -> function of an EmbedFn that gives scores.
@@ -141,7 +142,7 @@ def _train(parts: _Run, state: TrainState, stopped: Callable[[int], bool]) -> Re
     experiment = parts.experiment
     first = done = int(state.step)
     row, evals = {}, {}
-    if first and _due(first, experiment.eval_every, experiment.steps):
+    if _due(first, experiment.eval_every, experiment.steps):
         evals = _evaluate(parts, state.params, first)
     advance = _make_advance(parts, state)
     with contextlib.closing(_batches(experiment, first)) as batches:
