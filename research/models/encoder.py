@@ -10,6 +10,7 @@ from research.models.config import EncoderConfig
 from research.models.layers import Block, Embedder, norm
 from research.models.masks import same_text, text_masks
 from research.models.positions import positions, rope_frequencies, rope_table
+from research.parallel import split_rows
 from research.structs import Array, EncoderOutput, Key, Params, Pool, Tokens
 
 
@@ -134,15 +135,15 @@ def _scan(
 
     def layer(x, xs):
         p, k = xs
-        x = Block(cfg).apply({"params": p}, x, mask, rope, k)
+        # Without this a compiler that sees weights split over devices splits the hidden
+        # states by width, and moves them around instead of the weights.
+        x = split_rows(Block(cfg).apply({"params": p}, x, mask, rope, k))
         return x, None if keep is None else keep(final(x))
 
-    x = Embedder(cfg).apply(
-        {"params": params["embed"]},
-        tokens.ids,
-        position,
-        None if keys is None else keys[-1],
-    )
+    embedder = Embedder(cfg)
+    embed_key = None if keys is None else keys[-1]
+    x = embedder.apply({"params": params["embed"]}, tokens.ids, position, embed_key)
+    x = split_rows(x)
     first = None if keep is None else keep(final(x))
     xs = (params["layers"], None if keys is None else keys[:-1])
     x, rest = jax.lax.scan(jax.checkpoint(layer) if cfg.remat else layer, x, xs)

@@ -116,14 +116,7 @@ class Block(nn.Module):
         q, k, v = heads("query"), heads("key"), heads("value")
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
-        drops = key is not None and cfg.dropout > 0
-        fused = cfg.attention == "fused" or (
-            cfg.attention == "auto" and jax.default_backend() != "cpu"
-        )
-        if fused and not drops:  # the fused kernels have no dropout of the weights
-            y = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-        else:
-            y = plain_attention(q, k, v, mask, cfg.dropout, key)
+        y = attend(cfg, q, k, v, mask, key)
         return nn.DenseGeneral(
             cfg.width,
             axis=(-2, -1),
@@ -150,6 +143,28 @@ class Block(nn.Module):
         act = ACTIVATIONS[cfg.act]
         y = act(dense(cfg.mlp, "gate")(x)) * up if cfg.gated else act(up)
         return dense(cfg.width, "down")(y)
+
+
+def attend(
+    cfg: EncoderConfig, q: Array, k: Array, v: Array, mask: Array, key: Key | None
+) -> Array:
+    """Attention by the implementation that the config names; as `plain_attention`.
+
+    "auto" is chosen where the program is compiled for, not where it is traced. Dropout
+    of the weights is something that only the plain implementation has.
+    """
+
+    def plain(q, k, v, mask):
+        return plain_attention(q, k, v, mask, cfg.dropout, key)
+
+    def fused(q, k, v, mask):
+        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+
+    if cfg.attention == "plain" or (key is not None and cfg.dropout > 0):
+        return plain(q, k, v, mask)
+    if cfg.attention == "fused":
+        return fused(q, k, v, mask)
+    return jax.lax.platform_dependent(q, k, v, mask, cpu=plain, default=fused)
 
 
 def plain_attention(

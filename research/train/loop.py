@@ -144,6 +144,7 @@ def _train(parts: _Run, state: TrainState, stopped: Callable[[int], bool]) -> Re
     row, evals = {}, {}
     if _due(first, experiment.eval_every, experiment.steps):
         evals = _evaluate(parts, state.params, first)
+        parts.meter.restart()
     advance = _make_advance(parts, state)
     with contextlib.closing(_batches(experiment, first)) as batches:
         for done in range(first + 1, experiment.steps + 1):
