@@ -18,7 +18,7 @@ from research.sections import section
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
-    arg = parse_arg(arg, tiny=False, steps=300)
+    arg = parse_arg(arg, tiny=False, steps=200)
     config = base()
     config.steps = arg.steps
     config.tokenizer = section(TOKENIZERS, "trained", vocab=8_192)

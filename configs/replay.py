@@ -1,4 +1,4 @@
-"""A run again, from the config.json that it left: configs/replay.py:WORKDIR/config.json.
+"""A run again, from the config.json that it left (replay.py:WORKDIR/config.json).
 
 Source: the run's own file; overrides still work.
 Command: python -m launch.train --config=configs/replay.py:runs/a/config.json \

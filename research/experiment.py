@@ -33,6 +33,9 @@ KEYS = (
     *("mesh", "evals", "log_every", "save_every", "eval_every"),
 )
 
+# Rows of a source that a tokeniser is trained on, about.
+TOKENIZER_ROWS = 10_000
+
 
 def make_experiment(
     config: ml_collections.ConfigDict, workdir: Path, *, cache: Path | None = None
@@ -154,7 +157,9 @@ def _tokenizer(config, sources: Mapping[str, Source], workdir: Path) -> Tokenize
 
     def corpus() -> Iterable[str]:
         for source in sources.values():
-            for row in source.rows:
+            # Evenly spaced rows say as much about words as all of them.
+            step = -(-len(source.rows) // TOKENIZER_ROWS)
+            for row in source.rows[::step]:
                 yield row.query
                 yield from (*row.positives, *row.negatives)
 
@@ -263,7 +268,7 @@ def pretrained_encoder(
     depth: int = -1,
     dropout: float = 0.1,
     dtype: str = "float32",
-    remat: bool = False,
+    remat: str = "dots",
 ) -> EncoderConfig:
     """The shape of a model's encoder, or of its first `depth` blocks."""
     cfg = pretrained.load(model).config

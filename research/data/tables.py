@@ -124,7 +124,9 @@ def _chunks(
 ) -> Iterator[tuple[list[Row], list[np.ndarray], list[str]]]:
     """(rows, ids of their texts, these texts without prompts), CHUNK rows at a time."""
     size = len(source.rows)
-    for start in tqdm(range(0, size, CHUNK), "tokenising", delay=5, leave=False):
+    for start in tqdm(
+        range(0, size, CHUNK), "tokenising", delay=5, leave=False, disable=None
+    ):
         rows, texts, prompted, owners = source.rows[start : start + CHUNK], [], [], []
         for index, row in enumerate(rows, start):
             for role, value in (

@@ -33,7 +33,9 @@ class EncoderConfig:
         embed_norm: whether the sum of the embeddings is normalised.
         dropout: the rate after the embeddings, each sublayer and on attention weights.
         dtype: the type of activations and matrix products; parameters are float32.
-        remat: recompute each block in the backward pass instead of storing it.
+        remat: what the backward pass recomputes of each block: 'none', 'dots' (all but
+            the results of its projections; less memory and, limited by memory traffic,
+            faster than none) or 'all'.
         attention: 'auto', 'plain' or 'fused' (`jax.nn.dot_product_attention`); auto is
             plain on CPU and fused elsewhere.
     """
@@ -56,7 +58,7 @@ class EncoderConfig:
     embed_norm: bool = True
     dropout: float = 0.1
     dtype: str = "float32"
-    remat: bool = False
+    remat: str = "dots"
     attention: str = "auto"
 
     def __post_init__(self):
@@ -67,6 +69,7 @@ class EncoderConfig:
             "position": ("learned", "rope"),
             "attention": ("auto", "plain", "fused"),
             "dtype": ("float32", "bfloat16"),
+            "remat": ("none", "dots", "all"),
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
@@ -109,7 +112,7 @@ def bert(
     max_len: int = 512,
     dropout: float = 0.1,
     dtype: str = "float32",
-    remat: bool = False,
+    remat: str = "dots",
 ) -> EncoderConfig:
     """BERT (Devlin et al. 2019): post-norm, learned positions, exact GELU."""
     return EncoderConfig(
@@ -136,7 +139,7 @@ def modern(
     rope_theta: float = 10_000.0,
     dropout: float = 0.0,
     dtype: str = "float32",
-    remat: bool = False,
+    remat: str = "dots",
 ) -> EncoderConfig:
     """The pre-norm body of recent encoders: RMSNorm, RoPE, gated SiLU, no biases."""
     return EncoderConfig(

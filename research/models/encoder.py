@@ -13,6 +13,12 @@ from research.models.positions import positions, rope_frequencies, rope_table
 from research.parallel import split_rows
 from research.structs import Array, EncoderOutput, Key, Params, Pool, Tokens
 
+# What the backward pass finds stored of a block, for each `EncoderConfig.remat`.
+SAVED = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "all": jax.checkpoint_policies.nothing_saveable,
+}
+
 
 def init(key: Key, cfg: EncoderConfig) -> Params:
     """Random parameters: normal(0.02) kernels and tables, as BERT's."""
@@ -146,7 +152,9 @@ def _scan(
     x = split_rows(x)
     first = None if keep is None else keep(final(x))
     xs = (params["layers"], None if keys is None else keys[:-1])
-    x, rest = jax.lax.scan(jax.checkpoint(layer) if cfg.remat else layer, x, xs)
+    if cfg.remat != "none":
+        layer = jax.checkpoint(layer, policy=SAVED[cfg.remat])
+    x, rest = jax.lax.scan(layer, x, xs)
     if keep is None:
         return final(x), None
     return final(x), jnp.concatenate([first[None], rest])

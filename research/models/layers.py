@@ -105,26 +105,28 @@ class Block(nn.Module):
         cfg = self.cfg
 
         def heads(name):
-            return nn.DenseGeneral(
+            y = nn.DenseGeneral(
                 (cfg.heads, cfg.head_dim),
                 kernel_init=INIT,
                 use_bias=cfg.bias,
                 dtype=cfg.compute_dtype,
                 name=name,
-            )(x)
+            )(_flat(x))
+            return y.reshape(*x.shape[:2], cfg.heads, cfg.head_dim)
 
         q, k, v = heads("query"), heads("key"), heads("value")
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         y = attend(cfg, q, k, v, mask, key)
-        return nn.DenseGeneral(
+        out = nn.DenseGeneral(
             cfg.width,
             axis=(-2, -1),
             kernel_init=INIT,
             use_bias=cfg.bias,
             dtype=cfg.compute_dtype,
             name="out",
-        )(y)
+        )
+        return out(_flat(y)).reshape(x.shape)
 
     def mlp(self, x):
         """Feed-forward layer, gated or not: [B, S, D] -> [B, S, D]."""
@@ -139,10 +141,20 @@ class Block(nn.Module):
                 name=name,
             )
 
-        up = dense(cfg.mlp, "up")(x)
+        rows = _flat(x)
+        up = dense(cfg.mlp, "up")(rows)
         act = ACTIVATIONS[cfg.act]
-        y = act(dense(cfg.mlp, "gate")(x)) * up if cfg.gated else act(up)
-        return dense(cfg.width, "down")(y)
+        y = act(dense(cfg.mlp, "gate")(rows)) * up if cfg.gated else act(up)
+        return dense(cfg.width, "down")(y).reshape(x.shape)
+
+
+def _flat(x: Array) -> Array:
+    """[B, S, ...] as [B*S, ...].
+
+    From three axes XLA's CPU compiler makes transposed copies for the gradient of a
+    kernel, which take longer than the product.
+    """
+    return x.reshape(-1, *x.shape[2:])
 
 
 def attend(
