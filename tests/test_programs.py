@@ -1,0 +1,126 @@
+"""Whole programs, through the command line, as a user runs them."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from research.train.checkpoints import restore_params
+
+ROOT = Path(__file__).parent.parent
+STEPS = 30
+TRAIN = (
+    *(sys.executable, "-m", "launch.train", "--config=configs/separate.py:tiny"),
+    *(f"--config.steps={STEPS}", "--config.save_every=3", "--config.log_every=1"),
+    # Three epochs of learning for the loss to differ if anything does.
+    "--config.optimizer.learning_rate=0.001",
+)
+
+
+def environment(devices):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def command(workdir, cache):
+    return (*TRAIN, f"--workdir={workdir}", f"--cache={cache}")
+
+
+def train(workdir, cache, devices=1):
+    done = subprocess.run(
+        command(workdir, cache), cwd=ROOT, env=environment(devices), capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout.decode().splitlines()[-1])
+
+
+def losses(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def kill_at(step, workdir, cache):
+    """Starts the run and kills it, without a warning, once it logs a step."""
+    start = command(workdir, cache)
+    with open(os.devnull, "w") as nowhere:
+        process = subprocess.Popen(
+            start, cwd=ROOT, env=environment(1), stdout=nowhere, stderr=nowhere
+        )
+    metrics = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_bytes().count(b"\n") >= step:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("tokens")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    """The workdir of a run that nothing interrupts."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    result = train(workdir, cache)
+    assert result["step"] == STEPS and result["finished"]
+    return workdir
+
+
+@pytest.mark.slow  # five processes, each of which imports JAX and compiles
+def test_a_run_killed_three_times_ends_bit_equal(whole, cache, tmp_path):
+    workdir = tmp_path / "killed"
+    moments = sorted(random.SystemRandom().sample(range(4, STEPS - 1), 3))
+    for step in moments:
+        kill_at(step, workdir, cache)
+    train(workdir, cache)
+    expected, got = (restore_params(w / "checkpoints") for w in (whole, workdir))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    assert losses(workdir) == losses(whole), f"killed after steps {moments}"
+
+
+@pytest.mark.slow  # two more such processes
+@pytest.mark.parametrize("devices", [4, 8])
+def test_a_run_goes_on_alike_on_more_devices(devices, whole, cache, tmp_path):
+    workdir = tmp_path / "moved"
+    shutil.copytree(whole, workdir)
+    shutil.rmtree(workdir / "checkpoints" / str(STEPS))
+    kept = [
+        int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()
+    ]
+    assert kept and max(kept) < STEPS
+    train(workdir, cache, devices)
+    got, expected = losses(workdir), losses(whole)
+    assert got.keys() == expected.keys()
+    np.testing.assert_allclose(
+        list(got.values()), list(expected.values()), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_mistakes_are_one_sentence_and_exit_1(tmp_path):
+    start = (sys.executable, "-m", "launch.train", f"--workdir={tmp_path / 'run'}")
+    for arguments, message in (
+        (["--config=configs/nosuch.py"], "configs/nosuch.py: no such config file"),
+        (["--config=configs/separate.py:tiny", "--config.stepz=3"], "stepz"),
+        (["--config=configs/separate.py:data=/nowhere"], "/nowhere"),
+    ):
+        done = subprocess.run(
+            [*start, *arguments], cwd=ROOT, env=environment(1), capture_output=True
+        )
+        error = done.stderr.decode()
+        assert done.returncode == 1 and not done.stdout
+        assert error.startswith("error: ") and message in error
+        assert error.count("\n") == 1, error
