@@ -18,18 +18,19 @@ from research.sections import section
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
-    arg = parse_arg(arg, tiny=False, steps=200)
+    arg = parse_arg(arg, tiny=False, steps=300)
     config = base()
+    config.max_length = 96
     config.steps = arg.steps
     config.tokenizer = section(TOKENIZERS, "trained", vocab=8_192)
     config.encoder = section(
         ENCODERS,
         "modern",
         vocab=8_192,
-        width=192,
+        width=128,
         depth=6,
-        heads=6,
-        mlp=512,
+        heads=4,
+        mlp=384,
         max_len=128,
     )
     config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}

@@ -51,16 +51,7 @@ def encode() -> dict:
     rows = SOURCES["pydocs"](split="train").rows
     texts = [rows[i].query for i in range(min(TEXTS.value, len(rows)))]
     model = pretrained.load(MODEL.value)
-    embed = make_embedder(
-        model.params,
-        model.config,
-        model.tokenizer,
-        pool=model.pool,
-        max_length=model.max_length,
-        prompts=model.prompts,
-        normalize=model.normalize,
-        dim=model.dim,
-    )
+    embed = make_embedder(model.params, model.config, **pretrained.settings(model))
     peer = SentenceTransformer(str(pretrained.folder(MODEL.value)), device="cpu")
     found = {}
 
@@ -93,7 +84,7 @@ def train_step() -> dict:
     from launch.peer import StarbucksPeer, unpacked
     from research import parallel
     from research.experiment import make_experiment
-    from research.train.loop import first_state
+    from research.train.loop import abstract_state, first_state
     from research.train.step import make_step
 
     path, _, arg = CONFIG.value.partition(":")
@@ -102,7 +93,7 @@ def train_step() -> dict:
     config.evals = {}
     with tempfile.TemporaryDirectory() as folder:
         parts = make_experiment(config, Path(folder))
-        state = {"ours": first_state(parts)}
+        state = {"ours": first_state(parts, abstract_state(parts, parts.mesh))}
         shardings = jax.tree.map(lambda x: x.sharding, state["ours"])
         step = make_step(parts.objective, parts.tx, shardings)
         batches = [parts.batches(turn) for turn in range(ROUNDS.value + 1)]

@@ -38,14 +38,6 @@ def model() -> pretrained.Pretrained:
 
 def embedding(model: pretrained.Pretrained) -> dict:
     """The keyword arguments of `make_embedder` for a model and the flags."""
-    return {
-        "tokenizer": model.tokenizer,
-        "pool": POOL.value or model.pool,
-        "max_length": (
-            model.max_length if MAX_LENGTH.value is None else MAX_LENGTH.value
-        ),
-        "prompts": model.prompts,
-        "normalize": model.normalize,
-        "depth": DEPTH.value,
-        "dim": DIM.value or model.dim,
-    }
+    flags = {"pool": POOL, "max_length": MAX_LENGTH, "depth": DEPTH, "dim": DIM}
+    given = {name: f.value for name, f in flags.items() if f.value is not None}
+    return {"depth": None, **pretrained.settings(model), **given}

@@ -137,17 +137,9 @@ def _scores(ablation: Ablation, run: Run, workdir: Path) -> dict[str, float]:
     for column in dict.fromkeys(column for _, column in run.cells):
         fields = ablation.columns[column]
         evaluator = ablation.evals[fields.get("eval") or next(iter(ablation.evals))]
-        embed = make_embedder(
-            model.params,
-            model.config,
-            model.tokenizer,
-            pool=model.pool,
-            max_length=model.max_length,
-            prompts=model.prompts,
-            normalize=model.normalize,
-            depth=fields.get("depth"),
-            dim=fields.get("dim"),
-        )
+        settings = pretrained.settings(model)
+        settings |= {k: fields[k] for k in ("depth", "dim") if k in fields}
+        embed = make_embedder(model.params, model.config, **settings)
         scores[column] = evaluator(embed)["main_score"]
     return scores
 

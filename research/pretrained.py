@@ -70,6 +70,12 @@ def load(model: str) -> Pretrained:
     return _transformers(path)
 
 
+def settings(model: Pretrained) -> dict[str, Any]:
+    """How the model embeds: the keyword arguments of `embed.make_embedder`."""
+    names = ("tokenizer", "pool", "max_length", "prompts", "normalize", "dim")
+    return {name: getattr(model, name) for name in names}
+
+
 def folder(model: str) -> Path:
     """The folder that holds a model.
 

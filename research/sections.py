@@ -20,18 +20,11 @@ def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
     overridden on the command line.
 
     Raises:
-        ValueError: the table has no such name, or a needed argument is missing.
-        TypeError: the function has no such argument.
+        ValueError: the table has no such name, the function no such argument, or a
+            needed argument is missing.
     """
-    parameters = _keywords(table, name)
-    unknown = sorted(set(arguments) - set(parameters))
-    if unknown:
-        raise TypeError(
-            f"{name} has no argument {', '.join(unknown)}; "
-            f"it has {', '.join(parameters) or 'none'}"
-        )
     values = {"name": name}
-    for key, parameter in parameters.items():
+    for key, parameter in _keywords(table, name, arguments).items():
         value = arguments.get(key, parameter.default)
         if value is inspect.Parameter.empty:
             raise ValueError(f"{name} needs a value for {key}")
@@ -45,13 +38,7 @@ def bind(table: Table, config: Mapping[str, Any]) -> Callable[..., Any]:
     """The function that a section names, with the section's keyword arguments."""
     arguments = dict(config.items())
     name = arguments.pop("name")
-    parameters = _keywords(table, name)
-    unknown = sorted(set(arguments) - set(parameters))
-    if unknown:
-        raise ValueError(
-            f"{name} has no argument {', '.join(unknown)}; "
-            f"it has {', '.join(parameters) or 'none'}"
-        )
+    _keywords(table, name, arguments)
     return functools.partial(table[name], **arguments)
 
 
@@ -60,11 +47,20 @@ def build(table: Table, config: Mapping[str, Any], *args):
     return bind(table, config)(*args)
 
 
-def _keywords(table: Table, name: str) -> dict[str, inspect.Parameter]:
+def _keywords(
+    table: Table, name: str, arguments: Mapping[str, Any]
+) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of `table[name]`, which the arguments are among."""
     if name not in table:
         raise ValueError(f"unknown name {name!r}; known: {', '.join(sorted(table))}")
     parameters = inspect.signature(table[name]).parameters.values()
-    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    if unknown := sorted(set(arguments) - set(known)):
+        raise ValueError(
+            f"{name} has no argument {', '.join(unknown)}; "
+            f"it has {', '.join(known) or 'none'}"
+        )
+    return known
 
 
 def _type(annotation) -> type:

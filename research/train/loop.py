@@ -120,7 +120,7 @@ def run(experiment: Experiment, workdir: Path) -> Result:
         target = abstract_state(experiment, experiment.mesh)
         state = checkpoints.restore(manager, target)
         if state is None:
-            state = _first_state(experiment, target)
+            state = first_state(experiment, target)
         else:
             print(f"resuming from step {int(state.step)}", file=sys.stderr)
         with contextlib.closing(Log(folder, experiment.steps, int(state.step))) as log:
@@ -235,7 +235,8 @@ def _evaluate(parts: _Run, params: Params, done: int) -> dict[str, dict[str, Any
     return evals
 
 
-def _first_state(experiment: Experiment, target: TrainState) -> TrainState:
+def first_state(experiment: Experiment, target: TrainState) -> TrainState:
+    """The state before the first step, with the shardings of `abstract_state`."""
     places = jax.tree.map(lambda x: x.sharding, target)
     key = _keys(experiment)[0]
     where = (places.params, places.frozen)
