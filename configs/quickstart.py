@@ -18,7 +18,7 @@ from research.sections import section
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
-    arg = parse_arg(arg, tiny=False, steps=600)
+    arg = parse_arg(arg, tiny=False, steps=500)
     config = base()
     config.steps, config.batch_size, config.max_length = arg.steps, 64, 64
     config.tokenizer = section(TOKENIZERS, "trained", vocab=8_192)
@@ -27,9 +27,9 @@ def get_config(arg: str = ""):
     config.loss.symmetric = True
     config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}
     config.evals = {"pydocs": section(EVALS, "pydocs_retrieval")}
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 1.5e-3
     config.optimizer.warmup = 0.1
-    config.save_every = config.eval_every = 200
+    config.save_every = config.eval_every = 250
     if arg.tiny:
         tiny(config)
     pairs = starbucks_pairs(config)

@@ -194,6 +194,7 @@ def _batches(config, sources, tokenizer, mesh, cache: Path) -> Batches:
         max_length=config.max_length,
         seed=config.seed,
         cache=cache,
+        row_length=config.max_length,
         row_multiple=mesh.shape["data"] * parts,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
