@@ -18,18 +18,18 @@ from research.sections import section
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
-    arg = parse_arg(arg, tiny=False, steps=500)
+    arg = parse_arg(arg, tiny=False, steps=250)
     config = base()
-    config.steps, config.batch_size, config.max_length = arg.steps, 64, 64
+    config.steps, config.batch_size, config.max_length = arg.steps, 128, 64
     config.tokenizer = section(TOKENIZERS, "trained", vocab=8_192)
-    shape = {"vocab": 8_192, "width": 128, "depth": 6, "heads": 4, "mlp": 384}
+    shape = {"vocab": 8_192, "width": 192, "depth": 4, "heads": 6, "mlp": 512}
     config.encoder = section(ENCODERS, "modern", max_len=64, **shape)
     config.loss.symmetric = True
     config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}
     config.evals = {"pydocs": section(EVALS, "pydocs_retrieval")}
-    config.optimizer.learning_rate = 1.5e-3
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = 0.1
-    config.save_every = config.eval_every = 250
+    config.save_every = config.eval_every = 125
     if arg.tiny:
         tiny(config)
     pairs = starbucks_pairs(config)
