@@ -6,4 +6,7 @@ bash launch/setup.sh tests/requirements.txt
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet .
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=true
-exec .venv/bin/python -m pytest "$@"
+# The data set that many tests read is made once, before they share it.
+.venv/bin/python -c 'from research.data.sources import SOURCES; SOURCES["pydocs"]()' \
+  > /dev/null 2>&1
+exec .venv/bin/python -m pytest --numprocesses 2 "$@"

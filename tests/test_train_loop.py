@@ -159,7 +159,7 @@ def test_evaluators_run_on_time_and_at_the_end(tmp_path):
     found = {
         r["step"]: r["eval/fake/main_score"] for r in rows(tmp_path) if len(r) == 2
     }
-    assert set(found) == {4, 6}
+    assert set(found) == {0, 4, 6}
     assert result.evals["fake"]["main_score"] == pytest.approx(found[6])
     saved = json.loads((tmp_path / "evals" / "fake-6.json").read_text())
     assert saved["step"] == 6 and len(saved["table"]) == 2
