@@ -3,7 +3,7 @@
 Source: Kusupati et al. 2022, arXiv:2205.13147, equation 1 with all weights 1.
 Command: python -m launch.train --config=configs/matryoshka.py --workdir=runs/mrl
 Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N.
-Cost: about 5 minutes on 2 CPU cores (all-MiniLM-L6-v2, 128 steps of 64 triplets).
+Cost: 4 minutes on 2 CPU cores for 96 steps of 64 triplets.
 Expected: STS-B test at the six sizes: the row matryoshka of README.md's table.
 """
 

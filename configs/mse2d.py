@@ -6,7 +6,7 @@ the time); 2dmse_v1 and 2dmse_later are the authors' own first and second code.
 Command: python -m launch.train --config=configs/mse2d.py --workdir=runs/mse2d
 Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N,
     variant=st_matryoshka2d|2dmse_v1|2dmse_later.
-Cost: about 5 minutes on 2 CPU cores (all-MiniLM-L6-v2, 128 steps of 64 triplets).
+Cost: 4 minutes on 2 CPU cores for 96 steps of 64 triplets.
 Expected: STS-B test at the six sizes: the row mse2d of README.md's table.
 """
 

@@ -6,7 +6,7 @@ divergence of every size's scores from the full size's. Theirs is MS MARCO with 
 negatives at batch 128, 1e-4, 3 epochs.
 Command: python -m launch.train --config=configs/starbucks_retrieval.py --workdir=runs/r
 Variants: tiny, model=NAME, data=DIR (with squad_retrieval/), steps=N.
-Cost: about 10 minutes on 2 CPU cores (all-MiniLM-L6-v2, 128 steps of 32 pairs).
+Cost: not measured here.
 Expected: not measured here.
 """
 

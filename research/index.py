@@ -1,10 +1,6 @@
 """Exact search: the best rows for a query, over rows sharded on the devices."""
 
-import json
-from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +9,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from research.structs import Array
-
-
-class Index(NamedTuple):
-    """Vectors to search, and what they are.
-
-    Attributes:
-        vectors: [N, D] float32.
-        ids: N names.
-    """
-
-    vectors: np.ndarray
-    ids: list[str]
 
 
 def search(
@@ -77,27 +61,6 @@ def search(
             best[i] = _merged(best[i], found, start, k)
     scores, found = (np.concatenate(parts) for parts in zip(*best, strict=True))
     return scores[:count], found[:count]
-
-
-def save(index: Index, folder: Path) -> None:
-    """Writes vectors.npy and ids.json into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "vectors.npy", index.vectors)
-    (folder / "ids.json").write_text(json.dumps(index.ids))
-
-
-def load(folder: Path) -> Index:
-    """Reads what `save` wrote; the vectors stay on disk until they are searched.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: there are not as many names as vectors.
-    """
-    vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-    ids: Sequence[str] = json.loads((folder / "ids.json").read_text())
-    if len(ids) != len(vectors):
-        raise ValueError(f"{folder} has {len(vectors)} vectors but {len(ids)} ids")
-    return Index(vectors, list(ids))
 
 
 def _check(queries: np.ndarray, rows: np.ndarray, k: int) -> None:

@@ -6,7 +6,6 @@ import pytest
 from research.data.text import (
     SPECIAL,
     load_tokenizer,
-    prompt_length,
     text_hash,
     token_ids,
     train_tokenizer,
@@ -91,10 +90,6 @@ def test_truncation_keeps_the_closing_token(tokenizer):
 def test_prompts(tokenizer):
     ids = token_ids(tokenizer, ["hat"], 64, prompt="a man:")[0]
     np.testing.assert_array_equal(ids, token_ids(tokenizer, ["a man:hat"], 64)[0])
-    length = prompt_length(tokenizer, "a man:")
-    alone = token_ids(tokenizer, ["a man:"], 64)[0]
-    np.testing.assert_array_equal(ids[:length], alone[:-1])
-    assert prompt_length(tokenizer, "") == 0
 
 
 def test_a_text_without_tokens(tokenizer):

@@ -57,14 +57,3 @@ def test_all_devices_and_one_chunk_are_the_default():
 def test_what_cannot_be_searched(queries, rows, k, message):
     with pytest.raises(ValueError, match=message):
         index.search(np.ones(queries), np.ones(rows), k)
-
-
-def test_saved_and_loaded(tmp_path):
-    vectors = whole_numbers(0, 4, 3)
-    index.save(index.Index(vectors, list("abcd")), tmp_path / "index")
-    loaded = index.load(tmp_path / "index")
-    assert loaded.ids == list("abcd")
-    np.testing.assert_array_equal(loaded.vectors, vectors)
-    (tmp_path / "index" / "ids.json").write_text('["a"]')
-    with pytest.raises(ValueError, match="4 vectors but 1 ids"):
-        index.load(tmp_path / "index")

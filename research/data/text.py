@@ -111,17 +111,6 @@ def token_ids(
     return out
 
 
-def prompt_length(tokenizer: tokenizers.Tokenizer, prompt: str) -> int:
-    """Leading tokens that belong to the prompt, the opening special tokens included.
-
-    Counted on the prompt alone, as sentence-transformers does: a prompt should end
-    where a token ends.
-    """
-    if not prompt:
-        return 0
-    return len(tokenizer.encode(prompt).ids) - _closing(tokenizer)
-
-
 def text_hash(texts: Iterable[str]) -> np.ndarray:
     """[N, 2] uint32 halves of a 64-bit BLAKE2b hash of every text."""
     digests = [
