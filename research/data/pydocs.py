@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -64,12 +65,17 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
     folders = tuple(folders) or docstrings.installed()
     files = docstrings.python_files(folders)
     seen = hashlib.blake2b(repr((files, PER_PACKAGE)).encode(), digest_size=8)
-    builder = PyDocs(
+    make = partial(
+        PyDocs,
         folders=folders,
         data_dir=Path(cache).expanduser() / seen.hexdigest(),
         file_format="array_record",
     )
-    builder.download_and_prepare()
+    builder = make()
+    try:
+        builder.download_and_prepare()
+    except FileExistsError:  # another process has made the same set meanwhile
+        builder = make()
     return builder.as_data_source(split)
 
 
