@@ -4,8 +4,22 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
+
+# The groups of linear layers that may have biases.
+LINEAR = ("qkv", "out", "up", "down")
+CHOICES = {
+    "norm": ("layer", "rms", "rms_plus_one"),
+    "norm_at": ("post", "pre", "sandwich", "parallel"),
+    "act": ("gelu", "gelu_tanh", "silu", "relu"),
+    "position": ("learned", "rope", "none"),
+    "relative": ("none", "alibi", "t5", "kerple_log", "kerple_power", "seqpe"),
+    "attention": ("auto", "plain", "blockwise", "flash", "splash"),
+    "dtype": ("float32", "bfloat16"),
+    "remat": ("none", "dots", "all"),
+}
 
 
 @dataclass(frozen=True)
@@ -19,25 +33,50 @@ class EncoderConfig:
         heads: H, the number of attention heads.
         mlp: the width inside the feed-forward layer.
         max_len: the longest text, in tokens; the rows of a learned position table.
-        norm: 'layer' or 'rms'.
-        norm_at: 'post' (after each residual sum, BERT) or 'pre' (before each sublayer,
-            with a final norm).
+        kv_heads: heads of keys and values, each shared by heads / kv_heads queries;
+            0 becomes `heads`.
+        head_dim: the size of one head; 0 becomes width / heads.
+        norm: 'layer', 'rms', or 'rms_plus_one', whose scale is kept less 1 (Gemma).
+        norm_at: 'post' (after each residual sum, BERT), 'pre' (before each sublayer,
+            with a final norm), 'sandwich' (before and after it, Gemma 2) or 'parallel'
+            (both sublayers read the block's input, GPT-NeoX).
         norm_eps: added to the variance.
-        bias: whether the linear layers and layer norms have biases.
+        norm_bias: whether layer norms have biases.
+        first_norm: whether the first block normalises the input of its attention;
+            ModernBERT's does not.
+        bias: the linear layers that have biases, among LINEAR.
         act: 'gelu', 'gelu_tanh', 'silu' or 'relu'.
         gated: whether the feed-forward layer multiplies the activation by a second
             projection.
-        position: 'learned' or 'rope'.
+        qk_norm: whether queries and keys are normalised head by head.
+        position: 'learned', 'rope' or 'none'.
+        position_offset: rows of the position table before that of position 0.
+        stride: texts of at most max_len / stride tokens stand at every stride-th
+            position, where an extended table holds its original rows.
+        relative: the attention bias: 'none', 'alibi', 't5', 'kerple_log',
+            'kerple_power' or 'seqpe'.
         rope_theta: the base of the rotary frequencies.
+        rope_theta_local: that of local blocks; 0 is `rope_theta`.
+        rope_fraction: the part of a head's channels that is rotated.
+        causal: whether a token sees only what stands before it.
+        window: how many tokens to each side a local block sees.
+        local: for each block whether it is local; () for none.
+        anchor: whether all texts of a packed row see its first token, and positions
+            run on from text to text (AnchorAttention).
+        scale: factor of the attention scores; 0 becomes head_dim^-0.5.
+        softcap: scores are bounded to it by a tanh; 0 for never (Gemma 2).
+        extensions: (name, ((argument, value), ...)) of each method that extends the
+            context, from `context.EXTENSIONS`.
         type_vocab: rows of the token type table; 0 for none (the types are all 0).
+        embed_scale: factor of the token embeddings.
         embed_norm: whether the sum of the embeddings is normalised.
         dropout: the rate after the embeddings, each sublayer and on attention weights.
         dtype: the type of activations and matrix products; parameters are float32.
         remat: what the backward pass recomputes of each block: 'none', 'dots' (all but
             the results of its projections; less memory and, limited by memory traffic,
             faster than none) or 'all'.
-        attention: 'auto', 'plain' or 'fused' (`jax.nn.dot_product_attention`); auto is
-            plain on CPU and fused elsewhere.
+        attention: 'auto', or an implementation of `attention.attend`: 'plain',
+            'blockwise', 'flash' (GPU) or 'splash' (TPU).
     """
 
     vocab: int
@@ -46,15 +85,33 @@ class EncoderConfig:
     heads: int
     mlp: int
     max_len: int = 512
+    kv_heads: int = 0
+    head_dim: int = 0
     norm: str = "layer"
     norm_at: str = "post"
     norm_eps: float = 1e-12
-    bias: bool = True
+    norm_bias: bool = True
+    first_norm: bool = True
+    bias: tuple[str, ...] = LINEAR
     act: str = "gelu"
     gated: bool = False
+    qk_norm: bool = False
     position: str = "learned"
+    position_offset: int = 0
+    stride: int = 1
+    relative: str = "none"
     rope_theta: float = 10_000.0
+    rope_theta_local: float = 0.0
+    rope_fraction: float = 1.0
+    causal: bool = False
+    window: int = 0
+    local: tuple[bool, ...] = ()
+    anchor: bool = False
+    scale: float = 0.0
+    softcap: float = 0.0
+    extensions: tuple = ()
     type_vocab: int = 2
+    embed_scale: float = 1.0
     embed_norm: bool = True
     dropout: float = 0.1
     dtype: str = "float32"
@@ -62,35 +119,63 @@ class EncoderConfig:
     attention: str = "auto"
 
     def __post_init__(self):
-        choices = {
-            "norm": ("layer", "rms"),
-            "norm_at": ("post", "pre"),
-            "act": ("gelu", "gelu_tanh", "silu", "relu"),
-            "position": ("learned", "rope"),
-            "attention": ("auto", "plain", "fused"),
-            "dtype": ("float32", "bfloat16"),
-            "remat": ("none", "dots", "all"),
+        for field in ("bias", "local", "extensions"):  # lists, where read from JSON
+            object.__setattr__(self, field, _tuples(getattr(self, field)))
+        self._check_choices()
+        if not self.head_dim and self.width % self.heads:
+            raise ValueError(
+                f"encoder.width {self.width} does not divide by heads {self.heads}"
+            )
+        filled = {
+            "kv_heads": self.kv_heads or self.heads,
+            "head_dim": self.head_dim or self.width // self.heads,
+            "rope_theta_local": self.rope_theta_local or self.rope_theta,
         }
-        for field, allowed in choices.items():
+        filled["scale"] = self.scale or filled["head_dim"] ** -0.5
+        if not any(self.local):  # one way to say that every block is global
+            filled.update(local=(), window=0)
+        for field, value in filled.items():
+            object.__setattr__(self, field, value)
+        self._check_sizes()
+
+    def _check_choices(self):
+        for field, allowed in CHOICES.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(
                     f"encoder.{field} is {getattr(self, field)!r}; "
                     f"allowed: {', '.join(allowed)}"
                 )
-        if self.width % self.heads:
+        if unknown := sorted(set(self.bias) - set(LINEAR)):
             raise ValueError(
-                f"encoder.width {self.width} does not divide by heads {self.heads}"
-            )
-        if self.position == "rope" and (self.width // self.heads) % 2:
-            raise ValueError(
-                f"rotary positions need an even head size, not "
-                f"{self.width // self.heads}"
+                f"encoder.bias names {', '.join(unknown)}; allowed: {', '.join(LINEAR)}"
             )
 
+    def _check_sizes(self):
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"encoder.heads {self.heads} does not divide by kv_heads "
+                f"{self.kv_heads}"
+            )
+        if self.position == "rope" and (self.rotated % 2 or not self.rotated):
+            raise ValueError(
+                f"rotary positions need an even head size, not {self.rotated}"
+            )
+        if self.local and len(self.local) != self.depth:
+            raise ValueError(
+                f"encoder.local says which of {self.depth} blocks are local, but has "
+                f"{len(self.local)} entries"
+            )
+        if any(self.local) and self.window < 1:
+            raise ValueError(
+                f"local blocks need a window of at least 1, not {self.window}"
+            )
+        if self.anchor and not self.causal:
+            raise ValueError("an anchor token needs causal attention")
+
     @property
-    def head_dim(self) -> int:
-        """The size of one attention head."""
-        return self.width // self.heads
+    def rotated(self) -> int:
+        """How many channels of a head are rotated."""
+        return int(self.head_dim * self.rope_fraction)
 
     @property
     def compute_dtype(self):
@@ -100,6 +185,13 @@ class EncoderConfig:
     def save(self, path: Path) -> None:
         """Writes the fields as JSON."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, all the way down."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_tuples(item) for item in value)
+    return value
 
 
 def bert(
@@ -113,6 +205,7 @@ def bert(
     dropout: float = 0.1,
     dtype: str = "float32",
     remat: str = "dots",
+    attention: str = "auto",
 ) -> EncoderConfig:
     """BERT (Devlin et al. 2019): post-norm, learned positions, exact GELU."""
     return EncoderConfig(
@@ -125,6 +218,7 @@ def bert(
         dropout=dropout,
         dtype=dtype,
         remat=remat,
+        attention=attention,
     )
 
 
@@ -136,12 +230,22 @@ def modern(
     heads: int = 12,
     mlp: int = 1_024,
     max_len: int = 512,
+    position: str = "rope",
+    relative: str = "none",
     rope_theta: float = 10_000.0,
+    causal: bool = False,
+    window: int = 0,
+    global_every: int = 1,
     dropout: float = 0.0,
     dtype: str = "float32",
     remat: str = "dots",
+    attention: str = "auto",
 ) -> EncoderConfig:
-    """The pre-norm body of recent encoders: RMSNorm, RoPE, gated SiLU, no biases."""
+    """The pre-norm body of recent models: RMSNorm, RoPE, gated SiLU, no biases.
+
+    Block 0 and every `global_every`-th after it see the whole text, the others
+    `window` tokens to each side (ModernBERT, Warner et al. 2024).
+    """
     return EncoderConfig(
         vocab=vocab,
         width=width,
@@ -152,16 +256,21 @@ def modern(
         norm="rms",
         norm_at="pre",
         norm_eps=1e-6,
-        bias=False,
+        bias=(),
         act="silu",
         gated=True,
-        position="rope",
+        position=position,
+        relative=relative,
         rope_theta=rope_theta,
+        causal=causal,
+        window=window,
+        local=tuple(layer % global_every > 0 for layer in range(depth)),
         type_vocab=0,
         embed_norm=False,
         dropout=dropout,
         dtype=dtype,
         remat=remat,
+        attention=attention,
     )
 
 
