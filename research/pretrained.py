@@ -260,6 +260,7 @@ MODULES = ["Transformer", "Pooling", "Dense", "Normalize"]
 POOLINGS = {
     "mean": "mean",
     "cls": "cls",
+    "max": "max",
     "lasttoken": "last",
     "weightedmean": "weighted_mean",
 }

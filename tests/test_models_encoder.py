@@ -9,15 +9,47 @@ import numpy as np
 import pytest
 
 from research.models import config, encoder
-from research.models.layers import dropout, plain_attention
+from research.models.attention import dropout
 from research.models.pooling import POOLS
-from research.models.positions import positions, rope_frequencies, rotate
+from research.models.positions import places, table_rows
 from research.structs import Tokens
 
 SHAPE = {"vocab": 50, "width": 16, "depth": 3, "heads": 2, "mlp": 24, "max_len": 32}
+MODERN = config.modern(**SHAPE)
 TINY = {
     "bert": config.bert(**SHAPE, dropout=0.0),
-    "modern": config.modern(**SHAPE),
+    "modern": MODERN,
+    "local": dataclasses.replace(
+        MODERN,
+        first_norm=False,
+        window=2,
+        local=(False, True, True),
+        rope_theta_local=100.0,
+    ),
+    "gemma": dataclasses.replace(
+        config.modern(**{**SHAPE, "heads": 4}, causal=True),
+        kv_heads=2,
+        head_dim=6,
+        norm="rms_plus_one",
+        norm_at="sandwich",
+        qk_norm=True,
+        softcap=5.0,
+        embed_scale=4.0,
+        window=3,
+        local=(True, False, True),
+    ),
+    "neox": dataclasses.replace(
+        config.modern(**SHAPE, causal=True),
+        norm="layer",
+        norm_at="parallel",
+        bias=config.LINEAR,
+        rope_fraction=0.5,
+    ),
+    "t5": dataclasses.replace(MODERN, position="none", relative="t5", scale=1.0),
+    "alibi": config.modern(**SHAPE, position="none", relative="alibi"),
+    "roberta": dataclasses.replace(
+        config.bert(**SHAPE, dropout=0.0), position_offset=2, type_vocab=1
+    ),
 }
 FAMILIES = pytest.mark.parametrize("cfg", TINY.values(), ids=TINY)
 
@@ -101,49 +133,83 @@ def test_parameter_counts(key):
     assert count(config.modern()) == modern
 
 
-@FAMILIES
-def test_fused_attention_equals_the_plain_one(key, cfg):
-    params, tokens = encoder.init(key, cfg), row(TEXTS, 16)
-    plain, fused = (
-        encoder.encode(
-            params,
-            tokens,
-            dataclasses.replace(cfg, attention=name),
-            POOLS["mean"],
-            slots=3,
-        )
-        for name in ("plain", "fused")
-    )
-    np.testing.assert_allclose(plain, fused, atol=1e-5)
-
-
 def test_attention_is_softmax_attention(key):
-    q, k, v = jax.random.normal(key, (3, 2, 5, 3, 4))
-    mask = np.ones((2, 5, 5), bool)
-    mask[0, :, 3:] = False
-    got = plain_attention(q, k, v, jnp.asarray(mask), 0.0, None)
-    for b in range(2):
-        for h in range(3):
-            s = np.asarray(q)[b, :, h] @ np.asarray(k)[b, :, h].T / 2.0
-            w = np.exp(np.where(mask[b], s, -np.inf))
-            expected = w / w.sum(1, keepdims=True) @ np.asarray(v)[b, :, h]
-            np.testing.assert_allclose(got[b, :, h], expected, atol=1e-5)
+    cfg = dataclasses.replace(TINY["bert"], depth=1, remat="none")
+    params = encoder.init(key, cfg)
+    output = encoder.forward(params, row(TEXTS[:1], 5), cfg, every_layer=True)
+    x = np.asarray(output.layers[0, 0])
+    p = jax.tree.map(lambda x: np.asarray(x[0]), params["layers"])
+    q, k, v = (
+        np.einsum("sd,dhe->hse", x, p[name]["kernel"]) + p[name]["bias"][:, None]
+        for name in ("query", "key", "value")
+    )
+    w = np.exp(np.einsum("hse,hte->hst", q, k) / np.sqrt(8))
+    y = np.einsum("hst,hte->she", w / w.sum(-1, keepdims=True), v)
+    y = np.einsum("she,hed->sd", y, p["out"]["kernel"]) + p["out"]["bias"]
+
+    def normed(x, at):
+        x = x - x.mean(-1, keepdims=True)
+        x = x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps)
+        return x * p[at]["scale"] + p[at]["bias"]
+
+    x = normed(x + y, "attention_norm")
+    up = np.asarray(jax.nn.gelu(x @ p["up"]["kernel"] + p["up"]["bias"], False))
+    x = normed(x + up @ p["down"]["kernel"] + p["down"]["bias"], "mlp_norm")
+    got = encoder.forward(params, row(TEXTS[:1], 5), cfg).tokens[0]
+    np.testing.assert_allclose(got, x, atol=1e-5)
 
 
-def test_positions_restart_at_every_text_and_are_zero_on_padding():
+def test_places_restart_at_every_text_and_are_zero_on_padding():
     segment = jnp.asarray([[1, 1, 1, 2, 2, 3, 0, 0, 0]], jnp.int32)
-    assert positions(segment).tolist() == [[0, 1, 2, 0, 1, 0, 0, 0, 0]]
+    got = places(segment)
+    assert got.position.tolist() == [[0, 1, 2, 0, 1, 0, 0, 0, 0]]
+    assert got.length.tolist() == [[3, 3, 3, 2, 2, 1, 0, 0, 0]]
+    running = places(segment, running=True)
+    assert running.position.tolist() == [[0, 1, 2, 3, 4, 5, 0, 0, 0]]
+    left = places(jnp.asarray([[0, 0, 1, 1]], jnp.int32))
+    assert left.position.tolist() == [[0, 0, 0, 1]]
+    assert left.length.tolist() == [[0, 0, 2, 2]]
 
 
-def test_rotation_depends_on_the_distance_alone(key):
-    angles = np.arange(8)[:, None] * rope_frequencies(6, 100.0)
-    cos, sin = (jnp.asarray(f(angles), jnp.float32)[None] for f in (np.cos, np.sin))
-    q, k = jax.random.normal(key, (2, 6))
-    q, k = (jnp.broadcast_to(x, (1, 8, 1, 6)) for x in (q, k))
-    scores = jnp.einsum("bshd,bthd->st", rotate(q, cos, sin), rotate(k, cos, sin))
-    for offset in range(-7, 8):
-        diagonal = jnp.diagonal(scores, offset)
-        np.testing.assert_allclose(diagonal, diagonal[0] + 0 * diagonal, atol=1e-5)
+def test_short_texts_stand_on_the_original_rows_of_an_extended_table():
+    cfg = dataclasses.replace(TINY["roberta"], stride=8)  # 32 rows made of 4
+    segment = jnp.asarray([[1] * 4 + [2] * 5], jnp.int32)
+    rows = table_rows(places(segment), cfg)
+    assert rows.tolist() == [[2, 10, 18, 26, 2, 3, 4, 5, 6]]
+
+
+def test_an_anchor_is_seen_by_every_text_and_isolates_them(key):
+    cfg = dataclasses.replace(TINY["neox"], anchor=True)
+    params = encoder.init(key, cfg)
+
+    def states(texts):
+        return encoder.forward(params, row(texts, 12), cfg).tokens[0]
+
+    base = states([[5, 6, 7], [1, 2], [3, 4]])
+    other = states([[5, 9, 8], [1, 2], [3, 4]])
+    np.testing.assert_array_equal(base[3:7], other[3:7])
+    anchored = states([[4, 6, 7], [1, 2], [3, 4]])
+    assert (jnp.abs(anchored - base)[3:7].max(-1) > 1e-5).all()
+
+
+@pytest.mark.parametrize("distance", [2, 3])
+def test_a_local_block_sees_its_window_inclusive(key, distance):
+    cfg = dataclasses.replace(TINY["local"], depth=1, local=(True,))
+    params = encoder.init(key, cfg)
+    text = [5, 6, 7, 8, 9, 10, 11]
+    changed = [*text[:distance], 20, *text[distance + 1 :]]
+    a, b = (encoder.forward(params, row([t], 7), cfg).tokens for t in (text, changed))
+    assert bool((a[0, 0] != b[0, 0]).any()) == (distance == 2)
+
+
+def test_without_positions_a_permutation_of_tokens_permutes_states(key):
+    cfg = config.modern(**SHAPE, position="none")
+    params = encoder.init(key, cfg)
+    text = np.array([5, 6, 7, 8, 9])
+    order = np.array([3, 1, 4, 0, 2])
+    a = encoder.forward(params, row([text], 5), cfg).tokens[0]
+    b = encoder.forward(params, row([text[order]], 5), cfg).tokens[0]
+    np.testing.assert_allclose(a[order], b, atol=1e-6)
 
 
 def test_dropout_zeroes_its_share_and_keeps_the_mean(key):
@@ -173,8 +239,13 @@ def test_remat_changes_no_gradient(key, cfg, how):
     "change, message",
     [
         ({"norm": "batch"}, "encoder.norm is 'batch'; allowed: layer, rms"),
-        ({"heads": 5}, "width 16 does not divide by heads 5"),
-        ({"heads": 16, "position": "rope"}, "even head size, not 1"),
+        ({"heads": 5, "head_dim": 0}, "width 16 does not divide by heads 5"),
+        ({"heads": 5}, "heads 5 does not divide by kv_heads 2"),
+        ({"head_dim": 7, "position": "rope"}, "even head size, not 7"),
+        ({"local": [True]}, "which of 3 blocks are local, but has 1"),
+        ({"local": [True] * 3}, "a window of at least 1, not 0"),
+        ({"bias": ("up", "q")}, "bias names q; allowed: qkv, out, up, down"),
+        ({"anchor": True}, "needs causal attention"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(change, message):

@@ -1,11 +1,14 @@
 """Poolings against their definitions, on a row of two texts and one of none."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models.masks import same_text, text_masks
+from research.models.config import bert
+from research.models.masks import text_masks, visible
 from research.models.pooling import POOLS
+from research.models.positions import places
 
 SEGMENT = np.array([[1, 1, 1, 2, 2, 0]], np.int32)
 POOL = np.array([[False, True, True, True, True, False]])  # token 0: an instruction
@@ -13,6 +16,7 @@ EXPECTED = {
     "mean": lambda x: (x[1:3].mean(0), x[3:5].mean(0)),
     "cls": lambda x: (x[1], x[3]),
     "last": lambda x: (x[2], x[4]),
+    "max": lambda x: (x[1:3].max(0), x[3:5].max(0)),
     "weighted_mean": lambda x: ((x[1] + 2 * x[2]) / 3, (x[3] + 2 * x[4]) / 3),
 }
 
@@ -39,4 +43,6 @@ def test_a_token_sees_its_own_text_and_padding_is_not_seen():
         [0, 0, 0, 1, 1, 0],
         [0, 0, 0, 0, 0, 0],
     ]
-    assert np.asarray(same_text(SEGMENT)).astype(int).tolist() == [expected]
+    where = places(jnp.asarray(SEGMENT))
+    got = visible(bert(), where, where)
+    assert np.asarray(got).astype(int).tolist() == [expected]

@@ -5,11 +5,17 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from research.models import rope, seqpe
+from research.models.attention import make_terms
 from research.models.config import EncoderConfig
-from research.models.layers import Block, Embedder, norm
-from research.models.masks import same_text, text_masks
-from research.models.positions import positions, rope_frequencies, rope_table
+from research.models.layers import Block, Embedder, Kind, Surroundings, Turn, norm
+from research.models.masks import text_masks
+from research.models.positions import Places, places
+from research.models.relations import Relation, relation
+from research.models.relative import RELATIVE
+from research.models.temperature import query_factor
 from research.parallel import split_rows
 from research.structs import Array, EncoderOutput, Key, Params, Pool, Tokens
 
@@ -22,22 +28,35 @@ SAVED = {
 
 def init(key: Key, cfg: EncoderConfig) -> Params:
     """Random parameters: normal(0.02) kernels and tables, as BERT's."""
-    embed_key, layers_key, norm_key = jax.random.split(key, 3)
+    embed_key, layers_key, norm_key, extra_key = jax.random.split(key, 4)
     ids = jnp.zeros((1, 2), jnp.int32)
+    where = places(jnp.ones_like(ids))
     x = jnp.zeros((1, 2, cfg.width), cfg.compute_dtype)
-    mask = jnp.ones((1, 2, 2), bool)
-    rope = _rope(ids, cfg)
+    params = dict(_extra(extra_key, cfg))
+    around = _surroundings(params, where, cfg, None)
+    kind = jax.tree.map(lambda flags: flags[0], _kinds(cfg))
 
     def layer(key):
-        return Block(cfg).init(key, x, mask, rope, None)["params"]
+        return Block(cfg).init(key, x, around, kind, None)["params"]
 
-    params = {
-        "embed": Embedder(cfg).init(embed_key, ids, ids, None)["params"],
-        "layers": jax.vmap(layer)(jax.random.split(layers_key, cfg.depth)),
-    }
-    if cfg.norm_at == "pre":
+    params["embed"] = Embedder(cfg).init(embed_key, ids, where, None)["params"]
+    params["layers"] = jax.vmap(layer)(jax.random.split(layers_key, cfg.depth))
+    if cfg.norm_at != "post":
         params["final_norm"] = norm(cfg, None).init(norm_key, x)["params"]
     return params
+
+
+def _extra(key: Key, cfg: EncoderConfig) -> Params:
+    """The parameters that are neither tables of tokens nor of any one block."""
+    params = {}
+    if cfg.relative == "seqpe":
+        params["relative"] = seqpe.init(key, cfg)
+    elif cfg.relative != "none":
+        params["relative"] = RELATIVE[cfg.relative].init(key, cfg)
+    for name, arguments in cfg.extensions:
+        if name == "clex":
+            params["clex"] = rope.init_clex(key, cfg, **dict(arguments))
+    return {name: value for name, value in params.items() if value}
 
 
 def forward(
@@ -72,6 +91,7 @@ def encode(
     pool: Pool,
     *,
     slots: int = 1,
+    spans: Array | None = None,
     key: Key | None = None,
     every_layer: bool = False,
 ) -> Array:
@@ -82,7 +102,9 @@ def encode(
         tokens: rows [B, S].
         cfg: the encoder's shape.
         pool: one of `pooling.POOLS`.
-        slots: M, the most texts that a row holds.
+        slots: M, the most texts (or spans) that a row holds.
+        spans: [B, S] int32, m >= 1 for the tokens of the m-th span of a row, where
+            spans of texts are pooled and not whole texts.
         key: dropout key; None runs without dropout.
         every_layer: pool the embedding layer's output and each block's.
 
@@ -90,7 +112,8 @@ def encode(
         [B*M, D] float32, row b*M + m-1 for the m-th text of row b (zero where there is
         none); [B*M, L+1, D] with `every_layer`.
     """
-    mask = text_masks(tokens.segment, tokens.pool, slots)
+    groups = tokens.segment if spans is None else spans
+    mask = text_masks(groups, tokens.pool, slots)
     # Pooled inside the scan: [L, B*M, D] is stacked, never [L, B, S, D].
     keep = (lambda x: pool(x, mask)) if every_layer else None
     x, layers = _scan(params, tokens, cfg, key, keep)
@@ -110,15 +133,60 @@ def truncated(
     if not 1 <= depth <= cfg.depth:
         raise ValueError(f"depth {depth} is not in 1 ... {cfg.depth} of this encoder")
     layers = jax.tree.map(lambda x: x[:depth], params["layers"])
-    return {**params, "layers": layers}, dataclasses.replace(cfg, depth=depth)
+    shape = dataclasses.replace(cfg, depth=depth, local=cfg.local[:depth])
+    return {**params, "layers": layers}, shape
 
 
-def _rope(position: Array, cfg: EncoderConfig) -> tuple[Array, Array] | None:
+def _surroundings(
+    params: Params, where: Places, cfg: EncoderConfig, key: Key | None
+) -> Surroundings:
+    """What every block's attention reads; no block changes it."""
+    how = relation(cfg)
+    channels = None
+    if cfg.relative == "seqpe":
+        channels = seqpe.channels(params["relative"], cfg, where.position)
+    factor = query_factor(cfg, where)
+    if not isinstance(factor, float):
+        factor = factor[:, :, None, None]
+    return Surroundings(
+        where,
+        make_terms(cfg, how, params.get("relative"), where, where),
+        *_turns(params, where, cfg, how, key),
+        factor,
+        channels,
+    )
+
+
+def _turns(
+    params: Params, where: Places, cfg: EncoderConfig, how: Relation, key: Key | None
+) -> tuple[tuple[Turn, ...], Turn | None]:
+    """The rotations of each branch of the relation, and that of local blocks."""
     if cfg.position != "rope":
-        return None
-    table = rope_table(rope_frequencies(cfg.head_dim, cfg.rope_theta), cfg.max_len)
-    cos, sin = (jnp.asarray(x)[position] for x in table)
-    return cos, sin
+        return (), None
+
+    def turn(branch, turns, factor):
+        sides = (branch.query, branch.key)
+        return Turn(
+            *(
+                rope.cos_sin(side(where.position, turns), factor[:, :, None, None])
+                for side in sides
+            )
+        )
+
+    turns = rope.turns(cfg, where.length, params.get("clex"), key)
+    local = None
+    if cfg.local:
+        local = turn(
+            relation(dataclasses.replace(cfg, extensions=())).branches[0],
+            *rope.local_turns(cfg),
+        )
+    return tuple(turn(branch, *turns) for branch in how.branches), local
+
+
+def _kinds(cfg: EncoderConfig) -> Kind:
+    """For each block what sets it apart: [L] bool."""
+    first = None if cfg.first_norm else np.arange(cfg.depth) == 0
+    return Kind(np.array(cfg.local) if cfg.local else None, first)
 
 
 def _scan(
@@ -129,29 +197,28 @@ def _scan(
     keep: Callable[[Array], Array] | None,
 ) -> tuple[Array, Array | None]:
     """Final states [B, S, D], and what `keep` makes of every layer's, stacked."""
-    position = positions(tokens.segment)
-    mask = same_text(tokens.segment)
-    rope = _rope(position, cfg)
-    keys = None if key is None else jax.random.split(key, cfg.depth + 1)
+    where = places(tokens.segment, running=cfg.anchor)
+    keys = None if key is None else jax.random.split(key, cfg.depth + 2)
+    around = _surroundings(params, where, cfg, None if key is None else keys[-2])
 
     def final(x):
-        if cfg.norm_at == "pre":
+        if cfg.norm_at != "post":
             return norm(cfg, None).apply({"params": params["final_norm"]}, x)
         return x
 
     def layer(x, xs):
-        p, k = xs
+        p, kind, k = xs
         # Without this a compiler that sees weights split over devices splits the hidden
         # states by width, and moves them around instead of the weights.
-        x = split_rows(Block(cfg).apply({"params": p}, x, mask, rope, k))
+        x = split_rows(Block(cfg).apply({"params": p}, x, around, kind, k))
         return x, None if keep is None else keep(final(x))
 
     embedder = Embedder(cfg)
     embed_key = None if keys is None else keys[-1]
-    x = embedder.apply({"params": params["embed"]}, tokens.ids, position, embed_key)
+    x = embedder.apply({"params": params["embed"]}, tokens.ids, where, embed_key)
     x = split_rows(x)
     first = None if keep is None else keep(final(x))
-    xs = (params["layers"], None if keys is None else keys[:-1])
+    xs = (params["layers"], _kinds(cfg), None if keys is None else keys[:-2])
     if cfg.remat != "none":
         layer = jax.checkpoint(layer, policy=SAVED[cfg.remat])
     x, rest = jax.lax.scan(layer, x, xs)

@@ -1,11 +1,15 @@
 """The Linen leaves of the encoder: embeddings, the block, its attention and MLP."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from research.models.attention import Side, Terms, attend, dropout
 from research.models.config import EncoderConfig
-from research.models.positions import rotate
+from research.models.positions import Places, table_rows
+from research.models.rope import rotate
 from research.structs import Array, Key
 
 INIT = nn.initializers.normal(0.02)
@@ -17,30 +21,69 @@ ACTIVATIONS = {
 }
 
 
-def norm(cfg: EncoderConfig, name: str) -> nn.Module:
-    """The family's normalisation over the last axis; statistics in float32."""
-    if cfg.norm == "rms":
-        return nn.RMSNorm(epsilon=cfg.norm_eps, dtype=cfg.compute_dtype, name=name)
-    return nn.LayerNorm(
-        epsilon=cfg.norm_eps, dtype=cfg.compute_dtype, use_bias=cfg.bias, name=name
-    )
+class Turn(NamedTuple):
+    """Cosines and sines [B|1, S|1, 1|H, R/2] float32 for queries and for keys."""
+
+    query: tuple[Array, Array]
+    key: tuple[Array, Array]
 
 
-def dropout(x: Array, rate: float, key: Key | None) -> Array:
-    """Zeroes entries with probability `rate`, scales the others; identity without key.
+class Surroundings(NamedTuple):
+    """What attention reads besides the hidden states; the same for every block.
 
-    Half-words of a flat draw decide: on CPU 5 times faster than `jax.random.bernoulli`
-    of the same shape, which was a quarter of a training step. The rate is exact to
-    2^-17.
+    Attributes:
+        places: where the tokens stand, [B, S].
+        terms: of the scores, for the attention that holds them whole; else None.
+        turns: a rotation for each branch of the relation; () without rotary positions.
+        local_turn: the rotation of local blocks; None without.
+        factor: of the queries, besides `cfg.scale`: [B, S, 1, 1] or a float.
+        channels: [B, S, H, E] appended to queries and to keys; None for nothing.
     """
-    if key is None or rate == 0:
-        return x
-    words = jax.random.bits(key, (-(-x.size // 2),), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)
-    dropped = round(rate * 2**16)
-    keep = halves[: x.size].reshape(x.shape) >= dropped
-    scale = jnp.asarray(2**16 / (2**16 - dropped), x.dtype)
-    return jnp.where(keep, x * scale, jnp.zeros_like(x))
+
+    places: Places
+    terms: Terms | None
+    turns: tuple[Turn, ...]
+    local_turn: Turn | None
+    factor: Array | float
+    channels: tuple[Array, Array] | None
+
+
+class Kind(NamedTuple):
+    """What sets a block apart from the others, as data: [] bool, or None for nowhere.
+
+    Attributes:
+        local: the block sees its window only.
+        first: it is the block whose attention reads its input as it is.
+    """
+
+    local: Array | None
+    first: Array | None
+
+
+class PlusOneRMSNorm(nn.Module):
+    """RMSNorm whose scale is kept less 1 (Gemma)."""
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises the last axis in float32."""
+        scale = self.param("scale", nn.initializers.zeros, (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
+        scale = (1 + scale).reshape((1,) * (x.ndim - 1) + (-1,))
+        return (y * scale).astype(self.dtype)
+
+
+def norm(cfg: EncoderConfig, name: str | None) -> nn.Module:
+    """The family's normalisation over the last axis; statistics in float32."""
+    shared = {"epsilon": cfg.norm_eps, "dtype": cfg.compute_dtype, "name": name}
+    if cfg.norm == "rms":
+        return nn.RMSNorm(**shared)
+    if cfg.norm == "rms_plus_one":
+        return PlusOneRMSNorm(**shared)
+    return nn.LayerNorm(use_bias=cfg.norm_bias, **shared)
 
 
 class Embedder(nn.Module):
@@ -49,8 +92,8 @@ class Embedder(nn.Module):
     cfg: EncoderConfig
 
     @nn.compact
-    def __call__(self, ids: Array, position: Array, key: Key | None) -> Array:
-        """Embeds ids [B, S] that stand at `position` [B, S] of their texts."""
+    def __call__(self, ids: Array, places: Places, key: Key | None) -> Array:
+        """Embeds ids [B, S] that stand at `places`."""
         cfg = self.cfg
 
         def table(rows, name):
@@ -59,8 +102,11 @@ class Embedder(nn.Module):
             )
 
         x = table(cfg.vocab, "token")(ids)
+        if cfg.embed_scale != 1:
+            x = x * jnp.asarray(cfg.embed_scale, x.dtype)
         if cfg.position == "learned":
-            x = x + table(cfg.max_len, "position")(position)
+            rows = cfg.max_len + cfg.position_offset
+            x = x + table(rows, "position")(table_rows(places, cfg))
         if cfg.type_vocab:
             x = x + table(cfg.type_vocab, "type")(jnp.zeros_like(ids))
         if cfg.embed_norm:
@@ -75,54 +121,70 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Array,
-        mask: Array,
-        rope: tuple[Array, Array] | None,
-        key: Key | None,
+        self, x: Array, around: Surroundings, kind: Kind, key: Key | None
     ) -> Array:
-        """Maps [B, S, D] to [B, S, D].
-
-        Args:
-            x: [B, S, D] hidden states.
-            mask: [B, S, S] bool, which token may see which.
-            rope: cosines and sines [B, S, D/H/2], None without rotary positions.
-            key: dropout key, None to run without dropout.
-        """
+        """Maps hidden states [B, S, D] to [B, S, D]; no dropout without a key."""
         cfg = self.cfg
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-        attention_norm, mlp_norm = norm(cfg, "attention_norm"), norm(cfg, "mlp_norm")
-        if cfg.norm_at == "pre":
-            attended = self.attention(attention_norm(x), mask, rope, keys[0])
-            x = x + dropout(attended, cfg.dropout, keys[1])
-            return x + dropout(self.mlp(mlp_norm(x)), cfg.dropout, keys[2])
-        attended = self.attention(x, mask, rope, keys[0])
-        x = attention_norm(x + dropout(attended, cfg.dropout, keys[1]))
-        return mlp_norm(x + dropout(self.mlp(x), cfg.dropout, keys[2]))
 
-    def attention(self, x, mask, rope, key):
+        def attended(x):
+            y = self.attention(x, around, kind, keys[0])
+            if cfg.norm_at == "sandwich":
+                y = norm(cfg, "attention_post_norm")(y)
+            return dropout(y, cfg.dropout, keys[1])
+
+        def processed(x):
+            y = self.mlp(x)
+            if cfg.norm_at == "sandwich":
+                y = norm(cfg, "mlp_post_norm")(y)
+            return dropout(y, cfg.dropout, keys[2])
+
+        attention_norm, mlp_norm = norm(cfg, "attention_norm"), norm(cfg, "mlp_norm")
+        if cfg.norm_at == "post":
+            x = attention_norm(x + attended(x))
+            return mlp_norm(x + processed(x))
+        y = attention_norm(x)
+        if kind.first is not None:
+            y = jnp.where(kind.first, x, y)
+        if cfg.norm_at == "parallel":
+            return x + attended(y) + processed(mlp_norm(x))
+        x = x + attended(y)
+        return x + processed(mlp_norm(x))
+
+    def attention(self, x, around, kind, key):
         """Multi-head attention of [B, S, D] to itself."""
         cfg = self.cfg
 
-        def heads(name):
+        def heads(name, count):
             y = nn.DenseGeneral(
-                (cfg.heads, cfg.head_dim),
+                (count, cfg.head_dim),
                 kernel_init=INIT,
-                use_bias=cfg.bias,
+                use_bias="qkv" in cfg.bias,
                 dtype=cfg.compute_dtype,
                 name=name,
             )(_flat(x))
-            return y.reshape(*x.shape[:2], cfg.heads, cfg.head_dim)
+            return y.reshape(*x.shape[:2], count, cfg.head_dim)
 
-        q, k, v = heads("query"), heads("key"), heads("value")
-        if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
-        y = attend(cfg, q, k, v, mask, key)
+        q, k = heads("query", cfg.heads), heads("key", cfg.kv_heads)
+        v = heads("value", cfg.kv_heads)
+        if cfg.qk_norm:
+            q, k = norm(cfg, "query_norm")(q), norm(cfg, "key_norm")(k)
+        queries, keys = _rotated(cfg, q, k, around, kind.local)
+        places = around.places
+        y = attend(
+            cfg,
+            Side(queries, places),
+            Side(keys, places),
+            v,
+            around.terms,
+            kind.local,
+            key,
+        )
         out = nn.DenseGeneral(
             cfg.width,
             axis=(-2, -1),
             kernel_init=INIT,
-            use_bias=cfg.bias,
+            use_bias="out" in cfg.bias,
             dtype=cfg.compute_dtype,
             name="out",
         )
@@ -132,20 +194,42 @@ class Block(nn.Module):
         """Feed-forward layer, gated or not: [B, S, D] -> [B, S, D]."""
         cfg = self.cfg
 
-        def dense(features, name):
+        def dense(features, name, group):
             return nn.Dense(
                 features,
                 kernel_init=INIT,
-                use_bias=cfg.bias,
+                use_bias=group in cfg.bias,
                 dtype=cfg.compute_dtype,
                 name=name,
             )
 
         rows = _flat(x)
-        up = dense(cfg.mlp, "up")(rows)
+        up = dense(cfg.mlp, "up", "up")(rows)
         act = ACTIVATIONS[cfg.act]
-        y = act(dense(cfg.mlp, "gate")(rows)) * up if cfg.gated else act(up)
-        return dense(cfg.width, "down")(y).reshape(x.shape)
+        y = act(dense(cfg.mlp, "gate", "up")(rows)) * up if cfg.gated else act(up)
+        return dense(cfg.width, "down", "down")(y).reshape(x.shape)
+
+
+def _rotated(
+    cfg: EncoderConfig, q: Array, k: Array, around: Surroundings, local: Array | None
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Queries, scaled, and keys for each branch of the relation."""
+    factor = jnp.asarray(cfg.scale * around.factor, jnp.float32).astype(q.dtype)
+    q = q * (factor if factor.ndim else factor.reshape(1, 1, 1, 1))
+    turns = around.turns
+    if around.local_turn is not None:
+        # The first branch is the one that a local block uses.
+        first = jax.tree.map(
+            lambda near, far: jnp.where(local, near, far), around.local_turn, turns[0]
+        )
+        turns = (first, *turns[1:])
+    queries = tuple(rotate(q, *turn.query) for turn in turns) or (q,)
+    keys = tuple(rotate(k, *turn.key) for turn in turns) or (k,)
+    if around.channels is not None:
+        extra = [x.astype(q.dtype) for x in around.channels]
+        queries = tuple(jnp.concatenate([x, extra[0]], -1) for x in queries)
+        keys = tuple(jnp.concatenate([x, extra[1]], -1) for x in keys)
+    return queries, keys
 
 
 def _flat(x: Array) -> Array:
@@ -155,58 +239,3 @@ def _flat(x: Array) -> Array:
     kernel, which take longer than the product.
     """
     return x.reshape(-1, *x.shape[2:])
-
-
-def attend(
-    cfg: EncoderConfig, q: Array, k: Array, v: Array, mask: Array, key: Key | None
-) -> Array:
-    """Attention by the implementation that the config names; as `plain_attention`.
-
-    "auto" is chosen where the program is compiled for, not where it is traced. Dropout
-    of the weights is something that only the plain implementation has.
-    """
-
-    def plain(q, k, v, mask):
-        return plain_attention(q, k, v, mask, cfg.dropout, key)
-
-    def fused(q, k, v, mask):
-        return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-
-    if cfg.attention == "plain" or (key is not None and cfg.dropout > 0):
-        return plain(q, k, v, mask)
-    if cfg.attention == "fused":
-        return fused(q, k, v, mask)
-    return jax.lax.platform_dependent(q, k, v, mask, cpu=plain, default=fused)
-
-
-def plain_attention(
-    q: Array, k: Array, v: Array, mask: Array, rate: float, key: Key | None
-) -> Array:
-    """Softmax attention in the form that is fastest on CPU.
-
-    Heads come before positions, keys are laid out transposed, and the sum of the
-    softmax divides the [S, D/H] result instead of the [S, S] weights.
-
-    Args:
-        q: [B, S, H, D/H] queries; k and v: the same for keys and values.
-        k: keys.
-        v: values.
-        mask: [B, S, S] bool, which token may see which.
-        rate: dropout of the weights, if there is a key.
-        key: dropout key or None.
-
-    Returns:
-        [B, S, H, D/H] in the type of v.
-    """
-    scale = q.shape[-1] ** -0.5
-    scores = jnp.matmul(
-        q.transpose(0, 2, 1, 3) * jnp.asarray(scale, q.dtype),
-        k.transpose(0, 2, 3, 1),
-        preferred_element_type=jnp.float32,
-    )
-    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    total = weights.sum(-1, keepdims=True)
-    weights = dropout(weights, rate, key).astype(v.dtype)
-    y = jnp.matmul(weights, v.transpose(0, 2, 1, 3), preferred_element_type=jnp.float32)
-    return (y / total).astype(v.dtype).transpose(0, 2, 1, 3)

@@ -1,21 +1,39 @@
-"""Which token may see which."""
+"""Which token may see which, and which tokens a pooled vector is of."""
 
 import jax.numpy as jnp
 
+from research.models.config import EncoderConfig
+from research.models.positions import Places
 from research.structs import Array
 
 
-def same_text(segment: Array) -> Array:
-    """Bidirectional attention inside each text of a packed row.
+def visible(cfg: EncoderConfig, query: Places, key: Places) -> Array:
+    """Attention inside each text of a packed row, to both sides or only backwards.
+
+    With `cfg.anchor` every text also sees the first token of its row, which sees
+    nothing but itself (AnchorAttention, Wang et al. 2024).
 
     Args:
-        segment: [B, S] int32; 0 is padding.
+        cfg: says whether attention is causal, and whether it has an anchor.
+        query: places [B, q] of the tokens that look.
+        key: places [B, k] of the tokens that are seen.
 
     Returns:
-        [B, S, S] bool, True where the query token (first) may see the key token.
+        [B, q, k] bool.
     """
-    same = segment[:, :, None] == segment[:, None, :]
-    return same & (segment != 0)[:, None, :]
+    asks, shown = query.segment[:, :, None], key.segment[:, None, :]
+    mask = (asks == shown) & (shown != 0)
+    if cfg.anchor:
+        mask |= (key.index == 0)[:, None, :] & (asks != 0) & (shown != 0)
+    if cfg.causal:
+        mask &= key.index[:, None, :] <= query.index[:, :, None]
+    return mask
+
+
+def near(window: int, query: Places, key: Places) -> Array:
+    """Whether two tokens are at most `window` apart: [B, q, k] bool."""
+    distance = query.index[:, :, None] - key.index[:, None, :]
+    return jnp.abs(distance) <= window
 
 
 def text_masks(segment: Array, pool: Array, slots: int) -> Array:

@@ -30,6 +30,18 @@ def last(tokens: Array, mask: Array) -> Array:
     return _weighted(tokens, final.astype(jnp.float32))
 
 
+def maximum(tokens: Array, mask: Array) -> Array:
+    """Largest value of each channel over the text; 0 for none; shapes as in `mean`."""
+
+    def text(chosen):
+        x = tokens.astype(jnp.float32)
+        x = jnp.where(chosen[:, :, None], x, -jnp.inf).max(1)
+        return jnp.where(chosen.any(1)[:, None], x, 0.0)
+
+    # One text at a time: [B, M, S, D] is never in memory.
+    return jax.lax.map(text, mask.swapaxes(0, 1)).swapaxes(0, 1)
+
+
 def weighted_mean(tokens: Array, mask: Array) -> Array:
     """Average with weights 1, 2, 3, ... along the text (SGPT, Muennighoff 2022, eq. 2).
 
@@ -54,4 +66,10 @@ def _weighted(tokens: Array, weights: Array) -> Array:
     )
 
 
-POOLS = {"mean": mean, "cls": cls, "last": last, "weighted_mean": weighted_mean}
+POOLS = {
+    "mean": mean,
+    "cls": cls,
+    "last": last,
+    "max": maximum,
+    "weighted_mean": weighted_mean,
+}
