@@ -3,6 +3,7 @@
 from absl import flags
 
 from research import pretrained
+from research.models import context
 from research.models.pooling import POOLS
 
 MODEL = flags.DEFINE_string(
@@ -15,17 +16,26 @@ DEPTH = flags.DEFINE_integer("depth", None, "Use the first blocks only.")
 DIM = flags.DEFINE_integer("dim", None, "Keep the first numbers only.")
 POOL = flags.DEFINE_enum("pool", None, list(POOLS), "Default: the model's own.")
 MAX_LENGTH = flags.DEFINE_integer(
-    "max_length", None, "Tokens of a text, more are cut. Default: the model's own."
+    "max_length",
+    None,
+    "Tokens of a text, more are cut. Default: the model's own, or what --extend adds.",
+)
+EXTEND = flags.DEFINE_string(
+    "extend",
+    None,
+    "Methods for texts longer than those of the training, such as yarn:scale=8 or "
+    "interpolated:scale=8+log_length.",
 )
 
 
 def model() -> pretrained.Pretrained:
-    """The model of --model, with the sizes of the flags checked against it.
+    """The model of --model, extended, with the flags' sizes checked against it.
 
     Raises:
-        FileNotFoundError, ValueError: no such model, depth or dim.
+        FileNotFoundError, ValueError: no such model, depth or dim, or --extend does not
+            fit it.
     """
-    loaded = pretrained.load(MODEL.value)
+    loaded = _extended(pretrained.load(MODEL.value))
     sizes = (
         ("depth", DEPTH.value, loaded.config.depth),
         ("dim", DIM.value, loaded.dim or loaded.config.width),
@@ -34,6 +44,23 @@ def model() -> pretrained.Pretrained:
         if value is not None and not 1 <= value <= most:
             raise ValueError(f"--{name}={value}: {MODEL.value} has {name} 1 ... {most}")
     return loaded
+
+
+def _extended(loaded: pretrained.Pretrained) -> pretrained.Pretrained:
+    """The model with a longer context, if --extend asks for it.
+
+    Its texts are then as long as it reaches. A method without an end reaches as far as
+    --max_length says.
+    """
+    if EXTEND.value is None:
+        return loaded
+    methods = context.parse(EXTEND.value)
+    if MAX_LENGTH.value is not None:
+        methods.setdefault("reach", {"length": MAX_LENGTH.value})
+    params, cfg = context.extended(loaded.params, loaded.config, methods)
+    longer = cfg.max_len > loaded.config.max_len
+    max_length = cfg.max_len if longer else loaded.max_length
+    return loaded._replace(params=params, config=cfg, max_length=max_length)
 
 
 def embedding(model: pretrained.Pretrained) -> dict:
