@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_eval_documents import TOKENIZER, WORDS, corpus
 
-from research.eval import diagnostics
+from research.eval import diagnostic_figures, diagnostics
 from research.eval.documents import documents, prefix
 from research.eval.geometry import isoscore
 
@@ -70,25 +70,37 @@ def test_a_known_collapse():
 
 def test_a_bag_of_words_has_no_bias():
     record = bias(weighted(lambda place, number: 1))
-    for place in diagnostics.PLACES:
-        cosines = record["insert"]["cosine"][place]
-        np.testing.assert_allclose(cosines, record["insert"]["cosine"]["start"])
-        assert np.all(np.diff(cosines) < 0)  # larger edits change more
-    assert record["insert"]["start_over_end"] == pytest.approx(1)
-    assert record["remove"]["start_over_end"] == pytest.approx(1, abs=0.2)
-    assert record["tokens"] == 40
+    assert record["documents"] == 12 and record["tokens"] == 40
+    for variant in ("as_written", "rotated"):
+        found = record[variant]
+        for cosines in found["insert"]["cosine"].values():
+            np.testing.assert_allclose(cosines, found["insert"]["cosine"]["start"])
+            assert np.all(np.diff(cosines) < 0)  # larger edits change more
+        assert found["insert"]["start_over_end"] == pytest.approx(1)
+        assert found["remove"]["start_over_end"] == pytest.approx(1, abs=0.2)
 
 
-def test_a_model_that_reads_one_end_only():
-    first = bias(weighted(lambda place, number: float(place == 0)))
+@pytest.mark.parametrize("variant", ["as_written", "rotated"])
+@pytest.mark.parametrize("kind", ["insert", "remove"])
+def test_a_model_that_reads_one_end_only(kind, variant):
+    first = bias(weighted(lambda place, number: float(place == 0)))[variant][kind]
     last = bias(weighted(lambda place, number: float(place == number - 1)))
-    for kind in ("insert", "remove"):
-        for place in ("middle", "end"):
-            np.testing.assert_allclose(first[kind]["cosine"][place], [1] * 4)
-            assert max(first[kind]["standard_error"][place]) < 1e-9
-        assert max(first[kind]["cosine"]["start"]) < 0.9
-        assert first[kind]["start_over_end"] > 1e6
-        assert last[kind]["start_over_end"] == pytest.approx(0, abs=1e-6)
+    for place in ("middle", "end"):
+        np.testing.assert_allclose(first["cosine"][place], [1] * 4)
+        assert max(first["standard_error"][place]) < 1e-9
+    assert max(first["cosine"]["start"]) < 0.9
+    assert first["start_over_end"] > 1e6
+    assert last[variant][kind]["start_over_end"] == pytest.approx(0, abs=1e-6)
+
+
+def test_rotation_tells_the_documents_bias_from_the_models():
+    """Documents open with the words that matter; the model reads all places alike."""
+    heavy = [" ".join(["ba"] * 8 + [w] * 32) for w in WORDS[1:]]
+    embed = weighted(lambda place, number: 1)
+    made = documents(heavy, TOKENIZER, length=40, count=20)
+    found = diagnostics.positional_bias(embed, made, made)
+    assert found["as_written"]["remove"]["start_over_end"] > 2
+    assert found["rotated"]["remove"]["start_over_end"] == pytest.approx(1, abs=0.6)
 
 
 def test_geometry_by_depth():
@@ -111,7 +123,7 @@ def test_geometry_by_depth():
 def test_pictures_and_records(tmp_path):
     collapse = diagnostics.length_collapse({"x": collapsing}, made(20, 12), [8, 20])
     moved = bias(weighted(lambda place, number: 1 / (1 + place)))
-    assert moved["insert"]["start_over_end"] > 1.2
+    assert moved["rotated"]["insert"]["start_over_end"] > 1.2
     x = np.random.default_rng(0).standard_normal((20, 13, 5))
     geometry = diagnostics.geometry(x, range(13))
     for name, record in (
@@ -120,7 +132,7 @@ def test_pictures_and_records(tmp_path):
         ("geometry", geometry),
     ):
         assert json.loads(json.dumps(record, allow_nan=False)) == record
-        draw = getattr(diagnostics, f"draw_{name}")
+        draw = getattr(diagnostic_figures, name)
         draw(record, "a title", tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

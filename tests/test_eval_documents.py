@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from research.data.text import train_tokenizer
-from research.eval.documents import documents, inserted, prefix, removed, text
+from research.eval.documents import documents, inserted, prefix, removed, rotated, text
 
 WORDS = [f"{a}{b}" for a in "bcdfg" for b in "aeiou"]
 TOKENIZER = train_tokenizer([*WORDS, "()"], 200)  # every word is a token
@@ -49,6 +49,12 @@ def test_a_piece_is_a_word_with_what_follows():
     assert text(found) == "ba  (ce)\n\ndibo du"
     assert text(prefix(found, 3)) == "ba  (ce"
     assert text(prefix(found, 0)) == "ba"
+
+
+def test_a_rotation_keeps_every_word():
+    found = rotated(document("ba be bi bo"), 0.5)
+    assert found.pieces == ("bi ", "bo\n", "ba ", "be ")
+    assert found.sizes.tolist() == [1] * 4
 
 
 def test_insertions_and_removals():

@@ -1,4 +1,4 @@
-"""What a model's embeddings are like: three reports, each a JSON record and a picture.
+"""What a model's embeddings are like: three reports as JSON records.
 
 Length collapse: embeddings of long documents crowd together (Zhou et al. 2024, "Length-
 Induced Embedding Collapse"). Positional bias: an edit at the start of a document moves
@@ -8,13 +8,20 @@ their space.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from research.eval.documents import Document, inserted, prefix, removed, text
+from research.eval.documents import (
+    Document,
+    inserted,
+    prefix,
+    removed,
+    rotated,
+    text,
+)
 from research.eval.geometry import (
     centred,
     effective_rank,
@@ -26,6 +33,7 @@ from research.eval.retrieval import unit
 from research.structs import EmbedFn
 
 PLACES = {"start": 0.0, "middle": 0.5, "end": 1.0}
+EDITS = {"insert": "Inserted", "remove": "Removed"}
 SIZES = (0.05, 0.1, 0.2, 0.4)
 FEWEST = 10  # texts or documents, below which the statistics say nothing
 SHORTEST = 8  # tokens
@@ -95,52 +103,40 @@ def positional_bias(
     fillers: Sequence[Document],
     *,
     sizes: Sequence[float] = SIZES,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Cosine between documents before and after text goes in or out at some place.
+
+    Measured twice. "as_written" has the documents' own bias too: a text's beginning may
+    say most about it. In "rotated" each document starts at a random word and ends with
+    what stood before it, so that any difference between places is the model's.
 
     Args:
         embed: gives [N, D].
         documents: to edit; the edited ones should not exceed the model's length.
         fillers: as many others, whose beginnings are put in.
         sizes: of the edits, shares of the document's tokens.
+        seed: of the rotations.
 
     Returns:
-        "tokens" of a document, on average; "sizes"; for "insert" and "remove" by place
-        ("start", "middle", "end") the mean "cosine" and its "standard_error", each by
-        size; and "start_over_end": the mean change (1 - cosine) from edits at the start
-        over that from edits at the end: 1 for a model without bias.
+        "documents" and their "tokens", on average; "sizes"; and under "as_written" and
+        "rotated", for "insert" and "remove", by place ("start", "middle", "end") the
+        mean "cosine" and its "standard_error", each by size; and "start_over_end": the
+        mean change (1 - cosine) from edits at the start over that from edits at the
+        end, 1 without bias.
 
     Raises:
         ValueError: there are too few documents.
     """
     _enough(documents, "documents")
-    edits = [
-        (kind, place, size)
-        for kind in ("insert", "remove")
-        for place in PLACES
-        for size in sizes
-    ]
-    texts = [text(document) for document in documents]
-    for edit in edits:
-        texts += map(lambda *pair, edit=edit: _edited(*edit, *pair), documents, fillers)
-    x = unit(embed(texts, "document"))
-    x = x.reshape(1 + len(edits), len(documents), -1)
-    cosines = np.sum(x[0] * x[1:], -1).reshape(2, len(PLACES), len(sizes), -1)
-    mean = cosines.mean(-1)
-    error = cosines.std(-1, ddof=1) / np.sqrt(len(documents))
-    record = {
+    turns = np.random.default_rng(seed).random(len(documents))
+    return {
         "documents": len(documents),
         "tokens": float(np.mean([d.sizes.sum() for d in documents])),
         "sizes": list(sizes),
+        "as_written": _bias(embed, documents, fillers, sizes),
+        "rotated": _bias(embed, list(map(rotated, documents, turns)), fillers, sizes),
     }
-    for k, kind in enumerate(("insert", "remove")):
-        change = dict(zip(PLACES, 1 - mean[k].mean(-1), strict=True))
-        record[kind] = {
-            "cosine": dict(zip(PLACES, mean[k].tolist(), strict=True)),
-            "standard_error": dict(zip(PLACES, error[k].tolist(), strict=True)),
-            "start_over_end": float(change["start"] / max(change["end"], 1e-12)),
-        }
-    return record
 
 
 def geometry(x: np.ndarray, depths: Sequence[int], seed: int = 0) -> dict[str, Any]:
@@ -171,72 +167,30 @@ def geometry(x: np.ndarray, depths: Sequence[int], seed: int = 0) -> dict[str, A
     }
 
 
-def draw_length_collapse(record: Mapping[str, Any], title: str, path: Path) -> None:
-    """Draws the cosines by length: of every model, and of every depth of the first."""
-    sizes = record["lengths"]
-    with _figure(path, title, columns=2) as (figure, (left, right)):
-        for label, found in record["models"].items():
-            (line,) = left.plot(sizes, found["mean"], marker="o", ms=4, label=label)
-            left.fill_between(
-                sizes, found["p10"], found["p90"], color=line.get_color(), alpha=0.12
-            )
-        left.legend(title="mean, 10th to 90th percentile", loc="upper left")
-        left.set(title="Output", ylabel="cosine of two documents")
-        label, found = next(iter(record["models"].items()))
-        colours, bar = _depth_colours(len(found["layers"]))
-        for values, colour in zip(found["layers"], colours, strict=True):
-            right.plot(sizes, values, color=colour, marker="o", ms=3)
-        right.set(title=f"Every depth of {label}", ylabel="mean cosine")
-        figure.colorbar(bar, ax=right, label="depth", ticks=_ticks(len(colours)))
-        for axes in (left, right):
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(sizes, map(str, sizes))
-            axes.minorticks_off()
-            axes.set(xlabel="document length, tokens", ylim=(None, 1))
-
-
-def draw_positional_bias(record: Mapping[str, Any], title: str, path: Path) -> None:
-    """Draws the cosine after an edit by its size and place; bars are 95% intervals."""
-    sizes = [100 * size for size in record["sizes"]]
-    with _figure(path, title, columns=2, sharey=True) as (_, panels):
-        for axes, kind in zip(panels, ("insert", "remove"), strict=True):
-            found = record[kind]
-            for place in PLACES:
-                bars = 1.96 * np.array(found["standard_error"][place])
-                axes.errorbar(
-                    *(sizes, found["cosine"][place], bars),
-                    **{"label": f"at the {place}", "marker": "o", "ms": 4},
-                    capsize=3,
-                )
-            ratio = f"start / end {found['start_over_end']:.3g}"
-            name = {"insert": "Text inserted", "remove": "Text removed"}[kind]
-            axes.set(title=f"{name} (change {ratio})", xlim=(0, None))
-            axes.set(xlabel=f"size of the edit, % of {record['tokens']:.0f} tokens")
-        panels[0].set(ylabel="cosine to the unedited document")
-        panels[0].legend(loc="lower left")
-
-
-def draw_geometry(record: Mapping[str, Any], title: str, path: Path) -> None:
-    """Draws the statistics by depth, dashed the value that Gaussian noise has."""
-    depths, noise = record["depths"], record["gaussian"]
-    panels = {
-        "Anisotropy": ("mean cosine", {"mean_cosine": "as they are"}),
-        "IsoScore": ("IsoScore", {"isoscore": "centred"}),
-        "Effective rank": (
-            f"effective rank, of {record['width']}",
-            {"effective_rank": "centred"},
-        ),
-    }
-    panels["Anisotropy"][1]["centred_mean_cosine"] = "centred"
-    with _figure(path, title, columns=3) as (_, every):
-        for axes, (name, (label, lines)) in zip(every, panels.items(), strict=True):
-            for field, meaning in lines.items():
-                axes.plot(depths, record[field], marker="o", ms=4, label=meaning)
-            reference = f"noise: {noise[field]:.3g}"
-            axes.axhline(noise[field], color="0.4", ls="--", lw=1, label=reference)
-            axes.set(title=name, xlabel="depth (0: embedding layer)", ylabel=label)
-            axes.set_xticks([depths[i] for i in _ticks(len(depths))])
-            axes.legend()
+def _bias(
+    embed: EmbedFn,
+    documents: Sequence[Document],
+    fillers: Sequence[Document],
+    sizes: Sequence[float],
+) -> dict[str, Any]:
+    edits = list(product(EDITS, PLACES, sizes))
+    texts = [text(document) for document in documents]
+    for edit in edits:
+        texts += map(partial(_edited, *edit), documents, fillers)
+    x = unit(embed(texts, "document"))
+    x = x.reshape(1 + len(edits), len(documents), -1)
+    cosines = np.sum(x[0] * x[1:], -1).reshape(len(EDITS), len(PLACES), len(sizes), -1)
+    record = {}
+    for kind, found in zip(EDITS, cosines, strict=True):
+        mean = found.mean(-1)
+        error = found.std(-1, ddof=1) / np.sqrt(len(documents))
+        change = dict(zip(PLACES, 1 - mean.mean(-1), strict=True))
+        record[kind] = {
+            "cosine": dict(zip(PLACES, mean.tolist(), strict=True)),
+            "standard_error": dict(zip(PLACES, error.tolist(), strict=True)),
+            "start_over_end": float(change["start"] / max(change["end"], 1e-12)),
+        }
+    return record
 
 
 def _edited(
@@ -264,39 +218,3 @@ def _enough(items: Sequence, name: str) -> None:
         raise ValueError(
             f"{len(items)} {name} are too few: {FEWEST} or more are needed"
         )
-
-
-@contextmanager
-def _figure(path: Path, title: str, columns: int, **options):
-    """(figure, axes) of panels side by side, written to `path` as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    size = (4.4 * columns, 3.8)
-    figure, axes = plt.subplots(
-        1, columns, figsize=size, layout="constrained", **options
-    )
-    figure.suptitle(title)
-    yield figure, axes
-    for panel in axes:
-        panel.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def _depth_colours(count: int):
-    """A colour for every depth, dark to bright, and what a colour bar is made of."""
-    from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import BoundaryNorm
-
-    map_ = colormaps["viridis"].resampled(count)
-    bar = ScalarMappable(BoundaryNorm(np.arange(count + 1) - 0.5, count), map_)
-    return [map_(k) for k in range(count)], bar
-
-
-def _ticks(count: int) -> list[int]:
-    """At most nine of 0 ... count - 1, evenly apart."""
-    return list(range(0, count, -(-count // 9)))

@@ -73,6 +73,13 @@ def prefix(document: Document, length: int) -> Document:
     return Document(*(field[:end] for field in document))
 
 
+def rotated(document: Document, place: float) -> Document:
+    """The document from a place in [0, 1) on, and then its beginning."""
+    at = _index(document, place * document.sizes.sum())
+    pieces = (*document.pieces[at:], *document.pieces[:at])
+    return Document(pieces, np.roll(document.sizes, -at), np.roll(document.source, -at))
+
+
 def text(document: Document) -> str:
     """The document as one string."""
     return "".join(document.pieces).strip()
