@@ -1,0 +1,75 @@
+"""launch.diagnose as a user runs it, on a tiny random model."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from test_eval_documents import TOKENIZER, corpus
+
+from research.export import export
+from research.models import encoder
+from research.models.config import bert
+from research.pretrained import Pretrained
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a model and a corpus of 120 texts of 7 words."""
+    folder = tmp_path_factory.mktemp("diagnose")
+    vocab = TOKENIZER.get_vocab_size()
+    cfg = bert(vocab=vocab, width=16, depth=2, heads=2, mlp=16, max_len=24)
+    params = encoder.init(jax.random.key(0), cfg)
+    prompts = {"query": "", "document": ""}
+    model = Pretrained(params, cfg, TOKENIZER, "mean", 24, prompts, True)
+    export(model, folder / "model")
+    (folder / "texts.txt").write_text("\n".join(corpus(120, 7)))
+    return folder
+
+
+def diagnose(folder, *flags):
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "launch.diagnose", f"--model={folder / 'model'}"),
+            *(f"--corpus={folder / 'texts.txt'}", f"--output={folder / 'out'}"),
+            *flags,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_three_reports(folder):
+    done = diagnose(folder, "--documents=10", "--texts=50")
+    assert done.returncode == 0, done.stderr
+    names = ("geometry", "length_collapse", "positional_bias")
+    files = sorted(file.name for file in (folder / "out").iterdir())
+    assert files == [f"{name}.{end}" for name in names for end in ("json", "png")]
+    geometry, collapse, bias = (
+        json.loads((folder / "out" / f"{name}.json").read_text()) for name in names
+    )
+    assert geometry["depths"] == [0, 1, 2] and geometry["texts"] == 50
+    assert collapse["lengths"] == [8, 16, 22] and collapse["documents"] == 10
+    assert bias["documents"] == 10 and bias["tokens"] == 15
+    plain, scaled = collapse["models"].values()
+    assert list(collapse["models"]) == ["the model", "TempScale 0.8"]
+    assert plain["layers"][0] == scaled["layers"][0]
+    assert plain["mean"] != scaled["mean"]
+    result = json.loads(done.stdout)
+    assert result["isoscore"] == geometry["isoscore"][-1]
+    assert list(result["mean_cosine_by_length"]["the model"].values()) == plain["mean"]
+
+
+def test_a_mistake_is_one_sentence(folder):
+    done = diagnose(folder, "--documents=70")
+    message = (
+        "the corpus of 120 texts gives 30 documents of 22 tokens and 70 are needed"
+    )
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr.startswith("error: ") and message in done.stderr
+    assert done.stderr.count("\n") == 1
