@@ -1,15 +1,19 @@
-"""Scores a model on sentence similarity or retrieval, at one size or at all of them.
+"""Scores a model on similarity, retrieval or long texts, at one size or at all sizes.
 
 python -m launch.evaluate --model=M --task=sts --data=stsb/test.jsonl.gz [--grid]
+python -m launch.evaluate --model=M --task=longembed [--lengths=256,512] [--data=qmsum]
 """
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from absl import flags
 
 from launch import cli, options
 from research.eval import grid as grids
+from research.eval import longembed
 from research.eval.embed import make_embedder, make_grid_embedder
 from research.eval.evaluators import EVALS
 
@@ -17,33 +21,53 @@ TASK = flags.DEFINE_enum("task", None, list(EVALS), "What to score.", required=T
 DATA = flags.DEFINE_string("data", None, "An STS file, or a BEIR folder.")
 SPLIT = flags.DEFINE_string("split", "test", "Which qrels of a BEIR folder.")
 GRID = flags.DEFINE_bool("grid", False, "Score every depth and width.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the grid's files.")
+TASKS = flags.DEFINE_list("tasks", list(longembed.TASKS), "Of longembed; may be none.")
+LENGTHS = flags.DEFINE_list("lengths", list(longembed.LENGTHS), "Tokens, of longembed.")
+TEXT = flags.DEFINE_string(
+    "text", "", "File or folder that longembed hides needles in."
+)
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the files of a table.")
 
 
 def main():
-    """The scores; with --grid, of every size, also as JSON, markdown and PNG files."""
+    """The scores; those of longembed or of --grid also as JSON, markdown and PNG."""
     evaluator = _evaluator()
     model = options.model()
     if not GRID.value:
-        embed = make_embedder(model.params, model.config, **options.embedding(model))
-        return {"model": options.MODEL.value, "task": TASK.value, **evaluator(embed)}
+        settings = options.embedding(model)
+        scores = evaluator(make_embedder(model.params, model.config, **settings))
+        if TASK.value == "longembed":
+            cli.say(longembed.markdown(scores, _title()))
+            picture = partial(longembed.plot, reach=settings["max_length"])
+            return _written(scores, scores, longembed.markdown, picture)
+        return {"model": options.MODEL.value, "task": TASK.value, **scores}
     found = _grid(evaluator, model)
-    folder = Path(OUTPUT.value) if OUTPUT.value else _folder()
-    title = f"{Path(options.MODEL.value).name}: {TASK.value}"
-    result = {"model": options.MODEL.value, "task": TASK.value, **grids.record(found)}
-    _write(found, title, result, folder)
-    return result
+    return _written(found, grids.record(found), grids.markdown, grids.heat_map)
 
 
 def _evaluator():
     sources = {
         "sts": {"data": DATA.value},
         "retrieval": {"data": DATA.value, "split": SPLIT.value},
+        "longembed": {
+            "tasks": TASKS.value,
+            "lengths": [_tokens(length) for length in LENGTHS.value],
+            "data": DATA.value or "",
+            "split": SPLIT.value,
+            "text": TEXT.value,
+        },
     }
     arguments = sources.get(TASK.value, {})
-    if "data" in arguments and DATA.value is None:
+    if arguments.get("data", "") is None:
         raise ValueError(f"--task={TASK.value} needs --data")
     return EVALS[TASK.value](**arguments)
+
+
+def _tokens(length: str | int) -> int:
+    try:
+        return int(length)
+    except ValueError:
+        raise ValueError(f"--lengths: {length!r} is not a number of tokens") from None
 
 
 def _grid(evaluator, model) -> grids.Grid:
@@ -71,15 +95,24 @@ def _folder() -> Path:
     return workdir / "evals" if (workdir / "model.json").exists() else Path()
 
 
-def _write(found: grids.Grid, title: str, result: dict, folder: Path) -> None:
+def _title() -> str:
+    return f"{Path(options.MODEL.value).name}: {TASK.value}"
+
+
+def _written(found, record: dict, markdown: Callable, plot: Callable) -> dict:
+    """The record of what was found, written beside a table and a picture of it."""
+    result = {"model": options.MODEL.value, "task": TASK.value, **record}
+    folder = Path(OUTPUT.value) if OUTPUT.value else _folder()
+    name = "grid" if GRID.value else TASK.value
     with (
-        cli.replacing(folder / "grid.json") as data,
-        cli.replacing(folder / "grid.md") as table,
-        cli.replacing(folder / "grid.png") as picture,
+        cli.replacing(folder / f"{name}.json") as data,
+        cli.replacing(folder / f"{name}.md") as table,
+        cli.replacing(folder / f"{name}.png") as picture,
     ):
         data.write_text(json.dumps(result, indent=2) + "\n")
-        table.write_text(grids.markdown(found, title))
-        grids.heat_map(found, title, picture)
+        table.write_text(markdown(found, _title()))
+        plot(found, _title(), picture)
+    return result
 
 
 if __name__ == "__main__":

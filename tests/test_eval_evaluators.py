@@ -42,7 +42,7 @@ def beir(tmp_path):
 
 
 def test_every_evaluator_has_a_test():
-    assert set(EVALS) == {"sts", "retrieval", "pydocs_retrieval"}
+    assert set(EVALS) == {"sts", "retrieval", "pydocs_retrieval", "longembed"}
 
 
 def test_sts_of_vectors_that_agree_with_people(sts_file):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from research.data.sources import SOURCES
+from research.eval.longembed import longembed
 from research.eval.retrieval import ranking, retrieval
 from research.eval.sts import Evaluator, sts
 
@@ -43,4 +44,5 @@ EVALS: Mapping[str, Callable[..., Evaluator]] = {
     "sts": sts,
     "retrieval": retrieval,
     "pydocs_retrieval": pydocs_retrieval,
+    "longembed": longembed,
 }

@@ -11,6 +11,9 @@ def encoder(embed: EmbedFn, *, name: str, revision: str, dim: int, max_length: i
     """An mteb model: `mteb.evaluate(encoder(...), tasks)`; needs `mteb` and torch.
 
     The texts of a task are embedded in one call, so that the embedder can sort them.
+    LongEmbed's own sets are `mteb.get_tasks(tasks=[...])` of LEMBNarrativeQARetrieval,
+    LEMBQMSumRetrieval, LEMBSummScreenFDRetrieval, LEMBWikimQARetrieval,
+    LEMBPasskeyRetrieval and LEMBNeedleRetrieval; mteb downloads them from the hub.
 
     Args:
         embed: texts, role -> [N, D].
