@@ -164,23 +164,25 @@ def _turns(
     if cfg.position != "rope":
         return (), None
 
-    def turn(branch, turns, factor):
+    def turn(branch, position, turns, factor):
         sides = (branch.query, branch.key)
         return Turn(
             *(
-                rope.cos_sin(side(where.position, turns), factor[:, :, None, None])
+                rope.cos_sin(side(position, turns), factor[:, :, None, None])
                 for side in sides
             )
         )
 
+    position = rope.training_position(cfg, where.position, key)
     turns = rope.turns(cfg, where.length, params.get("clex"), key)
     local = None
     if cfg.local:
         local = turn(
             relation(dataclasses.replace(cfg, extensions=())).branches[0],
+            where.position,
             *rope.local_turns(cfg),
         )
-    return tuple(turn(branch, *turns) for branch in how.branches), local
+    return tuple(turn(branch, position, *turns) for branch in how.branches), local
 
 
 def _kinds(cfg: EncoderConfig) -> Kind:
