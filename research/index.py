@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.structs import Array
+from research.structs import Array, Chunks
 
 
 def search(
@@ -61,6 +61,37 @@ def search(
             best[i] = _merged(best[i], found, start, k)
     scores, found = (np.concatenate(parts) for parts in zip(*best, strict=True))
     return scores[:count], found[:count]
+
+
+def search_chunks(
+    queries: np.ndarray, chunks: Chunks, k: int, *, scores: int = 1 << 24
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k texts whose best chunk has the largest dot product, exactly, on the host.
+
+    Args:
+        queries: [Q, D] float32.
+        chunks: of N texts.
+        k: how many texts; at most N are returned.
+        scores: held at a time; at least one query is scored.
+
+    Returns:
+        scores [Q, min(k, N)] float32 from best to worst, and numbers of texts; of equal
+        scores the smaller number comes first.
+
+    Raises:
+        ValueError: as in `search`.
+    """
+    _check(queries, chunks.vectors, k)
+    first = np.flatnonzero(np.diff(chunks.document, prepend=-1))
+    step = max(1, scores // len(chunks.vectors))
+    best = []
+    for start in range(0, len(queries), step):
+        found = queries[start : start + step] @ chunks.vectors.T
+        found = np.maximum.reduceat(found, first, axis=1)
+        order = np.argsort(-found, axis=1, kind="stable")[:, :k]
+        best.append((np.take_along_axis(found, order, 1), order))
+    found, texts = (np.concatenate(parts) for parts in zip(*best, strict=True))
+    return found, texts
 
 
 def _check(queries: np.ndarray, rows: np.ndarray, k: int) -> None:

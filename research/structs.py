@@ -64,6 +64,21 @@ class Batch(NamedTuple):
     labels: Labels
 
 
+class Chunks(NamedTuple):
+    """The embeddings of texts that are cut into chunks, text after text.
+
+    Attributes:
+        vectors: [C, D] float32 numpy array.
+        document: [C] which text a chunk is of; each has at least one.
+        start, end: [C] its characters, text[start:end].
+    """
+
+    vectors: Any
+    document: Any
+    start: Any
+    end: Any
+
+
 class EncoderOutput(NamedTuple):
     """What the encoder computes.
 
@@ -101,7 +116,8 @@ Loss = Callable[[Array, Array, Labels], Array]
 Pool = Callable[[Array, Array], Array]
 # encode(params, tokens [R, S], key) -> [R*M, ...], the vectors of the rows' M texts.
 Encode = Callable[[Params, Tokens, Key | None], Array]
-# embed(texts, role) -> [N, D] float32, role "query" or "document".
+# embed(texts, role) -> [N, D] float32, role "query" or "document"; Chunks of documents
+# from an embedder that cuts them.
 EmbedFn = Callable[[Any, str], Any]
 
 

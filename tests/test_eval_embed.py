@@ -83,7 +83,7 @@ def test_depth_and_dim_are_slices_of_the_grid(model):
     [
         ({"depth": 4}, "depth 4 is not in 1 ... 3"),
         ({"dim": 17}, "dim 17 is not in 1 ... 16"),
-        ({"pool": "max"}, "unknown pooling 'max'; known: mean"),
+        ({"pool": "best"}, "unknown pooling 'best'; known: mean"),
         ({"max_length": 41}, "max_length 41 is not in 1 ... 40"),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 from jax.sharding import AxisType
 
 from research import index
+from research.structs import Chunks
 
 
 def mesh_of(count):
@@ -57,3 +58,20 @@ def test_all_devices_and_one_chunk_are_the_default():
 def test_what_cannot_be_searched(queries, rows, k, message):
     with pytest.raises(ValueError, match=message):
         index.search(np.ones(queries), np.ones(rows), k)
+
+
+@pytest.mark.parametrize("scores", [1, 100, 1 << 20])
+def test_texts_are_as_good_as_their_best_chunk(scores):
+    q, d = whole_numbers(0, 9, 6), whole_numbers(1, 40, 6)
+    document = np.sort(
+        np.r_[np.arange(12), np.random.default_rng(2).integers(0, 12, 28)]
+    )
+    chunks = Chunks(d, document, np.zeros(40, int), np.ones(40, int))
+    best = np.stack([(q @ d[document == n].T).max(1) for n in range(12)], 1)
+    order = np.argsort(-best, axis=1, kind="stable")
+    for k in (1, 5, 12, 50):
+        got, found = index.search_chunks(q, chunks, k, scores=scores)
+        np.testing.assert_array_equal(found, order[:, :k])
+        np.testing.assert_array_equal(got, np.take_along_axis(best, order[:, :k], 1))
+    with pytest.raises(ValueError, match="k is 0"):
+        index.search_chunks(q, chunks, 0)

@@ -61,7 +61,7 @@ def make_embedder(
         params, cfg = truncated(params, cfg, depth)
     if dim is not None and not 1 <= dim <= cfg.width:
         raise ValueError(f"dim {dim} is not in 1 ... {cfg.width} of this encoder")
-    run = _runner(params, cfg, pool, mesh, dim=dim, normalize=normalize)
+    run = make_runner(params, cfg, pool, mesh, dim=dim, normalize=normalize)
     return _embed_fn(run, cfg, tokenizer, max_length, prompts, batch_tokens, mesh)
 
 
@@ -86,7 +86,7 @@ def make_grid_embedder(
     if wrong:
         raise ValueError(f"depth {wrong[0]} is not in 0 ... {cfg.depth}")
     params, cfg = truncated(params, cfg, max(*depths, 1))
-    run = _runner(params, cfg, pool, mesh, depths=tuple(depths))
+    run = make_runner(params, cfg, pool, mesh, depths=tuple(depths))
     return _embed_fn(run, cfg, tokenizer, max_length, prompts, batch_tokens, mesh)
 
 
@@ -128,47 +128,77 @@ def batches(
         start += rows
 
 
-@partial(jax.jit, static_argnames=("cfg", "pool", "depths", "dim", "normalize"))
+@partial(
+    jax.jit, static_argnames=("cfg", "pool", "slots", "depths", "dim", "normalize")
+)
 def _vectors(
     params: Params,
     ids: Array,
     lengths: Array,
+    spans: Array | None = None,
     *,
     cfg: EncoderConfig,
     pool: str,
+    slots: int = 1,
     depths: tuple[int, ...] | None = None,
     dim: int | None = None,
     normalize: bool = False,
 ) -> Array:
-    """Vectors [R, dim], or [R, len(depths), dim], of rows [R, S] of one text each."""
+    """Vectors [R, M, dim] or [R, M, len(depths), dim] of rows [R, S] of one text each.
+
+    M = slots is 1 without `spans`, which say which tokens of a row are pooled together.
+    """
     real = jnp.arange(ids.shape[1])[None] < lengths[:, None]
     tokens = Tokens(ids, real.astype(jnp.int32), real)
     every_layer = depths is not None
-    x = encode(params, tokens, cfg, POOLS[pool], every_layer=every_layer)
+    pooled = {"slots": slots, "spans": spans, "every_layer": every_layer}
+    x = encode(params, tokens, cfg, POOLS[pool], **pooled)
     if every_layer:
         x = x[:, np.asarray(depths)]
     x = x[..., :dim]
-    return unit(x) if normalize else x
+    x = unit(x) if normalize else x
+    return x.reshape(-1, slots, *x.shape[1:])
 
 
-def _runner(
+# run(ids [R, S], lengths [R]) -> [R, 1, ...], the vector of each row; or, with which
+# span each token is pooled in, run(ids, lengths, spans [R, S], slots=M) -> [R, M, ...].
+Runner = Callable[..., Array]
+
+
+def make_runner(
     params: Params, cfg: EncoderConfig, pool: str, mesh: Mesh | None, **options
-) -> Callable[[np.ndarray, np.ndarray], Array]:
-    """(ids [R, S], lengths [R]) -> vectors of the rows, perhaps still computing."""
+) -> Runner:
+    """What computes the vectors of rows and returns before they are there.
+
+    Args:
+        params: the encoder's parameters.
+        cfg: the encoder's shape.
+        pool: a name in `pooling.POOLS`.
+        mesh: as in `make_embedder`.
+        **options: depths, dim and normalize of `_vectors`.
+
+    Raises:
+        ValueError: there is no such pooling.
+    """
     if pool not in POOLS:
         raise ValueError(f"unknown pooling {pool!r}; known: {', '.join(POOLS)}")
     place = jnp.asarray
     if mesh is not None:
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
-        params = jax.tree.map(partial(_on_mesh, mesh), params)
-    else:
-        params = jax.tree.map(jnp.asarray, params)
+    params = placed(params, mesh)
 
-    def run(ids, lengths):
-        rows = place(ids), place(lengths)
-        return _vectors(params, *rows, cfg=cfg, pool=pool, **options)
+    def run(*rows, slots=1):
+        rows = map(place, rows)
+        return _vectors(params, *rows, cfg=cfg, pool=pool, slots=slots, **options)
 
     return run
+
+
+def placed(params: Params, mesh: Mesh | None) -> Params:
+    """Parameters on the devices of the mesh, or on the default device."""
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, params)
+    return jax.tree.map(partial(_on_mesh, mesh), params)
 
 
 def _on_mesh(mesh: Mesh, x: Array) -> Array:
@@ -179,7 +209,7 @@ def _on_mesh(mesh: Mesh, x: Array) -> Array:
 
 
 def _embed_fn(
-    run: Callable[[np.ndarray, np.ndarray], Array],
+    run: Runner,
     cfg: EncoderConfig,
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
@@ -191,47 +221,93 @@ def _embed_fn(
         raise ValueError(
             f"max_length {max_length} is not in 1 ... {cfg.max_len} of this encoder"
         )
-    multiple = 1 if mesh is None else mesh.shape["data"]
-    if batch_tokens is None:
-        batch_tokens = 1_024 if jax.default_backend() == "cpu" else 32_768
+    sizes = batch_sizes(cfg, batch_tokens, mesh)
 
     def embed(texts: Sequence[str], role: str) -> np.ndarray:
         if not len(texts):
             raise ValueError("there are no texts to embed")
         prompt = (prompts or {}).get(role, "")
         ids = token_ids(tokenizer, texts, max_length, prompt=prompt)
-        lengths = np.array([len(row) for row in ids])
-        sizes = (batch_tokens * multiple, cfg.max_len, multiple)
-        vectors, waiting = None, deque()
-        for chosen, rows, length in batches(lengths, *sizes):
-            table = _table([ids[i] for i in chosen], rows, length)
-            waiting.append((chosen, run(*table)))  # dispatched, not waited for
-            if len(waiting) > IN_FLIGHT:
-                vectors = _stored(vectors, len(ids), *waiting.popleft())
-        for chosen, part in waiting:
-            vectors = _stored(vectors, len(ids), chosen, part)
-        return vectors
+        return row_vectors(run, ids, sizes)
 
     return embed
 
 
-def _table(
-    ids: list[np.ndarray], rows: int, length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(ids [rows, length] padded with 0, lengths [rows]); filler rows have length 1."""
+def batch_sizes(
+    cfg: EncoderConfig, batch_tokens: int | None, mesh: Mesh | None
+) -> tuple[int, int, int]:
+    """The arguments of `batches` after the lengths, as `make_embedder` has them."""
+    multiple = 1 if mesh is None else mesh.shape["data"]
+    if batch_tokens is None:
+        batch_tokens = 1_024 if jax.default_backend() == "cpu" else 32_768
+    return batch_tokens * multiple, cfg.max_len, multiple
+
+
+def row_vectors(
+    run: Runner,
+    ids: Sequence[np.ndarray],
+    sizes: tuple[int, int, int],
+    spans: Sequence[np.ndarray] | None = None,
+) -> np.ndarray:
+    """The vectors of rows of tokens, each at most as long as the encoder reaches.
+
+    Args:
+        run: as `make_runner` makes it.
+        ids: an [S] int32 for every row.
+        sizes: of the batches, from `batch_sizes`.
+        spans: for every row an [S] int32, m >= 1 for the tokens of its m-th span, each
+            of at least one; None for a span over all of each row.
+
+    Returns:
+        [P, ...] float32, spans of the first row first.
+    """
+    counts = np.array([1] * len(ids) if spans is None else [x.max() for x in spans])
+    first = np.cumsum(counts) - counts
+    lengths = np.array([len(row) for row in ids])
+    vectors, waiting = None, deque()
+    for chosen, rows, length in batches(lengths, *sizes):
+        taken = np.ones(rows, np.int32)  # filler rows have length 1
+        taken[: len(chosen)] = lengths[chosen]
+        tables = [_table([ids[i] for i in chosen], rows, length), taken]
+        if spans is not None:
+            tables.append(_table([spans[i] for i in chosen], rows, length))
+        slots = 1 << int(counts[chosen].max() - 1).bit_length()
+        part = run(*tables, slots=slots)  # dispatched, not waited for
+        waiting.append((first[chosen], counts[chosen], part))
+        if len(waiting) > IN_FLIGHT:
+            vectors = _stored(vectors, counts.sum(), *waiting.popleft())
+    for done in waiting:
+        vectors = _stored(vectors, counts.sum(), *done)
+    return vectors
+
+
+def _table(parts: list[np.ndarray], rows: int, length: int) -> np.ndarray:
+    """[rows, length] int32 of arrays that are at most as long, padded with 0."""
     table = np.zeros((rows, length), np.int32)
-    counts = np.ones(rows, np.int32)
-    for i, row in enumerate(ids):
+    for i, row in enumerate(parts):
         table[i, : len(row)] = row
-        counts[i] = len(row)
-    return table, counts
+    return table
 
 
 def _stored(
-    vectors: np.ndarray | None, count: int, chosen: np.ndarray, part: Array
+    vectors: np.ndarray | None,
+    total: int,
+    first: np.ndarray,
+    counts: np.ndarray,
+    part: Array,
 ) -> np.ndarray:
-    """Vectors of `count` texts with a batch's put where its texts stand."""
+    """All `total` vectors with those of a batch put where they stand.
+
+    Args:
+        vectors: those that are there; None before the first batch.
+        total: how many there will be.
+        first: [N] where the vectors of each row of the batch start.
+        counts: [N] how many a row has.
+        part: [R, M, ...], R >= N and M >= all counts.
+    """
     if vectors is None:
-        vectors = np.empty((count, *part.shape[1:]), np.float32)
-    vectors[chosen] = np.asarray(part)[: len(chosen)]
+        vectors = np.empty((total, *part.shape[2:]), np.float32)
+    slot = np.arange(part.shape[1])[None]
+    real = slot < counts[:, None]
+    vectors[(first[:, None] + slot)[real]] = np.asarray(part)[: len(first)][real]
     return vectors

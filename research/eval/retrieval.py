@@ -9,7 +9,7 @@ from research.data.files import read_beir
 from research.eval.bm25 import bm25
 from research.eval.scores import Qrels, ranking_scores
 from research.eval.sts import Evaluator
-from research.structs import EmbedFn
+from research.structs import Chunks, EmbedFn
 
 # As deep as the deepest metric, Recall@100, looks.
 RANKS = 100
@@ -34,7 +34,7 @@ def retrieval(
 
     Returns:
         embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent; the main
-        score is nDCG@10.
+        score is nDCG@10. Of documents in chunks the best chunk counts.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or malformed.
@@ -72,12 +72,38 @@ def ranking(
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         q, d = embed(asked, "query"), embed(documents, "document")
-        if similarity == "cosine":
-            q, d = unit(q), unit(d)
-        scores = ranking_scores(qrels, run(*index.search(q, d, ranks), *names))
+        found = nearest(q, d, ranks, similarity=similarity)
+        scores = ranking_scores(qrels, run(*found, *names))
         return {"main_score": scores["ndcg@10"], **scores, **extra}
 
     return evaluate
+
+
+def nearest(
+    queries: np.ndarray,
+    documents: np.ndarray | Chunks,
+    k: int,
+    *,
+    similarity: str = "cosine",
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best documents of each query; a document is as good as its best chunk.
+
+    Args:
+        queries: [Q, D].
+        documents: [N, D], or the chunks of N documents.
+        k: how many documents; at most N are returned.
+        similarity: 'cosine' or 'dot'.
+
+    Returns:
+        scores [Q, min(k, N)] float32 from best to worst, and documents' numbers.
+    """
+    chunked = isinstance(documents, Chunks)
+    vectors = documents.vectors if chunked else documents
+    if similarity == "cosine":
+        queries, vectors = unit(queries), unit(vectors)
+    if chunked:
+        return index.search_chunks(queries, documents._replace(vectors=vectors), k)
+    return index.search(queries, vectors, k)
 
 
 def run(

@@ -1,0 +1,122 @@
+"""Documents to the vectors of their chunks: late chunking and what it competes with."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tokenizers
+from jax.sharding import Mesh
+
+from research.data.chunking import Chunking, check_reach
+from research.data.chunks import Split, split
+from research.eval.embed import (
+    Runner,
+    batch_sizes,
+    make_embedder,
+    make_runner,
+    placed,
+    row_vectors,
+)
+from research.eval.retrieval import unit
+from research.models.config import EncoderConfig
+from research.models.encoder import truncated
+from research.structs import Chunks, EmbedFn, Params
+
+
+def make_chunk_embedder(
+    params: Params,
+    cfg: EncoderConfig,
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    chunk: Chunking,
+    pool: str,
+    max_length: int | None,
+    prompts: Mapping[str, str] | None = None,
+    normalize: bool = True,
+    depth: int | None = None,
+    dim: int | None = None,
+    batch_tokens: int | None = None,
+    mesh: Mesh | None = None,
+) -> EmbedFn:
+    """As `make_embedder`, but documents are cut into chunks.
+
+    Other arguments are those of `make_embedder`.
+
+    Args:
+        chunk: how documents are cut. The vector of a late chunk is the mean of its
+            token states, of a landmark chunk its last one, whatever `pool` is.
+        pool: of queries, and of what naive and pcw read.
+        max_length: longer texts are cut to this many tokens, and the encoder's reach
+            cuts what is read in one row; None cuts there only.
+
+    Returns:
+        embed(texts, role): `Chunks` for the role "document" (an array for pcw), an
+        array for all others.
+
+    Raises:
+        ValueError: also where the encoder does not reach a window.
+    """
+    check_reach(chunk, cfg.max_len)
+    if depth is not None:
+        params, cfg = truncated(params, cfg, depth)
+    params = placed(params, mesh)
+    row = max_length or cfg.max_len
+    if not chunk.whole:
+        row = min(row, cfg.max_len)
+    own = {"pool": pool, "max_length": row, "prompts": prompts, "normalize": normalize}
+    spread = {"batch_tokens": batch_tokens, "mesh": mesh}
+    uncut = make_embedder(params, cfg, tokenizer, **own, dim=dim, **spread)
+    run = make_runner(params, cfg, POOLS_OF.get(chunk.kind, pool), mesh, dim=dim)
+    cut = {
+        "reach": cfg.max_len,
+        "max_length": row if chunk.whole else max_length,
+        "prompt": (prompts or {}).get("document", ""),
+    }
+
+    def embed(texts: Sequence[str], role: str) -> np.ndarray | Chunks:
+        if role != "document" or not len(texts):
+            return uncut(texts, role)
+        splits = split(tokenizer, texts, chunk, **cut)
+        vectors = chunk_vectors(run, splits, batch_sizes(cfg, **spread))
+        vectors = unit(vectors) if normalize else vectors
+        return vectors if chunk.kind == "pcw" else _chunks(vectors, splits)
+
+    return embed
+
+
+def chunk_vectors(
+    run: Runner, splits: Sequence[Split], sizes: tuple[int, int, int]
+) -> np.ndarray:
+    """[C, D] float32, not normalised, of all chunks of the texts in order.
+
+    A chunk that lies in several rows is the mean of its pieces by their tokens.
+    """
+    rows = [row for text in splits for row in text.rows]
+    spans = [row.piece for row in rows]
+    pieces = row_vectors(run, [row.ids for row in rows], sizes, spans)
+    tokens = np.concatenate([np.bincount(span)[1:] for span in spans])
+    first = np.cumsum([0, *(len(text.start) for text in splits)])
+    chunk = np.concatenate(
+        [
+            before + row.chunk
+            for before, text in zip(first, splits, strict=False)
+            for row in text.rows
+        ]
+    )
+    starts = np.flatnonzero(np.diff(chunk, prepend=-1))
+    weights = tokens.astype(np.float32)[:, None]
+    total = np.add.reduceat(weights * pieces, starts)
+    return total / np.add.reduceat(weights, starts)
+
+
+def _chunks(vectors: np.ndarray, splits: Sequence[Split]) -> Chunks:
+    counts = [len(text.start) for text in splits]
+    return Chunks(
+        vectors,
+        np.repeat(np.arange(len(splits)), counts),
+        np.concatenate([text.start for text in splits]),
+        np.concatenate([text.end for text in splits]),
+    )
+
+
+# Poolings that are not the model's own. A landmark is a span of one token.
+POOLS_OF = {"late": "mean", "landmark": "mean"}
