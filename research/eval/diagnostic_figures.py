@@ -19,7 +19,9 @@ def length_collapse(record: Mapping[str, Any], title: str, path: Path) -> None:
             (line,) = left.plot(sizes, found["mean"], marker="o", ms=4, label=label)
             for name in ("p10", "p90"):
                 left.plot(sizes, found[name], color=line.get_color(), ls=":", lw=1.2)
-        left.legend(title="mean; dotted: 10th, 90th percentile")
+        low, high = left.get_ylim()
+        left.set(ylim=(low, high + 0.4 * (high - low)))  # room for the legend
+        left.legend(title="mean; dotted: 10th, 90th percentile", loc="upper left")
         left.set(title="Output", ylabel="cosine of two documents")
         label, found = next(iter(record["models"].items()))
         colours, bar = _depth_colours(len(found["layers"]))
