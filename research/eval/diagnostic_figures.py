@@ -75,8 +75,10 @@ def geometry(record: Mapping[str, Any], title: str, path: Path) -> None:
                 name = names.get(field, "the model")
                 axes.plot(depths, record[field], marker="o", ms=4, label=name)
             value = noise[fields[0]]
-            name = f"Gaussian noise: {value:.3g}"
-            axes.axhline(value, color="0.4", ls="--", lw=1, label=name)
+            name = f"Gaussian noise: {round(value, 3) + 0.0:.3g}"
+            axes.plot(
+                depths, [value] * len(depths), "--", color="0.4", lw=1, label=name
+            )
             axes.set(title=heading, xlabel="depth (0: embedding layer)", ylabel=label)
             axes.set_xticks([depths[i] for i in _ticks(len(depths))])
             axes.set(ylim=(min(0, axes.get_ylim()[0]), None))
