@@ -32,6 +32,24 @@ def slots(length: int) -> int:
     return max(1, length // 8)
 
 
+class Rows(NamedTuple):
+    """The batch of a pre-training step: packed rows, nothing masked yet.
+
+    Attributes:
+        tokens: Tokens [R, S]; every text has its own special tokens.
+        word: [R, S] int32, 1 + the number of the word of its row that a token belongs
+            to; 0 for special tokens and padding.
+    """
+
+    tokens: Tokens
+    word: Array
+
+
+def row_texts(length: int) -> int:
+    """Documents that fit in a pre-training row of `length` tokens: one for every 16."""
+    return max(1, length // 16)
+
+
 class Labels(NamedTuple):
     """What the data says about the pairs of a batch; a field that is unknown is None.
 
