@@ -1,11 +1,7 @@
-"""The weights of a Hugging Face folder <-> our parameter tree, row by row.
-
-A `Row` says where one tensor of a family lives in both, and how the one is rearranged
-into the other. PyTorch keeps a linear layer's weight as [out, in], we as [in, out].
-"""
+"""The weights of a Hugging Face folder <-> our parameter tree, by `rows.ROWS`."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,81 +14,63 @@ from safetensors.numpy import save_file
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.families import family_of
-from research.structs import Params
+from research.models.rearrangements import OPS, Shape
+from research.models.rows import ROWS, Row
+from research.structs import Array, Params
 
-Shape = tuple[int, ...]
-
-
-class Row(NamedTuple):
-    """One tensor of a family.
-
-    Attributes:
-        hf: its name in the file, without prefix; `{l}` stands for the layer.
-        ours: its path in our tree; with `{l}` in `hf`, index l of the first axis.
-        op: how it is rearranged, a key of `OPS`.
-    """
-
-    hf: str
-    ours: str
-    op: str
+# A large table is read in pieces of this many bytes.
+PIECE = 1 << 24
 
 
-class Op(NamedTuple):
-    """An invertible rearrangement of a tensor.
+class Stored(NamedTuple):
+    """Where a tensor is stored.
 
     Attributes:
-        shape: our shape -> the shape in the file.
-        read: (tensor of the file, our shape) -> ours.
-        write: ours -> tensor of the file.
+        file: a safetensors file.
+        name: the tensor's name in it.
+        shape: the tensor's shape.
     """
 
-    shape: Callable[[Shape], Shape]
-    read: Callable[[np.ndarray, Shape], np.ndarray]
-    write: Callable[[np.ndarray], np.ndarray]
+    file: Path
+    name: str
+    shape: Shape
 
 
-def read_safetensors(folder: Path, cfg: EncoderConfig) -> Params:
+def read_safetensors(folder: Path, cfg: EncoderConfig, sharding: Any = None) -> Params:
     """The encoder's parameters from `model.safetensors` or its shards.
 
-    Tensors are read one at a time, and 16-bit ones become float32.
+    One parameter after the other is filled from its tensors, which are read one at a
+    time and become float32, and is placed on its devices: the peak of memory is the
+    model and, with `sharding`, its largest parameter once more.
 
     Args:
         folder: holds model.safetensors, or model.safetensors.index.json and the files
             that it names.
         cfg: what the folder's `config.json` says (`families.read_config`).
+        sharding: a sharding for each parameter, or one for all (as of
+            `jax.device_put`); None leaves them on the host.
+
     Returns:
-        The nested dict of `encoder.init`, of float32 NumPy arrays.
+        The nested dict of `encoder.init`, of float32 arrays: JAX's with `sharding`,
+        else NumPy's.
+
     Raises:
         FileNotFoundError: no safetensors in the folder, or a shard is missing.
         ValueError: a file is not safetensors, or names are missing, extra or hold
             other shapes than `cfg` says; all of them are listed.
     """
-    shapes, tree = _shapes(cfg)
-    expected = dict(_expected(cfg, shapes))
-    params = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
-    faults, seen = [], set()
-    for name, file in _tensors(folder):
-        name = _canonical(name)
-        if name.startswith(IGNORED):
-            continue
-        if name not in expected or name in seen:
-            faults.append(f"{'repeated' if name in seen else 'extra'} {name}")
-            continue
-        seen.add(name)
-        row, layer, ours = expected[name]
-        tensor = file()
-        want = OPS[row.op].shape(ours)
-        if tensor.shape != want:
-            faults.append(f"{name} is {list(tensor.shape)} instead of {list(want)}")
-            continue
-        place = params[row.ours] if layer is None else params[row.ours][layer]
-        place[...] = OPS[row.op].read(tensor.astype(np.float32), ours)
-    faults += [f"missing {name}" for name in expected if name not in seen]
-    if faults:
-        raise ValueError(
-            f"the weights in {folder} do not fit its config.json: {'; '.join(faults)}"
-        )
-    return jax.tree.unflatten(tree, params.values())
+    tree = _abstract(cfg)
+    shapes = {path: leaf.shape for path, leaf in _flat(tree).items()}
+    rows = _rows(cfg, shapes)
+    stored = _stored(folder, cfg, rows, shapes)
+    place = _placer(tree, sharding)
+    params = {}
+    for row in rows:
+        leaves = {path: np.empty(shapes[path], np.float32) for path in row.ours}
+        _fill(leaves, row, cfg, stored)
+        for path in row.ours:
+            params[path] = place(path, leaves.pop(path))
+    return jax.tree.unflatten(jax.tree.structure(tree), [params[p] for p in shapes])
 
 
 def write_safetensors(folder: Path, params: Params, cfg: EncoderConfig) -> None:
@@ -103,10 +81,14 @@ def write_safetensors(folder: Path, params: Params, cfg: EncoderConfig) -> None:
         OSError: no space, or no right to write.
     """
     flat = _flat(jax.device_get(params))
+    shapes = {path: leaf.shape for path, leaf in _flat(_abstract(cfg)).items()}
     tensors = {}
-    for name, (row, layer, _) in _expected(cfg, _shapes(cfg)[0]):
-        ours = flat[row.ours] if layer is None else flat[row.ours][layer]
-        tensors[name] = np.ascontiguousarray(OPS[row.op].write(ours), np.float32)
+    for row in _rows(cfg, shapes):
+        for name, layer in _names(row, cfg):
+            ours = [
+                flat[path] if layer is None else flat[path][layer] for path in row.ours
+            ]
+            tensors[name] = np.ascontiguousarray(OPS[row.op].write(*ours), np.float32)
     save_tensors(folder / "model.safetensors", tensors)
 
 
@@ -125,11 +107,9 @@ def save_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
     file.chmod(mode)
 
 
-def _shapes(cfg: EncoderConfig) -> tuple[dict[str, Shape], jax.tree_util.PyTreeDef]:
-    """The shape of every parameter by path, and the tree; nothing is computed."""
-    tree = jax.eval_shape(partial(encoder.init, cfg=cfg), jax.random.key(0))
-    shapes = {path: value.shape for path, value in _flat(tree).items()}
-    return shapes, jax.tree.structure(tree)
+def _abstract(cfg: EncoderConfig) -> Params:
+    """The tree of the parameters' shapes; nothing is computed."""
+    return jax.eval_shape(partial(encoder.init, cfg=cfg), jax.random.key(0))
 
 
 def _flat(tree: Params) -> dict[str, Any]:
@@ -138,33 +118,127 @@ def _flat(tree: Params) -> dict[str, Any]:
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}
 
 
-def _expected(
-    cfg: EncoderConfig, shapes: Mapping[str, Shape]
-) -> Iterator[tuple[str, tuple[Row, int | None, Shape]]]:
-    """(name in the file, (row, layer, our shape of it)) of every tensor.
+def _rows(cfg: EncoderConfig, shapes: dict[str, Shape]) -> list[Row]:
+    """The rows of the parameters that this encoder has, the largest first.
 
-    Rows whose parameter this encoder does not have (biases, token types) are skipped.
+    Others of its family (biases, token types) are skipped.
     """
-    rows = [row for row in ROWS[family_of(cfg)] if row.ours in shapes]
-    unmapped = shapes.keys() - {row.ours for row in rows}
+    rows = [
+        row
+        for row in ROWS[family_of(cfg)]
+        if row.gated in (None, cfg.gated) and shapes.keys() >= set(row.ours)
+    ]
+    unmapped = shapes.keys() - {path for row in rows for path in row.ours}
     if unmapped:
         raise ValueError(f"no Hugging Face name for {', '.join(sorted(unmapped))}")
+    return sorted(rows, key=lambda row: -sum(np.prod(shapes[p]) for p in row.ours))
+
+
+def _names(row: Row, cfg: EncoderConfig) -> Iterator[tuple[str, int | None]]:
+    """(name in the file, layer) of each tensor of a row; no layer outside of blocks."""
+    if "{l}" not in row.hf:
+        yield row.hf, None
+        return
+    for layer in range(cfg.depth):
+        if layer or not _unused_norm(row, cfg):
+            yield row.hf.format(l=layer), layer
+
+
+def _unused_norm(row: Row, cfg: EncoderConfig) -> bool:
+    """Whether block 0 does without this parameter, and files too."""
+    return not cfg.first_norm and row.ours[0].startswith("layers/attention_norm/")
+
+
+def _fill(
+    leaves: dict[str, np.ndarray],
+    row: Row,
+    cfg: EncoderConfig,
+    stored: dict[str, Stored],
+) -> None:
+    """Reads a row's tensors into our parameters."""
+    if _unused_norm(row, cfg):
+        for path, leaf in leaves.items():
+            leaf[0] = path.endswith("/scale")
+    for name, layer in _names(row, cfg):
+        ours = [leaf if layer is None else leaf[layer] for leaf in leaves.values()]
+        if row.op == "same" and len(ours) == 1:
+            _read_pieces(ours[0], stored[name])
+            continue
+        tensor = _read(stored[name])
+        parts = OPS[row.op].read(tensor, *(x.shape for x in ours))
+        for place, part in zip(ours, parts, strict=True):
+            place[...] = part  # casts
+
+
+def _read(at: Stored, part: slice | None = None) -> np.ndarray:
+    """A tensor, or some of its rows.
+
+    The file is opened anew each time, or its pages would count as ours until the end.
+    """
+    with safe_open(at.file, framework="np") as file:
+        if part is None:
+            return file.get_tensor(at.name)
+        return file.get_slice(at.name)[part]
+
+
+def _read_pieces(leaf: np.ndarray, at: Stored) -> None:
+    """Reads a tensor into a parameter of its shape."""
+    rows = max(1, PIECE // max(1, leaf[:1].nbytes))
+    for start in range(0, len(leaf), rows):
+        part = slice(start, min(start + rows, len(leaf)))
+        leaf[part] = _read(at, part)
+
+
+def _placer(tree: Params, sharding: Any) -> Callable[[str, np.ndarray], Array]:
+    """(path, parameter) -> the parameter where it belongs."""
+    if sharding is None:
+        return lambda path, leaf: leaf
+    if isinstance(sharding, jax.sharding.Sharding):
+        sharding = jax.tree.map(lambda leaf: sharding, tree)
+    wanted = _flat(sharding)
+
+    def place(path, leaf):
+        return jax.block_until_ready(jax.device_put(leaf, wanted[path]))
+
+    return place
+
+
+def _stored(
+    folder: Path, cfg: EncoderConfig, rows: list[Row], shapes: dict[str, Shape]
+) -> dict[str, Stored]:
+    """Where each tensor that the rows name is; everything wrong is in one error."""
+    expected = {}
     for row in rows:
-        shape = shapes[row.ours]
-        if "{l}" in row.hf:
-            for layer in range(cfg.depth):
-                yield row.hf.format(l=layer), (row, layer, shape[1:])
-        else:
-            yield row.hf, (row, None, shape)
+        for name, layer in _names(row, cfg):
+            ours = [shapes[path][layer is not None :] for path in row.ours]
+            expected[name] = OPS[row.op].shape(*ours)
+    stored, faults = {}, []
+    for name, at in _tensors(folder):
+        if name not in expected and _ignored(name, family_of(cfg)):
+            continue
+        if name not in expected or name in stored:
+            faults.append(f"{'repeated' if name in stored else 'extra'} {name}")
+            continue
+        stored[name] = at
+        if at.shape != expected[name]:
+            have, want = list(at.shape), list(expected[name])
+            faults.append(f"{name} is {have} instead of {want}")
+    faults += [f"missing {name}" for name in expected if name not in stored]
+    if faults:
+        raise ValueError(
+            f"the weights in {folder} do not fit its config.json: {'; '.join(faults)}"
+        )
+    return stored
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """(name, function that reads it) of every tensor of the folder."""
+def _tensors(folder: Path) -> Iterator[tuple[str, Stored]]:
+    """(canonical name, place) of every tensor of the folder."""
     for path in _files(folder):
         try:
             with safe_open(path, framework="np") as file:
                 for name in file.keys():  # noqa: SIM118 - not a dict
-                    yield name, partial(file.get_tensor, name)
+                    shape = tuple(file.get_slice(name).get_shape())
+                    yield _canonical(name), Stored(path, name, shape)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from None
 
@@ -192,86 +266,36 @@ def _canonical(name: str) -> str:
     return name
 
 
+def _ignored(name: str, family: str) -> bool:
+    """Whether a tensor is a known part of a file that is no part of the encoder."""
+    parts = (*IGNORED, *IGNORED_OF.get(family, ()))
+    return name.startswith(parts) or name.endswith(BUFFERS)
+
+
 # What a model with a head, or a multimodal one, puts before its encoder's names.
-PREFIXES = ("bert.", "roberta.", "model.", "language_model.")
+PREFIXES = (
+    "bert.",
+    "roberta.",
+    "mpnet.",
+    "model.",
+    "language_model.",
+    "transformer.",
+    "gpt_neox.",
+)
 # Files of before 2019's PyTorch.
 RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-# Known parts of the files that are no part of the encoder: BERT's pooler (a layer of
-# next-sentence prediction), heads, and buffers that old versions saved.
-IGNORED = ("pooler.", "cls.", "lm_head.", "embeddings.position_ids")
-
-OPS = {
-    "same": Op(lambda s: s, lambda x, s: x, lambda x: x),
-    "transpose": Op(lambda s: s[::-1], lambda x, s: x.T, lambda x: x.T),
-    # weight [H*D/H, D] <-> kernel [D, H, D/H]
-    "heads_in": Op(
-        lambda s: (s[1] * s[2], s[0]),
-        lambda x, s: x.T.reshape(s),
-        lambda x: x.reshape(len(x), -1).T,
-    ),
-    # bias [H*D/H] <-> [H, D/H]
-    "heads_bias": Op(
-        lambda s: (s[0] * s[1],), lambda x, s: x.reshape(s), lambda x: x.reshape(-1)
-    ),
-    # weight [D, H*D/H] <-> kernel [H, D/H, D]
-    "heads_out": Op(
-        lambda s: (s[2], s[0] * s[1]),
-        lambda x, s: x.T.reshape(s),
-        lambda x: x.reshape(-1, x.shape[-1]).T,
-    ),
+# BERT's pooler (a layer of next-sentence prediction) and heads.
+IGNORED = ("pooler.", "cls.", "lm_head.", "embed_out.")
+IGNORED_OF = {
+    "modernbert": ("head.", "decoder."),
+    "t5": ("decoder.", "encoder.embed_tokens."),
 }
-
-
-def _linear(hf: str, ours: str, *, kernel: str, bias: str) -> tuple[Row, Row]:
-    """The rows of a linear layer's weight and bias."""
-    return (
-        Row(f"{hf}.weight", f"{ours}/kernel", kernel),
-        Row(f"{hf}.bias", f"{ours}/bias", bias),
-    )
-
-
-def _norm(hf: str, ours: str) -> tuple[Row, Row]:
-    """The rows of a norm's scale and bias."""
-    return (
-        Row(f"{hf}.weight", f"{ours}/scale", "same"),
-        Row(f"{hf}.bias", f"{ours}/bias", "same"),
-    )
-
-
-_heads_in = partial(_linear, kernel="heads_in", bias="heads_bias")
-_heads_out = partial(_linear, kernel="heads_out", bias="same")
-_dense = partial(_linear, kernel="transpose", bias="same")
-
-_BERT = "encoder.layer.{l}"
-_LLAMA = "layers.{l}"
-ROWS = {
-    "bert": (
-        Row("embeddings.word_embeddings.weight", "embed/token/embedding", "same"),
-        Row(
-            "embeddings.position_embeddings.weight", "embed/position/embedding", "same"
-        ),
-        Row("embeddings.token_type_embeddings.weight", "embed/type/embedding", "same"),
-        *_norm("embeddings.LayerNorm", "embed/norm"),
-        *_heads_in(f"{_BERT}.attention.self.query", "layers/query"),
-        *_heads_in(f"{_BERT}.attention.self.key", "layers/key"),
-        *_heads_in(f"{_BERT}.attention.self.value", "layers/value"),
-        *_heads_out(f"{_BERT}.attention.output.dense", "layers/out"),
-        *_norm(f"{_BERT}.attention.output.LayerNorm", "layers/attention_norm"),
-        *_dense(f"{_BERT}.intermediate.dense", "layers/up"),
-        *_dense(f"{_BERT}.output.dense", "layers/down"),
-        *_norm(f"{_BERT}.output.LayerNorm", "layers/mlp_norm"),
-    ),
-    "llama": (
-        Row("embed_tokens.weight", "embed/token/embedding", "same"),
-        *_norm(f"{_LLAMA}.input_layernorm", "layers/attention_norm"),
-        *_heads_in(f"{_LLAMA}.self_attn.q_proj", "layers/query"),
-        *_heads_in(f"{_LLAMA}.self_attn.k_proj", "layers/key"),
-        *_heads_in(f"{_LLAMA}.self_attn.v_proj", "layers/value"),
-        *_heads_out(f"{_LLAMA}.self_attn.o_proj", "layers/out"),
-        *_norm(f"{_LLAMA}.post_attention_layernorm", "layers/mlp_norm"),
-        *_dense(f"{_LLAMA}.mlp.gate_proj", "layers/gate"),
-        *_dense(f"{_LLAMA}.mlp.up_proj", "layers/up"),
-        *_dense(f"{_LLAMA}.mlp.down_proj", "layers/down"),
-        *_norm("norm", "final_norm"),
-    ),
-}
+# What old versions saved besides parameters.
+BUFFERS = (
+    "embeddings.position_ids",
+    ".rotary_emb.inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+)
