@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.models import encoder
 from research.models.config import modern
 from research.models.relations import (
     REACH,
@@ -17,6 +18,7 @@ from research.models.relations import (
     relation,
     self_extend,
 )
+from research.structs import Tokens
 
 # Two heads of keys with 8 rotated pairs each, for four heads of queries.
 BOTH = replace(
@@ -24,6 +26,8 @@ BOTH = replace(
 )
 CAUSAL = replace(BOTH, causal=True)
 SIDES = pytest.mark.parametrize("cfg", [BOTH, CAUSAL], ids=["both", "causal"])
+FORWARD = jax.jit(encoder.forward, static_argnums=2)
+INIT = jax.jit(encoder.init, static_argnums=1)
 UNIT = 2**16  # the turns of one token, in all 8 pairs: divides by every size below
 EXTENSIONS = {
     "self_extend": {"group": 2, "window": 4, "original": 16},
@@ -179,6 +183,23 @@ def test_dpe_leaves_dimensions_that_are_not_key_at_their_positions():
             assert got[19, 0, head, pair] == expected
 
 
+def test_key_dims_may_be_the_same_for_all_heads():
+    def made(key_dims):
+        return distances(
+            dpe(BOTH, sizes=(4,), window=4, original=16, key_dims=key_dims), 20
+        )
+
+    np.testing.assert_array_equal(made((1, 6)), made(((1, 6), (6, 1))))
+
+
+def test_dpe_divides_radians_as_it_divides_turns():
+    branch = dpe(CAUSAL, sizes=(2, 8), window=6, original=16).branches[1]
+    position = jnp.array([[21]], jnp.int32)
+    turns, radians = (jnp.full((1, 1, 8), 64, t) for t in (jnp.uint32, jnp.float32))
+    for side in (branch.query, branch.key):
+        np.testing.assert_array_equal(side(position, turns), side(position, radians))
+
+
 def test_dividing_a_frequency_keeps_far_angles():
     turns = jnp.full((1, 1, 8), round(2**32 / (2 * np.pi)), jnp.uint32)
     branch = dpe(CAUSAL, sizes=(3,), window=6, original=16).branches[1]
@@ -247,3 +268,81 @@ def test_two_relations_are_refused():
 def test_pairs_that_a_head_lacks_cannot_be_chosen(count):
     with pytest.raises(ValueError, match=f"choose {count} of the 8 pairs"):
         key_pairs(np.ones((3, 4, 16)), np.ones((3, 2, 16)), count)
+
+
+def rows(*texts):
+    """Texts (lists of ids) packed in one row, and two tokens of padding."""
+    ids = [*(token for text in texts for token in text), 0, 0]
+    segment = [m for m, text in enumerate(texts, 1) for _ in text] + [0, 0]
+    ids, segment = (jnp.asarray([x], jnp.int32) for x in (ids, segment))
+    return Tokens(ids, segment, segment > 0)
+
+
+TEXT = [int(token) for token in np.random.default_rng(3).integers(1, 60, 24)]
+
+
+def states(params, cfg, tokens, name=None, **change):
+    """Final hidden states of a row, under an extension with some arguments changed."""
+    if name:
+        arguments = {**EXTENSIONS[name], **change}
+        cfg = replace(cfg, extensions=((name, tuple(arguments.items())),))
+    return np.asarray(FORWARD(params, tokens, cfg).tokens[0])
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Weights large enough for attention to be far from uniform."""
+    start = INIT(jax.random.key(5), BOTH)
+    return jax.tree.map(lambda x: x if (x == 1).all() else 10 * x, start)
+
+
+@pytest.mark.parametrize(
+    ("name", "cfg", "change"),
+    [
+        ("self_extend", BOTH, {"window": 24, "original": 24}),
+        ("self_extend", CAUSAL, {"group": 1}),
+        ("dpe", BOTH, {"sizes": (1,) * 8}),
+        ("dpe", CAUSAL, {"window": 24, "original": 24}),
+        ("lm_infinite", CAUSAL, {"window": 24}),
+    ],
+)
+def test_the_model_is_vanilla_where_distances_are(params, name, cfg, change):
+    expected = states(params, cfg, rows(TEXT))
+    got = states(params, cfg, rows(TEXT), name, **change)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert np.abs(states(params, cfg, rows(TEXT), name) - expected).max() > 1e-2
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_packed_texts_have_their_own_distances(params, name):
+    packed = states(params, CAUSAL, rows(TEXT[:11], TEXT), name)
+    alone = states(params, CAUSAL, rows(TEXT), name)
+    np.testing.assert_allclose(packed[11:35], alone[:24], atol=1e-5)
+
+
+def test_self_extend_shares_the_distance_of_a_group(params):
+    one = jax.tree.map(lambda x: x[:1], params["layers"])
+    params, cfg = {**params, "layers": one}, replace(CAUSAL, depth=1)
+    swapped = [TEXT[1], TEXT[0], *TEXT[2:]]  # the two tokens of the first group
+    first, second = (
+        states(params, cfg, rows(x), "self_extend") for x in (TEXT, swapped)
+    )
+    # From token 5 on, both of them are at least the window behind.
+    np.testing.assert_allclose(first[5:24], second[5:24], atol=1e-5)
+    assert np.abs(first[4] - second[4]).max() > 1e-3
+
+
+def test_lm_infinite_does_not_see_between_the_sinks_and_the_window(params):
+    one = jax.tree.map(lambda x: x[:1], params["layers"])
+    params, cfg = {**params, "layers": one}, replace(CAUSAL, depth=1)
+
+    def changed(place):
+        other = [*TEXT]
+        other[place] = TEXT[place] % 59 + 1
+        first, second = (
+            states(params, cfg, rows(x), "lm_infinite", sinks=2) for x in (TEXT, other)
+        )
+        return np.flatnonzero(np.abs(first - second)[:24].max(-1)).tolist()
+
+    assert changed(7) == [7, 8, 9, 10]
+    assert changed(1) == list(range(1, 24))

@@ -1,16 +1,23 @@
 """SeqPE: positions as digits, the bias of their vectors and its two regularisers."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from research.models import seqpe
+from research.models import encoder, seqpe
 from research.models.config import modern
+from research.structs import Tokens
 
+FORWARD = jax.jit(encoder.forward, static_argnums=2)
+INIT = jax.jit(encoder.init, static_argnums=1)
 SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 4, "mlp": 48}
-CFG = modern(**SHAPE, max_len=64, position="none", relative="seqpe")
+CFG = replace(
+    modern(**SHAPE, max_len=64, position="none", relative="seqpe"), kv_heads=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +30,8 @@ def params():
 def test_channels_are_of_each_position_alone(params):
     position = jnp.array([[0, 1, 2, 3], [2, 99_999, 1, 0]], jnp.int32)
     query, key = seqpe.channels(params, CFG, position)
-    for x in (query, key):
-        assert x.shape == (2, 4, 4, seqpe.CHANNELS) and x.dtype == jnp.float32
+    for x, heads in ((query, 4), (key, 2)):
+        assert x.shape == (2, 4, heads, seqpe.CHANNELS) and x.dtype == jnp.float32
         np.testing.assert_allclose(x[0, 2], x[1, 0], atol=1e-5)
         np.testing.assert_allclose(x[0, 0], x[1, 3], atol=1e-5)
         assert np.abs(x[0, 0] - x[0, 1]).max() > 1e-2
@@ -87,4 +94,22 @@ def test_the_penalty_falls_when_it_is_trained(key):
     for _ in range(40):
         last, params, slope = step(params)
     assert last < 0.9 * first
+    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(slope))
+
+
+def test_the_model_reads_positions_in_its_text_and_trains_their_vectors(key, params):
+    text = np.array([7, 3, 50, 21, 8, 9], np.int32)
+    model = {**INIT(key, CFG), "relative": params}
+
+    def states(ids, segment, relative):
+        ids, segment = (jnp.asarray(x, jnp.int32)[None] for x in (ids, segment))
+        tokens = Tokens(ids, segment, segment > 0)
+        return FORWARD({**model, "relative": relative}, tokens, CFG).tokens[0]
+
+    alone = states(text, np.ones(6), params)
+    after = states(np.append([4, 4, 4], text), np.repeat([1, 2], [3, 6]), params)
+    np.testing.assert_allclose(after[3:], alone, atol=1e-5)
+    swapped = states(text[::-1], np.ones(6), params)[::-1]
+    assert np.abs(swapped - alone).max() > 1e-4
+    slope = jax.jit(jax.grad(lambda p: states(text, np.ones(6), p).std()))(params)
     assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(slope))

@@ -3,13 +3,19 @@
 import math
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.models import encoder
 from research.models.config import modern
 from research.models.positions import Places
 from research.models.temperature import TEMPERATURES, query_factor, score_factor
+from research.structs import Tokens
 
+FORWARD = jax.jit(encoder.forward, static_argnums=2)
+INIT = jax.jit(encoder.init, static_argnums=1)
 SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 4, "mlp": 48, "max_len": 64}
 
 
@@ -72,3 +78,55 @@ def test_what_makes_no_sense_is_refused(name, arguments, message):
     assert name in TEMPERATURES
     with pytest.raises(ValueError, match=message):
         query_factor(extended(**{name: arguments}), row(5))
+
+
+def states(params, cfg, *lengths):
+    """Hidden states of texts of some lengths in one row."""
+    segment = jnp.asarray(row(*lengths).segment)
+    ids = jnp.arange(segment.size, dtype=jnp.int32)[None] % 59 + 1
+    return np.asarray(FORWARD(params, Tokens(ids, segment, segment > 0), cfg).tokens[0])
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Weights large enough for attention to be far from uniform."""
+    start = INIT(jax.random.key(5), extended())
+    return jax.tree.map(lambda x: x if (x == 1).all() else 10 * x, start)
+
+
+def test_the_model_at_tau_1_is_the_same_to_the_bit(params):
+    plain = states(params, extended(), 12)
+    np.testing.assert_array_equal(
+        states(params, extended(temp_scale={"tau": 1.0}), 12), plain
+    )
+    apart = np.abs(states(params, extended(temp_scale={"tau": 0.5}), 12) - plain)
+    assert apart.max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"relative": "t5"}, {"relative": "seqpe"}, {"softcap": 2.0}]
+)
+def test_tau_divides_whole_scores(key, change):
+    cfg = replace(extended(temp_scale={"tau": 0.5}), **change)
+    params = INIT(key, cfg)
+    params = jax.tree.map(lambda x: x if (x == 1).all() else 10 * x, params)
+    plain = replace(cfg, extensions=(), softcap=2 * cfg.softcap)
+    layers = params["layers"]
+    query = {"kernel": 2 * layers["query"]["kernel"]}
+    doubled = {**params, "layers": {**layers, "query": query}}
+    if cfg.relative == "t5":
+        doubled["relative"] = jax.tree.map(lambda x: 2 * x, params["relative"])
+    if cfg.relative == "seqpe":
+        query = jax.tree.map(lambda x: 2 * x, params["relative"]["query"])
+        doubled["relative"] = {**params["relative"], "query": query}
+    np.testing.assert_allclose(
+        states(params, cfg, 12), states(doubled, plain, 12), atol=1e-5
+    )
+
+
+def test_the_length_of_a_text_does_not_change_its_neighbours(params):
+    scaled = extended(log_length={"original": 8})
+    plain, got = (states(params, cfg, 8, 12, 5) for cfg in (extended(), scaled))
+    np.testing.assert_array_equal(got[:8], plain[:8])
+    np.testing.assert_array_equal(got[20:25], plain[20:25])
+    assert np.abs(got[8:20] - plain[8:20]).max() > 1e-2

@@ -5,7 +5,8 @@ gives pairs of tokens other angles than those of their positions, by several bra
 each is a way to rotate queries and keys, and says which pairs of tokens it serves.
 
 Angles are uint32 fractions of a turn (see `rope`): products with positions wrap, which
-is exact arithmetic modulo one turn. Dividing a position is dividing the frequency.
+is exact arithmetic modulo one turn. Dividing a position is dividing the frequency. In
+training CLEX gives float32 radians instead.
 """
 
 from collections.abc import Callable, Mapping
@@ -120,8 +121,9 @@ def dpe(
         sizes: s_i of each band; 8 in the paper, of a multiple of 8 pairs.
         window: w, neighbours that keep their distance.
         original: L0, the longest text of the training.
-        key_dims: the pairs that take part, for each of the KV heads of keys, the same
-            in all blocks (in the paper for each block; see `key_pairs`); () for all.
+        key_dims: the pairs that take part, for each of the KV heads of keys or once for
+            all of them, the same in all blocks (in the paper for each block); () for
+            all. `key_pairs` chooses them.
     Raises:
         ValueError: the positions are not rotary, or an argument is out of range.
     """
@@ -129,19 +131,24 @@ def dpe(
     size = _band_sizes(cfg, sizes)
     chosen = _chosen(cfg, key_dims)
 
+    def divided(turns):
+        if turns.dtype == jnp.uint32:
+            return turns // size
+        return turns / size.astype(turns.dtype)
+
     def selected(angles, plain, heads):
         # Queries of one key head rotate the pairs that their key rotates.
         mask = np.repeat(chosen, heads // cfg.kv_heads, axis=0)[None, None]
         return jnp.where(mask, angles, plain) if key_dims else angles
 
     def shifted(position, turns, heads):
-        few = turns // size
-        offset = jnp.uint32(window) * (turns - few)
+        few = divided(turns)
+        offset = jnp.asarray(window, turns.dtype) * (turns - few)
         angles = _angles(position, few) + offset[:, :, None]
         return selected(angles, _angles(position, turns), heads)
 
     def grouped(position, turns, heads):
-        angles = _angles(position, turns // size)
+        angles = _angles(position, divided(turns))
         return selected(angles, _angles(position, turns), heads)
 
     return _grouped(cfg, window, shifted, grouped)
@@ -239,7 +246,7 @@ def _plain() -> Branch:
 
 def _angles(position: Array, turns: Array) -> Array:
     """[B, S, 1, R/2] angles of positions [B, S] int32, which are not negative."""
-    return (position.astype(jnp.uint32)[..., None] * turns)[:, :, None]
+    return (position.astype(turns.dtype)[..., None] * turns)[:, :, None]
 
 
 def _check(
@@ -282,6 +289,8 @@ def _chosen(cfg: EncoderConfig, key_dims: tuple[tuple[int, ...], ...]) -> np.nda
     pairs = cfg.rotated // 2
     if not key_dims:
         return np.ones((cfg.kv_heads, pairs), bool)
+    if not any(isinstance(dims, tuple) for dims in key_dims):
+        key_dims = (key_dims,) * cfg.kv_heads
     if len(key_dims) != cfg.kv_heads:
         raise ValueError(
             f"dpe's key_dims are of {len(key_dims)} heads, but keys have {cfg.kv_heads}"
@@ -313,6 +322,6 @@ def _no_limit(cfg: EncoderConfig, arguments: Mapping[str, Any]) -> None:
 
 RELATIONS = {"self_extend": self_extend, "dpe": dpe, "lm_infinite": lm_infinite}
 # The longest text, in tokens, whose distances are not above L0: (L0 - w) g + w (Jin et
-# al. 2024). DPE's is that of its largest groups: its authors leave some
-# bands, whose turns were all seen in training, on small ones.
+# al. 2024). DPE's is that of its largest groups: its authors leave some bands, whose
+# turns were all seen in training, on small ones.
 REACH = {"self_extend": _self_extend_reach, "dpe": _dpe_reach, "lm_infinite": _no_limit}

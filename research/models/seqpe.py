@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
+from research.models.temperature import score_factor
 from research.structs import Array, Key, Params
 
 DIGITS = 5
@@ -57,7 +58,7 @@ def init(key: Key, cfg: EncoderConfig) -> Params:
         },
         "final_norm": norm(),
         "query": kernel(WIDTH, cfg.heads, CHANNELS),
-        "key": kernel(WIDTH, cfg.heads, CHANNELS),
+        "key": kernel(WIDTH, cfg.kv_heads, CHANNELS),
     }
 
 
@@ -72,15 +73,17 @@ def channels(
         position: [B, S] int32 below 10^DIGITS.
 
     Returns:
-        two [B, S, H, E] float32; their product over E is the bias of the scores.
+        [B, S, H, E] and [B, S, KV, E] float32; their product over E is the bias of the
+        scores. Queries that share a head of keys share its channels too.
     """
     x = vectors(params, position.reshape(-1))
 
     def heads(name):
         y = jnp.einsum("nw,whe->nhe", x, params[name]["kernel"])
-        return y.reshape(*position.shape, cfg.heads, CHANNELS)
+        return y.reshape(*position.shape, -1, CHANNELS)
 
-    return heads("query") * CHANNELS**-0.5, heads("key")
+    # The temperature is of whole scores, as for other biases (`temperature`).
+    return heads("query") * (score_factor(cfg) * CHANNELS**-0.5), heads("key")
 
 
 def vectors(params: Params, position: Array) -> Array:
@@ -115,6 +118,7 @@ def penalty(key: Key, params: Params, cfg: EncoderConfig, *, count: int = 32) ->
     shift = jax.random.randint(shift_key, (), 0, max(1, FARTHEST - cfg.max_len))
     position = jnp.stack([far, near, near + shift])
     query, key = channels(params, cfg, position)
+    key = jnp.repeat(key, cfg.heads // cfg.kv_heads, axis=2)
     scores = jnp.einsum("bqhe,bkhe->bhqk", query, key)
     return WEIGHT * (nearest(scores[0], far) + transfer(scores[1], scores[2]))
 
