@@ -1,8 +1,12 @@
 """Embeds the lines of a file: row i of the .npy file is line i.
 
 python -m launch.embed --model=M --input=texts.txt --output=vectors.npy
+
+With --chunk=late:256 and the like row i is the i-th chunk, and line i of a .jsonl file
+beside it says of which text, and of which of its characters.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ from absl import flags
 
 from launch import cli, options
 from research.eval.corpus import read_corpus
-from research.eval.embed import make_embedder
+from research.structs import Chunks
 
 INPUT = flags.DEFINE_string(
     "input", None, "A .txt with a text a line, or a jsonl; or + .gz.", required=True
@@ -26,16 +30,28 @@ def main():
     output = Path(OUTPUT.value).expanduser()
     if output.suffix != ".npy":
         raise ValueError(f"--output={output} should end in .npy")
-    _, texts = read_corpus(INPUT.value)
-    model = options.model()
-    settings = options.embedding(model)
-    if NORMALIZE.value is not None:
-        settings["normalize"] = NORMALIZE.value
-    embed = make_embedder(model.params, model.config, **settings)
-    vectors = embed(texts, "document")
+    chunk = options.chunking()
+    names, texts = read_corpus(INPUT.value)
+    given = {} if NORMALIZE.value is None else {"normalize": NORMALIZE.value}
+    embed = options.embedder(options.model(), chunk, **given)
+    vectors, written = embed(texts, "document"), {"output": str(output)}
+    if isinstance(vectors, Chunks):
+        places = output.with_suffix(".jsonl")
+        _write_places(places, vectors, names)
+        vectors = vectors.vectors
+        written |= {"places": str(places), "chunks": len(vectors)}
     with cli.replacing(output) as path:
         np.save(path, vectors)
-    return {"output": str(output), "texts": len(vectors), "dim": vectors.shape[1]}
+    return written | {"texts": len(texts), "dim": vectors.shape[1]}
+
+
+def _write_places(output: Path, chunks: Chunks, names: list[str]) -> None:
+    """For each chunk the name of its text and its characters [start, end)."""
+    places = zip(chunks.document, chunks.start, chunks.end, strict=True)
+    with cli.replacing(output) as path, open(path, "w", encoding="utf-8") as file:
+        for text, start, end in places:
+            place = {"document": names[text], "start": int(start), "end": int(end)}
+            file.write(json.dumps(place, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 python -m launch.evaluate --model=M --task=sts --data=stsb/test.jsonl.gz [--grid]
 python -m launch.evaluate --model=M --task=longembed [--lengths=256,512] [--data=qmsum]
+python -m launch.evaluate --model=M --task=retrieval --data=D --chunk="none;late:64;128"
 """
 
 import json
@@ -13,7 +14,7 @@ from absl import flags
 
 from launch import cli, options
 from research.eval import grid as grids
-from research.eval import longembed
+from research.eval import longembed, sweep
 from research.eval.embed import make_embedder, make_grid_embedder
 from research.eval.evaluators import EVALS
 
@@ -30,19 +31,40 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder for the files of a table.")
 
 
 def main():
-    """The scores; those of longembed or of --grid also as JSON, markdown and PNG."""
+    """The scores; those of longembed or of --grid also as JSON, markdown and PNG.
+
+    So also those of several ways to cut documents.
+    """
+    chunkings = options.chunkings()
+    if any(chunkings.values()) and (GRID.value or TASK.value == "sts"):
+        other = "--grid" if GRID.value else f"--task={TASK.value}"
+        raise ValueError(f"--chunk={options.CHUNK.value} does not go with {other}")
     evaluator = _evaluator()
     model = options.model()
-    if not GRID.value:
-        settings = options.embedding(model)
-        scores = evaluator(make_embedder(model.params, model.config, **settings))
-        if TASK.value == "longembed":
-            cli.say(longembed.markdown(scores, _title()))
-            picture = partial(longembed.plot, reach=settings["max_length"])
-            return _written(scores, scores, longembed.markdown, picture)
-        return {"model": options.MODEL.value, "task": TASK.value, **scores}
-    found = _grid(evaluator, model)
-    return _written(found, grids.record(found), grids.markdown, grids.heat_map)
+    if GRID.value:
+        found = _grid(evaluator, model)
+        record = grids.record(found)
+        return _written("grid", found, record, grids.markdown, grids.heat_map)
+    if len(chunkings) > 1:
+        return _sweep(evaluator, model, chunkings)
+    (chunk,) = chunkings.values()
+    scores = evaluator(options.embedder(model, chunk))
+    if TASK.value == "longembed":
+        cli.say(longembed.markdown(scores, _title()))
+        reach = options.document_length(model, chunk)
+        picture = partial(longembed.plot, reach=reach)
+        return _written("longembed", scores, scores, longembed.markdown, picture)
+    return {"model": options.MODEL.value, "task": TASK.value, **scores}
+
+
+def _sweep(evaluator, model, chunkings) -> dict:
+    makers = {
+        name: partial(options.embedder, model, chunk)
+        for name, chunk in chunkings.items()
+    }
+    cells = sweep.sweep(evaluator, makers, cli.say)
+    record = sweep.record(cells)
+    return _written("chunks", cells, record, sweep.markdown, sweep.plot)
 
 
 def _evaluator():
@@ -99,11 +121,12 @@ def _title() -> str:
     return f"{Path(options.MODEL.value).name}: {TASK.value}"
 
 
-def _written(found, record: dict, markdown: Callable, plot: Callable) -> dict:
+def _written(
+    name: str, found, record: dict, markdown: Callable, plot: Callable
+) -> dict:
     """The record of what was found, written beside a table and a picture of it."""
     result = {"model": options.MODEL.value, "task": TASK.value, **record}
     folder = Path(OUTPUT.value) if OUTPUT.value else _folder()
-    name = "grid" if GRID.value else TASK.value
     with (
         cli.replacing(folder / f"{name}.json") as data,
         cli.replacing(folder / f"{name}.md") as table,

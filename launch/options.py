@@ -3,8 +3,12 @@
 from absl import flags
 
 from research import pretrained
+from research.data.chunking import Chunking, parse_several
+from research.eval.chunks import make_chunk_embedder
+from research.eval.embed import make_embedder
 from research.models import context
 from research.models.pooling import POOLS
+from research.structs import EmbedFn
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -25,6 +29,12 @@ EXTEND = flags.DEFINE_string(
     None,
     "Methods for texts longer than those of the training, such as yarn:scale=8 or "
     "interpolated:scale=8+log_length.",
+)
+CHUNK = flags.DEFINE_string(
+    "chunk",
+    "none",
+    "How documents are cut: late:256 (tokens), late:sentences=5, naive:256, pcw:512, "
+    "landmark:sentences=1, late:256,window=8192,overlap=512.",
 )
 
 
@@ -68,3 +78,42 @@ def embedding(model: pretrained.Pretrained) -> dict:
     flags = {"pool": POOL, "max_length": MAX_LENGTH, "depth": DEPTH, "dim": DIM}
     given = {name: f.value for name, f in flags.items() if f.value is not None}
     return {"depth": None, **pretrained.settings(model), **given}
+
+
+def chunkings() -> dict[str, Chunking | None]:
+    """{its name: how documents are cut} of --chunk; None where they are not.
+
+    Raises:
+        ValueError: the flag names what there is not.
+    """
+    return {str(chunk).lower(): chunk for chunk in parse_several(CHUNK.value)}
+
+
+def chunking() -> Chunking | None:
+    """The one chunking of --chunk, for a command that takes no more.
+
+    Raises:
+        ValueError: there are several, or as `chunkings`.
+    """
+    found = list(chunkings().values())
+    if len(found) > 1:
+        raise ValueError(f"--chunk={CHUNK.value}: this command takes one chunking")
+    return found[0]
+
+
+def document_length(model: pretrained.Pretrained, chunk: Chunking | None) -> int | None:
+    """Tokens of a document that are read; None, by default for parts of one, is all."""
+    if MAX_LENGTH.value is not None:
+        return MAX_LENGTH.value
+    return model.max_length if chunk is None or chunk.whole else None
+
+
+def embedder(
+    model: pretrained.Pretrained, chunk: Chunking | None, **settings
+) -> EmbedFn:
+    """The embedder of a model and the flags; `settings` go before them."""
+    settings = embedding(model) | settings
+    if chunk is None:
+        return make_embedder(model.params, model.config, **settings)
+    settings["max_length"] = document_length(model, chunk)
+    return make_chunk_embedder(model.params, model.config, chunk=chunk, **settings)

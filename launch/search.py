@@ -1,17 +1,19 @@
 """Searches a corpus: the best texts for a query, with their scores.
 
-python -m launch.search --model=M --corpus=texts.txt --query="..."
+python -m launch.search --model=M --corpus=texts.txt --query="..." [--chunk=late:256]
+
+With --chunk a text is as good as its best chunk, which is what is shown.
 """
 
 import textwrap
 
+import numpy as np
 from absl import flags
 
 from launch import cli, options
-from research import index
 from research.eval.corpus import read_corpus
-from research.eval.embed import make_embedder
-from research.eval.retrieval import unit
+from research.eval.retrieval import nearest
+from research.structs import Chunks
 
 CORPUS = flags.DEFINE_string(
     "corpus", None, "A jsonl or txt file, a BEIR folder, or pydocs.", required=True
@@ -25,19 +27,31 @@ def main():
     names, texts = read_corpus(CORPUS.value)
     if not QUERY.value.strip():
         raise ValueError("--query is empty: it needs a token")
-    model = options.model()
-    embed = make_embedder(model.params, model.config, **options.embedding(model))
-    query = unit(embed([QUERY.value], "query"))
-    scores, rows = index.search(query, unit(embed(texts, "document")), HITS.value)
+    embed = options.embedder(options.model(), options.chunking())
+    query, documents = embed([QUERY.value], "query"), embed(texts, "document")
+    scores, rows = nearest(query, documents, HITS.value)
     hits = [
         {"id": names[row], "score": float(score), "text": texts[row]}
         for score, row in zip(scores[0], rows[0], strict=True)
     ]
+    if isinstance(documents, Chunks):
+        for hit, row in zip(hits, rows[0], strict=True):
+            hit |= _best_chunk(query, documents, row, texts[row])
     widest = max(len(hit["id"]) for hit in hits)
     for hit in hits:
         line = textwrap.shorten(hit["text"], 100, placeholder=" ...")
-        print(f"{hit['score']:7.4f}  {hit['id']:>{widest}}  {line}")
+        place = f"  {hit['start']}-{hit['end']}" if "start" in hit else ""
+        print(f"{hit['score']:7.4f}  {hit['id']:>{widest}}{place}  {line}")
     return {"query": QUERY.value, "hits": hits}
+
+
+def _best_chunk(query: np.ndarray, chunks: Chunks, number: int, text: str) -> dict:
+    """The chunk of a text that is nearest to the query, and its characters."""
+    own = np.flatnonzero(chunks.document == number)
+    inside = chunks._replace(vectors=chunks.vectors[own], document=np.arange(len(own)))
+    best = own[nearest(query, inside, 1)[1][0, 0]]
+    start, end = int(chunks.start[best]), int(chunks.end[best])
+    return {"text": text[start:end], "start": start, "end": end}
 
 
 if __name__ == "__main__":

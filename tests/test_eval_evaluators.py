@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from research.eval import sweep
 from research.eval.evaluators import EVALS, ranking
 from research.eval.grid import Grid, grid, heat_map, markdown, record, widths
 from research.eval.retrieval import retrieval
@@ -148,3 +149,24 @@ def test_widths():
     assert widths(384) == (16, 32, 64, 128, 256, 384)
     assert widths(64) == (16, 32, 64)
     assert widths(8) == (8,)
+
+
+def test_a_sweep_scores_each_way_to_cut(beir, tmp_path):
+    said = []
+
+    def flipped(texts, role):
+        sign = [1, -1 if role == "document" else 1, 1, 1]
+        return letters(texts, role) * np.array(sign, np.float32)
+
+    makers = {"none": lambda: letters, "late:2": lambda: flipped}
+    cells = sweep.sweep(retrieval(data=beir), makers, said.append)
+    assert [cell["chunk"] for cell in cells] == ["none", "late:2"]
+    assert len(said) == 2
+    data = json.loads(json.dumps(sweep.record(cells)))
+    assert data["main_score"] == data["cells"][1]["main_score"] == 100
+    assert data["best"] == "late:2"
+    table = sweep.markdown(cells, "title")
+    assert "| chunk | ndcg@10 | recall@100 | mrr@10 | seconds |" in table
+    assert "| late:2 | 100.00 |" in table
+    sweep.plot(cells, "title", tmp_path / "chunks.png")
+    assert (tmp_path / "chunks.png").read_bytes().startswith(b"\x89PNG")

@@ -59,7 +59,7 @@ def make_chunk_embedder(
     if depth is not None:
         params, cfg = truncated(params, cfg, depth)
     params = placed(params, mesh)
-    row = max_length or cfg.max_len
+    row = cfg.max_len if max_length is None else max_length
     if not chunk.whole:
         row = min(row, cfg.max_len)
     own = {"pool": pool, "max_length": row, "prompts": prompts, "normalize": normalize}

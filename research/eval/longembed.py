@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from research.eval.haystacks import Collection, budget, needle, passkey, prose
-from research.eval.retrieval import retrieval, unit
+from research.eval.retrieval import nearest, retrieval
 from research.eval.sts import Evaluator
 from research.structs import EmbedFn
 
@@ -77,11 +77,13 @@ def accuracy(
     Of equal documents the first one counts. Where the model's reach ends before their
     lines all are equal, and at most one query is answered by chance.
     """
-    q = unit(embed(list(queries.values()), "query"))
-    d = unit(embed(list(corpus.values()), "document"))
+    q = embed(list(queries.values()), "query")
+    _, first = nearest(q, embed(list(corpus.values()), "document"), 1)
     documents = list(corpus)
-    first = [documents[row] for row in np.argmax(q @ d.T, axis=1)]
-    right = [row in qrels[query] for query, row in zip(queries, first, strict=True)]
+    right = [
+        documents[row] in qrels[query]
+        for query, row in zip(queries, first[:, 0], strict=True)
+    ]
     return 100 * sum(right) / len(right)
 
 
