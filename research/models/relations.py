@@ -264,16 +264,22 @@ def _check(
         )
 
 
+def _check_tuple(name: str, value: Any) -> None:
+    if not isinstance(value, tuple):
+        raise ValueError(f"dpe's {name} is {value!r}; it takes several whole numbers")
+
+
 def _at_least_one(method: str, name: str, value: int) -> None:
-    if value < 1 or value != int(value):
+    if not isinstance(value, int) or value < 1:
         raise ValueError(
-            f"{method}'s {name} is {value}; it must be a whole number >= 1"
+            f"{method}'s {name} is {value!r}; it must be a whole number >= 1"
         )
 
 
 def _band_sizes(cfg: EncoderConfig, sizes: tuple[int, ...]) -> np.ndarray:
     """[1, 1, R/2] uint32 group size of every pair."""
     pairs = cfg.rotated // 2
+    _check_tuple("sizes", sizes)
     if not sizes or pairs % len(sizes):
         raise ValueError(
             f"dpe has {len(sizes)} sizes, which do not divide the {pairs} rotated "
@@ -289,6 +295,7 @@ def _chosen(cfg: EncoderConfig, key_dims: tuple[tuple[int, ...], ...]) -> np.nda
     pairs = cfg.rotated // 2
     if not key_dims:
         return np.ones((cfg.kv_heads, pairs), bool)
+    _check_tuple("key_dims", key_dims)
     if not any(isinstance(dims, tuple) for dims in key_dims):
         key_dims = (key_dims,) * cfg.kv_heads
     if len(key_dims) != cfg.kv_heads:
@@ -297,7 +304,8 @@ def _chosen(cfg: EncoderConfig, key_dims: tuple[tuple[int, ...], ...]) -> np.nda
         )
     chosen = np.zeros((cfg.kv_heads, pairs), bool)
     for head, dims in enumerate(key_dims):
-        if outside := [pair for pair in dims if not 0 <= pair < pairs]:
+        _check_tuple("key_dims", dims)
+        if outside := [pair for pair in dims if pair not in range(pairs)]:
             raise ValueError(
                 f"dpe's key_dims name the pair {outside[0]}; "
                 f"a head has 0 ... {pairs - 1}"
@@ -312,8 +320,8 @@ def _self_extend_reach(cfg: EncoderConfig, arguments: Mapping[str, Any]) -> int:
 
 
 def _dpe_reach(cfg: EncoderConfig, arguments: Mapping[str, Any]) -> int:
-    largest = {**arguments, "group": max(arguments["sizes"])}
-    return _self_extend_reach(cfg, largest)
+    group = int(_band_sizes(cfg, arguments["sizes"]).max())
+    return _self_extend_reach(cfg, {**arguments, "group": group})
 
 
 def _no_limit(cfg: EncoderConfig, arguments: Mapping[str, Any]) -> None:
