@@ -53,6 +53,8 @@ class EncoderConfig:
         position_offset: rows of the position table before that of position 0.
         stride: texts of at most max_len / stride tokens stand at every stride-th
             position, where an extended table holds its original rows.
+        random_offset: in training a text begins at a random position of 0 ...
+            random_offset instead, to train a table longer than the texts.
         relative: the attention bias: 'none', 'alibi', 't5', 'kerple_log',
             'kerple_power' or 'seqpe'.
         rope_theta: the base of the rotary frequencies.
@@ -99,6 +101,7 @@ class EncoderConfig:
     position: str = "learned"
     position_offset: int = 0
     stride: int = 1
+    random_offset: int = 0
     relative: str = "none"
     rope_theta: float = 10_000.0
     rope_theta_local: float = 0.0

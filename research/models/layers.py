@@ -106,7 +106,8 @@ class Embedder(nn.Module):
             x = x * jnp.asarray(cfg.embed_scale, x.dtype)
         if cfg.position == "learned":
             rows = cfg.max_len + cfg.position_offset
-            x = x + table(rows, "position")(table_rows(places, cfg))
+            where = table_rows(places, cfg, _folded(key, 1))
+            x = x + table(rows, "position")(where)
         if cfg.type_vocab:
             x = x + table(cfg.type_vocab, "type")(jnp.zeros_like(ids))
         if cfg.embed_norm:
@@ -239,3 +240,8 @@ def _flat(x: Array) -> Array:
     kernel, which take longer than the product.
     """
     return x.reshape(-1, *x.shape[2:])
+
+
+def _folded(key: Key | None, number: int) -> Key | None:
+    """Another key, if there is one."""
+    return None if key is None else jax.random.fold_in(key, number)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.structs import Array
+from research.structs import Array, Key
 
 
 class Places(NamedTuple):
@@ -47,14 +47,24 @@ def places(segment: Array, *, running: bool = False) -> Places:
     return Places(segment, position, jnp.where(real, last - first + 1, 0), index)
 
 
-def table_rows(places: Places, cfg: EncoderConfig) -> Array:
+def table_rows(places: Places, cfg: EncoderConfig, key: Key | None = None) -> Array:
     """The row of the position table for each token: [B, S] int32.
 
     A text that the table served before it was extended stands at every stride-th row,
-    where the original rows are (LongEmbed, Zhu et al. 2024, section 4.1).
+    where the original rows are. To train the rows of a longer table, texts begin
+    anywhere instead (both LongEmbed, Zhu et al. 2024, section 4.1).
+
+    Args:
+        places: where the tokens stand, [B, S].
+        cfg: the encoder's shape.
+        key: of training; None otherwise.
     """
     rows = places.position
-    if cfg.stride > 1:
+    if key is not None and cfg.random_offset:
+        drawn = jax.random.randint(key, rows.shape, 0, cfg.random_offset + 1)
+        # All tokens of a text take what was drawn for its first one.
+        rows += jnp.take_along_axis(drawn, places.index - places.position, axis=1)
+    elif cfg.stride > 1:
         short = places.length <= cfg.max_len // cfg.stride
         rows = jnp.where(short, rows * cfg.stride, rows)
     return rows + cfg.position_offset
