@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from research.models import rope
+from research.models import encoder, rope
 from research.models.clex import growth, init_clex
 from research.models.config import EncoderConfig
 from research.models.frequencies import plain
+from research.structs import Tokens
 
 ROUNDING = 2.0**-33 * 2 * np.pi  # of turns, in radians per token
 ARGUMENTS = {"original": 16, "max_factor": 4}
@@ -119,3 +120,17 @@ def test_training_draws_one_factor_and_stretches_positions_by_it(trained):
 def test_longer_texts_of_a_training_are_squeezed_to_the_original(trained, key):
     once, twice = (frequencies(CFG, n, trained, key) for n in (16, 32))
     np.testing.assert_allclose(twice * 2, once, rtol=1e-6)
+
+
+def test_an_encoder_trains_it(key):
+    ones = jnp.ones((1, 24), jnp.int32)
+    tokens = Tokens(jnp.arange(24, dtype=jnp.int32)[None], ones, ones > 0)
+    params = encoder.init(key, CFG)
+
+    def loss(params, key):
+        return encoder.forward(params, tokens, CFG, key=key).tokens[..., 0].sum()
+
+    gradient = jax.jit(jax.grad(loss))
+    drawn = [gradient(params, jax.random.key(seed))["clex"] for seed in range(4)]
+    assert any(g["down"].any() for g in drawn)
+    assert not any(g["up"].any() for g in drawn)

@@ -70,7 +70,7 @@ def test_what_bfloat16_angles_do():
     assert 38 < error(0, 8_191, jnp.bfloat16) < 39
     near = jnp.arange(8_192, 8_192 + 256).astype(jnp.bfloat16)
     assert len(np.unique(np.asarray(near, np.float32))) == 5
-    # In float32 they are off by less, but still by 27 times what turns are.
+    # In float32 they are off by less, but still over 20 times what turns are.
     assert 2.6e-3 < error(131_071, 131_071, jnp.float32) < 2.7e-3
 
 

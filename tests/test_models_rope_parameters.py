@@ -1,15 +1,24 @@
 """Rotary parameters of `transformers`: the same frequencies, and back as they were."""
 
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research.models import encoder
 from research.models.config import EncoderConfig
+from research.models.families import read_config
+from research.models.huggingface import read_safetensors
 from research.models.rope import extended_rope
 from research.models.rope_parameters import (
     HUGGING_FACE,
     from_hugging_face,
     to_hugging_face,
 )
+from research.structs import Tokens
 
 ORIGINAL = {"original_max_position_embeddings": 4096}
 SHORT, LONG = [1.0] * 8, [1, 1.5, 2, 3, 4, 5, 6, 8.0]
@@ -67,8 +76,46 @@ def test_frequencies_are_those_of_transformers(parameters, theta, length):
     extensions = from_hugging_face(parameters, MAX_POSITIONS)
     ours = extended_rope(config(extensions, theta), length)
     # Their powers are float32; those of bases in the millions are off by more.
-    np.testing.assert_allclose(ours.frequencies, expected.numpy(), rtol=2e-6)
+    np.testing.assert_allclose(ours.frequencies, expected.numpy(), rtol=1e-6)
     np.testing.assert_allclose(ours.factor, factor, rtol=1e-12)
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS, ids=lambda p: p["rope_type"])
+def test_hidden_states_are_those_of_a_tiny_llama(parameters, tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(0)
+    if "original_max_position_embeddings" in parameters:
+        parameters = {**parameters, "original_max_position_embeddings": 32}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 60}
+    theirs = LlamaConfig(
+        **sizes,
+        **heads,
+        max_position_embeddings=32 if parameters["rope_type"] == "dynamic" else 128,
+        initializer_range=0.15,  # so that positions count
+        rope_parameters={**parameters, "rope_theta": 1e4},
+    )
+    model = LlamaModel(theirs).eval()
+    model.save_pretrained(tmp_path)
+    cfg = read_config(json.loads((tmp_path / "config.json").read_text()))
+    params = read_safetensors(tmp_path, cfg)
+    for length in (24, 64):
+        ids = torch.randint(60, (1, length))
+        with torch.no_grad():
+            expected = model(ids).last_hidden_state.numpy()
+        tokens = Tokens(jnp.asarray(ids.numpy(), jnp.int32), *_whole(length))
+        with jax.default_matmul_precision("highest"):
+            ours = encoder.forward(params, tokens, cfg).tokens
+            plain = encoder.forward(params, tokens, replace(cfg, extensions=())).tokens
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
+    assert np.abs(plain - ours).max() > 1e-2
+
+
+def _whole(length):
+    """Segment and pool of a row that one text fills."""
+    return jnp.ones((1, length), jnp.int32), jnp.ones((1, length), bool)
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS, ids=lambda p: p["rope_type"])
