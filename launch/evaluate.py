@@ -97,7 +97,7 @@ def _grid(evaluator, model) -> grids.Grid:
     normalize, dim = settings.pop("normalize"), settings.pop("dim")
     depth = settings.pop("depth")
     depths = [depth] if depth else list(range(1, model.config.depth + 1))
-    known = sorted(model.dims) or grids.widths(model.dim or model.config.width)
+    known = sorted(model.dims) or grids.widths(model.width)
     dims = [dim] if options.DIM.value else known
     encoder = model.params, model.config
 

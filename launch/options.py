@@ -48,7 +48,7 @@ def model() -> pretrained.Pretrained:
     loaded = _extended(pretrained.load(MODEL.value))
     sizes = (
         ("depth", DEPTH.value, loaded.config.depth),
-        ("dim", DIM.value, loaded.dim or loaded.config.width),
+        ("dim", DIM.value, loaded.width),
     )
     for name, value, most in sizes:
         if value is not None and not 1 <= value <= most:

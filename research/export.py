@@ -19,7 +19,8 @@ from tokenizers import Tokenizer
 from research.models import encoder
 from research.models.families import write_config
 from research.models.huggingface import save_tensors, write_safetensors
-from research.pretrained import IDENTITY, POOLING_FLAGS, POOLINGS, Pretrained
+from research.models.projection import Dense
+from research.pretrained import ACTIVATIONS, POOLING_FLAGS, POOLINGS, Pretrained
 
 
 def export(
@@ -50,11 +51,10 @@ def export(
         OSError: no space, or no right to write.
     """
     depth = model.config.depth if depth is None else depth
-    widest = model.config.width if model.dim is None else model.dim
-    dim = widest if dim is None else dim
+    dim = model.width if dim is None else dim
     params, cfg = encoder.truncated(model.params, model.config, depth)
-    if not 1 <= dim <= widest:
-        raise ValueError(f"dim {dim} is not in 1 ... {widest} of this model")
+    if not 1 <= dim <= model.width:
+        raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
     model = model._replace(params=params, config=cfg, dim=dim)
     with _replacing(output) as folder:
         write_safetensors(folder, params, cfg)
@@ -94,6 +94,8 @@ def _config(model: Pretrained) -> dict[str, Any]:
         "bos_token_id": special.get("cls_token"),
         "eos_token_id": special.get("sep_token"),
     }
+    if model.config.position_offset:
+        del ids["pad_token_id"]  # says where positions begin
     fields = write_config(model.config)
     fields |= {name: ids[name] for name in ids.keys() & fields.keys()}
     fields["torch_dtype"] = "float32"
@@ -139,20 +141,22 @@ def _write_tokenizer(folder: Path, model: Pretrained) -> None:
 
 def _write_modules(folder: Path, model: Pretrained) -> None:
     """modules.json, each module's folder, and the options of the whole."""
-    modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
-    if model.dim < model.config.width:
-        modules.append(("Dense", f"{len(modules)}_Dense"))
+    modules = [("Pooling", _pooling_config(model), {})]
+    for layer in _layers(model):
+        modules.append(("Dense", _dense_config(layer), _dense_tensors(layer)))
     if model.normalize:
-        modules.append(("Normalize", f"{len(modules)}_Normalize"))
-    for kind, path in modules[1:]:
+        modules.append(("Normalize", _normalize_config(), {}))
+    paths = [("Transformer", "")]
+    for i, (kind, config, tensors) in enumerate(modules, start=1):
+        path = f"{i}_{kind}"
         (folder / path).mkdir()
-        _write_json(folder / path / "config.json", MODULE_CONFIGS[kind](model))
-        if kind == "Dense":
-            cut = {"linear.weight": np.eye(model.dim, model.config.width, dtype="f4")}
-            save_tensors(folder / path / "model.safetensors", cut)
+        _write_json(folder / path / "config.json", config)
+        if tensors:
+            save_tensors(folder / path / "model.safetensors", tensors)
+        paths.append((kind, path))
     listed = [
         {"idx": i, "name": str(i), "path": path, "type": f"{PACKAGE}.{kind}"}
-        for i, (kind, path) in enumerate(modules)
+        for i, (kind, path) in enumerate(paths)
     ]
     _write_json(folder / "modules.json", listed)
     _write_json(
@@ -183,17 +187,32 @@ def _pooling_config(model: Pretrained) -> dict[str, Any]:
     }
 
 
-def _dense_config(model: Pretrained) -> dict[str, Any]:
-    """2_Dense/config.json: a matrix and nothing else."""
+def _layers(model: Pretrained) -> list[Dense]:
+    """The linear layers of the model, and the one that cuts the width."""
+    whole = model._replace(dim=None).width
+    cut = [Dense(np.eye(whole, model.dim, dtype="f4"))] if model.dim < whole else []
+    return [*model.dense, *cut]
+
+
+def _dense_config(layer: Dense) -> dict[str, Any]:
+    """2_Dense/config.json."""
+    names = {ours: name for name, ours in ACTIVATIONS.items()}
     return {
-        "in_features": model.config.width,
-        "out_features": model.dim,
-        "bias": False,
-        "activation_function": IDENTITY,
+        "in_features": layer.kernel.shape[0],
+        "out_features": layer.kernel.shape[1],
+        "bias": layer.bias is not None,
+        "activation_function": names[layer.activation],
     }
 
 
-def _normalize_config(model: Pretrained) -> dict[str, Any]:
+def _dense_tensors(layer: Dense) -> dict[str, np.ndarray]:
+    """2_Dense/model.safetensors."""
+    weight = np.ascontiguousarray(np.asarray(layer.kernel).T)
+    bias = {} if layer.bias is None else {"linear.bias": np.asarray(layer.bias)}
+    return {"linear.weight": weight, **bias}
+
+
+def _normalize_config() -> dict[str, Any]:
     """3_Normalize/config.json; there because git and the hub drop empty folders."""
     name = "sentence_embedding"
     return {"module_input_name": name, "module_output_name": name}
@@ -202,6 +221,7 @@ def _normalize_config(model: Pretrained) -> dict[str, Any]:
 def _card(model: Pretrained, sizes: dict[str, int]) -> str:
     """README.md: what the model is, its sizes and how to use it."""
     cfg = model.config
+    positions = [name for name in (cfg.position, cfg.relative) if name != "none"]
     dims = ", ".join(map(str, _dims(model)))
     prompts = "".join(
         f"* before a {role}: `{prompt}`\n"
@@ -212,7 +232,8 @@ def _card(model: Pretrained, sizes: dict[str, int]) -> str:
         **sizes,
         width=cfg.width,
         heads=cfg.heads,
-        position=cfg.position,
+        direction="causal" if cfg.causal else "bidirectional",
+        position=" and ".join(positions) or "no",
         vocab=cfg.vocab,
         pool=model.pool.replace("_", " "),
         unit="of length 1" if model.normalize else "not normalised",
@@ -227,17 +248,12 @@ def _write_json(file: Path, fields: Any) -> None:
 
 
 PACKAGE = "sentence_transformers.models"
-MODULE_CONFIGS = {
-    "Pooling": _pooling_config,
-    "Dense": _dense_config,
-    "Normalize": _normalize_config,
-}
 # Names of special tokens in `transformers`, and what tokenisers call them.
 SPECIAL = {
-    "pad_token": ("[PAD]", "<pad>"),
+    "pad_token": ("[PAD]", "<pad>", "<|endoftext|>", "<|end_of_text|>", "</s>"),
     "unk_token": ("[UNK]", "<unk>"),
-    "cls_token": ("[CLS]", "<s>"),
-    "sep_token": ("[SEP]", "</s>"),
+    "cls_token": ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>"),
+    "sep_token": ("[SEP]", "</s>", "<eos>", "<|im_end|>", "<|end_of_text|>"),
     "mask_token": ("[MASK]", "<mask>"),
 }
 CARD = """---
@@ -248,7 +264,7 @@ tags: [sentence-transformers, feature-extraction, sentence-similarity, embax]
 
 # Text embeddings of {dim} numbers
 
-A bidirectional encoder of {depth} layers, width {width}, {heads} heads and {position}
+A {direction} encoder of {depth} layers, width {width}, {heads} heads and {position}
 positions ({parameters:,} parameters, {vocab:,} of vocabulary). A text of up to
 {max_length} tokens becomes one vector: {pool} pooling, {dim} numbers, {unit}.{dims}
 {prompts}

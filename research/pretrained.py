@@ -15,6 +15,7 @@ from research.data.text import load_tokenizer
 from research.models.config import EncoderConfig
 from research.models.families import read_config
 from research.models.huggingface import read_safetensors
+from research.models.projection import Dense
 from research.structs import Params
 from research.train.checkpoints import restore_params
 
@@ -30,9 +31,10 @@ class Pretrained(NamedTuple):
         max_length: the longest text in tokens, special tokens included.
         prompts: what is put before a text, for the roles "query" and "document".
         normalize: whether embeddings are divided by their length.
+        dense: layers that the pooled vector goes through.
         dims: the widths that the model was trained at; empty if not known.
-        dim: how many leading numbers of the pooled vector are kept, before it is
-            normalised; None for all.
+        dim: how many leading numbers of the vector are kept, before it is normalised;
+            None for all.
     """
 
     params: Params
@@ -42,8 +44,15 @@ class Pretrained(NamedTuple):
     max_length: int
     prompts: dict[str, str]
     normalize: bool
+    dense: tuple[Dense, ...] = ()
     dims: tuple[int, ...] = ()
     dim: int | None = None
+
+    @property
+    def width(self) -> int:
+        """How many numbers the embedding has."""
+        whole = self.dense[-1].kernel.shape[1] if self.dense else self.config.width
+        return whole if self.dim is None else self.dim
 
 
 def load(model: str) -> Pretrained:
@@ -72,7 +81,7 @@ def load(model: str) -> Pretrained:
 
 def settings(model: Pretrained) -> dict[str, Any]:
     """How the model embeds: the keyword arguments of `embed.make_embedder`."""
-    names = ("tokenizer", "pool", "max_length", "prompts", "normalize", "dim")
+    names = ("tokenizer", "pool", "max_length", "prompts", "normalize", "dense", "dim")
     return {name: getattr(model, name) for name in names}
 
 
@@ -166,29 +175,35 @@ def _transformers(path: Path, max_length: int | None = None) -> Pretrained:
 
 
 def _sentence_transformers(path: Path) -> Pretrained:
-    """A folder whose modules.json is Transformer, Pooling and perhaps Normalize.
+    """A folder whose modules.json is Transformer, Pooling and perhaps more.
 
-    A Dense module between them may only cut the vector to its first numbers, as
-    `export` writes it.
+    A last Dense module that only cuts the vector to its first numbers, as `export`
+    writes it, is our `dim`.
     """
     modules = _json(path / "modules.json")
     kinds = [module["type"].split(".")[-1] for module in modules]
-    if [kind for kind in MODULES if kind in kinds] != kinds or kinds[:2] != MODULES[:2]:
+    whole = " ".join(kinds)
+    if not re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", whole):
         raise ValueError(
-            f"{path / 'modules.json'} has the modules {', '.join(kinds)}; "
-            f"we compute {', '.join(MODULES)}, in this order"
+            f"{path / 'modules.json'} has the modules {', '.join(kinds)}; we compute "
+            "Transformer, Pooling, any number of Dense, and Normalize, in this order"
         )
-    paths = {k: path / module["path"] for k, module in zip(kinds, modules, strict=True)}
-    options = _json(paths["Transformer"] / "sentence_bert_config.json", missing={})
-    model = _transformers(paths["Transformer"], options.get("max_seq_length"))
+    paths = [path / module["path"] for module in modules]
+    options = _json(paths[0] / "sentence_bert_config.json", missing={})
+    model = _transformers(paths[0], options.get("max_seq_length"))
     if options.get("do_lower_case"):
         _lower_case(model.tokenizer)
     prompts = _prompts(_json(path / "config_sentence_transformers.json", missing={}))
+    dense = [_dense(p) for p, k in zip(paths, kinds, strict=True) if k == "Dense"]
+    dim = None
+    if dense and _only_cuts(dense[-1]):
+        dim = dense.pop().kernel.shape[1]
     return model._replace(
-        pool=_pool(paths["Pooling"] / "config.json", prompts),
+        pool=_pool(paths[1] / "config.json", prompts),
         prompts=prompts,
         normalize="Normalize" in kinds,
-        dim=_dim(paths["Dense"]) if "Dense" in kinds else None,
+        dense=tuple(dense),
+        dim=dim,
     )
 
 
@@ -220,17 +235,37 @@ def _prompts(fields: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _dim(path: Path) -> int:
-    """The width that a Dense module cuts to."""
-    fields, weights = _json(path / "config.json"), path / "model.safetensors"
-    linear = fields.get("activation_function") == IDENTITY
-    if linear and not fields.get("bias", True) and weights.exists():
-        weight = load_file(weights)["linear.weight"]
-        if np.array_equal(weight, np.eye(*weight.shape)):
-            return len(weight)
-    raise ValueError(
-        f"{path} is a Dense module that does more than cut the width, "
-        "which we do not compute"
+def _dense(path: Path) -> Dense:
+    """The layer of a Dense module."""
+    fields = _json(path / "config.json")
+    activation = fields.get("activation_function", "torch.nn.modules.activation.Tanh")
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"{path / 'config.json'} has activation_function {activation}; we compute "
+            f"{', '.join(ACTIVATIONS)}"
+        )
+    pooled = {fields.get(f"module_{side}_name") for side in ("input", "output")}
+    if fields.get("use_residual") or pooled - {"sentence_embedding", None}:
+        raise ValueError(
+            f"{path / 'config.json'} has a residual sum, or reads or writes something "
+            "else than sentence_embedding, which we do not compute"
+        )
+    file = path / "model.safetensors"
+    if not file.exists():
+        raise FileNotFoundError(f"{path} has no {file.name}")
+    weights = {name: x.astype(np.float32) for name, x in load_file(file).items()}
+    kernel = np.ascontiguousarray(weights["linear.weight"].T)
+    return Dense(kernel, weights.get("linear.bias"), ACTIVATIONS[activation])
+
+
+def _only_cuts(layer: Dense) -> bool:
+    """Whether a layer does nothing but keep the first numbers."""
+    before, after = layer.kernel.shape
+    linear = layer.bias is None and layer.activation == "identity"
+    return (
+        linear
+        and after <= before
+        and np.array_equal(layer.kernel, np.eye(before, after))
     )
 
 
@@ -254,8 +289,6 @@ def _json(file: Path, missing: Any = None) -> Any:
         raise ValueError(f"{file} is not JSON: {error}") from None
 
 
-# Modules of sentence-transformers, in the only order that we compute.
-MODULES = ["Transformer", "Pooling", "Dense", "Normalize"]
 # Poolings: their name -> ours.
 POOLINGS = {
     "mean": "mean",
@@ -272,4 +305,10 @@ POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-IDENTITY = "torch.nn.modules.linear.Identity"
+# Activations of Dense modules: their name -> ours.
+ACTIVATIONS = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Tanh": "tanh",
+    "torch.nn.modules.activation.ReLU": "relu",
+    "torch.nn.modules.activation.GELU": "gelu",
+}

@@ -73,7 +73,7 @@ TOLD_POSITIONS = ("bert", "gpt2")
 
 def jina(config):
     """JinaBERT with the configuration of `transformers`' BERT."""
-    from tests.jina_bert import JinaBert
+    from jina_bert import JinaBert
 
     return JinaBert(config)
 

@@ -8,13 +8,16 @@ import jax
 import numpy as np
 import optax
 import pytest
-from safetensors.numpy import save_file
 
 from research import pretrained
+from research.data.chunking import parse
 from research.data.text import train_tokenizer
+from research.eval.chunks import make_chunk_embedder
+from research.eval.embed import make_embedder, make_grid_embedder
 from research.export import export
 from research.models import encoder
 from research.models.config import bert
+from research.models.projection import Dense
 from research.pretrained import Pretrained, folder, load
 from research.structs import TrainState
 from research.train import checkpoints
@@ -85,10 +88,10 @@ def test_poolings_of_both_layouts(pool, layout, tmp_path):
     assert load(str(tmp_path / "model")).pool == pool
 
 
-@pytest.mark.parametrize("mode", ["max", ["mean", "cls"]])
+@pytest.mark.parametrize("mode", ["mean_sqrt_len_tokens", ["mean", "cls"]])
 def test_pooling_that_we_do_not_compute(mode, path):
     edit(path / "1_Pooling" / "config.json", pooling_mode=mode)
-    with pytest.raises(ValueError, match="we compute one of mean, cls, lasttoken"):
+    with pytest.raises(ValueError, match="we compute one of mean, cls, max, last"):
         load(str(path))
 
 
@@ -103,19 +106,75 @@ def test_dims_and_a_cut_width(tmp_path):
     assert (model.dim, model.dims) == (8, (4, 8))
 
 
-@pytest.mark.parametrize("fault", ["weight", "bias", "activation"])
-def test_dense_that_does_more_than_cut(fault, tmp_path):
+def heads(*layers, normalize=True):
+    """Modules of sentence-transformers after the pooling."""
+    modules = pytest.importorskip("sentence_transformers.base.modules")
+    nn = pytest.importorskip("torch").nn
+    found = [
+        modules.Dense(a, b, bias=bias, activation_function=getattr(nn, name)())
+        for a, b, bias, name in layers
+    ]
+    return found + ([modules.Normalize()] if normalize else [])
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [(16, 16, False, "Identity")],  # Sentence-T5
+        [(16, 40, False, "Identity"), (40, 16, False, "Identity")],  # EmbeddingGemma
+        [(16, 24, True, "Tanh")],  # LaBSE
+    ],
+)
+@pytest.mark.parametrize("dim", [None, 6])
+def test_dense_modules(layers, dim, path, tmp_path):
+    package = pytest.importorskip("sentence_transformers")
+    whole = package.SentenceTransformer(str(path), device="cpu")
+    modules = [whole[0], whole[1], *heads(*layers)]
+    theirs = package.SentenceTransformer(modules=modules, device="cpu")
+    theirs.save(str(tmp_path / "theirs"))
+    model = load(str(tmp_path / "theirs"))
+    assert (len(model.dense), model.width) == (len(layers), layers[-1][1])
+    embed = make_embedder(model.params, model.config, **pretrained.settings(model))
+    expected = theirs.encode(TEXTS)
+    np.testing.assert_allclose(embed(TEXTS, "document"), expected, atol=1e-5)
+    export(model, tmp_path / "again", dim=dim)
+    again = load(str(tmp_path / "again"))
+    assert (len(again.dense), again.width) == (len(layers), dim or layers[-1][1])
+    chex.assert_trees_all_equal(again.dense, model.dense)
+    theirs = package.SentenceTransformer(str(tmp_path / "again"), device="cpu")
+    embed = make_embedder(again.params, again.config, **pretrained.settings(again))
+    np.testing.assert_allclose(
+        embed(TEXTS, "document"), theirs.encode(TEXTS), atol=1e-5
+    )
+
+
+def test_dense_modules_of_every_depth_and_of_chunks(path):
+    layer = Dense(np.random.default_rng(0).normal(size=(16, 20)).astype("f4"))
+    model = load(str(path))._replace(dense=(layer,), normalize=False)
+    encoder = model.params, model.config
+    settings = pretrained.settings(model)
+    whole = make_embedder(*encoder, **settings)(TEXTS, "document")
+    cut = make_chunk_embedder(*encoder, **settings, chunk=parse("late:64"))
+    np.testing.assert_allclose(cut(TEXTS, "document").vectors, whole, atol=1e-5)
+    del settings["normalize"], settings["dim"]
+    every = make_grid_embedder(*encoder, depths=[1, 2], **settings)(TEXTS, "document")
+    assert every.shape == (3, 2, 20)
+    np.testing.assert_allclose(every[:, 1], whole, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"activation_function": "torch.nn.Softsign"}, "Softsign; we compute.*Tanh"),
+        ({"use_residual": True}, "residual sum"),
+        ({"module_input_name": "token_embeddings"}, "else than sentence_embedding"),
+    ],
+)
+def test_dense_module_that_we_do_not_compute(fields, message, tmp_path):
     export(make_model(), tmp_path / "cut", dim=8)
     dense = tmp_path / "cut" / "2_Dense"
-    if fault == "weight":
-        save_file(
-            {"linear.weight": np.ones((8, 16), "f4")}, dense / "model.safetensors"
-        )
-    elif fault == "bias":
-        edit(dense / "config.json", bias=True)
-    else:
-        edit(dense / "config.json", activation_function="torch.nn.Tanh")
-    with pytest.raises(ValueError, match="2_Dense is a Dense module that does more"):
+    edit(dense / "config.json", **fields)
+    with pytest.raises(ValueError, match=f"2_Dense.*{message}"):
         load(str(tmp_path / "cut"))
 
 

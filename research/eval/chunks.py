@@ -19,6 +19,7 @@ from research.eval.embed import (
 from research.eval.retrieval import unit
 from research.models.config import EncoderConfig
 from research.models.encoder import truncated
+from research.models.projection import Dense, project
 from research.structs import Chunks, EmbedFn, Params
 
 
@@ -32,6 +33,7 @@ def make_chunk_embedder(
     max_length: int | None,
     prompts: Mapping[str, str] | None = None,
     normalize: bool = True,
+    dense: Sequence[Dense] = (),
     depth: int | None = None,
     dim: int | None = None,
     batch_tokens: int | None = None,
@@ -64,8 +66,10 @@ def make_chunk_embedder(
         row = min(row, cfg.max_len)
     own = {"pool": pool, "max_length": row, "prompts": prompts, "normalize": normalize}
     spread = {"batch_tokens": batch_tokens, "mesh": mesh}
-    uncut = make_embedder(params, cfg, tokenizer, **own, dim=dim, **spread)
-    run = make_runner(params, cfg, POOLS_OF.get(chunk.kind, pool), mesh, dim=dim)
+    uncut = make_embedder(params, cfg, tokenizer, **own, dense=dense, dim=dim, **spread)
+    # A window is a vector of its own, a piece of a chunk is not: its dense comes later.
+    first, then = (dense, ()) if chunk.kind == "pcw" else ((), dense)
+    run = make_runner(params, cfg, POOLS_OF.get(chunk.kind, pool), mesh, first)
     cut = {
         "reach": cfg.max_len,
         "max_length": row if chunk.whole else max_length,
@@ -77,6 +81,7 @@ def make_chunk_embedder(
             return uncut(texts, role)
         splits = split(tokenizer, texts, chunk, **cut)
         vectors = chunk_vectors(run, splits, batch_sizes(cfg, **spread))
+        vectors = np.asarray(project(then, vectors))[:, :dim]
         vectors = unit(vectors) if normalize else vectors
         return vectors if chunk.kind == "pcw" else _chunks(vectors, splits)
 

@@ -15,6 +15,7 @@ from research.data.text import token_ids
 from research.models.config import EncoderConfig
 from research.models.encoder import encode, truncated
 from research.models.pooling import POOLS
+from research.models.projection import Dense, project
 from research.structs import Array, EmbedFn, Params, Tokens
 
 # Batches that are computing or wait to be; more would only hold their inputs in memory.
@@ -30,6 +31,7 @@ def make_embedder(
     max_length: int,
     prompts: Mapping[str, str] | None = None,
     normalize: bool = True,
+    dense: Sequence[Dense] = (),
     depth: int | None = None,
     dim: int | None = None,
     batch_tokens: int | None = None,
@@ -45,6 +47,7 @@ def make_embedder(
         max_length: longer texts are cut to this many tokens, special ones included.
         prompts: {role: text to put before each text}.
         normalize: scale every vector to length 1.
+        dense: layers that the pooled vector goes through.
         depth: use the first `depth` blocks only.
         dim: keep the first `dim` numbers, before normalising.
         batch_tokens: tokens in a batch, padding included, on each device; None is
@@ -59,9 +62,10 @@ def make_embedder(
     """
     if depth is not None:
         params, cfg = truncated(params, cfg, depth)
-    if dim is not None and not 1 <= dim <= cfg.width:
-        raise ValueError(f"dim {dim} is not in 1 ... {cfg.width} of this encoder")
-    run = make_runner(params, cfg, pool, mesh, dim=dim, normalize=normalize)
+    width = dense[-1].kernel.shape[1] if dense else cfg.width
+    if dim is not None and not 1 <= dim <= width:
+        raise ValueError(f"dim {dim} is not in 1 ... {width} of this encoder")
+    run = make_runner(params, cfg, pool, mesh, dense, dim=dim, normalize=normalize)
     return _embed_fn(run, cfg, tokenizer, max_length, prompts, batch_tokens, mesh)
 
 
@@ -74,6 +78,7 @@ def make_grid_embedder(
     max_length: int,
     depths: Sequence[int],
     prompts: Mapping[str, str] | None = None,
+    dense: Sequence[Dense] = (),
     batch_tokens: int | None = None,
     mesh: Mesh | None = None,
 ) -> EmbedFn:
@@ -86,7 +91,7 @@ def make_grid_embedder(
     if wrong:
         raise ValueError(f"depth {wrong[0]} is not in 0 ... {cfg.depth}")
     params, cfg = truncated(params, cfg, max(*depths, 1))
-    run = make_runner(params, cfg, pool, mesh, depths=tuple(depths))
+    run = make_runner(params, cfg, pool, mesh, dense, depths=tuple(depths))
     return _embed_fn(run, cfg, tokenizer, max_length, prompts, batch_tokens, mesh)
 
 
@@ -133,6 +138,7 @@ def batches(
 )
 def _vectors(
     params: Params,
+    dense: tuple[Dense, ...],
     ids: Array,
     lengths: Array,
     spans: Array | None = None,
@@ -155,7 +161,7 @@ def _vectors(
     x = encode(params, tokens, cfg, POOLS[pool], **pooled)
     if every_layer:
         x = x[:, np.asarray(depths)]
-    x = x[..., :dim]
+    x = project(dense, x)[..., :dim]
     x = unit(x) if normalize else x
     return x.reshape(-1, slots, *x.shape[1:])
 
@@ -166,7 +172,12 @@ Runner = Callable[..., Array]
 
 
 def make_runner(
-    params: Params, cfg: EncoderConfig, pool: str, mesh: Mesh | None, **options
+    params: Params,
+    cfg: EncoderConfig,
+    pool: str,
+    mesh: Mesh | None,
+    dense: Sequence[Dense] = (),
+    **options,
 ) -> Runner:
     """What computes the vectors of rows and returns before they are there.
 
@@ -175,6 +186,7 @@ def make_runner(
         cfg: the encoder's shape.
         pool: a name in `pooling.POOLS`.
         mesh: as in `make_embedder`.
+        dense: layers that the pooled vector goes through.
         **options: depths, dim and normalize of `_vectors`.
 
     Raises:
@@ -185,11 +197,11 @@ def make_runner(
     place = jnp.asarray
     if mesh is not None:
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
-    params = placed(params, mesh)
+    model = placed((params, tuple(dense)), mesh)
 
     def run(*rows, slots=1):
         rows = map(place, rows)
-        return _vectors(params, *rows, cfg=cfg, pool=pool, slots=slots, **options)
+        return _vectors(*model, *rows, cfg=cfg, pool=pool, slots=slots, **options)
 
     return run
 
