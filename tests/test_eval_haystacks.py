@@ -110,7 +110,8 @@ def test_prose_of_the_installed_packages(monkeypatch):
     from research.data.sources import Row, Source
 
     def pydocs(*, split):
-        rows = [Row(f"Docstring of {split}.", ("code",))]
+        texts = f"Docstring of {split}.", "Parse `code`.", "Not numpy.array"
+        rows = [Row(text, ("code",)) for text in texts]
         return Source(rows=rows, negatives=0, weight=1.0, prompts={})
 
     monkeypatch.setattr("research.eval.haystacks.SOURCES", {"pydocs": pydocs})

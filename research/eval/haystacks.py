@@ -3,6 +3,7 @@
 Zhu et al. 2024 (arXiv:2404.12096), section 3. Only the names and facts are our own.
 """
 
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
@@ -18,6 +19,7 @@ Collection = tuple[Mapping[str, str], Mapping[str, str], Mapping[str, Mapping]]
 
 QUERIES = 50
 NEEDLES = Path(__file__).with_name("needles.tsv")
+WORD = re.compile(r"[A-Z]?[a-z'-]+[,.;:]?|[AI]")
 FILLER = (
     "The grass is green. The sky is blue. The sun is yellow. Here we go. "
     "There and back again."
@@ -126,9 +128,9 @@ def prose(source: str, count: int) -> list[str]:
 
     Args:
         source: a text file, or a folder of .txt files read in the order of their names,
-            plain or .gz; "" is the docstrings of the installed Python packages, those
-            that are never trained on first. Not their code: a word of code is many
-            tokens, and the nominal length would be far off.
+            plain or .gz; "" is those docstrings of the installed Python packages that
+            are plain words (code has many tokens a word, and the nominal length would
+            be far off), the ones that are never trained on first.
         count: words that are wanted.
 
     Raises:
@@ -142,7 +144,8 @@ def prose(source: str, count: int) -> list[str]:
 def _docstrings() -> Iterator[str]:
     for split in ("test", "train"):
         for row in SOURCES["pydocs"](split=split).rows:
-            yield row.query
+            if all(map(WORD.fullmatch, row.query.split())):
+                yield row.query
 
 
 def _file_lines(path: Path) -> Iterator[str]:
