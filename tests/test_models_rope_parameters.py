@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from research.models import encoder
-from research.models.config import EncoderConfig
-from research.models.families import read_config
+from research.models.config import EncoderConfig, modern
+from research.models.context import extended_config, parse
+from research.models.families import read_config, write_config
 from research.models.huggingface import read_safetensors
 from research.models.rope import extended_rope
 from research.models.rope_parameters import (
@@ -161,3 +162,14 @@ def test_what_cannot_be_read_or_written():
     paper = (("scale", 2.0), ("original", 512), ("paper", True))
     with pytest.raises(ValueError, match="no rope_type for yarn"):
         to_hugging_face((("yarn", paper),))
+
+
+def test_a_model_that_was_extended_can_be_written():
+    cfg = modern(vocab=60, width=32, depth=2, heads=4, mlp=48)
+    for text, kind in (
+        ("yarn:scale=8", "yarn"),
+        ("llama3:scale=8", "llama3"),
+        ("dynamic_ntk:scale=2", "dynamic"),
+    ):
+        fields = write_config(extended_config(cfg, parse(text)))
+        assert fields["rope_parameters"]["rope_type"] == kind

@@ -188,7 +188,8 @@ def _arguments(
             raise ValueError(
                 f"{name}'s {key} is {given[key]!r}; it takes {_kind(parameter)}"
             )
-    return given
+    # All of them, in order: what a config.json of transformers is read as.
+    return {key: given.get(key, parameter.default) for key, parameter in known.items()}
 
 
 def _keywords(name: str) -> dict[str, inspect.Parameter]:
