@@ -63,6 +63,7 @@ def base() -> ml_collections.ConfigDict:
             "tokenizer": section(TOKENIZERS, "trained"),
             "encoder": section(ENCODERS, "bert"),
             "init_from": "",  # a model whose weights to start from
+            "extend": {},  # name -> section of a method for a longer context
             "pool": section(POOLS, "mean"),
             "objective": section(OBJECTIVES, "contrastive"),
             "loss": section(LOSSES, "infonce"),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from tokenizers import Tokenizer
@@ -17,9 +18,10 @@ from research.eval.evaluators import EVALS
 from research.losses.contrastive import LOSSES
 from research.losses.nested import NESTED
 from research.models import config as models
-from research.models import encoder
+from research.models import context, encoder
 from research.models.config import EncoderConfig
 from research.models.pooling import POOLS
+from research.models.position_tables import TABLES
 from research.objectives import OBJECTIVES, chunks
 from research.sections import bind, build
 from research.structs import Key, Objective, Params
@@ -29,8 +31,8 @@ from research.train.optimizers import OPTIMIZERS
 
 KEYS = (
     *("seed", "steps", "batch_size", "max_length", "tokenizer", "encoder"),
-    *("init_from", "pool", "objective", "loss", "nested", "data", "optimizer"),
-    *("mesh", "evals", "log_every", "save_every", "eval_every"),
+    *("init_from", "extend", "pool", "objective", "loss", "nested"),
+    *("data", "optimizer", "mesh", "evals", "log_every", "save_every", "eval_every"),
 )
 
 # Rows of a source that a tokeniser is trained on, about.
@@ -61,14 +63,16 @@ def make_experiment(
     mesh = parallel.make_mesh(mesh_shape)
     sources = {name: build(SOURCES, part) for name, part in config.data.items()}
     tokenizer = _tokenizer(config, sources, workdir)
-    cfg = build(ENCODERS, config.encoder)
+    shape = build(ENCODERS, config.encoder)
+    cfg = context.extended_config(shape, _methods(config))
     _check_lengths(config, cfg, tokenizer)
     batches = _batches(config, sources, tokenizer, mesh, cache or workdir / "tokens")
-    objective = _objective(config, cfg)
+    objective = _objective(config, _training(config, shape, cfg))
+    longest = cfg.max_len if cfg.max_len > shape.max_len else config.max_length
     model = {
         "encoder": dataclasses.asdict(cfg),
         "pool": config.pool.name,
-        "max_length": config.max_length,
+        "max_length": longest,
         "prompts": _prompts(sources),
         "normalize": True,
         "dims": _dims(config),
@@ -81,7 +85,7 @@ def make_experiment(
             cfg,
             tokenizer,
             pool=config.pool.name,
-            max_length=config.max_length,
+            max_length=longest,
             prompts=model["prompts"],
             mesh=mesh,
         )
@@ -99,7 +103,7 @@ def make_experiment(
         eval_every=config.eval_every,
         evaluators={name: build(EVALS, part) for name, part in config.evals.items()},
         make_embedder=embedder,
-        initialise=_initialise(config, cfg, objective),
+        initialise=_initialise(config, shape, objective),
     )
 
 
@@ -183,6 +187,28 @@ def _check_lengths(config, cfg: EncoderConfig, tokenizer: Tokenizer) -> None:
         )
 
 
+def _methods(config) -> dict[str, dict[str, Any]]:
+    """The methods that extend the context, with their arguments."""
+    methods = {}
+    for part in config.extend.values():
+        arguments = dict(part.items())
+        name = arguments.pop("name")
+        if name in methods:
+            raise ValueError(f"extend names {name} twice")
+        methods[name] = arguments
+    return methods
+
+
+def _training(config, shape: EncoderConfig, cfg: EncoderConfig) -> EncoderConfig:
+    """The extension `cfg` of a shape as it is trained.
+
+    Texts begin anywhere in a longer position table, so that all its rows are trained.
+    """
+    if not set(_methods(config)) & set(TABLES):
+        return cfg
+    return dataclasses.replace(cfg, random_offset=cfg.max_len - config.max_length)
+
+
 def _batches(config, sources, tokenizer, mesh, cache: Path) -> Batches:
     import jax
 
@@ -211,9 +237,23 @@ def _objective(config, cfg: EncoderConfig) -> Objective:
 def _initialise(
     config, cfg: EncoderConfig, objective: Objective
 ) -> Callable[[Key], tuple[Params, Params]] | None:
-    """Random parameters, with the encoder's taken from `init_from`."""
-    if not config.init_from:
+    """Random parameters, with the encoder's taken from `init_from` and extended."""
+    methods = _methods(config)
+    if not config.init_from and not set(methods) & set(TABLES):
         return None
+    taken = _taken(config, cfg) if config.init_from else None
+
+    def initialise(key: Key) -> tuple[Params, Params]:
+        trained, frozen = objective.init(key)
+        params = encoder.init(key, cfg) if taken is None else taken
+        params, _ = context.extended(params, cfg, methods)
+        return {**trained, "encoder": params}, frozen
+
+    return initialise
+
+
+def _taken(config, cfg: EncoderConfig) -> Params:
+    """The parameters of the encoder of `init_from`, which has the config's shape."""
     loaded = pretrained.load(config.init_from)
     params, shape = encoder.truncated(
         loaded.params, loaded.config, min(cfg.depth, loaded.config.depth)
@@ -226,12 +266,7 @@ def _initialise(
             f"the encoder of {config.init_from} is not the config's: "
             f"{'; '.join(differing)}"
         )
-
-    def initialise(key: Key) -> tuple[Params, Params]:
-        trained, frozen = objective.init(key)
-        return {**trained, "encoder": params}, frozen
-
-    return initialise
+    return params
 
 
 def _prompts(sources: Mapping[str, Source]) -> dict[str, str]:

@@ -111,11 +111,33 @@ def test_multipliers_scale_the_learning_rate():
         ({"freeze": "nothing"}, "matches no parameter"),
         ({"freeze": "."}, "matches every parameter"),
         ({"multipliers": (("nothing", 2.0),)}, "'nothing' matches no parameter"),
+        ({"freeze_rows": (("nothing", 0, 1, 1),)}, "'nothing' matches no parameter"),
     ],
 )
 def test_patterns_that_miss_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         adamw(10, **arguments).init(params())
+
+
+def test_frozen_rows_stay_and_the_others_do_not_see_them():
+    rows = (("token/embedding", 1, 4, 2),)
+    given = {"learning_rate": 0.1, "weight_decay": 0.5, "freeze": "layers/"}
+    trained, _ = train(adamw(10, freeze_rows=rows, **given))
+    before, after = (
+        np.asarray(tree["encoder"]["embed"]["token"]["embedding"])
+        for tree in (params(), trained)
+    )
+    np.testing.assert_array_equal(after[1::2], before[1::2])
+    assert (after[::2] != before[::2]).all()
+    # Nor does their gradient count in the norm that is clipped.
+    alone = {"x": jnp.full((2, 2), 0.5)}
+    tx, small = adamw(10, **given | {"freeze": ""}), alone
+    state = tx.init(small)
+    for step in range(3):
+        gradient = gradients(step)["encoder"]["embed"]["token"]["embedding"][::2]
+        updates, state = tx.update({"x": gradient}, state, small)
+        small = optax.apply_updates(small, updates)
+    np.testing.assert_allclose(after[::2], small["x"], rtol=1e-6)
 
 
 def test_bad_schedules_are_refused():

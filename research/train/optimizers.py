@@ -69,6 +69,7 @@ def adamw(
     clip_norm: float = 1.0,
     multipliers: tuple[tuple[str, float], ...] = (),
     freeze: str = "",
+    freeze_rows: tuple[tuple[str, int, int, int], ...] = (),
 ) -> Optimizer:
     """AdamW; its defaults are the Hugging Face Trainer's.
 
@@ -85,14 +86,19 @@ def adamw(
             path scales its learning rate.
         freeze: pattern of the parameters that stay as they are and have no moments;
             '' for none.
+        freeze_rows: (pattern, start, stop, step) of parameters some of whose rows
+            stay as they are, such as those of a longer position table that it had
+            before (`context`).
     """
     rate = learning_rate_schedule(steps, learning_rate, warmup, schedule)
     tx = optax.chain(
+        _zero_rows(freeze_rows),
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(*betas, eps),
         optax.add_decayed_weights(weight_decay, _decayed),
         _scale_by_path(multipliers),
         optax.scale_by_learning_rate(rate),
+        _zero_rows(freeze_rows),  # of what decay adds
     )
     if freeze:
         groups = {"train": tx, "freeze": optax.set_to_zero()}
@@ -132,13 +138,39 @@ def _scale_by_path(
         return jax.tree.map(lambda u, f: u * f, updates, factors), state
 
     def init(params):
-        names = jax.tree.leaves(_by_path(params, str))
-        for pattern, _ in multipliers:
-            if not any(re.search(pattern, name) for name in names):
-                raise ValueError(f"multipliers: {pattern!r} matches no parameter")
+        _check_found("multipliers", params, [pattern for pattern, _ in multipliers])
         return optax.EmptyState()
 
     return optax.GradientTransformation(init, update)
+
+
+def _zero_rows(
+    rows: Sequence[tuple[str, int, int, int]],
+) -> optax.GradientTransformation:
+    """Makes the updates of some rows zero."""
+
+    def zeroed(path, update):
+        for pattern, start, stop, step in rows:
+            if re.search(pattern, path_name(path)):
+                update = update.at[start:stop:step].set(0)
+        return update
+
+    def update(updates, state, params=None):
+        del params
+        return jax.tree_util.tree_map_with_path(zeroed, updates), state
+
+    def init(params):
+        _check_found("freeze_rows", params, [pattern for pattern, *_ in rows])
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(init, update)
+
+
+def _check_found(argument: str, params: Params, patterns: Sequence[str]) -> None:
+    names = jax.tree.leaves(_by_path(params, str))
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            raise ValueError(f"{argument}: {pattern!r} matches no parameter")
 
 
 def _by_path(tree: Params, value: Callable[[str], Any]) -> Params:

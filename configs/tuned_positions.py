@@ -1,0 +1,47 @@
+"""New positions for a model that has learned ones: they alone are trained.
+
+Source: Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), section 4.1: a table that is
+    interpolated (or recurrent) to 8 times its rows, the old ones frozen, short texts at
+    random positions; 5e-4, 100 steps of warm-up, temperature 0.01. Theirs is E5-base on
+    MS MARCO, NQ and NLI, 3 epochs at batch 512 with 7 hard negatives.
+Command: python -m launch.train --config=configs/tuned_positions.py --workdir=runs/long
+Variants: tiny, model=NAME, start=recurrent, scale=N, steps=N.
+Cost: not measured here.
+Expected: not measured here; texts that fitted before are embedded as before.
+"""
+
+from configs.common import MINILM, base, parse_arg, start_from, tiny
+from research.data.sources import SOURCES
+from research.eval.evaluators import EVALS
+from research.experiment import ENCODERS
+from research.models.context import EXTENSIONS
+from research.models.position_tables import SPREAD
+from research.sections import build, section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(
+        arg, tiny=False, model=MINILM, start="interpolated", scale=8, steps=1_000
+    )
+    config = base()
+    config.steps, config.max_length = arg.steps, 256
+    config.loss.temperature = 0.01
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.warmup = 0.1
+    if arg.tiny:
+        tiny(config)
+    else:
+        start_from(config, arg.model)
+        config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}
+        config.evals = {"pydocs": section(EVALS, "pydocs_long", length=1_024)}
+    config.extend = {"table": section(EXTENSIONS, arg.start, scale=arg.scale)}
+    shape = build(ENCODERS, config.encoder)
+    begin, rows = shape.position_offset, shape.max_len
+    old = (begin, begin + rows, 1)
+    if arg.start in SPREAD:
+        old = (begin, begin + rows * arg.scale, arg.scale)
+    table = "encoder/embed/position/"
+    config.optimizer.freeze = f"^(?!{table})"
+    config.optimizer.freeze_rows = ((table, *old),)
+    return config
