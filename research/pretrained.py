@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ class Pretrained(NamedTuple):
         return whole if self.dim is None else self.dim
 
 
-def load(model: str) -> Pretrained:
+def load(model: str, sharding: Callable[[Params], Any] | None = None) -> Pretrained:
     """The model of that name.
 
     A workdir that `launch.train` made; a sentence-transformers folder, of the layout of
@@ -65,6 +65,8 @@ def load(model: str) -> Pretrained:
 
     Args:
         model: what `folder` accepts.
+        sharding: where parameters go as they are read, as of `read_safetensors`; those
+            of a workdir stay on the host.
 
     Raises:
         FileNotFoundError: there is no such folder, or a file is missing in it.
@@ -75,8 +77,8 @@ def load(model: str) -> Pretrained:
     if (path / "model.json").exists():
         return _workdir(path)
     if (path / "modules.json").exists():
-        return _sentence_transformers(path)
-    return _transformers(path)
+        return _sentence_transformers(path, sharding)
+    return _transformers(path, sharding)
 
 
 def settings(model: Pretrained) -> dict[str, Any]:
@@ -156,14 +158,18 @@ def _workdir(path: Path) -> Pretrained:
         raise ValueError(f"{path / 'model.json'} does not fit: {error}") from None
 
 
-def _transformers(path: Path, max_length: int | None = None) -> Pretrained:
+def _transformers(
+    path: Path,
+    sharding: Callable[[Params], Any] | None,
+    max_length: int | None = None,
+) -> Pretrained:
     """A Hugging Face folder, with the defaults of `load`."""
     config = read_config(_json(path / "config.json"))
     if max_length is None:
         tokenizer_config = _json(path / "tokenizer_config.json", missing={})
         max_length = tokenizer_config.get("model_max_length") or config.max_len
     return Pretrained(
-        params=read_safetensors(path, config),
+        params=read_safetensors(path, config, sharding),
         config=config,
         tokenizer=load_tokenizer(path),
         pool="mean",
@@ -174,7 +180,9 @@ def _transformers(path: Path, max_length: int | None = None) -> Pretrained:
     )
 
 
-def _sentence_transformers(path: Path) -> Pretrained:
+def _sentence_transformers(
+    path: Path, sharding: Callable[[Params], Any] | None
+) -> Pretrained:
     """A folder whose modules.json is Transformer, Pooling and perhaps more.
 
     A last Dense module that only cuts the vector to its first numbers, as `export`
@@ -190,7 +198,7 @@ def _sentence_transformers(path: Path) -> Pretrained:
         )
     paths = [path / module["path"] for module in modules]
     options = _json(paths[0] / "sentence_bert_config.json", missing={})
-    model = _transformers(paths[0], options.get("max_seq_length"))
+    model = _transformers(paths[0], sharding, options.get("max_seq_length"))
     if options.get("do_lower_case"):
         _lower_case(model.tokenizer)
     prompts = _prompts(_json(path / "config_sentence_transformers.json", missing={}))

@@ -36,7 +36,9 @@ class Stored(NamedTuple):
     shape: Shape
 
 
-def read_safetensors(folder: Path, cfg: EncoderConfig, sharding: Any = None) -> Params:
+def read_safetensors(
+    folder: Path, cfg: EncoderConfig, sharding: Callable[[Params], Any] | None = None
+) -> Params:
     """The encoder's parameters from `model.safetensors` or its shards.
 
     One parameter after the other is filled from its tensors, which are read one at a
@@ -47,8 +49,8 @@ def read_safetensors(folder: Path, cfg: EncoderConfig, sharding: Any = None) -> 
         folder: holds model.safetensors, or model.safetensors.index.json and the files
             that it names.
         cfg: what the folder's `config.json` says (`families.read_config`).
-        sharding: a sharding for each parameter, or one for all (as of
-            `jax.device_put`); None leaves them on the host.
+        sharding: the tree of shapes -> the tree of shardings, such as
+            `partial(parallel.shardings, mesh=mesh)`; None leaves all on the host.
 
     Returns:
         The nested dict of `encoder.init`, of float32 arrays: JAX's with `sharding`,
@@ -189,15 +191,16 @@ def _read_pieces(leaf: np.ndarray, at: Stored) -> None:
         leaf[part] = _read(at, part)
 
 
-def _placer(tree: Params, sharding: Any) -> Callable[[str, np.ndarray], Array]:
+def _placer(
+    tree: Params, sharding: Callable[[Params], Any] | None
+) -> Callable[[str, np.ndarray], Array]:
     """(path, parameter) -> the parameter where it belongs."""
     if sharding is None:
         return lambda path, leaf: leaf
-    if isinstance(sharding, jax.sharding.Sharding):
-        sharding = jax.tree.map(lambda leaf: sharding, tree)
-    wanted = _flat(sharding)
+    wanted = _flat(sharding(tree))
 
     def place(path, leaf):
+        # Waits, so that the host's copy goes before the next one comes.
         return jax.block_until_ready(jax.device_put(leaf, wanted[path]))
 
     return place
