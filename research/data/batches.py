@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from math import ceil, floor, lcm
+from math import ceil, lcm
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 
+from research.data import order
 from research.data.packing import Packing, best_fit, bucket
 from research.data.sources import Source
 from research.data.tables import TokenTable, tokenise
@@ -59,7 +59,7 @@ class Batches:
     seed: int
     process_index: int
     process_count: int
-    permutation: Callable[[int, int, int], np.ndarray]
+    permutation: Callable[[order.Seed, int], np.ndarray]
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step: of its rows and its pairs, this host's equal share.
@@ -117,30 +117,16 @@ class Batches:
         return Plan(part, examples, texts, packing, rows)
 
     def _turn(self, step: int) -> tuple[int, int]:
-        """(the source of a step, how many earlier steps it had).
-
-        The first source takes its share of the steps evenly spaced, the second its
-        share of those that are left, and so on; all counts are in closed form.
-        """
+        """(the source of a step, how many earlier steps it had)."""
         offsets = np.random.default_rng(self.seed).random(len(self.parts))
         weights = [part.weight for part in self.parts]
-        for index, offset in enumerate(offsets.tolist()):
-            share = weights[index] / sum(weights[index:])
-            turn = floor(step * share + offset)
-            if floor((step + 1) * share + offset) > turn:
-                return index, turn
-            step -= turn
-        raise AssertionError("the last source takes every step that is left")
+        return order.turn(step, weights, offsets.tolist())
 
     def _examples(self, index: int, turn: int) -> np.ndarray:
-        """[B] rows: the next of the epoch's permutation, and of the next epoch's."""
+        """[B] rows of a source."""
         size = len(self.parts[index].table.first)
-        epoch, start = divmod(turn * self.batch_size, size)
-        rows = self.permutation(index, epoch, size)[start : start + self.batch_size]
-        if len(rows) < self.batch_size:
-            following = self.permutation(index, epoch + 1, size)
-            rows = np.concatenate([rows, following[: self.batch_size - len(rows)]])
-        return rows
+        seed = (self.seed, index)
+        return order.examples(self.permutation, seed, turn, self.batch_size, size)
 
     def _bounds(self, size: int) -> tuple[int, int]:
         share = size // self.process_count
@@ -194,12 +180,7 @@ def make_batches(
         length = bucket(max(row_length, int(np.diff(table.starts).max())))
         part = Part(name, table, source.weight, 1 + source.negatives, length, 0, 0)
         parts.append(_shaped(part, batch_size, multiple))
-
-    @lru_cache(maxsize=2 * len(parts))
-    def permutation(index: int, epoch: int, size: int) -> np.ndarray:
-        rng = np.random.default_rng((seed, index, epoch))
-        return rng.permutation(np.arange(size, dtype=np.uint32))
-
+    permutation = order.permutations(2 * len(parts))
     return Batches(
         tuple(parts), batch_size, seed, process_index, process_count, permutation
     )

@@ -1,7 +1,10 @@
 """A record of a file as a training row, in any of three column conventions."""
 
 import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from research.data import files
@@ -83,6 +86,40 @@ def read_corpus(path: str) -> dict[str, str]:
     }
 
 
+def read_documents(path: str, unit: str) -> Iterator[str]:
+    """The documents of a text file, see sources.documents, or of a folder of them."""
+    if unit not in UNITS:
+        raise ValueError(f"unit {unit!r}; known: {', '.join(UNITS)}")
+    top = Path(path).expanduser()
+    endings = (".txt", *files.READERS)
+    found = [top]
+    if top.is_dir():
+        found = sorted(
+            file
+            for file in top.rglob("*")
+            if file.is_file() and file.name.removesuffix(".gz").endswith(endings)
+        )
+    for file in found:
+        if file.name.removesuffix(".gz").endswith(".txt"):
+            with files.open_text(file) as lines:
+                try:
+                    yield from UNITS[unit](lines)
+                except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+                    raise ValueError(
+                        f"{file} cannot be read as text: {error}"
+                    ) from error
+        else:
+            for line, record in files.read_records(file):
+                yield text_of(str(file), line, record, ("text",))
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[str]:
+    """What stands between blank lines."""
+    for filled, block in groupby(lines, key=lambda line: bool(line.strip())):
+        if filled:
+            yield "".join(block)
+
+
 def _passage(path: str, line: int, record: Mapping) -> str:
     text = text_of(path, line, record, ("text", "document_text"))
     return f"{record.get('title') or ''} {text}".strip()
@@ -105,3 +142,6 @@ def _documents(path: str, line: int, ids, documents: Mapping | None) -> list[str
                 f"{path} line {line}: the corpus has no document {identifier!r}"
             )
     return [documents[str(identifier)] for identifier in ids]
+
+
+UNITS = {"block": _blocks, "line": iter, "file": lambda lines: ["".join(lines)]}

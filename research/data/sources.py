@@ -118,6 +118,33 @@ def texts(
     return _source(rows, 0, weight, query_prompt, document_prompt)
 
 
+def documents(
+    *,
+    path: str,
+    unit: str = "block",
+    shortest: int = 0,
+    weight: float = 1.0,
+) -> Source:
+    """Documents to pre-train on, each as its own positive.
+
+    Args:
+        path: a .txt file, the field `text` of a jsonl, tsv or csv file, each plain or
+            .gz, or a folder of such files, those in its folders too.
+        unit: what is a document of a .txt file: a "block" between blank lines, a
+            "line" or the "file".
+        shortest: documents of fewer characters are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: the unit is unknown, a file is malformed, or none has a document.
+    """
+    texts = map(str.strip, records.read_documents(path, unit))
+    rows = [Row(t, (t,)) for t in texts if t and len(t) >= shortest]
+    if not rows:
+        raise ValueError(f"{path} holds no usable document")
+    return _source(rows, 0, weight, "", "")
+
+
 def beir(
     *,
     path: str,
@@ -295,6 +322,7 @@ def _source(
 SOURCES: Mapping[str, Callable[..., Source]] = {
     "files": files,
     "texts": texts,
+    "documents": documents,
     "beir": beir,
     "pydocs": pydocs,
     "tfds_set": tfds_set,

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +47,7 @@ def tokenise(
 ) -> TokenTable:
     """The source's table, from the folder in `cache` that holds it, or written there.
 
-    The folder's name is a fingerprint of all that decides the content. It appears
-    complete or not at all, so that runs may share a cache.
+    The folder's name is a fingerprint of all that decides the content.
 
     Raises:
         ValueError: there are no rows, a text has no tokens, or some rows have a score
@@ -56,26 +55,38 @@ def tokenise(
     """
     if not len(source.rows):
         raise ValueError("the source has no rows")
+    name = fingerprint(source, tokenizer, max_length)
+    return _read(
+        kept(cache, name, lambda draft: _write(source, tokenizer, max_length, draft))
+    )
+
+
+def kept(cache: Path, name: str, write: Callable[[Path], None]) -> Path:
+    """The folder `name` of a cache, written first if it is not there.
+
+    It appears complete or not at all, so that runs may share a cache.
+    """
     cache = Path(cache)
-    folder = cache / _fingerprint(source, tokenizer, max_length)
+    folder = cache / name
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=cache))
         try:
-            _write(source, tokenizer, max_length, draft)
+            write(draft)
             draft.rename(folder)
         except OSError:
             if not folder.is_dir():  # else another process was first
                 raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    return _read(folder)
+    return folder
 
 
-def _fingerprint(source: Source, tokenizer: tokenizers.Tokenizer, length: int) -> str:
+def fingerprint(source: Source, tokenizer: tokenizers.Tokenizer, *more) -> str:
+    """A hash of what a source holds, its tokeniser, and anything `more`."""
     digest = hashlib.blake2b(digest_size=10)
     digest.update(tokenizer.to_str().encode())
-    digest.update(repr((sorted(source.prompts.items()), length)).encode())
+    digest.update(repr((sorted(source.prompts.items()), *more)).encode())
     digest.update(source.identity.encode())
     if not source.identity:
         for start in range(0, len(source.rows), CHUNK):

@@ -96,7 +96,7 @@ def token_ids(
         raise ValueError(
             f"max_length {max_length} leaves no room beside {special} special tokens"
         )
-    tail = _closing(tokenizer)
+    tail = len(around(tokenizer)[1])
     out = []
     for start in range(0, len(texts), CHUNK):
         chunk = [prompt + text for text in texts[start : start + CHUNK]]
@@ -109,6 +109,15 @@ def token_ids(
                 ids = ids[: max_length - tail] + ids[len(ids) - tail :]
             out.append(np.asarray(ids, np.int32))
     return out
+
+
+def around(tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """The special tokens that open and that close a text, each [n] int32."""
+    encoding = tokenizer.encode("a")
+    ids, mask = np.array(encoding.ids, np.int32), encoding.special_tokens_mask
+    if 0 not in mask:
+        return ids, ids[:0]
+    return ids[: mask.index(0)], ids[len(ids) - mask[::-1].index(0) :]
 
 
 def text_hash(texts: Iterable[str]) -> np.ndarray:
@@ -158,12 +167,6 @@ def _train_bpe(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
-
-
-def _closing(tokenizer: tokenizers.Tokenizer) -> int:
-    """How many special tokens end a text."""
-    mask = tokenizer.encode("a").special_tokens_mask
-    return mask[::-1].index(0) if 0 in mask else 0
 
 
 def _set_bert(tokenizer: tokenizers.Tokenizer, *, lowercase: bool) -> None:
