@@ -12,6 +12,7 @@ from research.eval.embed import make_embedder
 from research.eval.retrieval import ranking, unit
 from research.models import encoder
 from research.models.config import EncoderConfig
+from research.models.projection import Dense
 from research.structs import Chunks
 
 SENTENCE = "the quick brown fox jumps over a lazy dog and runs away"
@@ -23,7 +24,8 @@ CONFIG = EncoderConfig(vocab=128, width=16, depth=2, heads=2, mlp=32, max_len=40
 @pytest.fixture(scope="module")
 def model():
     tokenizer = train_tokenizer(WORDS * 9, 128)  # each word becomes a token
-    return encoder.init(jax.random.key(1), CONFIG), CONFIG, tokenizer
+    init = jax.jit(encoder.init, static_argnames="cfg")
+    return init(jax.random.key(1), cfg=CONFIG), CONFIG, tokenizer
 
 
 def embedder(model, chunk=None, **options):
@@ -155,3 +157,14 @@ def test_what_the_model_does_not_reach(model, chunk, options, message):
 def test_no_texts(model):
     with pytest.raises(ValueError, match="no texts"):
         embedder(model, "late:4")([], "document")
+
+
+def test_dense_layers_come_after_the_mean_over_windows(model):
+    kernel = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    options = {"dense": (Dense(kernel, activation="tanh"),), "normalize": False}
+    for chunk in ("late:6,window=12,overlap=4", "naive:6", "landmark:6"):
+        plain = embedder(model, chunk, normalize=False)(TEXTS, "document").vectors
+        found = embedder(model, chunk, dim=5, **options)(TEXTS, "document").vectors
+        near(found, np.tanh(plain @ kernel)[:, :5])
+    whole = embedder(model, **options)(TEXTS, "document")
+    near(embedder(model, "pcw:40", **options)(TEXTS, "document"), whole)
