@@ -194,3 +194,32 @@ def test_every_family_is_tested():
     pytest.importorskip("transformers")
     kinds = {kind for kind, _ in MODELS.values()} | {"jina_bert"}
     assert kinds == FAMILIES.keys()
+
+
+HEADS = {
+    "bert": "BertForPreTraining",
+    "xlm-roberta": "XLMRobertaForMaskedLM",
+    "mpnet": "MPNetForMaskedLM",
+    "nomic_bert": "NomicBertForMaskedLM",
+    "modernbert": "ModernBertForMaskedLM",
+    "t5": "T5ForConditionalGeneration",
+    "eurobert": "EuroBertForMaskedLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
+    "gpt_neox": "GPTNeoXForCausalLM",
+    "opt": "OPTForCausalLM",
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_files_of_models_with_a_head(name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    kind, fields = MODELS[name]
+    config = transformers.AutoConfig.for_model(kind, **{"pad_token_id": 0} | fields)
+    model = getattr(transformers, HEADS[name])(config)
+    model.save_pretrained(tmp_path)
+    cfg = read_config(json.loads((tmp_path / "config.json").read_text()))
+    params = read_safetensors(tmp_path, cfg)
+    table = model.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_array_equal(params["embed"]["token"]["embedding"], table)

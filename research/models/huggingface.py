@@ -280,6 +280,7 @@ PREFIXES = (
     "bert.",
     "roberta.",
     "mpnet.",
+    "nomic_bert.",
     "model.",
     "language_model.",
     "transformer.",
