@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from research.gradcache import chunked
-from research.models import encoder
+from research.models import encoder, seqpe
 from research.models.config import EncoderConfig
 from research.structs import (
     Array,
@@ -37,6 +37,8 @@ def contrastive(
             gradient is that of the whole batch (GradCache, Gao et al. 2021).
         head: 'tanh' puts a dense layer with tanh over the pooled vector in training
             only (SimCSE, Gao et al. 2021, section 3), 'none' nothing.
+
+    Positions by SeqPE add their penalty to the loss.
 
     Returns:
         an Objective of batches of type Batch.
@@ -81,7 +83,11 @@ def contrastive(
             vectors = jnp.tanh(vectors @ dense["kernel"] + bias)
         q, d = vectors[batch.query], vectors[batch.document]
         values, metrics = nested.loss(q, d, batch.labels, loss_key)
-        return values.mean(), {**metrics, **_similarities(q, d)}
+        value = values.mean()
+        if cfg.relative == "seqpe":
+            vectors_of = params["encoder"]["relative"]
+            value += seqpe.penalty(jax.random.fold_in(loss_key, 1), vectors_of, cfg)
+        return value, {**metrics, **_similarities(q, d)}
 
     return Objective(init, loss)
 

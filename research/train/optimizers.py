@@ -10,8 +10,8 @@ import optax
 from research.parallel import path_name
 from research.structs import Params
 
-# Biases and the scales of norms: never decayed.
-_UNDECAYED = r"(^|/)(bias|scale)$"
+# Biases, the scales of norms and KERPLE's parameters: never decayed.
+_UNDECAYED = r"(^|/)(bias|scale|relative/[ap])$"
 
 
 class Optimizer(NamedTuple):
