@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from research.models import config, encoder
-from research.models.attention import dropout
 from research.models.pooling import POOLS
 from research.models.positions import places, table_rows
+from research.models.scores import dropout
 from research.structs import Tokens
 
 SHAPE = {"vocab": 50, "width": 16, "depth": 3, "heads": 2, "mlp": 24, "max_len": 32}

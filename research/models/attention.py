@@ -1,174 +1,88 @@
-"""Attention: the scores of every kind of position, and what computes with them."""
+"""Attention by the implementation that suits the config, length and machine."""
 
-from typing import NamedTuple
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 
+from research.models.blockwise import blockwise
 from research.models.config import EncoderConfig
-from research.models.masks import near, visible
+from research.models.kernels import flash, obstacles, splash
 from research.models.positions import Places
-from research.models.relations import Relation
-from research.models.relative import RELATIVE
-from research.models.temperature import score_factor
-from research.structs import Array, Key, Params
+from research.models.relations import relation
+from research.models.scores import Scored, Setting, Terms, make_terms, plain, scores
+from research.structs import Array, Params
 
-
-class Side(NamedTuple):
-    """The queries or the keys of rows.
-
-    Attributes:
-        vectors: a [B, S, H, D/H] (keys: [B, S, KV, D/H]) for each branch of the
-            relation, rotated, and the queries scaled.
-        places: where their tokens stand, [B, S].
-    """
-
-    vectors: tuple[Array, ...]
-    places: Places
-
-
-class Terms(NamedTuple):
-    """What scores depend on besides queries and keys; it is the same in every block.
-
-    Attributes:
-        mask: [B, q, k] bool, which token may see which in a global block.
-        near: [B, q, k] bool, which of these also a local block sees; None without.
-        bias: [1, H, q, k] float32, added to the scores; None without.
-        holds: [B, q, k] bool for each branch after the first, the pairs that it scores.
-    """
-
-    mask: Array
-    near: Array | None
-    bias: Array | None
-    holds: tuple[Array, ...]
-
-
-def make_terms(
-    cfg: EncoderConfig,
-    relation: Relation,
-    relative: Params | None,
-    query: Places,
-    key: Places,
-) -> Terms:
-    """The terms of the scores of queries [B, q] with keys [B, k]."""
-    mask = visible(cfg, query, key)
-    rows, columns = query.position[:, :, None], key.position[:, None, :]
-    if relation.visible is not None:
-        mask &= relation.visible(rows, columns)
-    bias = None
-    if cfg.relative in RELATIVE:
-        # Inside a text, places in the row differ as positions do.
-        distance = key.index[:1, None, :] - query.index[:1, :, None]
-        bias = RELATIVE[cfg.relative].bias(relative or {}, cfg, distance)
-        bias *= score_factor(cfg)
-    return Terms(
-        mask,
-        near(cfg.window, query, key) if cfg.local else None,
-        bias,
-        tuple(branch.holds(rows, columns) for branch in relation.branches[1:]),
-    )
-
-
-def scores(
-    cfg: EncoderConfig,
-    query: tuple[Array, ...],
-    key: tuple[Array, ...],
-    terms: Terms,
-    local: Array | None,
-) -> Array:
-    """Scores [B, H, q, k] float32, the lowest number where a token is not seen.
-
-    Args:
-        cfg: the encoder's shape.
-        query: [B, q, H, D/H] for each branch.
-        key: [B, k, KV, D/H] for each branch.
-        terms: of these queries and keys.
-        local: [] bool, whether this is a local block; None where no block is.
-    """
-    x = _products(query[0], key[0])
-    for holds, q, k in zip(terms.holds, query[1:], key[1:], strict=True):
-        if local is not None:
-            holds &= ~local
-        x = jnp.where(holds[:, None], _products(q, k), x)
-    if terms.bias is not None:
-        x += terms.bias
-    if cfg.softcap:
-        cap = cfg.softcap * score_factor(cfg)
-        x = cap * jnp.tanh(x / cap)
-    mask = terms.mask
-    if local is not None:
-        mask &= terms.near | ~local
-    return jnp.where(mask[:, None], x, jnp.finfo(jnp.float32).min)
-
-
-def plain(scores: Array, v: Array, rate: float, key: Key | None) -> Array:
-    """Softmax of scores that stand whole in memory, times the values.
-
-    The sum of the softmax divides the [S, D/H] result instead of the [S, S] weights.
-
-    Args:
-        scores: [B, H, q, k] float32.
-        v: [B, k, KV, D/H] values.
-        rate: dropout of the weights, if there is a key.
-        key: dropout key or None.
-
-    Returns:
-        [B, q, H, D/H] in the type of v.
-    """
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    total = weights.sum(-1, keepdims=True)
-    weights = dropout(weights, rate, key).astype(v.dtype)
-    return (_weighted(weights, v) / total).astype(v.dtype).transpose(0, 2, 1, 3)
-
-
-def dropout(x: Array, rate: float, key: Key | None) -> Array:
-    """Zeroes entries with probability `rate`, scales the others; identity without key.
-
-    Half-words of a flat draw decide: on CPU 5 times faster than `jax.random.bernoulli`
-    of the same shape, which was a quarter of a training step. The rate is exact to
-    2^-17.
-    """
-    if key is None or rate == 0:
-        return x
-    words = jax.random.bits(key, (-(-x.size // 2),), jnp.uint32)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)
-    dropped = round(rate * 2**16)
-    keep = halves[: x.size].reshape(x.shape) >= dropped
-    scale = jnp.asarray(2**16 / (2**16 - dropped), x.dtype)
-    return jnp.where(keep, x * scale, jnp.zeros_like(x))
-
-
-def _products(q: Array, k: Array) -> Array:
-    """[B, q, H, E] and [B, k, KV, E] -> [B, H, q, k] float32.
-
-    Heads come before positions and keys are laid out transposed, which is the fastest
-    on CPU; the queries that share a key head are rows of one product.
-    """
-    b, s, h, e = q.shape
-    kv = k.shape[2]
-    q = q.transpose(0, 2, 1, 3).reshape(b, kv, h // kv * s, e)
-    x = jnp.matmul(q, k.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
-    return x.reshape(b, h, s, -1)
-
-
-def _weighted(weights: Array, v: Array) -> Array:
-    """[B, H, q, k] and [B, k, KV, E] -> [B, H, q, E] float32."""
-    b, h, s, _ = weights.shape
-    kv = v.shape[2]
-    weights = weights.reshape(b, kv, h // kv * s, -1)
-    y = jnp.matmul(weights, v.transpose(0, 2, 1, 3), preferred_element_type=jnp.float32)
-    return y.reshape(b, h, s, -1)
+# Up to so many tokens a row's scores stand whole in memory. On CPU the two cost the
+# same at 512, and at 1,024 blocks take a third of the time; the length has not been
+# measured on accelerators.
+PLAIN = 512
 
 
 def attend(
-    cfg: EncoderConfig,
-    query: Side,
-    key: Side,
-    v: Array,
-    terms: Terms,
-    local: Array | None,
-    dropout_key: Key | None,
+    cfg: EncoderConfig, x: Scored, setting: Setting, terms: Terms | None
 ) -> Array:
-    """Attention of [B, S] queries to keys: [B, S, H, D/H]."""
-    x = scores(cfg, query.vectors, key.vectors, terms, local)
-    return plain(x, v, cfg.dropout, dropout_key)
+    """Attention of rows to themselves.
+
+    'auto' is plain for rows of at most `PLAIN` tokens; for longer ones, where they can,
+    splash on TPU and flash on GPU, and otherwise blockwise.
+
+    Args:
+        cfg: the encoder's shape; `cfg.attention` names the implementation.
+        x: queries, keys and values of rows [B, S].
+        setting: where the tokens stand, dropout, and whether the block is local.
+        terms: of the scores, from `whole_terms`.
+
+    Returns:
+        [B, S, H, D/H] in the type of the values.
+
+    Raises:
+        ValueError: the implementation cannot do what the config wants.
+    """
+    if terms is not None:
+        s = scores(cfg, x.query, x.key, terms, setting.local)
+        return plain(s, x.v, cfg.dropout, setting.dropout_key)
+    dropout = setting.dropout_key is not None and cfg.dropout > 0
+    if cfg.attention in KERNELS:
+        _check(cfg, dropout)
+        return KERNELS[cfg.attention](cfg, x, setting)
+    run = {"default": partial(blockwise, cfg)}
+    if cfg.attention == "auto" and not obstacles(cfg, "splash", dropout=dropout):
+        run["tpu"] = partial(splash, cfg)
+    if (
+        cfg.attention == "auto"
+        and jax.default_backend() == "gpu"  # without CUDA there is no cuDNN to ask
+        and not obstacles(cfg, "flash", dropout=dropout)
+    ):
+        run["cuda"] = partial(flash, cfg)
+    if len(run) == 1:
+        return run["default"](x, setting)
+    return jax.lax.platform_dependent(x, setting, **run)
+
+
+def whole_terms(
+    cfg: EncoderConfig, relative: Params | None, places: Places
+) -> Terms | None:
+    """The terms of whole rows of scores, the same in every block; None for blockwise.
+
+    Args:
+        cfg: the encoder's shape.
+        relative: the parameters of the attention bias; None without.
+        places: where the tokens stand, [B, S].
+    """
+    short = places.index.shape[1] <= PLAIN
+    if cfg.attention == "plain" or (cfg.attention == "auto" and short):
+        return make_terms(cfg, relation(cfg), relative, places, places)
+    return None
+
+
+def _check(cfg: EncoderConfig, dropout: bool) -> None:
+    """Raises if the implementation that the config names cannot do what it wants."""
+    if found := obstacles(cfg, cfg.attention, dropout=dropout):
+        able = ["auto", "blockwise", "plain"]
+        able += [name for name in KERNELS if not obstacles(cfg, name, dropout=dropout)]
+        raise ValueError(
+            f"attention {cfg.attention!r} cannot do {found[0]}; {', '.join(able)} can"
+        )
+
+
+KERNELS = {"flash": flash, "splash": splash}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.models import rope, seqpe
-from research.models.attention import make_terms
+from research.models.attention import whole_terms
 from research.models.config import EncoderConfig
 from research.models.layers import Block, Embedder, Kind, Surroundings, Turn, norm
 from research.models.masks import text_masks
@@ -33,6 +33,7 @@ def init(key: Key, cfg: EncoderConfig) -> Params:
     where = places(jnp.ones_like(ids))
     x = jnp.zeros((1, 2, cfg.width), cfg.compute_dtype)
     params = dict(_extra(extra_key, cfg))
+    cfg = dataclasses.replace(cfg, attention="plain")  # shapes need no kernel
     around = _surroundings(params, where, cfg, None)
     kind = jax.tree.map(lambda flags: flags[0], _kinds(cfg))
 
@@ -148,9 +149,11 @@ def _surroundings(
     factor = query_factor(cfg, where)
     if not isinstance(factor, float):
         factor = factor[:, :, None, None]
+    relative = params.get("relative") if cfg.relative in RELATIVE else None
     return Surroundings(
         where,
-        make_terms(cfg, how, params.get("relative"), where, where),
+        relative,
+        whole_terms(cfg, relative, where),
         *_turns(params, where, cfg, how, key),
         factor,
         channels,

@@ -6,11 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from research.models.attention import Side, Terms, attend, dropout
+from research.models.attention import attend
 from research.models.config import EncoderConfig
 from research.models.positions import Places, table_rows
 from research.models.rope import rotate
-from research.structs import Array, Key
+from research.models.scores import Scored, Setting, Terms, dropout
+from research.structs import Array, Key, Params
 
 INIT = nn.initializers.normal(0.02)
 ACTIVATIONS = {
@@ -33,6 +34,7 @@ class Surroundings(NamedTuple):
 
     Attributes:
         places: where the tokens stand, [B, S].
+        relative: the parameters of the attention bias; None without.
         terms: of the scores, for the attention that holds them whole; else None.
         turns: a rotation for each branch of the relation; () without rotary positions.
         local_turn: the rotation of local blocks; None without.
@@ -41,6 +43,7 @@ class Surroundings(NamedTuple):
     """
 
     places: Places
+    relative: Params | None
     terms: Terms | None
     turns: tuple[Turn, ...]
     local_turn: Turn | None
@@ -171,16 +174,9 @@ class Block(nn.Module):
         if cfg.qk_norm:
             q, k = norm(cfg, "query_norm")(q), norm(cfg, "key_norm")(k)
         queries, keys = _rotated(cfg, q, k, around, kind.local)
-        places = around.places
-        y = attend(
-            cfg,
-            Side(queries, places),
-            Side(keys, places),
-            v,
-            around.terms,
-            kind.local,
-            key,
-        )
+        scored = Scored(around.relative, queries, keys, v)
+        setting = Setting(around.places, key, kind.local)
+        y = attend(cfg, scored, setting, around.terms)
         out = nn.DenseGeneral(
             cfg.width,
             axis=(-2, -1),

@@ -14,17 +14,34 @@ from research.models.temperature import score_factor
 from research.structs import Array, Key, Params
 
 
-class Side(NamedTuple):
-    """The queries or the keys of rows.
+class Scored(NamedTuple):
+    """The queries, keys and values of rows, and what else has a gradient.
 
     Attributes:
-        vectors: a [B, S, H, D/H] (keys: [B, S, KV, D/H]) for each branch of the
-            relation, rotated, and the queries scaled.
-        places: where their tokens stand, [B, S].
+        relative: the parameters of the attention bias; None without.
+        query: [B, S, H, E] for each branch of the relation, rotated and scaled.
+        key: [B, S, KV, E] for each branch, rotated.
+        v: [B, S, KV, D/H] values.
     """
 
-    vectors: tuple[Array, ...]
+    relative: Params | None
+    query: tuple[Array, ...]
+    key: tuple[Array, ...]
+    v: Array
+
+
+class Setting(NamedTuple):
+    """What attention reads that has no gradient.
+
+    Attributes:
+        places: where the tokens stand, [B, S].
+        dropout_key: None for no dropout.
+        local: [] bool, whether this is a local block; None where no block is.
+    """
+
     places: Places
+    dropout_key: Key | None
+    local: Array | None
 
 
 class Terms(NamedTuple):
