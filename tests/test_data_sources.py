@@ -182,3 +182,30 @@ def test_every_source_takes_weight_and_prompts():
         parameters = inspect.signature(source).parameters
         for common in ("weight", "query_prompt", "document_prompt"):
             assert parameters[common].kind is inspect.Parameter.KEYWORD_ONLY, name
+
+
+def test_texts_are_lines_blocks_or_files(tmp_path):
+    import gzip
+
+    path = tmp_path / "deep" / "a.txt.gz"
+    path.parent.mkdir()
+    with gzip.open(path, "wt") as file:
+        file.write("Title\nfirst paragraph\n\n \nOther\nsecond\n")
+    jsonl(tmp_path / "b.jsonl", {"text": "of a record"})
+    (tmp_path / "notes.md").write_text("not read")
+
+    def found(**options):
+        return [row.query for row in texts(path=str(tmp_path), **options).rows]
+
+    blocks = ["Title\nfirst paragraph", "Other\nsecond"]
+    assert found(unit="block") == ["of a record", *blocks]
+    assert found(unit="block", shortest=13) == blocks[:1]
+    assert len(found(unit="line")) == 5
+    assert len(found(unit="file")) == 2
+    with pytest.raises(ValueError, match="unit 'page'; known: block, line, file"):
+        found(unit="page")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        texts(path=str(tmp_path / "c.txt"))
+    path.write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match="cannot be read as text"):
+        found()

@@ -86,31 +86,27 @@ def read_corpus(path: str) -> dict[str, str]:
     }
 
 
-def read_documents(path: str, unit: str) -> Iterator[str]:
-    """The documents of a text file, see sources.documents, or of a folder of them."""
+def read_texts(path: str, unit: str) -> Iterator[str]:
+    """The texts of a file or of all files of a folder, see sources.texts."""
     if unit not in UNITS:
         raise ValueError(f"unit {unit!r}; known: {', '.join(UNITS)}")
     top = Path(path).expanduser()
-    endings = (".txt", *files.READERS)
-    found = [top]
-    if top.is_dir():
-        found = sorted(
-            file
-            for file in top.rglob("*")
-            if file.is_file() and file.name.removesuffix(".gz").endswith(endings)
-        )
-    for file in found:
-        if file.name.removesuffix(".gz").endswith(".txt"):
-            with files.open_text(file) as lines:
-                try:
-                    yield from UNITS[unit](lines)
-                except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
-                    raise ValueError(
-                        f"{file} cannot be read as text: {error}"
-                    ) from error
-        else:
+    endings = tuple(files.READERS)
+    for file in sorted(top.rglob("*")) if top.is_dir() else [top]:
+        name = file.name.removesuffix(".gz")
+        if name.endswith(".txt"):
+            yield from _units(file, unit)
+        elif file == top or name.endswith(endings):
             for line, record in files.read_records(file):
                 yield text_of(str(file), line, record, ("text",))
+
+
+def _units(file: Path, unit: str) -> Iterator[str]:
+    with files.open_text(file) as lines:
+        try:
+            yield from UNITS[unit](lines)
+        except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{file} cannot be read as text: {error}") from error
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from research.data import files as readers
@@ -95,54 +94,26 @@ def files(
 def texts(
     *,
     path: str,
+    unit: str = "line",
+    shortest: int = 0,
     weight: float = 1.0,
     query_prompt: str = "",
     document_prompt: str = "",
 ) -> Source:
     """Every text as its own positive (unsupervised SimCSE, Gao et al. 2021).
 
-    One text a line in a .txt file, or the field `text` of a jsonl, tsv or csv file;
-    each plain or .gz. Empty lines are skipped.
-    """
-    if Path(path.removesuffix(".gz")).suffix == ".txt":
-        with readers.open_text(path) as file:
-            lines = [line.strip() for line in file]
-    else:
-        lines = [
-            records.text_of(path, line, record, ("text",))
-            for line, record in readers.read_records(path)
-        ]
-    rows = [Row(line, (line,)) for line in lines if line]
-    if not rows:
-        raise ValueError(f"{path} is empty: it holds no texts")
-    return _source(rows, 0, weight, query_prompt, document_prompt)
-
-
-def documents(
-    *,
-    path: str,
-    unit: str = "block",
-    shortest: int = 0,
-    weight: float = 1.0,
-) -> Source:
-    """Documents to pre-train on, each as its own positive.
-
     Args:
         path: a .txt file, the field `text` of a jsonl, tsv or csv file, each plain or
             .gz, or a folder of such files, those in its folders too.
-        unit: what is a document of a .txt file: a "block" between blank lines, a
-            "line" or the "file".
-        shortest: documents of fewer characters are left out.
-
-    Raises:
-        FileNotFoundError: there is no such file or folder.
-        ValueError: the unit is unknown, a file is malformed, or none has a document.
+        unit: what is a text of a .txt file: a "line", a "block" between blank lines or
+            the whole "file". Empty ones are skipped.
+        shortest: texts of fewer characters are left out.
     """
-    texts = map(str.strip, records.read_documents(path, unit))
-    rows = [Row(t, (t,)) for t in texts if t and len(t) >= shortest]
+    found = map(str.strip, records.read_texts(path, unit))
+    rows = [Row(text, (text,)) for text in found if text and len(text) >= shortest]
     if not rows:
-        raise ValueError(f"{path} holds no usable document")
-    return _source(rows, 0, weight, "", "")
+        raise ValueError(f"{path} holds no texts")
+    return _source(rows, 0, weight, query_prompt, document_prompt)
 
 
 def beir(
@@ -322,7 +293,6 @@ def _source(
 SOURCES: Mapping[str, Callable[..., Source]] = {
     "files": files,
     "texts": texts,
-    "documents": documents,
     "beir": beir,
     "pydocs": pydocs,
     "tfds_set": tfds_set,
