@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import sys
@@ -5,6 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from test_models_families import CONFIGS
 
 from launch.export import main
 from research.data.text import train_tokenizer
@@ -24,17 +26,22 @@ TEXTS = [
 BODIES = {"bert": bert, "modern": modern}
 
 
+def random(cfg):
+    """Parameters with noise on all of them."""
+    noise = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: np.asarray(x) + noise.normal(0, 0.2, x.shape).astype("f4"),
+        encoder.init(jax.random.key(0), cfg),
+    )
+
+
 def make_model(body="bert", **changes):
     """A tiny random model; its biases and scales are random too."""
     tokenizer = train_tokenizer(TEXTS, 80)
     vocab = tokenizer.get_vocab_size()
     cfg = BODIES[body](vocab=vocab, width=16, depth=3, heads=2, mlp=24, max_len=40)
-    params = encoder.init(jax.random.key(0), cfg)
-    noise = np.random.default_rng(0)
     model = Pretrained(
-        params=jax.tree.map(
-            lambda x: np.asarray(x) + noise.normal(0, 0.2, x.shape).astype("f4"), params
-        ),
+        params=random(cfg),
         config=cfg,
         tokenizer=tokenizer,
         pool="mean",
@@ -76,6 +83,21 @@ def test_sentence_transformers_computes_our_embeddings(body, depth, dim, tmp_pat
     np.testing.assert_allclose(theirs, expected, atol=1e-5)
     again = load(str(tmp_path / "out"))
     np.testing.assert_allclose(ours(again, dim=again.dim), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "pool"),
+    [("mpnet", "mean"), ("t5", "mean"), ("gemma3_text", "mean"), ("opt", "last")],
+)
+def test_bodies_of_other_families(family, pool, tmp_path):
+    model = make_model(pool=pool)
+    vocab = model.config.vocab
+    cfg = dataclasses.replace(CONFIGS[family], vocab=vocab, max_len=40)
+    model = model._replace(config=cfg, params=random(cfg))
+    export(model, tmp_path / "out")
+    theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
+    np.testing.assert_allclose(theirs, ours(model), atol=1e-5)
+    assert load(str(tmp_path / "out")).config == cfg
 
 
 @pytest.mark.parametrize("pool", POOLINGS.values())
