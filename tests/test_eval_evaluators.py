@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -43,7 +44,9 @@ def beir(tmp_path):
 
 
 def test_every_evaluator_has_a_test():
-    assert set(EVALS) == {"sts", "retrieval", "pydocs_retrieval", "longembed"}
+    assert set(EVALS) == {
+        *("sts", "retrieval", "pydocs_retrieval", "pydocs_long", "longembed")
+    }
 
 
 def test_sts_of_vectors_that_agree_with_people(sts_file):
@@ -107,6 +110,44 @@ def test_pydocs_retrieval_finds_every_document_by_its_query(monkeypatch):
     assert result["bm25"] == 100
     with pytest.raises(ValueError, match="0 candidates"):
         EVALS["pydocs_retrieval"](candidates=0)
+
+
+def test_pydocs_long_asks_for_all_functions_of_a_text(monkeypatch):
+    from research.data.sources import Row, Source
+
+    rows = [Row(f"query {i}", (f"document {i:03} " + "x" * 17,)) for i in range(40)]
+    rows.append(Row("query 40", ("x" * 1_001,)))  # too long to be among them
+    source = Source(rows=rows, negatives=0, weight=1.0, prompts={})
+    monkeypatch.setattr(
+        "research.eval.evaluators.SOURCES", {"pydocs": lambda *, split: source}
+    )
+    seen = {}
+
+    def embed(texts, role):
+        found = [
+            [int(n) for n in re.findall(r"(?:query|document) (\d+)", t)] for t in texts
+        ]
+        seen[role] = found
+        return np.array([np.isin(range(40), row) for row in found], np.float32)
+
+    # Functions of 30 characters: 10 tokens of 3 hold one, 31 three.
+    for length, count in ((1, 1), (10, 1), (31, 3)):
+        before = seen.get("document")
+        evaluator = EVALS["pydocs_long"](length=length, candidates=8)
+        assert evaluator(embed)["main_score"] == 100
+        assert [len(row) for row in seen["document"]] == [count] * 8
+        assert [sorted(row) for row in seen["query"]] == [
+            sorted(row) for row in seen["document"]
+        ]
+        assert before is None or [row[:1] for row in seen["document"]] == before
+    assert seen["query"] != seen["document"]
+    assert len({n for row in seen["document"] for n in row}) == 24
+    with pytest.raises(
+        ValueError, match="8 documents of 50 tokens needs more than the"
+    ):
+        EVALS["pydocs_long"](length=50, candidates=8)
+    with pytest.raises(ValueError, match="pydocs_long of 0 candidates"):
+        EVALS["pydocs_long"](length=50, candidates=0)
 
 
 def test_a_grid_embeds_once_and_cuts(sts_file, tmp_path):

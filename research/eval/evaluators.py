@@ -9,6 +9,11 @@ from research.eval.longembed import longembed
 from research.eval.retrieval import ranking, retrieval
 from research.eval.sts import Evaluator, sts
 
+# Of a token of code, about; a text seldom has more tokens than by this.
+CHARACTERS = 3
+# Characters of a function of `pydocs_long`.
+LONGEST = 1_000
+
 
 def pydocs_retrieval(
     *, candidates: int = 1_000, queries: int = 1_000, seed: int = 0
@@ -40,9 +45,60 @@ def pydocs_retrieval(
     return ranking(corpus, asked, qrels, lexical=True)
 
 
+def pydocs_long(
+    *, length: int = 1_024, candidates: int = 100, seed: int = 0
+) -> Evaluator:
+    """Finding the code of many docstrings at once, all in one long text.
+
+    A document is the code of functions one after another, and its query their
+    docstrings in another order, so that a model has to read all of both. The functions
+    are of packages that are never trained on; the documents of a greater length are
+    those of a smaller one, continued.
+
+    Args:
+        length: of the documents, in tokens of `CHARACTERS` characters; a document holds
+            the functions that fit, at least one. Queries have a sixth of it.
+        candidates: documents to search, with a query for each.
+        seed: of the choice of functions.
+
+    Returns:
+        the evaluator of `retrieval`, with `bm25` beside it.
+
+    Raises:
+        ValueError: there are too few functions for documents of that length, or no
+            candidates.
+    """
+    rows = [
+        row
+        for row in SOURCES["pydocs"](split="test").rows
+        if len(row.positives[0]) <= LONGEST
+    ]
+    if candidates < 1:
+        raise ValueError(
+            f"pydocs_long of {candidates} candidates: there is no document"
+        )
+    rng = np.random.default_rng(seed)
+    order = [rows[i] for i in rng.permutation(len(rows))]
+    corpus, asked = {}, {}
+    for number in range(candidates):
+        dealt = order[number::candidates]
+        sizes = np.cumsum([len(row.positives[0]) for row in dealt])
+        count = max(1, int(np.searchsorted(sizes, length * CHARACTERS, side="right")))
+        if count >= len(dealt):
+            raise ValueError(
+                f"pydocs_long of {candidates} documents of {length} tokens needs more "
+                f"than the {len(rows)} functions of the test split"
+            )
+        corpus[str(number)] = "\n\n".join(row.positives[0] for row in dealt[:count])
+        shuffled = rng.permutation(count)
+        asked[str(number)] = " ".join(dealt[i].query for i in shuffled)
+    return ranking(corpus, asked, {query: {query: 1} for query in asked}, lexical=True)
+
+
 EVALS: Mapping[str, Callable[..., Evaluator]] = {
     "sts": sts,
     "retrieval": retrieval,
     "pydocs_retrieval": pydocs_retrieval,
+    "pydocs_long": pydocs_long,
     "longembed": longembed,
 }
