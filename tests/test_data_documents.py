@@ -294,6 +294,7 @@ def test_errors(make, tokenizer, tmp_path):
         make(sources={"x": empty})
     for options, message in (
         ({"shortest": 24}, "shortest is 24; it should be max_length 64 over a power"),
+        ({"shortest": 8, "cycle": -1}, "cycle is -1"),
         ({"curriculum": "random"}, "'random'; known: uniform, short_to_long"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -303,6 +304,7 @@ def test_errors(make, tokenizer, tmp_path):
     for options, message in (
         ({"kind": "none"}, "unknown spans 'none'; known: cot, declutr"),
         ({"kind": "declutr"}, "batch_size 4 is not a multiple of 6 spans"),
+        ({"anchors": 0}, "anchors 0 and positives 2 should be at least 1"),
         ({"shortest": 63}, "shortest is 63; allowed: 2 ... 62"),
         ({"kind": "declutr", "anchors": 1, "positives": 1}, "0 documents have the 124"),
     ):

@@ -1,7 +1,7 @@
 """What the rows of a pre-training batch hold: each layout is a function of the turn."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -128,42 +128,64 @@ def decomposed(
     """
     if curriculum not in ODDS:
         raise ValueError(f"curriculum {curriculum!r}; known: {', '.join(ODDS)}")
-    lengths = _lengths(shape, shortest)
-    firsts = _decomposition(table, [length - shape.around for length in lengths])
-    rows = [shape.rows * shape.length // length for length in lengths]
-    buckets = [
-        (length, count, first)
-        for length, count, first in zip(lengths, rows, firsts, strict=True)
-        if count <= len(first)
-    ]
-    if not buckets:
-        raise ValueError(
-            f"its documents do not fill one batch of {shape.rows} x {shape.length} "
-            f"tokens of any length from {shortest}"
-        )
-    batches = [len(first) / count for _, count, first in buckets]
-    cycle = cycle or max(1, round(sum(batches)))
-    odds = np.array([ODDS[curriculum](length) for length, _, _ in buckets])
+    if cycle < 0:
+        raise ValueError(f"cycle is {cycle}; it should be a number of batches, or 0")
+    buckets = _buckets(table, shape, shortest)
+    schedule = _schedule(buckets, shape.seed, ODDS[curriculum], cycle)
     permutation = order.permutations(2 * len(buckets))
-    offsets = np.random.default_rng(shape.seed).random(len(buckets)).tolist()
-
-    @lru_cache(maxsize=2)
-    def schedule(number: int) -> list[tuple[int, int]]:
-        steps = range(number * cycle, (number + 1) * cycle)
-        turns = [order.turn(step, batches, offsets) for step in steps]
-        rng = np.random.default_rng((*shape.seed, len(buckets), number))
-        # Arrivals at rates o: the first of those left is b with probability ~ o_b n_b.
-        arrival = rng.exponential(size=cycle) / odds[[bucket for bucket, _ in turns]]
-        return [turns[i] for i in np.argsort(arrival)]
 
     def layout(turn: int) -> Layout:
-        bucket, turn = schedule(turn // cycle)[turn % cycle]
+        bucket, turn = schedule(turn)
         length, count, first = buckets[bucket]
         seed = (*shape.seed, bucket)
         text = order.examples(permutation, seed, turn, count, len(first))
         return _alone(first[text], np.full(count, length - shape.around), length)
 
     return layout
+
+
+class _Bucket(NamedTuple):
+    """Texts of `length` tokens, `count` in a batch, from `first` [M] in the table."""
+
+    length: int
+    count: int
+    first: np.ndarray
+
+
+def _buckets(table: DocumentTable, shape: Shape, shortest: int) -> list[_Bucket]:
+    """Those that fill a batch, in ascending order of length."""
+    lengths = _lengths(shape, shortest)
+    firsts = _decomposition(table, [length - shape.around for length in lengths])
+    counts = [shape.rows * shape.length // length for length in lengths]
+    buckets = map(_Bucket, lengths, counts, firsts)
+    full = [bucket for bucket in buckets if bucket.count <= len(bucket.first)]
+    if not full:
+        raise ValueError(
+            f"its documents do not fill one batch of {shape.rows} x {shape.length} "
+            f"tokens of any length from {shortest}"
+        )
+    return full
+
+
+def _schedule(
+    buckets: list[_Bucket], seed: order.Seed, odds: Callable[[int], float], cycle: int
+) -> Callable[[int], tuple[int, int]]:
+    """turn -> (bucket, how many earlier turns it had), see `decomposed`."""
+    batches = [len(bucket.first) / bucket.count for bucket in buckets]
+    size = cycle or max(1, round(sum(batches)))
+    rates = np.array([odds(bucket.length) for bucket in buckets])
+    offsets = np.random.default_rng(seed).random(len(buckets)).tolist()
+
+    @lru_cache(maxsize=2)
+    def turns_of(number: int) -> list[tuple[int, int]]:
+        steps = range(number * size, (number + 1) * size)
+        turns = [order.turn(step, batches, offsets) for step in steps]
+        rng = np.random.default_rng((*seed, len(buckets), number))
+        # Arrivals at rates o: the first of those left is b with probability ~ o_b n_b.
+        arrival = rng.exponential(size=size) / rates[[bucket for bucket, _ in turns]]
+        return [turns[i] for i in np.argsort(arrival)]
+
+    return lambda turn: turns_of(turn // size)[turn % size]
 
 
 def _lengths(shape: Shape, shortest: int) -> list[int]:
@@ -222,46 +244,64 @@ def spans_of(
         shortest: of cot, tokens of a document; of declutr, of a span.
     """
     room = shape.length - shape.around
-    group = {"cot": 2, "declutr": anchors * (1 + positives)}.get(kind)
-    if group is None:
+    if kind not in ("cot", "declutr"):
         raise ValueError(f"unknown spans {kind!r}; known: cot, declutr")
-    if shape.rows % group:
-        raise ValueError(f"batch_size {shape.rows} is not a multiple of {group} spans")
+    if anchors < 1 or positives < 1 or not 0 <= short <= 1:
+        raise ValueError(
+            f"anchors {anchors} and positives {positives} should be at least 1, "
+            f"short {short} a probability"
+        )
     if not 2 <= shortest <= room:
         raise ValueError(f"shortest is {shortest}; allowed: 2 ... {room}")
-    needed = shortest if kind == "cot" else 2 * anchors * room
+    if kind == "cot":
+        draw = partial(_neighbours, room=room, short=short)
+        return _groups(table, shape, 2, shortest, draw)
+    sizes = {"shortest": shortest, "longest": room}
+    draw = partial(_anchors, count=anchors, positives=positives, **sizes)
+    return _groups(table, shape, anchors * (1 + positives), 2 * anchors * room, draw)
+
+
+def _groups(
+    table: DocumentTable, shape: Shape, group: int, needed: int, draw: Callable
+) -> LayoutOf:
+    """Groups of spans, from documents of at least `needed` tokens.
+
+    Args:
+        draw: (rng, table, low, high) -> [group, 2] start and end of each span of the
+            document [low, high).
+    """
+    if shape.rows % group:
+        raise ValueError(f"batch_size {shape.rows} is not a multiple of {group} spans")
     usable = np.flatnonzero(np.diff(table.starts) >= needed)
     count = shape.rows // group
     if len(usable) < count:
         raise ValueError(
-            f"{len(usable)} documents have the {needed} tokens that {kind} spans need, "
+            f"{len(usable)} documents have the {needed} tokens that these spans need, "
             f"fewer than the {count} of a batch"
         )
     permutation = order.permutations(2)
 
-    def drawn(rng: np.random.Generator, document: int) -> np.ndarray:
-        low, high = table.starts[document : document + 2].tolist()
-        if kind == "cot":
-            marks = table.marks[low:high]
-            places = (np.flatnonzero(marks), np.flatnonzero(marks & SENTENCE))
-            words, sentences = (np.append(found, high - low) for found in places)
-            return low + np.array(
-                spans.neighbours(rng, words, sentences, room, short), np.int64
-            )
-        sizes = {"shortest": shortest, "longest": room}
-        found = spans.anchors(
-            rng, high - low, count=anchors, positives=positives, **sizes
-        )
-        return _whole(table, low + found, high, room)
-
     def layout(turn: int) -> Layout:
         picked = order.examples(permutation, shape.seed, turn, count, len(usable))
+        bounds = [table.starts[n : n + 2].tolist() for n in usable[picked]]
         # The permutations' seeds are one number shorter.
         rng = np.random.default_rng((*shape.seed, turn, 0))
-        found = np.concatenate([drawn(rng, document) for document in usable[picked]])
+        found = np.concatenate([draw(rng, table, *ends) for ends in bounds])
         return _alone(found[:, 0], found[:, 1] - found[:, 0], shape.length)
 
     return layout
+
+
+def _neighbours(rng, table: DocumentTable, low: int, high: int, *, room, short):
+    marks = table.marks[low:high]
+    places = (np.flatnonzero(marks), np.flatnonzero(marks & SENTENCE))
+    words, sentences = (np.append(found, high - low) for found in places)
+    return low + np.array(spans.neighbours(rng, words, sentences, room, short))
+
+
+def _anchors(rng, table: DocumentTable, low: int, high: int, **sizes):
+    found = low + spans.anchors(rng, high - low, **sizes)
+    return _whole(table, found, high, sizes["longest"])
 
 
 def _whole(table: DocumentTable, found: np.ndarray, high: int, room: int) -> np.ndarray:
