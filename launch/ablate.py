@@ -22,9 +22,11 @@ def main():
     """Trains and scores what is not done yet; writes table.md, table.csv, table.png."""
     if CONFIG.value is None:
         raise ValueError("--config is needed, such as configs/ablations/starbucks.py")
-    config = CONFIG.value.to_dict()  # in the order of the file; items() would sort
+    config = CONFIG.value.to_dict()
     evals = {name: build(EVALS, part) for name, part in config.pop("evals").items()}
-    ablation = ablations.Ablation(evals=evals, **config)
+    # Pairs of a name and its fields, as a ConfigDict sorts its keys.
+    pairs = {name: dict(config.pop(name)) for name in ("rows", "columns")}
+    ablation = ablations.Ablation(evals=evals, **pairs, **config)
     workdir = Path(WORKDIR.value)
     found = ablations.results(ablation, workdir, jobs=JOBS.value, report=cli.say)
     records = ablations.table(ablation, found)
@@ -37,7 +39,7 @@ def main():
         ablations.write_csv(records, data)
         ablations.plot(ablation, records, picture)
     print((workdir / "table.md").read_text())
-    failed = {name: why for name, why in found.items() if isinstance(why, str)}
+    failed = ablations.failures(found)
     return {"workdir": str(workdir), "table": records, "failed": failed}
 
 

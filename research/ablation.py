@@ -1,4 +1,4 @@
-"""Grids of runs: every recipe at every size, over seeds, in one table."""
+"""Grids of runs: every recipe at every size or length, over seeds, in one table."""
 
 import csv
 import json
@@ -13,9 +13,29 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from research import pretrained
+from research.data import chunking
+from research.eval.chunks import make_chunk_embedder
 from research.eval.embed import make_embedder
 from research.eval.sts import Evaluator
+from research.models import context
+from research.structs import EmbedFn
 from research.train.log import write_json
+
+
+class Row(NamedTuple):
+    """A line of the table; "{field}" in it is replaced by the column's field.
+
+    Attributes:
+        recipe: what is trained; one run for each column if it names a field. Rows of
+            the same recipe share its runs.
+        extend: what `context.parse` reads, for texts longer than those of the training;
+            without it longer texts are cut.
+        chunk: what `chunking.parse` reads: how documents are cut into chunks.
+    """
+
+    recipe: str
+    extend: str = ""
+    chunk: str = ""
 
 
 class Ablation(NamedTuple):
@@ -23,10 +43,10 @@ class Ablation(NamedTuple):
 
     Attributes:
         title: of the table and the plot.
-        rows: name -> recipe; "{field}" in it is replaced by the column's field, so that
-            a row may have one run for each column.
-        columns: name -> fields; depth and dim cut the model, eval names its evaluator
-            (else the only one).
+        rows: name -> the fields of a Row, or its recipe alone.
+        columns: name -> fields; depth and dim cut the model, max_length its texts, eval
+            names its evaluator (else the only one), and columns of a `panel`, whose
+            name theirs begin with, have a plot of their own.
         seeds: one run of each recipe for each.
         evals: name -> evaluator.
         paper: row -> the published number of each column.
@@ -35,7 +55,7 @@ class Ablation(NamedTuple):
     """
 
     title: str
-    rows: Mapping[str, str]
+    rows: Mapping[str, str | Mapping[str, str]]
     columns: Mapping[str, Mapping[str, Any]]
     seeds: Sequence[int]
     evals: Mapping[str, Evaluator]
@@ -45,7 +65,7 @@ class Ablation(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One training run, and the columns that it is evaluated for.
+    """One training run, and the cells that it is evaluated for.
 
     Attributes:
         name: of its folder: the first row that needs it, the fields, the seed.
@@ -60,6 +80,19 @@ class Run(NamedTuple):
     cells: tuple[tuple[str, str], ...]
 
 
+def filled(ablation: Ablation, row: str, column: str) -> Row:
+    """A line of the table with the fields of a column."""
+    fields = ablation.rows[row]
+    whole = Row(fields) if isinstance(fields, str) else Row(**fields)
+    return Row(*(part.format(**ablation.columns[column]) for part in whole))
+
+
+def evaluation(ablation: Ablation, row: str, column: str) -> str:
+    """The name of what a cell's run is evaluated for; equal cells have the same."""
+    _, *how = filled(ablation, row, column)
+    return " ".join([column, *filter(None, how)])
+
+
 def runs(ablation: Ablation) -> list[Run]:
     """Every distinct run, seed by seed, so that an early stop leaves whole seeds.
 
@@ -67,11 +100,12 @@ def runs(ablation: Ablation) -> list[Run]:
     """
     found: dict[tuple[str, int], Run] = {}
     for seed in ablation.seeds:
-        for row, recipe in ablation.rows.items():
-            for column, fields in ablation.columns.items():
-                config = recipe.format(**fields)
-                used = [f"{key}{fields[key]}" for key in re.findall(r"{(\w+)}", recipe)]
-                name = "-".join([row, *used, f"seed{seed}"])
+        for row, fields in ablation.rows.items():
+            recipe = fields if isinstance(fields, str) else fields["recipe"]
+            for column, values in ablation.columns.items():
+                config = filled(ablation, row, column).recipe
+                used = [f"{key}{values[key]}" for key in re.findall(r"{(\w+)}", recipe)]
+                name = re.sub(r"[^\w.-]+", "_", "-".join([row, *used, f"seed{seed}"]))
                 run = found.get((config, seed), Run(name, config, seed, ()))
                 cells = (*run.cells, (row, column))
                 found[config, seed] = run._replace(cells=cells)
@@ -80,33 +114,43 @@ def runs(ablation: Ablation) -> list[Run]:
 
 def results(
     ablation: Ablation, workdir: Path, *, jobs: int, report: Callable[[str], None]
-) -> dict[str, dict[str, float] | str]:
-    """The scores of every run by column, or the sentence that says why it failed.
+) -> dict[str, dict[str, float | str] | str]:
+    """Run -> evaluation -> score, or the sentence that says why it, or all, failed.
 
-    A run that has its scores already is not repeated; one that was interrupted resumes.
+    A score that is in a run's scores.json is not computed again; a run that was
+    interrupted resumes.
 
     Args:
         ablation: what is compared.
         workdir: a folder for each run.
         jobs: runs at a time.
-        report: called with a line when a run starts and ends.
+        report: called with a line when a run or an evaluation starts or ends.
     """
 
-    def one(run: Run) -> dict[str, float] | str:
-        done = workdir / run.name / "scores.json"
-        if done.exists():
+    def one(run: Run) -> dict[str, float | str] | str:
+        wanted = {evaluation(ablation, *cell): cell for cell in run.cells}
+        path = workdir / run.name / "scores.json"
+        scores = json.loads(path.read_text()) if path.exists() else {}
+        if set(wanted) <= set(scores):
             report(f"{run.name}: done before")
-            return json.loads(done.read_text())
-        report(f"{run.name}: training {run.config}")
+            return scores
         try:
-            _train(ablation, run, workdir)
-            scores = _scores(ablation, run, workdir)
+            if not scores:
+                report(f"{run.name}: training {run.config}")
+                _train(ablation, run, workdir)
+            model = pretrained.load(str(workdir / run.name))
         except (ValueError, OSError) as error:
             report(f"{run.name}: failed: {error}")
             return str(error)
-        write_json(done, scores)
-        report(f"{run.name}: {', '.join(f'{k} {v:.2f}' for k, v in scores.items())}")
-        return scores
+        failed = {}
+        for name in [name for name in wanted if name not in scores]:
+            try:
+                scores[name] = _score(ablation, model, *wanted[name])
+                write_json(path, scores)
+            except ValueError as error:
+                failed[name] = str(error)
+            report(f"{run.name}: {name}: {scores.get(name, failed.get(name))}")
+        return scores | failed
 
     plan = runs(ablation)
     with ThreadPoolExecutor(jobs) as pool:
@@ -130,22 +174,36 @@ def _train(ablation: Ablation, run: Run, workdir: Path) -> None:
         raise ValueError(lines[-1] if lines else f"training exited with {status}")
 
 
-def _scores(ablation: Ablation, run: Run, workdir: Path) -> dict[str, float]:
-    """The main score of each of the run's columns."""
-    model = pretrained.load(str(workdir / run.name))
-    scores = {}
-    for column in dict.fromkeys(column for _, column in run.cells):
-        fields = ablation.columns[column]
-        evaluator = ablation.evals[fields.get("eval") or next(iter(ablation.evals))]
-        settings = pretrained.settings(model)
-        settings |= {k: fields[k] for k in ("depth", "dim") if k in fields}
-        embed = make_embedder(model.params, model.config, **settings)
-        scores[column] = evaluator(embed)["main_score"]
-    return scores
+def _score(
+    ablation: Ablation, model: pretrained.Pretrained, row: str, column: str
+) -> float:
+    """The main score of a cell."""
+    fields = ablation.columns[column]
+    evaluator = ablation.evals[fields.get("eval") or next(iter(ablation.evals))]
+    return float(evaluator(_embedder(ablation, model, row, column))["main_score"])
+
+
+def _embedder(
+    ablation: Ablation, model: pretrained.Pretrained, row: str, column: str
+) -> EmbedFn:
+    """The trained model as the cell's row and column have it."""
+    fields, line = ablation.columns[column], filled(ablation, row, column)
+    settings = pretrained.settings(model)
+    cut = ("depth", "dim", "max_length")
+    settings |= {name: fields[name] for name in cut if name in fields}
+    encoder = model.params, model.config
+    if line.extend:
+        encoder = context.extended(*encoder, context.parse(line.extend))
+    if line.chunk:
+        chunk = chunking.parse(line.chunk)
+        return make_chunk_embedder(*encoder, chunk=chunk, **settings)
+    if not line.extend:
+        settings["max_length"] = min(settings["max_length"], model.config.max_len)
+    return make_embedder(*encoder, **settings)
 
 
 def table(
-    ablation: Ablation, found: Mapping[str, Mapping[str, float] | str]
+    ablation: Ablation, found: Mapping[str, Mapping[str, float | str] | str]
 ) -> list[dict[str, Any]]:
     """A record for each row and column: mean, spread and number of its scores.
 
@@ -155,11 +213,10 @@ def table(
     records = []
     for row in ablation.rows:
         for i, column in enumerate(ablation.columns):
-            values = [
-                found[run.name][column]
-                for run in plan
-                if (row, column) in run.cells and not isinstance(found[run.name], str)
-            ]
+            name = evaluation(ablation, row, column)
+            cells = [found[run.name] for run in plan if (row, column) in run.cells]
+            cells = [cell if isinstance(cell, str) else cell[name] for cell in cells]
+            values = [cell for cell in cells if not isinstance(cell, str)]
             paper = ablation.paper.get(row)
             records.append(
                 {
@@ -172,6 +229,19 @@ def table(
                 }
             )
     return records
+
+
+def failures(found: Mapping[str, Mapping[str, float | str] | str]) -> dict[str, str]:
+    """Why a run failed, or some of its evaluations."""
+    whole = {run: why for run, why in found.items() if isinstance(why, str)}
+    parts = {
+        f"{run}: {name}": why
+        for run, cells in found.items()
+        if run not in whole
+        for name, why in cells.items()
+        if isinstance(why, str)
+    }
+    return whole | parts
 
 
 def markdown(ablation: Ablation, records: Sequence[Mapping[str, Any]]) -> str:
@@ -217,20 +287,49 @@ def plot(ablation: Ablation, records: Sequence[Mapping[str, Any]], path: Path) -
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    columns = list(ablation.columns)
-    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for number, row in enumerate(ablation.rows):
-        cells = [record for record in records if record["row"] == row]
-        mean = [np.nan if cell["mean"] is None else cell["mean"] for cell in cells]
-        spread = [cell["spread"] or 0 for cell in cells]
-        look = {"color": f"C{number}", "marker": "o", "markersize": 4}
-        axes.errorbar(columns, mean, spread, label=row, capsize=3, **look)
-        if row in ablation.paper:
-            axes.plot(columns, ablation.paper[row], "--", alpha=0.45, **look)
-    if ablation.paper:
-        axes.plot([], [], "--", color="grey", label="paper")
-    axes.set(title=ablation.title, ylabel="main score, %")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    panels: dict[str, list[str]] = {}
+    for column, fields in ablation.columns.items():
+        panels.setdefault(fields.get("panel", ""), []).append(column)
+    size = (7 * len(panels), 4.2 + 0.1 * max(0, len(ablation.rows) - 8))
+    figure, every = plt.subplots(
+        1, len(panels), figsize=size, layout="constrained", squeeze=False
+    )
+    for axes, (panel, columns) in zip(every[0], panels.items(), strict=True):
+        _panel(axes, ablation, records, panel, columns)
+    every[0][0].set(ylabel="main score, %")
+    every[0][-1].legend(fontsize="small" if len(ablation.rows) > 8 else None)
+    figure.suptitle(ablation.title)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _panel(
+    axes,
+    ablation: Ablation,
+    records: Sequence[Mapping[str, Any]],
+    panel: str,
+    columns: Sequence[str],
+) -> None:
+    """Draws every row over some columns; rows of one training look alike."""
+    names = [column.removeprefix(panel).strip() for column in columns]
+    recipes = list(dict.fromkeys(run.config for run in runs(ablation)))
+    shared = len(recipes) < len(ablation.rows)
+    for number, row in enumerate(ablation.rows):
+        found = {r["column"]: r for r in records if r["row"] == row}
+        cells = [found[column] for column in columns]
+        mean = [np.nan if cell["mean"] is None else cell["mean"] for cell in cells]
+        spread = [cell["spread"] or 0 for cell in cells]
+        recipe = recipes.index(filled(ablation, row, columns[0]).recipe)
+        look = {
+            "color": f"C{number % 10}",
+            "marker": "osD^v"[recipe % 5] if shared else "o",
+            "markersize": 4,
+        }
+        axes.errorbar(names, mean, spread, label=row, capsize=3, **look)
+        if row in ablation.paper:
+            paper = [cell["paper"] for cell in cells]
+            axes.plot(names, paper, "--", alpha=0.45, **look)
+    if ablation.paper:
+        axes.plot([], [], "--", color="grey", label="paper")
+    axes.set(title=panel)
+    axes.grid(alpha=0.3)

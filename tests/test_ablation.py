@@ -1,8 +1,17 @@
 """Ablations: which runs there are, and what becomes of their scores."""
 
-import numpy as np
+import json
 
+import numpy as np
+import pytest
+
+from configs import context_extension as recipe
+from configs.ablations import context_extension
 from research import ablation as ablations
+from research.data import chunking
+from research.experiment import ENCODERS
+from research.models.context import extended_config, parse
+from research.sections import build
 
 TWO = ablations.Ablation(
     title="Two sizes",
@@ -71,3 +80,91 @@ def test_a_finished_run_is_not_repeated_and_a_failed_one_stops_no_other(tmp_path
     assert "x.py" in found["plain-seed0"]  # the sentence: there is no such config
     assert found["one-seed1"] == {"1 × 4": 1.0, "2 × 8": 2.0}
     assert "one-seed1: done before" in lines
+
+
+LONGER = ablations.Ablation(
+    title="Longer",
+    rows={
+        "cut": "x.py",
+        "linear": {"recipe": "x.py", "extend": "linear:scale={scale}"},
+        "windows": {"recipe": "x.py", "chunk": "pcw:8"},
+        "other": "y.py",
+    },
+    columns={
+        "task 8": {"max_length": 8, "scale": 1, "panel": "task"},
+        "task 16": {"max_length": 16, "scale": 2, "panel": "task"},
+        "other 8": {"max_length": 8, "scale": 1, "panel": "other"},
+    },
+    seeds=(0,),
+    evals={"length": lambda embed: {"main_score": embed.length}},
+)
+
+
+def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypatch):
+    trained, evaluated = [], []
+
+    def train(ablation, run, workdir):
+        trained.append(run.name)
+        if run.config == "y.py":
+            raise ValueError("no such file")
+        (workdir / run.name).mkdir(parents=True, exist_ok=True)
+
+    def score(ablation, model, row, column):
+        evaluated.append((row, column))
+        if broken == (row, column):
+            raise ValueError("linear reaches texts of 8 tokens")
+        return float(len(evaluated))
+
+    monkeypatch.setattr(ablations, "_train", train)
+    monkeypatch.setattr(ablations, "_score", score)
+    monkeypatch.setattr(ablations.pretrained, "load", lambda name: name)
+    broken = "linear", "task 16"
+    said = []
+    found = ablations.results(LONGER, tmp_path, jobs=1, report=said.append)
+    assert trained == ["cut-seed0", "other-seed0"] and len(evaluated) == 9
+    assert (
+        found["cut-seed0"]["task 16 linear:scale=2"]
+        == "linear reaches texts of 8 tokens"
+    )
+    assert found["cut-seed0"]["task 16 pcw:8"] == 8
+    assert set(ablations.failures(found)) == {
+        "other-seed0",
+        "cut-seed0: task 16 linear:scale=2",
+    }
+    text = ablations.markdown(LONGER, ablations.table(LONGER, found))
+    assert "| cut | 1.00 | 2.00 | 3.00 |" in text
+    assert "| linear | 4.00 | failed | 6.00 |" in text
+    broken = None
+    again = ablations.results(LONGER, tmp_path, jobs=1, report=said.append)
+    assert trained[2:] == ["other-seed0"] and evaluated[9:] == [("linear", "task 16")]
+    assert again["cut-seed0"] == json.loads(
+        (tmp_path / "cut-seed0" / "scores.json").read_text()
+    )
+    ablations.results(LONGER, tmp_path, jobs=1, report=said.append)
+    assert len(evaluated) == 10 and "cut-seed0: done before" in said
+    ablations.plot(LONGER, ablations.table(LONGER, again), tmp_path / "table.png")
+    assert (tmp_path / "table.png").stat().st_size > 1_000
+
+
+@pytest.mark.parametrize("arg", ["", "tiny"])
+def test_every_row_of_context_extension_reaches_its_columns(arg):
+    config = context_extension.get_config(arg).to_dict()
+    evals = config.pop("evals")
+    pairs = {name: dict(config.pop(name)) for name in ("rows", "columns")}
+    ablation = ablations.Ablation(**config, **pairs, evals=evals)
+    assert [run.config for run in ablations.runs(ablation)] == [
+        f"configs/context_extension.py:{arg or 'steps=160'},positions={name}"
+        for name in recipe.POSITIONS
+    ]
+    for row in ablation.rows:
+        for column, fields in ablation.columns.items():
+            line = ablations.filled(ablation, row, column)
+            assert fields["eval"] in evals
+            shape = recipe.get_config(line.recipe.partition(":")[2])
+            cfg = build(ENCODERS, shape.encoder)
+            assert cfg.max_len == shape.max_length == fields["original"]
+            if line.extend:
+                new = extended_config(cfg, parse(line.extend))
+                assert new.max_len >= fields["max_length"]
+            if line.chunk:
+                chunking.check_reach(chunking.parse(line.chunk), cfg.max_len)

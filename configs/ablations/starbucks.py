@@ -31,14 +31,14 @@ def get_config(arg: str = ""):
         evals = {"pydocs": section(EVALS, "pydocs_retrieval", candidates=50)}
     config = {
         "title": "STS-B test, Spearman × 100, by depth × width",
-        "rows": {
-            "plain": f"configs/separate.py:depth={sizes[-1][0]},{every}",
-            "separate": "configs/separate.py:depth={depth}," + every,
-            "mse2d": f"configs/mse2d.py:{every}",
-            "matryoshka": f"configs/matryoshka.py:{every}",
-            "starbucks_sts": f"configs/starbucks_sts.py:{every}",
-        },
-        "columns": {f"{n} × {d}": {"depth": n, "dim": d} for n, d in sizes},
+        "rows": (
+            ("plain", f"configs/separate.py:depth={sizes[-1][0]},{every}"),
+            ("separate", "configs/separate.py:depth={depth}," + every),
+            ("mse2d", f"configs/mse2d.py:{every}"),
+            ("matryoshka", f"configs/matryoshka.py:{every}"),
+            ("starbucks_sts", f"configs/starbucks_sts.py:{every}"),
+        ),
+        "columns": tuple((f"{n} × {d}", {"depth": n, "dim": d}) for n, d in sizes),
         "seeds": arg.seeds,
         "evals": evals,
     }

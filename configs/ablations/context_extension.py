@@ -1,0 +1,94 @@
+"""Trained at 128 tokens, read at up to 2,048: positions and methods compared.
+
+Source: Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), tables 2 and 3, in small: one
+    body trained with learned, rotary, ALiBi and no positions, and read at 1 to 16 times
+    the length with every method that needs no training and applies.
+Command: python -m launch.ablate --config=configs/ablations/context_extension.py \
+    --workdir=runs/context_extension
+Variants: tiny, steps=N, seeds=0;1.
+Rows: a training and a method; those of one training share its run. "cut" reads the
+    first 128 tokens only; "as it is" is the model beyond its training, unchanged.
+Columns: the tokens that are read. pydocs: nDCG@10 of finding the code of many
+    docstrings (`pydocs_long`); passkey: Acc@1, of documents of 0.75 of the nominal
+    length, which have more tokens with this tokeniser.
+Cost: 4 trainings, and 170 evaluations; not measured here.
+Expected: not measured here.
+"""
+
+import ml_collections
+
+from configs.common import parse_arg
+from research.eval.evaluators import EVALS
+from research.sections import section
+
+ROWS = {
+    "learned, cut": ("learned", {}),
+    "learned, grouped": ("learned", {"extend": "grouped:scale={scale}"}),
+    "learned, recurrent": ("learned", {"extend": "recurrent:scale={scale}"}),
+    "learned, interpolated": ("learned", {"extend": "interpolated:scale={scale}"}),
+    "learned, windows": ("learned", {"chunk": "pcw:{original}"}),
+    "rope, cut": ("rope", {}),
+    "rope, as it is": ("rope", {"extend": "reach:length={max_length}"}),
+    "rope, linear": ("rope", {"extend": "linear:scale={scale}"}),
+    "rope, ntk_aware": ("rope", {"extend": "ntk_aware:scale={scale}"}),
+    "rope, rebase": ("rope", {"extend": "rebase:factor={factor}"}),
+    "rope, dynamic_ntk": (
+        "rope",
+        {"extend": "dynamic_ntk:scale=1+reach:length={max_length}"},
+    ),
+    "rope, yarn": ("rope", {"extend": "yarn:scale={scale}"}),
+    "rope, self_extend": (
+        "rope",
+        {"extend": "self_extend:group={group},window={window}"},
+    ),
+    "rope, log_length": ("rope", {"extend": "log_length+reach:length={max_length}"}),
+    "rope, windows": ("rope", {"chunk": "pcw:{original}"}),
+    "alibi, as it is": ("alibi", {"extend": "reach:length={max_length}"}),
+    "none, as it is": ("none", {"extend": "reach:length={max_length}"}),
+}
+# LongEmbed's factors of the base for 2, 4 and 8 times the length, and one more.
+FACTORS = {1: 1, 2: 3, 4: 5, 8: 10, 16: 20}
+
+
+def get_config(arg: str = ""):
+    """The ablation; see the header for its variants."""
+    arg = parse_arg(arg, tiny=False, steps=160, seeds=(0,))
+    original, scales, sizes = 128, (1, 2, 4, 8, 16), {}
+    every = f"steps={arg.steps}"
+    if arg.tiny:
+        original, scales, sizes = 32, (1, 2), {"candidates": 20}
+        every = "tiny"
+    recipe = "configs/context_extension.py:" + every + ",positions="
+    columns, evals = {}, {}
+    for task in ("pydocs", "passkey"):
+        for scale in scales:
+            name, length = f"{task} {scale * original}", scale * original
+            columns[name] = {
+                "max_length": length,
+                "eval": name,
+                "panel": task,
+                "original": original,
+                "scale": scale,
+                "factor": FACTORS[scale],
+                # The farthest token is then as far as the training's (their table 6).
+                "group": scale + 1,
+                "window": original // scale,
+            }
+            if task == "pydocs":
+                evals[name] = section(EVALS, "pydocs_long", length=length, **sizes)
+            else:
+                lengths = (max(40, 3 * length // 4),)
+                tasks = {"tasks": ("passkey",), "lengths": lengths}
+                evals[name] = section(EVALS, "longembed", **tasks)
+    return ml_collections.ConfigDict(
+        {
+            "title": f"Trained at {original} tokens, read at more",
+            "rows": tuple(
+                (name, {"recipe": recipe + positions, **how})
+                for name, (positions, how) in ROWS.items()
+            ),
+            "columns": tuple(columns.items()),
+            "seeds": arg.seeds,
+            "evals": evals,
+        }
+    )

@@ -1,0 +1,55 @@
+"""A small encoder of short texts, with the positions of one's choice.
+
+Source: the controlled comparison of Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), of
+    learned and rotary positions in one body, in small and with two more. Theirs are
+    BERT-base bodies; here a pre-norm body trains on docstrings and code of the
+    installed packages, cut at 128 tokens. The runs of
+    configs/ablations/context_extension.py.
+Command: python -m launch.train --config=configs/context_extension.py:positions=alibi \
+    --workdir=runs/alibi
+Variants: tiny, positions=learned|rope|alibi|none, steps=N.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import base, parse_arg, tiny
+from research.data.sources import SOURCES
+from research.eval.evaluators import EVALS
+from research.experiment import ENCODERS, TOKENIZERS
+from research.sections import section
+
+POSITIONS = {
+    "learned": {"position": "learned"},
+    "rope": {"position": "rope"},
+    "alibi": {"position": "none", "relative": "alibi"},
+    "none": {"position": "none"},
+}
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(arg, tiny=False, positions="rope", steps=160)
+    if arg.positions not in POSITIONS:
+        raise ValueError(
+            f"variant positions is {arg.positions!r}; allowed: {', '.join(POSITIONS)}"
+        )
+    config = base()
+    config.steps, config.batch_size, config.max_length = arg.steps, 128, 128
+    config.tokenizer = section(TOKENIZERS, "trained", vocab=8_192)
+    shape = {"vocab": 8_192, "width": 192, "depth": 4, "heads": 6, "mlp": 512}
+    config.loss.symmetric = True
+    config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}
+    config.evals = {"pydocs": section(EVALS, "pydocs_retrieval")}
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.warmup = 0.1
+    if arg.tiny:
+        tiny(config)
+        shape = {"vocab": 512, "width": 48, "depth": 6, "heads": 2, "mlp": 64}
+    config.encoder = section(
+        ENCODERS,
+        "modern",
+        max_len=config.max_length,
+        **shape,
+        **POSITIONS[arg.positions],
+    )
+    return config
