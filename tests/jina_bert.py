@@ -26,14 +26,16 @@ class Layer(nn.Module):
     def __init__(self, config):
         super().__init__()
         width, self.heads = config.hidden_size, config.num_attention_heads
+        eps = config.layer_norm_eps
         self.inner = config.intermediate_size
         parts = {name: nn.Linear(width, width) for name in ("query", "key", "value")}
-        output = named(dense=nn.Linear(width, width), LayerNorm=nn.LayerNorm(width))
+        norm = nn.LayerNorm(width, eps)
+        output = named(dense=nn.Linear(width, width), LayerNorm=norm)
         self.attention = named(self=named(**parts), output=output)
         self.mlp = named(
             gated_layers=nn.Linear(width, 2 * self.inner, bias=False),
             wo=nn.Linear(self.inner, width),
-            layernorm=nn.LayerNorm(width),
+            layernorm=nn.LayerNorm(width, eps),
         )
 
     def forward(self, x, bias):
@@ -60,7 +62,7 @@ class JinaBert(nn.Module):
         self.embeddings = named(
             word_embeddings=nn.Embedding(config.vocab_size, width),
             token_type_embeddings=nn.Embedding(config.type_vocab_size, width),
-            LayerNorm=nn.LayerNorm(width),
+            LayerNorm=nn.LayerNorm(width, config.layer_norm_eps),
         )
         layers = [Layer(config) for _ in range(config.num_hidden_layers)]
         self.encoder = named(layer=nn.ModuleList(layers))
