@@ -1,12 +1,14 @@
 """Our speed beside the peer's: same texts, same weights, same batch, taking turns.
 
 python -m launch.bench encode|train_step [--model=M]
+python -m launch.bench encode_long [--documents=8] [--length=8192]
+python -m launch.bench attention [--lengths=512,1024,...]
 """
 
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import flags
@@ -22,6 +24,17 @@ TEXTS = flags.DEFINE_integer("texts", 2_000, "Docstrings to encode.", lower_boun
 CONFIG = flags.DEFINE_string(
     "config", "configs/starbucks_sts.py", "The recipe of train_step's batches."
 )
+DOCUMENTS = flags.DEFINE_integer(
+    "documents", 8, "Texts that encode_long encodes.", lower_bound=1
+)
+LENGTH = flags.DEFINE_integer("length", 8_192, "Tokens of each of them.", lower_bound=8)
+LENGTHS = flags.DEFINE_list(
+    "lengths",
+    "256,512,1024,2048,4096,8192,16384,32768",
+    "Tokens of attention's rows.",
+)
+HEADS = flags.DEFINE_integer("heads", 12, "Of attention.", lower_bound=1)
+HEAD_DIM = flags.DEFINE_integer("head_dim", 32, "Channels of a head.", lower_bound=1)
 # Seconds before a turn: the other side's idle threads spin for a while after theirs.
 REST = 0.5
 
@@ -45,29 +58,82 @@ def compared(ours: Callable[[int], None], theirs: Callable[[int], None]) -> dict
 
 def encode() -> dict:
     """Embeds docstrings with both; the peer is `SentenceTransformer.encode`."""
+    texts = docstrings()
+    result = encoded(MODEL.value, texts[: TEXTS.value], batch_size=32)
+    return {"bench": "encode", **result}
+
+
+def encode_long() -> dict:
+    """Embeds long documents with both, by a random small ModernBERT."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = modernbert(folder, LENGTH.value)
+        document = " ".join(docstrings())
+        ids = tokenizer(document, add_special_tokens=False)["input_ids"]
+        size = LENGTH.value - 2
+        texts = [
+            tokenizer.decode(ids[i * size : (i + 2) * size])
+            for i in range(DOCUMENTS.value)
+        ]
+        # One text at a time is the peer's fastest: no padding, and less memory.
+        result = encoded(folder, texts, batch_size=1)
+    return {"bench": "encode_long", "tokens": LENGTH.value, **result}
+
+
+def docstrings() -> list[str]:
+    """The queries of pydocs' training split."""
+    from research.data.sources import SOURCES
+
+    return [row.query for row in SOURCES["pydocs"](split="train").rows]
+
+
+def modernbert(folder: str, length: int):
+    """Saves a random ModernBERT of MiniLM's size; returns its tokenizer."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        pretrained.folder(MODEL.value),
+        model_max_length=length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    config = transformers.ModernBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=384,
+        intermediate_size=576,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        max_position_embeddings=length,
+        **{f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")},
+    )
+    transformers.ModernBertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def encoded(name: str, texts: Sequence[str], *, batch_size: int) -> dict:
+    """The model of that name embeds the texts; so does sentence-transformers."""
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from research.data.sources import SOURCES
     from research.eval.embed import make_embedder
 
-    rows = SOURCES["pydocs"](split="train").rows
-    texts = [rows[i].query for i in range(min(TEXTS.value, len(rows)))]
-    model = pretrained.load(MODEL.value)
+    model = pretrained.load(name)
     embed = make_embedder(model.params, model.config, **pretrained.settings(model))
-    peer = SentenceTransformer(str(pretrained.folder(MODEL.value)), device="cpu")
+    peer = SentenceTransformer(str(pretrained.folder(name)), device="cpu")
     found = {}
 
     def ours(turn):
         found["ours"] = embed(texts, "document")
 
     def theirs(turn):
-        found["theirs"] = peer.encode(texts, batch_size=32)
+        found["theirs"] = peer.encode(
+            texts, batch_size=batch_size, normalize_embeddings=model.normalize
+        )
 
     result = compared(ours, theirs)
     rate = {k: len(texts) / v for k, v in result["seconds"].items()}
     return {
-        "bench": "encode",
         "texts": len(texts),
         "texts_per_second": rate,
         "largest_difference": float(np.abs(found["ours"] - found["theirs"]).max()),
@@ -125,7 +191,29 @@ def train_step() -> dict:
     }
 
 
-BENCHES = {"encode": encode, "train_step": train_step}
+def attention() -> dict:
+    """Time and memory of each implementation of attention, by length."""
+    import jax
+
+    from launch import lengths
+
+    sizes = [int(length) for length in LENGTHS.value]
+    rows = lengths.measure(sizes, HEADS.value, HEAD_DIM.value, ROUNDS.value, cli.say)
+    return {
+        "bench": "attention",
+        "backend": jax.default_backend(),
+        "heads": HEADS.value,
+        "head_dim": HEAD_DIM.value,
+        "rows": [row._asdict() for row in rows],
+    }
+
+
+BENCHES = {
+    "encode": encode,
+    "encode_long": encode_long,
+    "train_step": train_step,
+    "attention": attention,
+}
 
 
 def main():

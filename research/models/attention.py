@@ -1,5 +1,6 @@
 """Attention by the implementation that suits the config, length and machine."""
 
+import importlib.util
 from functools import partial
 
 import jax
@@ -46,14 +47,10 @@ def attend(
         _check(cfg, dropout)
         return KERNELS[cfg.attention](cfg, x, setting)
     run = {"default": partial(blockwise, cfg)}
-    if cfg.attention == "auto" and not obstacles(cfg, "splash", dropout=dropout):
-        run["tpu"] = partial(splash, cfg)
-    if (
-        cfg.attention == "auto"
-        and jax.default_backend() == "gpu"  # without CUDA there is no cuDNN to ask
-        and not obstacles(cfg, "flash", dropout=dropout)
-    ):
-        run["cuda"] = partial(flash, cfg)
+    if cfg.attention == "auto":
+        for name, platform in _platforms():
+            if not obstacles(cfg, name, dropout=dropout):
+                run[platform] = partial(KERNELS[name], cfg)
     if len(run) == 1:
         return run["default"](x, setting)
     return jax.lax.platform_dependent(x, setting, **run)
@@ -73,6 +70,16 @@ def whole_terms(
     if cfg.attention == "plain" or (cfg.attention == "auto" and short):
         return make_terms(cfg, relation(cfg), relative, places, places)
     return None
+
+
+def _platforms() -> list[tuple[str, str]]:
+    """The kernels that can be compiled here, and what for; tracing them takes time."""
+    found = []
+    if jax.default_backend() == "gpu":
+        found.append(("flash", "cuda"))
+    if importlib.util.find_spec("libtpu"):  # without a TPU too, for those of a topology
+        found.append(("splash", "tpu"))
+    return found
 
 
 def _check(cfg: EncoderConfig, dropout: bool) -> None:
