@@ -50,6 +50,22 @@ def row_texts(length: int) -> int:
     return max(1, length // 16)
 
 
+class TextInfo(NamedTuple):
+    """What pre-training needs to know of a tokenizer.
+
+    Attributes:
+        vocab: how many token ids there are.
+        mask_id: the id of [MASK]; None where there is none.
+        special: the ids of special tokens, never put in place of another.
+        counts: [vocab] how often each token occurs in the data; None if unknown.
+    """
+
+    vocab: int
+    mask_id: int | None
+    special: tuple[int, ...]
+    counts: Any = None
+
+
 class Labels(NamedTuple):
     """What the data says about the pairs of a batch; a field that is unknown is None.
 
@@ -157,9 +173,10 @@ class Objective(NamedTuple):
     """A training objective: two pure functions, like optax.GradientTransformation.
 
     Attributes:
-        init: key -> (trained parameters, frozen parameters).
+        init: key -> (trained parameters, frozen parameters). Those of pre-training
+            also take `encoder`, the parameters of one that is trained on.
         loss: (params, frozen, batch, key) -> (scalar, metrics of scalars).
     """
 
-    init: Callable[[Key], tuple[Params, Params]]
+    init: Callable[..., tuple[Params, Params]]
     loss: Callable[[Params, Params, Any, Key], tuple[Array, Metrics]]

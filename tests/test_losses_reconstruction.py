@@ -26,8 +26,9 @@ def test_cross_entropy_is_the_same_in_chunks(key, logits):
     valid = jnp.arange(17) % 3 > 0
 
     def mean(x, table, bias):
-        total, count = cross_entropy(x, table, bias, labels, valid, logits=logits)
-        return total / count
+        weight = valid.astype(jnp.float32) / valid.sum(dtype=jnp.float32)
+        total, _ = cross_entropy(x, table, bias, labels, weight, logits=logits)
+        return total
 
     expected = log_softmax(np.asarray(x) @ np.asarray(table).T + np.asarray(bias))
     expected = -expected[np.arange(17), labels][np.asarray(valid)].mean()
@@ -43,6 +44,37 @@ def test_cross_entropy_is_the_same_in_chunks(key, logits):
     got = jax.grad(mean, argnums=(0, 1, 2))(x, table, bias)
     for a, b in zip(got, whole, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("logits", [1 << 24, 5 * VOCAB])
+def test_cross_entropy_says_each_loss_and_what_was_right(key, logits):
+    x = jax.random.normal(key, (17, WIDTH))
+    table = jax.random.normal(jax.random.key(1), (VOCAB, WIDTH))
+    bias = jnp.zeros(VOCAB)
+    best = (x @ table.T).argmax(1).astype(jnp.int32)
+    labels = jnp.where(jnp.arange(17) % 2 == 0, best, (best + 1) % VOCAB)
+    weight = jnp.arange(17, dtype=jnp.float32)
+    total, each = cross_entropy(x, table, bias, labels, weight, logits=logits)
+    assert each.right.tolist() == [i % 2 == 0 for i in range(17)]
+    expected = -log_softmax(x @ table.T)[np.arange(17), labels]
+    np.testing.assert_allclose(each.loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(total, (np.arange(17) * expected).sum(), rtol=1e-5)
+
+
+def test_half_precision_states_have_gradients_of_their_type(key):
+    x = jax.random.normal(key, (9, WIDTH), jnp.bfloat16)
+    table = jax.random.normal(jax.random.key(1), (VOCAB, WIDTH))
+    bias, labels = jnp.zeros(VOCAB), jnp.arange(9, dtype=jnp.int32)
+    weight = jnp.full(9, 1 / 9)
+
+    def mean(x, table):
+        return cross_entropy(x, table, bias, labels, weight, logits=2 * VOCAB)[0]
+
+    half = jax.grad(mean, (0, 1))(x, table)
+    full = jax.grad(mean, (0, 1))(x.astype(jnp.float32), table)
+    assert half[0].dtype == jnp.bfloat16 and half[1].dtype == jnp.float32
+    for a, b in zip(half, full, strict=True):
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=2e-3)
 
 
 TEXTS = [[[2, 9, 9, 8, 3], [2, 5, 6, 7, 3]], [[2, 11, 12, 3]]]

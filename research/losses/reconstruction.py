@@ -1,7 +1,9 @@
 """Losses over the vocabulary, with only a part of the logits in memory at a time.
 
-Each returns a sum and a count, so that padding, chunks and devices change no value.
+They are sums, so that padding, chunks and devices change no value.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,29 +14,44 @@ from research.structs import Array, Rows
 LOGITS = 1 << 24
 
 
+class TokenLosses(NamedTuple):
+    """What a loss over tokens says of each; without a gradient.
+
+    Attributes:
+        loss: [N] float32 cross-entropy.
+        right: [N] bool, whether the token is (among) the most likely.
+    """
+
+    loss: Array
+    right: Array
+
+
 def cross_entropy(
     x: Array,
     table: Array,
     bias: Array,
     labels: Array,
-    valid: Array,
+    weight: Array,
     *,
     logits: int = LOGITS,
-) -> tuple[Array, Array]:
+) -> tuple[Array, TokenLosses]:
     """Softmax cross-entropy over the vocabulary of a tied output layer.
 
-    Logits are x @ table.T + bias, in float32; the backward pass computes them again.
+    Logits are x @ table.T + bias, in float32. Their gradient is computed beside them,
+    while they stand in memory, and kept as that of x and of the table: three products
+    of [N, D] with [V, D], where computing the logits again would make it four.
 
     Args:
         x: [N, D] states.
         table: [V, D] token embeddings.
         bias: [V].
         labels: [N] int32 token ids.
-        valid: [N] bool, which rows count.
+        weight: [N] float32, each row's in the sum; 0 for rows that do not count. It has
+            no gradient.
         logits: how many numbers of logits may stand in memory at a time.
 
     Returns:
-        the sum over the valid rows [], and their number [] (float32).
+        the weighted sum [], float32, and every row's own loss.
     """
     chunks = min(len(x), -(-len(x) * len(table) // logits))
     size = -(-len(x) // chunks)
@@ -45,15 +62,61 @@ def cross_entropy(
         y = jnp.pad(y, ((0, pad), *((0, 0),) * (y.ndim - 1)))
         return y.reshape(size, chunks, *y.shape[1:]).swapaxes(0, 1)
 
-    def chunk(parts):
-        states, targets, real = parts
-        z = vocabulary_logits(states, table, bias)
-        picked = jnp.take_along_axis(z, targets[:, None], 1)[:, 0]
-        return jnp.where(real, jax.nn.logsumexp(z, axis=1) - picked, 0.0).sum()
+    total, each = _in_chunks(split(x), table, bias, split(labels), split(weight))
+    return total, jax.tree.map(lambda y: y.swapaxes(0, 1).reshape(-1)[: len(x)], each)
 
-    parts = jax.tree.map(split, (x, labels, valid))
-    total = jax.lax.map(jax.checkpoint(chunk), parts).sum()
-    return total, valid.sum(dtype=jnp.float32)
+
+@jax.custom_vjp
+def _in_chunks(x, table, bias, labels, weight):
+    """`cross_entropy` of x [chunks, N/chunks, D] and the like."""
+
+    def chunk(parts):
+        states, targets, weights = parts
+        loss, right, _ = _softmax(states, table, bias, targets)
+        return (loss * weights).sum(), TokenLosses(loss, right)
+
+    total, each = jax.lax.map(chunk, (x, labels, weight))
+    return total.sum(), each
+
+
+def _in_chunks_forward(x, table, bias, labels, weight):
+    """The same, and the gradient of the sum by x, table and bias."""
+    narrow = table.astype(x.dtype)
+
+    def chunk(sums, parts):
+        states, targets, weights = parts
+        loss, right, p = _softmax(states, narrow, bias, targets)
+        hit = jnp.arange(p.shape[1], dtype=targets.dtype)[None] == targets[:, None]
+        d = (p - hit.astype(p.dtype)) * weights[:, None]
+        by_bias = d.sum(0)
+        d = d.astype(x.dtype)
+        by_table = jnp.matmul(d.T, states, preferred_element_type=jnp.float32)
+        out = (d @ narrow, (loss * weights).sum(), TokenLosses(loss, right))
+        return (sums[0] + by_table, sums[1] + by_bias), out
+
+    zeros = jnp.zeros(table.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)
+    (by_table, by_bias), out = jax.lax.scan(chunk, zeros, (x, labels, weight))
+    by_x, total, each = out
+    by_table, by_bias = by_table.astype(table.dtype), by_bias.astype(bias.dtype)
+    return (total.sum(), each), (by_x, by_table, by_bias)
+
+
+def _in_chunks_backward(gradients, cotangents):
+    scale = cotangents[0]
+    return (*(g * scale.astype(g.dtype) for g in gradients), None, None)
+
+
+_in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
+
+
+def _softmax(x, table, bias, labels):
+    """Of [n, D] states: losses [n], whether right [n], probabilities [n, V]."""
+    z = vocabulary_logits(x, table, bias)
+    most = z.max(1)
+    p = jnp.exp(z - most[:, None])
+    total = p.sum(1)
+    picked = jnp.take_along_axis(z, labels[:, None], 1)[:, 0]
+    return jnp.log(total) + most - picked, picked >= most, p / total[:, None]
 
 
 def vocabulary_logits(x: Array, table: Array, bias: Array) -> Array:

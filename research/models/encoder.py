@@ -34,7 +34,7 @@ def init(key: Key, cfg: EncoderConfig) -> Params:
     x = jnp.zeros((1, 2, cfg.width), cfg.compute_dtype)
     params = dict(_extra(extra_key, cfg))
     cfg = dataclasses.replace(cfg, attention="plain")  # shapes need no kernel
-    around = _surroundings(params, where, cfg, None)
+    around = surroundings(params, where, cfg, None)
     kind = jax.tree.map(lambda flags: flags[0], _kinds(cfg))
 
     def layer(key):
@@ -81,8 +81,59 @@ def forward(
         tokens [B, S, D] and, if asked for, layers [L+1, B, S, D].
     """
     keep = (lambda x: x) if every_layer else None
-    x, layers = _scan(params, tokens, cfg, key, keep)
-    return EncoderOutput(x, layers)
+    return EncoderOutput(*apply(params, tokens, cfg, keep, key=key))
+
+
+def apply(
+    params: Params,
+    tokens: Tokens,
+    cfg: EncoderConfig,
+    keep: Callable[[Array], Array] | None = None,
+    *,
+    key: Key | None = None,
+) -> tuple[Array, Array | None]:
+    """Final hidden states, and what is wanted of every layer's.
+
+    Args:
+        params: as `init` makes them.
+        tokens: rows [B, S].
+        cfg: the encoder's shape.
+        keep: makes of the states [B, S, D] of a layer, after the final norm where the
+            family has one, what is kept of them; None keeps nothing. It runs inside the
+            scan over layers: all of their states never stand in memory together.
+        key: dropout key; None runs without dropout.
+
+    Returns:
+        [B, S, D], and [L+1, ...] of the embedding layer and every block, or None.
+    """
+    where = places(tokens.segment, running=cfg.anchor)
+    keys = None if key is None else jax.random.split(key, cfg.depth + 2)
+    around = surroundings(params, where, cfg, None if key is None else keys[-2])
+
+    def final(x):
+        if cfg.norm_at != "post":
+            return norm(cfg, None).apply({"params": params["final_norm"]}, x)
+        return x
+
+    def layer(x, xs):
+        p, kind, k = xs
+        # Without this a compiler that sees weights split over devices splits the hidden
+        # states by width, and moves them around instead of the weights.
+        x = split_rows(Block(cfg).apply({"params": p}, x, around, kind, k))
+        return x, None if keep is None else keep(final(x))
+
+    embedder = Embedder(cfg)
+    embed_key = None if keys is None else keys[-1]
+    x = embedder.apply({"params": params["embed"]}, tokens.ids, where, embed_key)
+    x = split_rows(x)
+    first = None if keep is None else keep(final(x))
+    xs = (params["layers"], _kinds(cfg), None if keys is None else keys[:-2])
+    if cfg.remat != "none":
+        layer = jax.checkpoint(layer, policy=SAVED[cfg.remat])
+    x, rest = jax.lax.scan(layer, x, xs)
+    if keep is None:
+        return final(x), None
+    return final(x), jnp.concatenate([first[None], rest])
 
 
 def encode(
@@ -117,7 +168,7 @@ def encode(
     mask = text_masks(groups, tokens.pool, slots)
     # Pooled inside the scan: [L, B*M, D] is stacked, never [L, B, S, D].
     keep = (lambda x: pool(x, mask)) if every_layer else None
-    x, layers = _scan(params, tokens, cfg, key, keep)
+    x, layers = apply(params, tokens, cfg, keep, key=key)
     if every_layer:
         return jnp.moveaxis(layers, 0, 2).reshape(-1, cfg.depth + 1, cfg.width)
     return pool(x, mask).reshape(-1, cfg.width)
@@ -138,10 +189,17 @@ def truncated(
     return {**params, "layers": layers}, shape
 
 
-def _surroundings(
+def surroundings(
     params: Params, where: Places, cfg: EncoderConfig, key: Key | None
 ) -> Surroundings:
-    """What every block's attention reads; no block changes it."""
+    """What every block's attention reads; no block changes it.
+
+    Args:
+        params: as `init` makes them.
+        where: the places of the tokens, [B, S].
+        cfg: the encoder's shape.
+        key: of training; None otherwise.
+    """
     how = relation(cfg)
     channels = None
     if cfg.relative == "seqpe":
@@ -192,41 +250,3 @@ def _kinds(cfg: EncoderConfig) -> Kind:
     """For each block what sets it apart: [L] bool."""
     first = None if cfg.first_norm else np.arange(cfg.depth) == 0
     return Kind(np.array(cfg.local) if cfg.local else None, first)
-
-
-def _scan(
-    params: Params,
-    tokens: Tokens,
-    cfg: EncoderConfig,
-    key: Key | None,
-    keep: Callable[[Array], Array] | None,
-) -> tuple[Array, Array | None]:
-    """Final states [B, S, D], and what `keep` makes of every layer's, stacked."""
-    where = places(tokens.segment, running=cfg.anchor)
-    keys = None if key is None else jax.random.split(key, cfg.depth + 2)
-    around = _surroundings(params, where, cfg, None if key is None else keys[-2])
-
-    def final(x):
-        if cfg.norm_at != "post":
-            return norm(cfg, None).apply({"params": params["final_norm"]}, x)
-        return x
-
-    def layer(x, xs):
-        p, kind, k = xs
-        # Without this a compiler that sees weights split over devices splits the hidden
-        # states by width, and moves them around instead of the weights.
-        x = split_rows(Block(cfg).apply({"params": p}, x, around, kind, k))
-        return x, None if keep is None else keep(final(x))
-
-    embedder = Embedder(cfg)
-    embed_key = None if keys is None else keys[-1]
-    x = embedder.apply({"params": params["embed"]}, tokens.ids, where, embed_key)
-    x = split_rows(x)
-    first = None if keep is None else keep(final(x))
-    xs = (params["layers"], _kinds(cfg), None if keys is None else keys[:-2])
-    if cfg.remat != "none":
-        layer = jax.checkpoint(layer, policy=SAVED[cfg.remat])
-    x, rest = jax.lax.scan(layer, x, xs)
-    if keep is None:
-        return final(x), None
-    return final(x), jnp.concatenate([first[None], rest])

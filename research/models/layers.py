@@ -95,8 +95,10 @@ class Embedder(nn.Module):
     cfg: EncoderConfig
 
     @nn.compact
-    def __call__(self, ids: Array, places: Places, key: Key | None) -> Array:
-        """Embeds ids [B, S] that stand at `places`."""
+    def __call__(
+        self, ids: Array, places: Places, key: Key | None, states: Array | None = None
+    ) -> Array:
+        """Embeds ids [B, S], or `states` [B, S, D] in their place, at `places`."""
         cfg = self.cfg
 
         def table(rows, name):
@@ -104,8 +106,8 @@ class Embedder(nn.Module):
                 rows, cfg.width, embedding_init=INIT, dtype=cfg.compute_dtype, name=name
             )
 
-        x = table(cfg.vocab, "token")(ids)
-        if cfg.embed_scale != 1:
+        x = table(cfg.vocab, "token")(ids) if states is None else states
+        if cfg.embed_scale != 1 and states is None:
             x = x * jnp.asarray(cfg.embed_scale, x.dtype)
         if cfg.position == "learned":
             rows = cfg.max_len + cfg.position_offset
@@ -125,14 +127,23 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, around: Surroundings, kind: Kind, key: Key | None
+        self,
+        x: Array,
+        around: Surroundings,
+        kind: Kind,
+        key: Key | None,
+        memory: Array | None = None,
     ) -> Array:
-        """Maps hidden states [B, S, D] to [B, S, D]; no dropout without a key."""
+        """Maps hidden states [B, q, D] to [B, q, D]; no dropout without a key.
+
+        Keys and values are made of `memory` [B, S, D], or of x where it is None. What
+        `around` holds of queries is then for x, the rest for the memory.
+        """
         cfg = self.cfg
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
 
-        def attended(x):
-            y = self.attention(x, around, kind, keys[0])
+        def attended(x, seen):
+            y = self.attention(x, seen, around, kind, keys[0])
             if cfg.norm_at == "sandwich":
                 y = norm(cfg, "attention_post_norm")(y)
             return dropout(y, cfg.dropout, keys[1])
@@ -144,22 +155,28 @@ class Block(nn.Module):
             return dropout(y, cfg.dropout, keys[2])
 
         attention_norm, mlp_norm = norm(cfg, "attention_norm"), norm(cfg, "mlp_norm")
+
+        def read(x):
+            if cfg.norm_at == "post":
+                return x
+            y = attention_norm(x)
+            return y if kind.first is None else jnp.where(kind.first, x, y)
+
+        y = read(x)
+        y = attended(y, y if memory is None else read(memory))
         if cfg.norm_at == "post":
-            x = attention_norm(x + attended(x))
+            x = attention_norm(x + y)
             return mlp_norm(x + processed(x))
-        y = attention_norm(x)
-        if kind.first is not None:
-            y = jnp.where(kind.first, x, y)
         if cfg.norm_at == "parallel":
-            return x + attended(y) + processed(mlp_norm(x))
-        x = x + attended(y)
+            return x + y + processed(mlp_norm(x))
+        x = x + y
         return x + processed(mlp_norm(x))
 
-    def attention(self, x, around, kind, key):
-        """Multi-head attention of [B, S, D] to itself."""
+    def attention(self, x, seen, around, kind, key):
+        """Multi-head attention of [B, q, D] to [B, S, D]."""
         cfg = self.cfg
 
-        def heads(name, count):
+        def heads(x, name, count):
             y = nn.DenseGeneral(
                 (count, cfg.head_dim),
                 kernel_init=INIT,
@@ -169,8 +186,8 @@ class Block(nn.Module):
             )(_flat(x))
             return y.reshape(*x.shape[:2], count, cfg.head_dim)
 
-        q, k = heads("query", cfg.heads), heads("key", cfg.kv_heads)
-        v = heads("value", cfg.kv_heads)
+        q, k = heads(x, "query", cfg.heads), heads(seen, "key", cfg.kv_heads)
+        v = heads(seen, "value", cfg.kv_heads)
         if cfg.qk_norm:
             q, k = norm(cfg, "query_norm")(q), norm(cfg, "key_norm")(k)
         queries, keys = _rotated(cfg, q, k, around, kind.local)

@@ -1,0 +1,247 @@
+"""Heads and decoders of masked-autoencoder pre-training, on packed rows."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from research.models import encoder, masking
+from research.models.config import EncoderConfig
+from research.models.encoder import surroundings
+from research.models.layers import (
+    ACTIVATIONS,
+    INIT,
+    Block,
+    Embedder,
+    Kind,
+    Surroundings,
+    Turn,
+    norm,
+)
+from research.models.positions import Places, table_rows
+from research.parallel import split_rows
+from research.structs import Array, Key, Params, Rows
+
+
+def init_head(key: Key, cfg: EncoderConfig) -> Params:
+    """The head that predicts tokens: a dense layer, a norm, and the output's bias."""
+    x = jnp.zeros((1, 1, cfg.width), cfg.compute_dtype)
+    return {
+        "transform": {
+            "kernel": INIT(key, (cfg.width, cfg.width)),
+            "bias": jnp.zeros(cfg.width),
+        },
+        "norm": norm(cfg, None).init(key, x)["params"],
+        "bias": jnp.zeros(cfg.vocab),
+    }
+
+
+def head(params: Params, x: Array, cfg: EncoderConfig) -> Array:
+    """norm(act(W x + b)), with the first d input columns of W (BERT; Starbucks' SMAE).
+
+    Of a prefix of the states it is what the whole head makes of them padded with zeros,
+    except for its cost.
+
+    Args:
+        params: as `init_head` makes them.
+        x: [..., d] the first d of the D components of states.
+        cfg: the encoder's shape.
+
+    Returns:
+        [..., D]; times the token table, plus `params["bias"]`, the logits.
+    """
+    dense = params["transform"]
+    kernel = dense["kernel"][: x.shape[-1]].astype(x.dtype)
+    y = x.reshape(-1, x.shape[-1]) @ kernel + dense["bias"].astype(x.dtype)[None]
+    y = norm(cfg, None).apply({"params": params["norm"]}, ACTIVATIONS[cfg.act](y))
+    return y.reshape(*x.shape[:-1], cfg.width)
+
+
+def init_decoder(key: Key, cfg: EncoderConfig, depth: int) -> Params:
+    """`depth` random blocks like the encoder's, with a final norm if it has one."""
+    params = encoder.init(key, _shape(cfg, depth))
+    return {name: params[name] for name in ("layers", "final_norm") if name in params}
+
+
+def copied_decoder(params: Params, depth: int) -> Params:
+    """A decoder that begins as a copy of the encoder's first `depth` blocks."""
+    parts = {"layers": jax.tree.map(lambda x: x[:depth], params["layers"])}
+    if "final_norm" in params:
+        parts["final_norm"] = params["final_norm"]
+    return jax.tree.map(jnp.array, parts)
+
+
+def decoded(
+    params: Params,
+    decoder: Params,
+    x: Array,
+    where: Places,
+    cfg: EncoderConfig,
+    *,
+    at: Array | None = None,
+    memory: Array | None = None,
+    sees: Array | None = None,
+    key: Key | None = None,
+) -> Array:
+    """The final states of a decoder.
+
+    Its blocks are of the encoder's kind, each seeing its whole text; positions reach
+    them as they reach the encoder's (rotations, and the encoder's own attention bias).
+    In a pre-norm family a decoder ends with a norm of its own.
+
+    Args:
+        params: the encoder's.
+        decoder: as `init_decoder` makes them.
+        x: [R, S, D] inputs.
+        where: places of the tokens, [R, S].
+        cfg: the encoder's shape.
+        at: [R, P] int32, the places of the row whose states are wanted; None for all.
+            Where the scores of rows stand whole in memory, the last block computes
+            nothing of the others but their keys and values.
+        memory: [R, S, D], what the first block makes keys and values of; None for x.
+        sees: [R, S, S] bool, which tokens of its text each may look at; None for all.
+            The scores then stand whole in memory.
+        key: dropout key; None runs without.
+
+    Returns:
+        [R, P, D], or [R, S, D] without `at`.
+    """
+    depth = len(jax.tree.leaves(decoder["layers"])[0])
+    shape = _shape(cfg, depth)
+    if sees is not None:
+        shape = dataclasses.replace(shape, attention="plain")
+    keys = (None,) * (depth + 1) if key is None else jax.random.split(key, depth + 1)
+    around = surroundings(params, where, shape, keys[depth])
+    if sees is not None:
+        mask = around.terms.mask & sees
+        around = around._replace(terms=around.terms._replace(mask=mask))
+    for layer in range(depth):
+        block = jax.tree.map(lambda w: w[layer], decoder["layers"])  # noqa: B023
+        kind = Kind(None, None if cfg.first_norm else jnp.asarray(layer == 0))
+        if layer == depth - 1 and at is not None and around.terms is not None:
+            memory = x if memory is None else memory
+            x, around, at = taken(x, at), _asked(around, at), None
+        x = Block(shape).apply({"params": block}, x, around, kind, keys[layer], memory)
+        x, memory = split_rows(x), None
+    x = x if at is None else taken(x, at)
+    if "final_norm" in decoder:
+        x = norm(cfg, None).apply({"params": decoder["final_norm"]}, x)
+    return x
+
+
+def _shape(cfg: EncoderConfig, depth: int) -> EncoderConfig:
+    """The shape of a decoder: every block sees its whole text."""
+    return dataclasses.replace(cfg, depth=depth, local=(), window=0)
+
+
+def _asked(around: Surroundings, at: Array) -> Surroundings:
+    """The same for queries at the places [R, P] of the row only."""
+    terms = around.terms
+    bias = terms.bias
+    if bias is not None:  # [1, H, S, S]
+        bias = jnp.moveaxis(bias[0][:, at], 0, 1)
+    terms = terms._replace(
+        mask=taken(terms.mask, at),
+        bias=bias,
+        holds=tuple(taken(holds, at) for holds in terms.holds),
+    )
+    turns = tuple(
+        Turn(tuple(taken(x, at) for x in turn.query), turn.key) for turn in around.turns
+    )
+    channels, factor = around.channels, around.factor
+    if channels is not None:
+        channels = (taken(channels[0], at), channels[1])
+    if not isinstance(factor, float):
+        factor = taken(factor, at)
+    return around._replace(terms=terms, turns=turns, factor=factor, channels=channels)
+
+
+def embedded(
+    params: Params,
+    ids: Array,
+    where: Places,
+    cfg: EncoderConfig,
+    *,
+    states: Array | None = None,
+    key: Key | None = None,
+) -> Array:
+    """The encoder's embedding layer: [R, S, D].
+
+    Args:
+        params: the encoder's.
+        ids: [R, S] int32.
+        where: places of the tokens.
+        cfg: the encoder's shape.
+        states: [R, S, D] in place of the token embeddings; None for none.
+        key: dropout key; None runs without.
+    """
+    layer = Embedder(cfg)
+    return layer.apply({"params": params["embed"]}, ids, where, key, states)
+
+
+def raw_positions(params: Params, where: Places, cfg: EncoderConfig) -> Array | None:
+    """Rows [R, S, D] of the position table; None for an encoder without one."""
+    if cfg.position != "learned":
+        return None
+    table = params["embed"]["position"]["embedding"].astype(cfg.compute_dtype)
+    return table[table_rows(where, cfg)]
+
+
+def first_places(segment: Array, texts: int) -> Array:
+    """Where the texts of rows begin; 0 for a text that there is not.
+
+    Args:
+        segment: [R, S] int32.
+        texts: M, the most texts of a row.
+
+    Returns:
+        [R, M] int32 places in the row.
+    """
+    number = jnp.arange(1, texts + 1, dtype=segment.dtype)
+    mine = segment[:, None, :] == number[None, :, None]
+    return jnp.argmax(mine, axis=2).astype(jnp.int32)
+
+
+def of_text(vectors: Array, segment: Array) -> Array:
+    """For every token the vector of its text: [R, M, D], [R, S] -> [R, S, D]."""
+    return taken(vectors, jnp.maximum(segment, 1) - 1)
+
+
+def with_sentences(x: Array, vectors: Array, where: Places) -> Array:
+    """x [R, S, D] with the vector [R, M, D] of every text in its first place."""
+    first = (where.position == 0) & (where.segment > 0)
+    return jnp.where(first[:, :, None], of_text(vectors, where.segment), x)
+
+
+def taken(x: Array, at: Array) -> Array:
+    """The states at places of the row: [R, S, ...], [R, P] int32 -> [R, P, ...]."""
+    return jax.vmap(lambda row, places: row[places])(x, at)
+
+
+def visibility(key: Key, rows: Rows, ratio: float, patterns: int) -> Array:
+    """What each position sees in RetroMAE's decoder (Xiao et al. 2022, section 3.2).
+
+    A bank of whole-word masks is drawn for every text; each position takes one of them
+    at random, and does not see what that hides, nor itself. The first token is in no
+    mask: all but itself see it. (The authors' code draws as many masks as a text has
+    tokens, or 256; here the bank is as large for short texts as for long ones.)
+
+    Args:
+        key: PRNG key.
+        rows: packed texts [R, S].
+        ratio: of tokens that a mask hides.
+        patterns: masks in the bank, at most S of which are drawn.
+
+    Returns:
+        [R, S, S] bool; only entries within a text mean anything.
+    """
+    bank_key, pick_key = jax.random.split(key)
+    r, s = rows.word.shape
+    count = min(s, patterns)
+
+    def mask(key):
+        return masking.whole_words(key, rows, (ratio,))[0]
+
+    bank = jax.vmap(mask, out_axes=1)(jax.random.split(bank_key, count))  # [R, K, S]
+    pick = jax.random.randint(pick_key, (r, s), 0, count)
+    return ~taken(bank, pick) & ~jnp.eye(s, dtype=bool)[None]
