@@ -21,13 +21,17 @@ from research.models import context
 from research.structs import EmbedFn
 from research.train.log import write_json
 
+# What a recipe begins with that names a model instead of a training.
+MODEL = "model="
+
 
 class Row(NamedTuple):
     """A line of the table; "{field}" in it is replaced by the column's field.
 
     Attributes:
-        recipe: what is trained; one run for each column if it names a field. Rows of
-            the same recipe share its runs.
+        recipe: what is trained, or `model=NAME`, a model that is scored as it is; one
+            run for each column if it names a field. Rows of the same recipe share its
+            runs.
         extend: what `context.parse` reads, for texts longer than those of the training;
             without it longer texts are cut.
         chunk: what `chunking.parse` reads: how documents are cut into chunks.
@@ -135,10 +139,7 @@ def results(
             report(f"{run.name}: done before")
             return scores
         try:
-            if not scores:
-                report(f"{run.name}: training {run.config}")
-                _train(ablation, run, workdir)
-            model = pretrained.load(str(workdir / run.name))
+            model = _model(ablation, run, workdir, report, trained=bool(scores))
         except (ValueError, OSError) as error:
             report(f"{run.name}: failed: {error}")
             return str(error)
@@ -146,6 +147,7 @@ def results(
         for name in [name for name in wanted if name not in scores]:
             try:
                 scores[name] = _score(ablation, model, *wanted[name])
+                path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, scores)
             except ValueError as error:
                 failed[name] = str(error)
@@ -155,6 +157,23 @@ def results(
     plan = runs(ablation)
     with ThreadPoolExecutor(jobs) as pool:
         return dict(zip([run.name for run in plan], pool.map(one, plan), strict=True))
+
+
+def _model(
+    ablation: Ablation,
+    run: Run,
+    workdir: Path,
+    report: Callable[[str], None],
+    *,
+    trained: bool,
+) -> pretrained.Pretrained:
+    """The model of a run, which is trained unless it was or is one already."""
+    if run.config.startswith(MODEL):
+        return pretrained.load(run.config.removeprefix(MODEL))
+    if not trained:
+        report(f"{run.name}: training {run.config}")
+        _train(ablation, run, workdir)
+    return pretrained.load(str(workdir / run.name))
 
 
 def _train(ablation: Ablation, run: Run, workdir: Path) -> None:

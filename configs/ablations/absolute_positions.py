@@ -1,0 +1,65 @@
+"""A model of 512 learned positions reads longer texts: every training-free method.
+
+Source: Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), section 4.1 and table 3.
+Command: python -m launch.ablate --config=configs/ablations/absolute_positions.py \
+    --workdir=runs/absolute_positions
+Variants: tiny, model=NAME, data=DIR.
+Rows: "cut" reads the first 512 tokens; the methods make a table for the length of the
+    column; windows are averaged vectors of 512 tokens each.
+Columns: qmsum L: nDCG@10 of QMSum, reading L tokens. passkey L: Acc@1 of passkeys of
+    nominal length L, reading at least 512 tokens.
+Cost: no training; 40 evaluations, not measured here.
+Expected: not measured here.
+"""
+
+import ml_collections
+
+from configs.common import DATA, MINILM, parse_arg
+from research.eval.evaluators import EVALS
+from research.sections import section
+
+ORIGINAL = 512
+ROWS = {
+    "cut": {},
+    "grouped": {"extend": "grouped:scale={scale}"},
+    "recurrent": {"extend": "recurrent:scale={scale}"},
+    "interpolated": {"extend": "interpolated:scale={scale}"},
+    "windows": {"chunk": "pcw:512"},
+}
+
+
+def get_config(arg: str = ""):
+    """The ablation; see the header for its variants."""
+    arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA)
+    lengths = (256, 512) if arg.tiny else (256, 512, 1_024, 2_048, 4_096)
+    evals = {"qmsum": section(EVALS, "retrieval", data=f"{arg.data}/qmsum")}
+    columns = {}
+    for length in lengths:
+        evals[f"passkey {length}"] = section(
+            EVALS, "longembed", tasks=("passkey",), lengths=(length,)
+        )
+    for task in ("passkey",) if arg.tiny else ("qmsum", "passkey"):
+        for length in lengths:
+            if task == "qmsum" and length < ORIGINAL:
+                continue
+            most = max(length, ORIGINAL)
+            columns[f"{task} {length}"] = {
+                "max_length": most,
+                "scale": most // ORIGINAL,
+                "eval": task if task == "qmsum" else f"{task} {length}",
+                "panel": task,
+            }
+    if arg.tiny:
+        del evals["qmsum"]
+    return ml_collections.ConfigDict(
+        {
+            "title": "512 learned positions, read at more",
+            "rows": tuple(
+                (name, {"recipe": f"model={arg.model}", **how})
+                for name, how in ROWS.items()
+            ),
+            "columns": tuple(columns.items()),
+            "seeds": (0,),
+            "evals": evals,
+        }
+    )
