@@ -7,18 +7,20 @@ nothing else meets the vocabulary.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from research import word_weights
 from research.losses import reconstruction
 from research.models import encoder, mae, masking
 from research.models.config import EncoderConfig
 from research.structs import (
     Array,
     Key,
-    Metrics,
     Objective,
     Params,
     Rows,
@@ -103,37 +105,45 @@ def predictions(
         the sum [], and each part's (mean loss, share of right tokens), which have no
         gradient.
     """
+    total, each = token_losses(params, parts, weights)
+    return total, list(map(means, parts, each))
+
+
+def means(part: Predicted, each: reconstruction.TokenLosses) -> tuple[Array, Array]:
+    """The mean loss, and the share of right tokens, of a part's real ones."""
+    count = jnp.maximum(part.real.sum(dtype=jnp.float32), 1.0)
+    loss, right = (
+        jnp.where(part.real, x.astype(jnp.float32), 0.0).sum() / count for x in each
+    )
+    return loss, right
+
+
+def token_losses(
+    params: Params, parts: Sequence[Predicted], weights: Sequence[float]
+) -> tuple[Array, list[reconstruction.TokenLosses]]:
+    """The same sum, and each part's losses [R, P], real or not."""
 
     def flat(arrays):
         whole = jnp.concatenate(arrays, 1)
         return whole.reshape(-1, *whole.shape[2:])
 
-    counts = [jnp.maximum(part.real.sum(dtype=jnp.float32), 1.0) for part in parts]
+    shares = [
+        part.real.astype(jnp.float32)
+        * (weight / jnp.maximum(part.real.sum(dtype=jnp.float32), 1.0))
+        for part, weight in zip(parts, weights, strict=True)
+    ]
     total, each = reconstruction.cross_entropy(
         flat([part.states for part in parts]),
         params["encoder"]["embed"]["token"]["embedding"],
         params["head"]["bias"],
         flat([part.labels for part in parts]),
-        flat(
-            [
-                part.real.astype(jnp.float32) * (weight / count)
-                for part, weight, count in zip(parts, weights, counts, strict=True)
-            ]
-        ),
+        flat(shares),
     )
-    found, start = [], 0
-    rows = len(parts[0].real)
-    loss, right = each.loss.reshape(rows, -1), each.right.reshape(rows, -1)
-    for part, count in zip(parts, counts, strict=True):
-        here = slice(start, start + part.real.shape[1])
-        start = here.stop
-        found.append(
-            tuple(
-                jnp.where(part.real, x[:, here].astype(jnp.float32), 0.0).sum() / count
-                for x in (loss, right)
-            )
-        )
-    return total, found
+    ends = np.cumsum([part.real.shape[1] for part in parts])[:-1]
+    values = [jnp.split(x.reshape(len(parts[0].real), -1), ends, 1) for x in each]
+    return total, [
+        reconstruction.TokenLosses(*part) for part in zip(*values, strict=True)
+    ]
 
 
 def check(cfg: EncoderConfig, text: TextInfo, **ratios: float) -> None:
@@ -173,41 +183,74 @@ def mlm(
     *,
     ratio: float = 0.15,
     replace: tuple[float, float] = BERT_REPLACE,
+    weighting: str = "none",
+    power: float = 0.5,
 ) -> Objective:
     """Masked language modelling of whole words (BERT, Devlin et al. 2019).
 
     Args:
         cfg: the encoder's shape.
-        text: the tokenizer's ids.
+        text: the tokenizer's ids, and counts.
         ratio: of hidden tokens.
         replace: the chances of [MASK] and of a random token; the rest is kept.
+        weighting: which words are hidden first (Zhang et al. 2023): 'none' says that
+            all are alike; with 'frequency' a token weighs count^-power, with 'loss' the
+            running mean of what it costs to predict it (`weighting.updated`) to the
+            power. A word weighs the mean of its tokens.
+        power: of the weighting.
 
     Returns:
         an Objective of batches of type Rows.
 
     Raises:
-        ValueError: the encoder is causal, there is no [MASK], or the ratio is not in
-            (0, 1).
+        ValueError: the encoder is causal, there is no [MASK], the ratio is not in
+            (0, 1), or an unknown weighting.
     """
     check(cfg, text, ratio=ratio)
+    fixed = None
+    if word_weights.checked(weighting, text) == "frequency":
+        fixed = word_weights.of_frequency(text.counts, power)
+    rule = _Masked(ratio, replace, fixed, power)
 
     def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
-        return started(key, cfg, encoder)[1], {}
+        frozen = {}
+        if weighting == "loss":
+            frozen["losses"] = word_weights.running_losses(text.vocab)
+        return started(key, cfg, encoder)[1], frozen
 
-    def loss(
-        params: Params, frozen: Params, batch: Rows, key: Key
-    ) -> tuple[Array, Metrics]:
-        del frozen
-        mask_key, hide_key, dropout_key = jax.random.split(key, 3)
-        (mask,) = masking.whole_words(mask_key, batch, (ratio,))
-        size = masking.buffer_size(mask.shape[1], ratio)
-        seen = hidden(hide_key, batch, mask, size, text, replace)
-        tokens = batch.tokens._replace(ids=seen.ids)
-        x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-        states = mae.head(params["head"], mae.taken(x, seen.at), cfg)
-        part = Predicted(states, seen.labels, seen.real)
-        total, [(mean, right)] = predictions(params, [part], [1.0])
-        metrics = {"mlm": mean, "accuracy": right, "masked": share(seen.real, batch)}
-        return total, metrics
+    return Objective(init, partial(_mlm_loss, cfg, text, rule))
 
-    return Objective(init, loss)
+
+class _Masked(NamedTuple):
+    """The arguments of `mlm`; `fixed` are weights [V] that do not change, or None."""
+
+    ratio: float
+    replace: tuple[float, float]
+    fixed: np.ndarray | None
+    power: float
+
+
+def _mlm_loss(cfg, text, rule, params, frozen, batch, key):
+    """The loss of an Objective; shapes as there."""
+    mask_key, hide_key, dropout_key = jax.random.split(key, 3)
+    weights = rule.fixed
+    if "losses" in frozen:
+        weights = frozen["losses"] ** rule.power
+    if weights is not None:
+        weights = jnp.asarray(weights)[batch.tokens.ids]
+    (mask,) = masking.whole_words(mask_key, batch, (rule.ratio,), weights=weights)
+    size = masking.buffer_size(mask.shape[1], rule.ratio)
+    seen = hidden(hide_key, batch, mask, size, text, rule.replace)
+    tokens = batch.tokens._replace(ids=seen.ids)
+    x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
+    states = mae.head(params["head"], mae.taken(x, seen.at), cfg)
+    part = Predicted(states, seen.labels, seen.real)
+    total, [each] = token_losses(params, [part], [1.0])
+    mean, right = means(part, each)
+    metrics = {"mlm": mean, "accuracy": right, "masked": share(seen.real, batch)}
+    if "losses" in frozen:
+        losses = word_weights.updated(
+            frozen["losses"], seen.labels, each.loss, seen.real
+        )
+        metrics["frozen"] = {"losses": losses}
+    return total, metrics

@@ -134,7 +134,8 @@ class TrainState:
     Attributes:
         step: [] int32, the number of updates made.
         params: what is trained.
-        frozen: what is not: base weights under LoRA, a teacher's weights.
+        frozen: what is not: base weights under LoRA, a teacher's weights, running
+            statistics.
         opt_state: the optimizer's moments.
     """
 
@@ -175,7 +176,9 @@ class Objective(NamedTuple):
     Attributes:
         init: key -> (trained parameters, frozen parameters). Those of pre-training
             also take `encoder`, the parameters of one that is trained on.
-        loss: (params, frozen, batch, key) -> (scalar, metrics of scalars).
+        loss: (params, frozen, batch, key) -> (scalar, metrics of scalars). A metric
+            "frozen" is no scalar but what the frozen parameters become: statistics that
+            run along.
     """
 
     init: Callable[..., tuple[Params, Params]]

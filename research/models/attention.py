@@ -57,7 +57,11 @@ def attend(
 
 
 def whole_terms(
-    cfg: EncoderConfig, relative: Params | None, places: Places
+    cfg: EncoderConfig,
+    relative: Params | None,
+    places: Places,
+    *,
+    aligned: bool = True,
 ) -> Terms | None:
     """The terms of whole rows of scores, the same in every block; None for blockwise.
 
@@ -65,10 +69,12 @@ def whole_terms(
         cfg: the encoder's shape.
         relative: the parameters of the attention bias; None without.
         places: where the tokens stand, [B, S].
+        aligned: as in `make_terms`.
     """
     short = places.index.shape[1] <= PLAIN
     if cfg.attention == "plain" or (cfg.attention == "auto" and short):
-        return make_terms(cfg, relation(cfg), relative, places, places)
+        how = relation(cfg)
+        return make_terms(cfg, how, relative, places, places, aligned=aligned)
     return None
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.models import rope, seqpe
-from research.models.attention import whole_terms
+from research.models.attention import PLAIN, whole_terms
 from research.models.config import EncoderConfig
 from research.models.layers import Block, Embedder, Kind, Surroundings, Turn, norm
 from research.models.masks import text_masks
@@ -90,6 +90,8 @@ def apply(
     cfg: EncoderConfig,
     keep: Callable[[Array], Array] | None = None,
     *,
+    where: Places | None = None,
+    inputs: Array | None = None,
     key: Key | None = None,
 ) -> tuple[Array, Array | None]:
     """Final hidden states, and what is wanted of every layer's.
@@ -101,14 +103,22 @@ def apply(
         keep: makes of the states [B, S, D] of a layer, after the final norm where the
             family has one, what is kept of them; None keeps nothing. It runs inside the
             scan over layers: all of their states never stand in memory together.
+        where: the places of the tokens; None where these are neighbours as their texts
+            have them. Kernels that go by the order of a row are not used otherwise.
+        inputs: [B, S, D] in place of the embedding layer's output.
         key: dropout key; None runs without dropout.
 
     Returns:
         [B, S, D], and [L+1, ...] of the embedding layer and every block, or None.
     """
-    where = places(tokens.segment, running=cfg.anchor)
+    aligned = where is None
+    if aligned:
+        where = places(tokens.segment, running=cfg.anchor)
+    else:
+        cfg = _unaligned(cfg, where.index.shape[1])
     keys = None if key is None else jax.random.split(key, cfg.depth + 2)
-    around = surroundings(params, where, cfg, None if key is None else keys[-2])
+    position_key = None if key is None else keys[-2]
+    around = surroundings(params, where, cfg, position_key, aligned=aligned)
 
     def final(x):
         if cfg.norm_at != "post":
@@ -122,9 +132,11 @@ def apply(
         x = split_rows(Block(cfg).apply({"params": p}, x, around, kind, k))
         return x, None if keep is None else keep(final(x))
 
-    embedder = Embedder(cfg)
-    embed_key = None if keys is None else keys[-1]
-    x = embedder.apply({"params": params["embed"]}, tokens.ids, where, embed_key)
+    x = inputs
+    if x is None:
+        embed_key = None if keys is None else keys[-1]
+        embed = {"params": params["embed"]}
+        x = Embedder(cfg).apply(embed, tokens.ids, where, embed_key)
     x = split_rows(x)
     first = None if keep is None else keep(final(x))
     xs = (params["layers"], _kinds(cfg), None if keys is None else keys[:-2])
@@ -189,8 +201,19 @@ def truncated(
     return {**params, "layers": layers}, shape
 
 
+def _unaligned(cfg: EncoderConfig, length: int) -> EncoderConfig:
+    """The same with attention that goes by the places of tokens, not by their order."""
+    whole = length <= PLAIN or cfg.relative in RELATIVE or bool(cfg.local)
+    return dataclasses.replace(cfg, attention="plain" if whole else "blockwise")
+
+
 def surroundings(
-    params: Params, where: Places, cfg: EncoderConfig, key: Key | None
+    params: Params,
+    where: Places,
+    cfg: EncoderConfig,
+    key: Key | None,
+    *,
+    aligned: bool = True,
 ) -> Surroundings:
     """What every block's attention reads; no block changes it.
 
@@ -199,6 +222,7 @@ def surroundings(
         where: the places of the tokens, [B, S].
         cfg: the encoder's shape.
         key: of training; None otherwise.
+        aligned: whether the i-th tokens of all rows stand at the same place of theirs.
     """
     how = relation(cfg)
     channels = None
@@ -211,7 +235,7 @@ def surroundings(
     return Surroundings(
         where,
         relative,
-        whole_terms(cfg, relative, where),
+        whole_terms(cfg, relative, where, aligned=aligned),
         *_turns(params, where, cfg, how, key),
         factor,
         channels,

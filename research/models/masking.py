@@ -115,6 +115,40 @@ def tokens(key: Key, rows: Rows, ratio: float, *, first: bool = False) -> Array:
     return allowed & (before < jnp.asarray(np.array(table, np.int32))[size])
 
 
+def row_tokens(key: Key, rows: Rows, ratios: Sequence[float]) -> tuple[Array, ...]:
+    """Nested masks of single tokens, as many of a row as its length says.
+
+    round(ratio * T) of the row's ordinary tokens are masked, T all its tokens: whatever
+    texts a row holds, a buffer of `kept_size` has room for the others.
+
+    Args:
+        key: PRNG key.
+        rows: packed texts [R, S].
+        ratios: of masked tokens, in ascending order.
+
+    Returns:
+        [R, S] bool for each ratio, every one a subset of the next.
+    """
+    ordinary = rows.word > 0
+    rank = jnp.where(ordinary, jax.random.uniform(key, ordinary.shape), 2.0)
+    order = jnp.argsort(jnp.argsort(rank, axis=1), axis=1)
+    size = (rows.tokens.segment > 0).sum(1)
+    masks = []
+    for ratio in ratios:
+        table = [round(ratio * n) for n in range(ordinary.shape[1] + 1)]
+        count = jnp.asarray(np.array(table, np.int32))[size]
+        masks.append(ordinary & (order < count[:, None]))
+    return tuple(masks)
+
+
+def kept_size(length: int, ratio: float) -> int:
+    """P, the most tokens that `row_tokens` leaves of a row of `length` tokens.
+
+    At least the two special tokens of every text.
+    """
+    return max(length - round(ratio * length), 2 * row_texts(length))
+
+
 def corrupted(
     key: Key,
     ids: Array,

@@ -36,6 +36,19 @@ def near(window: int, query: Places, key: Places) -> Array:
     return jnp.abs(distance) <= window
 
 
+def weak(window: int, query: Places, key: Places) -> Array:
+    """What a weak decoder sees: the first token of a text and the last few so far.
+
+    The token itself is among these `window` tokens (SEED-Encoder, Lu et al. 2021).
+
+    Returns:
+        [B, q, k] bool; only entries within a text mean anything.
+    """
+    distance = query.index[:, :, None] - key.index[:, None, :]
+    first = (key.position == 0)[:, None, :]
+    return (distance >= 0) & (first | (distance < window))
+
+
 def text_masks(segment: Array, pool: Array, slots: int) -> Array:
     """The tokens of each text of a row that count in pooling.
 

@@ -50,7 +50,7 @@ class Terms(NamedTuple):
     Attributes:
         mask: [B, q, k] bool, which token may see which in a global block.
         near: [B, q, k] bool, which of these also a local block sees; None without.
-        bias: [1, H, q, k] float32, added to the scores; None without.
+        bias: [1 or B, H, q, k] float32, added to the scores; None without.
         holds: [B, q, k] bool for each branch after the first, the pairs that it scores.
     """
 
@@ -66,8 +66,19 @@ def make_terms(
     relative: Params | None,
     query: Places,
     key: Places,
+    *,
+    aligned: bool = True,
 ) -> Terms:
-    """The terms of the scores of queries [B, q] with keys [B, k]."""
+    """The terms of the scores of queries [B, q] with keys [B, k].
+
+    Args:
+        cfg: the encoder's shape.
+        relation: of queries and keys.
+        relative: the parameters of the attention bias; None without.
+        query, key: places of the tokens.
+        aligned: whether the i-th tokens of all rows stand at the same place of theirs,
+            so that all rows share a bias.
+    """
     mask = visible(cfg, query, key)
     rows, columns = query.position[:, :, None], key.position[:, None, :]
     if relation.visible is not None:
@@ -75,7 +86,8 @@ def make_terms(
     bias = None
     if cfg.relative in RELATIVE:
         # Inside a text, places in the row differ as positions do.
-        distance = key.index[:1, None, :] - query.index[:1, :, None]
+        some = slice(1) if aligned else slice(None)
+        distance = key.index[some, None, :] - query.index[some, :, None]
         bias = RELATIVE[cfg.relative].bias(relative or {}, cfg, distance)
         bias *= score_factor(cfg)
     return Terms(

@@ -42,6 +42,8 @@ def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) 
         key = jax.random.fold_in(key, state.step)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for split_rows
             (value, extra), grads = loss(state.params, state.frozen, batch, key)
+        extra = dict(extra)
+        frozen = extra.pop("frozen", state.frozen)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -55,9 +57,7 @@ def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) 
             "finite": finite,
         }
         metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
-        old = (state.step, state.params, state.opt_state)
-        new = (state.step + 1, params, opt_state)
-        new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        return TrainState(new[0], new[1], state.frozen, new[2]), metrics
+        new = TrainState(state.step + 1, params, frozen, opt_state)
+        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, everywhere))

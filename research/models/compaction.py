@@ -1,0 +1,47 @@
+"""Rows without some of their tokens, which keep the places where they stood."""
+
+import jax
+import jax.numpy as jnp
+
+from research.models.positions import Places, places
+from research.structs import Array, Tokens
+
+
+def compacted(tokens: Tokens, at: Array, real: Array) -> tuple[Tokens, Places]:
+    """Some of the tokens of rows, and where they stood.
+
+    Args:
+        tokens: rows [R, S].
+        at: [R, P] int32 places of the row, in any order.
+        real: [R, P] bool, which of these count; the others become padding.
+
+    Returns:
+        rows [R, P], and places with the positions, lengths of texts and places of the
+        row [R, S].
+    """
+
+    def picked(x):
+        x = jnp.take_along_axis(x, at, axis=1)
+        return jnp.where(real, x, jnp.zeros_like(x))
+
+    where = jax.tree.map(picked, places(tokens.segment))
+    return Tokens(*map(picked, tokens)), where
+
+
+def scattered(x: Array, at: Array, real: Array, fill: Array, length: int) -> Array:
+    """States back at their places of the row, and a vector everywhere else.
+
+    Args:
+        x: [R, P, D] states.
+        at: [R, P] int32 places of the row.
+        real: [R, P] bool, which of the states count.
+        fill: [D].
+        length: S.
+
+    Returns:
+        [R, S, D].
+    """
+    rows = len(x)
+    whole = jnp.broadcast_to(fill.astype(x.dtype), (rows, length, x.shape[-1]))
+    row = jnp.arange(rows, dtype=jnp.int32)[:, None]
+    return whole.at[row, jnp.where(real, at, length)].set(x, mode="drop")
