@@ -111,9 +111,19 @@ def document_length(model: pretrained.Pretrained, chunk: Chunking | None) -> int
 def embedder(
     model: pretrained.Pretrained, chunk: Chunking | None, **settings
 ) -> EmbedFn:
-    """The embedder of a model and the flags; `settings` go before them."""
+    """The embedder of a model and the flags; `settings` go before them.
+
+    Raises:
+        ValueError: --max_length is more than the model reads.
+    """
     settings = embedding(model) | settings
     if chunk is None:
+        if settings["max_length"] > model.config.max_len:
+            more = context.enough(model.config, settings["max_length"])
+            raise ValueError(
+                f"--max_length={settings['max_length']}: {MODEL.value} reads texts of "
+                f"{model.config.max_len} tokens; longer ones with --extend={more}"
+            )
         return make_embedder(model.params, model.config, **settings)
     settings["max_length"] = document_length(model, chunk)
     return make_chunk_embedder(model.params, model.config, chunk=chunk, **settings)

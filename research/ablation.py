@@ -309,14 +309,21 @@ def plot(ablation: Ablation, records: Sequence[Mapping[str, Any]], path: Path) -
     panels: dict[str, list[str]] = {}
     for column, fields in ablation.columns.items():
         panels.setdefault(fields.get("panel", ""), []).append(column)
-    size = (7 * len(panels), 4.2 + 0.1 * max(0, len(ablation.rows) - 8))
+    many = len(ablation.rows) > 8
     figure, every = plt.subplots(
-        1, len(panels), figsize=size, layout="constrained", squeeze=False
+        1,
+        len(panels),
+        figsize=(6 * len(panels) + 1 + many, 4.2 + many),
+        layout="constrained",
+        squeeze=False,
     )
     for axes, (panel, columns) in zip(every[0], panels.items(), strict=True):
         _panel(axes, ablation, records, panel, columns)
     every[0][0].set(ylabel="main score, %")
-    every[0][-1].legend(fontsize="small" if len(ablation.rows) > 8 else None)
+    if many:
+        figure.legend(*every[0][-1].get_legend_handles_labels(), loc="outside right")
+    else:
+        every[0][-1].legend()
     figure.suptitle(ablation.title)
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -330,7 +337,10 @@ def _panel(
     columns: Sequence[str],
 ) -> None:
     """Draws every row over some columns; rows of one training look alike."""
+    import matplotlib
+
     names = [column.removeprefix(panel).strip() for column in columns]
+    colours = matplotlib.colormaps["tab10" if len(ablation.rows) <= 10 else "tab20"]
     recipes = list(dict.fromkeys(run.config for run in runs(ablation)))
     shared = len(recipes) < len(ablation.rows)
     for number, row in enumerate(ablation.rows):
@@ -340,7 +350,7 @@ def _panel(
         spread = [cell["spread"] or 0 for cell in cells]
         recipe = recipes.index(filled(ablation, row, columns[0]).recipe)
         look = {
-            "color": f"C{number % 10}",
+            "color": colours(number % colours.N),
             "marker": "osD^v"[recipe % 5] if shared else "o",
             "markersize": 4,
         }
