@@ -138,7 +138,9 @@ def test_how_arithmetic_is_run_does_not_choose_the_family():
 @pytest.mark.parametrize("field", ["gated", "embed_norm"])
 def test_encoder_of_no_family(field):
     cfg = dataclasses.replace(BERT, **{field: not getattr(BERT, field)})
-    with pytest.raises(ValueError, match=f"no Hugging Face family.*{field}="):
+    with pytest.raises(
+        ValueError, match=f"no Hugging Face family.*is nearest, but for .*{field}"
+    ):
         write_config(cfg)
 
 

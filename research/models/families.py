@@ -6,7 +6,7 @@ compute, so that what is read is what `transformers` would compute.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from research.models import family_bert, family_gpt, family_llama, family_t5
@@ -68,19 +68,23 @@ def family_of(cfg: EncoderConfig) -> str:
     Raises:
         ValueError: no family can.
     """
+    ours, nearest = asdict(_said(cfg)), None
     for name, family in FAMILIES.items():
         try:
-            again = family.read(family.write(cfg))
+            again = asdict(_said(family.read(family.write(cfg))))
         except ValueError:
             continue
-        if _said(again) == _said(cfg):
+        differing = [field for field in ours if ours[field] != again[field]]
+        if not differing:
             return name
-    raise ValueError(
-        f"no Hugging Face family ({', '.join(FAMILIES)}) computes norm={cfg.norm}, "
-        f"norm_at={cfg.norm_at}, position={cfg.position}, act={cfg.act}, "
-        f"gated={cfg.gated}, bias={cfg.bias}, embed_norm={cfg.embed_norm}, "
-        f"relative={cfg.relative}, extensions={[name for name, _ in cfg.extensions]}"
-    )
+        if nearest is None or len(differing) < len(nearest[1]):
+            nearest = name, differing, again
+    message = f"no Hugging Face family ({', '.join(FAMILIES)}) computes this encoder"
+    if nearest is not None:
+        name, differing, again = nearest
+        values = (f"{f} ({ours[f]!r} instead of {again[f]!r})" for f in differing)
+        message += f"; {name} is nearest, but for {', '.join(values)}"
+    raise ValueError(message)
 
 
 def _said(cfg: EncoderConfig) -> EncoderConfig:
