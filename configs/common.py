@@ -4,6 +4,7 @@ import os
 
 import ml_collections
 
+from research.data.layouts import ROWS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment import ENCODERS, TOKENIZERS
@@ -135,6 +136,51 @@ def fine_tuning(arg: ml_collections.ConfigDict, **encoder) -> ml_collections.Con
     start_from(config, arg.model, **encoder)
     config.data = {
         "nli": section(SOURCES, "files", path=f"{arg.data}/nli/triplets.jsonl.gz")
+    }
+    config.evals = {
+        "stsb_dev": section(EVALS, "sts", data=f"{arg.data}/stsb/dev.jsonl.gz")
+    }
+    return config
+
+
+def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.ConfigDict:
+    """What the recipes that train an encoder on raw text share: all but the objective.
+
+    A BERT of six blocks from scratch, on textbooks and on docstrings and code, in rows
+    of 128 tokens; no dropout, as no text is seen twice. The recipes' variants are
+    tiny, model, data, steps, depth, width and vocab.
+
+    Args:
+        arg: the variant.
+        pool: how the evaluators pool, and later uses of the workdir.
+        rows: the section of the rows, if they are not "packed".
+    """
+    arg = parse_arg(
+        arg, tiny=False, model="", data=DATA, steps=400, depth=6, width=192, vocab=8_192
+    )
+    config = base()
+    del config["loss"], config["nested"]
+    config.pool = section(POOLS, pool)
+    config.rows = section(ROWS, **{"name": "packed"} | rows)
+    config.steps = arg.steps
+    config.optimizer.learning_rate = 1e-4 if arg.model else 1e-3
+    config.optimizer.warmup = 0.1
+    config.optimizer.weight_decay = 0.01
+    if arg.tiny:
+        tiny(config)
+        if "shortest" in config.rows:
+            config.rows.shortest = 16
+        return config
+    config.tokenizer = section(TOKENIZERS, "trained", vocab=arg.vocab)
+    shape = {"vocab": arg.vocab, "width": arg.width, "depth": arg.depth}
+    shape |= {"heads": max(1, arg.width // 64), "mlp": 4 * arg.width, "max_len": 128}
+    config.encoder = section(ENCODERS, "bert", dropout=0.0, **shape)
+    if arg.model:
+        start_from(config, arg.model, dropout=0.0)
+    books = f"{arg.data}/rawtext/openstax.txt.gz"
+    config.data = {
+        "openstax": section(SOURCES, "texts", path=books, unit="block", weight=2.0),
+        "pydocs": section(SOURCES, "pydocs"),
     }
     config.evals = {
         "stsb_dev": section(EVALS, "sts", data=f"{arg.data}/stsb/dev.jsonl.gz")

@@ -12,27 +12,32 @@ from tokenizers import Tokenizer
 from research import parallel, pretrained
 from research.data import text
 from research.data.batches import Batches, make_batches
+from research.data.documents import RowBatches, make_rows
+from research.data.layouts import ROWS
 from research.data.sources import SOURCES, Source
+from research.data.vocabulary import text_info
 from research.eval.embed import make_embedder
 from research.eval.evaluators import EVALS
 from research.losses.contrastive import LOSSES
 from research.losses.nested import NESTED
 from research.models import config as models
-from research.models import context, encoder
+from research.models import context
 from research.models.config import EncoderConfig
 from research.models.pooling import POOLS
 from research.models.position_tables import TABLES
 from research.objectives import OBJECTIVES, chunks
-from research.sections import bind, build
-from research.structs import Key, Objective, Params
+from research.pretraining import PRETRAINING
+from research.sections import bind, build, differing
+from research.start import initialiser, taken
+from research.structs import Objective, Params
 from research.train.log import write_json
 from research.train.loop import Experiment
 from research.train.optimizers import OPTIMIZERS
 
 KEYS = (
     *("seed", "steps", "batch_size", "max_length", "tokenizer", "encoder"),
-    *("init_from", "extend", "pool", "objective", "loss", "nested"),
-    *("data", "optimizer", "mesh", "evals", "log_every", "save_every", "eval_every"),
+    *("init_from", "extend", "pool", "objective", "data", "optimizer", "mesh"),
+    *("evals", "log_every", "save_every", "eval_every"),
 )
 
 # Rows of a source that a tokeniser is trained on, about.
@@ -48,7 +53,7 @@ def make_experiment(
     model.json.
 
     Args:
-        config: every top-level key of KEYS, as configs/common.py makes them.
+        config: every top-level key of `keys`, as configs/common.py makes them.
         workdir: the run's folder.
         cache: where pre-tokenised texts are kept; workdir/tokens unless given.
 
@@ -67,7 +72,9 @@ def make_experiment(
     cfg = context.extended_config(shape, _methods(config))
     _check_lengths(config, cfg, tokenizer)
     batches = _batches(config, sources, tokenizer, mesh, cache or workdir / "tokens")
-    objective = _objective(config, _training(config, shape, cfg))
+    training = _training(config, shape, cfg)
+    objective = _objective(config, training, tokenizer, batches)
+    start = taken(config.init_from, shape, tokenizer) if config.init_from else None
     longest = cfg.max_len if cfg.max_len > shape.max_len else config.max_length
     model = {
         "encoder": dataclasses.asdict(cfg),
@@ -103,7 +110,8 @@ def make_experiment(
         eval_every=config.eval_every,
         evaluators={name: build(EVALS, part) for name, part in config.evals.items()},
         make_embedder=embedder,
-        initialise=_initialise(config, shape, objective),
+        initialise=initialiser(objective, shape, _methods(config), start),
+        note=start.note if start else "",
     )
 
 
@@ -117,9 +125,9 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     new = json.loads(config.to_json())
     if path.exists():
         old = json.loads(path.read_text())
-        if differing := _differing(old, new):
+        if lines := differing(old, new):
             raise ValueError(
-                f"{workdir} holds a run of another config: {'; '.join(differing[:3])}; "
+                f"{workdir} holds a run of another config: {'; '.join(lines[:3])}; "
                 "use another workdir, or delete this one"
             )
     else:
@@ -127,24 +135,26 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
         write_json(path, new)
 
 
-def _differing(old, new, name: str = "") -> list[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [
-            line
-            for key in dict.fromkeys([*old, *new])
-            for line in _differing(old.get(key), new.get(key), f"{name}.{key}")
-        ]
-    return [] if old == new else [f"{name[1:]} is {new!r} and was {old!r}"]
+def keys(objective: str) -> tuple[str, ...]:
+    """The top-level keys of the configs of an objective."""
+    return (*KEYS, *(("rows",) if objective in PRETRAINING else ("loss", "nested")))
 
 
 def _check_keys(config) -> None:
-    unknown = sorted(set(config) - set(KEYS))
-    missing = sorted(set(KEYS) - set(config))
+    objectives = [*OBJECTIVES, *PRETRAINING]
+    name = config.objective.name if "objective" in config else objectives[0]
+    if name not in objectives:
+        raise ValueError(f"unknown objective {name!r}; known: {', '.join(objectives)}")
+    known = keys(name)
+    unknown, missing = (
+        sorted(set(config) - set(known)),
+        sorted(set(known) - set(config)),
+    )
     if unknown or missing:
         what = "unknown" if unknown else "missing"
         raise ValueError(
             f"{what} config key {', '.join(unknown or missing)}; "
-            f"the keys are {', '.join(KEYS)}"
+            f"the keys of {name} are {', '.join(known)}"
         )
     for name in ("steps", "batch_size", "max_length", "log_every"):
         if config[name] < 1:
@@ -164,8 +174,7 @@ def _tokenizer(config, sources: Mapping[str, Source], workdir: Path) -> Tokenize
             # Evenly spaced rows say as much about words as all of them.
             step = -(-len(source.rows) // TOKENIZER_ROWS)
             for row in source.rows[::step]:
-                yield row.query
-                yield from (*row.positives, *row.negatives)
+                yield from dict.fromkeys((row.query, *row.positives, *row.negatives))
 
     tokenizer = build(TOKENIZERS, config.tokenizer, corpus)
     temporary = path.with_suffix(".tmp")
@@ -209,64 +218,36 @@ def _training(config, shape: EncoderConfig, cfg: EncoderConfig) -> EncoderConfig
     return dataclasses.replace(cfg, random_offset=cfg.max_len - config.max_length)
 
 
-def _batches(config, sources, tokenizer, mesh, cache: Path) -> Batches:
+def _batches(config, sources, tokenizer, mesh, cache: Path) -> Batches | RowBatches:
     import jax
 
-    parts = chunks(config.batch_size, config.objective.micro_batch)
+    shape = {
+        "batch_size": config.batch_size,
+        "max_length": config.max_length,
+        "seed": config.seed,
+        "cache": cache,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    multiple = mesh.shape["data"]
+    if "rows" in config:
+        layout = bind(ROWS, config.rows)
+        return make_rows(sources, tokenizer, layout, row_multiple=multiple, **shape)
+    multiple *= chunks(config.batch_size, config.objective.micro_batch)
+    length = config.max_length
     return make_batches(
-        sources,
-        tokenizer,
-        batch_size=config.batch_size,
-        max_length=config.max_length,
-        seed=config.seed,
-        cache=cache,
-        row_length=config.max_length,
-        row_multiple=mesh.shape["data"] * parts,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        sources, tokenizer, row_length=length, row_multiple=multiple, **shape
     )
 
 
-def _objective(config, cfg: EncoderConfig) -> Objective:
+def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
+    if "rows" in config:
+        info = text_info(tokenizer, [part.table for part in batches.parts])
+        return build(PRETRAINING, config.objective, cfg, info)
     loss = bind(LOSSES, config.loss)
     nested = build(NESTED, config.nested, loss)
     pool = bind(POOLS, config.pool)
     return build(OBJECTIVES, config.objective, cfg, pool, nested)
-
-
-def _initialise(
-    config, cfg: EncoderConfig, objective: Objective
-) -> Callable[[Key], tuple[Params, Params]] | None:
-    """Random parameters, with the encoder's taken from `init_from` and extended."""
-    methods = _methods(config)
-    if not config.init_from and not set(methods) & set(TABLES):
-        return None
-    taken = _taken(config, cfg) if config.init_from else None
-
-    def initialise(key: Key) -> tuple[Params, Params]:
-        trained, frozen = objective.init(key)
-        params = encoder.init(key, cfg) if taken is None else taken
-        params, _ = context.extended(params, cfg, methods)
-        return {**trained, "encoder": params}, frozen
-
-    return initialise
-
-
-def _taken(config, cfg: EncoderConfig) -> Params:
-    """The parameters of the encoder of `init_from`, which has the config's shape."""
-    loaded = pretrained.load(config.init_from)
-    params, shape = encoder.truncated(
-        loaded.params, loaded.config, min(cfg.depth, loaded.config.depth)
-    )
-    free = {name: getattr(cfg, name) for name in ("dropout", "dtype", "remat")}
-    free["attention"] = cfg.attention
-    if dataclasses.replace(shape, **free) != cfg:
-        differing = _differing(dataclasses.asdict(shape), dataclasses.asdict(cfg))
-        raise ValueError(
-            f"the encoder of {config.init_from} is not the config's: "
-            f"{'; '.join(differing)}"
-        )
-    return params
 
 
 def _prompts(sources: Mapping[str, Source]) -> dict[str, str]:
@@ -278,9 +259,10 @@ def _prompts(sources: Mapping[str, Source]) -> dict[str, str]:
 
 
 def _dims(config) -> list[int]:
-    """The widths that the nested loss trains, in descending order."""
-    widths = {int(dim) for _, dim in config.nested.get("pairs", ())}
-    return sorted(widths | set(config.nested.get("dims", ())), reverse=True)
+    """The widths that the loss trains, in descending order."""
+    sizes = config.objective if "rows" in config else config.nested
+    widths = {int(dim) for _, dim in sizes.get("pairs", ())}
+    return sorted(widths | set(sizes.get("dims", ())), reverse=True)
 
 
 def trained_tokenizer(

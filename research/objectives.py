@@ -49,8 +49,8 @@ def contrastive(
     if head not in ("none", "tanh"):
         raise ValueError(f"objective.head is {head!r}; allowed: none, tanh")
 
-    def init(key: Key) -> tuple[Params, Params]:
-        params = {"encoder": encoder.init(key, cfg)}
+    def init(key: Key, start: Params | None = None) -> tuple[Params, Params]:
+        params = {"encoder": encoder.init(key, cfg) if start is None else start}
         if head == "tanh":
             shape = (cfg.width, cfg.width)
             kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), shape)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, normalizers
@@ -35,6 +36,8 @@ class Pretrained(NamedTuple):
         dims: the widths that the model was trained at; empty if not known.
         dim: how many leading numbers of the vector are kept, before it is normalised;
             None for all.
+        dropped: what else was trained with the encoder, and is not part of the model:
+            such as 'decoder (443,904 parameters)'.
     """
 
     params: Params
@@ -47,6 +50,7 @@ class Pretrained(NamedTuple):
     dense: tuple[Dense, ...] = ()
     dims: tuple[int, ...] = ()
     dim: int | None = None
+    dropped: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -143,9 +147,10 @@ def _hub(name: str) -> Path:
 def _workdir(path: Path) -> Pretrained:
     """A model that `launch.train` trained: its newest checkpoint."""
     fields = _json(path / "model.json")
+    parts = dict(restore_params(path / "checkpoints"))
     try:
         return Pretrained(
-            params=restore_params(path / "checkpoints")["encoder"],
+            params=parts.pop("encoder"),
             config=EncoderConfig(**fields["encoder"]),
             tokenizer=load_tokenizer(path),
             pool=fields["pool"],
@@ -153,9 +158,14 @@ def _workdir(path: Path) -> Pretrained:
             prompts=fields["prompts"],
             normalize=fields["normalize"],
             dims=tuple(fields["dims"]),
+            dropped=tuple(f"{n} ({_size(x):,} parameters)" for n, x in parts.items()),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path / 'model.json'} does not fit: {error}") from None
+
+
+def _size(params: Params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def _transformers(

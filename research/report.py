@@ -30,12 +30,17 @@ def markdown(workdir: Path) -> str:
     model = json.loads((workdir / "model.json").read_text())
     losses = scores(rows, "loss")
     shape = model["encoder"]
+    what, unit = config["objective"]["name"], "rows"
+    if "loss" in config:
+        what, unit = (
+            f"{config['nested']['name']} over {config['loss']['name']}",
+            "pairs",
+        )
     lines = [
         f"# {workdir.name}",
         "",
-        f"{config['nested']['name']} over {config['loss']['name']}: "
-        f"{max(losses)} of {config['steps']} steps of {config['batch_size']} pairs, an "
-        f"encoder of {shape['depth']} blocks x {shape['width']}, loss "
+        f"{what}: {max(losses)} of {config['steps']} steps of {config['batch_size']} "
+        f"{unit}, an encoder of {shape['depth']} blocks x {shape['width']}, loss "
         f"{losses[min(losses)]:.2f} -> {losses[max(losses)]:.2f}.",
         "",
         "![loss and score by step](curve.png)",

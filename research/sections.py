@@ -47,6 +47,17 @@ def build(table: Table, config: Mapping[str, Any], *args):
     return bind(table, config)(*args)
 
 
+def differing(old: Any, new: Any, name: str = "") -> list[str]:
+    """What two mappings differ in: lines "a.b is 2 and was 1"."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            line
+            for key in dict.fromkeys([*old, *new])
+            for line in differing(old.get(key), new.get(key), f"{name}.{key}")
+        ]
+    return [] if old == new else [f"{name[1:]} is {new!r} and was {old!r}"]
+
+
 def _keywords(
     table: Table, name: str, arguments: Mapping[str, Any]
 ) -> dict[str, inspect.Parameter]:

@@ -8,7 +8,7 @@ import pytest
 
 from configs.common import parse_arg
 from research import pretrained
-from research.experiment import KEYS, make_experiment
+from research.experiment import keys, make_experiment
 from research.train import loop
 
 ROOT = Path(__file__).parent.parent
@@ -57,8 +57,10 @@ def test_a_run_replays_from_its_config(tmp_path, cache):
     replayed.loss.temperature = 0.1  # an override
 
 
-def test_the_keys_are_the_same_everywhere():
-    assert set(config("quickstart")) == set(KEYS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_keys_are_those_of_the_objective(name):
+    recipe = config(name)
+    assert set(recipe) == set(keys(recipe.objective.name))
 
 
 def test_a_workdir_keeps_its_config(tmp_path, cache):

@@ -47,6 +47,7 @@ class Experiment(NamedTuple):
         make_embedder: trained parameters -> EmbedFn, for the evaluators.
         initialise: key -> (trained, frozen) parameters to start from, in host memory;
             None for `objective.init`.
+        note: what is to be said, and logged, of these parameters.
     """
 
     objective: Objective
@@ -64,6 +65,7 @@ class Experiment(NamedTuple):
     evaluators: Mapping[str, Callable[[EmbedFn], Mapping[str, Any]]] = {}
     make_embedder: Callable[[Params], EmbedFn] | None = None
     initialise: Callable[[Key], tuple[Params, Params]] | None = None
+    note: str = ""
 
 
 class Result(NamedTuple):
@@ -124,6 +126,9 @@ def run(experiment: Experiment, workdir: Path) -> Result:
         else:
             print(f"resuming from step {int(state.step)}", file=sys.stderr)
         with contextlib.closing(Log(folder, experiment.steps, int(state.step))) as log:
+            if experiment.note and not int(state.step):
+                print(experiment.note, file=sys.stderr)
+                log.write({"step": 0, "note": experiment.note})
             parts = _Run(experiment, folder, manager, log, Meter())
             result = _train(parts, state, stopped)
         checkpoints.wait(manager)

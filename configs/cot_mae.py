@@ -1,0 +1,21 @@
+"""CoT-MAE: a span of a text again, from the vector of another.
+
+Source: Wu et al. 2023, arXiv:2208.07670, and its released code; theirs is 800k steps of
+    1,024 spans of MS MARCO at 1e-4.
+Command: python -m launch.train --config=configs/cot_mae.py --workdir=runs/cot_mae
+Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
+    width=N, vocab=N.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import pre_training
+from research.pretraining import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    config = pre_training(arg, name="spans", kind="cot")
+    config.objective = section(PRETRAINING, "cot_mae")
+    return config

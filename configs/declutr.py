@@ -1,0 +1,23 @@
+"""DeCLUTR: spans that lie near each other in a document are alike.
+
+Source: Giorgi et al. 2021, arXiv:2006.03659, and its released code; theirs is one epoch
+    of 497,868 documents of OpenWebText at 5e-5, spans of 32 to 512 tokens.
+Command: python -m launch.train --config=configs/declutr.py --workdir=runs/declutr
+Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
+    width=N, vocab=N.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import pre_training
+from research.pretraining import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    config = pre_training(arg, pool="mean", name="spans", kind="declutr")
+    config.objective = section(PRETRAINING, "declutr")
+    # Groups of 2 anchors with 2 positives each; eight devices split them.
+    config.batch_size = 24 if config.max_length < 128 else 48
+    return config

@@ -1,0 +1,21 @@
+"""DupMAE (RetroMAE v2): the text, and its bag of words, again.
+
+Source: Xiao et al. 2023, arXiv:2211.08769, and its released code (the bag of words
+    weighs 0.1 there, 1 in the paper); their data and steps are those of RetroMAE.
+Command: python -m launch.train --config=configs/dupmae.py --workdir=runs/dupmae
+Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
+    width=N, vocab=N.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import pre_training
+from research.pretraining import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    config = pre_training(arg)
+    config.objective = section(PRETRAINING, "dupmae")
+    return config

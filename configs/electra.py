@@ -1,0 +1,21 @@
+"""ELECTRA: which tokens did a small generator put there?
+
+Source: Clark et al. 2020, arXiv:2003.10555; theirs is 1M steps of 128 x 128 tokens at
+    5e-4 for the small size.
+Command: python -m launch.train --config=configs/electra.py --workdir=runs/electra
+Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
+    width=N, vocab=N.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import pre_training
+from research.pretraining import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    config = pre_training(arg, pool="mean")
+    config.objective = section(PRETRAINING, "electra")
+    return config

@@ -1,0 +1,21 @@
+"""MAE-LM: an encoder that never sees [MASK].
+
+Source: Meng et al. 2024, arXiv:2302.02060, and its released code; theirs is 2M updates
+    of 512 tokens at 2e-4, with a decoder of 4 blocks.
+Command: python -m launch.train --config=configs/mae_lm.py --workdir=runs/mae_lm
+Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
+    width=N, vocab=N.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import pre_training
+from research.pretraining import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    config = pre_training(arg, pool="mean")
+    config.objective = section(PRETRAINING, "mae_lm")
+    return config

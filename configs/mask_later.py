@@ -1,0 +1,21 @@
+"""Mask-later: [MASK] joins the kept tokens only in a small decoder, so half can go.
+
+Source: Liao et al. 2022, arXiv:2211.04898 (3ML, with self-attention only); half of the
+    tokens is predicted.
+Command: python -m launch.train --config=configs/mask_later.py --workdir=runs/mask_later
+Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
+    width=N, vocab=N.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import pre_training
+from research.pretraining import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    config = pre_training(arg, pool="mean")
+    config.objective = section(PRETRAINING, "mask_later")
+    return config

@@ -1,0 +1,22 @@
+"""Masked language modelling of whole words, from raw text.
+
+Source: Devlin et al. 2019, arXiv:1810.04805, with whole words hidden; theirs is 1M
+    steps of 256 x 512 tokens of books and Wikipedia at 12 x 768.
+Command: python -m launch.train --config=configs/mlm.py --workdir=runs/mlm
+Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
+    width=N, vocab=N. Rare or hard words first: --config.objective.weighting=frequency
+    or loss.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import pre_training
+from research.pretraining import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    config = pre_training(arg, pool="mean")
+    config.objective = section(PRETRAINING, "mlm")
+    return config

@@ -1,0 +1,21 @@
+"""RetroMAE: the text again, from its vector and little else.
+
+Source: Xiao et al. 2022, arXiv:2205.12035, and its released code; theirs is 8 epochs of
+    Wikipedia and BookCorpus, 256 x 512 tokens a step at 1e-4.
+Command: python -m launch.train --config=configs/retromae.py --workdir=runs/retromae
+Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
+    width=N, vocab=N.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import pre_training
+from research.pretraining import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    config = pre_training(arg)
+    config.objective = section(PRETRAINING, "retromae")
+    return config

@@ -1,0 +1,21 @@
+"""SEED-Encoder: a decoder too weak to do without the vector of the text.
+
+Source: Lu et al. 2021, arXiv:2102.09206, and its released model; theirs is 12 x 768
+    with a decoder of 3 blocks that see 2 tokens, from Wikipedia.
+Command: python -m launch.train --config=configs/seed.py --workdir=runs/seed
+Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
+    width=N, vocab=N.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import pre_training
+from research.pretraining import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    config = pre_training(arg)
+    config.objective = section(PRETRAINING, "seed")
+    return config

@@ -1,0 +1,23 @@
+"""Starbucks' masked autoencoding: a bottleneck at each of six sizes of an encoder.
+
+Source: Zhuang et al. 2024, arXiv:2410.13230 (SMAE), and its released code; theirs is
+    one pass over FineWeb 100BT, 512 x 512 tokens a step at 1e-4, from
+    bert-base-uncased.
+Command: python -m launch.train --config=configs/smae.py --workdir=runs/smae
+Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
+    width=N, vocab=N.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import pre_training, starbucks_pairs
+from research.pretraining import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    config = pre_training(arg)
+    pairs = starbucks_pairs(config)
+    config.objective = section(PRETRAINING, "smae", pairs=pairs)
+    return config

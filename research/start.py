@@ -1,0 +1,81 @@
+"""The parameters that a run starts from: random ones, or those of a model."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer
+
+from research import pretrained
+from research.models import context, encoder
+from research.models.config import EncoderConfig
+from research.models.position_tables import TABLES
+from research.sections import differing
+from research.structs import Key, Objective, Params
+
+
+class Taken(NamedTuple):
+    """What is taken from a model.
+
+    Attributes:
+        params: its encoder's parameters.
+        note: what else was trained there and is left behind, in a sentence.
+    """
+
+    params: Params
+    note: str
+
+
+def taken(model: str, cfg: EncoderConfig, tokenizer: Tokenizer) -> Taken:
+    """The encoder of a model, such as the workdir of a pre-training.
+
+    Args:
+        model: its name, as `pretrained.load` takes it.
+        cfg: the shape that it should have; of a deeper encoder the first blocks.
+        tokenizer: the run's.
+
+    Raises:
+        ValueError: it has another shape, or other token ids.
+    """
+    loaded = pretrained.load(model)
+    params, shape = encoder.truncated(
+        loaded.params, loaded.config, min(cfg.depth, loaded.config.depth)
+    )
+    free = ("dropout", "dtype", "remat", "attention")
+    free = {name: getattr(cfg, name) for name in free}
+    if dataclasses.replace(shape, **free) != cfg:
+        lines = differing(dataclasses.asdict(shape), dataclasses.asdict(cfg))
+        raise ValueError(
+            f"the encoder of {model} is not the config's: {'; '.join(lines)}"
+        )
+    if loaded.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"the tokenizer is not that of {model}, whose weights the run starts from; "
+            "tokenizer.name should be 'pretrained', tokenizer.model the same model"
+        )
+    left = " and ".join(loaded.dropped)
+    return Taken(params, left and f"{model}: its encoder is kept, {left} dropped")
+
+
+def initialiser(
+    objective: Objective,
+    cfg: EncoderConfig,
+    methods: Mapping[str, Mapping[str, Any]],
+    start: Taken | None,
+) -> Callable[[Key], tuple[Params, Params]] | None:
+    """The run's first parameters, extended; None where they are the objective's own.
+
+    Args:
+        objective: of the run.
+        cfg: the encoder's shape before it is extended.
+        methods: those that extend its context.
+        start: the encoder; None for a random one.
+    """
+    if start is None and not set(methods) & set(TABLES):
+        return None
+
+    def initialise(key: Key) -> tuple[Params, Params]:
+        params = encoder.init(key, cfg) if start is None else start.params
+        return objective.init(key, context.extended(params, cfg, methods)[0])
+
+    return initialise
