@@ -23,7 +23,7 @@ RULES: Rules = (
     (r"layers/out/kernel", P(None, "model", None, "data")),
     (r"layers/(gate|up)/kernel", P(None, "data", "model")),
     (r"layers/down/kernel", P(None, "model", "data")),
-    (r"head/transform/kernel", P("data", "model")),
+    (r"(head|detector)/transform/kernel", P("data", "model")),
 )
 
 # Set by whatever starts one process per host: by hand, SLURM, Open MPI, TPU pods.

@@ -1,5 +1,6 @@
 """Objectives on several spans of a document, each in a row of its own."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -72,7 +73,7 @@ def cot_mae(
         params: Params, frozen: Params, batch: Rows, key: Key
     ) -> tuple[Array, Metrics]:
         del frozen
-        keys = jax.random.split(key, 6)
+        keys = jax.random.split(key, 7)
 
         def part(mask_key, hide_key, ratio):
             (mask,) = masking.whole_words(mask_key, batch, (ratio,))
@@ -80,7 +81,7 @@ def cot_mae(
             return hidden(hide_key, batch, mask, size, text, replace)
 
         seen, dark = part(*keys[:2], ratio), part(*keys[2:4], decoder_ratio)
-        parts = cot_predictions(cfg, params, batch, seen, dark, (keys[4], keys[5]))
+        parts = cot_predictions(cfg, params, batch, seen, dark, keys[4:])
         total, found = predictions(params, parts, [1.0, 1.0])
         (mlm, right), (decoder, _) = found
         metrics = {"mlm": mlm, "decoder": decoder, "accuracy": right}
@@ -95,7 +96,7 @@ def cot_predictions(
     batch: Rows,
     seen: Hidden,
     dark: Hidden,
-    keys: tuple[Key | None, Key | None],
+    keys: Sequence[Key | None],
 ) -> list[Predicted]:
     """What CoT-MAE predicts: the encoder's hidden tokens, and the decoder's.
 
@@ -104,26 +105,22 @@ def cot_predictions(
         params: {"encoder", "head", "decoder"}.
         batch: spans [R, S], one in a row, partners in neighbouring rows.
         seen, dark: the same as the encoder and as the decoder reads them.
-        keys: of dropout in the encoder and in the decoder; None for none.
+        keys: of dropout in the encoder, in the decoder's embedding layer and in its
+            blocks; None for none.
     """
     tokens = batch.tokens._replace(ids=seen.ids)
     where = places(tokens.segment)
     x, _ = encoder.apply(params["encoder"], tokens, cfg, key=keys[0])
     sentences = swapped(mae.taken(x, mae.first_places(tokens.segment, 1)))
-    y = mae.embedded(params["encoder"], dark.ids, where, cfg, key=_next(keys[1]))
+    y = mae.embedded(params["encoder"], dark.ids, where, cfg, key=keys[1])
     y = mae.with_sentences(y, sentences, where)
     decoder = params["decoder"]
-    y = mae.decoded(params["encoder"], decoder, y, where, cfg, at=dark.at, key=keys[1])
+    y = mae.decoded(params["encoder"], decoder, y, where, cfg, at=dark.at, key=keys[2])
     head = partial(mae.head, params["head"], cfg=cfg)
     return [
         Predicted(head(mae.taken(x, seen.at)), seen.labels, seen.real),
         Predicted(head(y), dark.labels, dark.real),
     ]
-
-
-def _next(key: Key | None) -> Key | None:
-    """Another key, if there is one."""
-    return None if key is None else jax.random.fold_in(key, 1)
 
 
 def swapped(x: Array) -> Array:

@@ -103,8 +103,8 @@ def apply(
         keep: makes of the states [B, S, D] of a layer, after the final norm where the
             family has one, what is kept of them; None keeps nothing. It runs inside the
             scan over layers: all of their states never stand in memory together.
-        where: the places of the tokens; None where these are neighbours as their texts
-            have them. Kernels that go by the order of a row are not used otherwise.
+        where: the places of the tokens; None where each text stands whole in the row.
+            Otherwise no kernel is used: these go by the order of the row.
         inputs: [B, S, D] in place of the embedding layer's output.
         key: dropout key; None runs without dropout.
 
