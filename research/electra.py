@@ -147,6 +147,7 @@ def _generated(cfg, shape, params, tokens, at, key):
     return mae.head(params["head"], mae.taken(x, at), cfg)
 
 
+@jax.named_scope(reconstruction.SCOPE)
 def sampled(
     key: Key,
     x: Array,

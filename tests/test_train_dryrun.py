@@ -2,12 +2,19 @@ import importlib.util
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import toy
 
 from research import parallel
+from research.losses.reconstruction import SCOPE, cross_entropy
+from research.models import masking
+from research.models.config import bert
+from research.pretraining import PRETRAINING
+from research.structs import Rows, TextInfo, Tokens
 from research.train import dryrun
 
+LABELS = np.arange(4, dtype=np.int32)
 PROGRAM = """
   %a = f32[8,128]{1,0} all-gather(f32[1,128]{1,0} %x), dimensions={0}
   %b = f32[8,128]{1,0:T(8,128)} all-gather(f32[1,128]{1,0} %y), dimensions={0}
@@ -37,6 +44,37 @@ def test_products_in_loops_and_gradients_count_as_often_as_they_run():
     once = 3 * 2 * 5 * 4 * 4
     assert flops(forward) == once
     assert flops(jax.grad(forward)) == 3 * once
+
+
+def test_products_of_a_scope_count_alone_with_their_gradient():
+    def forward(w, table):
+        x = jnp.tanh(w @ w)
+        total, _ = cross_entropy(x, table, jnp.zeros(9), LABELS, jnp.ones(4), logits=18)
+        return total
+
+    def flops(function):
+        jaxpr = jax.make_jaxpr(function)(jnp.ones((4, 4)), jnp.ones((9, 4))).jaxpr
+        return dryrun.matmul_flops(jaxpr, SCOPE)
+
+    assert flops(forward) == 2 * 4 * 4 * 9
+    assert flops(jax.grad(forward)) == 3 * 2 * 4 * 4 * 9
+
+
+@pytest.mark.parametrize("name", ["mlm", "mae_lm"])
+def test_the_vocabulary_is_priced_with_and_without_the_buffer(name):
+    cfg = bert(vocab=60, width=8, depth=1, heads=1, mlp=8, max_len=32)
+    objective = PRETRAINING[name](cfg, TextInfo(60, 4, (0, 1, 2, 3, 4)), ratio=0.25)
+    ids = np.ones((2, 32), np.int32)
+    batch = Rows(Tokens(ids, ids, ids > 0), ids)
+    key = jax.random.key(0)
+    parts = toy.experiment()._replace(objective=objective)
+    report = dryrun.vocabulary(
+        parts, (*jax.eval_shape(objective.init, key), batch, key)
+    )
+    whole = report["ungathered_vocabulary_teraflops"] * 1e12
+    assert whole == 3 * 2 * 2 * 32 * 8 * 60
+    places = 8 if name == "mae_lm" else masking.buffer_size(32, 0.25)
+    assert report["vocabulary_teraflops"] * 1e12 == whole * places / 32
 
 
 def test_batches_of_a_larger_mesh_are_rounded_up():

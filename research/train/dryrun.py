@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from research import parallel
+from research.losses.reconstruction import SCOPE
+from research.models import masking
 from research.train.loop import Experiment, abstract_state
 from research.train.meter import facts
 from research.train.step import make_step
@@ -51,8 +54,9 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
             needed, a TPU is not); None for the devices at hand.
     Returns:
         What was printed: parameters; teraflops of matrix products of a step, the whole
-        batch's and recomputation included; mebibytes per device; padding, a fraction;
-        rows of Collective.
+        batch's and recomputation included; of these, in pre-training, those with the
+        vocabulary, and how many there would be were not only the hidden tokens gathered
+        for them; mebibytes per device; padding, a fraction; rows of Collective.
     Raises:
         ValueError: the topology is unknown, or libtpu is missing.
     """
@@ -84,6 +88,7 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
         "frozen_parameters": _size(state.frozen),
         "rows_x_length": list(batch.tokens.ids.shape),
         "teraflops_per_step": matmul_flops(traced.jaxpr.jaxpr) / 1e12,
+        **vocabulary(experiment, (state.params, state.frozen, batch, key)),
         "mebibytes_per_device": {k: v / 2**20 for k, v in mebibytes.items()},
         "padding": _padding(experiment),
         "collectives": [c._asdict() for c in collectives(compiled.as_text())],
@@ -109,22 +114,58 @@ def abstract_batch(batch: Any, mesh: Mesh):
     )
 
 
-def matmul_flops(jaxpr) -> int:
+def matmul_flops(jaxpr, scope: str = "") -> int:
     """Operations in the matrix products of a jaxpr, loops counted as often as they run.
 
     XLA's own count takes a loop's body once, so a scan over layers would look as cheap
     as one layer.
+
+    Args:
+        jaxpr: what is counted.
+        scope: only what was traced under this `jax.named_scope`, and its gradient.
     """
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
+        inside = scope in str(equation.source_info.name_stack)
+        if inside and equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             depth = math.prod(left[axis] for axis in contracted)
             total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
         times = equation.params.get("length", 1)
-        total += times * sum(map(matmul_flops, jaxprs_in_params(equation.params)))
+        for inner in jaxprs_in_params(equation.params):
+            total += times * matmul_flops(inner, "" if inside else scope)
     return total
+
+
+def vocabulary(experiment: Experiment, shapes: tuple) -> dict[str, float]:
+    """The teraflops of a step's products with the vocabulary, if it has any.
+
+    Those of the step as it is, and of one whose every token would be predicted.
+
+    Args:
+        experiment: the parts of a run.
+        shapes: of the arguments of its loss.
+    """
+
+    def teraflops():
+        def loss(*arguments):  # a new function, of which no trace is kept
+            return experiment.objective.loss(*arguments)
+
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        jaxpr = jax.make_jaxpr(gradient)(*shapes).jaxpr
+        return matmul_flops(jaxpr, SCOPE) / 1e12
+
+    gathered = masking.gathered
+    rows = {
+        "buffer_size": lambda length, ratio: length,
+        "gathered": lambda mask, size: gathered(mask, mask.shape[1]),
+    }
+    if not (found := teraflops()):
+        return {}
+    with mock.patch.multiple(masking, **rows):  # buffers as long as the rows
+        whole = teraflops()
+    return {"vocabulary_teraflops": found, "ungathered_vocabulary_teraflops": whole}
 
 
 def collectives(program: str) -> list[Collective]:
@@ -176,6 +217,11 @@ def _print(report: dict[str, Any]) -> None:
     print(f"rows x length  {report['rows_x_length']}")
     print(f"padding        {report['padding']:.1%}")
     print(f"matmuls        {report['teraflops_per_step']:.4g} TFLOP a step")
+    if "vocabulary_teraflops" in report:
+        print(
+            f"vocabulary     {report['vocabulary_teraflops']:.4g} TFLOP of these; "
+            f"{report['ungathered_vocabulary_teraflops']:.4g} if every token went there"
+        )
     for name, size in report["mebibytes_per_device"].items():
         print(f"memory         {size:,.1f} MiB a device, {name}")
     for row in report["collectives"] or [None]:
