@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from research import pretrained
@@ -152,6 +153,8 @@ def results(
             except ValueError as error:
                 failed[name] = str(error)
             report(f"{run.name}: {name}: {scores.get(name, failed.get(name))}")
+            # Programs of hundreds of evaluations would use up the process's mappings.
+            jax.clear_caches()
         return scores | failed
 
     plan = runs(ablation)
