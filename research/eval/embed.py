@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import jax
@@ -201,7 +202,9 @@ def make_runner(
 
     def run(*rows, slots=1):
         rows = map(place, rows)
-        return _vectors(*model, *rows, cfg=cfg, pool=pool, slots=slots, **options)
+        # Splash attention spreads its rows as the ambient mesh says.
+        with nullcontext() if mesh is None else jax.set_mesh(mesh):
+            return _vectors(*model, *rows, cfg=cfg, pool=pool, slots=slots, **options)
 
     return run
 

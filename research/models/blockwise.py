@@ -99,9 +99,8 @@ def _windowed(
     count = -(-length // (few * group)) * group
     width = few + 2 * cfg.window
 
-    def folded(
-        tree, before, width
-    ):  # [B, S, ...] -> [count/group, B*group, width, ...]
+    def folded(tree, before, width):
+        """[B, S, ...] as [count / group, B * group, width, ...]."""
         tree = _padded(tree, before, few * count + before - length)
         places = np.add.outer(few * np.arange(count), np.arange(width))
 
@@ -113,9 +112,10 @@ def _windowed(
 
     @jax.checkpoint
     def attended(number, q, k, v):
-        terms = make_terms(cfg, relation(cfg), x.relative, q.places, k.places)
-        y = scores(cfg, q.vectors, k.vectors, terms, jnp.bool_(True))
-        return plain(y, v, cfg.dropout, _folded(setting.dropout_key, number))
+        block = Scored(x.relative, q.vectors, k.vectors, v)
+        windowed = setting._replace(local=jnp.bool_(True))
+        s = _scores(cfg, block, windowed, q.places, k.places)
+        return plain(s, v, cfg.dropout, _folded(setting.dropout_key, number))
 
     queries = folded(Side(x.query, setting.places), 0, few)
     keys = folded((Side(x.key, setting.places), x.v), cfg.window, width)
@@ -136,85 +136,98 @@ def _whole(
 def _forward(cfg, block, x, setting):
     """(y, what the gradient needs)."""
     queries, keys, seen = _blocks(cfg, block, x, setting)
-    b, length, h = x.query[0].shape[:3]
-
-    def row(number, q, seen):
-        def add(carry, column, k, v):
-            top, total, y = carry
-            terms = make_terms(cfg, relation(cfg), x.relative, q.places, k.places)
-            s = scores(cfg, q.vectors, k.vectors, terms, setting.local)
-            higher = jnp.maximum(top, s.max(-1, keepdims=True))
-            weights, shrink = jnp.exp(s - higher), jnp.exp(top - higher)
-            total = total * shrink + weights.sum(-1, keepdims=True)
-            chosen = _folded(setting.dropout_key, number, column)
-            weights = dropout(weights, cfg.dropout, chosen).astype(v.dtype)
-            return higher, total, y * shrink + weighted(weights, v)
-
-        def step(carry, xs):
-            seen, *rest = xs
-            return jax.lax.cond(seen, add, lambda same, *_: same, carry, *rest), None
-
-        zero = jnp.zeros((b, h, block[0], 1))
-        start = (zero + LOWEST, zero, jnp.repeat(zero, x.v.shape[-1], axis=-1))
-        numbers = jnp.arange(len(seen))
-        (top, total, y), _ = jax.lax.scan(step, start, (seen, numbers, *keys))
-        total = jnp.where(total > 0, total, 1)
-        return (y / total).astype(x.v.dtype).transpose(0, 2, 1, 3), top + jnp.log(total)
-
     numbers = jnp.arange(len(seen))
+    row = partial(_row, cfg, x.relative, setting, keys)
     y, logsumexp = jax.lax.map(lambda xs: row(*xs), (numbers, queries, seen))
-    y = _joined(y, length)
+    y = _joined(y, x.v.shape[1])
     return y, (x, setting, y, logsumexp)
 
 
-def _backward(cfg, block, saved, dy):
-    """Cotangents of the queries, keys and values (FlashAttention, Dao et al. 2022).
+def _row(cfg, relative, setting, keys, number, query, seen):
+    """A block of queries, with all blocks of keys that it sees any of.
 
-    The derivatives of a block are those of sum(weights * (dy v' - dy y)), in which
-    weights are exp(scores - logsumexp) with a constant logsumexp.
+    Returns:
+        [B, block, H, D/H], and the logarithm of the sum of the exponentials of its
+        scores, [B, H, block, 1].
     """
+
+    def add(carry, column, key, v):
+        top, total, y = carry
+        x = Scored(relative, query.vectors, key.vectors, v)
+        s = _scores(cfg, x, setting, query.places, key.places)
+        higher = jnp.maximum(top, s.max(-1, keepdims=True))
+        weights, shrink = jnp.exp(s - higher), jnp.exp(top - higher)
+        total = total * shrink + weights.sum(-1, keepdims=True)
+        chosen = _folded(setting.dropout_key, number, column)
+        weights = dropout(weights, cfg.dropout, chosen).astype(v.dtype)
+        return higher, total, y * shrink + weighted(weights, v)
+
+    def step(carry, xs):
+        seen, *rest = xs
+        return jax.lax.cond(seen, add, lambda same, *_: same, carry, *rest), None
+
+    v = keys[1]
+    b, size, h = query.vectors[0].shape[:3]
+    zero = jnp.zeros((b, h, size, 1))
+    start = (zero + LOWEST, zero, jnp.repeat(zero, v.shape[-1], axis=-1))
+    xs = (seen, jnp.arange(len(seen)), *keys)
+    (top, total, y), _ = jax.lax.scan(step, start, xs)
+    total = jnp.where(total > 0, total, 1)
+    return (y / total).astype(v.dtype).transpose(0, 2, 1, 3), top + jnp.log(total)
+
+
+def _backward(cfg, block, saved, dy):
+    """Cotangents of the queries, keys and values (FlashAttention, Dao et al. 2022)."""
     x, setting, y, logsumexp = saved
     queries, keys, seen = _blocks(cfg, block, x, setting)
     delta = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(-1, keepdims=True)
-    rows = (queries, *_split((dy, delta), block[0]), logsumexp)
-
-    def surrogate(x, numbers, q, k, dy, delta, logsumexp):
-        terms = make_terms(cfg, relation(cfg), x.relative, q, k)
-        s = scores(cfg, x.query, x.key, terms, setting.local)
-        inner = products(dy, x.v)
-        inner = dropout(inner, cfg.dropout, _folded(setting.dropout_key, *numbers))
-        inner -= delta.transpose(0, 2, 1, 3)
-        return (jnp.exp(s - logsumexp) * inner).sum()
-
-    def row(carry, xs):
-        number, seen, q, *rest = xs
-
-        def column(carry, xs):
-            other, seen, k, v, sums = xs
-
-            def add(carry, sums):
-                block = Scored(x.relative, q.vectors, k.vectors, v)
-                places = (number, other), q.places, k.places
-                d = jax.grad(surrogate)(block, *places, *rest)
-                return _sum(carry, (d.relative, d.query)), _sum(sums, (d.key, d.v))
-
-            return jax.lax.cond(seen, add, lambda *same: same, carry, sums)
-
-        relative, sums = carry
-        start = (relative, _zeros(q.vectors))
-        xs = (numbers[1], seen, *keys, sums)
-        (relative, dq), sums = jax.lax.scan(column, start, xs)
-        return (relative, sums), dq
-
-    numbers = [jnp.arange(count) for count in seen.shape]
+    rows = (*_split((dy, delta), block[0]), logsumexp)
     start = (_zeros(x.relative), _zeros((keys[0].vectors, keys[1])))
-    (relative, sums), dq = jax.lax.scan(row, start, (numbers[0], seen, *rows))
-    length = x.v.shape[1]
-    sums = jax.tree.map(lambda a: _joined(a, length), (dq, *sums))
-    sums = jax.tree.map(
-        lambda a, like: a.astype(like.dtype), (relative, *sums), tuple(x)
-    )
-    return Scored(*sums), None
+    xs = (jnp.arange(len(seen)), seen, queries, rows)
+    row = partial(_row_gradient, cfg, x.relative, setting, keys)
+    (relative, sums), dq = jax.lax.scan(row, start, xs)
+    sums = jax.tree.map(lambda a: _joined(a, x.v.shape[1]), (dq, *sums))
+    dx = Scored(relative, *sums)
+    return jax.tree.map(lambda a, like: a.astype(like.dtype), dx, x), None
+
+
+def _row_gradient(cfg, params, setting, keys, carry, xs):
+    """Adds the cotangents of keys and values of a block of queries; returns its own."""
+    number, seen, query, rest = xs
+
+    def column(carry, xs):
+        other, seen, key, v, sums = xs
+
+        def add(carry, sums):
+            block = Scored(params, query.vectors, key.vectors, v)
+            where = (number, other), query.places, key.places
+            d = jax.grad(_surrogate)(block, cfg, setting, *where, *rest)
+            return _sum(carry, (d.relative, d.query)), _sum(sums, (d.key, d.v))
+
+        return jax.lax.cond(seen, add, lambda *same: same, carry, sums)
+
+    relative, sums = carry
+    start = (relative, _zeros(query.vectors))
+    xs = (jnp.arange(len(seen)), seen, *keys, sums)
+    (relative, dq), sums = jax.lax.scan(column, start, xs)
+    return (relative, sums), dq
+
+
+def _surrogate(x, cfg, setting, numbers, query, key, dy, delta, logsumexp):
+    """What has the derivatives of a block: sum(weights * (dy v' - dy y)).
+
+    Weights are exp(scores - logsumexp) with a constant logsumexp.
+    """
+    inner = products(dy, x.v)
+    inner = dropout(inner, cfg.dropout, _folded(setting.dropout_key, *numbers))
+    inner -= delta.transpose(0, 2, 1, 3)
+    return (jnp.exp(_scores(cfg, x, setting, query, key) - logsumexp) * inner).sum()
+
+
+def _scores(cfg, x, setting, query, key):
+    """Scores [B, H, q, k] of queries and keys that stand at these places."""
+    terms = make_terms(cfg, relation(cfg), x.relative, query, key)
+    return scores(cfg, x.query, x.key, terms, setting.local)
 
 
 _whole.defvjp(_forward, _backward)
