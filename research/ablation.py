@@ -1,17 +1,16 @@
 """Grids of runs: every recipe at every size or length, over seeds, in one table."""
 
-import csv
 import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from research import pretrained
 from research.data import chunking
@@ -36,11 +35,14 @@ class Row(NamedTuple):
         extend: what `context.parse` reads, for texts longer than those of the training;
             without it longer texts are cut.
         chunk: what `chunking.parse` reads: how documents are cut into chunks.
+        start: a recipe that is trained first; "{start}" in `recipe` is its workdir.
+            Rows of the same start share it.
     """
 
     recipe: str
     extend: str = ""
     chunk: str = ""
+    start: str = ""
 
 
 class Ablation(NamedTuple):
@@ -77,25 +79,28 @@ class Run(NamedTuple):
         config: its recipe.
         seed: config.seed.
         cells: (row, column) of the table.
+        start: the run whose workdir is "{start}" in `config`.
     """
 
     name: str
     config: str
     seed: int
-    cells: tuple[tuple[str, str], ...]
+    cells: tuple[tuple[str, str], ...] = ()
+    start: "Run | None" = None
 
 
 def filled(ablation: Ablation, row: str, column: str) -> Row:
     """A line of the table with the fields of a column."""
     fields = ablation.rows[row]
     whole = Row(fields) if isinstance(fields, str) else Row(**fields)
-    return Row(*(part.format(**ablation.columns[column]) for part in whole))
+    values = {**ablation.columns[column], "start": "{start}"}  # known when it is run
+    return Row(*(part.format(**values) for part in whole))
 
 
 def evaluation(ablation: Ablation, row: str, column: str) -> str:
     """The name of what a cell's run is evaluated for; equal cells have the same."""
-    _, *how = filled(ablation, row, column)
-    return " ".join([column, *filter(None, how)])
+    line = filled(ablation, row, column)
+    return " ".join([column, *filter(None, (line.extend, line.chunk))])
 
 
 def runs(ablation: Ablation) -> list[Run]:
@@ -103,17 +108,24 @@ def runs(ablation: Ablation) -> list[Run]:
 
     Rows whose recipes come out equal share a run.
     """
-    found: dict[tuple[str, int], Run] = {}
+    found: dict[tuple[str, str, int], Run] = {}
+    starts: dict[tuple[str, int], Run] = {}
     for seed in ablation.seeds:
         for row, fields in ablation.rows.items():
             recipe = fields if isinstance(fields, str) else fields["recipe"]
             for column, values in ablation.columns.items():
-                config = filled(ablation, row, column).recipe
-                used = [f"{key}{values[key]}" for key in re.findall(r"{(\w+)}", recipe)]
+                line = filled(ablation, row, column)
+                keys = [key for key in re.findall(r"{(\w+)}", recipe) if key in values]
+                used = [f"{key}{values[key]}" for key in keys]
                 name = re.sub(r"[^\w.-]+", "_", "-".join([row, *used, f"seed{seed}"]))
-                run = found.get((config, seed), Run(name, config, seed, ()))
+                start = None
+                if line.start:
+                    start = Run(f"{name}-start", line.start, seed)
+                    start = starts.setdefault((line.start, seed), start)
+                run = Run(name, line.recipe, seed, start=start)
+                run = found.setdefault((line.recipe, line.start, seed), run)
                 cells = (*run.cells, (row, column))
-                found[config, seed] = run._replace(cells=cells)
+                found[line.recipe, line.start, seed] = run._replace(cells=cells)
     return list(found.values())
 
 
@@ -123,7 +135,7 @@ def results(
     """Run -> evaluation -> score, or the sentence that says why it, or all, failed.
 
     A score that is in a run's scores.json is not computed again; a run that was
-    interrupted resumes.
+    interrupted resumes. What several runs start from is trained once.
 
     Args:
         ablation: what is compared.
@@ -140,6 +152,10 @@ def results(
             report(f"{run.name}: done before")
             return scores
         try:
+            if run.start and not scores:
+                with locks[run.start.name]:
+                    report(f"{run.name}: starts from {run.start.config}")
+                    _train(ablation, run.start, workdir)
             model = _model(ablation, run, workdir, report, trained=bool(scores))
         except (ValueError, OSError) as error:
             report(f"{run.name}: failed: {error}")
@@ -158,6 +174,7 @@ def results(
         return scores | failed
 
     plan = runs(ablation)
+    locks = {run.start.name: threading.Lock() for run in plan if run.start}
     with ThreadPoolExecutor(jobs) as pool:
         return dict(zip([run.name for run in plan], pool.map(one, plan), strict=True))
 
@@ -180,20 +197,32 @@ def _model(
 
 
 def _train(ablation: Ablation, run: Run, workdir: Path) -> None:
-    """Trains in a process of its own, whose output goes to log.txt of the run."""
+    """Trains in a process of its own, unless the run's folder has a result.json.
+
+    Its messages go to log.txt there, what it prints at the end is the result.
+    """
     folder = workdir / run.name
+    if (folder / "result.json").exists():
+        return
     folder.mkdir(parents=True, exist_ok=True)
+    config = run.config
+    if run.start:
+        config = config.format(start=workdir / run.start.name)
     settings = {**ablation.overrides, "seed": run.seed}
     command = [
-        *(sys.executable, "-m", "launch.train", f"--config={run.config}"),
+        *(sys.executable, "-m", "launch.train", f"--config={config}"),
         *(f"--workdir={folder}", f"--cache={workdir / 'tokens'}"),
         *(f"--config.{key}={value}" for key, value in settings.items()),
     ]
-    with (folder / "log.txt").open("a") as log:
-        status = subprocess.run(command, stdout=log, stderr=log).returncode
-    if status:
+    with (folder / "log.txt").open("ab") as log:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log)
+    if done.returncode:
         lines = (folder / "log.txt").read_text().strip().splitlines()
-        raise ValueError(lines[-1] if lines else f"training exited with {status}")
+        raise ValueError(lines[-1] if lines else f"training exited {done.returncode}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    if not result["finished"]:
+        raise ValueError(f"training stopped at step {result['step']}")
+    write_json(folder / "result.json", result)
 
 
 def _score(
@@ -224,35 +253,6 @@ def _embedder(
     return make_embedder(*encoder, **settings)
 
 
-def table(
-    ablation: Ablation, found: Mapping[str, Mapping[str, float | str] | str]
-) -> list[dict[str, Any]]:
-    """A record for each row and column: mean, spread and number of its scores.
-
-    The spread is the standard deviation over seeds (of a sample); None for one seed.
-    """
-    plan = runs(ablation)
-    records = []
-    for row in ablation.rows:
-        for i, column in enumerate(ablation.columns):
-            name = evaluation(ablation, row, column)
-            cells = [found[run.name] for run in plan if (row, column) in run.cells]
-            cells = [cell if isinstance(cell, str) else cell[name] for cell in cells]
-            values = [cell for cell in cells if not isinstance(cell, str)]
-            paper = ablation.paper.get(row)
-            records.append(
-                {
-                    "row": row,
-                    "column": column,
-                    "mean": float(np.mean(values)) if values else None,
-                    "spread": float(np.std(values, ddof=1)) if values[1:] else None,
-                    "runs": len(values),
-                    "paper": None if paper is None else paper[i],
-                }
-            )
-    return records
-
-
 def failures(found: Mapping[str, Mapping[str, float | str] | str]) -> dict[str, str]:
     """Why a run failed, or some of its evaluations."""
     whole = {run: why for run, why in found.items() if isinstance(why, str)}
@@ -264,104 +264,3 @@ def failures(found: Mapping[str, Mapping[str, float | str] | str]) -> dict[str, 
         if isinstance(why, str)
     }
     return whole | parts
-
-
-def markdown(ablation: Ablation, records: Sequence[Mapping[str, Any]]) -> str:
-    """The table: a line for each row, and one for the paper's numbers below it."""
-    columns = list(ablation.columns)
-    lines = [f"# {ablation.title}", "", _line(["", *columns])]
-    lines.append(_line(["---", *["---:"] * len(columns)]))
-    for row in ablation.rows:
-        cells = [record for record in records if record["row"] == row]
-        lines.append(_line([row, *map(_cell, cells)]))
-        if row in ablation.paper:
-            published = [f"{cell['paper']:.2f}" for cell in cells]
-            lines.append(_line([f"*paper: {row}*", *published]))
-    seeds = len(ablation.seeds)
-    what = f"Mean ± standard deviation of {seeds} seeds." if seeds > 1 else "One seed."
-    lines += ["", " ".join(filter(None, [what, ablation.note]))]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(record: Mapping[str, Any]) -> str:
-    if record["mean"] is None:
-        return "failed"
-    spread = "" if record["spread"] is None else f" ± {record['spread']:.2f}"
-    return f"{record['mean']:.2f}{spread}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def write_csv(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """The records, one a line."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(records[0]))
-        writer.writeheader()
-        writer.writerows(records)
-
-
-def plot(ablation: Ablation, records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws every row over the columns, with its spread; the paper's numbers dashed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    panels: dict[str, list[str]] = {}
-    for column, fields in ablation.columns.items():
-        panels.setdefault(fields.get("panel", ""), []).append(column)
-    many = len(ablation.rows) > 8
-    figure, every = plt.subplots(
-        1,
-        len(panels),
-        figsize=(6 * len(panels) + 1 + many, 4.2 + many),
-        layout="constrained",
-        squeeze=False,
-    )
-    for axes, (panel, columns) in zip(every[0], panels.items(), strict=True):
-        _panel(axes, ablation, records, panel, columns)
-    every[0][0].set(ylabel="main score, %")
-    if many:
-        figure.legend(*every[0][-1].get_legend_handles_labels(), loc="outside right")
-    else:
-        every[0][-1].legend()
-    figure.suptitle(ablation.title)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def _panel(
-    axes,
-    ablation: Ablation,
-    records: Sequence[Mapping[str, Any]],
-    panel: str,
-    columns: Sequence[str],
-) -> None:
-    """Draws every row over some columns; rows of one training look alike."""
-    import matplotlib
-
-    names = [column.removeprefix(panel).strip() for column in columns]
-    colours = matplotlib.colormaps["tab10" if len(ablation.rows) <= 10 else "tab20"]
-    recipes = list(dict.fromkeys(run.config for run in runs(ablation)))
-    shared = len(recipes) < len(ablation.rows)
-    for number, row in enumerate(ablation.rows):
-        found = {r["column"]: r for r in records if r["row"] == row}
-        cells = [found[column] for column in columns]
-        mean = [np.nan if cell["mean"] is None else cell["mean"] for cell in cells]
-        spread = [cell["spread"] or 0 for cell in cells]
-        recipe = recipes.index(filled(ablation, row, columns[0]).recipe)
-        look = {
-            "color": colours(number % colours.N),
-            "marker": "osD^v"[recipe % 5] if shared else "o",
-            "markersize": 4,
-        }
-        axes.errorbar(names, mean, spread, label=row, capsize=3, **look)
-        if row in ablation.paper:
-            paper = [cell["paper"] for cell in cells]
-            axes.plot(names, paper, "--", alpha=0.45, **look)
-    if ablation.paper:
-        axes.plot([], [], "--", color="grey", label="paper")
-    axes.set(title=panel)
-    axes.grid(alpha=0.3)

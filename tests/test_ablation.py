@@ -1,6 +1,7 @@
 """Ablations: which runs there are, and what becomes of their scores."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from configs import context_extension as recipe
 from configs.ablations import context_extension
 from research import ablation as ablations
+from research import ablation_table
 from research.data import chunking
 from research.experiment import ENCODERS
 from research.models.context import extended_config, parse
@@ -47,27 +49,27 @@ def scores():
 
 
 def test_the_table_has_means_and_spreads_and_says_what_failed():
-    records = ablations.table(TWO, scores())
+    records = ablation_table.table(TWO, scores())
     cell = {(r["row"], r["column"]): r for r in records}
     plain = cell["plain", "1 × 4"]
     assert plain["mean"] == 11.0 and plain["runs"] == 2
     np.testing.assert_allclose(plain["spread"], np.std([10, 12], ddof=1))
     one = cell["one", "2 × 8"]
     assert (one["mean"], one["spread"], one["runs"], one["paper"]) == (2.0, None, 1, 60)
-    text = ablations.markdown(TWO, records)
+    text = ablation_table.markdown(TWO, records)
     assert "| plain | 11.00 ± 1.41 | 11.00 ± 1.41 |" in text
     assert "| *paper: one* | 50.00 | 60.00 |" in text
     failed = {run.name: "out of memory" for run in ablations.runs(TWO)}
-    assert "| one | failed | failed |" in ablations.markdown(
-        TWO, ablations.table(TWO, failed)
+    assert "| one | failed | failed |" in ablation_table.markdown(
+        TWO, ablation_table.table(TWO, failed)
     )
 
 
 def test_the_files_are_written(tmp_path):
-    records = ablations.table(TWO, scores())
-    ablations.write_csv(records, tmp_path / "table.csv")
+    records = ablation_table.table(TWO, scores())
+    ablation_table.write_csv(records, tmp_path / "table.csv")
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 7
-    ablations.plot(TWO, records, tmp_path / "table.png")
+    ablation_table.plot(TWO, records, tmp_path / "table.png")
     assert (tmp_path / "table.png").stat().st_size > 1_000
 
 
@@ -131,7 +133,7 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
         "other-seed0",
         "cut-seed0: task 16 linear:scale=2",
     }
-    text = ablations.markdown(LONGER, ablations.table(LONGER, found))
+    text = ablation_table.markdown(LONGER, ablation_table.table(LONGER, found))
     assert "| cut | 1.00 | 2.00 | 3.00 |" in text
     assert "| linear | 4.00 | failed | 6.00 |" in text
     broken = None
@@ -142,8 +144,48 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
     )
     ablations.results(LONGER, tmp_path, jobs=1, report=said.append)
     assert len(evaluated) == 10 and "cut-seed0: done before" in said
-    ablations.plot(LONGER, ablations.table(LONGER, again), tmp_path / "table.png")
+    ablation_table.plot(
+        LONGER, ablation_table.table(LONGER, again), tmp_path / "table.png"
+    )
     assert (tmp_path / "table.png").stat().st_size > 1_000
+
+
+AFTER = ablations.Ablation(
+    title="After",
+    rows={
+        "a": {"recipe": "x.py:model={start}", "start": "pre.py"},
+        "b": {"recipe": "x.py:model={start},scratch", "start": "pre.py"},
+    },
+    columns={"one": {}, "two": {}},
+    seeds=(0, 1),
+    evals={},
+)
+
+
+def test_a_start_is_trained_once_and_its_workdir_goes_to_the_recipes(
+    tmp_path, monkeypatch
+):
+    commands = []
+
+    def run(command, stdout, stderr):
+        commands.append([part for part in command if part.startswith("--config=")][0])
+        stderr.write(b"no text" if "scratch" in commands[-1] else b"")
+        done = types.SimpleNamespace(returncode=int("scratch" in commands[-1]))
+        done.stdout = b'{"finished": true, "step": 1}\n'
+        return done
+
+    monkeypatch.setattr(ablations.subprocess, "run", run)
+    monkeypatch.setattr(ablations, "_score", lambda *_: 1.0)
+    monkeypatch.setattr(ablations.pretrained, "load", lambda name: name)
+    found = ablations.results(AFTER, tmp_path, jobs=2, report=lambda _: None)
+    model = {seed: f"model={tmp_path}/a-seed{seed}-start" for seed in (0, 1)}
+    assert sorted(commands) == sorted(
+        f"--config={recipe}"
+        for seed in (0, 1)
+        for recipe in ("pre.py", f"x.py:{model[seed]}", f"x.py:{model[seed]},scratch")
+    )
+    assert found["a-seed1"] == {"one": 1.0, "two": 1.0}
+    assert found["b-seed1"] == "no text"
 
 
 @pytest.mark.parametrize("arg", ["", "tiny"])
