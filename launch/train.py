@@ -52,8 +52,7 @@ def _train(workdir: Path):
 
 
 def _dry_run(workdir: Path):
-    from research import experiment
-    from research.train import dryrun
+    from research import dryrun, experiment
 
     parts = experiment.make_experiment(CONFIG.value, workdir, cache=_cache())
     return dryrun.dry_run(parts, topology=TOPOLOGY.value)

@@ -14,7 +14,7 @@ from research.models import encoder, mae, masking
 from research.models.config import EncoderConfig
 from research.models.layers import ACTIVATIONS, INIT
 from research.models.positions import places
-from research.structs import Array, Key, Objective, Params, TextInfo
+from research.structs import VOCABULARY, Array, Key, Objective, Params, TextInfo
 
 
 def electra(
@@ -147,7 +147,7 @@ def _generated(cfg, shape, params, tokens, at, key):
     return mae.head(params["head"], mae.taken(x, at), cfg)
 
 
-@jax.named_scope(reconstruction.SCOPE)
+@jax.named_scope(VOCABULARY)
 def sampled(
     key: Key,
     x: Array,

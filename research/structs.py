@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+# Names operations over the vocabulary, in profiles and where a step is priced.
+VOCABULARY = "vocabulary"
+
 Array = jax.Array
 Key = jax.Array
 Params = Mapping[str, Any]

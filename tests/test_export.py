@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import subprocess
 import sys
 
 import jax
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 from test_models_families import CONFIGS
 
-from launch.export import main
 from research.data.text import train_tokenizer
 from research.eval.embed import make_embedder
 from research.export import export
@@ -220,15 +220,13 @@ def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
     assert not os.listdir(tmp_path)
 
 
-def test_command(tmp_path, monkeypatch):
-    from absl import flags
-
+def test_command(tmp_path):
     export(make_model(dims=(8, 16)), tmp_path / "whole")
-    arguments = ["export", f"--model={tmp_path / 'whole'}", f"--output={tmp_path}/cut"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--depth=2", "--dim=8"])
-    flags.FLAGS(sys.argv)
-    result = json.loads(json.dumps(main()))
-    flags.FLAGS.unparse_flags()
+    # In a process of its own: other commands' flags have the same names.
+    command = [sys.executable, "-m", "launch.export", f"--model={tmp_path / 'whole'}"]
+    command += [f"--output={tmp_path}/cut", "--depth=2", "--dim=8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
     assert (result["depth"], result["dim"]) == (2, 8)
     assert load(result["output"]).config.depth == 2
 

@@ -281,5 +281,5 @@ def test_rotary_extensions(family, rope, reach):
 
 def test_extension_that_transformers_does_not_have():
     cfg = dataclasses.replace(MODERN, extensions=(("self_extend", ()),))
-    with pytest.raises(ValueError, match=r"extensions=\['self_extend'\]"):
+    with pytest.raises(ValueError, match="extensions .*'self_extend'"):
         write_config(cfg)

@@ -12,8 +12,8 @@ Columns: the tokens that are read. pydocs: nDCG@10 of finding the code of many
     docstrings (`pydocs_long`); passkey: Acc@1, of documents of 0.75 of the nominal
     length, which have more tokens with this tokeniser.
 Cost: 4 trainings of 4 minutes, and 170 evaluations of 3 to 10 seconds, on 2 CPU cores.
-Expected: pydocs at 2,048 tokens, seed 0: learned 6.5 cut and 16.0 interpolated; rope 7.2
-    cut, 31.8 as it is, 33.9 dynamic_ntk; alibi 26.7; none 40.5.
+Expected: pydocs at 2,048 tokens, seed 0: learned 6.5 cut and 16.0 interpolated; rope
+    7.2 cut, 31.8 as it is, 33.9 dynamic_ntk; alibi 26.7; none 40.5.
 """
 
 import ml_collections

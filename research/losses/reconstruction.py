@@ -8,12 +8,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.structs import Array, Rows
+from research.structs import VOCABULARY, Array, Rows
 
 # Logits that stand in memory at a time, about: 64 MiB in float32.
 LOGITS = 1 << 24
-# Names the operations over the vocabulary, in profiles and where a step is priced.
-SCOPE = "vocabulary"
 
 
 class TokenLosses(NamedTuple):
@@ -28,7 +26,7 @@ class TokenLosses(NamedTuple):
     right: Array
 
 
-@jax.named_scope(SCOPE)
+@jax.named_scope(VOCABULARY)
 def cross_entropy(
     x: Array,
     table: Array,
@@ -129,7 +127,7 @@ def vocabulary_logits(x: Array, table: Array, bias: Array) -> Array:
     return z + bias[None]
 
 
-@jax.named_scope(SCOPE)
+@jax.named_scope(VOCABULARY)
 def bag_of_words(
     x: Array, table: Array, bias: Array, rows: Rows, texts: int
 ) -> tuple[Array, Array]:

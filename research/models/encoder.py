@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ SAVED = {
 }
 
 
+# Called outside of a jit too, these compile once and not operation by operation.
+@partial(jax.jit, static_argnames="cfg")
 def init(key: Key, cfg: EncoderConfig) -> Params:
     """Random parameters: normal(0.02) kernels and tables, as BERT's."""
     embed_key, layers_key, norm_key, extra_key = jax.random.split(key, 4)
@@ -60,6 +63,7 @@ def _extra(key: Key, cfg: EncoderConfig) -> Params:
     return {name: value for name, value in params.items() if value}
 
 
+@partial(jax.jit, static_argnames=("cfg", "every_layer"))
 def forward(
     params: Params,
     tokens: Tokens,
@@ -148,6 +152,7 @@ def apply(
     return final(x), jnp.concatenate([first[None], rest])
 
 
+@partial(jax.jit, static_argnames=("cfg", "pool", "slots", "every_layer"))
 def encode(
     params: Params,
     tokens: Tokens,

@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from research import parallel
-from research.losses.reconstruction import SCOPE
 from research.models import masking
+from research.structs import VOCABULARY
 from research.train.loop import Experiment, abstract_state
 from research.train.meter import facts
 from research.train.step import make_step
@@ -154,7 +154,7 @@ def vocabulary(experiment: Experiment, shapes: tuple) -> dict[str, float]:
 
         gradient = jax.value_and_grad(loss, has_aux=True)
         jaxpr = jax.make_jaxpr(gradient)(*shapes).jaxpr
-        return matmul_flops(jaxpr, SCOPE) / 1e12
+        return matmul_flops(jaxpr, VOCABULARY) / 1e12
 
     gathered = masking.gathered
     rows = {

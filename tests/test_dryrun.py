@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import toy
 
-from research import parallel
-from research.losses.reconstruction import SCOPE, cross_entropy
+from research import dryrun, parallel
+from research.losses.reconstruction import cross_entropy
 from research.models import masking
 from research.models.config import bert
 from research.pretraining import PRETRAINING
-from research.structs import Rows, TextInfo, Tokens
-from research.train import dryrun
+from research.structs import VOCABULARY, Rows, TextInfo, Tokens
 
 LABELS = np.arange(4, dtype=np.int32)
 PROGRAM = """
@@ -54,7 +53,7 @@ def test_products_of_a_scope_count_alone_with_their_gradient():
 
     def flops(function):
         jaxpr = jax.make_jaxpr(function)(jnp.ones((4, 4)), jnp.ones((9, 4))).jaxpr
-        return dryrun.matmul_flops(jaxpr, SCOPE)
+        return dryrun.matmul_flops(jaxpr, VOCABULARY)
 
     assert flops(forward) == 2 * 4 * 4 * 9
     assert flops(jax.grad(forward)) == 3 * 2 * 4 * 4 * 9
