@@ -1,6 +1,7 @@
 """Our speed beside the peer's: same texts, same weights, same batch, taking turns.
 
 python -m launch.bench encode|train_step [--model=M]
+python -m launch.bench pretrain [--variant=depth=12,width=768]
 python -m launch.bench encode_long [--documents=8] [--length=8192]
 python -m launch.bench attention [--lengths=512,1024,...]
 """
@@ -8,7 +9,7 @@ python -m launch.bench attention [--lengths=512,1024,...]
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from absl import flags
@@ -24,6 +25,7 @@ TEXTS = flags.DEFINE_integer("texts", 2_000, "Docstrings to encode.", lower_boun
 CONFIG = flags.DEFINE_string(
     "config", "configs/starbucks_sts.py", "The recipe of train_step's batches."
 )
+VARIANT = flags.DEFINE_string("variant", "", "Of configs/mlm.py and smae.py, pretrain.")
 DOCUMENTS = flags.DEFINE_integer(
     "documents", 8, "Texts that encode_long encodes.", lower_bound=1
 )
@@ -40,10 +42,17 @@ REST = 0.5
 
 
 def compared(ours: Callable[[int], None], theirs: Callable[[int], None]) -> dict:
+    """Medians of the seconds of a turn, and their ratio."""
+    medians = timed({"ours": ours, "theirs": theirs})
+    ratio = medians["theirs"] / medians["ours"]
+    return {"seconds": medians, "ratio": ratio, "rounds": ROUNDS.value}
+
+
+def timed(sides: Mapping[str, Callable[[int], None]]) -> dict[str, float]:
     """Medians of the seconds of a turn, after one turn of each to warm up."""
-    seconds = {"ours": [], "theirs": []}
+    seconds = {name: [] for name in sides}
     for turn in range(ROUNDS.value + 1):
-        for name, run in (("ours", ours), ("theirs", theirs)):
+        for name, run in sides.items():
             time.sleep(REST)
             start = time.perf_counter()
             run(turn)
@@ -51,9 +60,7 @@ def compared(ours: Callable[[int], None], theirs: Callable[[int], None]) -> dict
             cli.say(f"turn {turn}: {name} {elapsed:.2f} s")
             if turn:
                 seconds[name].append(elapsed)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratio = medians["theirs"] / medians["ours"]
-    return {"seconds": medians, "ratio": ratio, "rounds": ROUNDS.value}
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def encode() -> dict:
@@ -144,50 +151,86 @@ def encoded(name: str, texts: Sequence[str], *, batch_size: int) -> dict:
 
 def train_step() -> dict:
     """Updates on the recipe's batches; the peer is PyTorch with the same loss."""
-    import importlib
     import tempfile
     from pathlib import Path
 
-    import jax
-
     from launch.peer import StarbucksPeer, unpacked
-    from research import parallel
-    from research.experiment import make_experiment
-    from research.train.loop import abstract_state, first_state
-    from research.train.step import make_step
+    from launch.steps import Steps, recipe
 
-    path, _, arg = CONFIG.value.partition(":")
-    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
-    config = module.get_config(",".join(filter(None, [arg, f"model={MODEL.value}"])))
-    config.evals = {}
+    config = recipe(CONFIG.value, f"model={MODEL.value}")
     with tempfile.TemporaryDirectory() as folder:
-        parts = make_experiment(config, Path(folder))
-        state = {"ours": first_state(parts, abstract_state(parts, parts.mesh))}
-        shardings = jax.tree.map(lambda x: x.sharding, state["ours"])
-        step = make_step(parts.objective, parts.tx, shardings)
-        batches = [parts.batches(turn) for turn in range(ROUNDS.value + 1)]
+        steps = Steps(config, Path(folder), ROUNDS.value + 1)
     peer = StarbucksPeer(
         pretrained.folder(MODEL.value), config.nested.pairs, config.optimizer
     )
-    key = jax.random.key(config.seed)
-    for batch in {batch.tokens.ids.shape: batch for batch in batches}.values():
-        batch = parallel.put_batch(batch, parts.mesh)  # compiles for each shape
-        state["ours"], _ = step(state["ours"], batch, key)
     losses = {"ours": [], "theirs": []}
 
     def ours(turn):
-        batch = parallel.put_batch(batches[turn], parts.mesh)
-        state["ours"], metrics = step(state["ours"], batch, key)
-        losses["ours"].append(float(metrics["loss"]))
+        losses["ours"].append(steps.update(turn))
 
     def theirs(turn):
-        losses["theirs"].append(peer.update(*unpacked(batches[turn])))
+        losses["theirs"].append(peer.update(*unpacked(steps.batches[turn])))
 
     return {
         "bench": "train_step",
         "config": CONFIG.value,
         "losses": losses,
         **compared(ours, theirs),
+    }
+
+
+def pretrain() -> dict:
+    """Updates of MLM and of SMAE; the peer is transformers' MLM on the same rows.
+
+    To the peer a row is one text, and its tokens are hidden beforehand.
+    """
+    import tempfile
+    from pathlib import Path
+
+    import torch
+
+    from launch.peer import MaskedPeer
+    from launch.steps import Steps, hidden, recipe
+    from research.experiment import ENCODERS
+    from research.sections import build
+
+    configs = {
+        name: recipe(f"configs/{name}.py", VARIANT.value) for name in ("mlm", "smae")
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        steps = {
+            name: Steps(config, path / name, ROUNDS.value + 1, path / "tokens")
+            for name, config in configs.items()
+        }
+        rows = steps["mlm"].batches
+        ratio = configs["mlm"].objective.ratio
+        texts = [hidden(batch, path / "mlm", ratio) for batch in rows]
+    encoder, settings = configs["mlm"].encoder, configs["mlm"].optimizer
+    peer = MaskedPeer(build(ENCODERS, encoder), settings)
+    losses = {"mlm": [], "smae": [], "theirs": []}
+    sides = {
+        "mlm": steps["mlm"].update,
+        "smae": steps["smae"].update,
+        "theirs": lambda turn: peer.update(*texts[turn]),
+    }
+
+    def noted(name):
+        return lambda turn: losses[name].append(sides[name](turn))
+
+    seconds = timed({name: noted(name) for name in sides})
+    tokens = np.mean([(batch.tokens.segment > 0).sum() for batch in rows])
+    return {
+        "bench": "pretrain",
+        "encoder": encoder.to_dict(),
+        "rows": rows[0].word.shape,
+        "seconds": seconds,
+        "tokens_per_second": {k: float(tokens) / v for k, v in seconds.items()},
+        "ratio": seconds["theirs"] / seconds["mlm"],
+        "smae_cost": seconds["smae"] / seconds["mlm"],
+        "losses": losses,
+        "rounds": ROUNDS.value,
+        "torch_threads": torch.get_num_threads(),
     }
 
 
@@ -212,6 +255,7 @@ BENCHES = {
     "encode": encode,
     "encode_long": encode_long,
     "train_step": train_step,
+    "pretrain": pretrain,
     "attention": attention,
 }
 

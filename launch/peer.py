@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
+from research.models.config import EncoderConfig
 from research.structs import Batch, slots
 
 
@@ -77,3 +78,39 @@ class StarbucksPeer:
                 )
                 total = total + 0.3 * kl
         return total
+
+
+class MaskedPeer:
+    """transformers' BertForMaskedLM, of the shape of one of our encoders.
+
+    As it comes: logits of every token, the hidden ones picked by the loss.
+    """
+
+    def __init__(self, cfg: EncoderConfig, settings):
+        config = transformers.BertConfig(
+            vocab_size=cfg.vocab,
+            hidden_size=cfg.width,
+            num_hidden_layers=cfg.depth,
+            num_attention_heads=cfg.heads,
+            intermediate_size=cfg.mlp,
+            max_position_embeddings=cfg.max_len,
+            hidden_dropout_prob=cfg.dropout,
+            attention_probs_dropout_prob=cfg.dropout,
+        )
+        self.model = transformers.BertForMaskedLM(config).train()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        self.clip = settings.clip_norm
+
+    def update(self, ids: np.ndarray, labels: np.ndarray) -> float:
+        """One update on [R, S] ids, -100 where a label does not count; the loss."""
+        self.optimizer.zero_grad()
+        ids, labels = torch.from_numpy(ids), torch.from_numpy(labels)
+        value = self.model(input_ids=ids, labels=labels).loss
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        return float(value.detach())
