@@ -62,8 +62,10 @@ def table_rows(places: Places, cfg: EncoderConfig, key: Key | None = None) -> Ar
     rows = places.position
     if key is not None and cfg.random_offset:
         drawn = jax.random.randint(key, rows.shape, 0, cfg.random_offset + 1)
-        # All tokens of a text take what was drawn for its first one.
-        rows += jnp.take_along_axis(drawn, places.index - places.position, axis=1)
+        # All tokens of a text take what was drawn for its number in the row: where its
+        # first one stood may lie beyond rows that were compacted.
+        number = jnp.maximum(places.segment, 1) - 1
+        rows += jnp.take_along_axis(drawn, number, axis=1)
     elif cfg.stride > 1:
         short = places.length <= cfg.max_len // cfg.stride
         rows = jnp.where(short, rows * cfg.stride, rows)
