@@ -26,7 +26,7 @@ from research.models.config import EncoderConfig
 from research.models.pooling import POOLS
 from research.models.position_tables import TABLES
 from research.objectives import OBJECTIVES, chunks
-from research.pretraining import PRETRAINING
+from research.pretraining import PRETRAINING, check_rows
 from research.sections import bind, build, differing
 from research.start import initialiser, taken
 from research.structs import Objective, Params
@@ -161,6 +161,8 @@ def _check_keys(config) -> None:
             raise ValueError(f"{name} is {config[name]}; it should be at least 1")
     if not config.data:
         raise ValueError("the config names no data")
+    if "rows" in config:
+        check_rows(config.objective, config.rows)
 
 
 def _tokenizer(config, sources: Mapping[str, Source], workdir: Path) -> Tokenizer:

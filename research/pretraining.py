@@ -3,6 +3,9 @@
 Each is name(cfg, text, *, keyword arguments) -> Objective of batches of type Rows.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from research.electra import electra
 from research.mae_lm import mae_lm, mask_later
 from research.masked import mlm
@@ -10,6 +13,9 @@ from research.retromae import dupmae, retromae
 from research.seed import seed
 from research.smae import smae
 from research.spans import cot_mae, declutr
+
+# objective -> the kind of spans that its rows have to hold.
+SPANS = {"cot_mae": "cot", "declutr": "declutr"}
 
 PRETRAINING = {
     "mlm": mlm,
@@ -23,3 +29,20 @@ PRETRAINING = {
     "electra": electra,
     "declutr": declutr,
 }
+
+
+def check_rows(objective: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
+    """Raises ValueError where an objective would misread rows of such a section."""
+    name = objective["name"]
+    if name not in SPANS:
+        return
+    kind = SPANS[name]
+    if (rows["name"], rows.get("kind")) != ("spans", kind):
+        raise ValueError(f"{name} needs rows.name 'spans' of kind '{kind}'")
+    for argument in ("anchors", "positives"):
+        here, there = rows.get(argument), objective.get(argument)
+        if there is not None and here != there:
+            raise ValueError(
+                f"rows.{argument} is {here} and objective.{argument} {there}; they "
+                "should be equal"
+            )

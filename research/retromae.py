@@ -50,7 +50,7 @@ def retromae(
         an Objective of batches of type Rows.
 
     Raises:
-        ValueError: as `mlm`.
+        ValueError: as `mlm`; no pattern.
     """
     rule = _Enhanced(ratio, decoder_ratio, patterns, replace, False, 0.0)
     return _enhanced(cfg, text, rule)
@@ -85,7 +85,7 @@ def dupmae(
         an Objective of batches of type Rows.
 
     Raises:
-        ValueError: as `mlm`.
+        ValueError: as `mlm`; no pattern.
     """
     rule = _Enhanced(ratio, decoder_ratio, patterns, replace, True, bag_weight)
     return _enhanced(cfg, text, rule)
@@ -105,6 +105,10 @@ class _Enhanced(NamedTuple):
 def _enhanced(cfg: EncoderConfig, text: TextInfo, rule: _Enhanced) -> Objective:
     """RetroMAE or DupMAE."""
     check(cfg, text, ratio=rule.ratio, decoder_ratio=rule.decoder_ratio)
+    if rule.patterns < 1:
+        raise ValueError(
+            f"objective.patterns is {rule.patterns}; it should be at least 1"
+        )
 
     def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
         key, params = started(key, cfg, encoder)

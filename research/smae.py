@@ -117,7 +117,7 @@ def _smae_loss(cfg, text, rule, params, frozen, batch, key):
     if rule.decoder:
         names.append("mae")
         sentences = jnp.stack([x[:, sizes[0] :] for x in states])
-        states = _reconstructed(cfg, params, batch, dark, sentences, decoder_key)
+        states = reconstructed(cfg, params, batch, dark, sentences, decoder_key)
         parts += [Predicted(x, dark.labels, dark.real) for x in states]
     total, found = predictions(params, parts, [0.5 / pairs] * len(parts))
     metrics = {"accuracy": found[pairs - 1][1], "masked": share(seen.real, batch)}
@@ -129,7 +129,7 @@ def _smae_loss(cfg, text, rule, params, frozen, batch, key):
     return total, metrics
 
 
-def _reconstructed(
+def reconstructed(
     cfg: EncoderConfig,
     params: Params,
     batch: Rows,

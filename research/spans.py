@@ -61,9 +61,11 @@ def cot_mae(
         an Objective of batches of type Rows.
 
     Raises:
-        ValueError: as `mlm`; on call, an odd number of rows.
+        ValueError: as `mlm`; no block; on call, an odd number of rows.
     """
     check(cfg, text, ratio=ratio, decoder_ratio=decoder_ratio)
+    if depth < 1:
+        raise ValueError(f"objective.depth is {depth}; it should be at least 1")
 
     def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
         key, params = started(key, cfg, encoder)
