@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from packed import rows_of
 
 from research.losses.reconstruction import bag_of_words, cross_entropy
-from research.structs import Rows, Tokens
 
 VOCAB, WIDTH = 23, 6
 
@@ -78,20 +78,6 @@ def test_half_precision_states_have_gradients_of_their_type(key):
 
 
 TEXTS = [[[2, 9, 9, 8, 3], [2, 5, 6, 7, 3]], [[2, 11, 12, 3]]]
-
-
-def rows_of(texts, length):
-    ids, segment, word = np.zeros((3, len(texts), length), np.int32)
-    for r, row in enumerate(texts):
-        place, number = 0, 0
-        for m, text in enumerate(row, 1):
-            for t, token in enumerate(text):
-                ids[r, place], segment[r, place] = token, m
-                if 0 < t < len(text) - 1:
-                    number += 1
-                    word[r, place] = number
-                place += 1
-    return Rows(Tokens(jnp.asarray(ids), jnp.asarray(segment), segment > 0), word)
 
 
 def bag_by_loop(x, table, bias, texts):

@@ -4,39 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from packed import random_rows
 
 from research.models import masking
-from research.structs import Rows, Tokens
 
 RATIOS = (0.2, 0.4)
 
 
-def make_rows(seed, count=6, length=48):
-    """Random packed rows: texts of [CLS] words [SEP], words of 1 to 4 tokens."""
-    random = np.random.default_rng(seed)
-    ids, segment, word = np.zeros((3, count, length), np.int32)
-    for r in range(count):
-        place, text, number = 0, 0, 0
-        while text < length // 16:
-            size = int(random.integers(4, 17))
-            if place + size > length:
-                break
-            text += 1
-            segment[r, place : place + size] = text
-            ids[r, place : place + size] = random.integers(10, 50, size)
-            inside = place + 1
-            while inside < place + size - 1:
-                end = min(inside + int(random.integers(1, 5)), place + size - 1)
-                number += 1
-                word[r, inside:end] = number
-                inside = end
-            place += size
-    return Rows(Tokens(jnp.asarray(ids), jnp.asarray(segment), segment > 0), word)
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_masks_are_nested_whole_words_within_budget(seed):
-    rows = make_rows(seed)
+    rows = random_rows(seed)
     small, large = map(
         np.asarray, masking.whole_words(jax.random.key(seed), rows, RATIOS)
     )
@@ -59,7 +36,7 @@ def test_masks_are_nested_whole_words_within_budget(seed):
 
 
 def test_heavier_words_are_masked_more_often():
-    rows = make_rows(0)
+    rows = random_rows(0)
     heavy = rows.word % 2 == 1
     weights = jnp.where(jnp.asarray(heavy), 50.0, 1.0)
     plain, weighted = (
@@ -75,7 +52,7 @@ def test_heavier_words_are_masked_more_often():
 
 
 def test_single_tokens_are_masked_to_the_count():
-    rows = make_rows(3)
+    rows = random_rows(3)
     mask = np.asarray(masking.tokens(jax.random.key(0), rows, 0.15))
     segment = np.asarray(rows.tokens.segment)
     for r in range(len(segment)):
@@ -99,7 +76,7 @@ def test_eight_in_ten_are_hidden_and_one_is_random():
 
 
 def test_the_buffer_holds_every_masked_token():
-    rows = make_rows(5)
+    rows = random_rows(5)
     mask = masking.whole_words(jax.random.key(5), rows, (0.4,))[0]
     size = masking.buffer_size(48, 0.4)
     positions, real = masking.gathered(mask, size)
