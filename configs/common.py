@@ -99,7 +99,7 @@ def tiny(config: ml_collections.ConfigDict, depth: int = 6, **encoder) -> None:
     config.init_from = ""
     config.data = {"pairs": section(SOURCES, "pydocs", limit=400)}
     config.evals = {
-        "pydocs": section(EVALS, "pydocs_retrieval", candidates=50, queries=20)
+        "pydocs": section(EVALS, "pydocs_retrieval", candidates=50, queries=50)
     }
 
 
@@ -182,7 +182,7 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
     config.optimizer.warmup = 0.1
     config.optimizer.weight_decay = 0.01
     if arg.tiny:
-        tiny(config)
+        tiny(config, dropout=0.0)
         if "shortest" in config.rows:
             config.rows.shortest = 16
         return config
