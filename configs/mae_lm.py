@@ -10,7 +10,7 @@ Expected: not measured here.
 """
 
 from configs.common import pre_training
-from research.pretraining import PRETRAINING
+from research.pretraining.objectives import PRETRAINING
 from research.sections import section
 
 

@@ -26,7 +26,7 @@ from research.models.config import EncoderConfig
 from research.models.pooling import POOLS
 from research.models.position_tables import TABLES
 from research.objectives import OBJECTIVES, chunks
-from research.pretraining import PRETRAINING, check_rows
+from research.pretraining.objectives import PRETRAINING, check_rows
 from research.sections import bind, build, differing
 from research.start import initialiser, taken
 from research.structs import Objective, Params

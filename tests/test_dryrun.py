@@ -10,7 +10,7 @@ from research import dryrun, parallel
 from research.losses.reconstruction import cross_entropy
 from research.models import masking
 from research.models.config import bert
-from research.pretraining import PRETRAINING
+from research.pretraining.objectives import PRETRAINING
 from research.structs import VOCABULARY, Rows, TextInfo, Tokens
 
 LABELS = np.arange(4, dtype=np.int32)

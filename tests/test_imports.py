@@ -21,13 +21,15 @@ ONLY = {
     "transformers": (),
     "sentence_transformers": (),
 }
+ABOVE = ("objectives", "experiment")
 # part of the library -> the parts that it may not import.
 NEVER = {
-    "losses": ("models", "data", "train", "eval", "objectives", "experiment"),
-    "data": ("models", "losses", "train", "eval", "objectives", "experiment"),
-    "models": ("losses", "data", "train", "eval", "objectives", "experiment"),
-    "train": ("models", "losses", "data", "eval", "objectives", "experiment"),
-    "eval": ("losses", "train", "objectives", "experiment"),
+    "losses": ("models", "pretraining", "data", "train", "eval", *ABOVE),
+    "data": ("models", "losses", "pretraining", "train", "eval", *ABOVE),
+    "models": ("losses", "pretraining", "data", "train", "eval", *ABOVE),
+    "pretraining": ("data", "train", "eval", *ABOVE),
+    "train": ("models", "losses", "pretraining", "data", "eval", *ABOVE),
+    "eval": ("losses", "pretraining", "train", *ABOVE),
 }
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from packed import CFG, MASK, TEXT, cross_entropy, firsts, hide, lively, random_rows
 
-from research.masked import Hidden, mlm
 from research.models import encoder, mae, masking
 from research.models.positions import places
-from research.smae import reconstructed, smae
+from research.pretraining.masked import Hidden, mlm
+from research.pretraining.smae import reconstructed, smae
 
 PAIRS = ((1, 4), (2, 16))
 ROWS = random_rows(4, 3, 32)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from packed import CFG, MASK, TEXT, VOCAB, cross_entropy, hide, lively, random_rows
 
-from research.masked import mlm
 from research.models import encoder, mae, masking
-from research.word_weights import RATE
+from research.pretraining.masked import mlm
+from research.pretraining.word_weights import RATE
 
 ROWS = random_rows(4, 3, 32)
 

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from packed import CFG, TEXT, lively, rows_of
 
-from research.masked import hidden, token_losses
 from research.models import masking
-from research.spans import averaged, cot_mae, cot_predictions, declutr, nt_xent, swapped
+from research.pretraining.masked import hidden, token_losses
+from research.pretraining.spans import (
+    averaged,
+    cot_mae,
+    cot_predictions,
+    declutr,
+    nt_xent,
+    swapped,
+)
 
 SPANS = [[[2, *range(10 + n, 17 + 2 * n), 3]] for n in range(4)]
 ROWS = rows_of(SPANS, 24)

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import word_weights
 from research.losses import reconstruction
 from research.models import encoder, mae, masking
 from research.models.config import EncoderConfig
+from research.pretraining import word_weights
 from research.structs import (
     Array,
     Key,
@@ -195,7 +195,7 @@ def mlm(
         replace: the chances of [MASK] and of a random token; the rest is kept.
         weighting: which words are hidden first (Zhang et al. 2023): 'none' says that
             all are alike; with 'frequency' a token weighs count^-power, with 'loss' the
-            running mean of what it costs to predict it (`weighting.updated`) to the
+            running mean of what it costs to predict it (`word_weights.updated`) to the
             power. A word weighs the mean of its tokens.
         power: of the weighting.
 

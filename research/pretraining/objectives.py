@@ -6,13 +6,13 @@ Each is name(cfg, text, *, keyword arguments) -> Objective of batches of type Ro
 from collections.abc import Mapping
 from typing import Any
 
-from research.electra import electra
-from research.mae_lm import mae_lm, mask_later
-from research.masked import mlm
-from research.retromae import dupmae, retromae
-from research.seed import seed
-from research.smae import smae
-from research.spans import cot_mae, declutr
+from research.pretraining.electra import electra
+from research.pretraining.mae_lm import mae_lm, mask_later
+from research.pretraining.masked import mlm
+from research.pretraining.retromae import dupmae, retromae
+from research.pretraining.seed import seed
+from research.pretraining.smae import smae
+from research.pretraining.spans import cot_mae, declutr
 
 # objective -> the kind of spans that its rows have to hold.
 SPANS = {"cot_mae": "cot", "declutr": "declutr"}

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import jax
 
-from research.masked import Predicted, check, predictions, share, started
 from research.models import encoder, mae, masking
 from research.models.compaction import compacted, scattered
 from research.models.config import EncoderConfig
 from research.models.layers import INIT
 from research.models.positions import places
+from research.pretraining.masked import Predicted, check, predictions, share, started
 from research.structs import Array, Key, Objective, Params, TextInfo, Tokens
 
 

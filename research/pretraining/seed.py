@@ -5,7 +5,11 @@ from typing import NamedTuple
 
 import jax
 
-from research.masked import (
+from research.models import encoder, mae, masking
+from research.models.config import EncoderConfig
+from research.models.masks import weak
+from research.models.positions import places
+from research.pretraining.masked import (
     BERT_REPLACE,
     Predicted,
     check,
@@ -14,10 +18,6 @@ from research.masked import (
     share,
     started,
 )
-from research.models import encoder, mae, masking
-from research.models.config import EncoderConfig
-from research.models.masks import weak
-from research.models.positions import places
 from research.structs import Array, Key, Objective, Params, Rows, TextInfo, row_texts
 
 

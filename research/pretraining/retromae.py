@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from research.losses.reconstruction import bag_of_words
-from research.masked import (
+from research.models import encoder, mae, masking
+from research.models.config import EncoderConfig
+from research.models.positions import places
+from research.pretraining.masked import (
     BERT_REPLACE,
     Predicted,
     check,
@@ -16,9 +19,6 @@ from research.masked import (
     share,
     started,
 )
-from research.models import encoder, mae, masking
-from research.models.config import EncoderConfig
-from research.models.positions import places
 from research.structs import Array, Key, Objective, Params, Rows, TextInfo, row_texts
 
 

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from research.losses.contrastive import infonce
-from research.masked import (
+from research.models import encoder, mae, masking
+from research.models.config import EncoderConfig
+from research.models.masks import text_masks
+from research.models.pooling import mean
+from research.models.positions import places
+from research.pretraining.masked import (
     BERT_REPLACE,
     Hidden,
     Predicted,
@@ -17,11 +22,6 @@ from research.masked import (
     share,
     started,
 )
-from research.models import encoder, mae, masking
-from research.models.config import EncoderConfig
-from research.models.masks import text_masks
-from research.models.pooling import mean
-from research.models.positions import places
 from research.structs import (
     Array,
     Key,

@@ -6,7 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.masked import (
+from research.models import encoder, mae, masking
+from research.models.config import EncoderConfig
+from research.models.positions import places
+from research.pretraining.masked import (
     BERT_REPLACE,
     Hidden,
     Predicted,
@@ -16,9 +19,6 @@ from research.masked import (
     share,
     started,
 )
-from research.models import encoder, mae, masking
-from research.models.config import EncoderConfig
-from research.models.positions import places
 from research.structs import Array, Key, Objective, Params, Rows, TextInfo, row_texts
 
 

@@ -9,7 +9,7 @@ from packed import CFG, MASK, TEXT, cross_entropy, hide, lively, random_rows
 from research.models import encoder, mae, masking
 from research.models.masks import weak
 from research.models.positions import places
-from research.seed import continued, seed
+from research.pretraining.seed import continued, seed
 
 ROWS = random_rows(4, 2, 32)
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from research.losses import reconstruction
-from research.masked import Predicted, check, hidden, predictions, share
 from research.models import encoder, mae, masking
 from research.models.config import EncoderConfig
 from research.models.layers import ACTIVATIONS, INIT
 from research.models.positions import places
+from research.pretraining.masked import Predicted, check, hidden, predictions, share
 from research.structs import VOCABULARY, Array, Key, Objective, Params, TextInfo
 
 

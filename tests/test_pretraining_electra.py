@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from packed import CFG, TEXT, VOCAB, lively, random_rows
 
-from research import electra as module
-from research.electra import detection, electra, replaced, sampled
+from research.pretraining import electra as module
+from research.pretraining.electra import detection, electra, replaced, sampled
 
 ROWS = random_rows(4, 2, 32)
 

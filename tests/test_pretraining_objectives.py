@@ -10,7 +10,7 @@ import pytest
 from packed import CFG, TEXT, random_rows
 
 from research import parallel
-from research.pretraining import PRETRAINING, check_rows
+from research.pretraining.objectives import PRETRAINING, check_rows
 
 ARGUMENTS = {"smae": {"pairs": ((1, 4), (2, 16))}}
 

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 from packed import TEXT
 
-from research.word_weights import RAREST, RATE, checked, of_frequency, updated
+from research.pretraining.word_weights import (
+    RAREST,
+    RATE,
+    checked,
+    of_frequency,
+    updated,
+)
 
 
 def test_rare_tokens_weigh_more_up_to_the_rarest():

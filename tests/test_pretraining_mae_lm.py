@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from packed import CFG, MASK, TEXT, cross_entropy, lively, random_rows
 
-from research.mae_lm import mae_lm, mask_later, seen
 from research.models import encoder, mae, masking
 from research.models.compaction import compacted
 from research.models.positions import places, table_rows
+from research.pretraining.mae_lm import mae_lm, mask_later, seen
 
 ROWS = random_rows(4, 2, 32)
 SHAPES = pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from packed import CFG, MASK, TEXT, cross_entropy, firsts, hide, lively, random_
 
 from research.losses.reconstruction import bag_of_words
 from research.models import encoder, mae, masking
-from research.retromae import _Enhanced, dupmae, enhanced, retromae
+from research.pretraining.retromae import _Enhanced, dupmae, enhanced, retromae
 
 ROWS = random_rows(4, 2, 32)
 RULES = {

@@ -1,0 +1,1 @@
+"""Pre-training: what an encoder learns from raw text, objective by objective."""
