@@ -5,10 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from packed import CFG, MASK, TEXT, VOCAB, cross_entropy, hide, lively, random_rows
 
 from research.models import encoder, mae, masking
-from research.pretraining.masked import mlm
+from research.pretraining.masked import hidden, mlm
 from research.pretraining.word_weights import RATE
 
 ROWS = random_rows(4, 3, 32)
@@ -34,6 +35,12 @@ def test_the_loss_is_the_mean_over_hidden_tokens_whatever_the_padding(key, monke
         np.testing.assert_allclose(total, expected, rtol=1e-4)
         share = mask.sum() / (ROWS.tokens.segment > 0).sum()
         np.testing.assert_allclose(metrics["masked"], share, rtol=1e-6)
+
+
+@pytest.mark.parametrize("replace", [(0.8, 0.3), (-0.1, 0.1), (0.8,)])
+def test_chances_of_replacement_are_chances(key, replace):
+    with pytest.raises(ValueError, match="objective.replace is .*; it should be"):
+        hidden(key, ROWS, ROWS.word > 0, 8, TEXT, replace)
 
 
 def test_losses_of_tokens_run_along(key):

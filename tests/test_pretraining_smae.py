@@ -113,6 +113,7 @@ def test_the_whole_size_without_a_decoder_is_half_of_mlm(key, masks, monkeypatch
 @pytest.mark.parametrize(
     "options, message",
     [
+        ({"ratios": (0.2,)}, r"objective.ratios is \(0.2,\); it should be two"),
         ({"ratios": (0.4, 0.2)}, "hides 0.2 of the tokens from the decoder, less than"),
         ({"ratios": (0.2, 1.0)}, r"objective.ratios is 1.0; it must lie in \(0, 1\)"),
         ({"pairs": ((3, 4),)}, r"has \(3, 4\), but the encoder has 2 blocks of width"),

@@ -63,7 +63,15 @@ def hidden(
         size: P, of the buffer.
         text: the tokenizer's ids.
         replace: the chances of [MASK] and of a random token; the rest is kept.
+
+    Raises:
+        ValueError: these are no two chances.
     """
+    if len(replace) != 2 or min(replace) < 0 or sum(replace) > 1:
+        raise ValueError(
+            f"objective.replace is {tuple(replace)}; it should be two chances, of "
+            "[MASK] and of a random token, together at most 1"
+        )
     ids = masking.corrupted(
         key,
         rows.tokens.ids,

@@ -1,5 +1,6 @@
 """Starbucks' pre-training: masked autoencoding at every size of an encoder."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -54,22 +55,8 @@ def smae(
         ValueError: as `mlm`; a size that the encoder lacks; a decoder that has less
             hidden than the encoder.
     """
-    small, large = ratios
-    check(cfg, text, ratios=small)
-    check(cfg, text, ratios=large)
-    if large < small:
-        raise ValueError(
-            f"objective.ratios hides {large} of the tokens from the decoder, less than "
-            f"the {small} of the encoder"
-        )
-    for depth, width in pairs:
-        if not (1 <= depth <= cfg.depth and 1 <= width <= cfg.width):
-            raise ValueError(
-                f"objective.pairs has ({depth}, {width}), but the encoder has "
-                f"{cfg.depth} blocks of width {cfg.width}"
-            )
-    if not pairs:
-        raise ValueError("objective.pairs names no size")
+    _check_ratios(cfg, text, ratios)
+    _check_sizes(cfg, pairs)
     rule = _Starbucks(tuple(tuple(pair) for pair in pairs), ratios, replace, decoder)
 
     def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
@@ -79,6 +66,35 @@ def smae(
         return params, {}
 
     return Objective(init, partial(_smae_loss, cfg, text, rule))
+
+
+def _check_ratios(cfg: EncoderConfig, text: TextInfo, ratios: Sequence[float]) -> None:
+    """Raises ValueError where tokens cannot be hidden in these ratios."""
+    if len(ratios) != 2:
+        raise ValueError(
+            f"objective.ratios is {tuple(ratios)}; it should be two: of tokens hidden "
+            "from the encoder and from the decoder"
+        )
+    small, large = ratios
+    check(cfg, text, ratios=small)
+    check(cfg, text, ratios=large)
+    if large < small:
+        raise ValueError(
+            f"objective.ratios hides {large} of the tokens from the decoder, less than "
+            f"the {small} of the encoder"
+        )
+
+
+def _check_sizes(cfg: EncoderConfig, pairs: Sequence[tuple[int, int]]) -> None:
+    """Raises ValueError where there is no size, or one that the encoder lacks."""
+    for depth, width in pairs:
+        if not (1 <= depth <= cfg.depth and 1 <= width <= cfg.width):
+            raise ValueError(
+                f"objective.pairs has ({depth}, {width}), but the encoder has "
+                f"{cfg.depth} blocks of width {cfg.width}"
+            )
+    if not pairs:
+        raise ValueError("objective.pairs names no size")
 
 
 class _Starbucks(NamedTuple):
