@@ -9,4 +9,5 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=true
 # The data set that many tests read is made once, before they share it.
 .venv/bin/python -c 'from research.data.sources import SOURCES; SOURCES["pydocs"]()' \
   > /dev/null 2>&1
-exec .venv/bin/python -m pytest --numprocesses 2 "$@"
+# Each process takes neighbours, which share what their files make and compile.
+exec .venv/bin/python -m pytest --numprocesses 2 --dist worksteal "$@"

@@ -6,6 +6,7 @@ import numpy as np
 
 from research.models import masking
 from research.models.config import bert
+from research.parallel import path_name
 from research.structs import Rows, TextInfo, Tokens
 
 VOCAB, MASK = 50, 4
@@ -73,14 +74,17 @@ def hide(monkeypatch, *masks):
     monkeypatch.setattr(masking, "corrupted", corrupted)
 
 
-def lively(params, seed=0):
-    """The parameters with noise, so that no bias is zero and nothing is negligible."""
-    random = np.random.default_rng(seed)
+def lively(init):
+    """What init(key) makes, of noise: no bias is zero, and nothing is compiled."""
+    random = np.random.default_rng(0)
 
-    def noisy(x):
-        return jnp.asarray(x + 0.3 * random.standard_normal(x.shape), jnp.float32)
+    def noise(path, x):
+        centre = 1.0 if path_name(path).endswith("scale") else 0.0
+        x = centre + 0.3 * random.standard_normal(x.shape)
+        return jnp.asarray(x, jnp.float32)
 
-    return jax.tree.map(noisy, jax.device_get(params))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(noise, shapes)
 
 
 def cross_entropy(params, states, labels, real):

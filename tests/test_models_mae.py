@@ -1,6 +1,7 @@
 """Heads and decoders of masked autoencoding."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from research.models.positions import places
 
 
 def test_the_head_of_a_prefix_is_that_of_its_zero_padding(key):
-    params = lively(mae.init_head(key, CFG))
+    params = lively(partial(mae.init_head, cfg=CFG))
     x = jax.random.normal(key, (2, 3, 16))
     for width in (1, 5, 16):
         padded = mae.head(params, x.at[..., width:].set(0.0), CFG)
@@ -69,8 +70,8 @@ def test_one_pattern_is_the_same_view_for_all(key):
     ids=["learned", "relative", "rotary"],
 )
 def test_a_decoder_gives_the_asked_places_what_it_gives_them_among_all(key, cfg):
-    params = lively(encoder.init(key, cfg))
-    decoder = lively(mae.init_decoder(key, cfg, 2), seed=1)
+    params = lively(partial(encoder.init, cfg=cfg))
+    decoder = lively(partial(mae.init_decoder, cfg=cfg, depth=2))
     where = places(random_rows(2, 2, 32).tokens.segment)
     x = jax.random.normal(key, (2, 32, 16))
     at = jnp.asarray([[3, 0, 2], [1, 2, 3]], jnp.int32)

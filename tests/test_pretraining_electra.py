@@ -44,7 +44,7 @@ def test_draws_follow_the_output_layer(key, logits):
 
 def test_the_right_token_is_not_replaced(key, monkeypatch):
     objective = electra(CFG, TEXT)
-    params = objective.init(key)[0]
+    params = lively(objective.init)[0]
     ids = jnp.where(jnp.asarray(ROWS.word) > 0, 7, ROWS.tokens.ids)
     rows = ROWS._replace(tokens=ROWS.tokens._replace(ids=ids))
 
@@ -62,7 +62,7 @@ def test_the_right_token_is_not_replaced(key, monkeypatch):
 
 def test_the_generator_does_not_learn_from_the_encoder(key):
     parts = [electra(CFG, TEXT, weight=weight) for weight in (50.0, 0.0)]
-    params = lively(parts[0].init(key)[0])
+    params = lively(parts[0].init)[0]
 
     def difference(params):
         whole, without = (part.loss(params, {}, ROWS, key)[0] for part in parts)

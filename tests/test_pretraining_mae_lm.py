@@ -29,7 +29,7 @@ def inputs(cfg, params, rows, at, real):
 
 @SHAPES
 def test_without_masks_the_encoder_is_the_ordinary_one(key, cfg):
-    params = lively(mae_lm(cfg, TEXT).init(key)[0])
+    params = lively(mae_lm(cfg, TEXT).init)[0]
     at = jnp.broadcast_to(jnp.arange(32, dtype=jnp.int32), (2, 32))
     real = ROWS.tokens.segment > 0
 
@@ -44,7 +44,7 @@ def test_without_masks_the_encoder_is_the_ordinary_one(key, cfg):
 
 @SHAPES
 def test_order_and_masked_tokens_do_not_matter(key, cfg):
-    params = lively(mae_lm(cfg, TEXT).init(key)[0])
+    params = lively(mae_lm(cfg, TEXT).init)[0]
     (mask,) = masking.row_tokens(key, ROWS, (0.3,))
     at, real = masking.gathered(~mask, masking.kept_size(32, 0.3))
     states = jax.jit(lambda *x: inputs(cfg, params, *x))
@@ -66,7 +66,7 @@ def test_the_loss_is_of_the_masked_tokens(key, make, monkeypatch):
     mask = masking.row_tokens(key, ROWS, (0.25,))[0]
     monkeypatch.setattr(masking, "row_tokens", lambda *_: (mask,) * 3)
     objective = make(CFG, TEXT, ratio=0.25, replace=(1.0, 0.0))
-    params = lively(objective.init(key)[0])
+    params = lively(objective.init)[0]
     total, _ = jax.jit(objective.loss)(params, {}, ROWS, key)
 
     @jax.jit

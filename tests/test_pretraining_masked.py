@@ -18,7 +18,7 @@ ROWS = random_rows(4, 3, 32)
 def test_the_loss_is_the_mean_over_hidden_tokens_whatever_the_padding(key, monkeypatch):
     (mask,) = masking.whole_words(key, ROWS, (0.15,))
     objective = mlm(CFG, TEXT)
-    params = lively(objective.init(key)[0])
+    params = lively(objective.init)[0]
 
     def reference(params):
         tokens = ROWS.tokens._replace(ids=jnp.where(mask, MASK, ROWS.tokens.ids))

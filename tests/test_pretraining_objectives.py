@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from packed import CFG, TEXT, random_rows
+from packed import CFG, TEXT, lively, random_rows
 
 from research import parallel
 from research.pretraining.objectives import PRETRAINING, check_rows
@@ -47,6 +47,17 @@ def test_one_device_equals_eight(key, name):
         batch = parallel.put_batch(rows, mesh)
         got = value_and_grad(jax.device_put(params, places), frozen, batch, key)
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_changes_a_loss_by_less_than_a_percent(key):
+    half = dataclasses.replace(CFG, dtype="bfloat16")
+    single, other = make("smae"), make("smae", half)
+    params = lively(single.init)[0]
+    rows = random_rows(3, 8, 32)
+    got, expected = (
+        jax.jit(part.loss)(params, {}, rows, key)[0] for part in (other, single)
+    )
+    np.testing.assert_allclose(got, expected, rtol=0.01)
 
 
 RATIOS = [

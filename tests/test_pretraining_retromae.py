@@ -22,7 +22,7 @@ BOTH = pytest.mark.parametrize("embedded", [False, True], ids=["retromae", "dupm
 
 @pytest.fixture(scope="module")
 def params():
-    return lively(retromae(CFG, TEXT).init(jax.random.key(0))[0])
+    return lively(retromae(CFG, TEXT).init)[0]
 
 
 def normed(x, p):

@@ -21,7 +21,7 @@ def test_two_tokens_and_the_first_are_seen():
 
 
 def test_a_token_reaches_the_states_of_its_window(key):
-    params = lively(seed(CFG, TEXT, depth=1, window=2).init(key)[0])
+    params = lively(seed(CFG, TEXT, depth=1, window=2).init)[0]
     sentences = jax.random.normal(key, (1, 1, 16))
 
     @jax.jit
@@ -43,7 +43,7 @@ def test_the_loss_is_of_hidden_and_of_next_tokens(key, monkeypatch):
     (mask,) = masking.whole_words(key, ROWS, (0.15,))
     hide(monkeypatch, mask)
     objective = seed(CFG, TEXT, weight=0.3, window=3, depth=2)
-    params = lively(objective.init(key)[0])
+    params = lively(objective.init)[0]
     total, metrics = jax.jit(objective.loss)(params, {}, ROWS, key)
 
     @jax.jit

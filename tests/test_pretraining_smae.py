@@ -22,7 +22,7 @@ def masks(key):
 
 def started(key, **options):
     objective = smae(CFG, TEXT, pairs=PAIRS, **options)
-    return objective, lively(objective.init(key)[0])
+    return objective, lively(objective.init)[0]
 
 
 def by_loop(params, small, large):
@@ -98,7 +98,7 @@ def test_the_decoder_does_not_see_the_token_in_place_of_the_sentence(key, masks)
 def test_the_whole_size_without_a_decoder_is_half_of_mlm(key, masks, monkeypatch):
     hide(monkeypatch, masks[0], masks[0])
     half = smae(CFG, TEXT, pairs=PAIRS[-1:], decoder=False)
-    params = lively(half.init(key)[0])
+    params = lively(half.init)[0]
     assert set(params) == {"encoder", "head"}
     whole = mlm(CFG, TEXT, ratio=0.2).loss
     expected, got = jax.jit(

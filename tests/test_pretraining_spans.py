@@ -23,7 +23,7 @@ ROWS = rows_of(SPANS, 24)
 
 def test_swapping_partners_permutes_the_terms(key):
     objective = cot_mae(CFG, TEXT)
-    params = lively(objective.init(key)[0])
+    params = lively(objective.init)[0]
     small, large = masking.whole_words(key, ROWS, (0.3, 0.45))
     seen = hidden(key, ROWS, small, 8, TEXT)
     dark = hidden(jax.random.key(1), ROWS, large, 11, TEXT)
