@@ -4,12 +4,8 @@ import pytest
 from jax.sharding import AxisType
 
 from research.data.text import train_tokenizer
-from research.eval.embed import (
-    batches,
-    make_embedder,
-    make_grid_embedder,
-    padded_length,
-)
+from research.eval.embed import make_embedder, make_grid_embedder
+from research.eval.rows import batches, padded_length
 from research.models import encoder
 from research.models.config import EncoderConfig
 

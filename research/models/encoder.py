@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,20 @@ SAVED = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "all": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+class Prepend(NamedTuple):
+    """Where token prepending copies what (Fu et al. 2024).
+
+    Attributes:
+        target: [B] int32, the place of the token that is prepended, <PST>.
+        source: [B] int32, the place of the last token, whose state it takes.
+        blocks: [L] bool, before which blocks it does so.
+    """
+
+    target: Array
+    source: Array
+    blocks: Array
 
 
 # Called outside of a jit too, these compile once and not operation by operation.
@@ -97,6 +112,9 @@ def apply(
     where: Places | None = None,
     inputs: Array | None = None,
     key: Key | None = None,
+    prepend: Prepend | None = None,
+    adapter: Array | None = None,
+    normed: bool = True,
 ) -> tuple[Array, Array | None]:
     """Final hidden states, and what is wanted of every layer's.
 
@@ -104,13 +122,17 @@ def apply(
         params: as `init` makes them.
         tokens: rows [B, S].
         cfg: the encoder's shape.
-        keep: makes of the states [B, S, D] of a layer, after the final norm where the
-            family has one, what is kept of them; None keeps nothing. It runs inside the
-            scan over layers: all of their states never stand in memory together.
+        keep: makes of the states [B, S, D] of a layer what is kept of them; None keeps
+            nothing. It runs inside the scan over layers: all of their states never
+            stand in memory together.
         where: the places of the tokens; None where each text stands whole in the row.
             Otherwise no kernel is used: these go by the order of the row.
         inputs: [B, S, D] in place of the embedding layer's output.
         key: dropout key; None runs without dropout.
+        prepend: what is copied between tokens before some blocks; None for nothing.
+        adapter: [B, S] int32, the number of each token's adapter, -1 for none.
+        normed: whether `keep` sees states after the final norm, where the family has
+            one, or as blocks pass them on.
 
     Returns:
         [B, S, D], and [L+1, ...] of the embedding layer and every block, or None.
@@ -122,19 +144,26 @@ def apply(
         cfg = _unaligned(cfg, where.index.shape[1])
     keys = None if key is None else jax.random.split(key, cfg.depth + 2)
     position_key = None if key is None else keys[-2]
-    around = surroundings(params, where, cfg, position_key, aligned=aligned)
+    around = surroundings(
+        params, where, cfg, position_key, aligned=aligned, adapter=adapter
+    )
 
     def final(x):
         if cfg.norm_at != "post":
             return norm(cfg, None).apply({"params": params["final_norm"]}, x)
         return x
 
+    def kept(x):
+        return None if keep is None else keep(final(x) if normed else x)
+
     def layer(x, xs):
-        p, kind, k = xs
+        p, kind, k, copies = xs
+        if prepend is not None:
+            x = _prepended(x, prepend, copies)
         # Without this a compiler that sees weights split over devices splits the hidden
         # states by width, and moves them around instead of the weights.
         x = split_rows(Block(cfg).apply({"params": p}, x, around, kind, k))
-        return x, None if keep is None else keep(final(x))
+        return x, kept(x)
 
     x = inputs
     if x is None:
@@ -142,8 +171,9 @@ def apply(
         embed = {"params": params["embed"]}
         x = Embedder(cfg).apply(embed, tokens.ids, where, embed_key)
     x = split_rows(x)
-    first = None if keep is None else keep(final(x))
-    xs = (params["layers"], _kinds(cfg), None if keys is None else keys[:-2])
+    first = kept(x)
+    copies = None if prepend is None else prepend.blocks
+    xs = (params["layers"], _kinds(cfg), None if keys is None else keys[:-2], copies)
     if cfg.remat != "none":
         layer = jax.checkpoint(layer, policy=SAVED[cfg.remat])
     x, rest = jax.lax.scan(layer, x, xs)
@@ -152,7 +182,7 @@ def apply(
     return final(x), jnp.concatenate([first[None], rest])
 
 
-@partial(jax.jit, static_argnames=("cfg", "pool", "slots", "every_layer"))
+@partial(jax.jit, static_argnames=("cfg", "pool", "slots", "every_layer", "raw"))
 def encode(
     params: Params,
     tokens: Tokens,
@@ -163,6 +193,9 @@ def encode(
     spans: Array | None = None,
     key: Key | None = None,
     every_layer: bool = False,
+    raw: bool = False,
+    prepend: Prepend | None = None,
+    adapter: Array | None = None,
 ) -> Array:
     """Embeddings of the texts, not normalised.
 
@@ -176,19 +209,25 @@ def encode(
             spans of texts are pooled and not whole texts.
         key: dropout key; None runs without dropout.
         every_layer: pool the embedding layer's output and each block's.
+        raw: with `every_layer`, these before the final norm, and after them the last
+            one's once more after it.
+        prepend, adapter: as in `apply`.
 
     Returns:
         [B*M, D] float32, row b*M + m-1 for the m-th text of row b (zero where there is
-        none); [B*M, L+1, D] with `every_layer`.
+        none); [B*M, L+1, D] with `every_layer`, [B*M, L+2, D] if `raw` too.
     """
     groups = tokens.segment if spans is None else spans
     mask = text_masks(groups, tokens.pool, slots)
     # Pooled inside the scan: [L, B*M, D] is stacked, never [L, B, S, D].
     keep = (lambda x: pool(x, mask)) if every_layer else None
-    x, layers = apply(params, tokens, cfg, keep, key=key)
-    if every_layer:
-        return jnp.moveaxis(layers, 0, 2).reshape(-1, cfg.depth + 1, cfg.width)
-    return pool(x, mask).reshape(-1, cfg.width)
+    told = {"prepend": prepend, "adapter": adapter, "normed": not raw}
+    x, layers = apply(params, tokens, cfg, keep, key=key, **told)
+    if not every_layer:
+        return pool(x, mask).reshape(-1, cfg.width)
+    if raw:
+        layers = jnp.concatenate([layers, pool(x, mask)[None]])
+    return jnp.moveaxis(layers, 0, 2).reshape(-1, len(layers), cfg.width)
 
 
 def truncated(
@@ -206,6 +245,16 @@ def truncated(
     return {**params, "layers": layers}, shape
 
 
+def _prepended(x: Array, prepend: Prepend, copies: Array) -> Array:
+    """States [B, S, D] with those at `source` put at `target`, if copies [] says so."""
+
+    def copied(row, target, source):
+        state = jnp.where(copies, row[source], row[target])
+        return jax.lax.dynamic_update_index_in_dim(row, state, target, 0)
+
+    return split_rows(jax.vmap(copied)(x, prepend.target, prepend.source))
+
+
 def _unaligned(cfg: EncoderConfig, length: int) -> EncoderConfig:
     """The same with attention that goes by the places of tokens, not by their order."""
     whole = length <= PLAIN or cfg.relative in RELATIVE or bool(cfg.local)
@@ -219,6 +268,7 @@ def surroundings(
     key: Key | None,
     *,
     aligned: bool = True,
+    adapter: Array | None = None,
 ) -> Surroundings:
     """What every block's attention reads; no block changes it.
 
@@ -228,6 +278,7 @@ def surroundings(
         cfg: the encoder's shape.
         key: of training; None otherwise.
         aligned: whether the i-th tokens of all rows stand at the same place of theirs.
+        adapter: [B, S] int32, the number of each token's adapter; None without.
     """
     how = relation(cfg)
     channels = None
@@ -244,6 +295,7 @@ def surroundings(
         *_turns(params, where, cfg, how, key),
         factor,
         channels,
+        adapter,
     )
 
 

@@ -40,6 +40,7 @@ class Surroundings(NamedTuple):
         local_turn: the rotation of local blocks; None without.
         factor: of the queries, besides `cfg.scale`: [B, S, 1, 1] or a float.
         channels: [B, S, H, E] appended to queries and to keys; None for nothing.
+        adapter: [B, S] int32, the number of each token's adapter; None without.
     """
 
     places: Places
@@ -49,6 +50,7 @@ class Surroundings(NamedTuple):
     local_turn: Turn | None
     factor: Array | float
     channels: tuple[Array, Array] | None
+    adapter: Array | None = None
 
 
 class Kind(NamedTuple):
