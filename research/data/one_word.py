@@ -84,7 +84,7 @@ def metaeol(
 
 def punctuated(text: str) -> str:
     """A sentence that ends in . ? " or ', without double quotes (PromptEOL)."""
-    if text and text[-1] not in ".?\"'":
+    if text.strip() and text[-1] not in ".?\"'":
         text += "."
     return text.replace('"', "'")
 
