@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,9 @@ import tokenizers
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.eval.readers import MARK, Reader, marked, method_reader, plain_reader
+from research.data.pieces import PST
+from research.data.templates import Method
+from research.eval.readers import Reader, marked, method_reader, plain_reader
 from research.eval.rows import Runner, batch_sizes, row_vectors
 from research.models.config import EncoderConfig
 from research.models.encoder import Prepend, encode, truncated
@@ -21,9 +22,6 @@ from research.models.pooling import POOLS
 from research.models.projection import Dense, project
 from research.models.reading import layer_places, prepend_blocks, with_token
 from research.structs import Array, EmbedFn, Params, Tokens
-
-if TYPE_CHECKING:
-    from research.data.templates import Method
 
 
 def make_embedder(
@@ -38,7 +36,7 @@ def make_embedder(
     dense: Sequence[Dense] = (),
     depth: int | None = None,
     dim: int | None = None,
-    method: "Method | None" = None,
+    method: Method | None = None,
     instruction: str = "",
     prepend: tuple[int, int] | None = None,
     layers: tuple[int, ...] = (-1,),
@@ -90,6 +88,8 @@ def make_embedder(
     options = {"dim": dim, "normalize": normalize}
     read = plain_reader(tokenizer, max_length, prompts)
     if method is not None:
+        if any((prompts or {}).values()):
+            raise ValueError("there are prompts and a method, which leaves them out")
         mark = cfg.vocab if marked(method) else None
         told = {"instruction": instruction, "mark": mark}
         read = method_reader(method, tokenizer, max_length, **told)
@@ -98,7 +98,7 @@ def make_embedder(
     if marked(method):
         params, cfg = with_token(params, cfg, jax.random.key(0))
     elif prepend is not None:
-        raise ValueError(f"token prepending needs a method with a place for {MARK}")
+        raise ValueError(f"token prepending needs a method with a place for {PST}")
     if tuple(layers) != (-1,):
         options["layers"] = layer_places(tuple(layers), cfg.depth)
         params, cfg = truncated(params, cfg, _deepest(options["layers"], cfg.depth))

@@ -1,6 +1,7 @@
 """What is read of an encoder: which layers, and which tokens take others' states."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,35 @@ def prepend_blocks(window: tuple[int, int], depth: int) -> np.ndarray:
         )
     block = np.arange(depth)
     return (start <= block) & (block < end)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """The layers of "-2" or "1;12".
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    return _numbers(text, ";", "layers", "-2 or 1;12")
+
+
+def parse_window(text: str) -> tuple[int, int]:
+    """The window of blocks of "1:7".
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    return _numbers(text, ":", "a window of blocks", "1:7", count=2)
+
+
+def _numbers(
+    text: str, between: str, what: str, form: str, count: int = 0
+) -> tuple[int, ...]:
+    parts = text.split(between)
+    if not all(re.fullmatch(r"-?\d+", part) for part in parts) or (
+        count and len(parts) != count
+    ):
+        raise ValueError(f"{text!r} is not {what}; write {form}")
+    return tuple(map(int, parts))
 
 
 def with_token(
