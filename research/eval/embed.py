@@ -16,11 +16,18 @@ from research.data.pieces import PST
 from research.data.templates import Method
 from research.eval.readers import Reader, marked, method_reader, plain_reader
 from research.eval.rows import Runner, batch_sizes, row_vectors
+from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.encoder import Prepend, encode, truncated
+from research.models.layers import Past
 from research.models.pooling import POOLS
 from research.models.projection import Dense, project
-from research.models.reading import layer_places, prepend_blocks, with_token
+from research.models.reading import (
+    layer_places,
+    prepend_blocks,
+    shareable,
+    with_token,
+)
 from research.structs import Array, EmbedFn, Params, Tokens
 
 
@@ -151,6 +158,7 @@ def _vectors(
     dense: tuple[Dense, ...],
     blocks: Array | None,
     tables: Mapping[str, Array],
+    prefix: Past | None = None,
     *,
     cfg: EncoderConfig,
     pool: str,
@@ -168,7 +176,8 @@ def _vectors(
     ids, lengths = tables["ids"], tables["lengths"]
     real = jnp.arange(ids.shape[1])[None] < lengths[:, None]
     tokens = Tokens(ids, real.astype(jnp.int32), real)
-    pooled = {"slots": slots, "spans": tables.get("spans"), "raw": layers is not None}
+    pooled = {"slots": slots, "spans": tables.get("spans"), "prefix": prefix}
+    pooled["raw"] = layers is not None
     pooled["every_layer"] = depths is not None or layers is not None
     if blocks is not None:
         pooled["prepend"] = Prepend(tables["marks"], lengths - 1, blocks)
@@ -213,13 +222,18 @@ def make_runner(
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
     model = placed((params, tuple(dense), blocks), mesh)
 
-    def run(tables, slots=1):
+    static = {"cfg": cfg, "pool": pool, **options}
+
+    def run(tables, slots=1, prefix=None):
         tables = jax.tree.map(place, tables)
         # Splash attention spreads its rows as the ambient mesh says.
         with nullcontext() if mesh is None else jax.set_mesh(mesh):
-            return _vectors(*model, tables, cfg=cfg, pool=pool, slots=slots, **options)
+            return _vectors(*model, tables, prefix, slots=slots, **static)
 
-    return run
+    def begin(ids):
+        return encoder.prefix(model[0], placed(ids, mesh), cfg)
+
+    return Runner(run, begin if shareable(cfg) else None, pool == "last")
 
 
 def placed(params: Params, mesh: Mesh | None) -> Params:

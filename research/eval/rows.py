@@ -2,20 +2,38 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from research.models.attention import PLAIN
 from research.models.config import EncoderConfig
 from research.structs import Array
 
 # Batches that are computing or wait to be; more would only hold their inputs in memory.
 IN_FLIGHT = 16
-# run(tables, slots=M) -> [R, M, ...], the vectors of rows: {"ids": [R, S], "lengths":
-# [R], perhaps "spans": [R, S], which span a token is pooled in, and "marks": [R]}.
-Runner = Callable[..., Array]
+# The fewest tokens that are worth a computation of their own, and what their number is
+# a multiple of: for every number programs are compiled.
+SHARED = 16
+
+
+class Runner(NamedTuple):
+    """A model, ready for rows.
+
+    Attributes:
+        vectors: (tables, slots=M, prefix=None) -> [R, M, ...], the vectors of rows:
+            {"ids": [R, S], "lengths": [R], perhaps "spans": [R, S], which span a token
+            is pooled in, and "marks": [R]}, as arrays of int32.
+        prefix: ids [P] -> what `vectors` takes for tokens before those of every row;
+            None for a model that cannot share them.
+        last: whether a vector is the state of the last pooled token.
+    """
+
+    vectors: Callable[..., Array]
+    prefix: Callable[[np.ndarray], Any] | None
+    last: bool
 
 
 class Rows(NamedTuple):
@@ -87,7 +105,9 @@ def row_vectors(run: Runner, found: Rows, sizes: tuple[int, int, int]) -> np.nda
     Returns:
         [P, ...] float32, spans of the first row first.
     """
-    ids, spans, marks = found
+    count = 0 if run.prefix is None else shared(found, last=run.last)
+    prefix = run.prefix(found.ids[0][:count]) if count else None
+    ids, spans, marks = _rest(found, count)
     counts = np.array([1] * len(ids) if spans is None else [x.max() for x in spans])
     first = np.cumsum(counts) - counts
     lengths = np.array([len(row) for row in ids])
@@ -103,13 +123,50 @@ def row_vectors(run: Runner, found: Rows, sizes: tuple[int, int, int]) -> np.nda
             tables["marks"] = np.zeros(rows, np.int32)
             tables["marks"][: len(chosen)] = marks[chosen]
         slots = 1 << int(counts[chosen].max() - 1).bit_length()
-        part = run(tables, slots=slots)  # dispatched, not waited for
+        part = run.vectors(tables, slots, prefix)  # dispatched, not waited for
         waiting.append((first[chosen], counts[chosen], part))
         if len(waiting) > IN_FLIGHT:
             vectors = _stored(vectors, counts.sum(), *waiting.popleft())
     for done in waiting:
         vectors = _stored(vectors, counts.sum(), *done)
     return vectors
+
+
+def shared(found: Rows, *, last: bool) -> int:
+    """How many tokens all rows begin with, and only their later tokens see: P or 0.
+
+    They do not pool, unless only the last token's state counts (`last`). 0 where P is
+    below `SHARED` or the scores of the rest would take too much memory.
+    """
+    ids, spans, marks = found
+    if len(ids) < 2 or (spans is None and not last):
+        return 0
+    most = [min(map(len, ids)) - 1]
+    if marks is not None:
+        most.append(marks.min())
+    if spans is not None:
+        if max(span.max() for span in spans) > 1:
+            return 0
+        most += [np.flatnonzero(span)[-1 if last else 0] for span in spans]
+    if min(most) < SHARED:
+        return 0
+    starts = np.stack([row[: min(most)] for row in ids])
+    same = np.append((starts == starts[:1]).all(0), False)
+    count = int(same.argmin()) // SHARED * SHARED
+    longest = max(map(len, ids))
+    return count if longest * (longest - count) <= PLAIN**2 else 0
+
+
+def _rest(found: Rows, count: int) -> Rows:
+    """The rows without their first tokens."""
+    if not count:
+        return found
+    spans, marks = found.spans, found.marks
+    return Rows(
+        [row[count:] for row in found.ids],
+        None if spans is None else [span[count:] for span in spans],
+        None if marks is None else marks - np.int32(count),
+    )
 
 
 def _table(parts: list[np.ndarray], rows: int, length: int) -> np.ndarray:

@@ -12,11 +12,20 @@ import numpy as np
 from research.models import rope, seqpe
 from research.models.attention import PLAIN, whole_terms
 from research.models.config import EncoderConfig
-from research.models.layers import Block, Embedder, Kind, Surroundings, Turn, norm
+from research.models.layers import (
+    Block,
+    Embedder,
+    Kind,
+    Past,
+    Surroundings,
+    Turn,
+    norm,
+)
 from research.models.masks import text_masks
 from research.models.positions import Places, places
 from research.models.relations import Relation, relation
 from research.models.relative import RELATIVE
+from research.models.scores import Terms, make_terms
 from research.models.temperature import query_factor
 from research.parallel import split_rows
 from research.structs import Array, EncoderOutput, Key, Params, Pool, Tokens
@@ -115,6 +124,7 @@ def apply(
     prepend: Prepend | None = None,
     adapter: Array | None = None,
     normed: bool = True,
+    prefix: Past | None = None,
 ) -> tuple[Array, Array | None]:
     """Final hidden states, and what is wanted of every layer's.
 
@@ -133,6 +143,8 @@ def apply(
         adapter: [B, S] int32, the number of each token's adapter, -1 for none.
         normed: whether `keep` sees states after the final norm, where the family has
             one, or as blocks pass them on.
+        prefix: the tokens before those of every row, from `prefix`, [L, P, ...]. Rows
+            hold the rest of one text each, and their scores stand whole in memory.
 
     Returns:
         [B, S, D], and [L+1, ...] of the embedding layer and every block, or None.
@@ -142,11 +154,16 @@ def apply(
         where = places(tokens.segment, running=cfg.anchor)
     else:
         cfg = _unaligned(cfg, where.index.shape[1])
+    if prefix is not None:
+        cfg = dataclasses.replace(cfg, attention="plain")
+        where = _later(where, prefix.v.shape[1])
     keys = None if key is None else jax.random.split(key, cfg.depth + 2)
     position_key = None if key is None else keys[-2]
     around = surroundings(
         params, where, cfg, position_key, aligned=aligned, adapter=adapter
     )
+    if prefix is not None:
+        around = around._replace(terms=_terms_after(cfg, where, prefix.v.shape[1]))
 
     def final(x):
         if cfg.norm_at != "post":
@@ -157,12 +174,13 @@ def apply(
         return None if keep is None else keep(final(x) if normed else x)
 
     def layer(x, xs):
-        p, kind, k, copies = xs
+        p, kind, k, copies, past = xs
         if prepend is not None:
             x = _prepended(x, prepend, copies)
         # Without this a compiler that sees weights split over devices splits the hidden
         # states by width, and moves them around instead of the weights.
-        x = split_rows(Block(cfg).apply({"params": p}, x, around, kind, k))
+        x = Block(cfg).apply({"params": p}, x, around, kind, k, None, past)
+        x = split_rows(x if past is None else x[0])
         return x, kept(x)
 
     x = inputs
@@ -173,7 +191,8 @@ def apply(
     x = split_rows(x)
     first = kept(x)
     copies = None if prepend is None else prepend.blocks
-    xs = (params["layers"], _kinds(cfg), None if keys is None else keys[:-2], copies)
+    block_keys = None if keys is None else keys[:-2]
+    xs = (params["layers"], _kinds(cfg), block_keys, copies, prefix)
     if cfg.remat != "none":
         layer = jax.checkpoint(layer, policy=SAVED[cfg.remat])
     x, rest = jax.lax.scan(layer, x, xs)
@@ -196,6 +215,7 @@ def encode(
     raw: bool = False,
     prepend: Prepend | None = None,
     adapter: Array | None = None,
+    prefix: Past | None = None,
 ) -> Array:
     """Embeddings of the texts, not normalised.
 
@@ -211,7 +231,7 @@ def encode(
         every_layer: pool the embedding layer's output and each block's.
         raw: with `every_layer`, these before the final norm, and after them the last
             one's once more after it.
-        prepend, adapter: as in `apply`.
+        prepend, adapter, prefix: as in `apply`.
 
     Returns:
         [B*M, D] float32, row b*M + m-1 for the m-th text of row b (zero where there is
@@ -221,13 +241,40 @@ def encode(
     mask = text_masks(groups, tokens.pool, slots)
     # Pooled inside the scan: [L, B*M, D] is stacked, never [L, B, S, D].
     keep = (lambda x: pool(x, mask)) if every_layer else None
-    told = {"prepend": prepend, "adapter": adapter, "normed": not raw}
-    x, layers = apply(params, tokens, cfg, keep, key=key, **told)
+    told = {"prepend": prepend, "adapter": adapter, "prefix": prefix}
+    x, layers = apply(params, tokens, cfg, keep, key=key, normed=not raw, **told)
     if not every_layer:
         return pool(x, mask).reshape(-1, cfg.width)
     if raw:
         layers = jnp.concatenate([layers, pool(x, mask)[None]])
     return jnp.moveaxis(layers, 0, 2).reshape(-1, len(layers), cfg.width)
+
+
+@partial(jax.jit, static_argnames="cfg")
+def prefix(params: Params, ids: Array, cfg: EncoderConfig) -> Past:
+    """What every block's attention sees of the first tokens of a text.
+
+    Args:
+        params: as `init` makes them.
+        ids: [P] int32, special tokens included.
+        cfg: the shape of an encoder that is `reading.shareable`.
+
+    Returns:
+        key and v, [L, P, KV, D/H].
+    """
+    ids = ids[None]
+    where = places(jnp.ones_like(ids))
+    around = surroundings(params, where, cfg, None)
+    nothing = jnp.zeros((0, cfg.kv_heads, cfg.head_dim), cfg.compute_dtype)
+
+    def layer(x, xs):
+        p, kind = xs
+        past = Past(nothing, nothing)
+        x, own = Block(cfg).apply({"params": p}, x, around, kind, None, None, past)
+        return x, jax.tree.map(lambda a: a[0], own)
+
+    x = Embedder(cfg).apply({"params": params["embed"]}, ids, where, None)
+    return jax.lax.scan(layer, x, (params["layers"], _kinds(cfg)))[1]
 
 
 def truncated(
@@ -253,6 +300,26 @@ def _prepended(x: Array, prepend: Prepend, copies: Array) -> Array:
         return jax.lax.dynamic_update_index_in_dim(row, state, target, 0)
 
     return split_rows(jax.vmap(copied)(x, prepend.target, prepend.source))
+
+
+def _later(where: Places, count: int) -> Places:
+    """The places of tokens before which each text has `count` more."""
+    real = where.segment != 0
+    return Places(
+        where.segment,
+        jnp.where(real, where.position + count, 0),
+        jnp.where(real, where.length + count, 0),
+        where.index + count,
+    )
+
+
+def _terms_after(cfg: EncoderConfig, where: Places, count: int) -> Terms:
+    """The terms of the scores of tokens with the `count` before them and themselves."""
+    before = jnp.ones((len(where.segment), count), jnp.int32)
+    seen = jax.tree.map(
+        lambda first, rest: jnp.concatenate([first, rest], 1), places(before), where
+    )
+    return make_terms(cfg, relation(cfg), None, where, seen)
 
 
 def _unaligned(cfg: EncoderConfig, length: int) -> EncoderConfig:

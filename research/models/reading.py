@@ -47,6 +47,17 @@ def prepend_blocks(window: tuple[int, int], depth: int) -> np.ndarray:
     return (start <= block) & (block < end)
 
 
+def shareable(cfg: EncoderConfig) -> bool:
+    """Whether the first tokens of a text are to each block what they are in any other.
+
+    Not so where tokens see what follows, or what goes by the length of the text. Local
+    blocks and biases by distance are left out too.
+    """
+    fixed = all(name in FIXED for name, _ in cfg.extensions)
+    alone = not (cfg.local or cfg.anchor or cfg.stride > 1)
+    return cfg.causal and fixed and alone and cfg.relative == "none"
+
+
 def parse_layers(text: str) -> tuple[int, ...]:
     """The layers of "-2" or "1;12".
 
@@ -89,3 +100,10 @@ def with_token(
     row = jax.random.normal(key, (1, table.shape[1]), table.dtype)
     embed = {**embed, "token": {"embedding": jnp.concatenate([table, row])}}
     return {**params, "embed": embed}, dataclasses.replace(cfg, vocab=cfg.vocab + 1)
+
+
+# The extensions that turn and weigh a token by its place alone.
+FIXED = (
+    *("linear", "ntk_aware", "rebase", "ntk_by_parts", "yarn", "llama3"),
+    *("proportional", "truncated_basis", "power_basis", "temp_scale", "log_position"),
+)
