@@ -60,6 +60,7 @@ def test_sts_of_vectors_that_agree_with_people(sts_file):
     assert roles == ["query"]
     assert result["main_score"] == result["spearman"] == pytest.approx(100)
     assert 90 < result["pearson"] < 100
+    assert -100 <= result["low"] <= result["spearman"] <= result["high"] + 1e-9
 
 
 def test_sts_has_nothing_to_say_of_a_collapsed_model(sts_file):
@@ -73,6 +74,7 @@ def test_retrieval_by_cosine(beir):
     assert result["mrr@10"] == pytest.approx(50)
     assert result["recall@100"] == 100
     assert result["main_score"] == result["ndcg@10"]
+    assert result["low"] == result["high"] == result["ndcg@10"]  # of one query
 
 
 def test_retrieval_can_leave_out_the_query_itself(beir):

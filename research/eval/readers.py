@@ -8,7 +8,7 @@ import tokenizers
 
 from research import sections
 from research.data.methods import METHODS
-from research.data.pieces import PST
+from research.data.pieces import PST, with_token
 from research.data.templates import Method, prompted
 from research.data.text import token_ids
 from research.eval.rows import Rows
@@ -51,8 +51,7 @@ def method_reader(
         mark: the id of <PST>.
     """
     if mark is not None:
-        tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
-        tokenizer.add_special_tokens([PST])
+        tokenizer, _ = with_token(tokenizer)
 
     def rows(template, texts):
         given = {"instruction": instruction}
