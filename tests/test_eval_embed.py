@@ -109,13 +109,8 @@ def test_texts_without_tokens(model):
 BOS, TEXT, CLOSE = Piece(special="bos"), Piece(slot=True), Piece(special="close")
 FIRST = (BOS, Piece("quick"), TEXT._replace(pooled=True), CLOSE)
 SECOND = (BOS, TEXT, Piece("dog", pooled=True), CLOSE)
-PREPENDED = (
-    BOS,
-    Piece("the"),
-    Piece(special="<PST>"),
-    TEXT,
-    CLOSE._replace(pooled=True),
-)
+END = CLOSE._replace(pooled=True)
+PREPENDED = (BOS, Piece("the"), Piece(special="<PST>"), TEXT, END)
 
 
 def method(*templates, pool=None, rewrite=str):
