@@ -105,7 +105,7 @@ def test_texts_without_tokens(model):
         embedder(model)([], "query")
 
 
-# Two prompts; only what follows the text's first token is pooled in the second.
+# The text is pooled in the first, what follows it in the second.
 BOS, TEXT, CLOSE = Piece(special="bos"), Piece(slot=True), Piece(special="close")
 FIRST = (BOS, Piece("quick"), TEXT._replace(pooled=True), CLOSE)
 SECOND = (BOS, TEXT, Piece("dog", pooled=True), CLOSE)
