@@ -119,7 +119,7 @@ def marked(method: Method | None) -> bool:
     every = [t for templates in method.templates.values() for t in templates]
     places = {any(piece.special == PST for piece in template) for template in every}
     if len(places) > 1:
-        raise ValueError(f"some templates of the method have a {PST} and some have not")
+        raise ValueError(f"only some templates of the method have a place for {PST}")
     return places.pop()
 
 
