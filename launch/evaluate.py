@@ -93,7 +93,7 @@ def _tokens(length: str | int) -> int:
 
 
 def _grid(evaluator, model) -> grids.Grid:
-    settings = options.embedding(model)
+    settings = options.embedding(model, plain="--grid")
     normalize, dim = settings.pop("normalize"), settings.pop("dim")
     depth = settings.pop("depth")
     depths = [depth] if depth else list(range(1, model.config.depth + 1))

@@ -5,8 +5,11 @@ from absl import flags
 from research import pretrained
 from research.data.chunking import Chunking, parse_several
 from research.eval.chunks import make_chunk_embedder
+from research.eval.corpus import read_corpus
 from research.eval.embed import make_embedder
-from research.models import context
+from research.eval.readers import parse_method
+from research.eval.whitening import whitened
+from research.models import context, reading
 from research.models.pooling import POOLS
 from research.structs import EmbedFn
 
@@ -36,6 +39,29 @@ CHUNK = flags.DEFINE_string(
     "How documents are cut: late:256 (tokens), late:sentences=5, naive:256, pcw:512, "
     "landmark:sentences=1, late:256,window=8192,overlap=512.",
 )
+METHOD = flags.DEFINE_string(
+    "method",
+    "plain",
+    "How texts are put to the model: echo, prompteol, metaeol:pool=mean, ...",
+)
+INSTRUCTION = flags.DEFINE_string("instruction", "", "The instruction of --method.")
+PREPEND = flags.DEFINE_string(
+    "prepend",
+    None,
+    "Token prepending before the blocks start <= l < exit, such as 1:7.",
+)
+LAYER = flags.DEFINE_string(
+    "layer",
+    "-1",
+    "As transformers numbers hidden_states: -2, or 1;12 (average).",
+)
+BIDIRECTIONAL = flags.DEFINE_bool(
+    "bidirectional", None, "Let tokens see both sides. Default: the model's own."
+)
+WHITEN = flags.DEFINE_string(
+    "whiten", None, "Texts to fit a whitening on, in a file as of --corpus."
+)
+WHITEN_DIM = flags.DEFINE_integer("whiten_dim", None, "Numbers that whitening keeps.")
 
 
 def model() -> pretrained.Pretrained:
@@ -73,11 +99,46 @@ def _extended(loaded: pretrained.Pretrained) -> pretrained.Pretrained:
     return loaded._replace(params=params, config=cfg, max_length=max_length)
 
 
-def embedding(model: pretrained.Pretrained) -> dict:
-    """The keyword arguments of `make_embedder` for a model and the flags."""
+def embedding(model: pretrained.Pretrained, *, plain: str = "this command") -> dict:
+    """The keyword arguments of `make_embedder` for a model and the flags.
+
+    Args:
+        model: the model.
+        plain: what cannot do as the flags of `reads` say; empty if it can.
+
+    Raises:
+        ValueError: a flag does not go with `plain`, or says what there is not.
+    """
+    if plain and (given := _unusual()):
+        raise ValueError(f"{given[0]} does not go with {plain}")
     flags = {"pool": POOL, "max_length": MAX_LENGTH, "depth": DEPTH, "dim": DIM}
     given = {name: f.value for name, f in flags.items() if f.value is not None}
-    return {"depth": None, **pretrained.settings(model), **given}
+    settings = {"depth": None, **pretrained.settings(model), **given}
+    return settings if plain else settings | _reads()
+
+
+def _unusual() -> list[str]:
+    """The flags that say how a model is read, where they differ from their default."""
+    every = (METHOD, INSTRUCTION, PREPEND, LAYER, BIDIRECTIONAL, WHITEN, WHITEN_DIM)
+    return [f"--{f.name}={f.value}" for f in every if f.value != f.default]
+
+
+def _reads() -> dict:
+    """The keyword arguments of `make_embedder` that say how a model is read."""
+    prepend = None if PREPEND.value is None else reading.parse_window(PREPEND.value)
+    asked = {"instruction": INSTRUCTION.value, "prepend": prepend is not None}
+    method = parse_method(METHOD.value, **asked)
+    found = {
+        "prepend": prepend,
+        "layers": reading.parse_layers(LAYER.value),
+        "bidirectional": BIDIRECTIONAL.value,
+    }
+    if method is None:
+        return found
+    if POOL.value is not None:
+        method = method._replace(pool=None)
+    prompts = {"prompts": None, "instruction": INSTRUCTION.value}
+    return found | {"method": method, **prompts}
 
 
 def chunkings() -> dict[str, Chunking | None]:
@@ -116,7 +177,8 @@ def embedder(
     Raises:
         ValueError: --max_length is more than the model reads.
     """
-    settings = embedding(model) | settings
+    plain = "" if chunk is None else f"--chunk={CHUNK.value}"
+    settings = embedding(model, plain=plain) | settings
     if chunk is None:
         if settings["max_length"] > model.config.max_len:
             more = context.enough(model.config, settings["max_length"])
@@ -124,6 +186,19 @@ def embedder(
                 f"--max_length={settings['max_length']}: {MODEL.value} reads texts of "
                 f"{model.config.max_len} tokens; longer ones with --extend={more}"
             )
-        return make_embedder(model.params, model.config, **settings)
+        return _whitened(model, settings)
     settings["max_length"] = document_length(model, chunk)
     return make_chunk_embedder(model.params, model.config, chunk=chunk, **settings)
+
+
+def _whitened(model: pretrained.Pretrained, settings: dict) -> EmbedFn:
+    """The embedder of these settings, whitened if --whiten says so."""
+    if WHITEN.value is None and WHITEN_DIM.value is not None:
+        raise ValueError(f"--whiten_dim={WHITEN_DIM.value} needs --whiten=FILE")
+    if WHITEN.value is None:
+        return make_embedder(model.params, model.config, **settings)
+    _, texts = read_corpus(WHITEN.value)
+    raw = settings | {"normalize": False}
+    embed = make_embedder(model.params, model.config, **raw)
+    last = {"dims": WHITEN_DIM.value, "normalize": settings["normalize"]}
+    return whitened(embed, texts, **last)

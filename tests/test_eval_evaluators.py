@@ -60,6 +60,7 @@ def test_sts_of_vectors_that_agree_with_people(sts_file):
     assert roles == ["query"]
     assert result["main_score"] == result["spearman"] == pytest.approx(100)
     assert 90 < result["pearson"] < 100
+    assert -100 <= result["low"] <= result["spearman"] <= result["high"] + 1e-9
 
 
 def test_sts_has_nothing_to_say_of_a_collapsed_model(sts_file):
@@ -73,6 +74,7 @@ def test_retrieval_by_cosine(beir):
     assert result["mrr@10"] == pytest.approx(50)
     assert result["recall@100"] == 100
     assert result["main_score"] == result["ndcg@10"]
+    assert result["low"] == result["high"] == result["ndcg@10"]  # of one query
 
 
 def test_retrieval_can_leave_out_the_query_itself(beir):
@@ -207,7 +209,8 @@ def test_a_sweep_scores_each_way_to_cut(beir, tmp_path):
     assert data["main_score"] == data["cells"][1]["main_score"] == 100
     assert data["best"] == "late:2"
     table = sweep.markdown(cells, "title")
-    assert "| chunk | ndcg@10 | recall@100 | mrr@10 | seconds |" in table
+    names = "ndcg@10 | recall@100 | mrr@10 | low | high"
+    assert f"| chunk | {names} | seconds |" in table
     assert "| late:2 | 100.00 |" in table
     sweep.plot(cells, "title", tmp_path / "chunks.png")
     assert (tmp_path / "chunks.png").read_bytes().startswith(b"\x89PNG")

@@ -2,9 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from research.eval.bm25 import bm25
-from research.eval.scores import correlations, ranking_scores
+from research.eval.scores import bootstrap, correlations, ranking_scores, spearman
 
 
 def test_correlations():
@@ -41,3 +42,38 @@ def test_bm25_is_lucenes():
     assert rows[1, 0] == 0
     assert scores[0, 0] == pytest.approx(want)
     assert scores[0, 1] == 0
+
+
+def test_spearman_is_scipys_and_nan_where_there_is_none():
+    pairs = np.random.default_rng(0).integers(0, 9, (50, 2)).astype(float)  # with ties
+    want = correlations(*pairs.T)["spearman"]
+    assert 100 * spearman(pairs) == pytest.approx(want)
+    assert math.isnan(spearman(np.ones((4, 2))))
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    low, high = bootstrap(values, np.mean)
+    half = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - half, abs=0.03)
+    assert high == pytest.approx(values.mean() + half, abs=0.03)
+    assert bootstrap(values, np.mean) == (low, high)
+    assert bootstrap(values, np.mean, seed=1) != (low, high)
+
+
+def test_the_interval_of_a_correlation_covers_the_true_one():
+    normal = stats.multivariate_normal([0, 0], [[1, 0.7], [0.7, 1]])
+    true = 6 / np.pi * np.arcsin(0.7 / 2)  # Spearman's rho of a normal pair
+    covered = 0
+    for seed in range(20):
+        pairs = normal.rvs(150, random_state=seed)
+        low, high = bootstrap(pairs, spearman, samples=200)
+        covered += low < true < high
+    assert covered >= 16  # 19 expected; fewer than 16 once in 400 times
+
+
+def test_an_interval_without_a_statistic():
+    low, high = bootstrap(np.ones((3, 2)), spearman)
+    assert math.isnan(low)
+    assert math.isnan(high)
+    assert bootstrap(np.array([2.0]), np.mean) == (2.0, 2.0)

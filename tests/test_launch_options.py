@@ -72,3 +72,86 @@ def test_what_cannot_be_read_is_one_sentence(model, extend, asked, message):
     given = flagsaver.flagsaver(model=model, extend=extend, max_length=asked)
     with given, pytest.raises(ValueError, match=message):
         options.embedder(options.model(), None)
+
+
+READ = {"model": "rope", "max_length": None, "extend": None}
+
+
+@pytest.mark.parametrize(
+    "given, method, other",
+    [
+        ({}, None, {"layers": (-1,), "prepend": None, "bidirectional": None}),
+        ({"layer": "0;1"}, None, {"layers": (0, 1)}),
+        ({"bidirectional": True}, None, {"bidirectional": True}),
+        ({"method": "prompteol"}, "last", {"prepend": None}),
+        ({"method": "prompteol", "prepend": "0:1"}, "last", {"prepend": (0, 1)}),
+        ({"method": "echo:pool=last", "instruction": "Find it"}, "last", {}),
+        ({"method": "prompteol", "pool": "mean"}, None, {"pool": "mean"}),
+    ],
+)
+def test_how_a_model_is_read(given, method, other):
+    with flagsaver.flagsaver(**READ, **given):
+        found = options.embedding(options.model(), plain="")
+    assert {key: found[key] for key in other} == other
+    if "method" in given:
+        assert found["method"].pool == method
+        assert found["prompts"] is None
+        marked = any(
+            p.special == "<PST>" for p in found["method"].templates["query"][0]
+        )
+        assert marked == ("prepend" in given)
+    assert ("method" in found) == ("method" in given)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"method": "ekko"}, "unknown method 'ekko'; known: plain, .*echo"),
+        ({"method": "echo+prompteol"}, "is several methods"),
+        ({"method": "echo:loud=true"}, "echo has no argument loud"),
+        ({"method": "prompteol", "instruction": "x"}, "takes no instruction; .*echo"),
+        ({"instruction": "x"}, "plain takes no instruction; "),
+        ({"prepend": "0:1"}, "plain takes no prepend; prompteol, .*metaeol"),
+        ({"method": "echo", "prepend": "0:1"}, "echo takes no prepend"),
+        (
+            {"method": "ke", "prepend": "0:2"},
+            "blocks 0:2 needs 0 <= .* <= 1, ",
+        ),
+        ({"method": "ke", "prepend": "1"}, "'1' is not a window of blocks; write 1:7"),
+        ({"layer": "2"}, "layer 2 is not in -2 ... 1 of this encoder"),
+        ({"layer": "last"}, "'last' is not layers; write -2 or 1;12"),
+        ({"whiten_dim": 3}, "--whiten_dim=3 needs --whiten=FILE"),
+        ({"whiten": "no.txt"}, "no.txt"),
+    ],
+)
+def test_what_cannot_be_read_so_is_one_sentence(given, message):
+    with (
+        flagsaver.flagsaver(**READ, **given),
+        pytest.raises((ValueError, FileNotFoundError), match=message),
+    ):
+        options.embedder(options.model(), None)
+
+
+@pytest.mark.parametrize(
+    "name", ["method", "instruction", "prepend", "layer", "whiten"]
+)
+def test_chunks_are_read_plainly(name):
+    given = {name: "-2" if name == "layer" else "x"}
+    with (
+        flagsaver.flagsaver(**READ, **given, chunk="late:4"),
+        pytest.raises(ValueError, match=f"--{name}=.* does not go with --chunk=late:4"),
+    ):
+        options.embedder(options.model(), options.chunking())
+
+
+def test_whitening_from_a_file(tmp_path):
+    file = tmp_path / "texts.txt"
+    words = ["a", "b", "c", "d", "a b", "b c", "c d", "d a", "a c", "b d"]
+    file.write_text("\n".join(words))
+    given = {"whiten": str(file), "whiten_dim": 3}
+    with flagsaver.flagsaver(**READ, **given):
+        embed = options.embedder(options.model(), None, normalize=False)
+        x = embed(words, "document")
+        unit = options.embedder(options.model(), None)(words, "query")
+    np.testing.assert_allclose(np.cov(x.T), np.eye(3), atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)

@@ -8,15 +8,9 @@ from jax.sharding import Mesh
 
 from research.data.chunking import Chunking, check_reach
 from research.data.chunks import Split, split
-from research.eval.embed import (
-    Runner,
-    batch_sizes,
-    make_embedder,
-    make_runner,
-    placed,
-    row_vectors,
-)
+from research.eval.embed import make_embedder, make_runner, placed
 from research.eval.retrieval import unit
+from research.eval.rows import Rows, Runner, batch_sizes, row_vectors
 from research.models.config import EncoderConfig
 from research.models.encoder import truncated
 from research.models.projection import Dense, project
@@ -97,7 +91,7 @@ def chunk_vectors(
     """
     rows = [row for text in splits for row in text.rows]
     spans = [row.piece for row in rows]
-    pieces = row_vectors(run, [row.ids for row in rows], sizes, spans)
+    pieces = row_vectors(run, Rows([row.ids for row in rows], spans), sizes)
     tokens = np.concatenate([np.bincount(span)[1:] for span in spans])
     first = np.cumsum([0, *(len(text.start) for text in splits)])
     chunk = np.concatenate(

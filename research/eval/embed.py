@@ -1,7 +1,7 @@
 """Text to vectors, fast: sorted by length, few shapes, the device never waits."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -12,15 +12,23 @@ import tokenizers
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.data.text import token_ids
+from research.data.pieces import PST
+from research.data.templates import Method
+from research.eval.readers import Reader, marked, method_reader, plain_reader
+from research.eval.rows import Runner, batch_sizes, row_vectors
+from research.models import encoder
 from research.models.config import EncoderConfig
-from research.models.encoder import encode, truncated
+from research.models.encoder import Prepend, encode, truncated
+from research.models.layers import Past
 from research.models.pooling import POOLS
 from research.models.projection import Dense, project
+from research.models.reading import (
+    layer_places,
+    prepend_blocks,
+    shareable,
+    with_token,
+)
 from research.structs import Array, EmbedFn, Params, Tokens
-
-# Batches that are computing or wait to be; more would only hold their inputs in memory.
-IN_FLIGHT = 16
 
 
 def make_embedder(
@@ -35,6 +43,11 @@ def make_embedder(
     dense: Sequence[Dense] = (),
     depth: int | None = None,
     dim: int | None = None,
+    method: Method | None = None,
+    instruction: str = "",
+    prepend: tuple[int, int] | None = None,
+    layers: tuple[int, ...] = (-1,),
+    bidirectional: bool | None = None,
     batch_tokens: int | None = None,
     mesh: Mesh | None = None,
 ) -> EmbedFn:
@@ -44,13 +57,21 @@ def make_embedder(
         params: the encoder's parameters.
         cfg: the encoder's shape.
         tokenizer: its truncation and padding settings are not used.
-        pool: a name in `pooling.POOLS`.
+        pool: a name in `pooling.POOLS`, unless the method asks for another.
         max_length: longer texts are cut to this many tokens, special ones included.
-        prompts: {role: text to put before each text}.
+        prompts: {role: text to put before each text}, where there is no method.
         normalize: scale every vector to length 1.
         dense: layers that the pooled vector goes through.
         depth: use the first `depth` blocks only.
         dim: keep the first `dim` numbers, before normalising.
+        method: the templates that texts are put into; the vectors of several are
+            averaged before they are normalised.
+        instruction: what {instruction} of the templates becomes.
+        prepend: the window (start, exit) of blocks of token prepending, before which
+            <PST> takes the state of the last token (Fu et al. 2024). With
+            start = exit, or None for a method that has a <PST>, nothing is copied.
+        layers: whose pooled states are averaged, numbered as in `layer_places`.
+        bidirectional: whether tokens see both sides; None leaves it as it is.
         batch_tokens: tokens in a batch, padding included, on each device; None is
             1,024 on CPU, where more would leave the cache, and 32,768 elsewhere.
         mesh: rows are spread over its 'data' axis; None uses the default device.
@@ -59,15 +80,39 @@ def make_embedder(
         embed(texts, role); it raises a ValueError that names a text of no tokens.
 
     Raises:
-        ValueError: the encoder has no such depth, dim, pooling or length.
+        ValueError: the encoder has no such depth, dim, pooling, length, layer or
+            blocks, or the method has no place for <PST>.
     """
+    if bidirectional is not None:
+        cfg = dataclasses.replace(cfg, causal=not bidirectional)
     if depth is not None:
         params, cfg = truncated(params, cfg, depth)
     width = dense[-1].kernel.shape[1] if dense else cfg.width
     if dim is not None and not 1 <= dim <= width:
         raise ValueError(f"dim {dim} is not in 1 ... {width} of this encoder")
-    run = make_runner(params, cfg, pool, mesh, dense, dim=dim, normalize=normalize)
-    return _embed_fn(run, cfg, tokenizer, max_length, prompts, batch_tokens, mesh)
+    _check_length(cfg, max_length)
+    blocks = None if prepend is None else prepend_blocks(prepend, cfg.depth)
+    options = {"dim": dim, "normalize": normalize}
+    read = plain_reader(tokenizer, max_length, prompts)
+    if method is not None:
+        if any((prompts or {}).values()):
+            raise ValueError("there are prompts and a method, which leaves them out")
+        mark = cfg.vocab if marked(method) else None
+        told = {"instruction": instruction, "mark": mark}
+        read = method_reader(method, tokenizer, max_length, **told)
+        pool = method.pool or pool
+        options["normalize"] &= max(map(len, method.templates.values())) == 1
+    if marked(method):
+        params, cfg = with_token(params, cfg, jax.random.key(0))
+    elif prepend is not None:
+        raise ValueError(f"token prepending needs a method with a place for {PST}")
+    if tuple(layers) != (-1,):
+        options["layers"] = layer_places(tuple(layers), cfg.depth)
+        params, cfg = truncated(params, cfg, _deepest(options["layers"], cfg.depth))
+    blocks = None if blocks is None else blocks[: cfg.depth]
+    run = make_runner(params, cfg, pool, mesh, dense, blocks=blocks, **options)
+    sizes = batch_sizes(cfg, batch_tokens, mesh)
+    return _embed_fn(run, read, sizes, normalize and not options["normalize"])
 
 
 def make_grid_embedder(
@@ -92,8 +137,10 @@ def make_grid_embedder(
     if wrong:
         raise ValueError(f"depth {wrong[0]} is not in 0 ... {cfg.depth}")
     params, cfg = truncated(params, cfg, max(*depths, 1))
+    _check_length(cfg, max_length)
     run = make_runner(params, cfg, pool, mesh, dense, depths=tuple(depths))
-    return _embed_fn(run, cfg, tokenizer, max_length, prompts, batch_tokens, mesh)
+    read = plain_reader(tokenizer, max_length, prompts)
+    return _embed_fn(run, read, batch_sizes(cfg, batch_tokens, mesh))
 
 
 def unit(x: Array) -> Array:
@@ -102,74 +149,46 @@ def unit(x: Array) -> Array:
     return x / jnp.maximum(norm, 1e-12)
 
 
-def padded_length(length: int) -> int:
-    """The next of the row lengths that we compile for: steps of 8, 16, 32, 64 ..."""
-    step = max(8, 1 << max(0, (length - 1).bit_length() - 3))
-    return -(-length // step) * step
-
-
-def batches(
-    lengths: np.ndarray, batch_tokens: int, longest: int, multiple: int = 1
-) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Batches of about equal size of texts of about equal length, longest first.
-
-    Args:
-        lengths: [N] tokens of each text.
-        batch_tokens: rows times row length, about.
-        longest: no row is longer.
-        multiple: the number of rows divides by this.
-
-    Yields:
-        text numbers, rows, row length. Rows is the same for every full batch of a
-        length, and a power of two times `multiple` in the last one.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        length = min(padded_length(int(lengths[order[start]])), longest)
-        rows = max(1, batch_tokens // length // multiple)
-        left = -(-(len(order) - start) // multiple)
-        rows = min(rows, 1 << (left - 1).bit_length()) * multiple
-        yield order[start : start + rows], rows, length
-        start += rows
-
-
 @partial(
-    jax.jit, static_argnames=("cfg", "pool", "slots", "depths", "dim", "normalize")
+    jax.jit,
+    static_argnames=("cfg", "pool", "slots", "depths", "layers", "dim", "normalize"),
 )
 def _vectors(
     params: Params,
     dense: tuple[Dense, ...],
-    ids: Array,
-    lengths: Array,
-    spans: Array | None = None,
+    blocks: Array | None,
+    tables: Mapping[str, Array],
+    prefix: Past | None = None,
     *,
     cfg: EncoderConfig,
     pool: str,
     slots: int = 1,
     depths: tuple[int, ...] | None = None,
+    layers: tuple[int, ...] | None = None,
     dim: int | None = None,
     normalize: bool = False,
 ) -> Array:
     """Vectors [R, M, dim] or [R, M, len(depths), dim] of rows [R, S] of one text each.
 
-    M = slots is 1 without `spans`, which say which tokens of a row are pooled together.
+    M = slots is 1 without "spans", which say which tokens of a row are pooled together.
+    `layers` are averaged; they number the raw states of `encode`.
     """
+    ids, lengths = tables["ids"], tables["lengths"]
     real = jnp.arange(ids.shape[1])[None] < lengths[:, None]
     tokens = Tokens(ids, real.astype(jnp.int32), real)
-    every_layer = depths is not None
-    pooled = {"slots": slots, "spans": spans, "every_layer": every_layer}
+    pooled = {"slots": slots, "spans": tables.get("spans"), "prefix": prefix}
+    pooled["raw"] = layers is not None
+    pooled["every_layer"] = depths is not None or layers is not None
+    if blocks is not None:
+        pooled["prepend"] = Prepend(tables["marks"], lengths - 1, blocks)
     x = encode(params, tokens, cfg, POOLS[pool], **pooled)
-    if every_layer:
+    if depths is not None:
         x = x[:, np.asarray(depths)]
+    if layers is not None:
+        x = x[:, np.asarray(layers)].mean(1)
     x = project(dense, x)[..., :dim]
     x = unit(x) if normalize else x
     return x.reshape(-1, slots, *x.shape[1:])
-
-
-# run(ids [R, S], lengths [R]) -> [R, 1, ...], the vector of each row; or, with which
-# span each token is pooled in, run(ids, lengths, spans [R, S], slots=M) -> [R, M, ...].
-Runner = Callable[..., Array]
 
 
 def make_runner(
@@ -178,6 +197,7 @@ def make_runner(
     pool: str,
     mesh: Mesh | None,
     dense: Sequence[Dense] = (),
+    blocks: np.ndarray | None = None,
     **options,
 ) -> Runner:
     """What computes the vectors of rows and returns before they are there.
@@ -188,7 +208,9 @@ def make_runner(
         pool: a name in `pooling.POOLS`.
         mesh: as in `make_embedder`.
         dense: layers that the pooled vector goes through.
-        **options: depths, dim and normalize of `_vectors`.
+        blocks: [L] bool, before which blocks of rows with "marks" tokens are prepended;
+            None for never.
+        **options: depths, layers, dim and normalize of `_vectors`.
 
     Raises:
         ValueError: there is no such pooling.
@@ -198,15 +220,20 @@ def make_runner(
     place = jnp.asarray
     if mesh is not None:
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
-    model = placed((params, tuple(dense)), mesh)
+    model = placed((params, tuple(dense), blocks), mesh)
 
-    def run(*rows, slots=1):
-        rows = map(place, rows)
+    static = {"cfg": cfg, "pool": pool, **options}
+
+    def run(tables, slots=1, prefix=None):
+        tables = jax.tree.map(place, tables)
         # Splash attention spreads its rows as the ambient mesh says.
         with nullcontext() if mesh is None else jax.set_mesh(mesh):
-            return _vectors(*model, *rows, cfg=cfg, pool=pool, slots=slots, **options)
+            return _vectors(*model, tables, prefix, slots=slots, **static)
 
-    return run
+    def begin(ids):
+        return encoder.prefix(model[0], placed(ids, mesh), cfg)
+
+    return Runner(run, begin if shareable(cfg) else None, pool == "last")
 
 
 def placed(params: Params, mesh: Mesh | None) -> Params:
@@ -224,105 +251,27 @@ def _on_mesh(mesh: Mesh, x: Array) -> Array:
 
 
 def _embed_fn(
-    run: Runner,
-    cfg: EncoderConfig,
-    tokenizer: tokenizers.Tokenizer,
-    max_length: int,
-    prompts: Mapping[str, str] | None,
-    batch_tokens: int | None,
-    mesh: Mesh | None,
+    run: Runner, read: Reader, sizes: tuple[int, int, int], normalize: bool = False
 ) -> EmbedFn:
-    if not 1 <= max_length <= cfg.max_len:
-        raise ValueError(
-            f"max_length {max_length} is not in 1 ... {cfg.max_len} of this encoder"
-        )
-    sizes = batch_sizes(cfg, batch_tokens, mesh)
+    """Texts to vectors; `normalize` those that `run` does not."""
 
     def embed(texts: Sequence[str], role: str) -> np.ndarray:
         if not len(texts):
             raise ValueError("there are no texts to embed")
-        prompt = (prompts or {}).get(role, "")
-        ids = token_ids(tokenizer, texts, max_length, prompt=prompt)
-        return row_vectors(run, ids, sizes)
+        parts = [row_vectors(run, rows, sizes) for rows in read(texts, role)]
+        x = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
+        return np.asarray(unit(x)) if normalize else x
 
     return embed
 
 
-def batch_sizes(
-    cfg: EncoderConfig, batch_tokens: int | None, mesh: Mesh | None
-) -> tuple[int, int, int]:
-    """The arguments of `batches` after the lengths, as `make_embedder` has them."""
-    multiple = 1 if mesh is None else mesh.shape["data"]
-    if batch_tokens is None:
-        batch_tokens = 1_024 if jax.default_backend() == "cpu" else 32_768
-    return batch_tokens * multiple, cfg.max_len, multiple
+def _check_length(cfg: EncoderConfig, max_length: int) -> None:
+    if not 1 <= max_length <= cfg.max_len:
+        raise ValueError(
+            f"max_length {max_length} is not in 1 ... {cfg.max_len} of this encoder"
+        )
 
 
-def row_vectors(
-    run: Runner,
-    ids: Sequence[np.ndarray],
-    sizes: tuple[int, int, int],
-    spans: Sequence[np.ndarray] | None = None,
-) -> np.ndarray:
-    """The vectors of rows of tokens, each at most as long as the encoder reaches.
-
-    Args:
-        run: as `make_runner` makes it.
-        ids: an [S] int32 for every row.
-        sizes: of the batches, from `batch_sizes`.
-        spans: for every row an [S] int32, m >= 1 for the tokens of its m-th span, each
-            of at least one; None for a span over all of each row.
-
-    Returns:
-        [P, ...] float32, spans of the first row first.
-    """
-    counts = np.array([1] * len(ids) if spans is None else [x.max() for x in spans])
-    first = np.cumsum(counts) - counts
-    lengths = np.array([len(row) for row in ids])
-    vectors, waiting = None, deque()
-    for chosen, rows, length in batches(lengths, *sizes):
-        taken = np.ones(rows, np.int32)  # filler rows have length 1
-        taken[: len(chosen)] = lengths[chosen]
-        tables = [_table([ids[i] for i in chosen], rows, length), taken]
-        if spans is not None:
-            tables.append(_table([spans[i] for i in chosen], rows, length))
-        slots = 1 << int(counts[chosen].max() - 1).bit_length()
-        part = run(*tables, slots=slots)  # dispatched, not waited for
-        waiting.append((first[chosen], counts[chosen], part))
-        if len(waiting) > IN_FLIGHT:
-            vectors = _stored(vectors, counts.sum(), *waiting.popleft())
-    for done in waiting:
-        vectors = _stored(vectors, counts.sum(), *done)
-    return vectors
-
-
-def _table(parts: list[np.ndarray], rows: int, length: int) -> np.ndarray:
-    """[rows, length] int32 of arrays that are at most as long, padded with 0."""
-    table = np.zeros((rows, length), np.int32)
-    for i, row in enumerate(parts):
-        table[i, : len(row)] = row
-    return table
-
-
-def _stored(
-    vectors: np.ndarray | None,
-    total: int,
-    first: np.ndarray,
-    counts: np.ndarray,
-    part: Array,
-) -> np.ndarray:
-    """All `total` vectors with those of a batch put where they stand.
-
-    Args:
-        vectors: those that are there; None before the first batch.
-        total: how many there will be.
-        first: [N] where the vectors of each row of the batch start.
-        counts: [N] how many a row has.
-        part: [R, M, ...], R >= N and M >= all counts.
-    """
-    if vectors is None:
-        vectors = np.empty((total, *part.shape[2:]), np.float32)
-    slot = np.arange(part.shape[1])[None]
-    real = slot < counts[:, None]
-    vectors[(first[:, None] + slot)[real]] = np.asarray(part)[: len(first)][real]
-    return vectors
+def _deepest(places: tuple[int, ...], depth: int) -> int:
+    """How many blocks are needed for layers of these places; at least one."""
+    return max(1, *(min(place, depth) for place in places))

@@ -7,7 +7,7 @@ import numpy as np
 from research import index
 from research.data.files import read_beir
 from research.eval.bm25 import bm25
-from research.eval.scores import Qrels, ranking_scores
+from research.eval.scores import Qrels, bootstrap, query_scores, ranking_scores
 from research.eval.sts import Evaluator
 from research.structs import Chunks, EmbedFn
 
@@ -33,8 +33,9 @@ def retrieval(
         lexical: also score BM25, as `bm25`.
 
     Returns:
-        embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent; the main
-        score is nDCG@10. Of documents in chunks the best chunk counts.
+        embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10", "low", "high"} in
+        percent; the main score is nDCG@10, "low" and "high" bound its 95 % confidence
+        interval over queries. Of documents in chunks the best chunk counts.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or malformed.
@@ -73,8 +74,11 @@ def ranking(
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         q, d = embed(asked, "query"), embed(documents, "document")
         found = nearest(q, d, ranks, similarity=similarity)
-        scores = ranking_scores(qrels, run(*found, *names))
-        return {"main_score": scores["ndcg@10"], **scores, **extra}
+        every = query_scores(qrels, run(*found, *names))
+        scores = {name: float(values.mean()) for name, values in every.items()}
+        low, high = bootstrap(every["ndcg@10"], np.mean)
+        interval = {"low": low, "high": high}
+        return {"main_score": scores["ndcg@10"], **scores, **interval, **extra}
 
     return evaluate
 

@@ -1,6 +1,6 @@
 """Metrics, all in percent, from scipy and pytrec_eval."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytrec_eval
@@ -27,8 +27,50 @@ def correlations(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     }
 
 
+def spearman(pairs: np.ndarray) -> float:
+    """Spearman's correlation of the columns of [N, 2]; nan if one of them is equal."""
+    ranks = stats.rankdata(pairs, axis=0)
+    ranks -= ranks.mean(0, keepdims=True)
+    scale = np.sqrt((ranks**2).sum(0).prod())
+    return float(ranks.prod(1).sum() / scale) if scale else float("nan")
+
+
+def bootstrap(
+    values: np.ndarray,
+    statistic: Callable[[np.ndarray], float],
+    *,
+    samples: int = 1_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The 95 % confidence interval of a statistic, by resampling (Efron 1979).
+
+    Args:
+        values: [N, ...]; N of them are drawn with replacement.
+        statistic: of N values; samples of which it is not finite do not count.
+        samples: how often they are drawn.
+        seed: of the draws.
+
+    Returns:
+        the 2.5th and the 97.5th percentile; the statistic twice if no sample has it.
+    """
+    rng, count = np.random.default_rng(seed), len(values)
+    draws = (rng.integers(count, size=count) for _ in range(samples))
+    found = np.array([statistic(values[chosen]) for chosen in draws])
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return (statistic(values),) * 2
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)
+
+
 def ranking_scores(qrels: Qrels, run: Run) -> dict[str, float]:
-    """Mean nDCG@10, Recall@100 and MRR@10 over the queries of `qrels`, in percent.
+    """Means of `query_scores` over the queries of `qrels`."""
+    every = query_scores(qrels, run).items()
+    return {name: float(np.mean(values)) for name, values in every}
+
+
+def query_scores(qrels: Qrels, run: Run) -> dict[str, np.ndarray]:
+    """nDCG@10, Recall@100 and MRR@10 of each query of `qrels`, [Q], in percent.
 
     Args:
         qrels: {query id: {document id: grade}}; a grade of 0 is not relevant.
@@ -41,9 +83,9 @@ def ranking_scores(qrels: Qrels, run: Run) -> dict[str, float]:
     }
     short = _evaluated(qrels, first_ten, {"recip_rank"})
     return {
-        "ndcg@10": _mean(qrels, full, "ndcg_cut_10"),
-        "recall@100": _mean(qrels, full, "recall_100"),
-        "mrr@10": _mean(qrels, short, "recip_rank"),
+        "ndcg@10": _each(qrels, full, "ndcg_cut_10"),
+        "recall@100": _each(qrels, full, "recall_100"),
+        "mrr@10": _each(qrels, short, "recip_rank"),
     }
 
 
@@ -51,6 +93,6 @@ def _evaluated(qrels: Qrels, run: Run, measures: set[str]) -> dict:
     return pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
 
 
-def _mean(qrels: Qrels, results: Mapping, measure: str) -> float:
-    total = sum(results.get(query, {}).get(measure, 0.0) for query in qrels)
-    return 100 * total / len(qrels)
+def _each(qrels: Qrels, results: Mapping, measure: str) -> np.ndarray:
+    found = [results.get(query, {}).get(measure, 0.0) for query in qrels]
+    return 100 * np.array(found, np.float64)

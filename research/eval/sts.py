@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from research.data.files import read_sts
-from research.eval.scores import correlations
+from research.eval.scores import bootstrap, correlations, spearman
 from research.structs import EmbedFn
 
 Evaluator = Callable[[EmbedFn], dict[str, float]]
@@ -20,8 +20,8 @@ def sts(*, data: str) -> Evaluator:
         data: a jsonl, tsv or csv file, plain or .gz, with sentence1, sentence2, score.
 
     Returns:
-        embed -> {"main_score", "spearman", "pearson"} in percent; the main score is
-        Spearman's.
+        embed -> {"main_score", "spearman", "pearson", "low", "high"} in percent; the
+        main score is Spearman's, "low" and "high" bound its 95 % confidence interval.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or malformed.
@@ -31,8 +31,11 @@ def sts(*, data: str) -> Evaluator:
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         a, b = np.split(np.asarray(embed(first + second, "query")), 2)
-        result = correlations(cosine(a, b), given)
-        return {"main_score": result["spearman"], **result}
+        predicted = cosine(a, b)
+        result = correlations(predicted, given)
+        low, high = bootstrap(np.stack([predicted, given], 1), spearman)
+        interval = {"low": 100 * low, "high": 100 * high}
+        return {"main_score": result["spearman"], **result, **interval}
 
     return evaluate
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,20 @@ import numpy as np
 from research.models import rope, seqpe
 from research.models.attention import PLAIN, whole_terms
 from research.models.config import EncoderConfig
-from research.models.layers import Block, Embedder, Kind, Surroundings, Turn, norm
+from research.models.layers import (
+    Block,
+    Embedder,
+    Kind,
+    Past,
+    Surroundings,
+    Turn,
+    norm,
+)
 from research.models.masks import text_masks
 from research.models.positions import Places, places
 from research.models.relations import Relation, relation
 from research.models.relative import RELATIVE
+from research.models.scores import Terms, make_terms
 from research.models.temperature import query_factor
 from research.parallel import split_rows
 from research.structs import Array, EncoderOutput, Key, Params, Pool, Tokens
@@ -25,6 +35,20 @@ SAVED = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "all": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+class Prepend(NamedTuple):
+    """Where token prepending copies what (Fu et al. 2024).
+
+    Attributes:
+        target: [B] int32, the place of the token that is prepended, <PST>.
+        source: [B] int32, the place of the last token, whose state it takes.
+        blocks: [L] bool, before which blocks it does so.
+    """
+
+    target: Array
+    source: Array
+    blocks: Array
 
 
 # Called outside of a jit too, these compile once and not operation by operation.
@@ -97,6 +121,10 @@ def apply(
     where: Places | None = None,
     inputs: Array | None = None,
     key: Key | None = None,
+    prepend: Prepend | None = None,
+    adapter: Array | None = None,
+    normed: bool = True,
+    prefix: Past | None = None,
 ) -> tuple[Array, Array | None]:
     """Final hidden states, and what is wanted of every layer's.
 
@@ -104,13 +132,19 @@ def apply(
         params: as `init` makes them.
         tokens: rows [B, S].
         cfg: the encoder's shape.
-        keep: makes of the states [B, S, D] of a layer, after the final norm where the
-            family has one, what is kept of them; None keeps nothing. It runs inside the
-            scan over layers: all of their states never stand in memory together.
+        keep: makes of the states [B, S, D] of a layer what is kept of them; None keeps
+            nothing. It runs inside the scan over layers: all of their states never
+            stand in memory together.
         where: the places of the tokens; None where each text stands whole in the row.
             Otherwise no kernel is used: these go by the order of the row.
         inputs: [B, S, D] in place of the embedding layer's output.
         key: dropout key; None runs without dropout.
+        prepend: what is copied between tokens before some blocks; None for nothing.
+        adapter: [B, S] int32, the number of each token's adapter, -1 for none.
+        normed: whether `keep` sees states after the final norm, where the family has
+            one, or as blocks pass them on.
+        prefix: the tokens before those of every row, from `prefix`, [L, P, ...]. Rows
+            hold the rest of one text each, and their scores stand whole in memory.
 
     Returns:
         [B, S, D], and [L+1, ...] of the embedding layer and every block, or None.
@@ -120,21 +154,34 @@ def apply(
         where = places(tokens.segment, running=cfg.anchor)
     else:
         cfg = _unaligned(cfg, where.index.shape[1])
+    if prefix is not None:
+        cfg = dataclasses.replace(cfg, attention="plain")
+        where = _later(where, prefix.v.shape[1])
     keys = None if key is None else jax.random.split(key, cfg.depth + 2)
     position_key = None if key is None else keys[-2]
-    around = surroundings(params, where, cfg, position_key, aligned=aligned)
+    around = surroundings(
+        params, where, cfg, position_key, aligned=aligned, adapter=adapter
+    )
+    if prefix is not None:
+        around = around._replace(terms=_terms_after(cfg, where, prefix.v.shape[1]))
 
     def final(x):
         if cfg.norm_at != "post":
             return norm(cfg, None).apply({"params": params["final_norm"]}, x)
         return x
 
+    def kept(x):
+        return None if keep is None else keep(final(x) if normed else x)
+
     def layer(x, xs):
-        p, kind, k = xs
+        p, kind, k, copies, past = xs
+        if prepend is not None:
+            x = _prepended(x, prepend, copies)
         # Without this a compiler that sees weights split over devices splits the hidden
         # states by width, and moves them around instead of the weights.
-        x = split_rows(Block(cfg).apply({"params": p}, x, around, kind, k))
-        return x, None if keep is None else keep(final(x))
+        x = Block(cfg).apply({"params": p}, x, around, kind, k, None, past)
+        x = split_rows(x if past is None else x[0])
+        return x, kept(x)
 
     x = inputs
     if x is None:
@@ -142,8 +189,10 @@ def apply(
         embed = {"params": params["embed"]}
         x = Embedder(cfg).apply(embed, tokens.ids, where, embed_key)
     x = split_rows(x)
-    first = None if keep is None else keep(final(x))
-    xs = (params["layers"], _kinds(cfg), None if keys is None else keys[:-2])
+    first = kept(x)
+    copies = None if prepend is None else prepend.blocks
+    block_keys = None if keys is None else keys[:-2]
+    xs = (params["layers"], _kinds(cfg), block_keys, copies, prefix)
     if cfg.remat != "none":
         layer = jax.checkpoint(layer, policy=SAVED[cfg.remat])
     x, rest = jax.lax.scan(layer, x, xs)
@@ -152,7 +201,7 @@ def apply(
     return final(x), jnp.concatenate([first[None], rest])
 
 
-@partial(jax.jit, static_argnames=("cfg", "pool", "slots", "every_layer"))
+@partial(jax.jit, static_argnames=("cfg", "pool", "slots", "every_layer", "raw"))
 def encode(
     params: Params,
     tokens: Tokens,
@@ -163,6 +212,10 @@ def encode(
     spans: Array | None = None,
     key: Key | None = None,
     every_layer: bool = False,
+    raw: bool = False,
+    prepend: Prepend | None = None,
+    adapter: Array | None = None,
+    prefix: Past | None = None,
 ) -> Array:
     """Embeddings of the texts, not normalised.
 
@@ -176,19 +229,52 @@ def encode(
             spans of texts are pooled and not whole texts.
         key: dropout key; None runs without dropout.
         every_layer: pool the embedding layer's output and each block's.
+        raw: with `every_layer`, these before the final norm, and after them the last
+            one's once more after it.
+        prepend, adapter, prefix: as in `apply`.
 
     Returns:
         [B*M, D] float32, row b*M + m-1 for the m-th text of row b (zero where there is
-        none); [B*M, L+1, D] with `every_layer`.
+        none); [B*M, L+1, D] with `every_layer`, [B*M, L+2, D] if `raw` too.
     """
     groups = tokens.segment if spans is None else spans
     mask = text_masks(groups, tokens.pool, slots)
     # Pooled inside the scan: [L, B*M, D] is stacked, never [L, B, S, D].
     keep = (lambda x: pool(x, mask)) if every_layer else None
-    x, layers = apply(params, tokens, cfg, keep, key=key)
-    if every_layer:
-        return jnp.moveaxis(layers, 0, 2).reshape(-1, cfg.depth + 1, cfg.width)
-    return pool(x, mask).reshape(-1, cfg.width)
+    told = {"prepend": prepend, "adapter": adapter, "prefix": prefix}
+    x, layers = apply(params, tokens, cfg, keep, key=key, normed=not raw, **told)
+    if not every_layer:
+        return pool(x, mask).reshape(-1, cfg.width)
+    if raw:
+        layers = jnp.concatenate([layers, pool(x, mask)[None]])
+    return jnp.moveaxis(layers, 0, 2).reshape(-1, len(layers), cfg.width)
+
+
+@partial(jax.jit, static_argnames="cfg")
+def prefix(params: Params, ids: Array, cfg: EncoderConfig) -> Past:
+    """What every block's attention sees of the first tokens of a text.
+
+    Args:
+        params: as `init` makes them.
+        ids: [P] int32, special tokens included.
+        cfg: the shape of an encoder that is `reading.shareable`.
+
+    Returns:
+        key and v, [L, P, KV, D/H].
+    """
+    ids = ids[None]
+    where = places(jnp.ones_like(ids))
+    around = surroundings(params, where, cfg, None)
+    nothing = jnp.zeros((0, cfg.kv_heads, cfg.head_dim), cfg.compute_dtype)
+
+    def layer(x, xs):
+        p, kind = xs
+        past = Past(nothing, nothing)
+        x, own = Block(cfg).apply({"params": p}, x, around, kind, None, None, past)
+        return x, jax.tree.map(lambda a: a[0], own)
+
+    x = Embedder(cfg).apply({"params": params["embed"]}, ids, where, None)
+    return jax.lax.scan(layer, x, (params["layers"], _kinds(cfg)))[1]
 
 
 def truncated(
@@ -206,6 +292,36 @@ def truncated(
     return {**params, "layers": layers}, shape
 
 
+def _prepended(x: Array, prepend: Prepend, copies: Array) -> Array:
+    """States [B, S, D] with those at `source` put at `target`, if copies [] says so."""
+
+    def copied(row, target, source):
+        state = jnp.where(copies, row[source], row[target])
+        return jax.lax.dynamic_update_index_in_dim(row, state, target, 0)
+
+    return split_rows(jax.vmap(copied)(x, prepend.target, prepend.source))
+
+
+def _later(where: Places, count: int) -> Places:
+    """The places of tokens before which each text has `count` more."""
+    real = where.segment != 0
+    return Places(
+        where.segment,
+        jnp.where(real, where.position + count, 0),
+        jnp.where(real, where.length + count, 0),
+        where.index + count,
+    )
+
+
+def _terms_after(cfg: EncoderConfig, where: Places, count: int) -> Terms:
+    """The terms of the scores of tokens with the `count` before them and themselves."""
+    before = jnp.ones((len(where.segment), count), jnp.int32)
+    seen = jax.tree.map(
+        lambda first, rest: jnp.concatenate([first, rest], 1), places(before), where
+    )
+    return make_terms(cfg, relation(cfg), None, where, seen)
+
+
 def _unaligned(cfg: EncoderConfig, length: int) -> EncoderConfig:
     """The same with attention that goes by the places of tokens, not by their order."""
     whole = length <= PLAIN or cfg.relative in RELATIVE or bool(cfg.local)
@@ -219,6 +335,7 @@ def surroundings(
     key: Key | None,
     *,
     aligned: bool = True,
+    adapter: Array | None = None,
 ) -> Surroundings:
     """What every block's attention reads; no block changes it.
 
@@ -228,6 +345,7 @@ def surroundings(
         cfg: the encoder's shape.
         key: of training; None otherwise.
         aligned: whether the i-th tokens of all rows stand at the same place of theirs.
+        adapter: [B, S] int32, the number of each token's adapter; None without.
     """
     how = relation(cfg)
     channels = None
@@ -244,6 +362,7 @@ def surroundings(
         *_turns(params, where, cfg, how, key),
         factor,
         channels,
+        adapter,
     )
 
 

@@ -40,6 +40,7 @@ class Surroundings(NamedTuple):
         local_turn: the rotation of local blocks; None without.
         factor: of the queries, besides `cfg.scale`: [B, S, 1, 1] or a float.
         channels: [B, S, H, E] appended to queries and to keys; None for nothing.
+        adapter: [B, S] int32, the number of each token's adapter; None without.
     """
 
     places: Places
@@ -49,6 +50,7 @@ class Surroundings(NamedTuple):
     local_turn: Turn | None
     factor: Array | float
     channels: tuple[Array, Array] | None
+    adapter: Array | None = None
 
 
 class Kind(NamedTuple):
@@ -61,6 +63,18 @@ class Kind(NamedTuple):
 
     local: Array | None
     first: Array | None
+
+
+class Past(NamedTuple):
+    """What attention sees of tokens before those of a row.
+
+    Attributes:
+        key: [P, KV, E], rotated.
+        v: [P, KV, D/H] values.
+    """
+
+    key: Array
+    v: Array
 
 
 class PlusOneRMSNorm(nn.Module):
@@ -133,20 +147,24 @@ class Block(nn.Module):
         kind: Kind,
         key: Key | None,
         memory: Array | None = None,
-    ) -> Array:
+        past: Past | None = None,
+    ) -> Array | tuple[Array, Past]:
         """Maps hidden states [B, q, D] to [B, q, D]; no dropout without a key.
 
         Keys and values are made of `memory` [B, S, D], or of x where it is None. What
         `around` holds of queries is then for x, the rest for the memory.
+
+        With a `past` all rows see its tokens before their own, if the relation has one
+        branch; the past that their own tokens [B, S] make is then returned too.
         """
         cfg = self.cfg
         keys = (None,) * 3 if key is None else jax.random.split(key, 3)
 
         def attended(x, seen):
-            y = self.attention(x, seen, around, kind, keys[0])
+            y, own = self.attention(x, seen, around, kind, keys[0], past)
             if cfg.norm_at == "sandwich":
                 y = norm(cfg, "attention_post_norm")(y)
-            return dropout(y, cfg.dropout, keys[1])
+            return dropout(y, cfg.dropout, keys[1]), own
 
         def processed(x):
             y = self.mlp(x)
@@ -163,17 +181,19 @@ class Block(nn.Module):
             return y if kind.first is None else jnp.where(kind.first, x, y)
 
         y = read(x)
-        y = attended(y, y if memory is None else read(memory))
+        y, own = attended(y, y if memory is None else read(memory))
         if cfg.norm_at == "post":
             x = attention_norm(x + y)
-            return mlp_norm(x + processed(x))
-        if cfg.norm_at == "parallel":
-            return x + y + processed(mlp_norm(x))
-        x = x + y
-        return x + processed(mlp_norm(x))
+            x = mlp_norm(x + processed(x))
+        elif cfg.norm_at == "parallel":
+            x = x + y + processed(mlp_norm(x))
+        else:
+            x = x + y
+            x = x + processed(mlp_norm(x))
+        return x if past is None else (x, own)
 
-    def attention(self, x, seen, around, kind, key):
-        """Multi-head attention of [B, q, D] to [B, S, D]."""
+    def attention(self, x, seen, around, kind, key, past):
+        """Multi-head attention of [B, q, D] to the past and [B, S, D]."""
         cfg = self.cfg
 
         def heads(x, name, count):
@@ -191,6 +211,9 @@ class Block(nn.Module):
         if cfg.qk_norm:
             q, k = norm(cfg, "query_norm")(q), norm(cfg, "key_norm")(k)
         queries, keys = _rotated(cfg, q, k, around, kind.local)
+        own = Past(keys[0], v)
+        if past is not None:
+            keys, v = (_after(past.key, keys[0]),), _after(past.v, v)
         scored = Scored(around.relative, queries, keys, v)
         setting = Setting(around.places, key, kind.local)
         y = attend(cfg, scored, setting, around.terms)
@@ -202,7 +225,7 @@ class Block(nn.Module):
             dtype=cfg.compute_dtype,
             name="out",
         )
-        return out(_flat(y)).reshape(x.shape)
+        return out(_flat(y)).reshape(x.shape), own
 
     def mlp(self, x):
         """Feed-forward layer, gated or not: [B, S, D] -> [B, S, D]."""
@@ -244,6 +267,12 @@ def _rotated(
         queries = tuple(jnp.concatenate([x, extra[0]], -1) for x in queries)
         keys = tuple(jnp.concatenate([x, extra[1]], -1) for x in keys)
     return queries, keys
+
+
+def _after(past: Array, x: Array) -> Array:
+    """[P, ...] before each row of [B, S, ...]: [B, P+S, ...]."""
+    past = jnp.broadcast_to(past[None], (len(x), *past.shape))
+    return jnp.concatenate([past, x], 1)
 
 
 def _flat(x: Array) -> Array:

@@ -1,0 +1,132 @@
+"""Texts to rows of tokens: as they are, or by the templates of a method."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import tokenizers
+
+from research import sections
+from research.data.methods import METHODS
+from research.data.pieces import PST, with_token
+from research.data.templates import Method, prompted
+from research.data.text import token_ids
+from research.eval.rows import Rows
+from research.models import context
+
+# read(texts, role) -> the rows of the texts for each template; their vectors are
+# averaged.
+Reader = Callable[[Sequence[str], str], list[Rows]]
+
+
+def plain_reader(
+    tokenizer: tokenizers.Tokenizer,
+    max_length: int,
+    prompts: Mapping[str, str] | None = None,
+) -> Reader:
+    """Texts with the prompt of their role before them, cut to `max_length` tokens."""
+
+    def read(texts, role):
+        prompt = (prompts or {}).get(role, "")
+        return [Rows(token_ids(tokenizer, texts, max_length, prompt=prompt))]
+
+    return read
+
+
+def method_reader(
+    method: Method,
+    tokenizer: tokenizers.Tokenizer,
+    max_length: int,
+    *,
+    instruction: str = "",
+    mark: int | None = None,
+) -> Reader:
+    """Texts in the templates of a method.
+
+    Args:
+        method: one of `templates.METHODS`.
+        tokenizer: it need not know the token <PST>.
+        max_length: of a row, the templates included.
+        instruction: what {instruction} becomes.
+        mark: the id of <PST>.
+    """
+    if mark is not None:
+        tokenizer, _ = with_token(tokenizer)
+
+    def rows(template, texts):
+        given = {"instruction": instruction}
+        ids, pooled, marks = prompted(template, tokenizer, texts, max_length, **given)
+        if marks is not None:
+            ids = [
+                _put(row, place, mark) for row, place in zip(ids, marks, strict=True)
+            ]
+        return Rows(ids, [chosen.astype(np.int32) for chosen in pooled], marks)
+
+    def read(texts, role):
+        if role not in method.templates:
+            raise ValueError(
+                f"the method has no template for the role {role!r}; it has those of "
+                f"{', '.join(method.templates)}"
+            )
+        texts = [method.rewrite(text) for text in texts]
+        return [rows(template, texts) for template in method.templates[role]]
+
+    return read
+
+
+def parse_method(
+    text: str, *, instruction: str = "", prepend: bool = False
+) -> Method | None:
+    """The method of "echo" or "prompteol:prepend=true", as `context.parse` reads it.
+
+    Args:
+        text: a name in METHODS, and perhaps arguments.
+        instruction: one more argument.
+        prepend: whether <PST> shall have a place.
+
+    Returns:
+        None for plain, which takes the model's prompts.
+
+    Raises:
+        ValueError: there is no such method, or it takes no such argument.
+    """
+    (name, arguments), *others = context.parse(text).items()
+    if others:
+        raise ValueError(f"{text!r} is several methods; choose one")
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    asked = {"instruction": instruction, "prepend": prepend}
+    if name == "template":  # its text may hold {instruction}
+        del asked["instruction"]
+    for key, value in asked.items():
+        takers = [other for other in METHODS if key in _arguments(other)]
+        if value and name not in takers:
+            raise ValueError(f"{name} takes no {key}; {', '.join(takers)} do")
+        if value:
+            arguments[key] = value
+    method = sections.build(METHODS, {"name": name, **arguments})
+    return None if name == "plain" else method
+
+
+def marked(method: Method | None) -> bool:
+    """Whether every template of the method has a place for <PST>.
+
+    Raises:
+        ValueError: only some of them have.
+    """
+    if method is None:
+        return False
+    every = [t for templates in method.templates.values() for t in templates]
+    places = {any(piece.special == PST for piece in template) for template in every}
+    if len(places) > 1:
+        raise ValueError(f"only some templates of the method have a place for {PST}")
+    return places.pop()
+
+
+def _put(row: np.ndarray, place: int, token: int) -> np.ndarray:
+    """The row with a token put at that place."""
+    return np.where(np.arange(len(row)) == place, np.int32(token), row)
+
+
+def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(METHODS[name]).parameters
