@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from research.models.config import EncoderConfig
 from research.models.pooling import POOLS
 from research.models.position_tables import TABLES
 from research.objectives import OBJECTIVES, chunks
+from research.perplexity import MEASURES
 from research.pretraining import PRETRAINING
 from research.sections import bind, build, differing
 from research.start import initialiser, taken
@@ -85,6 +87,10 @@ def make_experiment(
         "dims": _dims(config),
     }
     write_json(workdir / "model.json", model)
+    evals = config.evals.items()
+
+    def measured(measure, params: Params):
+        return measure(params["encoder"], cfg, tokenizer, longest, mesh)
 
     def embedder(params: Params):
         return make_embedder(
@@ -108,8 +114,13 @@ def make_experiment(
         log_every=config.log_every,
         save_every=config.save_every,
         eval_every=config.eval_every,
-        evaluators={name: build(EVALS, part) for name, part in config.evals.items()},
+        evaluators={n: build(EVALS, p) for n, p in evals if p.name not in MEASURES},
         make_embedder=embedder,
+        measures={
+            name: partial(measured, build(MEASURES, part))
+            for name, part in evals
+            if part.name in MEASURES
+        },
         initialise=initialiser(objective, shape, _methods(config), start),
         note=start.note if start else "",
     )
@@ -284,17 +295,23 @@ def pretrained_encoder(
     *,
     model: str,
     depth: int = -1,
+    causal: bool | None = None,
     dropout: float = 0.1,
     dtype: str = "float32",
     remat: str = "dots",
 ) -> EncoderConfig:
-    """The shape of a model's encoder, or of its first `depth` blocks."""
+    """The shape of a model's encoder, or of its first `depth` blocks.
+
+    `causal` sets its mask, such as False to make a decoder see both sides (LLM2Vec);
+    None leaves it.
+    """
     cfg = pretrained.load(model).config
     if not (depth == -1 or 1 <= depth <= cfg.depth):
         raise ValueError(f"depth {depth} is not in 1 ... {cfg.depth} of {model}")
     return dataclasses.replace(
         cfg,
         depth=cfg.depth if depth == -1 else depth,
+        causal=cfg.causal if causal is None else causal,
         dropout=dropout,
         dtype=dtype,
         remat=remat,

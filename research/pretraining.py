@@ -3,6 +3,7 @@
 Each is name(cfg, text, *, keyword arguments) -> Objective of batches of type Rows.
 """
 
+from research.causal import causal_lm, mntp
 from research.electra import electra
 from research.mae_lm import mae_lm, mask_later
 from research.masked import mlm
@@ -22,4 +23,6 @@ PRETRAINING = {
     "mask_later": mask_later,
     "electra": electra,
     "declutr": declutr,
+    "causal_lm": causal_lm,
+    "mntp": mntp,
 }

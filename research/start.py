@@ -19,7 +19,8 @@ class Taken(NamedTuple):
 
     Attributes:
         params: its encoder's parameters.
-        note: what else was trained there and is left behind, in a sentence.
+        note: what else was trained there and is left behind, and whether its tokens saw
+            another part of their text; in a sentence.
     """
 
     params: Params
@@ -31,7 +32,8 @@ def taken(model: str, cfg: EncoderConfig, tokenizer: Tokenizer) -> Taken:
 
     Args:
         model: its name, as `pretrained.load` takes it.
-        cfg: the shape that it should have; of a deeper encoder the first blocks.
+        cfg: the shape that it should have, but for the causal mask, which a run may
+            add or take away; of a deeper encoder the first blocks.
         tokenizer: the run's.
 
     Raises:
@@ -41,7 +43,7 @@ def taken(model: str, cfg: EncoderConfig, tokenizer: Tokenizer) -> Taken:
     params, shape = encoder.truncated(
         loaded.params, loaded.config, min(cfg.depth, loaded.config.depth)
     )
-    free = ("dropout", "dtype", "remat", "attention")
+    free = ("dropout", "dtype", "remat", "attention", "causal")
     free = {name: getattr(cfg, name) for name in free}
     if dataclasses.replace(shape, **free) != cfg:
         lines = differing(dataclasses.asdict(shape), dataclasses.asdict(cfg))
@@ -53,8 +55,12 @@ def taken(model: str, cfg: EncoderConfig, tokenizer: Tokenizer) -> Taken:
             f"the tokenizer is not that of {model}, whose weights the run starts from; "
             "tokenizer.name should be 'pretrained', tokenizer.model the same model"
         )
-    left = " and ".join(loaded.dropped)
-    return Taken(params, left and f"{model}: its encoder is kept, {left} dropped")
+    said = []
+    if loaded.dropped:
+        said.append(f"its encoder is kept, {' and '.join(loaded.dropped)} dropped")
+    if shape.causal != cfg.causal:
+        said.append(SWITCHED[cfg.causal])
+    return Taken(params, f"{model}: {'; '.join(said)}" if said else "")
 
 
 def initialiser(
@@ -79,3 +85,9 @@ def initialiser(
         return objective.init(key, context.extended(params, cfg, methods)[0])
 
     return initialise
+
+
+SWITCHED = {
+    False: "its tokens saw only what stands before them, here they see both sides",
+    True: "its tokens saw both sides, here they see only what stands before them",
+}
