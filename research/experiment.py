@@ -22,7 +22,7 @@ from research.eval.evaluators import EVALS
 from research.losses.contrastive import LOSSES
 from research.losses.nested import NESTED
 from research.models import config as models
-from research.models import context
+from research.models import context, readouts
 from research.models.config import EncoderConfig
 from research.models.pooling import POOLS
 from research.models.position_tables import TABLES
@@ -76,11 +76,14 @@ def make_experiment(
     batches = _batches(config, sources, tokenizer, mesh, cache or workdir / "tokens")
     training = _training(config, shape, cfg)
     objective = _objective(config, training, tokenizer, batches)
-    start = taken(config.init_from, shape, tokenizer) if config.init_from else None
+    pool = readouts.written(config.pool)
+    start = None
+    if config.init_from:
+        start = taken(config.init_from, shape, tokenizer, pool)
     longest = cfg.max_len if cfg.max_len > shape.max_len else config.max_length
     model = {
         "encoder": dataclasses.asdict(cfg),
-        "pool": config.pool.name,
+        "pool": pool,
         "max_length": longest,
         "prompts": _prompts(sources),
         "normalize": True,
@@ -97,7 +100,7 @@ def make_experiment(
             params["encoder"],
             cfg,
             tokenizer,
-            pool=config.pool.name,
+            pool=pool,
             max_length=longest,
             prompts=model["prompts"],
             mesh=mesh,
@@ -252,12 +255,17 @@ def _batches(config, sources, tokenizer, mesh, cache: Path) -> Batches | RowBatc
 
 
 def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
+    pool = readouts.pooling(readouts.written(config.pool))
     if "rows" in config:
+        if isinstance(pool, readouts.Readout):
+            raise ValueError(
+                f"pool {config.pool.name} has parameters, which "
+                f"{config.objective.name} does not train; allowed: {', '.join(POOLS)}"
+            )
         info = text_info(tokenizer, [part.table for part in batches.parts])
         return build(PRETRAINING, config.objective, cfg, info)
     loss = bind(LOSSES, config.loss)
     nested = build(NESTED, config.nested, loss)
-    pool = bind(POOLS, config.pool)
     return build(OBJECTIVES, config.objective, cfg, pool, nested)
 
 

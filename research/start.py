@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from research import pretrained
-from research.models import context, encoder
+from research.models import context, encoder, readouts
 from research.models.config import EncoderConfig
 from research.models.position_tables import TABLES
 from research.sections import differing
@@ -27,7 +27,9 @@ class Taken(NamedTuple):
     note: str
 
 
-def taken(model: str, cfg: EncoderConfig, tokenizer: Tokenizer) -> Taken:
+def taken(
+    model: str, cfg: EncoderConfig, tokenizer: Tokenizer, pool: str = "mean"
+) -> Taken:
     """The encoder of a model, such as the workdir of a pre-training.
 
     Args:
@@ -35,6 +37,7 @@ def taken(model: str, cfg: EncoderConfig, tokenizer: Tokenizer) -> Taken:
         cfg: the shape that it should have, but for the causal mask, which a run may
             add or take away; of a deeper encoder the first blocks.
         tokenizer: the run's.
+        pool: the run's, as `readouts.pooling` reads it.
 
     Raises:
         ValueError: it has another shape, or other token ids.
@@ -55,9 +58,12 @@ def taken(model: str, cfg: EncoderConfig, tokenizer: Tokenizer) -> Taken:
             f"the tokenizer is not that of {model}, whose weights the run starts from; "
             "tokenizer.name should be 'pretrained', tokenizer.model the same model"
         )
-    said = []
-    if loaded.dropped:
-        said.append(f"its encoder is kept, {' and '.join(loaded.dropped)} dropped")
+    said, dropped = [], list(loaded.dropped)
+    if "readout" in params and not isinstance(readouts.pooling(pool), readouts.Readout):
+        params = {name: part for name, part in params.items() if name != "readout"}
+        dropped.append(f"its pooling by {loaded.pool}")
+    if dropped:
+        said.append(f"its encoder is kept, {' and '.join(dropped)} dropped")
     if shape.causal != cfg.causal:
         said.append(SWITCHED[cfg.causal])
     return Taken(params, f"{model}: {'; '.join(said)}" if said else "")

@@ -14,11 +14,15 @@ from research.causal import causal_lm, next_tokens
 from research.data.text import CAUSAL_SPECIAL, token_ids, train_tokenizer
 from research.experiment import make_experiment
 from research.export import export
+from research.losses.contrastive import infonce
+from research.losses.nested import NESTED
 from research.models import encoder
 from research.models.config import modern
+from research.models.pooling import POOLS
+from research.objectives import contrastive, gritlm
 from research.perplexity import perplexity, windows
 from research.pretraining import PRETRAINING
-from research.structs import Rows, TextInfo, Tokens
+from research.structs import Batch, Labels, Rows, TextInfo, Tokens
 from research.train import loop
 
 SHAPE = {"vocab": 50, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 32}
@@ -116,7 +120,7 @@ def test_the_gradient_is_that_of_whole_logits(params, rows):
         picked = jnp.take_along_axis(log, rows.tokens.ids[:, 1:, None], 2)[..., 0]
         segment = rows.tokens.segment
         real = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
-        return -jnp.where(real, picked, 0.0).sum() / real.sum()
+        return -jnp.where(real, picked, 0.0).sum() / real.sum(dtype=jnp.float32)
 
     ours = jax.jit(jax.grad(lambda p: next_tokens(p, rows.tokens, CFG)[0]))(params)
     theirs = jax.jit(jax.grad(plain))(params)
@@ -248,3 +252,36 @@ def test_a_decoder_trains_is_scored_and_loads(tmp_path):
         "mean",
         {"embed", "layers", "final_norm"},
     )
+
+
+def test_gritlm_is_both_losses_of_the_same_parameters(params):
+    """Contrastive from both sides, and the language modelling of the same rows."""
+    two_sided = dataclasses.replace(CFG, causal=False)
+    ids = np.random.default_rng(0).integers(4, 50, (4, 16)).astype(np.int32)
+    segment = np.repeat([[1] * 8 + [2] * 8], 4, 0).astype(np.int32)
+    tokens = Tokens(*map(jnp.asarray, (ids, segment, segment > 0)))
+    query = jnp.arange(0, 8, 2, dtype=jnp.int32)
+    batch = Batch(tokens, query, query + 1, Labels())
+    parts = two_sided, POOLS["mean"], NESTED["none"](infonce)
+    key, tree = jax.random.key(0), {"encoder": params}
+    alone = contrastive(*parts).loss(tree, {}, batch, key)[0]
+    joint = gritlm(*parts, weight=0.5)
+    value, metrics = jax.jit(joint.loss)(tree, {}, batch, key)
+    language = next_tokens(params, tokens, CFG)[0]
+    np.testing.assert_allclose(value, alone + 0.5 * language, rtol=1e-5)
+    np.testing.assert_allclose(metrics["contrastive"], alone, rtol=1e-5)
+    np.testing.assert_allclose(metrics["perplexity"], np.exp(language), rtol=1e-4)
+    with pytest.raises(ValueError, match="encoder.causal is True"):
+        gritlm(CFG, *parts[1:])
+
+
+def test_a_mask_of_one_side_matters_to_texts_of_several_tokens(params):
+    two_sided = dataclasses.replace(CFG, causal=False)
+    for length, same in ((1, True), (5, False)):
+        ones = jnp.ones((1, length), jnp.int32)
+        tokens = Tokens(ones * 7 + jnp.arange(length)[None], ones, ones > 0)
+        x, y = (
+            encoder.encode(params, tokens, cfg, POOLS["mean"])
+            for cfg in (CFG, two_sided)
+        )
+        assert (np.abs(x - y).max() < 1e-6) == same

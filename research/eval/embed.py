@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 from research.data.text import token_ids
 from research.models.config import EncoderConfig
 from research.models.encoder import encode, truncated
-from research.models.pooling import POOLS
 from research.models.projection import Dense, project
+from research.models.readouts import applied, pooling
+from research.models.readouts import width as pooled_width
 from research.structs import Array, EmbedFn, Params, Tokens
 
 # Batches that are computing or wait to be; more would only hold their inputs in memory.
@@ -44,7 +45,7 @@ def make_embedder(
         params: the encoder's parameters.
         cfg: the encoder's shape.
         tokenizer: its truncation and padding settings are not used.
-        pool: a name in `pooling.POOLS`.
+        pool: such as "mean", or whatever `readouts.pooling` reads.
         max_length: longer texts are cut to this many tokens, special ones included.
         prompts: {role: text to put before each text}.
         normalize: scale every vector to length 1.
@@ -63,7 +64,7 @@ def make_embedder(
     """
     if depth is not None:
         params, cfg = truncated(params, cfg, depth)
-    width = dense[-1].kernel.shape[1] if dense else cfg.width
+    width = dense[-1].kernel.shape[1] if dense else pooled_width(pool, cfg)
     if dim is not None and not 1 <= dim <= width:
         raise ValueError(f"dim {dim} is not in 1 ... {width} of this encoder")
     run = make_runner(params, cfg, pool, mesh, dense, dim=dim, normalize=normalize)
@@ -159,7 +160,7 @@ def _vectors(
     tokens = Tokens(ids, real.astype(jnp.int32), real)
     every_layer = depths is not None
     pooled = {"slots": slots, "spans": spans, "every_layer": every_layer}
-    x = encode(params, tokens, cfg, POOLS[pool], **pooled)
+    x = encode(params, tokens, cfg, pooling(pool), **pooled)
     if every_layer:
         x = x[:, np.asarray(depths)]
     x = project(dense, x)[..., :dim]
@@ -185,16 +186,15 @@ def make_runner(
     Args:
         params: the encoder's parameters.
         cfg: the encoder's shape.
-        pool: a name in `pooling.POOLS`.
+        pool: such as "mean", or whatever `readouts.pooling` reads.
         mesh: as in `make_embedder`.
         dense: layers that the pooled vector goes through.
         **options: depths, dim and normalize of `_vectors`.
 
     Raises:
-        ValueError: there is no such pooling.
+        ValueError: there is no such pooling, or not in this model.
     """
-    if pool not in POOLS:
-        raise ValueError(f"unknown pooling {pool!r}; known: {', '.join(POOLS)}")
+    applied(pooling(pool), params)
     place = jnp.asarray
     if mesh is not None:
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
