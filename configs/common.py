@@ -10,7 +10,7 @@ from research.eval.evaluators import EVALS
 from research.experiment import ENCODERS, TOKENIZERS
 from research.losses.contrastive import LOSSES
 from research.losses.nested import NESTED
-from research.models.pooling import POOLS
+from research.models.readouts import POOLINGS
 from research.objectives import OBJECTIVES
 from research.sections import build, section
 from research.train.optimizers import OPTIMIZERS
@@ -67,7 +67,7 @@ def base() -> ml_collections.ConfigDict:
             "encoder": section(ENCODERS, "bert"),
             "init_from": "",  # a model whose weights to start from
             "extend": {},  # name -> section of a method for a longer context
-            "pool": section(POOLS, "mean"),
+            "pool": section(POOLINGS, "mean"),
             "objective": section(OBJECTIVES, "contrastive"),
             "loss": section(LOSSES, "infonce"),
             "nested": section(NESTED, "none"),
@@ -175,7 +175,7 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
     )
     config = base()
     del config["loss"], config["nested"]
-    config.pool = section(POOLS, pool)
+    config.pool = section(POOLINGS, pool)
     config.rows = section(ROWS, **{"name": "packed"} | rows)
     config.steps = arg.steps
     config.optimizer.learning_rate = 1e-4 if arg.model else 1e-3

@@ -1,8 +1,11 @@
 """Scores a model on similarity, retrieval or long texts, at one size or at all sizes.
 
+Or the perplexity of a causal one.
+
 python -m launch.evaluate --model=M --task=sts --data=stsb/test.jsonl.gz [--grid]
 python -m launch.evaluate --model=M --task=longembed [--lengths=256,512] [--data=qmsum]
 python -m launch.evaluate --model=M --task=retrieval --data=D --chunk="none;late:64;128"
+python -m launch.evaluate --model=M --task=perplexity --data=texts.txt|pydocs
 """
 
 import json
@@ -17,9 +20,13 @@ from research.eval import grid as grids
 from research.eval import longembed, sweep
 from research.eval.embed import make_embedder, make_grid_embedder
 from research.eval.evaluators import EVALS
+from research.models import encoder
+from research.perplexity import MEASURES
 
-TASK = flags.DEFINE_enum("task", None, list(EVALS), "What to score.", required=True)
-DATA = flags.DEFINE_string("data", None, "An STS file, or a BEIR folder.")
+TASK = flags.DEFINE_enum(
+    "task", None, [*EVALS, *MEASURES], "What to score.", required=True
+)
+DATA = flags.DEFINE_string("data", None, "An STS file, a BEIR folder, or texts.")
 SPLIT = flags.DEFINE_string("split", "test", "Which qrels of a BEIR folder.")
 GRID = flags.DEFINE_bool("grid", False, "Score every depth and width.")
 TASKS = flags.DEFINE_list("tasks", list(longembed.TASKS), "Of longembed; may be none.")
@@ -36,9 +43,14 @@ def main():
     So also those of several ways to cut documents.
     """
     chunkings = options.chunkings()
-    if any(chunkings.values()) and (GRID.value or TASK.value == "sts"):
+    measured = TASK.value in MEASURES
+    if any(chunkings.values()) and (GRID.value or measured or TASK.value == "sts"):
         other = "--grid" if GRID.value else f"--task={TASK.value}"
         raise ValueError(f"--chunk={options.CHUNK.value} does not go with {other}")
+    if measured and GRID.value:
+        raise ValueError(f"--grid does not go with --task={TASK.value}")
+    if measured:
+        return _measured()
     evaluator = _evaluator()
     model = options.model()
     if GRID.value:
@@ -54,6 +66,17 @@ def main():
         reach = options.document_length(model, chunk)
         picture = partial(longembed.plot, reach=reach)
         return _written("longembed", scores, scores, longembed.markdown, picture)
+    return {"model": options.MODEL.value, "task": TASK.value, **scores}
+
+
+def _measured() -> dict:
+    measure = MEASURES[TASK.value](data=DATA.value or "pydocs")
+    model = options.model()
+    settings = options.embedding(model)
+    found = model.params, model.config
+    if settings["depth"]:
+        found = encoder.truncated(*found, settings["depth"])
+    scores = measure(*found, model.tokenizer, settings["max_length"])
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
 

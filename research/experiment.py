@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from research.eval.evaluators import EVALS
 from research.losses.contrastive import LOSSES
 from research.losses.nested import NESTED
 from research.models import config as models
-from research.models import context
+from research.models import context, readouts
 from research.models.config import EncoderConfig
 from research.models.pooling import POOLS
 from research.models.position_tables import TABLES
 from research.objectives import OBJECTIVES, chunks
+from research.perplexity import MEASURES
 from research.pretraining.objectives import PRETRAINING, check_rows
 from research.sections import bind, build, differing
 from research.start import initialiser, taken
@@ -74,24 +76,31 @@ def make_experiment(
     batches = _batches(config, sources, tokenizer, mesh, cache or workdir / "tokens")
     training = _training(config, shape, cfg)
     objective = _objective(config, training, tokenizer, batches)
-    start = taken(config.init_from, shape, tokenizer) if config.init_from else None
+    pool = readouts.written(config.pool)
+    start = None
+    if config.init_from:
+        start = taken(config.init_from, shape, tokenizer, pool)
     longest = cfg.max_len if cfg.max_len > shape.max_len else config.max_length
     model = {
         "encoder": dataclasses.asdict(cfg),
-        "pool": config.pool.name,
+        "pool": pool,
         "max_length": longest,
         "prompts": _prompts(sources),
         "normalize": True,
         "dims": _dims(config),
     }
     write_json(workdir / "model.json", model)
+    evals = config.evals.items()
+
+    def measured(measure, params: Params):
+        return measure(params["encoder"], cfg, tokenizer, longest, mesh)
 
     def embedder(params: Params):
         return make_embedder(
             params["encoder"],
             cfg,
             tokenizer,
-            pool=config.pool.name,
+            pool=pool,
             max_length=longest,
             prompts=model["prompts"],
             mesh=mesh,
@@ -108,8 +117,13 @@ def make_experiment(
         log_every=config.log_every,
         save_every=config.save_every,
         eval_every=config.eval_every,
-        evaluators={name: build(EVALS, part) for name, part in config.evals.items()},
+        evaluators={n: build(EVALS, p) for n, p in evals if p.name not in MEASURES},
         make_embedder=embedder,
+        measures={
+            name: partial(measured, build(MEASURES, part))
+            for name, part in evals
+            if part.name in MEASURES
+        },
         initialise=initialiser(objective, shape, _methods(config), start),
         note=start.note if start else "",
     )
@@ -243,12 +257,17 @@ def _batches(config, sources, tokenizer, mesh, cache: Path) -> Batches | RowBatc
 
 
 def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
+    pool = readouts.pooling(readouts.written(config.pool))
     if "rows" in config:
+        if isinstance(pool, readouts.Readout):
+            raise ValueError(
+                f"pool {config.pool.name} has parameters, which "
+                f"{config.objective.name} does not train; allowed: {', '.join(POOLS)}"
+            )
         info = text_info(tokenizer, [part.table for part in batches.parts])
         return build(PRETRAINING, config.objective, cfg, info)
     loss = bind(LOSSES, config.loss)
     nested = build(NESTED, config.nested, loss)
-    pool = bind(POOLS, config.pool)
     return build(OBJECTIVES, config.objective, cfg, pool, nested)
 
 
@@ -286,17 +305,23 @@ def pretrained_encoder(
     *,
     model: str,
     depth: int = -1,
+    causal: bool | None = None,
     dropout: float = 0.1,
     dtype: str = "float32",
     remat: str = "dots",
 ) -> EncoderConfig:
-    """The shape of a model's encoder, or of its first `depth` blocks."""
+    """The shape of a model's encoder, or of its first `depth` blocks.
+
+    `causal` sets its mask, such as False to make a decoder see both sides (LLM2Vec);
+    None leaves it.
+    """
     cfg = pretrained.load(model).config
     if not (depth == -1 or 1 <= depth <= cfg.depth):
         raise ValueError(f"depth {depth} is not in 1 ... {cfg.depth} of {model}")
     return dataclasses.replace(
         cfg,
         depth=cfg.depth if depth == -1 else depth,
+        causal=cfg.causal if causal is None else causal,
         dropout=dropout,
         dtype=dtype,
         remat=remat,

@@ -46,10 +46,15 @@ def export(
 
     Raises:
         FileExistsError: the folder is there and not empty.
-        ValueError: the model has no such depth or dim, or no family of `transformers`
-            computes it.
+        ValueError: the model has no such depth or dim, no family of `transformers`
+            computes it, or sentence-transformers does not pool as it does.
         OSError: no space, or no right to write.
     """
+    if model.pool not in POOLINGS.values():
+        raise ValueError(
+            f"sentence-transformers has no module that pools by {model.pool}; it has "
+            f"{', '.join(POOLINGS.values())}"
+        )
     depth = model.config.depth if depth is None else depth
     dim = model.width if dim is None else dim
     params, cfg = encoder.truncated(model.params, model.config, depth)

@@ -1,11 +1,14 @@
 """Training objectives: an encoder and a loss put together."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
 from research.gradcache import chunked
-from research.models import encoder, seqpe
+from research.models import encoder, readouts, seqpe
 from research.models.config import EncoderConfig
+from research.pretraining.causal import next_tokens
 from research.structs import (
     Array,
     Batch,
@@ -21,7 +24,7 @@ from research.structs import (
 
 def contrastive(
     cfg: EncoderConfig,
-    pool: Pool,
+    pool: Pool | readouts.Readout,
     nested: Nested,
     *,
     micro_batch: int = 0,
@@ -31,7 +34,8 @@ def contrastive(
 
     Args:
         cfg: the encoder's shape.
-        pool: one of `pooling.POOLS`.
+        pool: one of `pooling.POOLS`, or a Readout of `readouts.READOUTS`, whose
+            parameters are trained too, and dropped where the pooling has none.
         nested: a loss over sizes, from `nested.NESTED`.
         micro_batch: pairs that are encoded at a time; 0 encodes all at once. The
             gradient is that of the whole batch (GradCache, Gao et al. 2021).
@@ -50,7 +54,9 @@ def contrastive(
         raise ValueError(f"objective.head is {head!r}; allowed: none, tanh")
 
     def init(key: Key, start: Params | None = None) -> tuple[Params, Params]:
-        params = {"encoder": encoder.init(key, cfg) if start is None else start}
+        start = encoder.init(key, cfg) if start is None else start
+        readout_key = jax.random.fold_in(key, 2)
+        params = {"encoder": readouts.with_readout(readout_key, start, cfg, pool)}
         if head == "tanh":
             shape = (cfg.width, cfg.width)
             kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), shape)
@@ -92,6 +98,54 @@ def contrastive(
     return Objective(init, loss)
 
 
+def gritlm(
+    cfg: EncoderConfig,
+    pool: Pool | readouts.Readout,
+    nested: Nested,
+    *,
+    micro_batch: int = 0,
+    weight: float = 1.0,
+) -> Objective:
+    """Embeds with the encoder and speaks with it (GritLM, Muennighoff et al. 2024).
+
+    To the contrastive loss, of tokens that see both sides, the language modelling of
+    the same texts is added, of tokens that see only what stands before: the same
+    parameters under another mask (equation 3; the authors have other texts for it).
+
+    Args:
+        cfg: the encoder's shape, not causal.
+        pool, nested, micro_batch: as in `contrastive`; the texts are not language
+            modelled by micro-batches.
+        weight: of the language modelling, the mean of all predicted tokens.
+
+    Returns:
+        an Objective of batches of type Batch, with the metrics of `contrastive`, and
+        "contrastive" and "language", the two losses, and "perplexity".
+
+    Raises:
+        ValueError: the encoder is causal.
+    """
+    if cfg.causal:
+        raise ValueError(
+            "gritlm embeds with an encoder that sees both sides, but encoder.causal is "
+            "True"
+        )
+    embedding = contrastive(cfg, pool, nested, micro_batch=micro_batch)
+    speaking = dataclasses.replace(cfg, causal=True)
+
+    def loss(
+        params: Params, frozen: Params, batch: Batch, key: Key
+    ) -> tuple[Array, Metrics]:
+        value, metrics = embedding.loss(params, frozen, batch, key)
+        key = jax.random.fold_in(key, 1)
+        language, _ = next_tokens(params["encoder"], batch.tokens, speaking, key)
+        more = {"contrastive": value, "language": language}
+        more["perplexity"] = jnp.exp(language)
+        return value + weight * language, {**metrics, **more}
+
+    return Objective(embedding.init, loss)
+
+
 def chunks(batch_size: int, micro_batch: int) -> int:
     """Number of chunks that a batch is encoded in.
 
@@ -122,4 +176,4 @@ def _similarities(q: Array, d: Array) -> Metrics:
     }
 
 
-OBJECTIVES = {"contrastive": contrastive}
+OBJECTIVES = {"contrastive": contrastive, "gritlm": gritlm}

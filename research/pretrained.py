@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer, normalizers
 
 from research.data.text import load_tokenizer
+from research.models import readouts
 from research.models.config import EncoderConfig
 from research.models.families import read_config
 from research.models.huggingface import read_safetensors
@@ -28,7 +29,7 @@ class Pretrained(NamedTuple):
         params: the encoder's tree, as `encoder.init` makes it.
         config: the encoder's shape.
         tokenizer: without padding or truncation.
-        pool: a key of `pooling.POOLS`.
+        pool: such as "mean", or whatever `readouts.pooling` reads.
         max_length: the longest text in tokens, special tokens included.
         prompts: what is put before a text, for the roles "query" and "document".
         normalize: whether embeddings are divided by their length.
@@ -55,8 +56,11 @@ class Pretrained(NamedTuple):
     @property
     def width(self) -> int:
         """How many numbers the embedding has."""
-        whole = self.dense[-1].kernel.shape[1] if self.dense else self.config.width
-        return whole if self.dim is None else self.dim
+        if self.dim is not None:
+            return self.dim
+        if self.dense:
+            return self.dense[-1].kernel.shape[1]
+        return readouts.width(self.pool, self.config)
 
 
 def load(model: str, sharding: Callable[[Params], Any] | None = None) -> Pretrained:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 
 from research import pretrained
-from research.models import context, encoder
+from research.models import context, encoder, readouts
 from research.models.config import EncoderConfig
 from research.models.position_tables import TABLES
 from research.sections import differing
@@ -19,20 +19,25 @@ class Taken(NamedTuple):
 
     Attributes:
         params: its encoder's parameters.
-        note: what else was trained there and is left behind, in a sentence.
+        note: what else was trained there and is left behind, and whether its tokens saw
+            another part of their text; in a sentence.
     """
 
     params: Params
     note: str
 
 
-def taken(model: str, cfg: EncoderConfig, tokenizer: Tokenizer) -> Taken:
+def taken(
+    model: str, cfg: EncoderConfig, tokenizer: Tokenizer, pool: str = "mean"
+) -> Taken:
     """The encoder of a model, such as the workdir of a pre-training.
 
     Args:
         model: its name, as `pretrained.load` takes it.
-        cfg: the shape that it should have; of a deeper encoder the first blocks.
+        cfg: the shape that it should have, but for the causal mask, which a run may
+            add or take away; of a deeper encoder the first blocks.
         tokenizer: the run's.
+        pool: the run's, as `readouts.pooling` reads it.
 
     Raises:
         ValueError: it has another shape, or other token ids.
@@ -41,7 +46,7 @@ def taken(model: str, cfg: EncoderConfig, tokenizer: Tokenizer) -> Taken:
     params, shape = encoder.truncated(
         loaded.params, loaded.config, min(cfg.depth, loaded.config.depth)
     )
-    free = ("dropout", "dtype", "remat", "attention")
+    free = ("dropout", "dtype", "remat", "attention", "causal")
     free = {name: getattr(cfg, name) for name in free}
     if dataclasses.replace(shape, **free) != cfg:
         lines = differing(dataclasses.asdict(shape), dataclasses.asdict(cfg))
@@ -53,8 +58,15 @@ def taken(model: str, cfg: EncoderConfig, tokenizer: Tokenizer) -> Taken:
             f"the tokenizer is not that of {model}, whose weights the run starts from; "
             "tokenizer.name should be 'pretrained', tokenizer.model the same model"
         )
-    left = " and ".join(loaded.dropped)
-    return Taken(params, left and f"{model}: its encoder is kept, {left} dropped")
+    said, dropped = [], list(loaded.dropped)
+    if "readout" in params and not isinstance(readouts.pooling(pool), readouts.Readout):
+        params = {name: part for name, part in params.items() if name != "readout"}
+        dropped.append(f"its pooling by {loaded.pool}")
+    if dropped:
+        said.append(f"its encoder is kept, {' and '.join(dropped)} dropped")
+    if shape.causal != cfg.causal:
+        said.append(SWITCHED[cfg.causal])
+    return Taken(params, f"{model}: {'; '.join(said)}" if said else "")
 
 
 def initialiser(
@@ -79,3 +91,9 @@ def initialiser(
         return objective.init(key, context.extended(params, cfg, methods)[0])
 
     return initialise
+
+
+SWITCHED = {
+    False: "its tokens saw only what stands before them, here they see both sides",
+    True: "its tokens saw both sides, here they see only what stands before them",
+}

@@ -61,12 +61,14 @@ class TextInfo(NamedTuple):
         mask_id: the id of [MASK]; None where there is none.
         special: the ids of special tokens, never put in place of another.
         counts: [vocab] how often each token occurs in the data; None if unknown.
+        blank: the id of "_", which stands for a mask where there is none; None without.
     """
 
     vocab: int
     mask_id: int | None
     special: tuple[int, ...]
     counts: Any = None
+    blank: int | None = None
 
 
 class Labels(NamedTuple):

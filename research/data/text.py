@@ -11,6 +11,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import trainers as tokenizer_trainers
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CAUSAL_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 CHUNK = 2048  # texts encoded at once; bounds what the encodings hold in memory
 
 
@@ -53,7 +54,8 @@ def train_tokenizer(
     """A tokeniser of at most `vocab` tokens, trained on `texts`.
 
     "wordpiece" is BERT's lower-casing one, "bpe" works on bytes and keeps case. Ids 0
-    to 4 are [PAD] [UNK] [CLS] [SEP] [MASK]; a text becomes [CLS] ... [SEP].
+    to 4 are [PAD] [UNK] [CLS] [SEP] [MASK]; a text becomes [CLS] ... [SEP]. "causal" is
+    "bpe" for a decoder: ids 0 to 3 are <pad> <s> </s> <unk>; a text becomes <s> ...
 
     Raises:
         ValueError: the kind is unknown, or there is no text to learn from.
@@ -61,13 +63,17 @@ def train_tokenizer(
     texts = list(texts)
     if kind == "wordpiece":
         tokenizer = _train_wordpiece(texts, vocab)
-    elif kind == "bpe":
-        tokenizer = _train_bpe(texts, vocab)
+    elif kind in ("bpe", "causal"):
+        special = CAUSAL_SPECIAL if kind == "causal" else SPECIAL
+        tokenizer = _train_bpe(texts, vocab, special)
     else:
-        raise ValueError(f"unknown tokeniser {kind!r}; known: wordpiece, bpe")
+        raise ValueError(f"unknown tokeniser {kind!r}; known: wordpiece, bpe, causal")
     if not any(text.strip() for text in texts):
         raise ValueError("there is no text to train the tokeniser on")
-    _add_special(tokenizer)
+    if kind == "causal":
+        _add_opening(tokenizer)
+    else:
+        _add_special(tokenizer)
     return tokenizer
 
 
@@ -155,13 +161,15 @@ def _train_wordpiece(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _train_bpe(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
+def _train_bpe(
+    texts: list[str], vocab: int, special: tuple[str, ...]
+) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = tokenizer_trainers.BpeTrainer(
         vocab_size=vocab,
-        special_tokens=list(SPECIAL),
+        special_tokens=list(special),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -184,4 +192,15 @@ def _add_special(tokenizer: tokenizers.Tokenizer) -> None:
         special_tokens=[
             (token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")
         ],
+    )
+
+
+def _add_opening(tokenizer: tokenizers.Tokenizer) -> None:
+    """A decoder's special tokens, and <s> before every text."""
+    tokenizer.add_special_tokens(list(CAUSAL_SPECIAL))
+    opening = CAUSAL_SPECIAL[1]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{opening} $A",
+        pair=f"{opening} $A $B:1",
+        special_tokens=[(opening, tokenizer.token_to_id(opening))],
     )

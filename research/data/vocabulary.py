@@ -9,6 +9,7 @@ from research.data.document_table import DocumentTable
 from research.structs import TextInfo
 
 MASKS = ("[MASK]", "<mask>")  # BERT's, and RoBERTa's
+BLANK = "_"  # LLM2Vec's mask of tokenizers without one
 CHUNK = 1 << 24  # tokens counted at once
 
 
@@ -28,4 +29,7 @@ def text_info(
         for start in range(0, len(table.ids), CHUNK):
             part = table.ids[start : start + CHUNK]
             counts += np.bincount(part, minlength=vocab)
-    return TextInfo(vocab, masks[0] if masks else None, tuple(special), counts)
+    mask_id = masks[0] if masks else None
+    return TextInfo(
+        vocab, mask_id, tuple(special), counts, tokenizer.token_to_id(BLANK)
+    )

@@ -20,7 +20,6 @@ from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.encoder import Prepend, encode, truncated
 from research.models.layers import Past
-from research.models.pooling import POOLS
 from research.models.projection import Dense, project
 from research.models.reading import (
     layer_places,
@@ -28,6 +27,8 @@ from research.models.reading import (
     shareable,
     with_token,
 )
+from research.models.readouts import applied, pooling
+from research.models.readouts import width as pooled_width
 from research.structs import Array, EmbedFn, Params, Tokens
 
 
@@ -57,7 +58,8 @@ def make_embedder(
         params: the encoder's parameters.
         cfg: the encoder's shape.
         tokenizer: its truncation and padding settings are not used.
-        pool: a name in `pooling.POOLS`, unless the method asks for another.
+        pool: such as "mean", or whatever `readouts.pooling` reads, unless the method
+            asks for another.
         max_length: longer texts are cut to this many tokens, special ones included.
         prompts: {role: text to put before each text}, where there is no method.
         normalize: scale every vector to length 1.
@@ -87,7 +89,7 @@ def make_embedder(
         cfg = dataclasses.replace(cfg, causal=not bidirectional)
     if depth is not None:
         params, cfg = truncated(params, cfg, depth)
-    width = dense[-1].kernel.shape[1] if dense else cfg.width
+    width = dense[-1].kernel.shape[1] if dense else pooled_width(pool, cfg)
     if dim is not None and not 1 <= dim <= width:
         raise ValueError(f"dim {dim} is not in 1 ... {width} of this encoder")
     _check_length(cfg, max_length)
@@ -181,7 +183,7 @@ def _vectors(
     pooled["every_layer"] = depths is not None or layers is not None
     if blocks is not None:
         pooled["prepend"] = Prepend(tables["marks"], lengths - 1, blocks)
-    x = encode(params, tokens, cfg, POOLS[pool], **pooled)
+    x = encode(params, tokens, cfg, pooling(pool), **pooled)
     if depths is not None:
         x = x[:, np.asarray(depths)]
     if layers is not None:
@@ -205,7 +207,7 @@ def make_runner(
     Args:
         params: the encoder's parameters.
         cfg: the encoder's shape.
-        pool: a name in `pooling.POOLS`.
+        pool: such as "mean", or whatever `readouts.pooling` reads.
         mesh: as in `make_embedder`.
         dense: layers that the pooled vector goes through.
         blocks: [L] bool, before which blocks of rows with "marks" tokens are prepended;
@@ -213,10 +215,9 @@ def make_runner(
         **options: depths, layers, dim and normalize of `_vectors`.
 
     Raises:
-        ValueError: there is no such pooling.
+        ValueError: there is no such pooling, or not in this model.
     """
-    if pool not in POOLS:
-        raise ValueError(f"unknown pooling {pool!r}; known: {', '.join(POOLS)}")
+    applied(pooling(pool), params)
     place = jnp.asarray
     if mesh is not None:
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))

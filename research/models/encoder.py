@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.models import rope, seqpe
+from research.models import readouts, rope, seqpe
 from research.models.attention import PLAIN, whole_terms
 from research.models.config import EncoderConfig
 from research.models.layers import (
@@ -206,7 +206,7 @@ def encode(
     params: Params,
     tokens: Tokens,
     cfg: EncoderConfig,
-    pool: Pool,
+    pool: Pool | readouts.Readout,
     *,
     slots: int = 1,
     spans: Array | None = None,
@@ -223,7 +223,7 @@ def encode(
         params: as `init` makes them.
         tokens: rows [B, S].
         cfg: the encoder's shape.
-        pool: one of `pooling.POOLS`.
+        pool: one of `pooling.POOLS`, or what `readouts.pooling` reads.
         slots: M, the most texts (or spans) that a row holds.
         spans: [B, S] int32, m >= 1 for the tokens of the m-th span of a row, where
             spans of texts are pooled and not whole texts.
@@ -235,19 +235,37 @@ def encode(
 
     Returns:
         [B*M, D] float32, row b*M + m-1 for the m-th text of row b (zero where there is
-        none); [B*M, L+1, D] with `every_layer`, [B*M, L+2, D] if `raw` too.
+        none); [B*M, L+1, D] with `every_layer`, [B*M, L+2, D] if `raw` too. D is the
+        pooling's, if it has its own.
+
+    Raises:
+        ValueError: the encoder lacks the pooling's parameters, or every layer is wanted
+            of a pooling that makes one vector of all layers.
     """
     groups = tokens.segment if spans is None else spans
     mask = text_masks(groups, tokens.pool, slots)
+    told = {"prepend": prepend, "adapter": adapter, "prefix": prefix}
+    pool, each = readouts.applied(pool, params)
+    if each is not None:
+        if every_layer:
+            raise ValueError("this pooling makes one vector of all layers, not of each")
+        keep = partial(each, mask=mask)
+        _, layers = apply(params, tokens, cfg, keep, key=key, **told)
+        return _listed(pool(layers[1:], mask))
     # Pooled inside the scan: [L, B*M, D] is stacked, never [L, B, S, D].
     keep = (lambda x: pool(x, mask)) if every_layer else None
-    told = {"prepend": prepend, "adapter": adapter, "prefix": prefix}
     x, layers = apply(params, tokens, cfg, keep, key=key, normed=not raw, **told)
     if not every_layer:
-        return pool(x, mask).reshape(-1, cfg.width)
+        return _listed(pool(x, mask))
     if raw:
         layers = jnp.concatenate([layers, pool(x, mask)[None]])
-    return jnp.moveaxis(layers, 0, 2).reshape(-1, len(layers), cfg.width)
+    layers = jnp.moveaxis(layers, 0, 2)
+    return layers.reshape(-1, *layers.shape[2:])
+
+
+def _listed(vectors: Array) -> Array:
+    """[B, M, D] as [B*M, D]."""
+    return vectors.reshape(-1, vectors.shape[2])
 
 
 @partial(jax.jit, static_argnames="cfg")

@@ -6,6 +6,7 @@ Each is name(cfg, text, *, keyword arguments) -> Objective of batches of type Ro
 from collections.abc import Mapping
 from typing import Any
 
+from research.pretraining.causal import causal_lm, mntp
 from research.pretraining.electra import electra
 from research.pretraining.mae_lm import mae_lm, mask_later
 from research.pretraining.masked import mlm
@@ -28,6 +29,8 @@ PRETRAINING = {
     "mask_later": mask_later,
     "electra": electra,
     "declutr": declutr,
+    "causal_lm": causal_lm,
+    "mntp": mntp,
 }
 
 

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ class Experiment(NamedTuple):
         keep_every: checkpoints at its multiples stay too; 0 for none.
         evaluators: name -> function of an EmbedFn that gives scores.
         make_embedder: trained parameters -> EmbedFn, for the evaluators.
+        measures: name -> function of the trained parameters that gives scores.
         initialise: key -> (trained, frozen) parameters to start from, in host memory;
             None for `objective.init`.
         note: what is to be said, and logged, of these parameters.
@@ -64,6 +66,7 @@ class Experiment(NamedTuple):
     keep_every: int = 0
     evaluators: Mapping[str, Callable[[EmbedFn], Mapping[str, Any]]] = {}
     make_embedder: Callable[[Params], EmbedFn] | None = None
+    measures: Mapping[str, Callable[[Params], Mapping[str, Any]]] = {}
     initialise: Callable[[Key], tuple[Params, Params]] | None = None
     note: str = ""
 
@@ -220,14 +223,17 @@ def _report(parts: _Run, done: int) -> dict[str, Any]:
 
 
 def _evaluate(parts: _Run, params: Params, done: int) -> dict[str, dict[str, Any]]:
-    """Runs every evaluator; scores go to the log and to evals/."""
+    """Runs every evaluator and measure; scores go to the log and to evals/."""
     experiment = parts.experiment
-    if not experiment.evaluators:
+    calls = {name: partial(f, params) for name, f in experiment.measures.items()}
+    if experiment.evaluators:
+        embed = experiment.make_embedder(params)
+        calls |= {name: partial(f, embed) for name, f in experiment.evaluators.items()}
+    if not calls:
         return {}
-    embed = experiment.make_embedder(params)
     evals, row = {}, {"step": done}
-    for name, evaluator in experiment.evaluators.items():
-        scores = evals[name] = dict(evaluator(embed))
+    for name, call in calls.items():
+        scores = evals[name] = dict(call())
         path = parts.folder / "evals" / f"{name}-{done}.json"
         write_json(path, {"step": done, **scores})
         row |= {

@@ -1,0 +1,39 @@
+"""A small causal language model, from raw text.
+
+Source: the pre-training of decoders such as Llama (Touvron et al. 2023,
+    arXiv:2302.13971), at a size for one machine: RMSNorm, rotary positions, gated SiLU,
+    tied embeddings, byte-level BPE.
+Command: python -m launch.train --config=configs/decoder.py --workdir=runs/decoder
+Variants: tiny, model=NAME, data=DIR (with rawtext/), steps=N, depth=N, width=N,
+    vocab=N. Perplexity by token and byte of another text:
+    python -m launch.evaluate --model=runs/decoder --task=perplexity --data=FILE
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import pre_training
+from research.experiment import ENCODERS, TOKENIZERS
+from research.perplexity import MEASURES
+from research.pretraining.objectives import PRETRAINING
+from research.sections import section
+
+SIZES = ("vocab", "width", "depth", "heads", "max_len")
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    config = pre_training(arg, pool="mean")
+    config.objective = section(PRETRAINING, "causal_lm")
+    if config.encoder.name == "bert":  # not that of a given model
+        shape = {name: config.encoder[name] for name in SIZES}
+        shape["mlp"] = config.encoder.width * 8 // 3  # three kernels, not two
+        config.encoder = section(ENCODERS, "modern", causal=True, **shape)
+        vocab = config.tokenizer.vocab
+        config.tokenizer = section(TOKENIZERS, "trained", vocab=vocab, kind="causal")
+        config.optimizer.learning_rate = 2e-3
+    # Another weight decay and memory of gradients than a few passes over pairs want.
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.betas = (0.9, 0.95)
+    config.optimizer.schedule = "cosine"
+    config.evals["perplexity"] = section(MEASURES, "perplexity", documents=100)
+    return config

@@ -1,0 +1,27 @@
+"""One model that embeds and speaks: contrastive learning and language modelling.
+
+Source: Muennighoff et al. 2024, arXiv:2402.09906: 1,253 steps of 2,048 pairs and 256
+    conversations, temperature 0.02, mean pooling. Here the same texts serve both.
+Command: python -m launch.train --config=configs/gritlm.py:model=runs/decoder \
+    --workdir=runs/gritlm
+Variants: tiny, model=NAME (any decoder; default runs/decoder), data=DIR (with nli/ and
+    stsb/), steps=N. Its weight: --config.objective.weight=0.5
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs import readouts
+from configs.common import DATA, parse_arg
+from research.models.readouts import POOLINGS
+from research.objectives import OBJECTIVES
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    parse_arg(arg, tiny=False, model="", data=DATA, steps=128)
+    config = readouts.get_config(arg)
+    config.pool = section(POOLINGS, "mean")
+    config.objective = section(OBJECTIVES, "gritlm")
+    config.loss.temperature = 0.02
+    return config

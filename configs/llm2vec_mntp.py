@@ -1,0 +1,34 @@
+"""LLM2Vec, first part: a decoder without its causal mask learns to fill in tokens.
+
+Source: BehnamGhader et al. 2024, arXiv:2404.05961, sections 2.1 and 2.2: 1,000 steps of
+    32 texts of 512 tokens, LoRA of rank 16, masked next-token prediction of a fifth of
+    the tokens (Llama), the mask being "_".
+Command: python -m launch.train --config=configs/llm2vec_mntp.py:model=runs/decoder \
+    --workdir=runs/mntp
+Variants: tiny, model=NAME (any decoder; default runs/decoder), data=DIR (with rawtext/
+    and stsb/), steps=N. As for Mistral:
+    --config.objective.ratio=0.8 --config.objective.replace="(1.0, 0.0)"
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs import decoder
+from configs.common import DATA, parse_arg, pre_training, start_from
+from research.pretraining.objectives import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(arg, tiny=False, model="", data=DATA, steps=200)
+    tiny = ",tiny" if arg.tiny else ""
+    config = pre_training(f"data={arg.data},steps={arg.steps}{tiny}", pool="mean")
+    config.objective = section(PRETRAINING, "mntp")
+    config.optimizer.learning_rate = 1e-4
+    if arg.tiny and not arg.model:
+        body = decoder.get_config("tiny")
+        config.tokenizer, config.encoder = body.tokenizer, body.encoder
+        config.encoder.causal = False
+    else:
+        start_from(config, arg.model or "runs/decoder", causal=False, dropout=0.0)
+    return config

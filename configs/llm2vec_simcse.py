@@ -1,0 +1,36 @@
+"""LLM2Vec, second part: unsupervised SimCSE of the decoder that sees both sides.
+
+Source: BehnamGhader et al. 2024, arXiv:2404.05961, section 2.3: 1,000 steps of 128
+    sentences of at most 128 tokens, scale 20 (temperature 0.05), 3e-5, mean pooling.
+    Their dropout of 0.3 is on attention weights; ours is after sublayers too.
+Command: python -m launch.train --config=configs/llm2vec_simcse.py:model=runs/mntp \
+    --workdir=runs/llm2vec
+Variants: tiny, model=NAME (of configs/llm2vec_mntp.py, or any decoder; default
+    runs/mntp), data=DIR (with rawtext/ and stsb/), steps=N, dropout=P.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs import decoder
+from configs.common import DATA, parse_arg, start_from
+from configs.simcse_unsup import get_config as simcse
+from research.models.pooling import POOLS
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(arg, tiny=False, model="", data=DATA, steps=200, dropout=0.3)
+    tiny = ",tiny" if arg.tiny else ""
+    config = simcse(f"data={arg.data},steps={arg.steps}{tiny}")
+    config.pool = section(POOLS, "mean")
+    config.objective.head = "none"
+    if arg.tiny and not arg.model:
+        body = decoder.get_config("tiny")
+        config.tokenizer, config.encoder = body.tokenizer, body.encoder
+        config.encoder.causal, config.encoder.dropout = False, arg.dropout
+        return config
+    start_from(config, arg.model or "runs/mntp", causal=False, dropout=arg.dropout)
+    if not arg.tiny:
+        config.batch_size, config.max_length = 128, 128
+    return config

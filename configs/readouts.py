@@ -1,0 +1,46 @@
+"""A decoder made to see both sides, with a pooling that has parameters.
+
+Source: NV-Embed (Lee et al. 2024, arXiv:2405.17428: 512 latents, 8 heads of the whole
+    width), Tang & Yang 2024, arXiv:2409.02727 (768 latents, 32 heads, the vectors of
+    all layers), or LENS (Lei et al. 2025, arXiv:2501.09749: 4,000 or 8,000 clusters of
+    the vocabulary), here in small, on NLI triplets.
+Command: python -m launch.train --config=configs/readouts.py:model=runs/mntp \
+    --workdir=runs/readout
+Variants: tiny, model=NAME (of configs/llm2vec_mntp.py, or any decoder; default
+    runs/mntp), data=DIR (with nli/ and stsb/), steps=N,
+    pool=latent_attention|layer_attention|lexicon.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs import decoder
+from configs.common import DATA, MINILM, fine_tuning, parse_arg, start_from
+from research.models.readouts import POOLINGS
+from research.sections import section
+
+SIZES = {
+    "latent_attention": {"latents": 64, "heads": 2},
+    "layer_attention": {"latents": 64, "heads": 4},
+    "lexicon": {"clusters": 1_000},
+}
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(
+        arg, tiny=False, model="", data=DATA, steps=128, pool="latent_attention"
+    )
+    if arg.pool not in SIZES:
+        raise ValueError(f"variant pool is {arg.pool!r}; allowed: {', '.join(SIZES)}")
+    given, arg.model = arg.model, MINILM  # which the decoder replaces below
+    config = fine_tuning(arg)
+    sizes = dict(SIZES[arg.pool])
+    if arg.tiny and not given:
+        body = decoder.get_config("tiny")
+        config.tokenizer, config.encoder = body.tokenizer, body.encoder
+        config.encoder.causal = False
+        sizes = {name: 2 if name == "heads" else 16 for name in sizes}
+    else:
+        start_from(config, given or "runs/mntp", causal=False, dropout=0.0)
+    config.pool = section(POOLINGS, arg.pool, **sizes)
+    return config

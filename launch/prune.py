@@ -1,0 +1,67 @@
+"""Where to cut a model's depth: the loss of its embeddings after every block.
+
+python -m launch.prune --model=M --data=pairs.jsonl.gz|pydocs [--share=0.2,0.5]
+
+A cut model: python -m launch.export --model=M --depth=L, or a training's encoder.depth.
+"""
+
+import tempfile
+from pathlib import Path
+
+from absl import flags
+
+from launch import cli, options
+from research import pruning
+from research.data.batches import make_batches
+from research.data.sources import SOURCES
+
+DATA = flags.DEFINE_string(
+    "data", None, "A file of pairs or triplets, or pydocs.", required=True
+)
+BATCHES = flags.DEFINE_integer("batches", 100, "Batches of pairs.", 1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pairs of a batch.", 2)
+SHARES = flags.DEFINE_list("share", [], "Last shares of the blocks to cut, too.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the batches.")
+
+
+def main() -> dict:
+    """The losses, and the depths to cut to; texts are pooled by weighted mean."""
+    for flag in (options.DEPTH, options.DIM):
+        if flag.value is not None:
+            raise ValueError(f"--{flag.name}={flag.value}: the whole model is measured")
+    model = options.model()
+    shares = [float(share) for share in SHARES.value]
+    depths = {f"{share:g}": pruning.kept(model.config.depth, share) for share in shares}
+    pool = options.POOL.value or "weighted_mean"
+    losses = pruning.layer_losses(
+        model.params, model.config, _batches(model), pool=pool
+    )
+    small, large = pruning.points(losses)
+    return {
+        "model": options.MODEL.value,
+        "pool": pool,
+        "losses": losses.tolist(),
+        "small": small,
+        "large": large,
+        **({"last": depths} if depths else {}),
+    }
+
+
+def _batches(model):
+    source = SOURCES["pydocs"]() if DATA.value == "pydocs" else None
+    source = source or SOURCES["files"](path=DATA.value)
+    length = options.MAX_LENGTH.value or model.max_length
+    with tempfile.TemporaryDirectory() as cache:
+        batches = make_batches(
+            {"pairs": source},
+            model.tokenizer,
+            batch_size=BATCH_SIZE.value,
+            max_length=length,
+            seed=SEED.value,
+            cache=Path(cache),
+        )
+        yield from map(batches, range(BATCHES.value))
+
+
+if __name__ == "__main__":
+    cli.run(main)
