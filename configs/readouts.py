@@ -2,8 +2,8 @@
 
 Source: NV-Embed (Lee et al. 2024, arXiv:2405.17428: 512 latents, 8 heads of the whole
     width), Tang & Yang 2024, arXiv:2409.02727 (768 latents, 32 heads, the vectors of
-    all layers), or LENS (Lei et al. 2025, arXiv:2501.09749: 4,000 or 8,000 clusters of the
-    vocabulary), here in small, on NLI triplets.
+    all layers), or LENS (Lei et al. 2025, arXiv:2501.09749: 4,000 or 8,000 clusters of
+    the vocabulary), here in small, on NLI triplets.
 Command: python -m launch.train --config=configs/readouts.py:model=runs/mntp \
     --workdir=runs/readout
 Variants: tiny, model=NAME (of configs/llm2vec_mntp.py, or any decoder; default
