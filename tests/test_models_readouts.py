@@ -1,5 +1,7 @@
 """Poolings with parameters: their properties, and their way through a workdir."""
 
+from math import erf
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 
 from configs import readouts as recipe
 from research import pretrained
+from research.data import chunking
+from research.eval.chunks import make_chunk_embedder
 from research.eval.embed import make_embedder, make_grid_embedder
 from research.experiment import make_experiment
 from research.export import export
@@ -101,7 +105,6 @@ def attention(p, x, z, heads):
     y = x + out @ p["out"]["kernel"]
     u = normed("mlp_norm", y) @ p["up"]["kernel"] + p["up"]["bias"]
     value, gate = np.split(u, 2, -1)
-    from math import erf
 
     gelu = gate * 0.5 * (1 + np.vectorize(erf)(gate / np.sqrt(2)))
     return y + (value * gelu) @ p["down"]["kernel"] + p["down"]["bias"]
@@ -128,7 +131,7 @@ def test_latent_attention_is_a_map_of_tokens_by_a_set_of_latents(params, states)
     np.testing.assert_allclose(pool(p, turned, MASK), expected, atol=1e-5)
     padding = states.at[:, 11:].set(99.0)
     np.testing.assert_array_equal(pool(p, padding, MASK), expected)
-    fewer = {**p, "latents": p["latents"].at[0].add(1.0)}
+    fewer = {**p, "latents": p["latents"].at[0].multiply(-3.0)}
     assert np.abs(pool(fewer, states, MASK) - expected).max() > 1e-3
 
 
@@ -216,7 +219,7 @@ def test_packed_texts_are_pooled_as_if_alone(name, params):
 def test_poolings_are_written_and_read():
     part = section(readouts.POOLINGS, "layer_attention", latents=3, of="mean")
     text = readouts.written(part)
-    assert text == "layer_attention:latents=3,heads=32,head_dim=0,mult=4,of=mean"
+    assert text == "layer_attention:head_dim=0,heads=32,latents=3,mult=4,of=mean"
     assert pooling(text).each is POOLS["mean"]
     assert readouts.written(section(readouts.POOLINGS, "mean")) == "mean"
     assert pooling("mean") is POOLS["mean"]
@@ -243,7 +246,8 @@ def test_a_run_takes_over_the_readout_or_drops_it(params):
     other = contrastive(CFG, pooling("latent_attention:latents=7,heads=2"), nested)
     with pytest.raises(ValueError, match=r"latents \[7, 32\].*latents \[6, 32\]"):
         other.init(jax.random.key(1), start=fresh)
-    tokens = Tokens(jnp.ones((1, 4), jnp.int32), *[jnp.ones((1, 4), jnp.int32)] * 2)
+    ones = jnp.ones((1, 4), jnp.int32)
+    tokens = Tokens(ones, ones, ones > 0)
     with pytest.raises(ValueError, match="the model was not trained with it"):
         encoder.encode(params, tokens, CFG, readout)
 
@@ -267,6 +271,9 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
     np.testing.assert_allclose(got, trained, atol=1e-6)
     with pytest.raises(ValueError, match=f"no module that pools by {name}"):
         export(model, tmp_path / "out")
+    with pytest.raises(ValueError, match="late pools token states by itself"):
+        settings = pretrained.settings(model) | {"chunk": chunking.parse("late:8")}
+        make_chunk_embedder(model.params, model.config, **settings)
     if name == "latent_attention":
         some = {"tokenizer": model.tokenizer, "pool": model.pool, "max_length": 32}
         every = make_grid_embedder(model.params, model.config, depths=[1, 2], **some)

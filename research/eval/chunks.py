@@ -14,6 +14,7 @@ from research.eval.rows import Rows, Runner, batch_sizes, row_vectors
 from research.models.config import EncoderConfig
 from research.models.encoder import truncated
 from research.models.projection import Dense, project
+from research.models.readouts import Readout, pooling
 from research.structs import Chunks, EmbedFn, Params
 
 
@@ -49,9 +50,15 @@ def make_chunk_embedder(
         array for all others.
 
     Raises:
-        ValueError: also where the encoder does not reach a window.
+        ValueError: also where the encoder does not reach a window, or its pooling has
+            parameters that a chunk's would not go through.
     """
     check_reach(chunk, cfg.max_len)
+    if chunk.kind in POOLS_OF and isinstance(pooling(pool), Readout):
+        raise ValueError(
+            f"chunking {chunk.kind} pools token states by itself, but the model's "
+            f"pooling {pool} has parameters"
+        )
     if depth is not None:
         params, cfg = truncated(params, cfg, depth)
     params = placed(params, mesh)
