@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
+from research.data.pieces import Piece
+from research.data.templates import Method
 from research.data.text import train_tokenizer
 from research.eval import rows
 from research.eval.embed import make_embedder
@@ -131,3 +134,17 @@ def test_an_embedder_shares_a_long_prompt(pool, monkeypatch):
     np.testing.assert_allclose(got, embed(TEXTS, "query"), atol=1e-5)
     (count,) = counts
     assert count >= 16 if pool == "last" else count == 0
+
+
+def test_rows_after_a_prefix_are_spread_over_devices():
+    tokenizer = train_tokenizer(WORDS, 60)
+    params = encoder.init(jax.random.key(0), LLAMA)
+    begin = Piece("the lazy dog and the fox " * 3)
+    end = Piece(special="close", pooled=True)
+    template = (begin, Piece(special="<PST>"), Piece(slot=True), end)
+    method = Method({"query": (template,), "document": (template,)}, "last")
+    how = {"pool": "mean", "max_length": 128, "method": method, "prepend": (1, 2)}
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    alone = make_embedder(params, LLAMA, tokenizer, **how)
+    spread = make_embedder(params, LLAMA, tokenizer, **how, mesh=mesh)
+    np.testing.assert_allclose(spread(TEXTS, "query"), alone(TEXTS, "query"), atol=1e-5)
