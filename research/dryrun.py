@@ -133,8 +133,13 @@ def matmul_flops(jaxpr, scope: str = "") -> int:
             depth = math.prod(left[axis] for axis in contracted)
             total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
         times = equation.params.get("length", 1)
-        for inner in jaxprs_in_params(equation.params):
-            total += times * matmul_flops(inner, "" if inside else scope)
+        parts = [
+            times * matmul_flops(inner, "" if inside else scope)
+            for inner in jaxprs_in_params(equation.params)
+        ]
+        # One branch of a conditional runs: the dearest, to be safe.
+        branches = equation.primitive.name == "cond"
+        total += max(parts, default=0) if branches else sum(parts)
     return total
 
 

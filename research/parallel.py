@@ -23,6 +23,11 @@ RULES: Rules = (
     (r"layers/out/kernel", P(None, "model", None, "data")),
     (r"layers/(gate|up)/kernel", P(None, "data", "model")),
     (r"layers/down/kernel", P(None, "model", "data")),
+    # Adapters, [..., in, rank] and [rank, out, ...], follow their kernel.
+    (r"layers/(query|key|value|gate|up)/lora/a", P(None, "data", None)),
+    (r"layers/(query|key|value|gate|up)/lora/b", P(None, None, "model")),
+    (r"layers/(out|down)/lora/a", P(None, "model", None)),
+    (r"layers/(out|down)/lora/b", P(None, None, "data")),
     (r"(head|detector)/transform/kernel", P("data", "model")),
 )
 

@@ -1,6 +1,7 @@
 """Documents to the vectors of their chunks: late chunking and what it competes with."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import tokenizers
@@ -38,6 +39,7 @@ def make_chunk_embedder(
     dim: int | None = None,
     batch_tokens: int | None = None,
     mesh: Mesh | None = None,
+    adapters: Sequence[str] = (),
 ) -> EmbedFn:
     """As `make_embedder`, but documents are cut into chunks.
 
@@ -66,10 +68,13 @@ def make_chunk_embedder(
         row = min(row, cfg.max_len)
     own = {"pool": pool, "max_length": row, "prompts": prompts, "normalize": normalize}
     spread = {"batch_tokens": batch_tokens, "mesh": mesh}
-    uncut = make_embedder(params, cfg, tokenizer, **own, dense=dense, dim=dim, **spread)
+    last = {"dense": dense, "dim": dim, "adapters": adapters}
+    uncut = make_embedder(params, cfg, tokenizer, **own, **last, **spread)
     # A window is a vector of its own, a piece of a chunk is not: its dense comes later.
     first, then = (dense, ()) if chunk.kind == "pcw" else ((), dense)
-    run = make_runner(params, cfg, POOLS_OF.get(chunk.kind, pool), mesh, first)
+    read = POOLS_OF.get(chunk.kind, pool)
+    run = make_runner(params, cfg, read, mesh, first, adapters=adapters)
+    run = partial(run, role="document")
     cut = {
         "reach": cfg.max_len,
         "max_length": row if chunk.whole else max_length,

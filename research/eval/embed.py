@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from research.data.text import token_ids
+from research.models import adapters as lora
 from research.models.config import EncoderConfig
 from research.models.encoder import encode, truncated
 from research.models.pooling import POOLS
@@ -37,6 +38,7 @@ def make_embedder(
     dim: int | None = None,
     batch_tokens: int | None = None,
     mesh: Mesh | None = None,
+    adapters: Sequence[str] = (),
 ) -> EmbedFn:
     """The function from texts and a role to embeddings [N, D] float32.
 
@@ -54,6 +56,8 @@ def make_embedder(
         batch_tokens: tokens in a batch, padding included, on each device; None is
             1,024 on CPU, where more would leave the cache, and 32,768 elsewhere.
         mesh: rows are spread over its 'data' axis; None uses the default device.
+        adapters: the names of those in `params`; a text goes through the one named like
+            its role, or through the first.
 
     Returns:
         embed(texts, role); it raises a ValueError that names a text of no tokens.
@@ -66,7 +70,8 @@ def make_embedder(
     width = dense[-1].kernel.shape[1] if dense else cfg.width
     if dim is not None and not 1 <= dim <= width:
         raise ValueError(f"dim {dim} is not in 1 ... {width} of this encoder")
-    run = make_runner(params, cfg, pool, mesh, dense, dim=dim, normalize=normalize)
+    own = {"dim": dim, "normalize": normalize}
+    run = make_runner(params, cfg, pool, mesh, dense, adapters=adapters, **own)
     return _embed_fn(run, cfg, tokenizer, max_length, prompts, batch_tokens, mesh)
 
 
@@ -82,6 +87,7 @@ def make_grid_embedder(
     dense: Sequence[Dense] = (),
     batch_tokens: int | None = None,
     mesh: Mesh | None = None,
+    adapters: Sequence[str] = (),
 ) -> EmbedFn:
     """The embeddings of several depths in one pass: [N, len(depths), D] float32.
 
@@ -92,7 +98,8 @@ def make_grid_embedder(
     if wrong:
         raise ValueError(f"depth {wrong[0]} is not in 0 ... {cfg.depth}")
     params, cfg = truncated(params, cfg, max(*depths, 1))
-    run = make_runner(params, cfg, pool, mesh, dense, depths=tuple(depths))
+    own = {"adapters": adapters, "depths": tuple(depths)}
+    run = make_runner(params, cfg, pool, mesh, dense, **own)
     return _embed_fn(run, cfg, tokenizer, max_length, prompts, batch_tokens, mesh)
 
 
@@ -168,7 +175,8 @@ def _vectors(
 
 
 # run(ids [R, S], lengths [R]) -> [R, 1, ...], the vector of each row; or, with which
-# span each token is pooled in, run(ids, lengths, spans [R, S], slots=M) -> [R, M, ...].
+# span each token is pooled in, run(ids, lengths, spans [R, S], slots=M) -> [R, M, ...];
+# run(..., role=...) where texts of a role have an adapter of their own.
 Runner = Callable[..., Array]
 
 
@@ -178,6 +186,7 @@ def make_runner(
     pool: str,
     mesh: Mesh | None,
     dense: Sequence[Dense] = (),
+    adapters: Sequence[str] = (),
     **options,
 ) -> Runner:
     """What computes the vectors of rows and returns before they are there.
@@ -188,6 +197,7 @@ def make_runner(
         pool: a name in `pooling.POOLS`.
         mesh: as in `make_embedder`.
         dense: layers that the pooled vector goes through.
+        adapters: as in `make_embedder`.
         **options: depths, dim and normalize of `_vectors`.
 
     Raises:
@@ -198,10 +208,13 @@ def make_runner(
     place = jnp.asarray
     if mesh is not None:
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
-    model = placed((params, tuple(dense)), mesh)
+    params, dense = placed((params, tuple(dense)), mesh)
+    # Of the same shapes, so that all of them are compiled once.
+    models = [lora.chosen(params, i) for i in range(len(adapters))] or [params]
 
-    def run(*rows, slots=1):
+    def run(*rows, slots=1, role=""):
         rows = map(place, rows)
+        model = models[adapters.index(role) if role in adapters else 0], dense
         # Splash attention spreads its rows as the ambient mesh says.
         with nullcontext() if mesh is None else jax.set_mesh(mesh):
             return _vectors(*model, *rows, cfg=cfg, pool=pool, slots=slots, **options)
@@ -243,7 +256,7 @@ def _embed_fn(
             raise ValueError("there are no texts to embed")
         prompt = (prompts or {}).get(role, "")
         ids = token_ids(tokenizer, texts, max_length, prompt=prompt)
-        return row_vectors(run, ids, sizes)
+        return row_vectors(partial(run, role=role), ids, sizes)
 
     return embed
 

@@ -97,6 +97,7 @@ def apply(
     where: Places | None = None,
     inputs: Array | None = None,
     key: Key | None = None,
+    adapter: Array | None = None,
 ) -> tuple[Array, Array | None]:
     """Final hidden states, and what is wanted of every layer's.
 
@@ -111,6 +112,8 @@ def apply(
             Otherwise no kernel is used: these go by the order of the row.
         inputs: [B, S, D] in place of the embedding layer's output.
         key: dropout key; None runs without dropout.
+        adapter: [B, S] int32, the adapter of each token, -1 for none; None goes by
+            `tokens.adapter`.
 
     Returns:
         [B, S, D], and [L+1, ...] of the embedding layer and every block, or None.
@@ -122,7 +125,10 @@ def apply(
         cfg = _unaligned(cfg, where.index.shape[1])
     keys = None if key is None else jax.random.split(key, cfg.depth + 2)
     position_key = None if key is None else keys[-2]
-    around = surroundings(params, where, cfg, position_key, aligned=aligned)
+    adapter = tokens.adapter if adapter is None else adapter
+    around = surroundings(
+        params, where, cfg, position_key, aligned=aligned, adapter=adapter
+    )
 
     def final(x):
         if cfg.norm_at != "post":
@@ -163,6 +169,7 @@ def encode(
     spans: Array | None = None,
     key: Key | None = None,
     every_layer: bool = False,
+    adapter: Array | None = None,
 ) -> Array:
     """Embeddings of the texts, not normalised.
 
@@ -176,6 +183,7 @@ def encode(
             spans of texts are pooled and not whole texts.
         key: dropout key; None runs without dropout.
         every_layer: pool the embedding layer's output and each block's.
+        adapter: as `apply` takes it.
 
     Returns:
         [B*M, D] float32, row b*M + m-1 for the m-th text of row b (zero where there is
@@ -185,7 +193,7 @@ def encode(
     mask = text_masks(groups, tokens.pool, slots)
     # Pooled inside the scan: [L, B*M, D] is stacked, never [L, B, S, D].
     keep = (lambda x: pool(x, mask)) if every_layer else None
-    x, layers = apply(params, tokens, cfg, keep, key=key)
+    x, layers = apply(params, tokens, cfg, keep, key=key, adapter=adapter)
     if every_layer:
         return jnp.moveaxis(layers, 0, 2).reshape(-1, cfg.depth + 1, cfg.width)
     return pool(x, mask).reshape(-1, cfg.width)
@@ -219,6 +227,7 @@ def surroundings(
     key: Key | None,
     *,
     aligned: bool = True,
+    adapter: Array | None = None,
 ) -> Surroundings:
     """What every block's attention reads; no block changes it.
 
@@ -228,6 +237,7 @@ def surroundings(
         cfg: the encoder's shape.
         key: of training; None otherwise.
         aligned: whether the i-th tokens of all rows stand at the same place of theirs.
+        adapter: [B, S] int32, as in `Surroundings`.
     """
     how = relation(cfg)
     channels = None
@@ -244,6 +254,7 @@ def surroundings(
         *_turns(params, where, cfg, how, key),
         factor,
         channels,
+        adapter,
     )
 
 
