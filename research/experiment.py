@@ -312,8 +312,12 @@ def pretrained_encoder(
     dropout: float = 0.1,
     dtype: str = "float32",
     remat: str = "dots",
+    bidirectional: bool = False,
 ) -> EncoderConfig:
-    """The shape of a model's encoder, or of its first `depth` blocks."""
+    """The shape of a model's encoder, or of its first `depth` blocks.
+
+    A bidirectional one has no causal mask, whatever the model says.
+    """
     cfg = pretrained.load(model).config
     if not (depth == -1 or 1 <= depth <= cfg.depth):
         raise ValueError(f"depth {depth} is not in 1 ... {cfg.depth} of {model}")
@@ -323,6 +327,7 @@ def pretrained_encoder(
         dropout=dropout,
         dtype=dtype,
         remat=remat,
+        causal=cfg.causal and not bidirectional,
     )
 
 

@@ -46,7 +46,7 @@ def taken(model: str, cfg: EncoderConfig, tokenizer: Tokenizer) -> Taken:
     params, shape = encoder.truncated(
         loaded.params, loaded.config, min(cfg.depth, loaded.config.depth)
     )
-    free = ("dropout", "dtype", "remat", "attention")
+    free = ("dropout", "dtype", "remat", "attention", "causal")
     free = {name: getattr(cfg, name) for name in free}
     if dataclasses.replace(shape, **free) != cfg:
         lines = differing(dataclasses.asdict(shape), dataclasses.asdict(cfg))

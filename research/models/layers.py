@@ -180,7 +180,8 @@ class Block(nn.Module):
         cfg = self.cfg
 
         def heads(x, name, count):
-            y = self.linear(name, (count, cfg.head_dim), "qkv", x, around.adapter, key)
+            shape, rows = (count, cfg.head_dim), _flat(x)
+            y = self.linear(name, shape, "qkv", rows, around.adapter, key)
             return y.reshape(*x.shape[:2], count, cfg.head_dim)
 
         q, k = heads(x, "query", cfg.heads), heads(seen, "key", cfg.kv_heads)
@@ -191,33 +192,34 @@ class Block(nn.Module):
         scored = Scored(around.relative, queries, keys, v)
         setting = Setting(around.places, key, kind.local)
         y = attend(cfg, scored, setting, around.terms)
-        y = self.linear("out", (cfg.width,), "out", y, around.adapter, key, axes=2)
+        rows = _flat(y)
+        y = self.linear("out", (cfg.width,), "out", rows, around.adapter, key, axes=2)
         return y.reshape(x.shape)
 
     def mlp(self, x, adapter, key):
         """Feed-forward layer, gated or not: [B, S, D] -> [B, S, D]."""
         cfg = self.cfg
 
-        def dense(features, name, group, x):
-            return self.linear(name, (features,), group, x, adapter, key)
+        def dense(features, name, group, rows):
+            return self.linear(name, (features,), group, rows, adapter, key)
 
-        up = dense(cfg.mlp, "up", "up", x)
+        rows = _flat(x)
+        up = dense(cfg.mlp, "up", "up", rows)
         act = ACTIVATIONS[cfg.act]
-        y = act(dense(cfg.mlp, "gate", "up", x)) * up if cfg.gated else act(up)
-        y = y.reshape(*x.shape[:2], cfg.mlp)
+        y = act(dense(cfg.mlp, "gate", "up", rows)) * up if cfg.gated else act(up)
         return dense(cfg.width, "down", "down", y).reshape(x.shape)
 
-    def linear(self, name, features, group, x, adapter, key, axes=1):
-        """A linear layer over the tokens of [B, S, ...]: [B*S, *features].
+    def linear(self, name, features, group, rows, adapter, key, axes=1):
+        """A linear layer over the tokens of [B*S, ...]: [B*S, *features].
 
         Args:
             name: of its parameters, a key of LINEAR_LAYERS.
             features: the shape of a row of the result.
             group: that of `cfg.bias`.
-            x: [B, S, ...].
+            rows: [B*S, ...].
             adapter: [B, S] or None, as in `Surroundings`.
             key: of the sublayer; None without dropout.
-            axes: how many axes of x are one token's.
+            axes: how many axes of the rows are one token's.
         """
         key = _folded(key, LINEAR_LAYERS[name])
         adapter = None if adapter is None else adapter.reshape(-1)
@@ -228,7 +230,7 @@ class Block(nn.Module):
             axes=axes,
             name=name,
         )
-        return layer(_flat(x), adapter, key)
+        return layer(rows, adapter, key)
 
 
 def _rotated(
