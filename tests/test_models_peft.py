@@ -136,7 +136,7 @@ DEEP = {
     [
         ({"fields": {"peft_type": "IA3"}}, "peft_type 'IA3'; we compute LORA"),
         ({"fields": {"use_dora": True}}, "use_dora True, which we do not compute"),
-        ({"fields": {"r": 5}}, r"is \[3, 32\], but rank 5 .* ask for \[5, 32\]"),
+        ({"fields": {"r": 5}}, r"is \[3, 48\], but rank 5 .* ask for \[5, 48\]"),
         ({"drop": (HEAD,)}, f"lacks {HEAD}"),
         ({"tensors": {HEAD: np.zeros((3, 7), np.float32)}}, r"is \[3, 7\], but rank 3"),
         ({"tensors": {"x.lora_A.weight": np.zeros(1)}}, "which is no LoRA of a linear"),
