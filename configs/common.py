@@ -14,6 +14,7 @@ from research.models.readouts import POOLINGS
 from research.objectives import OBJECTIVES
 from research.sections import build, section
 from research.train.optimizers import OPTIMIZERS
+from research.tuning import TUNING
 
 # Where the public text sets lie unless a recipe's data= says otherwise.
 DATA = os.environ.get("EMBAX_DATA", "../shared/data")
@@ -69,6 +70,7 @@ def base() -> ml_collections.ConfigDict:
             "extend": {},  # name -> section of a method for a longer context
             "pool": section(POOLINGS, "mean"),
             "objective": section(OBJECTIVES, "contrastive"),
+            "tuning": section(TUNING, "full"),  # what is trained
             "loss": section(LOSSES, "infonce"),
             "nested": section(NESTED, "none"),
             "data": {},

@@ -1,6 +1,8 @@
 """Writes a model as a sentence-transformers folder.
 
-python -m launch.export --model=M --output=DIR [--depth=L] [--dim=D]
+python -m launch.export --model=M --output=DIR [--depth=L] [--dim=D] [--adapter=A]
+
+With --adapter_only the folder holds an adapter of it in the layout of peft.
 """
 
 from pathlib import Path
@@ -8,8 +10,8 @@ from pathlib import Path
 from absl import flags
 
 from launch import cli
-from research.export import export
-from research.pretrained import load
+from research import pretrained
+from research.export import export, export_adapter
 
 MODEL = flags.DEFINE_string(
     "model", None, "A workdir, a model folder, package:NAME or a hub id."
@@ -17,13 +19,21 @@ MODEL = flags.DEFINE_string(
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write: new, or empty.")
 DEPTH = flags.DEFINE_integer("depth", None, "Keep the first blocks only.", 1)
 DIM = flags.DEFINE_integer("dim", None, "Keep the first numbers only.", 1)
+ADAPTER = flags.DEFINE_string(
+    "adapter", None, "Of several adapters the one that is written, or a peft folder."
+)
+ADAPTER_ONLY = flags.DEFINE_bool("adapter_only", False, "Write no more than it.")
 flags.mark_flags_as_required(["model", "output"])
 
 
 def main() -> dict:
     """Exports as the flags say, and returns what was written."""
     output = Path(OUTPUT.value).expanduser()
-    return export(load(MODEL.value), output, depth=DEPTH.value, dim=DIM.value)
+    if ADAPTER_ONLY.value:
+        model = pretrained.load(MODEL.value, merge=False)
+        return export_adapter(pretrained.only(model, ADAPTER.value), output)
+    model = pretrained.load_adapted(MODEL.value, ADAPTER.value)
+    return export(model, output, depth=DEPTH.value, dim=DIM.value)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,12 @@ MAX_LENGTH = flags.DEFINE_integer(
     None,
     "Tokens of a text, more are cut. Default: the model's own, or what --extend adds.",
 )
+ADAPTER = flags.DEFINE_string(
+    "adapter",
+    None,
+    "The adapter of the model that texts go through, or a folder of peft's with one. "
+    "Default: the only one, or that of each text's role.",
+)
 EXTEND = flags.DEFINE_string(
     "extend",
     None,
@@ -71,7 +77,7 @@ def model() -> pretrained.Pretrained:
         FileNotFoundError, ValueError: no such model, depth or dim, or --extend does not
             fit it.
     """
-    loaded = _extended(pretrained.load(MODEL.value))
+    loaded = _extended(pretrained.load_adapted(MODEL.value, ADAPTER.value))
     sizes = (
         ("depth", DEPTH.value, loaded.config.depth),
         ("dim", DIM.value, loaded.width),

@@ -56,7 +56,9 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
         What was printed: parameters; teraflops of matrix products of a step, the whole
         batch's and recomputation included; of these, in pre-training, those with the
         vocabulary, and how many there would be were not only the hidden tokens gathered
-        for them; mebibytes per device; padding, a fraction; rows of Collective.
+        for them; mebibytes per device, of the step and (among "state and batch") of
+        what is trained, what is frozen and the moments; what is "temporary" is
+        activations and gradients; padding, a fraction; rows of Collective.
     Raises:
         ValueError: the topology is unknown, or libtpu is missing.
     """
@@ -90,6 +92,14 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
         "teraflops_per_step": matmul_flops(traced.jaxpr.jaxpr) / 1e12,
         **vocabulary(experiment, (state.params, state.frozen, batch, key)),
         "mebibytes_per_device": {k: v / 2**20 for k, v in mebibytes.items()},
+        "state_mebibytes_per_device": {
+            name: _mebibytes(part)
+            for name, part in (
+                ("trained", state.params),
+                ("frozen", state.frozen),
+                ("moments", state.opt_state),
+            )
+        },
         "padding": _padding(experiment),
         "collectives": [c._asdict() for c in collectives(compiled.as_text())],
     }
@@ -133,8 +143,13 @@ def matmul_flops(jaxpr, scope: str = "") -> int:
             depth = math.prod(left[axis] for axis in contracted)
             total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
         times = equation.params.get("length", 1)
-        for inner in jaxprs_in_params(equation.params):
-            total += times * matmul_flops(inner, "" if inside else scope)
+        parts = [
+            times * matmul_flops(inner, "" if inside else scope)
+            for inner in jaxprs_in_params(equation.params)
+        ]
+        # One branch of a conditional runs: the dearest, to be safe.
+        branches = equation.primitive.name == "cond"
+        total += max(parts, default=0) if branches else sum(parts)
     return total
 
 
@@ -210,6 +225,14 @@ def _size(tree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def _mebibytes(tree) -> float:
+    """What a device holds of a tree of shapes with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    ) / (2**20)
+
+
 def _print(report: dict[str, Any]) -> None:
     print(f"devices        {report['devices']}, mesh {report['mesh']}")
     print(f"parameters     {report['parameters']:,}")
@@ -222,6 +245,8 @@ def _print(report: dict[str, Any]) -> None:
             f"vocabulary     {report['vocabulary_teraflops']:.4g} TFLOP of these; "
             f"{report['ungathered_vocabulary_teraflops']:.4g} if every token went there"
         )
+    for name, size in report["state_mebibytes_per_device"].items():
+        print(f"state          {size:,.1f} MiB a device, {name}")
     for name, size in report["mebibytes_per_device"].items():
         print(f"memory         {size:,.1f} MiB a device, {name}")
     for row in report["collectives"] or [None]:

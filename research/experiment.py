@@ -35,11 +35,12 @@ from research.structs import Objective, Params
 from research.train.log import write_json
 from research.train.loop import Experiment
 from research.train.optimizers import OPTIMIZERS
+from research.tuning import TUNING, is_partial, whole
 
 KEYS = (
     *("seed", "steps", "batch_size", "max_length", "tokenizer", "encoder"),
-    *("init_from", "extend", "pool", "objective", "data", "optimizer", "mesh"),
-    *("evals", "log_every", "save_every", "eval_every"),
+    *("init_from", "extend", "pool", "objective", "tuning", "data", "optimizer"),
+    *("mesh", "evals", "log_every", "save_every", "eval_every"),
 )
 
 # Rows of a source that a tokeniser is trained on, about.
@@ -88,22 +89,27 @@ def make_experiment(
         "prompts": _prompts(sources),
         "normalize": True,
         "dims": _dims(config),
+        "partial": is_partial(config.tuning.name),
+        "adapters": _adapters(config),
+        "base": config.init_from,
     }
     write_json(workdir / "model.json", model)
     evals = config.evals.items()
 
-    def measured(measure, params: Params):
-        return measure(params["encoder"], cfg, tokenizer, longest, mesh)
+    def measured(measure, params: Params, frozen: Params):
+        own = whole(params, frozen)["encoder"]
+        return measure(own, cfg, tokenizer, longest, mesh)
 
-    def embedder(params: Params):
+    def embedder(params: Params, frozen: Params):
         return make_embedder(
-            params["encoder"],
+            whole(params, frozen)["encoder"],
             cfg,
             tokenizer,
             pool=pool,
             max_length=longest,
             prompts=model["prompts"],
             mesh=mesh,
+            adapters=model["adapters"],
         )
 
     return Experiment(
@@ -251,8 +257,14 @@ def _batches(config, sources, tokenizer, mesh, cache: Path) -> Batches | RowBatc
         return make_rows(sources, tokenizer, layout, row_multiple=multiple, **shape)
     multiple *= chunks(config.batch_size, config.objective.micro_batch)
     length = config.max_length
+    names = _adapters(config)
     return make_batches(
-        sources, tokenizer, row_length=length, row_multiple=multiple, **shape
+        sources,
+        tokenizer,
+        row_length=length,
+        row_multiple=multiple,
+        adapters=names if len(names) > 1 else (),
+        **shape,
     )
 
 
@@ -265,10 +277,24 @@ def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
                 f"{config.objective.name} does not train; allowed: {', '.join(POOLS)}"
             )
         info = text_info(tokenizer, [part.table for part in batches.parts])
-        return build(PRETRAINING, config.objective, cfg, info)
+        return build(
+            TUNING, config.tuning, build(PRETRAINING, config.objective, cfg, info)
+        )
     loss = bind(LOSSES, config.loss)
     nested = build(NESTED, config.nested, loss)
-    return build(OBJECTIVES, config.objective, cfg, pool, nested)
+    objective = build(OBJECTIVES, config.objective, cfg, pool, nested)
+    return build(TUNING, config.tuning, objective)
+
+
+def _adapters(config) -> list[str]:
+    """The names of the adapters that are trained, in their order; none without."""
+    names = list(config.tuning.get("adapters", ()))
+    if len(names) > 1 and "rows" in config:
+        raise ValueError(
+            f"tuning.adapters names {', '.join(names)}, but {config.objective.name} "
+            "reads rows of text, which go through one adapter"
+        )
+    return names
 
 
 def _prompts(sources: Mapping[str, Source]) -> dict[str, str]:

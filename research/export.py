@@ -17,10 +17,18 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from research.models import encoder
+from research.models.adapters import TRAINED, split
 from research.models.families import write_config
 from research.models.huggingface import save_tensors, write_safetensors
+from research.models.peft import write_adapter
 from research.models.projection import Dense
-from research.pretrained import ACTIVATIONS, POOLING_FLAGS, POOLINGS, Pretrained
+from research.pretrained import (
+    ACTIVATIONS,
+    POOLING_FLAGS,
+    POOLINGS,
+    Pretrained,
+    adapted,
+)
 
 
 def export(
@@ -36,7 +44,7 @@ def export(
     the first numbers, before the vector is normalised.
 
     Args:
-        model: what to write.
+        model: what to write; its adapter is merged, if it has one.
         output: a folder that does not exist yet, or is empty.
         depth: how many blocks to keep, all by default.
         dim: how many numbers of the embedding to keep, by default what the model says.
@@ -55,6 +63,8 @@ def export(
             f"sentence-transformers has no module that pools by {model.pool}; it has "
             f"{', '.join(POOLINGS.values())}"
         )
+    if model.adapters:
+        model = adapted(model)
     depth = model.config.depth if depth is None else depth
     dim = model.width if dim is None else dim
     params, cfg = encoder.truncated(model.params, model.config, depth)
@@ -73,6 +83,36 @@ def export(
         }
         (folder / "README.md").write_text(_card(model, sizes), encoding="utf-8")
     return {"output": str(output), **sizes}
+
+
+def export_adapter(model: Pretrained, output: Path) -> dict[str, Any]:
+    """Writes the adapter of a model alone, in the layout of Hugging Face's `peft`.
+
+    Args:
+        model: has one adapter, not merged.
+        output: a folder that does not exist yet, or is empty.
+
+    Returns:
+        output, adapter, rank, parameters: what was written.
+
+    Raises:
+        FileExistsError: the folder is there and not empty.
+        ValueError: the model has no adapter, or several, or peft has no place for it.
+        OSError: no space, or no right to write.
+    """
+    if len(model.adapters) != 1:
+        known = ", ".join(model.adapters) or "none"
+        raise ValueError(f"one adapter is exported alone; the model has {known}")
+    leaves = split(model.params, TRAINED)[0]
+    with _replacing(output) as folder:
+        write_adapter(folder, model.params, model.config, base=model.base)
+    layers = leaves["layers"].values()
+    return {
+        "output": str(output),
+        "adapter": model.adapters[0],
+        "rank": next(iter(layers))["lora"]["a"].shape[-1],
+        "parameters": sum(x.size for x in jax.tree.leaves(leaves)),
+    }
 
 
 @contextmanager

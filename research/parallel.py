@@ -25,6 +25,11 @@ RULES: Rules = (
     (r"layers/down/kernel", P(None, "model", "data")),
     (r"readout/(query|key_value|up)/kernel", P("data", "model")),
     (r"readout/(out|down)/kernel", P("model", "data")),
+    # Adapters, [..., in, rank] and [rank, out, ...], follow their kernel.
+    (r"layers/(query|key|value|gate|up)/lora/a", P(None, "data", None)),
+    (r"layers/(query|key|value|gate|up)/lora/b", P(None, None, "model")),
+    (r"layers/(out|down)/lora/a", P(None, "model", None)),
+    (r"layers/(out|down)/lora/b", P(None, None, "data")),
     (r"(head|detector)/transform/kernel", P("data", "model")),
 )
 

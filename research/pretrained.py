@@ -13,13 +13,15 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer, normalizers
 
 from research.data.text import load_tokenizer
-from research.models import readouts
+from research.models import adapters, readouts
 from research.models.config import EncoderConfig
 from research.models.families import read_config
 from research.models.huggingface import read_safetensors
+from research.models.peft import read_adapter
 from research.models.projection import Dense
 from research.structs import Params
 from research.train.checkpoints import restore_params
+from research.tuning import whole
 
 
 class Pretrained(NamedTuple):
@@ -39,6 +41,9 @@ class Pretrained(NamedTuple):
             None for all.
         dropped: what else was trained with the encoder, and is not part of the model:
             such as 'decoder (443,904 parameters)'.
+        adapters: the names of the adapters in `params`, in their order; a text goes
+            through the one named like its role, or through the first.
+        base: the model that the training began with, by name; '' if not known.
     """
 
     params: Params
@@ -52,6 +57,8 @@ class Pretrained(NamedTuple):
     dims: tuple[int, ...] = ()
     dim: int | None = None
     dropped: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    base: str = ""
 
     @property
     def width(self) -> int:
@@ -63,7 +70,12 @@ class Pretrained(NamedTuple):
         return readouts.width(self.pool, self.config)
 
 
-def load(model: str, sharding: Callable[[Params], Any] | None = None) -> Pretrained:
+def load(
+    model: str,
+    sharding: Callable[[Params], Any] | None = None,
+    *,
+    merge: bool = True,
+) -> Pretrained:
     """The model of that name.
 
     A workdir that `launch.train` made; a sentence-transformers folder, of the layout of
@@ -75,6 +87,8 @@ def load(model: str, sharding: Callable[[Params], Any] | None = None) -> Pretrai
         model: what `folder` accepts.
         sharding: where parameters go as they are read, as of `read_safetensors`; those
             of a workdir stay on the host.
+        merge: add the adapter of a model that has one to its kernels, which makes it a
+            plain one; several stay beside them.
 
     Raises:
         FileNotFoundError: there is no such folder, or a file is missing in it.
@@ -83,7 +97,8 @@ def load(model: str, sharding: Callable[[Params], Any] | None = None) -> Pretrai
     """
     path = folder(model)
     if (path / "model.json").exists():
-        return _workdir(path)
+        loaded = _workdir(path)
+        return adapted(loaded) if merge and len(loaded.adapters) == 1 else loaded
     if (path / "modules.json").exists():
         return _sentence_transformers(path, sharding)
     return _transformers(path, sharding)
@@ -92,7 +107,68 @@ def load(model: str, sharding: Callable[[Params], Any] | None = None) -> Pretrai
 def settings(model: Pretrained) -> dict[str, Any]:
     """How the model embeds: the keyword arguments of `embed.make_embedder`."""
     names = ("tokenizer", "pool", "max_length", "prompts", "normalize", "dense", "dim")
-    return {name: getattr(model, name) for name in names}
+    return {name: getattr(model, name) for name in (*names, "adapters")}
+
+
+def load_adapted(model: str, adapter: str | None = None) -> Pretrained:
+    """The model of that name, as an adapter makes it.
+
+    Args:
+        model: as `load` takes it.
+        adapter: the name of one of its adapters; or a folder that `peft` wrote, for any
+            model without; None where it has none, or one, or those of the roles.
+
+    Raises:
+        ValueError: the model has no such adapter, or none was named and it has several
+            that are not of roles, or the folder's does not fit.
+    """
+    loaded = load(model, merge=False)
+    if adapter is None:
+        if set(loaded.adapters) in (set(), {"query", "document"}):
+            return loaded
+        return adapted(loaded)
+    if adapter in loaded.adapters or not Path(adapter).expanduser().is_dir():
+        return adapted(loaded, adapter)
+    if loaded.adapters:
+        raise ValueError(
+            f"{adapter} is a folder, but {model} has adapters of its own: "
+            f"{', '.join(loaded.adapters)}"
+        )
+    folder = Path(adapter).expanduser()
+    params = read_adapter(folder, loaded.params, loaded.config)
+    return adapted(loaded._replace(params=params, adapters=(adapter,)))
+
+
+def adapted(model: Pretrained, name: str | None = None) -> Pretrained:
+    """The plain model that one of its adapters makes of it.
+
+    Args:
+        model: has adapters.
+        name: that of the adapter; None where there is one.
+
+    Raises:
+        ValueError: there is none of that name, or several and no name.
+    """
+    return only(model, name)._replace(
+        params=adapters.merged(model.params, _number(model, name)), adapters=()
+    )
+
+
+def only(model: Pretrained, name: str | None = None) -> Pretrained:
+    """The model with one of its adapters, beside its kernels; as `adapted`."""
+    number = _number(model, name)
+    return model._replace(
+        params=adapters.chosen(model.params, number), adapters=(model.adapters[number],)
+    )
+
+
+def _number(model: Pretrained, name: str | None) -> int:
+    known = ", ".join(model.adapters) or "none"
+    if name is None and len(model.adapters) != 1:
+        raise ValueError(f"one adapter of the model must be named; it has {known}")
+    if name is not None and name not in model.adapters:
+        raise ValueError(f"the model has no adapter {name!r}; it has {known}")
+    return 0 if name is None else model.adapters.index(name)
 
 
 def folder(model: str) -> Path:
@@ -151,7 +227,9 @@ def _hub(name: str) -> Path:
 def _workdir(path: Path) -> Pretrained:
     """A model that `launch.train` trained: its newest checkpoint."""
     fields = _json(path / "model.json")
-    parts = dict(restore_params(path / "checkpoints"))
+    partial = fields.get("partial", False)
+    parts = restore_params(path / "checkpoints", frozen=partial)
+    parts = dict(whole(*parts) if partial else parts)
     try:
         return Pretrained(
             params=parts.pop("encoder"),
@@ -163,6 +241,8 @@ def _workdir(path: Path) -> Pretrained:
             normalize=fields["normalize"],
             dims=tuple(fields["dims"]),
             dropped=tuple(f"{n} ({_size(x):,} parameters)" for n, x in parts.items()),
+            adapters=tuple(fields.get("adapters", ())),
+            base=fields.get("base", ""),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path / 'model.json'} does not fit: {error}") from None

@@ -43,6 +43,11 @@ def taken(
         ValueError: it has another shape, or other token ids.
     """
     loaded = pretrained.load(model)
+    if loaded.adapters:
+        raise ValueError(
+            f"{model} has the adapters {', '.join(loaded.adapters)}; a run starts from "
+            "a model without, such as the export of one of them"
+        )
     params, shape = encoder.truncated(
         loaded.params, loaded.config, min(cfg.depth, loaded.config.depth)
     )

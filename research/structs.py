@@ -23,11 +23,14 @@ class Tokens(NamedTuple):
         ids: [B, S] int32 token ids.
         segment: [B, S] int32; 0 is padding, m >= 1 the m-th text of the row.
         pool: [B, S] bool, tokens that count in pooling (instructions are left out).
+        adapter: [B, S] int32, the number of the adapter that each token goes through,
+            -1 for none; None for the first one, if there is any.
     """
 
     ids: Array
     segment: Array
     pool: Array
+    adapter: Array | None = None
 
 
 def slots(length: int) -> int:

@@ -45,6 +45,14 @@ def test_products_in_loops_and_gradients_count_as_often_as_they_run():
     assert flops(jax.grad(forward)) == 3 * once
 
 
+def test_the_dearest_branch_of_a_conditional_counts():
+    def either(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
+
+    flops = dryrun.matmul_flops(jax.make_jaxpr(either)(jnp.ones((4, 4))).jaxpr)
+    assert flops == 2 * 2 * 4 * 4 * 4
+
+
 def test_products_of_a_scope_count_alone_with_their_gradient():
     def forward(w, table):
         x = jnp.tanh(w @ w)

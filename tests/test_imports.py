@@ -13,7 +13,9 @@ LINEN = {
 }
 # library -> the only places that may import it.
 ONLY = {
-    "flax": ("models/layers.py", "models/pooling.py", "models/mae.py"),
+    "flax": tuple(
+        f"models/{name}.py" for name in ("layers", "linear", "pooling", "mae")
+    ),
     "tensorflow_datasets": ("data/sources.py", "data/pydocs.py"),
     "ml_collections": ("sections.py", "experiment.py"),
     "orbax": ("train/checkpoints.py",),

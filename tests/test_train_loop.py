@@ -141,7 +141,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, log_every):
 
 
 def with_scores(**changes):
-    def make_embedder(params):
+    def make_embedder(params, frozen):
+        assert not frozen
         table = np.asarray(params["encoder"]["embed"]["token"]["embedding"])
         return lambda texts, role: table[: len(texts)]
 

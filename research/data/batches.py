@@ -1,6 +1,6 @@
 """Batches as a function of the step: mixture, permutation, negatives, packing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, lcm
 from pathlib import Path
@@ -60,6 +60,7 @@ class Batches:
     process_index: int
     process_count: int
     permutation: Callable[[order.Seed, int], np.ndarray]
+    adapters: tuple[str, ...] = ()
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step: of its rows and its pairs, this host's equal share.
@@ -77,8 +78,9 @@ class Batches:
             query_id=self._share(table.groups[plan.examples]),
             document_id=self._share(table.hashes[plan.texts[:, 1:].reshape(-1)]),
         )
+        numbers = text_adapters(self.adapters, part.name)
         return Batch(
-            tokens=_fill(plan, *self._bounds(plan.rows)),
+            tokens=_fill(plan, *self._bounds(plan.rows), numbers),
             query=self._share(slot[:, 0]),
             document=self._share(slot[:, 1:].reshape(-1)),
             labels=labels,
@@ -149,6 +151,7 @@ def make_batches(
     row_multiple: int = 1,
     process_index: int = 0,
     process_count: int = 1,
+    adapters: Sequence[str] = (),
 ) -> Batches:
     """Batches over a mixture of sources, every batch from one of them.
 
@@ -159,10 +162,12 @@ def make_batches(
         row_length: tokens in a packed row, raised to one of packing.LENGTHS and to
             the longest text of the source.
         row_multiple: the number of rows R is a multiple of it (and of the hosts).
+        adapters: the names of several that texts go through, each by its role or its
+            source; () leaves that to the encoder.
 
     Raises:
-        ValueError: there is no source, one has fewer rows than a batch, or the batch
-            cannot be split evenly over the hosts.
+        ValueError: there is no source, one has no adapter or fewer rows than a batch,
+            or the batch cannot be split evenly over the hosts.
     """
     if not sources:
         raise ValueError("there is no data to train on: name at least one source")
@@ -173,6 +178,7 @@ def make_batches(
     multiple = lcm(row_multiple, process_count)
     parts = []
     for name, source in sources.items():
+        text_adapters(adapters, name)
         try:
             table = _table(source, tokenizer, max_length, batch_size, cache)
         except ValueError as error:
@@ -181,8 +187,28 @@ def make_batches(
         part = Part(name, table, source.weight, 1 + source.negatives, length, 0, 0)
         parts.append(_shaped(part, batch_size, multiple))
     permutation = order.permutations(2 * len(parts))
-    return Batches(
-        tuple(parts), batch_size, seed, process_index, process_count, permutation
+    share = (process_index, process_count)
+    return Batches(tuple(parts), batch_size, seed, *share, permutation, tuple(adapters))
+
+
+def text_adapters(names: Sequence[str], source: str) -> tuple[int, int] | None:
+    """The numbers of the adapters of a source's queries and of its documents.
+
+    The adapter is that named like the source, or like the role; None without names.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    if not names:
+        return None
+    numbers = {name: number for number, name in enumerate(names)}
+    if source in numbers:
+        return numbers[source], numbers[source]
+    if "query" in numbers and "document" in numbers:
+        return numbers["query"], numbers["document"]
+    raise ValueError(
+        f"the adapters {', '.join(names)} (tuning.adapters) serve neither the data "
+        f"{source!r} nor the roles query and document"
     )
 
 
@@ -244,7 +270,7 @@ def _shaped(part: Part, batch_size: int, multiple: int) -> Part:
     return part._replace(rows=rows, quantum=multiple * max(1, rows // 8 // multiple))
 
 
-def _fill(plan: Plan, low: int, high: int) -> Tokens:
+def _fill(plan: Plan, low: int, high: int, adapters: tuple[int, int] | None) -> Tokens:
     """The tokens [high - low, S] of the batch's rows low to high."""
     table, packing, length = plan.part.table, plan.packing, plan.part.length
     here = np.flatnonzero((packing.row >= low) & (packing.row < high))
@@ -259,4 +285,10 @@ def _fill(plan: Plan, low: int, high: int) -> Tokens:
     segment[target] = np.repeat(packing.segment[here], lengths)
     shape = (high - low, length)
     ids, segment = ids.reshape(shape), segment.reshape(shape)
-    return Tokens(ids, segment, segment > 0)
+    adapter = None
+    if adapters is not None:
+        query = here % plan.texts.shape[1] == 0
+        adapter = np.full(segment.size, -1, np.int32)
+        adapter[target] = np.repeat(np.where(query, *adapters), lengths)
+        adapter = adapter.reshape(shape)
+    return Tokens(ids, segment, segment > 0, adapter)

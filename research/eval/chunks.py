@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from research.data.chunking import Chunking, check_reach
 from research.data.chunks import Split, split
-from research.eval.embed import make_embedder, make_runner, placed
+from research.eval.embed import make_embedder, make_runners, placed
 from research.eval.retrieval import unit
 from research.eval.rows import Rows, Runner, batch_sizes, row_vectors
 from research.models.config import EncoderConfig
@@ -33,6 +33,7 @@ def make_chunk_embedder(
     dim: int | None = None,
     batch_tokens: int | None = None,
     mesh: Mesh | None = None,
+    adapters: Sequence[str] = (),
 ) -> EmbedFn:
     """As `make_embedder`, but documents are cut into chunks.
 
@@ -67,10 +68,12 @@ def make_chunk_embedder(
         row = min(row, cfg.max_len)
     own = {"pool": pool, "max_length": row, "prompts": prompts, "normalize": normalize}
     spread = {"batch_tokens": batch_tokens, "mesh": mesh}
-    uncut = make_embedder(params, cfg, tokenizer, **own, dense=dense, dim=dim, **spread)
+    last = {"dense": dense, "dim": dim, "adapters": adapters}
+    uncut = make_embedder(params, cfg, tokenizer, **own, **last, **spread)
     # A window is a vector of its own, a piece of a chunk is not: its dense comes later.
     first, then = (dense, ()) if chunk.kind == "pcw" else ((), dense)
-    run = make_runner(params, cfg, POOLS_OF.get(chunk.kind, pool), mesh, first)
+    read = POOLS_OF.get(chunk.kind, pool)
+    runner = make_runners(params, cfg, read, mesh, first, adapters=adapters)
     cut = {
         "reach": cfg.max_len,
         "max_length": row if chunk.whole else max_length,
@@ -81,7 +84,7 @@ def make_chunk_embedder(
         if role != "document" or not len(texts):
             return uncut(texts, role)
         splits = split(tokenizer, texts, chunk, **cut)
-        vectors = chunk_vectors(run, splits, batch_sizes(cfg, **spread))
+        vectors = chunk_vectors(runner("document"), splits, batch_sizes(cfg, **spread))
         vectors = np.asarray(project(then, vectors))[:, :dim]
         vectors = unit(vectors) if normalize else vectors
         return vectors if chunk.kind == "pcw" else _chunks(vectors, splits)

@@ -1,7 +1,7 @@
 """Text to vectors, fast: sorted by length, few shapes, the device never waits."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -16,6 +16,7 @@ from research.data.pieces import PST
 from research.data.templates import Method
 from research.eval.readers import Reader, marked, method_reader, plain_reader
 from research.eval.rows import Runner, batch_sizes, row_vectors
+from research.models import adapters as lora
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.encoder import Prepend, encode, truncated
@@ -51,6 +52,7 @@ def make_embedder(
     bidirectional: bool | None = None,
     batch_tokens: int | None = None,
     mesh: Mesh | None = None,
+    adapters: Sequence[str] = (),
 ) -> EmbedFn:
     """The function from texts and a role to embeddings [N, D] float32.
 
@@ -77,6 +79,8 @@ def make_embedder(
         batch_tokens: tokens in a batch, padding included, on each device; None is
             1,024 on CPU, where more would leave the cache, and 32,768 elsewhere.
         mesh: rows are spread over its 'data' axis; None uses the default device.
+        adapters: the names of those in `params`; a text goes through the one named like
+            its role, or through the first.
 
     Returns:
         embed(texts, role); it raises a ValueError that names a text of no tokens.
@@ -111,10 +115,10 @@ def make_embedder(
     if tuple(layers) != (-1,):
         options["layers"] = layer_places(tuple(layers), cfg.depth)
         params, cfg = truncated(params, cfg, _deepest(options["layers"], cfg.depth))
-    blocks = None if blocks is None else blocks[: cfg.depth]
-    run = make_runner(params, cfg, pool, mesh, dense, blocks=blocks, **options)
+    options["blocks"] = None if blocks is None else blocks[: cfg.depth]
+    runner = make_runners(params, cfg, pool, mesh, dense, adapters=adapters, **options)
     sizes = batch_sizes(cfg, batch_tokens, mesh)
-    return _embed_fn(run, read, sizes, normalize and not options["normalize"])
+    return _embed_fn(runner, read, sizes, normalize and not options["normalize"])
 
 
 def make_grid_embedder(
@@ -129,6 +133,7 @@ def make_grid_embedder(
     dense: Sequence[Dense] = (),
     batch_tokens: int | None = None,
     mesh: Mesh | None = None,
+    adapters: Sequence[str] = (),
 ) -> EmbedFn:
     """The embeddings of several depths in one pass: [N, len(depths), D] float32.
 
@@ -140,9 +145,10 @@ def make_grid_embedder(
         raise ValueError(f"depth {wrong[0]} is not in 0 ... {cfg.depth}")
     params, cfg = truncated(params, cfg, max(*depths, 1))
     _check_length(cfg, max_length)
-    run = make_runner(params, cfg, pool, mesh, dense, depths=tuple(depths))
+    options = {"adapters": adapters, "depths": tuple(depths)}
+    runner = make_runners(params, cfg, pool, mesh, dense, **options)
     read = plain_reader(tokenizer, max_length, prompts)
-    return _embed_fn(run, read, batch_sizes(cfg, batch_tokens, mesh))
+    return _embed_fn(runner, read, batch_sizes(cfg, batch_tokens, mesh))
 
 
 def unit(x: Array) -> Array:
@@ -193,16 +199,17 @@ def _vectors(
     return x.reshape(-1, slots, *x.shape[1:])
 
 
-def make_runner(
+def make_runners(
     params: Params,
     cfg: EncoderConfig,
     pool: str,
     mesh: Mesh | None,
     dense: Sequence[Dense] = (),
+    adapters: Sequence[str] = (),
     blocks: np.ndarray | None = None,
     **options,
-) -> Runner:
-    """What computes the vectors of rows and returns before they are there.
+) -> Callable[[str], Runner]:
+    """For the texts of a role, what computes rows' vectors without waiting for them.
 
     Args:
         params: the encoder's parameters.
@@ -210,6 +217,7 @@ def make_runner(
         pool: such as "mean", or whatever `readouts.pooling` reads.
         mesh: as in `make_embedder`.
         dense: layers that the pooled vector goes through.
+        adapters: as in `make_embedder`.
         blocks: [L] bool, before which blocks of rows with "marks" tokens are prepended;
             None for never.
         **options: depths, layers, dim and normalize of `_vectors`.
@@ -221,20 +229,28 @@ def make_runner(
     place = jnp.asarray
     if mesh is not None:
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
-    model = placed((params, tuple(dense), blocks), mesh)
-
+    params, dense, blocks = placed((params, tuple(dense), blocks), mesh)
+    # Of the same shapes, so that all of them are compiled once.
+    models = [lora.chosen(params, i) for i in range(len(adapters))] or [params]
     static = {"cfg": cfg, "pool": pool, **options}
 
-    def run(tables, slots=1, prefix=None):
+    def runner(role):
+        own = models[adapters.index(role) if role in adapters else 0]
+        begin = partial(_prefix, own, cfg, mesh) if shareable(cfg) else None
+        return Runner(partial(run, own), begin, pool == "last")
+
+    def run(own, tables, slots=1, prefix=None):
         tables = jax.tree.map(place, tables)
         # Splash attention spreads its rows as the ambient mesh says.
         with nullcontext() if mesh is None else jax.set_mesh(mesh):
-            return _vectors(*model, tables, prefix, slots=slots, **static)
+            return _vectors(own, dense, blocks, tables, prefix, slots=slots, **static)
 
-    def begin(ids):
-        return encoder.prefix(model[0], placed(ids, mesh), cfg)
+    return runner
 
-    return Runner(run, begin if shareable(cfg) else None, pool == "last")
+
+def _prefix(params: Params, cfg: EncoderConfig, mesh: Mesh | None, ids: np.ndarray):
+    """What rows see of the tokens [P] that all of them begin with."""
+    return encoder.prefix(params, placed(ids, mesh), cfg)
 
 
 def placed(params: Params, mesh: Mesh | None) -> Params:
@@ -252,14 +268,17 @@ def _on_mesh(mesh: Mesh, x: Array) -> Array:
 
 
 def _embed_fn(
-    run: Runner, read: Reader, sizes: tuple[int, int, int], normalize: bool = False
+    runner: Callable[[str], Runner],
+    read: Reader,
+    sizes: tuple[int, int, int],
+    normalize: bool = False,
 ) -> EmbedFn:
-    """Texts to vectors; `normalize` those that `run` does not."""
+    """Texts to vectors; `normalize` those that the runner does not."""
 
     def embed(texts: Sequence[str], role: str) -> np.ndarray:
         if not len(texts):
             raise ValueError("there are no texts to embed")
-        parts = [row_vectors(run, rows, sizes) for rows in read(texts, role)]
+        parts = [row_vectors(runner(role), rows, sizes) for rows in read(texts, role)]
         x = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
         return np.asarray(unit(x)) if normalize else x
 

@@ -98,7 +98,7 @@ def row_vectors(run: Runner, found: Rows, sizes: tuple[int, int, int]) -> np.nda
     """The vectors of rows of tokens.
 
     Args:
-        run: as `embed.make_runner` makes it.
+        run: as `embed.make_runners` makes it.
         found: the rows.
         sizes: of the batches, from `batch_sizes`.
 

@@ -25,7 +25,7 @@ def compacted(tokens: Tokens, at: Array, real: Array) -> tuple[Tokens, Places]:
         return jnp.where(real, x, jnp.zeros_like(x))
 
     where = jax.tree.map(picked, places(tokens.segment))
-    return Tokens(*map(picked, tokens)), where
+    return jax.tree.map(picked, tokens), where
 
 
 def scattered(x: Array, at: Array, real: Array, fill: Array, length: int) -> Array:

@@ -277,4 +277,54 @@ def modern(
     )
 
 
-ENCODERS = {"bert": bert, "modern": modern}
+def decoder(
+    *,
+    vocab: int = 32_000,
+    width: int = 4_096,
+    depth: int = 32,
+    heads: int = 32,
+    kv_heads: int = 8,
+    mlp: int = 14_336,
+    max_len: int = 32_768,
+    window: int = 0,
+    rope_theta: float = 10_000.0,
+    norm_eps: float = 1e-5,
+    causal: bool = True,
+    dropout: float = 0.0,
+    dtype: str = "float32",
+    remat: str = "dots",
+    attention: str = "auto",
+) -> EncoderConfig:
+    """Llama's kind of decoder; as it is the body of Mistral-7B (Jiang et al. 2023).
+
+    Every block sees `window` tokens to each side, or all of them with 0.
+    """
+    return EncoderConfig(
+        vocab=vocab,
+        width=width,
+        depth=depth,
+        heads=heads,
+        kv_heads=kv_heads,
+        mlp=mlp,
+        max_len=max_len,
+        norm="rms",
+        norm_at="pre",
+        norm_eps=norm_eps,
+        bias=(),
+        act="silu",
+        gated=True,
+        position="rope",
+        rope_theta=rope_theta,
+        causal=causal,
+        window=window,
+        local=(window > 0,) * depth,
+        type_vocab=0,
+        embed_norm=False,
+        dropout=dropout,
+        dtype=dtype,
+        remat=remat,
+        attention=attention,
+    )
+
+
+ENCODERS = {"bert": bert, "modern": modern, "decoder": decoder}

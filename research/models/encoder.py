@@ -140,7 +140,8 @@ def apply(
         inputs: [B, S, D] in place of the embedding layer's output.
         key: dropout key; None runs without dropout.
         prepend: what is copied between tokens before some blocks; None for nothing.
-        adapter: [B, S] int32, the number of each token's adapter, -1 for none.
+        adapter: [B, S] int32, the adapter of each token, -1 for none; None goes by
+            `tokens.adapter`.
         normed: whether `keep` sees states after the final norm, where the family has
             one, or as blocks pass them on.
         prefix: the tokens before those of every row, from `prefix`, [L, P, ...]. Rows
@@ -159,6 +160,7 @@ def apply(
         where = _later(where, prefix.v.shape[1])
     keys = None if key is None else jax.random.split(key, cfg.depth + 2)
     position_key = None if key is None else keys[-2]
+    adapter = tokens.adapter if adapter is None else adapter
     around = surroundings(
         params, where, cfg, position_key, aligned=aligned, adapter=adapter
     )
@@ -363,7 +365,7 @@ def surroundings(
         cfg: the encoder's shape.
         key: of training; None otherwise.
         aligned: whether the i-th tokens of all rows stand at the same place of theirs.
-        adapter: [B, S] int32, the number of each token's adapter; None without.
+        adapter: [B, S] int32, as in `Surroundings`.
     """
     how = relation(cfg)
     channels = None

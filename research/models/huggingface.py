@@ -241,7 +241,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Stored]]:
             with safe_open(path, framework="np") as file:
                 for name in file.keys():  # noqa: SIM118 - not a dict
                     shape = tuple(file.get_slice(name).get_shape())
-                    yield _canonical(name), Stored(path, name, shape)
+                    yield canonical(name), Stored(path, name, shape)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from None
 
@@ -260,7 +260,7 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _canonical(name: str) -> str:
+def canonical(name: str) -> str:
     """The name as a base model saves it today."""
     while name.startswith(PREFIXES):
         name = name.partition(".")[2]

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from research.models.attention import attend
 from research.models.config import EncoderConfig
+from research.models.linear import INIT, Linear
 from research.models.positions import Places, table_rows
 from research.models.rope import rotate
 from research.models.scores import Scored, Setting, Terms, dropout
 from research.structs import Array, Key, Params
 
-INIT = nn.initializers.normal(0.02)
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": jax.nn.gelu,
@@ -40,7 +40,8 @@ class Surroundings(NamedTuple):
         local_turn: the rotation of local blocks; None without.
         factor: of the queries, besides `cfg.scale`: [B, S, 1, 1] or a float.
         channels: [B, S, H, E] appended to queries and to keys; None for nothing.
-        adapter: [B, S] int32, the number of each token's adapter; None without.
+        adapter: [B, S] int32, the adapter of each token, -1 for none; None for the
+            first one.
     """
 
     places: Places
@@ -167,7 +168,7 @@ class Block(nn.Module):
             return dropout(y, cfg.dropout, keys[1]), own
 
         def processed(x):
-            y = self.mlp(x)
+            y = self.mlp(x, around.adapter, keys[2])
             if cfg.norm_at == "sandwich":
                 y = norm(cfg, "mlp_post_norm")(y)
             return dropout(y, cfg.dropout, keys[2])
@@ -197,13 +198,8 @@ class Block(nn.Module):
         cfg = self.cfg
 
         def heads(x, name, count):
-            y = nn.DenseGeneral(
-                (count, cfg.head_dim),
-                kernel_init=INIT,
-                use_bias="qkv" in cfg.bias,
-                dtype=cfg.compute_dtype,
-                name=name,
-            )(_flat(x))
+            shape, rows = (count, cfg.head_dim), _flat(x)
+            y = self.linear(name, shape, "qkv", rows, around.adapter, key)
             return y.reshape(*x.shape[:2], count, cfg.head_dim)
 
         q, k = heads(x, "query", cfg.heads), heads(seen, "key", cfg.kv_heads)
@@ -217,34 +213,45 @@ class Block(nn.Module):
         scored = Scored(around.relative, queries, keys, v)
         setting = Setting(around.places, key, kind.local)
         y = attend(cfg, scored, setting, around.terms)
-        out = nn.DenseGeneral(
-            cfg.width,
-            axis=(-2, -1),
-            kernel_init=INIT,
-            use_bias="out" in cfg.bias,
-            dtype=cfg.compute_dtype,
-            name="out",
-        )
-        return out(_flat(y)).reshape(x.shape), own
+        rows = _flat(y)
+        y = self.linear("out", (cfg.width,), "out", rows, around.adapter, key, axes=2)
+        return y.reshape(x.shape), own
 
-    def mlp(self, x):
+    def mlp(self, x, adapter, key):
         """Feed-forward layer, gated or not: [B, S, D] -> [B, S, D]."""
         cfg = self.cfg
 
-        def dense(features, name, group):
-            return nn.Dense(
-                features,
-                kernel_init=INIT,
-                use_bias=group in cfg.bias,
-                dtype=cfg.compute_dtype,
-                name=name,
-            )
+        def dense(features, name, group, rows):
+            return self.linear(name, (features,), group, rows, adapter, key)
 
         rows = _flat(x)
-        up = dense(cfg.mlp, "up", "up")(rows)
+        up = dense(cfg.mlp, "up", "up", rows)
         act = ACTIVATIONS[cfg.act]
-        y = act(dense(cfg.mlp, "gate", "up")(rows)) * up if cfg.gated else act(up)
-        return dense(cfg.width, "down", "down")(y).reshape(x.shape)
+        y = act(dense(cfg.mlp, "gate", "up", rows)) * up if cfg.gated else act(up)
+        return dense(cfg.width, "down", "down", y).reshape(x.shape)
+
+    def linear(self, name, features, group, rows, adapter, key, axes=1):
+        """A linear layer over the tokens of [B*S, ...]: [B*S, *features].
+
+        Args:
+            name: of its parameters, a key of LINEAR_LAYERS.
+            features: the shape of a row of the result.
+            group: that of `cfg.bias`.
+            rows: [B*S, ...].
+            adapter: [B, S] or None, as in `Surroundings`.
+            key: of the sublayer; None without dropout.
+            axes: how many axes of the rows are one token's.
+        """
+        key = _folded(key, LINEAR_LAYERS[name])
+        adapter = None if adapter is None else adapter.reshape(-1)
+        layer = Linear(
+            features,
+            use_bias=group in self.cfg.bias,
+            dtype=self.cfg.compute_dtype,
+            axes=axes,
+            name=name,
+        )
+        return layer(rows, adapter, key)
 
 
 def _rotated(
@@ -287,3 +294,12 @@ def _flat(x: Array) -> Array:
 def _folded(key: Key | None, number: int) -> Key | None:
     """Another key, if there is one."""
     return None if key is None else jax.random.fold_in(key, number)
+
+
+# The linear layers of a block, with the numbers that their dropout keys are folded by.
+LINEAR_LAYERS = {
+    name: number
+    for number, name in enumerate(
+        ("query", "key", "value", "out", "gate", "up", "down"), start=1
+    )
+}

@@ -104,8 +104,14 @@ def restore(manager: Manager, target: TrainState) -> TrainState | None:
     return None
 
 
-def restore_params(folder: Path) -> Params:
+def restore_params(
+    folder: Path, *, frozen: bool = False
+) -> Params | tuple[Params, Params]:
     """The trained parameters of the newest checkpoint that can be read, in numpy.
+
+    Args:
+        folder: holds one folder per step.
+        frozen: give (trained, frozen) parameters.
 
     Raises:
         FileNotFoundError: the folder holds no checkpoint.
@@ -116,7 +122,11 @@ def restore_params(folder: Path) -> Params:
         raise FileNotFoundError(f"no checkpoint in {folder}")
     for step in steps:
         try:
-            return _read_params(folder.absolute() / str(step) / "params")
+            place = folder.absolute() / str(step)
+            params = _read_item(place / "params")
+            if not frozen:
+                return params
+            return params, _read_item(place / "rest").get("frozen") or {}
         except Exception as error:  # what a broken file raises depends on the file
             _report(step, error)
     raise ValueError(f"none of the checkpoints {steps} in {folder} can be read")
@@ -168,7 +178,7 @@ def _read(manager: Manager, step: int, target: TrainState):
     return _opened(items["params"]), _opened(items["rest"])
 
 
-def _read_params(folder: Path) -> Params:
+def _read_item(folder: Path) -> Params:
     with _quietly(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         tree = reader.metadata(folder).item_metadata.tree
         as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)

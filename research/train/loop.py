@@ -45,8 +45,8 @@ class Experiment(NamedTuple):
         keep: the newest checkpoints that stay.
         keep_every: checkpoints at its multiples stay too; 0 for none.
         evaluators: name -> function of an EmbedFn that gives scores.
-        make_embedder: trained parameters -> EmbedFn, for the evaluators.
-        measures: name -> function of the trained parameters that gives scores.
+        make_embedder: (trained, frozen parameters) -> EmbedFn, for the evaluators.
+        measures: name -> function of (trained, frozen parameters) that gives scores.
         initialise: key -> (trained, frozen) parameters to start from, in host memory;
             None for `objective.init`.
         note: what is to be said, and logged, of these parameters.
@@ -65,8 +65,8 @@ class Experiment(NamedTuple):
     keep: int = 2
     keep_every: int = 0
     evaluators: Mapping[str, Callable[[EmbedFn], Mapping[str, Any]]] = {}
-    make_embedder: Callable[[Params], EmbedFn] | None = None
-    measures: Mapping[str, Callable[[Params], Mapping[str, Any]]] = {}
+    make_embedder: Callable[[Params, Params], EmbedFn] | None = None
+    measures: Mapping[str, Callable[[Params, Params], Mapping[str, Any]]] = {}
     initialise: Callable[[Key], tuple[Params, Params]] | None = None
     note: str = ""
 
@@ -151,7 +151,7 @@ def _train(parts: _Run, state: TrainState, stopped: Callable[[int], bool]) -> Re
     first = done = int(state.step)
     row, evals = {}, {}
     if _due(first, experiment.eval_every, experiment.steps):
-        evals = _evaluate(parts, state.params, first)
+        evals = _evaluate(parts, state, first)
         parts.meter.restart()
     advance = _make_advance(parts, state)
     with contextlib.closing(_batches(experiment, first)) as batches:
@@ -171,7 +171,7 @@ def _train(parts: _Run, state: TrainState, stopped: Callable[[int], bool]) -> Re
             if stop or save:
                 checkpoints.save(parts.manager, state)
             if evaluate:
-                evals = _evaluate(parts, state.params, done)
+                evals = _evaluate(parts, state, done)
             if stop:
                 break
             if save or evaluate:
@@ -222,12 +222,13 @@ def _report(parts: _Run, done: int) -> dict[str, Any]:
     return rows[-1]
 
 
-def _evaluate(parts: _Run, params: Params, done: int) -> dict[str, dict[str, Any]]:
+def _evaluate(parts: _Run, state: TrainState, done: int) -> dict[str, dict[str, Any]]:
     """Runs every evaluator and measure; scores go to the log and to evals/."""
     experiment = parts.experiment
-    calls = {name: partial(f, params) for name, f in experiment.measures.items()}
+    model = state.params, state.frozen
+    calls = {name: partial(f, *model) for name, f in experiment.measures.items()}
     if experiment.evaluators:
-        embed = experiment.make_embedder(params)
+        embed = experiment.make_embedder(*model)
         calls |= {name: partial(f, embed) for name, f in experiment.evaluators.items()}
     if not calls:
         return {}

@@ -1,0 +1,86 @@
+"""An embedder from a decoder: LoRA on NLI triplets, queries with an instruction.
+
+Source: Wang et al. 2024, arXiv:2401.00368 (E5-Mistral): LoRA of rank 16, the last token
+    pooled, temperature 0.02, "Instruct: ... Query: ..." before queries only, 1e-4 at a
+    batch of 2,048; bidirectional=true, rank=16 and mean pooling are those of
+    BehnamGhader et al. 2024, arXiv:2404.05961 (LLM2Vec). alpha is twice the rank.
+Command: python -m launch.train --config=configs/lora_llm.py:model=DIR --workdir=DIR
+    python -m launch.train --config=configs/lora_llm.py:shape=mistral7b --dry_run
+Variants: tiny, model=NAME (any decoder), data=DIR (with nli/ and stsb/), steps=N,
+    rank=N, bidirectional; shape=mistral7b has that body without weights, for --dry_run.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import DATA, base, parse_arg, start_from, tiny
+from research.data.sources import SOURCES
+from research.eval.evaluators import EVALS
+from research.experiment import ENCODERS, TOKENIZERS
+from research.losses.contrastive import LOSSES
+from research.models.pooling import POOLS
+from research.sections import section
+from research.tuning import TUNING
+
+INSTRUCTION = (
+    "Instruct: Given a premise, retrieve a hypothesis that is entailed by it\nQuery: "
+)
+SHAPES = {"mistral7b": {"window": 4_095}}
+SMALL = {"vocab": 512, "width": 48, "heads": 2, "kv_heads": 1, "mlp": 64, "max_len": 64}
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(
+        arg,
+        **{"tiny": False, "model": "", "data": DATA, "steps": 1_000, "rank": 16},
+        **{"bidirectional": False, "shape": ""},
+    )
+    config = base()
+    config.steps, config.batch_size, config.max_length = arg.steps, 512, 128
+    config.pool = section(POOLS, "mean" if arg.bidirectional else "last")
+    config.loss = section(LOSSES, "infonce", temperature=0.02)
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.warmup = 0.1
+    config.mesh.fsdp = True
+    config.objective.micro_batch = 64
+    config.tuning = section(
+        TUNING, "lora", rank=arg.rank, alpha=2.0 * arg.rank, base_dtype="bfloat16"
+    )
+    if arg.tiny:
+        tiny(config)
+        config.objective.micro_batch = 4
+        causal = not arg.bidirectional
+        config.encoder = section(ENCODERS, "decoder", depth=6, causal=causal, **SMALL)
+        return config
+    config.data = {
+        "nli": section(
+            SOURCES,
+            "files",
+            path=f"{arg.data}/nli/triplets.jsonl.gz",
+            query_prompt=INSTRUCTION,
+        )
+    }
+    config.evals = {
+        "stsb_dev": section(EVALS, "sts", data=f"{arg.data}/stsb/dev.jsonl.gz")
+    }
+    _set_encoder(config, arg)
+    return config
+
+
+def _set_encoder(config, arg) -> None:
+    """The model, or the shape of one."""
+    how = {"dtype": "bfloat16", "remat": "all", "dropout": 0.0}
+    if arg.shape:
+        if arg.shape not in SHAPES:
+            raise ValueError(
+                f"variant shape is {arg.shape!r}; allowed: {', '.join(SHAPES)}"
+            )
+        how["causal"] = not arg.bidirectional
+        config.tokenizer = section(TOKENIZERS, "trained")
+        config.encoder = section(ENCODERS, "decoder", **how | SHAPES[arg.shape])
+        return
+    if not arg.model:
+        raise ValueError("configs/lora_llm.py needs model=NAME, a decoder")
+    if arg.bidirectional:
+        how["causal"] = False
+    start_from(config, arg.model, **how)
