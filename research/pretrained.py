@@ -12,6 +12,8 @@ import numpy as np
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, normalizers
 
+from research.data.methods import chosen
+from research.data.templates import Method
 from research.data.text import load_tokenizer
 from research.models.config import EncoderConfig
 from research.models.families import read_config
@@ -36,6 +38,7 @@ class Pretrained(NamedTuple):
         dims: the widths that the model was trained at; empty if not known.
         dim: how many leading numbers of the vector are kept, before it is normalised;
             None for all.
+        method: how texts are put to it; None as they are, after `prompts`.
         dropped: what else was trained with the encoder, and is not part of the model:
             such as 'decoder (443,904 parameters)'.
     """
@@ -50,6 +53,7 @@ class Pretrained(NamedTuple):
     dense: tuple[Dense, ...] = ()
     dims: tuple[int, ...] = ()
     dim: int | None = None
+    method: Method | None = None
     dropped: tuple[str, ...] = ()
 
     @property
@@ -88,7 +92,8 @@ def load(model: str, sharding: Callable[[Params], Any] | None = None) -> Pretrai
 def settings(model: Pretrained) -> dict[str, Any]:
     """How the model embeds: the keyword arguments of `embed.make_embedder`."""
     names = ("tokenizer", "pool", "max_length", "prompts", "normalize", "dense", "dim")
-    return {name: getattr(model, name) for name in names}
+    method = {} if model.method is None else {"method": model.method}
+    return {name: getattr(model, name) for name in names} | method
 
 
 def folder(model: str) -> Path:
@@ -158,6 +163,7 @@ def _workdir(path: Path) -> Pretrained:
             prompts=fields["prompts"],
             normalize=fields["normalize"],
             dims=tuple(fields["dims"]),
+            method=chosen(fields.get("method", {"name": "plain"})),
             dropped=tuple(f"{n} ({_size(x):,} parameters)" for n, x in parts.items()),
         )
     except (KeyError, TypeError) as error:

@@ -12,6 +12,7 @@ import tokenizers
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from research.data.templates import Method, in_templates
 from research.data.text import token_ids
 from research.models.config import EncoderConfig
 from research.models.encoder import encode, truncated
@@ -35,6 +36,7 @@ def make_embedder(
     dense: Sequence[Dense] = (),
     depth: int | None = None,
     dim: int | None = None,
+    method: Method | None = None,
     batch_tokens: int | None = None,
     mesh: Mesh | None = None,
 ) -> EmbedFn:
@@ -51,6 +53,7 @@ def make_embedder(
         dense: layers that the pooled vector goes through.
         depth: use the first `depth` blocks only.
         dim: keep the first `dim` numbers, before normalising.
+        method: the template that texts are put into, instead of after the prompts.
         batch_tokens: tokens in a batch, padding included, on each device; None is
             1,024 on CPU, where more would leave the cache, and 32,768 elsewhere.
         mesh: rows are spread over its 'data' axis; None uses the default device.
@@ -67,7 +70,8 @@ def make_embedder(
     if dim is not None and not 1 <= dim <= width:
         raise ValueError(f"dim {dim} is not in 1 ... {width} of this encoder")
     run = make_runner(params, cfg, pool, mesh, dense, dim=dim, normalize=normalize)
-    return _embed_fn(run, cfg, tokenizer, max_length, prompts, batch_tokens, mesh)
+    texts = tokenizer, max_length, prompts
+    return _embed_fn(run, cfg, *texts, batch_tokens, mesh, method)
 
 
 def make_grid_embedder(
@@ -231,16 +235,23 @@ def _embed_fn(
     prompts: Mapping[str, str] | None,
     batch_tokens: int | None,
     mesh: Mesh | None,
+    method: Method | None = None,
 ) -> EmbedFn:
     if not 1 <= max_length <= cfg.max_len:
         raise ValueError(
             f"max_length {max_length} is not in 1 ... {cfg.max_len} of this encoder"
         )
+    if method is not None and any((prompts or {}).values()):
+        raise ValueError("there are prompts and a method, which would leave them out")
     sizes = batch_sizes(cfg, batch_tokens, mesh)
 
     def embed(texts: Sequence[str], role: str) -> np.ndarray:
         if not len(texts):
             raise ValueError("there are no texts to embed")
+        if method is not None:
+            (part,) = in_templates(method, tokenizer, texts, max_length, role)
+            spans = [pooled.astype(np.int32) for pooled in part.pooled]
+            return row_vectors(run, part.ids, sizes, spans)
         prompt = (prompts or {}).get(role, "")
         ids = token_ids(tokenizer, texts, max_length, prompt=prompt)
         return row_vectors(run, ids, sizes)
