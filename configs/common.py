@@ -5,6 +5,7 @@ import os
 import ml_collections
 
 from research.data.layouts import ROWS
+from research.data.methods import METHODS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment import ENCODERS, TOKENIZERS
@@ -68,6 +69,7 @@ def base() -> ml_collections.ConfigDict:
             "encoder": section(ENCODERS, "bert"),
             "init_from": "",  # a model whose weights to start from
             "extend": {},  # name -> section of a method for a longer context
+            "method": section(METHODS, "plain"),  # the prompts texts are put into
             "pool": section(POOLINGS, "mean"),
             "objective": section(OBJECTIVES, "contrastive"),
             "tuning": section(TUNING, "full"),  # what is trained

@@ -47,8 +47,9 @@ CHUNK = flags.DEFINE_string(
 )
 METHOD = flags.DEFINE_string(
     "method",
-    "plain",
-    "How texts are put to the model: echo, prompteol, metaeol:pool=mean, ...",
+    None,
+    "How texts are put to the model: plain, echo, prompteol, metaeol:pool=mean, ... "
+    "Default: the model's own.",
 )
 INSTRUCTION = flags.DEFINE_string("instruction", "", "The instruction of --method.")
 PREPEND = flags.DEFINE_string(
@@ -120,7 +121,13 @@ def embedding(model: pretrained.Pretrained, *, plain: str = "this command") -> d
     flags = {"pool": POOL, "max_length": MAX_LENGTH, "depth": DEPTH, "dim": DIM}
     given = {name: f.value for name, f in flags.items() if f.value is not None}
     settings = {"depth": None, **pretrained.settings(model), **given}
-    return settings if plain else settings | _reads()
+    if not plain:
+        return settings | _reads()
+    if model.method is not None:
+        raise ValueError(
+            f"{MODEL.value} was trained with a method, which does not go with {plain}"
+        )
+    return settings
 
 
 def _unusual() -> list[str]:
@@ -132,19 +139,22 @@ def _unusual() -> list[str]:
 def _reads() -> dict:
     """The keyword arguments of `make_embedder` that say how a model is read."""
     prepend = None if PREPEND.value is None else reading.parse_window(PREPEND.value)
-    asked = {"instruction": INSTRUCTION.value, "prepend": prepend is not None}
-    method = parse_method(METHOD.value, **asked)
     found = {
         "prepend": prepend,
         "layers": reading.parse_layers(LAYER.value),
         "bidirectional": BIDIRECTIONAL.value,
     }
-    if method is None:
+    if METHOD.value is None:
+        if INSTRUCTION.value:
+            raise ValueError(f"--instruction={INSTRUCTION.value} needs a --method")
         return found
+    asked = {"instruction": INSTRUCTION.value, "prepend": prepend is not None}
+    method = parse_method(METHOD.value, **asked)
+    if method is None:
+        return found | {"method": None}
     if POOL.value is not None:
         method = method._replace(pool=None)
-    prompts = {"prompts": None, "instruction": INSTRUCTION.value}
-    return found | {"method": method, **prompts}
+    return found | {"method": method, "prompts": None}
 
 
 def chunkings() -> dict[str, Chunking | None]:

@@ -15,7 +15,9 @@ from research.data import text
 from research.data.batches import Batches, make_batches
 from research.data.documents import RowBatches, make_rows
 from research.data.layouts import ROWS
+from research.data.methods import chosen
 from research.data.sources import SOURCES, Source
+from research.data.templates import Method
 from research.data.vocabulary import text_info
 from research.eval.embed import make_embedder
 from research.eval.evaluators import EVALS
@@ -39,8 +41,8 @@ from research.tuning import TUNING, is_partial, whole
 
 KEYS = (
     *("seed", "steps", "batch_size", "max_length", "tokenizer", "encoder"),
-    *("init_from", "extend", "pool", "objective", "tuning", "data", "optimizer"),
-    *("mesh", "evals", "log_every", "save_every", "eval_every"),
+    *("init_from", "extend", "method", "pool", "objective", "tuning", "data"),
+    *("optimizer", "mesh", "evals", "log_every", "save_every", "eval_every"),
 )
 
 # Rows of a source that a tokeniser is trained on, about.
@@ -74,7 +76,9 @@ def make_experiment(
     shape = build(ENCODERS, config.encoder)
     cfg = context.extended_config(shape, _methods(config))
     _check_lengths(config, cfg, tokenizer)
-    batches = _batches(config, sources, tokenizer, mesh, cache or workdir / "tokens")
+    method = _method(config)
+    cache = cache or workdir / "tokens"
+    batches = _batches(config, sources, tokenizer, mesh, cache, method)
     training = _training(config, shape, cfg)
     objective = _objective(config, training, tokenizer, batches)
     pool = readouts.written(config.pool)
@@ -87,6 +91,7 @@ def make_experiment(
         "pool": pool,
         "max_length": longest,
         "prompts": _prompts(sources),
+        "method": config.method.to_dict(),
         "normalize": True,
         "dims": _dims(config),
         "partial": is_partial(config.tuning.name),
@@ -108,6 +113,7 @@ def make_experiment(
             pool=pool,
             max_length=longest,
             prompts=model["prompts"],
+            method=method,
             mesh=mesh,
             adapters=model["adapters"],
         )
@@ -240,7 +246,25 @@ def _training(config, shape: EncoderConfig, cfg: EncoderConfig) -> EncoderConfig
     return dataclasses.replace(cfg, random_offset=cfg.max_len - config.max_length)
 
 
-def _batches(config, sources, tokenizer, mesh, cache: Path) -> Batches | RowBatches:
+def _method(config) -> Method | None:
+    """The method that texts are put by, None for plain, and its pooling the config's.
+
+    Raises:
+        ValueError: there is no such method, or the config pools otherwise.
+    """
+    method = chosen(config.method)
+    if method and method.pool not in (None, config.pool.name):
+        raise ValueError(
+            f"method {config.method.name} pools by {method.pool!r} and the config by "
+            f"{config.pool.name!r}: set pool.name={method.pool}, or method.pool="
+            f"{config.pool.name}"
+        )
+    return method
+
+
+def _batches(
+    config, sources, tokenizer, mesh, cache: Path, method: Method | None
+) -> Batches | RowBatches:
     import jax
 
     shape = {
@@ -257,15 +281,11 @@ def _batches(config, sources, tokenizer, mesh, cache: Path) -> Batches | RowBatc
         return make_rows(sources, tokenizer, layout, row_multiple=multiple, **shape)
     multiple *= chunks(config.batch_size, config.objective.micro_batch)
     length = config.max_length
+    shape |= {"row_length": length, "row_multiple": multiple, "method": method}
     names = _adapters(config)
-    return make_batches(
-        sources,
-        tokenizer,
-        row_length=length,
-        row_multiple=multiple,
-        adapters=names if len(names) > 1 else (),
-        **shape,
-    )
+    if len(names) > 1:
+        shape["adapters"] = names
+    return make_batches(sources, tokenizer, **shape)
 
 
 def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:

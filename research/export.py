@@ -70,6 +70,11 @@ def export(
     params, cfg = encoder.truncated(model.params, model.config, depth)
     if not 1 <= dim <= model.width:
         raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
+    if model.method is not None:
+        raise ValueError(
+            "the model puts texts into templates, which sentence-transformers has not; "
+            "it can only be used by us"
+        )
     model = model._replace(params=params, config=cfg, dim=dim)
     with _replacing(output) as folder:
         write_safetensors(folder, params, cfg)

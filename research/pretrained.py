@@ -12,6 +12,8 @@ import numpy as np
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, normalizers
 
+from research.data.methods import chosen
+from research.data.templates import Method
 from research.data.text import load_tokenizer
 from research.models import adapters, readouts
 from research.models.config import EncoderConfig
@@ -39,6 +41,7 @@ class Pretrained(NamedTuple):
         dims: the widths that the model was trained at; empty if not known.
         dim: how many leading numbers of the vector are kept, before it is normalised;
             None for all.
+        method: how texts are put to it; None as they are, after `prompts`.
         dropped: what else was trained with the encoder, and is not part of the model:
             such as 'decoder (443,904 parameters)'.
         adapters: the names of the adapters in `params`, in their order; a text goes
@@ -56,6 +59,7 @@ class Pretrained(NamedTuple):
     dense: tuple[Dense, ...] = ()
     dims: tuple[int, ...] = ()
     dim: int | None = None
+    method: Method | None = None
     dropped: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     base: str = ""
@@ -107,7 +111,8 @@ def load(
 def settings(model: Pretrained) -> dict[str, Any]:
     """How the model embeds: the keyword arguments of `embed.make_embedder`."""
     names = ("tokenizer", "pool", "max_length", "prompts", "normalize", "dense", "dim")
-    return {name: getattr(model, name) for name in (*names, "adapters")}
+    names += ("adapters",) if model.method is None else ("adapters", "method")
+    return {name: getattr(model, name) for name in names}
 
 
 def load_adapted(model: str, adapter: str | None = None) -> Pretrained:
@@ -240,6 +245,7 @@ def _workdir(path: Path) -> Pretrained:
             prompts=fields["prompts"],
             normalize=fields["normalize"],
             dims=tuple(fields["dims"]),
+            method=chosen(fields.get("method", {"name": "plain"})),
             dropped=tuple(f"{n} ({_size(x):,} parameters)" for n, x in parts.items()),
             adapters=tuple(fields.get("adapters", ())),
             base=fields.get("base", ""),

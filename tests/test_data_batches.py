@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from research.data.batches import make_batches
+from research.data.methods import METHODS
 from research.data.sources import Row, Source
+from research.data.templates import in_templates
 from research.data.text import text_hash, token_ids, train_tokenizer
 from research.structs import slots
 
@@ -216,3 +218,44 @@ def test_errors(make):
     empty = Source([Row("a", ("",))] * 8, 0, 1.0, {"query": "", "document": ""})
     with pytest.raises(ValueError, match="data 'x': row 0 has a document without text"):
         make({"x": empty})
+
+
+@pytest.mark.parametrize("name", ["echo", "prompteol", "instruct", "llm2vec"])
+def test_a_batch_pools_the_tokens_of_its_method(make, tokenizer, name):
+    short = {"instruction": "one"} if name != "prompteol" else {}
+    method = METHODS[name](**short)
+    batches = make(method=method, max_length=120, row_length=256)
+    for step in range(3):
+        batch = batches(step)
+        rows = SOURCES[batches.source(step)].rows
+        by_hash = {
+            tuple(h): t
+            for r in rows
+            for t in (r.query, *r.positives, *r.negatives)
+            for h in text_hash([t]).tolist()
+        }
+        ids = vectors(batch, 256)
+        pooled = vectors(batch._replace(tokens=pools(batch.tokens)), 256)
+        for role in ("query", "document"):
+            keys = getattr(batch.labels, f"{role}_id").tolist()
+            texts = [by_hash[tuple(key)] for key in keys]
+            (found,) = in_templates(method, tokenizer, texts, 120, role)
+            for place, *expected in zip(
+                getattr(batch, role).tolist(), found.ids, found.pooled, strict=True
+            ):
+                np.testing.assert_array_equal(ids[place], expected[0])
+                np.testing.assert_array_equal(pooled[place], expected[1])
+        assert not batch.tokens.pool[batch.tokens.segment == 0].any()
+        mixed = (batch.tokens.segment > 0) & ~batch.tokens.pool
+        assert mixed.any() == (name in ("echo", "llm2vec"))
+
+
+def pools(tokens):
+    """The tokens with what pools in the place of their ids."""
+    return tokens._replace(ids=tokens.pool)
+
+
+def test_prompts_and_a_method_exclude_each_other(make):
+    asked = Source(SOURCES["b"].rows, 0, 1.0, {"query": "q: ", "document": ""})
+    with pytest.raises(ValueError, match="data 'b': the source has the prompt 'q: '"):
+        make({"b": asked}, method=METHODS["echo"](), max_length=120)

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 
 from research.data import tables
+from research.data.methods import METHODS
+from research.data.one_word import stated
 from research.data.sources import Row, Source
 from research.data.tables import tokenise
+from research.data.templates import in_templates
 from research.data.text import text_hash, token_ids, train_tokenizer
 
 ROWS = [
@@ -86,3 +89,56 @@ def test_another_process_may_be_first(tmp_path, tokenizer, monkeypatch):
     table = tokenise(source(ROWS), tokenizer, 8, tmp_path)
     assert len(table.first) == 3
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("chunk", [1, 100])
+def test_a_table_holds_the_tokens_that_pool(tmp_path, tokenizer, monkeypatch, chunk):
+    monkeypatch.setattr(tables, "CHUNK", chunk)
+    method = METHODS["template"](query="is {text} two {text!}", document="a {text}")
+    table = tokenise(source(ROWS), tokenizer, 12, tmp_path, method)
+    texts = [t for row in ROWS for t in (row.query, *row.positives, *row.negatives)]
+    np.testing.assert_array_equal(table.hashes, text_hash(texts))
+    assert table.pool.dtype == bool and not table.pool.all()
+    for index, text in enumerate(texts):
+        role = "query" if index in table.first else "document"
+        (found,) = in_templates(method, tokenizer, [text], 12, role)
+        part = slice(*table.starts[index : index + 2])
+        np.testing.assert_array_equal(table.ids[part], found.ids[0])
+        np.testing.assert_array_equal(table.pool[part], found.pooled[0])
+    again = tokenise(source(ROWS), tokenizer, 12, tmp_path, method)
+    np.testing.assert_array_equal(again.pool, table.pool)
+
+
+def test_another_method_is_another_folder(tmp_path, tokenizer):
+    methods = [
+        None,
+        METHODS["plain"](),
+        METHODS["template"](query="is {text}"),
+        METHODS["template"](query="is {text!}", document="{text}"),
+        METHODS["template"](query="a {text}"),
+        METHODS["template"](query="is {text}")._replace(rewrite=stated),
+        METHODS["echo"](instruction="a"),
+    ]
+    for method in methods:
+        tokenise(source(ROWS), tokenizer, 60, tmp_path, method)
+    assert len(list(tmp_path.iterdir())) == len(methods)
+    # Another process finds them: the name does not hang on where a function lies.
+    again = METHODS["template"](query="is {text}")
+    tokenise(source(ROWS), tokenizer, 60, tmp_path, again)
+    assert len(list(tmp_path.iterdir())) == len(methods)
+    named = tables._named(METHODS["prompteol"]())
+    assert "0x" not in repr(named) and "punctuated" in named[1]
+
+
+def test_methods_that_cannot_train_are_one_sentence(tmp_path, tokenizer):
+    echo, several = METHODS["echo"](), METHODS["metaeol"]()
+    with pytest.raises(ValueError, match="prompt 'q: ' and the run a method"):
+        tokenise(source(ROWS, query="q: "), tokenizer, 60, tmp_path, echo)
+    with pytest.raises(ValueError, match="8 templates is for embedding"):
+        tokenise(source(ROWS), tokenizer, 60, tmp_path, several)
+    with pytest.raises(ValueError, match="no room for a text in max_length 8"):
+        tokenise(source(ROWS), tokenizer, 8, tmp_path, echo)
+    broken = source([ROWS[1], Row("a", ("\x00",))])
+    with pytest.raises(ValueError, match="row 1 has no tokens"):
+        tokenise(broken, tokenizer, 60, tmp_path, echo)
+    assert list(tmp_path.iterdir()) == []

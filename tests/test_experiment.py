@@ -8,8 +8,10 @@ import pytest
 from configs import separate, tuned_positions
 from configs.common import start_from
 from research import pretrained
+from research.data.methods import METHODS
 from research.eval.embed import make_embedder
 from research.experiment import ENCODERS, make_experiment
+from research.export import export
 from research.models.context import EXTENSIONS
 from research.sections import section
 from research.train import loop
@@ -94,4 +96,36 @@ def test_what_does_not_fit_the_positions_is_one_sentence(tmp_path, cache):
     one = section(EXTENSIONS, "grouped", scale=2)
     config.extend = {"one": one, "two": one}
     with pytest.raises(ValueError, match="extend names grouped twice"):
+        make_experiment(config, tmp_path / "other", cache=cache)
+
+
+def test_a_method_is_trained_and_remembered(tmp_path, cache):
+    config = separate.get_config("tiny")
+    config.method = section(METHODS, "echo", instruction="Find")
+    config.encoder.max_len = config.max_length = 64
+    config.encoder.depth = 2
+    config.evals, config.steps = {}, 1
+    parts = make_experiment(config, tmp_path, cache=cache)
+    tokens = parts.batches(0).tokens
+    assert (tokens.pool != (tokens.segment > 0)).any()
+    state = loop.run(parts, tmp_path).state
+    loaded = pretrained.load(str(tmp_path))
+    assert loaded.method == METHODS["echo"](instruction="Find")
+    found = embedder(loaded)(["a text"], "query")
+    trained = parts.make_embedder(state.params)(["a text"], "query")
+    np.testing.assert_allclose(found, trained, atol=1e-6)
+    without = embedder(loaded._replace(method=None))(["a text"], "query")
+    assert abs(found - without).max() > 1e-3
+    with pytest.raises(ValueError, match="texts into templates, which sentence-tr"):
+        export(loaded, tmp_path / "exported")
+
+
+def test_a_method_pools_as_the_config_says(tmp_path, cache):
+    config = separate.get_config("tiny")
+    config.method = section(METHODS, "prompteol")
+    message = "prompteol pools by 'last' and the config by 'mean': set pool.name=last"
+    with pytest.raises(ValueError, match=message):
+        make_experiment(config, tmp_path, cache=cache)
+    config.method.name = "prompt"
+    with pytest.raises(ValueError, match="unknown name 'prompt'; known: "):
         make_experiment(config, tmp_path / "other", cache=cache)

@@ -13,6 +13,7 @@ from research.data import order
 from research.data.packing import Packing, best_fit, bucket
 from research.data.sources import Source
 from research.data.tables import TokenTable, tokenise
+from research.data.templates import Method
 from research.structs import Batch, Labels, Tokens, slots
 
 SAMPLED = 8  # batches packed beforehand, to know how many rows a source needs
@@ -149,6 +150,7 @@ def make_batches(
     cache: Path,
     row_length: int = 128,
     row_multiple: int = 1,
+    method: Method | None = None,
     process_index: int = 0,
     process_count: int = 1,
     adapters: Sequence[str] = (),
@@ -162,6 +164,7 @@ def make_batches(
         row_length: tokens in a packed row, raised to one of packing.LENGTHS and to
             the longest text of the source.
         row_multiple: the number of rows R is a multiple of it (and of the hosts).
+        method: the template that texts are put into, see `tables.tokenise`.
         adapters: the names of several that texts go through, each by its role or its
             source; () leaves that to the encoder.
 
@@ -180,7 +183,8 @@ def make_batches(
     for name, source in sources.items():
         text_adapters(adapters, name)
         try:
-            table = _table(source, tokenizer, max_length, batch_size, cache)
+            _check_size(source, batch_size)
+            table = tokenise(source, tokenizer, max_length, cache, method)
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
         length = bucket(max(row_length, int(np.diff(table.starts).max())))
@@ -212,18 +216,11 @@ def text_adapters(names: Sequence[str], source: str) -> tuple[int, int] | None:
     )
 
 
-def _table(
-    source: Source,
-    tokenizer: tokenizers.Tokenizer,
-    max_length: int,
-    batch_size: int,
-    cache: Path,
-) -> TokenTable:
+def _check_size(source: Source, batch_size: int) -> None:
     if len(source.rows) < batch_size:
         raise ValueError(
             f"{len(source.rows)} rows are fewer than one batch of {batch_size}"
         )
-    return tokenise(source, tokenizer, max_length, cache)
 
 
 def _draw(
@@ -281,14 +278,18 @@ def _fill(plan: Plan, low: int, high: int, adapters: tuple[int, int] | None) -> 
     target = np.repeat(begin, lengths) + within
     ids = np.zeros((high - low) * length, np.int32)
     segment = np.zeros_like(ids)
-    ids[target] = table.ids[np.repeat(table.starts[texts], lengths) + within]
+    origin = np.repeat(table.starts[texts], lengths) + within
+    ids[target] = table.ids[origin]
     segment[target] = np.repeat(packing.segment[here], lengths)
+    pool = segment > 0
+    if table.pool is not None:
+        pool[target] = table.pool[origin]
     shape = (high - low, length)
-    ids, segment = ids.reshape(shape), segment.reshape(shape)
+    ids, segment, pool = (x.reshape(shape) for x in (ids, segment, pool))
     adapter = None
     if adapters is not None:
         query = here % plan.texts.shape[1] == 0
         adapter = np.full(segment.size, -1, np.int32)
         adapter[target] = np.repeat(np.where(query, *adapters), lengths)
         adapter = adapter.reshape(shape)
-    return Tokens(ids, segment, segment > 0, adapter)
+    return Tokens(ids, segment, pool, adapter)

@@ -26,15 +26,23 @@ def plain() -> Method:
     return _both(template)
 
 
-def template(*, query: str, document: str = "", pool: str = "") -> Method:
+def template(
+    *, query: str, document: str = "", instruction: str = "", pool: str = ""
+) -> Method:
     """A user's own templates, as `parse_template` reads them.
 
     Args:
         document: that of documents; that of queries if empty.
+        instruction: what {instruction} of a template becomes.
         pool: a pooling that the templates are made for; empty for the model's.
+
+    Raises:
+        ValueError: as `parse_template`, or an instruction is wanted and not given.
     """
-    found = parse_template(query)
-    return _both(found, parse_template(document) if document else found, pool=pool)
+    query, document = (
+        _with(parse_template(line), instruction) for line in (query, document or query)
+    )
+    return _both(query, document, pool=pool)
 
 
 def echo(
@@ -215,9 +223,14 @@ def _said(form: str, instruction: str, whole: bool = True) -> Template:
     """The template of a line, with an instruction; `whole` as of `parse_template`."""
     if not instruction:
         raise ValueError(f"the template {form!r} needs an instruction")
+    return _with(parse_template(form, whole=whole), instruction)
+
+
+def _with(template: Template, instruction: str) -> Template:
+    """The template with its {instruction} filled in."""
     return tuple(
         piece._replace(text=escaped(filled(piece.text, instruction)))
-        for piece in parse_template(form, whole=whole)
+        for piece in template
     )
 
 

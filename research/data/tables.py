@@ -5,6 +5,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,10 @@ from tqdm import tqdm
 
 from research.data import text
 from research.data.sources import Row, Source
+from research.data.templates import Method, in_templates
 
 CHUNK = 1024  # rows tokenised at once
+BINARY = ("ids", "pool")  # a number for every token: written as they come
 
 
 class TokenTable(NamedTuple):
@@ -30,6 +33,7 @@ class TokenTable(NamedTuple):
         negatives: [n] int64, how many negatives follow these.
         scores: [n] float32, NaN where unknown.
         groups: [n, 2] uint32, a hash of the row's group, or else of its query.
+        pool: [tokens] bool, the tokens that count in pooling; None where all do.
     """
 
     ids: np.ndarray
@@ -40,25 +44,37 @@ class TokenTable(NamedTuple):
     negatives: np.ndarray
     scores: np.ndarray
     groups: np.ndarray
+    pool: np.ndarray | None = None
 
 
 def tokenise(
-    source: Source, tokenizer: tokenizers.Tokenizer, max_length: int, cache: Path
+    source: Source,
+    tokenizer: tokenizers.Tokenizer,
+    max_length: int,
+    cache: Path,
+    method: Method | None = None,
 ) -> TokenTable:
     """The source's table, from the folder in `cache` that holds it, or written there.
 
     The folder's name is a fingerprint of all that decides the content.
 
+    Args:
+        method: the template that texts are put into; None puts the source's prompts
+            before them.
+
     Raises:
-        ValueError: there are no rows, a text has no tokens, or some rows have a score
-            and others none.
+        ValueError: there are no rows, a text has no tokens, some rows have a score and
+            others none, there are prompts and a method, or it has several templates.
     """
     if not len(source.rows):
         raise ValueError("the source has no rows")
-    name = fingerprint(source, tokenizer, max_length)
-    return _read(
-        kept(cache, name, lambda draft: _write(source, tokenizer, max_length, draft))
-    )
+    if method is None:
+        name = fingerprint(source, tokenizer, max_length)
+    else:
+        _check_method(method, source)
+        name = fingerprint(source, tokenizer, max_length, *_named(method))
+    texts = _Texts(tokenizer, max_length, method)
+    return _read(kept(cache, name, lambda draft: _write(source, texts, draft)))
 
 
 def kept(cache: Path, name: str, write: Callable[[Path], None]) -> Path:
@@ -95,15 +111,45 @@ def fingerprint(source: Source, tokenizer: tokenizers.Tokenizer, *more) -> str:
     return digest.hexdigest()
 
 
-def _write(
-    source: Source, tokenizer: tokenizers.Tokenizer, length: int, folder: Path
-) -> None:
-    small = tokenizer.get_vocab_size() <= 2**16
+class _Texts(NamedTuple):
+    """How texts become tokens: the arguments of `tokenise` that say so."""
+
+    tokenizer: tokenizers.Tokenizer
+    max_length: int
+    method: Method | None
+
+
+def _check_method(method: Method, source: Source) -> None:
+    if given := [prompt for prompt in source.prompts.values() if prompt]:
+        raise ValueError(
+            f"the source has the prompt {given[0]!r} and the run a method, which would "
+            "leave it out; say it in the method's templates"
+        )
+    most = max(map(len, method.templates.values()))
+    if most > 1:
+        raise ValueError(
+            f"a method of {most} templates is for embedding, training takes one of one"
+        )
+
+
+def _named(method: Method) -> tuple:
+    """What decides how a method puts texts, the same in every process."""
+    rewrite = f"{method.rewrite.__module__}.{method.rewrite.__qualname__}"
+    return sorted(method.templates.items()), rewrite
+
+
+def _write(source: Source, how: _Texts, folder: Path) -> None:
+    small = how.tokenizer.get_vocab_size() <= 2**16
     dtype = np.uint16 if small else np.uint32
     lengths, hashes, counts, scores, groups = [], [], [], [], []
-    with open(folder / "ids.bin", "wb") as file:
-        for rows, ids, texts in _chunks(source, tokenizer, length):
+    with ExitStack() as files:
+        file = files.enter_context(open(folder / "ids.bin", "wb"))
+        if how.method is not None:
+            chosen = files.enter_context(open(folder / "pool.bin", "wb"))
+        for rows, ids, pool, texts in _chunks(source, how):
             file.write(np.concatenate(ids).astype(dtype).tobytes())
+            if how.method is not None:
+                chosen.write(np.concatenate(pool).tobytes())
             lengths.append([len(i) for i in ids])
             hashes.append(text.text_hash(texts))
             counts.append([(len(r.positives), len(r.negatives)) for r in rows])
@@ -125,20 +171,23 @@ def _write(
         groups=np.concatenate(groups),
     )
     for name, value in table._asdict().items():
-        if name != "ids":
+        if name not in BINARY:
             np.save(folder / f"{name}.npy", value)
     (folder / "ids.json").write_text(json.dumps({"dtype": np.dtype(dtype).name}))
 
 
 def _chunks(
-    source: Source, tokenizer: tokenizers.Tokenizer, length: int
-) -> Iterator[tuple[list[Row], list[np.ndarray], list[str]]]:
-    """(rows, ids of their texts, these texts without prompts), CHUNK rows at a time."""
+    source: Source, how: _Texts
+) -> Iterator[tuple[list[Row], list[np.ndarray], list[np.ndarray], list[str]]]:
+    """(rows, ids and pooled tokens of their texts, these texts), CHUNK rows at a time.
+
+    The texts are without prompts. Where there is no method, nothing is said of pooling.
+    """
     size = len(source.rows)
     for start in tqdm(
         range(0, size, CHUNK), "tokenising", delay=5, leave=False, disable=None
     ):
-        rows, texts, prompted, owners = source.rows[start : start + CHUNK], [], [], []
+        rows, texts, roles, owners = source.rows[start : start + CHUNK], [], [], []
         for index, row in enumerate(rows, start):
             for role, value in (
                 ("query", row.query),
@@ -147,12 +196,39 @@ def _chunks(
                 if not value.strip():
                     raise ValueError(f"row {index} has a {role} without text")
                 texts.append(value)
-                prompted.append(source.prompts[role] + value)
+                roles.append(role)
                 owners.append(index)
-        ids = text.token_ids(
-            tokenizer, prompted, length, label=lambda i, o=owners: f"row {o[i]}"
-        )
-        yield rows, ids, texts
+        labels = [f"row {owner}" for owner in owners]
+        if how.method is None:
+            prompted = [
+                source.prompts[r] + t for r, t in zip(roles, texts, strict=True)
+            ]
+            ids = text.token_ids(
+                how.tokenizer, prompted, how.max_length, label=labels.__getitem__
+            )
+            yield rows, ids, [], texts
+        else:
+            yield rows, *_prompted(how, texts, roles, labels), texts
+
+
+def _prompted(
+    how: _Texts, texts: list[str], roles: list[str], labels: list[str]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The ids and the pooled tokens of texts, each by the template of its role."""
+    ids, pool = [np.zeros(0)] * len(texts), [np.zeros(0)] * len(texts)
+    for role in ("query", "document"):
+        places = [i for i, r in enumerate(roles) if r == role]
+        part = in_templates(
+            how.method,
+            how.tokenizer,
+            [texts[i] for i in places],
+            how.max_length,
+            role,
+            label=lambda i, p=places: labels[p[i]],
+        )[0]
+        for place, numbers, chosen in zip(places, part.ids, part.pooled, strict=True):
+            ids[place], pool[place] = numbers, chosen
+    return ids, pool
 
 
 def _sums(counts: np.ndarray) -> np.ndarray:
@@ -164,8 +240,11 @@ def _read(folder: Path) -> TokenTable:
     arrays = {
         name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
         for name in TokenTable._fields
-        if name != "ids"
+        if name not in BINARY
     }
     # Plain views of the maps: indexing a np.memmap costs several microseconds more.
     ids = np.asarray(np.memmap(folder / "ids.bin", dtype=dtype, mode="r"))
-    return TokenTable(ids=ids, **arrays)
+    pool = None
+    if (folder / "pool.bin").exists():
+        pool = np.asarray(np.memmap(folder / "pool.bin", dtype=bool, mode="r"))
+    return TokenTable(ids=ids, pool=pool, **arrays)

@@ -103,7 +103,7 @@ def prompted(
     return Prompted(ids, pooled, np.array(places, np.int32) if marks.any() else None)
 
 
-def rows(
+def in_templates(
     method: Method,
     tokenizer: tokenizers.Tokenizer,
     texts: Sequence[str],

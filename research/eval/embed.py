@@ -46,7 +46,6 @@ def make_embedder(
     depth: int | None = None,
     dim: int | None = None,
     method: Method | None = None,
-    instruction: str = "",
     prepend: tuple[int, int] | None = None,
     layers: tuple[int, ...] = (-1,),
     bidirectional: bool | None = None,
@@ -70,7 +69,6 @@ def make_embedder(
         dim: keep the first `dim` numbers, before normalising.
         method: the templates that texts are put into; the vectors of several are
             averaged before they are normalised.
-        instruction: what {instruction} of the templates becomes.
         prepend: the window (start, exit) of blocks of token prepending, before which
             <PST> takes the state of the last token (Fu et al. 2024). With
             start = exit, or None for a method that has a <PST>, nothing is copied.
@@ -104,8 +102,7 @@ def make_embedder(
         if any((prompts or {}).values()):
             raise ValueError("there are prompts and a method, which leaves them out")
         mark = cfg.vocab if marked(method) else None
-        told = {"instruction": instruction, "mark": mark}
-        read = method_reader(method, tokenizer, max_length, **told)
+        read = method_reader(method, tokenizer, max_length, mark)
         pool = method.pool or pool
         options["normalize"] &= max(map(len, method.templates.values())) == 1
     if marked(method):

@@ -9,7 +9,7 @@ import tokenizers
 from research import sections
 from research.data.methods import METHODS
 from research.data.pieces import PST, with_token
-from research.data.templates import Method, prompted
+from research.data.templates import Method, in_templates
 from research.data.text import token_ids
 from research.eval.rows import Rows
 from research.models import context
@@ -37,8 +37,6 @@ def method_reader(
     method: Method,
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
-    *,
-    instruction: str = "",
     mark: int | None = None,
 ) -> Reader:
     """Texts in the templates of a method.
@@ -47,15 +45,12 @@ def method_reader(
         method: one of `templates.METHODS`.
         tokenizer: it need not know the token <PST>.
         max_length: of a row, the templates included.
-        instruction: what {instruction} becomes.
-        mark: the id of <PST>.
+        mark: the id of <PST>; None where it has no place.
     """
     if mark is not None:
         tokenizer, _ = with_token(tokenizer)
 
-    def rows(template, texts):
-        given = {"instruction": instruction}
-        ids, pooled, marks = prompted(template, tokenizer, texts, max_length, **given)
+    def rows(ids, pooled, marks):
         if marks is not None:
             ids = [
                 _put(row, place, mark) for row, place in zip(ids, marks, strict=True)
@@ -63,13 +58,8 @@ def method_reader(
         return Rows(ids, [chosen.astype(np.int32) for chosen in pooled], marks)
 
     def read(texts, role):
-        if role not in method.templates:
-            raise ValueError(
-                f"the method has no template for the role {role!r}; it has those of "
-                f"{', '.join(method.templates)}"
-            )
-        texts = [method.rewrite(text) for text in texts]
-        return [rows(template, texts) for template in method.templates[role]]
+        parts = in_templates(method, tokenizer, texts, max_length, role)
+        return [rows(*part) for part in parts]
 
     return read
 
@@ -96,8 +86,6 @@ def parse_method(
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
     asked = {"instruction": instruction, "prepend": prepend}
-    if name == "template":  # its text may hold {instruction}
-        del asked["instruction"]
     for key, value in asked.items():
         takers = [other for other in METHODS if key in _arguments(other)]
         if value and name not in takers:
