@@ -24,6 +24,14 @@ Manager = ocp.CheckpointManager
 
 # What goes wrong in orbax reaches us as an exception; it also logs the traceback.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+# Arrays that several devices hold whole are written in parts, a part by each, and every
+# part is cut by a program that is compiled for it: worth it for large ones only.
+LARGE = 2**24  # bytes
+ocp.type_handlers.register_type_handler(
+    jax.Array,
+    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=LARGE),
+    override=True,
+)
 
 
 def open_manager(folder: Path, *, keep: int = 2, keep_every: int = 0) -> Manager:
