@@ -166,8 +166,8 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
     """What the recipes that train an encoder on raw text share: all but the objective.
 
     A BERT of six blocks from scratch, on textbooks and on docstrings and code, in rows
-    of 128 tokens; no dropout, as no text is seen twice. The recipes' variants are
-    tiny, model, data, steps, depth, width and vocab.
+    of `length` tokens; no dropout, as no text is seen twice. The recipes' variants are
+    tiny, model, data, steps, depth, width, vocab and length.
 
     Args:
         arg: the variant.
@@ -175,7 +175,9 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
         rows: the section of the rows, if they are not "packed".
     """
     arg = parse_arg(
-        arg, tiny=False, model="", data=DATA, steps=400, depth=6, width=192, vocab=8_192
+        arg,
+        **{"tiny": False, "model": "", "data": DATA, "steps": 400},
+        **{"depth": 6, "width": 192, "vocab": 8_192, "length": 128},
     )
     config = base()
     del config["loss"], config["nested"]
@@ -192,7 +194,9 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
         return config
     config.tokenizer = section(TOKENIZERS, "trained", vocab=arg.vocab)
     shape = {"vocab": arg.vocab, "width": arg.width, "depth": arg.depth}
-    shape |= {"heads": max(1, arg.width // 64), "mlp": 4 * arg.width, "max_len": 128}
+    shape |= {"heads": max(1, arg.width // 64), "mlp": 4 * arg.width}
+    shape["max_len"] = config.max_length = arg.length
+    config.batch_size = 8_192 // arg.length  # rows
     config.encoder = section(ENCODERS, "bert", dropout=0.0, **shape)
     if arg.model:
         start_from(config, arg.model, dropout=0.0)

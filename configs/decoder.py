@@ -5,7 +5,7 @@ Source: the pre-training of decoders such as Llama (Touvron et al. 2023,
     tied embeddings, byte-level BPE.
 Command: python -m launch.train --config=configs/decoder.py --workdir=runs/decoder
 Variants: tiny, model=NAME, data=DIR (with rawtext/), steps=N, depth=N, width=N,
-    vocab=N. Perplexity by token and byte of another text:
+    vocab=N, length=N tokens of a row. Perplexity by token and byte of another text:
     python -m launch.evaluate --model=runs/decoder --task=perplexity --data=FILE
 Cost: not measured here.
 Expected: not measured here.

@@ -4,6 +4,7 @@ python -m launch.bench encode|train_step [--model=M]
 python -m launch.bench pretrain [--variant=depth=12,width=768]
 python -m launch.bench encode_long [--documents=8] [--length=8192]
 python -m launch.bench attention [--lengths=512,1024,...]
+python -m launch.bench llm [--texts=32] [--blocks=24]
 """
 
 import statistics
@@ -35,6 +36,7 @@ LENGTHS = flags.DEFINE_list(
     "256,512,1024,2048,4096,8192,16384,32768",
     "Tokens of attention's rows.",
 )
+BLOCKS = flags.DEFINE_integer("blocks", 24, "Of llm's decoder.", lower_bound=1)
 HEADS = flags.DEFINE_integer("heads", 12, "Of attention.", lower_bound=1)
 HEAD_DIM = flags.DEFINE_integer("head_dim", 32, "Channels of a head.", lower_bound=1)
 # Seconds before a turn: the other side's idle threads spin for a while after theirs.
@@ -86,6 +88,28 @@ def encode_long() -> dict:
         # One text at a time is the peer's fastest: no padding, and less memory.
         result = encoded(folder, texts, batch_size=1)
     return {"bench": "encode_long", "tokens": LENGTH.value, **result}
+
+
+def llm() -> dict:
+    """Embeds docstrings by a random decoder with both; then what methods cost ours."""
+    import tempfile
+
+    from launch import decoders
+
+    texts = [text for text in docstrings() if len(text) < 400][: TEXTS.value]
+    tokenizer = str(pretrained.folder(MODEL.value))
+    with tempfile.TemporaryDirectory() as folder:
+        decoders.qwen2(folder, tokenizer, BLOCKS.value)
+        result = encoded(folder, texts, batch_size=8)
+        seconds = timed(decoders.costs(folder, texts))
+    return {
+        "bench": "llm",
+        "blocks": BLOCKS.value,
+        **result,
+        "method_seconds": seconds,
+        "echo_cost": seconds["echo"] / seconds["classical"],
+        "prepending_cost": seconds["prepending"] / seconds["prompteol"],
+    }
 
 
 def docstrings() -> list[str]:
@@ -257,6 +281,7 @@ BENCHES = {
     "train_step": train_step,
     "pretrain": pretrain,
     "attention": attention,
+    "llm": llm,
 }
 
 

@@ -35,6 +35,9 @@ LENGTHS = flags.DEFINE_list("lengths", list(longembed.LENGTHS), "Tokens, of long
 TEXT = flags.DEFINE_string(
     "text", "", "File or folder that longembed hides needles in."
 )
+SAMPLES = flags.DEFINE_integer(
+    "samples", 0, "Of a bootstrap, for the score's 95 % interval: sts and retrieval."
+)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the files of a table.")
 
 
@@ -93,8 +96,12 @@ def _sweep(evaluator, model, chunkings) -> dict:
 
 def _evaluator():
     sources = {
-        "sts": {"data": DATA.value},
-        "retrieval": {"data": DATA.value, "split": SPLIT.value},
+        "sts": {"data": DATA.value, "samples": SAMPLES.value},
+        "retrieval": {
+            "data": DATA.value,
+            "split": SPLIT.value,
+            "samples": SAMPLES.value,
+        },
         "longembed": {
             "tasks": TASKS.value,
             "lengths": [_tokens(length) for length in LENGTHS.value],

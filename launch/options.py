@@ -7,9 +7,9 @@ from research.data.chunking import Chunking, parse_several
 from research.eval.chunks import make_chunk_embedder
 from research.eval.corpus import read_corpus
 from research.eval.embed import make_embedder
-from research.eval.readers import parse_method
+from research.eval.readers import reads
 from research.eval.whitening import whitened
-from research.models import context, reading
+from research.models import context
 from research.models.pooling import POOLS
 from research.structs import EmbedFn
 
@@ -138,23 +138,15 @@ def _unusual() -> list[str]:
 
 def _reads() -> dict:
     """The keyword arguments of `make_embedder` that say how a model is read."""
-    prepend = None if PREPEND.value is None else reading.parse_window(PREPEND.value)
-    found = {
-        "prepend": prepend,
-        "layers": reading.parse_layers(LAYER.value),
-        "bidirectional": BIDIRECTIONAL.value,
-    }
-    if METHOD.value is None:
-        if INSTRUCTION.value:
-            raise ValueError(f"--instruction={INSTRUCTION.value} needs a --method")
-        return found
-    asked = {"instruction": INSTRUCTION.value, "prepend": prepend is not None}
-    method = parse_method(METHOD.value, **asked)
-    if method is None:
-        return found | {"method": None}
-    if POOL.value is not None:
-        method = method._replace(pool=None)
-    return found | {"method": method, "prompts": None}
+    both = BIDIRECTIONAL.value
+    return reads(
+        method=METHOD.value or "",
+        instruction=INSTRUCTION.value,
+        prepend=PREPEND.value or "",
+        layer=LAYER.value,
+        bidirectional="" if both is None else str(both).lower(),
+        pool=POOL.value or "",
+    )
 
 
 def chunkings() -> dict[str, Chunking | None]:

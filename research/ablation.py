@@ -16,6 +16,7 @@ from research import pretrained
 from research.data import chunking
 from research.eval.chunks import make_chunk_embedder
 from research.eval.embed import make_embedder
+from research.eval.readers import reads
 from research.eval.sts import Evaluator
 from research.models import context
 from research.structs import EmbedFn
@@ -23,6 +24,8 @@ from research.train.log import write_json
 
 # What a recipe begins with that names a model instead of a training.
 MODEL = "model="
+# Fields of a Row that say how the model is read.
+READ = ("method", "prepend", "layer", "bidirectional", "pool")
 
 
 class Row(NamedTuple):
@@ -37,12 +40,19 @@ class Row(NamedTuple):
         chunk: what `chunking.parse` reads: how documents are cut into chunks.
         start: a recipe that is trained first; "{start}" in `recipe` is its workdir.
             Rows of the same start share it.
+        method, prepend, layer, bidirectional, pool: as `readers.reads` takes them; ""
+            where it is as the model has it.
     """
 
     recipe: str
     extend: str = ""
     chunk: str = ""
     start: str = ""
+    method: str = ""
+    prepend: str = ""
+    layer: str = ""
+    bidirectional: str = ""
+    pool: str = ""
 
 
 class Ablation(NamedTuple):
@@ -99,8 +109,10 @@ def filled(ablation: Ablation, row: str, column: str) -> Row:
 
 def evaluation(ablation: Ablation, row: str, column: str) -> str:
     """The name of what a cell's run is evaluated for; equal cells have the same."""
-    line = filled(ablation, row, column)
-    return " ".join([column, *filter(None, (line.extend, line.chunk))])
+    line = filled(ablation, row, column)._asdict()
+    how = [line[name] for name in ("extend", "chunk")]
+    how += [f"{name}={line[name]}" for name in READ if line[name]]
+    return " ".join([column, *filter(None, how)])
 
 
 def runs(ablation: Ablation) -> list[Run]:
@@ -163,7 +175,7 @@ def results(
         failed = {}
         for name in [name for name in wanted if name not in scores]:
             try:
-                scores[name] = _score(ablation, model, *wanted[name])
+                scores |= _scores(ablation, model, name, *wanted[name])
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, scores)
             except ValueError as error:
@@ -225,13 +237,15 @@ def _train(ablation: Ablation, run: Run, workdir: Path) -> None:
     write_json(folder / "result.json", result)
 
 
-def _score(
-    ablation: Ablation, model: pretrained.Pretrained, row: str, column: str
-) -> float:
-    """The main score of a cell."""
+def _scores(
+    ablation: Ablation, model: pretrained.Pretrained, name: str, row: str, column: str
+) -> dict[str, float]:
+    """The main score of a cell by its name; the bounds of an interval by "name low"."""
     fields = ablation.columns[column]
     evaluator = ablation.evals[fields.get("eval") or next(iter(ablation.evals))]
-    return float(evaluator(_embedder(ablation, model, row, column))["main_score"])
+    found = evaluator(_embedder(ablation, model, row, column))
+    bounds = {f"{name} {end}": found[end] for end in ("low", "high") if end in found}
+    return {name: float(found["main_score"]), **bounds}
 
 
 def _embedder(
@@ -243,6 +257,7 @@ def _embedder(
     cut = ("depth", "dim", "max_length")
     settings |= {name: fields[name] for name in cut if name in fields}
     encoder = model.params, model.config
+    settings |= reads(**{name: getattr(line, name) for name in READ})
     if line.extend:
         encoder = context.extended(*encoder, context.parse(line.extend))
     if line.chunk:

@@ -9,13 +9,17 @@ import numpy as np
 
 from research.ablation import Ablation, evaluation, filled, runs
 
+# The bounds of a score's confidence interval.
+ENDS = ("low", "high")
+
 
 def table(
     ablation: Ablation, found: Mapping[str, Mapping[str, float | str] | str]
 ) -> list[dict[str, Any]]:
     """A record for each row and column: mean, spread and number of its scores.
 
-    The spread is the standard deviation over seeds (of a sample); None for one seed.
+    The spread is the standard deviation over seeds (of a sample); None for one seed,
+    which has the bounds of its score's interval instead, if the evaluator gives them.
     """
     plan = runs(ablation)
     records = []
@@ -23,8 +27,9 @@ def table(
         for i, column in enumerate(ablation.columns):
             name = evaluation(ablation, row, column)
             cells = [found[run.name] for run in plan if (row, column) in run.cells]
-            cells = [cell if isinstance(cell, str) else cell[name] for cell in cells]
-            values = [cell for cell in cells if not isinstance(cell, str)]
+            cells = [cell for cell in cells if not isinstance(cell, str)]
+            values = [c[name] for c in cells if not isinstance(c[name], str)]
+            alone = cells[0] if len(values) == 1 else {}
             paper = ablation.paper.get(row)
             records.append(
                 {
@@ -33,6 +38,7 @@ def table(
                     "mean": float(np.mean(values)) if values else None,
                     "spread": float(np.std(values, ddof=1)) if values[1:] else None,
                     "runs": len(values),
+                    **{end: alone.get(f"{name} {end}") for end in ENDS},
                     "paper": None if paper is None else paper[i],
                 }
             )
@@ -52,6 +58,8 @@ def markdown(ablation: Ablation, records: Sequence[Mapping[str, Any]]) -> str:
             lines.append(_line([f"*paper: {row}*", *published]))
     seeds = len(ablation.seeds)
     what = f"Mean ± standard deviation of {seeds} seeds." if seeds > 1 else "One seed."
+    if any(record["low"] is not None for record in records):
+        what += " In brackets the 95 % interval of a bootstrap over pairs or queries."
     lines += ["", " ".join(filter(None, [what, ablation.note]))]
     return "\n".join(lines) + "\n"
 
@@ -60,7 +68,9 @@ def _cell(record: Mapping[str, Any]) -> str:
     if record["mean"] is None:
         return "failed"
     spread = "" if record["spread"] is None else f" ± {record['spread']:.2f}"
-    return f"{record['mean']:.2f}{spread}"
+    low, high = (record[end] for end in ENDS)
+    interval = "" if low is None else f" ({low:.1f} to {high:.1f})"
+    return f"{record['mean']:.2f}{spread}{interval}"
 
 
 def _line(cells: Sequence[str]) -> str:

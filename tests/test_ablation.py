@@ -111,14 +111,14 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
             raise ValueError("no such file")
         (workdir / run.name).mkdir(parents=True, exist_ok=True)
 
-    def score(ablation, model, row, column):
+    def score(ablation, model, name, row, column):
         evaluated.append((row, column))
         if broken == (row, column):
             raise ValueError("linear reaches texts of 8 tokens")
-        return float(len(evaluated))
+        return {name: float(len(evaluated))}
 
     monkeypatch.setattr(ablations, "_train", train)
-    monkeypatch.setattr(ablations, "_score", score)
+    monkeypatch.setattr(ablations, "_scores", score)
     monkeypatch.setattr(ablations.pretrained, "load", lambda name: name)
     broken = "linear", "task 16"
     said = []
@@ -175,7 +175,7 @@ def test_a_start_is_trained_once_and_its_workdir_goes_to_the_recipes(
         return done
 
     monkeypatch.setattr(ablations.subprocess, "run", run)
-    monkeypatch.setattr(ablations, "_score", lambda *_: 1.0)
+    monkeypatch.setattr(ablations, "_scores", lambda *told: {told[2]: 1.0})
     monkeypatch.setattr(ablations.pretrained, "load", lambda name: name)
     found = ablations.results(AFTER, tmp_path, jobs=2, report=lambda _: None)
     model = {seed: f"model={tmp_path}/a-seed{seed}-start" for seed in (0, 1)}

@@ -56,7 +56,7 @@ def test_sts_of_vectors_that_agree_with_people(sts_file):
         roles.append(role)
         return letters(texts, role)
 
-    result = sts(data=sts_file)(embed)
+    result = sts(data=sts_file, samples=50)(embed)
     assert roles == ["query"]
     assert result["main_score"] == result["spearman"] == pytest.approx(100)
     assert 90 < result["pearson"] < 100
@@ -69,7 +69,8 @@ def test_sts_has_nothing_to_say_of_a_collapsed_model(sts_file):
 
 
 def test_retrieval_by_cosine(beir):
-    result = retrieval(data=beir)(letters)
+    assert not {"low", "high"} & set(retrieval(data=beir)(letters))
+    result = retrieval(data=beir, samples=50)(letters)
     assert result["ndcg@10"] == pytest.approx(100 / np.log2(3))
     assert result["mrr@10"] == pytest.approx(50)
     assert result["recall@100"] == 100
@@ -209,8 +210,7 @@ def test_a_sweep_scores_each_way_to_cut(beir, tmp_path):
     assert data["main_score"] == data["cells"][1]["main_score"] == 100
     assert data["best"] == "late:2"
     table = sweep.markdown(cells, "title")
-    names = "ndcg@10 | recall@100 | mrr@10 | low | high"
-    assert f"| chunk | {names} | seconds |" in table
+    assert "| chunk | ndcg@10 | recall@100 | mrr@10 | seconds |" in table
     assert "| late:2 | 100.00 |" in table
     sweep.plot(cells, "title", tmp_path / "chunks.png")
     assert (tmp_path / "chunks.png").read_bytes().startswith(b"\x89PNG")

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -12,7 +13,9 @@ from research.data.pieces import PST, with_token
 from research.data.templates import Method, in_templates
 from research.data.text import token_ids
 from research.eval.rows import Rows
-from research.models import context
+from research.models import context, reading
+
+SIDES = {"true": True, "false": False}
 
 # read(texts, role) -> the rows of the texts for each template; their vectors are
 # averaged.
@@ -94,6 +97,56 @@ def parse_method(
             arguments[key] = value
     method = sections.build(METHODS, {"name": name, **arguments})
     return None if name == "plain" else method
+
+
+def reads(
+    *,
+    method: str = "",
+    instruction: str = "",
+    prepend: str = "",
+    layer: str = "",
+    bidirectional: str = "",
+    pool: str = "",
+) -> dict[str, Any]:
+    """How a model is read, as keyword arguments of `make_embedder`.
+
+    Args:
+        method: as `parse_method` reads it.
+        instruction: of the method.
+        prepend: the window of token prepending, such as 1:7.
+        layer: as `reading.parse_layers` reads it.
+        bidirectional: 'true' or 'false'.
+        pool: a pooling, before that of the method.
+
+    Returns:
+        those that are said; the model's own remain for arguments that are empty.
+
+    Raises:
+        ValueError: one is not what it should be, or an instruction without a method.
+    """
+    found = {}
+    if prepend:
+        found["prepend"] = reading.parse_window(prepend)
+    if layer:
+        found["layers"] = reading.parse_layers(layer)
+    if bidirectional:
+        if bidirectional not in SIDES:
+            allowed = ", ".join(SIDES)
+            raise ValueError(f"bidirectional is {bidirectional!r}; allowed: {allowed}")
+        found["bidirectional"] = SIDES[bidirectional]
+    if pool:
+        found["pool"] = pool
+    if instruction and not method:
+        raise ValueError(f"the instruction {instruction!r} needs a method")
+    if not method:
+        return found
+    asked = {"instruction": instruction, "prepend": bool(prepend)}
+    chosen = parse_method(method, **asked)
+    if chosen is None:
+        return found | {"method": None}
+    if pool:
+        chosen = chosen._replace(pool=None)
+    return found | {"method": chosen, "prompts": None}
 
 
 def marked(method: Method | None) -> bool:

@@ -22,6 +22,7 @@ def retrieval(
     similarity: str = "cosine",
     ignore_identical_ids: bool = False,
     lexical: bool = False,
+    samples: int = 0,
 ) -> Evaluator:
     """Ranking of a BEIR folder's corpus for each query of a split, by exact search.
 
@@ -31,11 +32,12 @@ def retrieval(
         similarity: 'cosine', or 'dot' of the vectors as the model gives them.
         ignore_identical_ids: a document with the query's id is no answer (ArguAna).
         lexical: also score BM25, as `bm25`.
+        samples: of the queries, for a confidence interval; 0 for none.
 
     Returns:
-        embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10", "low", "high"} in
-        percent; the main score is nDCG@10, "low" and "high" bound its 95 % confidence
-        interval over queries. Of documents in chunks the best chunk counts.
+        embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent, and with
+        samples "low" and "high"; the main score is nDCG@10, its 95 % interval lies
+        between these. Of documents in chunks the best chunk counts.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or malformed.
@@ -48,6 +50,7 @@ def retrieval(
         similarity=similarity,
         ignore_identical_ids=ignore_identical_ids,
         lexical=lexical,
+        samples=samples,
     )
 
 
@@ -59,6 +62,7 @@ def ranking(
     similarity: str = "cosine",
     ignore_identical_ids: bool = False,
     lexical: bool = False,
+    samples: int = 0,
 ) -> Evaluator:
     """The evaluator of `retrieval` over {id: text} of documents and of queries."""
     if similarity not in ("cosine", "dot"):
@@ -76,8 +80,7 @@ def ranking(
         found = nearest(q, d, ranks, similarity=similarity)
         every = query_scores(qrels, run(*found, *names))
         scores = {name: float(values.mean()) for name, values in every.items()}
-        low, high = bootstrap(every["ndcg@10"], np.mean)
-        interval = {"low": low, "high": high}
+        interval = bootstrap(every["ndcg@10"], np.mean, samples=samples)
         return {"main_score": scores["ndcg@10"], **scores, **interval, **extra}
 
     return evaluate

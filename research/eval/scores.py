@@ -39,28 +39,31 @@ def bootstrap(
     values: np.ndarray,
     statistic: Callable[[np.ndarray], float],
     *,
-    samples: int = 1_000,
+    samples: int,
     seed: int = 0,
-) -> tuple[float, float]:
+) -> dict[str, float]:
     """The 95 % confidence interval of a statistic, by resampling (Efron 1979).
 
     Args:
         values: [N, ...]; N of them are drawn with replacement.
         statistic: of N values; samples of which it is not finite do not count.
-        samples: how often they are drawn.
+        samples: how often they are drawn; 0 for no interval.
         seed: of the draws.
 
     Returns:
-        the 2.5th and the 97.5th percentile; the statistic twice if no sample has it.
+        {"low", "high"}, the 2.5th and the 97.5th percentile; the statistic twice if no
+        sample has it; {} without samples.
     """
+    if not samples:
+        return {}
     rng, count = np.random.default_rng(seed), len(values)
     draws = (rng.integers(count, size=count) for _ in range(samples))
     found = np.array([statistic(values[chosen]) for chosen in draws])
     found = found[np.isfinite(found)]
     if not len(found):
-        return (statistic(values),) * 2
+        found = [statistic(values)]
     low, high = np.percentile(found, (2.5, 97.5))
-    return float(low), float(high)
+    return {"low": float(low), "high": float(high)}
 
 
 def ranking_scores(qrels: Qrels, run: Run) -> dict[str, float]:

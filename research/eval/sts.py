@@ -11,17 +11,19 @@ from research.structs import EmbedFn
 Evaluator = Callable[[EmbedFn], dict[str, float]]
 
 
-def sts(*, data: str) -> Evaluator:
+def sts(*, data: str, samples: int = 0) -> Evaluator:
     """Correlation of the cosine of sentence pairs with human scores.
 
     Both sentences are embedded as queries: the task is symmetric.
 
     Args:
         data: a jsonl, tsv or csv file, plain or .gz, with sentence1, sentence2, score.
+        samples: of the pairs, for a confidence interval; 0 for none.
 
     Returns:
-        embed -> {"main_score", "spearman", "pearson", "low", "high"} in percent; the
-        main score is Spearman's, "low" and "high" bound its 95 % confidence interval.
+        embed -> {"main_score", "spearman", "pearson"} in percent, and with samples
+        "low" and "high"; the main score is Spearman's, its 95 % interval lies between
+        these.
 
     Raises:
         FileNotFoundError, ValueError: the file is missing or malformed.
@@ -33,8 +35,9 @@ def sts(*, data: str) -> Evaluator:
         a, b = np.split(np.asarray(embed(first + second, "query")), 2)
         predicted = cosine(a, b)
         result = correlations(predicted, given)
-        low, high = bootstrap(np.stack([predicted, given], 1), spearman)
-        interval = {"low": 100 * low, "high": 100 * high}
+        pairs = np.stack([predicted, given], 1)
+        interval = bootstrap(pairs, spearman, samples=samples)
+        interval = {name: 100 * bound for name, bound in interval.items()}
         return {"main_score": result["spearman"], **result, **interval}
 
     return evaluate

@@ -1,0 +1,79 @@
+"""A causal language model as an embedder, without training: prompts, echo, poolings.
+
+Source: Springer et al. 2024, arXiv:2402.15449 (echo); Jiang et al. 2024,
+    arXiv:2307.16645 (PromptEOL); Zhang et al. 2024, arXiv:2404.03921 (Pretended CoT,
+    knowledge); Lei et al. 2024, arXiv:2402.18458 (MetaEOL); Fu et al. 2024,
+    arXiv:2412.11556 (token prepending); Muennighoff 2022, arXiv:2202.08904 (weighted
+    mean). Theirs are models of 7 billion parameters.
+Command: python -m launch.ablate --config=configs/ablations/llm_embedders.py \
+    --workdir=runs/llm_embedders
+Variants: tiny, model=NAME (a decoder, instead of training one), data=DIR (with
+    rawtext/, stsb/ and squad_retrieval/), steps=N, width=N, depth=N, vocab=N.
+Rows: how one and the same model is read. Echo has the same token budget as the others,
+    so of a long text each copy is half. Token prepending goes before the blocks from
+    1 to half of the depth; its baseline, "off", has the same prompt and copies nothing.
+Columns: STS-B dev (Spearman x 100), and the paragraphs of SQuAD's questions (nDCG@10).
+Cost: one training of the decoder and 30 evaluations; not measured here.
+Expected: not measured here.
+"""
+
+import ml_collections
+
+from configs import decoder
+from configs.common import DATA, parse_arg
+from research.eval.evaluators import EVALS
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The ablation; see the header for its variants."""
+    shape = {"steps": 400, "width": 256, "depth": 6, "vocab": 8_192}
+    arg = parse_arg(arg, tiny=False, model="", data=DATA, **shape)
+    sizes = ",".join(f"{name}={arg[name]}" for name in ("data", *shape))
+    variant = "tiny" if arg.tiny else f"{sizes},length=256"
+    recipe = f"configs/decoder.py:{variant}"
+    evals = {
+        "STS-B": section(
+            EVALS, "sts", data=f"{arg.data}/stsb/dev.jsonl.gz", samples=1_000
+        ),
+        "SQuAD": section(
+            EVALS, "retrieval", data=f"{arg.data}/squad_retrieval", samples=1_000
+        ),
+    }
+    if arg.tiny:
+        few = {"candidates": 50, "queries": 20}
+        evals = {"pydocs": section(EVALS, "pydocs_retrieval", **few)}
+    depth = decoder.get_config(variant).encoder.depth
+    window = f"1:{max(1, depth // 2)}"
+    return ml_collections.ConfigDict(
+        {
+            "title": "A causal language model read as an embedder",
+            "rows": tuple(
+                (name, {"recipe": f"model={arg.model}" if arg.model else recipe, **how})
+                for name, how in rows(window).items()
+            ),
+            "columns": tuple((name, {"eval": name, "panel": name}) for name in evals),
+            "seeds": (0,),
+            "evals": evals,
+        }
+    )
+
+
+def rows(window: str) -> dict[str, dict[str, str]]:
+    """How the model is read, with the window of token prepending."""
+    prompts = ("prompteol", "cot", "ke")
+    prepended = {
+        f"{name} + prepending{off}": {"method": name, "prepend": blocks}
+        for name in prompts
+        for off, blocks in ((" off", "1:1"), ("", window))
+    }
+    return {
+        "mean": {"pool": "mean"},
+        "last": {"pool": "last"},
+        "weighted mean": {"pool": "weighted_mean"},
+        "mean, both sides": {"pool": "mean", "bidirectional": "true"},
+        "echo, mean": {"method": "echo:pool=mean"},
+        "echo, last": {"method": "echo:pool=last"},
+        **{name: {"method": name} for name in (*prompts, "metaeol")},
+        **prepended,
+    }
