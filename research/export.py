@@ -22,10 +22,8 @@ from research.models.families import write_config
 from research.models.huggingface import save_tensors, write_safetensors
 from research.models.peft import write_adapter
 from research.models.projection import Dense
+from research.modules import ACTIVATIONS, POOLING_FLAGS, POOLINGS
 from research.pretrained import (
-    ACTIVATIONS,
-    POOLING_FLAGS,
-    POOLINGS,
     Pretrained,
     adapted,
 )

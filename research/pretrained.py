@@ -1,15 +1,12 @@
 """Models by name: a trained workdir, a folder, an installed package or a hub id."""
 
 import importlib.util
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from safetensors.numpy import load_file
 from tokenizers import Tokenizer, normalizers
 
 from research.data.methods import chosen
@@ -21,6 +18,7 @@ from research.models.families import read_config
 from research.models.huggingface import read_safetensors
 from research.models.peft import read_adapter
 from research.models.projection import Dense
+from research.modules import read_json, read_modules
 from research.structs import Params
 from research.train.checkpoints import restore_params
 from research.tuning import whole
@@ -231,7 +229,7 @@ def _hub(name: str) -> Path:
 
 def _workdir(path: Path) -> Pretrained:
     """A model that `launch.train` trained: its newest checkpoint."""
-    fields = _json(path / "model.json")
+    fields = read_json(path / "model.json")
     partial = fields.get("partial", False)
     parts = restore_params(path / "checkpoints", frozen=partial)
     parts = dict(whole(*parts) if partial else parts)
@@ -264,9 +262,9 @@ def _transformers(
     max_length: int | None = None,
 ) -> Pretrained:
     """A Hugging Face folder, with the defaults of `load`."""
-    config = read_config(_json(path / "config.json"))
+    config = read_config(read_json(path / "config.json"))
     if max_length is None:
-        tokenizer_config = _json(path / "tokenizer_config.json", missing={})
+        tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
         max_length = tokenizer_config.get("model_max_length") or config.max_len
     return Pretrained(
         params=read_safetensors(path, config, sharding),
@@ -276,105 +274,20 @@ def _transformers(
         max_length=int(min(max_length, config.max_len)),
         prompts={"query": "", "document": ""},
         normalize=True,
-        dims=tuple(_json(path / "config.json").get("matryoshka_dimensions", ())),
+        dims=tuple(read_json(path / "config.json").get("matryoshka_dimensions", ())),
     )
 
 
 def _sentence_transformers(
     path: Path, sharding: Callable[[Params], Any] | None
 ) -> Pretrained:
-    """A folder whose modules.json is Transformer, Pooling and perhaps more.
-
-    A last Dense module that only cuts the vector to its first numbers, as `export`
-    writes it, is our `dim`.
-    """
-    modules = _json(path / "modules.json")
-    kinds = [module["type"].split(".")[-1] for module in modules]
-    whole = " ".join(kinds)
-    if not re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", whole):
-        raise ValueError(
-            f"{path / 'modules.json'} has the modules {', '.join(kinds)}; we compute "
-            "Transformer, Pooling, any number of Dense, and Normalize, in this order"
-        )
-    paths = [path / module["path"] for module in modules]
-    options = _json(paths[0] / "sentence_bert_config.json", missing={})
-    model = _transformers(paths[0], sharding, options.get("max_seq_length"))
-    if options.get("do_lower_case"):
+    """A folder whose modules.json is Transformer, Pooling and perhaps more."""
+    found = read_modules(path)
+    model = _transformers(found.body, sharding, found.max_length)
+    if found.lower_case:
         _lower_case(model.tokenizer)
-    prompts = _prompts(_json(path / "config_sentence_transformers.json", missing={}))
-    dense = [_dense(p) for p, k in zip(paths, kinds, strict=True) if k == "Dense"]
-    dim = None
-    if dense and _only_cuts(dense[-1]):
-        dim = dense.pop().kernel.shape[1]
-    return model._replace(
-        pool=_pool(paths[1] / "config.json", prompts),
-        prompts=prompts,
-        normalize="Normalize" in kinds,
-        dense=tuple(dense),
-        dim=dim,
-    )
-
-
-def _pool(file: Path, prompts: Mapping[str, str]) -> str:
-    """Our name of the pooling that 1_Pooling/config.json asks for."""
-    fields = _json(file)
-    modes = fields.get("pooling_mode")
-    if modes is None:  # before version 6: a flag for each
-        modes = [name for flag, name in POOLING_FLAGS.items() if fields.get(flag)]
-    modes = [modes] if isinstance(modes, str) else modes or ["mean"]
-    if len(modes) > 1 or modes[0] not in POOLINGS:
-        raise ValueError(
-            f"{file} pools by {' and '.join(modes)}; we compute one of "
-            f"{', '.join(POOLINGS)}"
-        )
-    if not fields.get("include_prompt", True) and any(prompts.values()):
-        raise ValueError(f"{file} leaves the prompt out of pooling, which we do not")
-    return POOLINGS[modes[0]]
-
-
-def _prompts(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The prompts of queries and of documents; the default prompt where not named."""
-    named = fields.get("prompts") or {}
-    default = named.get(fields.get("default_prompt_name"), "")
-    documents = [named[n] for n in ("document", "passage", "corpus") if n in named]
-    return {
-        "query": named.get("query", default),
-        "document": documents[0] if documents else default,
-    }
-
-
-def _dense(path: Path) -> Dense:
-    """The layer of a Dense module."""
-    fields = _json(path / "config.json")
-    activation = fields.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"{path / 'config.json'} has activation_function {activation}; we compute "
-            f"{', '.join(ACTIVATIONS)}"
-        )
-    pooled = {fields.get(f"module_{side}_name") for side in ("input", "output")}
-    if fields.get("use_residual") or pooled - {"sentence_embedding", None}:
-        raise ValueError(
-            f"{path / 'config.json'} has a residual sum, or reads or writes something "
-            "else than sentence_embedding, which we do not compute"
-        )
-    file = path / "model.safetensors"
-    if not file.exists():
-        raise FileNotFoundError(f"{path} has no {file.name}")
-    weights = {name: x.astype(np.float32) for name, x in load_file(file).items()}
-    kernel = np.ascontiguousarray(weights["linear.weight"].T)
-    return Dense(kernel, weights.get("linear.bias"), ACTIVATIONS[activation])
-
-
-def _only_cuts(layer: Dense) -> bool:
-    """Whether a layer does nothing but keep the first numbers."""
-    before, after = layer.kernel.shape
-    linear = layer.bias is None and layer.activation == "identity"
-    return (
-        linear
-        and after <= before
-        and np.array_equal(layer.kernel, np.eye(before, after))
-    )
+    names = ("pool", "prompts", "normalize", "dense", "dim")
+    return model._replace(**{name: getattr(found, name) for name in names})
 
 
 def _lower_case(tokenizer: Tokenizer) -> None:
@@ -383,40 +296,3 @@ def _lower_case(tokenizer: Tokenizer) -> None:
     if tokenizer.normalizer is not None:
         steps.append(tokenizer.normalizer)
     tokenizer.normalizer = normalizers.Sequence(steps)
-
-
-def _json(file: Path, missing: Any = None) -> Any:
-    """The parsed file; `missing` if given and there is no such file."""
-    if missing is not None and not file.exists():
-        return missing
-    if not file.exists():
-        raise FileNotFoundError(f"{file.parent} has no {file.name}")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
-
-
-# Poolings: their name -> ours.
-POOLINGS = {
-    "mean": "mean",
-    "cls": "cls",
-    "max": "max",
-    "lasttoken": "last",
-    "weightedmean": "weighted_mean",
-}
-POOLING_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
-# Activations of Dense modules: their name -> ours.
-ACTIVATIONS = {
-    "torch.nn.modules.linear.Identity": "identity",
-    "torch.nn.modules.activation.Tanh": "tanh",
-    "torch.nn.modules.activation.ReLU": "relu",
-    "torch.nn.modules.activation.GELU": "gelu",
-}

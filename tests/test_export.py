@@ -15,7 +15,8 @@ from research.export import export
 from research.models import encoder
 from research.models.config import bert, modern
 from research.models.families import family_of
-from research.pretrained import POOLINGS, Pretrained, load
+from research.modules import POOLINGS
+from research.pretrained import Pretrained, load
 
 TEXTS = [
     "An old leaf falls from the tall tree.",

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from research import pretrained
+from research import modules, pretrained
 from research.data.chunking import parse
 from research.data.text import train_tokenizer
 from research.eval.chunks import make_chunk_embedder
@@ -315,4 +315,4 @@ def test_files_missing_or_broken(path):
 
 
 def test_every_pooling_is_known():
-    assert set(pretrained.POOLING_FLAGS.values()) > pretrained.POOLINGS.keys()
+    assert set(modules.POOLING_FLAGS.values()) > modules.POOLINGS.keys()

@@ -7,26 +7,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from research.models import readouts, rope, seqpe
-from research.models.attention import PLAIN, whole_terms
+from research.models.attention import PLAIN
 from research.models.config import EncoderConfig
 from research.models.layers import (
     Block,
     Embedder,
-    Kind,
     Past,
-    Surroundings,
-    Turn,
     norm,
 )
 from research.models.masks import text_masks
 from research.models.positions import Places, places
-from research.models.relations import Relation, relation
 from research.models.relative import RELATIVE
-from research.models.scores import Terms, make_terms
-from research.models.temperature import query_factor
+from research.models.surroundings import kinds, later, surroundings, terms_after
 from research.parallel import split_rows
 from research.structs import Array, EncoderOutput, Key, Params, Pool, Tokens
 
@@ -62,7 +56,7 @@ def init(key: Key, cfg: EncoderConfig) -> Params:
     params = dict(_extra(extra_key, cfg))
     cfg = dataclasses.replace(cfg, attention="plain")  # shapes need no kernel
     around = surroundings(params, where, cfg, None)
-    kind = jax.tree.map(lambda flags: flags[0], _kinds(cfg))
+    kind = jax.tree.map(lambda flags: flags[0], kinds(cfg))
 
     def layer(key):
         return Block(cfg).init(key, x, around, kind, None)["params"]
@@ -157,7 +151,7 @@ def apply(
         cfg = _unaligned(cfg, where.index.shape[1])
     if prefix is not None:
         cfg = dataclasses.replace(cfg, attention="plain")
-        where = _later(where, prefix.v.shape[1])
+        where = later(where, prefix.v.shape[1])
     keys = None if key is None else jax.random.split(key, cfg.depth + 2)
     position_key = None if key is None else keys[-2]
     adapter = tokens.adapter if adapter is None else adapter
@@ -165,7 +159,7 @@ def apply(
         params, where, cfg, position_key, aligned=aligned, adapter=adapter
     )
     if prefix is not None:
-        around = around._replace(terms=_terms_after(cfg, where, prefix.v.shape[1]))
+        around = around._replace(terms=terms_after(cfg, where, prefix.v.shape[1]))
 
     def final(x):
         if cfg.norm_at != "post":
@@ -194,7 +188,7 @@ def apply(
     first = kept(x)
     copies = None if prepend is None else prepend.blocks
     block_keys = None if keys is None else keys[:-2]
-    xs = (params["layers"], _kinds(cfg), block_keys, copies, prefix)
+    xs = (params["layers"], kinds(cfg), block_keys, copies, prefix)
     if cfg.remat != "none":
         layer = jax.checkpoint(layer, policy=SAVED[cfg.remat])
     x, rest = jax.lax.scan(layer, x, xs)
@@ -294,7 +288,7 @@ def prefix(params: Params, ids: Array, cfg: EncoderConfig) -> Past:
         return x, jax.tree.map(lambda a: a[0], own)
 
     x = Embedder(cfg).apply({"params": params["embed"]}, ids, where, None)
-    return jax.lax.scan(layer, x, (params["layers"], _kinds(cfg)))[1]
+    return jax.lax.scan(layer, x, (params["layers"], kinds(cfg)))[1]
 
 
 def truncated(
@@ -322,99 +316,7 @@ def _prepended(x: Array, prepend: Prepend, copies: Array) -> Array:
     return split_rows(jax.vmap(copied)(x, prepend.target, prepend.source))
 
 
-def _later(where: Places, count: int) -> Places:
-    """The places of tokens before which each text has `count` more."""
-    real = where.segment != 0
-    return Places(
-        where.segment,
-        jnp.where(real, where.position + count, 0),
-        jnp.where(real, where.length + count, 0),
-        where.index + count,
-    )
-
-
-def _terms_after(cfg: EncoderConfig, where: Places, count: int) -> Terms:
-    """The terms of the scores of tokens with the `count` before them and themselves."""
-    before = jnp.ones((len(where.segment), count), jnp.int32)
-    seen = jax.tree.map(
-        lambda first, rest: jnp.concatenate([first, rest], 1), places(before), where
-    )
-    return make_terms(cfg, relation(cfg), None, where, seen)
-
-
 def _unaligned(cfg: EncoderConfig, length: int) -> EncoderConfig:
     """The same with attention that goes by the places of tokens, not by their order."""
     whole = length <= PLAIN or cfg.relative in RELATIVE or bool(cfg.local)
     return dataclasses.replace(cfg, attention="plain" if whole else "blockwise")
-
-
-def surroundings(
-    params: Params,
-    where: Places,
-    cfg: EncoderConfig,
-    key: Key | None,
-    *,
-    aligned: bool = True,
-    adapter: Array | None = None,
-) -> Surroundings:
-    """What every block's attention reads; no block changes it.
-
-    Args:
-        params: as `init` makes them.
-        where: the places of the tokens, [B, S].
-        cfg: the encoder's shape.
-        key: of training; None otherwise.
-        aligned: whether the i-th tokens of all rows stand at the same place of theirs.
-        adapter: [B, S] int32, as in `Surroundings`.
-    """
-    how = relation(cfg)
-    channels = None
-    if cfg.relative == "seqpe":
-        channels = seqpe.channels(params["relative"], cfg, where.position)
-    factor = query_factor(cfg, where)
-    if not isinstance(factor, float):
-        factor = factor[:, :, None, None]
-    relative = params.get("relative") if cfg.relative in RELATIVE else None
-    return Surroundings(
-        where,
-        relative,
-        whole_terms(cfg, relative, where, aligned=aligned),
-        *_turns(params, where, cfg, how, key),
-        factor,
-        channels,
-        adapter,
-    )
-
-
-def _turns(
-    params: Params, where: Places, cfg: EncoderConfig, how: Relation, key: Key | None
-) -> tuple[tuple[Turn, ...], Turn | None]:
-    """The rotations of each branch of the relation, and that of local blocks."""
-    if cfg.position != "rope":
-        return (), None
-
-    def turn(branch, position, turns, factor):
-        sides = (branch.query, branch.key)
-        return Turn(
-            *(
-                rope.cos_sin(side(position, turns), factor[:, :, None, None])
-                for side in sides
-            )
-        )
-
-    position = rope.training_position(cfg, where.position, key)
-    turns = rope.turns(cfg, where.length, params.get("clex"), key)
-    local = None
-    if cfg.local:
-        local = turn(
-            relation(dataclasses.replace(cfg, extensions=())).branches[0],
-            where.position,
-            *rope.local_turns(cfg),
-        )
-    return tuple(turn(branch, position, *turns) for branch in how.branches), local
-
-
-def _kinds(cfg: EncoderConfig) -> Kind:
-    """For each block what sets it apart: [L] bool."""
-    first = None if cfg.first_norm else np.arange(cfg.depth) == 0
-    return Kind(np.array(cfg.local) if cfg.local else None, first)

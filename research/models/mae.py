@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from research.models import encoder, masking
 from research.models.config import EncoderConfig
-from research.models.encoder import surroundings
 from research.models.layers import (
     ACTIVATIONS,
     INIT,
@@ -19,6 +18,7 @@ from research.models.layers import (
     norm,
 )
 from research.models.positions import Places, table_rows
+from research.models.surroundings import surroundings
 from research.parallel import split_rows
 from research.structs import Array, Key, Params, Rows
 
