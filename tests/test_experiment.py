@@ -112,7 +112,7 @@ def test_a_method_is_trained_and_remembered(tmp_path, cache):
     loaded = pretrained.load(str(tmp_path))
     assert loaded.method == METHODS["echo"](instruction="Find")
     found = embedder(loaded)(["a text"], "query")
-    trained = parts.make_embedder(state.params)(["a text"], "query")
+    trained = parts.make_embedder(state.params, {})(["a text"], "query")
     np.testing.assert_allclose(found, trained, atol=1e-6)
     without = embedder(loaded._replace(method=None))(["a text"], "query")
     assert abs(found - without).max() > 1e-3

@@ -25,7 +25,7 @@ def loaded(monkeypatch):
     flags.FLAGS(["test", "--model=learned"])
     tokenizer = train_tokenizer(["a b c d"], 60, "wordpiece")
 
-    def load(name):
+    def load(name, merge):
         params = encoder.init(jax.random.key(0), MODELS[name])
         prompts = {"query": "", "document": ""}
         return pretrained.Pretrained(

@@ -267,7 +267,7 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
     got = embed(texts, "document")
     assert got.shape == (2, model.width)
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, rtol=1e-5)
-    trained = parts.make_embedder(result.state.params)(texts, "document")
+    trained = parts.make_embedder(result.state.params, {})(texts, "document")
     np.testing.assert_allclose(got, trained, atol=1e-6)
     with pytest.raises(ValueError, match=f"no module that pools by {name}"):
         export(model, tmp_path / "out")

@@ -12,6 +12,8 @@ from packed import CFG, TEXT, lively, random_rows
 from research import parallel
 from research.pretraining.objectives import PRETRAINING, check_rows
 
+# Those that predict hidden tokens from both sides; the others have tests of their own.
+MASKED = [name for name in PRETRAINING if name not in ("causal_lm", "mntp")]
 ARGUMENTS = {"smae": {"pairs": ((1, 4), (2, 16))}}
 
 
@@ -19,7 +21,7 @@ def make(name, cfg=CFG, text=TEXT, **options):
     return PRETRAINING[name](cfg, text, **ARGUMENTS.get(name, {}) | options)
 
 
-@pytest.mark.parametrize("name", PRETRAINING)
+@pytest.mark.parametrize("name", MASKED)
 def test_losses_are_scalars_with_dropout_and_recomputation(key, name):
     objective = make(name, dataclasses.replace(CFG, dropout=0.1, remat="dots"))
     params, frozen = jax.eval_shape(objective.init, key)
@@ -54,14 +56,15 @@ def test_half_precision_changes_a_loss_by_less_than_a_percent(key):
     single, other = make("smae"), make("smae", half)
     params = lively(single.init)[0]
     rows = random_rows(3, 8, 32)
-    got, expected = (
-        jax.jit(part.loss)(params, {}, rows, key)[0] for part in (other, single)
-    )
+    with jax.numpy_dtype_promotion("standard"):  # flax's norms need it
+        got, expected = (
+            jax.jit(part.loss)(params, {}, rows, key)[0] for part in (other, single)
+        )
     np.testing.assert_allclose(got, expected, rtol=0.01)
 
 
 RATIOS = [
-    *((name, "ratio") for name in PRETRAINING if name != "smae"),
+    *((name, "ratio") for name in MASKED if name != "smae"),
     *((name, "decoder_ratio") for name in ("retromae", "dupmae", "cot_mae")),
 ]
 
@@ -74,7 +77,7 @@ def test_a_ratio_lies_between_zero_and_one(name, argument):
             make(name, **{argument: ratio})
 
 
-@pytest.mark.parametrize("name", PRETRAINING)
+@pytest.mark.parametrize("name", MASKED)
 def test_tokens_need_a_mask_and_two_sides(name):
     with pytest.raises(ValueError, match=r"the vocabulary has no \[MASK\] token"):
         make(name, text=TEXT._replace(mask_id=None))

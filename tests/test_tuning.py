@@ -12,11 +12,11 @@ import pytest
 from research import parallel
 from research.losses.contrastive import infonce
 from research.losses.nested import NESTED
-from research.masked import mlm
 from research.models import adapters
 from research.models.config import bert, modern
 from research.models.pooling import mean
 from research.objectives import contrastive
+from research.pretraining.masked import mlm
 from research.structs import Batch, Labels, Rows, TextInfo, Tokens
 from research.train import loop
 from research.train.optimizers import adamw
