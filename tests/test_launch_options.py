@@ -80,10 +80,10 @@ READ = {"model": "rope", "max_length": None, "extend": None}
 @pytest.mark.parametrize(
     "given, method, other",
     [
-        ({}, None, {"layers": (-1,), "prepend": None, "bidirectional": None}),
+        ({}, None, {"layers": (-1,), "prompts": {"query": "", "document": ""}}),
         ({"layer": "0;1"}, None, {"layers": (0, 1)}),
         ({"bidirectional": True}, None, {"bidirectional": True}),
-        ({"method": "prompteol"}, "last", {"prepend": None}),
+        ({"method": "prompteol"}, "last", {"prompts": None}),
         ({"method": "prompteol", "prepend": "0:1"}, "last", {"prepend": (0, 1)}),
         ({"method": "echo:pool=last", "instruction": "Find it"}, "last", {}),
         ({"method": "prompteol", "pool": "mean"}, None, {"pool": "mean"}),
@@ -110,8 +110,8 @@ def test_how_a_model_is_read(given, method, other):
         ({"method": "echo+prompteol"}, "is several methods"),
         ({"method": "echo:loud=true"}, "echo has no argument loud"),
         ({"method": "prompteol", "instruction": "x"}, "takes no instruction; .*echo"),
-        ({"instruction": "x"}, "plain takes no instruction; "),
-        ({"prepend": "0:1"}, "plain takes no prepend; prompteol, .*metaeol"),
+        ({"instruction": "x"}, "the instruction 'x' needs a method"),
+        ({"method": "plain", "prepend": "0:1"}, "plain takes no prepend; prompteol, "),
         ({"method": "echo", "prepend": "0:1"}, "echo takes no prepend"),
         (
             {"method": "ke", "prepend": "0:2"},

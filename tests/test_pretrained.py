@@ -303,9 +303,12 @@ def test_hub_without_network(monkeypatch):
 
 
 def test_files_missing_or_broken(path):
-    (path / "1_Pooling" / "config.json").write_text("{")
+    pooling = path / "1_Pooling" / "config.json"
+    whole = pooling.read_text()
+    pooling.write_text("{")
     with pytest.raises(ValueError, match=r"1_Pooling/config.json is not JSON"):
         load(str(path))
+    pooling.write_text(whole)
     (path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no config.json"):
         load(str(path))
