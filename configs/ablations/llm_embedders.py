@@ -32,6 +32,9 @@ def get_config(arg: str = ""):
     sizes = ",".join(f"{name}={arg[name]}" for name in ("data", *shape))
     variant = "tiny" if arg.tiny else f"{sizes},length=256"
     recipe = f"configs/decoder.py:{variant}"
+    # Prompts are longer than the texts of a tiny decoder.
+    reach = {"extend": "reach:length=256"} if arg.tiny else {}
+    longer = {"max_length": 256} if arg.tiny else {}
     evals = {
         "STS-B": section(
             EVALS, "sts", data=f"{arg.data}/stsb/dev.jsonl.gz", samples=1_000
@@ -44,15 +47,18 @@ def get_config(arg: str = ""):
         few = {"candidates": 50, "queries": 20}
         evals = {"pydocs": section(EVALS, "pydocs_retrieval", **few)}
     depth = decoder.get_config(variant).encoder.depth
+    source = f"model={arg.model}" if arg.model else recipe
     window = f"1:{max(1, depth // 2)}"
     return ml_collections.ConfigDict(
         {
             "title": "A causal language model read as an embedder",
             "rows": tuple(
-                (name, {"recipe": f"model={arg.model}" if arg.model else recipe, **how})
+                (name, {"recipe": source, **how, **reach})
                 for name, how in rows(window).items()
             ),
-            "columns": tuple((name, {"eval": name, "panel": name}) for name in evals),
+            "columns": tuple(
+                (name, {"eval": name, "panel": name, **longer}) for name in evals
+            ),
             "seeds": (0,),
             "evals": evals,
         }
