@@ -7,7 +7,7 @@ bash launch/setup.sh tests/requirements.txt
 .venv/bin/ruff format --check --quiet .
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=true
 # Commands that tests start, and later runs, find their programs compiled.
-export JAX_COMPILATION_CACHE_DIR="${XDG_CACHE_HOME:-$HOME/.cache}/embax/programs"
+export JAX_COMPILATION_CACHE_DIR="${XDG_CACHE_HOME:-${HOME:-$PWD}/.cache}/embax/programs"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 # The data set that many tests read is made once, before they share it.
