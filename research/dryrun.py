@@ -173,7 +173,7 @@ def vocabulary(experiment: Experiment, shapes: tuple) -> dict[str, float]:
 
     gathered = masking.gathered
     rows = {
-        "buffer_size": lambda length, ratio: length,
+        "buffer_size": lambda length, ratio, shortest: length,
         "gathered": lambda mask, size: gathered(mask, mask.shape[1]),
     }
     if not (found := teraflops()):

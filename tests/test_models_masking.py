@@ -7,6 +7,7 @@ import pytest
 from packed import random_rows
 
 from research.models import masking
+from research.structs import row_texts
 
 RATIOS = (0.2, 0.4)
 
@@ -73,6 +74,24 @@ def test_eight_in_ten_are_hidden_and_one_is_random():
     shares = [(got[:, 1:] == i).mean() for i in (3, 7)]
     np.testing.assert_allclose(shares, [0.8, 0.1 + 0.1 / 35], atol=0.01)
     assert not np.isin(got, (0, 1, 2, 4)).any()
+
+
+@pytest.mark.parametrize("ratio", [0.15, 0.2, 0.4, 0.9])
+@pytest.mark.parametrize("shortest", [1, 3])
+def test_the_buffer_holds_the_most_that_texts_of_a_row_may_lose(ratio, shortest):
+    """Whatever their lengths: the best of all ways to fill a row."""
+    length = 48
+    most = [0] * (length + 1)
+    for _ in range(row_texts(length)):
+        most = [
+            max(
+                [max(1, round(ratio * t)) + most[s - t] for t in range(shortest, s + 1)]
+                + [most[s]]
+            )
+            for s in range(length + 1)
+        ]
+    size = masking.buffer_size(length, ratio, shortest)
+    assert most[length] <= size <= most[length] + 2
 
 
 def test_the_buffer_holds_every_masked_token():

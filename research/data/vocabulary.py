@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import tokenizers
 
+from research.data import text
 from research.data.document_table import DocumentTable
 from research.structs import TextInfo
 
@@ -31,5 +32,10 @@ def text_info(
             counts += np.bincount(part, minlength=vocab)
     mask_id = masks[0] if masks else None
     return TextInfo(
-        vocab, mask_id, tuple(special), counts, tokenizer.token_to_id(BLANK)
+        vocab,
+        mask_id,
+        tuple(special),
+        counts,
+        blank=tokenizer.token_to_id(BLANK),
+        shortest=1 + sum(map(len, text.around(tokenizer))),
     )

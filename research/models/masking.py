@@ -66,11 +66,15 @@ def _budgets(rows: Rows, ratios: Sequence[float]) -> Array:
     sizes = hits.sum(-1, dtype=jnp.int32)
     # Of host floats: 0.3 * 15 tokens rounds here as it does for everyone else.
     table = np.array(
-        [[max(1, round(ratio * n)) for n in range(length + 1)] for ratio in ratios],
-        np.int32,
+        [[_budget(ratio, n) for n in range(length + 1)] for ratio in ratios], np.int32
     )
     real = ((texts > 0)[None] & (sizes > 0))[None]
     return jnp.where(real, jnp.asarray(table)[:, sizes], 0)
+
+
+def _budget(ratio: float, size: int) -> int:
+    """How many tokens a text of `size` may lose."""
+    return max(1, round(ratio * size))
 
 
 def _within_budgets(length: Array, text: Array, budgets: Array) -> list[Array]:
@@ -196,9 +200,18 @@ def gathered(mask: Array, size: int) -> tuple[Array, Array]:
     return order, jnp.take_along_axis(mask, order, 1)
 
 
-def buffer_size(length: int, ratio: float) -> int:
+def buffer_size(length: int, ratio: float, shortest: int = 1) -> int:
     """P, a bound of the tokens that `whole_words` masks in a row of `length` tokens.
 
-    Rounding, and the one token that every text may lose, add at most one a text.
+    Rounding, and the one token that every text may lose, add most to texts of one
+    length: it is taken to be that of all.
+
+    Args:
+        length: S.
+        ratio: of masked tokens.
+        shortest: the fewest tokens of a text, its special ones included.
     """
-    return min(length, int(ratio * length) + row_texts(length))
+    sizes = range(min(shortest, length), length + 1)
+    more = max(_budget(ratio, size) - ratio * size for size in sizes)
+    most = ratio * length + row_texts(length) * max(more, 0.0)
+    return min(length, int(most + 1e-6))

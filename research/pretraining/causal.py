@@ -197,7 +197,7 @@ def _mntp_loss(cfg, text, rule, params, frozen, batch, key):
     )
     tokens = batch.tokens._replace(ids=ids)
     x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-    size = masking.buffer_size(mask.shape[1], rule.ratio)
+    size = masking.buffer_size(mask.shape[1], rule.ratio, text.shortest)
     at, real = masking.gathered(mask, size)
     states = mae.taken(x, jnp.maximum(at - 1, 0))
     labels = mae.taken(batch.tokens.ids, at)

@@ -113,7 +113,7 @@ def _electra_loss(cfg, text, rule, params, frozen, batch, key):
     del frozen
     mask_key, hide_key, generator_key, draw_key, dropout_key = jax.random.split(key, 5)
     mask = masking.tokens(mask_key, batch, rule.ratio)
-    size = masking.buffer_size(mask.shape[1], rule.ratio)
+    size = masking.buffer_size(mask.shape[1], rule.ratio, text.shortest)
     seen = hidden(hide_key, batch, mask, size, text, (1.0, 0.0))
     tokens = batch.tokens._replace(ids=seen.ids)
     states = _generated(cfg, rule.shape, params, tokens, seen.at, generator_key)
@@ -154,7 +154,7 @@ def sampled(
     table: Array,
     bias: Array,
     *,
-    logits: int = reconstruction.LOGITS,
+    logits: int | None = None,
 ) -> Array:
     """Tokens drawn from the softmax of the output layer; without a gradient.
 
@@ -163,12 +163,14 @@ def sampled(
         x: [N, D] states.
         table: [V, D] token embeddings.
         bias: [V].
-        logits: how many numbers of logits may stand in memory at a time.
+        logits: how many of them may stand in memory at a time; None for
+            `reconstruction.most_logits`.
 
     Returns:
         [N] int32 token ids.
     """
     count = len(x)
+    logits = logits or reconstruction.most_logits()
     chunks = min(count, -(-count * len(table) // logits))
     size = -(-count // chunks)
     x, table, bias = jax.lax.stop_gradient((x, table, bias))

@@ -247,7 +247,7 @@ def _mlm_loss(cfg, text, rule, params, frozen, batch, key):
     if weights is not None:
         weights = jnp.asarray(weights)[batch.tokens.ids]
     (mask,) = masking.whole_words(mask_key, batch, (rule.ratio,), weights=weights)
-    size = masking.buffer_size(mask.shape[1], rule.ratio)
+    size = masking.buffer_size(mask.shape[1], rule.ratio, text.shortest)
     seen = hidden(hide_key, batch, mask, size, text, rule.replace)
     tokens = batch.tokens._replace(ids=seen.ids)
     x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)

@@ -122,7 +122,7 @@ def _enhanced_loss(cfg, text, rule, params, frozen, batch, key):
     del frozen
     mask_key, hide_key, dropout_key, decoder_key = jax.random.split(key, 4)
     (mask,) = masking.whole_words(mask_key, batch, (rule.ratio,))
-    size = masking.buffer_size(mask.shape[1], rule.ratio)
+    size = masking.buffer_size(mask.shape[1], rule.ratio, text.shortest)
     seen = hidden(hide_key, batch, mask, size, text, rule.replace)
     tokens = batch.tokens._replace(ids=seen.ids)
     x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)

@@ -112,7 +112,7 @@ def _smae_loss(cfg, text, rule, params, frozen, batch, key):
     mask_key, hide_key, dropout_key, decoder_key = jax.random.split(key, 4)
     length, pairs = batch.word.shape[1], len(rule.pairs)
     masks = masking.whole_words(mask_key, batch, rule.ratios)
-    sizes = [masking.buffer_size(length, ratio) for ratio in rule.ratios]
+    sizes = [masking.buffer_size(length, ratio, text.shortest) for ratio in rule.ratios]
     hide_keys = hide_key, jax.random.fold_in(hide_key, 1)
     seen, dark = (
         hidden(k, batch, mask, size, text, rule.replace)

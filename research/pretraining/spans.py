@@ -79,7 +79,7 @@ def cot_mae(
 
         def part(mask_key, hide_key, ratio):
             (mask,) = masking.whole_words(mask_key, batch, (ratio,))
-            size = masking.buffer_size(mask.shape[1], ratio)
+            size = masking.buffer_size(mask.shape[1], ratio, text.shortest)
             return hidden(hide_key, batch, mask, size, text, replace)
 
         seen, dark = part(*keys[:2], ratio), part(*keys[2:4], decoder_ratio)
@@ -189,7 +189,7 @@ def declutr(
 
         first = (jnp.arange(rows) % group < anchors)[:, None]
         mask = masking.tokens(mask_key, batch, ratio) & first
-        size = masking.buffer_size(length, ratio)
+        size = masking.buffer_size(length, ratio, text.shortest)
         seen = hidden(hide_key, batch, mask, size, text, replace)
         tokens = batch.tokens._replace(ids=seen.ids)
         x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
