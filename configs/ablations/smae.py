@@ -11,7 +11,7 @@ Variants: tiny, data=DIR (with rawtext/, nli/, pairs/, stsb/ and squad_retrieval
 Rows: scratch has no pre-training, but mlm's tokenizer; the others say what came first.
 Columns: depth x width; STS-B test (Spearman x 100) and the paragraphs of SQuAD's
     questions (nDCG@10).
-Sizes: 6 x 192 (3 heads), 8,192 tokens, rows of 128 tokens, 64 in a step.
+Sizes: 6 x 128 (2 heads), 4,096 words, 64 rows of 128 tokens in a step.
 Cost: 6 pre-trainings and 8 fine-tunings; not measured here.
 Expected: not measured here.
 """
@@ -28,7 +28,7 @@ ROWS = {"scratch": "mlm", "mlm": "mlm", "retromae": "retromae", "smae": "smae"}
 
 def get_config(arg: str = ""):
     """The ablation; see the header for its variants."""
-    shape = {"depth": 6, "width": 192, "vocab": 8_192}
+    shape = {"depth": 6, "width": 128, "vocab": 4_096}
     own = {"steps": 300, "tuning": 200, "rate": 5e-4, "seeds": (0, 1)}
     arg = parse_arg(arg, tiny=False, data=DATA, **own, **shape)
     before = ",".join(f"{name}={arg[name]}" for name in ("data", "steps", *shape))
