@@ -3,12 +3,13 @@
 Source: NV-Embed (Lee et al. 2024, arXiv:2405.17428: 512 latents, 8 heads of the whole
     width), Tang & Yang 2024, arXiv:2409.02727 (768 latents, 32 heads, the vectors of
     all layers), or LENS (Lei et al. 2025, arXiv:2501.09749: 4,000 or 8,000 clusters of
-    the vocabulary), here in small, on NLI triplets.
+    the vocabulary), here in small, on NLI triplets. dupmae (Xiao et al. 2023) reads an
+    encoder that configs/dupmae.py has trained, with its head.
 Command: python -m launch.train --config=configs/readouts.py:model=runs/mntp \
     --workdir=runs/readout
-Variants: tiny, model=NAME (of configs/llm2vec_mntp.py, or any decoder; default
-    runs/mntp), data=DIR (with nli/ and stsb/), steps=N,
-    pool=latent_attention|layer_attention|lexicon.
+Variants: tiny, model=NAME (of configs/llm2vec_mntp.py, or any other; default
+    runs/mntp, for dupmae runs/dupmae), data=DIR (with nli/ and stsb/), steps=N,
+    pool=latent_attention|layer_attention|lexicon|dupmae.
 Cost: not measured here.
 Expected: not measured here.
 """
@@ -22,6 +23,7 @@ SIZES = {
     "latent_attention": {"latents": 64, "heads": 2},
     "layer_attention": {"latents": 64, "heads": 4},
     "lexicon": {"clusters": 1_000},
+    "dupmae": {"dim": 128, "top": 384},
 }
 
 
@@ -41,6 +43,9 @@ def get_config(arg: str = ""):
         config.encoder.causal = False
         sizes = {name: 2 if name == "heads" else 16 for name in sizes}
     else:
-        start_from(config, given or "runs/mntp", causal=False, dropout=0.0)
+        usual = "runs/dupmae" if arg.pool == "dupmae" else "runs/mntp"
+        start_from(config, given or usual, causal=False, dropout=0.0)
     config.pool = section(POOLINGS, arg.pool, **sizes)
+    if arg.pool == "dupmae":  # its scores are dot products
+        config.loss.similarity, config.loss.temperature = "dot", 1.0
     return config

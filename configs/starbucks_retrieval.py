@@ -32,5 +32,9 @@ def get_config(arg: str = ""):
         path = f"{arg.data}/squad_retrieval"
         config.batch_size, config.max_length = 32, 196
         config.data = {"squad": section(SOURCES, "beir", path=path, split="train")}
-        config.evals = {"squad": section(EVALS, "retrieval", data=path, split="dev")}
+        config.evals = {
+            "squad": section(
+                EVALS, "retrieval", data=path, split="dev", similarity="dot"
+            )
+        }
     return config

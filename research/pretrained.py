@@ -45,6 +45,7 @@ class Pretrained(NamedTuple):
         adapters: the names of the adapters in `params`, in their order; a text goes
             through the one named like its role, or through the first.
         base: the model that the training began with, by name; '' if not known.
+        head: what predicts tokens from states, `heads.init_head`'s; None without.
     """
 
     params: Params
@@ -61,6 +62,7 @@ class Pretrained(NamedTuple):
     dropped: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     base: str = ""
+    head: Params | None = None
 
     @property
     def width(self) -> int:
@@ -247,6 +249,7 @@ def _workdir(path: Path) -> Pretrained:
             dropped=tuple(f"{n} ({_size(x):,} parameters)" for n, x in parts.items()),
             adapters=tuple(fields.get("adapters", ())),
             base=fields.get("base", ""),
+            head=parts.get("head"),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path / 'model.json'} does not fit: {error}") from None

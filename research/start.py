@@ -9,16 +9,17 @@ from tokenizers import Tokenizer
 from research import pretrained
 from research.models import context, encoder, readouts
 from research.models.config import EncoderConfig
+from research.models.pooling import Readout
 from research.models.position_tables import TABLES
 from research.sections import differing
-from research.structs import Key, Objective, Params
+from research.structs import Key, Objective, Params, Pool
 
 
 class Taken(NamedTuple):
     """What is taken from a model.
 
     Attributes:
-        params: its encoder's parameters.
+        params: its encoder's parameters, and its "head" for a pooling that reads it.
         note: what else was trained there and is left behind, and whether its tokens saw
             another part of their text; in a sentence.
     """
@@ -63,15 +64,28 @@ def taken(
             f"the tokenizer is not that of {model}, whose weights the run starts from; "
             "tokenizer.name should be 'pretrained', tokenizer.model the same model"
         )
-    said, dropped = [], list(loaded.dropped)
-    if "readout" in params and not isinstance(readouts.pooling(pool), readouts.Readout):
-        params = {name: part for name, part in params.items() if name != "readout"}
-        dropped.append(f"its pooling by {loaded.pool}")
+    params, kept, dropped = _parts(loaded, params, readouts.pooling(pool))
+    said = []
     if dropped:
-        said.append(f"its encoder is kept, {' and '.join(dropped)} dropped")
+        said.append(f"its {kept} kept, {' and '.join(dropped)} dropped")
     if shape.causal != cfg.causal:
         said.append(SWITCHED[cfg.causal])
     return Taken(params, f"{model}: {'; '.join(said)}" if said else "")
+
+
+def _parts(
+    loaded: pretrained.Pretrained, params: Params, pool: Pool | Readout
+) -> tuple[Params, str, list[str]]:
+    """What a run with such a pooling takes; what that is, and what it leaves behind."""
+    wanted = isinstance(pool, Readout)
+    kept, dropped = "encoder is", list(loaded.dropped)
+    if wanted and pool.head and loaded.head is not None and "readout" not in params:
+        params, kept = {**params, "head": loaded.head}, "encoder and head are"
+        dropped = [name for name in dropped if not name.startswith("head ")]
+    if "readout" in params and not wanted:
+        params = {name: part for name, part in params.items() if name != "readout"}
+        dropped.append(f"its pooling by {loaded.pool}")
+    return params, kept, dropped
 
 
 def initialiser(

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from packed import CFG, SHAPE, firsts, lively, random_rows
 
-from research.models import encoder, mae
+from research.models import encoder, heads, mae
 from research.models.config import modern
 from research.models.positions import places
 
 
 def test_the_head_of_a_prefix_is_that_of_its_zero_padding(key):
-    params = lively(partial(mae.init_head, cfg=CFG))
+    params = lively(partial(heads.init_head, cfg=CFG))
     x = jax.random.normal(key, (2, 3, 16))
     for width in (1, 5, 16):
-        padded = mae.head(params, x.at[..., width:].set(0.0), CFG)
-        got = mae.head(params, x[..., :width], CFG)
+        padded = heads.head(params, x.at[..., width:].set(0.0), CFG)
+        got = heads.head(params, x[..., :width], CFG)
         np.testing.assert_allclose(got, padded, atol=1e-5)
 
 

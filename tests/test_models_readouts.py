@@ -16,7 +16,7 @@ from research.experiment import make_experiment
 from research.export import export
 from research.losses.contrastive import infonce
 from research.losses.nested import NESTED
-from research.models import encoder, lexicon, readouts
+from research.models import encoder, heads, lexicon, readouts
 from research.models.config import EncoderConfig, modern
 from research.models.masks import text_masks
 from research.models.pooling import POOLS
@@ -32,6 +32,7 @@ TEXTS = {
     "latent_attention": "latent_attention:latents=6,heads=2,head_dim=8,mult=2",
     "layer_attention": "layer_attention:latents=5,heads=2,mult=2",
     "lexicon": "lexicon:clusters=12",
+    "dupmae": "dupmae:dim=8,top=5",
 }
 SEGMENT = np.array([[1] * 6 + [2] * 5 + [0] * 3], np.int32)
 MASK = text_masks(jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0), 3)
@@ -59,6 +60,13 @@ def made(name, params):
 def states():
     """[1, 14, 32]"""
     return jax.random.normal(jax.random.key(2), (1, 14, 32))
+
+
+def pooler(readout, params=None):
+    """(the readout's parameters, states, mask) -> vectors."""
+    return jax.jit(
+        lambda p, x, mask: readout.pool({**(params or {}), "readout": p}, CFG, x, mask)
+    )
 
 
 def test_the_published_nv_embed_has_740_million_parameters():
@@ -112,7 +120,7 @@ def attention(p, x, z, heads):
 
 def test_latent_attention_is_its_definition(params, states):
     readout, p = made("latent_attention", params)
-    got = jax.jit(readout.pool)(p, states, MASK)
+    got = pooler(readout)(p, states, MASK)
     x = np.asarray(states[0], np.float64)
     y = attention(p, x, np.asarray(p["latents"], np.float64), 2)
     np.testing.assert_allclose(got[0, 0], y[:6].mean(0), atol=1e-5)
@@ -122,7 +130,7 @@ def test_latent_attention_is_its_definition(params, states):
 
 def test_latent_attention_is_a_map_of_tokens_by_a_set_of_latents(params, states):
     readout, p = made("latent_attention", params)
-    pool = jax.jit(readout.pool)
+    pool = pooler(readout)
     expected = pool(p, states, MASK)
     order = np.random.default_rng(0).permutation(6)
     shuffled = {**p, "latents": p["latents"][order]}
@@ -138,14 +146,14 @@ def test_latent_attention_is_a_map_of_tokens_by_a_set_of_latents(params, states)
 def test_latent_attention_that_adds_nothing_is_the_mean(params, states):
     readout, p = made("latent_attention", params)
     zero = {name: jax.tree.map(jnp.zeros_like, p[name]) for name in ("out", "down")}
-    got = readout.pool({**p, **zero}, states, MASK)
+    got = pooler(readout)({**p, **zero}, states, MASK)
     np.testing.assert_allclose(got, POOLS["mean"](states, MASK), atol=1e-6)
 
 
 def test_layers_are_a_set_with_their_embeddings(params):
     readout, p = made("layer_attention", params)
     vectors = jax.random.normal(jax.random.key(3), (2, 1, 3, 32))
-    pool = jax.jit(readout.pool)
+    pool = pooler(readout)
     got = pool(p, vectors, MASK)
     other = {**p, "layers": p["layers"][::-1]}
     np.testing.assert_allclose(pool(other, vectors[::-1], MASK), got, atol=1e-5)
@@ -167,22 +175,54 @@ def test_layer_attention_reads_every_block(params):
     got = encoder.encode(whole, tokens, CFG, readout, slots=3)
     every = encoder.forward(params, tokens, CFG, every_layer=True).layers
     vectors = jnp.stack([POOLS["last"](x, MASK) for x in every[1:]])
-    np.testing.assert_allclose(got, readout.pool(p, vectors, MASK)[0], atol=1e-5)
+    np.testing.assert_allclose(got, pooler(readout)(p, vectors, MASK)[0], atol=1e-5)
     with pytest.raises(ValueError, match="one vector of all layers"):
         encoder.encode(whole, tokens, CFG, readout, slots=3, every_layer=True)
 
 
 def test_a_lexicon_is_its_definition(params, states):
     readout, p = made("lexicon", params)
-    got = np.asarray(readout.pool(p, states, MASK))
+    got = np.asarray(pooler(readout)(p, states, MASK))
     logits = np.asarray(states[0] @ p["centroids"].T)
     each = np.log1p(np.maximum(logits, 0))
     np.testing.assert_allclose(got[0, 0], each[:6].max(0), atol=1e-5)
     np.testing.assert_allclose(got[0, 1], each[6:11].max(0), atol=1e-5)
     assert (got >= 0).all() and (got > 0).any() and not got[0, 2].any()
     np.testing.assert_array_equal(
-        readout.pool(p, states.at[:, 11:].set(99.0), MASK), got
+        pooler(readout)(p, states.at[:, 11:].set(99.0), MASK), got
     )
+
+
+def test_the_bag_of_words_is_its_definition(params, states):
+    readout, p = made("dupmae", params)
+    got = np.asarray(pooler(readout, params)(p, states, MASK))
+    np.testing.assert_allclose(
+        got[0, :2, :8], states[0, [0, 6]] @ p["linear"]["kernel"], atol=1e-5
+    )
+    y = heads.head(p["head"], states, CFG)[0]
+    table = params["embed"]["token"]["embedding"]
+    logits = np.asarray(y @ table.T) + np.asarray(p["head"]["bias"])
+    for m, part in enumerate((slice(1, 6), slice(7, 11))):  # not the first token
+        most = logits[part].max(0)
+        kept = np.sort(most)[-5:]
+        expected = np.where(most >= kept[0], most, 0)
+        np.testing.assert_allclose(got[0, m, 8:], expected, atol=1e-5)
+    assert not got[0, 2].any()
+
+
+def test_the_bag_of_words_takes_the_head_of_the_pre_training(params):
+    readout = pooling(TEXTS["dupmae"])
+    key = jax.random.key(5)
+    head = heads.init_head(key, CFG)
+    objective = contrastive(CFG, readout, NESTED["none"](infonce))
+    start = objective.init(key, start={**params, "head": head})[0]["encoder"]
+    assert "head" not in start and start["readout"]["head"] is head
+    other = objective.init(key, start=params)[0]["encoder"]["readout"]["head"]
+    assert (other["transform"]["kernel"] != head["transform"]["kernel"]).any()
+    plain = contrastive(CFG, POOLS["cls"], NESTED["none"](infonce))
+    assert "head" not in plain.init(key, start={**params, "head": head})[0]["encoder"]
+    with pytest.raises(ValueError, match="pool.top is 61; allowed: 1 ... 60"):
+        pooling("dupmae:top=61").init(key, CFG, params)
 
 
 def test_centroids_are_means_and_a_cluster_of_one_is_its_token(params):
@@ -261,12 +301,13 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
     result = loop.run(parts, tmp_path / "run")
     model = pretrained.load(str(tmp_path / "run"))
     assert model.pool == readouts.written(config.pool)
-    assert model.width == (16 if name == "lexicon" else 48)
+    assert model.width == {"lexicon": 16, "dupmae": 16 + 512}.get(name, 48)
     embed = make_embedder(model.params, model.config, **pretrained.settings(model))
     texts = ["a list of names", "open a file"]
     got = embed(texts, "document")
     assert got.shape == (2, model.width)
-    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, rtol=1e-5)
+    if name != "dupmae":  # trained by dot products
+        np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, rtol=1e-5)
     trained = parts.make_embedder(result.state.params, {})(texts, "document")
     np.testing.assert_allclose(got, trained, atol=1e-6)
     with pytest.raises(ValueError, match=f"no module that pools by {name}"):

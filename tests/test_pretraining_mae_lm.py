@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from packed import CFG, MASK, TEXT, cross_entropy, lively, random_rows
 
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, mae, masking
 from research.models.compaction import compacted
 from research.models.positions import places, table_rows
 from research.pretraining.mae_lm import mae_lm, mask_later, seen
@@ -75,7 +75,7 @@ def test_the_loss_is_of_the_masked_tokens(key, make, monkeypatch):
         x = seen(CFG, params, TEXT, ROWS.tokens, (at, real), None)
         where = places(ROWS.tokens.segment)
         x = mae.decoded(params["encoder"], params["decoder"], x, where, CFG)
-        z = mae.head(params["head"], x, CFG)
+        z = heads.head(params["head"], x, CFG)
         return cross_entropy(params, z, ROWS.tokens.ids, mask)
 
     np.testing.assert_allclose(total, reference(params), rtol=1e-4)

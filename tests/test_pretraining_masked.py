@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from packed import CFG, MASK, TEXT, VOCAB, cross_entropy, hide, lively, random_rows
 
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, masking
 from research.pretraining.masked import hidden, mlm
 from research.pretraining.word_weights import RATE
 
@@ -23,7 +23,7 @@ def test_the_loss_is_the_mean_over_hidden_tokens_whatever_the_padding(key, monke
     def reference(params):
         tokens = ROWS.tokens._replace(ids=jnp.where(mask, MASK, ROWS.tokens.ids))
         x = encoder.forward(params["encoder"], tokens, CFG).tokens
-        z = mae.head(params["head"], x, CFG)
+        z = heads.head(params["head"], x, CFG)
         return cross_entropy(params, z, ROWS.tokens.ids, mask)
 
     expected = jax.jit(reference)(params)

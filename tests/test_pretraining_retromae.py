@@ -9,7 +9,7 @@ import pytest
 from packed import CFG, MASK, TEXT, cross_entropy, firsts, hide, lively, random_rows
 
 from research.losses.reconstruction import bag_of_words
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, mae, masking
 from research.pretraining.retromae import _Enhanced, dupmae, enhanced, retromae
 
 ROWS = random_rows(4, 2, 32)
@@ -127,11 +127,13 @@ def test_losses_are_over_hidden_ordinary_and_distinct_tokens(
         x = encoder.forward(params["encoder"], tokens, CFG).tokens
         c = mae.taken(x, mae.first_places(tokens.segment, 2))
         y = enhanced(CFG, rule, params, ROWS, c, key)
-        z = mae.head(params["head"], x, CFG)
+        z = heads.head(params["head"], x, CFG)
         table = params["encoder"]["embed"]["token"]["embedding"]
         bag, texts = bag_of_words(z, table, params["head"]["bias"], ROWS, 2)
         ids, ordinary = ROWS.tokens.ids, ROWS.word > 0
-        decoder = cross_entropy(params, mae.head(params["head"], y, CFG), ids, ordinary)
+        decoder = cross_entropy(
+            params, heads.head(params["head"], y, CFG), ids, ordinary
+        )
         return cross_entropy(params, z, ids, mask), decoder, bag / texts
 
     mlm, decoder, bag = reference(params)

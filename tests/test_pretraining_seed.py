@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from packed import CFG, MASK, TEXT, cross_entropy, hide, lively, random_rows
 
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, mae, masking
 from research.models.masks import weak
 from research.models.positions import places
 from research.pretraining.seed import continued, seed
@@ -54,7 +54,7 @@ def test_the_loss_is_of_hidden_and_of_next_tokens(key, monkeypatch):
         y = continued(CFG, params, ROWS, c, 3, None)
         ids, segment = ROWS.tokens.ids, ROWS.tokens.segment
         asked = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
-        z = mae.head(params["head"], x, CFG)
+        z = heads.head(params["head"], x, CFG)
         decoder = cross_entropy(params, y[:, :-1], ids[:, 1:], asked)
         return cross_entropy(params, z, ids, mask), decoder
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from packed import CFG, MASK, TEXT, cross_entropy, firsts, hide, lively, random_rows
 
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, mae, masking
 from research.models.positions import places
 from research.pretraining.masked import Hidden, mlm
 from research.pretraining.smae import reconstructed, smae
@@ -36,10 +36,10 @@ def by_loop(params, small, large):
     losses = []
     for depth, width in PAIRS:
         padded = layers[depth].at[..., width:].set(0.0)
-        x = mae.head(params["head"], padded, CFG)
+        x = heads.head(params["head"], padded, CFG)
         y = jnp.where(jnp.asarray(firsts(ROWS))[:, :, None], x, words)
         y = mae.decoded(params["encoder"], params["decoder"], y, where, CFG)
-        y = mae.head(params["head"], y, CFG)
+        y = heads.head(params["head"], y, CFG)
         both = (x, small), (y, large)
         losses.append([cross_entropy(params, z, tokens.ids, m) for z, m in both])
     return jnp.asarray(losses)

@@ -6,7 +6,7 @@ import chex
 import jax
 import pytest
 
-from configs import mlm, smae, starbucks_sts
+from configs import mlm, readouts, smae, starbucks_sts
 from configs.common import start_from
 from research import pretrained
 from research.experiment import make_experiment
@@ -34,6 +34,17 @@ def before(tmp_path_factory, cache):
     config.encoder.depth = 2
     loop.run(make_experiment(config, workdir, cache=cache), workdir)
     return workdir
+
+
+def test_a_pooling_into_the_vocabulary_takes_the_head_too(before, tmp_path, cache):
+    config = readouts.get_config(f"tiny,pool=dupmae,model={before}")
+    config.evals = {}
+    parts = make_experiment(config, tmp_path, cache=cache)
+    assert parts.note.startswith(f"{before}: its encoder and head are kept, decoder (")
+    assert parts.note.endswith(" parameters) dropped") and "head (" not in parts.note
+    head = pretrained.load(str(before)).head
+    found = first_params(parts)["encoder"]["readout"]["head"]
+    chex.assert_trees_all_equal(found, head)
 
 
 def first_params(parts):

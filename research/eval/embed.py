@@ -222,7 +222,7 @@ def make_runners(
     Raises:
         ValueError: there is no such pooling, or not in this model.
     """
-    applied(pooling(pool), params)
+    applied(pooling(pool), params, cfg)
     place = jnp.asarray
     if mesh is not None:
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))

@@ -241,7 +241,7 @@ def encode(
     groups = tokens.segment if spans is None else spans
     mask = text_masks(groups, tokens.pool, slots)
     told = {"prepend": prepend, "adapter": adapter, "prefix": prefix}
-    pool, each = readouts.applied(pool, params)
+    pool, each = readouts.applied(pool, params, cfg)
     if each is not None:
         if every_layer:
             raise ValueError("this pooling makes one vector of all layers, not of each")

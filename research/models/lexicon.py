@@ -1,4 +1,4 @@
-"""A text as strengths of clusters of the vocabulary (LENS, Lei et al. 2025)."""
+"""Poolings into the vocabulary: what words, or clusters of them, a text speaks of."""
 
 from functools import partial
 
@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.structs import Array
+from research.losses.reconstruction import vocabulary_logits
+from research.models.config import EncoderConfig
+from research.models.heads import head, init_head
+from research.models.layers import INIT
+from research.models.pooling import Readout, cls, first
+from research.structs import Array, Key, Params
 
 BATCH = 4_096  # rows of the token table that k-means reads at a time
 
@@ -41,28 +46,100 @@ def _centroids(table, *, clusters: int, seed: int) -> np.ndarray:
     return np.where(size[:, None] > 0, means, found.cluster_centers_).astype("f4")
 
 
-def strengths(tokens: Array, centres: Array, mask: Array) -> Array:
-    """The largest log(1 + relu(logit)) of the tokens of each text, for each cluster.
+def largest(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
+    """The largest of the logits of each text's tokens.
 
     Args:
         tokens: [B, S, D] states.
-        centres: [K, D].
+        table: [K, D].
+        bias: [K].
         mask: [B, M, S] bool, the tokens of text m of the row.
 
     Returns:
-        [B, M, K] float32, none negative; 0 for a text of no tokens.
+        [B, M, K] float32; 0 for a text of no tokens.
     """
 
     def row(parts):
         states, masks = parts
-        logits = jnp.matmul(
-            states, centres.T.astype(states.dtype), preferred_element_type=jnp.float32
-        )
-        # log1p after relu is monotone: the largest logit's is the largest.
-        return jax.lax.map(
-            lambda chosen: jnp.where(chosen[:, None], logits, 0.0).max(0), masks
-        )
+        logits = vocabulary_logits(states, table, bias)
+
+        def text(chosen):
+            most = jnp.where(chosen[:, None], logits, -jnp.inf).max(0)
+            return jnp.where(chosen.any(), most, 0.0)
+
+        return jax.lax.map(text, masks)
 
     # One row at a time: [B, S, K] is never in memory.
-    most = jax.lax.map(jax.checkpoint(row), (tokens, mask))
-    return jnp.log1p(jax.nn.relu(most))
+    return jax.lax.map(jax.checkpoint(row), (tokens, mask))
+
+
+def lexicon_of(*, clusters: int = 4_000, seed: int = 0) -> Readout:
+    """Which clusters of the vocabulary a text speaks of (LENS, Lei et al. 2025).
+
+    The token table's rows are clustered once, by k-means, and a text's vector is the
+    largest log(1 + relu(logit)) of its tokens for the centroid of each cluster. The
+    authors read the state before a token in its place; here, that of the token itself.
+
+    Args:
+        clusters: K, the width of the embedding.
+        seed: of k-means.
+    """
+
+    def init(key: Key, cfg: EncoderConfig, params: Params) -> Params:
+        del key
+        if not 1 <= clusters <= cfg.vocab:
+            raise ValueError(
+                f"pool.clusters is {clusters}; allowed: 1 ... {cfg.vocab}, the rows of "
+                "the token table"
+            )
+        table = params["embed"]["token"]["embedding"]
+        return {"centroids": centroids(table, clusters, seed)}
+
+    def pool(params: Params, cfg: EncoderConfig, tokens: Array, mask: Array) -> Array:
+        centres = params["readout"]["centroids"]
+        most = largest(tokens, centres, jnp.zeros(clusters), mask)
+        # log1p after relu is monotone: the largest logit's is the largest.
+        return jnp.log1p(jax.nn.relu(most))
+
+    return Readout(init, pool, width=lambda cfg: clusters)
+
+
+def dupmae(*, dim: int = 384, top: int = 384) -> Readout:
+    """[CLS] made smaller, and the words that a text speaks of (Xiao et al. 2023).
+
+    A vector is `dim` numbers, a linear layer of the first token's state, then one for
+    each token of the vocabulary: the largest logit of the text's other tokens, where it
+    is among the `top` largest, else 0. Dot products of vectors are the paper's scores,
+    but that it cuts passages to their `top` words and queries not. The head that makes
+    logits is that of the pre-training where the run starts from one, else random.
+
+    Args:
+        dim: of the linear layer.
+        top: words that are kept.
+    """
+
+    def init(key: Key, cfg: EncoderConfig, params: Params) -> Params:
+        if not 1 <= top <= cfg.vocab:
+            raise ValueError(
+                f"pool.top is {top}; allowed: 1 ... {cfg.vocab}, the size of the "
+                "vocabulary"
+            )
+        linear_key, head_key = jax.random.split(key)
+        return {
+            "linear": {"kernel": INIT(linear_key, (cfg.width, dim))},
+            "head": params["head"] if "head" in params else init_head(head_key, cfg),
+        }
+
+    def pool(params: Params, cfg: EncoderConfig, tokens: Array, mask: Array) -> Array:
+        readout = params["readout"]
+        small = cls(tokens, mask) @ readout["linear"]["kernel"]
+        most = largest(
+            head(readout["head"], tokens, cfg),
+            params["embed"]["token"]["embedding"],
+            readout["head"]["bias"],
+            mask & ~first(mask),
+        )
+        least = jax.lax.top_k(most, top)[0][..., -1:]
+        return jnp.concatenate([small, jnp.where(most >= least, most, 0.0)], -1)
+
+    return Readout(init, pool, head=True, width=lambda cfg: dim + cfg.vocab)

@@ -1,9 +1,33 @@
 """Poolings: the vector of a text from the states of its tokens."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from research.structs import Array
+from research.models.config import EncoderConfig
+from research.structs import Array, Key, Params, Pool
+
+
+class Readout(NamedTuple):
+    """A pooling with parameters.
+
+    Attributes:
+        init: (key, the encoder's shape, its parameters) -> the readout's parameters.
+        pool: (the encoder's parameters, its shape, states, mask [B, M, S]) ->
+            [B, M, E]; its own parameters are "readout" of these. The states are
+            [B, S, D], or [L, B, M, D] where there is `each`.
+        each: what is pooled of every layer first; None reads the last layer only.
+        head: whether `init` reads the "head" of a pre-training, if there is one.
+        width: E of an encoder of that shape; None where it is the encoder's width.
+    """
+
+    init: Callable[[Key, EncoderConfig, Params], Params]
+    pool: Callable[[Params, EncoderConfig, Array, Array], Array]
+    each: Pool | None = None
+    head: bool = False
+    width: Callable[[EncoderConfig], int] | None = None
 
 
 def mean(tokens: Array, mask: Array) -> Array:
@@ -21,12 +45,12 @@ def mean(tokens: Array, mask: Array) -> Array:
 
 def cls(tokens: Array, mask: Array) -> Array:
     """First token of each text; shapes as in `mean`."""
-    return _weighted(tokens, _first(mask).astype(jnp.float32))
+    return _weighted(tokens, first(mask).astype(jnp.float32))
 
 
 def last(tokens: Array, mask: Array) -> Array:
     """Last token of each text; shapes as in `mean`."""
-    final = jnp.flip(_first(jnp.flip(mask, -1)), -1)
+    final = jnp.flip(first(jnp.flip(mask, -1)), -1)
     return _weighted(tokens, final.astype(jnp.float32))
 
 
@@ -51,7 +75,8 @@ def weighted_mean(tokens: Array, mask: Array) -> Array:
     return _weighted(tokens, ranks.astype(jnp.float32))
 
 
-def _first(mask: Array) -> Array:
+def first(mask: Array) -> Array:
+    """Of each text the first token: [B, M, S] bool."""
     return mask & (jnp.cumsum(mask, -1, dtype=jnp.int32) == 1)
 
 

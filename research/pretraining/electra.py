@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from research.losses import reconstruction
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, mae, masking
 from research.models.config import EncoderConfig
 from research.models.layers import ACTIVATIONS, INIT
 from research.models.positions import places
@@ -88,7 +88,7 @@ def _started(
     del generator["embed"]
     kernel = INIT(keys[2], (cfg.width, shape.width))
     generator["projection"] = {"kernel": kernel, "bias": jnp.zeros(shape.width)}
-    head = mae.init_head(keys[3], cfg)
+    head = heads.init_head(keys[3], cfg)
     dense = head["transform"]
     # Of the head's inputs there are as many as the generator is wide.
     head["transform"] = {**dense, "kernel": dense["kernel"][: shape.width]}
@@ -144,7 +144,7 @@ def _generated(cfg, shape, params, tokens, at, key):
     kernel, bias = (dense[name].astype(x.dtype) for name in ("kernel", "bias"))
     x = x @ kernel + bias[None, None]
     x, _ = encoder.apply(params["generator"], tokens, shape, inputs=x, key=key)
-    return mae.head(params["head"], mae.taken(x, at), cfg)
+    return heads.head(params["head"], mae.taken(x, at), cfg)
 
 
 @jax.named_scope(VOCABULARY)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, mae, masking
 from research.models.compaction import compacted, scattered
 from research.models.config import EncoderConfig
 from research.models.layers import INIT
@@ -129,7 +129,7 @@ def _maskless_loss(cfg, text, rule, params, frozen, batch, key):
     at, real = masking.gathered(mask, round(rule.ratio * mask.shape[1]))
     where = places(tokens.segment)
     x = mae.decoded(params["encoder"], params["decoder"], x, where, cfg, at=at)
-    x = mae.head(params["head"], x, cfg)
+    x = heads.head(params["head"], x, cfg)
     part = Predicted(x, mae.taken(batch.tokens.ids, at), real)
     total, [(mean, right)] = predictions(params, [part], [1.0])
     return total, {"mlm": mean, "accuracy": right, "masked": share(real, batch)}

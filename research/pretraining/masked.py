@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.losses import reconstruction
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, mae, masking
 from research.models.config import EncoderConfig
 from research.pretraining import word_weights
 from research.structs import (
@@ -182,7 +182,7 @@ def started(
     """A key, and the encoder (random unless given) with its head."""
     encoder_key, head_key, key = jax.random.split(key, 3)
     params = encoder.init(encoder_key, cfg) if params is None else params
-    return key, {"encoder": params, "head": mae.init_head(head_key, cfg)}
+    return key, {"encoder": params, "head": heads.init_head(head_key, cfg)}
 
 
 def mlm(
@@ -251,7 +251,7 @@ def _mlm_loss(cfg, text, rule, params, frozen, batch, key):
     seen = hidden(hide_key, batch, mask, size, text, rule.replace)
     tokens = batch.tokens._replace(ids=seen.ids)
     x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-    states = mae.head(params["head"], mae.taken(x, seen.at), cfg)
+    states = heads.head(params["head"], mae.taken(x, seen.at), cfg)
     part = Predicted(states, seen.labels, seen.real)
     total, [each] = token_losses(params, [part], [1.0])
     mean, right = means(part, each)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from research.losses.reconstruction import bag_of_words
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, mae, masking
 from research.models.config import EncoderConfig
 from research.models.positions import places
 from research.pretraining.masked import (
@@ -128,7 +128,7 @@ def _enhanced_loss(cfg, text, rule, params, frozen, batch, key):
     x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
     begins = mae.first_places(tokens.segment, row_texts(mask.shape[1]))
     y = enhanced(cfg, rule, params, batch, mae.taken(x, begins), decoder_key)
-    head = partial(mae.head, params["head"], cfg=cfg)
+    head = partial(heads.head, params["head"], cfg=cfg)
     parts = [
         Predicted(head(mae.taken(x, seen.at)), seen.labels, seen.real),
         Predicted(head(y), batch.tokens.ids, batch.word > 0),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, mae, masking
 from research.models.config import EncoderConfig
 from research.models.masks import weak
 from research.models.positions import places
@@ -89,7 +89,7 @@ def _seed_loss(cfg, text, rule, params, frozen, batch, key):
     x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
     begins = mae.first_places(tokens.segment, row_texts(mask.shape[1]))
     y = continued(cfg, params, batch, mae.taken(x, begins), rule.window, decoder_key)
-    states = mae.head(params["head"], mae.taken(x, seen.at), cfg)
+    states = heads.head(params["head"], mae.taken(x, seen.at), cfg)
     segment = batch.tokens.segment
     parts = [
         Predicted(states, seen.labels, seen.real),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, mae, masking
 from research.models.config import EncoderConfig
 from research.models.positions import places
 from research.pretraining.masked import (
@@ -125,7 +125,7 @@ def _smae_loss(cfg, text, rule, params, frozen, batch, key):
         params["encoder"], tokens, cfg, lambda x: mae.taken(x, at), key=dropout_key
     )
     states = [
-        mae.head(params["head"], kept[depth][..., :width], cfg)
+        heads.head(params["head"], kept[depth][..., :width], cfg)
         for depth, width in rule.pairs
     ]
     parts = [Predicted(x[:, : sizes[0]], seen.labels, seen.real) for x in states]
@@ -182,7 +182,7 @@ def reconstructed(
             at=dark.at,
             key=key,
         )
-        return mae.head(params["head"], y, cfg)
+        return heads.head(params["head"], y, cfg)
 
     if cfg.remat != "none":
         one = jax.checkpoint(one, policy=encoder.SAVED[cfg.remat])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from research.losses.contrastive import infonce
-from research.models import encoder, mae, masking
+from research.models import encoder, heads, mae, masking
 from research.models.config import EncoderConfig
 from research.models.masks import text_masks
 from research.models.pooling import mean
@@ -118,7 +118,7 @@ def cot_predictions(
     y = mae.with_sentences(y, sentences, where)
     decoder = params["decoder"]
     y = mae.decoded(params["encoder"], decoder, y, where, cfg, at=dark.at, key=keys[2])
-    head = partial(mae.head, params["head"], cfg=cfg)
+    head = partial(heads.head, params["head"], cfg=cfg)
     return [
         Predicted(head(mae.taken(x, seen.at)), seen.labels, seen.real),
         Predicted(head(y), dark.labels, dark.real),
@@ -197,7 +197,7 @@ def declutr(
         near = averaged(vectors, anchors, positives)
         contrast = nt_xent(of_anchors(vectors), near, temperature)
         seen = Hidden(*map(of_anchors, seen))
-        states = mae.head(params["head"], mae.taken(of_anchors(x), seen.at), cfg)
+        states = heads.head(params["head"], mae.taken(of_anchors(x), seen.at), cfg)
         part = Predicted(states, seen.labels, seen.real)
         total, [(mlm, right)] = predictions(params, [part], [1.0])
         metrics = {"mlm": mlm, "contrast": contrast, "accuracy": right}
