@@ -1,5 +1,6 @@
 """RetroMAE's decoder against NumPy: what it reads, and what it cannot."""
 
+import dataclasses
 import math
 
 import jax
@@ -9,7 +10,8 @@ import pytest
 from packed import CFG, MASK, TEXT, cross_entropy, firsts, hide, lively, random_rows
 
 from research.losses.reconstruction import bag_of_words
-from research.models import encoder, heads, mae, masking
+from research.models import encoder, heads, layers, mae, masking, positions
+from research.models.positions import places
 from research.pretraining.retromae import _Enhanced, dupmae, enhanced, retromae
 
 ROWS = random_rows(4, 2, 32)
@@ -56,7 +58,7 @@ def test_the_decoder_is_a_block_of_two_streams(key, params, embedded):
         params, ROWS, sentences, key
     )
     visibility = jax.jit(mae.visibility, static_argnums=(2, 3))
-    sees = visibility(jax.random.split(key, 4)[0], ROWS, 0.5, 8)
+    sees = visibility(jax.random.split(key, 3)[0], ROWS, 0.5, 8)
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     embed, decoder = p["encoder"]["embed"], p["decoder"]["layers"]
     decoder = jax.tree.map(lambda x: x[0], decoder)
@@ -140,3 +142,26 @@ def test_losses_are_over_hidden_ordinary_and_distinct_tokens(
     np.testing.assert_allclose(metrics["mlm"], mlm, rtol=1e-4)
     np.testing.assert_allclose(metrics["decoder"], decoder, rtol=1e-4)
     np.testing.assert_allclose(total, mlm + decoder + bag_weight * bag, rtol=1e-4)
+
+
+@BOTH
+def test_queries_and_keys_begin_at_the_same_row_of_a_longer_table(
+    key, params, embedded
+):
+    """Where a text begins changes what is looked up, and nothing between the two."""
+    cfg = dataclasses.replace(CFG, random_offset=32)
+    sentences = jax.random.normal(key, (2, 2, 16))
+    looked = []
+
+    def rows(places, cfg, key=None):
+        looked.append(positions.table_rows(places, cfg, key))
+        return looked[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (layers, mae):
+            patch.setattr(module, "table_rows", rows)
+        enhanced(cfg, RULES[embedded], params, ROWS, sentences, key)
+    assert len(looked) >= 2
+    for other in looked[1:]:
+        np.testing.assert_array_equal(other, looked[0])
+    assert (looked[0] != positions.table_rows(places(ROWS.tokens.segment), CFG)).any()

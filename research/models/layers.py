@@ -126,7 +126,7 @@ class Embedder(nn.Module):
             x = x * jnp.asarray(cfg.embed_scale, x.dtype)
         if cfg.position == "learned":
             rows = cfg.max_len + cfg.position_offset
-            where = table_rows(places, cfg, _folded(key, 1))
+            where = table_rows(places, cfg, key)
             x = x + table(rows, "position")(where)
         if cfg.type_vocab:
             x = x + table(cfg.type_vocab, "type")(jnp.zeros_like(ids))

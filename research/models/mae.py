@@ -143,12 +143,17 @@ def embedded(
     return layer.apply({"params": params["embed"]}, ids, where, key, states)
 
 
-def raw_positions(params: Params, where: Places, cfg: EncoderConfig) -> Array | None:
-    """Rows [R, S, D] of the position table; None for an encoder without one."""
+def raw_positions(
+    params: Params, where: Places, cfg: EncoderConfig, key: Key | None = None
+) -> Array | None:
+    """Rows [R, S, D] of the position table; None for an encoder without one.
+
+    They are those that `embedded` adds with the same key.
+    """
     if cfg.position != "learned":
         return None
     table = params["embed"]["position"]["embedding"].astype(cfg.compute_dtype)
-    return table[table_rows(where, cfg)]
+    return table[table_rows(where, cfg, key)]
 
 
 def first_places(segment: Array, texts: int) -> Array:

@@ -57,10 +57,11 @@ def table_rows(places: Places, cfg: EncoderConfig, key: Key | None = None) -> Ar
     Args:
         places: where the tokens stand, [B, S].
         cfg: the encoder's shape.
-        key: of training; None otherwise.
+        key: of the embedding layer in training; None otherwise.
     """
     rows = places.position
     if key is not None and cfg.random_offset:
+        key = jax.random.fold_in(key, 1)  # the layer's dropout takes the key itself
         drawn = jax.random.randint(key, rows.shape, 0, cfg.random_offset + 1)
         # All tokens of a text take what was drawn for its number in the row: where its
         # first one stood may lie beyond rows that were compacted.

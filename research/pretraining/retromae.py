@@ -167,14 +167,17 @@ def enhanced(
         [R, S, D] states of the decoder.
     """
     where = places(batch.tokens.segment)
-    keys = jax.random.split(key, 4)
+    keys = jax.random.split(key, 3)
     sees = mae.visibility(keys[0], batch, rule.decoder_ratio, rule.patterns)
-    embedded = partial(mae.embedded, params["encoder"], batch.tokens.ids, where, cfg)
-    memory = mae.with_sentences(embedded(key=keys[1]), sentences, where)
+    # One key: where texts begin anywhere in a longer table, queries and keys agree.
+    embedded = partial(
+        mae.embedded, params["encoder"], batch.tokens.ids, where, cfg, key=keys[1]
+    )
+    memory = mae.with_sentences(embedded(), sentences, where)
     queries = mae.of_text(sentences, where.segment)
-    table = mae.raw_positions(params["encoder"], where, cfg)
+    table = mae.raw_positions(params["encoder"], where, cfg, keys[1])
     if rule.embedded_queries:
-        queries = embedded(states=queries, key=keys[2])
+        queries = embedded(states=queries)
     elif table is not None:
         queries += table
 
@@ -187,7 +190,7 @@ def enhanced(
             cfg,
             memory=memory,
             sees=sees,
-            key=keys[3],
+            key=keys[2],
         )
 
     if cfg.remat != "none":
