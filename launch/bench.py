@@ -206,7 +206,8 @@ def train_step() -> dict:
 def pretrain() -> dict:
     """Updates of MLM and of SMAE; the peer is transformers' MLM on the same rows.
 
-    To the peer a row is one text, and its tokens are hidden beforehand.
+    To the peer a row is one text, and its tokens are hidden beforehand. "padded" is MLM
+    on rows of one document each, for the tokens of text in a second.
     """
     import tempfile
     from pathlib import Path
@@ -221,6 +222,8 @@ def pretrain() -> dict:
     configs = {
         name: recipe(f"configs/{name}.py", VARIANT.value) for name in ("mlm", "smae")
     }
+    configs["padded"] = recipe("configs/mlm.py", VARIANT.value)
+    configs["padded"].rows.texts = 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         steps = {
@@ -232,24 +235,26 @@ def pretrain() -> dict:
         texts = [hidden(batch, path / "mlm", ratio) for batch in rows]
     encoder, settings = configs["mlm"].encoder, configs["mlm"].optimizer
     peer = MaskedPeer(build(ENCODERS, encoder), settings)
-    losses = {"mlm": [], "smae": [], "theirs": []}
-    sides = {
-        "mlm": steps["mlm"].update,
-        "smae": steps["smae"].update,
-        "theirs": lambda turn: peer.update(*texts[turn]),
-    }
+    sides = {name: step.update for name, step in steps.items()}
+    sides["theirs"] = lambda turn: peer.update(*texts[turn])
+    losses = {name: [] for name in sides}
 
     def noted(name):
         return lambda turn: losses[name].append(sides[name](turn))
 
     seconds = timed({name: noted(name) for name in sides})
-    tokens = np.mean([(batch.tokens.segment > 0).sum() for batch in rows])
+    of = {name: steps.get(name, steps["mlm"]).batches for name in sides}
+    tokens = {
+        name: float(np.mean([(b.tokens.segment > 0).sum() for b in batches]))
+        for name, batches in of.items()
+    }
     return {
         "bench": "pretrain",
         "encoder": encoder.to_dict(),
         "rows": rows[0].word.shape,
         "seconds": seconds,
-        "tokens_per_second": {k: float(tokens) / v for k, v in seconds.items()},
+        "fill": {name: tokens[name] / rows[0].word.size for name in steps},
+        "tokens_per_second": {name: tokens[name] / v for name, v in seconds.items()},
         "ratio": seconds["theirs"] / seconds["mlm"],
         "smae_cost": seconds["smae"] / seconds["mlm"],
         "losses": losses,

@@ -53,17 +53,25 @@ class Layout(NamedTuple):
 LayoutOf = Callable[[int], Layout]
 
 
-def packed(table: DocumentTable, shape: Shape) -> LayoutOf:
+def packed(table: DocumentTable, shape: Shape, *, texts: int | None = None) -> LayoutOf:
     """Rows of whole documents, or of pieces of those that are longer than a row.
 
     A document is cut where words begin. The pieces are packed once, best fit first,
     into rows (Ding et al. 2024, "Fewer truncations improve language modeling"), at most
     structs.row_texts(S) in one. Every epoch has another order of the rows; the batch
     at its end is filled up from the next one.
+
+    Args:
+        texts: at most so many in a row; 1 pads every text to a row of its own.
     """
+    most = row_texts(shape.length)
+    if texts is not None and not 1 <= texts <= most:
+        raise ValueError(
+            f"rows.texts is {texts}; allowed: 1 ... {most} in a row of {shape.length}"
+        )
     room = shape.length - shape.around
     first, size = pieces(table, room)
-    packing = best_fit(size + shape.around, shape.length, row_texts(shape.length))
+    packing = best_fit(size + shape.around, shape.length, texts or most)
     if packing.rows < shape.rows:
         raise ValueError(
             f"its documents fill {packing.rows} rows of {shape.length} tokens, fewer "
