@@ -23,6 +23,8 @@ RULES: Rules = (
     (r"layers/out/kernel", P(None, "model", None, "data")),
     (r"layers/(gate|up)/kernel", P(None, "data", "model")),
     (r"layers/down/kernel", P(None, "model", "data")),
+    (r"layers/experts/(gate|up)/kernel", P(None, None, "data", "model")),
+    (r"layers/experts/down/kernel", P(None, None, "model", "data")),
     (r"readout/(query|key_value|up)/kernel", P("data", "model")),
     (r"readout/(out|down)/kernel", P("model", "data")),
     # Adapters, [..., in, rank] and [rank, out, ...], follow their kernel.

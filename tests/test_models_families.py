@@ -76,6 +76,7 @@ CONFIGS = {
     "llama": MODERN,
     "eurobert": MODERN,
     "mistral": WINDOW,
+    "mixtral": dataclasses.replace(CAUSAL, experts=4, experts_per_token=3),
     "qwen2": dataclasses.replace(CAUSAL, bias=("qkv",)),
     "qwen3": dataclasses.replace(CAUSAL, qk_norm=True, head_dim=6, scale=6**-0.5),
     "gemma2": GEMMA2,

@@ -49,6 +49,11 @@ MODELS = {
     "eurobert": ("eurobert", GQA | {"mask_token_id": 4}),
     "mistral": ("mistral", GQA | {"sliding_window": 4}),
     "mistral_both_ways": ("mistral", GQA | {"sliding_window": 4, "is_causal": False}),
+    "mixtral": ("mixtral", GQA | {"num_local_experts": 4}),
+    "mixtral_window": (
+        "mixtral",
+        GQA | {"num_local_experts": 3, "num_experts_per_tok": 1, "sliding_window": 4},
+    ),
     "qwen2": ("qwen2", GQA),
     "qwen2_window": (
         "qwen2",

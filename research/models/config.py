@@ -48,6 +48,9 @@ class EncoderConfig:
         act: 'gelu', 'gelu_tanh', 'silu' or 'relu'.
         gated: whether the feed-forward layer multiplies the activation by a second
             projection.
+        experts: E, gated feed-forward layers of every block, of which each token goes
+            through some; 0 for one that all go through.
+        experts_per_token: through how many.
         qk_norm: whether queries and keys are normalised head by head.
         position: 'learned', 'rope' or 'none'.
         position_offset: rows of the position table before that of position 0.
@@ -97,6 +100,8 @@ class EncoderConfig:
     bias: tuple[str, ...] = LINEAR
     act: str = "gelu"
     gated: bool = False
+    experts: int = 0
+    experts_per_token: int = 2
     qk_norm: bool = False
     position: str = "learned"
     position_offset: int = 0
@@ -171,6 +176,14 @@ class EncoderConfig:
         if any(self.local) and self.window < 1:
             raise ValueError(
                 f"local blocks need a window of at least 1, not {self.window}"
+            )
+        if self.experts and not (
+            self.gated and 1 <= self.experts_per_token <= self.experts
+        ):
+            raise ValueError(
+                f"experts_per_token is {self.experts_per_token} and gated "
+                f"{self.gated}; {self.experts} experts are gated, and a token goes "
+                f"through 1 ... {self.experts} of them"
             )
         if self.anchor and not self.causal:
             raise ValueError("an anchor token needs causal attention")

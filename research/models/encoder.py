@@ -18,6 +18,7 @@ from research.models.layers import (
     norm,
 )
 from research.models.masks import text_masks
+from research.models.pooling import Readout
 from research.models.positions import Places, places
 from research.models.relative import RELATIVE
 from research.models.surroundings import kinds, later, surroundings, terms_after
@@ -110,7 +111,7 @@ def apply(
     params: Params,
     tokens: Tokens,
     cfg: EncoderConfig,
-    keep: Callable[[Array], Array] | None = None,
+    keep: Callable[..., Array] | None = None,
     *,
     where: Places | None = None,
     inputs: Array | None = None,
@@ -119,6 +120,7 @@ def apply(
     adapter: Array | None = None,
     normed: bool = True,
     prefix: Past | None = None,
+    routed: bool = False,
 ) -> tuple[Array, Array | None]:
     """Final hidden states, and what is wanted of every layer's.
 
@@ -129,6 +131,8 @@ def apply(
         keep: makes of the states [B, S, D] of a layer what is kept of them; None keeps
             nothing. It runs inside the scan over layers: all of their states never
             stand in memory together.
+        routed: whether `keep` takes the logits [B, S, E] of the routers too, which are
+            0 for the embedding layer.
         where: the places of the tokens; None where each text stands whole in the row.
             Otherwise no kernel is used: these go by the order of the row.
         inputs: [B, S, D] in place of the embedding layer's output.
@@ -166,8 +170,10 @@ def apply(
             return norm(cfg, None).apply({"params": params["final_norm"]}, x)
         return x
 
-    def kept(x):
-        return None if keep is None else keep(final(x) if normed else x)
+    def kept(x, logits):
+        if keep is None:
+            return None
+        return keep(final(x) if normed else x, *([logits] if routed else []))
 
     def layer(x, xs):
         p, kind, k, copies, past = xs
@@ -175,9 +181,11 @@ def apply(
             x = _prepended(x, prepend, copies)
         # Without this a compiler that sees weights split over devices splits the hidden
         # states by width, and moves them around instead of the weights.
-        x = Block(cfg).apply({"params": p}, x, around, kind, k, None, past)
+        x, seen = Block(cfg).apply(
+            {"params": p}, x, around, kind, k, None, past, mutable="routing"
+        )
         x = split_rows(x if past is None else x[0])
-        return x, kept(x)
+        return x, kept(x, *seen.get("routing", {}).get("logits", [None]))
 
     x = inputs
     if x is None:
@@ -185,7 +193,7 @@ def apply(
         embed = {"params": params["embed"]}
         x = Embedder(cfg).apply(embed, tokens.ids, where, embed_key)
     x = split_rows(x)
-    first = kept(x)
+    first = kept(x, jnp.zeros((*x.shape[:2], cfg.experts), cfg.compute_dtype))
     copies = None if prepend is None else prepend.blocks
     block_keys = None if keys is None else keys[:-2]
     xs = (params["layers"], kinds(cfg), block_keys, copies, prefix)
@@ -202,7 +210,7 @@ def encode(
     params: Params,
     tokens: Tokens,
     cfg: EncoderConfig,
-    pool: Pool | readouts.Readout,
+    pool: Pool | Readout,
     *,
     slots: int = 1,
     spans: Array | None = None,
@@ -241,12 +249,13 @@ def encode(
     groups = tokens.segment if spans is None else spans
     mask = text_masks(groups, tokens.pool, slots)
     told = {"prepend": prepend, "adapter": adapter, "prefix": prefix}
+    routed = isinstance(pool, Readout) and pool.routed
     pool, each = readouts.applied(pool, params, cfg)
     if each is not None:
         if every_layer:
             raise ValueError("this pooling makes one vector of all layers, not of each")
         keep = partial(each, mask=mask)
-        _, layers = apply(params, tokens, cfg, keep, key=key, **told)
+        _, layers = apply(params, tokens, cfg, keep, key=key, routed=routed, **told)
         return _listed(pool(layers[1:], mask))
     # Pooled inside the scan: [L, B*M, D] is stacked, never [L, B, S, D].
     keep = (lambda x: pool(x, mask)) if every_layer else None

@@ -114,6 +114,7 @@ FAMILIES = {
     "qwen3": Family(family_llama.read_qwen3, family_llama.write_qwen3),
     "gemma2": Family(family_llama.read_gemma2, family_llama.write_gemma2),
     "gemma3_text": Family(family_llama.read_gemma3, family_llama.write_gemma3),
+    "mixtral": Family(family_llama.read_mixtral, family_llama.write_mixtral),
     "gpt2": Family(family_gpt.read_gpt2, family_gpt.write_gpt2),
     "gpt_neox": Family(family_gpt.read_gpt_neox, family_gpt.write_gpt_neox),
     "opt": Family(family_gpt.read_opt, family_gpt.write_opt),

@@ -4,6 +4,7 @@ They are causal unless `is_causal` is false, with which transformers >= 5.2 swit
 causal mask of any of them off. Readers and writers as in `family_bert`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from research.models import fields as common
@@ -68,6 +69,29 @@ def write_mistral(cfg: EncoderConfig) -> dict[str, Any]:
         "architectures": ["MistralModel"],
         **_write_llama(cfg),
         "sliding_window": window,
+    }
+
+
+def read_mixtral(fields: Fields) -> EncoderConfig:
+    """Mixtral (Jiang et al. 2024): Mistral with experts."""
+    require(fields, router_jitter_noise=(0, None))
+    defaults = {"rope_theta": 1_000_000.0, "sliding_window": None}
+    cfg = read_mistral({**defaults, "rms_norm_eps": 1e-5, **fields})
+    experts = fields.get("num_local_experts", 8)
+    if experts < 1:
+        raise ValueError(f"num_local_experts is {experts}; it should be at least 1")
+    chosen = fields.get("num_experts_per_tok", 2)
+    return replace(cfg, experts=experts, experts_per_token=chosen)
+
+
+def write_mixtral(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_mixtral`."""
+    return {
+        **write_mistral(cfg),
+        "architectures": ["MixtralModel"],
+        "num_local_experts": cfg.experts,
+        "num_experts_per_tok": cfg.experts_per_token,
+        "router_jitter_noise": 0.0,
     }
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,10 +87,8 @@ def write_safetensors(folder: Path, params: Params, cfg: EncoderConfig) -> None:
     shapes = {path: leaf.shape for path, leaf in _flat(_abstract(cfg)).items()}
     tensors = {}
     for row in _rows(cfg, shapes):
-        for name, layer in _names(row, cfg):
-            ours = [
-                flat[path] if layer is None else flat[path][layer] for path in row.ours
-            ]
+        for name, at in _names(row, cfg):
+            ours = [flat[path][at] for path in row.ours]
             tensors[name] = np.ascontiguousarray(OPS[row.op].write(*ours), np.float32)
     save_tensors(folder / "model.safetensors", tensors)
 
@@ -136,14 +135,17 @@ def _rows(cfg: EncoderConfig, shapes: dict[str, Shape]) -> list[Row]:
     return sorted(rows, key=lambda row: -sum(np.prod(shapes[p]) for p in row.ours))
 
 
-def _names(row: Row, cfg: EncoderConfig) -> Iterator[tuple[str, int | None]]:
-    """(name in the file, layer) of each tensor of a row; no layer outside of blocks."""
-    if "{l}" not in row.hf:
-        yield row.hf, None
-        return
-    for layer in range(cfg.depth):
-        if layer or not _unused_norm(row, cfg):
-            yield row.hf.format(l=layer), layer
+def _names(row: Row, cfg: EncoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name in the file, index into ours) of each tensor of a row.
+
+    The index is (), (layer) or (layer, expert).
+    """
+    counts = {"l": cfg.depth, "e": cfg.experts}
+    named = [name for name in counts if f"{{{name}}}" in row.hf]
+    for at in product(*(range(counts[name]) for name in named)):
+        if at and at[0] == 0 and _unused_norm(row, cfg):
+            continue
+        yield row.hf.format(**dict(zip(named, at, strict=True))), at
 
 
 def _unused_norm(row: Row, cfg: EncoderConfig) -> bool:
@@ -161,8 +163,8 @@ def _fill(
     if _unused_norm(row, cfg):
         for path, leaf in leaves.items():
             leaf[0] = path.endswith("/scale")
-    for name, layer in _names(row, cfg):
-        ours = [leaf if layer is None else leaf[layer] for leaf in leaves.values()]
+    for name, at in _names(row, cfg):
+        ours = [leaf[at] for leaf in leaves.values()]
         if row.op == "same" and len(ours) == 1:
             _read_pieces(ours[0], stored[name])
             continue
@@ -212,8 +214,8 @@ def _stored(
     """Where each tensor that the rows name is; everything wrong is in one error."""
     expected = {}
     for row in rows:
-        for name, layer in _names(row, cfg):
-            ours = [shapes[path][layer is not None :] for path in row.ours]
+        for name, at in _names(row, cfg):
+            ours = [shapes[path][len(at) :] for path in row.ours]
             expected[name] = OPS[row.op].shape(*ours)
     stored, faults = {}, []
     for name, at in _tensors(folder):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from research.models.attention import attend
 from research.models.config import EncoderConfig
+from research.models.experts import Experts
 from research.models.linear import INIT, Linear
 from research.models.positions import Places, table_rows
 from research.models.rope import rotate
@@ -218,13 +219,19 @@ class Block(nn.Module):
         return y.reshape(x.shape), own
 
     def mlp(self, x, adapter, key):
-        """Feed-forward layer, gated or not: [B, S, D] -> [B, S, D]."""
+        """Feed-forward layer, gated or not, or experts: [B, S, D] -> [B, S, D]."""
         cfg = self.cfg
 
         def dense(features, name, group, rows):
             return self.linear(name, (features,), group, rows, adapter, key)
 
         rows = _flat(x)
+        if cfg.experts:
+            route = Linear((cfg.experts,), False, cfg.compute_dtype, name="router")
+            logits = route(rows)
+            self.sow("routing", "logits", logits.reshape(*x.shape[:2], -1))
+            y = Experts(cfg, name="experts")(rows, logits, ACTIVATIONS[cfg.act])
+            return y.reshape(x.shape)
         up = dense(cfg.mlp, "up", "up", rows)
         act = ACTIVATIONS[cfg.act]
         y = act(dense(cfg.mlp, "gate", "up", rows)) * up if cfg.gated else act(up)

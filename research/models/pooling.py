@@ -7,25 +7,28 @@ import jax
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.structs import Array, Key, Params, Pool
+from research.structs import Array, Key, Params
 
 
 class Readout(NamedTuple):
-    """A pooling with parameters.
+    """A pooling that has parameters, or reads more than the last layer.
 
     Attributes:
-        init: (key, the encoder's shape, its parameters) -> the readout's parameters.
+        init: (key, the encoder's shape, its parameters) -> the readout's parameters;
+            None where it has none.
         pool: (the encoder's parameters, its shape, states, mask [B, M, S]) ->
             [B, M, E]; its own parameters are "readout" of these. The states are
             [B, S, D], or [L, B, M, D] where there is `each`.
         each: what is pooled of every layer first; None reads the last layer only.
+        routed: whether `each` takes (states, router's logits [B, S, E], mask).
         head: whether `init` reads the "head" of a pre-training, if there is one.
         width: E of an encoder of that shape; None where it is the encoder's width.
     """
 
-    init: Callable[[Key, EncoderConfig, Params], Params]
+    init: Callable[[Key, EncoderConfig, Params], Params] | None
     pool: Callable[[Params, EncoderConfig, Array, Array], Array]
-    each: Pool | None = None
+    each: Callable[..., Array] | None = None
+    routed: bool = False
     head: bool = False
     width: Callable[[EncoderConfig], int] | None = None
 

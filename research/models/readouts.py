@@ -1,21 +1,24 @@
-"""Poolings with parameters, which stand in the encoder's tree under "readout".
+"""Poolings that are more than a function of the last layer's states.
+
+Their parameters stand in the encoder's tree under "readout".
 
 A pooling is written as one text, "mean" or "latent_attention:latents=64,heads=4", in
 model.json and wherever texts are embedded.
 """
 
+import contextlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from research.models import latents, lexicon
+from research.models import experts, latents, lexicon
 from research.models.config import EncoderConfig
 from research.models.pooling import POOLS, Readout
-from research.structs import Key, Params, Pool
+from research.structs import Array, Key, Params, Pool
 
 
 def pooling(text: str) -> Pool | Readout:
@@ -31,7 +34,7 @@ def pooling(text: str) -> Pool | Readout:
     arguments = {}
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
-        arguments[key] = int(value) if value.lstrip("-").isdigit() else value
+        arguments[key] = _value(value)
     known = dict(inspect.signature(POOLINGS[name]).parameters)
     wanted = [key for key in known if known[key].kind is known[key].KEYWORD_ONLY]
     if unknown := sorted(set(arguments) - set(wanted)):
@@ -42,6 +45,14 @@ def pooling(text: str) -> Pool | Readout:
     if name in POOLS:
         return POOLS[name]
     return READOUTS[name](**arguments)
+
+
+def _value(text: str) -> int | float | str:
+    """A number where the text is one."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def written(section: Mapping[str, Any]) -> str:
@@ -71,7 +82,7 @@ def with_readout(
     """
     given = {name: part for name, part in params.items() if name != "readout"}
     rest = {name: part for name, part in given.items() if name != "head"}
-    if not isinstance(pool, Readout):
+    if not isinstance(pool, Readout) or pool.init is None:
         return rest
     if "readout" not in params:
         return {**rest, "readout": pool.init(key, cfg, given)}
@@ -103,7 +114,7 @@ def _listed(shapes: Params) -> str:
 
 def applied(
     pool: Pool | Readout, params: Params, cfg: EncoderConfig
-) -> tuple[Pool, Pool | None]:
+) -> tuple[Pool, Callable[..., Array] | None]:
     """The pooling of an encoder, and what it wants of every layer (or None).
 
     Args:
@@ -112,11 +123,16 @@ def applied(
         cfg: its shape.
 
     Raises:
-        ValueError: the encoder lacks the pooling's parameters.
+        ValueError: the encoder lacks the pooling's parameters, or routers.
     """
     if not isinstance(pool, Readout):
         return pool, None
-    if "readout" not in params:
+    if pool.routed and not cfg.experts:
+        raise ValueError(
+            "this pooling reads the routers of a mixture of experts, and the model has "
+            "none"
+        )
+    if pool.init is not None and "readout" not in params:
         raise ValueError(
             "this pooling has parameters, and the model was not trained with it"
         )
@@ -128,6 +144,7 @@ READOUTS = {
     "layer_attention": latents.layer_attention,
     "lexicon": lexicon.lexicon_of,
     "dupmae": lexicon.dupmae,
+    "moee": experts.moee,
 }
 # Everything that a config's section `pool` can name.
 POOLINGS = {**POOLS, **READOUTS}

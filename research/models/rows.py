@@ -8,9 +8,10 @@ class Row(NamedTuple):
     """One tensor of a family.
 
     Attributes:
-        hf: its name in the file, without prefix; `{l}` stands for the layer.
+        hf: its name in the file, without prefix; `{l}` stands for the layer, `{e}` for
+            an expert of it.
         ours: its path in our tree, or those of the several tensors that it holds; with
-            `{l}` in `hf`, index l of their first axes.
+            `{l}` (and `{e}`) in `hf`, index l (and e) of their first axes.
         op: how it is rearranged, a key of `rearrangements.OPS`.
         gated: whether it is there in encoders with a gated feed-forward layer only, or
             in the others only; None for both.
@@ -65,7 +66,7 @@ def _bert_attention(layer: str) -> tuple[Row, ...]:
     )
 
 
-def _llama_block(layer: str) -> tuple[Row, ...]:
+def _llama_attention(layer: str) -> tuple[Row, ...]:
     return (
         *_heads(f"{layer}.self_attn.q_proj", "query"),
         *_heads(f"{layer}.self_attn.k_proj", "key"),
@@ -74,6 +75,12 @@ def _llama_block(layer: str) -> tuple[Row, ...]:
         *_norm(f"{layer}.self_attn.k_norm", "layers/key_norm"),
         *_out(f"{layer}.self_attn.o_proj", "out"),
         *_norm(f"{layer}.input_layernorm", "layers/attention_norm"),
+    )
+
+
+def _llama_block(layer: str) -> tuple[Row, ...]:
+    return (
+        *_llama_attention(layer),
         *_dense(f"{layer}.mlp.gate_proj", "gate"),
         *_dense(f"{layer}.mlp.up_proj", "up"),
         *_dense(f"{layer}.mlp.down_proj", "down"),
@@ -109,6 +116,7 @@ _GEMMA_ROWS = (
     *_norm(f"{_LAYER}.post_feedforward_layernorm", "layers/mlp_post_norm"),
     *_norm("norm", "final_norm"),
 )
+_MOE = "layers.{l}.block_sparse_moe"
 _NOMIC = "encoder.layers.{l}"
 _T5 = "encoder.block.{l}.layer"
 _T5_MLP = f"{_T5}.1.DenseReluDense"
@@ -181,6 +189,16 @@ ROWS = {
     "qwen3": _LLAMA_ROWS,
     "gemma2": _GEMMA_ROWS,
     "gemma3_text": _GEMMA_ROWS,
+    "mixtral": (
+        _table("embed_tokens", "embed/token"),
+        *_llama_attention(_LAYER),
+        *_norm(f"{_LAYER}.post_attention_layernorm", "layers/mlp_norm"),
+        *_dense(f"{_MOE}.gate", "router"),
+        *_dense(f"{_MOE}.experts.{{e}}.w1", "experts/gate"),
+        *_dense(f"{_MOE}.experts.{{e}}.w3", "experts/up"),
+        *_dense(f"{_MOE}.experts.{{e}}.w2", "experts/down"),
+        *_norm("norm", "final_norm"),
+    ),
     "gpt2": (  # whose linear layers are [in, out] as ours
         _table("wte", "embed/token"),
         _table("wpe", "embed/position"),
