@@ -7,12 +7,16 @@ Source: Wang et al. 2024, arXiv:2401.00368 (E5-Mistral): LoRA of rank 16, the la
 Command: python -m launch.train --config=configs/lora_llm.py:model=DIR --workdir=DIR
     python -m launch.train --config=configs/lora_llm.py:shape=mistral7b --dry_run
 Variants: tiny, model=NAME (any decoder), data=DIR (with nli/ and stsb/), steps=N,
-    rank=N, bidirectional; shape=mistral7b has that body without weights, for --dry_run.
+    batch=N, rate=X, rank=N (0 trains every parameter), bidirectional, pool=NAME,
+    dtype=float32 (for CPU), symmetric (queries have no instruction), echo (every text
+    twice, as configs/ablations/llm_tuning.py compares); shape=mistral7b has that body
+    without weights, for --dry_run.
 Cost: not measured here.
 Expected: not measured here.
 """
 
 from configs.common import DATA, base, parse_arg, start_from, tiny
+from research.data.methods import METHODS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment import ENCODERS, TOKENIZERS
@@ -33,31 +37,37 @@ def get_config(arg: str = ""):
     arg = parse_arg(
         arg,
         **{"tiny": False, "model": "", "data": DATA, "steps": 1_000, "rank": 16},
-        **{"bidirectional": False, "shape": ""},
+        **{"batch": 512, "rate": 1e-4, "bidirectional": False, "shape": ""},
+        **{"pool": "", "dtype": "bfloat16", "symmetric": False, "echo": False},
     )
     config = base()
-    config.steps, config.batch_size, config.max_length = arg.steps, 512, 128
-    config.pool = section(POOLS, "mean" if arg.bidirectional else "last")
+    config.steps, config.batch_size, config.max_length = arg.steps, arg.batch, 128
+    usual = "mean" if arg.bidirectional else "last"
+    config.pool = section(POOLS, arg.pool or usual)
     config.loss = section(LOSSES, "infonce", temperature=0.02)
-    config.optimizer.learning_rate = 1e-4
+    config.optimizer.learning_rate = arg.rate
     config.optimizer.warmup = 0.1
     config.mesh.fsdp = True
     config.objective.micro_batch = 64
-    config.tuning = section(
-        TUNING, "lora", rank=arg.rank, alpha=2.0 * arg.rank, base_dtype="bfloat16"
-    )
+    if arg.rank:
+        lora = {"rank": arg.rank, "alpha": 2.0 * arg.rank, "base_dtype": arg.dtype}
+        config.tuning = section(TUNING, "lora", **lora)
+    if arg.echo:
+        config.method = section(METHODS, "echo", symmetric=True, pool=config.pool.name)
     if arg.tiny:
         tiny(config)
         config.objective.micro_batch = 4
         causal = not arg.bidirectional
         config.encoder = section(ENCODERS, "decoder", depth=6, causal=causal, **SMALL)
+        if arg.model:
+            start_from(config, arg.model, causal=causal)
         return config
     config.data = {
         "nli": section(
             SOURCES,
             "files",
             path=f"{arg.data}/nli/triplets.jsonl.gz",
-            query_prompt=INSTRUCTION,
+            query_prompt="" if arg.symmetric or arg.echo else INSTRUCTION,
         )
     }
     config.evals = {
@@ -69,7 +79,7 @@ def get_config(arg: str = ""):
 
 def _set_encoder(config, arg) -> None:
     """The model, or the shape of one."""
-    how = {"dtype": "bfloat16", "remat": "all", "dropout": 0.0}
+    how = {"dtype": arg.dtype, "remat": "all", "dropout": 0.0}
     if arg.shape:
         if arg.shape not in SHAPES:
             raise ValueError(

@@ -38,8 +38,8 @@ class Row(NamedTuple):
         extend: what `context.parse` reads, for texts longer than those of the training;
             without it longer texts are cut.
         chunk: what `chunking.parse` reads: how documents are cut into chunks.
-        start: a recipe that is trained first; "{start}" in `recipe` is its workdir.
-            Rows of the same start share it.
+        start: a recipe that is trained first; "{start}" in `recipe` is its workdir,
+            which `model={start}` scores as it is. Rows of the same start share it.
         method, prepend, layer, bidirectional, pool: as `readers.reads` takes them; ""
             where it is as the model has it.
     """
@@ -201,7 +201,7 @@ def _model(
 ) -> pretrained.Pretrained:
     """The model of a run, which is trained unless it was or is one already."""
     if run.config.startswith(MODEL):
-        return pretrained.load(run.config.removeprefix(MODEL))
+        return pretrained.load(_config(run, workdir).removeprefix(MODEL))
     if not trained:
         report(f"{run.name}: training {run.config}")
         _train(ablation, run, workdir)
@@ -217,12 +217,9 @@ def _train(ablation: Ablation, run: Run, workdir: Path) -> None:
     if (folder / "result.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    config = run.config
-    if run.start:
-        config = config.format(start=workdir / run.start.name)
     settings = {**ablation.overrides, "seed": run.seed}
     command = [
-        *(sys.executable, "-m", "launch.train", f"--config={config}"),
+        *(sys.executable, "-m", "launch.train", f"--config={_config(run, workdir)}"),
         *(f"--workdir={folder}", f"--cache={workdir / 'tokens'}"),
         *(f"--config.{key}={value}" for key, value in settings.items()),
     ]
@@ -235,6 +232,13 @@ def _train(ablation: Ablation, run: Run, workdir: Path) -> None:
     if not result["finished"]:
         raise ValueError(f"training stopped at step {result['step']}")
     write_json(folder / "result.json", result)
+
+
+def _config(run: Run, workdir: Path) -> str:
+    """The run's recipe with the folder of what it starts from."""
+    if run.start is None:
+        return run.config
+    return run.config.format(start=workdir / run.start.name)
 
 
 def _scores(

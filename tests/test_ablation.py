@@ -84,6 +84,29 @@ def test_a_finished_run_is_not_repeated_and_a_failed_one_stops_no_other(tmp_path
     assert "one-seed1: done before" in lines
 
 
+def test_what_others_start_from_can_be_scored_as_it_is(tmp_path, monkeypatch):
+    both = ablations.Ablation(
+        title="Started",
+        rows={
+            "before": {"recipe": "model={start}", "start": "first.py", "pool": "mean"},
+            "after": {"recipe": "next.py:model={start}", "start": "first.py"},
+        },
+        columns={"task": {}},
+        seeds=(0,),
+        evals={},
+    )
+    trained, loaded = [], []
+    monkeypatch.setattr(
+        ablations, "_train", lambda _, run, workdir: trained.append(run.name)
+    )
+    monkeypatch.setattr(ablations, "_scores", lambda a, model, name, *_: {name: 1.0})
+    monkeypatch.setattr(ablations.pretrained, "load", loaded.append)
+    ablations.results(both, tmp_path, jobs=1, report=lambda line: None)
+    first = "before-seed0-start"
+    assert set(trained) == {first, "after-seed0"}
+    assert loaded == [str(tmp_path / first), str(tmp_path / "after-seed0")]
+
+
 LONGER = ablations.Ablation(
     title="Longer",
     rows={

@@ -3,7 +3,16 @@ import json
 import pytest
 import tensorflow_datasets as tfds
 
-from research.data.sources import SOURCES, Row, beir, files, hub, texts, tfds_set
+from research.data.sources import (
+    SOURCES,
+    Row,
+    beir,
+    files,
+    hub,
+    labelled,
+    texts,
+    tfds_set,
+)
 
 
 def jsonl(path, *records):
@@ -209,3 +218,30 @@ def test_texts_are_lines_blocks_or_files(tmp_path):
     path.write_bytes(b"no gzip")
     with pytest.raises(ValueError, match="cannot be read as text"):
         found()
+
+
+def test_classes_give_positives_and_hard_negatives(tmp_path):
+    kinds = {f"text {i}": i % 3 for i in range(12)} | {"alone": "other"}
+    path = jsonl(
+        tmp_path / "a.jsonl", *({"text": t, "label": k} for t, k in kinds.items())
+    )
+    source = labelled(path=path, positives=2, negatives=3)
+    assert source.negatives == 3 and len(source.rows) == 12
+    for row in source.rows:
+        assert len(set(row.positives)) == 2 and len(set(row.negatives)) == 3
+        assert row.query not in row.positives
+        assert {kinds[text] for text in row.positives} == {kinds[row.query]}
+        assert kinds[row.query] not in {kinds[text] for text in row.negatives}
+    assert any("alone" in row.negatives for row in source.rows)
+    assert labelled(path=path, positives=2, negatives=3) == source
+    assert labelled(path=path, positives=2, negatives=3, seed=1) != source
+    with pytest.raises(
+        ValueError, match="9 texts are not of the class '0', fewer than"
+    ):
+        labelled(path=path, negatives=10)
+    bare = jsonl(tmp_path / "b.jsonl", {"text": "a", "kind": 1})
+    with pytest.raises(ValueError, match="line 1: no column label"):
+        labelled(path=bare)
+    lone = jsonl(tmp_path / "c.jsonl", *({"text": x, "label": x} for x in "ab"))
+    with pytest.raises(ValueError, match="no class has two texts"):
+        labelled(path=lone)

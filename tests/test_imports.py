@@ -13,9 +13,7 @@ LINEN = {
 }
 # library -> the only places that may import it.
 ONLY = {
-    "flax": tuple(
-        f"models/{name}.py" for name in ("layers", "linear", "pooling", "mae")
-    ),
+    "flax": tuple(f"models/{name}.py" for name in ("layers", "linear", "experts")),
     "tensorflow_datasets": ("data/sources.py", "data/pydocs.py"),
     "ml_collections": ("sections.py", "experiment.py"),
     "orbax": ("train/checkpoints.py",),

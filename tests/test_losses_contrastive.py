@@ -88,6 +88,8 @@ def infonce_loop(
                     continue
                 if negatives == "own" and k > 0 and j != i:
                     continue
+                if negatives == "hard" and j != i:
+                    continue
                 forward.append(s + (alpha * temperature if k > 0 and j == i else 0))
             if j == i or twin[j]:
                 continue
@@ -136,6 +138,26 @@ def test_infonce_equals_the_loop(key, ways, options, duplicates):
     expected = infonce_loop(q, d, query_id, document_id, **options)
     actual = infonce(q, d, labels, **options)
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_infonce_of_hard_negatives_alone_does_not_see_the_batch(key):
+    q, d = embeddings(key, ways=3)
+    for alpha in (0.0, 0.7):
+        options = {"negatives": "hard", "alpha": alpha}
+        got = infonce(q, d, NONE, **options)
+        np.testing.assert_allclose(
+            got, infonce_loop(q, d, **options), rtol=1e-5, atol=1e-5
+        )
+        alone = [
+            infonce(q[i : i + 1], d[3 * i : 3 * i + 3], NONE, **options)[0]
+            for i in range(6)
+        ]
+        np.testing.assert_allclose(got, alone, rtol=1e-5, atol=1e-5)
+    for others in ({"symmetric": True}, {"same_side": True}):
+        with pytest.raises(ValueError, match="neither symmetric nor same_side"):
+            infonce(q, d, NONE, negatives="hard", **others)
+    with pytest.raises(ValueError, match="it needs some"):
+        infonce(q, d[:6], NONE, negatives="hard")
 
 
 def test_infonce_of_equal_similarities_is_the_log_of_the_columns():

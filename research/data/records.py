@@ -101,6 +101,17 @@ def read_texts(path: str, unit: str) -> Iterator[str]:
                 yield text_of(str(file), line, record, ("text",))
 
 
+def read_labelled(path: str) -> tuple[list[str], list[str]]:
+    """(texts, labels) of the fields text and label of a jsonl, tsv or csv file."""
+    found, labels = [], []
+    for line, record in files.read_records(path):
+        found.append(text_of(path, line, record, ("text",)))
+        if record.get("label") is None:
+            raise ValueError(f"{path} line {line}: no column label")
+        labels.append(str(record["label"]))
+    return found, labels
+
+
 def _units(file: Path, unit: str) -> Iterator[str]:
     with files.open_text(file) as lines:
         try:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from research.data import files as readers
 from research.data import records
 from research.data.records import Row
@@ -88,6 +90,48 @@ def files(
             )
     if negatives < 0:
         negatives = min(len(row.negatives) for row in rows)
+    return _source(rows, negatives, weight, query_prompt, document_prompt)
+
+
+def labelled(
+    *,
+    path: str,
+    positives: int = 4,
+    negatives: int = 1,
+    seed: int = 0,
+    weight: float = 1.0,
+    query_prompt: str = "",
+    document_prompt: str = "",
+) -> Source:
+    """Texts of classes: some of the same class as positives, some of others as hard
+    negatives (NV-Embed, Lee et al. 2024).
+
+    They are drawn once for each text. A class of one text gives only negatives.
+
+    Args:
+        path: a jsonl, tsv or csv file with the fields text and label.
+        positives: that a step draws one of, at most.
+        negatives: hard negatives a query gets.
+        seed: of the draws.
+    """
+    found, labels = records.read_labelled(path)
+    _, kinds = np.unique(labels, return_inverse=True)
+    draw = np.random.default_rng(seed)
+    rows = []
+    for kind in range(kinds.max() + 1):
+        same, other = np.flatnonzero(kinds == kind), np.flatnonzero(kinds != kind)
+        if len(other) < negatives:
+            raise ValueError(
+                f"{path}: {len(other)} texts are not of the class {labels[same[0]]!r}, "
+                f"fewer than the {negatives} negatives asked for"
+            )
+        for own in same[: len(same) if len(same) > 1 else 0]:
+            near = draw.permutation(same[same != own])[:positives]
+            far = draw.choice(other, negatives, replace=False)
+            good, bad = (tuple(found[i] for i in part) for part in (near, far))
+            rows.append(Row(found[own], good, bad))
+    if not rows:
+        raise ValueError(f"{path}: no class has two texts")
     return _source(rows, negatives, weight, query_prompt, document_prompt)
 
 
@@ -292,6 +336,7 @@ def _source(
 
 SOURCES: Mapping[str, Callable[..., Source]] = {
     "files": files,
+    "labelled": labelled,
     "texts": texts,
     "beir": beir,
     "pydocs": pydocs,

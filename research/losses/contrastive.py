@@ -49,8 +49,10 @@ def infonce(
         similarity: "cosine" or "dot".
         symmetric: also find each positive's query among the queries (no hard negatives)
             and average the two directions, as CLIP does.
-        negatives: "shared", all documents of the batch, or "own", every positive but
-            only the query's own hard negatives (Gemini and Qwen3 embeddings).
+        negatives: "shared", all documents of the batch; "own", every positive but only
+            the query's own hard negatives (Gemini and Qwen3 embeddings); or "hard",
+            nothing but these (the second stage of NV-Embed, Lee et al. 2024), which
+            symmetric and same_side have no part in.
         same_side: query i's softmax, in both directions, also holds the other queries
             (against query i) and the other positives (against positive i).
         margin: leave out whatever is more similar than the positive's similarity plus
@@ -64,7 +66,12 @@ def infonce(
     Raises:
         ValueError: rows of d are no multiple of rows of q, or an unknown option.
     """
-    check_option("negatives", negatives, ("shared", "own"))
+    check_option("negatives", negatives, ("shared", "own", "hard"))
+    if negatives == "hard" and (symmetric or same_side or len(d) == len(q)):
+        raise ValueError(
+            "negatives 'hard' compares a query with its hard negatives alone: it needs "
+            "some, and neither symmetric nor same_side"
+        )
     blocks = _blocks(q, d, labels, similarity, margin, same_side)
     ways = d.shape[0] // q.shape[0]
     own_row = jnp.repeat(jnp.eye(q.shape[0], dtype=bool), ways, axis=1)
@@ -73,6 +80,8 @@ def infonce(
     forward = jnp.where(own_row & hard, forward + alpha, forward)
     if negatives == "own":
         forward = jnp.where(hard & ~own_row, _LOWEST, forward)
+    if negatives == "hard":
+        forward = jnp.where(own_row, forward, _LOWEST)
     sides = [_scaled(side, temperature) for side in blocks.sides]
     positive = blocks.positive / temperature
     loss = _logsumexp(forward, *sides) - positive

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.losses.reconstruction import vocabulary_logits
 from research.models.config import EncoderConfig
 from research.models.heads import head, init_head
 from research.models.layers import INIT
@@ -61,7 +60,9 @@ def largest(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
 
     def row(parts):
         states, masks = parts
-        logits = vocabulary_logits(states, table, bias)
+        kernel = table.T.astype(states.dtype)
+        logits = jnp.matmul(states, kernel, preferred_element_type=jnp.float32)
+        logits += bias[None]
 
         def text(chosen):
             most = jnp.where(chosen[:, None], logits, -jnp.inf).max(0)

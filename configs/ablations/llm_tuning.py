@@ -1,0 +1,62 @@
+"""A causal language model tuned into an embedder: how much, and how it reads.
+
+Source: Springer et al. 2024, arXiv:2402.15449 (echo), and BehnamGhader et al. 2024,
+    arXiv:2404.05961 (both sides), of models of 7 billion parameters with LoRA.
+Command: python -m launch.ablate --config=configs/ablations/llm_tuning.py \
+    --workdir=runs/llm_tuning
+Variants: tiny, data=DIR (with rawtext/, nli/ and stsb/), steps=N, width=N, depth=N and
+    vocab=N of the decoder's training, tuning=N steps after it, seeds=0;1.
+Rows: the decoder as it is, with LoRA of rank 16 (1e-3) or with every parameter (2e-4)
+    trained on NLI triplets; causal or seeing both sides; texts once or twice (echo).
+    All pool the mean.
+Columns: STS-B test (Spearman x 100), with intervals over bootstrap samples.
+Cost: one training of the decoder, 8 tunings and 12 evaluations; not measured here.
+Expected: not measured here.
+"""
+
+import ml_collections
+
+from configs.common import DATA, parse_arg
+from research.eval.evaluators import EVALS
+from research.sections import section
+
+TUNED = {"LoRA": "rank=16,rate=0.001", "full": "rank=0,rate=0.0002"}
+SIDES = {"causal": "", "both sides": "bidirectional"}
+READ = {"": "symmetric", ", echo": "echo"}
+
+
+def get_config(arg: str = ""):
+    """The ablation; see the header for its variants."""
+    shape = {"steps": 400, "width": 256, "depth": 6, "vocab": 8_192}
+    own = {"tuning": 100, "seeds": (0,)}
+    arg = parse_arg(arg, tiny=False, data=DATA, **own, **shape)
+    sizes = ",".join(f"{name}={arg[name]}" for name in ("data", *shape))
+    start = f"configs/decoder.py:{'tiny' if arg.tiny else f'{sizes},length=256'}"
+    data = section(EVALS, "sts", data=f"{arg.data}/stsb/test.jsonl.gz", samples=1_000)
+    evals, longer = {"STS-B": data}, {}
+    if arg.tiny:
+        few = {"candidates": 50, "queries": 20}
+        evals = {"pydocs": section(EVALS, "pydocs_retrieval", **few)}
+        longer = {"max_length": 64}
+    rows = {}
+    for side, both in SIDES.items():
+        for read, way in READ.items():
+            how = {"bidirectional": "true"} if both else {}
+            how |= {"method": "echo:symmetric=true,pool=mean"} if way == "echo" else {}
+            untuned = {"recipe": "model={start}", "start": start, "pool": "mean"}
+            rows[f"untuned, {side}{read}"] = untuned | how
+            for name, amount in TUNED.items():
+                tuned = ["tiny"] if arg.tiny else [f"data={arg.data}", "dtype=float32"]
+                tuned += ["model={start}", f"steps={arg.tuning}", "batch=64"]
+                tuned += ["pool=mean", amount, way, both]
+                recipe = f"configs/lora_llm.py:{','.join(filter(None, tuned))}"
+                rows[f"{name}, {side}{read}"] = {"recipe": recipe, "start": start}
+    return ml_collections.ConfigDict(
+        {
+            "title": "A causal language model tuned on NLI",
+            "rows": tuple(rows.items()),
+            "columns": tuple((name, {"eval": name, **longer}) for name in evals),
+            "seeds": arg.seeds,
+            "evals": evals,
+        }
+    )
