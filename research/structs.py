@@ -65,6 +65,7 @@ class TextInfo(NamedTuple):
         special: the ids of special tokens, never put in place of another.
         counts: [vocab] how often each token occurs in the data; None if unknown.
         blank: the id of "_", which stands for a mask where there is none; None without.
+        end: the id of the token that ends a text; None without.
         shortest: the fewest tokens of a text, its special ones included.
     """
 
@@ -73,6 +74,7 @@ class TextInfo(NamedTuple):
     special: tuple[int, ...]
     counts: Any = None
     blank: int | None = None
+    end: int | None = None
     shortest: int = 1
 
 

@@ -7,6 +7,7 @@ import tokenizers
 
 from research.data import text
 from research.data.document_table import DocumentTable
+from research.data.pieces import end_token
 from research.structs import TextInfo
 
 MASKS = ("[MASK]", "<mask>")  # BERT's, and RoBERTa's
@@ -37,5 +38,14 @@ def text_info(
         tuple(special),
         counts,
         blank=tokenizer.token_to_id(BLANK),
+        end=_end(tokenizer),
         shortest=1 + sum(map(len, text.around(tokenizer))),
     )
+
+
+def _end(tokenizer: tokenizers.Tokenizer) -> int | None:
+    """The id of the token that ends a text, if there is one."""
+    try:
+        return end_token(tokenizer)
+    except ValueError:
+        return None

@@ -121,6 +121,7 @@ def apply(
     normed: bool = True,
     prefix: Past | None = None,
     routed: bool = False,
+    sees: Array | None = None,
 ) -> tuple[Array, Array | None]:
     """Final hidden states, and what is wanted of every layer's.
 
@@ -144,6 +145,8 @@ def apply(
             one, or as blocks pass them on.
         prefix: the tokens before those of every row, from `prefix`, [L, P, ...]. Rows
             hold the rest of one text each, and their scores stand whole in memory.
+        sees: [B, S, S] bool, which tokens of its text each may look at, of those that
+            the shape lets it see; None for all. Scores then stand whole in memory.
 
     Returns:
         [B, S, D], and [L+1, ...] of the embedding layer and every block, or None.
@@ -153,8 +156,9 @@ def apply(
         where = places(tokens.segment, running=cfg.anchor)
     else:
         cfg = _unaligned(cfg, where.index.shape[1])
-    if prefix is not None:
+    if prefix is not None or sees is not None:
         cfg = dataclasses.replace(cfg, attention="plain")
+    if prefix is not None:
         where = later(where, prefix.v.shape[1])
     keys = None if key is None else jax.random.split(key, cfg.depth + 2)
     position_key = None if key is None else keys[-2]
@@ -164,6 +168,9 @@ def apply(
     )
     if prefix is not None:
         around = around._replace(terms=terms_after(cfg, where, prefix.v.shape[1]))
+
+    if sees is not None:
+        around = around.seen(sees)
 
     def final(x):
         if cfg.norm_at != "post":

@@ -54,6 +54,11 @@ class Surroundings(NamedTuple):
     channels: tuple[Array, Array] | None
     adapter: Array | None = None
 
+    def seen(self, sees: Array) -> "Surroundings":
+        """The same where each token looks only at what `sees` [B, S, S] says."""
+        terms = self.terms._replace(mask=self.terms.mask & sees)
+        return self._replace(terms=terms)
+
 
 class Kind(NamedTuple):
     """What sets a block apart from the others, as data: [] bool, or None for nowhere.

@@ -77,8 +77,7 @@ def decoded(
     keys = (None,) * (depth + 1) if key is None else jax.random.split(key, depth + 1)
     around = surroundings(params, where, shape, keys[depth])
     if sees is not None:
-        mask = around.terms.mask & sees
-        around = around._replace(terms=around.terms._replace(mask=mask))
+        around = around.seen(sees)
     for layer in range(depth):
         block = jax.tree.map(lambda w: w[layer], decoder["layers"])  # noqa: B023
         kind = Kind(None, None if cfg.first_norm else jnp.asarray(layer == 0))

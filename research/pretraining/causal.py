@@ -130,7 +130,7 @@ def causal_lm(cfg: EncoderConfig, text: TextInfo) -> Objective:
         mean, each = next_tokens(params["encoder"], batch.tokens, cfg, key)
         return mean, language_metrics(mean, each)
 
-    return Objective(_started(cfg), loss)
+    return Objective(started(cfg), loss)
 
 
 def mntp(
@@ -169,7 +169,7 @@ def mntp(
     if not 0 < ratio < 1:
         raise ValueError(f"objective.ratio is {ratio}; it must lie in (0, 1)")
     rule = _Hiding(ratio, replace, _mask_id(text, mask_id))
-    return Objective(_started(cfg), partial(_mntp_loss, cfg, text, rule))
+    return Objective(started(cfg), partial(_mntp_loss, cfg, text, rule))
 
 
 class _Hiding(NamedTuple):
@@ -227,7 +227,7 @@ def _mask_id(text: TextInfo, wanted: int) -> int:
     return found
 
 
-def _started(cfg: EncoderConfig):
+def started(cfg: EncoderConfig):
     """The `init` of an Objective that trains an encoder and nothing else."""
 
     def init(key: Key, start: Params | None = None) -> tuple[Params, Params]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from research.pretraining.causal import causal_lm, mntp
 from research.pretraining.electra import electra
+from research.pretraining.gem import gem
 from research.pretraining.mae_lm import mae_lm, mask_later
 from research.pretraining.masked import mlm
 from research.pretraining.retromae import dupmae, retromae
@@ -31,6 +32,7 @@ PRETRAINING = {
     "declutr": declutr,
     "causal_lm": causal_lm,
     "mntp": mntp,
+    "gem": gem,
 }
 
 

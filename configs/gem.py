@@ -1,0 +1,36 @@
+"""GEM: a decoder learns to embed a text in the token that ends it.
+
+Source: Zhang et al. 2025, arXiv:2506.04344: decoders of 1 to 8 billion parameters, next
+    tokens of texts that special tokens divide. One special token here, the tokenizer's
+    end token, in every second text.
+Command: python -m launch.train --config=configs/gem.py:model=runs/decoder \
+    --workdir=runs/gem
+Variants: tiny, model=NAME (any decoder; default runs/decoder), data=DIR (with rawtext/
+    and stsb/), steps=N.
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs import decoder
+from configs.common import DATA, parse_arg, pre_training, start_from
+from research.data.methods import METHODS
+from research.models.pooling import POOLS
+from research.pretraining.objectives import PRETRAINING
+from research.sections import section
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(arg, tiny=False, model="", data=DATA, steps=200)
+    tiny = ",tiny" if arg.tiny else ""
+    config = pre_training(f"data={arg.data},steps={arg.steps}{tiny}")
+    config.objective = section(PRETRAINING, "gem")
+    config.method = section(METHODS, "template", query="{text}{eos}", pool="last")
+    config.pool = section(POOLS, "last")
+    config.optimizer.learning_rate = 1e-4
+    if arg.tiny and not arg.model:
+        body = decoder.get_config("tiny")
+        config.tokenizer, config.encoder = body.tokenizer, body.encoder
+    else:
+        start_from(config, arg.model or "runs/decoder", dropout=0.0)
+    return config
