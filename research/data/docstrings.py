@@ -40,10 +40,11 @@ def python_files(folders: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
     for folder in folders:
         for parent, children, names in os.walk(folder):
             children[:] = [c for c in children if c not in SKIPPED]
+            inside = os.path.relpath(parent, folder).split(os.sep)[0]
             for name in names:
-                path = os.path.join(parent, name)
                 if name.endswith(".py"):
-                    top = Path(path).relative_to(folder).parts[0]
+                    top = name if inside == os.curdir else inside
+                    path = os.path.join(parent, name)
                     found = packages.setdefault(top.removesuffix(".py"), [])
                     found.append((path, os.path.getsize(path)))
     ordered = {}
