@@ -15,7 +15,5 @@ export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 # The data set that many tests read is made once, before they share it.
 .venv/bin/python -c 'from research.data.sources import SOURCES; SOURCES["pydocs"]()' \
   > /dev/null 2>&1
-# Large arrays in large pages, as the commands have them.
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 # Each process takes neighbours, which share what their files make and compile.
 exec .venv/bin/python -m pytest --numprocesses 2 --dist worksteal "$@"
