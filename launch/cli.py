@@ -12,6 +12,8 @@ from typing import Any
 
 from absl import app, flags, logging
 
+VIRTUAL = "--xla_force_host_platform_device_count"  # several devices of one CPU
+ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 # User mistakes; anything else is a fault of ours and keeps its traceback.
 MISTAKES = (ValueError, OSError)
 
@@ -27,6 +29,8 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
     def called(arguments):
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # orbax tells of every file
+        if VIRTUAL in os.environ.get("XLA_FLAGS", ""):
+            order_collectives()
         # At its default level jax tells of every accelerator that is not there.
         logging.get_absl_logger().parent.getChild("jax").setLevel("WARNING")
         if len(arguments) > 1:
@@ -41,6 +45,16 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
             print(json.dumps(result), flush=True)
 
     app.run(called, flags_parser=_parsed)
+
+
+def order_collectives() -> None:
+    """Keeps virtual devices from waiting for each other for ever; before any compiling.
+
+    XLA's usual scheduler for CPUs puts independent collectives side by side, and each
+    device begins with any of them: with fewer cores than devices, two of these may hold
+    all threads and wait, each in another collective, until XLA aborts the process.
+    """
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ORDERED}".strip()
 
 
 def say(line: str) -> None:

@@ -3,6 +3,9 @@
 import jax
 import pytest
 
+from launch import cli
+
+cli.order_collectives()
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,12 @@ def test_a_mistake_is_one_sentence(tmp_path):
         assert result.stderr.count("\n") == 1
         assert message in result.stderr
     assert list(tmp_path.iterdir()) == [texts]
+
+
+def test_collectives_keep_their_order_beside_other_flags(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", cli.VIRTUAL + "=4")
+    cli.order_collectives()
+    assert os.environ["XLA_FLAGS"].split() == [cli.VIRTUAL + "=4", cli.ORDERED]
 
 
 def test_nothing_half_written_is_left(tmp_path):
