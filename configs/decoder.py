@@ -37,3 +37,10 @@ def get_config(arg: str = ""):
     config.optimizer.schedule = "cosine"
     config.evals["perplexity"] = section(MEASURES, "perplexity", documents=100)
     return config
+
+
+def small(config, causal: bool) -> None:
+    """Replaces a config's encoder by the tiny decoder, random."""
+    body = get_config("tiny")
+    config.tokenizer, config.encoder = body.tokenizer, body.encoder
+    config.encoder.causal = causal

@@ -29,8 +29,7 @@ def get_config(arg: str = ""):
     config.pool = section(POOLS, "last")
     config.optimizer.learning_rate = 1e-4
     if arg.tiny and not arg.model:
-        body = decoder.get_config("tiny")
-        config.tokenizer, config.encoder = body.tokenizer, body.encoder
+        decoder.small(config, causal=True)
     else:
         start_from(config, arg.model or "runs/decoder", dropout=0.0)
     return config

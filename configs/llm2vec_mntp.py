@@ -26,9 +26,7 @@ def get_config(arg: str = ""):
     config.objective = section(PRETRAINING, "mntp")
     config.optimizer.learning_rate = 1e-4
     if arg.tiny and not arg.model:
-        body = decoder.get_config("tiny")
-        config.tokenizer, config.encoder = body.tokenizer, body.encoder
-        config.encoder.causal = False
+        decoder.small(config, causal=False)
     else:
         start_from(config, arg.model or "runs/decoder", causal=False, dropout=0.0)
     return config

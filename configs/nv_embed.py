@@ -13,8 +13,8 @@ Cost: not measured here.
 Expected: not measured here.
 """
 
+from configs import decoder
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, start_from
-from configs.readouts import small_decoder
 from research.data.sources import SOURCES
 from research.losses.contrastive import LOSSES
 from research.models.readouts import POOLINGS
@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
     config = fine_tuning(arg)
     rank, sizes = 16, {"latents": 512, "heads": 8}
     if arg.tiny:
-        small_decoder(config)
+        decoder.small(config, causal=False)
         rank, sizes = 2, {"latents": 16, "heads": 2}
     if given:
         start_from(config, given, causal=False, dropout=0.0, dtype=arg.dtype)

@@ -38,7 +38,7 @@ def get_config(arg: str = ""):
     config = fine_tuning(arg)
     sizes = dict(SIZES[arg.pool])
     if arg.tiny and not given:
-        small_decoder(config)
+        decoder.small(config, causal=False)
         sizes = {name: 2 if name == "heads" else 16 for name in sizes}
     else:
         usual = "runs/dupmae" if arg.pool == "dupmae" else "runs/mntp"
@@ -47,10 +47,3 @@ def get_config(arg: str = ""):
     if arg.pool == "dupmae":  # its scores are dot products
         config.loss.similarity, config.loss.temperature = "dot", 1.0
     return config
-
-
-def small_decoder(config) -> None:
-    """Replaces the encoder by a random decoder that sees both sides."""
-    body = decoder.get_config("tiny")
-    config.tokenizer, config.encoder = body.tokenizer, body.encoder
-    config.encoder.causal = False

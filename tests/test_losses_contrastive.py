@@ -9,8 +9,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from research.losses.contrastive import LOSSES
-from research.losses.similarity import normalized
 from research.structs import Labels
+from research.vectors import normalized
 
 NONE = Labels()
 
@@ -483,7 +483,7 @@ def test_mistakes_are_named(key):
         angle(q[:, :9], d[:, :9], Labels(jnp.ones((6, 3))))
     with pytest.raises(ValueError, match="hard negatives"):
         triplet(q, d[:6], NONE)
-    with pytest.raises(ValueError, match="'cos'; it can be cosine or dot"):
+    with pytest.raises(ValueError, match="'cos'; allowed: cosine, dot"):
         infonce(q, d, NONE, similarity="cos")
     with pytest.raises(ValueError, match="negatives is 'all'"):
         infonce(q, d, NONE, negatives="all")

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from packed import lively
 
 from configs import decoder
 from research import pretrained
@@ -33,11 +35,7 @@ LENGTHS = ((5, 1, 9), (12, 3), (2,))
 
 @pytest.fixture(scope="module")
 def params():
-    noise = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda x: x + noise.normal(0, 0.2, x.shape).astype("f4"),
-        encoder.init(jax.random.key(0), CFG),
-    )
+    return lively(partial(encoder.init, cfg=CFG))
 
 
 @pytest.fixture(scope="module")

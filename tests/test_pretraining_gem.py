@@ -1,12 +1,13 @@
 """GEM: what follows the special tokens sees the text before only through them."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from packed import random_rows
+from packed import lively, random_rows
 
 from research.models import encoder
 from research.models.config import modern
@@ -24,11 +25,7 @@ SEGMENT = np.asarray(ROWS.tokens.segment)
 
 @pytest.fixture(scope="module")
 def params():
-    noise = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda x: x + noise.normal(0, 0.2, x.shape).astype("f4"),
-        encoder.init(jax.random.key(0), CFG),
-    )
+    return lively(partial(encoder.init, cfg=CFG))
 
 
 def parts_of(key, count=2, ratio=1.0):

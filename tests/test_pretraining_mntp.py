@@ -1,11 +1,13 @@
 """Masked next-token prediction, and a decoder that is made to see both sides."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from packed import lively
 
 from configs import decoder, llm2vec_mntp
 from configs.common import start_from
@@ -27,11 +29,7 @@ ALL = (1.0, 0.0)
 
 @pytest.fixture(scope="module")
 def params():
-    noise = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda x: x + noise.normal(0, 0.2, x.shape).astype("f4"),
-        encoder.init(jax.random.key(0), CFG),
-    )
+    return lively(partial(encoder.init, cfg=CFG))
 
 
 def packed(opening):

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from packed import lively
 
 from research import pretrained, pruning
 from research.data.text import train_tokenizer
@@ -24,11 +26,7 @@ CFG = modern(depth=4, causal=True, **SHAPE)
 
 @pytest.fixture(scope="module")
 def params():
-    noise = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda x: x + noise.normal(0, 0.2, x.shape).astype("f4"),
-        encoder.init(jax.random.key(0), CFG),
-    )
+    return lively(partial(encoder.init, cfg=CFG))
 
 
 @pytest.fixture(scope="module")

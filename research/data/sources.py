@@ -125,7 +125,7 @@ def labelled(
                 f"{path}: {len(other)} texts are not of the class {labels[same[0]]!r}, "
                 f"fewer than the {negatives} negatives asked for"
             )
-        for own in same[: len(same) if len(same) > 1 else 0]:
+        for own in same if len(same) > 1 else ():
             near = draw.permutation(same[same != own])[:positives]
             far = draw.choice(other, negatives, replace=False)
             good, bad = (tuple(found[i] for i in part) for part in (near, far))

@@ -31,6 +31,7 @@ from research.models.reading import (
 from research.models.readouts import applied, pooling
 from research.models.readouts import width as pooled_width
 from research.structs import Array, EmbedFn, Params, Tokens
+from research.vectors import normalized
 
 
 def make_embedder(
@@ -148,12 +149,6 @@ def make_grid_embedder(
     return _embed_fn(runner, read, batch_sizes(cfg, batch_tokens, mesh))
 
 
-def unit(x: Array) -> Array:
-    """Rows scaled to length 1 over the last axis; a zero row stays zero."""
-    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-    return x / jnp.maximum(norm, 1e-12)
-
-
 @partial(
     jax.jit,
     static_argnames=("cfg", "pool", "slots", "depths", "layers", "dim", "normalize"),
@@ -192,7 +187,7 @@ def _vectors(
     if layers is not None:
         x = x[:, np.asarray(layers)].mean(1)
     x = project(dense, x)[..., :dim]
-    x = unit(x) if normalize else x
+    x = normalized(x) if normalize else x
     return x.reshape(-1, slots, *x.shape[1:])
 
 
@@ -277,7 +272,7 @@ def _embed_fn(
             raise ValueError("there are no texts to embed")
         parts = [row_vectors(runner(role), rows, sizes) for rows in read(texts, role)]
         x = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
-        return np.asarray(unit(x)) if normalize else x
+        return np.asarray(normalized(x)) if normalize else x
 
     return embed
 

@@ -9,16 +9,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from research.checks import check_option
 from research.losses.similarity import (
-    check_option,
     cosines,
-    float32,
-    norm,
     scores_of,
     similarities,
     ways_of,
 )
 from research.structs import Array, Labels
+from research.vectors import float32, norm
 
 
 def infonce(

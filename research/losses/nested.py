@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from research.losses.similarity import check_option
+from research.checks import check_option
 from research.losses.sizes import (
     LAYER_WEIGHTS,
     Choose,

@@ -1,11 +1,11 @@
 """Similarities of queries and documents, and what losses check about both."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
+from research.checks import check_option
 from research.structs import Array, Labels
+from research.vectors import float32, normalized
 
 
 def similarities(q: Array, d: Array, similarity: str) -> Array:
@@ -28,25 +28,6 @@ def cosines(q: Array, d: Array) -> Array:
     ways_of(q, d)
     d = normalized(d).reshape(q.shape[0], -1, q.shape[1])
     return jnp.sum(normalized(q)[:, None] * d, axis=-1)
-
-
-def norm(x: Array) -> Array:
-    """Euclidean norm of the last axis, its gradient 0 where the norm is 0."""
-    square = jnp.sum(jnp.square(x), axis=-1)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-
-
-def normalized(x: Array) -> Array:
-    """Unit rows; a row of norm under 1e-12 becomes 0, and so does its gradient."""
-    x = float32(x)
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    real = square > 1e-24
-    return jnp.where(real, x * jax.lax.rsqrt(jnp.where(real, square, 1.0)), 0.0)
-
-
-def float32(x: Array) -> Array:
-    """The same in float32."""
-    return x.astype(jnp.float32)
 
 
 def scores_of(q: Array, d: Array, labels: Labels) -> Array:
@@ -73,9 +54,3 @@ def ways_of(q: Array, d: Array) -> int:
             f"{d.shape[0]} documents do not divide evenly among {q.shape[0]} queries"
         )
     return d.shape[0] // q.shape[0]
-
-
-def check_option(argument: str, value: str, allowed: Sequence[str]) -> None:
-    """Raises ValueError if an argument's value is not one of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{argument} is {value!r}; it can be {' or '.join(allowed)}")

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.checks import check_option
 from research.models.config import EncoderConfig
 from research.models.frequencies import Rope, at_least, ntk_aware, plain
 from research.structs import Array, Key, Params
@@ -49,8 +50,7 @@ def clex(
     for name, value in (("original", original), ("max_factor", max_factor)):
         at_least("clex", name, value, 1)
     at_least("clex", "expansion", expansion, 1)
-    if act not in ACTS:
-        raise ValueError(f"clex's act is {act!r}; allowed: {', '.join(ACTS)}")
+    check_option("clex's act", act, ACTS)
     if not 0 < step <= 1 or abs(1 / step - round(1 / step)) > 1e-6:
         raise ValueError(f"clex's step is {step}; it must be 1 over a whole number")
     t = min(max(1, -(-length // original)), max_factor)

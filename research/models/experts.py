@@ -4,10 +4,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from research.checks import check_option
 from research.models.config import EncoderConfig
 from research.models.linear import INIT
 from research.models.pooling import Readout, last
 from research.structs import Array, Params
+from research.vectors import normalized
 
 
 class Kernel(nn.Module):
@@ -68,12 +70,8 @@ def moee(*, of: str = "both", scores: str = "softmax", weight: float = 1.0) -> R
             models.
         weight: of the routing weights beside the state.
     """
-    for name, value, allowed in (
-        ("of", of, ("both", "router")),
-        ("scores", scores, ("softmax", "logits")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"pool.{name} is {value!r}; allowed: {', '.join(allowed)}")
+    check_option("pool.of", of, ("both", "router"))
+    check_option("pool.scores", scores, ("softmax", "logits"))
     if weight < 0:
         raise ValueError(f"pool.weight is {weight}; it should not be negative")
 
@@ -87,15 +85,11 @@ def moee(*, of: str = "both", scores: str = "softmax", weight: float = 1.0) -> R
         routed = jnp.moveaxis(routed, 0, 2).reshape(*state.shape[:2], -1)
         if of == "router":
             return routed
-        return jnp.concatenate([_unit(state), weight**0.5 * _unit(routed)], -1)
+        return jnp.concatenate(
+            [normalized(state), weight**0.5 * normalized(routed)], -1
+        )
 
     def width(cfg: EncoderConfig) -> int:
         return cfg.depth * cfg.experts + (cfg.width if of == "both" else 0)
 
     return Readout(None, pool, each=each, routed=True, width=width)
-
-
-def _unit(x: Array) -> Array:
-    """Vectors of length 1, or 0."""
-    length = jnp.linalg.norm(x, axis=-1, keepdims=True)
-    return x / jnp.where(length > 0, length, 1.0)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from research.checks import check_option
 from research.models.config import EncoderConfig
 from research.models.layers import INIT
 from research.models.pooling import Readout, last, mean
@@ -63,8 +64,7 @@ def layer_attention(
         head_dim: of each head; 0 is half the encoder's width, as the authors have it.
         of: the vector of a layer: the "last" token, or the "mean".
     """
-    if of not in EACH:
-        raise ValueError(f"pool.of is {of!r}; allowed: {', '.join(EACH)}")
+    check_option("pool.of", of, EACH)
     sizes = _Sizes(latents, heads, head_dim, mult)
 
     def init(key: Key, cfg: EncoderConfig, params: Params) -> Params:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.checks import check_option
 from research.structs import Array, TextInfo
 
 WEIGHTINGS = ("none", "frequency", "loss")
@@ -23,10 +24,7 @@ def checked(weighting: str, text: TextInfo) -> str:
     Raises:
         ValueError: it is none, or the data it needs are not known.
     """
-    if weighting not in WEIGHTINGS:
-        raise ValueError(
-            f"objective.weighting is {weighting!r}; allowed: {', '.join(WEIGHTINGS)}"
-        )
+    check_option("objective.weighting", weighting, WEIGHTINGS)
     if weighting == "frequency" and text.counts is None:
         raise ValueError(
             "objective.weighting 'frequency' needs counts of the data's tokens, which "
