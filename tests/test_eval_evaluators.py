@@ -78,6 +78,31 @@ def test_retrieval_by_cosine(beir):
     assert result["low"] == result["high"] == result["ndcg@10"]  # of one query
 
 
+def test_retrieval_by_some_of_the_queries(beir, tmp_path):
+    names = [f"q{i}" for i in range(20)]
+    lines = [json.dumps({"_id": name, "text": f"a {name}"}) for name in names]
+    (tmp_path / "queries.jsonl").write_text("\n".join(lines))
+    grades = "".join(f"{name}\t1\t1\n" for name in names)
+    (tmp_path / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\n" + grades
+    )
+
+    def asked(queries):
+        found = []
+
+        def embed(texts, role):
+            found.extend(texts if role == "query" else [])
+            return letters(texts, role)
+
+        assert retrieval(data=beir, queries=queries)(embed)["main_score"] == 100
+        return found
+
+    assert len(set(asked(5))) == 5 and asked(5) == asked(5)
+    assert set(asked(5)) < set(asked(6)) < set(asked(0)) == set(asked(30))
+    with pytest.raises(ValueError, match="queries is -1"):
+        retrieval(data=beir, queries=-1)
+
+
 def test_retrieval_can_leave_out_the_query_itself(beir):
     evaluator = retrieval(data=beir, ignore_identical_ids=True, lexical=True)
     result = evaluator(letters)

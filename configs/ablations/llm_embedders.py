@@ -12,7 +12,8 @@ Variants: tiny, model=NAME (a decoder, instead of training one), data=DIR (with
 Rows: how one and the same model is read. Echo has the same token budget as the others,
     so of a long text each copy is half. Token prepending goes before the blocks from
     1 to half of the depth; its baseline, "off", has the same prompt and copies nothing.
-Columns: STS-B dev (Spearman x 100), and the paragraphs of SQuAD's questions (nDCG@10).
+Columns: STS-B dev (Spearman x 100), and the paragraphs of 2,000 of SQuAD's questions
+    (nDCG@10).
 Cost: one training of the decoder and 30 evaluations; not measured here.
 Expected: not measured here.
 """
@@ -40,7 +41,11 @@ def get_config(arg: str = ""):
             EVALS, "sts", data=f"{arg.data}/stsb/dev.jsonl.gz", samples=1_000
         ),
         "SQuAD": section(
-            EVALS, "retrieval", data=f"{arg.data}/squad_retrieval", samples=1_000
+            EVALS,
+            "retrieval",
+            data=f"{arg.data}/squad_retrieval",
+            samples=1_000,
+            queries=2_000,
         ),
     }
     if arg.tiny:

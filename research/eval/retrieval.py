@@ -23,6 +23,7 @@ def retrieval(
     ignore_identical_ids: bool = False,
     lexical: bool = False,
     samples: int = 0,
+    queries: int = 0,
 ) -> Evaluator:
     """Ranking of a BEIR folder's corpus for each query of a split, by exact search.
 
@@ -33,6 +34,7 @@ def retrieval(
         ignore_identical_ids: a document with the query's id is no answer (ArguAna).
         lexical: also score BM25, as `bm25`.
         samples: of the queries, for a confidence interval; 0 for none.
+        queries: draw so many of the split's; 0, or more than it has, for all.
 
     Returns:
         embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent, and with
@@ -42,10 +44,15 @@ def retrieval(
     Raises:
         FileNotFoundError, ValueError: a file is missing or malformed.
     """
-    corpus, queries, qrels = read_beir(data, split)
+    if queries < 0:
+        raise ValueError(f"queries is {queries}; it should be 0, for all, or more")
+    corpus, asked, qrels = read_beir(data, split)
+    if 0 < queries < len(asked):
+        drawn = np.random.default_rng(0).permutation(sorted(asked))[:queries].tolist()
+        asked, qrels = ({i: part[i] for i in drawn} for part in (asked, qrels))
     return ranking(
         corpus,
-        queries,
+        asked,
         qrels,
         similarity=similarity,
         ignore_identical_ids=ignore_identical_ids,
