@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from launch import cli
+from research import parallel
 
 cli.order_collectives()
 jax.config.update("jax_platforms", "cpu")
@@ -17,3 +18,14 @@ jax.config.update("jax_disable_most_optimizations", True)
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Runs have one device, for which there is a third less to compile."""
+    make_mesh = parallel.make_mesh
+
+    def first(shape, devices=None):
+        return make_mesh(shape, devices or jax.devices()[:1])
+
+    monkeypatch.setattr(parallel, "make_mesh", first)

@@ -26,6 +26,7 @@ from research.sections import section
 from research.structs import Tokens
 from research.train import loop
 
+pytestmark = pytest.mark.usefixtures("one_device")
 SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 32}
 CFG = modern(**SHAPE)
 TEXTS = {

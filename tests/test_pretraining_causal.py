@@ -27,6 +27,7 @@ from research.pretraining.objectives import PRETRAINING
 from research.structs import Batch, Labels, Rows, TextInfo, Tokens
 from research.train import loop
 
+pytestmark = pytest.mark.usefixtures("one_device")
 SHAPE = {"vocab": 50, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 32}
 CFG = modern(causal=True, **SHAPE)
 TEXT = TextInfo(50, None, (0, 1, 2, 3))

@@ -21,6 +21,7 @@ from research.pretraining.causal import hideable, mntp
 from research.structs import Rows, TextInfo, Tokens
 from research.train import loop
 
+pytestmark = pytest.mark.usefixtures("one_device")
 SHAPE = {"vocab": 50, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 32}
 CFG = modern(**SHAPE)
 TEXT = TextInfo(50, None, (0, 1, 2, 3), None, blank=4)

@@ -14,6 +14,8 @@ from research.losses.contrastive import LOSSES
 from research.sections import section
 from research.train import loop
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):

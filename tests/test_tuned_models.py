@@ -14,6 +14,7 @@ from research.models import adapters
 from research.models.peft import WEIGHTS
 from research.train import loop
 
+pytestmark = pytest.mark.usefixtures("one_device")
 TEXTS = ["parse a date", "open the file and read its lines", "sum of squares"]
 
 
