@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Runs one command on the GPUs of a SLURM job, a process for each of them:
+#   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh launch.train \
+#     --config=configs/starbucks_sts.py --workdir=/shared/runs/sts
+# The same command again resumes. The tree and the workdir lie on a file system of all
+# nodes; .venv has what the README names for GPUs.
+#SBATCH --job-name=embax
+#SBATCH --output=%x-%j.log
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+if [ $# -lt 1 ] || [ -z "${SLURM_JOB_ID:-}" ]; then
+  echo "error: submit it: sbatch OPTIONS launch/slurm.sh MODULE FLAGS..." >&2
+  exit 1
+fi
+if [ ! -x .venv/bin/python ]; then
+  echo "error: no .venv in $PWD; submit from the root, after launch/setup.sh" >&2
+  exit 1
+fi
+exec srun --kill-on-bad-exit=1 .venv/bin/python -m "$@"
