@@ -85,6 +85,7 @@ def rows(window: str) -> dict[str, dict[str, str]]:
         "mean, both sides": {"pool": "mean", "bidirectional": "true"},
         "echo, mean": {"method": "echo:pool=mean"},
         "echo, last": {"method": "echo:pool=last"},
-        **{name: {"method": name} for name in (*prompts, "metaeol")},
+        **{name: {"method": name} for name in prompts},
         **prepended,
+        "metaeol": {"method": "metaeol"},
     }
