@@ -13,11 +13,11 @@ Columns: depth x width; STS-B test (Spearman x 100) and the paragraphs of SQuAD'
     questions (nDCG@10).
 Sizes: 6 x 128 (2 heads), 4,096 words, 64 rows of 128 tokens in a step.
 Cost: 6 pre-trainings and 8 fine-tunings, 85 minutes of one CPU core a seed.
-Expected: of seed 0, STS-B at the six sizes, then SQuAD at full size: scratch 38.9 44.5
-    51.0 57.0 59.4 59.3, 30.0; mlm 33.1 42.1 53.4 58.6 61.7 59.9, 21.4; retromae 34.6
-    42.2 53.9 58.2 61.0 58.0, 19.6; smae 34.3 45.1 54.2 60.2 62.9 60.1, SQuAD not
-    measured here, nor seed 1. SMAE is above MLM at every size; so short a pre-training
-    helps STS-B from 3 x 21 on and harms SQuAD.
+Expected: mean of two seeds, STS-B at the six sizes, then SQuAD at full size: scratch
+    37.3 44.3 51.3 57.1 60.0 60.1, 30.0; mlm 35.1 42.1 53.5 59.5 62.2 60.4, 21.7;
+    retromae 35.1 42.3 53.3 58.4 61.2 58.4, 20.3; smae 35.3 44.6 54.3 60.0 62.7 60.3,
+    21.8. SMAE is above MLM at five of six sizes; so short a pre-training helps STS-B
+    from 3 x 21 on and harms SQuAD.
 """
 
 import ml_collections
