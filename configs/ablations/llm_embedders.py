@@ -14,8 +14,11 @@ Rows: how one and the same model is read. Echo has the same token budget as the 
     1 to half of the depth; its baseline, "off", has the same prompt and copies nothing.
 Columns: STS-B dev (Spearman x 100), and the paragraphs of 2,000 of SQuAD's questions
     (nDCG@10).
-Cost: one training of the decoder and 30 evaluations; not measured here.
-Expected: not measured here.
+Cost: one training of the decoder and 32 evaluations, 100 minutes of one CPU core.
+Expected: STS-B dev, SQuAD: mean 39.1, 1.6; last 25.8, 0.4; weighted mean 41.8, 1.6;
+    mean, both sides 37.7, 2.2; echo 39.3, 2.5, by its last token 24.7, 0.0; prompteol
+    20.5, 0.2; cot 19.7, 0.3; ke 20.2, 0.4; with their <PST>, prepending off and on,
+    19.1 and 19.3; 17.8 and 17.7; 17.7 and 17.8. metaeol is not measured here.
 """
 
 import ml_collections
