@@ -10,7 +10,6 @@ import jax
 from research.checks import check_option
 from research.losses.sizes import (
     LAYER_WEIGHTS,
-    Choose,
     Term,
     check_dims,
     drawn_layers,
@@ -94,11 +93,8 @@ def st_adaptive(
     Raises:
         ValueError: the model has a single layer, or an unknown option.
     """
-    options = (layers_per_step, last_weight, prior_weight, layer_weight)
-    scale = kl_weight * kl_temperature
-    divergence = partial(feature_kl, temperature=kl_temperature, detach=detach_teacher)
-    choose = _adaptive((), *options, scale)
-    return elastic(loss, choose, divergence)
+    weights = (layers_per_step, last_weight, prior_weight, layer_weight)
+    return _adaptive(loss, (), *weights, kl_weight, kl_temperature, detach_teacher)
 
 
 def st_matryoshka2d(
@@ -135,11 +131,10 @@ def st_matryoshka2d(
     """
     if not dims:
         raise ValueError("st_matryoshka2d needs at least one width in dims")
-    options = (layers_per_step, last_weight, prior_weight, layer_weight)
-    scale = kl_weight * kl_temperature
-    divergence = partial(feature_kl, temperature=kl_temperature, detach=detach_teacher)
-    choose = _adaptive(tuple(dims), *options, scale)
-    return elastic(loss, choose, divergence)
+    weights = (layers_per_step, last_weight, prior_weight, layer_weight)
+    return _adaptive(
+        loss, tuple(dims), *weights, kl_weight, kl_temperature, detach_teacher
+    )
 
 
 def _drawn_2d(loss, dims, layer_weight, kl_scale, kl_temperature) -> Nested:
@@ -165,10 +160,19 @@ def _drawn_2d(loss, dims, layer_weight, kl_scale, kl_temperature) -> Nested:
 
 
 def _adaptive(
-    dims, layers_per_step, last_weight, prior_weight, layer_weight, kl_scale
-) -> Choose:
-    """The terms of AdaptiveLayerLoss, at widths drawn from `dims` if there are any."""
+    loss,
+    dims,
+    layers_per_step,
+    last_weight,
+    prior_weight,
+    layer_weight,
+    kl_weight,
+    kl_temperature,
+    detach,
+) -> Nested:
+    """AdaptiveLayerLoss, at widths drawn from `dims` if there are any."""
     check_option("layer_weight", layer_weight, LAYER_WEIGHTS)
+    kl_scale = kl_weight * kl_temperature
 
     def choose(key, blocks, width):
         check_dims(dims, width)
@@ -186,7 +190,8 @@ def _adaptive(
                 students.append(Term(f"drawn{i}x{width}", layer, width, kl_scale))
         return tasks, students
 
-    return choose
+    divergence = partial(feature_kl, temperature=kl_temperature, detach=detach)
+    return elastic(loss, choose, divergence)
 
 
 def _powers_of_two(width: int) -> tuple[int, ...]:
