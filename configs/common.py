@@ -4,18 +4,18 @@ import os
 
 import ml_collections
 
-from research.data.layouts import ROWS
-from research.data.methods import METHODS
+from research.config_sections import build, section
+from research.data.row_packing import ROWS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
-from research.experiment import ENCODERS, TOKENIZERS
+from research.experiment.initialization import ENCODERS, TOKENIZERS
 from research.losses.contrastive import LOSSES
-from research.losses.nested import NESTED
-from research.models.readouts import POOLINGS
-from research.objectives import OBJECTIVES
-from research.sections import build, section
+from research.losses.matryoshka import NESTED
+from research.models.pooling.registry import POOLINGS
+from research.objectives.registry import OBJECTIVES
+from research.objectives.tuning import TUNING
+from research.text.prompts import METHODS
 from research.train.optimizers import OPTIMIZERS
-from research.tuning import TUNING
 
 # Where the public text sets lie unless a recipe's data= says otherwise.
 DATA = os.environ.get("EMBAX_DATA", "../shared/data")

@@ -13,10 +13,10 @@ Expected: see configs/ablations/context_extension.py.
 """
 
 from configs.common import base, parse_arg, tiny
+from research.config_sections import section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
-from research.experiment import ENCODERS, TOKENIZERS
-from research.sections import section
+from research.experiment.initialization import ENCODERS, TOKENIZERS
 
 POSITIONS = {
     "learned": {"position": "learned"},

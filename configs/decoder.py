@@ -13,10 +13,10 @@ Expected: of that, on the code of held-out packages, 2.26 bits by byte (a perple
 """
 
 from configs.common import pre_training
-from research.experiment import ENCODERS, TOKENIZERS
-from research.perplexity import MEASURES
-from research.pretraining.objectives import PRETRAINING
-from research.sections import section
+from research.config_sections import section
+from research.eval.perplexity import MEASURES
+from research.experiment.initialization import ENCODERS, TOKENIZERS
+from research.objectives.registry import PRETRAINING
 
 SIZES = ("vocab", "width", "depth", "heads", "max_len")
 

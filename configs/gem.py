@@ -13,10 +13,10 @@ Expected: not measured here.
 
 from configs import decoder
 from configs.common import DATA, parse_arg, pre_training, start_from
-from research.data.methods import METHODS
-from research.models.pooling import POOLS
-from research.pretraining.objectives import PRETRAINING
-from research.sections import section
+from research.config_sections import section
+from research.models.pooling.basic import POOLS
+from research.objectives.registry import PRETRAINING
+from research.text.prompts import METHODS
 
 
 def get_config(arg: str = ""):

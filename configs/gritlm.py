@@ -12,9 +12,9 @@ Expected: not measured here.
 
 from configs import readouts
 from configs.common import DATA, parse_arg
-from research.models.readouts import POOLINGS
-from research.objectives import OBJECTIVES
-from research.sections import section
+from research.config_sections import section
+from research.models.pooling.registry import POOLINGS
+from research.objectives.registry import OBJECTIVES
 
 
 def get_config(arg: str = ""):

@@ -14,8 +14,8 @@ Expected: not measured here.
 
 from configs import decoder
 from configs.common import DATA, parse_arg, pre_training, start_from
-from research.pretraining.objectives import PRETRAINING
-from research.sections import section
+from research.config_sections import section
+from research.objectives.registry import PRETRAINING
 
 
 def get_config(arg: str = ""):

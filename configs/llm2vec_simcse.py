@@ -14,8 +14,8 @@ Expected: not measured here.
 from configs import decoder
 from configs.common import DATA, parse_arg, start_from
 from configs.simcse_unsup import get_config as simcse
-from research.models.pooling import POOLS
-from research.sections import section
+from research.config_sections import section
+from research.models.pooling.basic import POOLS
 
 
 def get_config(arg: str = ""):

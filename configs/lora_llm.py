@@ -16,14 +16,14 @@ Expected: not measured here.
 """
 
 from configs.common import DATA, base, parse_arg, start_from, tiny
-from research.data.methods import METHODS
+from research.config_sections import section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
-from research.experiment import ENCODERS, TOKENIZERS
+from research.experiment.initialization import ENCODERS, TOKENIZERS
 from research.losses.contrastive import LOSSES
-from research.models.pooling import POOLS
-from research.sections import section
-from research.tuning import TUNING
+from research.models.pooling.basic import POOLS
+from research.objectives.tuning import TUNING
+from research.text.prompts import METHODS
 
 INSTRUCTION = (
     "Instruct: Given a premise, retrieve a hypothesis that is entailed by it\nQuery: "

@@ -10,8 +10,8 @@ Expected: not measured here.
 """
 
 from configs.common import pre_training
-from research.pretraining.objectives import PRETRAINING
-from research.sections import section
+from research.config_sections import section
+from research.objectives.registry import PRETRAINING
 
 
 def get_config(arg: str = ""):

@@ -11,8 +11,8 @@ Expected: STS-B test at the six sizes: the row mse2d of README.md's table.
 """
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_dims
-from research.losses.nested import NESTED
-from research.sections import section
+from research.config_sections import section
+from research.losses.matryoshka import NESTED
 
 
 def get_config(arg: str = ""):

@@ -15,11 +15,11 @@ Expected: not measured here.
 
 from configs import decoder
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, start_from
+from research.config_sections import section
 from research.data.sources import SOURCES
 from research.losses.contrastive import LOSSES
-from research.models.readouts import POOLINGS
-from research.sections import section
-from research.tuning import TUNING
+from research.models.pooling.registry import POOLINGS
+from research.objectives.tuning import TUNING
 
 ASKED = "Instruct: {}\nQuery: "
 RETRIEVAL = ASKED.format("Given a question, retrieve passages that answer it")

@@ -10,11 +10,11 @@ Expected: nDCG@10 of docstring to code on held-out packages 39.8 (untrained 5.7,
 """
 
 from configs.common import base, parse_arg, starbucks_pairs, tiny
+from research.config_sections import section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
-from research.experiment import ENCODERS, TOKENIZERS
-from research.losses.nested import NESTED
-from research.sections import section
+from research.experiment.initialization import ENCODERS, TOKENIZERS
+from research.losses.matryoshka import NESTED
 
 
 def get_config(arg: str = ""):

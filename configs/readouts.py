@@ -16,8 +16,8 @@ Expected: not measured here.
 
 from configs import decoder
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, start_from
-from research.models.readouts import POOLINGS
-from research.sections import section
+from research.config_sections import section
+from research.models.pooling.registry import POOLINGS
 
 SIZES = {
     "latent_attention": {"latents": 64, "heads": 2},

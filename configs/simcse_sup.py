@@ -11,8 +11,8 @@ Expected: not measured here; the paper's STS-B is 84.25 from bert-base-uncased.
 """
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg
-from research.models.pooling import POOLS
-from research.sections import section
+from research.config_sections import section
+from research.models.pooling.basic import POOLS
 
 
 def get_config(arg: str = ""):

@@ -10,9 +10,9 @@ Expected: not measured here; the paper's STS-B is 76.85 from bert-base-uncased.
 """
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg
+from research.config_sections import section
 from research.data.sources import SOURCES
-from research.models.pooling import POOLS
-from research.sections import section
+from research.models.pooling.basic import POOLS
 
 
 def get_config(arg: str = ""):

@@ -11,8 +11,8 @@ Expected: not measured here.
 """
 
 from configs.common import pre_training, starbucks_pairs
-from research.pretraining.objectives import PRETRAINING
-from research.sections import section
+from research.config_sections import section
+from research.objectives.registry import PRETRAINING
 
 
 def get_config(arg: str = ""):

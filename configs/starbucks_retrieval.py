@@ -11,12 +11,12 @@ Expected: not measured here.
 """
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_pairs
+from research.config_sections import section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.losses.contrastive import LOSSES
-from research.losses.nested import NESTED
-from research.models.pooling import POOLS
-from research.sections import section
+from research.losses.matryoshka import NESTED
+from research.models.pooling.basic import POOLS
 
 
 def get_config(arg: str = ""):

@@ -17,8 +17,8 @@ from configs.common import (
     starbucks_pairs,
     supplementary_pairs,
 )
-from research.losses.nested import NESTED
-from research.sections import section
+from research.config_sections import section
+from research.losses.matryoshka import NESTED
 
 
 def get_config(arg: str = ""):

@@ -11,12 +11,12 @@ Expected: not measured here; texts that fitted before are embedded as before.
 """
 
 from configs.common import MINILM, base, parse_arg, start_from, tiny
+from research.config_sections import build, section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
-from research.experiment import ENCODERS
-from research.models.context import EXTENSIONS
-from research.models.position_tables import SPREAD
-from research.sections import build, section
+from research.experiment.initialization import ENCODERS
+from research.models.positions.learned import SPREAD
+from research.models.positions.methods import EXTENSIONS
 
 
 def get_config(arg: str = ""):

@@ -8,11 +8,12 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from launch import cli
-from research import ablation as ablations
-from research import ablation_table
+from launch import main as cli
+from research import atomic_write
+from research.analysis import ablation as ablations
+from research.analysis import ablation_table
+from research.config_sections import build
 from research.eval.evaluators import EVALS
-from research.sections import build
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The ablation.")
 WORKDIR = flags.DEFINE_string("workdir", None, "A folder for its runs.", required=True)
@@ -32,9 +33,9 @@ def main():
     found = ablations.results(ablation, workdir, jobs=JOBS.value, report=cli.say)
     records = ablation_table.table(ablation, found)
     with (
-        cli.replacing(workdir / "table.md") as table,
-        cli.replacing(workdir / "table.csv") as data,
-        cli.replacing(workdir / "table.png") as picture,
+        atomic_write.replacing(workdir / "table.md") as table,
+        atomic_write.replacing(workdir / "table.csv") as data,
+        atomic_write.replacing(workdir / "table.png") as picture,
     ):
         table.write_text(ablation_table.markdown(ablation, records))
         ablation_table.write_csv(records, data)

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from launch import cli, options
-from research.eval import diagnostic_figures, diagnostics
-from research.eval.corpus import read_corpus
-from research.eval.documents import documents, prefix
-from research.eval.embed import make_embedder, make_grid_embedder
-from research.models.context import extended
+from launch import flags as options
+from launch import main as cli
+from research import atomic_write
+from research.analysis import diagnostics, figures
+from research.analysis.synthetic_documents import documents, prefix
+from research.data.corpus import read_corpus
+from research.inference.embedder import make_embedder, make_grid_embedder
+from research.models.positions.methods import extended
 
 CORPUS = flags.DEFINE_string(
     "corpus", None, "A .txt, jsonl or BEIR folder, or pydocs.", required=True
@@ -114,11 +116,11 @@ def _written(name, heading, record):
     model = Path(options.MODEL.value.removeprefix("package:")).name
     title = f"{heading}: {model} on {Path(CORPUS.value).name}"
     with (
-        cli.replacing(folder / f"{name}.json") as data,
-        cli.replacing(folder / f"{name}.png") as picture,
+        atomic_write.replacing(folder / f"{name}.json") as data,
+        atomic_write.replacing(folder / f"{name}.png") as picture,
     ):
         data.write_text(json.dumps(record, indent=2) + "\n")
-        getattr(diagnostic_figures, name)(record, title, picture)
+        getattr(figures, name)(record, title, picture)
     cli.say(f"wrote {folder / name}.json and .png")
     return record
 

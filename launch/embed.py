@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from launch import cli, options
-from research.eval.corpus import read_corpus
-from research.structs import Chunks
+from launch import flags as options
+from launch import main as cli
+from research import atomic_write
+from research.data.corpus import read_corpus
+from research.types import Chunks
 
 INPUT = flags.DEFINE_string(
     "input", None, "A .txt with a text a line, or a jsonl; or + .gz.", required=True
@@ -40,7 +42,7 @@ def main():
         _write_places(places, vectors, names)
         vectors = vectors.vectors
         written |= {"places": str(places), "chunks": len(vectors)}
-    with cli.replacing(output) as path:
+    with atomic_write.replacing(output) as path:
         np.save(path, vectors)
     return written | {"texts": len(texts), "dim": vectors.shape[1]}
 
@@ -48,7 +50,10 @@ def main():
 def _write_places(output: Path, chunks: Chunks, names: list[str]) -> None:
     """For each chunk the name of its text and its characters [start, end)."""
     places = zip(chunks.document, chunks.start, chunks.end, strict=True)
-    with cli.replacing(output) as path, open(path, "w", encoding="utf-8") as file:
+    with (
+        atomic_write.replacing(output) as path,
+        open(path, "w", encoding="utf-8") as file,
+    ):
         for text, start, end in places:
             place = {"document": names[text], "start": int(start), "end": int(end)}
             file.write(json.dumps(place, ensure_ascii=False) + "\n")

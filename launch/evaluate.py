@@ -16,13 +16,14 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import cli, options
-from research.eval import grid as grids
-from research.eval import longembed, sweep
-from research.eval.embed import make_embedder, make_grid_embedder
+from launch import flags as options
+from launch import main as cli
+from research import atomic_write
+from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
-from research.models import encoder
-from research.perplexity import MEASURES
+from research.eval.perplexity import MEASURES
+from research.inference.embedder import make_embedder, make_grid_embedder
+from research.models import encoder as models_encoder
 
 TASK = flags.DEFINE_enum(
     "task", None, [*EVALS, *MEASURES], "What to score.", required=True
@@ -59,8 +60,8 @@ def main():
     model = options.model()
     if GRID.value:
         found = _grid(evaluator, model)
-        record = grids.record(found)
-        return _written("grid", found, record, grids.markdown, grids.heat_map)
+        record = grid.record(found)
+        return _written("grid", found, record, grid.markdown, grid.heat_map)
     if len(chunkings) > 1:
         return _sweep(evaluator, model, chunkings)
     (chunk,) = chunkings.values()
@@ -79,7 +80,7 @@ def _measured() -> dict:
     settings = options.embedding(model)
     found = model.params, model.config
     if settings["depth"]:
-        found = encoder.truncated(*found, settings["depth"])
+        found = models_encoder.truncated(*found, settings["depth"])
     scores = measure(*found, model.tokenizer, settings["max_length"])
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
@@ -89,9 +90,11 @@ def _sweep(evaluator, model, chunkings) -> dict:
         name: partial(options.embedder, model, chunk)
         for name, chunk in chunkings.items()
     }
-    cells = sweep.sweep(evaluator, makers, cli.say)
-    record = sweep.record(cells)
-    return _written("chunks", cells, record, sweep.markdown, sweep.plot)
+    cells = compare_chunking.sweep(evaluator, makers, cli.say)
+    record = compare_chunking.record(cells)
+    return _written(
+        "chunks", cells, record, compare_chunking.markdown, compare_chunking.plot
+    )
 
 
 def _evaluator():
@@ -123,12 +126,12 @@ def _tokens(length: str | int) -> int:
         raise ValueError(f"--lengths: {length!r} is not a number of tokens") from None
 
 
-def _grid(evaluator, model) -> grids.Grid:
+def _grid(evaluator, model) -> grid.Grid:
     settings = options.embedding(model, plain="--grid")
     normalize, dim = settings.pop("normalize"), settings.pop("dim")
     depth = settings.pop("depth")
     depths = [depth] if depth else list(range(1, model.config.depth + 1))
-    known = sorted(model.dims) or grids.widths(model.width)
+    known = sorted(model.dims) or grid.widths(model.width)
     dims = [dim] if options.DIM.value else known
     encoder = model.params, model.config
 
@@ -137,7 +140,7 @@ def _grid(evaluator, model) -> grids.Grid:
         return make_embedder(*encoder, depth=depth, normalize=normalize, **settings)
 
     every = make_grid_embedder(*encoder, depths=depths, **settings)
-    return grids.grid(
+    return grid.grid(
         evaluator, every, cut, depths=depths, dims=dims, normalize=normalize
     )
 
@@ -159,9 +162,9 @@ def _written(
     result = {"model": options.MODEL.value, "task": TASK.value, **record}
     folder = Path(OUTPUT.value) if OUTPUT.value else _folder()
     with (
-        cli.replacing(folder / f"{name}.json") as data,
-        cli.replacing(folder / f"{name}.md") as table,
-        cli.replacing(folder / f"{name}.png") as picture,
+        atomic_write.replacing(folder / f"{name}.json") as data,
+        atomic_write.replacing(folder / f"{name}.md") as table,
+        atomic_write.replacing(folder / f"{name}.png") as picture,
     ):
         data.write_text(json.dumps(result, indent=2) + "\n")
         table.write_text(markdown(found, _title()))

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import cli
-from research import pretrained
-from research.export import export, export_adapter
+from launch import main as cli
+from research.inference import model as pretrained
+from research.interop import load
+from research.interop.peft import export_adapter
+from research.interop.sentence_transformers.write import export
 
 MODEL = flags.DEFINE_string(
     "model", None, "A workdir, a model folder, package:NAME or a hub id."
@@ -30,9 +32,9 @@ def main() -> dict:
     """Exports as the flags say, and returns what was written."""
     output = Path(OUTPUT.value).expanduser()
     if ADAPTER_ONLY.value:
-        model = pretrained.load(MODEL.value, merge=False)
+        model = load.load(MODEL.value, merge=False)
         return export_adapter(pretrained.only(model, ADAPTER.value), output)
-    model = pretrained.load_adapted(MODEL.value, ADAPTER.value)
+    model = load.load_adapted(MODEL.value, ADAPTER.value)
     return export(model, output, depth=DEPTH.value, dim=DIM.value)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import cli, options
-from research import pruning
-from research.data.batches import make_batches
+from launch import flags as options
+from launch import main as cli
+from research.analysis import layer_pruning
+from research.data.pair_batches import make_batches
 from research.data.sources import SOURCES
 
 DATA = flags.DEFINE_string(
@@ -31,12 +32,14 @@ def main() -> dict:
             raise ValueError(f"--{flag.name}={flag.value}: the whole model is measured")
     model = options.model()
     shares = [float(share) for share in SHARES.value]
-    depths = {f"{share:g}": pruning.kept(model.config.depth, share) for share in shares}
+    depths = {
+        f"{share:g}": layer_pruning.kept(model.config.depth, share) for share in shares
+    }
     pool = options.POOL.value or "weighted_mean"
-    losses = pruning.layer_losses(
+    losses = layer_pruning.layer_losses(
         model.params, model.config, _batches(model), pool=pool
     )
-    small, large = pruning.points(losses)
+    small, large = layer_pruning.points(losses)
     return {
         "model": options.MODEL.value,
         "pool": pool,

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from absl import flags
 
-from launch import cli
-from research import report
+from launch import main as cli
+from research import atomic_write
+from research.analysis import report
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.", required=True)
 
@@ -15,8 +16,8 @@ def main():
     workdir = Path(WORKDIR.value)
     folder = workdir / "evals"
     with (
-        cli.replacing(folder / "curve.png") as picture,
-        cli.replacing(folder / "report.md") as page,
+        atomic_write.replacing(folder / "curve.png") as picture,
+        atomic_write.replacing(folder / "report.md") as page,
     ):
         report.curve(workdir, picture)
         page.write_text(report.markdown(workdir))

@@ -10,10 +10,11 @@ import textwrap
 import numpy as np
 from absl import flags
 
-from launch import cli, options
-from research.eval.corpus import read_corpus
-from research.eval.retrieval import nearest
-from research.structs import Chunks
+from launch import flags as options
+from launch import main as cli
+from research.data.corpus import read_corpus
+from research.inference.search import nearest
+from research.types import Chunks
 
 CORPUS = flags.DEFINE_string(
     "corpus", None, "A jsonl or txt file, a BEIR folder, or pydocs.", required=True

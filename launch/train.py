@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from launch import cli
+from launch import main as cli
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, with its variant: configs/x.py:arg.", lock_config=True
@@ -36,7 +36,8 @@ def main():
 
 
 def _train(workdir: Path):
-    from research import experiment, parallel
+    from research import sharding as parallel
+    from research.experiment import build as experiment
     from research.train import loop
 
     parallel.initialize()
@@ -52,7 +53,8 @@ def _train(workdir: Path):
 
 
 def _dry_run(workdir: Path):
-    from research import dryrun, experiment
+    from research.analysis import dry_run as dryrun
+    from research.experiment import build as experiment
 
     parts = experiment.make_experiment(CONFIG.value, workdir, cache=_cache())
     return dryrun.dry_run(parts, topology=TOPOLOGY.value)

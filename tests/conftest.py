@@ -3,10 +3,10 @@
 import jax
 import pytest
 
-from launch import cli
-from research import parallel
+from launch import main
+from research import sharding
 
-cli.order_collectives()
+main.order_collectives()
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -23,9 +23,9 @@ def key():
 @pytest.fixture
 def one_device(monkeypatch):
     """Runs have one device, for which there is a third less to compile."""
-    make_mesh = parallel.make_mesh
+    make_mesh = sharding.make_mesh
 
     def first(shape, devices=None):
         return make_mesh(shape, devices or jax.devices()[:1])
 
-    monkeypatch.setattr(parallel, "make_mesh", first)
+    monkeypatch.setattr(sharding, "make_mesh", first)

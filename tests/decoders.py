@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from research.models.families import read_config
-from research.models.huggingface import read_safetensors
+from research.interop.hf.families import read_config
+from research.interop.hf.safetensors import read_safetensors
 
 SIZES = {
     "vocab_size": 60,

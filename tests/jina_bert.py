@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
-from research.models.relative import slopes
+from research.models.positions.bias import slopes
 
 
 def named(**children: nn.Module) -> nn.Module:

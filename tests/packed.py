@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.models import masking
 from research.models.config import bert
-from research.parallel import path_name
-from research.structs import Rows, TextInfo, Tokens
+from research.objectives import mlm_masking
+from research.sharding import path_name
+from research.types import Rows, TextInfo, Tokens
 
 VOCAB, MASK = 50, 4
 TEXT = TextInfo(VOCAB, MASK, (0, 1, 2, 3, 4), np.arange(VOCAB))
@@ -70,8 +70,8 @@ def hide(monkeypatch, *masks):
         del key
         return jnp.where(mask, MASK, ids)
 
-    monkeypatch.setattr(masking, "whole_words", whole_words)
-    monkeypatch.setattr(masking, "corrupted", corrupted)
+    monkeypatch.setattr(mlm_masking, "whole_words", whole_words)
+    monkeypatch.setattr(mlm_masking, "corrupted", corrupted)
 
 
 def lively(init):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from configs.common import parse_arg
-from research import pretrained
-from research.experiment import keys, make_experiment
+from research.experiment.build import make_experiment
+from research.experiment.config_keys import keys
+from research.interop import load
 from research.train import loop
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +50,7 @@ def test_tiny_trains_two_steps_and_loads(name, tmp_path, cache, request):
     result = loop.run(parts, tmp_path)
     assert int(result.state.step) == 2
     assert result.evals["pydocs"]["main_score"] > 0
-    model = pretrained.load(str(tmp_path))
+    model = load.load(str(tmp_path))
     assert model.pool.partition(":")[0] == recipe.pool.name
     assert model.config.depth == 6
 

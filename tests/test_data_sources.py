@@ -3,16 +3,8 @@ import json
 import pytest
 import tensorflow_datasets as tfds
 
-from research.data.sources import (
-    SOURCES,
-    Row,
-    beir,
-    files,
-    hub,
-    labelled,
-    texts,
-    tfds_set,
-)
+from research.data.examples import Row
+from research.data.sources import SOURCES, beir, files, hub, labelled, texts, tfds_set
 
 
 def jsonl(path, *records):

@@ -4,10 +4,10 @@ import re
 import numpy as np
 import pytest
 
-from research.eval import sweep
-from research.eval.evaluators import EVALS, ranking
+from research.eval import compare_chunking
+from research.eval.evaluators import EVALS
 from research.eval.grid import Grid, grid, heat_map, markdown, record, widths
-from research.eval.retrieval import retrieval
+from research.eval.retrieval import ranking, retrieval
 from research.eval.sts import sts
 
 
@@ -120,7 +120,8 @@ def test_retrieval_by_dot_product_minds_the_length():
 
 
 def test_pydocs_retrieval_finds_every_document_by_its_query(monkeypatch):
-    from research.data.sources import Row, Source
+    from research.data.examples import Row
+    from research.data.sources import Source
 
     rows = [Row(f"query {i}", (f"document {i}",)) for i in range(20)]
     source = Source(rows=rows, negatives=0, weight=1.0, prompts={})
@@ -141,7 +142,8 @@ def test_pydocs_retrieval_finds_every_document_by_its_query(monkeypatch):
 
 
 def test_pydocs_long_asks_for_all_functions_of_a_text(monkeypatch):
-    from research.data.sources import Row, Source
+    from research.data.examples import Row
+    from research.data.sources import Source
 
     rows = [Row(f"query {i}", (f"document {i:03} " + "x" * 17,)) for i in range(40)]
     rows.append(Row("query 40", ("x" * 1_001,)))  # too long to be among them
@@ -228,14 +230,14 @@ def test_a_sweep_scores_each_way_to_cut(beir, tmp_path):
         return letters(texts, role) * np.array(sign, np.float32)
 
     makers = {"none": lambda: letters, "late:2": lambda: flipped}
-    cells = sweep.sweep(retrieval(data=beir), makers, said.append)
+    cells = compare_chunking.sweep(retrieval(data=beir), makers, said.append)
     assert [cell["chunk"] for cell in cells] == ["none", "late:2"]
     assert len(said) == 2
-    data = json.loads(json.dumps(sweep.record(cells)))
+    data = json.loads(json.dumps(compare_chunking.record(cells)))
     assert data["main_score"] == data["cells"][1]["main_score"] == 100
     assert data["best"] == "late:2"
-    table = sweep.markdown(cells, "title")
+    table = compare_chunking.markdown(cells, "title")
     assert "| chunk | ndcg@10 | recall@100 | mrr@10 | seconds |" in table
     assert "| late:2 | 100.00 |" in table
-    sweep.plot(cells, "title", tmp_path / "chunks.png")
+    compare_chunking.plot(cells, "title", tmp_path / "chunks.png")
     assert (tmp_path / "chunks.png").read_bytes().startswith(b"\x89PNG")

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from research.data.text import train_tokenizer
-from research.export import export
+from research.inference.model import Pretrained
+from research.interop.sentence_transformers.write import export
 from research.models import encoder
 from research.models.config import bert
-from research.pretrained import Pretrained
+from research.text.tokenization import train_tokenizer
 
 ROOT = Path(__file__).parent.parent
 TEXTS = {"a": "red fox. blue dog. green cat.", "b": "the end. blue cow. a red hen."}

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import jax
 import pytest
-from test_eval_documents import TOKENIZER, corpus
+from test_analysis_synthetic_documents import TOKENIZER, corpus
 
-from research.export import export
+from research.inference.model import Pretrained
+from research.interop.sentence_transformers.write import export
 from research.models import encoder
 from research.models.config import bert
-from research.pretrained import Pretrained
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,8 +9,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from research.losses.contrastive import LOSSES
-from research.structs import Labels
-from research.vectors import normalized
+from research.transforms.normalize import normalized
+from research.types import Labels
 
 NONE = Labels()
 

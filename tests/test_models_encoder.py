@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from research.models import config, encoder
-from research.models.pooling import POOLS
-from research.models.positions import places, table_rows
-from research.models.scores import dropout
-from research.structs import Tokens
+from research.models.attention.dot_product import dropout
+from research.models.pooling.basic import POOLS
+from research.models.positions.learned import table_rows
+from research.models.positions.segment_positions import places
+from research.types import Tokens
 
 SHAPE = {"vocab": 50, "width": 16, "depth": 3, "heads": 2, "mlp": 24, "max_len": 32}
 MODERN = config.modern(**SHAPE)

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import toy
 
-from research import parallel
-from research.structs import TrainState
+from research import sharding
 from research.train import checkpoints
 from research.train.loop import abstract_state
 from research.train.step import init_state
+from research.types import TrainState
 
 
 def state(step, devices=1):
     parts = toy.experiment()
-    mesh = parallel.make_mesh({"data": -1, "model": 1}, jax.devices()[:devices])
+    mesh = sharding.make_mesh({"data": -1, "model": 1}, jax.devices()[:devices])
     start = init_state(*parts.objective.init(jax.random.key(step)), parts.tx)
     start = TrainState(jnp.int32(step), start.params, {}, start.opt_state)
     target = abstract_state(parts._replace(fsdp=True), mesh)
@@ -155,7 +155,7 @@ def test_kept_are_the_newest_and_the_multiples(tmp_path):
 
 
 def test_training_on_does_not_change_what_is_being_saved(tmp_path):
-    mesh = parallel.make_mesh({"data": -1, "model": 1}, jax.devices()[:1])
+    mesh = sharding.make_mesh({"data": -1, "model": 1}, jax.devices()[:1])
     place = jax.NamedSharding(mesh, jax.P())
     start = {"w": jax.device_put(np.ones(2_000_000, np.float32), place)}
     number = jax.device_put(np.int32(1), place)

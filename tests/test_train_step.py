@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import toy
 
-from research import parallel
+from research import sharding
 from research.train.loop import abstract_state
 from research.train.optimizers import adamw
 from research.train.step import init_state, make_step
 
 
 def start(devices, shape=None, fsdp=False, objective=None):
-    mesh = parallel.make_mesh(
+    mesh = sharding.make_mesh(
         shape or {"data": -1, "model": 1}, jax.devices()[:devices]
     )
     parts = toy.experiment(fsdp=fsdp)
@@ -28,7 +28,7 @@ def train(*args, steps=3, **kw):
     mesh, state, step = start(*args, **kw)
     losses = []
     for i in range(steps):
-        batch = parallel.put_batch(toy.Batches()(i), mesh)
+        batch = sharding.put_batch(toy.Batches()(i), mesh)
         state, metrics = step(state, batch, jax.random.key(0))
         losses.append(float(metrics["loss"]))
     return losses, jax.device_get(state)
@@ -56,7 +56,7 @@ def test_one_device_equals_eight(shape, fsdp):
 
 def test_metrics_and_the_key_of_a_step():
     mesh, state, step = start(1)
-    batch = parallel.put_batch(toy.Batches()(0), mesh)
+    batch = sharding.put_batch(toy.Batches()(0), mesh)
     before = jax.device_get(state.params)
     state, metrics = step(state, batch, jax.random.key(0))
     assert set(metrics) == {
@@ -89,19 +89,19 @@ def test_a_step_that_is_not_finite_changes_nothing(where):
     mesh, state, step = start(1, objective=good._replace(loss=loss))
     before = jax.device_get(state)
     batch = toy.Batches()(0)
-    state, metrics = step(state, parallel.put_batch(batch, mesh), jax.random.key(0))
+    state, metrics = step(state, sharding.put_batch(batch, mesh), jax.random.key(0))
     assert metrics["finite"] == 0
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), before)
 
     batch = batch._replace(query=batch.query + 1)
-    state, metrics = step(state, parallel.put_batch(batch, mesh), jax.random.key(0))
+    state, metrics = step(state, sharding.put_batch(batch, mesh), jax.random.key(0))
     assert metrics["finite"] == 1
     assert state.step == 1
 
 
 def test_the_state_is_donated():
     mesh, state, step = start(1)
-    step(state, parallel.put_batch(toy.Batches()(0), mesh), jax.random.key(0))
+    step(state, sharding.put_batch(toy.Batches()(0), mesh), jax.random.key(0))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
@@ -110,7 +110,7 @@ def test_frozen_parameters_pass_through():
     state = init_state({"w": jnp.ones(2)}, {"teacher": jnp.ones(3)}, tx)
     places = jax.tree.map(
         lambda _: jax.NamedSharding(
-            parallel.make_mesh({"data": -1}, jax.devices()[:1]), jax.P()
+            sharding.make_mesh({"data": -1}, jax.devices()[:1]), jax.P()
         ),
         state,
     )

@@ -6,12 +6,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from configs import lora_llm
-from research import dryrun, pretrained
-from research.eval.embed import make_embedder
-from research.experiment import make_experiment
-from research.export import export, export_adapter
-from research.models import adapters
-from research.models.peft import WEIGHTS
+from research.analysis import dry_run
+from research.experiment.build import make_experiment
+from research.inference import model as pretrained
+from research.inference.embedder import make_embedder
+from research.interop import load
+from research.interop.peft import WEIGHTS, export_adapter
+from research.interop.sentence_transformers.write import export
+from research.models import lora
 from research.train import loop
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -48,15 +50,15 @@ def embedder(model):
 
 def test_one_adapter_loads_merged_and_computes_the_same(single):
     workdir, parts, state = single
-    model = pretrained.load(str(workdir))
-    beside = pretrained.load(str(workdir), merge=False)
-    assert not adapters.number(model.params) and model.adapters == ()
-    assert adapters.number(beside.params) == 1 and beside.adapters == ("default",)
+    model = load.load(str(workdir))
+    beside = load.load(str(workdir), merge=False)
+    assert not lora.number(model.params) and model.adapters == ()
+    assert lora.number(beside.params) == 1 and beside.adapters == ("default",)
     expected = parts.make_embedder(state.params, state.frozen)(TEXTS, "query")
     for loaded in (model, beside):
         got = embedder(loaded)(TEXTS, "query")
         np.testing.assert_allclose(got, expected, atol=1e-6)
-    base = beside._replace(params=adapters.without(beside.params), adapters=())
+    base = beside._replace(params=lora.without(beside.params), adapters=())
     assert np.abs(embedder(base)(TEXTS, "query") - expected).max() > 1e-4
 
 
@@ -66,17 +68,17 @@ def test_adapters_follow_the_role_of_a_text(tmp_path, cache):
     batch = parts.batches(0)
     assert set(np.unique(batch.tokens.adapter)) == {-1, 0, 1}
     assert (batch.tokens.adapter[batch.tokens.segment == 0] == -1).all()
-    model = pretrained.load_adapted(str(tmp_path / "run"))
+    model = load.load_adapted(str(tmp_path / "run"))
     assert model.adapters == names
     embed = parts.make_embedder(state.params, state.frozen)
     for role in names:
-        alone = embedder(pretrained.load_adapted(str(tmp_path / "run"), role))
+        alone = embedder(load.load_adapted(str(tmp_path / "run"), role))
         for several in (embed, embedder(model)):
             got = several(TEXTS, role)
             np.testing.assert_allclose(got, alone(TEXTS, role), atol=1e-6)
     assert (embed(TEXTS, "query") != embed(TEXTS, "document")).any()
     with pytest.raises(ValueError, match="no adapter 'sts'; it has query, document"):
-        pretrained.load_adapted(str(tmp_path / "run"), "sts")
+        load.load_adapted(str(tmp_path / "run"), "sts")
     with pytest.raises(ValueError, match="must be named; it has query, document"):
         export(model, tmp_path / "out")
 
@@ -92,24 +94,24 @@ def test_adapters_follow_the_source_of_a_text(tmp_path, cache):
 
 def test_an_export_is_the_merged_model_and_an_adapter_its_own(single, tmp_path):
     workdir = single[0]
-    beside = pretrained.load(str(workdir), merge=False)
+    beside = load.load(str(workdir), merge=False)
     export(beside, tmp_path / "whole")
-    expected = embedder(pretrained.load(str(workdir)))(TEXTS, "query")
-    got = embedder(pretrained.load(str(tmp_path / "whole")))(TEXTS, "query")
+    expected = embedder(load.load(str(workdir)))(TEXTS, "query")
+    got = embedder(load.load(str(tmp_path / "whole")))(TEXTS, "query")
     np.testing.assert_allclose(got, expected, atol=1e-6)
     report = export_adapter(beside, tmp_path / "adapter")
     assert report["rank"] == 2 and report["adapter"] == "default"
     tensors = load_file(tmp_path / "adapter" / WEIGHTS)
     assert report["parameters"] == sum(x.size for x in tensors.values())
     # The base of its own, and the adapter over it.
-    base = beside._replace(params=adapters.without(beside.params), adapters=())
+    base = beside._replace(params=lora.without(beside.params), adapters=())
     export(base, tmp_path / "base")
-    model = pretrained.load_adapted(str(tmp_path / "base"), str(tmp_path / "adapter"))
+    model = load.load_adapted(str(tmp_path / "base"), str(tmp_path / "adapter"))
     np.testing.assert_allclose(embedder(model)(TEXTS, "query"), expected, atol=1e-6)
 
 
 def test_a_dry_run_lists_what_is_frozen(single):
-    report = dryrun.dry_run(single[1])
+    report = dry_run.dry_run(single[1])
     sizes = report["state_mebibytes_per_device"]
     assert sizes["moments"] == pytest.approx(2 * sizes["trained"], rel=1e-2)
     assert report["frozen_parameters"] > report["parameters"]

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import parallel
-from research.structs import Batch, Labels, Objective, Tokens
+from research import sharding
 from research.train.loop import Experiment
 from research.train.optimizers import adamw
+from research.types import Batch, Labels, Objective, Tokens
 
 VOCAB, WIDTH, LENGTH, ROWS = 16, 8, 12, 8
 
@@ -70,7 +70,7 @@ class Batches:
 
 
 def experiment(steps=6, devices=1, **changes):
-    mesh = parallel.make_mesh({"data": -1, "model": 1}, jax.devices()[:devices])
+    mesh = sharding.make_mesh({"data": -1, "model": 1}, jax.devices()[:devices])
     parts = Experiment(
         objective(), adamw(steps, learning_rate=1e-2), Batches(), mesh, steps
     )

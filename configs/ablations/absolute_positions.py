@@ -17,8 +17,8 @@ Expected: the table in README.md; of all-MiniLM-L6-v2 at 4,096 tokens QMSum 20.5
 import ml_collections
 
 from configs.common import DATA, MINILM, parse_arg
+from research.config_sections import section
 from research.eval.evaluators import EVALS
-from research.sections import section
 
 ORIGINAL = 512
 ROWS = {

@@ -19,8 +19,8 @@ Expected: pydocs at 2,048 tokens, seed 0: learned 6.5 cut and 16.0 interpolated;
 import ml_collections
 
 from configs.common import parse_arg
+from research.config_sections import section
 from research.eval.evaluators import EVALS
-from research.sections import section
 
 ROWS = {
     "learned, cut": ("learned", {}),

@@ -25,8 +25,8 @@ import ml_collections
 
 from configs import decoder
 from configs.common import DATA, parse_arg
+from research.config_sections import section
 from research.eval.evaluators import EVALS
-from research.sections import section
 
 
 def get_config(arg: str = ""):

@@ -18,8 +18,8 @@ Expected: untuned, LoRA, full: causal 22.8 32.7 34.0, with echo 24.4 34.5 37.8; 
 import ml_collections
 
 from configs.common import DATA, parse_arg
+from research.config_sections import section
 from research.eval.evaluators import EVALS
-from research.sections import section
 
 TUNED = {"LoRA": "rank=16,rate=0.001", "full": "rank=0,rate=0.0002"}
 SIDES = {"causal": "", "both sides": "bidirectional"}

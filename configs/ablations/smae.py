@@ -24,8 +24,8 @@ import ml_collections
 
 from configs import mlm
 from configs.common import DATA, parse_arg, starbucks_pairs
+from research.config_sections import section
 from research.eval.evaluators import EVALS
-from research.sections import section
 
 ROWS = {"scratch": "mlm", "mlm": "mlm", "retromae": "retromae", "smae": "smae"}
 

@@ -14,8 +14,8 @@ Expected: the table in README.md.
 import ml_collections
 
 from configs.common import DATA, MINILM, parse_arg
+from research.config_sections import section
 from research.eval.evaluators import EVALS
-from research.sections import section
 
 SIZES = ((1, 16), (2, 32), (3, 64), (4, 128), (5, 256), (6, 384))
 

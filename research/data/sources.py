@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from research.data import examples
 from research.data import files as readers
-from research.data import records
-from research.data.records import Row
+from research.data.examples import Row
 
 CHUNK = 1024  # records read at once
 
@@ -76,10 +76,10 @@ def files(
         corpus: Tevatron's file of docid and document_text.
         score_range: scores are divided by it (5 for STS-B).
     """
-    documents = records.read_corpus(corpus) if corpus else None
+    documents = examples.read_corpus(corpus) if corpus else None
     rows = []
     for line, record in readers.read_records(path):
-        row = records.to_row(path, line, record, documents)
+        row = examples.to_row(path, line, record, documents)
         if row.score is not None:
             row = row._replace(score=row.score / score_range)
         rows.append(row)
@@ -114,7 +114,7 @@ def labelled(
         negatives: hard negatives a query gets.
         seed: of the draws.
     """
-    found, labels = records.read_labelled(path)
+    found, labels = examples.read_labelled(path)
     _, kinds = np.unique(labels, return_inverse=True)
     draw = np.random.default_rng(seed)
     rows = []
@@ -153,7 +153,7 @@ def texts(
             the whole "file". Empty ones are skipped.
         shortest: texts of fewer characters are left out.
     """
-    found = map(str.strip, records.read_texts(path, unit))
+    found = map(str.strip, examples.read_texts(path, unit))
     rows = [Row(text, (text,)) for text in found if text and len(text) >= shortest]
     if not rows:
         raise ValueError(f"{path} holds no texts")

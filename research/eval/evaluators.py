@@ -7,7 +7,8 @@ import numpy as np
 from research.data.sources import SOURCES
 from research.eval.longembed import longembed
 from research.eval.retrieval import ranking, retrieval
-from research.eval.sts import Evaluator, sts
+from research.eval.sts import sts
+from research.types import Evaluator
 
 # Of a token of code, about; a text seldom has more tokens than by this.
 CHARACTERS = 3

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from research.eval.retrieval import unit
-from research.eval.sts import Evaluator
-from research.structs import EmbedFn
+from research.transforms.normalize import unit
+from research.types import EmbedFn, Evaluator
 
 # Texts that the speed of a depth is measured on, at most.
 TIMED = 256

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from research.eval.haystacks import Collection, budget, needle, passkey, prose
-from research.eval.retrieval import nearest, retrieval
-from research.eval.sts import Evaluator
-from research.structs import EmbedFn
+from research.eval.needle_tasks import Collection, budget, needle, passkey, prose
+from research.eval.retrieval import retrieval
+from research.inference.search import nearest
+from research.types import EmbedFn, Evaluator
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 TASKS = ("passkey", "needle")

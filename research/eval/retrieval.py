@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from research import index
 from research.data.files import read_beir
 from research.eval.bm25 import bm25
-from research.eval.scores import Qrels, bootstrap, query_scores, ranking_scores
-from research.eval.sts import Evaluator
-from research.structs import Chunks, EmbedFn
+from research.eval.metrics import Qrels, bootstrap, query_scores, ranking_scores
+from research.inference.search import nearest
+from research.types import EmbedFn, Evaluator
 
 # As deep as the deepest metric, Recall@100, looks.
 RANKS = 100
@@ -93,33 +92,6 @@ def ranking(
     return evaluate
 
 
-def nearest(
-    queries: np.ndarray,
-    documents: np.ndarray | Chunks,
-    k: int,
-    *,
-    similarity: str = "cosine",
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best documents of each query; a document is as good as its best chunk.
-
-    Args:
-        queries: [Q, D].
-        documents: [N, D], or the chunks of N documents.
-        k: how many documents; at most N are returned.
-        similarity: 'cosine' or 'dot'.
-
-    Returns:
-        scores [Q, min(k, N)] float32 from best to worst, and documents' numbers.
-    """
-    chunked = isinstance(documents, Chunks)
-    vectors = documents.vectors if chunked else documents
-    if similarity == "cosine":
-        queries, vectors = unit(queries), unit(vectors)
-    if chunked:
-        return index.search_chunks(queries, documents._replace(vectors=vectors), k)
-    return index.search(queries, vectors, k)
-
-
 def run(
     scores: np.ndarray,
     rows: np.ndarray,
@@ -136,8 +108,3 @@ def run(
         }
         for i, query in enumerate(queries)
     }
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    """Rows of [N, D] scaled to length 1; a zero row stays zero."""
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -1,14 +1,10 @@
 """Semantic textual similarity: does cosine order sentence pairs as people do?"""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from research.data.files import read_sts
-from research.eval.scores import bootstrap, correlations, spearman
-from research.structs import EmbedFn
-
-Evaluator = Callable[[EmbedFn], dict[str, float]]
+from research.eval.metrics import bootstrap, correlations, spearman
+from research.types import EmbedFn, Evaluator
 
 
 def sts(*, data: str, samples: int = 0) -> Evaluator:

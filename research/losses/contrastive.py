@@ -9,15 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.checks import check_option
-from research.losses.similarity import (
-    cosines,
-    scores_of,
-    similarities,
-    ways_of,
-)
-from research.structs import Array, Labels
-from research.vectors import float32, norm
+from research.config_sections import check_option
+from research.losses.similarity import cosines, scores_of, similarities, ways_of
+from research.transforms.normalize import float32, norm
+from research.types import Array, Labels
 
 
 def infonce(

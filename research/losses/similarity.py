@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from research.checks import check_option
-from research.structs import Array, Labels
-from research.vectors import float32, normalized
+from research.config_sections import check_option
+from research.transforms.normalize import float32, normalized
+from research.types import Array, Labels
 
 
 def similarities(q: Array, d: Array, similarity: str) -> Array:

@@ -3,47 +3,35 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from research.models import readouts, rope, seqpe
-from research.models.attention import PLAIN
-from research.models.config import EncoderConfig
-from research.models.layers import (
-    Block,
-    Embedder,
+from research.models.attention.attend import PLAIN
+from research.models.attention.inputs import (
     Past,
-    norm,
+    kinds,
+    later,
+    surroundings,
+    terms_after,
 )
-from research.models.masks import text_masks
-from research.models.pooling import Readout
-from research.models.positions import Places, places
-from research.models.relative import RELATIVE
-from research.models.surroundings import kinds, later, surroundings, terms_after
-from research.parallel import split_rows
-from research.structs import Array, EncoderOutput, Key, Params, Pool, Tokens
+from research.models.attention.masks import text_masks
+from research.models.config import EncoderConfig
+from research.models.layers import Block, Embedder, norm
+from research.models.pooling import registry
+from research.models.pooling.basic import Readout
+from research.models.positions import clex, seqpe
+from research.models.positions.bias import RELATIVE
+from research.models.positions.segment_positions import Places, places
+from research.models.token_prepending import Prepend, _prepended
+from research.sharding import split_rows
+from research.types import Array, EncoderOutput, Key, Params, Pool, Tokens
 
 # What the backward pass finds stored of a block, for each `EncoderConfig.remat`.
 SAVED = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "all": jax.checkpoint_policies.nothing_saveable,
 }
-
-
-class Prepend(NamedTuple):
-    """Where token prepending copies what (Fu et al. 2024).
-
-    Attributes:
-        target: [B] int32, the place of the token that is prepended, <PST>.
-        source: [B] int32, the place of the last token, whose state it takes.
-        blocks: [L] bool, before which blocks it does so.
-    """
-
-    target: Array
-    source: Array
-    blocks: Array
 
 
 # Called outside of a jit too, these compile once and not operation by operation.
@@ -78,7 +66,7 @@ def _extra(key: Key, cfg: EncoderConfig) -> Params:
         params["relative"] = RELATIVE[cfg.relative].init(key, cfg)
     for name, arguments in cfg.extensions:
         if name == "clex":
-            params["clex"] = rope.init_clex(key, cfg, **dict(arguments))
+            params["clex"] = clex.init_clex(key, cfg, **dict(arguments))
     return {name: value for name, value in params.items() if value}
 
 
@@ -257,7 +245,7 @@ def encode(
     mask = text_masks(groups, tokens.pool, slots)
     told = {"prepend": prepend, "adapter": adapter, "prefix": prefix}
     routed = isinstance(pool, Readout) and pool.routed
-    pool, each = readouts.applied(pool, params, cfg)
+    pool, each = registry.applied(pool, params, cfg)
     if each is not None:
         if every_layer:
             raise ValueError("this pooling makes one vector of all layers, not of each")
@@ -280,33 +268,6 @@ def _listed(vectors: Array) -> Array:
     return vectors.reshape(-1, vectors.shape[2])
 
 
-@partial(jax.jit, static_argnames="cfg")
-def prefix(params: Params, ids: Array, cfg: EncoderConfig) -> Past:
-    """What every block's attention sees of the first tokens of a text.
-
-    Args:
-        params: as `init` makes them.
-        ids: [P] int32, special tokens included.
-        cfg: the shape of an encoder that is `reading.shareable`.
-
-    Returns:
-        key and v, [L, P, KV, D/H].
-    """
-    ids = ids[None]
-    where = places(jnp.ones_like(ids))
-    around = surroundings(params, where, cfg, None)
-    nothing = jnp.zeros((0, cfg.kv_heads, cfg.head_dim), cfg.compute_dtype)
-
-    def layer(x, xs):
-        p, kind = xs
-        past = Past(nothing, nothing)
-        x, own = Block(cfg).apply({"params": p}, x, around, kind, None, None, past)
-        return x, jax.tree.map(lambda a: a[0], own)
-
-    x = Embedder(cfg).apply({"params": params["embed"]}, ids, where, None)
-    return jax.lax.scan(layer, x, (params["layers"], kinds(cfg)))[1]
-
-
 def truncated(
     params: Params, cfg: EncoderConfig, depth: int
 ) -> tuple[Params, EncoderConfig]:
@@ -322,17 +283,27 @@ def truncated(
     return {**params, "layers": layers}, shape
 
 
-def _prepended(x: Array, prepend: Prepend, copies: Array) -> Array:
-    """States [B, S, D] with those at `source` put at `target`, if copies [] says so."""
-
-    def copied(row, target, source):
-        state = jnp.where(copies, row[source], row[target])
-        return jax.lax.dynamic_update_index_in_dim(row, state, target, 0)
-
-    return split_rows(jax.vmap(copied)(x, prepend.target, prepend.source))
-
-
 def _unaligned(cfg: EncoderConfig, length: int) -> EncoderConfig:
     """The same with attention that goes by the places of tokens, not by their order."""
     whole = length <= PLAIN or cfg.relative in RELATIVE or bool(cfg.local)
     return dataclasses.replace(cfg, attention="plain" if whole else "blockwise")
+
+
+def layer_places(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """Which of the L+2 states that `encode` returns raw these layers are.
+
+    The numbers are those of `hidden_states` in transformers: 0 is the embedding layer's
+    output, k < L that of block k without the final norm, and L, or -1, that of the last
+    block after it.
+
+    Raises:
+        ValueError: the encoder has no such layer.
+    """
+    for layer in layers:
+        if not -depth - 1 <= layer <= depth:
+            raise ValueError(
+                f"layer {layer} is not in {-depth - 1} ... {depth} of this encoder, "
+                f"whose depth is {depth}"
+            )
+    places = (layer % (depth + 1) for layer in layers)
+    return tuple(place + (place == depth) for place in places)

@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.models.layers import ACTIVATIONS, INIT, norm
-from research.structs import Array, Key, Params
+from research.models.layers import ACTIVATIONS, norm
+from research.models.linear import INIT
+from research.types import Array, Key, Params
 
 
 def init_head(key: Key, cfg: EncoderConfig) -> Params:

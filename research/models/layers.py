@@ -1,19 +1,19 @@
 """The Linen leaves of the encoder: embeddings, the block, its attention and MLP."""
 
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from research.models.attention import attend
+from research.models.attention.attend import attend
+from research.models.attention.dot_product import Scored, Setting, dropout
+from research.models.attention.inputs import Kind, Past, Surroundings
 from research.models.config import EncoderConfig
-from research.models.experts import Experts
 from research.models.linear import INIT, Linear
-from research.models.positions import Places, table_rows
-from research.models.rope import rotate
-from research.models.scores import Scored, Setting, Terms, dropout
-from research.structs import Array, Key, Params
+from research.models.moe import Experts
+from research.models.positions.learned import table_rows
+from research.models.positions.rope import rotate
+from research.models.positions.segment_positions import Places
+from research.types import Array, Key
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -21,67 +21,6 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
     "relu": jax.nn.relu,
 }
-
-
-class Turn(NamedTuple):
-    """Cosines and sines [B|1, S|1, 1|H, R/2] float32 for queries and for keys."""
-
-    query: tuple[Array, Array]
-    key: tuple[Array, Array]
-
-
-class Surroundings(NamedTuple):
-    """What attention reads besides the hidden states; the same for every block.
-
-    Attributes:
-        places: where the tokens stand, [B, S].
-        relative: the parameters of the attention bias; None without.
-        terms: of the scores, for the attention that holds them whole; else None.
-        turns: a rotation for each branch of the relation; () without rotary positions.
-        local_turn: the rotation of local blocks; None without.
-        factor: of the queries, besides `cfg.scale`: [B, S, 1, 1] or a float.
-        channels: [B, S, H, E] appended to queries and to keys; None for nothing.
-        adapter: [B, S] int32, the adapter of each token, -1 for none; None for the
-            first one.
-    """
-
-    places: Places
-    relative: Params | None
-    terms: Terms | None
-    turns: tuple[Turn, ...]
-    local_turn: Turn | None
-    factor: Array | float
-    channels: tuple[Array, Array] | None
-    adapter: Array | None = None
-
-    def seen(self, sees: Array) -> "Surroundings":
-        """The same where each token looks only at what `sees` [B, S, S] says."""
-        terms = self.terms._replace(mask=self.terms.mask & sees)
-        return self._replace(terms=terms)
-
-
-class Kind(NamedTuple):
-    """What sets a block apart from the others, as data: [] bool, or None for nowhere.
-
-    Attributes:
-        local: the block sees its window only.
-        first: it is the block whose attention reads its input as it is.
-    """
-
-    local: Array | None
-    first: Array | None
-
-
-class Past(NamedTuple):
-    """What attention sees of tokens before those of a row.
-
-    Attributes:
-        key: [P, KV, E], rotated.
-        v: [P, KV, D/H] values.
-    """
-
-    key: Array
-    v: Array
 
 
 class PlusOneRMSNorm(nn.Module):

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from research.structs import Array, Key, Params
+from research.types import Array, Key, Params
 
 INIT = nn.initializers.normal(0.02)
 

@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from research.structs import Params, TrainState
+from research.types import Params, TrainState
 
 Manager = ocp.CheckpointManager
-
 # What goes wrong in orbax reaches us as an exception; it also logs the traceback.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 # Arrays that several devices hold whole are written in parts, a part by each, and every

@@ -17,13 +17,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from research import parallel
-from research.structs import EmbedFn, Key, Objective, Params, TrainState
+from research import sharding
+from research.atomic_write import write_json
 from research.train import checkpoints
-from research.train.log import Log, versions, write_json
-from research.train.meter import Facts, Meter, facts
+from research.train.logging import Log, versions
 from research.train.optimizers import Optimizer
 from research.train.step import init_state, make_step
+from research.train.throughput import Facts, Meter, facts
+from research.types import EmbedFn, Key, Objective, Params, TrainState
 
 _IN_FLIGHT = 2  # steps queued on the device, and batches prepared ahead of it
 
@@ -94,7 +95,7 @@ def abstract_state(experiment: Experiment, mesh: Mesh) -> TrainState:
         return init_state(*experiment.objective.init(key), experiment.tx)
 
     shapes = jax.eval_shape(init, jax.random.key(0))
-    places = parallel.shardings(shapes, mesh, fsdp=experiment.fsdp)
+    places = sharding.shardings(shapes, mesh, fsdp=experiment.fsdp)
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         shapes,
@@ -274,7 +275,7 @@ def _batches(experiment: Experiment, first: int) -> Iterator[tuple[Any, Facts]]:
     def prepare(step):
         batch = experiment.batches(step)
         fact = facts(batch, experiment.batches.source(step))
-        return parallel.put_batch(batch, experiment.mesh), fact
+        return sharding.put_batch(batch, experiment.mesh), fact
 
     with ThreadPoolExecutor(1) as pool:
         steps = range(first, experiment.steps)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from research.parallel import path_name
-from research.structs import Params
+from research.sharding import path_name
+from research.types import Params
 
 # Biases, the scales of norms and KERPLE's parameters: never decayed.
 _UNDECAYED = r"(^|/)(bias|scale|relative/[ap])$"

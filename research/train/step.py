@@ -9,8 +9,8 @@ import optax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.structs import Key, Metrics, Objective, Params, TrainState
 from research.train.optimizers import Optimizer
+from research.types import Key, Metrics, Objective, Params, TrainState
 
 Step = Callable[[TrainState, Any, Key], tuple[TrainState, Metrics]]
 

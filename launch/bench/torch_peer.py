@@ -1,0 +1,116 @@
+"""What `launch.bench` compares a training step with: the same step in PyTorch."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+
+from research.models.config import EncoderConfig
+from research.types import Batch, slots
+
+
+def unpacked(batch: Batch) -> list[list[np.ndarray]]:
+    """The token ids of a packed batch's texts: K+1 columns of B texts each."""
+    ids, segment = batch.tokens.ids, batch.tokens.segment
+    size = slots(ids.shape[1])
+
+    def text(slot):
+        row, number = divmod(int(slot), size)
+        return ids[row][segment[row] == number + 1]
+
+    ways = len(batch.document) // len(batch.query)
+    columns = [batch.query, *(batch.document[k::ways] for k in range(ways))]
+    return [[text(slot) for slot in column] for column in columns]
+
+
+class StarbucksPeer:
+    """A transformers encoder trained by the Starbucks loss for similarity.
+
+    Columns are padded to their longest text, as sentence-transformers pads them.
+    """
+
+    def __init__(self, folder: Path, pairs, settings):
+        self.model = transformers.AutoModel.from_pretrained(folder).train()
+        self.pairs = pairs
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=0.0
+        )
+        self.clip = settings.clip_norm
+
+    def update(self, *columns: list[np.ndarray]) -> float:
+        """One update; the loss before it."""
+        self.optimizer.zero_grad()
+        layers = [self._pooled(texts) for texts in columns]
+        value = self._loss([torch.stack(x) for x in layers])
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        return float(value.detach())
+
+    def _pooled(self, texts: list[np.ndarray]) -> list[torch.Tensor]:
+        """Mean-pooled states [B, D] of every layer."""
+        padded = [torch.from_numpy(text.astype(np.int64)) for text in texts]
+        ids = torch.nn.utils.rnn.pad_sequence(padded, batch_first=True)
+        lengths = torch.tensor([len(text) for text in texts])
+        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+        states = self.model(ids, attention_mask=mask, output_hidden_states=True)
+        weights = mask[..., None].float()
+        total = weights.sum(1)
+        return [(h * weights).sum(1) / total for h in states.hidden_states]
+
+    def _loss(self, columns: list[torch.Tensor]) -> torch.Tensor:
+        """Sum over the sizes of InfoNCE and, below the last layer, feature KL."""
+        total = torch.zeros(())
+        for depth, dim in self.pairs:
+            q, *d = (F.normalize(x[depth, :, :dim], dim=-1) for x in columns)
+            scores = 20 * q @ torch.cat(d).T
+            total = total + F.cross_entropy(scores, torch.arange(len(q)))
+            if depth < len(columns[0]) - 1:
+                rows = torch.cat([x[depth, :, :dim] for x in columns])
+                teacher = torch.cat([x[-1, :, :dim] for x in columns])
+                kl = F.kl_div(
+                    F.log_softmax(rows, -1),
+                    F.log_softmax(teacher, -1),
+                    log_target=True,
+                    reduction="batchmean",
+                )
+                total = total + 0.3 * kl
+        return total
+
+
+class MaskedPeer:
+    """transformers' BertForMaskedLM, of the shape of one of our encoders.
+
+    As it comes: logits of every token, the hidden ones picked by the loss.
+    """
+
+    def __init__(self, cfg: EncoderConfig, settings):
+        config = transformers.BertConfig(
+            vocab_size=cfg.vocab,
+            hidden_size=cfg.width,
+            num_hidden_layers=cfg.depth,
+            num_attention_heads=cfg.heads,
+            intermediate_size=cfg.mlp,
+            max_position_embeddings=cfg.max_len,
+            hidden_dropout_prob=cfg.dropout,
+            attention_probs_dropout_prob=cfg.dropout,
+        )
+        self.model = transformers.BertForMaskedLM(config).train()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        self.clip = settings.clip_norm
+
+    def update(self, ids: np.ndarray, labels: np.ndarray) -> float:
+        """One update on [R, S] ids, -100 where a label does not count; the loss."""
+        self.optimizer.zero_grad()
+        ids, labels = torch.from_numpy(ids), torch.from_numpy(labels)
+        value = self.model(input_ids=ids, labels=labels).loss
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        return float(value.detach())

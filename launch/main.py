@@ -1,0 +1,96 @@
+"""What every command does around its main: flags, one JSON object, one-line errors."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from absl import app, flags, logging
+
+VIRTUAL = "--xla_force_host_platform_device_count"  # several devices of one CPU
+ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+# User mistakes; anything else is a fault of ours and keeps its traceback.
+MISTAKES = (ValueError, OSError)
+
+
+def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
+    """Parses the flags, calls `main()` and prints its result as one line of JSON.
+
+    Logs and progress belong on stderr. A user's mistake (a bad flag or config, a
+    ValueError or OSError out of main) prints one sentence there and exits with 1;
+    `--verbosity=1` adds the traceback.
+    """
+
+    def called(arguments):
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # orbax tells of every file
+        if VIRTUAL in os.environ.get("XLA_FLAGS", ""):
+            order_collectives()
+        # At its default level jax tells of every accelerator that is not there.
+        logging.get_absl_logger().parent.getChild("jax").setLevel("WARNING")
+        if len(arguments) > 1:
+            _fail(f"unexpected argument {arguments[1]!r}; options start with --")
+        try:
+            result = main()
+        except MISTAKES as error:
+            logging.debug("traceback of the error below", exc_info=True)
+            _fail(sentence(error))
+        if result is not None:
+            sys.stderr.flush()
+            print(json.dumps(result), flush=True)
+
+    app.run(called, flags_parser=_parsed)
+
+
+def order_collectives() -> None:
+    """Keeps virtual devices from waiting for each other for ever; before any compiling.
+
+    XLA's usual scheduler for CPUs puts independent collectives side by side, and each
+    device begins with any of them: with fewer cores than devices, two of these may hold
+    all threads and wait, each in another collective, until XLA aborts the process.
+    """
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ORDERED}".strip()
+
+
+def say(line: str) -> None:
+    """Prints a line about progress on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def sentence(error: Exception) -> str:
+    """An exception's message on one line, without Python's own decoration."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = str(error)
+    if isinstance(error, (KeyError, AttributeError)):  # ConfigDict's unknown keys
+        text = f"unknown config key: {_innermost(error)}"
+    if missing := re.search(
+        r"Failed loading config file.*No such file.*'(.*)'", text, re.S
+    ):
+        text = f"{missing[1]}: no such config file"
+    if "Error whilst parsing config file" in text:  # then a whole traceback follows
+        text = re.sub(r"^[\w.]+(Error|Exception): ", "", text.strip().split("\n")[-1])
+    return " ".join(text.split())
+
+
+def _innermost(error: Exception) -> str:
+    """The message within a KeyError, whose own str() is a repr."""
+    inner = error.args[0] if error.args else ""
+    text = _innermost(inner) if isinstance(inner, Exception) else str(inner)
+    return re.sub(r"^'(.+?)'", r"\1", text)
+
+
+def _parsed(arguments: list[str]) -> list[str]:
+    # An unknown config key is an AttributeError, a wrong type a TypeError.
+    mistakes = (flags.Error, AttributeError, KeyError, TypeError, *MISTAKES)
+    try:
+        return flags.FLAGS(arguments)
+    except mistakes as error:
+        _fail(sentence(error))
+
+
+def _fail(message: str):
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)

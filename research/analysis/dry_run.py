@@ -1,0 +1,259 @@
+"""What a step costs, by compiling it and not running it, here or for TPU chips."""
+
+import math
+import re
+from collections import Counter
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from research import sharding
+from research.objectives import mlm_masking
+from research.train.loop import Experiment, abstract_state
+from research.train.step import make_step
+from research.train.throughput import facts
+from research.types import VOCABULARY
+
+_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
+_COLLECTIVES += ("collective-permute",)
+# "%x = f32[8,128]{1,0} all-gather(...)"; TPU writes "all-gather-start" as well.
+_INSTRUCTION = re.compile(rf"= (.+?) ({'|'.join(_COLLECTIVES)})(-start)?\(")
+_ARRAY = re.compile(r"([a-z]+\d+|pred)\[([\d,]*)\]")
+_SAMPLED = 16  # batches that the padding is measured on
+
+
+class Collective(NamedTuple):
+    """A kind of exchange between devices.
+
+    Attributes:
+        kind: 'all-gather', 'all-reduce' and so on.
+        shape: its result on one device, such as 'f32[64,128]'; of several arrays, the
+            largest.
+        count: how often it is in the program; one inside a loop counts once.
+        mebibytes: the results of one of them, together.
+    """
+
+    kind: str
+    shape: str
+    count: int
+    mebibytes: float
+
+
+def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, Any]:
+    """Compiles the step of the first batch's shape, and prints what it takes.
+
+    Args:
+        experiment: the parts of a run.
+        topology: a TPU slice such as 'v5e:4x4', to compile for its chips (libtpu is
+            needed, a TPU is not); None for the devices at hand.
+    Returns:
+        What was printed: parameters; teraflops of matrix products of a step, the whole
+        batch's and recomputation included; of these, in pre-training, those with the
+        vocabulary, and how many there would be were not only the hidden tokens gathered
+        for them; mebibytes per device, of the step and (among "state and batch") of
+        what is trained, what is frozen and the moments; what is "temporary" is
+        activations and gradients; padding, a fraction; rows of Collective.
+    Raises:
+        ValueError: the topology is unknown, or libtpu is missing.
+    """
+    mesh = experiment.mesh
+    if topology:
+        mesh = _topology_mesh(topology, mesh.shape["model"])
+    state = abstract_state(experiment, mesh)
+    batch = abstract_batch(experiment.batches(0), mesh)
+    everywhere = NamedSharding(mesh, P())
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)
+    places = jax.tree.map(lambda x: x.sharding, state)
+    step = make_step(experiment.objective, experiment.tx, places)
+    traced = step.trace(state, batch, key)
+    compiled = traced.lower().compile()
+    memory = compiled.memory_analysis()
+    mebibytes = {
+        "state and batch": memory.argument_size_in_bytes,
+        "temporary": memory.temp_size_in_bytes,
+        "peak": memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+    }
+    report = {
+        "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+        "mesh": dict(mesh.shape),
+        "parameters": _size(state.params),
+        "frozen_parameters": _size(state.frozen),
+        "rows_x_length": list(batch.tokens.ids.shape),
+        "teraflops_per_step": matmul_flops(traced.jaxpr.jaxpr) / 1e12,
+        **vocabulary(experiment, (state.params, state.frozen, batch, key)),
+        "mebibytes_per_device": {k: v / 2**20 for k, v in mebibytes.items()},
+        "state_mebibytes_per_device": {
+            name: _mebibytes(part)
+            for name, part in (
+                ("trained", state.params),
+                ("frozen", state.frozen),
+                ("moments", state.opt_state),
+            )
+        },
+        "padding": _padding(experiment),
+        "collectives": [c._asdict() for c in collectives(compiled.as_text())],
+    }
+    _print(report)
+    return report
+
+
+def abstract_batch(batch: Any, mesh: Mesh):
+    """A batch's shapes, for a mesh: leading axes rounded up to what 'data' divides."""
+    data = mesh.shape["data"]
+
+    def shape(leaf):
+        leaf = np.asarray(leaf)
+        rows = tuple(-(-rows // data) * data for rows in leaf.shape[:1])
+        return jax.ShapeDtypeStruct((*rows, *leaf.shape[1:]), leaf.dtype)
+
+    shapes = jax.tree.map(shape, batch)
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        shapes,
+        sharding.batch_shardings(shapes, mesh),
+    )
+
+
+def matmul_flops(jaxpr, scope: str = "") -> int:
+    """Operations in the matrix products of a jaxpr, loops counted as often as they run.
+
+    XLA's own count takes a loop's body once, so a scan over layers would look as cheap
+    as one layer.
+
+    Args:
+        jaxpr: what is counted.
+        scope: only what was traced under this `jax.named_scope`, and its gradient.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        inside = scope in str(equation.source_info.name_stack)
+        if inside and equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            depth = math.prod(left[axis] for axis in contracted)
+            total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
+        times = equation.params.get("length", 1)
+        parts = [
+            times * matmul_flops(inner, "" if inside else scope)
+            for inner in jaxprs_in_params(equation.params)
+        ]
+        # One branch of a conditional runs: the dearest, to be safe.
+        branches = equation.primitive.name == "cond"
+        total += max(parts, default=0) if branches else sum(parts)
+    return total
+
+
+def vocabulary(experiment: Experiment, shapes: tuple) -> dict[str, float]:
+    """The teraflops of a step's products with the vocabulary, if it has any.
+
+    Those of the step as it is, and of one whose every token would be predicted.
+
+    Args:
+        experiment: the parts of a run.
+        shapes: of the arguments of its loss.
+    """
+
+    def teraflops():
+        def loss(*arguments):  # a new function, of which no trace is kept
+            return experiment.objective.loss(*arguments)
+
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        jaxpr = jax.make_jaxpr(gradient)(*shapes).jaxpr
+        return matmul_flops(jaxpr, VOCABULARY) / 1e12
+
+    gathered = mlm_masking.gathered
+    rows = {
+        "buffer_size": lambda length, ratio, shortest: length,
+        "gathered": lambda mask, size: gathered(mask, mask.shape[1]),
+    }
+    if not (found := teraflops()):
+        return {}
+    with mock.patch.multiple(mlm_masking, **rows):  # buffers as long as the rows
+        whole = teraflops()
+    return {"vocabulary_teraflops": found, "ungathered_vocabulary_teraflops": whole}
+
+
+def collectives(program: str) -> list[Collective]:
+    """The exchanges between devices in a compiled program, the largest first."""
+    found = Counter()
+    for result, kind, _ in _INSTRUCTION.findall(program):
+        arrays = _ARRAY.findall(result)
+        sizes = [_bytes(kind, dims) for kind, dims in arrays]
+        largest = arrays[int(np.argmax(sizes))] if arrays else ("", "")
+        shape = f"{largest[0]}[{largest[1]}]"
+        found[kind, shape, sum(sizes) / 2**20] += 1
+    rows = [
+        Collective(kind, shape, count, size)
+        for (kind, shape, size), count in found.items()
+    ]
+    return sorted(rows, key=lambda row: -row.mebibytes * row.count)
+
+
+def _bytes(kind: str, dims: str) -> int:
+    bits = 8 if kind == "pred" else int(re.search(r"\d+", kind)[0])
+    return math.prod(int(n) for n in dims.split(",") if n) * bits // 8
+
+
+def _topology_mesh(topology: str, model: int) -> Mesh:
+    try:
+        chips = topologies.get_topology_desc(topology, platform="tpu").devices
+    except Exception as error:  # missing libtpu and unknown names raise various things
+        raise ValueError(
+            f"cannot compile for topology {topology!r}: it should look like v5e:4x4, "
+            "and libtpu must be installed (pip install 'jax[tpu]')"
+        ) from error
+    return sharding.make_mesh({"data": -1, "model": model}, chips)
+
+
+def _padding(experiment: Experiment) -> float:
+    steps = range(min(_SAMPLED, experiment.steps))
+    counts = [facts(experiment.batches(step), "") for step in steps]
+    return 1 - sum(c.tokens for c in counts) / sum(c.places for c in counts)
+
+
+def _size(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _mebibytes(tree) -> float:
+    """What a device holds of a tree of shapes with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    ) / (2**20)
+
+
+def _print(report: dict[str, Any]) -> None:
+    print(f"devices        {report['devices']}, mesh {report['mesh']}")
+    print(f"parameters     {report['parameters']:,}")
+    print(f"frozen         {report['frozen_parameters']:,}")
+    print(f"rows x length  {report['rows_x_length']}")
+    print(f"padding        {report['padding']:.1%}")
+    print(f"matmuls        {report['teraflops_per_step']:.4g} TFLOP a step")
+    if "vocabulary_teraflops" in report:
+        print(
+            f"vocabulary     {report['vocabulary_teraflops']:.4g} TFLOP of these; "
+            f"{report['ungathered_vocabulary_teraflops']:.4g} if every token went there"
+        )
+    for name, size in report["state_mebibytes_per_device"].items():
+        print(f"state          {size:,.1f} MiB a device, {name}")
+    for name, size in report["mebibytes_per_device"].items():
+        print(f"memory         {size:,.1f} MiB a device, {name}")
+    for row in report["collectives"] or [None]:
+        if row is None:
+            print("collectives    none")
+            continue
+        print(
+            f"collective     {row['count']} x {row['kind']} {row['shape']}, "
+            f"{row['mebibytes']:.3f} MiB each"
+        )

@@ -1,0 +1,90 @@
+"""How a set of vectors fills its space: cosines, IsoScore, effective rank."""
+
+import numpy as np
+from scipy.stats import entropy
+
+from research.transforms.normalize import unit
+
+# A spread of this share of the vectors' size is what float32 rounding leaves.
+ROUNDING = 1e-6
+
+
+def pair_cosines(x: np.ndarray) -> np.ndarray:
+    """The cosine of every pair of rows: [N, D] -> [N (N - 1) / 2] float64.
+
+    A zero row has cosine 0 with every other.
+
+    Raises:
+        ValueError: there are fewer than two rows.
+    """
+    x = unit(_checked(x))
+    return (x @ x.T)[np.triu_indices(len(x), 1)]
+
+
+def mean_cosine(x: np.ndarray) -> float:
+    """The mean cosine of all pairs of rows of [N, D]: anisotropy (Ethayarajh 2019).
+
+    0 for directions spread evenly, 1 for a single direction. Computed without the
+    pairs, from the sum of the unit rows: (|sum|^2 - sum of |row|^2) / (N (N - 1)).
+
+    Raises:
+        ValueError: there are fewer than two rows.
+    """
+    x = unit(_checked(x))
+    pairs = np.sum(x.sum(0) ** 2) - np.sum(x**2)
+    return float(pairs / (len(x) * (len(x) - 1)))
+
+
+def centred(x: np.ndarray) -> np.ndarray:
+    """Rows of [N, D] less their mean; zeros where they differ by rounding alone."""
+    x = np.asarray(x, np.float64)
+    spread = x - x.mean(0)
+    if np.linalg.norm(spread) <= ROUNDING * np.linalg.norm(x):
+        return np.zeros_like(x)
+    return spread
+
+
+def isoscore(x: np.ndarray) -> float:
+    """IsoScore: the share of dimensions that vectors use evenly (Rudman et al. 2022).
+
+    Algorithm 1 there, of N vectors in D dimensions: the variances v along the principal
+    components (D of them, zeros included) are scaled to w = sqrt(D) v / |v|. The
+    isotropy defect is d = |w - 1| / sqrt(2 (D - sqrt(D))), the fraction of dimensions
+    used f = (D - d^2 (D - sqrt(D)))^2 / D^2, and the score (D f - 1) / (D - 1).
+
+    Equal variances score 1, a single direction 0, and equal vectors 0 by convention.
+    No set of about D vectors or fewer comes near 1: compare with Gaussian noise of the
+    same shape, which scores about N / (N + D).
+
+    Raises:
+        ValueError: there are fewer than two rows or columns.
+    """
+    x = _checked(x)
+    if (width := x.shape[1]) < 2:
+        raise ValueError("IsoScore needs vectors of 2 numbers or more")
+    values = np.linalg.svd(centred(x), compute_uv=False)
+    if not values.any():
+        return 0.0
+    variances = np.zeros(width)
+    variances[: len(values)] = values**2
+    scaled = np.sqrt(width) * variances / np.linalg.norm(variances)
+    slack = width - np.sqrt(width)
+    defect = np.linalg.norm(scaled - 1) / np.sqrt(2 * slack)
+    fraction = (width - defect**2 * slack) ** 2 / width**2
+    return float((width * fraction - 1) / (width - 1))
+
+
+def effective_rank(x: np.ndarray) -> float:
+    """exp of the entropy of the singular values of [N, D] (Roy and Vetterli 2007).
+
+    The singular values are scaled to sum to 1. It is the rank where those that are not
+    zero are equal, and less elsewhere; 0 for a matrix of zeros, by convention.
+    """
+    values = np.linalg.svd(np.asarray(x, np.float64), compute_uv=False)
+    return float(np.exp(entropy(values))) if values.any() else 0.0
+
+
+def _checked(x: np.ndarray) -> np.ndarray:
+    if len(x) < 2:
+        raise ValueError(f"{len(x)} vectors have no pair: there must be 2 or more")
+    return np.asarray(x, np.float64)

@@ -1,0 +1,104 @@
+"""Where to cut an encoder's depth before it is tuned (L3Prune, Fischer et al. 2024).
+
+`encoder.truncated` cuts: the first blocks and the final norm stay.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.losses.contrastive import LOSSES
+from research.models.config import EncoderConfig
+from research.models.encoder import encode
+from research.models.pooling.registry import pooling
+from research.types import Array, Batch, Loss, Params, slots
+
+
+class Points(NamedTuple):
+    """Blocks to keep.
+
+    Attributes:
+        small: the best of the first half.
+        large: the best of the second half.
+    """
+
+    small: int
+    large: int
+
+
+def layer_losses(
+    params: Params,
+    cfg: EncoderConfig,
+    batches: Iterable[Batch],
+    *,
+    pool: str = "weighted_mean",
+    loss: Loss | None = None,
+) -> np.ndarray:
+    """The mean loss of the embeddings after each block: [L] float64.
+
+    Args:
+        params: the encoder's.
+        cfg: its shape.
+        batches: of pairs; the authors take 100 of 64.
+        pool: as `readouts.pooling` reads it.
+        loss: of a batch's embeddings; InfoNCE at its default temperature if None.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    loss = LOSSES["infonce"] if loss is None else loss
+    run = jax.jit(partial(_losses, cfg=cfg, pool=pool, loss=loss))
+    found = [run(params, jax.tree.map(jnp.asarray, batch)) for batch in batches]
+    if not found:
+        raise ValueError("the losses of layers need at least one batch of pairs")
+    return np.mean(np.asarray(found, np.float64), axis=0)
+
+
+def points(losses: np.ndarray) -> Points:
+    """The prune points of the losses of L blocks.
+
+    Raises:
+        ValueError: there are not two blocks.
+    """
+    middle = len(losses) // 2
+    if not middle:
+        raise ValueError("an encoder of one block has no depth to prune")
+    small = int(np.argmin(losses[:middle])) + 1
+    large = middle + int(np.argmin(losses[middle:])) + 1
+    return Points(small, large)
+
+
+def kept(depth: int, share: float) -> int:
+    """Blocks that stay of `depth` if the last `share` of them goes.
+
+    Raises:
+        ValueError: none would stay, or the share is no fraction.
+    """
+    left = depth - round(share * depth)
+    if not 0 <= share < 1 or left < 1:
+        raise ValueError(
+            f"a share {share} of {depth} blocks to prune leaves none, or is not in "
+            "[0, 1)"
+        )
+    return left
+
+
+def _losses(
+    params: Params,
+    batch: Batch,
+    *,
+    cfg: EncoderConfig,
+    pool: str,
+    loss: Callable[..., Array],
+) -> Array:
+    """[L] means over a batch."""
+    size = slots(batch.tokens.ids.shape[1])
+    x = encode(params, batch.tokens, cfg, pooling(pool), slots=size, every_layer=True)
+    layers = jnp.moveaxis(x, 1, 0)[1:]  # [L, R*M, D], without the embedding layer's
+    q, d = layers[:, batch.query], layers[:, batch.document]
+    pairs = zip(q, d, strict=True)
+    return jnp.stack([loss(*pair, batch.labels).mean() for pair in pairs])

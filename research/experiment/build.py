@@ -1,0 +1,241 @@
+"""From a config to the built parts of a run: the only module that reads a config."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from research import sharding
+from research.atomic_write import write_json
+from research.config_sections import bind, build
+from research.data.document_cache import text_info
+from research.data.pair_batches import Batches, make_batches
+from research.data.pretraining_batches import RowBatches, make_rows
+from research.data.row_packing import ROWS
+from research.data.sources import SOURCES, Source
+from research.eval.evaluators import EVALS
+from research.eval.perplexity import MEASURES
+from research.experiment.config_keys import _check_keys, _check_lengths
+from research.experiment.initialization import ENCODERS, initialiser, taken
+from research.experiment.workdir import _tokenizer, claim
+from research.inference.embedder import make_embedder
+from research.losses.contrastive import LOSSES
+from research.losses.matryoshka import NESTED
+from research.models.config import EncoderConfig
+from research.models.lora import whole
+from research.models.pooling import basic, registry
+from research.models.pooling.basic import POOLS
+from research.models.positions import methods as context
+from research.models.positions.learned import TABLES
+from research.objectives.gradcache import chunks
+from research.objectives.registry import OBJECTIVES, PRETRAINING
+from research.objectives.tuning import TUNING, is_partial
+from research.text.prompts import chosen
+from research.text.templates import Method
+from research.train.loop import Experiment
+from research.train.optimizers import OPTIMIZERS
+from research.types import Objective, Params
+
+
+def make_experiment(
+    config: ml_collections.ConfigDict, workdir: Path, *, cache: Path | None = None
+) -> Experiment:
+    """The parts that the one loop runs.
+
+    Writes what a later load of the workdir needs: config.json, tokenizer.json and
+    model.json.
+
+    Args:
+        config: every top-level key of `keys`, as configs/common.py makes them.
+        workdir: the run's folder.
+        cache: where pre-tokenised texts are kept; workdir/tokens unless given.
+
+    Raises:
+        ValueError: the config is not one, or does not fit its data, model or devices,
+            or the workdir holds a run of another config.
+    """
+    _check_keys(config)
+    claim(workdir, config)
+    mesh_shape = dict(config.mesh)
+    fsdp = mesh_shape.pop("fsdp")
+    mesh = sharding.make_mesh(mesh_shape)
+    sources = {name: build(SOURCES, part) for name, part in config.data.items()}
+    tokenizer = _tokenizer(config, sources, workdir)
+    shape = build(ENCODERS, config.encoder)
+    cfg = context.extended_config(shape, _methods(config))
+    _check_lengths(config, cfg, tokenizer)
+    method = _method(config)
+    cache = cache or workdir / "tokens"
+    batches = _batches(config, sources, tokenizer, mesh, cache, method)
+    training = _training(config, shape, cfg)
+    objective = _objective(config, training, tokenizer, batches)
+    pool = registry.written(config.pool)
+    start = None
+    if config.init_from:
+        start = taken(config.init_from, shape, tokenizer, pool)
+    longest = cfg.max_len if cfg.max_len > shape.max_len else config.max_length
+    model = {
+        "encoder": dataclasses.asdict(cfg),
+        "pool": pool,
+        "max_length": longest,
+        "prompts": _prompts(sources),
+        "method": config.method.to_dict(),
+        "normalize": config.get("loss", {}).get("similarity", "cosine") == "cosine",
+        "dims": _dims(config),
+        "partial": is_partial(config.tuning.name),
+        "adapters": _adapters(config),
+        "base": config.init_from,
+    }
+    write_json(workdir / "model.json", model)
+    evals = config.evals.items()
+
+    def measured(measure, params: Params, frozen: Params):
+        own = whole(params, frozen)["encoder"]
+        return measure(own, cfg, tokenizer, longest, mesh)
+
+    def embedder(params: Params, frozen: Params):
+        return make_embedder(
+            whole(params, frozen)["encoder"],
+            cfg,
+            tokenizer,
+            pool=pool,
+            max_length=longest,
+            prompts=model["prompts"],
+            normalize=model["normalize"],
+            method=method,
+            mesh=mesh,
+            adapters=model["adapters"],
+        )
+
+    return Experiment(
+        objective=objective,
+        tx=build(OPTIMIZERS, config.optimizer, config.steps),
+        batches=batches,
+        mesh=mesh,
+        steps=config.steps,
+        seed=config.seed,
+        fsdp=fsdp,
+        log_every=config.log_every,
+        save_every=config.save_every,
+        eval_every=config.eval_every,
+        evaluators={n: build(EVALS, p) for n, p in evals if p.name not in MEASURES},
+        make_embedder=embedder,
+        measures={
+            name: partial(measured, build(MEASURES, part))
+            for name, part in evals
+            if part.name in MEASURES
+        },
+        initialise=initialiser(objective, shape, _methods(config), start),
+        note=start.note if start else "",
+    )
+
+
+def _methods(config) -> dict[str, dict[str, Any]]:
+    """The methods that extend the context, with their arguments."""
+    methods = {}
+    for part in config.extend.values():
+        arguments = dict(part.items())
+        name = arguments.pop("name")
+        if name in methods:
+            raise ValueError(f"extend names {name} twice")
+        methods[name] = arguments
+    return methods
+
+
+def _training(config, shape: EncoderConfig, cfg: EncoderConfig) -> EncoderConfig:
+    """The extension `cfg` of a shape as it is trained.
+
+    Texts begin anywhere in a longer position table, so that all its rows are trained.
+    """
+    if not set(_methods(config)) & set(TABLES):
+        return cfg
+    return dataclasses.replace(cfg, random_offset=cfg.max_len - config.max_length)
+
+
+def _method(config) -> Method | None:
+    """The method that texts are put by, None for plain, and its pooling the config's.
+
+    Raises:
+        ValueError: there is no such method, or the config pools otherwise.
+    """
+    method = chosen(config.method)
+    if method and method.pool not in (None, config.pool.name):
+        raise ValueError(
+            f"method {config.method.name} pools by {method.pool!r} and the config by "
+            f"{config.pool.name!r}: set pool.name={method.pool}, or method.pool="
+            f"{config.pool.name}"
+        )
+    return method
+
+
+def _batches(
+    config, sources, tokenizer, mesh, cache: Path, method: Method | None
+) -> Batches | RowBatches:
+    import jax
+
+    shape = {
+        "batch_size": config.batch_size,
+        "max_length": config.max_length,
+        "seed": config.seed,
+        "cache": cache,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    multiple = mesh.shape["data"]
+    if "rows" in config:
+        layout = bind(ROWS, config.rows)
+        return make_rows(sources, tokenizer, layout, row_multiple=multiple, **shape)
+    multiple *= chunks(config.batch_size, config.objective.micro_batch)
+    length = config.max_length
+    shape |= {"row_length": length, "row_multiple": multiple, "method": method}
+    names = _adapters(config)
+    if len(names) > 1:
+        shape["adapters"] = names
+    return make_batches(sources, tokenizer, **shape)
+
+
+def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
+    pool = registry.pooling(registry.written(config.pool))
+    if "rows" in config:
+        if isinstance(pool, basic.Readout):
+            raise ValueError(
+                f"pool {config.pool.name} has parameters, which "
+                f"{config.objective.name} does not train; allowed: {', '.join(POOLS)}"
+            )
+        info = text_info(tokenizer, [part.table for part in batches.parts])
+        return build(
+            TUNING, config.tuning, build(PRETRAINING, config.objective, cfg, info)
+        )
+    loss = bind(LOSSES, config.loss)
+    nested = build(NESTED, config.nested, loss)
+    objective = build(OBJECTIVES, config.objective, cfg, pool, nested)
+    return build(TUNING, config.tuning, objective)
+
+
+def _adapters(config) -> list[str]:
+    """The names of the adapters that are trained, in their order; none without."""
+    names = list(config.tuning.get("adapters", ()))
+    if len(names) > 1 and "rows" in config:
+        raise ValueError(
+            f"tuning.adapters names {', '.join(names)}, but {config.objective.name} "
+            "reads rows of text, which go through one adapter"
+        )
+    return names
+
+
+def _prompts(sources: Mapping[str, Source]) -> dict[str, str]:
+    """The sources' prompts where all agree, else none."""
+    prompts = [dict(source.prompts) for source in sources.values()]
+    if all(p == prompts[0] for p in prompts):
+        return prompts[0]
+    return {"query": "", "document": ""}
+
+
+def _dims(config) -> list[int]:
+    """The widths that the loss trains, in descending order."""
+    sizes = config.objective if "rows" in config else config.nested
+    widths = {int(dim) for _, dim in sizes.get("pairs", ())}
+    return sorted(widths | set(sizes.get("dims", ())), reverse=True)

@@ -1,0 +1,127 @@
+"""Parsing of the options that say how a model embeds."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from research import config_sections
+from research.text.prompts import METHODS
+from research.text.templates import Method
+
+SIDES = {"true": True, "false": False}
+
+
+def parse_method(
+    text: str, *, instruction: str = "", prepend: bool = False
+) -> Method | None:
+    """The method of "echo" or "prompteol:prepend=true", as `context.parse` reads it.
+
+    Args:
+        text: a name in METHODS, and perhaps arguments.
+        instruction: one more argument.
+        prepend: whether <PST> shall have a place.
+
+    Returns:
+        None for plain, which takes the model's prompts.
+
+    Raises:
+        ValueError: there is no such method, or it takes no such argument.
+    """
+    (name, arguments), *others = config_sections.parse(text).items()
+    if others:
+        raise ValueError(f"{text!r} is several methods; choose one")
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    asked = {"instruction": instruction, "prepend": prepend}
+    for key, value in asked.items():
+        takers = [other for other in METHODS if key in _arguments(other)]
+        if value and name not in takers:
+            raise ValueError(f"{name} takes no {key}; {', '.join(takers)} do")
+        if value:
+            arguments[key] = value
+    method = config_sections.build(METHODS, {"name": name, **arguments})
+    return None if name == "plain" else method
+
+
+def reads(
+    *,
+    method: str = "",
+    instruction: str = "",
+    prepend: str = "",
+    layer: str = "",
+    bidirectional: str = "",
+    pool: str = "",
+) -> dict[str, Any]:
+    """How a model is read, as keyword arguments of `make_embedder`.
+
+    Args:
+        method: as `parse_method` reads it.
+        instruction: of the method.
+        prepend: the window of token prepending, such as 1:7.
+        layer: as `reading.parse_layers` reads it.
+        bidirectional: 'true' or 'false'.
+        pool: a pooling, before that of the method.
+
+    Returns:
+        those that are said; the model's own remain for arguments that are empty.
+
+    Raises:
+        ValueError: one is not what it should be, or an instruction without a method.
+    """
+    found = {}
+    if prepend:
+        found["prepend"] = parse_window(prepend)
+    if layer:
+        found["layers"] = parse_layers(layer)
+    if bidirectional:
+        if bidirectional not in SIDES:
+            allowed = ", ".join(SIDES)
+            raise ValueError(f"bidirectional is {bidirectional!r}; allowed: {allowed}")
+        found["bidirectional"] = SIDES[bidirectional]
+    if pool:
+        found["pool"] = pool
+    if instruction and not method:
+        raise ValueError(f"the instruction {instruction!r} needs a method")
+    if not method:
+        return found
+    asked = {"instruction": instruction, "prepend": bool(prepend)}
+    chosen = parse_method(method, **asked)
+    if chosen is None:
+        return found | {"method": None}
+    if pool:
+        chosen = chosen._replace(pool=None)
+    return found | {"method": chosen, "prompts": None}
+
+
+def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(METHODS[name]).parameters
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """The layers of "-2" or "1;12".
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    return _numbers(text, ";", "layers", "-2 or 1;12")
+
+
+def parse_window(text: str) -> tuple[int, int]:
+    """The window of blocks of "1:7".
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    return _numbers(text, ":", "a window of blocks", "1:7", count=2)
+
+
+def _numbers(
+    text: str, between: str, what: str, form: str, count: int = 0
+) -> tuple[int, ...]:
+    parts = text.split(between)
+    if not all(re.fullmatch(r"-?\d+", part) for part in parts) or (
+        count and len(parts) != count
+    ):
+        raise ValueError(f"{text!r} is not {what}; write {form}")
+    return tuple(map(int, parts))

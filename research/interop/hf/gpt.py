@@ -1,0 +1,163 @@
+"""GPT-2, GPT-NeoX and OPT: the fields of their `config.json` <-> EncoderConfig.
+
+Causal and otherwise as the families of `family_llama`.
+"""
+
+from typing import Any
+
+from research.interop.hf import common
+from research.interop.hf.common import (
+    HF_ACTS,
+    SPECIAL,
+    Fields,
+    activation,
+    biases,
+    causality,
+    require,
+)
+from research.models.config import EncoderConfig
+
+
+def read_gpt2(fields: Fields) -> EncoderConfig:
+    """GPT-2 (Radford et al. 2019), and SGPT's smallest."""
+    require(
+        fields,
+        scale_attn_by_inverse_layer_idx=(False,),
+        add_cross_attention=(False,),
+    )
+    width = fields["n_embd"]
+    return EncoderConfig(
+        vocab=fields["vocab_size"],
+        width=width,
+        depth=fields["n_layer"],
+        heads=fields["n_head"],
+        mlp=fields.get("n_inner") or 4 * width,
+        max_len=fields.get("n_positions", 1_024),
+        norm_at="pre",
+        norm_eps=fields.get("layer_norm_epsilon", 1e-5),
+        act=activation(fields, "activation_function", "gelu_new"),
+        causal=fields.get("is_causal", True),
+        scale=0.0 if fields.get("scale_attn_weights", True) else 1.0,
+        type_vocab=0,
+        embed_norm=False,
+        dropout=fields.get("resid_pdrop", 0.1),
+    )
+
+
+def write_gpt2(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_gpt2`; all dropout rates are `cfg.dropout`."""
+    return {
+        "architectures": ["GPT2Model"],
+        **causality(cfg),
+        "vocab_size": cfg.vocab,
+        "n_embd": cfg.width,
+        "n_layer": cfg.depth,
+        "n_head": cfg.heads,
+        "n_inner": cfg.mlp,
+        "n_positions": cfg.max_len,
+        "layer_norm_epsilon": cfg.norm_eps,
+        "activation_function": HF_ACTS[cfg.act],
+        "scale_attn_weights": cfg.scale != 1,
+        "resid_pdrop": cfg.dropout,
+        "embd_pdrop": cfg.dropout,
+        "attn_pdrop": cfg.dropout,
+        **SPECIAL,
+    }
+
+
+def read_gpt_neox(fields: Fields) -> EncoderConfig:
+    """GPT-NeoX (Black et al. 2022) and Pythia: a part of each head is rotated."""
+    rope = {"rope_theta": fields.get("rotary_emb_base", 10_000.0), **fields}
+    given = dict(fields.get("rope_parameters") or {})
+    fraction = given.pop("partial_rotary_factor", None)
+    parallel = fields.get("use_parallel_residual", True)
+    return EncoderConfig(
+        vocab=fields["vocab_size"],
+        width=fields["hidden_size"],
+        depth=fields["num_hidden_layers"],
+        heads=fields["num_attention_heads"],
+        mlp=fields["intermediate_size"],
+        norm_at="parallel" if parallel else "pre",
+        norm_eps=fields.get("layer_norm_eps", 1e-5),
+        bias=biases(("qkv out", fields.get("attention_bias", True)), ("up down", True)),
+        act=activation(fields, "hidden_act", "gelu"),
+        **common.rotary({**rope, "rope_parameters": given}, reach=2_048),
+        rope_fraction=fields.get("rotary_pct", 0.25) if fraction is None else fraction,
+        causal=fields.get("is_causal", True),
+        type_vocab=0,
+        embed_norm=False,
+        dropout=float(fields.get("hidden_dropout", 0.0)),
+    )
+
+
+def write_gpt_neox(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_gpt_neox`."""
+    rope = common.write_rotary(cfg)
+    rope["rope_parameters"]["partial_rotary_factor"] = cfg.rope_fraction
+    return {
+        "architectures": ["GPTNeoXModel"],
+        **causality(cfg),
+        "vocab_size": cfg.vocab,
+        "hidden_size": cfg.width,
+        "num_hidden_layers": cfg.depth,
+        "num_attention_heads": cfg.heads,
+        "intermediate_size": cfg.mlp,
+        "layer_norm_eps": cfg.norm_eps,
+        "hidden_act": HF_ACTS[cfg.act],
+        "attention_bias": "qkv" in cfg.bias,
+        "use_parallel_residual": cfg.norm_at == "parallel",
+        **rope,
+        "rotary_emb_base": cfg.rope_theta,
+        "rotary_pct": cfg.rope_fraction,
+        "hidden_dropout": cfg.dropout,
+        "attention_dropout": cfg.dropout,
+        **SPECIAL,
+    }
+
+
+def read_opt(fields: Fields) -> EncoderConfig:
+    """OPT (Zhang et al. 2022): learned positions from 2; not its post-norm 350M."""
+    width = fields["hidden_size"]
+    require(
+        fields,
+        do_layer_norm_before=(True,),
+        _remove_final_layer_norm=(False,),
+        layer_norm_elementwise_affine=(True,),
+        word_embed_proj_dim=(width, None),
+    )
+    return EncoderConfig(
+        vocab=fields["vocab_size"],
+        width=width,
+        depth=fields["num_hidden_layers"],
+        heads=fields["num_attention_heads"],
+        mlp=fields["ffn_dim"],
+        max_len=fields.get("max_position_embeddings", 2_048),
+        norm_at="pre",
+        norm_eps=1e-5,
+        bias=common.all_or_none(fields.get("enable_bias", True)),
+        act=activation(fields, "activation_function", "relu"),
+        position_offset=2,
+        causal=fields.get("is_causal", True),
+        type_vocab=0,
+        embed_norm=False,
+        dropout=fields.get("dropout", 0.1),
+    )
+
+
+def write_opt(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_opt`."""
+    return {
+        "architectures": ["OPTModel"],
+        **causality(cfg),
+        "vocab_size": cfg.vocab,
+        "hidden_size": cfg.width,
+        "num_hidden_layers": cfg.depth,
+        "num_attention_heads": cfg.heads,
+        "ffn_dim": cfg.mlp,
+        "max_position_embeddings": cfg.max_len,
+        "activation_function": HF_ACTS[cfg.act],
+        "enable_bias": bool(cfg.bias),
+        "dropout": cfg.dropout,
+        "attention_dropout": cfg.dropout,
+        **SPECIAL,
+    }

@@ -1,0 +1,314 @@
+"""Llama and its descendants: the fields of their `config.json` <-> EncoderConfig.
+
+They are causal unless `is_causal` is false, with which transformers >= 5.2 switches the
+causal mask of any of them off. Readers and writers as in `family_bert`.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from research.interop.hf import common
+from research.interop.hf.common import (
+    HF_ACTS,
+    SPECIAL,
+    Fields,
+    activation,
+    biases,
+    causality,
+    require,
+)
+from research.models.config import EncoderConfig
+
+
+def read_llama(fields: Fields) -> EncoderConfig:
+    """Llama (Touvron et al. 2023)."""
+    return _llama(
+        fields,
+        bias=biases(
+            ("qkv out", fields.get("attention_bias", False)),
+            ("up down", fields.get("mlp_bias", False)),
+        ),
+    )
+
+
+def write_llama(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_llama`."""
+    return {
+        "architectures": ["LlamaModel"],
+        **_write_llama(cfg),
+        "attention_bias": "qkv" in cfg.bias,
+        "mlp_bias": "up" in cfg.bias,
+    }
+
+
+def read_eurobert(fields: Fields) -> EncoderConfig:
+    """EuroBERT (Boizard et al. 2025): Llama that was trained without a causal mask."""
+    defaults = {"max_position_embeddings": 8_192, "rms_norm_eps": 1e-5}
+    return read_llama({**defaults, **fields, "is_causal": False})
+
+
+def write_eurobert(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_eurobert`."""
+    fields = {**write_llama(cfg), "architectures": ["EuroBertModel"]}
+    fields.pop("is_causal", None)
+    return fields
+
+
+def read_mistral(fields: Fields) -> EncoderConfig:
+    """Mistral (Jiang et al. 2023): Llama whose blocks are all local, or none."""
+    defaults = {"num_key_value_heads": 8, "max_position_embeddings": 131_072}
+    fields = {**defaults, **fields}
+    every = [True] * fields["num_hidden_layers"]
+    return _llama(fields, **common.local_blocks({}, every, _reach(fields)))
+
+
+def write_mistral(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_mistral`."""
+    window = _sliding_window(cfg) if cfg.local else None
+    return {
+        "architectures": ["MistralModel"],
+        **_write_llama(cfg),
+        "sliding_window": window,
+    }
+
+
+def read_mixtral(fields: Fields) -> EncoderConfig:
+    """Mixtral (Jiang et al. 2024): Mistral with experts."""
+    require(fields, router_jitter_noise=(0, None))
+    defaults = {"rope_theta": 1_000_000.0, "sliding_window": None}
+    cfg = read_mistral({**defaults, "rms_norm_eps": 1e-5, **fields})
+    experts = fields.get("num_local_experts", 8)
+    if experts < 1:
+        raise ValueError(f"num_local_experts is {experts}; it should be at least 1")
+    chosen = fields.get("num_experts_per_tok", 2)
+    return replace(cfg, experts=experts, experts_per_token=chosen)
+
+
+def write_mixtral(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_mixtral`."""
+    return {
+        **write_mistral(cfg),
+        "architectures": ["MixtralModel"],
+        "num_local_experts": cfg.experts,
+        "num_experts_per_tok": cfg.experts_per_token,
+        "router_jitter_noise": 0.0,
+    }
+
+
+def read_qwen2(fields: Fields) -> EncoderConfig:
+    """Qwen2 (Yang et al. 2024): Llama with biases of queries, keys and values."""
+    fields = {"max_position_embeddings": 32_768, **fields}
+    return _llama(fields, **_last_local(fields), bias=("qkv",))
+
+
+def write_qwen2(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_qwen2`."""
+    return {
+        "architectures": ["Qwen2Model"],
+        **_write_llama(cfg),
+        **_write_last_local(cfg),
+    }
+
+
+def read_qwen3(fields: Fields) -> EncoderConfig:
+    """Qwen3 (Yang et al. 2025): Llama that normalises queries and keys."""
+    return _llama(
+        {"head_dim": 128, "max_position_embeddings": 32_768, **fields},
+        **_last_local(fields),
+        bias=biases(("qkv out", fields.get("attention_bias", False))),
+        qk_norm=True,
+    )
+
+
+def write_qwen3(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_qwen3`."""
+    return {
+        "architectures": ["Qwen3Model"],
+        **_write_llama(cfg),
+        **_write_last_local(cfg),
+        "attention_bias": "qkv" in cfg.bias,
+    }
+
+
+def read_gemma2(fields: Fields) -> EncoderConfig:
+    """Gemma 2 (Gemma Team 2024): every other block local, scores bounded."""
+    require(fields, use_bidirectional_attention=(False, None))
+    pattern = [layer % 2 == 0 for layer in range(fields["num_hidden_layers"])]
+    return _gemma(
+        fields,
+        **common.rotary(fields, reach=8_192),
+        **common.local_blocks(fields, pattern, _reach(fields)),
+        softcap=fields.get("attn_logit_softcapping", 50.0) or 0.0,
+    )
+
+
+def write_gemma2(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_gemma2`."""
+    return {
+        "architectures": ["Gemma2Model"],
+        **_write_gemma(cfg),
+        **causality(cfg),
+        **common.write_rotary(cfg),
+        "sliding_window": _sliding_window(cfg),
+    }
+
+
+def read_gemma3(fields: Fields) -> EncoderConfig:
+    """Gemma 3 (Gemma Team 2025), and EmbeddingGemma, whose mask is not causal.
+
+    `use_bidirectional_attention` halves `sliding_window`: tokens at most half of it
+    apart see each other.
+    """
+    both = fields.get("use_bidirectional_attention")
+    if both:
+        require(fields, is_causal=(True, None))
+        fields = {**fields, "is_causal": False}
+    reach = _reach(fields)
+    if both and reach is not None:
+        reach //= 2
+    pattern = fields.get("sliding_window_pattern") or 6
+    local = [(layer + 1) % pattern > 0 for layer in range(fields["num_hidden_layers"])]
+    return _gemma(
+        fields,
+        **common.two_rotaries(
+            fields, old=GEMMA_BASES, thetas=(1_000_000.0, 10_000.0), reach=131_072
+        ),
+        **common.local_blocks(fields, local, reach),
+        softcap=fields.get("attn_logit_softcapping") or 0.0,
+        qk_norm=True,
+    )
+
+
+def write_gemma3(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_gemma3`."""
+    window = _sliding_window(cfg) if cfg.causal else 2 * cfg.window
+    return {
+        "architectures": ["Gemma3TextModel"],
+        **_write_gemma(cfg),
+        **common.write_two_rotaries(cfg, old=GEMMA_BASES),
+        "use_bidirectional_attention": not cfg.causal,
+        "sliding_window": window,
+    }
+
+
+def _llama(fields: Fields, **others: Any) -> EncoderConfig:
+    """The fields that every descendant of Llama has."""
+    defaults = {
+        "norm_at": "pre",
+        "norm": "rms",
+        "bias": (),
+        "act": activation(fields, "hidden_act", "silu"),
+        **common.rotary(fields, reach=2_048),
+    }
+    return _decoder(fields, **{**defaults, **others})
+
+
+def _gemma(fields: Fields, **others: Any) -> EncoderConfig:
+    """The fields that Gemma 2 and Gemma 3 have."""
+    fields = {"head_dim": 256, "num_key_value_heads": 4, **fields}
+    return _decoder(
+        fields,
+        norm="rms_plus_one",
+        norm_at="sandwich",
+        bias=biases(("qkv out", fields.get("attention_bias", False))),
+        act=activation(fields, "hidden_activation", "gelu_pytorch_tanh"),
+        scale=fields.get("query_pre_attn_scalar", 256) ** -0.5,
+        embed_scale=fields["hidden_size"] ** 0.5,
+        **others,
+    )
+
+
+def _decoder(fields: Fields, **others: Any) -> EncoderConfig:
+    """The fields that the descendants of Llama and Gemma have."""
+    return EncoderConfig(
+        vocab=fields["vocab_size"],
+        width=fields["hidden_size"],
+        depth=fields["num_hidden_layers"],
+        heads=fields["num_attention_heads"],
+        kv_heads=fields.get("num_key_value_heads") or 0,
+        head_dim=fields.get("head_dim") or 0,
+        mlp=fields["intermediate_size"],
+        norm_eps=fields.get("rms_norm_eps", 1e-6),
+        gated=True,
+        causal=fields.get("is_causal", True),
+        type_vocab=0,
+        embed_norm=False,
+        dropout=float(fields.get("attention_dropout", 0.0)),
+        **others,
+    )
+
+
+def _write_llama(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `_llama`."""
+    return {
+        **_write_decoder(cfg),
+        **causality(cfg),
+        "hidden_act": HF_ACTS[cfg.act],
+        **common.write_rotary(cfg),
+        "tie_word_embeddings": False,
+    }
+
+
+def _write_gemma(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `_gemma`."""
+    return {
+        **_write_decoder(cfg),
+        "hidden_activation": HF_ACTS[cfg.act],
+        "attention_bias": "qkv" in cfg.bias,
+        "query_pre_attn_scalar": round(cfg.scale**-2),
+        "attn_logit_softcapping": cfg.softcap or None,
+        "final_logit_softcapping": None,
+        "layer_types": common.layer_types(cfg),
+    }
+
+
+def _write_decoder(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `_decoder`."""
+    return {
+        "vocab_size": cfg.vocab,
+        "hidden_size": cfg.width,
+        "num_hidden_layers": cfg.depth,
+        "num_attention_heads": cfg.heads,
+        "num_key_value_heads": cfg.kv_heads,
+        "head_dim": cfg.head_dim,
+        "intermediate_size": cfg.mlp,
+        "rms_norm_eps": cfg.norm_eps,
+        "attention_dropout": cfg.dropout,
+        **SPECIAL,
+    }
+
+
+def _reach(fields: Fields) -> int | None:
+    """Tokens that a local block sees to a side: a causal window counts the token."""
+    window = fields.get("sliding_window", 4_096)
+    if window is None:
+        return None
+    return window - 1 if fields.get("is_causal", True) else window
+
+
+def _sliding_window(cfg: EncoderConfig) -> int:
+    """The inverse of `_reach`."""
+    return cfg.window + 1 if cfg.causal else cfg.window
+
+
+def _last_local(fields: Fields) -> dict[str, Any]:
+    """Qwen's local blocks: those from `max_window_layers` on, unless switched off."""
+    if not fields.get("use_sliding_window", False):
+        return common.local_blocks(fields, (), None)
+    first = fields.get("max_window_layers", 28)
+    pattern = [layer >= first for layer in range(fields["num_hidden_layers"])]
+    return common.local_blocks(fields, pattern, _reach(fields))
+
+
+def _write_last_local(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `_last_local`."""
+    return {
+        "use_sliding_window": bool(cfg.local),
+        "sliding_window": _sliding_window(cfg) if cfg.local else None,
+        "max_window_layers": (*cfg.local, True).index(True),
+        "layer_types": common.layer_types(cfg),
+    }
+
+
+# Gemma 3's names of the rotary bases before `transformers` 5.
+GEMMA_BASES = ("rope_theta", "rope_local_base_freq")

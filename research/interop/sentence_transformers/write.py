@@ -1,0 +1,278 @@
+"""A model as a sentence-transformers folder, whole or cut in depth and width.
+
+The layout is the one of before version 6: every version of sentence-transformers loads
+it, and it is the only one that text-embeddings-inference parses.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tokenizers import Tokenizer
+
+from research.atomic_write import _replacing
+from research.inference.model import Pretrained, adapted
+from research.interop.hf.families import write_config
+from research.interop.hf.safetensors import save_tensors, write_safetensors
+from research.interop.sentence_transformers.read import (
+    ACTIVATIONS,
+    POOLING_FLAGS,
+    POOLINGS,
+)
+from research.models import encoder
+from research.models.pooling.projection import Dense
+
+
+def export(
+    model: Pretrained,
+    output: Path,
+    *,
+    depth: int | None = None,
+    dim: int | None = None,
+) -> dict[str, Any]:
+    """Writes a folder that `SentenceTransformer(output)` loads, whole or not at all.
+
+    `encode` of it gives our embeddings. The width is cut by a Dense module that keeps
+    the first numbers, before the vector is normalised.
+
+    Args:
+        model: what to write; its adapter is merged, if it has one.
+        output: a folder that does not exist yet, or is empty.
+        depth: how many blocks to keep, all by default.
+        dim: how many numbers of the embedding to keep, by default what the model says.
+
+    Returns:
+        output, depth, dim, parameters: what was written.
+
+    Raises:
+        FileExistsError: the folder is there and not empty.
+        ValueError: the model has no such depth or dim, no family of `transformers`
+            computes it, or sentence-transformers does not pool as it does.
+        OSError: no space, or no right to write.
+    """
+    if model.pool not in POOLINGS.values():
+        raise ValueError(
+            f"sentence-transformers has no module that pools by {model.pool}; it has "
+            f"{', '.join(POOLINGS.values())}"
+        )
+    if model.adapters:
+        model = adapted(model)
+    depth = model.config.depth if depth is None else depth
+    dim = model.width if dim is None else dim
+    params, cfg = encoder.truncated(model.params, model.config, depth)
+    if not 1 <= dim <= model.width:
+        raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
+    if model.method is not None:
+        raise ValueError(
+            "the model puts texts into templates, which sentence-transformers has not; "
+            "it can only be used by us"
+        )
+    model = model._replace(params=params, config=cfg, dim=dim)
+    with _replacing(output) as folder:
+        write_safetensors(folder, params, cfg)
+        _write_json(folder / "config.json", _config(model))
+        _write_tokenizer(folder, model)
+        _write_modules(folder, model)
+        sizes = {
+            "depth": cfg.depth,
+            "dim": dim,
+            "parameters": sum(x.size for x in jax.tree.leaves(params)),
+        }
+        (folder / "README.md").write_text(_card(model, sizes), encoding="utf-8")
+    return {"output": str(output), **sizes}
+
+
+def _config(model: Pretrained) -> dict[str, Any]:
+    """The fields of config.json."""
+    special = {name: number for name, _, number in _special(model.tokenizer)}
+    ids = {
+        "pad_token_id": special.get("pad_token"),
+        "bos_token_id": special.get("cls_token"),
+        "eos_token_id": special.get("sep_token"),
+    }
+    if model.config.position_offset:
+        del ids["pad_token_id"]  # says where positions begin
+    fields = write_config(model.config)
+    fields |= {name: ids[name] for name in ids.keys() & fields.keys()}
+    fields["torch_dtype"] = "float32"
+    dims = _dims(model)
+    return fields | ({"matryoshka_dimensions": dims} if dims else {})
+
+
+def _dims(model: Pretrained) -> list[int]:
+    """The widths that it was trained at and that it still has."""
+    return [dim for dim in model.dims if dim <= model.dim]
+
+
+def _special(tokenizer: Tokenizer) -> Iterator[tuple[str, str, int]]:
+    """(name in `transformers`, token, id) of the special tokens that there are."""
+    for name, candidates in SPECIAL.items():
+        for token in candidates:
+            if (number := tokenizer.token_to_id(token)) is not None:
+                yield name, token, number
+                break
+
+
+def _write_tokenizer(folder: Path, model: Pretrained) -> None:
+    """tokenizer.json, and what AutoTokenizer wants beside it."""
+    special = {name: token for name, token, _ in _special(model.tokenizer)}
+    inputs = ["input_ids", "attention_mask"]
+    if model.config.type_vocab:
+        inputs.insert(1, "token_type_ids")
+    model.tokenizer.save(str(folder / "tokenizer.json"))
+    _write_json(folder / "special_tokens_map.json", special)
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": model.max_length,
+            "model_input_names": inputs,
+            "padding_side": "right",
+            "truncation_side": "right",
+            "clean_up_tokenization_spaces": False,
+            **special,
+        },
+    )
+
+
+def _write_modules(folder: Path, model: Pretrained) -> None:
+    """modules.json, each module's folder, and the options of the whole."""
+    modules = [("Pooling", _pooling_config(model), {})]
+    for layer in _layers(model):
+        modules.append(("Dense", _dense_config(layer), _dense_tensors(layer)))
+    if model.normalize:
+        modules.append(("Normalize", _normalize_config(), {}))
+    paths = [("Transformer", "")]
+    for i, (kind, config, tensors) in enumerate(modules, start=1):
+        path = f"{i}_{kind}"
+        (folder / path).mkdir()
+        _write_json(folder / path / "config.json", config)
+        if tensors:
+            save_tensors(folder / path / "model.safetensors", tensors)
+        paths.append((kind, path))
+    listed = [
+        {"idx": i, "name": str(i), "path": path, "type": f"{PACKAGE}.{kind}"}
+        for i, (kind, path) in enumerate(paths)
+    ]
+    _write_json(folder / "modules.json", listed)
+    _write_json(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": model.max_length, "do_lower_case": False},
+    )
+    # One prompt for every text is what `encode` puts before it unasked.
+    same = model.prompts["query"] == model.prompts["document"] != ""
+    _write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "prompts": model.prompts,
+            "default_prompt_name": "document" if same else None,
+            "similarity_fn_name": "cosine",
+        },
+    )
+
+
+def _pooling_config(model: Pretrained) -> dict[str, Any]:
+    """1_Pooling/config.json, for versions before 6 and after."""
+    theirs = {ours: name for name, ours in POOLINGS.items()}[model.pool]
+    return {
+        "word_embedding_dimension": model.config.width,
+        **{flag: name == theirs for flag, name in POOLING_FLAGS.items()},
+        "include_prompt": True,
+        "embedding_dimension": model.config.width,
+        "pooling_mode": theirs,
+    }
+
+
+def _layers(model: Pretrained) -> list[Dense]:
+    """The linear layers of the model, and the one that cuts the width."""
+    whole = model._replace(dim=None).width
+    cut = [Dense(np.eye(whole, model.dim, dtype="f4"))] if model.dim < whole else []
+    return [*model.dense, *cut]
+
+
+def _dense_config(layer: Dense) -> dict[str, Any]:
+    """2_Dense/config.json."""
+    names = {ours: name for name, ours in ACTIVATIONS.items()}
+    return {
+        "in_features": layer.kernel.shape[0],
+        "out_features": layer.kernel.shape[1],
+        "bias": layer.bias is not None,
+        "activation_function": names[layer.activation],
+    }
+
+
+def _dense_tensors(layer: Dense) -> dict[str, np.ndarray]:
+    """2_Dense/model.safetensors."""
+    weight = np.ascontiguousarray(np.asarray(layer.kernel).T)
+    bias = {} if layer.bias is None else {"linear.bias": np.asarray(layer.bias)}
+    return {"linear.weight": weight, **bias}
+
+
+def _normalize_config() -> dict[str, Any]:
+    """3_Normalize/config.json; there because git and the hub drop empty folders."""
+    name = "sentence_embedding"
+    return {"module_input_name": name, "module_output_name": name}
+
+
+def _card(model: Pretrained, sizes: dict[str, int]) -> str:
+    """README.md: what the model is, its sizes and how to use it."""
+    cfg = model.config
+    positions = [name for name in (cfg.position, cfg.relative) if name != "none"]
+    dims = ", ".join(map(str, _dims(model)))
+    prompts = "".join(
+        f"* before a {role}: `{prompt}`\n"
+        for role, prompt in model.prompts.items()
+        if prompt
+    )
+    return CARD.format(
+        **sizes,
+        width=cfg.width,
+        heads=cfg.heads,
+        direction="causal" if cfg.causal else "bidirectional",
+        position=" and ".join(positions) or "no",
+        vocab=cfg.vocab,
+        pool=model.pool.replace("_", " "),
+        unit="of length 1" if model.normalize else "not normalised",
+        max_length=model.max_length,
+        dims=f" It was trained at the widths {dims}." if dims else "",
+        prompts=prompts and f"\nPrompts:\n\n{prompts}",
+    )
+
+
+def _write_json(file: Path, fields: Any) -> None:
+    file.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+PACKAGE = "sentence_transformers.models"
+# Names of special tokens in `transformers`, and what tokenisers call them.
+SPECIAL = {
+    "pad_token": ("[PAD]", "<pad>", "<|endoftext|>", "<|end_of_text|>", "</s>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "cls_token": ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>"),
+    "sep_token": ("[SEP]", "</s>", "<eos>", "<|im_end|>", "<|end_of_text|>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+CARD = """---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, feature-extraction, sentence-similarity, embax]
+---
+
+# Text embeddings of {dim} numbers
+
+A {direction} encoder of {depth} layers, width {width}, {heads} heads and {position}
+positions ({parameters:,} parameters, {vocab:,} of vocabulary). A text of up to
+{max_length} tokens becomes one vector: {pool} pooling, {dim} numbers, {unit}.{dims}
+{prompts}
+Trained and exported with Embax, elastic text embeddings in JAX.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("this folder")
+embeddings = model.encode(["a text", "another text"])  # [2, {dim}]
+```
+"""

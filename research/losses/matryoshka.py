@@ -1,0 +1,250 @@
+"""Losses over the sizes of an elastic model, made of a loss over one embedding.
+
+A size (l, k) is the first k dimensions of the pooled output of block l of L, of D
+dimensions. Metrics are the terms of the sum before their weights, see `sizes.elastic`.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+
+from research.config_sections import check_option
+from research.losses.matryoshka_sampled import (
+    mse2d_later,
+    mse2d_v1,
+    st_adaptive,
+    st_matryoshka2d,
+)
+from research.losses.size_terms import (
+    LAYER_WEIGHTS,
+    Pairs,
+    Term,
+    check_depth,
+    check_dims,
+    check_pairs,
+    elastic,
+    feature_kl,
+    score_kl,
+)
+from research.types import Loss, Nested
+
+
+def none(loss: Loss) -> Nested:
+    """The loss of the last layer at full width, and nothing else."""
+    return Nested(lambda q, d, labels, key: (loss(q, d, labels), {}), deep=False)
+
+
+def single(loss: Loss, *, depth: int = -1, dim: int = -1) -> Nested:
+    """The loss at one size; -1 stands for the last layer and for full width.
+
+    Raises:
+        ValueError: the model has no such size.
+    """
+
+    def run(q, d, labels, key):
+        width = q.shape[-1] if dim == -1 else dim
+        check_dims([width], q.shape[-1])
+        if depth != -1:
+            check_pairs([(depth, width)], q.shape[1] - 1, q.shape[-1])
+            q, d = q[:, depth], d[:, depth]
+        return loss(q[:, :width], d[:, :width], labels), {}
+
+    return Nested(run, deep=depth != -1)
+
+
+def matryoshka(
+    loss: Loss, *, dims: tuple[int, ...], weights: tuple[float, ...] = ()
+) -> Nested:
+    """Weighted sum of the loss over prefixes of the embedding (Kusupati et al. 2022).
+
+    Args:
+        loss: the base loss.
+        dims: widths; full width is trained only if it is one of them.
+        weights: one for each width; all 1 if empty.
+
+    Raises:
+        ValueError: the model has no such width, or not one weight for each width.
+    """
+    if not dims:
+        raise ValueError("matryoshka needs at least one width in dims")
+    if weights and len(weights) != len(dims):
+        raise ValueError(f"{len(weights)} weights are given for {len(dims)} dims")
+
+    def run(q, d, labels, key):
+        check_dims(dims, q.shape[-1])
+        losses = [loss(q[:, :k], d[:, :k], labels) for k in dims]
+        metrics = {f"task/{k}": jnp.mean(x) for k, x in zip(dims, losses, strict=True)}
+        weighted = zip(weights or (1.0,) * len(dims), losses, strict=True)
+        return sum(c * x for c, x in weighted), metrics
+
+    return Nested(run, deep=False)
+
+
+def two_dimensional(
+    loss: Loss,
+    *,
+    pairs: Pairs,
+    weights: tuple[float, ...] = (),
+    reduction: str = "sum",
+    layer_weight: str = "uniform",
+    kl_on: str = "none",
+    kl_teacher: str = "same_prefix",
+    kl_weight: float = 1.0,
+    kl_temperature: float = 1.0,
+    detach_teacher: bool = False,
+    similarity: str = "cosine",
+) -> Nested:
+    """The loss at fixed sizes, smaller ones pulled towards the last layer.
+
+    Args:
+        loss: the base loss.
+        pairs: sizes (depth, dim), depth from 1; the full size is trained only if it is
+            one of them.
+        weights: one for each size's task loss; all 1 if empty.
+        reduction: "sum" of the sizes' terms, or their "mean".
+        layer_weight: of the task loss at depth l below the last: "uniform" 1, "linear"
+            1/l or "log" 1/(1 + ln(1 + l)).
+        kl_on: "none", "features" (softmax over the dimensions of each unnormalised
+            embedding) or "scores" (over each query's similarities to all documents).
+        kl_teacher: last layer's "same_prefix", or its "full" width ("scores" only); a
+            size that is its own teacher has no term.
+        kl_weight: multiplies the divergences.
+        kl_temperature: divides the features or similarities before the softmax.
+        detach_teacher: whether the teacher gets no gradient from the divergence.
+        similarity: "cosine" or "dot", of the "scores".
+
+    Raises:
+        ValueError: the model has no such size, not one weight for each, or an unknown
+            option.
+    """
+    check_option("reduction", reduction, ("sum", "mean"))
+    check_option("layer_weight", layer_weight, LAYER_WEIGHTS)
+    check_option("kl_on", kl_on, ("none", "features", "scores"))
+    check_option("kl_teacher", kl_teacher, ("same_prefix", "full"))
+    if (kl_on, kl_teacher) == ("features", "full"):
+        raise ValueError("kl_teacher 'full' has more features than a narrower student")
+    if len(set(pairs)) != len(pairs) or not pairs:
+        raise ValueError(f"pairs must be different sizes (depth, dim), not {pairs}")
+    if weights and len(weights) != len(pairs):
+        raise ValueError(f"{len(weights)} weights are given for {len(pairs)} pairs")
+    share = 1 / len(pairs) if reduction == "mean" else 1.0
+    divergence = partial(feature_kl, temperature=kl_temperature, detach=detach_teacher)
+    if kl_on == "scores":
+        divergence = partial(
+            score_kl,
+            temperature=kl_temperature,
+            detach=detach_teacher,
+            similarity=similarity,
+            full=kl_teacher == "full",
+        )
+
+    def choose(key, blocks, width):
+        check_pairs(pairs, blocks, width)
+        tasks, students = [], []
+        for (depth, dim), c in zip(pairs, weights or (1.0,) * len(pairs), strict=True):
+            c *= LAYER_WEIGHTS[layer_weight](depth) if depth < blocks else 1.0
+            name = f"{depth}x{dim}"
+            tasks.append(Term(name, depth, dim, c * share))
+            teacher = (blocks, width if kl_teacher == "full" else dim)
+            if kl_on != "none" and (depth, dim) != teacher:
+                students.append(Term(name, depth, dim, kl_weight * share))
+        return tasks, students
+
+    return elastic(loss, choose, divergence)
+
+
+def starbucks_sts(loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0) -> Nested:
+    """Starbucks fine-tuning as its STS code does it (Zhuang et al. 2024).
+
+    The sum, not the mean, over the sizes of the loss and, below the last layer, of
+    0.3 * kl_weight * KL(softmax(teacher) || softmax(size)) over the features of every
+    query and document. The teacher is the last layer's prefix of the same width and
+    does get gradient; 0.3, there called a temperature, divides nothing.
+
+    Args:
+        loss: the base loss; theirs is `infonce` of cosines at 0.05 (or `cosent`).
+        pairs: sizes (depth, dim), the full one among them.
+        kl_weight: multiplies the divergences, beside 0.3.
+    """
+    return two_dimensional(
+        loss, pairs=pairs, kl_on="features", kl_weight=0.3 * kl_weight
+    )
+
+
+def starbucks_retrieval(
+    loss: Loss,
+    *,
+    pairs: Pairs,
+    kl_weight: float = 1.0,
+    temperature: float = 1.0,
+    similarity: str = "dot",
+) -> Nested:
+    """Starbucks fine-tuning as its retrieval code does it, which is another loss.
+
+    The sum over the sizes of the loss and, except at the full size, of
+    kl_weight * KL(softmax(teacher) || softmax(size)) over each query's similarities to
+    all documents of the batch. The teacher is the full size and gets no gradient.
+
+    Args:
+        loss: the base loss; theirs is `infonce` of dot products at 1.
+        pairs: sizes (depth, dim), the full one among them.
+        kl_weight: multiplies the divergences.
+        temperature: divides the similarities; the loss's.
+        similarity: "cosine" or "dot"; the loss's.
+    """
+    return two_dimensional(
+        loss,
+        pairs=pairs,
+        kl_on="scores",
+        kl_teacher="full",
+        kl_weight=kl_weight,
+        kl_temperature=temperature,
+        detach_teacher=True,
+        similarity=similarity,
+    )
+
+
+def ese(loss: Loss, *, dim: int = 128) -> Nested:
+    """Espresso sentence embeddings (Li et al. 2024; SeanLee97/AnglE), task losses only.
+
+    The loss at (L, D) and (L, k), plus 1/(L-1) of the sum over i = 0..L-2, the
+    embedding layer first, of the loss at (i, k) / (1 + ln(1 + i)): block L-1 is never
+    trained, as in their code. Their alignment of the prefixes with a target from a
+    singular value decomposition is left out.
+
+    Args:
+        loss: the base loss.
+        dim: the width k.
+
+    Raises:
+        ValueError: the model has no such width, or a single layer.
+    """
+
+    def choose(key, blocks, width):
+        check_dims([dim], width)
+        check_depth(blocks)
+        tasks = [
+            Term(f"{blocks}x{width}", blocks, width, 1.0),
+            Term(f"{blocks}x{dim}", blocks, dim, 1.0),
+        ]
+        for i in range(blocks - 1):
+            c = LAYER_WEIGHTS["log"](i) / (blocks - 1)
+            tasks.append(Term(f"{i}x{dim}", i, dim, c))
+        return tasks, []
+
+    return elastic(loss, choose, None)
+
+
+NESTED = {
+    "none": none,
+    "single": single,
+    "matryoshka": matryoshka,
+    "two_dimensional": two_dimensional,
+    "starbucks_sts": starbucks_sts,
+    "starbucks_retrieval": starbucks_retrieval,
+    "2dmse_v1": mse2d_v1,
+    "2dmse_later": mse2d_later,
+    "st_adaptive": st_adaptive,
+    "st_matryoshka2d": st_matryoshka2d,
+    "ese": ese,
+}

@@ -1,0 +1,151 @@
+"""Attention biases of the distance between two tokens: ALiBi, T5, KERPLE."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.models.config import EncoderConfig
+from research.types import Array, Key, Params
+
+# T5's buckets of distances, and the distance from which all are in the last one.
+BUCKETS = 32
+FARTHEST = 128
+# KERPLE's parameters stay above the first, its p also below the second.
+KERPLE_LEAST = 0.01
+KERPLE_MOST = 2.0
+
+
+class Relative(NamedTuple):
+    """A kind of bias.
+
+    Attributes:
+        init: (key, cfg) -> parameters, a dict of arrays; empty where there are none.
+        bias: (parameters, cfg, relative [B, q, k] int32) -> [B, H, q, k] float32;
+            relative is the key's position less the query's.
+    """
+
+    init: Callable[[Key, EncoderConfig], Params]
+    bias: Callable[[Params, EncoderConfig, Array], Array]
+
+
+def slopes(heads: int) -> np.ndarray:
+    """ALiBi's slope of each head (Press et al. 2022, section 3).
+
+    2^(-8h/H), h = 1 ... H, for a power of two; other numbers of heads take those of the
+    power below, and then every second one of the power above.
+
+    Returns:
+        [H] float32.
+    """
+
+    def geometric(count):
+        return 2.0 ** (-8.0 * np.arange(1, count + 1) / count)
+
+    below = 2 ** (heads.bit_length() - 1)
+    rest = geometric(2 * below)[::2][: heads - below]
+    return np.concatenate([geometric(below), rest]).astype(np.float32)
+
+
+def buckets(relative: np.ndarray, *, causal: bool) -> np.ndarray:
+    """T5's bucket of each distance (Raffel et al. 2020, section 2.1).
+
+    Half of the buckets of a direction are of one distance each, the others grow
+    logarithmically up to `FARTHEST`. Causal models have one direction, others two.
+
+    Args:
+        relative: [...] int, the key's position less the query's.
+        causal: whether keys ahead of the query share the bucket of distance 0.
+
+    Returns:
+        [...] int32 in 0 ... BUCKETS - 1.
+    """
+    count = BUCKETS if causal else BUCKETS // 2
+    distance = np.maximum(-relative, 0) if causal else np.abs(relative)
+    exact = count // 2
+    # log2 is exact for powers of two, which are where buckets begin.
+    octaves = np.log2(np.maximum(distance, exact) / exact) / np.log2(FARTHEST / exact)
+    far = np.minimum(exact + (octaves * (count - exact)).astype(int), count - 1)
+    bucket = np.where(distance < exact, distance, far)
+    ahead = 0 if causal else count * (relative > 0)
+    return (bucket + ahead).astype(np.int32)
+
+
+def no_parameters(key: Key, cfg: EncoderConfig) -> Params:
+    """ALiBi's slopes are fixed."""
+    return {}
+
+
+def alibi(params: Params, cfg: EncoderConfig, relative: Array) -> Array:
+    """-slope * |distance| (Press et al. 2022; symmetric as in JinaBERT).
+
+    A causal mask hides what is ahead. The first implementation adds slope * key
+    position instead, which is the same under a causal softmax only.
+    """
+    return -_by_head(slopes(cfg.heads)) * _distance(relative)
+
+
+def t5_init(key: Key, cfg: EncoderConfig) -> Params:
+    """A [BUCKETS, H] table, shared by all blocks."""
+    return {"embedding": 0.02 * jax.random.normal(key, (BUCKETS, cfg.heads))}
+
+
+def t5(params: Params, cfg: EncoderConfig, relative: Array) -> Array:
+    """A learned value of each head and bucket of distances (see `buckets`)."""
+    every = np.arange(-FARTHEST, FARTHEST + 1)
+    table = params["embedding"][buckets(every, causal=cfg.causal)].T
+    place = jnp.clip(relative, -FARTHEST, FARTHEST) + FARTHEST
+    return jnp.moveaxis(jnp.take(table, place, axis=1), 0, 1)
+
+
+def kerple_init(key: Key, cfg: EncoderConfig) -> Params:
+    """p from U(0, 2) and a from U(0, 1), as the authors' code."""
+    p_key, a_key = jax.random.split(key)
+    return {
+        "p": jax.random.uniform(
+            p_key, (cfg.heads,), minval=KERPLE_LEAST, maxval=KERPLE_MOST
+        ),
+        "a": jax.random.uniform(a_key, (cfg.heads,), minval=KERPLE_LEAST, maxval=1.0),
+    }
+
+
+def kerple_log(params: Params, cfg: EncoderConfig, relative: Array) -> Array:
+    """-p log(1 + a |distance|) (Chi et al. 2022, KERPLE)."""
+    p, a = _kerple_parameters(params)
+    return -p * jnp.log1p(a * _distance(relative))
+
+
+def kerple_power(params: Params, cfg: EncoderConfig, relative: Array) -> Array:
+    """-a |distance|^p (Chi et al. 2022, KERPLE)."""
+    p, a = _kerple_parameters(params)
+    distance = _distance(relative)
+    # log 0 would make the gradient of p NaN.
+    return jnp.where(distance > 0, -a * jnp.maximum(distance, 1.0) ** p, 0.0)
+
+
+def _kerple_parameters(params: Params) -> tuple[Array, Array]:
+    """p and a [1, H, 1, 1] within bounds; outside there is a gradient to return."""
+
+    def bounded(x, most):
+        return x + jax.lax.stop_gradient(jnp.clip(x, KERPLE_LEAST, most) - x)
+
+    p, a = bounded(params["p"], KERPLE_MOST), bounded(params["a"], None)
+    return _by_head(p), _by_head(a)
+
+
+def _distance(relative: Array) -> Array:
+    return jnp.abs(relative).astype(jnp.float32)[:, None]
+
+
+def _by_head(x) -> Array:
+    return jnp.asarray(x)[None, :, None, None]
+
+
+RELATIVE = {
+    "alibi": Relative(no_parameters, alibi),
+    "t5": Relative(t5_init, t5),
+    "kerple_log": Relative(kerple_init, kerple_log),
+    "kerple_power": Relative(kerple_init, kerple_power),
+}

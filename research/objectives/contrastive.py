@@ -1,0 +1,112 @@
+"""Training objectives: an encoder and a loss put together."""
+
+import jax
+import jax.numpy as jnp
+
+from research.models import encoder
+from research.models.config import EncoderConfig
+from research.models.pooling import basic, registry
+from research.models.positions import seqpe
+from research.objectives.gradcache import chunked, chunks
+from research.types import (
+    Array,
+    Batch,
+    Key,
+    Metrics,
+    Nested,
+    Objective,
+    Params,
+    Pool,
+    slots,
+)
+
+
+def contrastive(
+    cfg: EncoderConfig,
+    pool: Pool | basic.Readout,
+    nested: Nested,
+    *,
+    micro_batch: int = 0,
+    head: str = "none",
+) -> Objective:
+    """Contrasts the queries of a batch with its documents, at every size that is asked.
+
+    Args:
+        cfg: the encoder's shape.
+        pool: one of `pooling.POOLS`, or a Readout of `readouts.READOUTS`, whose
+            parameters are trained too, and dropped where the pooling has none.
+        nested: a loss over sizes, from `nested.NESTED`.
+        micro_batch: pairs that are encoded at a time; 0 encodes all at once. The
+            gradient is that of the whole batch (GradCache, Gao et al. 2021).
+        head: 'tanh' puts a dense layer with tanh over the pooled vector in training
+            only (SimCSE, Gao et al. 2021, section 3), 'none' nothing.
+
+    Positions by SeqPE add their penalty to the loss.
+
+    Returns:
+        an Objective of batches of type Batch.
+
+    Raises:
+        ValueError: the head is neither.
+    """
+    if head not in ("none", "tanh"):
+        raise ValueError(f"objective.head is {head!r}; allowed: none, tanh")
+
+    def init(key: Key, start: Params | None = None) -> tuple[Params, Params]:
+        start = encoder.init(key, cfg) if start is None else start
+        readout_key = jax.random.fold_in(key, 2)
+        params = {"encoder": registry.with_readout(readout_key, start, cfg, pool)}
+        if head == "tanh":
+            shape = (cfg.width, cfg.width)
+            kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), shape)
+            params["head"] = {"kernel": kernel, "bias": jnp.zeros(cfg.width)}
+        return params, {}
+
+    def loss(
+        params: Params, frozen: Params, batch: Batch, key: Key
+    ) -> tuple[Array, Metrics]:
+        del frozen
+        size = slots(batch.tokens.ids.shape[1])
+
+        def encode(params, tokens, key):
+            return encoder.encode(
+                params,
+                tokens,
+                cfg,
+                pool,
+                slots=size,
+                key=key,
+                every_layer=nested.deep,
+            )
+
+        encode_key, loss_key = jax.random.split(key)
+        encode = chunked(encode, chunks(len(batch.query), micro_batch))
+        vectors = encode(params["encoder"], batch.tokens, encode_key)
+        if head == "tanh":
+            dense = params["head"]
+            bias = jnp.broadcast_to(dense["bias"], vectors.shape)
+            vectors = jnp.tanh(vectors @ dense["kernel"] + bias)
+        q, d = vectors[batch.query], vectors[batch.document]
+        values, metrics = nested.loss(q, d, batch.labels, loss_key)
+        value = values.mean()
+        if cfg.relative == "seqpe":
+            vectors_of = params["encoder"]["relative"]
+            value += seqpe.penalty(jax.random.fold_in(loss_key, 1), vectors_of, cfg)
+        return value, {**metrics, **_similarities(q, d)}
+
+    return Objective(init, loss)
+
+
+def _similarities(q: Array, d: Array) -> Metrics:
+    """How the full-size embeddings of the queries rank their own documents."""
+    if q.ndim == 3:
+        q, d = q[:, -1], d[:, -1]
+    q, d = (x / jnp.maximum(jnp.linalg.norm(x, axis=1)[:, None], 1e-12) for x in (q, d))
+    positives = d[:: len(d) // len(q)]
+    scores = jax.lax.stop_gradient(q @ positives.T)
+    own = jnp.diagonal(scores)
+    return {
+        "positive_cosine": own.mean(),
+        "negative_cosine": (scores.sum() - own.sum()) / max(1, scores.size - len(own)),
+        "accuracy": (own >= scores.max(1)).mean(dtype=jnp.float32),
+    }

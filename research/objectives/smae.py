@@ -1,0 +1,190 @@
+"""Starbucks' pre-training: masked autoencoding at every size of an encoder."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from research.losses.token_prediction import Predicted, predictions
+from research.models import decoders, heads, token_ops
+from research.models import encoder as models_encoder
+from research.models.config import EncoderConfig
+from research.models.positions.segment_positions import places
+from research.objectives import mlm_masking
+from research.objectives.mlm import started
+from research.objectives.mlm_masking import BERT_REPLACE, Hidden, check, hidden, share
+from research.types import Array, Key, Objective, Params, Rows, TextInfo, row_texts
+
+
+def smae(
+    cfg: EncoderConfig,
+    text: TextInfo,
+    *,
+    pairs: tuple[tuple[int, int], ...],
+    ratios: tuple[float, float] = (0.2, 0.4),
+    replace: tuple[float, float] = BERT_REPLACE,
+    decoder: bool = True,
+) -> Objective:
+    """Starbucks' masked autoencoding at every size (Wang et al. 2024, SMAE).
+
+    The mean over the sizes (l, d) of (MLM + MAE) / 2. MLM reads the first d components
+    of block l's states; MAE gives a decoder of one block, which begins as a copy of the
+    encoder's first, the text with more hidden (what the encoder's input hides is hidden
+    there too), and in place of [CLS] what the head makes of block l's first d
+    components there.
+
+    Args:
+        cfg: the encoder's shape.
+        text: the tokenizer's ids.
+        pairs: the sizes, ((depth, dim), ...); depth counts blocks from 1.
+        ratios: of tokens hidden from the encoder and from the decoder.
+        replace: the chances of [MASK] and of a random token; the rest is kept.
+        decoder: False leaves out the MAE, not the division by 2.
+
+    Returns:
+        an Objective of batches of type Rows.
+
+    Raises:
+        ValueError: as `mlm`; a size that the encoder lacks; a decoder that has less
+            hidden than the encoder.
+    """
+    _check_ratios(cfg, text, ratios)
+    _check_sizes(cfg, pairs)
+    rule = _Starbucks(tuple(tuple(pair) for pair in pairs), ratios, replace, decoder)
+
+    def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
+        _, params = started(key, cfg, encoder)
+        if decoder:
+            params["decoder"] = decoders.copied_decoder(params["encoder"], 1)
+        return params, {}
+
+    return Objective(init, partial(_smae_loss, cfg, text, rule))
+
+
+def _check_ratios(cfg: EncoderConfig, text: TextInfo, ratios: Sequence[float]) -> None:
+    """Raises ValueError where tokens cannot be hidden in these ratios."""
+    if len(ratios) != 2:
+        raise ValueError(
+            f"objective.ratios is {tuple(ratios)}; it should be two: of tokens hidden "
+            "from the encoder and from the decoder"
+        )
+    small, large = ratios
+    check(cfg, text, ratios=small)
+    check(cfg, text, ratios=large)
+    if large < small:
+        raise ValueError(
+            f"objective.ratios hides {large} of the tokens from the decoder, less than "
+            f"the {small} of the encoder"
+        )
+
+
+def _check_sizes(cfg: EncoderConfig, pairs: Sequence[tuple[int, int]]) -> None:
+    """Raises ValueError where there is no size, or one that the encoder lacks."""
+    for depth, width in pairs:
+        if not (1 <= depth <= cfg.depth and 1 <= width <= cfg.width):
+            raise ValueError(
+                f"objective.pairs has ({depth}, {width}), but the encoder has "
+                f"{cfg.depth} blocks of width {cfg.width}"
+            )
+    if not pairs:
+        raise ValueError("objective.pairs names no size")
+
+
+class _Starbucks(NamedTuple):
+    """The arguments of `smae`."""
+
+    pairs: tuple[tuple[int, int], ...]
+    ratios: tuple[float, float]
+    replace: tuple[float, float]
+    decoder: bool
+
+
+def _smae_loss(cfg, text, rule, params, frozen, batch, key):
+    """The loss of an Objective; shapes as there."""
+    del frozen
+    mask_key, hide_key, dropout_key, decoder_key = jax.random.split(key, 4)
+    length, pairs = batch.word.shape[1], len(rule.pairs)
+    masks = mlm_masking.whole_words(mask_key, batch, rule.ratios)
+    sizes = [
+        mlm_masking.buffer_size(length, ratio, text.shortest) for ratio in rule.ratios
+    ]
+    hide_keys = hide_key, jax.random.fold_in(hide_key, 1)
+    seen, dark = (
+        hidden(k, batch, mask, size, text, rule.replace)
+        for k, mask, size in zip(hide_keys, masks, sizes, strict=True)
+    )
+    begins = token_ops.first_places(batch.tokens.segment, row_texts(length))
+    at = jnp.concatenate([seen.at, begins], 1)
+    tokens = batch.tokens._replace(ids=seen.ids)
+    _, kept = models_encoder.apply(
+        params["encoder"],
+        tokens,
+        cfg,
+        lambda x: token_ops.taken(x, at),
+        key=dropout_key,
+    )
+    states = [
+        heads.head(params["head"], kept[depth][..., :width], cfg)
+        for depth, width in rule.pairs
+    ]
+    parts = [Predicted(x[:, : sizes[0]], seen.labels, seen.real) for x in states]
+    names = ["mlm"]
+    if rule.decoder:
+        names.append("mae")
+        sentences = jnp.stack([x[:, sizes[0] :] for x in states])
+        states = reconstructed(cfg, params, batch, dark, sentences, decoder_key)
+        parts += [Predicted(x, dark.labels, dark.real) for x in states]
+    total, found = predictions(params, parts, [0.5 / pairs] * len(parts))
+    metrics = {"accuracy": found[pairs - 1][1], "masked": share(seen.real, batch)}
+    for place, name in enumerate(names):
+        losses = [loss for loss, _ in found[place * pairs : (place + 1) * pairs]]
+        metrics[name] = sum(losses) / pairs
+        for (depth, width), loss in zip(rule.pairs, losses, strict=True):
+            metrics[f"{name}/{depth}x{width}"] = loss
+    return total, metrics
+
+
+def reconstructed(
+    cfg: EncoderConfig,
+    params: Params,
+    batch: Rows,
+    dark: Hidden,
+    sentences: Array,
+    key: Key,
+) -> Array:
+    """What the decoder makes of hidden tokens, once with each of several vectors.
+
+    Args:
+        cfg: the encoder's shape.
+        params: {"encoder", "head", "decoder"}.
+        batch: the texts [R, S].
+        dark: the same for the decoder.
+        sentences: [N, R, M, D] vectors of the texts.
+        key: dropout key.
+
+    Returns:
+        [N, R, P, D], after the head.
+    """
+    where = places(batch.tokens.segment)
+    embed_key, key = jax.random.split(key)
+    x = decoders.embedded(params["encoder"], dark.ids, where, cfg, key=embed_key)
+
+    def one(parts):
+        vectors, key = parts
+        y = token_ops.with_sentences(x, vectors, where)
+        y = decoders.decoded(
+            params["encoder"],
+            params["decoder"],
+            y,
+            where,
+            cfg,
+            at=dark.at,
+            key=key,
+        )
+        return heads.head(params["head"], y, cfg)
+
+    if cfg.remat != "none":
+        one = jax.checkpoint(one, policy=models_encoder.SAVED[cfg.remat])
+    return jax.lax.map(one, (sentences, jax.random.split(key, len(sentences))))

@@ -1,1 +1,0 @@
-"""Pre-training: what an encoder learns from raw text, objective by objective."""

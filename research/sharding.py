@@ -1,0 +1,183 @@
+"""Where arrays live: the device mesh, and one table of shardings by parameter path."""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Rules = Sequence[tuple[str, P]]
+# The first pattern found in a leaf's path decides; optimizer moments carry the path of
+# their parameter, so they follow it. Everything else is on every device. The token
+# table is split over 'data' by its width: few vocabularies divide, and its gradient is
+# then exchanged as rows of the batch, not as a table.
+RULES: Rules = (
+    (r"embed/token/embedding", P("model", "data")),
+    (r"layers/(query|key|value)/kernel", P(None, "data", "model", None)),
+    (r"layers/out/kernel", P(None, "model", None, "data")),
+    (r"layers/(gate|up)/kernel", P(None, "data", "model")),
+    (r"layers/down/kernel", P(None, "model", "data")),
+    (r"layers/experts/(gate|up)/kernel", P(None, None, "data", "model")),
+    (r"layers/experts/down/kernel", P(None, None, "model", "data")),
+    (r"readout/(query|key_value|up)/kernel", P("data", "model")),
+    (r"readout/(out|down)/kernel", P("model", "data")),
+    # Adapters, [..., in, rank] and [rank, out, ...], follow their kernel.
+    (r"layers/(query|key|value|gate|up)/lora/a", P(None, "data", None)),
+    (r"layers/(query|key|value|gate|up)/lora/b", P(None, None, "model")),
+    (r"layers/(out|down)/lora/a", P(None, "model", None)),
+    (r"layers/(out|down)/lora/b", P(None, None, "data")),
+    (r"(head|detector)/transform/kernel", P("data", "model")),
+)
+# Set by whatever starts one process per host: by hand, SLURM, Open MPI, TPU pods.
+_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+_HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+_ADDRESSES = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS")
+
+
+def initialize(*, timeout: int = 300) -> None:
+    """Joins the processes of a multi-host run; does nothing in a single-process one.
+
+    Call it before anything touches a device. By hand, set JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID; SLURM, Open MPI and TPU pods are recognised.
+
+    Args:
+        timeout: seconds to wait for the other processes.
+    Raises:
+        ValueError: the processes did not find each other.
+    """
+    if not _multiprocess(os.environ):
+        return
+    count, index = (
+        int(os.environ[name]) if name in os.environ else None
+        for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    )
+    try:
+        jax.distributed.initialize(
+            num_processes=count, process_id=index, initialization_timeout=timeout
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the processes of this run did not find each other within {timeout} s "
+            f"({str(error).splitlines()[0]}); usual causes: the command was not "
+            "started on every host, or a firewall closes the coordinator's port "
+            "(8482 on TPU pods)"
+        ) from error
+
+
+def make_mesh(shape: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
+    """A mesh of named axes, such as {'data': -1, 'model': 1}.
+
+    Args:
+        shape: axis sizes in order; one of them may be -1, which takes what is left.
+        devices: all devices of the run, unless given.
+    Raises:
+        ValueError: the shape does not fit the devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [int(size) for size in shape.values()]
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if min(sizes, default=0) < 1 or math.prod(sizes) != len(devices):
+        raise ValueError(
+            f"mesh {dict(shape)} does not fit {len(devices)} devices; the product of "
+            "its sizes must be that number, and one size may be -1 for what is left"
+        )
+    types = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(sizes, tuple(shape), devices=devices, axis_types=types)
+
+
+def path_name(path) -> str:
+    """A leaf's path as it is written in tables: 'layers/query/kernel'."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def shardings(tree: Any, mesh: Mesh, *, fsdp: bool = False, rules: Rules = RULES):
+    """The sharding of every leaf of a tree of arrays or shapes.
+
+    Args:
+        tree: parameters, a TrainState, or anything with the same paths inside.
+        mesh: axes 'data' and 'model'.
+        fsdp: also split parameters and moments over 'data'; without it each group of
+            'model' devices holds a whole copy (data parallelism).
+        rules: (pattern, spec) rows. An axis that the mesh lacks, or that does not
+            divide the dimension, is dropped.
+    """
+
+    def sharding(path, leaf):
+        name = path_name(path)
+        spec = next((spec for pattern, spec in rules if re.search(pattern, name)), P())
+        if leaf.ndim < len(spec):
+            spec = P()
+        axes = [axis if fsdp or axis != "data" else None for axis in spec]
+        fits = [
+            axis if axis in mesh.shape and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(axes, leaf.shape, strict=False)
+        ]
+        return NamedSharding(mesh, P(*fits))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def batch_shardings(batch: Any, mesh: Mesh):
+    """The sharding of a global batch: leading axes over 'data' where they divide."""
+
+    def sharding(leaf):
+        split = leaf.ndim > 0 and leaf.shape[0] % mesh.shape["data"] == 0
+        return NamedSharding(mesh, P("data") if split else P())
+
+    return jax.tree.map(sharding, batch)
+
+
+def put_batch(batch: Any, mesh: Mesh):
+    """This host's part of a batch, as global arrays on the mesh.
+
+    Args:
+        batch: tree of numpy arrays. Leading axes are split over 'data', and the hosts'
+            parts joined along them; scalars are the same everywhere. With one host, a
+            leading axis that does not divide is kept whole on every device.
+        mesh: the mesh of the run.
+    Raises:
+        ValueError: with several hosts, a leading axis does not divide.
+    """
+    hosts = jax.process_count()
+
+    def put(leaf):
+        leaf = np.asarray(leaf)
+        shape = (leaf.shape[0] * hosts, *leaf.shape[1:]) if leaf.ndim else ()
+        whole = jax.ShapeDtypeStruct(shape, leaf.dtype)
+        sharding = batch_shardings(whole, mesh)
+        if hosts > 1 and leaf.ndim and sharding.spec == P():
+            raise ValueError(
+                f"{shape[0]} rows on {hosts} hosts do not divide over the "
+                f"{mesh.shape['data']} devices of the mesh's data axis"
+            )
+        return jax.make_array_from_process_local_data(sharding, leaf, shape)
+
+    return jax.tree.map(put, batch)
+
+
+def split_rows(x: jax.Array) -> jax.Array:
+    """x, with its leading axis over 'data' if the ambient mesh has it and it divides.
+
+    The step sets the ambient mesh. Applied to the states between layers, it makes the
+    compiler move the weights of a split layer, and not the larger activations.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if "data" not in mesh.shape or x.shape[0] % mesh.shape["data"]:
+        return x
+    return jax.lax.with_sharding_constraint(x, P("data"))
+
+
+def _multiprocess(environ: Mapping[str, str]) -> bool:
+    if any(environ.get(name) for name in _ADDRESSES):
+        return True
+    lists = [environ.get(name, "") for name in _HOSTS]
+    if any("," in hosts and " " not in hosts for hosts in lists):
+        return True  # without a TPU, libtpu writes a sentence there
+    return any(int(environ.get(name) or 1) > 1 for name in _SIZES)

@@ -1,0 +1,124 @@
+"""What a run writes for people: metrics.jsonl, TensorBoard, a progress bar."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from research.atomic_write import _replace
+
+_LIBRARIES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "tokenizers",
+    "tensorflow-datasets",
+)
+
+
+class Log:
+    """The metrics of a run: one JSON object a line in metrics.jsonl, TensorBoard, and a
+    progress bar on a terminal or plain lines elsewhere (both on stderr).
+
+    Rows are dicts with 'step'. What an earlier run wrote beyond the step that this one
+    resumes from is dropped, so that no step appears twice.
+    """
+
+    def __init__(self, workdir: Path, steps: int, resumed: int):
+        path = workdir / "metrics.jsonl"
+        rows = _read(path, resumed)
+        _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file = path.open("a")
+        self._board = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=resumed + 1
+        )
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=steps, initial=resumed, disable=not terminal, unit="it")
+        self._steps = steps
+
+    def write(self, row: Mapping[str, float | int | str]) -> None:
+        """Appends a row to the file and to TensorBoard; strings stay in the file."""
+        self._file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if name != "step" and not isinstance(value, str):
+                self._board.add_scalar(name, value, row["step"])
+
+    def flush(self) -> None:
+        """Puts what was written on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._board.flush()
+
+    def progress(self, step: int) -> None:
+        """Moves the bar."""
+        self._bar.update(step - self._bar.n)
+
+    def show(self, row: Mapping[str, float], seconds_left: float) -> None:
+        """Shows the loss and the speed in the bar, or as a line."""
+        speed = f"{row['tokens_per_second']:,.0f}"
+        if not self._bar.disable:
+            self._bar.set_postfix_str(f"loss {row['loss']:.4f}, {speed} tokens/s")
+            return
+        print(
+            f"step {row['step']}/{self._steps}  loss {row['loss']:.4f}  "
+            f"lr {row['learning_rate']:.2e}  {speed} tokens/s  "
+            f"{tqdm.format_interval(seconds_left)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Ends the bar and closes the files."""
+        self._bar.close()
+        self._file.close()
+        self._board.close()
+
+
+def versions() -> dict[str, str]:
+    """The git revision of the code ('+' marks local changes), and library versions."""
+    libraries = {}
+    for name in _LIBRARIES:
+        try:
+            libraries[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            libraries[name] = "missing"
+    python = sys.version.split()[0]
+    return {"revision": _revision(), "python": python, **libraries}
+
+
+def _revision() -> str:
+    folder = Path(__file__).parent
+    try:
+        git = ["git", "-C", str(folder)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True)
+        if head.returncode:
+            return "unknown"
+        status = [*git, "status", "--porcelain", "--untracked-files=no"]
+        changed = subprocess.run(status, capture_output=True).stdout
+        return head.stdout.decode().strip() + ("+" if changed else "")
+    except FileNotFoundError:
+        return "unknown"
+
+
+def _read(path: Path, last: int) -> list[dict]:
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # the line that a killed run was writing
+            continue
+        # A run evaluates again at the step that it resumes from.
+        if row["step"] < last or (row["step"] == last and "loss" in row):
+            rows.append(row)
+    return rows

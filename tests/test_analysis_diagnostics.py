@@ -1,0 +1,147 @@
+import json
+
+import numpy as np
+import pytest
+from test_analysis_synthetic_documents import TOKENIZER, WORDS, corpus
+
+from research.analysis import diagnostics, figures
+from research.analysis.geometry import isoscore
+from research.analysis.synthetic_documents import documents, prefix
+
+VECTORS = np.random.default_rng(3).standard_normal((len(WORDS), 16))
+
+
+def words(string):
+    return [WORDS.index(word) for word in string.split()]
+
+
+def collapsing(texts, role):
+    """[N, 2, N + 1]: text i is e_i, and at depth 1 has cosine 1 - 1 / words to all."""
+    assert role == "document"
+    common = 1 - 1 / np.array([len(text.split()) for text in texts])
+    own = np.eye(len(texts))
+    deep = np.column_stack([np.sqrt(common), own * np.sqrt(1 - common)[:, None]])
+    return np.stack([np.column_stack([0 * common, own]), deep], 1)
+
+
+def weighted(weight):
+    """An embed function: the sum of the words' vectors by weight(place, number)."""
+
+    def embed(texts, role):
+        rows = [words(text) for text in texts]
+        return np.stack(
+            [
+                sum(weight(i, len(row)) * VECTORS[w] for i, w in enumerate(row))
+                for row in rows
+            ]
+        )
+
+    return embed
+
+
+def made(length, count):
+    found = documents(corpus(400, 7), TOKENIZER, length=length, count=count)
+    return [prefix(document, length) for document in found]
+
+
+def bias(embed):
+    return diagnostics.positional_bias(embed, made(40, 24)[::2], made(40, 24)[1::2])
+
+
+def test_lengths_to_compare():
+    assert diagnostics.lengths(510) == [8, 16, 32, 64, 128, 256, 510]
+    assert diagnostics.lengths(512) == [8, 16, 32, 64, 128, 256, 512]
+    assert diagnostics.lengths(30) == [8, 16, 30]
+    with pytest.raises(ValueError, match="9 tokens are too short"):
+        diagnostics.lengths(9)
+
+
+def test_a_known_collapse():
+    embeds = {"one": collapsing, "two": lambda texts, role: -collapsing(texts, role)}
+    lengths = [4, 10, 20]
+    record = diagnostics.length_collapse(embeds, made(20, 12), lengths)
+    expected = [1 - 1 / length for length in lengths]
+    for found in record["models"].values():
+        for name in ("mean", "p10", "p90"):
+            np.testing.assert_allclose(found[name], expected, atol=1e-9)
+        np.testing.assert_allclose(found["layers"], [[0] * 3, expected], atol=1e-9)
+    assert record["texts_per_document"] == [1, 2, 3]
+
+
+def test_a_bag_of_words_has_no_bias():
+    record = bias(weighted(lambda place, number: 1))
+    assert record["documents"] == 12 and record["tokens"] == 40
+    for variant in ("as_written", "rotated"):
+        found = record[variant]
+        for cosines in found["insert"]["cosine"].values():
+            np.testing.assert_allclose(cosines, found["insert"]["cosine"]["start"])
+            assert np.all(np.diff(cosines) < 0)  # larger edits change more
+        assert found["insert"]["start_over_end"] == pytest.approx(1)
+        assert found["remove"]["start_over_end"] == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("variant", ["as_written", "rotated"])
+@pytest.mark.parametrize("kind", ["insert", "remove"])
+def test_a_model_that_reads_one_end_only(kind, variant):
+    first = bias(weighted(lambda place, number: float(place == 0)))[variant][kind]
+    last = bias(weighted(lambda place, number: float(place == number - 1)))
+    for place in ("middle", "end"):
+        np.testing.assert_allclose(first["cosine"][place], [1] * 4)
+        assert max(first["standard_error"][place]) < 1e-9
+    assert max(first["cosine"]["start"]) < 0.9
+    assert first["start_over_end"] > 1e6
+    assert last[variant][kind]["start_over_end"] == pytest.approx(0, abs=1e-6)
+
+
+def test_rotation_tells_the_documents_bias_from_the_models():
+    """Documents open with the words that matter; the model reads all places alike."""
+    heavy = [" ".join(["ba"] * 8 + [w] * 32) for w in WORDS[1:]]
+    embed = weighted(lambda place, number: 1)
+    made = documents(heavy, TOKENIZER, length=40, count=20)
+    found = diagnostics.positional_bias(embed, made, made)
+    assert found["as_written"]["remove"]["start_over_end"] > 2
+    assert found["rotated"]["remove"]["start_over_end"] == pytest.approx(1, abs=0.6)
+
+
+def test_geometry_by_depth():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((300, 3, 6))
+    x[:, 1] += 10  # mean cosine 100 / (100 + 1), centred 0
+    x[:, 2] = random.standard_normal((300, 1)) * np.arange(6) + np.arange(6)[::-1]
+    record = diagnostics.geometry(x, (0, 1, 2))
+    assert record["texts"] == 300 and record["width"] == 6
+    assert record["mean_cosine"][0] == pytest.approx(0, abs=0.02)
+    assert record["mean_cosine"][1] == pytest.approx(100 / 101, abs=0.002)
+    assert np.abs(record["centred_mean_cosine"][:2]).max() < 0.02
+    unit = x[:, 2] / np.linalg.norm(x[:, 2], axis=1, keepdims=True)
+    assert record["isoscore"][2] == pytest.approx(isoscore(unit))
+    assert record["effective_rank"][0] == pytest.approx(6, abs=0.1)
+    assert record["effective_rank"][2] < 3
+    assert record["gaussian"]["isoscore"] == pytest.approx(1, abs=0.05)
+
+
+def test_pictures_and_records(tmp_path):
+    collapse = diagnostics.length_collapse({"x": collapsing}, made(20, 12), [8, 20])
+    moved = bias(weighted(lambda place, number: 1 / (1 + place)))
+    assert moved["rotated"]["insert"]["start_over_end"] > 1.2
+    x = np.random.default_rng(0).standard_normal((20, 13, 5))
+    geometry = diagnostics.geometry(x, range(13))
+    for name, record in (
+        ("length_collapse", collapse),
+        ("positional_bias", moved),
+        ("geometry", geometry),
+    ):
+        assert json.loads(json.dumps(record, allow_nan=False)) == record
+        draw = getattr(figures, name)
+        draw(record, "a title", tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_too_few_texts():
+    few = made(20, 9)
+    with pytest.raises(ValueError, match="9 documents are too few: 10 or more"):
+        diagnostics.length_collapse({"x": collapsing}, few, [8, 20])
+    with pytest.raises(ValueError, match="9 documents are too few"):
+        diagnostics.positional_bias(weighted(lambda *_: 1), few, few)
+    with pytest.raises(ValueError, match="4 different texts are too few"):
+        diagnostics.geometry(np.ones((4, 2, 3)), (0, 1))

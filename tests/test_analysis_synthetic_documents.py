@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from research.analysis.synthetic_documents import (
+    documents,
+    inserted,
+    prefix,
+    removed,
+    rotated,
+    text,
+)
+from research.text.tokenization import train_tokenizer
+
+WORDS = [f"{a}{b}" for a in "bcdfg" for b in "aeiou"]
+TOKENIZER = train_tokenizer([*WORDS, "()"], 200)  # every word is a token
+
+
+def corpus(count, words, seed=0):
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, words)) for _ in range(count)]
+
+
+def tokens(string):
+    return len(TOKENIZER.encode(string, add_special_tokens=False).ids)
+
+
+def document(string):
+    (found,) = documents([string], TOKENIZER, length=tokens(string), count=1)
+    return found
+
+
+def test_short_texts_are_joined_and_long_ones_cut():
+    texts = corpus(40, 6)
+    found = documents(texts, TOKENIZER, length=20, count=5)
+    assert [tokens(text(prefix(one, 20))) for one in found] == [20] * 5
+    assert [one.source[-1] for one in found] == [3] * 5
+    parts = [part for one in found for part in text(one).split("\n")]
+    assert len(set(parts)) == len(parts) and set(parts) <= set(texts)
+    (long,) = documents([*texts, *corpus(1, 300)], TOKENIZER, length=20, count=1)
+    assert tokens(text(prefix(long, 20))) == 20 and long.source[-1] == 0
+
+
+def test_the_seed_decides():
+    texts = corpus(40, 6)
+    first, again, other = (
+        [text(d) for d in documents(texts, TOKENIZER, length=20, count=5, seed=seed)]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_a_piece_is_a_word_with_what_follows():
+    found = document("ba  (ce)\n\ndibo du")
+    assert found.pieces == ("ba  ", "(", "ce", ")\n\n", "dibo ", "du\n")
+    assert found.sizes.tolist() == [1, 1, 1, 1, tokens("dibo"), 1]
+    assert text(found) == "ba  (ce)\n\ndibo du"
+    assert text(prefix(found, 3)) == "ba  (ce"
+    assert text(prefix(found, 0)) == "ba"
+
+
+def test_a_rotation_keeps_every_word():
+    found = rotated(document("ba be bi bo"), 0.5)
+    assert found.pieces == ("bi ", "bo\n", "ba ", "be ")
+    assert found.sizes.tolist() == [1] * 4
+
+
+def test_insertions_and_removals():
+    found = document("ba be bi bo bu ca ce ci co cu")
+    assert [inserted(found, "du", place) for place in (0, 0.5, 1)] == [
+        "du ba be bi bo bu ca ce ci co cu",
+        "ba be bi bo bu  du ca ce ci co cu",
+        "ba be bi bo bu ca ce ci co cu\n du",
+    ]
+    assert [removed(found, 4, place) for place in (0, 0.5, 1)] == [
+        "bu ca ce ci co cu",
+        "ba be bi  ci co cu",
+        "ba be bi bo bu ca",
+    ]
+
+
+def test_a_corpus_that_is_too_short():
+    message = "40 texts gives 2 documents of 100 tokens and 5 are needed"
+    with pytest.raises(ValueError, match=message):
+        documents(corpus(40, 6), TOKENIZER, length=100, count=5)

@@ -1,0 +1,262 @@
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+from research.data.examples import Row
+from research.data.pair_batches import make_batches
+from research.data.sources import Source
+from research.text.prompts import METHODS
+from research.text.templates import in_templates
+from research.text.tokenization import text_hash, token_ids, train_tokenizer
+from research.types import slots
+
+WORDS = ("red", "green", "blue", "one", "two", "three", "cat", "dog", "bird", "tree")
+
+
+def text(rng, most=20):
+    return " ".join(rng.choice(WORDS, rng.integers(1, most)))
+
+
+def source(rows, *, negatives=0, positives=1, weight=1.0, seed=0, scored=False):
+    rng = np.random.default_rng(seed)
+    data = [
+        Row(
+            f"{i} {text(rng)}",
+            tuple(f"{i} p{j} {text(rng)}" for j in range(positives)),
+            tuple(f"{i} n{j} {text(rng)}" for j in range(negatives + 1)),
+            i / rows if scored else None,
+        )
+        for i in range(rows)
+    ]
+    return Source(data, negatives, weight, {"query": "", "document": ""})
+
+
+SOURCES = {
+    "a": source(40, negatives=2, positives=3),
+    "b": source(23, weight=2.0, seed=1, scored=True),
+    "c": source(30, weight=0.2, seed=2),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    rows = [row for s in SOURCES.values() for row in s.rows]
+    return train_tokenizer([t for r in rows for t in (r.query, *r.positives)], 300)
+
+
+@pytest.fixture(scope="module")
+def make(tokenizer, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("tokens")
+
+    def make(sources=SOURCES, **options):
+        settings = {"batch_size": 8, "max_length": 32, "seed": 0, "row_length": 64}
+        return make_batches(sources, tokenizer, cache=cache, **settings | options)
+
+    return make
+
+
+def vectors(batch, length):
+    """The ids of each text, by its slot in the batch."""
+    found = {}
+    ids, segments = np.asarray(batch.tokens.ids), np.asarray(batch.tokens.segment)
+    for row in range(len(ids)):
+        for segment in range(1, segments[row].max() + 1):
+            place = np.flatnonzero(segments[row] == segment)
+            assert place.tolist() == list(range(place[0], place[-1] + 1))
+            found[row * slots(length) + segment - 1] = ids[row, place]
+    return found
+
+
+def test_a_batch_holds_its_texts(make, tokenizer):
+    batches = make()
+    for step in range(6):
+        batch = batches(step)
+        rows = SOURCES[batches.source(step)].rows
+        by_hash = {
+            tuple(h): t
+            for r in rows
+            for t in (r.query, *r.positives, *r.negatives)
+            for h in text_hash([t]).tolist()
+        }
+        found = vectors(batch, 64)
+        slot = np.concatenate([batch.query, batch.document])
+        assert sorted(slot.tolist()) == sorted(found)
+        hashes = np.concatenate([batch.labels.query_id, batch.labels.document_id])
+        for place, key in zip(slot.tolist(), hashes.tolist(), strict=True):
+            ids = token_ids(tokenizer, [by_hash[tuple(key)]], 32)[0]
+            np.testing.assert_array_equal(found[place], ids)
+        np.testing.assert_array_equal(batch.tokens.pool, batch.tokens.segment > 0)
+
+
+def test_documents_are_the_positive_then_the_negatives(make):
+    batches = make({"a": SOURCES["a"]})
+    owner = {
+        tuple(h): (i, kind)
+        for i, row in enumerate(SOURCES["a"].rows)
+        for kind, texts in enumerate([(row.query,), row.positives, row.negatives])
+        for h in text_hash(texts).tolist()
+    }
+    chosen = Counter()
+    for step in range(30):
+        labels = batches(step).labels
+        queries = [owner[tuple(h)] for h in labels.query_id.tolist()]
+        documents = labels.document_id.reshape(8, 3, 2).tolist()
+        for (row, kind), found in zip(queries, documents, strict=True):
+            assert kind == 0
+            assert [owner[tuple(h)] for h in found] == [(row, 1), (row, 2), (row, 2)]
+            assert found[1] != found[2]
+            chosen.update(map(tuple, found))
+    assert len(chosen) > 0.9 * 40 * 6  # three positives and three negatives each
+
+
+def test_shapes_and_dtypes(make):
+    batches = make(row_multiple=2)
+    for step in range(12):
+        batch = batches(step)
+        documents = 24 if batches.source(step) == "a" else 8
+        assert batch.tokens.ids.shape[0] % 2 == 0
+        assert batch.tokens.ids.shape[1] == 64
+        assert batch.query.shape == (8,)
+        assert batch.document.shape == (documents,)
+        kinds = [a.dtype.name for a in jax.tree.leaves(batch) if a.dtype != np.float32]
+        assert kinds == ["int32", "int32", "bool", "int32", "int32", "uint32", "uint32"]
+        scored = batch.labels.score is not None
+        assert scored == (batches.source(step) == "b")
+        if scored:
+            assert batch.labels.score.dtype == np.float32
+
+
+def test_a_batch_is_a_function_of_the_step(make):
+    steps = [5, 0, 3, 5]
+    first = {step: make()(step) for step in steps}
+    batches = make()
+    for step in reversed(steps):
+        again = batches(step)
+        jax.tree.map(np.testing.assert_array_equal, first[step], again)
+    other = make(seed=1)
+    assert any(
+        not np.array_equal(other(s).labels.query_id, first[s].labels.query_id)
+        for s in (0, 3, 5)
+        if other.source(s) == batches.source(s)
+    )
+
+
+def test_every_epoch_visits_every_row_once(make):
+    batches = make({"b": SOURCES["b"]})  # 23 rows, 8 a batch
+    seen = np.concatenate([batches(step).labels.query_id for step in range(23)])
+    seen = [tuple(h) for h in seen.tolist()]
+    epochs = [seen[i : i + 23] for i in range(0, len(seen), 23)]
+    assert len(epochs) == 8
+    assert all(len(set(epoch)) == 23 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 8
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_sources_get_their_share_of_any_stretch_of_steps(make, seed):
+    batches = make(seed=seed)
+    names = [batches.source(step) for step in range(640)]
+    for stretch in (names, names[:320], names[100:420]):
+        counts = Counter(stretch)
+        for name, weight in (("a", 1), ("b", 2), ("c", 0.2)):
+            assert abs(counts[name] - len(stretch) * weight / 3.2) <= 2
+    turns = Counter()
+    for step, name in enumerate(names):
+        index, turn = batches._turn(step)
+        assert (batches.parts[index].name, turn) == (name, turns[name])
+        turns[name] += 1
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_the_hosts_parts_make_up_the_batch(make, hosts):
+    whole = make(row_multiple=4)
+    parts = [
+        make(row_multiple=4, process_index=i, process_count=hosts) for i in range(hosts)
+    ]
+    for step in range(5):
+        pieces = [part(step) for part in parts]
+        joined = jax.tree.map(lambda *arrays: np.concatenate(arrays), *pieces)
+        jax.tree.map(np.testing.assert_array_equal, joined, whole(step))
+
+
+def test_few_shapes(make):
+    batches = make({"b": SOURCES["b"]})
+    rows = {len(batches(step).tokens.ids) for step in range(60)}
+    assert len(rows) <= 3
+    assert batches.describe()["b"]["batch_rows"] == min(rows)
+
+
+def test_rows_grow_to_the_longest_text(make):
+    rng = np.random.default_rng(0)
+    rows = [Row(f"{i} {text(rng, 200)}", ("one",)) for i in range(10)]
+    batches = make({"long": Source(rows, 0, 1.0, {"query": "", "document": ""})})
+    assert batches(0).tokens.ids.shape[1] == 64
+    batches = make(
+        {"long": Source(rows, 0, 1.0, {"query": "", "document": ""})}, max_length=100
+    )
+    assert batches(0).tokens.ids.shape[1] == 128
+
+
+def test_describe(make):
+    found = make().describe()
+    assert found["a"]["rows"] == 40
+    assert found["a"]["texts"] == 40 * 7
+    assert found["a"]["documents"] == 3
+    assert found["b"]["share"] == pytest.approx(2 / 3.2)
+    assert found["b"]["row_length"] == 64
+
+
+def test_errors(make):
+    with pytest.raises(
+        ValueError, match="data 'b': 23 rows are fewer than one batch of 24"
+    ):
+        make(batch_size=24)
+    with pytest.raises(ValueError, match="batch_size 8 cannot be split over 3"):
+        make(process_count=3)
+    with pytest.raises(ValueError, match="no data to train on"):
+        make({})
+    empty = Source([Row("a", ("",))] * 8, 0, 1.0, {"query": "", "document": ""})
+    with pytest.raises(ValueError, match="data 'x': row 0 has a document without text"):
+        make({"x": empty})
+
+
+@pytest.mark.parametrize("name", ["echo", "prompteol", "instruct", "llm2vec"])
+def test_a_batch_pools_the_tokens_of_its_method(make, tokenizer, name):
+    short = {"instruction": "one"} if name != "prompteol" else {}
+    method = METHODS[name](**short)
+    batches = make(method=method, max_length=120, row_length=256)
+    for step in range(3):
+        batch = batches(step)
+        rows = SOURCES[batches.source(step)].rows
+        by_hash = {
+            tuple(h): t
+            for r in rows
+            for t in (r.query, *r.positives, *r.negatives)
+            for h in text_hash([t]).tolist()
+        }
+        ids = vectors(batch, 256)
+        pooled = vectors(batch._replace(tokens=pools(batch.tokens)), 256)
+        for role in ("query", "document"):
+            keys = getattr(batch.labels, f"{role}_id").tolist()
+            texts = [by_hash[tuple(key)] for key in keys]
+            (found,) = in_templates(method, tokenizer, texts, 120, role)
+            for place, *expected in zip(
+                getattr(batch, role).tolist(), found.ids, found.pooled, strict=True
+            ):
+                np.testing.assert_array_equal(ids[place], expected[0])
+                np.testing.assert_array_equal(pooled[place], expected[1])
+        assert not batch.tokens.pool[batch.tokens.segment == 0].any()
+        mixed = (batch.tokens.segment > 0) & ~batch.tokens.pool
+        assert mixed.any() == (name in ("echo", "llm2vec"))
+
+
+def pools(tokens):
+    """The tokens with what pools in the place of their ids."""
+    return tokens._replace(ids=tokens.pool)
+
+
+def test_prompts_and_a_method_exclude_each_other(make):
+    asked = Source(SOURCES["b"].rows, 0, 1.0, {"query": "q: ", "document": ""})
+    with pytest.raises(ValueError, match="data 'b': the source has the prompt 'q: '"):
+        make({"b": asked}, method=METHODS["echo"](), max_length=120)

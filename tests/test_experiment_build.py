@@ -1,0 +1,133 @@
+"""Runs that train a model with a longer context."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from configs import separate, tuned_positions
+from configs.common import start_from
+from research.config_sections import section
+from research.experiment.build import make_experiment
+from research.experiment.initialization import ENCODERS
+from research.inference import model as pretrained
+from research.inference.embedder import make_embedder
+from research.interop import load
+from research.interop.sentence_transformers.write import export
+from research.models.positions.methods import EXTENSIONS
+from research.text.prompts import METHODS
+from research.train import loop
+
+TABLE = 64  # rows of the position table of common.tiny's encoder
+SHAPE = {"vocab": 512, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 64}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("tokens")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, cache):
+    """The workdir of a model with learned positions."""
+    workdir = tmp_path_factory.mktemp("runs") / "base"
+    config = separate.get_config("tiny")
+    config.steps, config.evals = 1, {}
+    config.encoder.depth = 2
+    loop.run(make_experiment(config, workdir, cache=cache), workdir)
+    return workdir
+
+
+def embedder(model):
+    return make_embedder(model.params, model.config, **pretrained.settings(model))
+
+
+@pytest.mark.parametrize("start", ["interpolated", "recurrent"])
+def test_only_new_positions_are_trained(start, base, tmp_path, cache):
+    config = tuned_positions.get_config(f"tiny,start={start},scale=4")
+    start_from(config, str(base))
+    config.evals = {}
+    parts = make_experiment(config, tmp_path, cache=cache)
+    first = loop.first_state(parts, loop.abstract_state(parts, parts.mesh))
+    before, after = (
+        jax.device_get(state.params["encoder"])
+        for state in (first, loop.run(parts, tmp_path).state)
+    )
+    old, new = (x["embed"].pop("position")["embedding"] for x in (before, after))
+    chex.assert_trees_all_equal(before, after)
+    kept = slice(0, None, 4) if start == "interpolated" else slice(0, TABLE)
+    changed = (old != new).any(1)
+    assert new.shape == (4 * TABLE, 48) and changed.sum() > TABLE
+    assert not changed[kept].any()
+    loaded, source = load.load(str(tmp_path)), load.load(str(base))
+    assert loaded.max_length == loaded.config.max_len == 4 * TABLE
+    assert loaded.config.random_offset == 0
+    np.testing.assert_array_equal(
+        *(
+            embedder(model)(["what a model did before"], "query")
+            for model in (loaded, source)
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "name, arguments, reach",
+    [("e2", {"largest": 4}, 32), ("clex", {"max_factor": 3, "original": 64}, 192)],
+)
+def test_methods_of_training_are_trained(name, arguments, reach, tmp_path, cache):
+    config = separate.get_config("tiny")
+    config.encoder = section(ENCODERS, "modern", **SHAPE)
+    config.extend = {"longer": section(EXTENSIONS, name, **arguments)}
+    config.evals, config.steps = {}, 3
+    config.optimizer.learning_rate = 1e-2
+    result = loop.run(make_experiment(config, tmp_path, cache=cache), tmp_path)
+    loaded = load.load(str(tmp_path))
+    assert loaded.max_length == reach
+    assert dict(loaded.config.extensions)[name]
+    assert np.isfinite(embedder(loaded)(["a text " * 100], "query")).all()
+    if name == "clex":
+        assert result.state.params["encoder"]["clex"]["down"].any()
+        assert loaded.params["clex"]["down"].any()
+
+
+def test_what_does_not_fit_the_positions_is_one_sentence(tmp_path, cache):
+    config = separate.get_config("tiny")
+    config.extend = {"longer": section(EXTENSIONS, "linear", scale=2.0)}
+    with pytest.raises(ValueError, match="linear is for .* 'rope'; .* 'learned'"):
+        make_experiment(config, tmp_path, cache=cache)
+    one = section(EXTENSIONS, "grouped", scale=2)
+    config.extend = {"one": one, "two": one}
+    with pytest.raises(ValueError, match="extend names grouped twice"):
+        make_experiment(config, tmp_path / "other", cache=cache)
+
+
+def test_a_method_is_trained_and_remembered(tmp_path, cache):
+    config = separate.get_config("tiny")
+    config.method = section(METHODS, "echo", instruction="Find")
+    config.encoder.max_len = config.max_length = 64
+    config.encoder.depth = 2
+    config.evals, config.steps = {}, 1
+    parts = make_experiment(config, tmp_path, cache=cache)
+    tokens = parts.batches(0).tokens
+    assert (tokens.pool != (tokens.segment > 0)).any()
+    state = loop.run(parts, tmp_path).state
+    loaded = load.load(str(tmp_path))
+    assert loaded.method == METHODS["echo"](instruction="Find")
+    found = embedder(loaded)(["a text"], "query")
+    trained = parts.make_embedder(state.params, {})(["a text"], "query")
+    np.testing.assert_allclose(found, trained, atol=1e-6)
+    without = embedder(loaded._replace(method=None))(["a text"], "query")
+    assert abs(found - without).max() > 1e-3
+    with pytest.raises(ValueError, match="texts into templates, which sentence-tr"):
+        export(loaded, tmp_path / "exported")
+
+
+def test_a_method_pools_as_the_config_says(tmp_path, cache):
+    config = separate.get_config("tiny")
+    config.method = section(METHODS, "prompteol")
+    message = "prompteol pools by 'last' and the config by 'mean': set pool.name=last"
+    with pytest.raises(ValueError, match=message):
+        make_experiment(config, tmp_path, cache=cache)
+    config.method.name = "prompt"
+    with pytest.raises(ValueError, match="unknown name 'prompt'; known: "):
+        make_experiment(config, tmp_path / "other", cache=cache)

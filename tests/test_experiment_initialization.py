@@ -1,0 +1,105 @@
+"""Pre-training, and what runs start from afterwards."""
+
+import json
+
+import chex
+import jax
+import pytest
+
+from configs import mlm, readouts, smae, starbucks_sts
+from configs.common import start_from
+from research.config_sections import section
+from research.experiment.build import make_experiment
+from research.interop import load
+from research.losses.contrastive import LOSSES
+from research.train import loop
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("tokens")
+
+
+def shortened(config):
+    config.evals, config.steps = {}, 1
+    config.objective.pairs = ((1, 8), (2, 48))
+    return config
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory, cache):
+    """The workdir of a pre-training."""
+    workdir = tmp_path_factory.mktemp("runs") / "before"
+    config = shortened(smae.get_config("tiny"))
+    config.encoder.depth = 2
+    loop.run(make_experiment(config, workdir, cache=cache), workdir)
+    return workdir
+
+
+def test_a_pooling_into_the_vocabulary_takes_the_head_too(before, tmp_path, cache):
+    config = readouts.get_config(f"tiny,pool=dupmae,model={before}")
+    config.evals = {}
+    parts = make_experiment(config, tmp_path, cache=cache)
+    assert parts.note.startswith(f"{before}: its encoder and head are kept, decoder (")
+    assert parts.note.endswith(" parameters) dropped") and "head (" not in parts.note
+    head = load.load(str(before)).head
+    found = first_params(parts)["encoder"]["readout"]["head"]
+    chex.assert_trees_all_equal(found, head)
+
+
+def first_params(parts):
+    state = loop.first_state(parts, loop.abstract_state(parts, parts.mesh))
+    return jax.device_get(state.params)
+
+
+def test_fine_tuning_keeps_the_encoder_and_says_what_it_drops(
+    before, tmp_path, cache, capsys
+):
+    source = load.load(str(before))
+    assert (source.pool, source.dims) == ("cls", (48, 8))
+    config = starbucks_sts.get_config(f"tiny,model={before}")
+    config.evals, config.steps = {}, 1
+    assert config.nested.pairs[-1] == (2, 48)
+    parts = make_experiment(config, tmp_path, cache=cache)
+    assert parts.note.startswith(f"{before}: its encoder is kept, decoder (")
+    assert "parameters) and head (2,960 parameters) dropped" in parts.note
+    first = first_params(parts)
+    assert set(first) == {"encoder"}
+    chex.assert_trees_all_equal(first["encoder"], source.params)
+    loop.run(parts, tmp_path)
+    assert parts.note in capsys.readouterr().err
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(rows[0]) == {"step": 0, "note": parts.note}
+    assert load.load(str(tmp_path)).dropped == ()
+
+
+def test_a_decoder_begins_as_the_loaded_encoders_first_block(before, tmp_path, cache):
+    config = shortened(smae.get_config("tiny"))
+    start_from(config, str(before))
+    params = first_params(make_experiment(config, tmp_path, cache=cache))
+    layers = params["encoder"]["layers"]
+    chex.assert_trees_all_equal(
+        params["decoder"]["layers"], jax.tree.map(lambda x: x[:1], layers)
+    )
+    chex.assert_trees_all_equal(layers, load.load(str(before)).params["layers"])
+
+
+def test_weights_need_the_tokens_that_they_were_trained_on(before, tmp_path, cache):
+    config = mlm.get_config("tiny")
+    start_from(config, str(before))
+    config.tokenizer = mlm.get_config("tiny").tokenizer
+    config.tokenizer.vocab = 400
+    with pytest.raises(ValueError, match="the tokenizer is not that of .*before"):
+        make_experiment(config, tmp_path, cache=cache)
+
+
+def test_keys_are_those_of_the_objective(tmp_path):
+    config = mlm.get_config("tiny")
+    config.loss = section(LOSSES, "infonce")
+    with pytest.raises(ValueError, match="unknown config key loss; the keys of mlm"):
+        make_experiment(config, tmp_path)
+    config.objective.name = "mml"
+    with pytest.raises(ValueError, match="unknown objective 'mml'; known: contrastive"):
+        make_experiment(config, tmp_path)

@@ -1,0 +1,250 @@
+import json
+import subprocess
+import sys
+from functools import partial
+
+import chex
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from research import sharding as parallel
+from research.interop.hf import safetensors
+from research.interop.hf.safetensors import (
+    read_safetensors,
+    save_tensors,
+    write_safetensors,
+)
+from research.models import encoder
+from research.models.config import EncoderConfig, bert, modern
+
+TINY = {
+    "bert": bert(vocab=60, width=32, depth=3, heads=4, mlp=48, max_len=40),
+    "llama": modern(vocab=60, width=32, depth=3, heads=4, mlp=48, max_len=40),
+    "t5": EncoderConfig(
+        vocab=60,
+        width=32,
+        depth=3,
+        heads=4,
+        mlp=48,
+        norm="rms",
+        norm_at="pre",
+        bias=(),
+        act="relu",
+        position="none",
+        relative="t5",
+        scale=1.0,
+        type_vocab=0,
+        embed_norm=False,
+    ),
+}
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+both = pytest.mark.parametrize("family", TINY)
+
+
+def written(folder, family="bert"):
+    """Our random parameters as a folder, and its tensors."""
+    cfg = TINY[family]
+    params = encoder.init(jax.random.key(0), cfg)
+    write_safetensors(folder, params, cfg)
+    return cfg, load_file(folder / "model.safetensors")
+
+
+def rewrite(folder, tensors):
+    save_file(tensors, folder / "model.safetensors")
+
+
+@both
+def test_write_then_read_is_the_identity(family, tmp_path, key):
+    cfg = TINY[family]
+    params = encoder.init(key, cfg)
+    write_safetensors(tmp_path, params, cfg)
+    chex.assert_trees_all_equal(read_safetensors(tmp_path, cfg), params)
+
+
+def test_all_faults_are_listed_at_once(tmp_path):
+    cfg, tensors = written(tmp_path)
+    tensors["embeddings.LayerNorm.weight"] = np.zeros(5, np.float32)
+    tensors["encoder.layer.3.output.dense.bias"] = np.zeros(32, np.float32)
+    del tensors["encoder.layer.1.output.dense.bias"]
+    del tensors["embeddings.token_type_embeddings.weight"]
+    rewrite(tmp_path, tensors)
+    with pytest.raises(ValueError) as error:
+        read_safetensors(tmp_path, cfg)
+    for fault in (
+        "embeddings.LayerNorm.weight is [5] instead of [32]",
+        "extra encoder.layer.3.output.dense.bias",
+        "missing encoder.layer.1.output.dense.bias",
+        "missing embeddings.token_type_embeddings.weight",
+    ):
+        assert fault in str(error.value)
+    assert str(error.value).count(";") == 3
+
+
+def test_the_same_name_twice(tmp_path):
+    cfg, tensors = written(tmp_path)
+    name = "embeddings.LayerNorm.weight"
+    rewrite(tmp_path, tensors | {f"bert.{name}": tensors[name]})
+    with pytest.raises(ValueError, match=f"repeated {name}"):
+        read_safetensors(tmp_path, cfg)
+
+
+def test_prefixes_heads_and_old_names(tmp_path):
+    cfg, tensors = written(tmp_path)
+    expected = read_safetensors(tmp_path, cfg)
+    old = {
+        f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): value
+        for name, value in tensors.items()
+    }
+    old["cls.predictions.bias"] = np.zeros(60, np.float32)
+    old["bert.pooler.dense.bias"] = np.zeros(32, np.float32)
+    old["bert.embeddings.position_ids"] = np.arange(40)[None]
+    rewrite(tmp_path, old)
+    chex.assert_trees_all_equal(read_safetensors(tmp_path, cfg), expected)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "model.language_model."])
+def test_prefixes_of_decoders(prefix, tmp_path):
+    cfg, tensors = written(tmp_path, "llama")
+    expected = read_safetensors(tmp_path, cfg)
+    renamed = {prefix + name: value for name, value in tensors.items()}
+    rewrite(tmp_path, renamed | {"lm_head.weight": tensors["embed_tokens.weight"]})
+    chex.assert_trees_all_equal(read_safetensors(tmp_path, cfg), expected)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_16_bit_files_become_float32(dtype, tmp_path):
+    cfg, tensors = written(tmp_path)
+    rewrite(tmp_path, {name: value.astype(dtype) for name, value in tensors.items()})
+    params = read_safetensors(tmp_path, cfg)
+    table = tensors["embeddings.word_embeddings.weight"]
+    chex.assert_trees_all_equal_dtypes(params, jax.tree.map(np.float32, params))
+    np.testing.assert_array_equal(
+        params["embed"]["token"]["embedding"], table.astype(dtype).astype(np.float32)
+    )
+
+
+def shard(folder, tensors):
+    names = sorted(tensors)
+    parts = {SHARDS[0]: names[::2], SHARDS[1]: names[1::2]}
+    for file, part in parts.items():
+        save_file({name: tensors[name] for name in part}, folder / file)
+    index = {name: file for file, part in parts.items() for name in part}
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": index})
+    )
+    (folder / "model.safetensors").unlink()
+
+
+def test_sharded_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(safetensors, "PIECE", 1000)  # tables come in pieces
+    cfg, tensors = written(tmp_path)
+    expected = read_safetensors(tmp_path, cfg)
+    shard(tmp_path, tensors)
+    chex.assert_trees_all_equal(read_safetensors(tmp_path, cfg), expected)
+    (tmp_path / SHARDS[1]).unlink()
+    with pytest.raises(FileNotFoundError, match=SHARDS[1]):
+        read_safetensors(tmp_path, cfg)
+
+
+def test_parameters_are_placed_as_told(tmp_path):
+    cfg, tensors = written(tmp_path)
+    shard(tmp_path, tensors)
+    expected = read_safetensors(tmp_path, cfg)
+    mesh = parallel.make_mesh({"data": 4, "model": 2})
+    sharding = partial(parallel.shardings, mesh=mesh, fsdp=True)
+    params = read_safetensors(tmp_path, cfg, sharding)
+    chex.assert_trees_all_equal(params, expected)
+    assert jax.tree.map(lambda x: x.sharding, params) == sharding(expected)
+    kernel = params["layers"]["up"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (3, 8, 24)
+
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+import jax
+jax.config.update("jax_platforms", "cpu")
+from research.models.config import EncoderConfig
+from research.models.huggingface import read_safetensors
+
+def peak():  # unlike getrusage's, not that of the process that started this one
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+sharding = {"host": None, "placed": lambda tree: jax.tree.map(lambda _: device, tree)}
+for name in ("small", "large"):  # small for what the program itself needs
+    folder = Path(sys.argv[1]) / name
+    cfg = EncoderConfig(**json.loads((folder / "encoder.json").read_text()))
+    before = peak()
+    params = read_safetensors(folder, cfg, sharding[sys.argv[2]])
+    print(peak() - before)
+"""
+
+
+def sharded(folder, cfg, dtype):
+    """Writes five shards of zeros; the size of the model in float32, in bytes."""
+    tree = jax.eval_shape(lambda: encoder.init(jax.random.key(0), cfg))
+    params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), tree)
+    folder.mkdir()
+    cfg.save(folder / "encoder.json")
+    write_safetensors(folder, params, cfg)
+    tensors = load_file(folder / "model.safetensors")
+    names, files = sorted(tensors), {}
+    for i in range(5):
+        part = {name: tensors[name].astype(dtype) for name in names[i::5]}
+        save_file(part, folder / f"{i}.safetensors")
+        files |= dict.fromkeys(part, f"{i}.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+    (folder / "model.safetensors").unlink()
+    return sum(x.nbytes for x in jax.tree.leaves(params))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("vocab", "dtype", "where"),
+    [
+        (20_000, np.float32, "host"),
+        (60_000, ml_dtypes.bfloat16, "host"),  # most of it is one table
+        (9_000, np.float32, "placed"),
+    ],
+)
+def test_peak_of_memory(vocab, dtype, where, tmp_path):
+    sharded(tmp_path / "small", TINY["bert"], dtype)
+    cfg = bert(vocab=vocab, width=512, depth=6, heads=8, mlp=2_048)
+    size = sharded(tmp_path / "large", cfg, dtype)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), where]
+    peak = int(subprocess.check_output(command).split()[-1])
+    assert peak < 1.3 * size, peak / size
+
+
+def test_no_weights_or_broken_ones(tmp_path):
+    cfg = TINY["bert"]
+    with pytest.raises(FileNotFoundError, match="has no model.safetensors"):
+        read_safetensors(tmp_path, cfg)
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors at all")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        read_safetensors(tmp_path, cfg)
+
+
+def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("research.interop.hf.safetensors.save_file", fail)
+    with pytest.raises(OSError, match=r"a.safetensors cannot be written: No space"):
+        save_tensors(tmp_path / "a.safetensors", {})
+
+
+def test_others_may_read_what_is_written(tmp_path):
+    written(tmp_path)
+    (tmp_path / "plain").touch()
+    modes = [(tmp_path / f).stat().st_mode for f in ("plain", "model.safetensors")]
+    assert modes[0] == modes[1]

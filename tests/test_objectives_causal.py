@@ -1,0 +1,291 @@
+"""Language modelling: its loss, what it may see, perplexity, a decoder's workdir."""
+
+import dataclasses
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from packed import lively
+
+from configs import decoder
+from research.eval.perplexity import perplexity, windows
+from research.experiment.build import make_experiment
+from research.inference import model as pretrained
+from research.interop import load
+from research.interop.sentence_transformers.write import export
+from research.losses.contrastive import infonce
+from research.losses.matryoshka import NESTED
+from research.models import encoder
+from research.models.config import modern
+from research.models.pooling.basic import POOLS
+from research.objectives.causal import causal_lm, next_tokens
+from research.objectives.contrastive import contrastive
+from research.objectives.gritlm import gritlm
+from research.objectives.registry import PRETRAINING
+from research.text.tokenization import CAUSAL_SPECIAL, token_ids, train_tokenizer
+from research.train import loop
+from research.types import Batch, Labels, Rows, TextInfo, Tokens
+
+pytestmark = pytest.mark.usefixtures("one_device")
+SHAPE = {"vocab": 50, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 32}
+CFG = modern(causal=True, **SHAPE)
+TEXT = TextInfo(50, None, (0, 1, 2, 3))
+LENGTHS = ((5, 1, 9), (12, 3), (2,))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return lively(partial(encoder.init, cfg=CFG))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Packed rows [3, 18] of texts of LENGTHS tokens."""
+    ids, segment = np.zeros((2, 3, 18), np.int32)
+    noise = np.random.default_rng(1)
+    for row, lengths in enumerate(LENGTHS):
+        segment[row, : sum(lengths)] = np.repeat(range(1, len(lengths) + 1), lengths)
+        ids[row, : sum(lengths)] = noise.integers(4, 50, sum(lengths))
+    tokens = Tokens(jnp.asarray(ids), jnp.asarray(segment), jnp.asarray(segment > 0))
+    return Rows(tokens, jnp.asarray((segment > 0).astype(np.int32)))
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Compiled: params, tokens -> (mean, each)."""
+    return jax.jit(lambda params, tokens: next_tokens(params, tokens, CFG))
+
+
+def test_the_loss_is_that_of_a_loop_over_texts(params, rows):
+    """Each text alone, by log-softmax in float64."""
+    forward = jax.jit(lambda p, t: encoder.apply(p, t, CFG)[0])
+    table = np.asarray(params["embed"]["token"]["embedding"], np.float64)
+    losses, right = [], []
+    for row, lengths in enumerate(LENGTHS):
+        for text in range(1, len(lengths) + 1):
+            ids = rows.tokens.ids[row][rows.tokens.segment[row] == text]
+            ones = jnp.ones((1, len(ids)), jnp.int32)
+            x = forward(params, Tokens(ids[None], ones, ones > 0))[0]
+            z = np.asarray(x, np.float64) @ table.T
+            for state, label in zip(z[:-1], ids[1:], strict=True):
+                losses.append(np.log(np.exp(state).sum()) - state[label])
+                right.append(state.argmax() == label)
+    objective = PRETRAINING["causal_lm"](CFG, TEXT)
+    value, metrics = jax.jit(objective.loss)(
+        {"encoder": params}, {}, rows, jax.random.key(0)
+    )
+    assert len(losses) == 4 + 0 + 8 + 11 + 2 + 1
+    np.testing.assert_allclose(value, np.mean(losses), rtol=1e-5)
+    np.testing.assert_allclose(metrics["perplexity"], np.exp(np.mean(losses)), 1e-4)
+    np.testing.assert_allclose(metrics["accuracy"], np.mean(right), rtol=1e-6)
+
+
+def test_no_text_of_a_row_helps_another(params, rows, run):
+    """Other tokens in the first text of a row change no loss of the second."""
+    before = run(params, rows.tokens)[1].loss
+    ids = rows.tokens.ids.at[0, :5].add(7) % 50
+    after = run(params, rows.tokens._replace(ids=ids))[1].loss
+    np.testing.assert_allclose(after[0, 4:], before[0, 4:], atol=1e-6)
+    assert not before[0, 4]  # the last token of a text predicts nothing
+    assert (np.abs(after - before)[0, :4] > 1e-3).all()
+
+
+def test_padding_changes_nothing(params, rows, run):
+    wider = jax.tree.map(lambda x: jnp.pad(x, ((0, 2), (0, 7))), rows.tokens)
+    mean, each = run(params, rows.tokens)
+    again, more = run(params, wider)
+    np.testing.assert_allclose(again, mean, rtol=1e-6)
+    np.testing.assert_allclose(more.loss[:3, :17], each.loss, atol=1e-6)
+
+
+def test_a_later_token_changes_no_earlier_loss(params, rows, run):
+    ids = rows.tokens.ids.at[1, 8].add(5)
+    before, after = (
+        run(params, rows.tokens._replace(ids=x))[1].loss[1]
+        for x in (rows.tokens.ids, ids)
+    )
+    np.testing.assert_array_equal(before[:7], after[:7])
+    assert (np.abs(before - after)[7:11] > 1e-4).all()
+
+
+def test_the_gradient_is_that_of_whole_logits(params, rows):
+    """The chunked loss's own gradient, to the last parameter."""
+
+    def plain(params):
+        x, _ = encoder.apply(params, rows.tokens, CFG)
+        z = jnp.einsum("rsd,vd->rsv", x, params["embed"]["token"]["embedding"])
+        log = jax.nn.log_softmax(z[:, :-1])
+        picked = jnp.take_along_axis(log, rows.tokens.ids[:, 1:, None], 2)[..., 0]
+        segment = rows.tokens.segment
+        real = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
+        return -jnp.where(real, picked, 0.0).sum() / real.sum(dtype=jnp.float32)
+
+    ours = jax.jit(jax.grad(lambda p: next_tokens(p, rows.tokens, CFG)[0]))(params)
+    theirs = jax.jit(jax.grad(plain))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
+
+
+def test_an_encoder_that_sees_the_answer_is_refused():
+    with pytest.raises(ValueError, match="encoder.causal is False"):
+        causal_lm(modern(**SHAPE), TEXT)
+
+
+def model(params, tokenizer, **changes):
+    """A decoder as `pretrained.load` gives it."""
+    prompts = {"query": "", "document": ""}
+    found = pretrained.Pretrained(params, CFG, tokenizer, "mean", 32, prompts, True)
+    return found._replace(**changes)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["the old leaf of a tree 12", "A new root"], 300, "causal")
+
+
+def test_transformers_has_the_same_loss_and_states(params, rows, tokenizer, tmp_path):
+    """LlamaForCausalLM with tied weights, on the exported folder."""
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    export(model(jax.device_get(params), tokenizer), tmp_path / "out")
+    bare = transformers.LlamaModel.from_pretrained(tmp_path / "out").eval()
+    config = transformers.LlamaConfig.from_pretrained(tmp_path / "out")
+    config.tie_word_embeddings = True
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    theirs.model.load_state_dict(bare.state_dict())
+    theirs.tie_weights()
+    ids = rows.tokens.ids[1:2, :12]
+    ones = jnp.ones_like(ids)
+    tokens = Tokens(ids, ones, ones > 0)
+    asked = torch.tensor(np.asarray(ids), dtype=torch.long)
+    with torch.no_grad():
+        states = bare(input_ids=asked).last_hidden_state.numpy()
+        loss = theirs(input_ids=asked, labels=asked).loss.item()
+    ours = encoder.forward(params, tokens, CFG).tokens
+    np.testing.assert_allclose(ours, states, atol=1e-5)
+    np.testing.assert_allclose(next_tokens(params, tokens, CFG)[0], loss, rtol=1e-5)
+
+
+def test_a_decoders_tokenizer(tokenizer):
+    assert [tokenizer.token_to_id(name) for name in CAUSAL_SPECIAL] == [0, 1, 2, 3]
+    (ids,) = token_ids(tokenizer, ["The 12 oaks,  Ünder"], 64)
+    assert ids[0] == 1 and (ids[1:] > 3).all()
+    assert tokenizer.decode(ids.tolist()) == "The 12 oaks,  Ünder"
+    with pytest.raises(ValueError, match="known: wordpiece, bpe, causal"):
+        train_tokenizer(["a"], 300, "char")
+
+
+def test_windows_predict_every_token_once(tokenizer):
+    whole = tokenizer.encode("the old leaf of a tree", add_special_tokens=False).ids
+    rows, given = windows(tokenizer, ["the old leaf of a tree"], 6)
+    assert given == 1 and all(row[0] == 1 and len(row) <= 6 for row in rows)
+    assert [i for row in rows for i in row[1:]] == whole
+    bare = train_tokenizer(["the old leaf"], 300, "causal")
+    bare.post_processor = tokenizers_without_opening()
+    rows, given = windows(bare, ["the old leaf of a tree"], 6)
+    whole = bare.encode("the old leaf of a tree").ids
+    assert rows[0][0] == whole[0]
+    assert [i for row in rows for i in row[1:]] == whole[1:]
+    with pytest.raises(ValueError, match="max_length 1 leaves no token to predict"):
+        windows(tokenizer, ["a"], 1)
+
+
+def tokenizers_without_opening():
+    from tokenizers import processors
+
+    return processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+
+
+def test_perplexity_of_a_model_that_knows_nothing(tokenizer, tmp_path):
+    """Uniform logits: every token costs log V, whatever the lengths of the texts."""
+    texts = ["the old leaf of a tree", "A new root", "é" * 40]
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(texts))
+    vocab = tokenizer.get_vocab_size()
+    cfg = dataclasses.replace(CFG, vocab=vocab)
+    params = jax.tree.map(jnp.zeros_like, encoder.init(jax.random.key(0), cfg))
+    scores = perplexity(data=str(file))(params, cfg, tokenizer, 16)
+    count = sum(len(tokenizer.encode(t, add_special_tokens=False).ids) for t in texts)
+    size = sum(len(text.encode()) for text in texts)
+    assert (scores["documents"], scores["tokens"]) == (3, count)
+    np.testing.assert_allclose(scores["perplexity"], vocab, rtol=1e-5)
+    bits = count * np.log2(vocab) / size
+    np.testing.assert_allclose(scores["bits_per_byte"], bits, rtol=1e-5)
+    np.testing.assert_allclose(scores["byte_perplexity"], 2**bits, rtol=1e-5)
+    characters = sum(map(len, texts))
+    expected = vocab ** (count / characters)
+    np.testing.assert_allclose(scores["character_perplexity"], expected, rtol=1e-5)
+    two_sided = dataclasses.replace(cfg, causal=False)
+    with pytest.raises(ValueError, match="perplexity is of a causal model"):
+        perplexity(data=str(file))(params, two_sided, tokenizer, 16)
+
+
+def test_perplexity_is_that_of_the_windows_one_by_one(tokenizer, tmp_path, params):
+    texts = ["the old leaf of a tree, " * 4, "A new root"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    cfg = dataclasses.replace(CFG, vocab=300)
+    params = encoder.init(jax.random.key(3), cfg)
+    scores = perplexity(data=str(tmp_path / "texts.txt"))(params, cfg, tokenizer, 16)
+    texts = [text.strip() for text in texts]  # as the file is read
+    rows, _ = windows(tokenizer, texts, 16)
+    run = jax.jit(lambda params, tokens: next_tokens(params, tokens, cfg)[0])
+    total = 0.0
+    for ids in rows:
+        alone = jnp.zeros((1, 20), jnp.int32).at[0, : len(ids)].set(ids)
+        real = (jnp.arange(20) < len(ids))[None].astype(jnp.int32)
+        total += float(run(params, Tokens(alone, real, real > 0))) * (len(ids) - 1)
+    np.testing.assert_allclose(scores["loss"], total / scores["tokens"], rtol=1e-5)
+
+
+def test_a_decoder_trains_is_scored_and_loads(tmp_path):
+    config = decoder.get_config("tiny")
+    config.steps, config.encoder.depth = 1, 2
+    del config.evals["pydocs"]
+    config.evals.perplexity.documents = 5
+    result = loop.run(make_experiment(config, tmp_path), tmp_path)
+    found = result.evals["perplexity"]
+    assert 1 < found["perplexity"] < 1_000 and found["bits_per_byte"] > 0
+    log = [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]
+    assert any("eval/perplexity/perplexity" in row for row in log)
+    assert all("perplexity" in row for row in log if "loss" in row)
+    loaded = load.load(str(tmp_path))
+    assert loaded.config.causal and loaded.tokenizer.token_to_id("[MASK]") is None
+    assert (loaded.pool, set(loaded.params)) == (
+        "mean",
+        {"embed", "layers", "final_norm"},
+    )
+
+
+def test_gritlm_is_both_losses_of_the_same_parameters(params):
+    """Contrastive from both sides, and the language modelling of the same rows."""
+    two_sided = dataclasses.replace(CFG, causal=False)
+    ids = np.random.default_rng(0).integers(4, 50, (4, 16)).astype(np.int32)
+    segment = np.repeat([[1] * 8 + [2] * 8], 4, 0).astype(np.int32)
+    tokens = Tokens(*map(jnp.asarray, (ids, segment, segment > 0)))
+    query = jnp.arange(0, 8, 2, dtype=jnp.int32)
+    batch = Batch(tokens, query, query + 1, Labels())
+    parts = two_sided, POOLS["mean"], NESTED["none"](infonce)
+    key, tree = jax.random.key(0), {"encoder": params}
+    alone = contrastive(*parts).loss(tree, {}, batch, key)[0]
+    joint = gritlm(*parts, weight=0.5)
+    value, metrics = jax.jit(joint.loss)(tree, {}, batch, key)
+    language = next_tokens(params, tokens, CFG)[0]
+    np.testing.assert_allclose(value, alone + 0.5 * language, rtol=1e-5)
+    np.testing.assert_allclose(metrics["contrastive"], alone, rtol=1e-5)
+    np.testing.assert_allclose(metrics["perplexity"], np.exp(language), rtol=1e-4)
+    with pytest.raises(ValueError, match="encoder.causal is True"):
+        gritlm(CFG, *parts[1:])
+
+
+def test_a_mask_of_one_side_matters_to_texts_of_several_tokens(params):
+    two_sided = dataclasses.replace(CFG, causal=False)
+    for length, same in ((1, True), (5, False)):
+        ones = jnp.ones((1, length), jnp.int32)
+        tokens = Tokens(ones * 7 + jnp.arange(length)[None], ones, ones > 0)
+        x, y = (
+            encoder.encode(params, tokens, cfg, POOLS["mean"])
+            for cfg in (CFG, two_sided)
+        )
+        assert (np.abs(x - y).max() < 1e-6) == same

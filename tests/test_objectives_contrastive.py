@@ -1,0 +1,217 @@
+"""The contrastive objective: devices, chunks and padding change nothing."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research import sharding
+from research.config_sections import bind, build, section
+from research.data.examples import Row
+from research.data.pair_batches import make_batches
+from research.data.sources import Source
+from research.losses.contrastive import LOSSES
+from research.losses.matryoshka import NESTED
+from research.models import config
+from research.models.encoder import encode
+from research.models.pooling.basic import POOLS
+from research.objectives.contrastive import contrastive
+from research.text.tokenization import train_tokenizer
+from research.types import Labels, slots
+
+CFG = config.bert(vocab=80, width=16, depth=2, heads=2, mlp=24, max_len=32, dropout=0.1)
+PAIRS = ((1, 4), (2, 16))
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "cat",
+    "dog",
+    "bird",
+    "runs",
+    "sleeps",
+    "sings",
+    "fast",
+    "slow",
+    "here",
+    "there",
+]
+
+
+def sentence(rng):
+    return " ".join(rng.choice(WORDS, rng.integers(2, 9)))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(tokenizer, batch function) of rows with a hard negative and duplicates."""
+    rng = np.random.default_rng(0)
+    texts = [sentence(rng) for _ in range(60)]
+    rows = [Row(texts[i], (texts[i + 20],), (texts[i + 40],)) for i in range(16)]
+    rows += [Row(texts[0], (texts[30],), (texts[45],))] * 2  # same query, same positive
+    tokenizer = train_tokenizer(texts, 80)
+
+    def batch(row_multiple=8):
+        source = Source(rows, 1, 1.0, {"query": "find : ", "document": ""})
+        batches = make_batches(
+            {"toy": source},
+            tokenizer,
+            batch_size=16,
+            max_length=32,
+            seed=0,
+            cache=tmp_path_factory.mktemp("tokens"),
+            row_multiple=row_multiple,
+        )
+        return jax.tree.map(jnp.asarray, batches(0))
+
+    return batch
+
+
+def over_sizes(nested, **loss):
+    loss = bind(LOSSES, section(LOSSES, "infonce", **loss))
+    arguments = {"pairs": PAIRS} if nested == "starbucks_sts" else {}
+    return build(NESTED, section(NESTED, nested, **arguments), loss)
+
+
+def objective(nested="starbucks_sts", micro_batch=0, **loss):
+    nested = over_sizes(nested, **loss)
+    return contrastive(CFG, POOLS["mean"], nested, micro_batch=micro_batch)
+
+
+def value_and_grad(objective, params, batch, key):
+    def loss(params):
+        return objective.loss(params, {}, batch, key)[0]
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 4])
+@pytest.mark.parametrize("nested", ["none", "starbucks_sts"])
+def test_one_device_equals_eight(key, made, nested, micro_batch):
+    one = objective(nested, micro_batch, symmetric=True)
+    params, _ = one.init(key)
+    batch = made(32)
+    expected = value_and_grad(one, params, batch, key)
+    mesh = sharding.make_mesh({"data": 4, "model": 2})
+    places = sharding.shardings(jax.eval_shape(lambda: params), mesh, fsdp=True)
+    with jax.set_mesh(mesh):
+        batch = sharding.put_batch(jax.tree.map(np.asarray, batch), mesh)
+        got = value_and_grad(one, jax.device_put(params, places), batch, key)
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("nested", ["none", "starbucks_sts", "2dmse_v1"])
+def test_gradcache_has_the_gradient_of_the_whole_batch(key, made, nested):
+    """With dropout, prompts, padding, duplicates and hard negatives on.
+
+    The reference encodes the same chunks in a Python loop, all activations kept.
+    """
+    chunked = objective(nested, micro_batch=4)
+    params, _ = chunked.init(key)
+    batch = made(8)
+    rows, length = batch.tokens.ids.shape
+    tokens = jax.tree.map(np.asarray, batch.tokens)  # to be cut without compiling
+    deep = over_sizes(nested)
+
+    @jax.jit
+    def contrast(parts, key):
+        x = jnp.stack(parts, 1).reshape(-1, CFG.depth + 1, CFG.width)
+        x = x if deep.deep else x[:, -1]
+        values, _ = deep.loss(x[batch.query], x[batch.document], batch.labels, key)
+        return values.mean()
+
+    def reference(params):
+        encode_key, loss_key = jax.random.split(key)
+        keys = jax.random.split(encode_key, 4)
+        parts = [
+            encode(
+                params["encoder"],
+                jax.tree.map(lambda x, c=c: x[c::4], tokens),
+                CFG,
+                POOLS["mean"],
+                slots=slots(length),
+                key=keys[c],
+                every_layer=True,
+            ).reshape(rows // 4, slots(length), CFG.depth + 1, CFG.width)
+            for c in range(4)
+        ]
+        return contrast(parts, loss_key)
+
+    expected = jax.value_and_grad(reference)(params)
+    got = value_and_grad(chunked, params, batch, key)
+    chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_padding_change_nothing(key, made):
+    none = objective("none")
+    params, _ = none.init(key)
+    batch = made(8)
+    more = batch.tokens._replace(
+        **{
+            name: jnp.pad(x, ((0, 8), (0, 0)))
+            for name, x in batch.tokens._asdict().items()
+            if x is not None
+        }
+    )
+
+    @jax.jit
+    def loss(tokens):
+        x = encode(
+            params["encoder"],
+            tokens,
+            CFG,
+            POOLS["mean"],
+            slots=slots(tokens.ids.shape[1]),
+        )
+        q, d = x[batch.query], x[batch.document]
+        return LOSSES["infonce"](q, d, batch.labels)
+
+    np.testing.assert_allclose(loss(batch.tokens), loss(more), rtol=1e-5)
+
+
+def test_the_loss_equals_a_loop_over_pairs(key, made):
+    """In-batch and hard negatives; equal texts are never negatives of each other."""
+    none = objective("none")
+    params, _ = none.init(key)
+    batch = made(8)
+    length = batch.tokens.ids.shape[1]
+    x = encode(params["encoder"], batch.tokens, CFG, POOLS["mean"], slots=slots(length))
+    x = np.asarray(x, np.float64)
+    q, d = x[np.asarray(batch.query)], x[np.asarray(batch.document)]
+    q, d = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (q, d))
+    queries = [tuple(np.asarray(h)) for h in batch.labels.query_id]
+    documents = [tuple(np.asarray(h)) for h in batch.labels.document_id]
+    expected = []
+    for i in range(16):
+        total = 0.0
+        for j in range(32):
+            same_query = queries[i] == queries[j // 2] and j // 2 != i
+            same_text = documents[j] == documents[2 * i] and j != 2 * i
+            if not (same_query or same_text):
+                total += np.exp(20 * q[i] @ d[j])
+        expected.append(np.log(total) - 20 * q[i] @ d[2 * i])
+    assert len(set(queries)) < 16
+    vectors = [jnp.asarray(v, jnp.float32) for v in (q, d)]
+    got = LOSSES["infonce"](*vectors, batch.labels)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(got, LOSSES["infonce"](*vectors, Labels()))
+
+
+def test_a_tanh_head_is_trained_beside_the_encoder(key, made):
+    loss = build(NESTED, section(NESTED, "none"), bind(LOSSES, {"name": "infonce"}))
+    simcse = contrastive(CFG, POOLS["cls"], loss, head="tanh")
+    params, _ = simcse.init(key)
+    assert params["head"]["kernel"].shape == (16, 16)
+    _, gradient = value_and_grad(simcse, params, made(8), key)
+    assert float(jnp.abs(gradient["head"]["kernel"]).max()) > 0
+    with pytest.raises(ValueError, match="objective.head is 'relu'"):
+        contrastive(CFG, POOLS["cls"], loss, head="relu")
+
+
+def test_a_micro_batch_must_divide_the_batch(key, made):
+    with pytest.raises(
+        ValueError, match="batch_size 16 does not divide by micro_batch"
+    ):
+        bad = objective("none", micro_batch=5)
+        bad.loss(bad.init(key)[0], {}, made(8), key)

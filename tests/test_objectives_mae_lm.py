@@ -1,0 +1,107 @@
+"""Encoders that never see [MASK]: kept tokens stay where they were."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from packed import CFG, MASK, TEXT, cross_entropy, lively, random_rows
+
+from research.models import decoders, encoder, heads
+from research.models.positions.learned import table_rows
+from research.models.positions.segment_positions import places
+from research.models.token_ops import compacted
+from research.objectives import mlm_masking
+from research.objectives.mae_lm import mae_lm, mask_later, seen
+
+ROWS = random_rows(4, 2, 32)
+SHAPES = pytest.mark.parametrize(
+    "cfg",
+    [CFG, dataclasses.replace(CFG, position="none", relative="t5")],
+    ids=["learned", "relative"],
+)
+
+
+def inputs(cfg, params, rows, at, real):
+    """What the decoder reads, before positions of its own are added."""
+    params = {**params, "decoder": {}}
+    return seen(cfg, params, TEXT, rows.tokens, (at, real), None)
+
+
+@SHAPES
+def test_without_masks_the_encoder_is_the_ordinary_one(key, cfg):
+    params = lively(mae_lm(cfg, TEXT).init)[0]
+    at = jnp.broadcast_to(jnp.arange(32, dtype=jnp.int32), (2, 32))
+    real = ROWS.tokens.segment > 0
+
+    @jax.jit
+    def both(params):
+        whole = encoder.forward(params["encoder"], ROWS.tokens, cfg).tokens
+        return whole, inputs(cfg, params, ROWS, at, real)
+
+    expected, got = (np.asarray(x)[np.asarray(real)] for x in both(params))
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@SHAPES
+def test_order_and_masked_tokens_do_not_matter(key, cfg):
+    params = lively(mae_lm(cfg, TEXT).init)[0]
+    (mask,) = mlm_masking.row_tokens(key, ROWS, (0.3,))
+    at, real = mlm_masking.gathered(~mask, mlm_masking.kept_size(32, 0.3))
+    states = jax.jit(lambda *x: inputs(cfg, params, *x))
+    before = np.asarray(states(ROWS, at, real))
+    other = jnp.where(mask, 9, ROWS.tokens.ids)
+    rows = ROWS._replace(tokens=ROWS.tokens._replace(ids=other))
+    np.testing.assert_array_equal(states(rows, at, real), before)
+    order = np.random.default_rng(0).permutation(at.shape[1])
+    ordinary = np.asarray(ROWS.tokens.segment) > 0
+    shuffled = np.asarray(states(ROWS, at[:, order], real[:, order]))
+    np.testing.assert_allclose(shuffled[ordinary], before[ordinary], atol=1e-5)
+    table = params["encoder"]["embed"]["token"]["embedding"]
+    stand_in = np.broadcast_to(table[MASK], (int(mask.sum()), 16))
+    np.testing.assert_array_equal(before[np.asarray(mask)], stand_in)
+
+
+@pytest.mark.parametrize("make", [mae_lm, mask_later])
+def test_the_loss_is_of_the_masked_tokens(key, make, monkeypatch):
+    mask = mlm_masking.row_tokens(key, ROWS, (0.25,))[0]
+    monkeypatch.setattr(mlm_masking, "row_tokens", lambda *_: (mask,) * 3)
+    objective = make(CFG, TEXT, ratio=0.25, replace=(1.0, 0.0))
+    params = lively(objective.init)[0]
+    total, _ = jax.jit(objective.loss)(params, {}, ROWS, key)
+
+    @jax.jit
+    def reference(params):
+        at, real = mlm_masking.gathered(~mask, 32)
+        x = seen(CFG, params, TEXT, ROWS.tokens, (at, real), None)
+        where = places(ROWS.tokens.segment)
+        x = decoders.decoded(params["encoder"], params["decoder"], x, where, CFG)
+        z = heads.head(params["head"], x, CFG)
+        return cross_entropy(params, z, ROWS.tokens.ids, mask)
+
+    np.testing.assert_allclose(total, reference(params), rtol=1e-4)
+
+
+def test_what_is_left_of_a_text_stands_in_one_stretch_of_a_longer_table(key):
+    cfg = dataclasses.replace(CFG, max_len=512, random_offset=480)
+    rows = random_rows(1, 8, 64)
+    (mask,) = mlm_masking.row_tokens(key, rows, (0.5,))
+    kept = mlm_masking.gathered(~mask, mlm_masking.kept_size(64, 0.5))
+    _, where = compacted(rows.tokens, *kept)
+    starts = np.asarray(table_rows(where, cfg, key) - where.position)
+    segment = np.asarray(where.segment)
+    assert (starts >= 0).all() and (starts <= 480).all()
+    for r in range(8):
+        for text in range(1, 5):
+            assert len(set(starts[r][segment[r] == text])) == 1
+    assert len(set(starts[segment > 0])) > 8
+
+
+@pytest.mark.parametrize("make", [mae_lm, mask_later])
+@pytest.mark.parametrize("replace", [(0.0, 1.0), (0.8, -0.1), (0.8, 0.3)])
+def test_shares_that_are_none(make, replace):
+    with pytest.raises(ValueError, match="it should be a share above 0"):
+        make(CFG, TEXT, replace=replace)
+    with pytest.raises(ValueError, match="objective.depth is 0"):
+        make(CFG, TEXT, depth=0)

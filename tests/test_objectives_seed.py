@@ -1,0 +1,71 @@
+"""SEED-Encoder's weak decoder: what it sees, and what it is asked."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from packed import CFG, MASK, TEXT, cross_entropy, hide, lively, random_rows
+
+from research.models import encoder, heads, token_ops
+from research.models.attention.masks import weak
+from research.models.positions.segment_positions import places
+from research.objectives import mlm_masking
+from research.objectives.seed import continued, seed
+
+ROWS = random_rows(4, 2, 32)
+
+
+def test_two_tokens_and_the_first_are_seen():
+    where = places(jnp.ones((1, 6), jnp.int32))
+    got = ["".join(map(str, row)) for row in np.asarray(weak(2, where, where))[0] * 1]
+    assert got == ["100000", "110000", "111000", "101100", "100110", "100011"]
+
+
+def test_a_token_reaches_the_states_of_its_window(key):
+    params = lively(seed(CFG, TEXT, depth=1, window=2).init)[0]
+    sentences = jax.random.normal(key, (1, 1, 16))
+
+    @jax.jit
+    def states(ids):
+        rows = random_rows(0, 1, 16)
+        segment = jnp.ones((1, 16), jnp.int32)
+        rows = rows._replace(tokens=rows.tokens._replace(ids=ids, segment=segment))
+        return continued(CFG, params, rows, sentences, 2, None)
+
+    ids = jnp.full((1, 16), 7, jnp.int32)
+    before = np.asarray(states(ids))
+    for place, reached in ((0, []), (5, [5, 6]), (15, [15])):
+        after = np.asarray(states(ids.at[0, place].set(9)))
+        changed = np.abs(after - before)[0].max(1) > 1e-5
+        assert np.flatnonzero(changed).tolist() == reached
+
+
+def test_the_loss_is_of_hidden_and_of_next_tokens(key, monkeypatch):
+    (mask,) = mlm_masking.whole_words(key, ROWS, (0.15,))
+    hide(monkeypatch, mask)
+    objective = seed(CFG, TEXT, weight=0.3, window=3, depth=2)
+    params = lively(objective.init)[0]
+    total, metrics = jax.jit(objective.loss)(params, {}, ROWS, key)
+
+    @jax.jit
+    def reference(params):
+        tokens = ROWS.tokens._replace(ids=jnp.where(mask, MASK, ROWS.tokens.ids))
+        x = encoder.forward(params["encoder"], tokens, CFG).tokens
+        c = token_ops.taken(x, token_ops.first_places(tokens.segment, 2))
+        y = continued(CFG, params, ROWS, c, 3, None)
+        ids, segment = ROWS.tokens.ids, ROWS.tokens.segment
+        asked = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
+        z = heads.head(params["head"], x, CFG)
+        decoder = cross_entropy(params, y[:, :-1], ids[:, 1:], asked)
+        return cross_entropy(params, z, ids, mask), decoder
+
+    mlm, decoder = reference(params)
+    np.testing.assert_allclose(metrics["decoder"], decoder, rtol=1e-4)
+    np.testing.assert_allclose(total, 0.7 * mlm + 0.3 * decoder, rtol=1e-4)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="objective.depth is 0 and objective.window 2"):
+        seed(CFG, TEXT, depth=0)
+    with pytest.raises(ValueError, match="objective.weight is 1.0; it must lie in"):
+        seed(CFG, TEXT, weight=1.0)

@@ -1,0 +1,188 @@
+import re
+
+import numpy as np
+import pytest
+
+from research.text.chunking import Chunking, check_reach, parse, parse_several, split
+from research.text.tokenization import train_tokenizer
+
+LONG = Chunking("late", 256, window=8192, overlap=512)
+WORDS = re.findall(r"\w+|\S", "the quick brown fox jumps over a lazy dog runs away .!?")
+TEXT = 'The quick fox jumps.  "Over a dog!" And runs\naway? The lazy dog\n\nruns away'
+SENTENCES = ["The quick fox jumps.", '"Over a dog!"', "And runs\naway?"]
+SENTENCES += ["The lazy dog", "runs away"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(WORDS * 9, 80)
+
+
+def cut(tokenizer, chunk, text=TEXT, **options):
+    options = {"reach": 128, **options}
+    return split(tokenizer, [text], parse(chunk), **options)[0]
+
+
+def pieces(found, text=TEXT):
+    return [text[a:b] for a, b in zip(found.start, found.end, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["late", "landmark", "naive"])
+@pytest.mark.parametrize("size", ["1", "3", "7", "100", "sentences=1", "sentences=2"])
+def test_characters_cover_the_text(tokenizer, kind, size):
+    found = cut(tokenizer, f"{kind}:{size}")
+    squeezed = ["".join(piece.split()) for piece in pieces(found)]
+    assert "".join(squeezed) == "".join(TEXT.split())
+    assert all(squeezed)
+    assert (found.start[1:] >= found.end[:-1]).all()
+
+
+def test_sentences(tokenizer):
+    assert pieces(cut(tokenizer, "late:sentences=1")) == SENTENCES
+    two = cut(tokenizer, "late:sentences=2")
+    assert [len(piece.split("\n\n")) for piece in pieces(two)] == [1, 1, 1]
+    assert pieces(two)[2] == SENTENCES[4]
+
+
+def test_prompt_and_special_tokens_join_the_first_and_last_chunk(tokenizer):
+    found = cut(tokenizer, "late:4", prompt="a dog: ")
+    plain = cut(tokenizer, "late:4")
+    np.testing.assert_array_equal(found.start, plain.start)
+    np.testing.assert_array_equal(found.end, plain.end)
+    prompt = len(tokenizer.encode("a dog: ", add_special_tokens=False).ids)
+    (row,), (bare,) = found.rows, plain.rows
+    np.testing.assert_array_equal(row.ids, tokenizer.encode("a dog: " + TEXT).ids)
+    counts, without = np.bincount(row.piece)[1:], np.bincount(bare.piece)[1:]
+    assert counts[0] == 1 + prompt + 4
+    assert (counts[1:] == without[1:]).all()
+    assert len(row.ids) == counts.sum()
+
+
+@pytest.mark.parametrize("window,overlap", [(8, 3), (9, 0), (20, 19), (64, 10)])
+def test_every_state_counts_once_in_long_late_chunks(tokenizer, window, overlap):
+    chunk = f"late:5,window={window},overlap={overlap}"
+    found, whole = cut(tokenizer, chunk), cut(tokenizer, "late:5")
+    ids = tokenizer.encode(TEXT).ids
+    kept = np.concatenate([row.ids[row.piece > 0] for row in found.rows])
+    owner = np.concatenate(
+        [row.chunk[row.piece[row.piece > 0] - 1] for row in found.rows]
+    )
+    np.testing.assert_array_equal(kept, ids)
+    np.testing.assert_array_equal(owner, whole.rows[0].piece - 1)
+    assert all(len(row.ids) <= window for row in found.rows)
+    hidden = [np.argmax(row.piece > 0) for row in found.rows]
+    assert hidden == [0] + [overlap] * (len(found.rows) - 1)
+    if window >= len(ids):
+        np.testing.assert_array_equal(found.rows[0].piece, whole.rows[0].piece)
+
+
+def test_landmarks_are_the_last_tokens(tokenizer):
+    (late,), (found,) = (cut(tokenizer, f"{k}:6").rows for k in ("late", "landmark"))
+    marks = np.flatnonzero(found.piece)
+    assert (found.piece[marks] == np.arange(1, len(marks) + 1)).all()
+    last = [np.flatnonzero(late.piece == m).max() for m in found.piece[marks]]
+    np.testing.assert_array_equal(marks, last)
+    assert marks[-1] == len(found.ids) - 1
+    parts = cut(tokenizer, "landmark:6,window=9,overlap=4").rows
+    assert sum((row.piece > 0).sum() for row in parts) == len(marks)
+
+
+def test_naive_rows_are_the_tokens_of_the_pieces(tokenizer):
+    found = cut(tokenizer, "naive:sentences=1", prompt="a dog: ")
+    for row, sentence in zip(found.rows, SENTENCES, strict=True):
+        np.testing.assert_array_equal(
+            row.ids, tokenizer.encode("a dog: " + sentence).ids
+        )
+    long = cut(tokenizer, "naive:sentences=9", reach=8)
+    assert max(len(row.ids) for row in long.rows) == 8
+    with pytest.raises(ValueError, match="naive:7: with 2 tokens .* sizes 1 ... 6"):
+        cut(tokenizer, "naive:7", reach=8)
+
+
+def test_parallel_windows_are_full_and_the_last_one_moves_back(tokenizer):
+    ids = tokenizer.encode(TEXT).ids
+    body, count = np.array(ids[1:-1]), len(ids) - 2
+    found = cut(tokenizer, "pcw:9")
+    starts = [*range(0, count - 7, 7), count - 7]
+    assert len(found.rows) == len(starts) > 2
+    for row, start in zip(found.rows, starts, strict=True):
+        want = [ids[0], *body[start : start + 7], ids[-1]]
+        np.testing.assert_array_equal(row.ids, want)
+    assert pieces(found) == [TEXT]
+    (row,) = cut(tokenizer, f"pcw:{len(ids)}").rows
+    np.testing.assert_array_equal(row.ids, ids)
+    with pytest.raises(ValueError, match="pcw:2 leaves no room beside 2 tokens"):
+        cut(tokenizer, "pcw:2")
+
+
+def test_long_texts_are_cut_first(tokenizer):
+    ids = tokenizer.encode(TEXT).ids
+    (row,) = cut(tokenizer, "late:4", max_length=9).rows
+    np.testing.assert_array_equal(row.ids, [*ids[:8], ids[-1]])
+    rows = cut(tokenizer, "pcw:6", max_length=10).rows
+    assert [list(row.ids[1:-1]) for row in rows] == [ids[1:5], ids[5:9]]
+    with pytest.raises(ValueError, match="max_length 2 leaves no room"):
+        cut(tokenizer, "naive:4", max_length=2)
+
+
+def test_texts_without_tokens(tokenizer):
+    with pytest.raises(ValueError, match="text 1 has no tokens"):
+        split(tokenizer, ["dog", " "], parse("late:4"), reach=64)
+
+
+@pytest.mark.parametrize(
+    "text,want",
+    [
+        ("late:256", Chunking("late", 256)),
+        ("late:sentences=5", Chunking("late", 5, "sentences")),
+        ("late:256,window=8192,overlap=512", LONG),
+        ("late:256,window=8192", Chunking("late", 256, window=8192, overlap=256)),
+        ("landmark:sentences=1", Chunking("landmark", 1, "sentences")),
+        ("naive:256", Chunking("naive", 256)),
+        ("pcw:512", Chunking("pcw", 512)),
+    ],
+)
+def test_options_and_their_names(text, want):
+    assert parse(text) == want
+    assert parse(str(want)) == want
+
+
+@pytest.mark.parametrize(
+    "text,message",
+    [
+        ("lata:256", "unknown chunking 'lata'; known: late, landmark, naive, pcw"),
+        ("", "unknown chunking ''"),
+        ("late", "'late' needs one size, as late:512"),
+        ("late:window=5", "needs one size"),
+        ("late:3,sentences=5", "needs one size"),
+        ("late:0", "late:0: size 0 is below 1"),
+        ("late:-3", "size -3 is below 1"),
+        ("late:many", "'many' is not a whole number"),
+        ("late:64,size=3", "has 'size=3'; allowed: a number of tokens, sentences="),
+        ("late:64,window=512,overlap=512", "overlap 512; allowed: 0 ... 511"),
+        ("late:64,window=0", "window 0 is below 1"),
+        ("late:64,overlap=3", "overlap needs a window"),
+        ("naive:64,window=512", "window fits late and landmark only"),
+        ("pcw:sentences=5", "pcw takes a number of tokens"),
+    ],
+)
+def test_mistakes(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse(text)
+
+
+def test_several():
+    found = parse_several("none;naive:64;late:64,window=512,overlap=8;128")
+    late = parse("late:64,window=512,overlap=8")
+    again = parse("late:128,window=512,overlap=8")
+    assert found == [None, parse("naive:64"), late, again]
+    with pytest.raises(ValueError, match="unknown chunking '64'"):
+        parse_several("64;late:128")
+
+
+def test_windows_that_an_encoder_does_not_reach():
+    check_reach(LONG, 8192)
+    with pytest.raises(ValueError, match="reads 8192 tokens .* reaches 1 ... 512"):
+        check_reach(LONG, 512)
+    with pytest.raises(ValueError, match="pcw:513 reads 513"):
+        check_reach(parse("pcw:513"), 512)

@@ -1,0 +1,465 @@
+"""Prompts against strings written out here, on tokenizers of four kinds."""
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+from research.text.one_word_prompts import punctuated, stated
+from research.text.prompts import METHODS, SEARCH, chosen
+from research.text.templates import in_templates, parse_template, prompted
+from research.text.tokenization import around, token_ids, train_tokenizer
+from research.text.tokens import PST, Piece, end_token, with_token
+
+CORPUS = [
+    'This sentence : "a red cat saw the dog." means in one word:"',
+    'After thinking step by step , this sentence : "two birds." means in one word:"',
+    "Instruct: Given a web search query, retrieve relevant passages\nQuery: again",
+    "Document:the dog\nDocument again:[the dog] {a cat} <instruct> <response>",
+    "<|user|> <|embed|> task: search result | title: none | text: café 🙂",
+]
+TEXTS = ["a red cat", "the dog saw two birds, a cat and a tree?", 'say "café" 🙂']
+LONG = "the dog saw two birds and a red cat, then another unbelievable thing " * 5
+KINDS = ["wordpiece", "bpe", "metaspace", "unigram"]
+PROMPT = "Retrieve passages that answer the question"
+
+
+def spaced(kind):
+    """As SentencePiece writes words: <s> first, nothing last, </s> known."""
+    special = ["<unk>", "<s>", "</s>"]
+    if kind == "unigram":
+        tokenizer = tokenizers.Tokenizer(models.Unigram())
+        trainer = trainers.UnigramTrainer(
+            vocab_size=160, special_tokens=special, unk_token="<unk>"
+        )
+    else:
+        tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+        trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=special)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer.train_from_iterator(CORPUS * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return tokenizer
+
+
+def trained(kind):
+    if kind in ("wordpiece", "bpe"):
+        return train_tokenizer(CORPUS * 3, 300, kind)
+    return spaced(kind)
+
+
+TOKENIZERS = {kind: trained(kind) for kind in KINDS}
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request):
+    return TOKENIZERS[request.param]
+
+
+def ids(tokenizer, text):
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def one(method, tokenizer, text, role="query", length=400):
+    """The ids and the pooled tokens of a text in the one template of a method."""
+    (found,) = in_templates(method, tokenizer, [text], length, role)
+    return found.ids[0].tolist(), found.pooled[0].tolist()
+
+
+def bos(tokenizer):
+    return around(tokenizer)[0].tolist()
+
+
+@pytest.mark.parametrize("length", [9, 400])
+def test_plain_is_the_text_as_ever(tokenizer, length):
+    texts = [*TEXTS[:2], LONG]  # no character of several tokens, which is never split
+    for role in ("query", "document"):
+        (found,) = in_templates(METHODS["plain"](), tokenizer, texts, length, role)
+        for row, pooled, expected in zip(
+            found.ids, found.pooled, token_ids(tokenizer, texts, length), strict=True
+        ):
+            np.testing.assert_array_equal(row, expected)
+            assert row.dtype == np.int32 and pooled.dtype == bool and pooled.all()
+    assert found.mark is None
+
+
+# method, its arguments -> the strings of queries and of documents, cut at the text, and
+# whether all tokens are pooled; E is the end token, C what the tokenizer puts last.
+STRINGS = [
+    ("prompteol", {}, ['This sentence : "', '" means in one word:"'], None, True),
+    (
+        "prompteol",
+        {"example": "A jockey riding a horse.", "answer": "Equestrian"},
+        [
+            'This sentence : "A jockey riding a horse." means in one word:"Equestrian".'
+            'This sentence : "',
+            '" means in one word:"',
+        ],
+        None,
+        True,
+    ),
+    (
+        "cot",
+        {},
+        [
+            'After thinking step by step , this sentence : "',
+            '" means in one word:"',
+        ],
+        None,
+        True,
+    ),
+    (
+        "ke",
+        {},
+        [
+            "The essence of a sentence is often captured by its main subjects and "
+            "actions, while descriptive terms provide additional but less central "
+            'details. With this in mind , this sentence : "',
+            '" means in one word:"',
+        ],
+        None,
+        True,
+    ),
+    ("instruct", {}, [f"Instruct: {SEARCH}\nQuery: ", "E"], ["", "E"], True),
+    (
+        "instruct",
+        {"instruction": "Say {this} {{too}}", "symmetric": True},
+        ["Instruct: Say {this} {{too}}\nQuery: ", "E"],
+        None,
+        True,
+    ),
+    ("qwen3", {}, [f"Instruct: {SEARCH}\nQuery:", "E"], ["", "E"], True),
+    (
+        "icl",
+        {"instruction": "Find"},
+        ["<instruct>Find\n<query>", "\n<response>E"],
+        ["", "E"],
+        True,
+    ),
+    (
+        "icl",
+        {"instruction": "Find", "examples": (("f'{x}'", "{instruction}"), ["b", "c"])},
+        [
+            "<instruct>Find\n<query>f'{x}'\n<response>{instruction}\n\n"
+            "<instruct>Find\n<query>b\n<response>c\n\n<instruct>Find\n<query>",
+            "\n<response>E",
+        ],
+        ["", "E"],
+        True,
+    ),
+    (
+        "gemma",
+        {},
+        ["task: search result | query: ", "C"],
+        ["title: none | text: ", "C"],
+        True,
+    ),
+    ("nv_embed", {}, [f"Instruct: {SEARCH}\nQuery: ", "E"], ["", "E"], False),
+    ("llm2vec", {}, [f"{SEARCH}: ", ""], ["", ""], False),
+    ("llm2vec", {"instruction": ""}, ["", ""], ["", ""], False),
+    (
+        "gritlm",
+        {},
+        [f"<|user|>\n{SEARCH}\n<|embed|>\n", ""],
+        ["<|embed|>\n", ""],
+        False,
+    ),
+    ("gritlm", {"instruction": ""}, ["<|embed|>\n", ""], None, False),
+    (
+        "template",
+        {"query": "Q: {text}\nAgain: {text!} ok", "document": "D: {text}{eos}"},
+        None,
+        ["D: ", "E"],
+        False,
+    ),
+]
+
+
+@pytest.mark.parametrize("name, arguments, query, document, whole", STRINGS)
+def test_prompts_are_these_strings(tokenizer, name, arguments, query, document, whole):
+    method = METHODS[name](**arguments)
+    end, close = [end_token(tokenizer)], around(tokenizer)[1].tolist()
+    for role, parts in (("query", query), ("document", document or query)):
+        if parts is None:
+            continue
+        for text in TEXTS:
+            before, after = parts
+            said = method.rewrite(text)
+            last = {"E": end, "C": close}.get(after[-1:], [])
+            after = after.rstrip("EC")
+            expected = bos(tokenizer) + ids(tokenizer, before + said + after) + last
+            found, pooled = one(method, tokenizer, text, role)
+            assert found == expected
+            if whole or (name == "nv_embed" and role == "document"):
+                assert all(pooled)
+                continue
+            # What is pooled says the text, and no more than a space besides.
+            skipped = pooled.index(True)
+            assert all(pooled[skipped:])
+            kept = len(found) - len(last)
+            shown = tokenizer.decode(found[skipped:kept]).strip()
+            whole_text = tokenizer.decode(ids(tokenizer, said)).strip()
+            assert shown.replace(" ", "") == whole_text.replace(" ", "")
+
+
+def test_every_method_is_tested():
+    named = {row[0] for row in STRINGS} | {"plain", "echo", "sgpt", "metaeol"}
+    assert named == set(METHODS)
+    for name, make in METHODS.items():
+        arguments = {"query": "{text}"} if name == "template" else {}
+        assert set(make(**arguments).templates) == {"query", "document"}
+
+
+def test_echo_is_its_pieces_end_to_end(tokenizer):
+    end = [end_token(tokenizer)]
+    for text in TEXTS:
+        for role, before, again in (
+            ("query", ["Instruct:", f"{PROMPT},", "\nQuery:"], "\nQuery again:"),
+            ("document", ["Document:"], "\nDocument again:"),
+        ):
+            first = bos(tokenizer)
+            for piece in (*before, text, again):
+                first = first + ids(tokenizer, piece)
+            copy = ids(tokenizer, text)
+            found, pooled = one(METHODS["echo"](), tokenizer, text, role)
+            assert found == first + copy + end
+            assert pooled == [False] * len(first) + [True] * (len(copy) + 1)
+    both = METHODS["echo"](symmetric=True, pool="last")
+    assert one(both, tokenizer, "a cat", "document") == one(both, tokenizer, "a cat")
+    assert (both.pool, METHODS["echo"]().pool) == ("last", "mean")
+
+
+@pytest.mark.parametrize("length", [60, 61, 62, 75])
+def test_echo_halves_what_the_template_leaves(tokenizer, length):
+    method = METHODS["echo"](instruction="Find")
+    text = ids(tokenizer, LONG)
+    bare, pooled = one(method, tokenizer, "a cat")
+    template = len(bare) - 2 * len(ids(tokenizer, "a cat"))
+    budget = (length - template) // 2
+    found, pooled = one(method, tokenizer, LONG, length=length)
+    assert found[-1] == end_token(tokenizer)
+    assert found[-1 - budget : -1] == text[:budget]
+    assert sum(pooled) == budget + 1
+    assert len(found) == template + 2 * budget
+    again = ids(tokenizer, "\nQuery again:")
+    middle = len(found) - 1 - budget - len(again)
+    assert found[middle : middle + len(again)] == again
+    assert found[middle - budget : middle] == text[:budget]
+
+
+@pytest.mark.parametrize("name", ["instruct", "icl", "nv_embed", "prompteol", "gritlm"])
+def test_a_long_text_is_cut_and_its_template_never(tokenizer, name):
+    method = METHODS[name](**({} if name == "prompteol" else {"instruction": "Find"}))
+    least = len(one(method, tokenizer, "the dog")[0])
+    for length in range(least, least + 12):
+        found, _ = one(method, tokenizer, LONG, length=length)
+        assert len(found) <= length
+        assert len(found) >= length - 2  # a token that merges over the cut
+        # The row is that of some shorter text, whole.
+        rows = {
+            tuple(one(method._replace(rewrite=str), tokenizer, LONG[:cut])[0])
+            for cut in range(1, 60)
+        }
+        assert tuple(found) in rows
+        if name in ("instruct", "icl", "nv_embed"):
+            assert found[-1] == end_token(tokenizer)
+
+
+def test_a_character_of_several_tokens_is_never_split():
+    tokenizer = TOKENIZERS["bpe"]
+    method = METHODS["template"](query="{text}{eos}")
+    for length in range(8, 24):
+        found, _ = one(method, tokenizer, "🙂" * 20, length=length)
+        assert set(tokenizer.decode(found[1:-1])) == {"🙂"}
+        assert length - 4 < len(found) <= length
+
+
+def test_the_last_token_of_one_word_prompts_is_the_open_quote(tokenizer):
+    for name in ("prompteol", "cot", "ke", "metaeol"):
+        for part in in_templates(METHODS[name](), tokenizer, TEXTS, 400, "document"):
+            for row, pooled in zip(part.ids, part.pooled, strict=True):
+                last = row[np.flatnonzero(pooled)[-1]]
+                assert last == row[-1]
+                assert tokenizer.decode([last], skip_special_tokens=False)[-1] == '"'
+    merged = one(METHODS["prompteol"](), TOKENIZERS["bpe"], "a cat")[0][-1]
+    assert TOKENIZERS["bpe"].id_to_token(merged) == ':"'
+
+
+def test_one_word_prompts_rewrite_their_sentences():
+    assert punctuated("a cat") == "a cat."
+    assert punctuated('he said "no"') == "he said 'no'"
+    assert punctuated("why?") == "why?" and punctuated("it's'") == "it's'"
+    assert punctuated("") == "" and punctuated(" ") == " "
+    assert stated("why?") == "why." and stated("so!") == "so!."
+    assert METHODS["prompteol"]().rewrite is METHODS["cot"]().rewrite is punctuated
+    assert METHODS["ke"](prepend=True).rewrite is METHODS["metaeol"]().rewrite is stated
+
+
+def test_metaeol_is_eight_prompts_that_end_in_a_quote(tokenizer):
+    method = METHODS["metaeol"]()
+    found = in_templates(method, tokenizer, ["a cat"], 400, "query")
+    assert len(found) == 8
+    assert len({tuple(part.ids[0]) for part in found}) == 8
+    own = METHODS["metaeol"](prompts=('One : "{text}" word:"',))
+    expected = bos(tokenizer) + ids(tokenizer, 'One : "a cat." word:"')
+    assert one(own, tokenizer, "a cat")[0] == expected
+
+
+def test_sgpt_puts_brackets_as_tokens_around_the_text(tokenizer):
+    for role, left, right in (("query", "[", "]"), ("document", "{", "}")):
+        found, pooled = one(METHODS["sgpt"](), tokenizer, TEXTS[1], role)
+        expected = bos(tokenizer)
+        for piece in (left, TEXTS[1], right):
+            expected = expected + ids(tokenizer, piece)
+        assert found == expected and all(pooled)
+        short, _ = one(METHODS["sgpt"](), tokenizer, LONG, role, length=12)
+        right = ids(tokenizer, right)
+        assert len(short) == 12 and short[-len(right) :] == right
+
+
+def test_no_examples_is_the_plain_instruction(tokenizer):
+    none = METHODS["icl"](instruction="Find", examples=())
+    line = "<instruct>{instruction}\n<query>{text}\n<response>{eos}"
+    expected = prompted(parse_template(line), tokenizer, TEXTS, 400, instruction="Find")
+    for row, text in zip(expected.ids, TEXTS, strict=True):
+        assert one(none, tokenizer, text)[0] == row.tolist()
+
+
+@pytest.mark.parametrize("name", ["prompteol", "cot", "ke", "metaeol"])
+def test_the_prepended_token_has_its_place(tokenizer, name):
+    known, number = with_token(tokenizer)
+    assert number == tokenizer.get_vocab_size() == known.get_vocab_size() - 1
+    assert tokenizer.token_to_id(PST) is None
+    method = METHODS[name](prepend=True)
+    texts = ["a cat", f"why {PST} two?", LONG]
+    found = in_templates(method, known, texts, 260, "query")
+    for prompt, part in zip(method.templates["query"], found, strict=True):
+        assert part.mark.dtype == np.int32
+        for row, place in zip(part.ids, part.mark, strict=True):
+            assert row[place] == number
+            before = bos(known) + ids(known, prompt[1].text)
+            assert row[:place].tolist() == before
+        line = "".join(
+            "a cat." if p.slot else p.special * (p.special == PST) + p.text
+            for p in prompt
+        )
+        assert f' : {PST} "a cat."' in line
+        assert part.ids[0].tolist() == bos(known) + ids(known, line)
+    with pytest.raises(ValueError, match="has no added token '<PST>'; it has"):
+        in_templates(method, tokenizer, texts, 260, "query")
+
+
+def test_a_line_is_a_template():
+    def flags(line, **options):
+        pieces = parse_template(line, **options)
+        assert pieces[0] == Piece(special="bos", pooled=options.get("whole", False))
+        return [(p.text or p.special or "slot", p.pooled) for p in pieces[1:]]
+
+    assert flags("Query: {text}\nAgain: {text!}") == [
+        ("Query: ", False),
+        ("slot", False),
+        ("\nAgain: ", False),
+        ("slot", True),
+    ]
+    assert flags("{text} or {text}") == [
+        ("slot", True),
+        (" or ", False),
+        ("slot", True),
+    ]
+    assert flags('a "{text}" is:"') == [
+        ('a "', False),
+        ("slot", True),
+        ('" is:"', True),
+    ]
+    assert flags("{text!}x{eos}") == [("slot", True), ("x", True), ("eos", True)]
+    assert flags("{instruction} {text}", whole=True)[0] == ("{instruction} ", True)
+    tokenizer = TOKENIZERS["bpe"]
+    method = METHODS["template"](query='{{"a": {text}}} {')
+    found, _ = one(method, tokenizer, "{text}")
+    assert found == bos(tokenizer) + ids(tokenizer, '{"a": {text}} {')
+
+
+def test_two_copies_in_a_line_share_the_room(tokenizer):
+    method = METHODS["template"](query="Query: {text}\nAgain: {text!}")
+    for length in (30, 31, 44):
+        found, pooled = one(method, tokenizer, LONG, length=length)
+        assert length - 4 < len(found) <= length
+        shown = tokenizer.decode(np.array(found)[pooled].tolist())
+        assert LONG.startswith(shown.strip())
+
+
+def test_what_a_section_names():
+    assert chosen({"name": "plain"}) is None
+    assert chosen({"name": "echo", "pool": "last"}) == METHODS["echo"](pool="last")
+    with pytest.raises(ValueError, match="unknown name 'eco'; known: cot, echo"):
+        chosen({"name": "eco"})
+    with pytest.raises(ValueError, match="ke has no argument example; it has prepend"):
+        chosen({"name": "ke", "example": "a"})
+
+
+def test_end_tokens():
+    assert end_token(TOKENIZERS["wordpiece"]) == 3
+    assert end_token(TOKENIZERS["unigram"]) == 2
+    bare = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    with pytest.raises(ValueError, match="no end token; looked for </s>.* none"):
+        end_token(bare)
+    bare.add_special_tokens(["<|im_end|>", "<|endoftext|>"])
+    assert bare.id_to_token(end_token(bare)) == "<|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    "template, message",
+    [
+        ((Piece("Query:"),), "template 'Query:' has no place for a text"),
+        ((Piece("a {x}"), Piece(slot=True)), r"\{x\} in the template 'a \{x\}' would"),
+        ((Piece("a {text}"), Piece(slot=True)), r"\{text\} in the template"),
+        ((Piece("{instruction}"), Piece(slot=True)), "needs an instruction"),
+        (
+            (Piece(slot=True), Piece(special="<b>")),
+            "no added token '<b>'; it has <unk>",
+        ),
+        ((Piece(slot=True),), r"text 1 has no tokens to pool"),
+        (
+            (Piece("a red cat saw the dog " * 9), Piece(slot=True, pooled=True)),
+            r"has \d+ tokens, which leaves no room for a text in max_length 32",
+        ),
+        ((Piece(slot=True, pooled=True),), "text 2 has no tokens: ' '"),
+    ],
+)
+def test_a_template_that_cannot_be_is_one_sentence(template, message):
+    texts = ["a cat", " "]
+    if "to pool" in message:
+        texts = ["a cat"]
+        message = message.replace("text 1", "text 0")
+    else:
+        texts = ["a", "a cat", " "]
+    with pytest.raises(ValueError, match=message):
+        prompted(template, TOKENIZERS["metaspace"], texts, 32)
+
+
+def test_other_mistakes_are_one_sentence():
+    tokenizer = TOKENIZERS["bpe"]
+    with pytest.raises(ValueError, match=r"the template 'a cat' has no \{text\}"):
+        parse_template("a cat")
+    with pytest.raises(ValueError, match=r"\{txt\} in the template .* would be embed"):
+        parse_template("a {txt} {text}")
+    with pytest.raises(ValueError, match="echo needs an instruction"):
+        METHODS["echo"](instruction="")
+    with pytest.raises(ValueError, match="needs an instruction"):
+        METHODS["instruct"](instruction="")
+    with pytest.raises(ValueError, match="example 'a' and answer '' go together"):
+        METHODS["prompteol"](example="a")
+    with pytest.raises(ValueError, match=r"example 'ab' is not a \(query, response\)"):
+        METHODS["icl"](examples=("ab",))
+    with pytest.raises(ValueError, match='has no "{text}" to put <PST> before'):
+        METHODS["metaeol"](prompts=("{text}:",), prepend=True)
+    with pytest.raises(ValueError, match="no template for the role 'title'; it has"):
+        in_templates(METHODS["echo"](), tokenizer, ["a"], 99, "title")
+    with pytest.raises(ValueError, match="row 7 has no tokens: ' '"):
+        in_templates(
+            METHODS["prompteol"](), tokenizer, [" "], 99, "query", label="row 7".format
+        )
+    with pytest.raises(ValueError, match="first token of '🙂' has no room"):
+        prompted(METHODS["plain"]().templates["query"][0], tokenizer, ["🙂"], 3)

@@ -1,0 +1,109 @@
+import json
+
+import numpy as np
+import pytest
+
+from research.text.tokenization import (
+    SPECIAL,
+    load_tokenizer,
+    text_hash,
+    token_ids,
+    train_tokenizer,
+)
+
+TEXTS = [
+    "A man with a hard hat is dancing.",
+    "The quick brown fox jumps over the lazy dog.",
+    "Café naïve: größer, 漢字 and numbers 123.",
+] * 3
+
+
+@pytest.fixture(params=["wordpiece", "bpe"])
+def tokenizer(request):
+    return train_tokenizer(TEXTS, 400, request.param)
+
+
+def test_training(tokenizer):
+    assert [tokenizer.token_to_id(token) for token in SPECIAL] == [0, 1, 2, 3, 4]
+    assert tokenizer.get_vocab_size() <= 400
+    ids = token_ids(tokenizer, TEXTS, 64)
+    for text, row in zip(TEXTS, ids, strict=True):
+        assert row.dtype == np.int32
+        assert (row[0], row[-1]) == (2, 3)
+        assert 1 not in row
+        decoded = tokenizer.decode(row.tolist())
+        assert decoded.lower()[:5].replace("é", "e") == text.lower()[:5].replace(
+            "é", "e"
+        )
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_training_is_reproducible(kind):
+    first, second = (train_tokenizer(TEXTS, 400, kind) for _ in range(2))
+    assert first.to_str() == second.to_str()
+
+
+def test_training_errors():
+    with pytest.raises(ValueError, match="unknown tokeniser 'char'"):
+        train_tokenizer(TEXTS, 400, "char")
+    with pytest.raises(ValueError, match="no text to train"):
+        train_tokenizer([" "], 400)
+
+
+def test_loading_a_file_or_a_folder(tmp_path, tokenizer):
+    tokenizer.enable_padding()
+    tokenizer.enable_truncation(4)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        assert load_tokenizer(path).to_str() == tokenizer.to_str()
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_loading_a_bert_vocabulary(tmp_path, lower):
+    words = [*SPECIAL, "a", "man", "##s", "Man"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"do_lower_case": lower})
+    )
+    ids = token_ids(load_tokenizer(tmp_path), ["a Mans"], 16)[0]
+    assert ids.tolist() == [2, 5, 6 if lower else 8, 7, 3]
+
+
+def test_loading_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer\.json and no vocab"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not a tokenizers file"):
+        load_tokenizer(tmp_path)
+
+
+def test_truncation_keeps_the_closing_token(tokenizer):
+    whole = token_ids(tokenizer, TEXTS[:1], 64)[0]
+    cut = token_ids(tokenizer, TEXTS[:1], 5)[0]
+    np.testing.assert_array_equal(cut, [*whole[:4], whole[-1]])
+    with pytest.raises(ValueError, match="max_length 2 leaves no room"):
+        token_ids(tokenizer, TEXTS, 2)
+
+
+def test_prompts(tokenizer):
+    ids = token_ids(tokenizer, ["hat"], 64, prompt="a man:")[0]
+    np.testing.assert_array_equal(ids, token_ids(tokenizer, ["a man:hat"], 64)[0])
+
+
+def test_a_text_without_tokens(tokenizer):
+    with pytest.raises(ValueError, match="text 1 has no tokens: ' '"):
+        token_ids(tokenizer, ["a", " "], 8)
+    with pytest.raises(ValueError, match="row 1 has no tokens"):
+        token_ids(tokenizer, ["a", ""], 8, prompt="p", label="row {}".format)
+    assert token_ids(tokenizer, [""], 8, empty=True)[0].tolist() == [2, 3]
+
+
+def test_hashes():
+    hashes = text_hash(["a", "b", "a", "é"])
+    assert hashes.shape == (4, 2)
+    assert hashes.dtype == np.uint32
+    np.testing.assert_array_equal(hashes[0], hashes[2])
+    assert len({tuple(row) for row in hashes.tolist()}) == 3
+    assert text_hash([]).shape == (0, 2)

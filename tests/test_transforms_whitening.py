@@ -1,0 +1,88 @@
+"""Whitening: what it makes of vectors, and what it does not depend on."""
+
+import numpy as np
+import pytest
+
+from research.transforms.whitening import fit, whitened
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(200, 6)) @ RANDOM.normal(size=(6, 6)) + 5
+
+
+def cosines(x):
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return x @ x.T
+
+
+def whiten(x, **options):
+    mean, matrix = fit(x, **options)
+    return (x - mean) @ matrix
+
+
+def test_the_covariance_is_the_identity():
+    np.testing.assert_allclose(np.cov(whiten(X).T), np.eye(6), atol=1e-10)
+    # WhiteningBERT's differs by a factor.
+    z = whiten(X) / np.sqrt(len(X) - 1)
+    np.testing.assert_allclose(z.T @ z, np.eye(6), atol=1e-10)
+
+
+def test_rotations_and_shifts_change_no_cosine():
+    turn = np.linalg.qr(RANDOM.normal(size=(6, 6)))[0]
+    want = cosines(whiten(X))
+    np.testing.assert_allclose(cosines(whiten(X @ turn + 3)), want, atol=1e-9)
+    np.testing.assert_allclose(cosines(whiten(whiten(X))), want, atol=1e-9)
+    assert np.abs(cosines(X) - want).max() > 0.1
+
+
+def test_the_first_directions_have_the_most_variance():
+    mean, matrix = fit(X, dims=2)
+    assert matrix.shape == (6, 2)
+    values, vectors = np.linalg.eigh(np.cov(X.T))
+    for number, column in enumerate(matrix.T, 1):
+        want = vectors[:, -number] / np.sqrt(values[-number])
+        np.testing.assert_allclose(column * np.sign(column @ want), want, atol=1e-9)
+    np.testing.assert_allclose(np.cov(whiten(X, dims=2).T), np.eye(2), atol=1e-10)
+
+
+def test_directions_without_variance_stay_finite():
+    flat = X.copy()
+    flat[:, 0] = flat[:, 1]
+    z = whiten(flat)
+    assert np.isfinite(z).all()
+    assert np.abs(z).max() < 10  # and not 1 / sqrt(1e-16) times noise
+    few = whiten(X[:4], ridge=1.0)
+    assert (np.cov(few.T).diagonal() < 1).all()
+
+
+@pytest.mark.parametrize(
+    "x, dims, message",
+    [
+        (X, 7, "whitening to 7 numbers is not to 1 ... 6 of them"),
+        (X, 0, "whitening to 0 numbers is not to 1 ... 6"),
+        (X[:6], None, "whitening to 6 numbers needs more than 6 texts, not 6"),
+        (np.ones((9, 6)), None, "the vectors of all 9 texts are equal"),
+    ],
+)
+def test_what_cannot_be_whitened(x, dims, message):
+    with pytest.raises(ValueError, match=message):
+        fit(x, dims=dims)
+
+
+def test_an_embedder_is_whitened_as_its_sample_needs():
+    roles = []
+
+    def embed(texts, role):
+        roles.append(role)
+        return X[[int(text) for text in texts]].astype(np.float32)
+
+    sample = [str(i) for i in range(100)]
+    free = whitened(embed, sample, normalize=False)
+    assert roles == ["document"]
+    got = free(sample, "query")
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(np.cov(got.T), np.eye(6), atol=1e-4)
+    alone = whitened(embed, sample, dims=3)(["3", "150"], "query")
+    assert alone.shape == (2, 3)
+    np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-6)
+    want = free(["3", "150"], "query")[:, :3]
+    np.testing.assert_allclose(cosines(alone), cosines(want), atol=1e-5)
