@@ -48,7 +48,7 @@ class Pretrained(NamedTuple):
     dim: int | None = None
     method: Method | None = None
     dropped: tuple[str, ...] = ()
-    lora: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     base: str = ""
     head: Params | None = None
 
