@@ -5,16 +5,16 @@ import os
 import ml_collections
 
 from research.config_sections import build, section
-from research.data.row_packing import ROWS
+from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
 from research.losses.contrastive import LOSSES
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 from research.models.pooling.registry import POOLINGS
 from research.objectives.registry import OBJECTIVES
 from research.objectives.tuning import TUNING
-from research.text.prompts import METHODS
+from research.text.prompts import PROMPTS
 from research.train.optimizers import OPTIMIZERS
 
 # Where the public text sets lie unless a recipe's data= says otherwise.
@@ -69,12 +69,12 @@ def base() -> ml_collections.ConfigDict:
             "encoder": section(ENCODERS, "bert"),
             "init_from": "",  # a model whose weights to start from
             "extend": {},  # name -> section of a method for a longer context
-            "method": section(METHODS, "plain"),  # the prompts texts are put into
+            "method": section(PROMPTS, "plain"),  # the prompts texts are put into
             "pool": section(POOLINGS, "mean"),
             "objective": section(OBJECTIVES, "contrastive"),
             "tuning": section(TUNING, "full"),  # what is trained
             "loss": section(LOSSES, "infonce"),
-            "nested": section(NESTED, "none"),
+            "nested": section(SIZE_LOSSES, "none"),
             "data": {},
             "optimizer": section(OPTIMIZERS, "adamw"),
             "mesh": {"data": -1, "model": 1, "fsdp": False},
@@ -98,7 +98,7 @@ def tiny(config: ml_collections.ConfigDict, depth: int = 6, **encoder) -> None:
     config.steps, config.batch_size, config.max_length = 4, 8, 32
     config.log_every = config.save_every = 2
     config.tokenizer = section(TOKENIZERS, "trained", vocab=512)
-    shape = {"vocab": 512, "width": 48, "heads": 2, "mlp": 64, "max_len": 64}
+    shape = {"vocab_size": 512, "width": 48, "num_heads": 2, "mlp": 64, "max_len": 64}
     config.encoder = section(ENCODERS, "bert", depth=depth, **shape, **encoder)
     config.init_from = ""
     config.data = {"pairs": section(SOURCES, "pydocs", limit=400)}
@@ -177,12 +177,12 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
     arg = parse_arg(
         arg,
         **{"tiny": False, "model": "", "data": DATA, "steps": 400},
-        **{"depth": 6, "width": 192, "vocab": 8_192, "length": 128},
+        **{"depth": 6, "width": 192, "vocab_size": 8_192, "length": 128},
     )
     config = base()
     del config["loss"], config["nested"]
     config.pool = section(POOLINGS, pool)
-    config.rows = section(ROWS, **{"name": "packed"} | rows)
+    config.rows = section(ROW_LAYOUTS, **{"name": "packed"} | rows)
     config.steps = arg.steps
     config.optimizer.learning_rate = 1e-4 if arg.model else 1e-3
     config.optimizer.warmup = 0.1
@@ -193,8 +193,8 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
             config.rows.shortest = 16
         return config
     config.tokenizer = section(TOKENIZERS, "trained", vocab=arg.vocab)
-    shape = {"vocab": arg.vocab, "width": arg.width, "depth": arg.depth}
-    shape |= {"heads": max(1, arg.width // 64), "mlp": 4 * arg.width}
+    shape = {"vocab_size": arg.vocab, "width": arg.width, "depth": arg.depth}
+    shape |= {"num_heads": max(1, arg.width // 64), "mlp": 4 * arg.width}
     shape["max_len"] = config.max_length = arg.length
     config.batch_size = 8_192 // arg.length  # rows
     config.encoder = section(ENCODERS, "bert", dropout=0.0, **shape)

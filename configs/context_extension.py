@@ -36,7 +36,7 @@ def get_config(arg: str = ""):
     config = base()
     config.steps, config.batch_size, config.max_length = arg.steps, 128, 128
     config.tokenizer = section(TOKENIZERS, "trained", vocab=8_192)
-    shape = {"vocab": 8_192, "width": 192, "depth": 4, "heads": 6, "mlp": 512}
+    shape = {"vocab_size": 8_192, "width": 192, "depth": 4, "num_heads": 6, "mlp": 512}
     config.loss.symmetric = True
     config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}
     config.evals = {"pydocs": section(EVALS, "pydocs_retrieval")}
@@ -44,7 +44,7 @@ def get_config(arg: str = ""):
     config.optimizer.warmup = 0.1
     if arg.tiny:
         tiny(config)
-        shape = {"vocab": 512, "width": 48, "depth": 6, "heads": 2, "mlp": 64}
+        shape = {"vocab_size": 512, "width": 48, "depth": 6, "num_heads": 2, "mlp": 64}
     config.encoder = section(
         ENCODERS,
         "modern",

@@ -16,7 +16,7 @@ from configs.common import DATA, parse_arg, pre_training, start_from
 from research.config_sections import section
 from research.models.pooling.basic import POOLS
 from research.objectives.registry import PRETRAINING
-from research.text.prompts import METHODS
+from research.text.prompts import PROMPTS
 
 
 def get_config(arg: str = ""):
@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
     tiny = ",tiny" if arg.tiny else ""
     config = pre_training(f"data={arg.data},steps={arg.steps}{tiny}")
     config.objective = section(PRETRAINING, "gem")
-    config.method = section(METHODS, "template", query="{text}{eos}", pool="last")
+    config.method = section(PROMPTS, "template", query="{text}{eos}", pool="last")
     config.pool = section(POOLS, "last")
     config.optimizer.learning_rate = 1e-4
     if arg.tiny and not arg.model:

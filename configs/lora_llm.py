@@ -23,13 +23,20 @@ from research.experiment.initialization import ENCODERS, TOKENIZERS
 from research.losses.contrastive import LOSSES
 from research.models.pooling.basic import POOLS
 from research.objectives.tuning import TUNING
-from research.text.prompts import METHODS
+from research.text.prompts import PROMPTS
 
 INSTRUCTION = (
     "Instruct: Given a premise, retrieve a hypothesis that is entailed by it\nQuery: "
 )
 SHAPES = {"mistral7b": {"window": 4_095}}
-SMALL = {"vocab": 512, "width": 48, "heads": 2, "kv_heads": 1, "mlp": 64, "max_len": 64}
+SMALL = {
+    "vocab_size": 512,
+    "width": 48,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "mlp": 64,
+    "max_len": 64,
+}
 
 
 def get_config(arg: str = ""):
@@ -53,7 +60,7 @@ def get_config(arg: str = ""):
         lora = {"rank": arg.rank, "alpha": 2.0 * arg.rank, "base_dtype": arg.dtype}
         config.tuning = section(TUNING, "lora", **lora)
     if arg.echo:
-        config.method = section(METHODS, "echo", symmetric=True, pool=config.pool.name)
+        config.method = section(PROMPTS, "echo", symmetric=True, pool=config.pool.name)
     if arg.tiny:
         tiny(config)
         config.objective.micro_batch = 4

@@ -9,7 +9,7 @@ Expected: STS-B test at the six sizes: the row matryoshka of README.md's table.
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_dims
 from research.config_sections import section
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 
 
 def get_config(arg: str = ""):
@@ -17,5 +17,5 @@ def get_config(arg: str = ""):
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128)
     config = fine_tuning(arg)
     dims = starbucks_dims(config)
-    config.nested = section(NESTED, "matryoshka", dims=dims)
+    config.nested = section(SIZE_LOSSES, "matryoshka", dims=dims)
     return config

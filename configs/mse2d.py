@@ -12,7 +12,7 @@ Expected: STS-B test at the six sizes: the row mse2d of README.md's table.
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_dims
 from research.config_sections import section
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 
 
 def get_config(arg: str = ""):
@@ -22,5 +22,5 @@ def get_config(arg: str = ""):
     )
     config = fine_tuning(arg)
     dims = starbucks_dims(config)
-    config.nested = section(NESTED, arg.variant, dims=dims)
+    config.nested = section(SIZE_LOSSES, arg.variant, dims=dims)
     return config

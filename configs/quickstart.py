@@ -14,7 +14,7 @@ from research.config_sections import section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 
 
 def get_config(arg: str = ""):
@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     config = base()
     config.steps, config.batch_size, config.max_length = arg.steps, 128, 64
     config.tokenizer = section(TOKENIZERS, "trained", vocab=8_192)
-    shape = {"vocab": 8_192, "width": 192, "depth": 4, "heads": 6, "mlp": 512}
+    shape = {"vocab_size": 8_192, "width": 192, "depth": 4, "num_heads": 6, "mlp": 512}
     config.encoder = section(ENCODERS, "modern", max_len=64, **shape)
     config.loss.symmetric = True
     config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}
@@ -34,5 +34,5 @@ def get_config(arg: str = ""):
     if arg.tiny:
         tiny(config)
     pairs = starbucks_pairs(config)
-    config.nested = section(NESTED, "starbucks_sts", pairs=pairs)
+    config.nested = section(SIZE_LOSSES, "starbucks_sts", pairs=pairs)
     return config

@@ -15,7 +15,7 @@ from research.config_sections import section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.losses.contrastive import LOSSES
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 from research.models.pooling.basic import POOLS
 
 
@@ -26,7 +26,7 @@ def get_config(arg: str = ""):
     config.pool = section(POOLS, "cls")
     config.loss = section(LOSSES, "infonce", temperature=1.0, similarity="dot")
     pairs = starbucks_pairs(config)
-    config.nested = section(NESTED, "starbucks_retrieval", pairs=pairs)
+    config.nested = section(SIZE_LOSSES, "starbucks_retrieval", pairs=pairs)
     config.optimizer.learning_rate = 1e-4
     if not arg.tiny:
         path = f"{arg.data}/squad_retrieval"

@@ -18,7 +18,7 @@ from configs.common import (
     supplementary_pairs,
 )
 from research.config_sections import section
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 
 
 def get_config(arg: str = ""):
@@ -32,5 +32,5 @@ def get_config(arg: str = ""):
     if arg.scratch:
         config.init_from = ""
     pairs = starbucks_pairs(config)
-    config.nested = section(NESTED, "starbucks_sts", pairs=pairs)
+    config.nested = section(SIZE_LOSSES, "starbucks_sts", pairs=pairs)
     return config

@@ -30,16 +30,16 @@ def main():
     pairs = {name: dict(config.pop(name)) for name in ("rows", "columns")}
     ablation = ablations.Ablation(evals=evals, **pairs, **config)
     workdir = Path(WORKDIR.value)
-    found = ablations.results(ablation, workdir, jobs=JOBS.value, report=cli.say)
+    found = ablations.results(ablation, workdir, jobs=JOBS.value, report=cli.log)
     records = ablation_table.table(ablation, found)
     with (
         atomic_write.replacing(workdir / "table.md") as table,
         atomic_write.replacing(workdir / "table.csv") as data,
         atomic_write.replacing(workdir / "table.png") as picture,
     ):
-        table.write_text(ablation_table.markdown(ablation, records))
+        table.write_text(ablation_table.format_markdown(ablation, records))
         ablation_table.write_csv(records, data)
-        ablation_table.plot(ablation, records, picture)
+        ablation_table.plot_ablation(ablation, records, picture)
     print((workdir / "table.md").read_text())
     failed = ablations.failures(found)
     return {"workdir": str(workdir), "table": records, "failed": failed}

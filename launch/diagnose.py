@@ -17,16 +17,16 @@ from launch import flags as options
 from launch import main as cli
 from research import atomic_write
 from research.analysis import diagnostics, figures
-from research.analysis.synthetic_documents import documents, prefix
+from research.analysis.synthetic_documents import make_documents, shared_prefix
 from research.data.corpus import read_corpus
 from research.inference.embedder import make_embedder, make_grid_embedder
-from research.models.positions.methods import extended
+from research.models.positions.methods import extend_context
 
 CORPUS = flags.DEFINE_string(
     "corpus", None, "A .txt, jsonl or BEIR folder, or pydocs.", required=True
 )
 OUTPUT = flags.DEFINE_string("output", "", "Folder for the files; default: this one.")
-FEWEST = {"lower_bound": diagnostics.FEWEST}
+FEWEST = {"lower_bound": diagnostics.MIN_DOCUMENTS}
 DOCUMENTS = flags.DEFINE_integer("documents", 64, "Documents of each length.", **FEWEST)
 TEXTS = flags.DEFINE_integer("texts", 1000, "Texts of the geometry, at most.", **FEWEST)
 SEED = flags.DEFINE_integer("seed", 0, "Of the choice of texts.")
@@ -43,9 +43,9 @@ def main():
     lengths = diagnostics.lengths(room)
     part = int(room / (1 + max(diagnostics.SIZES)))  # whole, with an insertion
     choice = {"tokenizer": settings["tokenizer"], "seed": SEED.value}
-    long = documents(texts, length=room, count=DOCUMENTS.value, **choice)
-    edited = documents(texts, length=part, count=2 * DOCUMENTS.value, **choice)
-    edited = [prefix(document, part) for document in edited]
+    long = make_documents(texts, length=room, count=DOCUMENTS.value, **choice)
+    edited = make_documents(texts, length=part, count=2 * DOCUMENTS.value, **choice)
+    edited = [shared_prefix(document, part) for document in edited]
     collapse = _length_collapse(model, settings, long, lengths)
     bias = _positional_bias(model, settings, edited)
     geometry = _geometry(model, settings, texts)
@@ -69,7 +69,9 @@ def main():
 
 
 def _length_collapse(model, settings, chosen, lengths):
-    variant = extended(model.params, model.config, {"temp_scale": {"tau": TAU.value}})
+    variant = extend_context(
+        model.params, model.config, {"temp_scale": {"tau": TAU.value}}
+    )
     embeds = {
         "the model": _every_depth(model.params, model.config, settings),
         f"TempScale {TAU.value:g}": _every_depth(*variant, settings),
@@ -121,7 +123,7 @@ def _written(name, heading, record):
     ):
         data.write_text(json.dumps(record, indent=2) + "\n")
         getattr(figures, name)(record, title, picture)
-    cli.say(f"wrote {folder / name}.json and .png")
+    cli.log(f"wrote {folder / name}.json and .png")
     return record
 
 

@@ -16,7 +16,7 @@ from launch import flags as options
 from launch import main as cli
 from research import atomic_write
 from research.data.corpus import read_corpus
-from research.types import Chunks
+from research.types import ChunkEmbeddings
 
 INPUT = flags.DEFINE_string(
     "input", None, "A .txt with a text a line, or a jsonl; or + .gz.", required=True
@@ -37,7 +37,7 @@ def main():
     given = {} if NORMALIZE.value is None else {"normalize": NORMALIZE.value}
     embed = options.embedder(options.model(), chunk, **given)
     vectors, written = embed(texts, "document"), {"output": str(output)}
-    if isinstance(vectors, Chunks):
+    if isinstance(vectors, ChunkEmbeddings):
         places = output.with_suffix(".jsonl")
         _write_places(places, vectors, names)
         vectors = vectors.vectors
@@ -47,9 +47,9 @@ def main():
     return written | {"texts": len(texts), "dim": vectors.shape[1]}
 
 
-def _write_places(output: Path, chunks: Chunks, names: list[str]) -> None:
+def _write_places(output: Path, chunks: ChunkEmbeddings, names: list[str]) -> None:
     """For each chunk the name of its text and its characters [start, end)."""
-    places = zip(chunks.document, chunks.start, chunks.end, strict=True)
+    places = zip(chunks.document_numbers, chunks.start, chunks.end, strict=True)
     with (
         atomic_write.replacing(output) as path,
         open(path, "w", encoding="utf-8") as file,

@@ -21,12 +21,12 @@ from launch import main as cli
 from research import atomic_write
 from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
-from research.eval.perplexity import MEASURES
+from research.eval.perplexity import MODEL_EVALS
 from research.inference.embedder import make_embedder, make_grid_embedder
 from research.models import encoder as models_encoder
 
 TASK = flags.DEFINE_enum(
-    "task", None, [*EVALS, *MEASURES], "What to score.", required=True
+    "task", None, [*EVALS, *MODEL_EVALS], "What to score.", required=True
 )
 DATA = flags.DEFINE_string("data", None, "An STS file, a BEIR folder, or texts.")
 SPLIT = flags.DEFINE_string("split", "test", "Which qrels of a BEIR folder.")
@@ -48,7 +48,7 @@ def main():
     So also those of several ways to cut documents.
     """
     chunkings = options.chunkings()
-    measured = TASK.value in MEASURES
+    measured = TASK.value in MODEL_EVALS
     if any(chunkings.values()) and (GRID.value or measured or TASK.value == "sts"):
         other = "--grid" if GRID.value else f"--task={TASK.value}"
         raise ValueError(f"--chunk={options.CHUNK.value} does not go with {other}")
@@ -60,27 +60,27 @@ def main():
     model = options.model()
     if GRID.value:
         found = _grid(evaluator, model)
-        record = grid.record(found)
-        return _written("grid", found, record, grid.markdown, grid.heat_map)
+        record = grid.to_record(found)
+        return _written("grid", found, record, grid.format_markdown, grid.plot_heat_map)
     if len(chunkings) > 1:
         return _sweep(evaluator, model, chunkings)
     (chunk,) = chunkings.values()
     scores = evaluator(options.embedder(model, chunk))
     if TASK.value == "longembed":
-        cli.say(longembed.markdown(scores, _title()))
+        cli.log(longembed.format_markdown(scores, _title()))
         reach = options.document_length(model, chunk)
-        picture = partial(longembed.plot, reach=reach)
-        return _written("longembed", scores, scores, longembed.markdown, picture)
+        picture = partial(longembed.plot_longembed, reach=reach)
+        return _written("longembed", scores, scores, longembed.format_markdown, picture)
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
 
 def _measured() -> dict:
-    measure = MEASURES[TASK.value](data=DATA.value or "pydocs")
+    measure = MODEL_EVALS[TASK.value](data=DATA.value or "pydocs")
     model = options.model()
     settings = options.embedding(model)
     found = model.params, model.config
     if settings["depth"]:
-        found = models_encoder.truncated(*found, settings["depth"])
+        found = models_encoder.truncate_depth(*found, settings["depth"])
     scores = measure(*found, model.tokenizer, settings["max_length"])
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
@@ -90,10 +90,14 @@ def _sweep(evaluator, model, chunkings) -> dict:
         name: partial(options.embedder, model, chunk)
         for name, chunk in chunkings.items()
     }
-    cells = compare_chunking.sweep(evaluator, makers, cli.say)
-    record = compare_chunking.record(cells)
+    cells = compare_chunking.compare_chunkings(evaluator, makers, cli.log)
+    record = compare_chunking.to_record(cells)
     return _written(
-        "chunks", cells, record, compare_chunking.markdown, compare_chunking.plot
+        "chunks",
+        cells,
+        record,
+        compare_chunking.format_markdown,
+        compare_chunking.plot_chunkings,
     )
 
 
@@ -136,11 +140,11 @@ def _grid(evaluator, model) -> grid.Grid:
     encoder = model.params, model.config
 
     def cut(depth):
-        cli.say(f"measuring the speed of depth {depth}")
+        cli.log(f"measuring the speed of depth {depth}")
         return make_embedder(*encoder, depth=depth, normalize=normalize, **settings)
 
     every = make_grid_embedder(*encoder, depths=depths, **settings)
-    return grid.grid(
+    return grid.score_grid(
         evaluator, every, cut, depths=depths, dims=dims, normalize=normalize
     )
 

@@ -12,7 +12,7 @@ from research.interop import load
 from research.models.pooling.basic import POOLS
 from research.models.positions import methods as context
 from research.text.chunking import Chunking, parse_several
-from research.transforms.whitening import whitened
+from research.transforms.whitening import whiten_embedder
 from research.types import EmbedFn
 
 MODEL = flags.DEFINE_string(
@@ -73,7 +73,7 @@ WHITEN = flags.DEFINE_string(
 WHITEN_DIM = flags.DEFINE_integer("whiten_dim", None, "Numbers that whitening keeps.")
 
 
-def model() -> pretrained.Pretrained:
+def model() -> pretrained.PretrainedModel:
     """The model of --model, extended, with the flags' sizes checked against it.
 
     Raises:
@@ -91,7 +91,7 @@ def model() -> pretrained.Pretrained:
     return loaded
 
 
-def _extended(loaded: pretrained.Pretrained) -> pretrained.Pretrained:
+def _extended(loaded: pretrained.PretrainedModel) -> pretrained.PretrainedModel:
     """The model with a longer context, if --extend asks for it.
 
     Its texts are then as long as it reaches. A method without an end reaches as far as
@@ -102,13 +102,15 @@ def _extended(loaded: pretrained.Pretrained) -> pretrained.Pretrained:
     methods = config_sections.parse(EXTEND.value)
     if MAX_LENGTH.value is not None:
         methods.setdefault("reach", {"length": MAX_LENGTH.value})
-    params, cfg = context.extended(loaded.params, loaded.config, methods)
+    params, cfg = context.extend_context(loaded.params, loaded.config, methods)
     longer = cfg.max_len > loaded.config.max_len
     max_length = cfg.max_len if longer else loaded.max_length
     return loaded._replace(params=params, config=cfg, max_length=max_length)
 
 
-def embedding(model: pretrained.Pretrained, *, plain: str = "this command") -> dict:
+def embedding(
+    model: pretrained.PretrainedModel, *, plain: str = "this command"
+) -> dict:
     """The keyword arguments of `make_embedder` for a model and the flags.
 
     Args:
@@ -122,7 +124,7 @@ def embedding(model: pretrained.Pretrained, *, plain: str = "this command") -> d
         raise ValueError(f"{given[0]} does not go with {plain}")
     flags = {"pool": POOL, "max_length": MAX_LENGTH, "depth": DEPTH, "dim": DIM}
     given = {name: f.value for name, f in flags.items() if f.value is not None}
-    settings = {"depth": None, **pretrained.settings(model), **given}
+    settings = {"depth": None, **pretrained.embedder_kwargs(model), **given}
     if not plain:
         return settings | _reads()
     if model.method is not None:
@@ -172,7 +174,9 @@ def chunking() -> Chunking | None:
     return found[0]
 
 
-def document_length(model: pretrained.Pretrained, chunk: Chunking | None) -> int | None:
+def document_length(
+    model: pretrained.PretrainedModel, chunk: Chunking | None
+) -> int | None:
     """Tokens of a document that are read; None, by default for parts of one, is all."""
     if MAX_LENGTH.value is not None:
         return MAX_LENGTH.value
@@ -180,7 +184,7 @@ def document_length(model: pretrained.Pretrained, chunk: Chunking | None) -> int
 
 
 def embedder(
-    model: pretrained.Pretrained, chunk: Chunking | None, **settings
+    model: pretrained.PretrainedModel, chunk: Chunking | None, **settings
 ) -> EmbedFn:
     """The embedder of a model and the flags; `settings` go before them.
 
@@ -191,7 +195,7 @@ def embedder(
     settings = embedding(model, plain=plain) | settings
     if chunk is None:
         if settings["max_length"] > model.config.max_len:
-            more = context.enough(model.config, settings["max_length"])
+            more = context.suggest_method(model.config, settings["max_length"])
             raise ValueError(
                 f"--max_length={settings['max_length']}: {MODEL.value} reads texts of "
                 f"{model.config.max_len} tokens; longer ones with --extend={more}"
@@ -201,7 +205,7 @@ def embedder(
     return make_chunk_embedder(model.params, model.config, chunk=chunk, **settings)
 
 
-def _whitened(model: pretrained.Pretrained, settings: dict) -> EmbedFn:
+def _whitened(model: pretrained.PretrainedModel, settings: dict) -> EmbedFn:
     """The embedder of these settings, whitened if --whiten says so."""
     if WHITEN.value is None and WHITEN_DIM.value is not None:
         raise ValueError(f"--whiten_dim={WHITEN_DIM.value} needs --whiten=FILE")
@@ -211,4 +215,4 @@ def _whitened(model: pretrained.Pretrained, settings: dict) -> EmbedFn:
     raw = settings | {"normalize": False}
     embed = make_embedder(model.params, model.config, **raw)
     last = {"dims": WHITEN_DIM.value, "normalize": settings["normalize"]}
-    return whitened(embed, texts, **last)
+    return whiten_embedder(embed, texts, **last)

@@ -36,7 +36,7 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
             result = main()
         except MISTAKES as error:
             logging.debug("traceback of the error below", exc_info=True)
-            _fail(sentence(error))
+            _fail(format_error(error))
         if result is not None:
             sys.stderr.flush()
             print(json.dumps(result), flush=True)
@@ -54,12 +54,12 @@ def order_collectives() -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ORDERED}".strip()
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Prints a line about progress on stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
-def sentence(error: Exception) -> str:
+def format_error(error: Exception) -> str:
     """An exception's message on one line, without Python's own decoration."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
@@ -88,7 +88,7 @@ def _parsed(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except mistakes as error:
-        _fail(sentence(error))
+        _fail(format_error(error))
 
 
 def _fail(message: str):

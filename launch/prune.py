@@ -33,13 +33,14 @@ def main() -> dict:
     model = options.model()
     shares = [float(share) for share in SHARES.value]
     depths = {
-        f"{share:g}": layer_pruning.kept(model.config.depth, share) for share in shares
+        f"{share:g}": layer_pruning.kept_depth(model.config.depth, share)
+        for share in shares
     }
     pool = options.POOL.value or "weighted_mean"
     losses = layer_pruning.layer_losses(
         model.params, model.config, _batches(model), pool=pool
     )
-    small, large = layer_pruning.points(losses)
+    small, large = layer_pruning.similarity_points(losses)
     return {
         "model": options.MODEL.value,
         "pool": pool,

@@ -19,8 +19,8 @@ def main():
         atomic_write.replacing(folder / "curve.png") as picture,
         atomic_write.replacing(folder / "report.md") as page,
     ):
-        report.curve(workdir, picture)
-        page.write_text(report.markdown(workdir))
+        report.plot_loss(workdir, picture)
+        page.write_text(report.format_markdown(workdir))
     print((folder / "report.md").read_text())
     return {"report": str(folder / "report.md")}
 

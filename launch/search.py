@@ -13,8 +13,8 @@ from absl import flags
 from launch import flags as options
 from launch import main as cli
 from research.data.corpus import read_corpus
-from research.inference.search import nearest
-from research.types import Chunks
+from research.inference.search import rank_documents
+from research.types import ChunkEmbeddings
 
 CORPUS = flags.DEFINE_string(
     "corpus", None, "A jsonl or txt file, a BEIR folder, or pydocs.", required=True
@@ -30,12 +30,12 @@ def main():
         raise ValueError("--query is empty: it needs a token")
     embed = options.embedder(options.model(), options.chunking())
     query, documents = embed([QUERY.value], "query"), embed(texts, "document")
-    scores, rows = nearest(query, documents, HITS.value)
+    scores, rows = rank_documents(query, documents, HITS.value)
     hits = [
         {"id": names[row], "score": float(score), "text": texts[row]}
         for score, row in zip(scores[0], rows[0], strict=True)
     ]
-    if isinstance(documents, Chunks):
+    if isinstance(documents, ChunkEmbeddings):
         for hit, row in zip(hits, rows[0], strict=True):
             hit |= _best_chunk(query, documents, row, texts[row])
     widest = max(len(hit["id"]) for hit in hits)
@@ -46,11 +46,13 @@ def main():
     return {"query": QUERY.value, "hits": hits}
 
 
-def _best_chunk(query: np.ndarray, chunks: Chunks, number: int, text: str) -> dict:
+def _best_chunk(
+    query: np.ndarray, chunks: ChunkEmbeddings, number: int, text: str
+) -> dict:
     """The chunk of a text that is nearest to the query, and its characters."""
-    own = np.flatnonzero(chunks.document == number)
+    own = np.flatnonzero(chunks.document_numbers == number)
     inside = chunks._replace(vectors=chunks.vectors[own], document=np.arange(len(own)))
-    best = own[nearest(query, inside, 1)[1][0, 0]]
+    best = own[rank_documents(query, inside, 1)[1][0, 0]]
     start, end = int(chunks.start[best]), int(chunks.end[best])
     return {"text": text[start:end], "start": start, "end": end}
 

@@ -42,7 +42,7 @@ def _train(workdir: Path):
 
     parallel.initialize()
     parts = experiment.make_experiment(CONFIG.value, workdir, cache=_cache())
-    result = loop.run(parts, workdir)
+    result = loop.train(parts, workdir)
     return {
         "workdir": str(workdir),
         "step": int(result.state.step),

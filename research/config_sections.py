@@ -1,12 +1,13 @@
-"""A config section names a function and holds its keyword arguments."""
+"""Config sections: a function's name and its keyword arguments, as data or as text."""
 
+import ast
 import functools
 import inspect
 import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from ml_collections.config_dict import placeholder
@@ -25,7 +26,7 @@ def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
             needed argument is missing.
     """
     values = {"name": name}
-    for key, parameter in _keywords(table, name, arguments).items():
+    for key, parameter in keyword_parameters(table, name, arguments).items():
         value = arguments.get(key, parameter.default)
         if value is inspect.Parameter.empty:
             raise ValueError(f"{name} needs a value for {key}")
@@ -39,7 +40,7 @@ def bind(table: Table, config: Mapping[str, Any]) -> Callable[..., Any]:
     """The function that a section names, with the section's keyword arguments."""
     arguments = dict(config.items())
     name = arguments.pop("name")
-    _keywords(table, name, arguments)
+    keyword_parameters(table, name, arguments)
     return functools.partial(table[name], **arguments)
 
 
@@ -48,18 +49,140 @@ def build(table: Table, config: Mapping[str, Any], *args):
     return bind(table, config)(*args)
 
 
-def differing(old: Any, new: Any, name: str = "") -> list[str]:
+class Call(NamedTuple):
+    """A call that was read from text: `name(*args, **kwargs)`, not made yet."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = {}
+
+
+def parse_calls(text: str) -> list[Call]:
+    """Reads calls as Python writes them: "yarn(scale=8) | log_length()".
+
+    A name alone is a call without arguments. Values are Python's literals: numbers,
+    quoted text, True, False, None, and tuples of these.
+
+    Args:
+        text: calls with | between them.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        raise _no_call(text) from None
+    nodes = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        nodes.append(node.right)
+        node = node.left
+    return [_read_call(each, text) for each in [node, *reversed(nodes)]]
+
+
+def parse_call(text: str) -> Call:
+    """Reads one call, as `parse_calls` does.
+
+    Raises:
+        ValueError: the text has another form, or holds several calls.
+    """
+    calls = parse_calls(text)
+    if len(calls) > 1:
+        names = ", ".join(call.name for call in calls)
+        raise ValueError(f"{text!r} holds {len(calls)} calls ({names}); write one")
+    return calls[0]
+
+
+def parse_section(table: Table, text: str) -> ml_collections.ConfigDict:
+    """The config section that a call such as "cosent(scale=20)" stands for.
+
+    Raises:
+        ValueError: the text is not one call, or not one of the table's functions.
+    """
+    call = parse_call(text)
+    bind_call(table, call)
+    return section(table, call.name, **call.kwargs)
+
+
+def format_call(config: Mapping[str, Any]) -> str:
+    """The text of a section, which `parse_call` reads: "yarn(scale=8)"."""
+    arguments = dict(config.items())
+    name = arguments.pop("name")
+    return (
+        f"{name}({', '.join(f'{key}={_literal(arguments[key])}' for key in arguments)})"
+    )
+
+
+def bind_call(table: Table, call: Call, *args) -> Callable[..., Any]:
+    """The table's function with `args` before the call's own arguments.
+
+    Raises:
+        ValueError: the table has no such function, or the function no such argument, or
+            an argument is missing or of another type.
+    """
+    if call.name not in table:
+        raise ValueError(
+            f"unknown name {call.name!r}; known: {', '.join(sorted(table))}"
+        )
+    function = functools.partial(table[call.name], *args)
+    parameters = inspect.signature(function).parameters
+    allowed = ", ".join(parameters) or "none"
+    if unknown := sorted(set(call.kwargs) - set(parameters)):
+        raise ValueError(
+            f"{call.name} has no argument {', '.join(unknown)}; it has {allowed}"
+        )
+    try:
+        bound = inspect.signature(function).bind_partial(*call.args, **call.kwargs)
+    except TypeError as error:
+        raise ValueError(f"{call.name}: {error}; its arguments are {allowed}") from None
+    for key, value in bound.arguments.items():
+        check_type(call.name, key, value, parameters[key].annotation)
+    return functools.partial(function, *call.args, **call.kwargs)
+
+
+def build_call(table: Table, call: Call, *args):
+    """Makes a call that was read from text: `table[name](*args, ...)`.
+
+    Raises:
+        ValueError: as `bind_call`, or a needed argument is missing.
+    """
+    function = bind_call(table, call, *args)
+    for key, parameter in inspect.signature(function).parameters.items():
+        if parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            raise ValueError(f"{call.name} needs a value for {key}")
+    return function()
+
+
+def check_type(function: str, argument: str, value: Any, annotation: Any) -> None:
+    """Raises ValueError if a value is not of the type that an argument is annotated."""
+    if not _fits(value, annotation):
+        words = {int: "a whole number", float: "a number", str: "quoted text"}
+        words |= {bool: "True or False"}
+        kind = words.get(annotation, str(annotation).replace("typing.", ""))
+        raise ValueError(f"{function}'s {argument} is {value!r}; it takes {kind}")
+
+
+def check_option(argument: str, value: str, allowed: Iterable[str]) -> None:
+    """Raises ValueError if an argument's value is not one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{argument} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def diff_configs(old: Any, new: Any, name: str = "") -> list[str]:
     """What two mappings differ in: lines "a.b is 2 and was 1"."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             line
             for key in dict.fromkeys([*old, *new])
-            for line in differing(old.get(key), new.get(key), f"{name}.{key}")
+            for line in diff_configs(old.get(key), new.get(key), f"{name}.{key}")
         ]
     return [] if old == new else [f"{name[1:]} is {new!r} and was {old!r}"]
 
 
-def _keywords(
+def keyword_parameters(
     table: Table, name: str, arguments: Mapping[str, Any]
 ) -> dict[str, inspect.Parameter]:
     """The keyword-only parameters of `table[name]`, which the arguments are among."""
@@ -83,10 +206,59 @@ def _type(annotation) -> type:
     return annotation if isinstance(annotation, type) else str
 
 
-def check_option(argument: str, value: str, allowed: Iterable[str]) -> None:
-    """Raises ValueError if an argument's value is not one of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{argument} is {value!r}; allowed: {', '.join(allowed)}")
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a literal is of an annotated type; unknown annotations fit anything."""
+    if isinstance(annotation, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(annotation))
+    origin = typing.get_origin(annotation) or annotation
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if origin is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin in (bool, str, type(None), types.NoneType):
+        return isinstance(value, origin)
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        inner = typing.get_args(annotation)
+        if len(inner) == 2 and inner[1] is Ellipsis:
+            return all(_fits(item, inner[0]) for item in value)
+        return not inner or (len(value) == len(inner) and all(map(_fits, value, inner)))
+    return True
+
+
+def _read_call(node: ast.expr, text: str) -> Call:
+    """The call that a node of a syntax tree is."""
+    if isinstance(node, ast.Name):
+        return Call(node.id)
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        raise _no_call(text)
+    if any(keyword.arg is None for keyword in node.keywords):
+        raise _no_call(text)
+    try:
+        args = tuple(ast.literal_eval(arg) for arg in node.args)
+        kwargs = {k.arg: ast.literal_eval(k.value) for k in node.keywords}
+    except ValueError:
+        raise ValueError(
+            f"{text!r}: the arguments of {node.func.id} are not all numbers, quoted "
+            'text, True, False, None or tuples of these; write text as "text"'
+        ) from None
+    return Call(node.func.id, args, kwargs)
+
+
+def _no_call(text: str) -> ValueError:
+    return ValueError(
+        f"{text!r} is no call; write name or name(argument=value), with | between "
+        'several and text in quotes, such as yarn(scale=8) or template(query="{text}")'
+    )
+
+
+def _literal(value: Any) -> str:
+    """A value as Python writes it; lists, which JSON makes of tuples, as tuples."""
+    if isinstance(value, list | tuple):
+        items = ", ".join(map(_literal, value))
+        return f"({items},)" if len(value) == 1 else f"({items})"
+    return repr(value)
 
 
 def parse(text: str) -> dict[str, dict[str, Any]]:

@@ -26,18 +26,18 @@ class Tokens(NamedTuple):
             -1 for none; None for the first one, if there is any.
     """
 
-    ids: Array
-    segment: Array
-    pool: Array
-    adapter: Array | None = None
+    token_ids: Array
+    segment_ids: Array
+    pooling_mask: Array
+    adapter_ids: Array | None = None
 
 
-def slots(length: int) -> int:
+def max_segments(length: int) -> int:
     """Texts that fit in a packed row of `length` tokens: one for every 8 tokens."""
     return max(1, length // 8)
 
 
-class Rows(NamedTuple):
+class PretrainingBatch(NamedTuple):
     """The batch of a pre-training step: packed rows, nothing masked yet.
 
     Attributes:
@@ -47,15 +47,15 @@ class Rows(NamedTuple):
     """
 
     tokens: Tokens
-    word: Array
+    word_ids: Array
 
 
-def row_texts(length: int) -> int:
+def max_documents(length: int) -> int:
     """Documents that fit in a pre-training row of `length` tokens: one for every 16."""
     return max(1, length // 16)
 
 
-class TextInfo(NamedTuple):
+class TokenizerInfo(NamedTuple):
     """What pre-training needs to know of a tokenizer.
 
     Attributes:
@@ -68,13 +68,13 @@ class TextInfo(NamedTuple):
         shortest: the fewest tokens of a text, its special ones included.
     """
 
-    vocab: int
+    vocab_size: int
     mask_id: int | None
-    special: tuple[int, ...]
-    counts: Any = None
-    blank: int | None = None
-    end: int | None = None
-    shortest: int = 1
+    special_ids: tuple[int, ...]
+    token_counts: Any = None
+    blank_id: int | None = None
+    end_id: int | None = None
+    min_length: int = 1
 
 
 class Labels(NamedTuple):
@@ -104,12 +104,12 @@ class Batch(NamedTuple):
     """
 
     tokens: Tokens
-    query: Array
-    document: Array
+    query_index: Array
+    document_index: Array
     labels: Labels
 
 
-class Chunks(NamedTuple):
+class ChunkEmbeddings(NamedTuple):
     """The embeddings of texts that are cut into chunks, text after text.
 
     Attributes:
@@ -119,7 +119,7 @@ class Chunks(NamedTuple):
     """
 
     vectors: Any
-    document: Any
+    document_numbers: Any
     start: Any
     end: Any
 
@@ -133,7 +133,7 @@ class EncoderOutput(NamedTuple):
             after the final norm where the family has one; None unless asked for.
     """
 
-    tokens: Array
+    hidden_states: Array
     layers: Array | None
 
 
@@ -167,7 +167,7 @@ Encode = Callable[[Params, Tokens, Key | None], Array]
 EmbedFn = Callable[[Any, str], Any]
 
 
-class Nested(NamedTuple):
+class SizeLoss(NamedTuple):
     """A loss over the sizes of an elastic model.
 
     Attributes:
@@ -178,7 +178,7 @@ class Nested(NamedTuple):
     """
 
     loss: Callable[[Array, Array, Labels, Key], tuple[Array, Metrics]]
-    deep: bool
+    needs_all_layers: bool
 
 
 class Objective(NamedTuple):

@@ -7,11 +7,11 @@ import numpy as np
 from research.models.config import bert
 from research.objectives import mlm_masking
 from research.sharding import path_name
-from research.types import Rows, TextInfo, Tokens
+from research.types import PretrainingBatch, TokenizerInfo, Tokens
 
 VOCAB, MASK = 50, 4
-TEXT = TextInfo(VOCAB, MASK, (0, 1, 2, 3, 4), np.arange(VOCAB))
-SHAPE = {"vocab": VOCAB, "width": 16, "depth": 2, "heads": 2, "mlp": 24}
+TEXT = TokenizerInfo(VOCAB, MASK, (0, 1, 2, 3, 4), np.arange(VOCAB))
+SHAPE = {"vocab_size": VOCAB, "width": 16, "depth": 2, "num_heads": 2, "mlp": 24}
 CFG = bert(**SHAPE, max_len=64, dropout=0.0, remat="none")
 
 
@@ -27,7 +27,9 @@ def rows_of(texts, length):
                     number += 1
                     word[r, place] = number
                 place += 1
-    return Rows(Tokens(jnp.asarray(ids), jnp.asarray(segment), segment > 0), word)
+    return PretrainingBatch(
+        Tokens(jnp.asarray(ids), jnp.asarray(segment), segment > 0), word
+    )
 
 
 def random_rows(seed, count=6, length=48):
@@ -50,12 +52,14 @@ def random_rows(seed, count=6, length=48):
                 word[r, inside:end] = number
                 inside = end
             place += size
-    return Rows(Tokens(jnp.asarray(ids), jnp.asarray(segment), segment > 0), word)
+    return PretrainingBatch(
+        Tokens(jnp.asarray(ids), jnp.asarray(segment), segment > 0), word
+    )
 
 
 def firsts(rows):
     """[R, S] bool, where texts begin."""
-    segment = np.asarray(rows.tokens.segment)
+    segment = np.asarray(rows.tokens.segment_ids)
     return (np.diff(segment, prepend=0) != 0) & (segment > 0)
 
 

@@ -12,7 +12,7 @@ from research.analysis import ablation as ablations
 from research.analysis import ablation_table
 from research.config_sections import build, parse
 from research.experiment.initialization import ENCODERS
-from research.models.positions.methods import extended_config
+from research.models.positions.methods import extend_config
 from research.text import chunking
 
 TWO = ablations.Ablation(
@@ -56,11 +56,11 @@ def test_the_table_has_means_and_spreads_and_says_what_failed():
     np.testing.assert_allclose(plain["spread"], np.std([10, 12], ddof=1))
     one = cell["one", "2 × 8"]
     assert (one["mean"], one["spread"], one["runs"], one["paper"]) == (2.0, None, 1, 60)
-    text = ablation_table.markdown(TWO, records)
+    text = ablation_table.format_markdown(TWO, records)
     assert "| plain | 11.00 ± 1.41 | 11.00 ± 1.41 |" in text
     assert "| *paper: one* | 50.00 | 60.00 |" in text
     failed = {run.name: "out of memory" for run in ablations.runs(TWO)}
-    assert "| one | failed | failed |" in ablation_table.markdown(
+    assert "| one | failed | failed |" in ablation_table.format_markdown(
         TWO, ablation_table.table(TWO, failed)
     )
 
@@ -69,7 +69,7 @@ def test_the_files_are_written(tmp_path):
     records = ablation_table.table(TWO, scores())
     ablation_table.write_csv(records, tmp_path / "table.csv")
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 7
-    ablation_table.plot(TWO, records, tmp_path / "table.png")
+    ablation_table.plot_ablation(TWO, records, tmp_path / "table.png")
     assert (tmp_path / "table.png").stat().st_size > 1_000
 
 
@@ -156,7 +156,7 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
         "other-seed0",
         "cut-seed0: task 16 linear:scale=2",
     }
-    text = ablation_table.markdown(LONGER, ablation_table.table(LONGER, found))
+    text = ablation_table.format_markdown(LONGER, ablation_table.table(LONGER, found))
     assert "| cut | 1.00 | 2.00 | 3.00 |" in text
     assert "| linear | 4.00 | failed | 6.00 |" in text
     broken = None
@@ -167,7 +167,7 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
     )
     ablations.results(LONGER, tmp_path, jobs=1, report=said.append)
     assert len(evaluated) == 10 and "cut-seed0: done before" in said
-    ablation_table.plot(
+    ablation_table.plot_ablation(
         LONGER, ablation_table.table(LONGER, again), tmp_path / "table.png"
     )
     assert (tmp_path / "table.png").stat().st_size > 1_000
@@ -229,7 +229,7 @@ def test_every_row_of_context_extension_reaches_its_columns(arg):
             cfg = build(ENCODERS, shape.encoder)
             assert cfg.max_len == shape.max_length == fields["original"]
             if line.extend:
-                new = extended_config(cfg, parse(line.extend))
+                new = extend_config(cfg, parse(line.extend))
                 assert new.max_len >= fields["max_length"]
             if line.chunk:
                 chunking.check_reach(chunking.parse(line.chunk), cfg.max_len)

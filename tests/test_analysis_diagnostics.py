@@ -6,7 +6,7 @@ from test_analysis_synthetic_documents import TOKENIZER, WORDS, corpus
 
 from research.analysis import diagnostics, figures
 from research.analysis.geometry import isoscore
-from research.analysis.synthetic_documents import documents, prefix
+from research.analysis.synthetic_documents import make_documents, shared_prefix
 
 VECTORS = np.random.default_rng(3).standard_normal((len(WORDS), 16))
 
@@ -40,8 +40,8 @@ def weighted(weight):
 
 
 def made(length, count):
-    found = documents(corpus(400, 7), TOKENIZER, length=length, count=count)
-    return [prefix(document, length) for document in found]
+    found = make_documents(corpus(400, 7), TOKENIZER, length=length, count=count)
+    return [shared_prefix(document, length) for document in found]
 
 
 def bias(embed):
@@ -97,7 +97,7 @@ def test_rotation_tells_the_documents_bias_from_the_models():
     """Documents open with the words that matter; the model reads all places alike."""
     heavy = [" ".join(["ba"] * 8 + [w] * 32) for w in WORDS[1:]]
     embed = weighted(lambda place, number: 1)
-    made = documents(heavy, TOKENIZER, length=40, count=20)
+    made = make_documents(heavy, TOKENIZER, length=40, count=20)
     found = diagnostics.positional_bias(embed, made, made)
     assert found["as_written"]["remove"]["start_over_end"] > 2
     assert found["rotated"]["remove"]["start_over_end"] == pytest.approx(1, abs=0.6)

@@ -12,7 +12,7 @@ from research.losses.token_prediction import cross_entropy
 from research.models.config import bert
 from research.objectives import mlm_masking
 from research.objectives.registry import PRETRAINING
-from research.types import VOCABULARY, Rows, TextInfo, Tokens
+from research.types import VOCABULARY, PretrainingBatch, TokenizerInfo, Tokens
 
 LABELS = np.arange(4, dtype=np.int32)
 PROGRAM = """
@@ -70,10 +70,12 @@ def test_products_of_a_scope_count_alone_with_their_gradient():
 
 @pytest.mark.parametrize("name", ["mlm", "mae_lm"])
 def test_the_vocabulary_is_priced_with_and_without_the_buffer(name):
-    cfg = bert(vocab=60, width=8, depth=1, heads=1, mlp=8, max_len=32)
-    objective = PRETRAINING[name](cfg, TextInfo(60, 4, (0, 1, 2, 3, 4)), ratio=0.25)
+    cfg = bert(vocab_size=60, width=8, depth=1, num_heads=1, mlp=8, max_len=32)
+    objective = PRETRAINING[name](
+        cfg, TokenizerInfo(60, 4, (0, 1, 2, 3, 4)), ratio=0.25
+    )
     ids = np.ones((2, 32), np.int32)
-    batch = Rows(Tokens(ids, ids, ids > 0), ids)
+    batch = PretrainingBatch(Tokens(ids, ids, ids > 0), ids)
     key = jax.random.key(0)
     parts = toy.experiment()._replace(objective=objective)
     report = dry_run.vocabulary(
@@ -88,9 +90,9 @@ def test_the_vocabulary_is_priced_with_and_without_the_buffer(name):
 def test_batches_of_a_larger_mesh_are_rounded_up():
     mesh = sharding.make_mesh({"data": 8, "model": 1})
     batch = dry_run.abstract_batch(toy.Batches(rows=12)(0), mesh)
-    assert batch.tokens.ids.shape == (16, toy.LENGTH)
-    assert batch.query.shape == (8,)
-    assert batch.query.sharding.spec == jax.P("data")
+    assert batch.tokens.token_ids.shape == (16, toy.LENGTH)
+    assert batch.query_index.shape == (8,)
+    assert batch.query_index.sharding.spec == jax.P("data")
 
 
 def test_a_step_is_priced_without_running(capsys):

@@ -21,7 +21,7 @@ from research.models.pooling.basic import POOLS
 from research.text.tokenization import train_tokenizer
 from research.types import Batch, Labels, Tokens
 
-SHAPE = {"vocab": 60, "width": 32, "heads": 2, "mlp": 48, "max_len": 32}
+SHAPE = {"vocab_size": 60, "width": 32, "num_heads": 2, "mlp": 48, "max_len": 32}
 CFG = modern(depth=4, causal=True, **SHAPE)
 
 
@@ -49,8 +49,8 @@ def test_a_pruned_model_is_the_layer_and_the_final_norm_bit_for_bit(params, batc
     every = encoder.forward(params, tokens, CFG, every_layer=True).layers
     sizes = []
     for depth in range(1, 5):
-        cut, cfg = encoder.truncated(params, CFG, depth)
-        got = encoder.forward(cut, tokens, cfg).tokens
+        cut, cfg = encoder.truncate_depth(params, CFG, depth)
+        got = encoder.forward(cut, tokens, cfg).hidden_states
         np.testing.assert_array_equal(got, every[depth])
         sizes.append(sum(x.size for x in jax.tree.leaves(cut)))
     assert len(set(np.diff(sizes))) == 1 and sizes[0] < sizes[1]  # a block each
@@ -60,13 +60,13 @@ def test_layer_losses_are_those_of_the_pruned_models(params, batches):
     got = layer_pruning.layer_losses(params, CFG, batches)
     assert got.shape == (4,)
     for depth in (1, 3):
-        cut, cfg = encoder.truncated(params, CFG, depth)
+        cut, cfg = encoder.truncate_depth(params, CFG, depth)
         losses = []
         for batch in batches:
             tokens = jax.tree.map(jnp.asarray, batch.tokens)
             pool = POOLS["weighted_mean"]
-            x = encoder.encode(cut, tokens, cfg, pool, slots=2)
-            losses.append(infonce(x[batch.query], x[batch.document], Labels()).mean())
+            x = encoder.encode(cut, tokens, cfg, pool, max_segments=2)
+            losses.append(infonce(x[batch.query_index], x[batch.document_index], Labels()).mean())
         np.testing.assert_allclose(got[depth - 1], np.mean(losses), rtol=1e-5)
     with pytest.raises(ValueError, match="at least one batch"):
         layer_pruning.layer_losses(params, CFG, [])
@@ -83,27 +83,27 @@ def test_layer_losses_are_those_of_the_pruned_models(params, batches):
     ],
 )
 def test_prune_points_are_one_after_the_least_of_each_half(losses, expected):
-    assert layer_pruning.points(np.array(losses)) == expected
+    assert layer_pruning.similarity_points(np.array(losses)) == expected
 
 
 def test_the_last_share_goes():
-    assert [layer_pruning.kept(32, share) for share in (0, 0.1, 0.5, 0.9)] == [
+    assert [layer_pruning.kept_depth(32, share) for share in (0, 0.1, 0.5, 0.9)] == [
         32,
         29,
         16,
         3,
     ]
     with pytest.raises(ValueError, match="share 1.0 of 4 blocks"):
-        layer_pruning.kept(4, 1.0)
+        layer_pruning.kept_depth(4, 1.0)
     with pytest.raises(ValueError, match="one block has no depth"):
-        layer_pruning.points(np.ones(1))
+        layer_pruning.similarity_points(np.ones(1))
 
 
 def test_command(params, tmp_path):
     texts = [f"the {word} of a tree" for word in ("leaf", "root", "bark", "seed")]
     tokenizer = train_tokenizer(texts, 60)
     prompts = {"query": "", "document": ""}
-    whole = model.Pretrained(
+    whole = model.PretrainedModel(
         jax.device_get(params), CFG, tokenizer, "mean", 32, prompts, True
     )
     export(whole, tmp_path / "model")
@@ -116,6 +116,6 @@ def test_command(params, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found["losses"]) == 4 and found["last"] == {"0.5": 2}
-    assert (found["small"], found["large"]) == layer_pruning.points(
+    assert (found["small"], found["large"]) == layer_pruning.similarity_points(
         np.array(found["losses"])
     )

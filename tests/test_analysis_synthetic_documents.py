@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from research.analysis.synthetic_documents import (
-    documents,
     inserted,
-    prefix,
+    make_documents,
     removed,
     rotated,
+    shared_prefix,
     text,
 )
 from research.text.tokenization import train_tokenizer
@@ -25,25 +25,28 @@ def tokens(string):
 
 
 def document(string):
-    (found,) = documents([string], TOKENIZER, length=tokens(string), count=1)
+    (found,) = make_documents([string], TOKENIZER, length=tokens(string), count=1)
     return found
 
 
 def test_short_texts_are_joined_and_long_ones_cut():
     texts = corpus(40, 6)
-    found = documents(texts, TOKENIZER, length=20, count=5)
-    assert [tokens(text(prefix(one, 20))) for one in found] == [20] * 5
+    found = make_documents(texts, TOKENIZER, length=20, count=5)
+    assert [tokens(text(shared_prefix(one, 20))) for one in found] == [20] * 5
     assert [one.source[-1] for one in found] == [3] * 5
     parts = [part for one in found for part in text(one).split("\n")]
     assert len(set(parts)) == len(parts) and set(parts) <= set(texts)
-    (long,) = documents([*texts, *corpus(1, 300)], TOKENIZER, length=20, count=1)
-    assert tokens(text(prefix(long, 20))) == 20 and long.source[-1] == 0
+    (long,) = make_documents([*texts, *corpus(1, 300)], TOKENIZER, length=20, count=1)
+    assert tokens(text(shared_prefix(long, 20))) == 20 and long.source[-1] == 0
 
 
 def test_the_seed_decides():
     texts = corpus(40, 6)
     first, again, other = (
-        [text(d) for d in documents(texts, TOKENIZER, length=20, count=5, seed=seed)]
+        [
+            text(d)
+            for d in make_documents(texts, TOKENIZER, length=20, count=5, seed=seed)
+        ]
         for seed in (1, 1, 2)
     )
     assert first == again != other
@@ -54,8 +57,8 @@ def test_a_piece_is_a_word_with_what_follows():
     assert found.pieces == ("ba  ", "(", "ce", ")\n\n", "dibo ", "du\n")
     assert found.sizes.tolist() == [1, 1, 1, 1, tokens("dibo"), 1]
     assert text(found) == "ba  (ce)\n\ndibo du"
-    assert text(prefix(found, 3)) == "ba  (ce"
-    assert text(prefix(found, 0)) == "ba"
+    assert text(shared_prefix(found, 3)) == "ba  (ce"
+    assert text(shared_prefix(found, 0)) == "ba"
 
 
 def test_a_rotation_keeps_every_word():
@@ -81,4 +84,4 @@ def test_insertions_and_removals():
 def test_a_corpus_that_is_too_short():
     message = "40 texts gives 2 documents of 100 tokens and 5 are needed"
     with pytest.raises(ValueError, match=message):
-        documents(corpus(40, 6), TOKENIZER, length=100, count=5)
+        make_documents(corpus(40, 6), TOKENIZER, length=100, count=5)

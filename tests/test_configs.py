@@ -47,7 +47,7 @@ def test_tiny_trains_two_steps_and_loads(name, tmp_path, cache, request):
     recipe = config(name)
     recipe.steps = recipe.save_every = recipe.log_every = 2
     parts = make_experiment(recipe, tmp_path, cache=cache)
-    result = loop.run(parts, tmp_path)
+    result = loop.train(parts, tmp_path)
     assert int(result.state.step) == 2
     assert result.evals["pydocs"]["main_score"] > 0
     model = load.load(str(tmp_path))
@@ -91,7 +91,7 @@ def test_a_workdir_keeps_its_config(tmp_path, cache):
     [
         ({"max_length": 65}, "max_length 65 is beyond the encoder's 64 positions"),
         ({"steps": 0}, "steps is 0; it should be at least 1"),
-        ({"encoder.vocab": 100}, "tokens, the encoder's table only 100"),
+        ({"encoder.vocab_size": 100}, "tokens, the encoder's table only 100"),
         ({"mesh.data": 3}, "mesh .* does not fit 8 devices"),
         ({"objective.micro_batch": 3}, "batch_size 8 does not divide by micro_batch 3"),
         ({"data": {}}, "the config names no data"),

@@ -11,10 +11,10 @@ from research.data.document_cache import (
     SENTENCE,
     DocumentTable,
     last_word,
-    text_info,
     tokenise,
+    tokenizer_info,
 )
-from research.data.examples import Row
+from research.data.examples import Example
 from research.data.sources import Source
 from research.text.tokenization import train_tokenizer
 
@@ -31,7 +31,7 @@ def source(*rows):
 
 def documents(table):
     return [
-        (table.ids[a:b], table.marks[a:b])
+        (table.token_ids[a:b], table.marks[a:b])
         for a, b in zip(table.starts[:-1], table.starts[1:], strict=True)
     ]
 
@@ -39,7 +39,7 @@ def documents(table):
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
 def test_words_and_sentences(tmp_path, kind):
     tokenizer = train_tokenizer(TEXTS, 300, kind)
-    table = tokenise(source(Row(TEXTS[0], TEXTS)), tokenizer, tmp_path)
+    table = tokenise(source(Example(TEXTS[0], TEXTS)), tokenizer, tmp_path)
     found = documents(table)
     assert len(found) == 3  # the query is one of the positives
     ids, marks = found[0]
@@ -53,18 +53,18 @@ def test_words_and_sentences(tmp_path, kind):
 
 def test_text_is_never_a_special_token(tmp_path):
     tokenizer = train_tokenizer(TEXTS, 300)
-    table = tokenise(source(Row(TEXTS[1], ())), tokenizer, tmp_path)
+    table = tokenise(source(Example(TEXTS[1], ())), tokenizer, tmp_path)
     special = {tokenizer.token_to_id(t) for t in ("[MASK]", "[CLS]", "[SEP]", "[PAD]")}
-    assert not special & set(table.ids.tolist())
+    assert not special & set(table.token_ids.tolist())
     assert (table.marks & SENTENCE).sum() // SENTENCE == 2  # the empty line
 
 
 def test_a_text_without_spaces_is_cut_anywhere(tmp_path):
     tokenizer = train_tokenizer([TEXTS[0], "x xx"], 60, "bpe")
-    table = tokenise(source(Row(TEXTS[2], ())), tokenizer, tmp_path)
+    table = tokenise(source(Example(TEXTS[2], ())), tokenizer, tmp_path)
     long = len(tokenizer.encode("x" * (2 * LONGEST)).ids) - 2
     assert (table.marks > 0)[:long].all() == (long > LONGEST)
-    words = tokenise(source(Row("y" * LONGEST, ())), tokenizer, tmp_path)
+    words = tokenise(source(Example("y" * LONGEST, ())), tokenizer, tmp_path)
     assert (words.marks > 0).sum() == 1
 
 
@@ -76,14 +76,14 @@ def test_words_by_their_prefix(tmp_path):
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
     )
-    table = tokenise(source(Row("ab ba a", ())), tokenizer, tmp_path)
-    assert table.ids.tolist() == [4, 3, 1, 3, 2, 4]
+    table = tokenise(source(Example("ab ba a", ())), tokenizer, tmp_path)
+    assert table.token_ids.tolist() == [4, 3, 1, 3, 2, 4]
     assert (table.marks > 0).tolist() == [True, False, True, False, False, True]
 
 
 def test_a_table_is_made_once(tmp_path, monkeypatch):
     tokenizer = train_tokenizer(TEXTS, 300)
-    rows = source(*(Row(text, ()) for text in TEXTS))
+    rows = source(*(Example(text, ()) for text in TEXTS))
     monkeypatch.setattr(token_cache, "CHUNK", 2)
     first = tokenise(rows, tokenizer, tmp_path)
     monkeypatch.setattr(document_cache, "_write", None)
@@ -95,7 +95,7 @@ def test_a_table_is_made_once(tmp_path, monkeypatch):
 def test_no_usable_document(tmp_path):
     tokenizer = train_tokenizer(TEXTS, 300)
     with pytest.raises(ValueError, match="no usable document"):
-        tokenise(source(Row(" ", ("\x00",))), tokenizer, tmp_path)
+        tokenise(source(Example(" ", ("\x00",))), tokenizer, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -112,13 +112,13 @@ def test_ids_and_counts(kind, vocab):
     tokenizer = train_tokenizer(["a cat and a dog"] * 3, vocab, kind)
     ids = np.array([10, 11, 10, 4], np.uint16)
     tables = [DocumentTable(ids, None, None), DocumentTable(ids[:1], None, None)]
-    found = text_info(tokenizer, tables)
-    assert found.vocab == tokenizer.get_vocab_size()
+    found = tokenizer_info(tokenizer, tables)
+    assert found.vocab_size == tokenizer.get_vocab_size()
     assert found.mask_id == tokenizer.token_to_id("[MASK]")
     assert {tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]", "[PAD]")} < set(
-        found.special
+        found.special_ids
     )
-    assert found.mask_id in found.special
-    counted = np.flatnonzero(found.counts)
+    assert found.mask_id in found.special_ids
+    counted = np.flatnonzero(found.token_counts)
     assert counted.tolist() == [4, 10, 11]
-    assert found.counts[counted].tolist() == [1, 3, 1]
+    assert found.token_counts[counted].tolist() == [1, 3, 1]

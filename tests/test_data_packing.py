@@ -13,8 +13,8 @@ def test_every_text_is_placed_once_whole_and_end_to_end(lengths, limit):
     assert packing.row.max() + 1 == packing.rows
     for row in range(packing.rows):
         here = np.flatnonzero(packing.row == row)
-        here = here[np.argsort(packing.segment[here])]
-        assert packing.segment[here].tolist() == list(range(1, len(here) + 1))
+        here = here[np.argsort(packing.segment_ids[here])]
+        assert packing.segment_ids[here].tolist() == list(range(1, len(here) + 1))
         assert len(here) <= limit
         ends = np.cumsum(lengths[here])
         assert packing.start[here].tolist() == [0, *ends[:-1]]

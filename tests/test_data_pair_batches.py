@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from research.data.examples import Row
+from research.data.examples import Example
 from research.data.pair_batches import make_batches
 from research.data.sources import Source
-from research.text.prompts import METHODS
-from research.text.templates import in_templates
+from research.text.prompts import PROMPTS
+from research.text.templates import apply_templates
 from research.text.tokenization import text_hash, token_ids, train_tokenizer
-from research.types import slots
+from research.types import max_segments
 
 WORDS = ("red", "green", "blue", "one", "two", "three", "cat", "dog", "bird", "tree")
 
@@ -22,7 +22,7 @@ def text(rng, most=20):
 def source(rows, *, negatives=0, positives=1, weight=1.0, seed=0, scored=False):
     rng = np.random.default_rng(seed)
     data = [
-        Row(
+        Example(
             f"{i} {text(rng)}",
             tuple(f"{i} p{j} {text(rng)}" for j in range(positives)),
             tuple(f"{i} n{j} {text(rng)}" for j in range(negatives + 1)),
@@ -60,12 +60,15 @@ def make(tokenizer, tmp_path_factory):
 def vectors(batch, length):
     """The ids of each text, by its slot in the batch."""
     found = {}
-    ids, segments = np.asarray(batch.tokens.ids), np.asarray(batch.tokens.segment)
+    ids, segments = (
+        np.asarray(batch.tokens.token_ids),
+        np.asarray(batch.tokens.segment_ids),
+    )
     for row in range(len(ids)):
         for segment in range(1, segments[row].max() + 1):
             place = np.flatnonzero(segments[row] == segment)
             assert place.tolist() == list(range(place[0], place[-1] + 1))
-            found[row * slots(length) + segment - 1] = ids[row, place]
+            found[row * max_segments(length) + segment - 1] = ids[row, place]
     return found
 
 
@@ -81,13 +84,15 @@ def test_a_batch_holds_its_texts(make, tokenizer):
             for h in text_hash([t]).tolist()
         }
         found = vectors(batch, 64)
-        slot = np.concatenate([batch.query, batch.document])
+        slot = np.concatenate([batch.query_index, batch.document_index])
         assert sorted(slot.tolist()) == sorted(found)
         hashes = np.concatenate([batch.labels.query_id, batch.labels.document_id])
         for place, key in zip(slot.tolist(), hashes.tolist(), strict=True):
             ids = token_ids(tokenizer, [by_hash[tuple(key)]], 32)[0]
             np.testing.assert_array_equal(found[place], ids)
-        np.testing.assert_array_equal(batch.tokens.pool, batch.tokens.segment > 0)
+        np.testing.assert_array_equal(
+            batch.tokens.pooling_mask, batch.tokens.segment_ids > 0
+        )
 
 
 def test_documents_are_the_positive_then_the_negatives(make):
@@ -116,10 +121,10 @@ def test_shapes_and_dtypes(make):
     for step in range(12):
         batch = batches(step)
         documents = 24 if batches.source(step) == "a" else 8
-        assert batch.tokens.ids.shape[0] % 2 == 0
-        assert batch.tokens.ids.shape[1] == 64
-        assert batch.query.shape == (8,)
-        assert batch.document.shape == (documents,)
+        assert batch.tokens.token_ids.shape[0] % 2 == 0
+        assert batch.tokens.token_ids.shape[1] == 64
+        assert batch.query_index.shape == (8,)
+        assert batch.document_index.shape == (documents,)
         kinds = [a.dtype.name for a in jax.tree.leaves(batch) if a.dtype != np.float32]
         assert kinds == ["int32", "int32", "bool", "int32", "int32", "uint32", "uint32"]
         scored = batch.labels.score is not None
@@ -182,20 +187,20 @@ def test_the_hosts_parts_make_up_the_batch(make, hosts):
 
 def test_few_shapes(make):
     batches = make({"b": SOURCES["b"]})
-    rows = {len(batches(step).tokens.ids) for step in range(60)}
+    rows = {len(batches(step).tokens.token_ids) for step in range(60)}
     assert len(rows) <= 3
     assert batches.describe()["b"]["batch_rows"] == min(rows)
 
 
 def test_rows_grow_to_the_longest_text(make):
     rng = np.random.default_rng(0)
-    rows = [Row(f"{i} {text(rng, 200)}", ("one",)) for i in range(10)]
+    rows = [Example(f"{i} {text(rng, 200)}", ("one",)) for i in range(10)]
     batches = make({"long": Source(rows, 0, 1.0, {"query": "", "document": ""})})
-    assert batches(0).tokens.ids.shape[1] == 64
+    assert batches(0).tokens.token_ids.shape[1] == 64
     batches = make(
         {"long": Source(rows, 0, 1.0, {"query": "", "document": ""})}, max_length=100
     )
-    assert batches(0).tokens.ids.shape[1] == 128
+    assert batches(0).tokens.token_ids.shape[1] == 128
 
 
 def test_describe(make):
@@ -216,7 +221,7 @@ def test_errors(make):
         make(process_count=3)
     with pytest.raises(ValueError, match="no data to train on"):
         make({})
-    empty = Source([Row("a", ("",))] * 8, 0, 1.0, {"query": "", "document": ""})
+    empty = Source([Example("a", ("",))] * 8, 0, 1.0, {"query": "", "document": ""})
     with pytest.raises(ValueError, match="data 'x': row 0 has a document without text"):
         make({"x": empty})
 
@@ -224,7 +229,7 @@ def test_errors(make):
 @pytest.mark.parametrize("name", ["echo", "prompteol", "instruct", "llm2vec"])
 def test_a_batch_pools_the_tokens_of_its_method(make, tokenizer, name):
     short = {"instruction": "one"} if name != "prompteol" else {}
-    method = METHODS[name](**short)
+    method = PROMPTS[name](**short)
     batches = make(method=method, max_length=120, row_length=256)
     for step in range(3):
         batch = batches(step)
@@ -240,23 +245,26 @@ def test_a_batch_pools_the_tokens_of_its_method(make, tokenizer, name):
         for role in ("query", "document"):
             keys = getattr(batch.labels, f"{role}_id").tolist()
             texts = [by_hash[tuple(key)] for key in keys]
-            (found,) = in_templates(method, tokenizer, texts, 120, role)
+            (found,) = apply_templates(method, tokenizer, texts, 120, role)
             for place, *expected in zip(
-                getattr(batch, role).tolist(), found.ids, found.pooled, strict=True
+                getattr(batch, role).tolist(),
+                found.token_ids,
+                found.pooling_mask,
+                strict=True,
             ):
                 np.testing.assert_array_equal(ids[place], expected[0])
                 np.testing.assert_array_equal(pooled[place], expected[1])
-        assert not batch.tokens.pool[batch.tokens.segment == 0].any()
-        mixed = (batch.tokens.segment > 0) & ~batch.tokens.pool
+        assert not batch.tokens.pooling_mask[batch.tokens.segment_ids == 0].any()
+        mixed = (batch.tokens.segment_ids > 0) & ~batch.tokens.pooling_mask
         assert mixed.any() == (name in ("echo", "llm2vec"))
 
 
 def pools(tokens):
     """The tokens with what pools in the place of their ids."""
-    return tokens._replace(ids=tokens.pool)
+    return tokens._replace(token_ids=tokens.pooling_mask)
 
 
 def test_prompts_and_a_method_exclude_each_other(make):
     asked = Source(SOURCES["b"].rows, 0, 1.0, {"query": "q: ", "document": ""})
     with pytest.raises(ValueError, match="data 'b': the source has the prompt 'q: '"):
-        make({"b": asked}, method=METHODS["echo"](), max_length=120)
+        make({"b": asked}, method=PROMPTS["echo"](), max_length=120)

@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from research.data.examples import Row
-from research.data.pretraining_batches import make_rows
-from research.data.row_packing import ROWS
+from research.data.examples import Example
+from research.data.pretraining_batches import make_pretraining_batches
+from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import Source, pydocs
 from research.models import config, encoder
 from research.objectives import mlm_masking
 from research.text import tokenization
-from research.types import Rows, Tokens, row_texts
+from research.types import PretrainingBatch, Tokens, max_documents
 
 WORDS = ("tokenising", "green", "a", "encoder", "of", "three", "cat.", "do", "birds")
 
@@ -25,13 +25,13 @@ def source(count, longest, seed=0, weight=1.0):
     def words():
         return " ".join(rng.choice(WORDS, rng.integers(3, longest)))
 
-    rows = [Row(f"{i} {words()}", (words(),)) for i in range(count)]
+    rows = [Example(f"{i} {words()}", (words(),)) for i in range(count)]
     return Source(rows, 0, weight, {"query": "", "document": ""})
 
 
 SHORT = source(80, 16)
 LONG = source(20, 400, seed=1)
-DECOMPOSED = partial(ROWS["decomposed"], shortest=8)
+DECOMPOSED = partial(ROW_LAYOUTS["decomposed"], shortest=8)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def tokenizer():
 def make(tokenizer, tmp_path_factory):
     cache = tmp_path_factory.mktemp("tokens")
 
-    def make(layout=ROWS["packed"], sources=None, **options):
+    def make(layout=ROW_LAYOUTS["packed"], sources=None, **options):
         settings = {"batch_size": 4, "max_length": 64, "seed": 0}
-        return make_rows(
+        return make_pretraining_batches(
             sources or {"a": SHORT},
             tokenizer,
             layout,
@@ -61,7 +61,7 @@ def make(tokenizer, tmp_path_factory):
 def texts(rows):
     """(ids, words) of every text of a batch, with its special tokens."""
     for ids, segment, word in zip(
-        rows.tokens.ids, rows.tokens.segment, rows.word, strict=True
+        rows.tokens.token_ids, rows.tokens.segment_ids, rows.word_ids, strict=True
     ):
         for number in range(1, segment.max() + 1):
             place = np.flatnonzero(segment == number)
@@ -72,14 +72,14 @@ def texts(rows):
 def documents(batches, part=0):
     table = batches.parts[part].table
     return [
-        tuple(table.ids[a:b].tolist())
+        tuple(table.token_ids[a:b].tolist())
         for a, b in zip(table.starts[:-1], table.starts[1:], strict=True)
     ]
 
 
 def test_an_epoch_of_packed_rows_holds_every_token_once(make):
     batches = make(sources={"a": LONG}, batch_size=1)
-    size = len(batches.parts[0].table.ids)
+    size = len(batches.parts[0].table.token_ids)
     found, steps = Counter(), 0
     while sum(len(piece) * n for piece, n in found.items()) < size:
         for ids, word in texts(batches(steps)):
@@ -108,7 +108,7 @@ def test_pieces_begin_and_end_at_words(make):
     layout = batches.parts[0].layout(0)
     ends = layout.first + layout.size
     assert (table.marks[layout.first] > 0).all()
-    assert all(e == len(table.ids) or table.marks[e] for e in ends)
+    assert all(e == len(table.token_ids) or table.marks[e] for e in ends)
     # No piece is shorter than the room but for the next word, or the document's end.
     last = np.isin(ends, table.starts)
     assert (layout.size[~last] > 62 - 11).all()
@@ -116,13 +116,13 @@ def test_pieces_begin_and_end_at_words(make):
 
 def test_shapes_and_words(make):
     rows = make(max_length=48)(3)
-    assert rows.tokens.ids.shape == rows.word.shape == (4, 48)
+    assert rows.tokens.token_ids.shape == rows.word_ids.shape == (4, 48)
     assert [a.dtype.name for a in jax.tree.leaves(rows)] == [
         *("int32", "int32", "bool", "int32")
     ]
-    assert rows.tokens.segment.max() <= row_texts(48)
-    np.testing.assert_array_equal(rows.tokens.pool, rows.tokens.segment > 0)
-    for word in rows.word:
+    assert rows.tokens.segment_ids.max() <= max_documents(48)
+    np.testing.assert_array_equal(rows.tokens.pooling_mask, rows.tokens.segment_ids > 0)
+    for word in rows.word_ids:
         numbers = word[word > 0]
         assert numbers[0] == 1 and set(np.diff(numbers)) <= {0, 1}
 
@@ -130,7 +130,10 @@ def test_shapes_and_words(make):
 def test_words_do_not_run_from_text_to_text(make, tokenizer):
     rows = make()(0)
     for r in range(4):
-        of = {(w, s) for w, s in zip(rows.word[r], rows.tokens.segment[r], strict=True)}
+        of = {
+            (w, s)
+            for w, s in zip(rows.word_ids[r], rows.tokens.segment_ids[r], strict=True)
+        }
         assert len({w for w, _ in of if w}) == len([w for w, _ in of if w])
     tokens = {i: t for t, i in tokenizer.get_vocab().items()}
     for ids, word in texts(rows):
@@ -141,7 +144,7 @@ def test_words_do_not_run_from_text_to_text(make, tokenizer):
 
 @pytest.mark.parametrize(
     "layout",
-    [ROWS["packed"], DECOMPOSED, partial(ROWS["spans"], shortest=8)],
+    [ROW_LAYOUTS["packed"], DECOMPOSED, partial(ROW_LAYOUTS["spans"], shortest=8)],
     ids=["packed", "dec", "spans"],
 )
 def test_a_batch_is_a_function_of_the_step_and_shared_by_hosts(make, layout):
@@ -158,7 +161,7 @@ def test_a_batch_is_a_function_of_the_step_and_shared_by_hosts(make, layout):
         jax.tree.map(np.testing.assert_array_equal, batches[step], joined)
     assert {whole.source(step) for step in range(8)} == {"a", "b"}
     other = make(layout, sources, seed=1)
-    assert not np.array_equal(other(0).tokens.ids, batches[0].tokens.ids)
+    assert not np.array_equal(other(0).tokens.token_ids, batches[0].tokens.token_ids)
 
 
 def test_decomposed_texts_are_full_rows_of_one_document(make):
@@ -167,9 +170,9 @@ def test_decomposed_texts_are_full_rows_of_one_document(make):
     lengths = Counter()
     for step in range(60):
         rows = batches(step)
-        count, length = rows.word.shape
+        count, length = rows.word_ids.shape
         assert count * length == 4 * 64
-        assert (rows.tokens.segment == 1).all()
+        assert (rows.tokens.segment_ids == 1).all()
         lengths[length] += 1
         if step % 10 == 0:
             for ids, word in texts(rows):
@@ -189,8 +192,8 @@ def test_short_to_long_grows_in_every_cycle(make):
     plain, grown = (
         make(how, {"a": LONG}) for how in (partial(DECOMPOSED, cycle=40), layout)
     )
-    lengths = np.array([grown(step).word.shape[1] for step in range(120)])
-    same = np.array([plain(step).word.shape[1] for step in range(120)])
+    lengths = np.array([grown(step).word_ids.shape[1] for step in range(120)])
+    same = np.array([plain(step).word_ids.shape[1] for step in range(120)])
     for cycle in (slice(0, 40), slice(40, 80), slice(80, 120)):
         assert Counter(lengths[cycle]) == Counter(same[cycle])
         assert lengths[cycle][:15].mean() < lengths[cycle][-15:].mean()
@@ -198,18 +201,20 @@ def test_short_to_long_grows_in_every_cycle(make):
 
 
 def test_neighbouring_rows_are_spans_of_one_document(make):
-    batches = make(partial(ROWS["spans"], shortest=20), {"a": LONG}, max_length=32)
+    batches = make(
+        partial(ROW_LAYOUTS["spans"], shortest=20), {"a": LONG}, max_length=32
+    )
     table, layout = batches.parts[0].table, batches.parts[0].layout(2)
     owner = np.searchsorted(table.starts, layout.first, side="right")
     last = np.searchsorted(table.starts, layout.first + layout.size - 1, side="right")
     np.testing.assert_array_equal(owner, last)
     np.testing.assert_array_equal(owner[::2], owner[1::2])
     assert layout.size.max() <= 30
-    assert batches(2).tokens.segment.max() == 1
+    assert batches(2).tokens.segment_ids.max() == 1
 
 
 def test_anchors_stand_before_their_positives(make):
-    layout = partial(ROWS["spans"], kind="declutr", shortest=6)
+    layout = partial(ROW_LAYOUTS["spans"], kind="declutr", shortest=6)
     batches = make(layout, {"a": LONG}, batch_size=12, max_length=32)
     for turn in range(20):
         found = batches.parts[0].layout(turn)
@@ -227,28 +232,28 @@ def test_a_packed_row_gives_every_document_the_states_it_has_alone(make, key):
     ids, segment = np.zeros((2, len(found), 64), np.int32)
     for i, (piece, _) in enumerate(found):
         ids[i, : len(piece)], segment[i, : len(piece)] = piece, 1
-    shape = {"vocab": 100, "width": 16, "depth": 1, "heads": 2, "mlp": 24}
+    shape = {"vocab_size": 100, "width": 16, "depth": 1, "num_heads": 2, "mlp": 24}
     for cfg in (
         config.bert(**shape, max_len=64, dropout=0.0),
         config.modern(**shape, max_len=64),
     ):
         params = jax.jit(encoder.init, static_argnums=1)(key, cfg)
         states = jax.jit(
-            lambda params, tokens, cfg=cfg: encoder.forward(params, tokens, cfg).tokens
+            lambda params, tokens, cfg=cfg: encoder.forward(params, tokens, cfg).hidden_states
         )
         packed = np.asarray(states(params, rows.tokens))
         alone = np.asarray(states(params, Tokens(ids, segment, segment > 0)))
-        assert rows.tokens.segment.max() > 1
+        assert rows.tokens.segment_ids.max() > 1
         np.testing.assert_allclose(
-            packed[rows.tokens.segment > 0],
+            packed[rows.tokens.segment_ids > 0],
             alone[segment > 0],
             atol=2e-5,
         )
 
 
 def test_rows_of_one_text_each_are_padded(make):
-    rows = make(partial(ROWS["packed"], texts=1))(0)
-    segment = rows.tokens.segment
+    rows = make(partial(ROW_LAYOUTS["packed"], texts=1))(0)
+    segment = rows.tokens.segment_ids
     assert segment.max() == 1 and (segment[:, 0] == 1).all()
     assert (np.diff(segment, axis=1) <= 0).all() and not segment.all()
 
@@ -256,30 +261,30 @@ def test_rows_of_one_text_each_are_padded(make):
 def test_ten_thousand_real_rows_are_full_and_masked_to_the_budget(tmp_path, key):
     found = pydocs(limit=6_000)
     tokenizer = tokenization.train_tokenizer([r.query for r in found.rows[:600]], 2048)
-    batches = make_rows(
+    batches = make_pretraining_batches(
         {"pydocs": found},
         tokenizer,
-        ROWS["packed"],
+        ROW_LAYOUTS["packed"],
         batch_size=10_000,
         max_length=128,
         seed=0,
         cache=tmp_path,
     )
     rows = batches(0)
-    real = rows.tokens.segment > 0
+    real = rows.tokens.segment_ids > 0
     assert real.mean() > 0.98
     special = [
         tokenizer.token_to_id(name) for name in ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
     ]
-    on_device = Rows(*jax.tree.map(jax.numpy.asarray, tuple(rows)))
-    masks = mlm_masking.whole_words(key, on_device, (0.2, 0.4))
+    on_device = PretrainingBatch(*jax.tree.map(jax.numpy.asarray, tuple(rows)))
+    masks = mlm_masking.mask_whole_words(key, on_device, (0.2, 0.4))
     for mask, ratio in zip(map(np.asarray, masks), (0.2, 0.4), strict=True):
         assert mask.sum() / real.sum() == pytest.approx(ratio, abs=0.004)
-        assert not np.isin(rows.tokens.ids[mask], special).any()
-        words = np.where(rows.word > 0, 1_000 * np.arange(10_000)[:, None], -1)
-        words += rows.word
+        assert not np.isin(rows.tokens.token_ids[mask], special).any()
+        words = np.where(rows.word_ids > 0, 1_000 * np.arange(10_000)[:, None], -1)
+        words += rows.word_ids
         np.testing.assert_array_equal(mask, np.isin(words, words[mask]))
-        texts = 1_000 * np.arange(10_000)[:, None] + rows.tokens.segment
+        texts = 1_000 * np.arange(10_000)[:, None] + rows.tokens.segment_ids
         sizes, lost = np.bincount(texts[real]), np.bincount(texts[mask])
         budgets = np.array([max(1, round(ratio * n)) for n in range(129)])
         assert (lost <= budgets[sizes[: len(lost)]]).all()
@@ -287,10 +292,10 @@ def test_ten_thousand_real_rows_are_full_and_masked_to_the_budget(tmp_path, key)
 
 def test_errors(make, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="no data to train on"):
-        make_rows(
+        make_pretraining_batches(
             {},
             tokenizer,
-            ROWS["packed"],
+            ROW_LAYOUTS["packed"],
             batch_size=1,
             max_length=8,
             seed=0,
@@ -304,7 +309,7 @@ def test_errors(make, tokenizer, tmp_path):
         make(max_length=2)
     with pytest.raises(ValueError, match="data 'a': its documents fill .* fewer"):
         make(batch_size=4000)
-    empty = Source([Row(" ", ())], 0, 1.0, {"query": "", "document": ""})
+    empty = Source([Example(" ", ())], 0, 1.0, {"query": "", "document": ""})
     with pytest.raises(ValueError, match="data 'x': there is no usable document"):
         make(sources={"x": empty})
     for options, message in (
@@ -313,9 +318,9 @@ def test_errors(make, tokenizer, tmp_path):
         ({"curriculum": "random"}, "'random'; known: uniform, short_to_long"),
     ):
         with pytest.raises(ValueError, match=message):
-            make(partial(ROWS["decomposed"], **options))
+            make(partial(ROW_LAYOUTS["decomposed"], **options))
     with pytest.raises(ValueError, match=r"rows.texts is 5; allowed: 1 ... 4 in a row"):
-        make(partial(ROWS["packed"], texts=5))
+        make(partial(ROW_LAYOUTS["packed"], texts=5))
     with pytest.raises(ValueError, match="do not fill one batch"):
         make(DECOMPOSED, batch_size=4000)
     for options, message in (
@@ -326,4 +331,4 @@ def test_errors(make, tokenizer, tmp_path):
         ({"kind": "declutr", "anchors": 1, "positives": 1}, "0 documents have the 124"),
     ):
         with pytest.raises(ValueError, match=message):
-            make(partial(ROWS["spans"], **options), {"a": source(4, 10)})
+            make(partial(ROW_LAYOUTS["spans"], **options), {"a": source(4, 10)})

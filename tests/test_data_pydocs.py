@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from research.data import pydocs, sources
-from research.data.examples import Row
+from research.data.examples import Example
 from research.data.pydocs import file_pairs, is_test, package_pairs, python_files
 
 CODE = '''
@@ -78,7 +78,7 @@ def test_a_set_without_tensorflow(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(pydocs, "installed", lambda: options["folders"])
     source = sources.pydocs(split="test", cache=options["cache"])
     assert len(source.rows) == len(test)
-    assert all(isinstance(row, Row) and row.query for row in source.rows)
+    assert all(isinstance(row, Example) and row.query for row in source.rows)
     few = sources.pydocs(split="train", limit=3, cache=options["cache"])
     assert few.rows == list(sources.pydocs(cache=options["cache"]).rows)[:3]
     assert few.identity != source.identity

@@ -3,7 +3,7 @@ import json
 import pytest
 import tensorflow_datasets as tfds
 
-from research.data.examples import Row
+from research.data.examples import Example
 from research.data.sources import SOURCES, beir, files, hub, labelled, texts, tfds_set
 
 
@@ -27,25 +27,25 @@ IDS = {
 @pytest.mark.parametrize(
     "record, row",
     [
-        ({"anchor": "a", "positive": "b"}, Row("a", ("b",))),
+        ({"anchor": "a", "positive": "b"}, Example("a", ("b",))),
         (
             {"anchor": "a", "positive": "b", "negative": "c", "source": "no"},
-            Row("a", ("b",), ("c",)),
+            Example("a", ("b",), ("c",)),
         ),
         (
             {"query": "a", "positive": "b", "negative_1": "c", "negative_2": "d"},
-            Row("a", ("b",), ("c", "d")),
+            Example("a", ("b",), ("c", "d")),
         ),
         (
             {"sentence1": "a", "sentence2": "b", "score": 4.0},
-            Row("a", ("b",), (), 0.8),
+            Example("a", ("b",), (), 0.8),
         ),
         (
             {"query": "a", "pos": ["b", "c"], "neg": ["d"], "group": 7},
-            Row("a", ("b", "c"), ("d",), None, "7"),
+            Example("a", ("b", "c"), ("d",), None, "7"),
         ),
-        (PASSAGES, Row("a", ("T b",), ("c",))),
-        (IDS, Row("a", ("T b",), ("c",))),
+        (PASSAGES, Example("a", ("T b",), ("c",))),
+        (IDS, Example("a", ("T b",), ("c",))),
     ],
 )
 def test_column_conventions(tmp_path, record, row):
@@ -66,8 +66,8 @@ def test_columns_of_a_table(tmp_path):
     )
     source = files(path=str(tmp_path / "a.tsv"), weight=2.0, query_prompt="q: ")
     assert list(source.rows) == [
-        Row("a", ("b",), ("c",), None, "g"),
-        Row("d", ("e",), ("f",)),
+        Example("a", ("b",), ("c",), None, "g"),
+        Example("d", ("e",), ("f",)),
     ]
     assert source.weight == 2.0
     assert source.prompts == {"query": "q: ", "document": ""}
@@ -106,11 +106,11 @@ def test_weight_should_be_positive(tmp_path):
 def test_texts_are_their_own_positives(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\n two \n")
     assert list(texts(path=str(tmp_path / "a.txt")).rows) == [
-        Row("one", ("one",)),
-        Row("two", ("two",)),
+        Example("one", ("one",)),
+        Example("two", ("two",)),
     ]
     path = jsonl(tmp_path / "a.jsonl", {"text": "one"})
-    assert list(texts(path=path).rows) == [Row("one", ("one",))]
+    assert list(texts(path=path).rows) == [Example("one", ("one",))]
     (tmp_path / "b.txt").write_text("\n")
     with pytest.raises(ValueError, match="holds no texts"):
         texts(path=str(tmp_path / "b.txt"))
@@ -124,7 +124,7 @@ def test_beir_positives_and_negatives(tmp_path):
         "query-id\tcorpus-id\tscore\nq\ta\t1\nq\tb\t2\nq\tc\t0\n"
     )
     source = beir(path=str(tmp_path), negatives=1)
-    assert list(source.rows) == [Row("query", ("a", "b"), ("c",))]
+    assert list(source.rows) == [Example("query", ("a", "b"), ("c",))]
     with pytest.raises(ValueError, match="1 documents of grade 0, not the 2"):
         beir(path=str(tmp_path), negatives=2)
 
@@ -151,7 +151,7 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
 def test_any_tfds_set_without_tensorflow(tmp_path):
     place = {"dataset": "tiny_pairs", "split": "train", "data_dir": str(tmp_path)}
     source = tfds_set(**place, query="q", document="d")
-    found = {Row(f"query {i}", (f"document {i}",)) for i in range(3)}
+    found = {Example(f"query {i}", (f"document {i}",)) for i in range(3)}
     assert set(source.rows) == set(source.rows[0:3]) == found
     assert source.rows[1] == source.rows[0:3][1]
     with pytest.raises(ValueError, match="no column x; found d, q"):
@@ -172,7 +172,7 @@ def test_hub_set_from_a_local_folder(tmp_path, monkeypatch):
         score="s",
         score_range=2.0,
     )
-    assert list(source.rows) == [Row("a", ("b",), ("c",), 0.5)]
+    assert list(source.rows) == [Example("a", ("b",), ("c",), 0.5)]
     assert source.negatives == 1
 
 

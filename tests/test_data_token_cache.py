@@ -2,18 +2,18 @@ import numpy as np
 import pytest
 
 from research.data import token_cache
-from research.data.examples import Row
+from research.data.examples import Example
 from research.data.sources import Source
 from research.data.token_cache import tokenise
 from research.text.one_word_prompts import stated
-from research.text.prompts import METHODS
-from research.text.templates import in_templates
+from research.text.prompts import PROMPTS
+from research.text.templates import apply_templates
 from research.text.tokenization import text_hash, token_ids, train_tokenizer
 
 ROWS = [
-    Row("what is red", ("a colour", "of blood"), ("a number",), group="g"),
-    Row("what is two", ("a number",)),
-    Row("what is red", ("the colour of roses",), ("two", "three"), group="g"),
+    Example("what is red", ("a colour", "of blood"), ("a number",), group="g"),
+    Example("what is two", ("a number",)),
+    Example("what is red", ("the colour of roses",), ("two", "three"), group="g"),
 ]
 
 
@@ -35,7 +35,7 @@ def test_a_table_holds_every_text(tmp_path, tokenizer, monkeypatch, chunk):
     )
     texts = [t for row in ROWS for t in (row.query, *row.positives, *row.negatives)]
     np.testing.assert_array_equal(table.hashes, text_hash(texts))
-    assert table.ids.dtype == np.uint16
+    assert table.token_ids.dtype == np.uint16
     assert table.positives.tolist() == [2, 1, 1]
     assert table.negatives.tolist() == [1, 0, 2]
     assert table.first.tolist() == [0, 4, 6]
@@ -45,7 +45,7 @@ def test_a_table_holds_every_text(tmp_path, tokenizer, monkeypatch, chunk):
     for index, text in enumerate(texts):
         prompt = "what " if index in table.first else "is "
         expected = token_ids(tokenizer, [text], 6, prompt=prompt)[0]
-        found = table.ids[table.starts[index] : table.starts[index + 1]]
+        found = table.token_ids[table.starts[index] : table.starts[index + 1]]
         np.testing.assert_array_equal(found, expected)
 
 
@@ -53,7 +53,7 @@ def test_a_table_is_made_once(tmp_path, tokenizer, monkeypatch):
     first = tokenise(source(ROWS), tokenizer, 8, tmp_path)
     monkeypatch.setattr(token_cache, "_write", None)
     again = tokenise(source(ROWS), tokenizer, 8, tmp_path)
-    np.testing.assert_array_equal(first.ids, again.ids)
+    np.testing.assert_array_equal(first.token_ids, again.token_ids)
 
 
 def test_another_content_is_another_folder(tmp_path, tokenizer):
@@ -68,9 +68,9 @@ def test_another_content_is_another_folder(tmp_path, tokenizer):
 
 def test_a_failure_leaves_nothing_behind(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="row 1 has a document without text"):
-        tokenise(source([ROWS[0], Row("a", (" ",))]), tokenizer, 8, tmp_path)
+        tokenise(source([ROWS[0], Example("a", (" ",))]), tokenizer, 8, tmp_path)
     with pytest.raises(ValueError, match="row 0 has no tokens"):
-        tokenise(source([Row("\x00", ("a",))]), tokenizer, 8, tmp_path)
+        tokenise(source([Example("\x00", ("a",))]), tokenizer, 8, tmp_path)
     with pytest.raises(ValueError, match="row 1 has no score"):
         tokenise(source([ROWS[1]._replace(score=1.0), ROWS[0]]), tokenizer, 8, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -95,51 +95,51 @@ def test_another_process_may_be_first(tmp_path, tokenizer, monkeypatch):
 @pytest.mark.parametrize("chunk", [1, 100])
 def test_a_table_holds_the_tokens_that_pool(tmp_path, tokenizer, monkeypatch, chunk):
     monkeypatch.setattr(token_cache, "CHUNK", chunk)
-    method = METHODS["template"](query="is {text} two {text!}", document="a {text}")
+    method = PROMPTS["template"](query="is {text} two {text!}", document="a {text}")
     table = tokenise(source(ROWS), tokenizer, 12, tmp_path, method)
     texts = [t for row in ROWS for t in (row.query, *row.positives, *row.negatives)]
     np.testing.assert_array_equal(table.hashes, text_hash(texts))
-    assert table.pool.dtype == bool and not table.pool.all()
+    assert table.pooling_mask.dtype == bool and not table.pooling_mask.all()
     for index, text in enumerate(texts):
         role = "query" if index in table.first else "document"
-        (found,) = in_templates(method, tokenizer, [text], 12, role)
+        (found,) = apply_templates(method, tokenizer, [text], 12, role)
         part = slice(*table.starts[index : index + 2])
-        np.testing.assert_array_equal(table.ids[part], found.ids[0])
-        np.testing.assert_array_equal(table.pool[part], found.pooled[0])
+        np.testing.assert_array_equal(table.token_ids[part], found.token_ids[0])
+        np.testing.assert_array_equal(table.pooling_mask[part], found.pooling_mask[0])
     again = tokenise(source(ROWS), tokenizer, 12, tmp_path, method)
-    np.testing.assert_array_equal(again.pool, table.pool)
+    np.testing.assert_array_equal(again.pooling_mask, table.pooling_mask)
 
 
 def test_another_method_is_another_folder(tmp_path, tokenizer):
     methods = [
         None,
-        METHODS["plain"](),
-        METHODS["template"](query="is {text}"),
-        METHODS["template"](query="is {text!}", document="{text}"),
-        METHODS["template"](query="a {text}"),
-        METHODS["template"](query="is {text}")._replace(rewrite=stated),
-        METHODS["echo"](instruction="a"),
+        PROMPTS["plain"](),
+        PROMPTS["template"](query="is {text}"),
+        PROMPTS["template"](query="is {text!}", document="{text}"),
+        PROMPTS["template"](query="a {text}"),
+        PROMPTS["template"](query="is {text}")._replace(rewrite=stated),
+        PROMPTS["echo"](instruction="a"),
     ]
     for method in methods:
         tokenise(source(ROWS), tokenizer, 60, tmp_path, method)
     assert len(list(tmp_path.iterdir())) == len(methods)
     # Another process finds them: the name does not hang on where a function lies.
-    again = METHODS["template"](query="is {text}")
+    again = PROMPTS["template"](query="is {text}")
     tokenise(source(ROWS), tokenizer, 60, tmp_path, again)
     assert len(list(tmp_path.iterdir())) == len(methods)
-    named = token_cache._named(METHODS["prompteol"]())
+    named = token_cache._named(PROMPTS["prompteol"]())
     assert "0x" not in repr(named) and "punctuated" in named[1]
 
 
 def test_methods_that_cannot_train_are_one_sentence(tmp_path, tokenizer):
-    echo, several = METHODS["echo"](), METHODS["metaeol"]()
+    echo, several = PROMPTS["echo"](), PROMPTS["metaeol"]()
     with pytest.raises(ValueError, match="prompt 'q: ' and the run a method"):
         tokenise(source(ROWS, query="q: "), tokenizer, 60, tmp_path, echo)
     with pytest.raises(ValueError, match="8 templates is for embedding"):
         tokenise(source(ROWS), tokenizer, 60, tmp_path, several)
     with pytest.raises(ValueError, match="no room for a text in max_length 8"):
         tokenise(source(ROWS), tokenizer, 8, tmp_path, echo)
-    broken = source([ROWS[1], Row("a", ("\x00",))])
+    broken = source([ROWS[1], Example("a", ("\x00",))])
     with pytest.raises(ValueError, match="row 1 has no tokens"):
         tokenise(broken, tokenizer, 60, tmp_path, echo)
     assert list(tmp_path.iterdir()) == []

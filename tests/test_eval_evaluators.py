@@ -6,7 +6,14 @@ import pytest
 
 from research.eval import compare_chunking
 from research.eval.evaluators import EVALS
-from research.eval.grid import Grid, grid, heat_map, markdown, record, widths
+from research.eval.grid import (
+    Grid,
+    format_markdown,
+    plot_heat_map,
+    score_grid,
+    to_record,
+    widths,
+)
 from research.eval.retrieval import ranking, retrieval
 from research.eval.sts import sts
 
@@ -120,10 +127,10 @@ def test_retrieval_by_dot_product_minds_the_length():
 
 
 def test_pydocs_retrieval_finds_every_document_by_its_query(monkeypatch):
-    from research.data.examples import Row
+    from research.data.examples import Example
     from research.data.sources import Source
 
-    rows = [Row(f"query {i}", (f"document {i}",)) for i in range(20)]
+    rows = [Example(f"query {i}", (f"document {i}",)) for i in range(20)]
     source = Source(rows=rows, negatives=0, weight=1.0, prompts={})
     monkeypatch.setattr(
         "research.eval.evaluators.SOURCES", {"pydocs": lambda *, split: source}
@@ -142,11 +149,11 @@ def test_pydocs_retrieval_finds_every_document_by_its_query(monkeypatch):
 
 
 def test_pydocs_long_asks_for_all_functions_of_a_text(monkeypatch):
-    from research.data.examples import Row
+    from research.data.examples import Example
     from research.data.sources import Source
 
-    rows = [Row(f"query {i}", (f"document {i:03} " + "x" * 17,)) for i in range(40)]
-    rows.append(Row("query 40", ("x" * 1_001,)))  # too long to be among them
+    rows = [Example(f"query {i}", (f"document {i:03} " + "x" * 17,)) for i in range(40)]
+    rows.append(Example("query 40", ("x" * 1_001,)))  # too long to be among them
     source = Source(rows=rows, negatives=0, weight=1.0, prompts={})
     monkeypatch.setattr(
         "research.eval.evaluators.SOURCES", {"pydocs": lambda *, split: source}
@@ -192,13 +199,13 @@ def test_a_grid_embeds_once_and_cuts(sts_file, tmp_path):
         cuts.append(depth)
         return letters
 
-    found = grid(sts(data=sts_file), every, cut, depths=(1, 2), dims=(3, 4))
+    found = score_grid(sts(data=sts_file), every, cut, depths=(1, 2), dims=(3, 4))
     assert calls == ["query"]
     assert cuts == [1, 2]
     whole = sts(data=sts_file)(letters)
     assert found.scores[1][1]["main_score"] == pytest.approx(whole["main_score"])
     assert found.main().shape == (2, 2)
-    data = record(found)
+    data = to_record(found)
     assert [(c["depth"], c["dim"]) for c in data["cells"]] == [
         (1, 3),
         (1, 4),
@@ -206,14 +213,14 @@ def test_a_grid_embeds_once_and_cuts(sts_file, tmp_path):
         (2, 4),
     ]
     assert json.loads(json.dumps(data))["main_score"] == pytest.approx(100)
-    assert "| depth | 3 | 4 | s / 1,000 texts |" in markdown(found, "title")
-    heat_map(found, "title", tmp_path / "grid.png")
+    assert "| depth | 3 | 4 | s / 1,000 texts |" in format_markdown(found, "title")
+    plot_heat_map(found, "title", tmp_path / "grid.png")
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_grid_of_one_cell_is_drawn(tmp_path):
     single = Grid((1,), (8,), [[{"main_score": 1.0}]], [0.1])
-    heat_map(single, "title", tmp_path / "grid.png")
+    plot_heat_map(single, "title", tmp_path / "grid.png")
 
 
 def test_widths():
@@ -230,14 +237,16 @@ def test_a_sweep_scores_each_way_to_cut(beir, tmp_path):
         return letters(texts, role) * np.array(sign, np.float32)
 
     makers = {"none": lambda: letters, "late:2": lambda: flipped}
-    cells = compare_chunking.sweep(retrieval(data=beir), makers, said.append)
+    cells = compare_chunking.compare_chunkings(
+        retrieval(data=beir), makers, said.append
+    )
     assert [cell["chunk"] for cell in cells] == ["none", "late:2"]
     assert len(said) == 2
-    data = json.loads(json.dumps(compare_chunking.record(cells)))
+    data = json.loads(json.dumps(compare_chunking.to_record(cells)))
     assert data["main_score"] == data["cells"][1]["main_score"] == 100
     assert data["best"] == "late:2"
-    table = compare_chunking.markdown(cells, "title")
+    table = compare_chunking.format_markdown(cells, "title")
     assert "| chunk | ndcg@10 | recall@100 | mrr@10 | seconds |" in table
     assert "| late:2 | 100.00 |" in table
-    compare_chunking.plot(cells, "title", tmp_path / "chunks.png")
+    compare_chunking.plot_chunkings(cells, "title", tmp_path / "chunks.png")
     assert (tmp_path / "chunks.png").read_bytes().startswith(b"\x89PNG")

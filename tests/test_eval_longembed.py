@@ -7,7 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from research.eval.longembed import accuracy, by_length, longembed, markdown, plot
+from research.eval.longembed import (
+    accuracy,
+    by_length,
+    format_markdown,
+    longembed,
+    plot_longembed,
+)
 
 
 def reader(words):
@@ -100,7 +106,7 @@ def test_accuracy_counts_first_places():
 def test_the_table_and_the_picture(tmp_path):
     scores = {"main_score": 50.0, "passkey": 75.0, "qmsum_ndcg@10": 25.0}
     scores |= {"passkey_256": 100.0, "passkey_32768": 50.0}
-    assert markdown(scores, "M").splitlines() == [
+    assert format_markdown(scores, "M").splitlines() == [
         "# M",
         "",
         "| task           |   256 | 32768 | score, % |",
@@ -110,7 +116,7 @@ def test_the_table_and_the_picture(tmp_path):
         "| mean           |       |       |     50.0 |",
     ]
     for name, part in (("all", scores), ("real", dict(list(scores.items())[:3:2]))):
-        plot(part, "M", tmp_path / f"{name}.png", reach=512)
+        plot_longembed(part, "M", tmp_path / f"{name}.png", reach=512)
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

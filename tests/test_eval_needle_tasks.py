@@ -107,12 +107,12 @@ def test_prose_of_a_file_and_of_a_folder(tmp_path):
 
 
 def test_prose_of_the_installed_packages(monkeypatch):
-    from research.data.examples import Row
+    from research.data.examples import Example
     from research.data.sources import Source
 
     def pydocs(*, split):
         texts = f"Docstring of {split}.", "Parse `code`.", "Not numpy.array"
-        rows = [Row(text, ("code",)) for text in texts]
+        rows = [Example(text, ("code",)) for text in texts]
         return Source(rows=rows, negatives=0, weight=1.0, prompts={})
 
     monkeypatch.setattr("research.eval.needle_tasks.SOURCES", {"pydocs": pydocs})

@@ -14,12 +14,19 @@ from research.inference import model as pretrained
 from research.inference.embedder import make_embedder
 from research.interop import load
 from research.interop.sentence_transformers.write import export
-from research.models.positions.methods import EXTENSIONS
-from research.text.prompts import METHODS
+from research.models.positions.methods import POSITION_METHODS
+from research.text.prompts import PROMPTS
 from research.train import loop
 
 TABLE = 64  # rows of the position table of common.tiny's encoder
-SHAPE = {"vocab": 512, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 64}
+SHAPE = {
+    "vocab_size": 512,
+    "width": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp": 48,
+    "max_len": 64,
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +41,14 @@ def base(tmp_path_factory, cache):
     config = separate.get_config("tiny")
     config.steps, config.evals = 1, {}
     config.encoder.depth = 2
-    loop.run(make_experiment(config, workdir, cache=cache), workdir)
+    loop.train(make_experiment(config, workdir, cache=cache), workdir)
     return workdir
 
 
 def embedder(model):
-    return make_embedder(model.params, model.config, **pretrained.settings(model))
+    return make_embedder(
+        model.params, model.config, **pretrained.embedder_kwargs(model)
+    )
 
 
 @pytest.mark.parametrize("start", ["interpolated", "recurrent"])
@@ -48,10 +57,10 @@ def test_only_new_positions_are_trained(start, base, tmp_path, cache):
     start_from(config, str(base))
     config.evals = {}
     parts = make_experiment(config, tmp_path, cache=cache)
-    first = loop.first_state(parts, loop.abstract_state(parts, parts.mesh))
+    first = loop.initial_state(parts, loop.abstract_state(parts, parts.mesh))
     before, after = (
         jax.device_get(state.params["encoder"])
-        for state in (first, loop.run(parts, tmp_path).state)
+        for state in (first, loop.train(parts, tmp_path).state)
     )
     old, new = (x["embed"].pop("position")["embedding"] for x in (before, after))
     chex.assert_trees_all_equal(before, after)
@@ -77,13 +86,13 @@ def test_only_new_positions_are_trained(start, base, tmp_path, cache):
 def test_methods_of_training_are_trained(name, arguments, reach, tmp_path, cache):
     config = separate.get_config("tiny")
     config.encoder = section(ENCODERS, "modern", **SHAPE)
-    config.extend = {"longer": section(EXTENSIONS, name, **arguments)}
+    config.extend = {"longer": section(POSITION_METHODS, name, **arguments)}
     config.evals, config.steps = {}, 3
     config.optimizer.learning_rate = 1e-2
-    result = loop.run(make_experiment(config, tmp_path, cache=cache), tmp_path)
+    result = loop.train(make_experiment(config, tmp_path, cache=cache), tmp_path)
     loaded = load.load(str(tmp_path))
     assert loaded.max_length == reach
-    assert dict(loaded.config.extensions)[name]
+    assert dict(loaded.config.position_methods)[name]
     assert np.isfinite(embedder(loaded)(["a text " * 100], "query")).all()
     if name == "clex":
         assert result.state.params["encoder"]["clex"]["down"].any()
@@ -92,10 +101,10 @@ def test_methods_of_training_are_trained(name, arguments, reach, tmp_path, cache
 
 def test_what_does_not_fit_the_positions_is_one_sentence(tmp_path, cache):
     config = separate.get_config("tiny")
-    config.extend = {"longer": section(EXTENSIONS, "linear", scale=2.0)}
+    config.extend = {"longer": section(POSITION_METHODS, "linear", scale=2.0)}
     with pytest.raises(ValueError, match="linear is for .* 'rope'; .* 'learned'"):
         make_experiment(config, tmp_path, cache=cache)
-    one = section(EXTENSIONS, "grouped", scale=2)
+    one = section(POSITION_METHODS, "grouped", scale=2)
     config.extend = {"one": one, "two": one}
     with pytest.raises(ValueError, match="extend names grouped twice"):
         make_experiment(config, tmp_path / "other", cache=cache)
@@ -103,16 +112,16 @@ def test_what_does_not_fit_the_positions_is_one_sentence(tmp_path, cache):
 
 def test_a_method_is_trained_and_remembered(tmp_path, cache):
     config = separate.get_config("tiny")
-    config.method = section(METHODS, "echo", instruction="Find")
+    config.method = section(PROMPTS, "echo", instruction="Find")
     config.encoder.max_len = config.max_length = 64
     config.encoder.depth = 2
     config.evals, config.steps = {}, 1
     parts = make_experiment(config, tmp_path, cache=cache)
     tokens = parts.batches(0).tokens
-    assert (tokens.pool != (tokens.segment > 0)).any()
-    state = loop.run(parts, tmp_path).state
+    assert (tokens.pooling_mask != (tokens.segment_ids > 0)).any()
+    state = loop.train(parts, tmp_path).state
     loaded = load.load(str(tmp_path))
-    assert loaded.method == METHODS["echo"](instruction="Find")
+    assert loaded.method == PROMPTS["echo"](instruction="Find")
     found = embedder(loaded)(["a text"], "query")
     trained = parts.make_embedder(state.params, {})(["a text"], "query")
     np.testing.assert_allclose(found, trained, atol=1e-6)
@@ -124,7 +133,7 @@ def test_a_method_is_trained_and_remembered(tmp_path, cache):
 
 def test_a_method_pools_as_the_config_says(tmp_path, cache):
     config = separate.get_config("tiny")
-    config.method = section(METHODS, "prompteol")
+    config.method = section(PROMPTS, "prompteol")
     message = "prompteol pools by 'last' and the config by 'mean': set pool.name=last"
     with pytest.raises(ValueError, match=message):
         make_experiment(config, tmp_path, cache=cache)

@@ -34,7 +34,7 @@ def before(tmp_path_factory, cache):
     workdir = tmp_path_factory.mktemp("runs") / "before"
     config = shortened(smae.get_config("tiny"))
     config.encoder.depth = 2
-    loop.run(make_experiment(config, workdir, cache=cache), workdir)
+    loop.train(make_experiment(config, workdir, cache=cache), workdir)
     return workdir
 
 
@@ -50,7 +50,7 @@ def test_a_pooling_into_the_vocabulary_takes_the_head_too(before, tmp_path, cach
 
 
 def first_params(parts):
-    state = loop.first_state(parts, loop.abstract_state(parts, parts.mesh))
+    state = loop.initial_state(parts, loop.abstract_state(parts, parts.mesh))
     return jax.device_get(state.params)
 
 
@@ -68,7 +68,7 @@ def test_fine_tuning_keeps_the_encoder_and_says_what_it_drops(
     first = first_params(parts)
     assert set(first) == {"encoder"}
     chex.assert_trees_all_equal(first["encoder"], source.params)
-    loop.run(parts, tmp_path)
+    loop.train(parts, tmp_path)
     assert parts.note in capsys.readouterr().err
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(rows[0]) == {"step": 0, "note": parts.note}

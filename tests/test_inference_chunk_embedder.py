@@ -13,13 +13,15 @@ from research.models.config import EncoderConfig
 from research.models.pooling.projection import Dense
 from research.text.chunking import parse, split
 from research.text.tokenization import train_tokenizer
-from research.transforms.normalize import unit
-from research.types import Chunks
+from research.transforms.normalize import l2_normalize_rows
+from research.types import ChunkEmbeddings
 
 SENTENCE = "the quick brown fox jumps over a lazy dog and runs away"
 WORDS = SENTENCE.split()
 TEXTS = [" ".join(np.random.default_rng(n).choice(WORDS, n)) for n in (1, 9, 30, 18)]
-CONFIG = EncoderConfig(vocab=128, width=16, depth=2, heads=2, mlp=32, max_len=40)
+CONFIG = EncoderConfig(
+    vocab_size=128, width=16, depth=2, num_heads=2, mlp=32, max_len=40
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def near(got, want):
 def test_a_chunk_over_the_whole_text_is_mean_pooling(model):
     found = embedder(model, "late:99")(TEXTS, "document")
     near(found.vectors, embedder(model)(TEXTS, "document"))
-    np.testing.assert_array_equal(found.document, [0, 1, 2, 3])
+    np.testing.assert_array_equal(found.document_numbers, [0, 1, 2, 3])
     np.testing.assert_array_equal(found.end, [len(text) for text in TEXTS])
 
 
@@ -54,7 +56,7 @@ def test_chunks_weighted_by_their_tokens_are_the_whole_text(model, chunk):
     tokens = np.concatenate([np.bincount(s.rows[0].piece)[1:] for s in splits])
     whole = embedder(model, normalize=False)(TEXTS, "document")
     for number, vector in enumerate(whole):
-        own = found.document == number
+        own = found.document_numbers == number
         near(np.average(found.vectors[own], axis=0, weights=tokens[own]), vector)
 
 
@@ -66,7 +68,7 @@ def test_long_late_chunks_are_means_over_windows(model):
     for start in range(0, len(ids) - 4, 8):
         row = ids[None, start : start + 12].astype(np.int32)
         tokens = types.Tokens(row, np.ones_like(row), np.ones_like(row, bool))
-        state = forward(params, tokens, cfg=cfg).tokens[0]
+        state = forward(params, tokens, cfg=cfg).hidden_states[0]
         states.append(np.asarray(state)[4 if start else 0 :])
     states = np.concatenate(states)
     assert len(states) == len(ids)
@@ -94,7 +96,7 @@ def test_naive_chunks_are_the_pieces_on_their_own(model):
     prompts = {"query": "fox ", "document": "the dog "}
     options = {"prompts": prompts, "pool": "cls", "dim": 8, "depth": 1}
     found = embedder(model, "naive:3", **options)(TEXTS, "document")
-    places = zip(found.document, found.start, found.end, strict=True)
+    places = zip(found.document_numbers, found.start, found.end, strict=True)
     pieces = [TEXTS[n][start:end] for n, start, end in places]
     plain = embedder(model, **options)
     near(found.vectors, plain(pieces, "document"))
@@ -109,7 +111,10 @@ def test_parallel_windows_are_averaged_then_normalised(model):
         last = max(0, len(text) - 10)
         starts = [*range(0, last, 10), last]
         windows = [" ".join(text[start : start + 10]) for start in starts]
-        near(vector, unit(raw(windows, "document").mean(0, keepdims=True))[0])
+        near(
+            vector,
+            l2_normalize_rows(raw(windows, "document").mean(0, keepdims=True))[0],
+        )
     near(
         embedder(model, "pcw:40")(TEXTS, "document"), embedder(model)(TEXTS, "document")
     )
@@ -133,7 +138,9 @@ def test_evaluators_rank_documents_by_their_best_chunk(model):
     def letters(texts, role):
         if role == "query":
             return np.eye(2, dtype=np.float32)
-        return Chunks(np.eye(2, dtype="f4")[[0, 1, 0, 1]], np.array([0, 0, 1, 2]), 0, 0)
+        return ChunkEmbeddings(
+            np.eye(2, dtype="f4")[[0, 1, 0, 1]], np.array([0, 0, 1, 2]), 0, 0
+        )
 
     qrels = {"p": {"a": 1, "b": 1}, "q": {"a": 1, "c": 1}}
     found = ranking(dict.fromkeys("abc", "x"), {"p": "x", "q": "x"}, qrels)(letters)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from research.inference.batching import batches, padded_length
+from research.inference.batching import length_batches, padded_length
 from research.inference.embedder import make_embedder, make_grid_embedder
 from research.models import encoder
 from research.models.config import EncoderConfig
-from research.text.templates import Method
+from research.text.templates import Prompt
 from research.text.tokenization import token_ids, train_tokenizer
 from research.text.tokens import Piece
 from research.types import Tokens
@@ -17,7 +17,9 @@ from research.types import Tokens
 SENTENCE = "the quick brown fox jumps over a lazy dog and runs away"
 WORDS = SENTENCE.split()
 TEXTS = [" ".join(WORDS[i % 5 : i % 5 + 1 + i % 7] * (1 + i % 3)) for i in range(21)]
-CONFIG = EncoderConfig(vocab=64, width=16, depth=3, heads=2, mlp=32, max_len=40)
+CONFIG = EncoderConfig(
+    vocab_size=64, width=16, depth=3, num_heads=2, mlp=32, max_len=40
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,7 @@ SHORT = ["the", "quick brown", "dog runs away"]  # which nothing cuts
 
 
 def method(*templates, pool=None, rewrite=str):
-    return Method({"query": templates, "document": templates}, pool, rewrite)
+    return Prompt({"query": templates, "document": templates}, pool, rewrite)
 
 
 def states(model, ids, layer=None, causal=False):
@@ -235,7 +237,7 @@ def test_what_cannot_be_read(model, options, message):
 def test_batches_hold_every_text_once_in_few_shapes(multiple):
     lengths = np.random.default_rng(0).integers(2, 200, 3_000)
     seen, shapes = [], set()
-    for chosen, rows, length in batches(lengths, 1_024, 200, multiple):
+    for chosen, rows, length in length_batches(lengths, 1_024, 200, multiple):
         assert len(chosen) <= rows
         assert rows % multiple == 0
         assert lengths[chosen].max() <= length <= 200

@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import AxisType
 
 from research.inference import search
-from research.types import Chunks
+from research.types import ChunkEmbeddings
 
 
 def mesh_of(count):
@@ -66,7 +66,7 @@ def test_texts_are_as_good_as_their_best_chunk(scores):
     document = np.sort(
         np.r_[np.arange(12), np.random.default_rng(2).integers(0, 12, 28)]
     )
-    chunks = Chunks(d, document, np.zeros(40, int), np.ones(40, int))
+    chunks = ChunkEmbeddings(d, document, np.zeros(40, int), np.ones(40, int))
     best = np.stack([(q @ d[document == n].T).max(1) for n in range(12)], 1)
     order = np.argsort(-best, axis=1, kind="stable")
     for k in (1, 5, 12, 50):

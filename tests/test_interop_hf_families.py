@@ -5,13 +5,19 @@ import pytest
 from research.interop.hf.families import FAMILIES, family_of, read_config, write_config
 from research.models.config import bert, modern
 
-BERT = bert(vocab=60, width=32, depth=3, heads=4, mlp=48, max_len=40, dropout=0.2)
-MODERN = modern(vocab=60, width=32, depth=3, heads=4, mlp=48, rope_theta=5e3)
+BERT = bert(
+    vocab_size=60, width=32, depth=3, num_heads=4, mlp=48, max_len=40, dropout=0.2
+)
+MODERN = modern(vocab_size=60, width=32, depth=3, num_heads=4, mlp=48, rope_theta=5e3)
 CAUSAL = dataclasses.replace(MODERN, causal=True)
 ROBERTA = dataclasses.replace(BERT, position_offset=2)
-MPNET = dataclasses.replace(ROBERTA, relative="t5", type_vocab=0)
+MPNET = dataclasses.replace(ROBERTA, position_bias="t5", type_vocab=0)
 JINA = dataclasses.replace(
-    BERT, position="none", relative="alibi", gated=True, bias=("qkv", "out", "down")
+    BERT,
+    position="none",
+    position_bias="alibi",
+    gated=True,
+    bias=("qkv", "out", "down"),
 )
 NOMIC = dataclasses.replace(
     BERT,
@@ -29,33 +35,35 @@ MODERNBERT = dataclasses.replace(
     first_norm=False,
     act="gelu",
     embed_norm=True,
-    local=(False, True, True),
+    sliding_window_layers=(False, True, True),
     window=7,
     rope_theta_local=1e3,
 )
 T5 = dataclasses.replace(
     MODERN,
     position="none",
-    relative="t5",
+    position_bias="t5",
     rope_theta=1e4,
     rope_theta_local=1e4,
     scale=1.0,
     act="relu",
     gated=False,
 )
-WINDOW = dataclasses.replace(CAUSAL, local=(True,) * 3, window=7, kv_heads=2)
+WINDOW = dataclasses.replace(
+    CAUSAL, sliding_window_layers=(True,) * 3, window=7, num_kv_heads=2
+)
 GEMMA2 = dataclasses.replace(
     CAUSAL,
     norm="rms_plus_one",
     norm_at="sandwich",
     embed_scale=32**0.5,
     scale=24**-0.5,
-    softcap=50.0,
-    local=(True, False, True),
+    attn_logit_softcap=50.0,
+    sliding_window_layers=(True, False, True),
     window=7,
 )
 GEMMA3 = dataclasses.replace(
-    GEMMA2, softcap=0.0, qk_norm=True, rope_theta_local=1e3, causal=False
+    GEMMA2, attn_logit_softcap=0.0, qk_norm=True, rope_theta_local=1e3, causal=False
 )
 GPT2 = dataclasses.replace(
     BERT, norm_at="pre", causal=True, type_vocab=0, embed_norm=False
@@ -76,7 +84,7 @@ CONFIGS = {
     "llama": MODERN,
     "eurobert": MODERN,
     "mistral": WINDOW,
-    "mixtral": dataclasses.replace(CAUSAL, experts=4, experts_per_token=3),
+    "mixtral": dataclasses.replace(CAUSAL, num_experts=4, experts_per_token=3),
     "qwen2": dataclasses.replace(CAUSAL, bias=("qkv",)),
     "qwen3": dataclasses.replace(CAUSAL, qk_norm=True, head_dim=6, scale=6**-0.5),
     "gemma2": GEMMA2,
@@ -133,7 +141,7 @@ def test_how_arithmetic_is_run_does_not_choose_the_family():
         BERT, dtype="bfloat16", remat="all", attention="plain", norm_eps=1e-6
     )
     assert family_of(cfg) == "bert"
-    assert family_of(dataclasses.replace(CAUSAL, anchor=True)) == "llama"
+    assert family_of(dataclasses.replace(CAUSAL, anchor_token=True)) == "llama"
 
 
 @pytest.mark.parametrize("field", ["gated", "embed_norm"])
@@ -274,13 +282,13 @@ def test_rotary_extensions(family, rope, reach):
     whole = theirs.get("full_attention", theirs)
     whole |= rope
     cfg = read_config(fields)
-    assert (len(cfg.extensions), cfg.max_len) == (1, reach)
+    assert (len(cfg.position_methods), cfg.max_len) == (1, reach)
     assert family_of(cfg) == family
     assert read_config(write_config(cfg)) == cfg
     assert write_config(cfg)["max_position_embeddings"] == 64
 
 
 def test_extension_that_transformers_does_not_have():
-    cfg = dataclasses.replace(MODERN, extensions=(("self_extend", ()),))
+    cfg = dataclasses.replace(MODERN, position_methods=(("self_extend", ()),))
     with pytest.raises(ValueError, match="extensions .*'self_extend'"):
         write_config(cfg)

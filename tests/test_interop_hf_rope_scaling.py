@@ -18,7 +18,7 @@ from research.interop.hf.rope_scaling import (
 from research.interop.hf.safetensors import read_safetensors
 from research.models import encoder
 from research.models.config import EncoderConfig, modern
-from research.models.positions.methods import extended_config
+from research.models.positions.methods import extend_config
 from research.models.positions.rope import extended_rope
 from research.types import Tokens
 
@@ -50,7 +50,7 @@ MAX_POSITIONS = 8192
 def config(extensions, theta=1e4):
     return EncoderConfig(
         60, 32, 2, 2, 64, max_len=16_384, position="rope", rope_theta=theta,
-        extensions=extensions,
+        position_methods=extensions,
     )  # fmt: skip
 
 
@@ -78,8 +78,8 @@ def test_frequencies_are_those_of_transformers(parameters, theta, length):
     extensions = from_hugging_face(parameters, MAX_POSITIONS)
     ours = extended_rope(config(extensions, theta), length)
     # Their powers are float32; those of bases in the millions are off by more.
-    np.testing.assert_allclose(ours.frequencies, expected.numpy(), rtol=1e-6)
-    np.testing.assert_allclose(ours.factor, factor, rtol=1e-12)
+    np.testing.assert_allclose(ours.inv_freq, expected.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(ours.attention_factor, factor, rtol=1e-12)
 
 
 @pytest.mark.parametrize("parameters", PARAMETERS, ids=lambda p: p["rope_type"])
@@ -109,8 +109,10 @@ def test_hidden_states_are_those_of_a_tiny_llama(parameters, tmp_path):
             expected = model(ids).last_hidden_state.numpy()
         tokens = Tokens(jnp.asarray(ids.numpy(), jnp.int32), *_whole(length))
         with jax.default_matmul_precision("highest"):
-            ours = encoder.forward(params, tokens, cfg).tokens
-            plain = encoder.forward(params, tokens, replace(cfg, extensions=())).tokens
+            ours = encoder.forward(params, tokens, cfg).hidden_states
+            plain = encoder.forward(
+                params, tokens, replace(cfg, position_methods=())
+            ).hidden_states
         np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
     assert np.abs(plain - ours).max() > 1e-2
 
@@ -166,11 +168,11 @@ def test_what_cannot_be_read_or_written():
 
 
 def test_a_model_that_was_extended_can_be_written():
-    cfg = modern(vocab=60, width=32, depth=2, heads=4, mlp=48)
+    cfg = modern(vocab_size=60, width=32, depth=2, num_heads=4, mlp=48)
     for text, kind in (
         ("yarn:scale=8", "yarn"),
         ("llama3:scale=8", "llama3"),
         ("dynamic_ntk:scale=2", "dynamic"),
     ):
-        fields = write_config(extended_config(cfg, parse(text)))
+        fields = write_config(extend_config(cfg, parse(text)))
         assert fields["rope_parameters"]["rope_type"] == kind

@@ -22,20 +22,20 @@ from research.models import encoder
 from research.models.config import EncoderConfig, bert, modern
 
 TINY = {
-    "bert": bert(vocab=60, width=32, depth=3, heads=4, mlp=48, max_len=40),
-    "llama": modern(vocab=60, width=32, depth=3, heads=4, mlp=48, max_len=40),
+    "bert": bert(vocab_size=60, width=32, depth=3, num_heads=4, mlp=48, max_len=40),
+    "llama": modern(vocab_size=60, width=32, depth=3, num_heads=4, mlp=48, max_len=40),
     "t5": EncoderConfig(
-        vocab=60,
+        vocab_size=60,
         width=32,
         depth=3,
-        heads=4,
+        num_heads=4,
         mlp=48,
         norm="rms",
         norm_at="pre",
         bias=(),
         act="relu",
         position="none",
-        relative="t5",
+        position_bias="t5",
         scale=1.0,
         type_vocab=0,
         embed_norm=False,
@@ -218,7 +218,7 @@ def sharded(folder, cfg, dtype):
 )
 def test_peak_of_memory(vocab, dtype, where, tmp_path):
     sharded(tmp_path / "small", TINY["bert"], dtype)
-    cfg = bert(vocab=vocab, width=512, depth=6, heads=8, mlp=2_048)
+    cfg = bert(vocab_size=vocab, width=512, depth=6, num_heads=8, mlp=2_048)
     size = sharded(tmp_path / "large", cfg, dtype)
     command = [sys.executable, "-c", MEASURE, str(tmp_path), where]
     peak = int(subprocess.check_output(command).split()[-1])

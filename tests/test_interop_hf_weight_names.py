@@ -170,8 +170,8 @@ def test_hidden_states_whole_and_pruned(case, tmp_path):
     ours = encoder.forward(case.params, tokens, case.cfg, every_layer=True)
     final = theirs(case.model, ids, mask)
     assert np.abs(final[mask]).max() > 0.5
-    np.testing.assert_allclose(ours.tokens[mask], final[mask], atol=1e-4)
-    params, cfg = encoder.truncated(case.params, case.cfg, 2)
+    np.testing.assert_allclose(ours.hidden_states[mask], final[mask], atol=1e-4)
+    params, cfg = encoder.truncate_depth(case.params, case.cfg, 2)
     write_safetensors(tmp_path, params, cfg)
     (tmp_path / "config.json").write_text(json.dumps(write_config(cfg)))
     again = load(tmp_path, case.name)

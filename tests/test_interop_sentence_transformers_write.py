@@ -10,7 +10,7 @@ import pytest
 from test_interop_hf_families import CONFIGS
 
 from research.inference.embedder import make_embedder
-from research.inference.model import Pretrained
+from research.inference.model import PretrainedModel
 from research.interop.hf.families import family_of
 from research.interop.load import load
 from research.interop.sentence_transformers.read import POOLINGS
@@ -41,8 +41,10 @@ def make_model(body="bert", **changes):
     """A tiny random model; its biases and scales are random too."""
     tokenizer = train_tokenizer(TEXTS, 80)
     vocab = tokenizer.get_vocab_size()
-    cfg = BODIES[body](vocab=vocab, width=16, depth=3, heads=2, mlp=24, max_len=40)
-    model = Pretrained(
+    cfg = BODIES[body](
+        vocab_size=vocab, width=16, depth=3, num_heads=2, mlp=24, max_len=40
+    )
+    model = PretrainedModel(
         params=random(cfg),
         config=cfg,
         tokenizer=tokenizer,
@@ -93,8 +95,8 @@ def test_sentence_transformers_computes_our_embeddings(body, depth, dim, tmp_pat
 )
 def test_bodies_of_other_families(family, pool, tmp_path):
     model = make_model(pool=pool)
-    vocab = model.config.vocab
-    cfg = dataclasses.replace(CONFIGS[family], vocab=vocab, max_len=40)
+    vocab = model.config.vocab_size
+    cfg = dataclasses.replace(CONFIGS[family], vocab_size=vocab, max_len=40)
     model = model._replace(config=cfg, params=random(cfg))
     export(model, tmp_path / "out")
     theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)

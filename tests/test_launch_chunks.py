@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from research.inference.model import Pretrained
+from research.inference.model import PretrainedModel
 from research.interop.sentence_transformers.write import export
 from research.models import encoder
 from research.models.config import bert
@@ -25,11 +25,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chunks")
     tokenizer = train_tokenizer(list(TEXTS.values()) * 9, 80)
     vocab = tokenizer.get_vocab_size()
-    cfg = bert(vocab=vocab, width=16, depth=1, heads=2, mlp=16, max_len=16)
+    cfg = bert(vocab_size=vocab, width=16, depth=1, num_heads=2, mlp=16, max_len=16)
     settings = {"pool": "mean", "max_length": 16, "normalize": True}
     prompts = {"query": "", "document": ""}
     params = encoder.init(jax.random.key(0), cfg)
-    model = Pretrained(params, cfg, tokenizer, prompts=prompts, **settings)
+    model = PretrainedModel(params, cfg, tokenizer, prompts=prompts, **settings)
     export(model, folder / "model")
     corpus = [json.dumps({"_id": name, "text": text}) for name, text in TEXTS.items()]
     (folder / "corpus.jsonl").write_text("\n".join(corpus))

@@ -13,11 +13,18 @@ from research.models import encoder
 from research.models.config import bert, modern
 from research.text.tokenization import train_tokenizer
 
-SHAPE = {"vocab": 60, "width": 32, "depth": 1, "heads": 2, "mlp": 32, "max_len": 16}
+SHAPE = {
+    "vocab_size": 60,
+    "width": 32,
+    "depth": 1,
+    "num_heads": 2,
+    "mlp": 32,
+    "max_len": 16,
+}
 MODELS = {
     "learned": bert(**SHAPE),
     "rope": modern(**SHAPE),
-    "alibi": modern(**SHAPE, position="none", relative="alibi"),
+    "alibi": modern(**SHAPE, position="none", position_bias="alibi"),
 }
 
 
@@ -29,7 +36,7 @@ def loaded(monkeypatch):
     def load(name, merge):
         params = encoder.init(jax.random.key(0), MODELS[name])
         prompts = {"query": "", "document": ""}
-        return inference_model.Pretrained(
+        return inference_model.PretrainedModel(
             params, MODELS[name], tokenizer, "mean", 12, prompts, True
         )
 

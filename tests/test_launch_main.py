@@ -63,4 +63,4 @@ def test_nothing_half_written_is_left(tmp_path):
     ],
 )
 def test_sentences(error, sentence):
-    assert main.sentence(error) == sentence
+    assert main.format_error(error) == sentence

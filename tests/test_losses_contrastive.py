@@ -9,7 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from research.losses.contrastive import LOSSES
-from research.transforms.normalize import normalized
+from research.transforms.normalize import l2_normalize
 from research.types import Labels
 
 NONE = Labels()
@@ -239,7 +239,7 @@ def test_simcse_weight_of_minus_infinity_drops_the_own_hard_negative(key):
 
 def test_identical_views_have_positives_of_cosine_1(key):
     q, _ = embeddings(key)
-    np.testing.assert_allclose(jnp.sum(normalized(q) ** 2, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(jnp.sum(l2_normalize(q) ** 2, axis=1), 1, rtol=1e-6)
 
 
 def test_gte_is_one_softmax_of_four_blocks(key):

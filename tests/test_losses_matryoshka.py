@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from research.losses.contrastive import LOSSES, infonce
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.size_terms import drawn_layers
 from research.types import Labels
 
@@ -50,7 +50,7 @@ def run(nested, q, d, labels=NONE, key=None, grad=False):
     key = jax.random.key(0) if key is None else key
 
     def mean(q, d, labels, key):
-        if not nested.deep:
+        if not nested.needs_all_layers:
             q, d = q[:, -1], d[:, -1]
         loss, metrics = nested.loss(q, d, labels, key)
         assert loss.shape == (len(q),) and loss.dtype == jnp.float32
@@ -64,25 +64,25 @@ def run(nested, q, d, labels=NONE, key=None, grad=False):
 
 
 def test_every_wrapper_is_tested():
-    assert set(ARGUMENTS) == set(NESTED)
+    assert set(ARGUMENTS) == set(SIZE_LOSSES)
 
 
-@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("name", SIZE_LOSSES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_wrapper_fits_every_loss(key, name, loss):
-    nested = NESTED[name](LOSSES[loss], **ARGUMENTS[name])
+    nested = SIZE_LOSSES[name](LOSSES[loss], **ARGUMENTS[name])
     results = run(nested, *every_layer(key), grad=True)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(results))
 
 
 @pytest.mark.parametrize(
-    "name,ways", [(name, 2) for name in NESTED] + [("starbucks_sts", 1)]
+    "name,ways", [(name, 2) for name in SIZE_LOSSES] + [("starbucks_sts", 1)]
 )
 def test_8_devices_equal_1(key, name, ways):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     rows = NamedSharding(mesh, PartitionSpec("data"))
     arrays = every_layer(key, 16, ways)
-    nested = NESTED[name](infonce, **ARGUMENTS[name])
+    nested = SIZE_LOSSES[name](infonce, **ARGUMENTS[name])
     one = run(nested, *arrays, grad=True)
     many = run(nested, *jax.device_put(arrays, rows), grad=True)
     jax.tree.map(
@@ -124,7 +124,7 @@ def feature_kl(q, d, depth, dim):
 @pytest.mark.parametrize("ways", [1, 2])
 def test_starbucks_sts_equals_the_loop(key, ways):
     q, d, _ = every_layer(key, ways=ways)
-    value, metrics = run(NESTED["starbucks_sts"](infonce, pairs=PAIRS), q, d)
+    value, metrics = run(SIZE_LOSSES["starbucks_sts"](infonce, pairs=PAIRS), q, d)
     tasks = {p: loop_infonce(*at(q, d, *p)) for p in PAIRS}
     divergences = {p: feature_kl(q, d, *p) for p in PAIRS[:2]}
     expected = sum(tasks.values()) + 0.3 * sum(divergences.values())
@@ -142,7 +142,7 @@ def test_starbucks_sts_equals_torch(key):
     functional = torch.nn.functional
     q, d, _ = every_layer(key)
     value, _, grads = run(
-        NESTED["starbucks_sts"](infonce, pairs=PAIRS), q, d, grad=True
+        SIZE_LOSSES["starbucks_sts"](infonce, pairs=PAIRS), q, d, grad=True
     )
     anchors = torch.tensor(np.asarray(q), requires_grad=True)
     documents = torch.tensor(np.asarray(d), requires_grad=True)
@@ -168,9 +168,9 @@ def test_starbucks_sts_equals_torch(key):
 
 def test_starbucks_of_the_full_size_is_the_loss(key):
     q, d, labels = every_layer(key)
-    plain = run(NESTED["none"](infonce), q, d, labels, grad=True)
+    plain = run(SIZE_LOSSES["none"](infonce), q, d, labels, grad=True)
     for name in "starbucks_sts", "starbucks_retrieval":
-        nested = NESTED[name](infonce, pairs=((L, D),))
+        nested = SIZE_LOSSES[name](infonce, pairs=((L, D),))
         value, _, grads = run(nested, q, d, labels, grad=True)
         np.testing.assert_allclose(value, plain[0], rtol=1e-6)
         np.testing.assert_allclose(grads[0], plain[2][0], rtol=1e-5, atol=1e-7)
@@ -180,7 +180,7 @@ def test_starbucks_of_equal_layers_is_a_multiple_of_the_loss(key):
     q, d, _ = every_layer(key)
     q, d = (jnp.broadcast_to(x[:, :1], x.shape) for x in (q, d))
     pairs = tuple((depth, D) for depth in (1, 2, 3, 4))
-    value, metrics = run(NESTED["starbucks_sts"](infonce, pairs=pairs), q, d)
+    value, metrics = run(SIZE_LOSSES["starbucks_sts"](infonce, pairs=pairs), q, d)
     np.testing.assert_allclose(value, 4 * metrics[f"task/{L}x{D}"], rtol=1e-6)
     np.testing.assert_allclose(metrics[f"kl/1x{D}"], 0, atol=1e-6)
 
@@ -189,7 +189,7 @@ def test_starbucks_gradient_stays_in_the_prefix_and_reaches_the_teacher(key):
     q, d, _ = every_layer(key)
 
     def grad_of(**options):
-        nested = NESTED["two_dimensional"](
+        nested = SIZE_LOSSES["two_dimensional"](
             lambda q, d, labels: 0.0 * q[:, 0], pairs=((2, 8),), **options
         )
         return np.asarray(run(nested, q, d, grad=True)[2][0])
@@ -200,20 +200,21 @@ def test_starbucks_gradient_stays_in_the_prefix_and_reaches_the_teacher(key):
     assert not np.any(attached[:, [0, 1, 3]])
     detached = grad_of(kl_on="features", detach_teacher=True)
     assert np.any(detached[:, 2]) and not np.any(detached[:, L])
-    task = run(NESTED["single"](infonce, depth=2, dim=8), q, d, grad=True)[2][0]
+    task = run(SIZE_LOSSES["single"](infonce, depth=2, dim=8), q, d, grad=True)[2][0]
     assert np.any(task[:, 2, :8]) and not np.any(task[:, 2, 8:])
 
 
 def test_starbucks_is_the_sum_of_its_sizes_in_any_order(key):
     q, d, _ = every_layer(key)
-    value = run(NESTED["starbucks_sts"](infonce, pairs=PAIRS), q, d)[0]
-    other = run(NESTED["starbucks_sts"](infonce, pairs=PAIRS[::-1]), q, d)[0]
+    value = run(SIZE_LOSSES["starbucks_sts"](infonce, pairs=PAIRS), q, d)[0]
+    other = run(SIZE_LOSSES["starbucks_sts"](infonce, pairs=PAIRS[::-1]), q, d)[0]
     np.testing.assert_allclose(value, other, rtol=1e-6)
     parts = [
-        run(NESTED["starbucks_sts"](infonce, pairs=(pair,)), q, d)[0] for pair in PAIRS
+        run(SIZE_LOSSES["starbucks_sts"](infonce, pairs=(pair,)), q, d)[0]
+        for pair in PAIRS
     ]
     np.testing.assert_allclose(value, sum(parts), rtol=1e-6)
-    mean = NESTED["two_dimensional"](
+    mean = SIZE_LOSSES["two_dimensional"](
         infonce, pairs=PAIRS, kl_on="features", kl_weight=0.3, reduction="mean"
     )
     np.testing.assert_allclose(run(mean, q, d)[0], value / 3, rtol=1e-6)
@@ -224,7 +225,7 @@ DOT = partial(infonce, similarity="dot", temperature=1.0)
 
 def test_starbucks_retrieval_equals_the_loop(key):
     q, d, _ = every_layer(key)
-    value, metrics = run(NESTED["starbucks_retrieval"](DOT, pairs=PAIRS), q, d)
+    value, metrics = run(SIZE_LOSSES["starbucks_retrieval"](DOT, pairs=PAIRS), q, d)
     expected = 0.0
     teacher = np.asarray(q[:, L]) @ np.asarray(d[:, L]).T
     for pair in PAIRS:
@@ -238,7 +239,7 @@ def test_starbucks_retrieval_equals_the_loop(key):
 
 def test_starbucks_retrieval_does_not_train_its_teacher(key):
     q, d, _ = every_layer(key)
-    nested = NESTED["starbucks_retrieval"](
+    nested = SIZE_LOSSES["starbucks_retrieval"](
         lambda q, d, labels: 0.0 * q[:, 0], pairs=((2, 8),)
     )
     for grad in run(nested, q, d, grad=True)[2]:
@@ -250,16 +251,18 @@ def test_score_divergence_ignores_a_constant_per_query(key):
     # a document coordinate that is the same everywhere adds a constant to each row
     q = q.at[:, 2].set(q[:, L]).at[:, 2, 0].add(3.0)
     d = d.at[:, :, 0].set(1.0).at[:, 2].set(d[:, L].at[:, 0].set(1.0))
-    nested = NESTED["starbucks_retrieval"](DOT, pairs=((2, D), (L, D)))
+    nested = SIZE_LOSSES["starbucks_retrieval"](DOT, pairs=((2, D), (L, D)))
     np.testing.assert_allclose(run(nested, q, d)[1]["kl/2x16"], 0, atol=1e-5)
 
 
 def test_matryoshka_sums_prefixes(key):
     q, d, labels = every_layer(key)
-    nested = NESTED["matryoshka"](infonce, dims=(4, 8, 16), weights=(0.5, 2.0, 1.0))
+    nested = SIZE_LOSSES["matryoshka"](
+        infonce, dims=(4, 8, 16), weights=(0.5, 2.0, 1.0)
+    )
     value, metrics, grads = run(nested, q, d, labels, grad=True)
     each = [
-        run(NESTED["single"](infonce, dim=k), q, d, labels, grad=True)
+        run(SIZE_LOSSES["single"](infonce, dim=k), q, d, labels, grad=True)
         for k in (4, 8, 16)
     ]
     weighted = [c * x[0] for c, x in zip((0.5, 2.0, 1.0), each, strict=True)]
@@ -267,16 +270,16 @@ def test_matryoshka_sums_prefixes(key):
     np.testing.assert_allclose(metrics["task/8"], each[1][0], rtol=1e-6)
     expected = 0.5 * each[0][2][0] + 2.0 * each[1][2][0] + each[2][2][0]
     np.testing.assert_allclose(grads[0], expected, rtol=1e-5, atol=1e-6)
-    full = run(NESTED["matryoshka"](infonce, dims=(D,)), q, d, labels)
+    full = run(SIZE_LOSSES["matryoshka"](infonce, dims=(D,)), q, d, labels)
     np.testing.assert_allclose(
-        full[0], run(NESTED["none"](infonce), q, d, labels)[0], rtol=1e-6
+        full[0], run(SIZE_LOSSES["none"](infonce), q, d, labels)[0], rtol=1e-6
     )
 
 
 @pytest.mark.parametrize("name,power", [("2dmse_v1", 2), ("2dmse_later", 1)])
 def test_2dmse_equals_one_of_its_draws(key, name, power):
     q, d, _ = every_layer(key)
-    nested = NESTED[name](infonce, dims=(4, 8), kl_temperature=0.5)
+    nested = SIZE_LOSSES[name](infonce, dims=(4, 8), kl_temperature=0.5)
     value = run(nested, q, d, key=jax.random.key(3))[0]
     draws = []
     for layer in range(1, L):
@@ -295,7 +298,7 @@ def test_2dmse_equals_one_of_its_draws(key, name, power):
 def test_2dmse_of_equal_layers_at_full_width_is_4_times_the_loss(key):
     q, d, _ = every_layer(key)
     q, d = (jnp.broadcast_to(x[:, :1], x.shape) for x in (q, d))
-    value = run(NESTED["2dmse_v1"](infonce, dims=(D,)), q, d)[0]
+    value = run(SIZE_LOSSES["2dmse_v1"](infonce, dims=(D,)), q, d)[0]
     np.testing.assert_allclose(value, 4 * loop_infonce(q[:, 0], d[:, 0]), rtol=1e-5)
 
 
@@ -309,7 +312,7 @@ def test_layers_are_drawn_evenly_and_without_replacement(key):
 
 def test_feature_divergence_ignores_a_constant_per_text(key):
     q, d, _ = every_layer(key)
-    nested = NESTED["2dmse_v1"](infonce, dims=(8,))
+    nested = SIZE_LOSSES["2dmse_v1"](infonce, dims=(8,))
     plain = run(nested, q, d)[1]["kl/drawnx16"]
     moved = run(nested, q.at[:, 1:L].add(2.0), d.at[:, 1:L].add(2.0))[1]["kl/drawnx16"]
     np.testing.assert_allclose(plain, moved, rtol=1e-4)
@@ -317,7 +320,7 @@ def test_feature_divergence_ignores_a_constant_per_text(key):
 
 def test_st_adaptive_over_all_layers_equals_the_loop(key):
     q, d, _ = every_layer(key)
-    value = run(NESTED["st_adaptive"](infonce, layers_per_step=-1), q, d)[0]
+    value = run(SIZE_LOSSES["st_adaptive"](infonce, layers_per_step=-1), q, d)[0]
     expected = loop_infonce(*at(q, d, L, D))
     for layer in range(1, L):
         expected += loop_infonce(*at(q, d, layer, D)) / (layer * (L - 1))
@@ -328,17 +331,19 @@ def test_st_adaptive_over_all_layers_equals_the_loop(key):
 def test_st_adaptive_special_cases(key):
     q, d, _ = every_layer(key)
     plain = loop_infonce(*at(q, d, L, D))
-    nothing = NESTED["st_adaptive"](infonce, layers_per_step=0, kl_temperature=0.0)
+    nothing = SIZE_LOSSES["st_adaptive"](infonce, layers_per_step=0, kl_temperature=0.0)
     np.testing.assert_allclose(run(nothing, q, d)[0], plain, rtol=1e-5)
     q, d = (jnp.broadcast_to(x[:, L:], x.shape) for x in (q, d))
-    everything = NESTED["st_adaptive"](infonce, layers_per_step=-1)
+    everything = SIZE_LOSSES["st_adaptive"](infonce, layers_per_step=-1)
     factor = 1 + sum(1 / (layer * (L - 1)) for layer in range(1, L))
     np.testing.assert_allclose(run(everything, q, d)[0], factor * plain, rtol=1e-5)
 
 
 def test_st_matryoshka2d_calls_the_loss_twice_at_widths_of_their_own(key):
     q, d, _ = every_layer(key)
-    nested = NESTED["st_matryoshka2d"](infonce, dims=(4, 16), layer_weight="uniform")
+    nested = SIZE_LOSSES["st_matryoshka2d"](
+        infonce, dims=(4, 16), layer_weight="uniform"
+    )
     step = jax.jit(jax.vmap(lambda k: nested.loss(q, d, NONE, k)[1]))
     metrics = step(jax.random.split(key, 200))
     assert sorted(metrics) == ["kl/drawn0x16", "task/4xdrawn", "task/drawn0xdrawn"]
@@ -351,7 +356,7 @@ def test_st_matryoshka2d_calls_the_loss_twice_at_widths_of_their_own(key):
 
 def test_ese_equals_the_loop(key):
     q, d, _ = every_layer(key)
-    value = run(NESTED["ese"](infonce, dim=4), q, d)[0]
+    value = run(SIZE_LOSSES["ese"](infonce, dim=4), q, d)[0]
     expected = loop_infonce(*at(q, d, L, D)) + loop_infonce(*at(q, d, L, 4))
     for i in range(L - 1):
         weight = 1 / (1 + np.log(1 + i)) / (L - 1)
@@ -386,7 +391,7 @@ def test_ese_equals_the_loop(key):
 )
 def test_mistakes_are_named(key, name, arguments, message):
     with pytest.raises(ValueError, match=message):
-        run(NESTED[name](infonce, **arguments), *every_layer(key))
+        run(SIZE_LOSSES[name](infonce, **arguments), *every_layer(key))
 
 
 @pytest.mark.parametrize("name", ["2dmse_v1", "st_adaptive", "ese"])
@@ -394,4 +399,4 @@ def test_a_single_layer_has_nothing_to_draw(key, name):
     q, d, labels = every_layer(key)
     arguments = ARGUMENTS[name]
     with pytest.raises(ValueError, match="2 layers or more"):
-        run(NESTED[name](infonce, **arguments), q[:, -2:], d[:, -2:], labels)
+        run(SIZE_LOSSES[name](infonce, **arguments), q[:, -2:], d[:, -2:], labels)

@@ -55,7 +55,7 @@ def test_cross_entropy_says_each_loss_and_what_was_right(key, logits):
     labels = jnp.where(jnp.arange(17) % 2 == 0, best, (best + 1) % VOCAB)
     weight = jnp.arange(17, dtype=jnp.float32)
     total, each = cross_entropy(x, table, bias, labels, weight, logits=logits)
-    assert each.right.tolist() == [i % 2 == 0 for i in range(17)]
+    assert each.correct.tolist() == [i % 2 == 0 for i in range(17)]
     expected = -log_softmax(x @ table.T)[np.arange(17), labels]
     np.testing.assert_allclose(each.loss, expected, rtol=1e-5)
     np.testing.assert_allclose(total, (np.arange(17) * expected).sum(), rtol=1e-5)

@@ -14,26 +14,26 @@ from research.models.attention import blockwise, kernels
 from research.models.attention.dot_product import (
     Scored,
     Setting,
-    make_terms,
-    plain,
-    scores,
+    attention_logits,
+    make_attention_masks,
+    softmax_weighted_sum,
 )
 from research.models.positions.bias import RELATIVE
 from research.models.positions.relative_rope import relation
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.types import Tokens
 
-SHAPE = {"vocab": 30, "width": 32, "depth": 2, "heads": 4, "mlp": 16}
+SHAPE = {"vocab_size": 30, "width": 32, "depth": 2, "num_heads": 4, "mlp": 16}
 FAR = (("self_extend", (("group", 3), ("window", 6), ("original", 20))),)
 NEAR = (("lm_infinite", (("window", 9), ("sinks", 2))),)
 ALTERNATING = {"local": (True, False), "window": 5}
 CASES = {
     "plain": {},
-    "grouped queries": {"kv_heads": 2, "causal": True, "softcap": 2.0},
+    "grouped queries": {"num_kv_heads": 2, "causal": True, "attn_logit_softcap": 2.0},
     "anchor": {"causal": True, "anchor": True},
-    "t5": {"relative": "t5"},
-    "branches": {"relative": "alibi", "extensions": FAR},
-    "visible": {"extensions": NEAR, "causal": True},
+    "t5": {"position_bias": "t5"},
+    "branches": {"position_bias": "alibi", "position_methods": FAR},
+    "visible": {"position_methods": NEAR, "causal": True},
 }
 # Two rows of several texts, out of order in the second, and padding at either end.
 SEGMENT = np.repeat(
@@ -48,28 +48,28 @@ def shape(**changes):
 
 def rows(cfg, segment=SEGMENT, local=(None,)):
     """Random rows, which tokens are real, and a Setting for each kind of block."""
-    where = places(jnp.asarray(segment, jnp.int32), running=cfg.anchor)
+    where = segment_positions(jnp.asarray(segment, jnp.int32), running=cfg.anchor_token)
     keys = jax.random.split(jax.random.key(1), 4)
     branches = len(relation(cfg).branches)
 
     def drawn(key, heads):
         return jax.random.normal(key, (*segment.shape, heads, cfg.head_dim))
 
-    query = [drawn(k, cfg.heads) for k in jax.random.split(keys[0], branches)]
-    key = [drawn(k, cfg.kv_heads) for k in jax.random.split(keys[1], branches)]
+    query = [drawn(k, cfg.num_heads) for k in jax.random.split(keys[0], branches)]
+    key = [drawn(k, cfg.num_kv_heads) for k in jax.random.split(keys[1], branches)]
     relative = None
-    if cfg.relative in RELATIVE:
-        relative = RELATIVE[cfg.relative].init(keys[2], cfg)
-    x = Scored(relative, tuple(query), tuple(key), drawn(keys[3], cfg.kv_heads))
+    if cfg.position_bias in RELATIVE:
+        relative = RELATIVE[cfg.position_bias].init(keys[2], cfg)
+    x = Scored(relative, tuple(query), tuple(key), drawn(keys[3], cfg.num_kv_heads))
     local = [None if flag is None else jnp.bool_(flag) for flag in local]
     return x, jnp.asarray(segment > 0), *(Setting(where, None, flag) for flag in local)
 
 
 def reference(cfg, x, setting):
     where = setting.places
-    terms = make_terms(cfg, relation(cfg), x.relative, where, where)
-    s = scores(cfg, x.query, x.key, terms, setting.local)
-    return plain(s, x.v, cfg.dropout, setting.dropout_key)
+    terms = make_attention_masks(cfg, relation(cfg), x.relative, where, where)
+    s = attention_logits(cfg, x.query, x.key, terms, setting.local)
+    return softmax_weighted_sum(s, x.v, cfg.dropout, setting.dropout_key)
 
 
 def check_equal(attend, cfg, x, real, *settings):
@@ -105,7 +105,10 @@ def test_blockwise_is_plain(name):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"window": 5, "kv_heads": 2, "causal": True}, {"window": 5, **CASES["branches"]}]
+    [
+        {"window": 5, "num_kv_heads": 2, "causal": True},
+        {"window": 5, **CASES["branches"]},
+    ]
     + [{"window": 40}],
     ids=["causal", "branches", "as wide as the row"],
 )
@@ -119,7 +122,7 @@ def test_local_blocks_are_plain(changes, monkeypatch):
 def test_blockwise_skips_blocks_that_see_nothing():
     cfg = shape(causal=True)
     segment = np.repeat([[1, 2, 0]], [32, 48, 16], axis=1)
-    where = places(jnp.asarray(segment, jnp.int32))
+    where = segment_positions(jnp.asarray(segment, jnp.int32))
     blocks = blockwise._split(where, 16)
     seen = blockwise._seen(cfg, blocks, blocks, None)
     texts = np.array([0, 0, 1, 1, 1, 2])
@@ -182,13 +185,13 @@ def test_gradient_under_dropout(key):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"causal": True, "kv_heads": 2, "softcap": 2.0}, {**ALTERNATING}],
+    [{"causal": True, "num_kv_heads": 2, "attn_logit_softcap": 2.0}, {**ALTERNATING}],
     ids=["causal", "local"],
 )
 def test_splash_is_plain(changes):
     cfg = shape(**changes)
     attend = partial(kernels.splash, block=128, interpret=True)
-    local = (True, False) if cfg.local else (None,)
+    local = (True, False) if cfg.sliding_window_layers else (None,)
     check_equal(attend, cfg, *rows(cfg, local=local))
 
 
@@ -209,8 +212,8 @@ def test_splash_of_each_device_s_rows_and_heads():
 @pytest.mark.parametrize(
     "changes, word",
     [
-        ({"relative": "alibi"}, "'alibi'"),
-        ({"extensions": FAR}, "distances"),
+        ({"position_bias": "alibi"}, "'alibi'"),
+        ({"position_methods": FAR}, "distances"),
         ({"causal": True, "anchor": True}, "anchor"),
     ],
 )
@@ -245,7 +248,7 @@ def test_auto_on_cpu(key, monkeypatch):
 
     def states(attention):
         shape = dataclasses.replace(cfg, attention=attention)
-        return jax.jit(partial(encoder.forward, cfg=shape))(params, tokens).tokens[real]
+        return jax.jit(partial(encoder.forward, cfg=shape))(params, tokens).hidden_states[real]
 
     want = states("plain")
     np.testing.assert_array_equal(states("auto"), want)

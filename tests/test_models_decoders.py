@@ -11,16 +11,16 @@ from packed import CFG, SHAPE, firsts, lively, random_rows
 
 from research.models import decoders, encoder, heads, token_ops
 from research.models.config import modern
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import retromae
 
 
 def test_the_head_of_a_prefix_is_that_of_its_zero_padding(key):
-    params = lively(partial(heads.init_head, cfg=CFG))
+    params = lively(partial(heads.init_mlm_head, cfg=CFG))
     x = jax.random.normal(key, (2, 3, 16))
     for width in (1, 5, 16):
-        padded = heads.head(params, x.at[..., width:].set(0.0), CFG)
-        got = heads.head(params, x[..., :width], CFG)
+        padded = heads.apply_mlm_head(params, x.at[..., width:].set(0.0), CFG)
+        got = heads.apply_mlm_head(params, x[..., :width], CFG)
         np.testing.assert_allclose(got, padded, atol=1e-5)
 
 
@@ -28,8 +28,12 @@ def test_a_sentence_takes_the_first_place_of_its_text_as_it_is(key):
     rows = random_rows(0, 2, 32)
     x = jax.random.normal(key, (2, 32, 16))
     vectors = jax.random.normal(jax.random.key(1), (2, 2, 16))
-    segment, first = np.asarray(rows.tokens.segment), firsts(rows)
-    got = np.asarray(token_ops.with_sentences(x, vectors, places(rows.tokens.segment)))
+    segment, first = np.asarray(rows.tokens.segment_ids), firsts(rows)
+    got = np.asarray(
+        token_ops.replace_first_tokens(
+            x, vectors, segment_positions(rows.tokens.segment_ids)
+        )
+    )
     np.testing.assert_array_equal(got[~first], np.asarray(x)[~first])
     row, place = np.nonzero(first)
     assert len(row) == 4
@@ -39,7 +43,7 @@ def test_a_sentence_takes_the_first_place_of_its_text_as_it_is(key):
 
 def test_every_position_has_its_own_view_of_the_text(key):
     rows = random_rows(1, 3, 32)
-    segment, word = np.asarray(rows.tokens.segment), rows.word
+    segment, word = np.asarray(rows.tokens.segment_ids), rows.word_ids
     sees = np.asarray(
         jax.jit(retromae.visibility, static_argnums=(2, 3))(key, rows, 0.5, 8)
     )
@@ -69,21 +73,21 @@ def test_one_pattern_is_the_same_view_for_all(key):
 
 @pytest.mark.parametrize(
     "cfg",
-    [CFG, dataclasses.replace(CFG, relative="t5"), modern(**SHAPE, max_len=64)],
+    [CFG, dataclasses.replace(CFG, position_bias="t5"), modern(**SHAPE, max_len=64)],
     ids=["learned", "relative", "rotary"],
 )
 def test_a_decoder_gives_the_asked_places_what_it_gives_them_among_all(key, cfg):
     params = lively(partial(encoder.init, cfg=cfg))
     decoder = lively(partial(decoders.init_decoder, cfg=cfg, depth=2))
-    where = places(random_rows(2, 2, 32).tokens.segment)
+    where = segment_positions(random_rows(2, 2, 32).tokens.segment_ids)
     x = jax.random.normal(key, (2, 32, 16))
     at = jnp.asarray([[3, 0, 2], [1, 2, 3]], jnp.int32)
 
     @jax.jit
     def both(params, decoder, x):
-        whole = decoders.decoded(params, decoder, x, where, cfg)
-        return token_ops.taken(whole, at), decoders.decoded(
-            params, decoder, x, where, cfg, at=at
+        whole = decoders.decode(params, decoder, x, where, cfg)
+        return token_ops.gather_tokens(whole, at), decoders.decode(
+            params, decoder, x, where, cfg, query_positions=at
         )
 
     expected, got = both(params, decoder, x)

@@ -12,10 +12,17 @@ from research.models import config, encoder
 from research.models.attention.dot_product import dropout
 from research.models.pooling.basic import POOLS
 from research.models.positions.learned import table_rows
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.types import Tokens
 
-SHAPE = {"vocab": 50, "width": 16, "depth": 3, "heads": 2, "mlp": 24, "max_len": 32}
+SHAPE = {
+    "vocab_size": 50,
+    "width": 16,
+    "depth": 3,
+    "num_heads": 2,
+    "mlp": 24,
+    "max_len": 32,
+}
 MODERN = config.modern(**SHAPE)
 TINY = {
     "bert": config.bert(**SHAPE, dropout=0.0),
@@ -24,20 +31,20 @@ TINY = {
         MODERN,
         first_norm=False,
         window=2,
-        local=(False, True, True),
+        sliding_window_layers=(False, True, True),
         rope_theta_local=100.0,
     ),
     "gemma": dataclasses.replace(
-        config.modern(**{**SHAPE, "heads": 4}, causal=True),
-        kv_heads=2,
+        config.modern(**{**SHAPE, "num_heads": 4}, causal=True),
+        num_kv_heads=2,
         head_dim=6,
         norm="rms_plus_one",
         norm_at="sandwich",
         qk_norm=True,
-        softcap=5.0,
+        attn_logit_softcap=5.0,
         embed_scale=4.0,
         window=3,
-        local=(True, False, True),
+        sliding_window_layers=(True, False, True),
     ),
     "neox": dataclasses.replace(
         config.modern(**SHAPE, causal=True),
@@ -46,8 +53,8 @@ TINY = {
         bias=config.LINEAR,
         rope_fraction=0.5,
     ),
-    "t5": dataclasses.replace(MODERN, position="none", relative="t5", scale=1.0),
-    "alibi": config.modern(**SHAPE, position="none", relative="alibi"),
+    "t5": dataclasses.replace(MODERN, position="none", position_bias="t5", scale=1.0),
+    "alibi": config.modern(**SHAPE, position="none", position_bias="alibi"),
     "roberta": dataclasses.replace(
         config.bert(**SHAPE, dropout=0.0), position_offset=2, type_vocab=1
     ),
@@ -72,10 +79,10 @@ TEXTS = [[5, 6, 7, 8, 9], [1, 2], [11, 12, 13]]
 @FAMILIES
 def test_packed_texts_are_encoded_as_if_alone(key, cfg):
     params = encoder.init(key, cfg)
-    packed = encoder.forward(params, row(TEXTS, 24), cfg).tokens[0]
+    packed = encoder.forward(params, row(TEXTS, 24), cfg).hidden_states[0]
     start = 0
     for text in TEXTS[:2]:
-        alone = encoder.forward(params, row([text], len(text)), cfg).tokens[0]
+        alone = encoder.forward(params, row([text], len(text)), cfg).hidden_states[0]
         states = packed[start : start + len(text)]
         np.testing.assert_allclose(states, alone, atol=1e-5)
         start += len(text)
@@ -85,7 +92,7 @@ def test_packed_texts_are_encoded_as_if_alone(key, cfg):
 def test_packed_texts_are_pooled_as_if_alone(key, pool):
     cfg, pool = TINY["bert"], POOLS[pool]
     params = encoder.init(key, cfg)
-    packed = encoder.encode(params, row(TEXTS, 24), cfg, pool, slots=3)
+    packed = encoder.encode(params, row(TEXTS, 24), cfg, pool, max_segments=3)
     alone = encoder.encode(params, row(TEXTS[1:2], 2), cfg, pool)
     np.testing.assert_allclose(packed[1], alone[0], atol=1e-5)
 
@@ -103,12 +110,12 @@ def test_an_intermediate_layer_is_the_last_one_of_the_truncated_encoder(key, cfg
     params = encoder.init(key, cfg)
     tokens = row(TEXTS, 16)
     every = encoder.encode(
-        params, tokens, cfg, POOLS["mean"], slots=3, every_layer=True
+        params, tokens, cfg, POOLS["mean"], max_segments=3, every_layer=True
     )
     assert every.shape == (3, cfg.depth + 1, cfg.width)
     for depth in range(1, cfg.depth + 1):
-        cut = encoder.truncated(params, cfg, depth)
-        got = encoder.encode(cut[0], tokens, cut[1], POOLS["mean"], slots=3)
+        cut = encoder.truncate_depth(params, cfg, depth)
+        got = encoder.encode(cut[0], tokens, cut[1], POOLS["mean"], max_segments=3)
         np.testing.assert_allclose(got, every[:, depth], atol=1e-5)
 
 
@@ -118,16 +125,16 @@ def test_forward_gives_the_states_that_encode_pools(key, cfg):
     tokens = row(TEXTS[:1], 8)
     output = encoder.forward(params, tokens, cfg, every_layer=True)
     assert output.layers.shape == (cfg.depth + 1, 1, 8, cfg.width)
-    np.testing.assert_allclose(output.layers[-1], output.tokens, atol=1e-6)
+    np.testing.assert_allclose(output.layers[-1], output.hidden_states, atol=1e-6)
     pooled = encoder.encode(params, tokens, cfg, POOLS["mean"])
-    np.testing.assert_allclose(pooled[0], output.tokens[0, :5].mean(0), atol=1e-5)
+    np.testing.assert_allclose(pooled[0], output.hidden_states[0, :5].mean(0), atol=1e-5)
 
 
 @pytest.mark.parametrize("depth", [0, 4])
 def test_a_depth_that_is_not_there_is_refused(key, depth):
     cfg = TINY["bert"]
     with pytest.raises(ValueError, match=f"depth {depth} is not in 1 ... 3"):
-        encoder.truncated(encoder.init(key, cfg), cfg, depth)
+        encoder.truncate_depth(encoder.init(key, cfg), cfg, depth)
 
 
 def test_parameter_counts(key):
@@ -166,35 +173,35 @@ def test_attention_is_softmax_attention(key):
     x = normed(x + y, "attention_norm")
     up = np.asarray(jax.nn.gelu(x @ p["up"]["kernel"] + p["up"]["bias"], False))
     x = normed(x + up @ p["down"]["kernel"] + p["down"]["bias"], "mlp_norm")
-    got = encoder.forward(params, row(TEXTS[:1], 5), cfg).tokens[0]
+    got = encoder.forward(params, row(TEXTS[:1], 5), cfg).hidden_states[0]
     np.testing.assert_allclose(got, x, atol=1e-5)
 
 
 def test_places_restart_at_every_text_and_are_zero_on_padding():
     segment = jnp.asarray([[1, 1, 1, 2, 2, 3, 0, 0, 0]], jnp.int32)
-    got = places(segment)
-    assert got.position.tolist() == [[0, 1, 2, 0, 1, 0, 0, 0, 0]]
-    assert got.length.tolist() == [[3, 3, 3, 2, 2, 1, 0, 0, 0]]
-    running = places(segment, running=True)
-    assert running.position.tolist() == [[0, 1, 2, 3, 4, 5, 0, 0, 0]]
-    left = places(jnp.asarray([[0, 0, 1, 1]], jnp.int32))
-    assert left.position.tolist() == [[0, 0, 0, 1]]
-    assert left.length.tolist() == [[0, 0, 2, 2]]
+    got = segment_positions(segment)
+    assert got.position_ids.tolist() == [[0, 1, 2, 0, 1, 0, 0, 0, 0]]
+    assert got.lengths.tolist() == [[3, 3, 3, 2, 2, 1, 0, 0, 0]]
+    running = segment_positions(segment, running=True)
+    assert running.position_ids.tolist() == [[0, 1, 2, 3, 4, 5, 0, 0, 0]]
+    left = segment_positions(jnp.asarray([[0, 0, 1, 1]], jnp.int32))
+    assert left.position_ids.tolist() == [[0, 0, 0, 1]]
+    assert left.lengths.tolist() == [[0, 0, 2, 2]]
 
 
 def test_short_texts_stand_on_the_original_rows_of_an_extended_table():
-    cfg = dataclasses.replace(TINY["roberta"], stride=8)  # 32 rows made of 4
+    cfg = dataclasses.replace(TINY["roberta"], position_stride=8)  # 32 rows made of 4
     segment = jnp.asarray([[1] * 4 + [2] * 5], jnp.int32)
-    rows = table_rows(places(segment), cfg)
+    rows = table_rows(segment_positions(segment), cfg)
     assert rows.tolist() == [[2, 10, 18, 26, 2, 3, 4, 5, 6]]
 
 
 def test_an_anchor_is_seen_by_every_text_and_isolates_them(key):
-    cfg = dataclasses.replace(TINY["neox"], anchor=True)
+    cfg = dataclasses.replace(TINY["neox"], anchor_token=True)
     params = encoder.init(key, cfg)
 
     def states(texts):
-        return encoder.forward(params, row(texts, 12), cfg).tokens[0]
+        return encoder.forward(params, row(texts, 12), cfg).hidden_states[0]
 
     base = states([[5, 6, 7], [1, 2], [3, 4]])
     other = states([[5, 9, 8], [1, 2], [3, 4]])
@@ -205,11 +212,11 @@ def test_an_anchor_is_seen_by_every_text_and_isolates_them(key):
 
 @pytest.mark.parametrize("distance", [2, 3])
 def test_a_local_block_sees_its_window_inclusive(key, distance):
-    cfg = dataclasses.replace(TINY["local"], depth=1, local=(True,))
+    cfg = dataclasses.replace(TINY["local"], depth=1, sliding_window_layers=(True,))
     params = encoder.init(key, cfg)
     text = [5, 6, 7, 8, 9, 10, 11]
     changed = [*text[:distance], 20, *text[distance + 1 :]]
-    a, b = (encoder.forward(params, row([t], 7), cfg).tokens for t in (text, changed))
+    a, b = (encoder.forward(params, row([t], 7), cfg).hidden_states for t in (text, changed))
     assert bool((a[0, 0] != b[0, 0]).any()) == (distance == 2)
 
 
@@ -218,8 +225,8 @@ def test_without_positions_a_permutation_of_tokens_permutes_states(key):
     params = encoder.init(key, cfg)
     text = np.array([5, 6, 7, 8, 9])
     order = np.array([3, 1, 4, 0, 2])
-    a = encoder.forward(params, row([text], 5), cfg).tokens[0]
-    b = encoder.forward(params, row([text[order]], 5), cfg).tokens[0]
+    a = encoder.forward(params, row([text], 5), cfg).hidden_states[0]
+    b = encoder.forward(params, row([text[order]], 5), cfg).hidden_states[0]
     np.testing.assert_allclose(a[order], b, atol=1e-6)
 
 
@@ -238,7 +245,7 @@ def test_remat_changes_no_gradient(key, name, how):
     params, tokens = encoder.init(key, cfg), row(TEXTS, 16)
 
     def loss(params, cfg):
-        x = encoder.encode(params, tokens, cfg, POOLS["mean"], slots=3, key=key)
+        x = encoder.encode(params, tokens, cfg, POOLS["mean"], max_segments=3, key=key)
         return (x**2).sum()
 
     plain = jax.grad(loss)(params, dataclasses.replace(cfg, remat="none"))
@@ -250,13 +257,13 @@ def test_remat_changes_no_gradient(key, name, how):
     "change, message",
     [
         ({"norm": "batch"}, "encoder.norm is 'batch'; allowed: layer, rms"),
-        ({"heads": 5, "head_dim": 0}, "width 16 does not divide by heads 5"),
-        ({"heads": 5}, "heads 5 does not divide by kv_heads 2"),
+        ({"num_heads": 5, "head_dim": 0}, "width 16 does not divide by heads 5"),
+        ({"num_heads": 5}, "num_heads 5 does not divide by num_kv_heads 2"),
         ({"head_dim": 7, "position": "rope"}, "even head size, not 7"),
         ({"local": [True]}, "which of 3 blocks are local, but has 1"),
         ({"local": [True] * 3}, "a window of at least 1, not 0"),
         ({"bias": ("up", "q")}, "bias names q; allowed: qkv, out, up, down"),
-        ({"anchor": True}, "needs causal attention"),
+        ({"anchor_token": True}, "needs causal attention"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(change, message):

@@ -14,7 +14,14 @@ from research.models.config import bert, modern
 from research.models.pooling.basic import mean
 from research.types import Tokens
 
-SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 32}
+SHAPE = {
+    "vocab_size": 60,
+    "width": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp": 48,
+    "max_len": 32,
+}
 BERT = bert(**SHAPE, dropout=0.0)
 MODERN = modern(**SHAPE)
 RANK, ALPHA = 3, 6.0
@@ -27,7 +34,7 @@ def texts(rows=4, length=8):
 
 
 def encoded(params, tokens, cfg, key=None, slots=1):
-    return encoder.encode(params, tokens, cfg, mean, key=key, slots=slots)
+    return encoder.encode(params, tokens, cfg, mean, key=key, max_segments=slots)
 
 
 @jax.jit
@@ -47,7 +54,7 @@ def shaken(params):
 def with_lora(cfg, **arguments):
     plain = encoder.init(jax.random.key(0), cfg)
     arguments = {"rank": RANK, "alpha": ALPHA} | arguments
-    return plain, adapters.init(jax.random.key(1), plain, **arguments)
+    return plain, adapters.init_lora(jax.random.key(1), plain, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +85,18 @@ def test_a_is_kaiming_uniform_and_b_zero():
 
 def test_parameters_are_those_of_the_formula():
     _, lora = with_lora(BERT, targets="query|value")
-    part, rest = adapters.split(lora, adapters.TRAINED)
-    assert adapters.size(part) == 2 * 2 * RANK * (32 + 32)  # blocks, layers
+    part, rest = adapters.partition(lora, adapters.LORA_LEAVES)
+    assert adapters.num_params(part) == 2 * 2 * RANK * (32 + 32)  # blocks, layers
     assert set(part["layers"]) == {"query", "value"}
-    chex.assert_trees_all_equal(adapters.joined(part, rest), lora)
-    assert not adapters.split(rest, adapters.TRAINED)[0]
+    chex.assert_trees_all_equal(adapters.combine(part, rest), lora)
+    assert not adapters.partition(rest, adapters.LORA_LEAVES)[0]
 
 
 @pytest.mark.parametrize("cfg", [BERT, MODERN], ids=["bert", "modern"])
 def test_merged_kernels_compute_the_same(cfg):
     lora = shaken(with_lora(cfg)[1])
-    plain = adapters.merged(lora)
-    chex.assert_trees_all_equal_structs(plain, adapters.without(lora))
+    plain = adapters.merge_lora(lora)
+    chex.assert_trees_all_equal_structs(plain, adapters.remove_adapters(lora))
     tokens = texts()
     expected = encoded(lora, tokens, cfg)
     np.testing.assert_allclose(encoded(plain, tokens, cfg), expected, atol=1e-6)
@@ -102,21 +109,23 @@ def test_a_layer_adds_scale_times_x_a_b():
         a, b = (np.asarray(layer["lora"][side][1], np.float64) for side in "ab")
         delta = np.tensordot(a, b, 1) * ALPHA / RANK
         assert delta.shape == layer["kernel"].shape[1:] and a.ndim == axes + 1
-        got = adapters.merged(lora)["layers"][name]["kernel"][1] - layer["kernel"][1]
+        got = (
+            adapters.merge_lora(lora)["layers"][name]["kernel"][1] - layer["kernel"][1]
+        )
         np.testing.assert_allclose(got, delta, atol=1e-6)
 
 
 def test_rows_of_different_adapters_equal_separate_calls(pair):
     lora, tokens = pair
     numbers = np.array([0, 1, -1, 1], np.int32)
-    adapter = jnp.broadcast_to(jnp.asarray(numbers)[:, None], tokens.ids.shape)
-    got = encoded(lora, tokens._replace(adapter=adapter), BERT)
+    adapter = jnp.broadcast_to(jnp.asarray(numbers)[:, None], tokens.token_ids.shape)
+    got = encoded(lora, tokens._replace(adapter_ids=adapter), BERT)
     alone = [
         encoded(params, tokens, BERT)
         for params in (
-            adapters.chosen(lora, 0),
-            adapters.chosen(lora, 1),
-            adapters.without(lora),
+            adapters.select_adapter(lora, 0),
+            adapters.select_adapter(lora, 1),
+            adapters.remove_adapters(lora),
         )
     ]
     expected = np.stack([np.asarray(alone[n])[row] for row, n in enumerate(numbers)])
@@ -130,26 +139,26 @@ def test_rows_of_different_adapters_equal_separate_calls(pair):
 def test_packed_texts_of_different_adapters_equal_separate_calls(pair):
     lora, tokens = pair
     numbers = jnp.asarray([0, 1, -1, 1], jnp.int32)
-    adapter = jnp.broadcast_to(numbers[:, None], tokens.ids.shape)
-    expected = encoded(lora, tokens._replace(adapter=adapter), BERT)
-    length = tokens.ids.shape[1]
+    adapter = jnp.broadcast_to(numbers[:, None], tokens.token_ids.shape)
+    expected = encoded(lora, tokens._replace(adapter_ids=adapter), BERT)
+    length = tokens.token_ids.shape[1]
     segment = jnp.asarray(np.repeat(np.arange(1, 5), length)[None], jnp.int32)
-    flat = (tokens.ids, segment, tokens.pool, adapter)
+    flat = (tokens.token_ids, segment, tokens.pooling_mask, adapter)
     packed = Tokens(*(x.reshape(1, -1) for x in flat))
     got = encoded(lora, packed, BERT, slots=4)
     np.testing.assert_allclose(got, expected, atol=1e-6)
     again = encoder.encode(
-        *(lora, packed._replace(adapter=None), BERT, mean),
-        slots=4,
-        adapter=packed.adapter,
+        *(lora, packed._replace(adapter_ids=None), BERT, mean),
+        max_segments=4,
+        adapter_ids=packed.adapter_ids,
     )
     np.testing.assert_array_equal(again, got)
 
 
 def test_an_adapter_of_a_pair_merges_to_itself(pair):
     lora, tokens = pair
-    expected = encoded(adapters.chosen(lora, 1), tokens, BERT)
-    got = encoded(adapters.merged(lora, 1), tokens, BERT)
+    expected = encoded(adapters.select_adapter(lora, 1), tokens, BERT)
+    got = encoded(adapters.merge_lora(lora, 1), tokens, BERT)
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
@@ -176,4 +185,4 @@ def test_adapters_that_cannot_be_say_so(arguments, message):
     with pytest.raises(ValueError, match=message):
         with_lora(BERT, **arguments)
     with pytest.raises(ValueError, match="has 1 adapters already"):
-        adapters.init(jax.random.key(0), with_lora(BERT)[1], rank=1, alpha=1.0)
+        adapters.init_lora(jax.random.key(0), with_lora(BERT)[1], rank=1, alpha=1.0)

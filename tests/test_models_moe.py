@@ -13,12 +13,19 @@ from research.inference.embedder import make_runners
 from research.models import encoder
 from research.models.config import decoder
 from research.models.pooling import registry
-from research.models.pooling.registry import pooling
+from research.models.pooling.registry import parse_pooling
 from research.types import Tokens
 
-SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 2, "kv_heads": 1, "mlp": 24}
+SHAPE = {
+    "vocab_size": 60,
+    "width": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "mlp": 24,
+}
 DENSE = decoder(**SHAPE, max_len=64)
-CFG = dataclasses.replace(DENSE, experts=4)
+CFG = dataclasses.replace(DENSE, num_experts=4)
 IDS = np.random.default_rng(0).integers(4, 60, (3, 7))
 LENGTHS = np.array([7, 5, 2])
 SEGMENT = (np.arange(7)[None] < LENGTHS[:, None]).astype(np.int32)
@@ -37,7 +44,7 @@ def params():
 def routed(params, cfg=CFG):
     """(states after the final norm [L+1, B, S, D], logits [L+1, B, S, E])."""
     keep = lambda x, logits: jnp.concatenate([x, logits], -1)  # noqa: E731
-    _, both = encoder.apply(params, TOKENS, cfg, keep, routed=True)
+    _, both = encoder.apply(params, TOKENS, cfg, keep, with_router_logits=True)
     return np.split(np.asarray(both), [cfg.width], -1)
 
 
@@ -72,10 +79,10 @@ def test_experts_that_are_alike_are_one_layer(params):
     names = ("gate", "up", "down")
     one = {n: layers["experts"][n]["kernel"][:, :1] for n in names}
     layers["experts"] = {n: {"kernel": jnp.repeat(one[n], 4, 1)} for n in names}
-    got = encoder.forward({**params, "layers": layers}, TOKENS, CFG).tokens
+    got = encoder.forward({**params, "layers": layers}, TOKENS, CFG).hidden_states
     del layers["experts"], layers["router"]
     layers |= {n: {"kernel": one[n][:, 0]} for n in names}
-    dense = encoder.forward({**params, "layers": layers}, TOKENS, DENSE).tokens
+    dense = encoder.forward({**params, "layers": layers}, TOKENS, DENSE).hidden_states
     np.testing.assert_allclose(got, dense, atol=1e-5)
 
 
@@ -85,7 +92,7 @@ def test_split_over_devices_it_computes_the_same(params):
     spread = jax.device_put(params, places)
 
     def loss(p):
-        return jnp.square(encoder.forward(p, TOKENS, CFG).tokens[:, 0]).sum()
+        return jnp.square(encoder.forward(p, TOKENS, CFG).hidden_states[:, 0]).sum()
 
     one, many = jax.grad(loss)(params), jax.jit(jax.grad(loss))(spread)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-3), one, many)
@@ -119,8 +126,8 @@ def test_routers_say_what_those_of_transformers_say(tmp_path):
 @pytest.mark.parametrize("scores", ["softmax", "logits"])
 def test_routing_weights_of_the_last_token(params, scores):
     text = f"moee:of=router,scores={scores}"
-    got = encoder.encode(params, TOKENS, CFG, pooling(text))
-    assert got.shape == (3, 8) == (3, registry.width(text, CFG))
+    got = encoder.encode(params, TOKENS, CFG, parse_pooling(text))
+    assert got.shape == (3, 8) == (3, registry.pooled_width(text, CFG))
     _, logits = routed(params)
     for i, n in enumerate(LENGTHS):
         z = logits[1:, i, n - 1]
@@ -132,10 +139,14 @@ def test_routing_weights_of_the_last_token(params, scores):
 
 
 def test_both_is_the_weighted_sum_of_cosines(params):
-    got = np.asarray(encoder.encode(params, TOKENS, CFG, pooling("moee:weight=0.5")))
+    got = np.asarray(
+        encoder.encode(params, TOKENS, CFG, parse_pooling("moee:weight=0.5"))
+    )
     assert got.shape == (3, 32 + 8)
-    state = np.asarray(encoder.encode(params, TOKENS, CFG, pooling("last")))
-    weights = np.asarray(encoder.encode(params, TOKENS, CFG, pooling("moee:of=router")))
+    state = np.asarray(encoder.encode(params, TOKENS, CFG, parse_pooling("last")))
+    weights = np.asarray(
+        encoder.encode(params, TOKENS, CFG, parse_pooling("moee:of=router"))
+    )
 
     def cosines(x):
         x = x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -146,11 +157,11 @@ def test_both_is_the_weighted_sum_of_cosines(params):
 
 
 def test_a_packed_text_is_routed_as_if_alone(params):
-    ids = jnp.concatenate([TOKENS.ids[0], TOKENS.ids[1, :5]])[None]
+    ids = jnp.concatenate([TOKENS.token_ids[0], TOKENS.token_ids[1, :5]])[None]
     segment = jnp.int32([[1] * 7 + [2] * 5])
     packed = Tokens(ids, segment, segment > 0)
-    got = encoder.encode(params, packed, CFG, pooling("moee"), slots=2)
-    alone = encoder.encode(params, TOKENS, CFG, pooling("moee"))
+    got = encoder.encode(params, packed, CFG, parse_pooling("moee"), max_segments=2)
+    alone = encoder.encode(params, TOKENS, CFG, parse_pooling("moee"))
     np.testing.assert_allclose(got, alone[:2], atol=1e-5)
 
 
@@ -161,7 +172,7 @@ def test_errors(params):
         ("moee:weight=-1", "pool.weight is -1; it should not be negative"),
     ):
         with pytest.raises(ValueError, match=message):
-            pooling(text)
+            parse_pooling(text)
     dense = encoder.init(jax.random.key(0), DENSE)
     with pytest.raises(ValueError, match="reads the routers of a mixture of experts"):
         make_runners(dense, DENSE, pool="moee", mesh=None)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models.attention.masks import text_masks, visible
+from research.models.attention.masks import pooling_masks, visible
 from research.models.config import bert
 from research.models.pooling.basic import POOLS
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 
 SEGMENT = np.array([[1, 1, 1, 2, 2, 0]], np.int32)
 POOL = np.array([[False, True, True, True, True, False]])  # token 0: an instruction
@@ -28,7 +28,7 @@ def test_every_pooling_has_a_test():
 @pytest.mark.parametrize("name", POOLS)
 def test_pooling(key, name):
     x = jax.random.normal(key, (1, 6, 4))
-    got = POOLS[name](x, text_masks(SEGMENT, POOL, 3))
+    got = POOLS[name](x, pooling_masks(SEGMENT, POOL, 3))
     assert got.shape == (1, 3, 4)
     np.testing.assert_allclose(got[0, :2], EXPECTED[name](np.asarray(x[0])), rtol=1e-5)
     assert not got[0, 2].any()
@@ -43,6 +43,6 @@ def test_a_token_sees_its_own_text_and_padding_is_not_seen():
         [0, 0, 0, 1, 1, 0],
         [0, 0, 0, 0, 0, 0],
     ]
-    where = places(jnp.asarray(SEGMENT))
+    where = segment_positions(jnp.asarray(SEGMENT))
     got = visible(bert(), where, where)
     assert np.asarray(got).astype(int).tolist() == [expected]

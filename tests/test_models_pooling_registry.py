@@ -16,21 +16,28 @@ from research.inference.embedder import make_embedder, make_grid_embedder
 from research.interop import load
 from research.interop.sentence_transformers.write import export
 from research.losses.contrastive import infonce
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 from research.models import encoder
 from research.models import heads as models_heads
-from research.models.attention.masks import text_masks
+from research.models.attention.masks import pooling_masks
 from research.models.config import EncoderConfig, modern
 from research.models.pooling import lexical, registry
 from research.models.pooling.basic import POOLS
-from research.models.pooling.registry import pooling
+from research.models.pooling.registry import parse_pooling
 from research.objectives.contrastive import contrastive
 from research.text import chunking
 from research.train import loop
 from research.types import Tokens
 
 pytestmark = pytest.mark.usefixtures("one_device")
-SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 32}
+SHAPE = {
+    "vocab_size": 60,
+    "width": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp": 48,
+    "max_len": 32,
+}
 CFG = modern(**SHAPE)
 TEXTS = {
     "latent_attention": "latent_attention:latents=6,heads=2,head_dim=8,mult=2",
@@ -39,7 +46,7 @@ TEXTS = {
     "dupmae": "dupmae:dim=8,top=5",
 }
 SEGMENT = np.array([[1] * 6 + [2] * 5 + [0] * 3], np.int32)
-MASK = text_masks(jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0), 3)
+MASK = pooling_masks(jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0), 3)
 
 
 def noisy(tree, seed=0):
@@ -56,7 +63,7 @@ def params():
 
 def made(name, params):
     """(the readout, its parameters with noise)."""
-    readout = pooling(TEXTS[name])
+    readout = parse_pooling(TEXTS[name])
     return readout, noisy(readout.init(jax.random.key(1), CFG, params), 1)
 
 
@@ -74,8 +81,8 @@ def pooler(readout, params=None):
 
 
 def test_the_published_nv_embed_has_740_million_parameters():
-    cfg = EncoderConfig(vocab=8, width=4_096, depth=1, heads=32, mlp=8)
-    readout = pooling("latent_attention")
+    cfg = EncoderConfig(vocab_size=8, width=4_096, depth=1, num_heads=32, mlp=8)
+    readout = parse_pooling("latent_attention")
     shapes = jax.eval_shape(lambda key: readout.init(key, cfg, {}), jax.random.key(0))
     kernels = 4_096 * (8 + 16 + 8 + 8 + 4) * 4_096
     other = 512 * 4_096 + 32_768 + 4_096 + 3 * 2 * 4_096
@@ -84,8 +91,8 @@ def test_the_published_nv_embed_has_740_million_parameters():
 
 
 def test_the_published_layer_attention_has_1_27_billion():
-    cfg = EncoderConfig(vocab=8, width=4_096, depth=32, heads=32, mlp=8)
-    readout = pooling("layer_attention")
+    cfg = EncoderConfig(vocab_size=8, width=4_096, depth=32, num_heads=32, mlp=8)
+    readout = parse_pooling("layer_attention")
     shapes = jax.eval_shape(lambda key: readout.init(key, cfg, {}), jax.random.key(0))
     assert shapes["layers"].shape == (32, 4_096)
     assert shapes["latents"].shape == (768, 4_096)
@@ -176,12 +183,12 @@ def test_layer_attention_reads_every_block(params):
     readout, p = made("layer_attention", params)
     tokens = Tokens(jnp.arange(14)[None] % 60, jnp.asarray(SEGMENT), SEGMENT > 0)
     whole = {**params, "readout": p}
-    got = encoder.encode(whole, tokens, CFG, readout, slots=3)
+    got = encoder.encode(whole, tokens, CFG, readout, max_segments=3)
     every = encoder.forward(params, tokens, CFG, every_layer=True).layers
     vectors = jnp.stack([POOLS["last"](x, MASK) for x in every[1:]])
     np.testing.assert_allclose(got, pooler(readout)(p, vectors, MASK)[0], atol=1e-5)
     with pytest.raises(ValueError, match="one vector of all layers"):
-        encoder.encode(whole, tokens, CFG, readout, slots=3, every_layer=True)
+        encoder.encode(whole, tokens, CFG, readout, max_segments=3, every_layer=True)
 
 
 def test_a_lexicon_is_its_definition(params, states):
@@ -203,7 +210,7 @@ def test_the_bag_of_words_is_its_definition(params, states):
     np.testing.assert_allclose(
         got[0, :2, :8], states[0, [0, 6]] @ p["linear"]["kernel"], atol=1e-5
     )
-    y = models_heads.head(p["head"], states, CFG)[0]
+    y = models_heads.apply_mlm_head(p["head"], states, CFG)[0]
     table = params["embed"]["token"]["embedding"]
     logits = np.asarray(y @ table.T) + np.asarray(p["head"]["bias"])
     for m, part in enumerate((slice(1, 6), slice(7, 11))):  # not the first token
@@ -215,18 +222,18 @@ def test_the_bag_of_words_is_its_definition(params, states):
 
 
 def test_the_bag_of_words_takes_the_head_of_the_pre_training(params):
-    readout = pooling(TEXTS["dupmae"])
+    readout = parse_pooling(TEXTS["dupmae"])
     key = jax.random.key(5)
-    head = models_heads.init_head(key, CFG)
-    objective = contrastive(CFG, readout, NESTED["none"](infonce))
+    head = models_heads.init_mlm_head(key, CFG)
+    objective = contrastive(CFG, readout, SIZE_LOSSES["none"](infonce))
     start = objective.init(key, start={**params, "head": head})[0]["encoder"]
     assert "head" not in start and start["readout"]["head"] is head
     other = objective.init(key, start=params)[0]["encoder"]["readout"]["head"]
     assert (other["transform"]["kernel"] != head["transform"]["kernel"]).any()
-    plain = contrastive(CFG, POOLS["cls"], NESTED["none"](infonce))
+    plain = contrastive(CFG, POOLS["cls"], SIZE_LOSSES["none"](infonce))
     assert "head" not in plain.init(key, start={**params, "head": head})[0]["encoder"]
     with pytest.raises(ValueError, match="pool.top is 61; allowed: 1 ... 60"):
-        pooling("dupmae:top=61").init(key, CFG, params)
+        parse_pooling("dupmae:top=61").init(key, CFG, params)
 
 
 def test_centroids_are_means_and_a_cluster_of_one_is_its_token(params):
@@ -254,19 +261,19 @@ def test_packed_texts_are_pooled_as_if_alone(name, params):
     tokens = Tokens(ids, jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0))
     ones = jnp.ones((1, 5), jnp.int32)
     alone = Tokens(ids[:, 6:11], ones, ones > 0)
-    packed = encoder.encode(whole, tokens, CFG, readout, slots=3)
+    packed = encoder.encode(whole, tokens, CFG, readout, max_segments=3)
     single = encoder.encode(whole, alone, CFG, readout)
     np.testing.assert_allclose(packed[1], single[0], atol=1e-5)
-    assert packed.shape == (3, registry.width(TEXTS[name], CFG))
+    assert packed.shape == (3, registry.pooled_width(TEXTS[name], CFG))
 
 
 def test_poolings_are_written_and_read():
     part = section(registry.POOLINGS, "layer_attention", latents=3, of="mean")
-    text = registry.written(part)
+    text = registry.format_pooling(part)
     assert text == "layer_attention:head_dim=0,heads=32,latents=3,mult=4,of=mean"
-    assert pooling(text).each is POOLS["mean"]
-    assert registry.written(section(registry.POOLINGS, "mean")) == "mean"
-    assert pooling("mean") is POOLS["mean"]
+    assert parse_pooling(text).each is POOLS["mean"]
+    assert registry.format_pooling(section(registry.POOLINGS, "mean")) == "mean"
+    assert parse_pooling("mean") is POOLS["mean"]
     for wrong, message in (
         ("sum", "unknown pooling 'sum'; known: mean"),
         ("mean:heads=3", "mean has no argument heads; it has none"),
@@ -274,12 +281,12 @@ def test_poolings_are_written_and_read():
         ("layer_attention:of=cls", "pool.of is 'cls'; allowed: last, mean"),
     ):
         with pytest.raises(ValueError, match=message):
-            pooling(wrong)
+            parse_pooling(wrong)
 
 
 def test_a_run_takes_over_the_readout_or_drops_it(params):
-    nested = NESTED["none"](infonce)
-    readout = pooling(TEXTS["latent_attention"])
+    nested = SIZE_LOSSES["none"](infonce)
+    readout = parse_pooling(TEXTS["latent_attention"])
     objective = contrastive(CFG, readout, nested)
     fresh = objective.init(jax.random.key(0))[0]["encoder"]
     assert fresh["readout"]["latents"].shape == (6, 32)
@@ -287,7 +294,9 @@ def test_a_run_takes_over_the_readout_or_drops_it(params):
     assert kept["readout"] is fresh["readout"]
     plain = contrastive(CFG, POOLS["mean"], nested).init(jax.random.key(1), start=fresh)
     assert "readout" not in plain[0]["encoder"]
-    other = contrastive(CFG, pooling("latent_attention:latents=7,heads=2"), nested)
+    other = contrastive(
+        CFG, parse_pooling("latent_attention:latents=7,heads=2"), nested
+    )
     with pytest.raises(ValueError, match=r"latents \[7, 32\].*latents \[6, 32\]"):
         other.init(jax.random.key(1), start=fresh)
     ones = jnp.ones((1, 4), jnp.int32)
@@ -302,11 +311,13 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
     config.encoder.depth, config.steps, config.evals = 2, 1, {}
     cache = tmp_path_factory.getbasetemp() / "tokens"
     parts = make_experiment(config, tmp_path / "run", cache=cache)
-    result = loop.run(parts, tmp_path / "run")
+    result = loop.train(parts, tmp_path / "run")
     model = load.load(str(tmp_path / "run"))
-    assert model.pool == registry.written(config.pool)
+    assert model.pool == registry.format_pooling(config.pool)
     assert model.width == {"lexicon": 16, "dupmae": 16 + 512}.get(name, 48)
-    embed = make_embedder(model.params, model.config, **pretrained.settings(model))
+    embed = make_embedder(
+        model.params, model.config, **pretrained.embedder_kwargs(model)
+    )
     texts = ["a list of names", "open a file"]
     got = embed(texts, "document")
     assert got.shape == (2, model.width)
@@ -317,7 +328,9 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
     with pytest.raises(ValueError, match=f"no module that pools by {name}"):
         export(model, tmp_path / "out")
     with pytest.raises(ValueError, match="late pools token states by itself"):
-        settings = pretrained.settings(model) | {"chunk": chunking.parse("late:8")}
+        settings = pretrained.embedder_kwargs(model) | {
+            "chunk": chunking.parse("late:8")
+        }
         make_chunk_embedder(model.params, model.config, **settings)
     if name == "latent_attention":
         some = {"tokenizer": model.tokenizer, "pool": model.pool, "max_length": 32}

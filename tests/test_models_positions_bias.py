@@ -12,13 +12,20 @@ from research.types import Tokens
 
 FORWARD = jax.jit(encoder.forward, static_argnums=2)
 INIT = jax.jit(encoder.init, static_argnums=1)
-SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 4, "mlp": 48, "max_len": 64}
+SHAPE = {
+    "vocab_size": 60,
+    "width": 32,
+    "depth": 2,
+    "num_heads": 4,
+    "mlp": 48,
+    "max_len": 64,
+}
 SIDES = pytest.mark.parametrize("causal", [False, True])
 
 
 def made(name, key, causal=False):
     """(cfg, parameters, bias of [1, 9, 9] distances) of a kind of bias."""
-    cfg = modern(**SHAPE, position="none", relative=name, causal=causal)
+    cfg = modern(**SHAPE, position="none", position_bias=name, causal=causal)
     params = RELATIVE[name].init(key, cfg)
     place = jnp.arange(9)
     relative = (place[None, :] - place[:, None])[None]
@@ -130,7 +137,7 @@ def states(key, cfg, ids, before=0):
     tokens = Tokens(*(jnp.asarray(x)[None] for x in (ids, segment, segment > 0)))
     params = INIT(key, cfg)
     params = jax.tree.map(lambda x: x if (x == 1).all() else 10 * x, params)
-    return np.asarray(FORWARD(params, tokens, cfg).tokens[0, before:-2])
+    return np.asarray(FORWARD(params, tokens, cfg).hidden_states[0, before:-2])
 
 
 TEXT = np.array([7, 3, 50, 21, 8, 9, 33, 3, 17, 40, 2])
@@ -141,14 +148,14 @@ TEXT = np.array([7, 3, 50, 21, 8, 9, 33, 3, 17, 40, 2])
     [("none", True), ("alibi", True), *((name, False) for name in RELATIVE)],
 )
 def test_the_model_sees_no_absolute_position(key, name, causal):
-    cfg = modern(**SHAPE, position="none", relative=name, causal=causal)
+    cfg = modern(**SHAPE, position="none", position_bias=name, causal=causal)
     here, there = states(key, cfg, TEXT), states(key, cfg, TEXT, before=9)
     np.testing.assert_allclose(here, there, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["alibi", "kerple_log", "kerple_power"])
 def test_the_model_of_a_symmetric_bias_reads_both_ways(key, name):
-    cfg = modern(**SHAPE, position="none", relative=name)
+    cfg = modern(**SHAPE, position="none", position_bias=name)
     forth, back = states(key, cfg, TEXT), states(key, cfg, TEXT[::-1])
     np.testing.assert_allclose(forth, back[::-1], atol=1e-5)
 
@@ -159,7 +166,7 @@ def test_the_model_of_a_symmetric_bias_reads_both_ways(key, name):
 )
 def test_order_is_nothing_only_without_positions_and_both_ways(key, name, causal):
     order = np.array([4, 1, 9, 0, 10, 7, 3, 6, 2, 8, 5])
-    cfg = modern(**SHAPE, position="none", relative=name, causal=causal)
+    cfg = modern(**SHAPE, position="none", position_bias=name, causal=causal)
     permuted = states(key, cfg, TEXT[order])
     gap = np.abs(permuted - states(key, cfg, TEXT)[order]).max()
     assert gap < 1e-5 if (name, causal) == ("none", False) else gap > 1e-2
@@ -167,12 +174,12 @@ def test_order_is_nothing_only_without_positions_and_both_ways(key, name, causal
 
 @pytest.mark.parametrize("name", ["t5", "kerple_power"])
 def test_the_parameters_of_a_bias_are_trained(key, name):
-    cfg = modern(**SHAPE, position="none", relative=name)
+    cfg = modern(**SHAPE, position="none", position_bias=name)
     ids = jnp.asarray(TEXT, jnp.int32)[None]
     tokens = Tokens(ids, jnp.ones_like(ids), ids > 0)
 
     def loss(relative):
-        return FORWARD({**params, "relative": relative}, tokens, cfg).tokens.std()
+        return FORWARD({**params, "relative": relative}, tokens, cfg).hidden_states.std()
 
     params = INIT(key, cfg)
     for slope in jax.tree.leaves(jax.jit(jax.grad(loss))(params["relative"])):

@@ -19,14 +19,14 @@ ROUNDING = 2.0**-33 * 2 * np.pi  # of turns, in radians per token
 ARGUMENTS = {"original": 16, "max_factor": 4}
 CFG = EncoderConfig(
     60, 32, 2, 2, 64, max_len=128, position="rope",
-    extensions=(("clex", tuple(ARGUMENTS.items())),),
+    position_methods=(("clex", tuple(ARGUMENTS.items())),),
 )  # fmt: skip
 
 
 def frequencies(cfg, length, params, key=None):
     """[R/2] radians per token of a text of `length` tokens."""
     row = jnp.full((1, length), length, jnp.int32)
-    turns = np.asarray(rope.turns(cfg, row, params, key)[0], np.float64)[0, 0]
+    turns = np.asarray(rope.rope_angles(cfg, row, params, key)[0], np.float64)[0, 0]
     return turns if key is not None else turns / 2**32 * 2 * np.pi
 
 
@@ -46,11 +46,11 @@ def test_parameters(key):
 @pytest.mark.parametrize(("length", "t"), [(5, 1), (16, 1), (17, 2), (64, 4), (100, 4)])
 def test_untrained_frequencies_are_ntk_aware(key, length, t):
     exponent = -2 * np.arange(8) / (16 - 2)
-    expected = plain(1e4, 16).frequencies * (2 * t - 1.0) ** exponent
+    expected = plain(1e4, 16).inv_freq * (2 * t - 1.0) ** exponent
     found = frequencies(CFG, length, init_clex(key, CFG))
     np.testing.assert_allclose(found, expected, rtol=3e-6, atol=ROUNDING)
     np.testing.assert_allclose(
-        rope.extended_rope(CFG, length).frequencies, expected, rtol=1e-12
+        rope.extended_rope(CFG, length).inv_freq, expected, rtol=1e-12
     )
 
 
@@ -78,9 +78,7 @@ def test_integration_is_that_of_scipy(trained, step, bound):
 
 def test_a_text_within_the_original_is_not_changed(trained):
     found = frequencies(CFG, 16, trained)
-    np.testing.assert_allclose(
-        found, plain(1e4, 16).frequencies, rtol=3e-6, atol=ROUNDING
-    )
+    np.testing.assert_allclose(found, plain(1e4, 16).inv_freq, rtol=3e-6, atol=ROUNDING)
 
 
 def test_gradient_reaches_up_only_after_down_has_changed(key, trained):
@@ -89,11 +87,11 @@ def test_gradient_reaches_up_only_after_down_has_changed(key, trained):
     key = next(
         key
         for key in map(jax.random.key, range(20))
-        if frequencies(CFG, 16, trained, key)[-1] < plain(1e4, 16).frequencies[-1] * 0.9
+        if frequencies(CFG, 16, trained, key)[-1] < plain(1e4, 16).inv_freq[-1] * 0.9
     )
 
     def loss(params):
-        turns, _ = rope.turns(CFG, length, params, key)
+        turns, _ = rope.rope_angles(CFG, length, params, key)
         angles = jnp.arange(16.0)[None, :, None] * turns
         cos, sin = rope.cos_sin(angles, jnp.ones((1, 1, 1)))
         return (cos * sin).sum()
@@ -110,7 +108,7 @@ def test_training_draws_one_factor_and_stretches_positions_by_it(trained):
 
     @jax.jit
     def drawn(key):
-        turns, _ = rope.turns(CFG, length, trained, key)
+        turns, _ = rope.rope_angles(CFG, length, trained, key)
         return turns, rope.training_position(CFG, position, key)
 
     seen = set()
@@ -137,7 +135,7 @@ def test_an_encoder_trains_it(key):
     params = jax.jit(encoder.init, static_argnums=1)(key, cfg)
 
     def loss(params, key):
-        return encoder.forward(params, tokens, cfg, key=key).tokens[..., 0].sum()
+        return encoder.forward(params, tokens, cfg, key=key).hidden_states[..., 0].sum()
 
     gradient = jax.jit(jax.grad(loss))
     drawn = [gradient(params, jax.random.key(seed))["clex"] for seed in range(4)]

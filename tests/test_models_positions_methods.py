@@ -11,13 +11,20 @@ from research.config_sections import parse
 from research.models import encoder
 from research.models.config import EncoderConfig, bert, modern
 from research.models.pooling.basic import POOLS
-from research.models.positions.methods import extended, extended_config
+from research.models.positions.methods import extend_config, extend_context
 from research.types import Tokens
 
-SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 4, "mlp": 48, "max_len": 16}
+SHAPE = {
+    "vocab_size": 60,
+    "width": 32,
+    "depth": 2,
+    "num_heads": 4,
+    "mlp": 48,
+    "max_len": 16,
+}
 LEARNED, ROPE = bert(**SHAPE), modern(**SHAPE)
 CAUSAL = modern(**SHAPE, causal=True)
-ALIBI = modern(**SHAPE, position="none", relative="alibi")
+ALIBI = modern(**SHAPE, position="none", position_bias="alibi")
 
 
 def texts(*lengths, size=64):
@@ -37,23 +44,23 @@ def params():
 
 @pytest.mark.parametrize("name", ["grouped", "recurrent", "interpolated"])
 def test_texts_that_fitted_the_table_are_embedded_as_before(name, params):
-    new, cfg = extended(params[LEARNED], LEARNED, {name: {"scale": 4}})
-    assert cfg.max_len == 64 and cfg.extensions == ()
+    new, cfg = extend_context(params[LEARNED], LEARNED, {name: {"scale": 4}})
+    assert cfg.max_len == 64 and cfg.position_methods == ()
     short = texts(1, 15, 16, size=16)
     before = vectors(params[LEARNED], LEARNED, short)
     np.testing.assert_array_equal(vectors(new, cfg, short), before)
     # Longer texts beside them change nothing.
     beside = vectors(new, cfg, texts(1, 15, 16, 17, 64))
     assert np.isfinite(beside).all()
-    ids = texts(1, 15, 16, 17, 64).ids[:3, :16]
-    alone = vectors(params[LEARNED], LEARNED, short._replace(ids=ids))
+    ids = texts(1, 15, 16, 17, 64).token_ids[:3, :16]
+    alone = vectors(params[LEARNED], LEARNED, short._replace(token_ids=ids))
     np.testing.assert_allclose(beside[:3], alone, atol=2e-6)
 
 
 def test_rows_before_position_0_stay_in_front(params):
     cfg = EncoderConfig(**{**SHAPE, "max_len": 14}, position_offset=2)
     table = params[LEARNED]["embed"]["position"]["embedding"]
-    new, longer = extended(params[LEARNED], cfg, {"interpolated": {"scale": 2}})
+    new, longer = extend_context(params[LEARNED], cfg, {"interpolated": {"scale": 2}})
     rows = new["embed"]["position"]["embedding"]
     assert longer.max_len == 28 and rows.shape == (30, 32)
     np.testing.assert_array_equal(rows[:2], table[:2])
@@ -85,14 +92,14 @@ def test_rows_before_position_0_stay_in_front(params):
     ],
 )
 def test_methods_reach(cfg, text, length):
-    assert extended_config(cfg, parse(text)).max_len == length
+    assert extend_config(cfg, parse(text)).max_len == length
 
 
 def test_a_chain_of_methods_runs_and_survives_json(params, tmp_path):
     methods = parse("ntk_aware:scale=2+yarn:scale=4+log_length+temp_scale:tau=0.9")
-    new, cfg = extended(params[ROPE], ROPE, methods)
-    assert [name for name, _ in cfg.extensions] == list(methods)
-    assert dict(cfg.extensions)["log_length"] == (("original", 16),)
+    new, cfg = extend_context(params[ROPE], ROPE, methods)
+    assert [name for name, _ in cfg.position_methods] == list(methods)
+    assert dict(cfg.position_methods)["log_length"] == (("original", 16),)
     assert new is params[ROPE]
     tokens = texts(10, 64)
     changed = vectors(new, cfg, tokens)
@@ -106,14 +113,14 @@ def test_a_scale_of_1_changes_nothing(params):
     tokens = texts(5, 16, size=16)
     before = vectors(params[ROPE], ROPE, tokens)
     for text in ("linear:scale=1+yarn:scale=1", "self_extend:group=1,window=16"):
-        new, cfg = extended(params[ROPE], ROPE, parse(text))
+        new, cfg = extend_context(params[ROPE], ROPE, parse(text))
         np.testing.assert_array_equal(vectors(new, cfg, tokens), before)
 
 
 def test_clex_gets_a_network_that_starts_at_ntk(params):
-    new, cfg = extended(params[ROPE], ROPE, parse("clex:max_factor=2"))
+    new, cfg = extend_context(params[ROPE], ROPE, parse("clex:max_factor=2"))
     assert not new["clex"]["down"].any()
-    _, ntk = extended(params[ROPE], ROPE, parse("ntk_aware:scale=3"))
+    _, ntk = extend_context(params[ROPE], ROPE, parse("ntk_aware:scale=3"))
     tokens = texts(32, size=32)
     np.testing.assert_allclose(
         vectors(new, cfg, tokens), vectors(params[ROPE], ntk, tokens), atol=1e-5
@@ -150,16 +157,16 @@ def test_clex_gets_a_network_that_starts_at_ntk(params):
 )  # fmt: skip
 def test_what_does_not_fit_is_one_sentence(cfg, text, message):
     with pytest.raises(ValueError, match=message):
-        extended_config(cfg, parse(text))
+        extend_config(cfg, parse(text))
 
 
 def test_nothing_is_extended_twice_by_the_same_method(params):
-    twice = extended_config(ROPE, parse("yarn:scale=2"))
+    twice = extend_config(ROPE, parse("yarn:scale=2"))
     with pytest.raises(ValueError, match="yarn extends this model already"):
-        extended_config(twice, parse("yarn:scale=2"))
-    table = extended_config(LEARNED, parse("grouped:scale=2"))
+        extend_config(twice, parse("yarn:scale=2"))
+    table = extend_config(LEARNED, parse("grouped:scale=2"))
     with pytest.raises(ValueError, match="extended once; this one has been"):
-        extended_config(table, parse("grouped:scale=2"))
+        extend_config(table, parse("grouped:scale=2"))
 
 
 def test_parse():

@@ -12,20 +12,27 @@ from research.models import encoder
 from research.models.config import modern
 from research.models.positions.query_scale import (
     TEMPERATURES,
-    query_factor,
-    score_factor,
+    logit_scale,
+    query_scale,
 )
-from research.models.positions.segment_positions import Places
+from research.models.positions.segment_positions import Positions
 from research.types import Tokens
 
 FORWARD = jax.jit(encoder.forward, static_argnums=2)
 INIT = jax.jit(encoder.init, static_argnums=1)
-SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 4, "mlp": 48, "max_len": 64}
+SHAPE = {
+    "vocab_size": 60,
+    "width": 32,
+    "depth": 2,
+    "num_heads": 4,
+    "mlp": 48,
+    "max_len": 64,
+}
 
 
 def extended(causal=False, **methods):
     extensions = tuple((name, tuple(rest.items())) for name, rest in methods.items())
-    return replace(modern(**SHAPE, causal=causal), extensions=extensions)
+    return replace(modern(**SHAPE, causal=causal), position_methods=extensions)
 
 
 def row(*lengths, padding=2):
@@ -38,17 +45,17 @@ def row(*lengths, padding=2):
         text = fields[:, 0, start : start + length]
         text[0], text[1], text[2] = number, np.arange(length), length
         start += length
-    return Places(*fields)
+    return Positions(*fields)
 
 
 def test_without_a_method_or_with_tau_1_nothing_changes():
-    assert query_factor(extended(), row(5)) == 1.0
-    assert query_factor(extended(temp_scale={"tau": 1.0}), row(5)) == 1.0
-    assert score_factor(extended()) == 1.0
+    assert query_scale(extended(), row(5)) == 1.0
+    assert query_scale(extended(temp_scale={"tau": 1.0}), row(5)) == 1.0
+    assert logit_scale(extended()) == 1.0
 
 
 def test_the_log_of_the_length_is_per_text_and_none_up_to_the_original():
-    got = query_factor(extended(log_length={"original": 8}), row(5, 8, 9, 16))
+    got = query_scale(extended(log_length={"original": 8}), row(5, 8, 9, 16))
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got[0, :13], 1.0)
     np.testing.assert_allclose(got[0, 13:22], math.log(9, 8), rtol=1e-6)
@@ -58,7 +65,7 @@ def test_the_log_of_the_length_is_per_text_and_none_up_to_the_original():
 
 def test_the_log_of_the_position_grows_along_a_text():
     cfg = extended(causal=True, log_position={"original": 4})
-    got = query_factor(cfg, row(9, 3))
+    got = query_scale(cfg, row(9, 3))
     expected = [1.0] * 4 + [math.log(n, 4) for n in range(5, 10)] + [1.0] * 5
     np.testing.assert_allclose(got[0], expected, rtol=1e-6)
     np.testing.assert_array_equal(got[0, :4], 1.0)
@@ -66,8 +73,8 @@ def test_the_log_of_the_position_grows_along_a_text():
 
 def test_factors_multiply_and_only_tau_is_for_whole_scores():
     cfg = extended(temp_scale={"tau": 0.5}, log_length={"original": 4}, yarn={})
-    np.testing.assert_allclose(query_factor(cfg, row(8))[0, :8], 2 * 1.5, rtol=1e-6)
-    assert score_factor(cfg) == 2.0
+    np.testing.assert_allclose(query_scale(cfg, row(8))[0, :8], 2 * 1.5, rtol=1e-6)
+    assert logit_scale(cfg) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -81,14 +88,14 @@ def test_factors_multiply_and_only_tau_is_for_whole_scores():
 def test_what_makes_no_sense_is_refused(name, arguments, message):
     assert name in TEMPERATURES
     with pytest.raises(ValueError, match=message):
-        query_factor(extended(**{name: arguments}), row(5))
+        query_scale(extended(**{name: arguments}), row(5))
 
 
 def states(params, cfg, *lengths):
     """Hidden states of texts of some lengths in one row."""
-    segment = jnp.asarray(row(*lengths).segment)
+    segment = jnp.asarray(row(*lengths).segment_ids)
     ids = jnp.arange(segment.size, dtype=jnp.int32)[None] % 59 + 1
-    return np.asarray(FORWARD(params, Tokens(ids, segment, segment > 0), cfg).tokens[0])
+    return np.asarray(FORWARD(params, Tokens(ids, segment, segment > 0), cfg).hidden_states[0])
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +121,15 @@ def test_tau_divides_whole_scores(key, change):
     cfg = replace(extended(temp_scale={"tau": 0.5}), **change)
     params = INIT(key, cfg)
     params = jax.tree.map(lambda x: x if (x == 1).all() else 10 * x, params)
-    plain = replace(cfg, extensions=(), softcap=2 * cfg.softcap)
+    plain = replace(
+        cfg, position_methods=(), attn_logit_softcap=2 * cfg.attn_logit_softcap
+    )
     layers = params["layers"]
     query = {"kernel": 2 * layers["query"]["kernel"]}
     doubled = {**params, "layers": {**layers, "query": query}}
-    if cfg.relative == "t5":
+    if cfg.position_bias == "t5":
         doubled["relative"] = jax.tree.map(lambda x: 2 * x, params["relative"])
-    if cfg.relative == "seqpe":
+    if cfg.position_bias == "seqpe":
         query = jax.tree.map(lambda x: 2 * x, params["relative"]["query"])
         doubled["relative"] = {**params["relative"], "query": query}
     np.testing.assert_allclose(

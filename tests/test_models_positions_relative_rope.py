@@ -22,7 +22,8 @@ from research.types import Tokens
 
 # Two heads of keys with 8 rotated pairs each, for four heads of queries.
 BOTH = replace(
-    modern(vocab=60, width=64, depth=2, heads=4, mlp=48, max_len=64), kv_heads=2
+    modern(vocab_size=60, width=64, depth=2, num_heads=4, mlp=48, max_len=64),
+    num_kv_heads=2,
 )
 CAUSAL = replace(BOTH, causal=True)
 SIDES = pytest.mark.parametrize("cfg", [BOTH, CAUSAL], ids=["both", "causal"])
@@ -64,7 +65,7 @@ def distances(relation, length, unit=UNIT):
 
 def test_without_extensions_the_distance_is_that_of_positions():
     place = np.arange(10)
-    got = distances(relation(replace(BOTH, extensions=(("yarn", ()),))), 10)
+    got = distances(relation(replace(BOTH, position_methods=(("yarn", ()),))), 10)
     np.testing.assert_array_equal(got[..., 0, 0], place[None] - place[:, None])
 
 
@@ -265,7 +266,7 @@ def test_two_relations_are_refused():
         (name, tuple(EXTENSIONS[name].items())) for name in ("dpe", "self_extend")
     )
     with pytest.raises(ValueError, match="dpe and self_extend both say"):
-        relation(replace(BOTH, extensions=both))
+        relation(replace(BOTH, position_methods=both))
 
 
 @pytest.mark.parametrize("count", [0, 9])
@@ -289,8 +290,8 @@ def states(params, cfg, tokens, name=None, **change):
     """Final hidden states of a row, under an extension with some arguments changed."""
     if name:
         arguments = {**EXTENSIONS[name], **change}
-        cfg = replace(cfg, extensions=((name, tuple(arguments.items())),))
-    return np.asarray(FORWARD(params, tokens, cfg).tokens[0])
+        cfg = replace(cfg, position_methods=((name, tuple(arguments.items())),))
+    return np.asarray(FORWARD(params, tokens, cfg).hidden_states[0])
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ DYNAMIC = ("dynamic_ntk", (("scale", 2.0), ("original", 16)))
 
 def with_extensions(*extensions, cfg=SHORT):
     fields = {name: getattr(cfg, name) for name in cfg.__dataclass_fields__}
-    return EncoderConfig(**{**fields, "extensions": extensions})
+    return EncoderConfig(**{**fields, "position_methods": extensions})
 
 
 def lengths(*rows):
@@ -31,7 +31,7 @@ def angles_of(position, turns):
 
 def table(position, cfg=HEAD):
     """Cosines and sines of positions [S]."""
-    turns, factor = rope.turns(cfg, lengths([1]), None)
+    turns, factor = rope.rope_angles(cfg, lengths([1]), None)
     return rope.cos_sin(angles_of(position, turns), factor[:, :, None, None])
 
 
@@ -45,7 +45,7 @@ def scores(x, y, start, cfg=HEAD):
 @pytest.mark.parametrize("position", [1, 255, 4_096, 32_768, 131_071])
 def test_angles_are_those_of_float64(position):
     cos, sin = table([position])
-    exact = position * rope.extended_rope(HEAD, 1).frequencies
+    exact = position * rope.extended_rope(HEAD, 1).inv_freq
     bound = position * ROUNDING + 3e-7
     assert bound < 1.1e-4
     np.testing.assert_allclose(cos[0, 0, 0], np.cos(exact), rtol=0, atol=bound)
@@ -54,7 +54,7 @@ def test_angles_are_those_of_float64(position):
 
 def test_what_bfloat16_angles_do():
     """Positions in bfloat16 fall together; their angles are off by many turns."""
-    frequencies = rope.extended_rope(HEAD, 1).frequencies
+    frequencies = rope.extended_rope(HEAD, 1).inv_freq
 
     def error(first, last, dtype):
         position = np.arange(first, last + 1)
@@ -127,20 +127,20 @@ def test_scores_of_interpolated_positions_are_those_between(key):
 
 def test_factor_multiplies_cosines_and_sines():
     cfg = with_extensions(("yarn", (("scale", 8.0), ("original", 16))))
-    turns, factor = rope.turns(cfg, lengths([3, 3, 3]), None)
+    turns, factor = rope.rope_angles(cfg, lengths([3, 3, 3]), None)
     assert (turns.shape, turns.dtype) == ((1, 1, 8), jnp.uint32)
     cos, sin = rope.cos_sin(angles_of(np.arange(3), turns), factor[:, :, None, None])
     np.testing.assert_allclose(np.hypot(cos, sin), 1.2079441, rtol=1e-6)
 
 
 def test_dynamic_turns_follow_each_texts_own_length():
-    turns, _ = rope.turns(with_extensions(DYNAMIC), _row(100, 16, 3), None)
-    alone, _ = rope.turns(with_extensions(DYNAMIC), _row(100), None)
-    plain, _ = rope.turns(SHORT, _row(100, 16, 3), None)
+    turns, _ = rope.rope_angles(with_extensions(DYNAMIC), _row(100, 16, 3), None)
+    alone, _ = rope.rope_angles(with_extensions(DYNAMIC), _row(100), None)
+    plain, _ = rope.rope_angles(SHORT, _row(100, 16, 3), None)
     assert turns.shape == (1, 119, 8)
     np.testing.assert_array_equal(turns[0, 0], alone[0, 0])
     np.testing.assert_array_equal(turns[0, 100:], np.broadcast_to(plain[0], (19, 8)))
-    expected = rope.extended_rope(with_extensions(DYNAMIC), 100).frequencies
+    expected = rope.extended_rope(with_extensions(DYNAMIC), 100).inv_freq
     measured = np.asarray(turns[0, 0], np.float64) / 2**32 * 2 * np.pi
     np.testing.assert_allclose(measured, expected, rtol=0, atol=ROUNDING)
 
@@ -154,14 +154,14 @@ def test_longrope_chooses_by_each_texts_own_length():
         "choice": "length",
     }
     cfg = with_extensions(("longrope", tuple(arguments.items())))
-    turns, factor = rope.turns(cfg, _row(17, 16), None)
-    plain, _ = rope.turns(SHORT, _row(1), None)
+    turns, factor = rope.rope_angles(cfg, _row(17, 16), None)
+    plain, _ = rope.rope_angles(SHORT, _row(1), None)
     np.testing.assert_array_equal(turns[0, 17], plain[0, 0])
     halved = np.asarray(turns[0, 0], np.int64) * 2 - np.asarray(plain[0, 0], np.int64)
     assert np.abs(halved).max() <= 1
     assert factor.shape == (1, 1) and factor[0, 0] > 1
     arguments["choice"] = "long"
-    fixed, _ = rope.turns(
+    fixed, _ = rope.rope_angles(
         with_extensions(("longrope", tuple(arguments.items()))), _row(17, 16), None
     )
     np.testing.assert_array_equal(fixed[0, 0], turns[0, 0])
@@ -171,18 +171,18 @@ def test_longrope_chooses_by_each_texts_own_length():
 def test_local_blocks_have_their_base_and_no_extension():
     cfg = EncoderConfig(
         60, 32, 2, 2, 64, position="rope", rope_theta=1.6e5, rope_theta_local=1e4,
-        extensions=(DYNAMIC,), window=4, local=(False, True),
+        position_methods=(DYNAMIC,), window=4, sliding_window_layers=(False, True),
     )  # fmt: skip
-    turns, factor = rope.local_turns(cfg)
-    np.testing.assert_array_equal(turns, rope.turns(SHORT, _row(1), None)[0])
+    turns, factor = rope.local_rope_angles(cfg)
+    np.testing.assert_array_equal(turns, rope.rope_angles(SHORT, _row(1), None)[0])
     assert factor == 1
 
 
 def test_e2_divides_turns_in_training_only(key):
     cfg = with_extensions(("e2", (("largest", 4),)))
-    plain = np.asarray(rope.turns(SHORT, _row(5), None)[0])
-    np.testing.assert_array_equal(rope.turns(cfg, _row(5), None)[0], plain)
-    drawn = jax.jit(lambda key: rope.turns(cfg, _row(5), None, key)[0])
+    plain = np.asarray(rope.rope_angles(SHORT, _row(5), None)[0])
+    np.testing.assert_array_equal(rope.rope_angles(cfg, _row(5), None)[0], plain)
+    drawn = jax.jit(lambda key: rope.rope_angles(cfg, _row(5), None, key)[0])
     scales = set()
     for seed in range(40):
         turns = np.asarray(drawn(jax.random.key(seed)))
@@ -195,8 +195,8 @@ def test_e2_divides_turns_in_training_only(key):
 def test_turns_can_be_traced():
     cfg = with_extensions(DYNAMIC)
     row = _row(100, 16, 3)
-    traced = jax.jit(lambda length: rope.turns(cfg, length, None))(row)
-    np.testing.assert_array_equal(traced[0], rope.turns(cfg, row, None)[0])
+    traced = jax.jit(lambda length: rope.rope_angles(cfg, length, None))(row)
+    np.testing.assert_array_equal(traced[0], rope.rope_angles(cfg, row, None)[0])
 
 
 def test_clex_stands_alone():

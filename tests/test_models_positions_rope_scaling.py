@@ -89,13 +89,13 @@ IDENTITY = {
 @pytest.mark.parametrize(("name", "arguments", "length", "factor", "expected"), GOLDEN)
 def test_golden_frequencies(name, arguments, length, factor, expected):
     rope = ROPE[name](plain(1e4, 16), length, **arguments)
-    np.testing.assert_allclose(rope.frequencies, expected, rtol=1e-5)
+    np.testing.assert_allclose(rope.inv_freq, expected, rtol=1e-5)
     np.testing.assert_allclose(rope.factor, factor, rtol=1e-12)
 
 
 def test_golden_frequencies_of_llama3_and_the_base_of_ntk():
     rope = ROPE["llama3"](plain(5e5, 16), 512, scale=8, original=8192)
-    np.testing.assert_allclose(rope.frequencies, LLAMA3, rtol=1e-5)
+    np.testing.assert_allclose(rope.inv_freq, LLAMA3, rtol=1e-5)
     base = ROPE["ntk_aware"](plain(1e4, 16), 512, scale=4).base
     np.testing.assert_allclose(base, 48760.54617, rtol=1e-9)
 
@@ -108,16 +108,16 @@ def test_every_method_has_an_identity():
 def test_a_method_that_changes_nothing_is_the_identity(name):
     before = plain(1e4, 32)
     after = ROPE[name](before, 4096, **IDENTITY[name])
-    np.testing.assert_allclose(after.frequencies, before.frequencies, rtol=1e-15)
+    np.testing.assert_allclose(after.frequencies, before.inv_freq, rtol=1e-15)
     assert (after.base, after.factor) == (before.base, 1)
 
 
 def test_ntk_keeps_the_fastest_pair_and_divides_the_slowest():
     before, after = plain(1e4, 64), ROPE["ntk_aware"](plain(1e4, 64), 0, scale=8)
-    assert after.frequencies[0] == before.frequencies[0]
-    np.testing.assert_allclose(after.frequencies[-1] * 8, before.frequencies[-1], 1e-12)
+    assert after.frequencies[0] == before.inv_freq[0]
+    np.testing.assert_allclose(after.frequencies[-1] * 8, before.inv_freq[-1], 1e-12)
     rebased = ROPE["rebase"](plain(1e4, 64), 0, factor=10)
-    np.testing.assert_allclose(rebased.frequencies, plain(1e5, 64).frequencies, 1e-12)
+    np.testing.assert_allclose(rebased.frequencies, plain(1e5, 64).inv_freq, 1e-12)
 
 
 def test_dynamic_frequencies_fall_with_length_beyond_the_original():
@@ -125,7 +125,7 @@ def test_dynamic_frequencies_fall_with_length_beyond_the_original():
         return ROPE["dynamic_ntk"](plain(1e4, 16), length, scale=2, original=64)[1]
 
     for length in (1, 63, 64):
-        assert (frequencies(length) == plain(1e4, 16).frequencies).all()
+        assert (frequencies(length) == plain(1e4, 16).inv_freq).all()
     assert (np.diff([frequencies(n)[1:] for n in (64, 65, 100, 500)], axis=0) < 0).all()
 
 
@@ -144,8 +144,8 @@ def test_yarn_ramp(rotated, base, original, expected):
     low, high = ramp_bounds(before, original, 32, 1)
     assert (low, high) == expected
     after = ROPE["yarn"](before, 0, scale=8, original=original).frequencies
-    assert (after[: low + 1] == before.frequencies[: low + 1]).all()
-    assert (after[high:] == before.frequencies[high:] / 8).all()
+    assert (after[: low + 1] == before.inv_freq[: low + 1]).all()
+    assert (after[high:] == before.inv_freq[high:] / 8).all()
 
 
 def test_yarn_of_the_paper_differs_in_the_middle_only():
@@ -178,7 +178,7 @@ def test_llama3_is_continuous_where_its_ramp_ends():
         for slightly in (1 - 1e-9, 1 + 1e-9):
             original = turned * slightly * 2 * np.pi * 100
             rope = ROPE["llama3"](plain(1e4, 4), 0, scale=8, original=original)
-            share.append(rope.frequencies[1] * 100)
+            share.append(rope.inv_freq[1] * 100)
         np.testing.assert_allclose(share, [1 / 8 if turned == 1 else 1] * 2, rtol=1e-6)
 
 
@@ -187,11 +187,11 @@ def test_ntk_by_parts_goes_from_plain_over_ntk_to_linear():
     after = ROPE["ntk_by_parts"](before, 0, scale=4, original=2048).frequencies
     fast, _ = ramp_bounds(before, 2048, 16, 2)
     _, slow = ramp_bounds(before, 2048, 1.25, 0.75)
-    assert (after[: fast + 1] == before.frequencies[: fast + 1]).all()
-    assert (after[slow:] == before.frequencies[slow:] / 4).all()
+    assert (after[: fast + 1] == before.inv_freq[: fast + 1]).all()
+    assert (after[slow:] == before.inv_freq[slow:] / 4).all()
     middle = slice(fast + 1, slow)
-    assert (after[middle] < before.frequencies[middle]).all()
-    assert (after[middle] > before.frequencies[middle] / 4).all()
+    assert (after[middle] < before.inv_freq[middle]).all()
+    assert (after[middle] > before.inv_freq[middle] / 4).all()
     assert (np.diff(after) < 0).all()
 
 
@@ -207,17 +207,17 @@ def test_longrope_factors():
 
 def test_proportional_frequencies_stop():
     rope = ROPE["proportional"](plain(1e4, 16), 0, fraction=0.25, scale=2)
-    np.testing.assert_allclose(rope.frequencies, [*DEFAULT[:2] / 2, *[0] * 6])
+    np.testing.assert_allclose(rope.inv_freq, [*DEFAULT[:2] / 2, *[0] * 6])
 
 
 def test_giraffe():
     rope = ROPE["truncated_basis"](plain(1e4, 16), 0, low=1e-3, high=0.05, middle=0.02)
     np.testing.assert_allclose(
-        rope.frequencies, [*DEFAULT[:3], *[0.02] * 3, 0, 0], rtol=1e-12
+        rope.inv_freq, [*DEFAULT[:3], *[0.02] * 3, 0, 0], rtol=1e-12
     )
     rope = ROPE["power_basis"](plain(1e4, 16), 0, power=2)
     expected = DEFAULT * (1 - np.arange(8) / 8) ** 2
-    np.testing.assert_allclose(rope.frequencies, expected, rtol=1e-12)
+    np.testing.assert_allclose(rope.inv_freq, expected, rtol=1e-12)
 
 
 def test_methods_follow_each_other():
@@ -226,7 +226,7 @@ def test_methods_follow_each_other():
         rope = ROPE[name](
             rope, 0, **({"scale": 2} if name == "linear" else {"factor": 3})
         )
-    np.testing.assert_allclose(rope.frequencies, plain(3e4, 16).frequencies / 2)
+    np.testing.assert_allclose(rope.inv_freq, plain(3e4, 16).inv_freq / 2)
     assert rope.base == 3e4
 
 

@@ -8,23 +8,25 @@ import numpy as np
 
 from research.models.config import bert
 from research.models.positions.learned import table_rows
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 
-CFG = bert(vocab=60, width=32, depth=1, heads=2, mlp=32, max_len=64)
+CFG = bert(vocab_size=60, width=32, depth=1, num_heads=2, mlp=32, max_len=64)
 # Two texts of 3 and 2 tokens and one of 7, each row padded.
 SEGMENT = jnp.array([[1, 1, 1, 2, 2, 0, 0, 0], [1] * 7 + [0]])
 
 
 def test_a_text_that_fitted_stands_at_every_stride_th_row():
-    cfg = dataclasses.replace(CFG, max_len=12, stride=3, position_offset=2)
-    rows = table_rows(places(SEGMENT), cfg) - 2
+    cfg = dataclasses.replace(CFG, max_len=12, position_stride=3, position_offset=2)
+    rows = table_rows(segment_positions(SEGMENT), cfg) - 2
     np.testing.assert_array_equal(rows[0, :5], [0, 3, 6, 0, 3])
     np.testing.assert_array_equal(rows[1, :7], range(7))  # of more than 12 / 3 tokens
 
 
 def test_a_text_of_a_training_begins_anywhere(key):
-    cfg = dataclasses.replace(CFG, stride=8, random_offset=57, position_offset=2)
-    where = places(SEGMENT)
+    cfg = dataclasses.replace(
+        CFG, position_stride=8, random_offset=57, position_offset=2
+    )
+    where = segment_positions(SEGMENT)
     keys = jax.random.split(key, 2000)
     rows = np.asarray(jax.vmap(lambda k: table_rows(where, cfg, k))(keys)) - 2
     first = rows[:, [0, 0, 1], [0, 3, 0]]

@@ -15,9 +15,9 @@ from research.types import Tokens
 
 FORWARD = jax.jit(encoder.forward, static_argnums=2)
 INIT = jax.jit(encoder.init, static_argnums=1)
-SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 4, "mlp": 48}
+SHAPE = {"vocab_size": 60, "width": 32, "depth": 2, "num_heads": 4, "mlp": 48}
 CFG = replace(
-    modern(**SHAPE, max_len=64, position="none", relative="seqpe"), kv_heads=2
+    modern(**SHAPE, max_len=64, position="none", position_bias="seqpe"), num_kv_heads=2
 )
 
 
@@ -55,7 +55,7 @@ def test_attention_among_digits_is_causal(params):
 
 
 def test_more_positions_than_digits_count_are_refused(key):
-    cfg = modern(**SHAPE, max_len=100_001, position="none", relative="seqpe")
+    cfg = modern(**SHAPE, max_len=100_001, position="none", position_bias="seqpe")
     with pytest.raises(ValueError, match="encoder.max_len is 100001"):
         seqpe.init(key, cfg)
 
@@ -105,7 +105,7 @@ def test_the_model_reads_positions_in_its_text_and_trains_their_vectors(key, par
     def states(ids, segment, relative):
         ids, segment = (jnp.asarray(x, jnp.int32)[None] for x in (ids, segment))
         tokens = Tokens(ids, segment, segment > 0)
-        return FORWARD({**model, "relative": relative}, tokens, CFG).tokens[0]
+        return FORWARD({**model, "relative": relative}, tokens, CFG).hidden_states[0]
 
     alone = states(text, np.ones(6), params)
     after = states(np.append([4, 4, 4], text), np.repeat([1, 2], [3, 6]), params)

@@ -9,19 +9,21 @@ import pytest
 from jax.sharding import AxisType
 
 from research.inference import batching
-from research.inference.batching import Rows, shared
+from research.inference.batching import TokenRows, common_prefix_length
 from research.inference.embedder import make_embedder
 from research.models import encoder, prefix_cache
 from research.models.config import modern
 from research.models.pooling.basic import POOLS
 from research.models.token_prepending import Prepend
-from research.text.templates import Method
+from research.text.templates import Prompt
 from research.text.tokenization import train_tokenizer
 from research.text.tokens import Piece
 from research.types import Tokens
 
-LLAMA = modern(vocab=60, width=32, depth=2, heads=4, mlp=48, max_len=128, causal=True)
-LLAMA = dataclasses.replace(LLAMA, kv_heads=2, extensions=())
+LLAMA = modern(
+    vocab_size=60, width=32, depth=2, num_heads=4, mlp=48, max_len=128, causal=True
+)
+LLAMA = dataclasses.replace(LLAMA, num_kv_heads=2, position_methods=())
 SHAPES = {
     "llama": LLAMA,
     "qwen3": dataclasses.replace(LLAMA, qk_norm=True, head_dim=16, bias=("qkv",)),
@@ -29,7 +31,7 @@ SHAPES = {
         LLAMA, position="learned", norm="layer", gated=False, rope_theta=1e4
     ),
     "yarn": dataclasses.replace(
-        LLAMA, extensions=(("yarn", (("scale", 4.0), ("original", 16))),)
+        LLAMA, position_methods=(("yarn", (("scale", 4.0), ("original", 16))),)
     ),
 }
 COMMON = 16
@@ -56,11 +58,11 @@ def both(name):
 def test_states_after_a_prefix(name):
     cfg = SHAPES[name]
     params, whole, rest = both(name)
-    want = encoder.forward(params, whole, cfg).tokens
-    past = prefix_cache.prefix(params, whole.ids[0, :COMMON], cfg)
-    assert past.v.shape == (2, COMMON, 2, cfg.head_dim)
+    want = encoder.forward(params, whole, cfg).hidden_states
+    past = prefix_cache.encode_prefix(params, whole.token_ids[0, :COMMON], cfg)
+    assert past.value.shape == (2, COMMON, 2, cfg.head_dim)
     got = jax.jit(lambda p: encoder.apply(params, rest, cfg, prefix=p)[0])(past)
-    real = np.asarray(rest.pool)
+    real = np.asarray(rest.pooling_mask)
     assert np.abs(want).max() > 0.5
     np.testing.assert_allclose(
         np.asarray(got)[real], np.asarray(want)[:, COMMON:][real], atol=1e-5
@@ -72,7 +74,7 @@ def test_layers_and_prepended_tokens_after_a_prefix():
     params, whole, rest = both("llama")
     target, source = np.int32([17, 20, 16]), np.int32(LENGTHS - 1)
     blocks = np.array([False, True])
-    past = prefix_cache.prefix(params, whole.ids[0, :COMMON], cfg)
+    past = prefix_cache.encode_prefix(params, whole.token_ids[0, :COMMON], cfg)
     how = {"every_layer": True, "raw": True}
     want, got = (
         encoder.encode(
@@ -95,19 +97,25 @@ def row(start, length):
 
 def test_how_many_tokens_are_shared():
     found = [row(40, 60), row(35, 60), row(50, 70)]  # alike up to the 35th
-    assert shared(Rows(found), last=True) == 32
-    assert shared(Rows(found), last=False) == 0  # all pool
-    assert shared(Rows(found[:1]), last=True) == 0  # one row gains nothing
-    assert shared(Rows([row(15, 60), *found]), last=True) == 0
+    assert common_prefix_length(TokenRows(found), last=True) == 32
+    assert common_prefix_length(TokenRows(found), last=False) == 0  # all pool
+    assert (
+        common_prefix_length(TokenRows(found[:1]), last=True) == 0
+    )  # one row gains nothing
+    assert common_prefix_length(TokenRows([row(15, 60), *found]), last=True) == 0
     after = [(np.arange(len(x)) >= 20).astype("i4") for x in found]
-    assert shared(Rows(found, after), last=False) == 16
-    assert shared(Rows(found, after), last=True) == 32
+    assert common_prefix_length(TokenRows(found, after), last=False) == 16
+    assert common_prefix_length(TokenRows(found, after), last=True) == 32
     marks = np.int32([33, 31, 40])
-    assert shared(Rows(found, None, marks), last=True) == 16
+    assert common_prefix_length(TokenRows(found, None, marks), last=True) == 16
     long = [row(40, 600), row(50, 700)]
-    assert shared(Rows(long), last=True) == 0  # too much memory
-    assert shared(Rows([row(40, 40), row(40, 41)]), last=True) == 32  # one is left
-    assert shared(Rows(found, [2 * x for x in after]), last=True) == 0
+    assert common_prefix_length(TokenRows(long), last=True) == 0  # too much memory
+    assert (
+        common_prefix_length(TokenRows([row(40, 40), row(40, 41)]), last=True) == 32
+    )  # one is left
+    assert (
+        common_prefix_length(TokenRows(found, [2 * x for x in after]), last=True) == 0
+    )
 
 
 SENTENCE = "the quick brown fox jumps over a lazy dog and runs away"
@@ -125,7 +133,7 @@ def test_an_embedder_shares_a_long_prompt(pool, monkeypatch):
     counts = []
 
     def counted(found, *, last):
-        counts.append(shared(found, last=last))
+        counts.append(common_prefix_length(found, last=last))
         return counts[-1]
 
     monkeypatch.setattr(batching, "shared", counted)
@@ -142,7 +150,7 @@ def test_rows_after_a_prefix_are_spread_over_devices():
     begin = Piece("the lazy dog and the fox " * 3)
     end = Piece(special="close", pooled=True)
     template = (begin, Piece(special="<PST>"), Piece(slot=True), end)
-    method = Method({"query": (template,), "document": (template,)}, "last")
+    method = Prompt({"query": (template,), "document": (template,)}, "last")
     how = {"pool": "mean", "max_length": 128, "method": method, "prepend": (1, 2)}
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     alone = make_embedder(params, LLAMA, tokenizer, **how)

@@ -15,16 +15,23 @@ import pytest
 from research.inference.options import parse_layers, parse_window
 from research.models import encoder
 from research.models.config import modern
-from research.models.encoder import layer_places
+from research.models.encoder import hidden_state_indices
 from research.models.pooling.basic import POOLS
-from research.models.prefix_cache import shareable
-from research.models.token_prepending import Prepend, prepend_blocks, with_token
+from research.models.prefix_cache import can_share_prefix
+from research.models.token_prepending import Prepend, add_token, prepend_blocks
 from research.types import Tokens
 
 TEXTS = [[1, 9, 8, 7, 5, 41, 33, 20, 13], [1, 30, 31, 32, 33, 7], [1, 50, 4, 6]]
 TARGETS = (3, 1, 2)
 CAUSAL = modern(
-    vocab=40, width=32, depth=3, heads=2, mlp=48, max_len=32, causal=True, dropout=0.0
+    vocab_size=40,
+    width=32,
+    depth=3,
+    num_heads=2,
+    mlp=48,
+    max_len=32,
+    causal=True,
+    dropout=0.0,
 )
 IDS = [1, 20, 21, 3, 22, 23, 24, 25, 26, 27, 4]  # <PST> is 3, at place 3
 # A text's states [n, D] -> its vector.
@@ -71,7 +78,7 @@ def test_every_pooling_of_every_layer(case):
     for side in ("none", "left", "right"):
         theirs = decoders.hidden_states(case.model, TEXTS, side)
         for layer in range(-4, 4):
-            (place,) = layer_places((layer,), 3)
+            (place,) = hidden_state_indices((layer,), 3)
             for number, name in enumerate(POOLS):
                 for text, states in enumerate(theirs):
                     want = REFERENCE[name](states[layer])
@@ -139,10 +146,10 @@ def test_a_window_outside_the_depth(window):
 
 
 def test_layers_are_numbered_as_hidden_states():
-    assert layer_places((0, 1, 2, 3, -1, -2, -4), 3) == (0, 1, 2, 4, 4, 2, 0)
+    assert hidden_state_indices((0, 1, 2, 3, -1, -2, -4), 3) == (0, 1, 2, 4, 4, 2, 0)
     for layer in (4, -5):
         with pytest.raises(ValueError, match=f"layer {layer} is not in -4 ... 3"):
-            layer_places((layer,), 3)
+            hidden_state_indices((layer,), 3)
 
 
 def test_what_flags_say():
@@ -159,9 +166,9 @@ def test_what_flags_say():
 
 def test_one_more_token_changes_no_other():
     params = encoder.init(jax.random.key(0), CAUSAL)
-    more, cfg = with_token(params, CAUSAL, jax.random.key(1))
+    more, cfg = add_token(params, CAUSAL, jax.random.key(1))
     table, longer = (p["embed"]["token"]["embedding"] for p in (params, more))
-    assert cfg == dataclasses.replace(CAUSAL, vocab=41)
+    assert cfg == dataclasses.replace(CAUSAL, vocab_size=41)
     np.testing.assert_array_equal(longer[:40], table)
     assert 0.5 < float(longer[40].std()) < 1.5  # and not the 0.02 of the others
 
@@ -171,15 +178,15 @@ def test_one_more_token_changes_no_other():
     [
         ({}, True),
         ({"position": "learned"}, True),
-        ({"extensions": (("temp_scale", (("tau", 0.9),)),)}, True),
+        ({"position_methods": (("temp_scale", (("tau", 0.9),)),)}, True),
         ({"causal": False}, False),
         ({"window": 2, "local": (True, False, True)}, False),
         ({"position": "none", "relative": "alibi"}, False),
         ({"anchor": True}, False),
-        ({"extensions": (("log_length", (("original", 8),)),)}, False),
-        ({"extensions": (("self_extend", ()),)}, False),
-        ({"extensions": (("dynamic_ntk", ()),)}, False),
+        ({"position_methods": (("log_length", (("original", 8),)),)}, False),
+        ({"position_methods": (("self_extend", ()),)}, False),
+        ({"position_methods": (("dynamic_ntk", ()),)}, False),
     ],
 )
 def test_models_whose_first_tokens_are_shared(changes, shared):
-    assert shareable(dataclasses.replace(CAUSAL, **changes)) == shared
+    assert can_share_prefix(dataclasses.replace(CAUSAL, **changes)) == shared

@@ -17,7 +17,7 @@ from research.inference import model as pretrained
 from research.interop import load
 from research.interop.sentence_transformers.write import export
 from research.losses.contrastive import infonce
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 from research.models import encoder
 from research.models.config import modern
 from research.models.pooling.basic import POOLS
@@ -27,12 +27,19 @@ from research.objectives.gritlm import gritlm
 from research.objectives.registry import PRETRAINING
 from research.text.tokenization import CAUSAL_SPECIAL, token_ids, train_tokenizer
 from research.train import loop
-from research.types import Batch, Labels, Rows, TextInfo, Tokens
+from research.types import Batch, Labels, PretrainingBatch, TokenizerInfo, Tokens
 
 pytestmark = pytest.mark.usefixtures("one_device")
-SHAPE = {"vocab": 50, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 32}
+SHAPE = {
+    "vocab_size": 50,
+    "width": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp": 48,
+    "max_len": 32,
+}
 CFG = modern(causal=True, **SHAPE)
-TEXT = TextInfo(50, None, (0, 1, 2, 3))
+TEXT = TokenizerInfo(50, None, (0, 1, 2, 3))
 LENGTHS = ((5, 1, 9), (12, 3), (2,))
 
 
@@ -50,7 +57,7 @@ def rows():
         segment[row, : sum(lengths)] = np.repeat(range(1, len(lengths) + 1), lengths)
         ids[row, : sum(lengths)] = noise.integers(4, 50, sum(lengths))
     tokens = Tokens(jnp.asarray(ids), jnp.asarray(segment), jnp.asarray(segment > 0))
-    return Rows(tokens, jnp.asarray((segment > 0).astype(np.int32)))
+    return PretrainingBatch(tokens, jnp.asarray((segment > 0).astype(np.int32)))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,7 @@ def test_the_loss_is_that_of_a_loop_over_texts(params, rows):
     losses, right = [], []
     for row, lengths in enumerate(LENGTHS):
         for text in range(1, len(lengths) + 1):
-            ids = rows.tokens.ids[row][rows.tokens.segment[row] == text]
+            ids = rows.tokens.token_ids[row][rows.tokens.segment_ids[row] == text]
             ones = jnp.ones((1, len(ids)), jnp.int32)
             x = forward(params, Tokens(ids[None], ones, ones > 0))[0]
             z = np.asarray(x, np.float64) @ table.T
@@ -86,8 +93,8 @@ def test_the_loss_is_that_of_a_loop_over_texts(params, rows):
 def test_no_text_of_a_row_helps_another(params, rows, run):
     """Other tokens in the first text of a row change no loss of the second."""
     before = run(params, rows.tokens)[1].loss
-    ids = rows.tokens.ids.at[0, :5].add(7) % 50
-    after = run(params, rows.tokens._replace(ids=ids))[1].loss
+    ids = rows.tokens.token_ids.at[0, :5].add(7) % 50
+    after = run(params, rows.tokens._replace(token_ids=ids))[1].loss
     np.testing.assert_allclose(after[0, 4:], before[0, 4:], atol=1e-6)
     assert not before[0, 4]  # the last token of a text predicts nothing
     assert (np.abs(after - before)[0, :4] > 1e-3).all()
@@ -102,10 +109,10 @@ def test_padding_changes_nothing(params, rows, run):
 
 
 def test_a_later_token_changes_no_earlier_loss(params, rows, run):
-    ids = rows.tokens.ids.at[1, 8].add(5)
+    ids = rows.tokens.token_ids.at[1, 8].add(5)
     before, after = (
-        run(params, rows.tokens._replace(ids=x))[1].loss[1]
-        for x in (rows.tokens.ids, ids)
+        run(params, rows.tokens._replace(token_ids=x))[1].loss[1]
+        for x in (rows.tokens.token_ids, ids)
     )
     np.testing.assert_array_equal(before[:7], after[:7])
     assert (np.abs(before - after)[7:11] > 1e-4).all()
@@ -118,8 +125,8 @@ def test_the_gradient_is_that_of_whole_logits(params, rows):
         x, _ = encoder.apply(params, rows.tokens, CFG)
         z = jnp.einsum("rsd,vd->rsv", x, params["embed"]["token"]["embedding"])
         log = jax.nn.log_softmax(z[:, :-1])
-        picked = jnp.take_along_axis(log, rows.tokens.ids[:, 1:, None], 2)[..., 0]
-        segment = rows.tokens.segment
+        picked = jnp.take_along_axis(log, rows.tokens.token_ids[:, 1:, None], 2)[..., 0]
+        segment = rows.tokens.segment_ids
         real = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
         return -jnp.where(real, picked, 0.0).sum() / real.sum(dtype=jnp.float32)
 
@@ -136,7 +143,9 @@ def test_an_encoder_that_sees_the_answer_is_refused():
 def model(params, tokenizer, **changes):
     """A decoder as `pretrained.load` gives it."""
     prompts = {"query": "", "document": ""}
-    found = pretrained.Pretrained(params, CFG, tokenizer, "mean", 32, prompts, True)
+    found = pretrained.PretrainedModel(
+        params, CFG, tokenizer, "mean", 32, prompts, True
+    )
     return found._replace(**changes)
 
 
@@ -156,14 +165,14 @@ def test_transformers_has_the_same_loss_and_states(params, rows, tokenizer, tmp_
     theirs = transformers.LlamaForCausalLM(config).eval()
     theirs.model.load_state_dict(bare.state_dict())
     theirs.tie_weights()
-    ids = rows.tokens.ids[1:2, :12]
+    ids = rows.tokens.token_ids[1:2, :12]
     ones = jnp.ones_like(ids)
     tokens = Tokens(ids, ones, ones > 0)
     asked = torch.tensor(np.asarray(ids), dtype=torch.long)
     with torch.no_grad():
         states = bare(input_ids=asked).last_hidden_state.numpy()
         loss = theirs(input_ids=asked, labels=asked).loss.item()
-    ours = encoder.forward(params, tokens, CFG).tokens
+    ours = encoder.forward(params, tokens, CFG).hidden_states
     np.testing.assert_allclose(ours, states, atol=1e-5)
     np.testing.assert_allclose(next_tokens(params, tokens, CFG)[0], loss, rtol=1e-5)
 
@@ -204,7 +213,7 @@ def test_perplexity_of_a_model_that_knows_nothing(tokenizer, tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("\n".join(texts))
     vocab = tokenizer.get_vocab_size()
-    cfg = dataclasses.replace(CFG, vocab=vocab)
+    cfg = dataclasses.replace(CFG, vocab_size=vocab)
     params = jax.tree.map(jnp.zeros_like, encoder.init(jax.random.key(0), cfg))
     scores = perplexity(data=str(file))(params, cfg, tokenizer, 16)
     count = sum(len(tokenizer.encode(t, add_special_tokens=False).ids) for t in texts)
@@ -225,7 +234,7 @@ def test_perplexity_of_a_model_that_knows_nothing(tokenizer, tmp_path):
 def test_perplexity_is_that_of_the_windows_one_by_one(tokenizer, tmp_path, params):
     texts = ["the old leaf of a tree, " * 4, "A new root"]
     (tmp_path / "texts.txt").write_text("\n".join(texts))
-    cfg = dataclasses.replace(CFG, vocab=300)
+    cfg = dataclasses.replace(CFG, vocab_size=300)
     params = encoder.init(jax.random.key(3), cfg)
     scores = perplexity(data=str(tmp_path / "texts.txt"))(params, cfg, tokenizer, 16)
     texts = [text.strip() for text in texts]  # as the file is read
@@ -244,7 +253,7 @@ def test_a_decoder_trains_is_scored_and_loads(tmp_path):
     config.steps, config.encoder.depth = 1, 2
     del config.evals["pydocs"]
     config.evals.perplexity.documents = 5
-    result = loop.run(make_experiment(config, tmp_path), tmp_path)
+    result = loop.train(make_experiment(config, tmp_path), tmp_path)
     found = result.evals["perplexity"]
     assert 1 < found["perplexity"] < 1_000 and found["bits_per_byte"] > 0
     log = [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]
@@ -266,7 +275,7 @@ def test_gritlm_is_both_losses_of_the_same_parameters(params):
     tokens = Tokens(*map(jnp.asarray, (ids, segment, segment > 0)))
     query = jnp.arange(0, 8, 2, dtype=jnp.int32)
     batch = Batch(tokens, query, query + 1, Labels())
-    parts = two_sided, POOLS["mean"], NESTED["none"](infonce)
+    parts = two_sided, POOLS["mean"], SIZE_LOSSES["none"](infonce)
     key, tree = jax.random.key(0), {"encoder": params}
     alone = contrastive(*parts).loss(tree, {}, batch, key)[0]
     joint = gritlm(*parts, weight=0.5)

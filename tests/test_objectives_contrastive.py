@@ -8,19 +8,21 @@ import pytest
 
 from research import sharding
 from research.config_sections import bind, build, section
-from research.data.examples import Row
+from research.data.examples import Example
 from research.data.pair_batches import make_batches
 from research.data.sources import Source
 from research.losses.contrastive import LOSSES
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 from research.models import config
 from research.models.encoder import encode
 from research.models.pooling.basic import POOLS
 from research.objectives.contrastive import contrastive
 from research.text.tokenization import train_tokenizer
-from research.types import Labels, slots
+from research.types import Labels, max_segments
 
-CFG = config.bert(vocab=80, width=16, depth=2, heads=2, mlp=24, max_len=32, dropout=0.1)
+CFG = config.bert(
+    vocab_size=80, width=16, depth=2, num_heads=2, mlp=24, max_len=32, dropout=0.1
+)
 PAIRS = ((1, 4), (2, 16))
 WORDS = [
     "red",
@@ -48,8 +50,10 @@ def made(tmp_path_factory):
     """(tokenizer, batch function) of rows with a hard negative and duplicates."""
     rng = np.random.default_rng(0)
     texts = [sentence(rng) for _ in range(60)]
-    rows = [Row(texts[i], (texts[i + 20],), (texts[i + 40],)) for i in range(16)]
-    rows += [Row(texts[0], (texts[30],), (texts[45],))] * 2  # same query, same positive
+    rows = [Example(texts[i], (texts[i + 20],), (texts[i + 40],)) for i in range(16)]
+    rows += [
+        Example(texts[0], (texts[30],), (texts[45],))
+    ] * 2  # same query, same positive
     tokenizer = train_tokenizer(texts, 80)
 
     def batch(row_multiple=8):
@@ -71,7 +75,7 @@ def made(tmp_path_factory):
 def over_sizes(nested, **loss):
     loss = bind(LOSSES, section(LOSSES, "infonce", **loss))
     arguments = {"pairs": PAIRS} if nested == "starbucks_sts" else {}
-    return build(NESTED, section(NESTED, nested, **arguments), loss)
+    return build(SIZE_LOSSES, section(SIZE_LOSSES, nested, **arguments), loss)
 
 
 def objective(nested="starbucks_sts", micro_batch=0, **loss):
@@ -110,15 +114,15 @@ def test_gradcache_has_the_gradient_of_the_whole_batch(key, made, nested):
     chunked = objective(nested, micro_batch=4)
     params, _ = chunked.init(key)
     batch = made(8)
-    rows, length = batch.tokens.ids.shape
+    rows, length = batch.tokens.token_ids.shape
     tokens = jax.tree.map(np.asarray, batch.tokens)  # to be cut without compiling
     deep = over_sizes(nested)
 
     @jax.jit
     def contrast(parts, key):
         x = jnp.stack(parts, 1).reshape(-1, CFG.depth + 1, CFG.width)
-        x = x if deep.deep else x[:, -1]
-        values, _ = deep.loss(x[batch.query], x[batch.document], batch.labels, key)
+        x = x if deep.needs_all_layers else x[:, -1]
+        values, _ = deep.loss(x[batch.query_index], x[batch.document_index], batch.labels, key)
         return values.mean()
 
     def reference(params):
@@ -130,10 +134,10 @@ def test_gradcache_has_the_gradient_of_the_whole_batch(key, made, nested):
                 jax.tree.map(lambda x, c=c: x[c::4], tokens),
                 CFG,
                 POOLS["mean"],
-                slots=slots(length),
+                max_segments=max_segments(length),
                 key=keys[c],
                 every_layer=True,
-            ).reshape(rows // 4, slots(length), CFG.depth + 1, CFG.width)
+            ).reshape(rows // 4, max_segments(length), CFG.depth + 1, CFG.width)
             for c in range(4)
         ]
         return contrast(parts, loss_key)
@@ -162,9 +166,9 @@ def test_rows_of_padding_change_nothing(key, made):
             tokens,
             CFG,
             POOLS["mean"],
-            slots=slots(tokens.ids.shape[1]),
+            max_segments=max_segments(tokens.token_ids.shape[1]),
         )
-        q, d = x[batch.query], x[batch.document]
+        q, d = x[batch.query_index], x[batch.document_index]
         return LOSSES["infonce"](q, d, batch.labels)
 
     np.testing.assert_allclose(loss(batch.tokens), loss(more), rtol=1e-5)
@@ -175,10 +179,16 @@ def test_the_loss_equals_a_loop_over_pairs(key, made):
     none = objective("none")
     params, _ = none.init(key)
     batch = made(8)
-    length = batch.tokens.ids.shape[1]
-    x = encode(params["encoder"], batch.tokens, CFG, POOLS["mean"], slots=slots(length))
+    length = batch.tokens.token_ids.shape[1]
+    x = encode(
+        params["encoder"],
+        batch.tokens,
+        CFG,
+        POOLS["mean"],
+        max_segments=max_segments(length),
+    )
     x = np.asarray(x, np.float64)
-    q, d = x[np.asarray(batch.query)], x[np.asarray(batch.document)]
+    q, d = x[np.asarray(batch.query_index)], x[np.asarray(batch.document_index)]
     q, d = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (q, d))
     queries = [tuple(np.asarray(h)) for h in batch.labels.query_id]
     documents = [tuple(np.asarray(h)) for h in batch.labels.document_id]
@@ -199,7 +209,9 @@ def test_the_loss_equals_a_loop_over_pairs(key, made):
 
 
 def test_a_tanh_head_is_trained_beside_the_encoder(key, made):
-    loss = build(NESTED, section(NESTED, "none"), bind(LOSSES, {"name": "infonce"}))
+    loss = build(
+        SIZE_LOSSES, section(SIZE_LOSSES, "none"), bind(LOSSES, {"name": "infonce"})
+    )
     simcse = contrastive(CFG, POOLS["cls"], loss, head="tanh")
     params, _ = simcse.init(key)
     assert params["head"]["kernel"].shape == (16, 16)

@@ -45,8 +45,8 @@ def test_draws_follow_the_output_layer(key, logits):
 def test_the_right_token_is_not_replaced(key, monkeypatch):
     objective = electra(CFG, TEXT)
     params = lively(objective.init)[0]
-    ids = jnp.where(jnp.asarray(ROWS.word) > 0, 7, ROWS.tokens.ids)
-    rows = ROWS._replace(tokens=ROWS.tokens._replace(ids=ids))
+    ids = jnp.where(jnp.asarray(ROWS.word_ids) > 0, 7, ROWS.tokens.token_ids)
+    rows = ROWS._replace(tokens=ROWS.tokens._replace(token_ids=ids))
 
     def always(token):
         def draw(key, x, table, bias):

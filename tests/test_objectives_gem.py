@@ -12,15 +12,22 @@ from packed import lively, random_rows
 from research.models import encoder
 from research.models.config import modern
 from research.objectives.gem import Parts, divided, gem, visible
-from research.types import TextInfo
+from research.types import TokenizerInfo
 
 CFG = modern(
-    **{"vocab": 50, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 64},
+    **{
+        "vocab_size": 50,
+        "width": 32,
+        "depth": 2,
+        "num_heads": 2,
+        "mlp": 48,
+        "max_len": 64,
+    },
     causal=True,
 )
-TEXT = TextInfo(50, None, (0, 1, 2, 3), None, end=2)
+TEXT = TokenizerInfo(50, None, (0, 1, 2, 3), None, end_id=2)
 ROWS = random_rows(3, 4, 48)
-SEGMENT = np.asarray(ROWS.tokens.segment)
+SEGMENT = np.asarray(ROWS.tokens.segment_ids)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,7 @@ def params():
 
 
 def parts_of(key, count=2, ratio=1.0):
-    return Parts(*map(np.asarray, divided(key, ROWS.tokens.segment, count, ratio)))
+    return Parts(*map(np.asarray, divided(key, ROWS.tokens.segment_ids, count, ratio)))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -55,22 +62,22 @@ def test_texts_are_divided_within(key, count):
 def test_a_share_of_the_texts_is_divided():
     split = jax.jit(divided, static_argnums=(2, 3))
     keys = jax.random.split(jax.random.key(0), 200)
-    segment = ROWS.tokens.segment
+    segment = ROWS.tokens.segment_ids
     some = np.mean([np.asarray(split(k, segment, 1, 0.25).special).sum() for k in keys])
     every = np.mean([np.asarray(split(k, segment, 1, 1.0).special).sum() for k in keys])
     assert some / every == pytest.approx(0.25, abs=0.04)
 
 
 def states(params, ids, sees):
-    tokens = ROWS.tokens._replace(ids=jnp.asarray(ids))
-    return np.asarray(encoder.apply(params, tokens, CFG, sees=sees)[0])
+    tokens = ROWS.tokens._replace(token_ids=jnp.asarray(ids))
+    return np.asarray(encoder.apply(params, tokens, CFG, extra_mask=sees)[0])
 
 
 def test_what_stands_before_goes_through_the_special_tokens(params, key):
     special, after = parts_of(key)
     sees = np.asarray(visible(Parts(jnp.asarray(special), jnp.asarray(after))))
     before = ~special & ~after & (SEGMENT > 0)
-    ids = np.where(special, 2, np.asarray(ROWS.tokens.ids))
+    ids = np.where(special, 2, np.asarray(ROWS.tokens.token_ids))
     other = np.where(before, (ids + 7) % 50, ids)
     left, right = (states(params, x, jnp.asarray(sees)) for x in (ids, other))
     assert np.abs(left - right)[after].max() > 1e-3
@@ -83,7 +90,7 @@ def test_special_tokens_do_not_see_each_other(params, key):
     """The first state is that of the token alone after what stands before it."""
     special, after = parts_of(key, 3)
     sees = visible(Parts(jnp.asarray(special), jnp.asarray(after)))
-    ids = np.where(special, 2, np.asarray(ROWS.tokens.ids))
+    ids = np.where(special, 2, np.asarray(ROWS.tokens.token_ids))
     got = states(params, ids, sees)
     plain = states(params, ids, None)
     first = special & ~np.pad(special, ((0, 0), (1, 0)))[:, :-1]
@@ -96,9 +103,9 @@ def test_the_loss_is_that_of_the_predicted_tokens(params, key):
     objective = gem(CFG, TEXT, count=2, ratio=1.0)
     total, metrics = jax.jit(objective.loss)({"encoder": params}, {}, ROWS, key)
     special, after = map(
-        np.asarray, divided(jax.random.split(key)[0], ROWS.tokens.segment, 2, 1.0)
+        np.asarray, divided(jax.random.split(key)[0], ROWS.tokens.segment_ids, 2, 1.0)
     )
-    ids = np.where(special, 2, np.asarray(ROWS.tokens.ids))
+    ids = np.where(special, 2, np.asarray(ROWS.tokens.token_ids))
     sees = visible(Parts(jnp.asarray(special), jnp.asarray(after)))
     x = states(params, ids, sees).astype(np.float64)
     z = x @ np.asarray(params["embed"]["token"]["embedding"], np.float64).T
@@ -136,4 +143,4 @@ def test_errors():
     with pytest.raises(
         ValueError, match="or -1 for an end token, if the tokenizer has"
     ):
-        gem(CFG, TEXT._replace(end=None))
+        gem(CFG, TEXT._replace(end_id=None))

@@ -6,11 +6,11 @@ import pytest
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.pooling.basic import POOLS
-from research.objectives.gradcache import chunked
+from research.objectives.gradcache import encode_in_chunks
 from research.types import Tokens
 
 ROWS, LENGTH, SLOTS = 8, 16, 2
-CFG = EncoderConfig(vocab=20, width=8, depth=2, heads=2, mlp=16, max_len=16)
+CFG = EncoderConfig(vocab_size=20, width=8, depth=2, num_heads=2, mlp=16, max_len=16)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def encode(params, tokens, key, every_layer=True):
         tokens,
         CFG,
         POOLS["mean"],
-        slots=SLOTS,
+        max_segments=SLOTS,
         key=key,
         every_layer=every_layer,
     )
@@ -65,7 +65,7 @@ def loss(encode, params, tokens, key):
 def test_value_and_gradient_are_the_whole_batchs(tokens, key, chunks):
     params = encoder.init(key, CFG)
     grad = jax.jit(jax.value_and_grad(loss, argnums=1), static_argnums=0)
-    value, ours = grad(chunked(encode, chunks), params, tokens, key)
+    value, ours = grad(encode_in_chunks(encode, chunks), params, tokens, key)
     expected, theirs = grad(at_once(chunks), params, tokens, key)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     jax.tree.map(
@@ -80,14 +80,17 @@ def test_without_dropout_chunks_change_nothing(tokens, key, chunks):
     params = encoder.init(key, CFG)
     whole = encode(params, tokens, None)
     np.testing.assert_allclose(
-        chunked(encode, chunks)(params, tokens, None), whole, rtol=1e-5, atol=1e-6
+        encode_in_chunks(encode, chunks)(params, tokens, None),
+        whole,
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
 def test_one_chunk_is_the_plain_encoder():
-    assert chunked(encode, 1) is encode
+    assert encode_in_chunks(encode, 1) is encode
 
 
 def test_rows_that_do_not_divide_are_refused(tokens, key):
     with pytest.raises(ValueError, match="8 rows do not divide into 3 chunks"):
-        chunked(encode, 3)(encoder.init(key, CFG), tokens, None)
+        encode_in_chunks(encode, 3)(encoder.init(key, CFG), tokens, None)

@@ -10,15 +10,15 @@ from packed import CFG, MASK, TEXT, cross_entropy, lively, random_rows
 
 from research.models import decoders, encoder, heads
 from research.models.positions.learned import table_rows
-from research.models.positions.segment_positions import places
-from research.models.token_ops import compacted
+from research.models.positions.segment_positions import segment_positions
+from research.models.token_ops import compact_tokens
 from research.objectives import mlm_masking
 from research.objectives.mae_lm import mae_lm, mask_later, seen
 
 ROWS = random_rows(4, 2, 32)
 SHAPES = pytest.mark.parametrize(
     "cfg",
-    [CFG, dataclasses.replace(CFG, position="none", relative="t5")],
+    [CFG, dataclasses.replace(CFG, position="none", position_bias="t5")],
     ids=["learned", "relative"],
 )
 
@@ -33,11 +33,11 @@ def inputs(cfg, params, rows, at, real):
 def test_without_masks_the_encoder_is_the_ordinary_one(key, cfg):
     params = lively(mae_lm(cfg, TEXT).init)[0]
     at = jnp.broadcast_to(jnp.arange(32, dtype=jnp.int32), (2, 32))
-    real = ROWS.tokens.segment > 0
+    real = ROWS.tokens.segment_ids > 0
 
     @jax.jit
     def both(params):
-        whole = encoder.forward(params["encoder"], ROWS.tokens, cfg).tokens
+        whole = encoder.forward(params["encoder"], ROWS.tokens, cfg).hidden_states
         return whole, inputs(cfg, params, ROWS, at, real)
 
     expected, got = (np.asarray(x)[np.asarray(real)] for x in both(params))
@@ -48,14 +48,14 @@ def test_without_masks_the_encoder_is_the_ordinary_one(key, cfg):
 def test_order_and_masked_tokens_do_not_matter(key, cfg):
     params = lively(mae_lm(cfg, TEXT).init)[0]
     (mask,) = mlm_masking.row_tokens(key, ROWS, (0.3,))
-    at, real = mlm_masking.gathered(~mask, mlm_masking.kept_size(32, 0.3))
+    at, real = mlm_masking.masked_positions(~mask, mlm_masking.kept_size(32, 0.3))
     states = jax.jit(lambda *x: inputs(cfg, params, *x))
     before = np.asarray(states(ROWS, at, real))
-    other = jnp.where(mask, 9, ROWS.tokens.ids)
-    rows = ROWS._replace(tokens=ROWS.tokens._replace(ids=other))
+    other = jnp.where(mask, 9, ROWS.tokens.token_ids)
+    rows = ROWS._replace(tokens=ROWS.tokens._replace(token_ids=other))
     np.testing.assert_array_equal(states(rows, at, real), before)
     order = np.random.default_rng(0).permutation(at.shape[1])
-    ordinary = np.asarray(ROWS.tokens.segment) > 0
+    ordinary = np.asarray(ROWS.tokens.segment_ids) > 0
     shuffled = np.asarray(states(ROWS, at[:, order], real[:, order]))
     np.testing.assert_allclose(shuffled[ordinary], before[ordinary], atol=1e-5)
     table = params["encoder"]["embed"]["token"]["embedding"]
@@ -73,12 +73,12 @@ def test_the_loss_is_of_the_masked_tokens(key, make, monkeypatch):
 
     @jax.jit
     def reference(params):
-        at, real = mlm_masking.gathered(~mask, 32)
+        at, real = mlm_masking.masked_positions(~mask, 32)
         x = seen(CFG, params, TEXT, ROWS.tokens, (at, real), None)
-        where = places(ROWS.tokens.segment)
-        x = decoders.decoded(params["encoder"], params["decoder"], x, where, CFG)
-        z = heads.head(params["head"], x, CFG)
-        return cross_entropy(params, z, ROWS.tokens.ids, mask)
+        where = segment_positions(ROWS.tokens.segment_ids)
+        x = decoders.decode(params["encoder"], params["decoder"], x, where, CFG)
+        z = heads.apply_mlm_head(params["head"], x, CFG)
+        return cross_entropy(params, z, ROWS.tokens.token_ids, mask)
 
     np.testing.assert_allclose(total, reference(params), rtol=1e-4)
 
@@ -87,10 +87,10 @@ def test_what_is_left_of_a_text_stands_in_one_stretch_of_a_longer_table(key):
     cfg = dataclasses.replace(CFG, max_len=512, random_offset=480)
     rows = random_rows(1, 8, 64)
     (mask,) = mlm_masking.row_tokens(key, rows, (0.5,))
-    kept = mlm_masking.gathered(~mask, mlm_masking.kept_size(64, 0.5))
-    _, where = compacted(rows.tokens, *kept)
-    starts = np.asarray(table_rows(where, cfg, key) - where.position)
-    segment = np.asarray(where.segment)
+    kept = mlm_masking.masked_positions(~mask, mlm_masking.kept_size(64, 0.5))
+    _, where = compact_tokens(rows.tokens, *kept)
+    starts = np.asarray(table_rows(where, cfg, key) - where.position_ids)
+    segment = np.asarray(where.segment_ids)
     assert (starts >= 0).all() and (starts <= 480).all()
     for r in range(8):
         for text in range(1, 5):

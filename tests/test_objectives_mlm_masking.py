@@ -7,7 +7,7 @@ import pytest
 from packed import random_rows
 
 from research.objectives import mlm_masking
-from research.types import row_texts
+from research.types import max_documents
 
 RATIOS = (0.2, 0.4)
 
@@ -16,34 +16,34 @@ RATIOS = (0.2, 0.4)
 def test_masks_are_nested_whole_words_within_budget(seed):
     rows = random_rows(seed)
     small, large = map(
-        np.asarray, mlm_masking.whole_words(jax.random.key(seed), rows, RATIOS)
+        np.asarray, mlm_masking.mask_whole_words(jax.random.key(seed), rows, RATIOS)
     )
     assert not (small & ~large).any()
-    assert not large[rows.word == 0].any()
-    segment = np.asarray(rows.tokens.segment)
+    assert not large[rows.word_ids == 0].any()
+    segment = np.asarray(rows.tokens.segment_ids)
     for r in range(len(segment)):
-        for number in range(1, rows.word[r].max() + 1):
+        for number in range(1, rows.word_ids[r].max() + 1):
             for mask in (small, large):
-                assert len(set(mask[r][rows.word[r] == number])) == 1
+                assert len(set(mask[r][rows.word_ids[r] == number])) == 1
         for text in range(1, segment[r].max() + 1):
             here = segment[r] == text
             size = here.sum()
             assert small[r][here].sum() <= max(1, round(0.2 * size))
             assert large[r][here].sum() <= max(1, round(0.4 * size))
             left = max(1, round(0.4 * size)) - large[r][here].sum()
-            unmasked = set(rows.word[r][here & ~large[r]]) - {0}
+            unmasked = set(rows.word_ids[r][here & ~large[r]]) - {0}
             # Greedy: no word that is left out would still fit.
-            assert all((rows.word[r] == n).sum() > left for n in unmasked)
+            assert all((rows.word_ids[r] == n).sum() > left for n in unmasked)
 
 
 def test_heavier_words_are_masked_more_often():
     rows = random_rows(0)
-    heavy = rows.word % 2 == 1
+    heavy = rows.word_ids % 2 == 1
     weights = jnp.where(jnp.asarray(heavy), 50.0, 1.0)
     plain, weighted = (
         np.mean(
             [
-                np.asarray(mlm_masking.whole_words(k, rows, (0.2,), weights=w)[0])[
+                np.asarray(mlm_masking.mask_whole_words(k, rows, (0.2,), weights=w)[0])[
                     heavy
                 ]
                 for k in jax.random.split(jax.random.key(1), 20)
@@ -57,18 +57,18 @@ def test_heavier_words_are_masked_more_often():
 def test_single_tokens_are_masked_to_the_count():
     rows = random_rows(3)
     mask = np.asarray(mlm_masking.tokens(jax.random.key(0), rows, 0.15))
-    segment = np.asarray(rows.tokens.segment)
+    segment = np.asarray(rows.tokens.segment_ids)
     for r in range(len(segment)):
         for text in range(1, segment[r].max() + 1):
-            ordinary = (segment[r] == text) & (rows.word[r] > 0)
+            ordinary = (segment[r] == text) & (rows.word_ids[r] > 0)
             assert mask[r][ordinary].sum() == round(0.15 * ordinary.sum())
-    assert not mask[rows.word == 0].any()
+    assert not mask[rows.word_ids == 0].any()
 
 
 def test_eight_in_ten_are_hidden_and_one_is_random():
     ids = jnp.full((100, 200), 7, jnp.int32)
     mask = jnp.ones_like(ids, bool).at[:, 0].set(False)
-    got = mlm_masking.corrupted(
+    got = mlm_masking.replace_masked(
         jax.random.key(0), ids, mask, mask_id=3, vocab=40, special=(0, 1, 2, 3, 4)
     )
     got = np.asarray(got)
@@ -84,7 +84,7 @@ def test_the_buffer_holds_the_most_that_texts_of_a_row_may_lose(ratio, shortest)
     """Whatever their lengths: the best of all ways to fill a row."""
     length = 48
     most = [0] * (length + 1)
-    for _ in range(row_texts(length)):
+    for _ in range(max_documents(length)):
         most = [
             max(
                 [max(1, round(ratio * t)) + most[s - t] for t in range(shortest, s + 1)]
@@ -98,9 +98,9 @@ def test_the_buffer_holds_the_most_that_texts_of_a_row_may_lose(ratio, shortest)
 
 def test_the_buffer_holds_every_masked_token():
     rows = random_rows(5)
-    mask = mlm_masking.whole_words(jax.random.key(5), rows, (0.4,))[0]
+    mask = mlm_masking.mask_whole_words(jax.random.key(5), rows, (0.4,))[0]
     size = mlm_masking.buffer_size(48, 0.4)
-    positions, real = mlm_masking.gathered(mask, size)
+    positions, real = mlm_masking.masked_positions(mask, size)
     assert positions.shape == real.shape == (6, size)
     for r in range(6):
         found = np.asarray(positions[r])[np.asarray(real[r])]

@@ -11,7 +11,7 @@ from packed import lively
 
 from configs import decoder, llm2vec_mntp
 from configs.common import start_from
-from research.data.document_cache import text_info
+from research.data.document_cache import tokenizer_info
 from research.experiment.build import make_experiment
 from research.interop import load
 from research.models import encoder
@@ -20,12 +20,19 @@ from research.objectives import mlm_masking
 from research.objectives.causal import hideable, mntp
 from research.text.tokenization import train_tokenizer
 from research.train import loop
-from research.types import Rows, TextInfo, Tokens
+from research.types import PretrainingBatch, TokenizerInfo, Tokens
 
 pytestmark = pytest.mark.usefixtures("one_device")
-SHAPE = {"vocab": 50, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 32}
+SHAPE = {
+    "vocab_size": 50,
+    "width": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp": 48,
+    "max_len": 32,
+}
 CFG = modern(**SHAPE)
-TEXT = TextInfo(50, None, (0, 1, 2, 3), None, blank=4)
+TEXT = TokenizerInfo(50, None, (0, 1, 2, 3), None, blank_id=4)
 ALL = (1.0, 0.0)
 
 
@@ -45,20 +52,20 @@ def packed(opening):
         if opening:
             ids[row, start], word[row, start] = 1, 0
     tokens = Tokens(jnp.asarray(ids), jnp.asarray(segment), jnp.asarray(segment > 0))
-    return Rows(tokens, jnp.asarray(word))
+    return PretrainingBatch(tokens, jnp.asarray(word))
 
 
 def parts(key, rows, ratio, replace=ALL):
     """What the objective draws of this key: the mask, and the ids that are seen."""
     mask_key, hide_key, _ = jax.random.split(key, 3)
-    mask = hideable(mlm_masking.tokens(mask_key, rows, ratio), rows.tokens.segment)
-    ids = mlm_masking.corrupted(
+    mask = hideable(mlm_masking.tokens(mask_key, rows, ratio), rows.tokens.segment_ids)
+    ids = mlm_masking.replace_masked(
         hide_key,
-        rows.tokens.ids,
+        rows.tokens.token_ids,
         mask,
         mask_id=4,
         vocab=50,
-        special=TEXT.special,
+        special=TEXT.special_ids,
         replace=replace,
     )
     return np.asarray(mask), ids
@@ -70,13 +77,13 @@ def test_a_hidden_token_is_predicted_from_the_state_before_it(params, replace):
     mask, ids = parts(key, rows, 0.4, replace)
     objective = mntp(CFG, TEXT, ratio=0.4, replace=replace)
     value, metrics = jax.jit(objective.loss)({"encoder": params}, {}, rows, key)
-    x, _ = encoder.apply(params, rows.tokens._replace(ids=ids), CFG)
+    x, _ = encoder.apply(params, rows.tokens._replace(token_ids=ids), CFG)
     table = np.asarray(params["embed"]["token"]["embedding"], np.float64)
     z = np.asarray(x, np.float64) @ table.T
     found = []
     for row, place in zip(*np.nonzero(mask), strict=True):
         state = z[row, place - 1]
-        label = int(rows.tokens.ids[row, place])
+        label = int(rows.tokens.token_ids[row, place])
         found.append(np.log(np.exp(state).sum()) - state[label])
     # Two fifths of the ordinary tokens of each of the three texts: 11, 8 and 16.
     assert len(found) == 4 + 3 + 6
@@ -103,13 +110,13 @@ def test_what_is_shown_is_no_label(params):
     loss = jax.jit(mntp(CFG, TEXT, ratio=0.4, replace=ALL).loss)
 
     def value(place=None):
-        ids = rows.tokens.ids
+        ids = rows.tokens.token_ids
         if place is not None:
             ids = ids.at[tuple(place)].set(ids[tuple(place)] % 45 + 5)
-        batch = rows._replace(tokens=rows.tokens._replace(ids=ids))
+        batch = rows._replace(tokens=rows.tokens._replace(token_ids=ids))
         return float(loss({"encoder": alone}, {}, batch, key)[0])
 
-    shown = ~mask & np.asarray(rows.word > 0)
+    shown = ~mask & np.asarray(rows.word_ids > 0)
     before = np.pad(mask[:, 1:], ((0, 0), (0, 1)))  # a hidden token follows
     nothing = np.argwhere(shown & ~before)
     assert len(nothing) > 5
@@ -122,21 +129,21 @@ def test_what_is_shown_is_no_label(params):
 def test_a_later_token_reaches_the_first_one_only_from_both_sides(params, causal):
     cfg = dataclasses.replace(CFG, causal=causal)
     rows = packed(True).tokens
-    moved = rows._replace(ids=rows.ids.at[1, 16].add(1))
+    moved = rows._replace(token_ids=rows.token_ids.at[1, 16].add(1))
     before, after = (encoder.apply(params, x, cfg)[0][1, 0] for x in (rows, moved))
     assert (np.abs(before - after).max() > 1e-5) == (not causal)
 
 
 def test_the_mask_is_the_tokenizers_or_its_underscore():
     tokenizer = train_tokenizer(["a_b some text"], 300, "causal")
-    info = text_info(tokenizer, [])
-    assert info.mask_id is None and info.blank == tokenizer.token_to_id("_") > 3
-    mntp(CFG, info._replace(vocab=300))
-    bare = info._replace(blank=None)
+    info = tokenizer_info(tokenizer, [])
+    assert info.mask_id is None and info.blank_id == tokenizer.token_to_id("_") > 3
+    mntp(CFG, info._replace(vocab_size=300))
+    bare = info._replace(blank_id=None)
     with pytest.raises(ValueError, match="neither a mask token nor '_'"):
         mntp(CFG, bare)
     with pytest.raises(ValueError, match="mask_id is 300; the vocabulary has 0 ... 29"):
-        mntp(CFG, bare._replace(vocab=300), mask_id=300)
+        mntp(CFG, bare._replace(vocab_size=300), mask_id=300)
     with pytest.raises(ValueError, match="encoder.causal is True"):
         mntp(dataclasses.replace(CFG, causal=True), info)
     with pytest.raises(ValueError, match="ratio is 1.0; it must lie in"):
@@ -152,13 +159,13 @@ def test_a_decoder_becomes_two_sided_and_stays_so(tmp_path, cache, capsys):
     """The workdir of a decoder, converted; its weights go on from where they were."""
     config = decoder.get_config("tiny")
     config.encoder.depth, config.steps, config.evals = 2, 1, {}
-    loop.run(make_experiment(config, tmp_path / "one", cache=cache), tmp_path / "one")
+    loop.train(make_experiment(config, tmp_path / "one", cache=cache), tmp_path / "one")
     source = load.load(str(tmp_path / "one"))
     config = llm2vec_mntp.get_config(f"tiny,model={tmp_path / 'one'}")
     config.steps, config.evals, config.optimizer.learning_rate = 1, {}, 0.0
     made = make_experiment(config, tmp_path / "two", cache=cache)
     assert "here they see both sides" in made.note
-    loop.run(made, tmp_path / "two")
+    loop.train(made, tmp_path / "two")
     assert "its tokens saw only what stands before them" in capsys.readouterr().err
     converted = load.load(str(tmp_path / "two"))
     assert source.config.causal and not converted.config.causal

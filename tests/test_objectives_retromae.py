@@ -13,7 +13,7 @@ from research.losses.token_prediction import bag_of_words
 from research.models import decoders, encoder, layers, token_ops
 from research.models import heads as models_heads
 from research.models.positions import learned
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives import retromae as mae
 from research.objectives.retromae import _Enhanced, dupmae, enhanced, retromae
@@ -67,11 +67,11 @@ def test_the_decoder_is_a_block_of_two_streams(key, params, embedded):
     embed, decoder = p["encoder"]["embed"], p["decoder"]["layers"]
     decoder = jax.tree.map(lambda x: x[0], decoder)
     for r, m in ((0, 1), (0, 2), (1, 1)):
-        place = np.flatnonzero(ROWS.tokens.segment[r] == m)
+        place = np.flatnonzero(ROWS.tokens.segment_ids[r] == m)
         c = np.asarray(sentences)[r, m - 1]
         position = embed["position"]["embedding"][: len(place)]
         around = position + embed["type"]["embedding"][0]
-        words = embed["token"]["embedding"][np.asarray(ROWS.tokens.ids)[r, place]]
+        words = embed["token"]["embedding"][np.asarray(ROWS.tokens.token_ids)[r, place]]
         memory = normed(words + around, embed["norm"])
         memory[0] = c
         queries = normed(c + around, embed["norm"]) if embedded else c + position
@@ -86,12 +86,12 @@ def test_no_position_sees_its_own_token(key, params, embedded):
 
     @jax.jit
     def states(ids):
-        rows = ROWS._replace(tokens=ROWS.tokens._replace(ids=ids))
+        rows = ROWS._replace(tokens=ROWS.tokens._replace(token_ids=ids))
         return enhanced(CFG, RULES[embedded], params, rows, sentences, key)
 
-    before, moved = states(ROWS.tokens.ids), False
+    before, moved = states(ROWS.tokens.token_ids), False
     for place in (1, 2, 3):
-        after = states(ROWS.tokens.ids.at[:, place].set(9))
+        after = states(ROWS.tokens.token_ids.at[:, place].set(9))
         np.testing.assert_allclose(after[:, place], before[:, place], atol=1e-6)
         moved |= not np.allclose(after, before, atol=1e-3)
     assert moved
@@ -104,11 +104,11 @@ def test_who_sees_the_sentence_only_knows_the_text_by_it(key, params, monkeypatc
 
     @jax.jit
     def states(ids, sentences):
-        rows = ROWS._replace(tokens=ROWS.tokens._replace(ids=ids))
+        rows = ROWS._replace(tokens=ROWS.tokens._replace(token_ids=ids))
         return enhanced(CFG, RULES[False], params, rows, sentences, key)
 
     sentences = jax.random.normal(key, (2, 2, 16))
-    ids, ordinary = ROWS.tokens.ids, ROWS.word > 0
+    ids, ordinary = ROWS.tokens.token_ids, ROWS.word_ids > 0
     before = np.asarray(states(ids, sentences))[ordinary]
     same = np.asarray(states(jnp.where(ordinary, 9, ids), sentences))[ordinary]
     np.testing.assert_allclose(same, before, atol=1e-6)
@@ -120,7 +120,7 @@ def test_who_sees_the_sentence_only_knows_the_text_by_it(key, params, monkeypatc
 def test_losses_are_over_hidden_ordinary_and_distinct_tokens(
     key, params, monkeypatch, bag_weight
 ):
-    (mask,) = mlm_masking.whole_words(key, ROWS, (0.3,))
+    (mask,) = mlm_masking.mask_whole_words(key, ROWS, (0.3,))
     hide(monkeypatch, mask)
     objective = dupmae(CFG, TEXT, bag_weight=bag_weight) if bag_weight else None
     objective = objective or retromae(CFG, TEXT)
@@ -129,16 +129,20 @@ def test_losses_are_over_hidden_ordinary_and_distinct_tokens(
 
     @jax.jit
     def reference(params):
-        tokens = ROWS.tokens._replace(ids=jnp.where(mask, MASK, ROWS.tokens.ids))
-        x = encoder.forward(params["encoder"], tokens, CFG).tokens
-        c = token_ops.taken(x, token_ops.first_places(tokens.segment, 2))
+        tokens = ROWS.tokens._replace(
+            token_ids=jnp.where(mask, MASK, ROWS.tokens.token_ids)
+        )
+        x = encoder.forward(params["encoder"], tokens, CFG).hidden_states
+        c = token_ops.gather_tokens(
+            x, token_ops.first_token_positions(tokens.segment_ids, 2)
+        )
         y = enhanced(CFG, rule, params, ROWS, c, key)
-        z = models_heads.head(params["head"], x, CFG)
+        z = models_heads.apply_mlm_head(params["head"], x, CFG)
         table = params["encoder"]["embed"]["token"]["embedding"]
         bag, texts = bag_of_words(z, table, params["head"]["bias"], ROWS, 2)
-        ids, ordinary = ROWS.tokens.ids, ROWS.word > 0
+        ids, ordinary = ROWS.tokens.token_ids, ROWS.word_ids > 0
         decoder = cross_entropy(
-            params, models_heads.head(params["head"], y, CFG), ids, ordinary
+            params, models_heads.apply_mlm_head(params["head"], y, CFG), ids, ordinary
         )
         return cross_entropy(params, z, ids, mask), decoder, bag / texts
 
@@ -168,4 +172,6 @@ def test_queries_and_keys_begin_at_the_same_row_of_a_longer_table(
     assert len(looked) >= 2
     for other in looked[1:]:
         np.testing.assert_array_equal(other, looked[0])
-    assert (looked[0] != learned.table_rows(places(ROWS.tokens.segment), CFG)).any()
+    assert (
+        looked[0] != learned.table_rows(segment_positions(ROWS.tokens.segment_ids), CFG)
+    ).any()

@@ -7,8 +7,8 @@ import pytest
 from packed import CFG, MASK, TEXT, cross_entropy, hide, lively, random_rows
 
 from research.models import encoder, heads, token_ops
-from research.models.attention.masks import weak
-from research.models.positions.segment_positions import places
+from research.models.attention.masks import decoder_mask
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.seed import continued, seed
 
@@ -16,8 +16,11 @@ ROWS = random_rows(4, 2, 32)
 
 
 def test_two_tokens_and_the_first_are_seen():
-    where = places(jnp.ones((1, 6), jnp.int32))
-    got = ["".join(map(str, row)) for row in np.asarray(weak(2, where, where))[0] * 1]
+    where = segment_positions(jnp.ones((1, 6), jnp.int32))
+    got = [
+        "".join(map(str, row))
+        for row in np.asarray(decoder_mask(2, where, where))[0] * 1
+    ]
     assert got == ["100000", "110000", "111000", "101100", "100110", "100011"]
 
 
@@ -29,7 +32,9 @@ def test_a_token_reaches_the_states_of_its_window(key):
     def states(ids):
         rows = random_rows(0, 1, 16)
         segment = jnp.ones((1, 16), jnp.int32)
-        rows = rows._replace(tokens=rows.tokens._replace(ids=ids, segment=segment))
+        rows = rows._replace(
+            tokens=rows.tokens._replace(token_ids=ids, segment_ids=segment)
+        )
         return continued(CFG, params, rows, sentences, 2, None)
 
     ids = jnp.full((1, 16), 7, jnp.int32)
@@ -41,7 +46,7 @@ def test_a_token_reaches_the_states_of_its_window(key):
 
 
 def test_the_loss_is_of_hidden_and_of_next_tokens(key, monkeypatch):
-    (mask,) = mlm_masking.whole_words(key, ROWS, (0.15,))
+    (mask,) = mlm_masking.mask_whole_words(key, ROWS, (0.15,))
     hide(monkeypatch, mask)
     objective = seed(CFG, TEXT, weight=0.3, window=3, depth=2)
     params = lively(objective.init)[0]
@@ -49,13 +54,17 @@ def test_the_loss_is_of_hidden_and_of_next_tokens(key, monkeypatch):
 
     @jax.jit
     def reference(params):
-        tokens = ROWS.tokens._replace(ids=jnp.where(mask, MASK, ROWS.tokens.ids))
-        x = encoder.forward(params["encoder"], tokens, CFG).tokens
-        c = token_ops.taken(x, token_ops.first_places(tokens.segment, 2))
+        tokens = ROWS.tokens._replace(
+            token_ids=jnp.where(mask, MASK, ROWS.tokens.token_ids)
+        )
+        x = encoder.forward(params["encoder"], tokens, CFG).hidden_states
+        c = token_ops.gather_tokens(
+            x, token_ops.first_token_positions(tokens.segment_ids, 2)
+        )
         y = continued(CFG, params, ROWS, c, 3, None)
-        ids, segment = ROWS.tokens.ids, ROWS.tokens.segment
+        ids, segment = ROWS.tokens.token_ids, ROWS.tokens.segment_ids
         asked = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
-        z = heads.head(params["head"], x, CFG)
+        z = heads.apply_mlm_head(params["head"], x, CFG)
         decoder = cross_entropy(params, y[:, :-1], ids[:, 1:], asked)
         return cross_entropy(params, z, ids, mask), decoder
 

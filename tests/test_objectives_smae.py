@@ -7,10 +7,10 @@ import pytest
 from packed import CFG, MASK, TEXT, cross_entropy, firsts, hide, lively, random_rows
 
 from research.models import decoders, encoder, heads
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.mlm import mlm
-from research.objectives.mlm_masking import Hidden
+from research.objectives.mlm_masking import MaskedTokens
 from research.objectives.smae import reconstructed, smae
 
 PAIRS = ((1, 4), (2, 16))
@@ -19,7 +19,7 @@ ROWS = random_rows(4, 3, 32)
 
 @pytest.fixture
 def masks(key):
-    return mlm_masking.whole_words(key, ROWS, (0.2, 0.4))
+    return mlm_masking.mask_whole_words(key, ROWS, (0.2, 0.4))
 
 
 def started(key, **options):
@@ -29,21 +29,21 @@ def started(key, **options):
 
 def by_loop(params, small, large):
     """[(MLM, MAE)] of the sizes, from every layer's states and whole rows of logits."""
-    tokens, where = ROWS.tokens, places(ROWS.tokens.segment)
-    seen, dark = (jnp.where(mask, MASK, tokens.ids) for mask in (small, large))
+    tokens, where = ROWS.tokens, segment_positions(ROWS.tokens.segment_ids)
+    seen, dark = (jnp.where(mask, MASK, tokens.token_ids) for mask in (small, large))
     layers = encoder.forward(
-        params["encoder"], tokens._replace(ids=seen), CFG, every_layer=True
+        params["encoder"], tokens._replace(token_ids=seen), CFG, every_layer=True
     ).layers
-    words = decoders.embedded(params["encoder"], dark, where, CFG)
+    words = decoders.embed_tokens(params["encoder"], dark, where, CFG)
     losses = []
     for depth, width in PAIRS:
         padded = layers[depth].at[..., width:].set(0.0)
-        x = heads.head(params["head"], padded, CFG)
+        x = heads.apply_mlm_head(params["head"], padded, CFG)
         y = jnp.where(jnp.asarray(firsts(ROWS))[:, :, None], x, words)
-        y = decoders.decoded(params["encoder"], params["decoder"], y, where, CFG)
-        y = heads.head(params["head"], y, CFG)
+        y = decoders.decode(params["encoder"], params["decoder"], y, where, CFG)
+        y = heads.apply_mlm_head(params["head"], y, CFG)
         both = (x, small), (y, large)
-        losses.append([cross_entropy(params, z, tokens.ids, m) for z, m in both])
+        losses.append([cross_entropy(params, z, tokens.token_ids, m) for z, m in both])
     return jnp.asarray(losses)
 
 
@@ -71,10 +71,10 @@ def test_mae_reads_a_prefix_of_the_first_token_only(key, masks, monkeypatch):
         objective = smae(CFG, TEXT, pairs=PAIRS[:1], decoder=decoder)
         return objective.loss(params, {}, ROWS, key)[0]
 
-    states = jax.random.normal(key, (3, *ROWS.word.shape, 16))
+    states = jax.random.normal(key, (3, *ROWS.word_ids.shape, 16))
     gradient = jax.jit(jax.grad(lambda x: total(x, True) - total(x, False)))(states)
     read = np.zeros(states.shape, bool)
-    segment, dark = np.asarray(ROWS.tokens.segment), np.asarray(masks[1])
+    segment, dark = np.asarray(ROWS.tokens.segment_ids), np.asarray(masks[1])
     for r, place in zip(*np.nonzero(firsts(ROWS)), strict=True):
         read[1, r, place, :4] = dark[r][segment[r] == segment[r, place]].any()
     np.testing.assert_allclose(np.asarray(gradient)[~read], 0, atol=1e-5)
@@ -83,15 +83,15 @@ def test_mae_reads_a_prefix_of_the_first_token_only(key, masks, monkeypatch):
 
 def test_the_decoder_does_not_see_the_token_in_place_of_the_sentence(key, masks):
     _, params = started(key)
-    at, real = mlm_masking.gathered(masks[1], 14)
+    at, real = mlm_masking.masked_positions(masks[1], 14)
     sentences = jax.random.normal(key, (1, 3, 2, 16))
 
     @jax.jit
     def states(ids):
-        dark = Hidden(ids, at, real, ids)
+        dark = MaskedTokens(ids, at, real, ids)
         return reconstructed(CFG, params, ROWS, dark, sentences, key)
 
-    ids = ROWS.tokens.ids
+    ids = ROWS.tokens.token_ids
     other = jnp.where(jnp.asarray(firsts(ROWS)), 9, ids)
     np.testing.assert_array_equal(states(ids), states(other))
     assert not np.allclose(states(ids), states(ids.at[:, 1].set(9)))

@@ -8,7 +8,7 @@ from packed import CFG, TEXT, lively, rows_of
 
 from research.losses.token_prediction import token_losses
 from research.objectives import mlm_masking
-from research.objectives.mlm_masking import hidden
+from research.objectives.mlm_masking import mask_tokens
 from research.objectives.spans import (
     averaged,
     cot_mae,
@@ -25,16 +25,16 @@ ROWS = rows_of(SPANS, 24)
 def test_swapping_partners_permutes_the_terms(key):
     objective = cot_mae(CFG, TEXT)
     params = lively(objective.init)[0]
-    small, large = mlm_masking.whole_words(key, ROWS, (0.3, 0.45))
-    seen = hidden(key, ROWS, small, 8, TEXT)
-    dark = hidden(jax.random.key(1), ROWS, large, 11, TEXT)
+    small, large = mlm_masking.mask_whole_words(key, ROWS, (0.3, 0.45))
+    seen = mask_tokens(key, ROWS, small, 8, TEXT)
+    dark = mask_tokens(jax.random.key(1), ROWS, large, 11, TEXT)
 
     @jax.jit
     def losses(params, rows, seen, dark):
         parts = cot_predictions(CFG, params, rows, seen, dark, (None,) * 3)
         total, each = token_losses(params, parts, [1.0, 1.0])
         return total, [
-            jnp.where(p.real, x.loss, 0.0) for p, x in zip(parts, each, strict=True)
+            jnp.where(p.valid, x.loss, 0.0) for p, x in zip(parts, each, strict=True)
         ]
 
     total, each = losses(params, ROWS, seen, dark)

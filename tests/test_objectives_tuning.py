@@ -11,19 +11,26 @@ import pytest
 
 from research import sharding
 from research.losses.contrastive import infonce
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 from research.models import lora as adapters
 from research.models.config import bert, modern
-from research.models.lora import whole
+from research.models.lora import full_params
 from research.models.pooling.basic import mean
 from research.objectives.contrastive import contrastive
 from research.objectives.mlm import mlm
 from research.objectives.tuning import TUNING, bitfit, full, lora
 from research.train import loop
 from research.train.optimizers import adamw
-from research.types import Batch, Labels, Rows, TextInfo, Tokens
+from research.types import Batch, Labels, PretrainingBatch, TokenizerInfo, Tokens
 
-SHAPE = {"vocab": 60, "width": 32, "depth": 2, "heads": 2, "mlp": 48, "max_len": 32}
+SHAPE = {
+    "vocab_size": 60,
+    "width": 32,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp": 48,
+    "max_len": 32,
+}
 CFG = bert(**SHAPE, dropout=0.1)
 PAIRS, LENGTH = 8, 8
 
@@ -48,7 +55,7 @@ class Batches:
 
 
 def objective(cfg=CFG, **arguments):
-    nested = NESTED["none"](partial(infonce, temperature=0.05))
+    nested = SIZE_LOSSES["none"](partial(infonce, temperature=0.05))
     return contrastive(cfg, mean, nested, **arguments)
 
 
@@ -73,10 +80,12 @@ def changed(before, after):
 def run(tmp_path_factory):
     """Two steps of LoRA on one device: the first state, and the last."""
     experiment = parts(lora(objective(head="tanh"), rank=4, alpha=8.0))
-    first = loop.first_state(experiment, loop.abstract_state(experiment, parts_mesh(1)))
+    first = loop.initial_state(
+        experiment, loop.abstract_state(experiment, parts_mesh(1))
+    )
     first = jax.device_get(first)
     workdir = tmp_path_factory.mktemp("lora")
-    return first, jax.device_get(loop.run(experiment, workdir).state)
+    return first, jax.device_get(loop.train(experiment, workdir).state)
 
 
 def parts_mesh(devices):
@@ -92,16 +101,18 @@ def test_only_adapters_and_heads_are_trained(run):
     inside = moved - outside
     assert all(name[-7:-1] == "/lora/" for name in inside) and len(inside) == 12
     chex.assert_trees_all_equal(first.frozen, last.frozen)
-    tree = whole(last.params, last.frozen)["encoder"]
-    plain = whole(*objective().init(jax.random.key(0)))["encoder"]
-    chex.assert_trees_all_equal_shapes(adapters.without(tree), plain)
+    tree = full_params(last.params, last.frozen)["encoder"]
+    plain = full_params(*objective().init(jax.random.key(0)))["encoder"]
+    chex.assert_trees_all_equal_shapes(adapters.remove_adapters(tree), plain)
 
 
 def test_the_base_has_no_moments(run):
     _, last = run
-    moments = 2 * adapters.size(last.params)
-    assert adapters.size(last.opt_state) <= moments + 8  # and counters
-    assert adapters.size(last.frozen) > 5 * adapters.size(last.params["head"])
+    moments = 2 * adapters.num_params(last.params)
+    assert adapters.num_params(last.opt_state) <= moments + 8  # and counters
+    assert adapters.num_params(last.frozen) > 5 * adapters.num_params(
+        last.params["head"]
+    )
 
 
 def test_the_loss_at_first_is_that_of_the_whole_model():
@@ -115,10 +126,14 @@ def test_the_loss_at_first_is_that_of_the_whole_model():
 
 def test_bitfit_trains_biases_only(tmp_path):
     experiment = parts(bitfit(objective()))
-    first = loop.first_state(experiment, loop.abstract_state(experiment, parts_mesh(1)))
+    first = loop.initial_state(
+        experiment, loop.abstract_state(experiment, parts_mesh(1))
+    )
     first = jax.device_get(first)
-    last = jax.device_get(loop.run(experiment, tmp_path).state)
-    moved = changed(whole(first.params, first.frozen), whole(last.params, last.frozen))
+    last = jax.device_get(loop.train(experiment, tmp_path).state)
+    moved = changed(
+        full_params(first.params, first.frozen), full_params(last.params, last.frozen)
+    )
     assert moved and all(name.endswith("/bias") for name in moved)
     # All but those that shift all scores of a query alike.
     assert set(names(last.params)) - moved <= {"encoder/layers/key/bias"}
@@ -126,10 +141,10 @@ def test_bitfit_trains_biases_only(tmp_path):
 
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path):
     tuned = lora(objective(), rank=2, dropout=0.1, base_dtype="bfloat16")
-    loop.run(parts(tuned, 1), tmp_path / "cut")
+    loop.train(parts(tuned, 1), tmp_path / "cut")
     # The learning rate is constant: a run of two steps begins as one of one step.
-    last = loop.run(parts(tuned, 2), tmp_path / "cut").state
-    whole_run = loop.run(parts(tuned, 2), tmp_path / "whole").state
+    last = loop.train(parts(tuned, 2), tmp_path / "cut").state
+    whole_run = loop.train(parts(tuned, 2), tmp_path / "whole").state
     chex.assert_trees_all_equal(*map(jax.device_get, (last, whole_run)))
     kernel = last.frozen["base"]["encoder"]["layers"]["query"]["kernel"]
     assert kernel.dtype == jnp.bfloat16
@@ -155,7 +170,7 @@ def test_gradcache_has_the_gradient_of_the_whole_batch():
 def test_eight_devices_train_as_one(tmp_path):
     tuned = lora(objective(), rank=4, adapters=("query", "document"))
     states = [
-        loop.run(
+        loop.train(
             parts(tuned, devices=n, fsdp=n > 1, batches=Batches(adapter=True)),
             tmp_path / str(n),
         ).state
@@ -168,11 +183,11 @@ def test_eight_devices_train_as_one(tmp_path):
 
 
 def test_statistics_of_a_pre_training_run_along():
-    text = TextInfo(60, 4, (0, 1, 2, 3, 4))
+    text = TokenizerInfo(60, 4, (0, 1, 2, 3, 4))
     tuned = lora(mlm(CFG, text, weighting="loss"), rank=2, base_dtype="bfloat16")
     params, frozen = tuned.init(jax.random.key(0))
     ids = np.full((2, 32), 7, np.int32)
-    batch = Rows(
+    batch = PretrainingBatch(
         Tokens(ids, np.ones_like(ids), ids > 0), np.arange(1, 33)[None] + 0 * ids
     )
     _, metrics = jax.jit(tuned.loss)(params, frozen, batch, jax.random.key(1))

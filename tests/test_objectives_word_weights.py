@@ -34,4 +34,4 @@ def test_errors():
     with pytest.raises(ValueError, match="is 'rare'; allowed: none, frequency, loss"):
         checked("rare", TEXT)
     with pytest.raises(ValueError, match="'frequency' needs counts"):
-        checked("frequency", TEXT._replace(counts=None))
+        checked("frequency", TEXT._replace(token_counts=None))

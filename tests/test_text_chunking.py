@@ -51,11 +51,11 @@ def test_prompt_and_special_tokens_join_the_first_and_last_chunk(tokenizer):
     np.testing.assert_array_equal(found.end, plain.end)
     prompt = len(tokenizer.encode("a dog: ", add_special_tokens=False).ids)
     (row,), (bare,) = found.rows, plain.rows
-    np.testing.assert_array_equal(row.ids, tokenizer.encode("a dog: " + TEXT).ids)
+    np.testing.assert_array_equal(row.token_ids, tokenizer.encode("a dog: " + TEXT).ids)
     counts, without = np.bincount(row.piece)[1:], np.bincount(bare.piece)[1:]
     assert counts[0] == 1 + prompt + 4
     assert (counts[1:] == without[1:]).all()
-    assert len(row.ids) == counts.sum()
+    assert len(row.token_ids) == counts.sum()
 
 
 @pytest.mark.parametrize("window,overlap", [(8, 3), (9, 0), (20, 19), (64, 10)])
@@ -63,13 +63,13 @@ def test_every_state_counts_once_in_long_late_chunks(tokenizer, window, overlap)
     chunk = f"late:5,window={window},overlap={overlap}"
     found, whole = cut(tokenizer, chunk), cut(tokenizer, "late:5")
     ids = tokenizer.encode(TEXT).ids
-    kept = np.concatenate([row.ids[row.piece > 0] for row in found.rows])
+    kept = np.concatenate([row.token_ids[row.piece > 0] for row in found.rows])
     owner = np.concatenate(
         [row.chunk[row.piece[row.piece > 0] - 1] for row in found.rows]
     )
     np.testing.assert_array_equal(kept, ids)
     np.testing.assert_array_equal(owner, whole.rows[0].piece - 1)
-    assert all(len(row.ids) <= window for row in found.rows)
+    assert all(len(row.token_ids) <= window for row in found.rows)
     hidden = [np.argmax(row.piece > 0) for row in found.rows]
     assert hidden == [0] + [overlap] * (len(found.rows) - 1)
     if window >= len(ids):
@@ -82,7 +82,7 @@ def test_landmarks_are_the_last_tokens(tokenizer):
     assert (found.piece[marks] == np.arange(1, len(marks) + 1)).all()
     last = [np.flatnonzero(late.piece == m).max() for m in found.piece[marks]]
     np.testing.assert_array_equal(marks, last)
-    assert marks[-1] == len(found.ids) - 1
+    assert marks[-1] == len(found.token_ids) - 1
     parts = cut(tokenizer, "landmark:6,window=9,overlap=4").rows
     assert sum((row.piece > 0).sum() for row in parts) == len(marks)
 
@@ -91,10 +91,10 @@ def test_naive_rows_are_the_tokens_of_the_pieces(tokenizer):
     found = cut(tokenizer, "naive:sentences=1", prompt="a dog: ")
     for row, sentence in zip(found.rows, SENTENCES, strict=True):
         np.testing.assert_array_equal(
-            row.ids, tokenizer.encode("a dog: " + sentence).ids
+            row.token_ids, tokenizer.encode("a dog: " + sentence).ids
         )
     long = cut(tokenizer, "naive:sentences=9", reach=8)
-    assert max(len(row.ids) for row in long.rows) == 8
+    assert max(len(row.token_ids) for row in long.rows) == 8
     with pytest.raises(ValueError, match="naive:7: with 2 tokens .* sizes 1 ... 6"):
         cut(tokenizer, "naive:7", reach=8)
 
@@ -107,10 +107,10 @@ def test_parallel_windows_are_full_and_the_last_one_moves_back(tokenizer):
     assert len(found.rows) == len(starts) > 2
     for row, start in zip(found.rows, starts, strict=True):
         want = [ids[0], *body[start : start + 7], ids[-1]]
-        np.testing.assert_array_equal(row.ids, want)
+        np.testing.assert_array_equal(row.token_ids, want)
     assert pieces(found) == [TEXT]
     (row,) = cut(tokenizer, f"pcw:{len(ids)}").rows
-    np.testing.assert_array_equal(row.ids, ids)
+    np.testing.assert_array_equal(row.token_ids, ids)
     with pytest.raises(ValueError, match="pcw:2 leaves no room beside 2 tokens"):
         cut(tokenizer, "pcw:2")
 
@@ -118,9 +118,9 @@ def test_parallel_windows_are_full_and_the_last_one_moves_back(tokenizer):
 def test_long_texts_are_cut_first(tokenizer):
     ids = tokenizer.encode(TEXT).ids
     (row,) = cut(tokenizer, "late:4", max_length=9).rows
-    np.testing.assert_array_equal(row.ids, [*ids[:8], ids[-1]])
+    np.testing.assert_array_equal(row.token_ids, [*ids[:8], ids[-1]])
     rows = cut(tokenizer, "pcw:6", max_length=10).rows
-    assert [list(row.ids[1:-1]) for row in rows] == [ids[1:5], ids[5:9]]
+    assert [list(row.token_ids[1:-1]) for row in rows] == [ids[1:5], ids[5:9]]
     with pytest.raises(ValueError, match="max_length 2 leaves no room"):
         cut(tokenizer, "naive:4", max_length=2)
 

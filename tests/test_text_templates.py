@@ -6,10 +6,10 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from research.text.one_word_prompts import punctuated, stated
-from research.text.prompts import METHODS, SEARCH, chosen
-from research.text.templates import in_templates, parse_template, prompted
-from research.text.tokenization import around, token_ids, train_tokenizer
-from research.text.tokens import PST, Piece, end_token, with_token
+from research.text.prompts import PROMPTS, SEARCH, build_prompt
+from research.text.templates import apply_templates, parse_template, prompted
+from research.text.tokenization import enclosing_tokens, token_ids, train_tokenizer
+from research.text.tokens import PST, Piece, add_special_token, end_token
 
 CORPUS = [
     'This sentence : "a red cat saw the dog." means in one word:"',
@@ -64,25 +64,28 @@ def ids(tokenizer, text):
 
 def one(method, tokenizer, text, role="query", length=400):
     """The ids and the pooled tokens of a text in the one template of a method."""
-    (found,) = in_templates(method, tokenizer, [text], length, role)
-    return found.ids[0].tolist(), found.pooled[0].tolist()
+    (found,) = apply_templates(method, tokenizer, [text], length, role)
+    return found.token_ids[0].tolist(), found.pooling_mask[0].tolist()
 
 
 def bos(tokenizer):
-    return around(tokenizer)[0].tolist()
+    return enclosing_tokens(tokenizer)[0].tolist()
 
 
 @pytest.mark.parametrize("length", [9, 400])
 def test_plain_is_the_text_as_ever(tokenizer, length):
     texts = [*TEXTS[:2], LONG]  # no character of several tokens, which is never split
     for role in ("query", "document"):
-        (found,) = in_templates(METHODS["plain"](), tokenizer, texts, length, role)
+        (found,) = apply_templates(PROMPTS["plain"](), tokenizer, texts, length, role)
         for row, pooled, expected in zip(
-            found.ids, found.pooled, token_ids(tokenizer, texts, length), strict=True
+            found.token_ids,
+            found.pooling_mask,
+            token_ids(tokenizer, texts, length),
+            strict=True,
         ):
             np.testing.assert_array_equal(row, expected)
             assert row.dtype == np.int32 and pooled.dtype == bool and pooled.all()
-    assert found.mark is None
+    assert found.pst_positions is None
 
 
 # method, its arguments -> the strings of queries and of documents, cut at the text, and
@@ -179,8 +182,8 @@ STRINGS = [
 
 @pytest.mark.parametrize("name, arguments, query, document, whole", STRINGS)
 def test_prompts_are_these_strings(tokenizer, name, arguments, query, document, whole):
-    method = METHODS[name](**arguments)
-    end, close = [end_token(tokenizer)], around(tokenizer)[1].tolist()
+    method = PROMPTS[name](**arguments)
+    end, close = [end_token(tokenizer)], enclosing_tokens(tokenizer)[1].tolist()
     for role, parts in (("query", query), ("document", document or query)):
         if parts is None:
             continue
@@ -206,8 +209,8 @@ def test_prompts_are_these_strings(tokenizer, name, arguments, query, document, 
 
 def test_every_method_is_tested():
     named = {row[0] for row in STRINGS} | {"plain", "echo", "sgpt", "metaeol"}
-    assert named == set(METHODS)
-    for name, make in METHODS.items():
+    assert named == set(PROMPTS)
+    for name, make in PROMPTS.items():
         arguments = {"query": "{text}"} if name == "template" else {}
         assert set(make(**arguments).templates) == {"query", "document"}
 
@@ -223,17 +226,17 @@ def test_echo_is_its_pieces_end_to_end(tokenizer):
             for piece in (*before, text, again):
                 first = first + ids(tokenizer, piece)
             copy = ids(tokenizer, text)
-            found, pooled = one(METHODS["echo"](), tokenizer, text, role)
+            found, pooled = one(PROMPTS["echo"](), tokenizer, text, role)
             assert found == first + copy + end
             assert pooled == [False] * len(first) + [True] * (len(copy) + 1)
-    both = METHODS["echo"](symmetric=True, pool="last")
+    both = PROMPTS["echo"](symmetric=True, pool="last")
     assert one(both, tokenizer, "a cat", "document") == one(both, tokenizer, "a cat")
-    assert (both.pool, METHODS["echo"]().pool) == ("last", "mean")
+    assert (both.pool, PROMPTS["echo"]().pool) == ("last", "mean")
 
 
 @pytest.mark.parametrize("length", [60, 61, 62, 75])
 def test_echo_halves_what_the_template_leaves(tokenizer, length):
-    method = METHODS["echo"](instruction="Find")
+    method = PROMPTS["echo"](instruction="Find")
     text = ids(tokenizer, LONG)
     bare, pooled = one(method, tokenizer, "a cat")
     template = len(bare) - 2 * len(ids(tokenizer, "a cat"))
@@ -251,7 +254,7 @@ def test_echo_halves_what_the_template_leaves(tokenizer, length):
 
 @pytest.mark.parametrize("name", ["instruct", "icl", "nv_embed", "prompteol", "gritlm"])
 def test_a_long_text_is_cut_and_its_template_never(tokenizer, name):
-    method = METHODS[name](**({} if name == "prompteol" else {"instruction": "Find"}))
+    method = PROMPTS[name](**({} if name == "prompteol" else {"instruction": "Find"}))
     least = len(one(method, tokenizer, "the dog")[0])
     for length in range(least, least + 12):
         found, _ = one(method, tokenizer, LONG, length=length)
@@ -269,7 +272,7 @@ def test_a_long_text_is_cut_and_its_template_never(tokenizer, name):
 
 def test_a_character_of_several_tokens_is_never_split():
     tokenizer = TOKENIZERS["bpe"]
-    method = METHODS["template"](query="{text}{eos}")
+    method = PROMPTS["template"](query="{text}{eos}")
     for length in range(8, 24):
         found, _ = one(method, tokenizer, "🙂" * 20, length=length)
         assert set(tokenizer.decode(found[1:-1])) == {"🙂"}
@@ -278,12 +281,12 @@ def test_a_character_of_several_tokens_is_never_split():
 
 def test_the_last_token_of_one_word_prompts_is_the_open_quote(tokenizer):
     for name in ("prompteol", "cot", "ke", "metaeol"):
-        for part in in_templates(METHODS[name](), tokenizer, TEXTS, 400, "document"):
-            for row, pooled in zip(part.ids, part.pooled, strict=True):
+        for part in apply_templates(PROMPTS[name](), tokenizer, TEXTS, 400, "document"):
+            for row, pooled in zip(part.token_ids, part.pooling_mask, strict=True):
                 last = row[np.flatnonzero(pooled)[-1]]
                 assert last == row[-1]
                 assert tokenizer.decode([last], skip_special_tokens=False)[-1] == '"'
-    merged = one(METHODS["prompteol"](), TOKENIZERS["bpe"], "a cat")[0][-1]
+    merged = one(PROMPTS["prompteol"](), TOKENIZERS["bpe"], "a cat")[0][-1]
     assert TOKENIZERS["bpe"].id_to_token(merged) == ':"'
 
 
@@ -293,51 +296,51 @@ def test_one_word_prompts_rewrite_their_sentences():
     assert punctuated("why?") == "why?" and punctuated("it's'") == "it's'"
     assert punctuated("") == "" and punctuated(" ") == " "
     assert stated("why?") == "why." and stated("so!") == "so!."
-    assert METHODS["prompteol"]().rewrite is METHODS["cot"]().rewrite is punctuated
-    assert METHODS["ke"](prepend=True).rewrite is METHODS["metaeol"]().rewrite is stated
+    assert PROMPTS["prompteol"]().rewrite is PROMPTS["cot"]().rewrite is punctuated
+    assert PROMPTS["ke"](prepend=True).rewrite is PROMPTS["metaeol"]().rewrite is stated
 
 
 def test_metaeol_is_eight_prompts_that_end_in_a_quote(tokenizer):
-    method = METHODS["metaeol"]()
-    found = in_templates(method, tokenizer, ["a cat"], 400, "query")
+    method = PROMPTS["metaeol"]()
+    found = apply_templates(method, tokenizer, ["a cat"], 400, "query")
     assert len(found) == 8
-    assert len({tuple(part.ids[0]) for part in found}) == 8
-    own = METHODS["metaeol"](prompts=('One : "{text}" word:"',))
+    assert len({tuple(part.token_ids[0]) for part in found}) == 8
+    own = PROMPTS["metaeol"](prompts=('One : "{text}" word:"',))
     expected = bos(tokenizer) + ids(tokenizer, 'One : "a cat." word:"')
     assert one(own, tokenizer, "a cat")[0] == expected
 
 
 def test_sgpt_puts_brackets_as_tokens_around_the_text(tokenizer):
     for role, left, right in (("query", "[", "]"), ("document", "{", "}")):
-        found, pooled = one(METHODS["sgpt"](), tokenizer, TEXTS[1], role)
+        found, pooled = one(PROMPTS["sgpt"](), tokenizer, TEXTS[1], role)
         expected = bos(tokenizer)
         for piece in (left, TEXTS[1], right):
             expected = expected + ids(tokenizer, piece)
         assert found == expected and all(pooled)
-        short, _ = one(METHODS["sgpt"](), tokenizer, LONG, role, length=12)
+        short, _ = one(PROMPTS["sgpt"](), tokenizer, LONG, role, length=12)
         right = ids(tokenizer, right)
         assert len(short) == 12 and short[-len(right) :] == right
 
 
 def test_no_examples_is_the_plain_instruction(tokenizer):
-    none = METHODS["icl"](instruction="Find", examples=())
+    none = PROMPTS["icl"](instruction="Find", examples=())
     line = "<instruct>{instruction}\n<query>{text}\n<response>{eos}"
     expected = prompted(parse_template(line), tokenizer, TEXTS, 400, instruction="Find")
-    for row, text in zip(expected.ids, TEXTS, strict=True):
+    for row, text in zip(expected.token_ids, TEXTS, strict=True):
         assert one(none, tokenizer, text)[0] == row.tolist()
 
 
 @pytest.mark.parametrize("name", ["prompteol", "cot", "ke", "metaeol"])
 def test_the_prepended_token_has_its_place(tokenizer, name):
-    known, number = with_token(tokenizer)
+    known, number = add_special_token(tokenizer)
     assert number == tokenizer.get_vocab_size() == known.get_vocab_size() - 1
     assert tokenizer.token_to_id(PST) is None
-    method = METHODS[name](prepend=True)
+    method = PROMPTS[name](prepend=True)
     texts = ["a cat", f"why {PST} two?", LONG]
-    found = in_templates(method, known, texts, 260, "query")
+    found = apply_templates(method, known, texts, 260, "query")
     for prompt, part in zip(method.templates["query"], found, strict=True):
-        assert part.mark.dtype == np.int32
-        for row, place in zip(part.ids, part.mark, strict=True):
+        assert part.pst_positions.dtype == np.int32
+        for row, place in zip(part.token_ids, part.pst_positions, strict=True):
             assert row[place] == number
             before = bos(known) + ids(known, prompt[1].text)
             assert row[:place].tolist() == before
@@ -346,9 +349,9 @@ def test_the_prepended_token_has_its_place(tokenizer, name):
             for p in prompt
         )
         assert f' : {PST} "a cat."' in line
-        assert part.ids[0].tolist() == bos(known) + ids(known, line)
+        assert part.token_ids[0].tolist() == bos(known) + ids(known, line)
     with pytest.raises(ValueError, match="has no added token '<PST>'; it has"):
-        in_templates(method, tokenizer, texts, 260, "query")
+        apply_templates(method, tokenizer, texts, 260, "query")
 
 
 def test_a_line_is_a_template():
@@ -376,13 +379,13 @@ def test_a_line_is_a_template():
     assert flags("{text!}x{eos}") == [("slot", True), ("x", True), ("eos", True)]
     assert flags("{instruction} {text}", whole=True)[0] == ("{instruction} ", True)
     tokenizer = TOKENIZERS["bpe"]
-    method = METHODS["template"](query='{{"a": {text}}} {')
+    method = PROMPTS["template"](query='{{"a": {text}}} {')
     found, _ = one(method, tokenizer, "{text}")
     assert found == bos(tokenizer) + ids(tokenizer, '{"a": {text}} {')
 
 
 def test_two_copies_in_a_line_share_the_room(tokenizer):
-    method = METHODS["template"](query="Query: {text}\nAgain: {text!}")
+    method = PROMPTS["template"](query="Query: {text}\nAgain: {text!}")
     for length in (30, 31, 44):
         found, pooled = one(method, tokenizer, LONG, length=length)
         assert length - 4 < len(found) <= length
@@ -391,12 +394,14 @@ def test_two_copies_in_a_line_share_the_room(tokenizer):
 
 
 def test_what_a_section_names():
-    assert chosen({"name": "plain"}) is None
-    assert chosen({"name": "echo", "pool": "last"}) == METHODS["echo"](pool="last")
+    assert build_prompt({"name": "plain"}) is None
+    assert build_prompt({"name": "echo", "pool": "last"}) == PROMPTS["echo"](
+        pool="last"
+    )
     with pytest.raises(ValueError, match="unknown name 'eco'; known: cot, echo"):
-        chosen({"name": "eco"})
+        build_prompt({"name": "eco"})
     with pytest.raises(ValueError, match="ke has no argument example; it has prepend"):
-        chosen({"name": "ke", "example": "a"})
+        build_prompt({"name": "ke", "example": "a"})
 
 
 def test_end_tokens():
@@ -446,20 +451,20 @@ def test_other_mistakes_are_one_sentence():
     with pytest.raises(ValueError, match=r"\{txt\} in the template .* would be embed"):
         parse_template("a {txt} {text}")
     with pytest.raises(ValueError, match="echo needs an instruction"):
-        METHODS["echo"](instruction="")
+        PROMPTS["echo"](instruction="")
     with pytest.raises(ValueError, match="needs an instruction"):
-        METHODS["instruct"](instruction="")
+        PROMPTS["instruct"](instruction="")
     with pytest.raises(ValueError, match="example 'a' and answer '' go together"):
-        METHODS["prompteol"](example="a")
+        PROMPTS["prompteol"](example="a")
     with pytest.raises(ValueError, match=r"example 'ab' is not a \(query, response\)"):
-        METHODS["icl"](examples=("ab",))
+        PROMPTS["icl"](examples=("ab",))
     with pytest.raises(ValueError, match='has no "{text}" to put <PST> before'):
-        METHODS["metaeol"](prompts=("{text}:",), prepend=True)
+        PROMPTS["metaeol"](prompts=("{text}:",), prepend=True)
     with pytest.raises(ValueError, match="no template for the role 'title'; it has"):
-        in_templates(METHODS["echo"](), tokenizer, ["a"], 99, "title")
+        apply_templates(PROMPTS["echo"](), tokenizer, ["a"], 99, "title")
     with pytest.raises(ValueError, match="row 7 has no tokens: ' '"):
-        in_templates(
-            METHODS["prompteol"](), tokenizer, [" "], 99, "query", label="row 7".format
+        apply_templates(
+            PROMPTS["prompteol"](), tokenizer, [" "], 99, "query", label="row 7".format
         )
     with pytest.raises(ValueError, match="first token of '🙂' has no room"):
-        prompted(METHODS["plain"]().templates["query"][0], tokenizer, ["🙂"], 3)
+        prompted(PROMPTS["plain"]().templates["query"][0], tokenizer, ["🙂"], 3)

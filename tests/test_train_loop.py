@@ -48,14 +48,14 @@ def interrupt(experiment, workdir, step):
             return super().__call__(at)
 
     with pytest.raises(Killed):
-        loop.run(experiment._replace(batches=Dying()), workdir)
+        loop.train(experiment._replace(batches=Dying()), workdir)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An uninterrupted run on one device: its workdir and result."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, loop.run(toy.experiment(6), workdir)
+    return workdir, loop.train(toy.experiment(6), workdir)
 
 
 def test_a_run_ends_and_leaves_its_files(whole):
@@ -76,7 +76,7 @@ def test_a_run_ends_and_leaves_its_files(whole):
 def test_a_resumed_run_is_bit_equal(whole, tmp_path, died_at):
     experiment = toy.experiment(6)
     interrupt(experiment, tmp_path, died_at)
-    result = loop.run(experiment, tmp_path)
+    result = loop.train(experiment, tmp_path)
     assert result.finished
     equal(result.state, whole[1].state)
     assert numbers(tmp_path) == numbers(whole[0])
@@ -85,7 +85,7 @@ def test_a_resumed_run_is_bit_equal(whole, tmp_path, died_at):
 @pytest.mark.parametrize("devices", [4, 8])
 def test_a_run_resumes_on_another_mesh(whole, tmp_path, devices):
     interrupt(toy.experiment(6), tmp_path, 3)
-    result = loop.run(toy.experiment(6, devices, fsdp=True), tmp_path)
+    result = loop.train(toy.experiment(6, devices, fsdp=True), tmp_path)
     for ours, theirs in zip(rows(tmp_path), rows(whole[0]), strict=True):
         assert ours["source"] == theirs["source"]
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-6)
@@ -98,15 +98,15 @@ def test_a_damaged_newest_checkpoint_is_made_again(whole, tmp_path, capfd):
     interrupt(experiment, tmp_path, 5)
     for path in (tmp_path / "checkpoints" / "4").rglob("manifest.ocdbt"):
         path.write_bytes(b"")
-    equal(loop.run(experiment, tmp_path).state, whole[1].state)
+    equal(loop.train(experiment, tmp_path).state, whole[1].state)
     assert numbers(tmp_path) == numbers(whole[0])
     assert "checkpoint 4 cannot be read" in capfd.readouterr().err
 
 
 def test_a_finished_run_stays(whole, tmp_path):
-    loop.run(toy.experiment(6), tmp_path)
+    loop.train(toy.experiment(6), tmp_path)
     before = numbers(tmp_path)
-    result = loop.run(toy.experiment(6), tmp_path)
+    result = loop.train(toy.experiment(6), tmp_path)
     assert result.finished and numbers(tmp_path) == before
 
 
@@ -116,7 +116,7 @@ def test_rows_beyond_the_checkpoint_and_torn_ones_are_dropped(whole, tmp_path):
     assert [row["step"] for row in rows(tmp_path)][-1] == 5
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')
-    loop.run(experiment, tmp_path)
+    loop.train(experiment, tmp_path)
     assert numbers(tmp_path) == numbers(whole[0])
 
 
@@ -134,7 +134,7 @@ class Broken(toy.Batches):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, log_every):
     experiment = toy.experiment(6, batches=Broken(), log_every=log_every)
     with pytest.raises(ValueError, match=r"not finite at step 4, on a batch of odd"):
-        loop.run(experiment, tmp_path)
+        loop.train(experiment, tmp_path)
     assert checkpoints.latest_step(tmp_path / "checkpoints") == 2
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
     assert np.isfinite([row["loss"] for row in rows(tmp_path)]).all()
@@ -156,7 +156,7 @@ def with_scores(**changes):
 
 
 def test_evaluators_run_on_time_and_at_the_end(tmp_path):
-    result = loop.run(with_scores(eval_every=4), tmp_path)
+    result = loop.train(with_scores(eval_every=4), tmp_path)
     found = {
         r["step"]: r["eval/fake/main_score"] for r in rows(tmp_path) if len(r) == 2
     }
@@ -168,9 +168,9 @@ def test_evaluators_run_on_time_and_at_the_end(tmp_path):
 
 def test_a_resumed_run_has_every_evaluation_once(tmp_path):
     whole = tmp_path / "whole"
-    loop.run(with_scores(eval_every=2), whole)
+    loop.train(with_scores(eval_every=2), whole)
     interrupt(with_scores(eval_every=2), tmp_path, 5)
-    loop.run(with_scores(eval_every=2), tmp_path)
+    loop.train(with_scores(eval_every=2), tmp_path)
     assert numbers(tmp_path) == numbers(whole)
 
 
@@ -183,7 +183,7 @@ def test_a_run_starts_from_given_parameters(tmp_path):
         return params, frozen
 
     experiment = toy.experiment(1, tx=toy.adamw(1, learning_rate=0.0))
-    state = loop.run(experiment._replace(initialise=initialise), tmp_path).state
+    state = loop.train(experiment._replace(initialise=initialise), tmp_path).state
     np.testing.assert_array_equal(
         state.params["encoder"]["embed"]["token"]["embedding"], table
     )
@@ -192,7 +192,7 @@ def test_a_run_starts_from_given_parameters(tmp_path):
 def test_no_right_to_write(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write to"):
-        loop.run(toy.experiment(), tmp_path / "file" / "run")
+        loop.train(toy.experiment(), tmp_path / "file" / "run")
 
 
 SCRIPT = """

@@ -80,7 +80,7 @@ def test_a_step_that_is_not_finite_changes_nothing(where):
     def loss(params, frozen, batch, key):
         value, metrics = good.loss(params, frozen, batch, key)
         table = params["encoder"]["embed"]["token"]["embedding"]
-        broken = jnp.where(batch.query[0] == 0, 1.0, 0.0)
+        broken = jnp.where(batch.query_index[0] == 0, 1.0, 0.0)
         if where == "loss":
             return jnp.where(broken > 0, jnp.nan, value), metrics
         # Finite, with an infinite slope: d sqrt(x) at 0.
@@ -93,7 +93,7 @@ def test_a_step_that_is_not_finite_changes_nothing(where):
     assert metrics["finite"] == 0
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), before)
 
-    batch = batch._replace(query=batch.query + 1)
+    batch = batch._replace(query=batch.query_index + 1)
     state, metrics = step(state, sharding.put_batch(batch, mesh), jax.random.key(0))
     assert metrics["finite"] == 1
     assert state.step == 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from research.transforms.whitening import fit, whitened
+from research.transforms.whitening import fit, whiten_embedder
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(200, 6)) @ RANDOM.normal(size=(6, 6)) + 5
@@ -76,12 +76,12 @@ def test_an_embedder_is_whitened_as_its_sample_needs():
         return X[[int(text) for text in texts]].astype(np.float32)
 
     sample = [str(i) for i in range(100)]
-    free = whitened(embed, sample, normalize=False)
+    free = whiten_embedder(embed, sample, normalize=False)
     assert roles == ["document"]
     got = free(sample, "query")
     assert got.dtype == np.float32
     np.testing.assert_allclose(np.cov(got.T), np.eye(6), atol=1e-4)
-    alone = whitened(embed, sample, dims=3)(["3", "150"], "query")
+    alone = whiten_embedder(embed, sample, dims=3)(["3", "150"], "query")
     assert alone.shape == (2, 3)
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-6)
     want = free(["3", "150"], "query")[:, :3]

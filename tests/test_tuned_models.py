@@ -35,7 +35,7 @@ def cache(tmp_path_factory):
 
 def trained(workdir, cache, **tuning):
     parts = make_experiment(recipe(**tuning), workdir, cache=cache)
-    return parts, jax.device_get(loop.run(parts, workdir).state)
+    return parts, jax.device_get(loop.train(parts, workdir).state)
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +45,22 @@ def single(tmp_path_factory, cache):
 
 
 def embedder(model):
-    return make_embedder(model.params, model.config, **pretrained.settings(model))
+    return make_embedder(
+        model.params, model.config, **pretrained.embedder_kwargs(model)
+    )
 
 
 def test_one_adapter_loads_merged_and_computes_the_same(single):
     workdir, parts, state = single
     model = load.load(str(workdir))
     beside = load.load(str(workdir), merge=False)
-    assert not lora.number(model.params) and model.adapters == ()
-    assert lora.number(beside.params) == 1 and beside.adapters == ("default",)
+    assert not lora.num_adapters(model.params) and model.adapters == ()
+    assert lora.num_adapters(beside.params) == 1 and beside.adapters == ("default",)
     expected = parts.make_embedder(state.params, state.frozen)(TEXTS, "query")
     for loaded in (model, beside):
         got = embedder(loaded)(TEXTS, "query")
         np.testing.assert_allclose(got, expected, atol=1e-6)
-    base = beside._replace(params=lora.without(beside.params), adapters=())
+    base = beside._replace(params=lora.remove_adapters(beside.params), adapters=())
     assert np.abs(embedder(base)(TEXTS, "query") - expected).max() > 1e-4
 
 
@@ -66,8 +68,8 @@ def test_adapters_follow_the_role_of_a_text(tmp_path, cache):
     names = ("query", "document")
     parts, state = trained(tmp_path / "run", cache, adapters=names)
     batch = parts.batches(0)
-    assert set(np.unique(batch.tokens.adapter)) == {-1, 0, 1}
-    assert (batch.tokens.adapter[batch.tokens.segment == 0] == -1).all()
+    assert set(np.unique(batch.tokens.adapter_ids)) == {-1, 0, 1}
+    assert (batch.tokens.adapter_ids[batch.tokens.segment_ids == 0] == -1).all()
     model = load.load_adapted(str(tmp_path / "run"))
     assert model.adapters == names
     embed = parts.make_embedder(state.params, state.frozen)
@@ -86,7 +88,7 @@ def test_adapters_follow_the_role_of_a_text(tmp_path, cache):
 def test_adapters_follow_the_source_of_a_text(tmp_path, cache):
     config = recipe(adapters=("other", "pairs"))
     batch = make_experiment(config, tmp_path / "a", cache=cache).batches(0)
-    assert set(np.unique(batch.tokens.adapter)) == {-1, 1}
+    assert set(np.unique(batch.tokens.adapter_ids)) == {-1, 1}
     config = recipe(adapters=("other", "query"))
     with pytest.raises(ValueError, match="serve neither the data 'pairs' nor the"):
         make_experiment(config, tmp_path / "b", cache=cache)
@@ -104,7 +106,7 @@ def test_an_export_is_the_merged_model_and_an_adapter_its_own(single, tmp_path):
     tensors = load_file(tmp_path / "adapter" / WEIGHTS)
     assert report["parameters"] == sum(x.size for x in tensors.values())
     # The base of its own, and the adapter over it.
-    base = beside._replace(params=lora.without(beside.params), adapters=())
+    base = beside._replace(params=lora.remove_adapters(beside.params), adapters=())
     export(base, tmp_path / "base")
     model = load.load_adapted(str(tmp_path / "base"), str(tmp_path / "adapter"))
     np.testing.assert_allclose(embedder(model)(TEXTS, "query"), expected, atol=1e-6)

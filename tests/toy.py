@@ -26,7 +26,7 @@ def objective(dropout=0.1):
     def loss(params, frozen, batch, key):
         del frozen
         z = encode(params["encoder"], batch.tokens, key, dropout)
-        q, d = z[batch.query], z[batch.document]
+        q, d = z[batch.query_index], z[batch.document_index]
         scores = jnp.einsum("bd,cd->bc", q, d)
         picked = jnp.diagonal(scores)
         value = jax.nn.logsumexp(scores, axis=1) - picked
@@ -38,11 +38,11 @@ def objective(dropout=0.1):
 
 def encode(params, tokens, key, dropout=0.1):
     """[R, D], one text a row."""
-    x = params["embed"]["token"]["embedding"][tokens.ids]
+    x = params["embed"]["token"]["embedding"][tokens.token_ids]
     if key is not None and dropout:
         keep = jax.random.bernoulli(key, 1 - dropout, x.shape)
         x = jnp.where(keep, x / (1 - dropout), 0.0)
-    x = jnp.where((tokens.segment > 0)[:, :, None], x, 0.0).mean(1)
+    x = jnp.where((tokens.segment_ids > 0)[:, :, None], x, 0.0).mean(1)
     layer = params["layers"]["query"]
     return jnp.tanh(x @ layer["kernel"][0, :, :, 0] + layer["bias"])
 

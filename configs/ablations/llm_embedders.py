@@ -31,7 +31,7 @@ from research.eval.evaluators import EVALS
 
 def get_config(arg: str = ""):
     """The ablation; see the header for its variants."""
-    shape = {"steps": 400, "width": 256, "depth": 6, "vocab": 8_192}
+    shape = {"steps": 400, "width": 256, "depth": 6, "vocab_size": 8_192}
     arg = parse_arg(arg, tiny=False, model="", data=DATA, **shape)
     sizes = ",".join(f"{name}={arg[name]}" for name in ("data", *shape))
     variant = "tiny" if arg.tiny else f"{sizes},length=256"

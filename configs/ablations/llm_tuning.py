@@ -28,7 +28,7 @@ READ = {"": "symmetric", ", echo": "echo"}
 
 def get_config(arg: str = ""):
     """The ablation; see the header for its variants."""
-    shape = {"steps": 400, "width": 256, "depth": 6, "vocab": 8_192}
+    shape = {"steps": 400, "width": 256, "depth": 6, "vocab_size": 8_192}
     own = {"tuning": 40, "seeds": (0,)}
     arg = parse_arg(arg, tiny=False, data=DATA, **own, **shape)
     sizes = ",".join(f"{name}={arg[name]}" for name in ("data", *shape))

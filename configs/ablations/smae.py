@@ -32,7 +32,7 @@ ROWS = {"scratch": "mlm", "mlm": "mlm", "retromae": "retromae", "smae": "smae"}
 
 def get_config(arg: str = ""):
     """The ablation; see the header for its variants."""
-    shape = {"depth": 6, "width": 128, "vocab": 4_096}
+    shape = {"depth": 6, "width": 128, "vocab_size": 4_096}
     own = {"steps": 300, "tuning": 200, "rate": 5e-4, "seeds": (0, 1)}
     arg = parse_arg(arg, tiny=False, data=DATA, **own, **shape)
     before = ",".join(f"{name}={arg[name]}" for name in ("data", "steps", *shape))

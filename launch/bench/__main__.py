@@ -60,7 +60,7 @@ def timed(sides: Mapping[str, Callable[[int], None]]) -> dict[str, float]:
             start = time.perf_counter()
             run(turn)
             elapsed = time.perf_counter() - start
-            cli.say(f"turn {turn}: {name} {elapsed:.2f} s")
+            cli.log(f"turn {turn}: {name} {elapsed:.2f} s")
             if turn:
                 seconds[name].append(elapsed)
     return {name: statistics.median(values) for name, values in seconds.items()}
@@ -98,7 +98,7 @@ def llm() -> dict:
     from launch.bench import llm as decoders
 
     texts = [text for text in docstrings() if len(text) < 400][: TEXTS.value]
-    tokenizer = str(load.folder(MODEL.value))
+    tokenizer = str(load.resolve_folder(MODEL.value))
     with tempfile.TemporaryDirectory() as folder:
         decoders.qwen2(folder, tokenizer, BLOCKS.value)
         result = encoded(folder, texts, batch_size=8)
@@ -125,7 +125,7 @@ def modernbert(folder: str, length: int):
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(
-        load.folder(MODEL.value),
+        load.resolve_folder(MODEL.value),
         model_max_length=length,
         model_input_names=["input_ids", "attention_mask"],
     )
@@ -151,8 +151,10 @@ def encoded(name: str, texts: Sequence[str], *, batch_size: int) -> dict:
     from research.inference.embedder import make_embedder
 
     model = load.load(name)
-    embed = make_embedder(model.params, model.config, **pretrained.settings(model))
-    peer = SentenceTransformer(str(load.folder(name)), device="cpu")
+    embed = make_embedder(
+        model.params, model.config, **pretrained.embedder_kwargs(model)
+    )
+    peer = SentenceTransformer(str(load.resolve_folder(name)), device="cpu")
     found = {}
 
     def ours(turn):
@@ -186,7 +188,7 @@ def train_step() -> dict:
     with tempfile.TemporaryDirectory() as folder:
         steps = Steps(config, Path(folder), ROUNDS.value + 1)
     peer = StarbucksPeer(
-        load.folder(MODEL.value), config.nested.pairs, config.optimizer
+        load.resolve_folder(MODEL.value), config.nested.pairs, config.optimizer
     )
     losses = {"ours": [], "theirs": []}
 
@@ -246,15 +248,15 @@ def pretrain() -> dict:
     seconds = timed({name: noted(name) for name in sides})
     of = {name: steps.get(name, steps["mlm"]).batches for name in sides}
     tokens = {
-        name: float(np.mean([(b.tokens.segment > 0).sum() for b in batches]))
+        name: float(np.mean([(b.tokens.segment_ids > 0).sum() for b in batches]))
         for name, batches in of.items()
     }
     return {
         "bench": "pretrain",
         "encoder": encoder.to_dict(),
-        "rows": rows[0].word.shape,
+        "rows": rows[0].word_ids.shape,
         "seconds": seconds,
-        "fill": {name: tokens[name] / rows[0].word.size for name in steps},
+        "fill": {name: tokens[name] / rows[0].word_ids.size for name in steps},
         "tokens_per_second": {name: tokens[name] / v for name, v in seconds.items()},
         "ratio": seconds["theirs"] / seconds["mlm"],
         "smae_cost": seconds["smae"] / seconds["mlm"],
@@ -271,11 +273,11 @@ def attention() -> dict:
     from launch.bench import attention as lengths
 
     sizes = [int(length) for length in LENGTHS.value]
-    rows = lengths.measure(sizes, HEADS.value, HEAD_DIM.value, ROUNDS.value, cli.say)
+    rows = lengths.measure(sizes, HEADS.value, HEAD_DIM.value, ROUNDS.value, cli.log)
     return {
         "bench": "attention",
         "backend": jax.default_backend(),
-        "heads": HEADS.value,
+        "num_heads": HEADS.value,
         "head_dim": HEAD_DIM.value,
         "rows": [row._asdict() for row in rows],
     }

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.models.attention.attend import attend, whole_terms
+from research.models.attention.attend import attend, dense_masks
 from research.models.attention.dot_product import Scored, Setting
 from research.models.config import EncoderConfig
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.types import Array
 
 # Where rows are shorter, so many more of them: a batch as `eval.embed` makes it on CPU.
@@ -103,13 +103,13 @@ def _compiled(
     """A compiled program, its arguments, and the MiB that it holds at most."""
     local = name == "local"
     cfg = EncoderConfig(
-        vocab=1,
+        vocab_size=1,
         width=heads * size,
         depth=1,
-        heads=heads,
+        num_heads=heads,
         mlp=1,
         attention="auto" if local else name,
-        local=(local,),
+        sliding_window_layers=(local,),
         window=WINDOW if local else 0,
         dropout=0.0,
         dtype="float32" if jax.default_backend() == "cpu" else "bfloat16",
@@ -129,9 +129,9 @@ def _compiled(
 def _attended(
     cfg: EncoderConfig, q: Array, k: Array, v: Array, segment: Array, local: Array
 ) -> Array:
-    where = places(segment)
-    setting = Setting(where, None, local if cfg.local else None)
+    where = segment_positions(segment)
+    setting = Setting(where, None, local if cfg.sliding_window_layers else None)
     q = q * jnp.asarray(cfg.scale, q.dtype)
     return attend(
-        cfg, Scored(None, (q,), (k,), v), setting, whole_terms(cfg, None, where)
+        cfg, Scored(None, (q,), (k,), v), setting, dense_masks(cfg, None, where)
     )

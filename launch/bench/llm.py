@@ -7,7 +7,7 @@ import numpy as np
 from research.inference import model as pretrained
 from research.inference.embedder import make_embedder
 from research.interop import load
-from research.text.prompts import METHODS
+from research.text.prompts import PROMPTS
 
 # Qwen2-0.5B (Yang et al. 2024, table 1).
 QWEN2 = {
@@ -50,12 +50,12 @@ def costs(folder: str, texts: Sequence[str]) -> dict[str, Callable[[int], None]]
     prompt, with its <PST>, and copies nothing.
     """
     model = load.load(folder)
-    settings = pretrained.settings(model)
+    settings = pretrained.embedder_kwargs(model)
     window = (1, model.config.depth // 2)
-    asked = METHODS["prompteol"](prepend=True)
+    asked = PROMPTS["prompteol"](prepend=True)
     ways = {
         "classical": {},
-        "echo": {"method": METHODS["echo"](pool="last")},
+        "echo": {"method": PROMPTS["echo"](pool="last")},
         "prompteol": {"method": asked},
         "prepending": {"method": asked, "prepend": window},
     }

@@ -8,20 +8,20 @@ import torch.nn.functional as F
 import transformers
 
 from research.models.config import EncoderConfig
-from research.types import Batch, slots
+from research.types import Batch, max_segments
 
 
 def unpacked(batch: Batch) -> list[list[np.ndarray]]:
     """The token ids of a packed batch's texts: K+1 columns of B texts each."""
-    ids, segment = batch.tokens.ids, batch.tokens.segment
-    size = slots(ids.shape[1])
+    ids, segment = batch.tokens.token_ids, batch.tokens.segment_ids
+    size = max_segments(ids.shape[1])
 
     def text(slot):
         row, number = divmod(int(slot), size)
         return ids[row][segment[row] == number + 1]
 
-    ways = len(batch.document) // len(batch.query)
-    columns = [batch.query, *(batch.document[k::ways] for k in range(ways))]
+    ways = len(batch.document_index) // len(batch.query_index)
+    columns = [batch.query_index, *(batch.document_index[k::ways] for k in range(ways))]
     return [[text(slot) for slot in column] for column in columns]
 
 
@@ -88,10 +88,10 @@ class MaskedPeer:
 
     def __init__(self, cfg: EncoderConfig, settings):
         config = transformers.BertConfig(
-            vocab_size=cfg.vocab,
+            vocab_size=cfg.vocab_size,
             hidden_size=cfg.width,
             num_hidden_layers=cfg.depth,
-            num_attention_heads=cfg.heads,
+            num_attention_heads=cfg.num_heads,
             intermediate_size=cfg.mlp,
             max_position_embeddings=cfg.max_len,
             hidden_dropout_prob=cfg.dropout,

@@ -8,13 +8,13 @@ import ml_collections
 import numpy as np
 
 from research import sharding
-from research.data.document_cache import text_info
+from research.data.document_cache import tokenizer_info
 from research.experiment.build import make_experiment
 from research.objectives import mlm_masking
 from research.text import tokenization
-from research.train.loop import abstract_state, first_state
+from research.train.loop import abstract_state, initial_state
 from research.train.step import make_step
-from research.types import Rows
+from research.types import PretrainingBatch
 
 
 def recipe(name: str, variant: str = "") -> ml_collections.ConfigDict:
@@ -42,12 +42,12 @@ class Steps:
     ):
         parts = make_experiment(config, workdir, cache=cache)
         self._mesh = parts.mesh
-        self._state = first_state(parts, abstract_state(parts, parts.mesh))
+        self._state = initial_state(parts, abstract_state(parts, parts.mesh))
         places = jax.tree.map(lambda x: x.sharding, self._state)
         self._step = make_step(parts.objective, parts.tx, places)
         self._key = jax.random.key(config.seed)
         self.batches = [parts.batches(turn) for turn in range(count)]
-        shapes = {b.tokens.ids.shape: turn for turn, b in enumerate(self.batches)}
+        shapes = {b.tokens.token_ids.shape: turn for turn, b in enumerate(self.batches)}
         for turn in shapes.values():
             self.update(turn)
 
@@ -58,7 +58,9 @@ class Steps:
         return float(metrics["loss"])
 
 
-def hidden(rows: Rows, workdir: Path, ratio: float) -> tuple[np.ndarray, np.ndarray]:
+def hidden(
+    rows: PretrainingBatch, workdir: Path, ratio: float
+) -> tuple[np.ndarray, np.ndarray]:
     """A batch as transformers takes it: ids with words hidden, and labels [R, S].
 
     Labels are the ids of hidden tokens, elsewhere -100.
@@ -68,17 +70,17 @@ def hidden(rows: Rows, workdir: Path, ratio: float) -> tuple[np.ndarray, np.ndar
         workdir: the run's, with its tokenizer.
         ratio: of hidden tokens.
     """
-    info = text_info(tokenization.load_tokenizer(workdir), [])
+    info = tokenizer_info(tokenization.load_tokenizer(workdir), [])
     mask_key, key = jax.random.split(jax.random.key(0))
     rows = jax.tree.map(jax.numpy.asarray, rows)
-    (mask,) = mlm_masking.whole_words(mask_key, rows, (ratio,))
-    ids = mlm_masking.corrupted(
+    (mask,) = mlm_masking.mask_whole_words(mask_key, rows, (ratio,))
+    ids = mlm_masking.replace_masked(
         key,
-        rows.tokens.ids,
+        rows.tokens.token_ids,
         mask,
         mask_id=info.mask_id,
-        vocab=info.vocab,
-        special=info.special,
+        vocab=info.vocab_size,
+        special=info.special_ids,
     )
-    labels = jax.numpy.where(mask, rows.tokens.ids, -100)
+    labels = jax.numpy.where(mask, rows.tokens.token_ids, -100)
     return np.asarray(ids, np.int64), np.asarray(labels, np.int64)

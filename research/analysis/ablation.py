@@ -199,7 +199,7 @@ def _model(
     report: Callable[[str], None],
     *,
     trained: bool,
-) -> pretrained.Pretrained:
+) -> pretrained.PretrainedModel:
     """The model of a run, which is trained unless it was or is one already."""
     if run.config.startswith(MODEL):
         return load.load(_config(run, workdir).removeprefix(MODEL))
@@ -243,7 +243,11 @@ def _config(run: Run, workdir: Path) -> str:
 
 
 def _scores(
-    ablation: Ablation, model: pretrained.Pretrained, name: str, row: str, column: str
+    ablation: Ablation,
+    model: pretrained.PretrainedModel,
+    name: str,
+    row: str,
+    column: str,
 ) -> dict[str, float]:
     """The main score of a cell by its name; the bounds of an interval by "name low"."""
     fields = ablation.columns[column]
@@ -254,17 +258,17 @@ def _scores(
 
 
 def _embedder(
-    ablation: Ablation, model: pretrained.Pretrained, row: str, column: str
+    ablation: Ablation, model: pretrained.PretrainedModel, row: str, column: str
 ) -> EmbedFn:
     """The trained model as the cell's row and column have it."""
     fields, line = ablation.columns[column], filled(ablation, row, column)
-    settings = pretrained.settings(model)
+    settings = pretrained.embedder_kwargs(model)
     cut = ("depth", "dim", "max_length")
     settings |= {name: fields[name] for name in cut if name in fields}
     encoder = model.params, model.config
     settings |= reads(**{name: getattr(line, name) for name in READ})
     if line.extend:
-        encoder = methods.extended(*encoder, config_sections.parse(line.extend))
+        encoder = methods.extend_context(*encoder, config_sections.parse(line.extend))
     if line.chunk:
         chunk = chunking.parse(line.chunk)
         return make_chunk_embedder(*encoder, chunk=chunk, **settings)

@@ -45,7 +45,7 @@ def table(
     return records
 
 
-def markdown(ablation: Ablation, records: Sequence[Mapping[str, Any]]) -> str:
+def format_markdown(ablation: Ablation, records: Sequence[Mapping[str, Any]]) -> str:
     """The table: a line for each row, and one for the paper's numbers below it."""
     columns = list(ablation.columns)
     lines = [f"# {ablation.title}", "", _line(["", *columns])]
@@ -85,7 +85,9 @@ def write_csv(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         writer.writerows(records)
 
 
-def plot(ablation: Ablation, records: Sequence[Mapping[str, Any]], path: Path) -> None:
+def plot_ablation(
+    ablation: Ablation, records: Sequence[Mapping[str, Any]], path: Path
+) -> None:
     """Draws every row over the columns, with its spread; the paper's numbers dashed."""
     import matplotlib
 

@@ -24,18 +24,18 @@ from research.analysis.geometry import (
 from research.analysis.synthetic_documents import (
     Document,
     inserted,
-    prefix,
     removed,
     rotated,
+    shared_prefix,
     text,
 )
-from research.transforms.normalize import unit
+from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn
 
 PLACES = {"start": 0.0, "middle": 0.5, "end": 1.0}
 EDITS = {"insert": "Inserted", "remove": "Removed"}
 SIZES = (0.05, 0.1, 0.2, 0.4)
-FEWEST = 10  # texts or documents, below which the statistics say nothing
+MIN_DOCUMENTS = 10  # texts or documents, below which the statistics say nothing
 SHORTEST = 8  # tokens
 
 
@@ -77,7 +77,10 @@ def length_collapse(
         ValueError: there are too few documents.
     """
     _enough(documents, "documents")
-    cuts = [[prefix(document, length) for document in documents] for length in lengths]
+    cuts = [
+        [shared_prefix(document, length) for document in documents]
+        for length in lengths
+    ]
     models = {}
     for label, embed in embeds.items():
         layers, spread = [], []
@@ -177,7 +180,7 @@ def _bias(
     texts = [text(document) for document in documents]
     for edit in edits:
         texts += map(partial(_edited, *edit), documents, fillers)
-    x = unit(embed(texts, "document"))
+    x = l2_normalize_rows(embed(texts, "document"))
     x = x.reshape(1 + len(edits), len(documents), -1)
     cosines = np.sum(x[0] * x[1:], -1).reshape(len(EDITS), len(PLACES), len(sizes), -1)
     record = {}
@@ -199,11 +202,11 @@ def _edited(
     tokens = round(size * int(document.sizes.sum()))
     if kind == "remove":
         return removed(document, tokens, PLACES[place])
-    return inserted(document, text(prefix(filler, tokens)), PLACES[place])
+    return inserted(document, text(shared_prefix(filler, tokens)), PLACES[place])
 
 
 def _statistics(x: np.ndarray) -> dict[str, float]:
-    x = unit(x.astype(np.float64))
+    x = l2_normalize_rows(x.astype(np.float64))
     y = centred(x)
     return {
         "mean_cosine": mean_cosine(x),
@@ -214,7 +217,7 @@ def _statistics(x: np.ndarray) -> dict[str, float]:
 
 
 def _enough(items: Sequence, name: str) -> None:
-    if len(items) < FEWEST:
+    if len(items) < MIN_DOCUMENTS:
         raise ValueError(
-            f"{len(items)} {name} are too few: {FEWEST} or more are needed"
+            f"{len(items)} {name} are too few: {MIN_DOCUMENTS} or more are needed"
         )

@@ -17,7 +17,7 @@ from research import sharding
 from research.objectives import mlm_masking
 from research.train.loop import Experiment, abstract_state
 from research.train.step import make_step
-from research.train.throughput import facts
+from research.train.throughput import batch_stats
 from research.types import VOCABULARY
 
 _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
@@ -88,7 +88,7 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
         "mesh": dict(mesh.shape),
         "parameters": _size(state.params),
         "frozen_parameters": _size(state.frozen),
-        "rows_x_length": list(batch.tokens.ids.shape),
+        "rows_x_length": list(batch.tokens.token_ids.shape),
         "teraflops_per_step": matmul_flops(traced.jaxpr.jaxpr) / 1e12,
         **vocabulary(experiment, (state.params, state.frozen, batch, key)),
         "mebibytes_per_device": {k: v / 2**20 for k, v in mebibytes.items()},
@@ -171,7 +171,7 @@ def vocabulary(experiment: Experiment, shapes: tuple) -> dict[str, float]:
         jaxpr = jax.make_jaxpr(gradient)(*shapes).jaxpr
         return matmul_flops(jaxpr, VOCABULARY) / 1e12
 
-    gathered = mlm_masking.gathered
+    gathered = mlm_masking.masked_positions
     rows = {
         "buffer_size": lambda length, ratio, shortest: length,
         "gathered": lambda mask, size: gathered(mask, mask.shape[1]),
@@ -217,7 +217,7 @@ def _topology_mesh(topology: str, model: int) -> Mesh:
 
 def _padding(experiment: Experiment) -> float:
     steps = range(min(_SAMPLED, experiment.steps))
-    counts = [facts(experiment.batches(step), "") for step in steps]
+    counts = [batch_stats(experiment.batches(step), "") for step in steps]
     return 1 - sum(c.tokens for c in counts) / sum(c.places for c in counts)
 
 

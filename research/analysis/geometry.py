@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import entropy
 
-from research.transforms.normalize import unit
+from research.transforms.normalize import l2_normalize_rows
 
 # A spread of this share of the vectors' size is what float32 rounding leaves.
 ROUNDING = 1e-6
@@ -17,7 +17,7 @@ def pair_cosines(x: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: there are fewer than two rows.
     """
-    x = unit(_checked(x))
+    x = l2_normalize_rows(_checked(x))
     return (x @ x.T)[np.triu_indices(len(x), 1)]
 
 
@@ -30,7 +30,7 @@ def mean_cosine(x: np.ndarray) -> float:
     Raises:
         ValueError: there are fewer than two rows.
     """
-    x = unit(_checked(x))
+    x = l2_normalize_rows(_checked(x))
     pairs = np.sum(x.sum(0) ** 2) - np.sum(x**2)
     return float(pairs / (len(x) * (len(x) - 1)))
 

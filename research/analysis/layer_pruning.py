@@ -14,8 +14,8 @@ import numpy as np
 from research.losses.contrastive import LOSSES
 from research.models.config import EncoderConfig
 from research.models.encoder import encode
-from research.models.pooling.registry import pooling
-from research.types import Array, Batch, Loss, Params, slots
+from research.models.pooling.registry import parse_pooling
+from research.types import Array, Batch, Loss, Params, max_segments
 
 
 class Points(NamedTuple):
@@ -58,7 +58,7 @@ def layer_losses(
     return np.mean(np.asarray(found, np.float64), axis=0)
 
 
-def points(losses: np.ndarray) -> Points:
+def similarity_points(losses: np.ndarray) -> Points:
     """The prune points of the losses of L blocks.
 
     Raises:
@@ -72,7 +72,7 @@ def points(losses: np.ndarray) -> Points:
     return Points(small, large)
 
 
-def kept(depth: int, share: float) -> int:
+def kept_depth(depth: int, share: float) -> int:
     """Blocks that stay of `depth` if the last `share` of them goes.
 
     Raises:
@@ -96,9 +96,16 @@ def _losses(
     loss: Callable[..., Array],
 ) -> Array:
     """[L] means over a batch."""
-    size = slots(batch.tokens.ids.shape[1])
-    x = encode(params, batch.tokens, cfg, pooling(pool), slots=size, every_layer=True)
+    size = max_segments(batch.tokens.token_ids.shape[1])
+    x = encode(
+        params,
+        batch.tokens,
+        cfg,
+        parse_pooling(pool),
+        max_segments=size,
+        every_layer=True,
+    )
     layers = jnp.moveaxis(x, 1, 0)[1:]  # [L, R*M, D], without the embedding layer's
-    q, d = layers[:, batch.query], layers[:, batch.document]
+    q, d = layers[:, batch.query_index], layers[:, batch.document_index]
     pairs = zip(q, d, strict=True)
     return jnp.stack([loss(*pair, batch.labels).mean() for pair in pairs])

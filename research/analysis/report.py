@@ -23,7 +23,7 @@ def scores(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
     return {row["step"]: row[name] for row in rows if name in row}
 
 
-def markdown(workdir: Path) -> str:
+def format_markdown(workdir: Path) -> str:
     """The report: what ran, before and after training, the sizes, and the files."""
     rows = read_metrics(workdir)
     config = json.loads((workdir / "config.json").read_text())
@@ -74,7 +74,7 @@ def _before_and_after(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]
     return [*lines, ""]
 
 
-def curve(workdir: Path, path: Path) -> None:
+def plot_loss(workdir: Path, path: Path) -> None:
     """Draws the loss by step, and the main score of every evaluator beside it."""
     import matplotlib
 

@@ -25,7 +25,7 @@ class Document(NamedTuple):
     source: np.ndarray
 
 
-def documents(
+def make_documents(
     texts: Sequence[str],
     tokenizer: tokenizers.Tokenizer,
     *,
@@ -67,7 +67,7 @@ def documents(
     )
 
 
-def prefix(document: Document, length: int) -> Document:
+def shared_prefix(document: Document, length: int) -> Document:
     """The first pieces, `length` tokens at most but one piece at least."""
     end = max(1, _index(document, length))
     return Document(*(field[:end] for field in document))

@@ -14,7 +14,7 @@ from research.data.sources import Source
 from research.text import tokenization
 from research.text.chunking import ENDS
 from research.text.tokens import end_token
-from research.types import TextInfo
+from research.types import TokenizerInfo
 
 MASKS = ("[MASK]", "<mask>")  # BERT's, and RoBERTa's
 BLANK = "_"  # LLM2Vec's mask of tokenizers without one
@@ -35,7 +35,7 @@ class DocumentTable(NamedTuple):
         starts: [N+1] int64; document n is ids[starts[n]:starts[n+1]].
     """
 
-    ids: np.ndarray
+    token_ids: np.ndarray
     marks: np.ndarray
     starts: np.ndarray
 
@@ -67,10 +67,10 @@ def last_word(table: DocumentTable, low: np.ndarray, high: np.ndarray) -> np.nda
     All places are in `table.ids`; a `high` of the table's end is returned as it is.
     """
     back = high[:, None] - np.arange(LONGEST + 1)
-    inside = (back > low[:, None]) & (back < len(table.ids))
+    inside = (back > low[:, None]) & (back < len(table.token_ids))
     begins = table.marks[np.where(inside, back, 0)] > 0
     found = inside & begins
-    end = high == len(table.ids)
+    end = high == len(table.token_ids)
     return np.where(found.any(1) & ~end, high - found.argmax(1), high)
 
 
@@ -149,9 +149,9 @@ def _marks(text: str, encoding: tokenizers.Encoding, numbered: bool) -> np.ndarr
     return ((begins | sentence) * WORD + sentence * SENTENCE).astype(np.uint8)
 
 
-def text_info(
+def tokenizer_info(
     tokenizer: tokenizers.Tokenizer, tables: Iterable[DocumentTable]
-) -> TextInfo:
+) -> TokenizerInfo:
     """The tokenizer's ids, and how often each occurs in the tables."""
     special = {
         number: token.content
@@ -162,18 +162,18 @@ def text_info(
     vocab = tokenizer.get_vocab_size()
     counts = np.zeros(vocab, np.int64)
     for table in tables:
-        for start in range(0, len(table.ids), CHUNK):
-            part = table.ids[start : start + CHUNK]
+        for start in range(0, len(table.token_ids), CHUNK):
+            part = table.token_ids[start : start + CHUNK]
             counts += np.bincount(part, minlength=vocab)
     mask_id = masks[0] if masks else None
-    return TextInfo(
+    return TokenizerInfo(
         vocab,
         mask_id,
         tuple(special),
         counts,
-        blank=tokenizer.token_to_id(BLANK),
-        end=_end(tokenizer),
-        shortest=1 + sum(map(len, tokenization.around(tokenizer))),
+        blank_id=tokenizer.token_to_id(BLANK),
+        end_id=_end(tokenizer),
+        min_length=1 + sum(map(len, tokenization.enclosing_tokens(tokenizer))),
     )
 
 

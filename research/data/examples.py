@@ -15,7 +15,7 @@ SCORES = ("score", "label")
 NEGATIVE = re.compile(r"negative(_?\d+)?")
 
 
-class Row(NamedTuple):
+class Example(NamedTuple):
     """One training example.
 
     Attributes:
@@ -33,7 +33,7 @@ class Row(NamedTuple):
     group: str | None = None
 
 
-def to_row(path: str, line: int, record: Mapping, documents: Mapping | None) -> Row:
+def to_row(path: str, line: int, record: Mapping, documents: Mapping | None) -> Example:
     """The row of a record in any of the three conventions."""
     group = record.get("group")
     group = None if group in (None, "") else str(group)
@@ -64,7 +64,7 @@ def to_row(path: str, line: int, record: Mapping, documents: Mapping | None) -> 
     good, bad = _strings(path, line, good), _strings(path, line, bad)
     if not good:
         raise ValueError(f"{path} line {line} has no positive")
-    return Row(query, good, bad, score, group)
+    return Example(query, good, bad, score, group)
 
 
 def text_of(path: str, line: int, record: Mapping, names: tuple[str, ...]) -> str:

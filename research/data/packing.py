@@ -18,7 +18,7 @@ class Packing(NamedTuple):
     """
 
     row: np.ndarray
-    segment: np.ndarray
+    segment_ids: np.ndarray
     start: np.ndarray
     rows: int
 

@@ -13,8 +13,8 @@ from research.data import sampling
 from research.data.packing import Packing, best_fit, bucket
 from research.data.sources import Source
 from research.data.token_cache import TokenTable, tokenise
-from research.text.templates import Method
-from research.types import Batch, Labels, Tokens, slots
+from research.text.templates import Prompt
+from research.types import Batch, Labels, Tokens, max_segments
 
 SAMPLED = 8  # batches packed beforehand, to know how many rows a source needs
 
@@ -71,7 +71,7 @@ class Batches:
         plan = self.plan(step)
         part, packing = plan.part, plan.packing
         table = part.table
-        slot = packing.row * slots(part.length) + packing.segment - 1
+        slot = packing.row * max_segments(part.length) + packing.segment_ids - 1
         slot = slot.reshape(plan.texts.shape).astype(np.int32)
         scored = not np.isnan(table.scores[plan.examples[0]])
         labels = Labels(
@@ -82,8 +82,8 @@ class Batches:
         numbers = text_adapters(self.adapters, part.name)
         return Batch(
             tokens=_fill(plan, *self._bounds(plan.rows), numbers),
-            query=self._share(slot[:, 0]),
-            document=self._share(slot[:, 1:].reshape(-1)),
+            query_index=self._share(slot[:, 0]),
+            document_index=self._share(slot[:, 1:].reshape(-1)),
             labels=labels,
         )
 
@@ -98,7 +98,7 @@ class Batches:
             part.name: {
                 "rows": len(part.table.first),
                 "texts": len(part.table.hashes),
-                "tokens": len(part.table.ids),
+                "tokens": len(part.table.token_ids),
                 "share": part.weight / total,
                 "documents": part.documents,
                 "row_length": part.length,
@@ -150,7 +150,7 @@ def make_batches(
     cache: Path,
     row_length: int = 128,
     row_multiple: int = 1,
-    method: Method | None = None,
+    method: Prompt | None = None,
     process_index: int = 0,
     process_count: int = 1,
     adapters: Sequence[str] = (),
@@ -247,7 +247,7 @@ def _lengths(table: TokenTable, texts: np.ndarray) -> np.ndarray:
 
 
 def _pack(part: Part, texts: np.ndarray) -> Packing:
-    return best_fit(_lengths(part.table, texts), part.length, slots(part.length))
+    return best_fit(_lengths(part.table, texts), part.length, max_segments(part.length))
 
 
 def _shaped(part: Part, batch_size: int, multiple: int) -> Part:
@@ -279,11 +279,11 @@ def _fill(plan: Plan, low: int, high: int, adapters: tuple[int, int] | None) -> 
     ids = np.zeros((high - low) * length, np.int32)
     segment = np.zeros_like(ids)
     origin = np.repeat(table.starts[texts], lengths) + within
-    ids[target] = table.ids[origin]
-    segment[target] = np.repeat(packing.segment[here], lengths)
+    ids[target] = table.token_ids[origin]
+    segment[target] = np.repeat(packing.segment_ids[here], lengths)
     pool = segment > 0
-    if table.pool is not None:
-        pool[target] = table.pool[origin]
+    if table.pooling_mask is not None:
+        pool[target] = table.pooling_mask[origin]
     shape = (high - low, length)
     ids, segment, pool = (x.reshape(shape) for x in (ids, segment, pool))
     adapter = None

@@ -14,7 +14,7 @@ from research.data.document_cache import DocumentTable, tokenise
 from research.data.row_packing import Layout, LayoutOf, Shape
 from research.data.sources import Source
 from research.text import tokenization
-from research.types import Rows, Tokens
+from research.types import PretrainingBatch, Tokens
 
 
 class Part(NamedTuple):
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RowBatches:
+class PretrainingBatches:
     """batches(step) -> Rows of NumPy arrays, this host's part; pure in the step.
 
     Attributes:
@@ -47,7 +47,7 @@ class RowBatches:
     process_index: int
     process_count: int
 
-    def __call__(self, step: int) -> Rows:
+    def __call__(self, step: int) -> PretrainingBatch:
         """The rows of a step, this host's equal share of them."""
         part, layout = self._plan(step)
         share = layout.rows // self.process_count
@@ -68,7 +68,7 @@ class RowBatches:
         return sampling.turn(step, weights, offsets.tolist())
 
 
-def make_rows(
+def make_pretraining_batches(
     sources: Mapping[str, Source],
     tokenizer: tokenizers.Tokenizer,
     layout: Callable[[DocumentTable, Shape], LayoutOf],
@@ -80,7 +80,7 @@ def make_rows(
     row_multiple: int = 1,
     process_index: int = 0,
     process_count: int = 1,
-) -> RowBatches:
+) -> PretrainingBatches:
     """Rows of the documents of a mixture of sources, every batch from one of them.
 
     Args:
@@ -102,7 +102,7 @@ def make_rows(
             f"batch_size {batch_size} is not a multiple of {multiple}: the rows are "
             "split evenly over processes, devices and micro-batches"
         )
-    around = tokenization.around(tokenizer)
+    around = tokenization.enclosing_tokens(tokenizer)
     special = sum(map(len, around))
     if max_length <= special:
         raise ValueError(
@@ -116,7 +116,7 @@ def make_rows(
             parts.append(Part(name, table, source.weight, layout(table, shape)))
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
-    return RowBatches(tuple(parts), around, seed, process_index, process_count)
+    return PretrainingBatches(tuple(parts), around, seed, process_index, process_count)
 
 
 def filled(
@@ -125,14 +125,18 @@ def filled(
     around: tuple[np.ndarray, np.ndarray],
     low: int,
     high: int,
-) -> Rows:
+) -> PretrainingBatch:
     """Rows low to high of a batch: [high - low, S].
 
     Args:
         around: the special tokens before and after every text.
     """
     here = np.flatnonzero((layout.row >= low) & (layout.row < high))
-    first, size, segment = layout.first[here], layout.size[here], layout.segment[here]
+    first, size, segment = (
+        layout.first[here],
+        layout.size[here],
+        layout.segment_ids[here],
+    )
     begin = (layout.row[here] - low) * layout.length + layout.start[here]
     before, after = around
     within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
@@ -140,7 +144,7 @@ def filled(
     target = np.repeat(begin + len(before), size) + within
     count = (high - low) * layout.length
     ids, segments, begins = (np.zeros(count, np.int32) for _ in range(3))
-    ids[target] = table.ids[source]
+    ids[target] = table.token_ids[source]
     segments[target] = np.repeat(segment, size)
     opening = begin[:, None] + np.arange(len(before))
     closing = (begin + len(before) + size)[:, None] + np.arange(len(after))
@@ -155,4 +159,4 @@ def filled(
     shape = (high - low, layout.length)
     segments = segments.reshape(shape)
     tokens = Tokens(ids.reshape(shape), segments, segments > 0)
-    return Rows(tokens, np.where(inside.reshape(shape), words, 0))
+    return PretrainingBatch(tokens, np.where(inside.reshape(shape), words, 0))

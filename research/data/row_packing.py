@@ -9,7 +9,7 @@ import numpy as np
 from research.data import sampling, spans
 from research.data.document_cache import SENTENCE, DocumentTable, last_word
 from research.data.packing import best_fit
-from research.types import row_texts
+from research.types import max_documents
 
 
 class Shape(NamedTuple):
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
     first: np.ndarray
     size: np.ndarray
     row: np.ndarray
-    segment: np.ndarray
+    segment_ids: np.ndarray
     start: np.ndarray
     rows: int
     length: int
@@ -64,7 +64,7 @@ def packed(table: DocumentTable, shape: Shape, *, texts: int | None = None) -> L
     Args:
         texts: at most so many in a row; 1 pads every text to a row of its own.
     """
-    most = row_texts(shape.length)
+    most = max_documents(shape.length)
     if texts is not None and not 1 <= texts <= most:
         raise ValueError(
             f"rows.texts is {texts}; allowed: 1 ... {most} in a row of {shape.length}"
@@ -91,7 +91,7 @@ def packed(table: DocumentTable, shape: Shape, *, texts: int | None = None) -> L
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         text = by_row[np.repeat(begin[rows], count) + within]
         return Layout(
-            *(first[text], size[text], row, packing.segment[text]),
+            *(first[text], size[text], row, packing.segment_ids[text]),
             *(packing.start[text], shape.rows, shape.length),
         )
 
@@ -327,4 +327,4 @@ def _whole(table: DocumentTable, found: np.ndarray, high: int, room: int) -> np.
 
 
 ODDS = {"uniform": lambda length: 1.0, "short_to_long": lambda length: 1.0 / length}
-ROWS = {"packed": packed, "decomposed": decomposed, "spans": spans_of}
+ROW_LAYOUTS = {"packed": packed, "decomposed": decomposed, "spans": spans_of}

@@ -9,7 +9,7 @@ import numpy as np
 
 from research.data import examples
 from research.data import files as readers
-from research.data.examples import Row
+from research.data.examples import Example
 
 CHUNK = 1024  # records read at once
 
@@ -26,7 +26,7 @@ class Source:
         identity: names the rows' content where that is known without reading them.
     """
 
-    rows: Sequence[Row]
+    rows: Sequence[Example]
     negatives: int
     weight: float
     prompts: Mapping[str, str]
@@ -38,7 +38,7 @@ class Mapped(Sequence):
     """Rows made of a data source's records when they are asked for."""
 
     data: Any
-    convert: Callable[[Mapping[str, Any]], Row]
+    convert: Callable[[Mapping[str, Any]], Example]
 
     def __len__(self) -> int:
         return len(self.data)
@@ -49,7 +49,7 @@ class Mapped(Sequence):
             return [self.convert(record) for record in self.data.__getitems__(indices)]
         return self.convert(self.data[index])
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[Example]:
         for start in range(0, len(self), CHUNK):
             yield from self[start : start + CHUNK]
 
@@ -129,7 +129,7 @@ def labelled(
             near = draw.permutation(same[same != own])[:positives]
             far = draw.choice(other, negatives, replace=False)
             good, bad = (tuple(found[i] for i in part) for part in (near, far))
-            rows.append(Row(found[own], good, bad))
+            rows.append(Example(found[own], good, bad))
     if not rows:
         raise ValueError(f"{path}: no class has two texts")
     return _source(rows, negatives, weight, query_prompt, document_prompt)
@@ -154,7 +154,7 @@ def texts(
         shortest: texts of fewer characters are left out.
     """
     found = map(str.strip, examples.read_texts(path, unit))
-    rows = [Row(text, (text,)) for text in found if text and len(text) >= shortest]
+    rows = [Example(text, (text,)) for text in found if text and len(text) >= shortest]
     if not rows:
         raise ValueError(f"{path} holds no texts")
     return _source(rows, 0, weight, query_prompt, document_prompt)
@@ -180,7 +180,7 @@ def beir(
         good = tuple(corpus[d] for d, grade in grades.items() if grade > 0)
         bad = tuple(corpus[d] for d, grade in grades.items() if grade <= 0)
         if good:
-            rows.append(Row(queries[identifier], good, bad))
+            rows.append(Example(queries[identifier], good, bad))
             if len(bad) < negatives:
                 raise ValueError(
                     f"{path}: query {identifier!r} has {len(bad)} documents of "
@@ -299,12 +299,12 @@ def _named(
     negatives: Sequence[str] = (),
     score: str = "",
     score_range: float = 1.0,
-) -> Row:
+) -> Example:
     def text(name: str) -> str:
         value = record[name]
         return value.decode() if isinstance(value, bytes) else str(value)
 
-    return Row(
+    return Example(
         text(query),
         (text(document),),
         tuple(text(name) for name in negatives),

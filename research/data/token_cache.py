@@ -13,10 +13,10 @@ import numpy as np
 import tokenizers
 from tqdm import tqdm
 
-from research.data.examples import Row
+from research.data.examples import Example
 from research.data.sources import Source
 from research.text import tokenization
-from research.text.templates import Method, in_templates
+from research.text.templates import Prompt, apply_templates
 
 CHUNK = 1024  # rows tokenised at once
 BINARY = ("ids", "pool")  # a number for every token: written as they come
@@ -37,7 +37,7 @@ class TokenTable(NamedTuple):
         pool: [tokens] bool, the tokens that count in pooling; None where all do.
     """
 
-    ids: np.ndarray
+    token_ids: np.ndarray
     starts: np.ndarray
     hashes: np.ndarray
     first: np.ndarray
@@ -45,7 +45,7 @@ class TokenTable(NamedTuple):
     negatives: np.ndarray
     scores: np.ndarray
     groups: np.ndarray
-    pool: np.ndarray | None = None
+    pooling_mask: np.ndarray | None = None
 
 
 def tokenise(
@@ -53,7 +53,7 @@ def tokenise(
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
     cache: Path,
-    method: Method | None = None,
+    method: Prompt | None = None,
 ) -> TokenTable:
     """The source's table, from the folder in `cache` that holds it, or written there.
 
@@ -117,10 +117,10 @@ class _Texts(NamedTuple):
 
     tokenizer: tokenizers.Tokenizer
     max_length: int
-    method: Method | None
+    method: Prompt | None
 
 
-def _check_method(method: Method, source: Source) -> None:
+def _check_method(method: Prompt, source: Source) -> None:
     if given := [prompt for prompt in source.prompts.values() if prompt]:
         raise ValueError(
             f"the source has the prompt {given[0]!r} and the run a method, which would "
@@ -133,7 +133,7 @@ def _check_method(method: Method, source: Source) -> None:
         )
 
 
-def _named(method: Method) -> tuple:
+def _named(method: Prompt) -> tuple:
     """What decides how a method puts texts, the same in every process."""
     rewrite = f"{method.rewrite.__module__}.{method.rewrite.__qualname__}"
     return sorted(method.templates.items()), rewrite
@@ -162,7 +162,7 @@ def _write(source: Source, how: _Texts, folder: Path) -> None:
         row = int(np.flatnonzero(np.isnan(scores))[0])
         raise ValueError(f"row {row} has no score, but other rows have one")
     table = TokenTable(
-        ids=np.zeros(0),
+        token_ids=np.zeros(0),
         starts=_sums(np.concatenate(lengths)),
         hashes=np.concatenate(hashes),
         first=_sums(1 + counts.sum(1))[:-1],
@@ -179,7 +179,7 @@ def _write(source: Source, how: _Texts, folder: Path) -> None:
 
 def _chunks(
     source: Source, how: _Texts
-) -> Iterator[tuple[list[Row], list[np.ndarray], list[np.ndarray], list[str]]]:
+) -> Iterator[tuple[list[Example], list[np.ndarray], list[np.ndarray], list[str]]]:
     """(rows, ids and pooled tokens of their texts, these texts), CHUNK rows at a time.
 
     The texts are without prompts. Where there is no method, nothing is said of pooling.
@@ -219,7 +219,7 @@ def _prompted(
     ids, pool = [np.zeros(0)] * len(texts), [np.zeros(0)] * len(texts)
     for role in ("query", "document"):
         places = [i for i, r in enumerate(roles) if r == role]
-        part = in_templates(
+        part = apply_templates(
             how.method,
             how.tokenizer,
             [texts[i] for i in places],
@@ -227,7 +227,9 @@ def _prompted(
             role,
             label=lambda i, p=places: labels[p[i]],
         )[0]
-        for place, numbers, chosen in zip(places, part.ids, part.pooled, strict=True):
+        for place, numbers, chosen in zip(
+            places, part.token_ids, part.pooling_mask, strict=True
+        ):
             ids[place], pool[place] = numbers, chosen
     return ids, pool
 
@@ -248,4 +250,4 @@ def _read(folder: Path) -> TokenTable:
     pool = None
     if (folder / "pool.bin").exists():
         pool = np.asarray(np.memmap(folder / "pool.bin", dtype=bool, mode="r"))
-    return TokenTable(ids=ids, pool=pool, **arrays)
+    return TokenTable(token_ids=ids, pooling_mask=pool, **arrays)

@@ -10,7 +10,7 @@ from research.types import EmbedFn, Evaluator
 Cell = dict[str, Any]
 
 
-def sweep(
+def compare_chunkings(
     evaluator: Evaluator,
     embedders: Mapping[str, Callable[[], EmbedFn]],
     say: Callable[[str], None],
@@ -32,13 +32,13 @@ def sweep(
     return cells
 
 
-def record(cells: Sequence[Cell]) -> dict[str, Any]:
+def to_record(cells: Sequence[Cell]) -> dict[str, Any]:
     """The cells as JSON has them; the main score is the best one."""
     best = max(cells, key=lambda cell: cell["main_score"])
     return {"main_score": best["main_score"], "best": best["chunk"], "cells": cells}
 
 
-def markdown(cells: Sequence[Cell], title: str) -> str:
+def format_markdown(cells: Sequence[Cell], title: str) -> str:
     """A table with a row for each way to cut."""
     names = [name for name in cells[0] if name not in ("chunk", "main_score")]
     rows = [["chunk", *names], ["---", *["---:"] * len(names)]]
@@ -47,7 +47,7 @@ def markdown(cells: Sequence[Cell], title: str) -> str:
     return "\n".join([f"# {title}", "", *lines]) + "\n"
 
 
-def plot(cells: Sequence[Cell], title: str, path: Path) -> None:
+def plot_chunkings(cells: Sequence[Cell], title: str, path: Path) -> None:
     """Draws the main scores as bars, as a PNG."""
     import matplotlib
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from research.transforms.normalize import unit
+from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator
 
 # Texts that the speed of a depth is measured on, at most.
@@ -34,7 +34,7 @@ class Grid(NamedTuple):
         return np.array([[cell["main_score"] for cell in row] for row in self.scores])
 
 
-def grid(
+def score_grid(
     evaluator: Evaluator,
     every: EmbedFn,
     cut: Callable[[int], EmbedFn],
@@ -62,7 +62,7 @@ def grid(
             if name not in memory:
                 memory[name] = every(texts, role)
             x = memory[name][:, position, :dim]
-            return unit(x) if normalize else x
+            return l2_normalize_rows(x) if normalize else x
 
         return embed
 
@@ -79,7 +79,7 @@ def widths(width: int) -> tuple[int, ...]:
     return (*powers, width)
 
 
-def record(grid: Grid) -> dict[str, Any]:
+def to_record(grid: Grid) -> dict[str, Any]:
     """The grid as JSON would have it; the main score is the full model's."""
     cells = [
         {"depth": depth, "dim": dim, **grid.scores[i][j]}
@@ -94,7 +94,7 @@ def record(grid: Grid) -> dict[str, Any]:
     }
 
 
-def markdown(grid: Grid, title: str) -> str:
+def format_markdown(grid: Grid, title: str) -> str:
     """A table of main scores: a row for each depth, a column for each width."""
     head = ["depth", *map(str, grid.dims), "s / 1,000 texts"]
     lines = [f"# {title}", "", _row(head), _row(["---:"] * len(head))]
@@ -107,7 +107,7 @@ def markdown(grid: Grid, title: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def heat_map(grid: Grid, title: str, path: Path) -> None:
+def plot_heat_map(grid: Grid, title: str, path: Path) -> None:
     """Draws the main scores as a PNG, the seconds of each depth beside them."""
     import matplotlib
 

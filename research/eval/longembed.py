@@ -7,7 +7,7 @@ import numpy as np
 
 from research.eval.needle_tasks import Collection, budget, needle, passkey, prose
 from research.eval.retrieval import retrieval
-from research.inference.search import nearest
+from research.inference.search import rank_documents
 from research.types import EmbedFn, Evaluator
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -79,7 +79,7 @@ def accuracy(
     lines all are equal, and at most one query is answered by chance.
     """
     q = embed(list(queries.values()), "query")
-    _, first = nearest(q, embed(list(corpus.values()), "document"), 1)
+    _, first = rank_documents(q, embed(list(corpus.values()), "document"), 1)
     documents = list(corpus)
     right = [
         documents[row] in qrels[query]
@@ -98,7 +98,7 @@ def by_length(scores: Mapping[str, float]) -> dict[str, dict[int, float]]:
     return found
 
 
-def markdown(scores: Mapping[str, float], title: str) -> str:
+def format_markdown(scores: Mapping[str, float], title: str) -> str:
     """A table of the scores: a row for each task, a column for each length."""
     found = by_length(scores)
     lengths = list(dict.fromkeys(n for values in found.values() for n in values))
@@ -118,7 +118,7 @@ def markdown(scores: Mapping[str, float], title: str) -> str:
     return "\n".join([f"# {title}", "", *(f"| {line} |" for line in lines)]) + "\n"
 
 
-def plot(
+def plot_longembed(
     scores: Mapping[str, float], title: str, path: Path, reach: int | None = None
 ) -> None:
     """Draws the scores by length as a PNG; a real task, of any length, as a level line.

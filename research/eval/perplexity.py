@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from research.data.corpus import read_corpus
-from research.inference.batching import batch_sizes, batches
+from research.inference.batching import batch_sizes, length_batches
 from research.inference.embedder import placed
 from research.models.config import EncoderConfig
 from research.objectives.causal import next_tokens
@@ -79,7 +79,7 @@ def windows(
     Raises:
         ValueError: such a row has no room for a token that is predicted.
     """
-    opening = tokenization.around(tokenizer)[0]
+    opening = tokenization.enclosing_tokens(tokenizer)[0]
     given = max(1, len(opening))
     room = max_length - given
     if room < 1:
@@ -114,7 +114,7 @@ def _summed(
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
     lengths = np.array([len(row) for row in rows])
     nats = 0.0
-    for chosen, count, length in batches(lengths, *batch_sizes(cfg, None, mesh)):
+    for chosen, count, length in length_batches(lengths, *batch_sizes(cfg, None, mesh)):
         ids = np.zeros((count, length), np.int32)
         sizes = np.zeros(count, np.int32)
         for i, number in enumerate(chosen):
@@ -150,4 +150,4 @@ def _scores(nats: float, tokens: int, texts: Sequence[str]) -> dict[str, float]:
     }
 
 
-MEASURES = {"perplexity": perplexity}
+MODEL_EVALS = {"perplexity": perplexity}

@@ -7,7 +7,7 @@ import numpy as np
 from research.data.files import read_beir
 from research.eval.bm25 import bm25
 from research.eval.metrics import Qrels, bootstrap, query_scores, ranking_scores
-from research.inference.search import nearest
+from research.inference.search import rank_documents
 from research.types import EmbedFn, Evaluator
 
 # As deep as the deepest metric, Recall@100, looks.
@@ -83,7 +83,7 @@ def ranking(
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         q, d = embed(asked, "query"), embed(documents, "document")
-        found = nearest(q, d, ranks, similarity=similarity)
+        found = rank_documents(q, d, ranks, similarity=similarity)
         every = query_scores(qrels, run(*found, *names))
         scores = {name: float(values.mean()) for name, values in every.items()}
         interval = bootstrap(every["ndcg@10"], np.mean, samples=samples)

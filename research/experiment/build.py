@@ -11,30 +11,33 @@ import ml_collections
 from research import sharding
 from research.atomic_write import write_json
 from research.config_sections import bind, build
-from research.data.document_cache import text_info
+from research.data.document_cache import tokenizer_info
 from research.data.pair_batches import Batches, make_batches
-from research.data.pretraining_batches import RowBatches, make_rows
-from research.data.row_packing import ROWS
+from research.data.pretraining_batches import (
+    PretrainingBatches,
+    make_pretraining_batches,
+)
+from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES, Source
 from research.eval.evaluators import EVALS
-from research.eval.perplexity import MEASURES
+from research.eval.perplexity import MODEL_EVALS
 from research.experiment.config_keys import _check_keys, _check_lengths
 from research.experiment.initialization import ENCODERS, initialiser, taken
 from research.experiment.workdir import _tokenizer, claim
 from research.inference.embedder import make_embedder
 from research.losses.contrastive import LOSSES
-from research.losses.matryoshka import NESTED
+from research.losses.matryoshka import SIZE_LOSSES
 from research.models.config import EncoderConfig
-from research.models.lora import whole
+from research.models.lora import full_params
 from research.models.pooling import basic, registry
 from research.models.pooling.basic import POOLS
 from research.models.positions import methods as context
 from research.models.positions.learned import TABLES
-from research.objectives.gradcache import chunks
+from research.objectives.gradcache import num_chunks
 from research.objectives.registry import OBJECTIVES, PRETRAINING
 from research.objectives.tuning import TUNING, is_partial
-from research.text.prompts import chosen
-from research.text.templates import Method
+from research.text.prompts import build_prompt
+from research.text.templates import Prompt
 from research.train.loop import Experiment
 from research.train.optimizers import OPTIMIZERS
 from research.types import Objective, Params
@@ -65,14 +68,14 @@ def make_experiment(
     sources = {name: build(SOURCES, part) for name, part in config.data.items()}
     tokenizer = _tokenizer(config, sources, workdir)
     shape = build(ENCODERS, config.encoder)
-    cfg = context.extended_config(shape, _methods(config))
+    cfg = context.extend_config(shape, _methods(config))
     _check_lengths(config, cfg, tokenizer)
     method = _method(config)
     cache = cache or workdir / "tokens"
     batches = _batches(config, sources, tokenizer, mesh, cache, method)
     training = _training(config, shape, cfg)
     objective = _objective(config, training, tokenizer, batches)
-    pool = registry.written(config.pool)
+    pool = registry.format_pooling(config.pool)
     start = None
     if config.init_from:
         start = taken(config.init_from, shape, tokenizer, pool)
@@ -93,12 +96,12 @@ def make_experiment(
     evals = config.evals.items()
 
     def measured(measure, params: Params, frozen: Params):
-        own = whole(params, frozen)["encoder"]
+        own = full_params(params, frozen)["encoder"]
         return measure(own, cfg, tokenizer, longest, mesh)
 
     def embedder(params: Params, frozen: Params):
         return make_embedder(
-            whole(params, frozen)["encoder"],
+            full_params(params, frozen)["encoder"],
             cfg,
             tokenizer,
             pool=pool,
@@ -121,12 +124,12 @@ def make_experiment(
         log_every=config.log_every,
         save_every=config.save_every,
         eval_every=config.eval_every,
-        evaluators={n: build(EVALS, p) for n, p in evals if p.name not in MEASURES},
+        evaluators={n: build(EVALS, p) for n, p in evals if p.name not in MODEL_EVALS},
         make_embedder=embedder,
         measures={
-            name: partial(measured, build(MEASURES, part))
+            name: partial(measured, build(MODEL_EVALS, part))
             for name, part in evals
-            if part.name in MEASURES
+            if part.name in MODEL_EVALS
         },
         initialise=initialiser(objective, shape, _methods(config), start),
         note=start.note if start else "",
@@ -155,13 +158,13 @@ def _training(config, shape: EncoderConfig, cfg: EncoderConfig) -> EncoderConfig
     return dataclasses.replace(cfg, random_offset=cfg.max_len - config.max_length)
 
 
-def _method(config) -> Method | None:
+def _method(config) -> Prompt | None:
     """The method that texts are put by, None for plain, and its pooling the config's.
 
     Raises:
         ValueError: there is no such method, or the config pools otherwise.
     """
-    method = chosen(config.method)
+    method = build_prompt(config.method)
     if method and method.pool not in (None, config.pool.name):
         raise ValueError(
             f"method {config.method.name} pools by {method.pool!r} and the config by "
@@ -172,8 +175,8 @@ def _method(config) -> Method | None:
 
 
 def _batches(
-    config, sources, tokenizer, mesh, cache: Path, method: Method | None
-) -> Batches | RowBatches:
+    config, sources, tokenizer, mesh, cache: Path, method: Prompt | None
+) -> Batches | PretrainingBatches:
     import jax
 
     shape = {
@@ -186,9 +189,11 @@ def _batches(
     }
     multiple = mesh.shape["data"]
     if "rows" in config:
-        layout = bind(ROWS, config.rows)
-        return make_rows(sources, tokenizer, layout, row_multiple=multiple, **shape)
-    multiple *= chunks(config.batch_size, config.objective.micro_batch)
+        layout = bind(ROW_LAYOUTS, config.rows)
+        return make_pretraining_batches(
+            sources, tokenizer, layout, row_multiple=multiple, **shape
+        )
+    multiple *= num_chunks(config.batch_size, config.objective.micro_batch)
     length = config.max_length
     shape |= {"row_length": length, "row_multiple": multiple, "method": method}
     names = _adapters(config)
@@ -198,19 +203,19 @@ def _batches(
 
 
 def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
-    pool = registry.pooling(registry.written(config.pool))
+    pool = registry.parse_pooling(registry.format_pooling(config.pool))
     if "rows" in config:
-        if isinstance(pool, basic.Readout):
+        if isinstance(pool, basic.LearnedPooling):
             raise ValueError(
                 f"pool {config.pool.name} has parameters, which "
                 f"{config.objective.name} does not train; allowed: {', '.join(POOLS)}"
             )
-        info = text_info(tokenizer, [part.table for part in batches.parts])
+        info = tokenizer_info(tokenizer, [part.table for part in batches.parts])
         return build(
             TUNING, config.tuning, build(PRETRAINING, config.objective, cfg, info)
         )
     loss = bind(LOSSES, config.loss)
-    nested = build(NESTED, config.nested, loss)
+    nested = build(SIZE_LOSSES, config.nested, loss)
     objective = build(OBJECTIVES, config.objective, cfg, pool, nested)
     return build(TUNING, config.tuning, objective)
 

@@ -48,8 +48,8 @@ def _check_lengths(config, cfg: EncoderConfig, tokenizer: Tokenizer) -> None:
             f"max_length {config.max_length} is beyond the encoder's {cfg.max_len} "
             "positions (encoder.max_len)"
         )
-    if tokenizer.get_vocab_size() > cfg.vocab:
+    if tokenizer.get_vocab_size() > cfg.vocab_size:
         raise ValueError(
             f"the tokeniser has {tokenizer.get_vocab_size()} tokens, the encoder's "
-            f"table only {cfg.vocab} (encoder.vocab)"
+            f"table only {cfg.vocab_size} (encoder.vocab_size)"
         )

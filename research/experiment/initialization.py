@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-from research.config_sections import differing
+from research.config_sections import diff_configs
 from research.inference import model as pretrained
 from research.interop import load
 from research.models import config, encoder
 from research.models.config import EncoderConfig
 from research.models.pooling import registry
-from research.models.pooling.basic import Readout
+from research.models.pooling.basic import LearnedPooling
 from research.models.positions import methods as context
 from research.models.positions.learned import TABLES
 from research.text import tokenization
@@ -53,13 +53,13 @@ def taken(
             f"{model} has the adapters {', '.join(loaded.adapters)}; a run starts from "
             "a model without, such as the export of one of them"
         )
-    params, shape = encoder.truncated(
+    params, shape = encoder.truncate_depth(
         loaded.params, loaded.config, min(cfg.depth, loaded.config.depth)
     )
     free = ("dropout", "dtype", "remat", "attention", "causal")
     free = {name: getattr(cfg, name) for name in free}
     if dataclasses.replace(shape, **free) != cfg:
-        lines = differing(dataclasses.asdict(shape), dataclasses.asdict(cfg))
+        lines = diff_configs(dataclasses.asdict(shape), dataclasses.asdict(cfg))
         raise ValueError(
             f"the encoder of {model} is not the config's: {'; '.join(lines)}"
         )
@@ -68,7 +68,7 @@ def taken(
             f"the tokenizer is not that of {model}, whose weights the run starts from; "
             "tokenizer.name should be 'pretrained', tokenizer.model the same model"
         )
-    params, kept, dropped = _parts(loaded, params, registry.pooling(pool))
+    params, kept, dropped = _parts(loaded, params, registry.parse_pooling(pool))
     said = []
     if dropped:
         said.append(f"its {kept} kept, {' and '.join(dropped)} dropped")
@@ -78,10 +78,10 @@ def taken(
 
 
 def _parts(
-    loaded: pretrained.Pretrained, params: Params, pool: Pool | Readout
+    loaded: pretrained.PretrainedModel, params: Params, pool: Pool | LearnedPooling
 ) -> tuple[Params, str, list[str]]:
     """What a run with such a pooling takes; what that is, and what it leaves behind."""
-    wanted = isinstance(pool, Readout)
+    wanted = isinstance(pool, LearnedPooling)
     kept, dropped = "encoder is", list(loaded.dropped)
     if wanted and pool.head and loaded.head is not None and "readout" not in params:
         params, kept = {**params, "head": loaded.head}, "encoder and head are"
@@ -111,7 +111,7 @@ def initialiser(
 
     def initialise(key: Key) -> tuple[Params, Params]:
         params = encoder.init(key, cfg) if start is None else start.params
-        return objective.init(key, context.extended(params, cfg, methods)[0])
+        return objective.init(key, context.extend_context(params, cfg, methods)[0])
 
     return initialise
 

@@ -8,7 +8,7 @@ import ml_collections
 from tokenizers import Tokenizer
 
 from research.atomic_write import write_json
-from research.config_sections import build, differing
+from research.config_sections import build, diff_configs
 from research.data.sources import Source
 from research.experiment.initialization import TOKENIZERS
 from research.text import tokenization
@@ -27,7 +27,7 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     new = json.loads(config.to_json())
     if path.exists():
         old = json.loads(path.read_text())
-        if lines := differing(old, new):
+        if lines := diff_configs(old, new):
             raise ValueError(
                 f"{workdir} holds a run of another config: {'; '.join(lines[:3])}; "
                 "use another workdir, or delete this one"

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from research.models.attention.attend import PLAIN
+from research.models.attention.attend import MAX_DENSE_LENGTH
 from research.models.config import EncoderConfig
 from research.types import Array
 
@@ -36,7 +36,7 @@ class Runner(NamedTuple):
     last: bool
 
 
-class Rows(NamedTuple):
+class TokenRows(NamedTuple):
     """Rows of tokens, each at most as long as the encoder reaches.
 
     Attributes:
@@ -47,9 +47,9 @@ class Rows(NamedTuple):
             without one.
     """
 
-    ids: Sequence[np.ndarray]
-    spans: Sequence[np.ndarray] | None = None
-    marks: np.ndarray | None = None
+    token_ids: Sequence[np.ndarray]
+    span_ids: Sequence[np.ndarray] | None = None
+    pst_positions: np.ndarray | None = None
 
 
 def padded_length(length: int) -> int:
@@ -58,7 +58,7 @@ def padded_length(length: int) -> int:
     return -(-length // step) * step
 
 
-def batches(
+def length_batches(
     lengths: np.ndarray, batch_tokens: int, longest: int, multiple: int = 1
 ) -> Iterator[tuple[np.ndarray, int, int]]:
     """Batches of about equal size of texts of about equal length, longest first.
@@ -94,7 +94,9 @@ def batch_sizes(
     return batch_tokens * multiple, cfg.max_len, multiple
 
 
-def row_vectors(run: Runner, found: Rows, sizes: tuple[int, int, int]) -> np.ndarray:
+def row_vectors(
+    run: Runner, found: TokenRows, sizes: tuple[int, int, int]
+) -> np.ndarray:
     """The vectors of rows of tokens.
 
     Args:
@@ -105,14 +107,14 @@ def row_vectors(run: Runner, found: Rows, sizes: tuple[int, int, int]) -> np.nda
     Returns:
         [P, ...] float32, spans of the first row first.
     """
-    count = 0 if run.prefix is None else shared(found, last=run.last)
-    prefix = run.prefix(found.ids[0][:count]) if count else None
+    count = 0 if run.prefix is None else common_prefix_length(found, last=run.last)
+    prefix = run.prefix(found.token_ids[0][:count]) if count else None
     ids, spans, marks = _rest(found, count)
     counts = np.array([1] * len(ids) if spans is None else [x.max() for x in spans])
     first = np.cumsum(counts) - counts
     lengths = np.array([len(row) for row in ids])
     vectors, waiting = None, deque()
-    for chosen, rows, length in batches(lengths, *sizes):
+    for chosen, rows, length in length_batches(lengths, *sizes):
         taken = np.ones(rows, np.int32)  # filler rows have length 1
         taken[: len(chosen)] = lengths[chosen]
         tables = {"ids": _table([ids[i] for i in chosen], rows, length)}
@@ -132,7 +134,7 @@ def row_vectors(run: Runner, found: Rows, sizes: tuple[int, int, int]) -> np.nda
     return vectors
 
 
-def shared(found: Rows, *, last: bool) -> int:
+def common_prefix_length(found: TokenRows, *, last: bool) -> int:
     """How many tokens all rows begin with, and only their later tokens see: P or 0.
 
     They do not pool, unless only the last token's state counts (`last`). 0 where P is
@@ -154,16 +156,16 @@ def shared(found: Rows, *, last: bool) -> int:
     same = np.append((starts == starts[:1]).all(0), False)
     count = int(same.argmin()) // SHARED * SHARED
     longest = max(map(len, ids))
-    return count if longest * (longest - count) <= PLAIN**2 else 0
+    return count if longest * (longest - count) <= MAX_DENSE_LENGTH**2 else 0
 
 
-def _rest(found: Rows, count: int) -> Rows:
+def _rest(found: TokenRows, count: int) -> TokenRows:
     """The rows without their first tokens."""
     if not count:
         return found
-    spans, marks = found.spans, found.marks
-    return Rows(
-        [row[count:] for row in found.ids],
+    spans, marks = found.span_ids, found.pst_positions
+    return TokenRows(
+        [row[count:] for row in found.token_ids],
         None if spans is None else [span[count:] for span in spans],
         None if marks is None else marks - np.int32(count),
     )

@@ -6,16 +6,16 @@ import numpy as np
 import tokenizers
 from jax.sharding import Mesh
 
-from research.inference.batching import Rows, Runner, batch_sizes, row_vectors
+from research.inference.batching import Runner, TokenRows, batch_sizes, row_vectors
 from research.inference.embedder import make_embedder, make_runners, placed
 from research.models.config import EncoderConfig
-from research.models.encoder import truncated
-from research.models.pooling.basic import Readout
+from research.models.encoder import truncate_depth
+from research.models.pooling.basic import LearnedPooling
 from research.models.pooling.projection import Dense, project
-from research.models.pooling.registry import pooling
+from research.models.pooling.registry import parse_pooling
 from research.text.chunking import Chunking, Split, check_reach, split
-from research.transforms.normalize import unit
-from research.types import Chunks, EmbedFn, Params
+from research.transforms.normalize import l2_normalize_rows
+from research.types import ChunkEmbeddings, EmbedFn, Params
 
 
 def make_chunk_embedder(
@@ -55,13 +55,13 @@ def make_chunk_embedder(
             parameters that a chunk's would not go through.
     """
     check_reach(chunk, cfg.max_len)
-    if chunk.kind in POOLS_OF and isinstance(pooling(pool), Readout):
+    if chunk.kind in POOLS_OF and isinstance(parse_pooling(pool), LearnedPooling):
         raise ValueError(
             f"chunking {chunk.kind} pools token states by itself, but the model's "
             f"pooling {pool} has parameters"
         )
     if depth is not None:
-        params, cfg = truncated(params, cfg, depth)
+        params, cfg = truncate_depth(params, cfg, depth)
     params = placed(params, mesh)
     row = cfg.max_len if max_length is None else max_length
     if not chunk.whole:
@@ -80,13 +80,13 @@ def make_chunk_embedder(
         "prompt": (prompts or {}).get("document", ""),
     }
 
-    def embed(texts: Sequence[str], role: str) -> np.ndarray | Chunks:
+    def embed(texts: Sequence[str], role: str) -> np.ndarray | ChunkEmbeddings:
         if role != "document" or not len(texts):
             return uncut(texts, role)
         splits = split(tokenizer, texts, chunk, **cut)
         vectors = chunk_vectors(runner("document"), splits, batch_sizes(cfg, **spread))
         vectors = np.asarray(project(then, vectors))[:, :dim]
-        vectors = unit(vectors) if normalize else vectors
+        vectors = l2_normalize_rows(vectors) if normalize else vectors
         return vectors if chunk.kind == "pcw" else _chunks(vectors, splits)
 
     return embed
@@ -101,7 +101,7 @@ def chunk_vectors(
     """
     rows = [row for text in splits for row in text.rows]
     spans = [row.piece for row in rows]
-    pieces = row_vectors(run, Rows([row.ids for row in rows], spans), sizes)
+    pieces = row_vectors(run, TokenRows([row.token_ids for row in rows], spans), sizes)
     tokens = np.concatenate([np.bincount(span)[1:] for span in spans])
     first = np.cumsum([0, *(len(text.start) for text in splits)])
     chunk = np.concatenate(
@@ -117,9 +117,9 @@ def chunk_vectors(
     return total / np.add.reduceat(weights, starts)
 
 
-def _chunks(vectors: np.ndarray, splits: Sequence[Split]) -> Chunks:
+def _chunks(vectors: np.ndarray, splits: Sequence[Split]) -> ChunkEmbeddings:
     counts = [len(text.start) for text in splits]
-    return Chunks(
+    return ChunkEmbeddings(
         vectors,
         np.repeat(np.arange(len(splits)), counts),
         np.concatenate([text.start for text in splits]),

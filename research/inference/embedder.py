@@ -15,17 +15,17 @@ from jax.sharding import PartitionSpec as P
 from research.inference.batching import Runner, batch_sizes, row_vectors
 from research.inference.tokenize import Reader, marked, method_reader, plain_reader
 from research.models import lora, prefix_cache
-from research.models.attention.inputs import Past
+from research.models.attention.inputs import PrefixKV
 from research.models.config import EncoderConfig
-from research.models.encoder import encode, layer_places, truncated
+from research.models.encoder import encode, hidden_state_indices, truncate_depth
 from research.models.pooling.projection import Dense, project
-from research.models.pooling.registry import applied, pooling
-from research.models.pooling.registry import width as pooled_width
-from research.models.prefix_cache import shareable
-from research.models.token_prepending import Prepend, prepend_blocks, with_token
-from research.text.templates import Method
+from research.models.pooling.registry import bind_pooling, parse_pooling
+from research.models.pooling.registry import pooled_width as pooled_width
+from research.models.prefix_cache import can_share_prefix
+from research.models.token_prepending import Prepend, add_token, prepend_blocks
+from research.text.templates import Prompt
 from research.text.tokens import PST
-from research.transforms.normalize import normalized
+from research.transforms.normalize import l2_normalize
 from research.types import Array, EmbedFn, Params, Tokens
 
 
@@ -41,7 +41,7 @@ def make_embedder(
     dense: Sequence[Dense] = (),
     depth: int | None = None,
     dim: int | None = None,
-    method: Method | None = None,
+    method: Prompt | None = None,
     prepend: tuple[int, int] | None = None,
     layers: tuple[int, ...] = (-1,),
     bidirectional: bool | None = None,
@@ -86,7 +86,7 @@ def make_embedder(
     if bidirectional is not None:
         cfg = dataclasses.replace(cfg, causal=not bidirectional)
     if depth is not None:
-        params, cfg = truncated(params, cfg, depth)
+        params, cfg = truncate_depth(params, cfg, depth)
     width = dense[-1].kernel.shape[1] if dense else pooled_width(pool, cfg)
     if dim is not None and not 1 <= dim <= width:
         raise ValueError(f"dim {dim} is not in 1 ... {width} of this encoder")
@@ -97,17 +97,19 @@ def make_embedder(
     if method is not None:
         if any((prompts or {}).values()):
             raise ValueError("there are prompts and a method, which leaves them out")
-        mark = cfg.vocab if marked(method) else None
+        mark = cfg.vocab_size if marked(method) else None
         read = method_reader(method, tokenizer, max_length, mark)
         pool = method.pool or pool
         options["normalize"] &= max(map(len, method.templates.values())) == 1
     if marked(method):
-        params, cfg = with_token(params, cfg, jax.random.key(0))
+        params, cfg = add_token(params, cfg, jax.random.key(0))
     elif prepend is not None:
         raise ValueError(f"token prepending needs a method with a place for {PST}")
     if tuple(layers) != (-1,):
-        options["layers"] = layer_places(tuple(layers), cfg.depth)
-        params, cfg = truncated(params, cfg, _deepest(options["layers"], cfg.depth))
+        options["layers"] = hidden_state_indices(tuple(layers), cfg.depth)
+        params, cfg = truncate_depth(
+            params, cfg, _deepest(options["layers"], cfg.depth)
+        )
     options["blocks"] = None if blocks is None else blocks[: cfg.depth]
     runner = make_runners(params, cfg, pool, mesh, dense, adapters=adapters, **options)
     sizes = batch_sizes(cfg, batch_tokens, mesh)
@@ -136,7 +138,7 @@ def make_grid_embedder(
     wrong = [depth for depth in depths if not 0 <= depth <= cfg.depth]
     if wrong:
         raise ValueError(f"depth {wrong[0]} is not in 0 ... {cfg.depth}")
-    params, cfg = truncated(params, cfg, max(*depths, 1))
+    params, cfg = truncate_depth(params, cfg, max(*depths, 1))
     _check_length(cfg, max_length)
     options = {"adapters": adapters, "depths": tuple(depths)}
     runner = make_runners(params, cfg, pool, mesh, dense, **options)
@@ -153,7 +155,7 @@ def _vectors(
     dense: tuple[Dense, ...],
     blocks: Array | None,
     tables: Mapping[str, Array],
-    prefix: Past | None = None,
+    prefix: PrefixKV | None = None,
     *,
     cfg: EncoderConfig,
     pool: str,
@@ -171,18 +173,18 @@ def _vectors(
     ids, lengths = tables["ids"], tables["lengths"]
     real = jnp.arange(ids.shape[1])[None] < lengths[:, None]
     tokens = Tokens(ids, real.astype(jnp.int32), real)
-    pooled = {"slots": slots, "spans": tables.get("spans"), "prefix": prefix}
-    pooled["raw"] = layers is not None
+    pooled = {"max_segments": slots, "span_ids": tables.get("spans"), "prefix": prefix}
+    pooled["before_final_norm"] = layers is not None
     pooled["every_layer"] = depths is not None or layers is not None
     if blocks is not None:
         pooled["prepend"] = Prepend(tables["marks"], lengths - 1, blocks)
-    x = encode(params, tokens, cfg, pooling(pool), **pooled)
+    x = encode(params, tokens, cfg, parse_pooling(pool), **pooled)
     if depths is not None:
         x = x[:, np.asarray(depths)]
     if layers is not None:
         x = x[:, np.asarray(layers)].mean(1)
     x = project(dense, x)[..., :dim]
-    x = normalized(x) if normalize else x
+    x = l2_normalize(x) if normalize else x
     return x.reshape(-1, slots, *x.shape[1:])
 
 
@@ -212,18 +214,18 @@ def make_runners(
     Raises:
         ValueError: there is no such pooling, or not in this model.
     """
-    applied(pooling(pool), params, cfg)
+    bind_pooling(parse_pooling(pool), params, cfg)
     place = jnp.asarray
     if mesh is not None:
         place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
     params, dense, blocks = placed((params, tuple(dense), blocks), mesh)
     # Of the same shapes, so that all of them are compiled once.
-    models = [lora.chosen(params, i) for i in range(len(adapters))] or [params]
+    models = [lora.select_adapter(params, i) for i in range(len(adapters))] or [params]
     static = {"cfg": cfg, "pool": pool, **options}
 
     def runner(role):
         own = models[adapters.index(role) if role in adapters else 0]
-        begin = partial(_prefix, own, cfg, mesh) if shareable(cfg) else None
+        begin = partial(_prefix, own, cfg, mesh) if can_share_prefix(cfg) else None
         return Runner(partial(run, own), begin, pool == "last")
 
     def run(own, tables, slots=1, prefix=None):
@@ -237,7 +239,7 @@ def make_runners(
 
 def _prefix(params: Params, cfg: EncoderConfig, mesh: Mesh | None, ids: np.ndarray):
     """What rows see of the tokens [P] that all of them begin with."""
-    return prefix_cache.prefix(params, placed(ids, mesh), cfg)
+    return prefix_cache.encode_prefix(params, placed(ids, mesh), cfg)
 
 
 def placed(params: Params, mesh: Mesh | None) -> Params:
@@ -267,7 +269,7 @@ def _embed_fn(
             raise ValueError("there are no texts to embed")
         parts = [row_vectors(runner(role), rows, sizes) for rows in read(texts, role)]
         x = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
-        return np.asarray(normalized(x)) if normalize else x
+        return np.asarray(l2_normalize(x)) if normalize else x
 
     return embed
 

@@ -8,11 +8,11 @@ from research.models import lora
 from research.models.config import EncoderConfig
 from research.models.pooling import registry
 from research.models.pooling.projection import Dense
-from research.text.templates import Method
+from research.text.templates import Prompt
 from research.types import Params
 
 
-class Pretrained(NamedTuple):
+class PretrainedModel(NamedTuple):
     """A model and everything that turns a text into its embedding.
 
     Attributes:
@@ -46,7 +46,7 @@ class Pretrained(NamedTuple):
     dense: tuple[Dense, ...] = ()
     dims: tuple[int, ...] = ()
     dim: int | None = None
-    method: Method | None = None
+    method: Prompt | None = None
     dropped: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     base: str = ""
@@ -59,17 +59,17 @@ class Pretrained(NamedTuple):
             return self.dim
         if self.dense:
             return self.dense[-1].kernel.shape[1]
-        return registry.width(self.pool, self.config)
+        return registry.pooled_width(self.pool, self.config)
 
 
-def settings(model: Pretrained) -> dict[str, Any]:
+def embedder_kwargs(model: PretrainedModel) -> dict[str, Any]:
     """How the model embeds: the keyword arguments of `embed.make_embedder`."""
     names = ("tokenizer", "pool", "max_length", "prompts", "normalize", "dense", "dim")
     names += ("adapters",) if model.method is None else ("adapters", "method")
     return {name: getattr(model, name) for name in names}
 
 
-def adapted(model: Pretrained, name: str | None = None) -> Pretrained:
+def adapted(model: PretrainedModel, name: str | None = None) -> PretrainedModel:
     """The plain model that one of its adapters makes of it.
 
     Args:
@@ -80,19 +80,20 @@ def adapted(model: Pretrained, name: str | None = None) -> Pretrained:
         ValueError: there is none of that name, or several and no name.
     """
     return only(model, name)._replace(
-        params=lora.merged(model.params, _number(model, name)), adapters=()
+        params=lora.merge_lora(model.params, _number(model, name)), adapters=()
     )
 
 
-def only(model: Pretrained, name: str | None = None) -> Pretrained:
+def only(model: PretrainedModel, name: str | None = None) -> PretrainedModel:
     """The model with one of its adapters, beside its kernels; as `adapted`."""
     number = _number(model, name)
     return model._replace(
-        params=lora.chosen(model.params, number), adapters=(model.adapters[number],)
+        params=lora.select_adapter(model.params, number),
+        adapters=(model.adapters[number],),
     )
 
 
-def _number(model: Pretrained, name: str | None) -> int:
+def _number(model: PretrainedModel, name: str | None) -> int:
     known = ", ".join(model.adapters) or "none"
     if name is None and len(model.adapters) != 1:
         raise ValueError(f"one adapter of the model must be named; it has {known}")

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from research import config_sections
-from research.text.prompts import METHODS
-from research.text.templates import Method
+from research.text.prompts import PROMPTS
+from research.text.templates import Prompt
 
 SIDES = {"true": True, "false": False}
 
 
 def parse_method(
     text: str, *, instruction: str = "", prepend: bool = False
-) -> Method | None:
+) -> Prompt | None:
     """The method of "echo" or "prompteol:prepend=true", as `context.parse` reads it.
 
     Args:
@@ -31,16 +31,16 @@ def parse_method(
     (name, arguments), *others = config_sections.parse(text).items()
     if others:
         raise ValueError(f"{text!r} is several methods; choose one")
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    if name not in PROMPTS:
+        raise ValueError(f"unknown method {name!r}; known: {', '.join(PROMPTS)}")
     asked = {"instruction": instruction, "prepend": prepend}
     for key, value in asked.items():
-        takers = [other for other in METHODS if key in _arguments(other)]
+        takers = [other for other in PROMPTS if key in _arguments(other)]
         if value and name not in takers:
             raise ValueError(f"{name} takes no {key}; {', '.join(takers)} do")
         if value:
             arguments[key] = value
-    method = config_sections.build(METHODS, {"name": name, **arguments})
+    method = config_sections.build(PROMPTS, {"name": name, **arguments})
     return None if name == "plain" else method
 
 
@@ -95,7 +95,7 @@ def reads(
 
 
 def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(METHODS[name]).parameters
+    return inspect.signature(PROMPTS[name]).parameters
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

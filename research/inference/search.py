@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.transforms.normalize import unit
-from research.types import Array, Chunks
+from research.transforms.normalize import l2_normalize_rows
+from research.types import Array, ChunkEmbeddings
 
 
 def search(
@@ -65,7 +65,7 @@ def search(
 
 
 def search_chunks(
-    queries: np.ndarray, chunks: Chunks, k: int, *, scores: int = 1 << 24
+    queries: np.ndarray, chunks: ChunkEmbeddings, k: int, *, scores: int = 1 << 24
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k texts whose best chunk has the largest dot product, exactly, on the host.
 
@@ -83,7 +83,7 @@ def search_chunks(
         ValueError: as in `search`.
     """
     _check(queries, chunks.vectors, k)
-    first = np.flatnonzero(np.diff(chunks.document, prepend=-1))
+    first = np.flatnonzero(np.diff(chunks.document_numbers, prepend=-1))
     step = max(1, scores // len(chunks.vectors))
     best = []
     for start in range(0, len(queries), step):
@@ -147,9 +147,9 @@ def _merged(best, found, start: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     return np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def nearest(
+def rank_documents(
     queries: np.ndarray,
-    documents: np.ndarray | Chunks,
+    documents: np.ndarray | ChunkEmbeddings,
     k: int,
     *,
     similarity: str = "cosine",
@@ -165,10 +165,10 @@ def nearest(
     Returns:
         scores [Q, min(k, N)] float32 from best to worst, and documents' numbers.
     """
-    chunked = isinstance(documents, Chunks)
+    chunked = isinstance(documents, ChunkEmbeddings)
     vectors = documents.vectors if chunked else documents
     if similarity == "cosine":
-        queries, vectors = unit(queries), unit(vectors)
+        queries, vectors = l2_normalize_rows(queries), l2_normalize_rows(vectors)
     if chunked:
         return search_chunks(queries, documents._replace(vectors=vectors), k)
     return search(queries, vectors, k)

@@ -5,14 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tokenizers
 
-from research.inference.batching import Rows
-from research.text.templates import Method, in_templates
+from research.inference.batching import TokenRows
+from research.text.templates import Prompt, apply_templates
 from research.text.tokenization import token_ids
-from research.text.tokens import PST, with_token
+from research.text.tokens import PST, add_special_token
 
 # read(texts, role) -> the rows of the texts for each template; their vectors are
 # averaged.
-Reader = Callable[[Sequence[str], str], list[Rows]]
+Reader = Callable[[Sequence[str], str], list[TokenRows]]
 
 
 def plain_reader(
@@ -24,13 +24,13 @@ def plain_reader(
 
     def read(texts, role):
         prompt = (prompts or {}).get(role, "")
-        return [Rows(token_ids(tokenizer, texts, max_length, prompt=prompt))]
+        return [TokenRows(token_ids(tokenizer, texts, max_length, prompt=prompt))]
 
     return read
 
 
 def method_reader(
-    method: Method,
+    method: Prompt,
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
     mark: int | None = None,
@@ -44,23 +44,23 @@ def method_reader(
         mark: the id of <PST>; None where it has no place.
     """
     if mark is not None:
-        tokenizer, _ = with_token(tokenizer)
+        tokenizer, _ = add_special_token(tokenizer)
 
     def rows(ids, pooled, marks):
         if marks is not None:
             ids = [
                 _put(row, place, mark) for row, place in zip(ids, marks, strict=True)
             ]
-        return Rows(ids, [chosen.astype(np.int32) for chosen in pooled], marks)
+        return TokenRows(ids, [chosen.astype(np.int32) for chosen in pooled], marks)
 
     def read(texts, role):
-        parts = in_templates(method, tokenizer, texts, max_length, role)
+        parts = apply_templates(method, tokenizer, texts, max_length, role)
         return [rows(*part) for part in parts]
 
     return read
 
 
-def marked(method: Method | None) -> bool:
+def marked(method: Prompt | None) -> bool:
     """Whether every template of the method has a place for <PST>.
 
     Raises:

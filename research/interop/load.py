@@ -9,14 +9,14 @@ from typing import Any
 import jax
 from tokenizers import Tokenizer, normalizers
 
-from research.inference.model import Pretrained, adapted
+from research.inference.model import PretrainedModel, adapted
 from research.interop.hf.families import read_config
 from research.interop.hf.safetensors import read_safetensors
 from research.interop.peft import read_adapter
 from research.interop.sentence_transformers.read import read_json, read_modules
 from research.models.config import EncoderConfig
-from research.models.lora import whole
-from research.text.prompts import chosen
+from research.models.lora import full_params
+from research.text.prompts import build_prompt
 from research.text.tokenization import load_tokenizer
 from research.train.checkpoints import restore_params
 from research.types import Params
@@ -27,7 +27,7 @@ def load(
     sharding: Callable[[Params], Any] | None = None,
     *,
     merge: bool = True,
-) -> Pretrained:
+) -> PretrainedModel:
     """The model of that name.
 
     A workdir that `launch.train` made; a sentence-transformers folder, of the layout of
@@ -47,7 +47,7 @@ def load(
         ValueError: the folder asks for something that we do not compute, or its
             weights do not fit its config.
     """
-    path = folder(model)
+    path = resolve_folder(model)
     if (path / "model.json").exists():
         loaded = _workdir(path)
         return adapted(loaded) if merge and len(loaded.adapters) == 1 else loaded
@@ -56,7 +56,7 @@ def load(
     return _transformers(path, sharding)
 
 
-def load_adapted(model: str, adapter: str | None = None) -> Pretrained:
+def load_adapted(model: str, adapter: str | None = None) -> PretrainedModel:
     """The model of that name, as an adapter makes it.
 
     Args:
@@ -85,7 +85,7 @@ def load_adapted(model: str, adapter: str | None = None) -> Pretrained:
     return adapted(loaded._replace(params=params, adapters=(adapter,)))
 
 
-def folder(model: str) -> Path:
+def resolve_folder(model: str) -> Path:
     """The folder that holds a model.
 
     Args:
@@ -138,14 +138,14 @@ def _hub(name: str) -> Path:
         ) from None
 
 
-def _workdir(path: Path) -> Pretrained:
+def _workdir(path: Path) -> PretrainedModel:
     """A model that `launch.train` trained: its newest checkpoint."""
     fields = read_json(path / "model.json")
     partial = fields.get("partial", False)
     parts = restore_params(path / "checkpoints", frozen=partial)
-    parts = dict(whole(*parts) if partial else parts)
+    parts = dict(full_params(*parts) if partial else parts)
     try:
-        return Pretrained(
+        return PretrainedModel(
             params=parts.pop("encoder"),
             config=EncoderConfig(**fields["encoder"]),
             tokenizer=load_tokenizer(path),
@@ -154,7 +154,7 @@ def _workdir(path: Path) -> Pretrained:
             prompts=fields["prompts"],
             normalize=fields["normalize"],
             dims=tuple(fields["dims"]),
-            method=chosen(fields.get("method", {"name": "plain"})),
+            method=build_prompt(fields.get("method", {"name": "plain"})),
             dropped=tuple(f"{n} ({_size(x):,} parameters)" for n, x in parts.items()),
             adapters=tuple(fields.get("adapters", ())),
             base=fields.get("base", ""),
@@ -172,13 +172,13 @@ def _transformers(
     path: Path,
     sharding: Callable[[Params], Any] | None,
     max_length: int | None = None,
-) -> Pretrained:
+) -> PretrainedModel:
     """A Hugging Face folder, with the defaults of `load`."""
     config = read_config(read_json(path / "config.json"))
     if max_length is None:
         tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
         max_length = tokenizer_config.get("model_max_length") or config.max_len
-    return Pretrained(
+    return PretrainedModel(
         params=read_safetensors(path, config, sharding),
         config=config,
         tokenizer=load_tokenizer(path),
@@ -192,7 +192,7 @@ def _transformers(
 
 def _sentence_transformers(
     path: Path, sharding: Callable[[Params], Any] | None
-) -> Pretrained:
+) -> PretrainedModel:
     """A folder whose modules.json is Transformer, Pooling and perhaps more."""
     found = read_modules(path)
     model = _transformers(found.body, sharding, found.max_length)

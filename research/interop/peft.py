@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from research.atomic_write import _replacing
-from research.inference.model import Pretrained
+from research.inference.model import PretrainedModel
 from research.interop.hf.families import family_of
 from research.interop.hf.safetensors import canonical, save_tensors
 from research.interop.hf.weight_names import ROWS
 from research.models import lora as adapters
 from research.models.config import EncoderConfig
 from research.models.layers import LINEAR_LAYERS
-from research.models.lora import TRAINED, split
+from research.models.lora import LORA_LEAVES, partition
 from research.types import Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -126,7 +126,7 @@ def read_adapter(folder: Path, params: Params, cfg: EncoderConfig) -> Params:
         for name, tensors in found.items()
     }
     added = {"layers": {name: {"lora": lora} for name, lora in loras.items()}}
-    return adapters.joined(params, added)
+    return adapters.combine(params, added)
 
 
 def _modules(cfg: EncoderConfig) -> dict[str, tuple[str, bool]]:
@@ -207,7 +207,7 @@ def _lora(
     """The a, b and scale of a linear layer, over all blocks."""
     module = _modules(cfg)[name][0]
     shape = params["layers"][name]["kernel"].shape[1:]
-    axes = adapters.inputs(name)
+    axes = adapters.input_axes(name)
     before, after = shape[:axes], shape[axes:]
     rank = fields["r"]
     wanted = {
@@ -244,7 +244,7 @@ def _lora(
     }
 
 
-def export_adapter(model: Pretrained, output: Path) -> dict[str, Any]:
+def export_adapter(model: PretrainedModel, output: Path) -> dict[str, Any]:
     """Writes the adapter of a model alone, in the layout of Hugging Face's `peft`.
 
     Args:
@@ -262,7 +262,7 @@ def export_adapter(model: Pretrained, output: Path) -> dict[str, Any]:
     if len(model.adapters) != 1:
         known = ", ".join(model.adapters) or "none"
         raise ValueError(f"one adapter is exported alone; the model has {known}")
-    leaves = split(model.params, TRAINED)[0]
+    leaves = partition(model.params, LORA_LEAVES)[0]
     with _replacing(output) as folder:
         write_adapter(folder, model.params, model.config, base=model.base)
     layers = leaves["layers"].values()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from research.config_sections import check_option
 from research.losses.similarity import cosines, scores_of, similarities, ways_of
-from research.transforms.normalize import float32, norm
+from research.transforms.normalize import l2_norm, to_float32
 from research.types import Array, Labels
 
 
@@ -204,7 +204,9 @@ def triplet(
     if distance == "cosine":
         far = 1 - cosines(q, d)
     else:
-        far = norm(float32(q)[:, None] - float32(d).reshape(q.shape[0], -1, q.shape[1]))
+        far = l2_norm(
+            to_float32(q)[:, None] - to_float32(d).reshape(q.shape[0], -1, q.shape[1])
+        )
     return jnp.mean(jax.nn.relu(far[:, :1] - far[:, 1:] + margin), axis=1)
 
 

@@ -26,15 +26,17 @@ from research.losses.size_terms import (
     feature_kl,
     score_kl,
 )
-from research.types import Loss, Nested
+from research.types import Loss, SizeLoss
 
 
-def none(loss: Loss) -> Nested:
+def full_size(loss: Loss) -> SizeLoss:
     """The loss of the last layer at full width, and nothing else."""
-    return Nested(lambda q, d, labels, key: (loss(q, d, labels), {}), deep=False)
+    return SizeLoss(
+        lambda q, d, labels, key: (loss(q, d, labels), {}), needs_all_layers=False
+    )
 
 
-def single(loss: Loss, *, depth: int = -1, dim: int = -1) -> Nested:
+def single_size(loss: Loss, *, depth: int = -1, dim: int = -1) -> SizeLoss:
     """The loss at one size; -1 stands for the last layer and for full width.
 
     Raises:
@@ -49,12 +51,12 @@ def single(loss: Loss, *, depth: int = -1, dim: int = -1) -> Nested:
             q, d = q[:, depth], d[:, depth]
         return loss(q[:, :width], d[:, :width], labels), {}
 
-    return Nested(run, deep=depth != -1)
+    return SizeLoss(run, needs_all_layers=depth != -1)
 
 
 def matryoshka(
     loss: Loss, *, dims: tuple[int, ...], weights: tuple[float, ...] = ()
-) -> Nested:
+) -> SizeLoss:
     """Weighted sum of the loss over prefixes of the embedding (Kusupati et al. 2022).
 
     Args:
@@ -77,7 +79,7 @@ def matryoshka(
         weighted = zip(weights or (1.0,) * len(dims), losses, strict=True)
         return sum(c * x for c, x in weighted), metrics
 
-    return Nested(run, deep=False)
+    return SizeLoss(run, needs_all_layers=False)
 
 
 def two_dimensional(
@@ -93,7 +95,7 @@ def two_dimensional(
     kl_temperature: float = 1.0,
     detach_teacher: bool = False,
     similarity: str = "cosine",
-) -> Nested:
+) -> SizeLoss:
     """The loss at fixed sizes, smaller ones pulled towards the last layer.
 
     Args:
@@ -153,7 +155,7 @@ def two_dimensional(
     return elastic(loss, choose, divergence)
 
 
-def starbucks_sts(loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0) -> Nested:
+def starbucks_sts(loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0) -> SizeLoss:
     """Starbucks fine-tuning as its STS code does it (Zhuang et al. 2024).
 
     The sum, not the mean, over the sizes of the loss and, below the last layer, of
@@ -178,7 +180,7 @@ def starbucks_retrieval(
     kl_weight: float = 1.0,
     temperature: float = 1.0,
     similarity: str = "dot",
-) -> Nested:
+) -> SizeLoss:
     """Starbucks fine-tuning as its retrieval code does it, which is another loss.
 
     The sum over the sizes of the loss and, except at the full size, of
@@ -204,7 +206,7 @@ def starbucks_retrieval(
     )
 
 
-def ese(loss: Loss, *, dim: int = 128) -> Nested:
+def ese(loss: Loss, *, dim: int = 128) -> SizeLoss:
     """Espresso sentence embeddings (Li et al. 2024; SeanLee97/AnglE), task losses only.
 
     The loss at (L, D) and (L, k), plus 1/(L-1) of the sum over i = 0..L-2, the
@@ -235,9 +237,9 @@ def ese(loss: Loss, *, dim: int = 128) -> Nested:
     return elastic(loss, choose, None)
 
 
-NESTED = {
-    "none": none,
-    "single": single,
+SIZE_LOSSES = {
+    "none": full_size,
+    "single": single_size,
     "matryoshka": matryoshka,
     "two_dimensional": two_dimensional,
     "starbucks_sts": starbucks_sts,

@@ -17,7 +17,7 @@ from research.losses.size_terms import (
     elastic,
     feature_kl,
 )
-from research.types import Loss, Nested
+from research.types import Loss, SizeLoss
 
 
 def mse2d_v1(
@@ -26,7 +26,7 @@ def mse2d_v1(
     dims: tuple[int, ...] = (),
     kl_weight: float = 1.0,
     kl_temperature: float = 1.0,
-) -> Nested:
+) -> SizeLoss:
     """2DMSE as first released (Li et al. 2024; SeanLee97/AnglE 74e5ba2).
 
     With a layer l drawn from 1..L-1 and a width k from `dims` at each step: the loss at
@@ -52,7 +52,7 @@ def mse2d_later(
     dims: tuple[int, ...] = (),
     kl_weight: float = 1.0,
     kl_temperature: float = 1.0,
-) -> Nested:
+) -> SizeLoss:
     """2DMSE as later released (SeanLee97/AnglE 708220d): `mse2d_v1`, but reweighted.
 
     The drawn layer's two losses are divided by l, and the divergence is multiplied by
@@ -72,7 +72,7 @@ def st_adaptive(
     kl_temperature: float = 0.3,
     layer_weight: str = "linear",
     detach_teacher: bool = False,
-) -> Nested:
+) -> SizeLoss:
     """AdaptiveLayerLoss of sentence-transformers, by default as it was until 5.2.
 
     The last layer's loss, plus the mean over layers drawn from 1..L-1 of their weighted
@@ -108,7 +108,7 @@ def st_matryoshka2d(
     kl_temperature: float = 0.3,
     layer_weight: str = "linear",
     detach_teacher: bool = False,
-) -> Nested:
+) -> SizeLoss:
     """Matryoshka2dLoss of sentence-transformers: `st_adaptive` at drawn widths.
 
     Each of the task losses draws its own width from `dims`, so the full size is trained
@@ -137,7 +137,7 @@ def st_matryoshka2d(
     )
 
 
-def _drawn_2d(loss, dims, layer_weight, kl_scale, kl_temperature) -> Nested:
+def _drawn_2d(loss, dims, layer_weight, kl_scale, kl_temperature) -> SizeLoss:
     """2DMSE: the last layer and a drawn one, each at full and at a drawn width."""
 
     def choose(key, blocks, width):
@@ -169,7 +169,7 @@ def _adaptive(
     kl_weight,
     kl_temperature,
     detach,
-) -> Nested:
+) -> SizeLoss:
     """AdaptiveLayerLoss, at widths drawn from `dims` if there are any."""
     check_option("layer_weight", layer_weight, LAYER_WEIGHTS)
     kl_scale = kl_weight * kl_temperature

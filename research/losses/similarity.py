@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from research.config_sections import check_option
-from research.transforms.normalize import float32, normalized
+from research.transforms.normalize import l2_normalize, to_float32
 from research.types import Array, Labels
 
 
@@ -12,12 +12,12 @@ def similarities(q: Array, d: Array, similarity: str) -> Array:
     """[B, N] float32 "cosine" or "dot" of every row of q [B, D] with every one of d."""
     check_option("similarity", similarity, ("cosine", "dot"))
     if similarity == "cosine":
-        q, d = normalized(q), normalized(d)
+        q, d = l2_normalize(q), l2_normalize(d)
     # The default precision multiplies in bfloat16 on TPU, where a cosine near 1 is off
     # by up to 0.004: 0.4 of a logit at a temperature of 0.01.
     return jnp.matmul(
-        float32(q),
-        float32(d).T,
+        to_float32(q),
+        to_float32(d).T,
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
@@ -26,8 +26,8 @@ def similarities(q: Array, d: Array, similarity: str) -> Array:
 def cosines(q: Array, d: Array) -> Array:
     """[B, K] cosine of each query with its own documents."""
     ways_of(q, d)
-    d = normalized(d).reshape(q.shape[0], -1, q.shape[1])
-    return jnp.sum(normalized(q)[:, None] * d, axis=-1)
+    d = l2_normalize(d).reshape(q.shape[0], -1, q.shape[1])
+    return jnp.sum(l2_normalize(q)[:, None] * d, axis=-1)
 
 
 def scores_of(q: Array, d: Array, labels: Labels) -> Array:
@@ -44,7 +44,7 @@ def scores_of(q: Array, d: Array, labels: Labels) -> Array:
             f"this loss needs a score for each of {shape[0]} x {shape[1]} pairs, "
             f"but the scores have shape {labels.score.shape}"
         )
-    return float32(labels.score).reshape(shape)
+    return to_float32(labels.score).reshape(shape)
 
 
 def ways_of(q: Array, d: Array) -> int:

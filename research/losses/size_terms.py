@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from research.losses.similarity import similarities
-from research.types import Array, Key, Labels, Loss, Nested
+from research.types import Array, Key, Labels, Loss, SizeLoss
 
 # ((depth, dim), ...)
 Pairs = tuple[tuple[int, int], ...]
@@ -40,13 +40,13 @@ Choose = Callable[[Key, int, int], tuple[Sequence[Term], Sequence[Term]]]
 Divergence = Callable[[Array, Array, Term], Array]
 
 
-def elastic(loss: Loss, choose: Choose, divergence: Divergence | None) -> Nested:
+def elastic(loss: Loss, choose: Choose, divergence: Divergence | None) -> SizeLoss:
     """The loss that is the sum of the chosen terms, with each one's mean as a metric.
 
     `task/{l}x{k}` is the base loss at a size and `kl/{l}x{k}` the divergence of a size
     from its teacher, both before their weight.
     """
-    return Nested(partial(_total, loss, choose, divergence), deep=True)
+    return SizeLoss(partial(_total, loss, choose, divergence), needs_all_layers=True)
 
 
 def feature_kl(q, d, term, *, temperature: float, detach: bool) -> Array:

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.types import VOCABULARY, Array, Params, Rows
+from research.types import VOCABULARY, Array, Params, PretrainingBatch
 
 
-class Predicted(NamedTuple):
+class PredictedTokens(NamedTuple):
     """States from which tokens are predicted; [R, P, ...].
 
     Attributes:
@@ -24,7 +24,7 @@ class Predicted(NamedTuple):
 
     states: Array
     labels: Array
-    real: Array
+    valid: Array
 
 
 def most_logits() -> int:
@@ -45,7 +45,7 @@ class TokenLosses(NamedTuple):
     """
 
     loss: Array
-    right: Array
+    correct: Array
 
 
 @jax.named_scope(VOCABULARY)
@@ -151,7 +151,7 @@ def vocabulary_logits(x: Array, table: Array, bias: Array) -> Array:
 
 @jax.named_scope(VOCABULARY)
 def bag_of_words(
-    x: Array, table: Array, bias: Array, rows: Rows, texts: int
+    x: Array, table: Array, bias: Array, rows: PretrainingBatch, texts: int
 ) -> tuple[Array, Array]:
     """Predicting the set of a text's tokens from its ordinary tokens (DupMAE).
 
@@ -190,13 +190,13 @@ def bag_of_words(
         return loss, (count[1:] > 0).sum(dtype=jnp.float32)
 
     tokens = rows.tokens
-    parts = (x, tokens.ids, tokens.segment, rows.word)
+    parts = (x, tokens.token_ids, tokens.segment_ids, rows.word_ids)
     loss, count = jax.lax.map(jax.checkpoint(row), parts)
     return loss.sum(), count.sum()
 
 
 def predictions(
-    params: Params, parts: Sequence[Predicted], weights: Sequence[float]
+    params: Params, parts: Sequence[PredictedTokens], weights: Sequence[float]
 ) -> tuple[Array, list[tuple[Array, Array]]]:
     """The weighted sum of mean cross-entropies, all of them in one pass.
 
@@ -213,17 +213,17 @@ def predictions(
     return total, list(map(means, parts, each))
 
 
-def means(part: Predicted, each: TokenLosses) -> tuple[Array, Array]:
+def means(part: PredictedTokens, each: TokenLosses) -> tuple[Array, Array]:
     """The mean loss, and the share of right tokens, of a part's real ones."""
-    count = jnp.maximum(part.real.sum(dtype=jnp.float32), 1.0)
+    count = jnp.maximum(part.valid.sum(dtype=jnp.float32), 1.0)
     loss, right = (
-        jnp.where(part.real, x.astype(jnp.float32), 0.0).sum() / count for x in each
+        jnp.where(part.valid, x.astype(jnp.float32), 0.0).sum() / count for x in each
     )
     return loss, right
 
 
 def token_losses(
-    params: Params, parts: Sequence[Predicted], weights: Sequence[float]
+    params: Params, parts: Sequence[PredictedTokens], weights: Sequence[float]
 ) -> tuple[Array, list[TokenLosses]]:
     """The same sum, and each part's losses [R, P], real or not."""
 
@@ -232,8 +232,8 @@ def token_losses(
         return whole.reshape(-1, *whole.shape[2:])
 
     shares = [
-        part.real.astype(jnp.float32)
-        * (weight / jnp.maximum(part.real.sum(dtype=jnp.float32), 1.0))
+        part.valid.astype(jnp.float32)
+        * (weight / jnp.maximum(part.valid.sum(dtype=jnp.float32), 1.0))
         for part, weight in zip(parts, weights, strict=True)
     ]
     total, each = cross_entropy(
@@ -243,6 +243,6 @@ def token_losses(
         flat([part.labels for part in parts]),
         flat(shares),
     )
-    ends = np.cumsum([part.real.shape[1] for part in parts])[:-1]
-    values = [jnp.split(x.reshape(len(parts[0].real), -1), ends, 1) for x in each]
+    ends = np.cumsum([part.valid.shape[1] for part in parts])[:-1]
+    values = [jnp.split(x.reshape(len(parts[0].valid), -1), ends, 1) for x in each]
     return total, [TokenLosses(*part) for part in zip(*values, strict=True)]

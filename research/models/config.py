@@ -15,7 +15,7 @@ CHOICES = {
     "norm_at": ("post", "pre", "sandwich", "parallel"),
     "act": ("gelu", "gelu_tanh", "silu", "relu"),
     "position": ("learned", "rope", "none"),
-    "relative": ("none", "alibi", "t5", "kerple_log", "kerple_power", "seqpe"),
+    "position_bias": ("none", "alibi", "t5", "kerple_log", "kerple_power", "seqpe"),
     "attention": ("auto", "plain", "blockwise", "flash", "splash"),
     "dtype": ("float32", "bfloat16"),
     "remat": ("none", "dots", "all"),
@@ -84,13 +84,13 @@ class EncoderConfig:
             'blockwise', 'flash' (GPU) or 'splash' (TPU).
     """
 
-    vocab: int
+    vocab_size: int
     width: int
     depth: int
-    heads: int
+    num_heads: int
     mlp: int
     max_len: int = 512
-    kv_heads: int = 0
+    num_kv_heads: int = 0
     head_dim: int = 0
     norm: str = "layer"
     norm_at: str = "post"
@@ -100,24 +100,24 @@ class EncoderConfig:
     bias: tuple[str, ...] = LINEAR
     act: str = "gelu"
     gated: bool = False
-    experts: int = 0
+    num_experts: int = 0
     experts_per_token: int = 2
     qk_norm: bool = False
     position: str = "learned"
     position_offset: int = 0
-    stride: int = 1
+    position_stride: int = 1
     random_offset: int = 0
-    relative: str = "none"
+    position_bias: str = "none"
     rope_theta: float = 10_000.0
     rope_theta_local: float = 0.0
     rope_fraction: float = 1.0
     causal: bool = False
     window: int = 0
-    local: tuple[bool, ...] = ()
-    anchor: bool = False
+    sliding_window_layers: tuple[bool, ...] = ()
+    anchor_token: bool = False
     scale: float = 0.0
-    softcap: float = 0.0
-    extensions: tuple = ()
+    attn_logit_softcap: float = 0.0
+    position_methods: tuple = ()
     type_vocab: int = 2
     embed_scale: float = 1.0
     embed_norm: bool = True
@@ -127,21 +127,27 @@ class EncoderConfig:
     attention: str = "auto"
 
     def __post_init__(self):
-        for field in ("bias", "local", "extensions"):  # lists, where read from JSON
+        for field in (
+            "bias",
+            "sliding_window_layers",
+            "position_methods",
+        ):  # lists, where read from JSON
             object.__setattr__(self, field, _tuples(getattr(self, field)))
         self._check_choices()
-        if not self.head_dim and self.width % self.heads:
+        if not self.head_dim and self.width % self.num_heads:
             raise ValueError(
-                f"encoder.width {self.width} does not divide by heads {self.heads}"
+                f"encoder.width {self.width} does not divide by heads {self.num_heads}"
             )
         filled = {
-            "kv_heads": self.kv_heads or self.heads,
-            "head_dim": self.head_dim or self.width // self.heads,
+            "num_kv_heads": self.num_kv_heads or self.num_heads,
+            "head_dim": self.head_dim or self.width // self.num_heads,
             "rope_theta_local": self.rope_theta_local or self.rope_theta,
         }
         filled["scale"] = self.scale or filled["head_dim"] ** -0.5
-        if not any(self.local):  # one way to say that every block is global
-            filled.update(local=(), window=0)
+        if not any(
+            self.sliding_window_layers
+        ):  # one way to say that every block is global
+            filled.update(sliding_window_layers=(), window=0)
         for field, value in filled.items():
             object.__setattr__(self, field, value)
         self._check_sizes()
@@ -159,33 +165,33 @@ class EncoderConfig:
             )
 
     def _check_sizes(self):
-        if self.heads % self.kv_heads:
+        if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"encoder.heads {self.heads} does not divide by kv_heads "
-                f"{self.kv_heads}"
+                f"encoder.num_heads {self.num_heads} does not divide by num_kv_heads "
+                f"{self.num_kv_heads}"
             )
         if self.position == "rope" and (self.rotated % 2 or not self.rotated):
             raise ValueError(
                 f"rotary positions need an even head size, not {self.rotated}"
             )
-        if self.local and len(self.local) != self.depth:
+        if self.sliding_window_layers and len(self.sliding_window_layers) != self.depth:
             raise ValueError(
-                f"encoder.local says which of {self.depth} blocks are local, but has "
-                f"{len(self.local)} entries"
+                f"encoder.sliding_window_layers says which of {self.depth} blocks are local, but has "
+                f"{len(self.sliding_window_layers)} entries"
             )
-        if any(self.local) and self.window < 1:
+        if any(self.sliding_window_layers) and self.window < 1:
             raise ValueError(
                 f"local blocks need a window of at least 1, not {self.window}"
             )
-        if self.experts and not (
-            self.gated and 1 <= self.experts_per_token <= self.experts
+        if self.num_experts and not (
+            self.gated and 1 <= self.experts_per_token <= self.num_experts
         ):
             raise ValueError(
                 f"experts_per_token is {self.experts_per_token} and gated "
-                f"{self.gated}; {self.experts} experts are gated, and a token goes "
-                f"through 1 ... {self.experts} of them"
+                f"{self.gated}; {self.num_experts} experts are gated, and a token goes "
+                f"through 1 ... {self.num_experts} of them"
             )
-        if self.anchor and not self.causal:
+        if self.anchor_token and not self.causal:
             raise ValueError("an anchor token needs causal attention")
 
     @property
@@ -212,10 +218,10 @@ def _tuples(value: Any) -> Any:
 
 def bert(
     *,
-    vocab: int = 30_522,
+    vocab_size: int = 30_522,
     width: int = 384,
     depth: int = 6,
-    heads: int = 12,
+    num_heads: int = 12,
     mlp: int = 1_536,
     max_len: int = 512,
     dropout: float = 0.1,
@@ -225,10 +231,10 @@ def bert(
 ) -> EncoderConfig:
     """BERT (Devlin et al. 2019): post-norm, learned positions, exact GELU."""
     return EncoderConfig(
-        vocab=vocab,
+        vocab_size=vocab_size,
         width=width,
         depth=depth,
-        heads=heads,
+        num_heads=num_heads,
         mlp=mlp,
         max_len=max_len,
         dropout=dropout,
@@ -240,14 +246,14 @@ def bert(
 
 def modern(
     *,
-    vocab: int = 30_522,
+    vocab_size: int = 30_522,
     width: int = 384,
     depth: int = 6,
-    heads: int = 12,
+    num_heads: int = 12,
     mlp: int = 1_024,
     max_len: int = 512,
     position: str = "rope",
-    relative: str = "none",
+    position_bias: str = "none",
     rope_theta: float = 10_000.0,
     causal: bool = False,
     window: int = 0,
@@ -263,10 +269,10 @@ def modern(
     `window` tokens to each side (ModernBERT, Warner et al. 2024).
     """
     return EncoderConfig(
-        vocab=vocab,
+        vocab_size=vocab_size,
         width=width,
         depth=depth,
-        heads=heads,
+        num_heads=num_heads,
         mlp=mlp,
         max_len=max_len,
         norm="rms",
@@ -276,11 +282,11 @@ def modern(
         act="silu",
         gated=True,
         position=position,
-        relative=relative,
+        position_bias=position_bias,
         rope_theta=rope_theta,
         causal=causal,
         window=window,
-        local=tuple(layer % global_every > 0 for layer in range(depth)),
+        sliding_window_layers=tuple(layer % global_every > 0 for layer in range(depth)),
         type_vocab=0,
         embed_norm=False,
         dropout=dropout,
@@ -292,11 +298,11 @@ def modern(
 
 def decoder(
     *,
-    vocab: int = 32_000,
+    vocab_size: int = 32_000,
     width: int = 4_096,
     depth: int = 32,
-    heads: int = 32,
-    kv_heads: int = 8,
+    num_heads: int = 32,
+    num_kv_heads: int = 8,
     mlp: int = 14_336,
     max_len: int = 32_768,
     window: int = 0,
@@ -313,11 +319,11 @@ def decoder(
     Every block sees `window` tokens to each side, or all of them with 0.
     """
     return EncoderConfig(
-        vocab=vocab,
+        vocab_size=vocab_size,
         width=width,
         depth=depth,
-        heads=heads,
-        kv_heads=kv_heads,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
         mlp=mlp,
         max_len=max_len,
         norm="rms",
@@ -330,7 +336,7 @@ def decoder(
         rope_theta=rope_theta,
         causal=causal,
         window=window,
-        local=(window > 0,) * depth,
+        sliding_window_layers=(window > 0,) * depth,
         type_vocab=0,
         embed_norm=False,
         dropout=dropout,

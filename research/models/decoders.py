@@ -6,12 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from research.models import encoder
-from research.models.attention.inputs import Kind, Surroundings, Turn, surroundings
+from research.models.attention.inputs import (
+    AttentionInputs,
+    CosSin,
+    Kind,
+    make_attention_inputs,
+)
 from research.models.config import EncoderConfig
 from research.models.layers import Block, Embedder, norm
 from research.models.positions.learned import table_rows
-from research.models.positions.segment_positions import Places
-from research.models.token_ops import taken
+from research.models.positions.segment_positions import Positions
+from research.models.token_ops import gather_tokens
 from research.sharding import split_rows
 from research.types import Array, Key, Params
 
@@ -22,7 +27,7 @@ def init_decoder(key: Key, cfg: EncoderConfig, depth: int) -> Params:
     return {name: params[name] for name in ("layers", "final_norm") if name in params}
 
 
-def copied_decoder(params: Params, depth: int) -> Params:
+def copy_decoder(params: Params, depth: int) -> Params:
     """A decoder that begins as a copy of the encoder's first `depth` blocks."""
     parts = {"layers": jax.tree.map(lambda x: x[:depth], params["layers"])}
     if "final_norm" in params:
@@ -30,16 +35,16 @@ def copied_decoder(params: Params, depth: int) -> Params:
     return jax.tree.map(jnp.array, parts)
 
 
-def decoded(
+def decode(
     params: Params,
     decoder: Params,
     x: Array,
-    where: Places,
+    positions: Positions,
     cfg: EncoderConfig,
     *,
-    at: Array | None = None,
-    memory: Array | None = None,
-    sees: Array | None = None,
+    query_positions: Array | None = None,
+    kv_inputs: Array | None = None,
+    extra_mask: Array | None = None,
     key: Key | None = None,
 ) -> Array:
     """The final states of a decoder.
@@ -67,21 +72,31 @@ def decoded(
     """
     depth = len(jax.tree.leaves(decoder["layers"])[0])
     shape = _shape(cfg, depth)
-    if sees is not None:
+    if extra_mask is not None:
         shape = dataclasses.replace(shape, attention="plain")
     keys = (None,) * (depth + 1) if key is None else jax.random.split(key, depth + 1)
-    around = surroundings(params, where, shape, keys[depth])
-    if sees is not None:
-        around = around.seen(sees)
+    around = make_attention_inputs(params, positions, shape, keys[depth])
+    if extra_mask is not None:
+        around = around.restrict(extra_mask)
     for layer in range(depth):
         block = jax.tree.map(lambda w: w[layer], decoder["layers"])  # noqa: B023
         kind = Kind(None, None if cfg.first_norm else jnp.asarray(layer == 0))
-        if layer == depth - 1 and at is not None and around.terms is not None:
-            memory = x if memory is None else memory
-            x, around, at = taken(x, at), _asked(around, at), None
-        x = Block(shape).apply({"params": block}, x, around, kind, keys[layer], memory)
-        x, memory = split_rows(x), None
-    x = x if at is None else taken(x, at)
+        if (
+            layer == depth - 1
+            and query_positions is not None
+            and around.masks is not None
+        ):
+            kv_inputs = x if kv_inputs is None else kv_inputs
+            x, around, query_positions = (
+                gather_tokens(x, query_positions),
+                _asked(around, query_positions),
+                None,
+            )
+        x = Block(shape).apply(
+            {"params": block}, x, around, kind, keys[layer], kv_inputs
+        )
+        x, kv_inputs = split_rows(x), None
+    x = x if query_positions is None else gather_tokens(x, query_positions)
     if "final_norm" in decoder:
         x = norm(cfg, None).apply({"params": decoder["final_norm"]}, x)
     return x
@@ -89,35 +104,38 @@ def decoded(
 
 def _shape(cfg: EncoderConfig, depth: int) -> EncoderConfig:
     """The shape of a decoder: every block sees its whole text."""
-    return dataclasses.replace(cfg, depth=depth, local=(), window=0)
+    return dataclasses.replace(cfg, depth=depth, sliding_window_layers=(), window=0)
 
 
-def _asked(around: Surroundings, at: Array) -> Surroundings:
+def _asked(around: AttentionInputs, at: Array) -> AttentionInputs:
     """The same for queries at the places [R, P] of the row only."""
-    terms = around.terms
+    terms = around.masks
     bias = terms.bias
     if bias is not None:  # [1, H, S, S]
         bias = jnp.moveaxis(bias[0][:, at], 0, 1)
     terms = terms._replace(
-        mask=taken(terms.mask, at),
+        mask=gather_tokens(terms.mask, at),
         bias=bias,
-        holds=tuple(taken(holds, at) for holds in terms.holds),
+        branch_masks=tuple(gather_tokens(holds, at) for holds in terms.branch_masks),
     )
     turns = tuple(
-        Turn(tuple(taken(x, at) for x in turn.query), turn.key) for turn in around.turns
+        CosSin(tuple(gather_tokens(x, at) for x in turn.query), turn.key)
+        for turn in around.rope
     )
-    channels, factor = around.channels, around.factor
+    channels, factor = around.channels, around.query_scale
     if channels is not None:
-        channels = (taken(channels[0], at), channels[1])
+        channels = (gather_tokens(channels[0], at), channels[1])
     if not isinstance(factor, float):
-        factor = taken(factor, at)
-    return around._replace(terms=terms, turns=turns, factor=factor, channels=channels)
+        factor = gather_tokens(factor, at)
+    return around._replace(
+        masks=terms, rope=turns, query_scale=factor, channels=channels
+    )
 
 
-def embedded(
+def embed_tokens(
     params: Params,
     ids: Array,
-    where: Places,
+    positions: Positions,
     cfg: EncoderConfig,
     *,
     states: Array | None = None,
@@ -134,11 +152,11 @@ def embedded(
         key: dropout key; None runs without.
     """
     layer = Embedder(cfg)
-    return layer.apply({"params": params["embed"]}, ids, where, key, states)
+    return layer.apply({"params": params["embed"]}, ids, positions, key, states)
 
 
-def raw_positions(
-    params: Params, where: Places, cfg: EncoderConfig, key: Key | None = None
+def position_embeddings(
+    params: Params, where: Positions, cfg: EncoderConfig, key: Key | None = None
 ) -> Array | None:
     """Rows [R, S, D] of the position table; None for an encoder without one.
 

@@ -7,28 +7,28 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from research.models.attention.attend import PLAIN
+from research.models.attention.attend import MAX_DENSE_LENGTH
 from research.models.attention.inputs import (
-    Past,
+    PrefixKV,
     kinds,
     later,
-    surroundings,
+    make_attention_inputs,
     terms_after,
 )
-from research.models.attention.masks import text_masks
+from research.models.attention.masks import pooling_masks
 from research.models.config import EncoderConfig
 from research.models.layers import Block, Embedder, norm
 from research.models.pooling import registry
-from research.models.pooling.basic import Readout
+from research.models.pooling.basic import LearnedPooling
 from research.models.positions import clex, seqpe
 from research.models.positions.bias import RELATIVE
-from research.models.positions.segment_positions import Places, places
+from research.models.positions.segment_positions import Positions, segment_positions
 from research.models.token_prepending import Prepend, _prepended
 from research.sharding import split_rows
 from research.types import Array, EncoderOutput, Key, Params, Pool, Tokens
 
 # What the backward pass finds stored of a block, for each `EncoderConfig.remat`.
-SAVED = {
+REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "all": jax.checkpoint_policies.nothing_saveable,
 }
@@ -40,11 +40,11 @@ def init(key: Key, cfg: EncoderConfig) -> Params:
     """Random parameters: normal(0.02) kernels and tables, as BERT's."""
     embed_key, layers_key, norm_key, extra_key = jax.random.split(key, 4)
     ids = jnp.zeros((1, 2), jnp.int32)
-    where = places(jnp.ones_like(ids))
+    where = segment_positions(jnp.ones_like(ids))
     x = jnp.zeros((1, 2, cfg.width), cfg.compute_dtype)
     params = dict(_extra(extra_key, cfg))
     cfg = dataclasses.replace(cfg, attention="plain")  # shapes need no kernel
-    around = surroundings(params, where, cfg, None)
+    around = make_attention_inputs(params, where, cfg, None)
     kind = jax.tree.map(lambda flags: flags[0], kinds(cfg))
 
     def layer(key):
@@ -60,11 +60,11 @@ def init(key: Key, cfg: EncoderConfig) -> Params:
 def _extra(key: Key, cfg: EncoderConfig) -> Params:
     """The parameters that are neither tables of tokens nor of any one block."""
     params = {}
-    if cfg.relative == "seqpe":
+    if cfg.position_bias == "seqpe":
         params["relative"] = seqpe.init(key, cfg)
-    elif cfg.relative != "none":
-        params["relative"] = RELATIVE[cfg.relative].init(key, cfg)
-    for name, arguments in cfg.extensions:
+    elif cfg.position_bias != "none":
+        params["relative"] = RELATIVE[cfg.position_bias].init(key, cfg)
+    for name, arguments in cfg.position_methods:
         if name == "clex":
             params["clex"] = clex.init_clex(key, cfg, **dict(arguments))
     return {name: value for name, value in params.items() if value}
@@ -99,17 +99,17 @@ def apply(
     params: Params,
     tokens: Tokens,
     cfg: EncoderConfig,
-    keep: Callable[..., Array] | None = None,
+    per_layer_fn: Callable[..., Array] | None = None,
     *,
-    where: Places | None = None,
-    inputs: Array | None = None,
+    positions: Positions | None = None,
+    input_embeddings: Array | None = None,
     key: Key | None = None,
     prepend: Prepend | None = None,
-    adapter: Array | None = None,
-    normed: bool = True,
-    prefix: Past | None = None,
-    routed: bool = False,
-    sees: Array | None = None,
+    adapter_ids: Array | None = None,
+    apply_final_norm: bool = True,
+    prefix: PrefixKV | None = None,
+    with_router_logits: bool = False,
+    extra_mask: Array | None = None,
 ) -> tuple[Array, Array | None]:
     """Final hidden states, and what is wanted of every layer's.
 
@@ -139,26 +139,28 @@ def apply(
     Returns:
         [B, S, D], and [L+1, ...] of the embedding layer and every block, or None.
     """
-    aligned = where is None
+    aligned = positions is None
     if aligned:
-        where = places(tokens.segment, running=cfg.anchor)
+        positions = segment_positions(tokens.segment_ids, running=cfg.anchor_token)
     else:
-        cfg = _unaligned(cfg, where.index.shape[1])
-    if prefix is not None or sees is not None:
+        cfg = _unaligned(cfg, positions.row_positions.shape[1])
+    if prefix is not None or extra_mask is not None:
         cfg = dataclasses.replace(cfg, attention="plain")
     if prefix is not None:
-        where = later(where, prefix.v.shape[1])
+        positions = later(positions, prefix.value.shape[1])
     keys = None if key is None else jax.random.split(key, cfg.depth + 2)
     position_key = None if key is None else keys[-2]
-    adapter = tokens.adapter if adapter is None else adapter
-    around = surroundings(
-        params, where, cfg, position_key, aligned=aligned, adapter=adapter
+    adapter_ids = tokens.adapter_ids if adapter_ids is None else adapter_ids
+    around = make_attention_inputs(
+        params, positions, cfg, position_key, aligned=aligned, adapter=adapter_ids
     )
     if prefix is not None:
-        around = around._replace(terms=terms_after(cfg, where, prefix.v.shape[1]))
+        around = around._replace(
+            masks=terms_after(cfg, positions, prefix.value.shape[1])
+        )
 
-    if sees is not None:
-        around = around.seen(sees)
+    if extra_mask is not None:
+        around = around.restrict(extra_mask)
 
     def final(x):
         if cfg.norm_at != "post":
@@ -166,9 +168,12 @@ def apply(
         return x
 
     def kept(x, logits):
-        if keep is None:
+        if per_layer_fn is None:
             return None
-        return keep(final(x) if normed else x, *([logits] if routed else []))
+        return per_layer_fn(
+            final(x) if apply_final_norm else x,
+            *([logits] if with_router_logits else []),
+        )
 
     def layer(x, xs):
         p, kind, k, copies, past = xs
@@ -182,39 +187,42 @@ def apply(
         x = split_rows(x if past is None else x[0])
         return x, kept(x, *seen.get("routing", {}).get("logits", [None]))
 
-    x = inputs
+    x = input_embeddings
     if x is None:
         embed_key = None if keys is None else keys[-1]
         embed = {"params": params["embed"]}
-        x = Embedder(cfg).apply(embed, tokens.ids, where, embed_key)
+        x = Embedder(cfg).apply(embed, tokens.token_ids, positions, embed_key)
     x = split_rows(x)
-    first = kept(x, jnp.zeros((*x.shape[:2], cfg.experts), cfg.compute_dtype))
+    first = kept(x, jnp.zeros((*x.shape[:2], cfg.num_experts), cfg.compute_dtype))
     copies = None if prepend is None else prepend.blocks
     block_keys = None if keys is None else keys[:-2]
     xs = (params["layers"], kinds(cfg), block_keys, copies, prefix)
     if cfg.remat != "none":
-        layer = jax.checkpoint(layer, policy=SAVED[cfg.remat])
+        layer = jax.checkpoint(layer, policy=REMAT_POLICIES[cfg.remat])
     x, rest = jax.lax.scan(layer, x, xs)
-    if keep is None:
+    if per_layer_fn is None:
         return final(x), None
     return final(x), jnp.concatenate([first[None], rest])
 
 
-@partial(jax.jit, static_argnames=("cfg", "pool", "slots", "every_layer", "raw"))
+@partial(
+    jax.jit,
+    static_argnames=("cfg", "pool", "max_segments", "every_layer", "before_final_norm"),
+)
 def encode(
     params: Params,
     tokens: Tokens,
     cfg: EncoderConfig,
-    pool: Pool | Readout,
+    pool: Pool | LearnedPooling,
     *,
-    slots: int = 1,
-    spans: Array | None = None,
+    max_segments: int = 1,
+    span_ids: Array | None = None,
     key: Key | None = None,
     every_layer: bool = False,
-    raw: bool = False,
+    before_final_norm: bool = False,
     prepend: Prepend | None = None,
-    adapter: Array | None = None,
-    prefix: Past | None = None,
+    adapter_ids: Array | None = None,
+    prefix: PrefixKV | None = None,
 ) -> Array:
     """Embeddings of the texts, not normalised.
 
@@ -241,23 +249,33 @@ def encode(
         ValueError: the encoder lacks the pooling's parameters, or every layer is wanted
             of a pooling that makes one vector of all layers.
     """
-    groups = tokens.segment if spans is None else spans
-    mask = text_masks(groups, tokens.pool, slots)
-    told = {"prepend": prepend, "adapter": adapter, "prefix": prefix}
-    routed = isinstance(pool, Readout) and pool.routed
-    pool, each = registry.applied(pool, params, cfg)
+    groups = tokens.segment_ids if span_ids is None else span_ids
+    mask = pooling_masks(groups, tokens.pooling_mask, max_segments)
+    told = {"prepend": prepend, "adapter_ids": adapter_ids, "prefix": prefix}
+    routed = isinstance(pool, LearnedPooling) and pool.routed
+    pool, each = registry.bind_pooling(pool, params, cfg)
     if each is not None:
         if every_layer:
             raise ValueError("this pooling makes one vector of all layers, not of each")
         keep = partial(each, mask=mask)
-        _, layers = apply(params, tokens, cfg, keep, key=key, routed=routed, **told)
+        _, layers = apply(
+            params, tokens, cfg, keep, key=key, with_router_logits=routed, **told
+        )
         return _listed(pool(layers[1:], mask))
     # Pooled inside the scan: [L, B*M, D] is stacked, never [L, B, S, D].
     keep = (lambda x: pool(x, mask)) if every_layer else None
-    x, layers = apply(params, tokens, cfg, keep, key=key, normed=not raw, **told)
+    x, layers = apply(
+        params,
+        tokens,
+        cfg,
+        keep,
+        key=key,
+        apply_final_norm=not before_final_norm,
+        **told,
+    )
     if not every_layer:
         return _listed(pool(x, mask))
-    if raw:
+    if before_final_norm:
         layers = jnp.concatenate([layers, pool(x, mask)[None]])
     layers = jnp.moveaxis(layers, 0, 2)
     return layers.reshape(-1, *layers.shape[2:])
@@ -268,7 +286,7 @@ def _listed(vectors: Array) -> Array:
     return vectors.reshape(-1, vectors.shape[2])
 
 
-def truncated(
+def truncate_depth(
     params: Params, cfg: EncoderConfig, depth: int
 ) -> tuple[Params, EncoderConfig]:
     """The encoder of the first `depth` blocks; it keeps the final norm if there is one.
@@ -279,17 +297,23 @@ def truncated(
     if not 1 <= depth <= cfg.depth:
         raise ValueError(f"depth {depth} is not in 1 ... {cfg.depth} of this encoder")
     layers = jax.tree.map(lambda x: x[:depth], params["layers"])
-    shape = dataclasses.replace(cfg, depth=depth, local=cfg.local[:depth])
+    shape = dataclasses.replace(
+        cfg, depth=depth, sliding_window_layers=cfg.sliding_window_layers[:depth]
+    )
     return {**params, "layers": layers}, shape
 
 
 def _unaligned(cfg: EncoderConfig, length: int) -> EncoderConfig:
     """The same with attention that goes by the places of tokens, not by their order."""
-    whole = length <= PLAIN or cfg.relative in RELATIVE or bool(cfg.local)
+    whole = (
+        length <= MAX_DENSE_LENGTH
+        or cfg.position_bias in RELATIVE
+        or bool(cfg.sliding_window_layers)
+    )
     return dataclasses.replace(cfg, attention="plain" if whole else "blockwise")
 
 
-def layer_places(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
+def hidden_state_indices(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
     """Which of the L+2 states that `encode` returns raw these layers are.
 
     The numbers are those of `hidden_states` in transformers: 0 is the embedding layer's

@@ -4,24 +4,24 @@ import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
 from research.models.layers import ACTIVATIONS, norm
-from research.models.linear import INIT
+from research.models.linear import KERNEL_INIT
 from research.types import Array, Key, Params
 
 
-def init_head(key: Key, cfg: EncoderConfig) -> Params:
+def init_mlm_head(key: Key, cfg: EncoderConfig) -> Params:
     """The head that predicts tokens: a dense layer, a norm, and the output's bias."""
     x = jnp.zeros((1, 1, cfg.width), cfg.compute_dtype)
     return {
         "transform": {
-            "kernel": INIT(key, (cfg.width, cfg.width)),
+            "kernel": KERNEL_INIT(key, (cfg.width, cfg.width)),
             "bias": jnp.zeros(cfg.width),
         },
         "norm": norm(cfg, None).init(key, x)["params"],
-        "bias": jnp.zeros(cfg.vocab),
+        "bias": jnp.zeros(cfg.vocab_size),
     }
 
 
-def head(params: Params, x: Array, cfg: EncoderConfig) -> Array:
+def apply_mlm_head(params: Params, x: Array, cfg: EncoderConfig) -> Array:
     """norm(act(W x + b)), with the first d input columns of W (BERT; Starbucks' SMAE).
 
     Of a prefix of the states it is what the whole head makes of them padded with zeros,

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 
 from research.models.attention.attend import attend
 from research.models.attention.dot_product import Scored, Setting, dropout
-from research.models.attention.inputs import Kind, Past, Surroundings
+from research.models.attention.inputs import AttentionInputs, Kind, PrefixKV
 from research.models.config import EncoderConfig
-from research.models.linear import INIT, Linear
+from research.models.linear import KERNEL_INIT, Linear
 from research.models.moe import Experts
 from research.models.positions.learned import table_rows
 from research.models.positions.rope import rotate
-from research.models.positions.segment_positions import Places
+from research.models.positions.segment_positions import Positions
 from research.types import Array, Key
 
 ACTIVATIONS = {
@@ -56,17 +56,25 @@ class Embedder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: Array, places: Places, key: Key | None, states: Array | None = None
+        self,
+        ids: Array,
+        places: Positions,
+        key: Key | None,
+        states: Array | None = None,
     ) -> Array:
         """Embeds ids [B, S], or `states` [B, S, D] in their place, at `places`."""
         cfg = self.cfg
 
         def table(rows, name):
             return nn.Embed(
-                rows, cfg.width, embedding_init=INIT, dtype=cfg.compute_dtype, name=name
+                rows,
+                cfg.width,
+                embedding_init=KERNEL_INIT,
+                dtype=cfg.compute_dtype,
+                name=name,
             )
 
-        x = table(cfg.vocab, "token")(ids) if states is None else states
+        x = table(cfg.vocab_size, "token")(ids) if states is None else states
         if cfg.embed_scale != 1 and states is None:
             x = x * jnp.asarray(cfg.embed_scale, x.dtype)
         if cfg.position == "learned":
@@ -89,12 +97,12 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Array,
-        around: Surroundings,
+        around: AttentionInputs,
         kind: Kind,
         key: Key | None,
         memory: Array | None = None,
-        past: Past | None = None,
-    ) -> Array | tuple[Array, Past]:
+        past: PrefixKV | None = None,
+    ) -> Array | tuple[Array, PrefixKV]:
         """Maps hidden states [B, q, D] to [B, q, D]; no dropout without a key.
 
         Keys and values are made of `memory` [B, S, D], or of x where it is None. What
@@ -113,7 +121,7 @@ class Block(nn.Module):
             return dropout(y, cfg.dropout, keys[1]), own
 
         def processed(x):
-            y = self.mlp(x, around.adapter, keys[2])
+            y = self.mlp(x, around.adapter_ids, keys[2])
             if cfg.norm_at == "sandwich":
                 y = norm(cfg, "mlp_post_norm")(y)
             return dropout(y, cfg.dropout, keys[2])
@@ -144,22 +152,22 @@ class Block(nn.Module):
 
         def heads(x, name, count):
             shape, rows = (count, cfg.head_dim), _flat(x)
-            y = self.linear(name, shape, "qkv", rows, around.adapter, key)
+            y = self.linear(name, shape, "qkv", rows, around.adapter_ids, key)
             return y.reshape(*x.shape[:2], count, cfg.head_dim)
 
-        q, k = heads(x, "query", cfg.heads), heads(seen, "key", cfg.kv_heads)
-        v = heads(seen, "value", cfg.kv_heads)
+        q, k = heads(x, "query", cfg.num_heads), heads(seen, "key", cfg.num_kv_heads)
+        v = heads(seen, "value", cfg.num_kv_heads)
         if cfg.qk_norm:
             q, k = norm(cfg, "query_norm")(q), norm(cfg, "key_norm")(k)
         queries, keys = _rotated(cfg, q, k, around, kind.local)
-        own = Past(keys[0], v)
+        own = PrefixKV(keys[0], v)
         if past is not None:
-            keys, v = (_after(past.key, keys[0]),), _after(past.v, v)
-        scored = Scored(around.relative, queries, keys, v)
-        setting = Setting(around.places, key, kind.local)
-        y = attend(cfg, scored, setting, around.terms)
+            keys, v = (_after(past.key, keys[0]),), _after(past.value, v)
+        scored = Scored(around.bias_params, queries, keys, v)
+        setting = Setting(around.positions, key, kind.local)
+        y = attend(cfg, scored, setting, around.masks)
         rows = _flat(y)
-        y = self.linear("out", (cfg.width,), "out", rows, around.adapter, key, axes=2)
+        y = self.linear("out", (cfg.width,), "out", rows, around.adapter_ids, key, axes=2)
         return y.reshape(x.shape), own
 
     def mlp(self, x, adapter, key):
@@ -170,8 +178,8 @@ class Block(nn.Module):
             return self.linear(name, (features,), group, rows, adapter, key)
 
         rows = _flat(x)
-        if cfg.experts:
-            route = Linear((cfg.experts,), False, cfg.compute_dtype, name="router")
+        if cfg.num_experts:
+            route = Linear((cfg.num_experts,), False, cfg.compute_dtype, name="router")
             logits = route(rows)
             self.sow("routing", "logits", logits.reshape(*x.shape[:2], -1))
             y = Experts(cfg, name="experts")(rows, logits, ACTIVATIONS[cfg.act])
@@ -206,16 +214,16 @@ class Block(nn.Module):
 
 
 def _rotated(
-    cfg: EncoderConfig, q: Array, k: Array, around: Surroundings, local: Array | None
+    cfg: EncoderConfig, q: Array, k: Array, around: AttentionInputs, local: Array | None
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Queries, scaled, and keys for each branch of the relation."""
-    factor = jnp.asarray(cfg.scale * around.factor, jnp.float32).astype(q.dtype)
+    factor = jnp.asarray(cfg.scale * around.query_scale, jnp.float32).astype(q.dtype)
     q = q * (factor if factor.ndim else factor.reshape(1, 1, 1, 1))
-    turns = around.turns
-    if around.local_turn is not None:
+    turns = around.rope
+    if around.local_rope is not None:
         # The first branch is the one that a local block uses.
         first = jax.tree.map(
-            lambda near, far: jnp.where(local, near, far), around.local_turn, turns[0]
+            lambda near, far: jnp.where(local, near, far), around.local_rope, turns[0]
         )
         turns = (first, *turns[1:])
     queries = tuple(rotate(q, *turn.query) for turn in turns) or (q,)

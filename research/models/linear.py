@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from research.types import Array, Key, Params
 
-INIT = nn.initializers.normal(0.02)
+KERNEL_INIT = nn.initializers.normal(0.02)
 
 
 class Linear(nn.Module):
@@ -39,7 +39,7 @@ class Linear(nn.Module):
             key: of the adapters' dropout; None runs without.
         """
         rows = x.shape[-self.axes :]
-        kernel = self.param("kernel", INIT, (*rows, *self.features))
+        kernel = self.param("kernel", KERNEL_INIT, (*rows, *self.features))
         y = product(x, kernel.astype(self.dtype), self.axes)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, self.features)

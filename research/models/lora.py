@@ -21,10 +21,10 @@ from research.sharding import path_name
 from research.types import Array, Key, Params
 
 # The trained leaves of adapters, by path.
-TRAINED = r"(^|/)lora/[ab]$"
+LORA_LEAVES = r"(^|/)lora/[ab]$"
 
 
-def init(
+def init_lora(
     key: Key,
     params: Params,
     *,
@@ -61,21 +61,21 @@ def init(
     found = [name for name in names if re.fullmatch(targets, name)]
     if not found:
         raise ValueError(f"targets {targets!r} matches none of {', '.join(names)}")
-    if number(params):
-        raise ValueError(f"the encoder has {number(params)} adapters already")
+    if num_adapters(params):
+        raise ValueError(f"the encoder has {num_adapters(params)} adapters already")
     added = {}
     for name, own in zip(found, jax.random.split(key, len(found)), strict=True):
         kernel = layers[name]["kernel"]
-        lora = _lora(own, kernel.shape, inputs(name), rank * count)
+        lora = _lora(own, kernel.shape, input_axes(name), rank * count)
         depth = len(kernel)
         lora["scale"] = jnp.full((depth, count), alpha / rank, jnp.float32)
         if dropout:
             lora["rate"] = jnp.full((depth,), dropout, jnp.float32)
         added[name] = {"lora": lora}
-    return joined(params, {"layers": added})
+    return combine(params, {"layers": added})
 
 
-def inputs(name: str) -> int:
+def input_axes(name: str) -> int:
     """How many axes of the kernel of a linear layer are of its input."""
     return 2 if name == "out" else 1
 
@@ -91,7 +91,7 @@ def _lora(key: Key, shape: tuple[int, ...], axes: int, rank: int) -> Params:
     return {"a": a, "b": jnp.zeros((depth, rank, *after))}
 
 
-def number(params: Params) -> int:
+def num_adapters(params: Params) -> int:
     """How many adapters an encoder has, side by side; 0 without."""
     for layer in params["layers"].values():
         if "lora" in layer:
@@ -99,7 +99,7 @@ def number(params: Params) -> int:
     return 0
 
 
-def chosen(params: Params, adapter: int) -> Params:
+def select_adapter(params: Params, adapter: int) -> Params:
     """The encoder with one of its adapters only."""
 
     def one(lora: Params) -> Params:
@@ -116,7 +116,7 @@ def chosen(params: Params, adapter: int) -> Params:
     return _layers(params, lambda name, layer: {**layer, "lora": one(layer["lora"])})
 
 
-def without(params: Params) -> Params:
+def remove_adapters(params: Params) -> Params:
     """The encoder without its adapters."""
 
     def bare(name: str, layer: Params) -> Params:
@@ -126,7 +126,7 @@ def without(params: Params) -> Params:
     return _layers(params, bare)
 
 
-def merged(params: Params, adapter: int = 0) -> Params:
+def merge_lora(params: Params, adapter: int = 0) -> Params:
     """The plain encoder that computes what one with an adapter does: W + scale a b.
 
     The kernels that change are float32 then, whatever they were.
@@ -134,14 +134,14 @@ def merged(params: Params, adapter: int = 0) -> Params:
 
     def sum_of(name: str, layer: Params) -> Params:
         lora = layer["lora"]
-        axes = inputs(name)
+        axes = input_axes(name)
         kernel = jax.vmap(lambda *leaves: _sum(*leaves, axes))(
             *(layer["kernel"], lora["a"], lora["b"], lora["scale"][:, 0])
         )
         rest = {key: value for key, value in layer.items() if key != "lora"}
         return {**rest, "kernel": kernel}
 
-    return _layers(chosen(params, adapter), sum_of)
+    return _layers(select_adapter(params, adapter), sum_of)
 
 
 def _sum(kernel: Array, a: Array, b: Array, scale: Array, axes: int) -> Array:
@@ -160,7 +160,7 @@ def _layers(params: Params, changed) -> Params:
     return {**params, "layers": layers}
 
 
-def split(tree: Params, pattern: str) -> tuple[Params, Params]:
+def partition(tree: Params, pattern: str) -> tuple[Params, Params]:
     """The leaves whose path the pattern is found in, and the others, as trees.
 
     Neither holds empty dicts; `joined` puts them together again.
@@ -179,19 +179,19 @@ def split(tree: Params, pattern: str) -> tuple[Params, Params]:
     return part(tree, (), True) or {}, part(tree, (), False) or {}
 
 
-def joined(tree: Params, other: Params) -> Params:
+def combine(tree: Params, other: Params) -> Params:
     """Two trees of different leaves as one."""
     both = dict(tree)
     for key, value in other.items():
-        both[key] = joined(tree[key], value) if key in tree else value
+        both[key] = combine(tree[key], value) if key in tree else value
     return both
 
 
-def size(tree: Params) -> int:
+def num_params(tree: Params) -> int:
     """How many numbers a tree holds."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def whole(params: Params, frozen: Params) -> Params:
+def full_params(params: Params, frozen: Params) -> Params:
     """All parameters of a model, of what is trained and what is frozen."""
-    return joined(params, frozen.get("base", {}))
+    return combine(params, frozen.get("base", {}))

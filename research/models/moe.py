@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.models.linear import INIT
+from research.models.linear import KERNEL_INIT
 from research.types import Array
 
 
@@ -17,7 +17,7 @@ class Kernel(nn.Module):
     @nn.compact
     def __call__(self) -> Array:
         """The kernel."""
-        return self.param("kernel", INIT, self.shape)
+        return self.param("kernel", KERNEL_INIT, self.shape)
 
 
 class Experts(nn.Module):
@@ -36,7 +36,7 @@ class Experts(nn.Module):
         cfg = self.cfg
         into, out = (cfg.width, cfg.mlp), (cfg.mlp, cfg.width)
         gate, up, down = (
-            Kernel((cfg.experts, *shape), name=name)().astype(x.dtype)
+            Kernel((cfg.num_experts, *shape), name=name)().astype(x.dtype)
             for name, shape in (("gate", into), ("up", into), ("down", out))
         )
         most, chosen = jax.lax.top_k(logits, cfg.experts_per_token)
@@ -45,7 +45,7 @@ class Experts(nn.Module):
         # Tokens in the order of their experts, each as often as it has some.
         order = jnp.argsort(chosen)
         token = order // cfg.experts_per_token
-        sizes = jnp.bincount(chosen, length=cfg.experts).astype(jnp.int32)
+        sizes = jnp.bincount(chosen, length=cfg.num_experts).astype(jnp.int32)
         rows = x[token]
         inner = act(jax.lax.ragged_dot(rows, gate, sizes))
         inner *= jax.lax.ragged_dot(rows, up, sizes)

@@ -5,10 +5,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from research.models.attention.inputs import Past, kinds, surroundings
+from research.models.attention.inputs import PrefixKV, kinds, make_attention_inputs
 from research.models.config import EncoderConfig
 from research.models.layers import Block, Embedder
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.types import Array, Params
 
 # The extensions that turn and weigh a token by its place alone.
@@ -19,7 +19,7 @@ FIXED = (
 
 
 @partial(jax.jit, static_argnames="cfg")
-def prefix(params: Params, ids: Array, cfg: EncoderConfig) -> Past:
+def encode_prefix(params: Params, ids: Array, cfg: EncoderConfig) -> PrefixKV:
     """What every block's attention sees of the first tokens of a text.
 
     Args:
@@ -31,13 +31,13 @@ def prefix(params: Params, ids: Array, cfg: EncoderConfig) -> Past:
         key and v, [L, P, KV, D/H].
     """
     ids = ids[None]
-    where = places(jnp.ones_like(ids))
-    around = surroundings(params, where, cfg, None)
-    nothing = jnp.zeros((0, cfg.kv_heads, cfg.head_dim), cfg.compute_dtype)
+    where = segment_positions(jnp.ones_like(ids))
+    around = make_attention_inputs(params, where, cfg, None)
+    nothing = jnp.zeros((0, cfg.num_kv_heads, cfg.head_dim), cfg.compute_dtype)
 
     def layer(x, xs):
         p, kind = xs
-        past = Past(nothing, nothing)
+        past = PrefixKV(nothing, nothing)
         x, own = Block(cfg).apply({"params": p}, x, around, kind, None, None, past)
         return x, jax.tree.map(lambda a: a[0], own)
 
@@ -45,12 +45,14 @@ def prefix(params: Params, ids: Array, cfg: EncoderConfig) -> Past:
     return jax.lax.scan(layer, x, (params["layers"], kinds(cfg)))[1]
 
 
-def shareable(cfg: EncoderConfig) -> bool:
+def can_share_prefix(cfg: EncoderConfig) -> bool:
     """Whether the first tokens of a text are to each block what they are in any other.
 
     Not so where tokens see what follows, or what goes by the length of the text. Local
     blocks and biases by distance are left out too.
     """
-    fixed = all(name in FIXED for name, _ in cfg.extensions)
-    alone = not (cfg.local or cfg.anchor or cfg.stride > 1)
-    return cfg.causal and fixed and alone and cfg.relative == "none"
+    fixed = all(name in FIXED for name, _ in cfg.position_methods)
+    alone = not (
+        cfg.sliding_window_layers or cfg.anchor_token or cfg.position_stride > 1
+    )
+    return cfg.causal and fixed and alone and cfg.position_bias == "none"

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from research.models.positions.segment_positions import Places, places
+from research.models.positions.segment_positions import Positions, segment_positions
 from research.types import Array, Tokens
 
 
-def compacted(tokens: Tokens, at: Array, real: Array) -> tuple[Tokens, Places]:
+def compact_tokens(tokens: Tokens, at: Array, real: Array) -> tuple[Tokens, Positions]:
     """Some of the tokens of rows, and where they stood.
 
     Args:
@@ -24,11 +24,11 @@ def compacted(tokens: Tokens, at: Array, real: Array) -> tuple[Tokens, Places]:
         x = jnp.take_along_axis(x, at, axis=1)
         return jnp.where(real, x, jnp.zeros_like(x))
 
-    where = jax.tree.map(picked, places(tokens.segment))
+    where = jax.tree.map(picked, segment_positions(tokens.segment_ids))
     return jax.tree.map(picked, tokens), where
 
 
-def scattered(x: Array, at: Array, real: Array, fill: Array, length: int) -> Array:
+def scatter_tokens(x: Array, at: Array, real: Array, fill: Array, length: int) -> Array:
     """States back at their places of the row, and a vector everywhere else.
 
     Args:
@@ -47,7 +47,7 @@ def scattered(x: Array, at: Array, real: Array, fill: Array, length: int) -> Arr
     return whole.at[row, jnp.where(real, at, length)].set(x, mode="drop")
 
 
-def first_places(segment: Array, texts: int) -> Array:
+def first_token_positions(segment: Array, texts: int) -> Array:
     """Where the texts of rows begin; 0 for a text that there is not.
 
     Args:
@@ -62,17 +62,19 @@ def first_places(segment: Array, texts: int) -> Array:
     return jnp.argmax(mine, axis=2).astype(jnp.int32)
 
 
-def of_text(vectors: Array, segment: Array) -> Array:
+def spread_over_tokens(vectors: Array, segment: Array) -> Array:
     """For every token the vector of its text: [R, M, D], [R, S] -> [R, S, D]."""
-    return taken(vectors, jnp.maximum(segment, 1) - 1)
+    return gather_tokens(vectors, jnp.maximum(segment, 1) - 1)
 
 
-def with_sentences(x: Array, vectors: Array, where: Places) -> Array:
+def replace_first_tokens(x: Array, vectors: Array, where: Positions) -> Array:
     """x [R, S, D] with the vector [R, M, D] of every text in its first place."""
-    first = (where.position == 0) & (where.segment > 0)
-    return jnp.where(first[:, :, None], of_text(vectors, where.segment), x)
+    first = (where.position_ids == 0) & (where.segment_ids > 0)
+    return jnp.where(
+        first[:, :, None], spread_over_tokens(vectors, where.segment_ids), x
+    )
 
 
-def taken(x: Array, at: Array) -> Array:
+def gather_tokens(x: Array, positions: Array) -> Array:
     """The states at places of the row: [R, S, ...], [R, P] int32 -> [R, P, ...]."""
-    return jax.vmap(lambda row, places: row[places])(x, at)
+    return jax.vmap(lambda row, places: row[places])(x, positions)

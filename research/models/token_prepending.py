@@ -42,7 +42,7 @@ def prepend_blocks(window: tuple[int, int], depth: int) -> np.ndarray:
     return (start <= block) & (block < end)
 
 
-def with_token(
+def add_token(
     params: Params, cfg: EncoderConfig, key: Key
 ) -> tuple[Params, EncoderConfig]:
     """The encoder with one more token, whose id is the old `cfg.vocab`.
@@ -54,7 +54,9 @@ def with_token(
     table = jnp.asarray(embed["token"]["embedding"])
     row = jax.random.normal(key, (1, table.shape[1]), table.dtype)
     embed = {**embed, "token": {"embedding": jnp.concatenate([table, row])}}
-    return {**params, "embed": embed}, dataclasses.replace(cfg, vocab=cfg.vocab + 1)
+    return {**params, "embed": embed}, dataclasses.replace(
+        cfg, vocab_size=cfg.vocab_size + 1
+    )
 
 
 def _prepended(x: Array, prepend: Prepend, copies: Array) -> Array:

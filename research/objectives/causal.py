@@ -16,15 +16,15 @@ from research.losses import token_prediction
 from research.models import encoder, token_ops
 from research.models.config import EncoderConfig
 from research.objectives import mlm_masking
-from research.objectives.mlm_masking import BERT_REPLACE, share
+from research.objectives.mlm_masking import BERT_REPLACE, masked_fraction
 from research.types import (
     Array,
     Key,
     Metrics,
     Objective,
     Params,
-    Rows,
-    TextInfo,
+    PretrainingBatch,
+    TokenizerInfo,
     Tokens,
 )
 
@@ -93,9 +93,9 @@ def next_tokens(
         there is of each token.
     """
     x, _ = encoder.apply(params, tokens, cfg, key=key)
-    real = follows(tokens.segment)
-    mean, each = predicted(params, x[:, :-1], tokens.ids[:, 1:], real)
-    return mean, Following(jnp.where(real, each.loss, 0.0), each.right, real)
+    real = follows(tokens.segment_ids)
+    mean, each = predicted(params, x[:, :-1], tokens.token_ids[:, 1:], real)
+    return mean, Following(jnp.where(real, each.loss, 0.0), each.correct, real)
 
 
 def language_metrics(mean: Array, each: Following) -> Metrics:
@@ -105,7 +105,7 @@ def language_metrics(mean: Array, each: Following) -> Metrics:
     return {"perplexity": jnp.exp(mean), "accuracy": right}
 
 
-def causal_lm(cfg: EncoderConfig, text: TextInfo) -> Objective:
+def causal_lm(cfg: EncoderConfig, text: TokenizerInfo) -> Objective:
     """Causal language modelling: every token from those before it in its text.
 
     Args:
@@ -126,7 +126,7 @@ def causal_lm(cfg: EncoderConfig, text: TextInfo) -> Objective:
             "encoder.causal is False"
         )
 
-    def loss(params: Params, frozen: Params, batch: Rows, key: Key):
+    def loss(params: Params, frozen: Params, batch: PretrainingBatch, key: Key):
         del frozen
         mean, each = next_tokens(params["encoder"], batch.tokens, cfg, key)
         return mean, language_metrics(mean, each)
@@ -136,7 +136,7 @@ def causal_lm(cfg: EncoderConfig, text: TextInfo) -> Objective:
 
 def mntp(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     ratio: float = 0.2,
     replace: tuple[float, float] = BERT_REPLACE,
@@ -186,26 +186,26 @@ def _mntp_loss(cfg, text, rule, params, frozen, batch, key):
     del frozen
     mask_key, hide_key, dropout_key = jax.random.split(key, 3)
     mask = mlm_masking.tokens(mask_key, batch, rule.ratio)
-    mask = hideable(mask, batch.tokens.segment)
-    ids = mlm_masking.corrupted(
+    mask = hideable(mask, batch.tokens.segment_ids)
+    ids = mlm_masking.replace_masked(
         hide_key,
-        batch.tokens.ids,
+        batch.tokens.token_ids,
         mask,
         mask_id=rule.mask_id,
-        vocab=text.vocab,
+        vocab=text.vocab_size,
         special=text.special,
         replace=rule.replace,
     )
-    tokens = batch.tokens._replace(ids=ids)
+    tokens = batch.tokens._replace(token_ids=ids)
     x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.shortest)
-    at, real = mlm_masking.gathered(mask, size)
-    states = token_ops.taken(x, jnp.maximum(at - 1, 0))
-    labels = token_ops.taken(batch.tokens.ids, at)
+    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.min_length)
+    at, real = mlm_masking.masked_positions(mask, size)
+    states = token_ops.gather_tokens(x, jnp.maximum(at - 1, 0))
+    labels = token_ops.gather_tokens(batch.tokens.token_ids, at)
     mean, each = predicted(params["encoder"], states, labels, real)
     count = real.sum(dtype=jnp.float32)
-    right = (each.right & real).sum(dtype=jnp.float32) / jnp.maximum(count, 1.0)
-    return mean, {"accuracy": right, "masked": share(real, batch)}
+    right = (each.correct & real).sum(dtype=jnp.float32) / jnp.maximum(count, 1.0)
+    return mean, {"accuracy": right, "masked": masked_fraction(real, batch)}
 
 
 def hideable(mask: Array, segment: Array) -> Array:
@@ -213,17 +213,17 @@ def hideable(mask: Array, segment: Array) -> Array:
     return mask & jnp.pad(follows(segment), ((0, 0), (1, 0)))
 
 
-def _mask_id(text: TextInfo, wanted: int) -> int:
-    known = [wanted if wanted >= 0 else None, text.mask_id, text.blank]
+def _mask_id(text: TokenizerInfo, wanted: int) -> int:
+    known = [wanted if wanted >= 0 else None, text.mask_id, text.blank_id]
     found = next((number for number in known if number is not None), None)
     if found is None:
         raise ValueError(
             "the vocabulary has neither a mask token nor '_' to hide words by; "
             "objective.mask_id can name another"
         )
-    if found >= text.vocab:
+    if found >= text.vocab_size:
         raise ValueError(
-            f"objective.mask_id is {found}; the vocabulary has 0 ... {text.vocab - 1}"
+            f"objective.mask_id is {found}; the vocabulary has 0 ... {text.vocab_size - 1}"
         )
     return found
 

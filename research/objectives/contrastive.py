@@ -7,24 +7,24 @@ from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.pooling import basic, registry
 from research.models.positions import seqpe
-from research.objectives.gradcache import chunked, chunks
+from research.objectives.gradcache import encode_in_chunks, num_chunks
 from research.types import (
     Array,
     Batch,
     Key,
     Metrics,
-    Nested,
     Objective,
     Params,
     Pool,
-    slots,
+    SizeLoss,
+    max_segments,
 )
 
 
 def contrastive(
     cfg: EncoderConfig,
-    pool: Pool | basic.Readout,
-    nested: Nested,
+    pool: Pool | basic.LearnedPooling,
+    nested: SizeLoss,
     *,
     micro_batch: int = 0,
     head: str = "none",
@@ -55,7 +55,7 @@ def contrastive(
     def init(key: Key, start: Params | None = None) -> tuple[Params, Params]:
         start = encoder.init(key, cfg) if start is None else start
         readout_key = jax.random.fold_in(key, 2)
-        params = {"encoder": registry.with_readout(readout_key, start, cfg, pool)}
+        params = {"encoder": registry.add_pooling_params(readout_key, start, cfg, pool)}
         if head == "tanh":
             shape = (cfg.width, cfg.width)
             kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), shape)
@@ -66,7 +66,7 @@ def contrastive(
         params: Params, frozen: Params, batch: Batch, key: Key
     ) -> tuple[Array, Metrics]:
         del frozen
-        size = slots(batch.tokens.ids.shape[1])
+        size = max_segments(batch.tokens.token_ids.shape[1])
 
         def encode(params, tokens, key):
             return encoder.encode(
@@ -74,22 +74,24 @@ def contrastive(
                 tokens,
                 cfg,
                 pool,
-                slots=size,
+                max_segments=size,
                 key=key,
-                every_layer=nested.deep,
+                every_layer=nested.needs_all_layers,
             )
 
         encode_key, loss_key = jax.random.split(key)
-        encode = chunked(encode, chunks(len(batch.query), micro_batch))
+        encode = encode_in_chunks(
+            encode, num_chunks(len(batch.query_index), micro_batch)
+        )
         vectors = encode(params["encoder"], batch.tokens, encode_key)
         if head == "tanh":
             dense = params["head"]
             bias = jnp.broadcast_to(dense["bias"], vectors.shape)
             vectors = jnp.tanh(vectors @ dense["kernel"] + bias)
-        q, d = vectors[batch.query], vectors[batch.document]
+        q, d = vectors[batch.query_index], vectors[batch.document_index]
         values, metrics = nested.loss(q, d, batch.labels, loss_key)
         value = values.mean()
-        if cfg.relative == "seqpe":
+        if cfg.position_bias == "seqpe":
             vectors_of = params["encoder"]["relative"]
             value += seqpe.penalty(jax.random.fold_in(loss_key, 1), vectors_of, cfg)
         return value, {**metrics, **_similarities(q, d)}

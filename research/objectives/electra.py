@@ -9,22 +9,22 @@ import jax
 import jax.numpy as jnp
 
 from research.losses import token_prediction
-from research.losses.token_prediction import Predicted, predictions
+from research.losses.token_prediction import PredictedTokens, predictions
 from research.models import decoders, token_ops
 from research.models import encoder as models_encoder
 from research.models import heads as models_heads
 from research.models.config import EncoderConfig
 from research.models.layers import ACTIVATIONS
-from research.models.linear import INIT
-from research.models.positions.segment_positions import places
+from research.models.linear import KERNEL_INIT
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
-from research.objectives.mlm_masking import check, hidden, share
-from research.types import VOCABULARY, Array, Key, Objective, Params, TextInfo
+from research.objectives.mlm_masking import check_mlm, mask_tokens, masked_fraction
+from research.types import VOCABULARY, Array, Key, Objective, Params, TokenizerInfo
 
 
 def electra(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     ratio: float = 0.15,
     size: float = 0.25,
@@ -50,7 +50,7 @@ def electra(
     Raises:
         ValueError: as `mlm`; a generator of no width, or wider than the encoder.
     """
-    check(cfg, text, ratio=ratio)
+    check_mlm(cfg, text, ratio=ratio)
     if not 0 < size <= 1 or cfg.width * size < 1:
         raise ValueError(
             f"objective.size is {size}; it should be a part of the encoder's width "
@@ -74,12 +74,12 @@ class _Generator(NamedTuple):
 
 def narrow(cfg: EncoderConfig, size: float) -> EncoderConfig:
     """The shape of a generator: as deep, with fewer heads of the same size."""
-    heads = max(1, round(cfg.heads * size))
+    heads = max(1, round(cfg.num_heads * size))
     return dataclasses.replace(
         cfg,
         width=int(cfg.width * size),
-        heads=heads,
-        kv_heads=gcd(heads, cfg.kv_heads),
+        num_heads=heads,
+        num_kv_heads=gcd(heads, cfg.num_kv_heads),
         mlp=max(1, int(cfg.mlp * size)),
     )
 
@@ -91,18 +91,18 @@ def _started(
     keys = jax.random.split(key, 6)
     generator = dict(models_encoder.init(keys[1], shape))
     del generator["embed"]
-    kernel = INIT(keys[2], (cfg.width, shape.width))
+    kernel = KERNEL_INIT(keys[2], (cfg.width, shape.width))
     generator["projection"] = {"kernel": kernel, "bias": jnp.zeros(shape.width)}
-    head = models_heads.init_head(keys[3], cfg)
+    head = models_heads.init_mlm_head(keys[3], cfg)
     dense = head["transform"]
     # Of the head's inputs there are as many as the generator is wide.
     head["transform"] = {**dense, "kernel": dense["kernel"][: shape.width]}
     detector = {
         "transform": {
-            "kernel": INIT(keys[4], (cfg.width, cfg.width)),
+            "kernel": KERNEL_INIT(keys[4], (cfg.width, cfg.width)),
             "bias": jnp.zeros(cfg.width),
         },
-        "output": {"kernel": INIT(keys[5], (cfg.width,)), "bias": jnp.zeros(())},
+        "output": {"kernel": KERNEL_INIT(keys[5], (cfg.width,)), "bias": jnp.zeros(())},
     }
     params = models_encoder.init(keys[0], cfg) if params is None else params
     return {
@@ -118,11 +118,11 @@ def _electra_loss(cfg, text, rule, params, frozen, batch, key):
     del frozen
     mask_key, hide_key, generator_key, draw_key, dropout_key = jax.random.split(key, 5)
     mask = mlm_masking.tokens(mask_key, batch, rule.ratio)
-    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.shortest)
-    seen = hidden(hide_key, batch, mask, size, text, (1.0, 0.0))
-    tokens = batch.tokens._replace(ids=seen.ids)
-    states = _generated(cfg, rule.shape, params, tokens, seen.at, generator_key)
-    part = Predicted(states, seen.labels, seen.real)
+    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.min_length)
+    seen = mask_tokens(hide_key, batch, mask, size, text, (1.0, 0.0))
+    tokens = batch.tokens._replace(token_ids=seen.token_ids)
+    states = _generated(cfg, rule.shape, params, tokens, seen.positions, generator_key)
+    part = PredictedTokens(states, seen.labels, seen.valid)
     total, [(loss, right)] = predictions(params, [part], [1.0])
     ids = sampled(
         draw_key,
@@ -130,26 +130,39 @@ def _electra_loss(cfg, text, rule, params, frozen, batch, key):
         params["encoder"]["embed"]["token"]["embedding"],
         params["head"]["bias"],
     )
-    ids = replaced(batch.tokens.ids, seen.at, seen.real, ids.reshape(seen.at.shape))
-    tokens = batch.tokens._replace(ids=ids)
+    ids = replaced(
+        batch.tokens.token_ids,
+        seen.positions,
+        seen.valid,
+        ids.reshape(seen.positions.shape),
+    )
+    tokens = batch.tokens._replace(token_ids=ids)
     x, _ = models_encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
     scores = detected(params["detector"], x, cfg)
-    found, metrics = detection(scores, ids != batch.tokens.ids, tokens.segment > 0)
+    found, metrics = detection(
+        scores, ids != batch.tokens.token_ids, tokens.segment_ids > 0
+    )
     metrics |= {"mlm": loss, "detection": found, "generator_accuracy": right}
     total += rule.weight * found
-    return total, {**metrics, "masked": share(seen.real, batch)}
+    return total, {**metrics, "masked": masked_fraction(seen.valid, batch)}
 
 
 def _generated(cfg, shape, params, tokens, at, key):
     """The head's states [R, P, D] of a generator, at places [R, P] of the row."""
     embed_key, key = jax.random.split(key)
-    where = places(tokens.segment)
-    x = decoders.embedded(params["encoder"], tokens.ids, where, cfg, key=embed_key)
+    where = segment_positions(tokens.segment_ids)
+    x = decoders.embed_tokens(
+        params["encoder"], tokens.token_ids, where, cfg, key=embed_key
+    )
     dense = params["generator"]["projection"]
     kernel, bias = (dense[name].astype(x.dtype) for name in ("kernel", "bias"))
     x = x @ kernel + bias[None, None]
-    x, _ = models_encoder.apply(params["generator"], tokens, shape, inputs=x, key=key)
-    return models_heads.head(params["head"], token_ops.taken(x, at), cfg)
+    x, _ = models_encoder.apply(
+        params["generator"], tokens, shape, input_embeddings=x, key=key
+    )
+    return models_heads.apply_mlm_head(
+        params["head"], token_ops.gather_tokens(x, at), cfg
+    )
 
 
 @jax.named_scope(VOCABULARY)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from research.models import encoder
 from research.models.config import EncoderConfig
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.objectives.causal import (
     Following,
     follows,
@@ -16,12 +16,19 @@ from research.objectives.causal import (
     predicted,
     started,
 )
-from research.types import Array, Key, Objective, Rows, TextInfo, row_texts
+from research.types import (
+    Array,
+    Key,
+    Objective,
+    PretrainingBatch,
+    TokenizerInfo,
+    max_documents,
+)
 
 
 def gem(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     count: int = 1,
     ratio: float = 0.5,
@@ -56,10 +63,10 @@ def gem(
             f"objective.count is {count} and ratio {ratio}; allowed: at least 1, and "
             "(0, 1]"
         )
-    found = text.end if token_id < 0 else token_id
-    if found is None or found >= text.vocab:
+    found = text.end_id if token_id < 0 else token_id
+    if found is None or found >= text.vocab_size:
         raise ValueError(
-            f"objective.token_id is {token_id}; allowed: 0 ... {text.vocab - 1}, or -1 "
+            f"objective.token_id is {token_id}; allowed: 0 ... {text.vocab_size - 1}, or -1 "
             "for an end token, if the tokenizer has one"
         )
     rule = _Division(count, ratio, found)
@@ -97,17 +104,17 @@ def divided(key: Key, segment: Array, count: int, ratio: float) -> Parts:
     """
     which_key, where_key = jax.random.split(key)
     r, s = segment.shape
-    where = places(segment)
+    where = segment_positions(segment)
     drawn = (
-        jax.random.uniform(k, (r, row_texts(s) + 1)) for k in (which_key, where_key)
+        jax.random.uniform(k, (r, max_documents(s) + 1)) for k in (which_key, where_key)
     )
     which, at = (jnp.take_along_axis(u, segment, 1) for u in drawn)
-    room = where.length - count - 1  # places that the special tokens may begin at
+    room = where.lengths - count - 1  # places that the special tokens may begin at
     begin = 1 + jnp.floor(at * room.astype(at.dtype)).astype(jnp.int32)
     whole = (which >= ratio) | (room < 1) | (segment == 0)
     begin = jnp.where(whole, s, begin)
-    after = where.position >= begin + count
-    return Parts((where.position >= begin) & ~after, after)
+    after = where.position_ids >= begin + count
+    return Parts((where.position_ids >= begin) & ~after, after)
 
 
 def visible(parts: Parts) -> Array:
@@ -120,23 +127,23 @@ def visible(parts: Parts) -> Array:
     return ~(hidden | apart)
 
 
-def _gem_loss(cfg, rule, params, frozen, batch: Rows, key):
+def _gem_loss(cfg, rule, params, frozen, batch: PretrainingBatch, key):
     """The loss of an Objective; shapes as there."""
     del frozen
     key, dropout_key = jax.random.split(key)
-    segment = batch.tokens.segment
+    segment = batch.tokens.segment_ids
     parts = divided(key, segment, rule.count, rule.ratio)
-    ids = jnp.where(parts.special, rule.token_id, batch.tokens.ids)
-    tokens = batch.tokens._replace(ids=ids)
+    ids = jnp.where(parts.special, rule.token_id, batch.tokens.token_ids)
+    tokens = batch.tokens._replace(token_ids=ids)
     x, _ = encoder.apply(
-        params["encoder"], tokens, cfg, sees=visible(parts), key=dropout_key
+        params["encoder"], tokens, cfg, extra_mask=visible(parts), key=dropout_key
     )
     real = follows(segment) & ~parts.special[:, 1:]
     mean, each = predicted(params["encoder"], x[:, :-1], ids[:, 1:], real)
-    all_of = Following(jnp.where(real, each.loss, 0.0), each.right, real)
+    all_of = Following(jnp.where(real, each.loss, 0.0), each.correct, real)
     metrics = language_metrics(mean, all_of)
     later = real & parts.after[:, 1:]
     count = jnp.maximum(later.sum(dtype=jnp.float32), 1.0)
     loss = jnp.where(later, each.loss, 0.0).sum() / count
-    some = language_metrics(loss, all_of._replace(real=later))
+    some = language_metrics(loss, all_of._replace(valid=later))
     return mean, metrics | {f"after/{name}": value for name, value in some.items()}

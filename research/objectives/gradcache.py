@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from research.types import Array, Encode, Key, Params, Tokens
 
 
-def chunked(encode: Encode, chunks: int) -> Encode:
+def encode_in_chunks(encode: Encode, chunks: int) -> Encode:
     """Encodes the rows in chunks, recomputing each in the backward pass.
 
     The loss still sees the whole batch, so value and gradient are those of encoding
@@ -31,7 +31,7 @@ def chunked(encode: Encode, chunks: int) -> Encode:
         return encode
 
     def run(params: Params, tokens: Tokens, key: Key | None) -> Array:
-        rows = tokens.ids.shape[0]
+        rows = tokens.token_ids.shape[0]
         if rows % chunks:
             raise ValueError(f"{rows} rows do not divide into {chunks} chunks")
 
@@ -52,7 +52,7 @@ def chunked(encode: Encode, chunks: int) -> Encode:
     return run
 
 
-def chunks(batch_size: int, micro_batch: int) -> int:
+def num_chunks(batch_size: int, micro_batch: int) -> int:
     """Number of chunks that a batch is encoded in.
 
     Raises:

@@ -9,13 +9,13 @@ from research.models.config import EncoderConfig
 from research.models.pooling import basic
 from research.objectives.causal import next_tokens
 from research.objectives.contrastive import contrastive
-from research.types import Array, Batch, Key, Metrics, Nested, Objective, Params, Pool
+from research.types import Array, Batch, Key, Metrics, Objective, Params, Pool, SizeLoss
 
 
 def gritlm(
     cfg: EncoderConfig,
-    pool: Pool | basic.Readout,
-    nested: Nested,
+    pool: Pool | basic.LearnedPooling,
+    nested: SizeLoss,
     *,
     micro_batch: int = 0,
     weight: float = 1.0,

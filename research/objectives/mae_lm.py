@@ -5,22 +5,22 @@ from typing import NamedTuple
 
 import jax
 
-from research.losses.token_prediction import Predicted, predictions
+from research.losses.token_prediction import PredictedTokens, predictions
 from research.models import decoders, heads, token_ops
 from research.models import encoder as models_encoder
 from research.models.config import EncoderConfig
-from research.models.linear import INIT
-from research.models.positions.segment_positions import places
-from research.models.token_ops import compacted, scattered
+from research.models.linear import KERNEL_INIT
+from research.models.positions.segment_positions import segment_positions
+from research.models.token_ops import compact_tokens, scatter_tokens
 from research.objectives import mlm_masking
 from research.objectives.mlm import started
-from research.objectives.mlm_masking import check, share
-from research.types import Array, Key, Objective, Params, TextInfo, Tokens
+from research.objectives.mlm_masking import check_mlm, masked_fraction
+from research.types import Array, Key, Objective, Params, TokenizerInfo, Tokens
 
 
 def mae_lm(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     ratio: float = 0.15,
     depth: int = 4,
@@ -51,7 +51,7 @@ def mae_lm(
 
 def mask_later(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     ratio: float = 0.5,
     depth: int = 2,
@@ -86,9 +86,9 @@ class _Maskless(NamedTuple):
     own_mask: bool
 
 
-def _maskless(cfg: EncoderConfig, text: TextInfo, rule: _Maskless) -> Objective:
+def _maskless(cfg: EncoderConfig, text: TokenizerInfo, rule: _Maskless) -> Objective:
     """MAE-LM or 3ML."""
-    check(cfg, text, ratio=rule.ratio)
+    check_mlm(cfg, text, ratio=rule.ratio)
     gone, random = rule.replace
     if gone <= 0 or random < 0 or gone + random > 1:
         raise ValueError(
@@ -103,9 +103,9 @@ def _maskless(cfg: EncoderConfig, text: TextInfo, rule: _Maskless) -> Objective:
         keys = jax.random.split(key, 3)
         decoder = dict(decoders.init_decoder(keys[0], cfg, rule.depth))
         if cfg.position == "learned":
-            decoder["position"] = INIT(keys[1], (cfg.max_len, cfg.width))
+            decoder["position"] = KERNEL_INIT(keys[1], (cfg.max_len, cfg.width))
         if rule.own_mask:
-            decoder["mask"] = INIT(keys[2], (cfg.width,))
+            decoder["mask"] = KERNEL_INIT(keys[2], (cfg.width,))
         return {**params, "decoder": decoder}, {}
 
     return Objective(init, partial(_maskless_loss, cfg, text, rule))
@@ -118,33 +118,44 @@ def _maskless_loss(cfg, text, rule, params, frozen, batch, key):
     gone, random = rule.replace
     ratios = [rule.ratio * part for part in (gone, gone + random, 1)]
     dropped, changed, mask = mlm_masking.row_tokens(mask_key, batch, ratios)
-    ids = mlm_masking.corrupted(
+    ids = mlm_masking.replace_masked(
         hide_key,
-        batch.tokens.ids,
+        batch.tokens.token_ids,
         changed & ~dropped,
         mask_id=text.mask_id,
-        vocab=text.vocab,
+        vocab=text.vocab_size,
         special=text.special,
         replace=(0.0, 1.0),
     )
-    tokens = batch.tokens._replace(ids=ids)
+    tokens = batch.tokens._replace(token_ids=ids)
     size = mlm_masking.kept_size(mask.shape[1], ratios[0])
     x = seen(
-        cfg, params, text, tokens, mlm_masking.gathered(~dropped, size), dropout_key
+        cfg,
+        params,
+        text,
+        tokens,
+        mlm_masking.masked_positions(~dropped, size),
+        dropout_key,
     )
-    at, real = mlm_masking.gathered(mask, round(rule.ratio * mask.shape[1]))
-    where = places(tokens.segment)
-    x = decoders.decoded(params["encoder"], params["decoder"], x, where, cfg, at=at)
-    x = heads.head(params["head"], x, cfg)
-    part = Predicted(x, token_ops.taken(batch.tokens.ids, at), real)
+    at, real = mlm_masking.masked_positions(mask, round(rule.ratio * mask.shape[1]))
+    where = segment_positions(tokens.segment_ids)
+    x = decoders.decode(
+        params["encoder"], params["decoder"], x, where, cfg, query_positions=at
+    )
+    x = heads.apply_mlm_head(params["head"], x, cfg)
+    part = PredictedTokens(x, token_ops.gather_tokens(batch.tokens.token_ids, at), real)
     total, [(mean, right)] = predictions(params, [part], [1.0])
-    return total, {"mlm": mean, "accuracy": right, "masked": share(real, batch)}
+    return total, {
+        "mlm": mean,
+        "accuracy": right,
+        "masked": masked_fraction(real, batch),
+    }
 
 
 def seen(
     cfg: EncoderConfig,
     params: Params,
-    text: TextInfo,
+    text: TokenizerInfo,
     tokens: Tokens,
     kept: tuple[Array, Array],
     key: Key | None,
@@ -164,13 +175,15 @@ def seen(
         [R, S, D] the encoder's states, and between them what stands for a mask.
     """
     at, real = kept
-    rows, where = compacted(tokens, at, real & token_ops.taken(tokens.segment > 0, at))
-    x, _ = models_encoder.apply(params["encoder"], rows, cfg, where=where, key=key)
+    rows, where = compact_tokens(
+        tokens, at, real & token_ops.gather_tokens(tokens.segment_ids > 0, at)
+    )
+    x, _ = models_encoder.apply(params["encoder"], rows, cfg, positions=where, key=key)
     fill = params["decoder"].get("mask")
     if fill is None:
         fill = params["encoder"]["embed"]["token"]["embedding"][text.mask_id]
-    x = scattered(x, at, real, fill, tokens.ids.shape[1])
+    x = scatter_tokens(x, at, real, fill, tokens.token_ids.shape[1])
     if "position" in params["decoder"]:
         table = params["decoder"]["position"].astype(x.dtype)
-        x += table[places(tokens.segment).position]
+        x += table[segment_positions(tokens.segment_ids).position_ids]
     return x

@@ -13,13 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.losses.token_prediction import Predicted, means, token_losses
+from research.losses.token_prediction import PredictedTokens, means, token_losses
 from research.models import encoder as models_encoder
 from research.models import heads, token_ops
 from research.models.config import EncoderConfig
 from research.objectives import mlm_masking, word_weights
-from research.objectives.mlm_masking import BERT_REPLACE, check, hidden, share
-from research.types import Key, Objective, Params, TextInfo
+from research.objectives.mlm_masking import (
+    BERT_REPLACE,
+    check_mlm,
+    mask_tokens,
+    masked_fraction,
+)
+from research.types import Key, Objective, Params, TokenizerInfo
 
 
 def started(
@@ -28,12 +33,12 @@ def started(
     """A key, and the encoder (random unless given) with its head."""
     encoder_key, head_key, key = jax.random.split(key, 3)
     params = models_encoder.init(encoder_key, cfg) if params is None else params
-    return key, {"encoder": params, "head": heads.init_head(head_key, cfg)}
+    return key, {"encoder": params, "head": heads.init_mlm_head(head_key, cfg)}
 
 
 def mlm(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     ratio: float = 0.15,
     replace: tuple[float, float] = BERT_REPLACE,
@@ -60,16 +65,16 @@ def mlm(
         ValueError: the encoder is causal, there is no [MASK], the ratio is not in
             (0, 1), or an unknown weighting.
     """
-    check(cfg, text, ratio=ratio)
+    check_mlm(cfg, text, ratio=ratio)
     fixed = None
     if word_weights.checked(weighting, text) == "frequency":
-        fixed = word_weights.of_frequency(text.counts, power)
+        fixed = word_weights.of_frequency(text.token_counts, power)
     rule = _Masked(ratio, replace, fixed, power)
 
     def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
         frozen = {}
         if weighting == "loss":
-            frozen["losses"] = word_weights.running_losses(text.vocab)
+            frozen["losses"] = word_weights.running_losses(text.vocab_size)
         return started(key, cfg, encoder)[1], frozen
 
     return Objective(init, partial(_mlm_loss, cfg, text, rule))
@@ -91,20 +96,28 @@ def _mlm_loss(cfg, text, rule, params, frozen, batch, key):
     if "losses" in frozen:
         weights = frozen["losses"] ** rule.power
     if weights is not None:
-        weights = jnp.asarray(weights)[batch.tokens.ids]
-    (mask,) = mlm_masking.whole_words(mask_key, batch, (rule.ratio,), weights=weights)
-    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.shortest)
-    seen = hidden(hide_key, batch, mask, size, text, rule.replace)
-    tokens = batch.tokens._replace(ids=seen.ids)
+        weights = jnp.asarray(weights)[batch.tokens.token_ids]
+    (mask,) = mlm_masking.mask_whole_words(
+        mask_key, batch, (rule.ratio,), weights=weights
+    )
+    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.min_length)
+    seen = mask_tokens(hide_key, batch, mask, size, text, rule.replace)
+    tokens = batch.tokens._replace(token_ids=seen.token_ids)
     x, _ = models_encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-    states = heads.head(params["head"], token_ops.taken(x, seen.at), cfg)
-    part = Predicted(states, seen.labels, seen.real)
+    states = heads.apply_mlm_head(
+        params["head"], token_ops.gather_tokens(x, seen.positions), cfg
+    )
+    part = PredictedTokens(states, seen.labels, seen.valid)
     total, [each] = token_losses(params, [part], [1.0])
     mean, right = means(part, each)
-    metrics = {"mlm": mean, "accuracy": right, "masked": share(seen.real, batch)}
+    metrics = {
+        "mlm": mean,
+        "accuracy": right,
+        "masked": masked_fraction(seen.valid, batch),
+    }
     if "losses" in frozen:
         losses = word_weights.updated(
-            frozen["losses"], seen.labels, each.loss, seen.real
+            frozen["losses"], seen.labels, each.loss, seen.valid
         )
         metrics["frozen"] = {"losses": losses}
     return total, metrics

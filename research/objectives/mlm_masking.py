@@ -9,12 +9,12 @@ import numpy as np
 
 from research.models import token_ops
 from research.models.config import EncoderConfig
-from research.types import Array, Key, Rows, TextInfo, row_texts
+from research.types import Array, Key, PretrainingBatch, TokenizerInfo, max_documents
 
 BERT_REPLACE = (0.8, 0.1)
 
 
-class Hidden(NamedTuple):
+class MaskedTokens(NamedTuple):
     """Rows with some tokens hidden.
 
     Attributes:
@@ -24,14 +24,18 @@ class Hidden(NamedTuple):
         labels: [R, P] int32, what stood there.
     """
 
-    ids: Array
-    at: Array
-    real: Array
+    token_ids: Array
+    positions: Array
+    valid: Array
     labels: Array
 
 
-def whole_words(
-    key: Key, rows: Rows, ratios: Sequence[float], *, weights: Array | None = None
+def mask_whole_words(
+    key: Key,
+    rows: PretrainingBatch,
+    ratios: Sequence[float],
+    *,
+    weights: Array | None = None,
 ) -> tuple[Array, ...]:
     """Nested masks of whole words, each within its budget of every text.
 
@@ -52,9 +56,9 @@ def whole_words(
         [R, S] bool for each ratio, every one a subset of the next. Special tokens and
         padding are in none.
     """
-    r, s = rows.word.shape
-    number = jnp.maximum(rows.word, 1) - 1
-    in_word = rows.word > 0
+    r, s = rows.word_ids.shape
+    number = jnp.maximum(rows.word_ids, 1) - 1
+    in_word = rows.word_ids > 0
     line = jnp.arange(r, dtype=jnp.int32)[:, None]
 
     def per_word(values):
@@ -62,7 +66,7 @@ def whole_words(
 
     length = per_word(in_word.astype(jnp.int32))
     text = jnp.zeros((r, s), jnp.int32)
-    text = text.at[line, number].max(jnp.where(in_word, rows.tokens.segment, 0))
+    text = text.at[line, number].max(jnp.where(in_word, rows.tokens.segment_ids, 0))
     rank = jax.random.gumbel(key, (r, s))
     if weights is not None:
         total = per_word(jnp.where(in_word, weights.astype(jnp.float32), 0.0))
@@ -79,11 +83,11 @@ def whole_words(
     return tuple(jnp.take_along_axis(w, number, 1) & in_word for w in words)
 
 
-def _budgets(rows: Rows, ratios: Sequence[float]) -> Array:
+def _budgets(rows: PretrainingBatch, ratios: Sequence[float]) -> Array:
     """[ratios, R, M+1] int32 tokens that each text of a row may lose; 0 for padding."""
-    length = rows.word.shape[1]
-    texts = jnp.arange(row_texts(length) + 1, dtype=jnp.int32)
-    hits = rows.tokens.segment[:, None, :] == texts[None, :, None]
+    length = rows.word_ids.shape[1]
+    texts = jnp.arange(max_documents(length) + 1, dtype=jnp.int32)
+    hits = rows.tokens.segment_ids[:, None, :] == texts[None, :, None]
     sizes = hits.sum(-1, dtype=jnp.int32)
     # Of host floats: 0.3 * 15 tokens rounds here as it does for everyone else.
     table = np.array(
@@ -117,7 +121,9 @@ def _within_budgets(length: Array, text: Array, budgets: Array) -> list[Array]:
     return [taken[:, j].T for j in range(count)]
 
 
-def tokens(key: Key, rows: Rows, ratio: float, *, first: bool = False) -> Array:
+def tokens(
+    key: Key, rows: PretrainingBatch, ratio: float, *, first: bool = False
+) -> Array:
     """A mask of single tokens: round(ratio * T) of each text, T its ordinary tokens.
 
     Args:
@@ -129,8 +135,8 @@ def tokens(key: Key, rows: Rows, ratio: float, *, first: bool = False) -> Array:
     Returns:
         [R, S] bool.
     """
-    segment = rows.tokens.segment
-    allowed = (segment > 0) if first else rows.word > 0
+    segment = rows.tokens.segment_ids
+    allowed = (segment > 0) if first else rows.word_ids > 0
     rank = jax.random.uniform(key, segment.shape)
     rank = jnp.where(allowed, rank, 2.0)
     same = (segment[:, :, None] == segment[:, None, :]) & allowed[:, None, :]
@@ -140,7 +146,9 @@ def tokens(key: Key, rows: Rows, ratio: float, *, first: bool = False) -> Array:
     return allowed & (before < jnp.asarray(np.array(table, np.int32))[size])
 
 
-def row_tokens(key: Key, rows: Rows, ratios: Sequence[float]) -> tuple[Array, ...]:
+def row_tokens(
+    key: Key, rows: PretrainingBatch, ratios: Sequence[float]
+) -> tuple[Array, ...]:
     """Nested masks of single tokens, as many of a row as its length says.
 
     round(ratio * T) of the row's ordinary tokens are masked, T all its tokens: whatever
@@ -154,10 +162,10 @@ def row_tokens(key: Key, rows: Rows, ratios: Sequence[float]) -> tuple[Array, ..
     Returns:
         [R, S] bool for each ratio, every one a subset of the next.
     """
-    ordinary = rows.word > 0
+    ordinary = rows.word_ids > 0
     rank = jnp.where(ordinary, jax.random.uniform(key, ordinary.shape), 2.0)
     order = jnp.argsort(jnp.argsort(rank, axis=1), axis=1)
-    size = (rows.tokens.segment > 0).sum(1)
+    size = (rows.tokens.segment_ids > 0).sum(1)
     masks = []
     for ratio in ratios:
         table = [round(ratio * n) for n in range(ordinary.shape[1] + 1)]
@@ -171,10 +179,10 @@ def kept_size(length: int, ratio: float) -> int:
 
     At least the two special tokens of every text.
     """
-    return max(length - round(ratio * length), 2 * row_texts(length))
+    return max(length - round(ratio * length), 2 * max_documents(length))
 
 
-def corrupted(
+def replace_masked(
     key: Key,
     ids: Array,
     mask: Array,
@@ -207,7 +215,7 @@ def corrupted(
     return jnp.where(mask, new, ids)
 
 
-def gathered(mask: Array, size: int) -> tuple[Array, Array]:
+def masked_positions(mask: Array, size: int) -> tuple[Array, Array]:
     """The places of a mask in a buffer of fixed size.
 
     Args:
@@ -234,18 +242,18 @@ def buffer_size(length: int, ratio: float, shortest: int = 1) -> int:
     """
     sizes = range(min(shortest, length), length + 1)
     more = max(_budget(ratio, size) - ratio * size for size in sizes)
-    most = ratio * length + row_texts(length) * max(more, 0.0)
+    most = ratio * length + max_documents(length) * max(more, 0.0)
     return min(length, int(most + 1e-6))
 
 
-def hidden(
+def mask_tokens(
     key: Key,
-    rows: Rows,
+    rows: PretrainingBatch,
     mask: Array,
     size: int,
-    text: TextInfo,
+    text: TokenizerInfo,
     replace: tuple[float, float] = BERT_REPLACE,
-) -> Hidden:
+) -> MaskedTokens:
     """Hides the tokens of a mask.
 
     Args:
@@ -264,20 +272,22 @@ def hidden(
             f"objective.replace is {tuple(replace)}; it should be two chances, of "
             "[MASK] and of a random token, together at most 1"
         )
-    ids = corrupted(
+    ids = replace_masked(
         key,
-        rows.tokens.ids,
+        rows.tokens.token_ids,
         mask,
         mask_id=text.mask_id,
-        vocab=text.vocab,
-        special=text.special,
+        vocab=text.vocab_size,
+        special=text.special_ids,
         replace=replace,
     )
-    at, real = gathered(mask, size)
-    return Hidden(ids, at, real, token_ops.taken(rows.tokens.ids, at))
+    at, real = masked_positions(mask, size)
+    return MaskedTokens(
+        ids, at, real, token_ops.gather_tokens(rows.tokens.token_ids, at)
+    )
 
 
-def check(cfg: EncoderConfig, text: TextInfo, **ratios: float) -> None:
+def check_mlm(cfg: EncoderConfig, text: TokenizerInfo, **ratios: float) -> None:
     """Raises ValueError where tokens cannot be hidden, or not in such a ratio."""
     if cfg.causal:
         raise ValueError(
@@ -293,7 +303,7 @@ def check(cfg: EncoderConfig, text: TextInfo, **ratios: float) -> None:
             raise ValueError(f"objective.{name} is {ratio}; it must lie in (0, 1)")
 
 
-def share(real: Array, rows: Rows) -> Array:
+def masked_fraction(real: Array, rows: PretrainingBatch) -> Array:
     """The share of the texts' tokens (special ones too) that is hidden."""
-    tokens = (rows.tokens.segment > 0).sum(dtype=jnp.float32)
+    tokens = (rows.tokens.segment_ids > 0).sum(dtype=jnp.float32)
     return real.sum(dtype=jnp.float32) / jnp.maximum(tokens, 1.0)

@@ -6,21 +6,34 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.losses.token_prediction import Predicted, bag_of_words, predictions
+from research.losses.token_prediction import PredictedTokens, bag_of_words, predictions
 from research.models import decoders, heads, token_ops
 from research.models import encoder as models_encoder
 from research.models.config import EncoderConfig
-from research.models.positions.segment_positions import places
-from research.models.token_ops import taken
+from research.models.positions.segment_positions import segment_positions
+from research.models.token_ops import gather_tokens
 from research.objectives import mlm_masking
 from research.objectives.mlm import started
-from research.objectives.mlm_masking import BERT_REPLACE, check, hidden, share
-from research.types import Array, Key, Objective, Params, Rows, TextInfo, row_texts
+from research.objectives.mlm_masking import (
+    BERT_REPLACE,
+    check_mlm,
+    mask_tokens,
+    masked_fraction,
+)
+from research.types import (
+    Array,
+    Key,
+    Objective,
+    Params,
+    PretrainingBatch,
+    TokenizerInfo,
+    max_documents,
+)
 
 
 def retromae(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     ratio: float = 0.3,
     decoder_ratio: float = 0.5,
@@ -54,7 +67,7 @@ def retromae(
 
 def dupmae(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     ratio: float = 0.3,
     decoder_ratio: float = 0.5,
@@ -98,9 +111,9 @@ class _Enhanced(NamedTuple):
     bag_weight: float
 
 
-def _enhanced(cfg: EncoderConfig, text: TextInfo, rule: _Enhanced) -> Objective:
+def _enhanced(cfg: EncoderConfig, text: TokenizerInfo, rule: _Enhanced) -> Objective:
     """RetroMAE or DupMAE."""
-    check(cfg, text, ratio=rule.ratio, decoder_ratio=rule.decoder_ratio)
+    check_mlm(cfg, text, ratio=rule.ratio, decoder_ratio=rule.decoder_ratio)
     if rule.patterns < 1:
         raise ValueError(
             f"objective.patterns is {rule.patterns}; it should be at least 1"
@@ -117,21 +130,27 @@ def _enhanced_loss(cfg, text, rule, params, frozen, batch, key):
     """The loss of an Objective; shapes as there."""
     del frozen
     mask_key, hide_key, dropout_key, decoder_key = jax.random.split(key, 4)
-    (mask,) = mlm_masking.whole_words(mask_key, batch, (rule.ratio,))
-    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.shortest)
-    seen = hidden(hide_key, batch, mask, size, text, rule.replace)
-    tokens = batch.tokens._replace(ids=seen.ids)
+    (mask,) = mlm_masking.mask_whole_words(mask_key, batch, (rule.ratio,))
+    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.min_length)
+    seen = mask_tokens(hide_key, batch, mask, size, text, rule.replace)
+    tokens = batch.tokens._replace(token_ids=seen.token_ids)
     x, _ = models_encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-    begins = token_ops.first_places(tokens.segment, row_texts(mask.shape[1]))
-    y = enhanced(cfg, rule, params, batch, token_ops.taken(x, begins), decoder_key)
-    head = partial(heads.head, params["head"], cfg=cfg)
+    begins = token_ops.first_token_positions(
+        tokens.segment_ids, max_documents(mask.shape[1])
+    )
+    y = enhanced(
+        cfg, rule, params, batch, token_ops.gather_tokens(x, begins), decoder_key
+    )
+    head = partial(heads.apply_mlm_head, params["head"], cfg=cfg)
     parts = [
-        Predicted(head(token_ops.taken(x, seen.at)), seen.labels, seen.real),
-        Predicted(head(y), batch.tokens.ids, batch.word > 0),
+        PredictedTokens(
+            head(token_ops.gather_tokens(x, seen.positions)), seen.labels, seen.valid
+        ),
+        PredictedTokens(head(y), batch.tokens.token_ids, batch.word_ids > 0),
     ]
     total, [(loss, right), (decoder_loss, _)] = predictions(params, parts, [1.0, 1.0])
     metrics = {"mlm": loss, "decoder": decoder_loss, "accuracy": right}
-    metrics["masked"] = share(seen.real, batch)
+    metrics["masked"] = masked_fraction(seen.valid, batch)
     if rule.bag_weight:
         table = params["encoder"]["embed"]["token"]["embedding"]
         bias = params["head"]["bias"]
@@ -145,7 +164,7 @@ def enhanced(
     cfg: EncoderConfig,
     rule: _Enhanced,
     params: Params,
-    batch: Rows,
+    batch: PretrainingBatch,
     sentences: Array,
     key: Key,
 ) -> Array:
@@ -162,39 +181,44 @@ def enhanced(
     Returns:
         [R, S, D] states of the decoder.
     """
-    where = places(batch.tokens.segment)
+    where = segment_positions(batch.tokens.segment_ids)
     keys = jax.random.split(key, 3)
     sees = visibility(keys[0], batch, rule.decoder_ratio, rule.patterns)
     # One key: where texts begin anywhere in a longer table, queries and keys agree.
     embedded = partial(
-        decoders.embedded, params["encoder"], batch.tokens.ids, where, cfg, key=keys[1]
+        decoders.embed_tokens,
+        params["encoder"],
+        batch.tokens.token_ids,
+        where,
+        cfg,
+        key=keys[1],
     )
-    memory = token_ops.with_sentences(embedded(), sentences, where)
-    queries = token_ops.of_text(sentences, where.segment)
-    table = decoders.raw_positions(params["encoder"], where, cfg, keys[1])
+    memory = token_ops.replace_first_tokens(embedded(), sentences, where)
+    queries = token_ops.spread_over_tokens(sentences, where.segment_ids)
+    table = decoders.position_embeddings(params["encoder"], where, cfg, keys[1])
     if rule.embedded_queries:
         queries = embedded(states=queries)
     elif table is not None:
         queries += table
 
     def decode(queries, memory):
-        return decoders.decoded(
+        return decoders.decode(
             params["encoder"],
             params["decoder"],
             queries,
             where,
             cfg,
-            memory=memory,
-            sees=sees,
+            kv_inputs=memory,
+            extra_mask=sees,
             key=keys[2],
         )
 
     if cfg.remat != "none":
-        decode = jax.checkpoint(decode, policy=models_encoder.SAVED[cfg.remat])
+        decode = jax.checkpoint(decode, policy=models_encoder.REMAT_POLICIES[cfg.remat])
     return decode(queries, memory)
 
 
-def visibility(key: Key, rows: Rows, ratio: float, patterns: int) -> Array:
+def visibility(key: Key, rows: PretrainingBatch, ratio: float, patterns: int) -> Array:
     """What each position sees in RetroMAE's decoder (Xiao et al. 2022, section 3.2).
 
     A bank of whole-word masks is drawn for every text; each position takes one of them
@@ -212,12 +236,12 @@ def visibility(key: Key, rows: Rows, ratio: float, patterns: int) -> Array:
         [R, S, S] bool; only entries within a text mean anything.
     """
     bank_key, pick_key = jax.random.split(key)
-    r, s = rows.word.shape
+    r, s = rows.word_ids.shape
     count = min(s, patterns)
 
     def mask(key):
-        return mlm_masking.whole_words(key, rows, (ratio,))[0]
+        return mlm_masking.mask_whole_words(key, rows, (ratio,))[0]
 
     bank = jax.vmap(mask, out_axes=1)(jax.random.split(bank_key, count))  # [R, K, S]
     pick = jax.random.randint(pick_key, (r, s), 0, count)
-    return ~taken(bank, pick) & ~jnp.eye(s, dtype=bool)[None]
+    return ~gather_tokens(bank, pick) & ~jnp.eye(s, dtype=bool)[None]

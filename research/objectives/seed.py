@@ -5,21 +5,34 @@ from typing import NamedTuple
 
 import jax
 
-from research.losses.token_prediction import Predicted, predictions
+from research.losses.token_prediction import PredictedTokens, predictions
 from research.models import decoders, heads, token_ops
 from research.models import encoder as models_encoder
-from research.models.attention.masks import weak
+from research.models.attention.masks import decoder_mask
 from research.models.config import EncoderConfig
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.mlm import started
-from research.objectives.mlm_masking import BERT_REPLACE, check, hidden, share
-from research.types import Array, Key, Objective, Params, Rows, TextInfo, row_texts
+from research.objectives.mlm_masking import (
+    BERT_REPLACE,
+    check_mlm,
+    mask_tokens,
+    masked_fraction,
+)
+from research.types import (
+    Array,
+    Key,
+    Objective,
+    Params,
+    PretrainingBatch,
+    TokenizerInfo,
+    max_documents,
+)
 
 
 def seed(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     ratio: float = 0.15,
     depth: int = 3,
@@ -50,7 +63,7 @@ def seed(
     Raises:
         ValueError: as `mlm`; no block, or no window.
     """
-    check(cfg, text, ratio=ratio, weight=weight)
+    check_mlm(cfg, text, ratio=ratio, weight=weight)
     if depth < 1 or window < 1:
         raise ValueError(
             f"objective.depth is {depth} and objective.window {window}; both should be "
@@ -78,35 +91,39 @@ def _seed_loss(cfg, text, rule, params, frozen, batch, key):
     """The loss of an Objective; shapes as there."""
     del frozen
     mask_key, hide_key, dropout_key, decoder_key = jax.random.split(key, 4)
-    (mask,) = mlm_masking.whole_words(mask_key, batch, (rule.ratio,))
-    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.shortest)
-    seen = hidden(hide_key, batch, mask, size, text, rule.replace)
-    tokens = batch.tokens._replace(ids=seen.ids)
+    (mask,) = mlm_masking.mask_whole_words(mask_key, batch, (rule.ratio,))
+    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.min_length)
+    seen = mask_tokens(hide_key, batch, mask, size, text, rule.replace)
+    tokens = batch.tokens._replace(token_ids=seen.token_ids)
     x, _ = models_encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-    begins = token_ops.first_places(tokens.segment, row_texts(mask.shape[1]))
-    y = continued(
-        cfg, params, batch, token_ops.taken(x, begins), rule.window, decoder_key
+    begins = token_ops.first_token_positions(
+        tokens.segment_ids, max_documents(mask.shape[1])
     )
-    states = heads.head(params["head"], token_ops.taken(x, seen.at), cfg)
-    segment = batch.tokens.segment
+    y = continued(
+        cfg, params, batch, token_ops.gather_tokens(x, begins), rule.window, decoder_key
+    )
+    states = heads.apply_mlm_head(
+        params["head"], token_ops.gather_tokens(x, seen.positions), cfg
+    )
+    segment = batch.tokens.segment_ids
     parts = [
-        Predicted(states, seen.labels, seen.real),
-        Predicted(
+        PredictedTokens(states, seen.labels, seen.valid),
+        PredictedTokens(
             y[:, :-1],
-            batch.tokens.ids[:, 1:],
+            batch.tokens.token_ids[:, 1:],
             (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0),
         ),
     ]
     weights = [1 - rule.weight, rule.weight]
     total, [(loss, right), (decoder, _)] = predictions(params, parts, weights)
     metrics = {"mlm": loss, "decoder": decoder, "accuracy": right}
-    return total, {**metrics, "masked": share(seen.real, batch)}
+    return total, {**metrics, "masked": masked_fraction(seen.valid, batch)}
 
 
 def continued(
     cfg: EncoderConfig,
     params: Params,
-    batch: Rows,
+    batch: PretrainingBatch,
     sentences: Array,
     window: int,
     key: Key | None,
@@ -124,18 +141,18 @@ def continued(
     Returns:
         [R, S, D].
     """
-    where = places(batch.tokens.segment)
+    where = segment_positions(batch.tokens.segment_ids)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
-    x = decoders.embedded(
-        params["encoder"], batch.tokens.ids, where, cfg, key=embed_key
+    x = decoders.embed_tokens(
+        params["encoder"], batch.tokens.token_ids, where, cfg, key=embed_key
     )
-    x = token_ops.with_sentences(x, sentences, where)
-    return decoders.decoded(
+    x = token_ops.replace_first_tokens(x, sentences, where)
+    return decoders.decode(
         params["encoder"],
         params["decoder"],
         x,
         where,
         cfg,
-        sees=weak(window, where, where),
+        extra_mask=decoder_mask(window, where, where),
         key=key,
     )

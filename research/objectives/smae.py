@@ -7,20 +7,34 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.losses.token_prediction import Predicted, predictions
+from research.losses.token_prediction import PredictedTokens, predictions
 from research.models import decoders, heads, token_ops
 from research.models import encoder as models_encoder
 from research.models.config import EncoderConfig
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.mlm import started
-from research.objectives.mlm_masking import BERT_REPLACE, Hidden, check, hidden, share
-from research.types import Array, Key, Objective, Params, Rows, TextInfo, row_texts
+from research.objectives.mlm_masking import (
+    BERT_REPLACE,
+    MaskedTokens,
+    check_mlm,
+    mask_tokens,
+    masked_fraction,
+)
+from research.types import (
+    Array,
+    Key,
+    Objective,
+    Params,
+    PretrainingBatch,
+    TokenizerInfo,
+    max_documents,
+)
 
 
 def smae(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     pairs: tuple[tuple[int, int], ...],
     ratios: tuple[float, float] = (0.2, 0.4),
@@ -57,13 +71,15 @@ def smae(
     def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
         _, params = started(key, cfg, encoder)
         if decoder:
-            params["decoder"] = decoders.copied_decoder(params["encoder"], 1)
+            params["decoder"] = decoders.copy_decoder(params["encoder"], 1)
         return params, {}
 
     return Objective(init, partial(_smae_loss, cfg, text, rule))
 
 
-def _check_ratios(cfg: EncoderConfig, text: TextInfo, ratios: Sequence[float]) -> None:
+def _check_ratios(
+    cfg: EncoderConfig, text: TokenizerInfo, ratios: Sequence[float]
+) -> None:
     """Raises ValueError where tokens cannot be hidden in these ratios."""
     if len(ratios) != 2:
         raise ValueError(
@@ -71,8 +87,8 @@ def _check_ratios(cfg: EncoderConfig, text: TextInfo, ratios: Sequence[float]) -
             "from the encoder and from the decoder"
         )
     small, large = ratios
-    check(cfg, text, ratios=small)
-    check(cfg, text, ratios=large)
+    check_mlm(cfg, text, ratios=small)
+    check_mlm(cfg, text, ratios=large)
     if large < small:
         raise ValueError(
             f"objective.ratios hides {large} of the tokens from the decoder, less than "
@@ -105,39 +121,44 @@ def _smae_loss(cfg, text, rule, params, frozen, batch, key):
     """The loss of an Objective; shapes as there."""
     del frozen
     mask_key, hide_key, dropout_key, decoder_key = jax.random.split(key, 4)
-    length, pairs = batch.word.shape[1], len(rule.pairs)
-    masks = mlm_masking.whole_words(mask_key, batch, rule.ratios)
+    length, pairs = batch.word_ids.shape[1], len(rule.pairs)
+    masks = mlm_masking.mask_whole_words(mask_key, batch, rule.ratios)
     sizes = [
-        mlm_masking.buffer_size(length, ratio, text.shortest) for ratio in rule.ratios
+        mlm_masking.buffer_size(length, ratio, text.min_length) for ratio in rule.ratios
     ]
     hide_keys = hide_key, jax.random.fold_in(hide_key, 1)
     seen, dark = (
-        hidden(k, batch, mask, size, text, rule.replace)
+        mask_tokens(k, batch, mask, size, text, rule.replace)
         for k, mask, size in zip(hide_keys, masks, sizes, strict=True)
     )
-    begins = token_ops.first_places(batch.tokens.segment, row_texts(length))
-    at = jnp.concatenate([seen.at, begins], 1)
-    tokens = batch.tokens._replace(ids=seen.ids)
+    begins = token_ops.first_token_positions(
+        batch.tokens.segment_ids, max_documents(length)
+    )
+    at = jnp.concatenate([seen.positions, begins], 1)
+    tokens = batch.tokens._replace(token_ids=seen.token_ids)
     _, kept = models_encoder.apply(
         params["encoder"],
         tokens,
         cfg,
-        lambda x: token_ops.taken(x, at),
+        lambda x: token_ops.gather_tokens(x, at),
         key=dropout_key,
     )
     states = [
-        heads.head(params["head"], kept[depth][..., :width], cfg)
+        heads.apply_mlm_head(params["head"], kept[depth][..., :width], cfg)
         for depth, width in rule.pairs
     ]
-    parts = [Predicted(x[:, : sizes[0]], seen.labels, seen.real) for x in states]
+    parts = [PredictedTokens(x[:, : sizes[0]], seen.labels, seen.valid) for x in states]
     names = ["mlm"]
     if rule.decoder:
         names.append("mae")
         sentences = jnp.stack([x[:, sizes[0] :] for x in states])
         states = reconstructed(cfg, params, batch, dark, sentences, decoder_key)
-        parts += [Predicted(x, dark.labels, dark.real) for x in states]
+        parts += [PredictedTokens(x, dark.labels, dark.valid) for x in states]
     total, found = predictions(params, parts, [0.5 / pairs] * len(parts))
-    metrics = {"accuracy": found[pairs - 1][1], "masked": share(seen.real, batch)}
+    metrics = {
+        "accuracy": found[pairs - 1][1],
+        "masked": masked_fraction(seen.valid, batch),
+    }
     for place, name in enumerate(names):
         losses = [loss for loss, _ in found[place * pairs : (place + 1) * pairs]]
         metrics[name] = sum(losses) / pairs
@@ -149,8 +170,8 @@ def _smae_loss(cfg, text, rule, params, frozen, batch, key):
 def reconstructed(
     cfg: EncoderConfig,
     params: Params,
-    batch: Rows,
-    dark: Hidden,
+    batch: PretrainingBatch,
+    dark: MaskedTokens,
     sentences: Array,
     key: Key,
 ) -> Array:
@@ -167,24 +188,26 @@ def reconstructed(
     Returns:
         [N, R, P, D], after the head.
     """
-    where = places(batch.tokens.segment)
+    where = segment_positions(batch.tokens.segment_ids)
     embed_key, key = jax.random.split(key)
-    x = decoders.embedded(params["encoder"], dark.ids, where, cfg, key=embed_key)
+    x = decoders.embed_tokens(
+        params["encoder"], dark.token_ids, where, cfg, key=embed_key
+    )
 
     def one(parts):
         vectors, key = parts
-        y = token_ops.with_sentences(x, vectors, where)
-        y = decoders.decoded(
+        y = token_ops.replace_first_tokens(x, vectors, where)
+        y = decoders.decode(
             params["encoder"],
             params["decoder"],
             y,
             where,
             cfg,
-            at=dark.at,
+            query_positions=dark.positions,
             key=key,
         )
-        return heads.head(params["head"], y, cfg)
+        return heads.apply_mlm_head(params["head"], y, cfg)
 
     if cfg.remat != "none":
-        one = jax.checkpoint(one, policy=models_encoder.SAVED[cfg.remat])
+        one = jax.checkpoint(one, policy=models_encoder.REMAT_POLICIES[cfg.remat])
     return jax.lax.map(one, (sentences, jax.random.split(key, len(sentences))))

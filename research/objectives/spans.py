@@ -7,16 +7,22 @@ import jax
 import jax.numpy as jnp
 
 from research.losses.contrastive import infonce
-from research.losses.token_prediction import Predicted, predictions
+from research.losses.token_prediction import PredictedTokens, predictions
 from research.models import decoders, heads, token_ops
 from research.models import encoder as models_encoder
-from research.models.attention.masks import text_masks
+from research.models.attention.masks import pooling_masks
 from research.models.config import EncoderConfig
 from research.models.pooling.basic import mean
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.mlm import started
-from research.objectives.mlm_masking import BERT_REPLACE, Hidden, check, hidden, share
+from research.objectives.mlm_masking import (
+    BERT_REPLACE,
+    MaskedTokens,
+    check_mlm,
+    mask_tokens,
+    masked_fraction,
+)
 from research.types import (
     Array,
     Key,
@@ -24,14 +30,14 @@ from research.types import (
     Metrics,
     Objective,
     Params,
-    Rows,
-    TextInfo,
+    PretrainingBatch,
+    TokenizerInfo,
 )
 
 
 def cot_mae(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     ratio: float = 0.3,
     decoder_ratio: float = 0.45,
@@ -58,7 +64,7 @@ def cot_mae(
     Raises:
         ValueError: as `mlm`; no block; on call, an odd number of rows.
     """
-    check(cfg, text, ratio=ratio, decoder_ratio=decoder_ratio)
+    check_mlm(cfg, text, ratio=ratio, decoder_ratio=decoder_ratio)
     if depth < 1:
         raise ValueError(f"objective.depth is {depth}; it should be at least 1")
 
@@ -67,22 +73,22 @@ def cot_mae(
         return {**params, "decoder": decoders.init_decoder(key, cfg, depth)}, {}
 
     def loss(
-        params: Params, frozen: Params, batch: Rows, key: Key
+        params: Params, frozen: Params, batch: PretrainingBatch, key: Key
     ) -> tuple[Array, Metrics]:
         del frozen
         keys = jax.random.split(key, 7)
 
         def part(mask_key, hide_key, ratio):
-            (mask,) = mlm_masking.whole_words(mask_key, batch, (ratio,))
-            size = mlm_masking.buffer_size(mask.shape[1], ratio, text.shortest)
-            return hidden(hide_key, batch, mask, size, text, replace)
+            (mask,) = mlm_masking.mask_whole_words(mask_key, batch, (ratio,))
+            size = mlm_masking.buffer_size(mask.shape[1], ratio, text.min_length)
+            return mask_tokens(hide_key, batch, mask, size, text, replace)
 
         seen, dark = part(*keys[:2], ratio), part(*keys[2:4], decoder_ratio)
         parts = cot_predictions(cfg, params, batch, seen, dark, keys[4:])
         total, found = predictions(params, parts, [1.0, 1.0])
         (mlm, right), (decoder, _) = found
         metrics = {"mlm": mlm, "decoder": decoder, "accuracy": right}
-        return total, {**metrics, "masked": share(seen.real, batch)}
+        return total, {**metrics, "masked": masked_fraction(seen.real, batch)}
 
     return Objective(init, loss)
 
@@ -90,11 +96,11 @@ def cot_mae(
 def cot_predictions(
     cfg: EncoderConfig,
     params: Params,
-    batch: Rows,
-    seen: Hidden,
-    dark: Hidden,
+    batch: PretrainingBatch,
+    seen: MaskedTokens,
+    dark: MaskedTokens,
     keys: Sequence[Key | None],
-) -> list[Predicted]:
+) -> list[PredictedTokens]:
     """What CoT-MAE predicts: the encoder's hidden tokens, and the decoder's.
 
     Args:
@@ -105,20 +111,34 @@ def cot_predictions(
         keys: of dropout in the encoder, in the decoder's embedding layer and in its
             blocks; None for none.
     """
-    tokens = batch.tokens._replace(ids=seen.ids)
-    where = places(tokens.segment)
+    tokens = batch.tokens._replace(token_ids=seen.token_ids)
+    where = segment_positions(tokens.segment_ids)
     x, _ = models_encoder.apply(params["encoder"], tokens, cfg, key=keys[0])
-    sentences = swapped(token_ops.taken(x, token_ops.first_places(tokens.segment, 1)))
-    y = decoders.embedded(params["encoder"], dark.ids, where, cfg, key=keys[1])
-    y = token_ops.with_sentences(y, sentences, where)
-    decoder = params["decoder"]
-    y = decoders.decoded(
-        params["encoder"], decoder, y, where, cfg, at=dark.at, key=keys[2]
+    sentences = swapped(
+        token_ops.gather_tokens(
+            x, token_ops.first_token_positions(tokens.segment_ids, 1)
+        )
     )
-    head = partial(heads.head, params["head"], cfg=cfg)
+    y = decoders.embed_tokens(
+        params["encoder"], dark.token_ids, where, cfg, key=keys[1]
+    )
+    y = token_ops.replace_first_tokens(y, sentences, where)
+    decoder = params["decoder"]
+    y = decoders.decode(
+        params["encoder"],
+        decoder,
+        y,
+        where,
+        cfg,
+        query_positions=dark.positions,
+        key=keys[2],
+    )
+    head = partial(heads.apply_mlm_head, params["head"], cfg=cfg)
     return [
-        Predicted(head(token_ops.taken(x, seen.at)), seen.labels, seen.real),
-        Predicted(head(y), dark.labels, dark.real),
+        PredictedTokens(
+            head(token_ops.gather_tokens(x, seen.positions)), seen.labels, seen.valid
+        ),
+        PredictedTokens(head(y), dark.labels, dark.valid),
     ]
 
 
@@ -135,7 +155,7 @@ def swapped(x: Array) -> Array:
 
 def declutr(
     cfg: EncoderConfig,
-    text: TextInfo,
+    text: TokenizerInfo,
     *,
     anchors: int = 2,
     positives: int = 2,
@@ -164,18 +184,18 @@ def declutr(
     Raises:
         ValueError: as `mlm`; on call, rows that are no whole documents.
     """
-    check(cfg, text, ratio=ratio)
+    check_mlm(cfg, text, ratio=ratio)
     group = anchors * (1 + positives)
 
     def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
         return started(key, cfg, encoder)[1], {}
 
     def loss(
-        params: Params, frozen: Params, batch: Rows, key: Key
+        params: Params, frozen: Params, batch: PretrainingBatch, key: Key
     ) -> tuple[Array, Metrics]:
         del frozen
         mask_key, hide_key, dropout_key = jax.random.split(key, 3)
-        rows, length = batch.word.shape
+        rows, length = batch.word_ids.shape
         if rows % group:
             raise ValueError(f"{rows} rows do not divide into groups of {group} spans")
 
@@ -186,21 +206,26 @@ def declutr(
 
         first = (jnp.arange(rows) % group < anchors)[:, None]
         mask = mlm_masking.tokens(mask_key, batch, ratio) & first
-        size = mlm_masking.buffer_size(length, ratio, text.shortest)
-        seen = hidden(hide_key, batch, mask, size, text, replace)
-        tokens = batch.tokens._replace(ids=seen.ids)
+        size = mlm_masking.buffer_size(length, ratio, text.min_length)
+        seen = mask_tokens(hide_key, batch, mask, size, text, replace)
+        tokens = batch.tokens._replace(token_ids=seen.token_ids)
         x, _ = models_encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-        vectors = mean(x, text_masks(tokens.segment, tokens.pool, 1))[:, 0]
+        vectors = mean(x, pooling_masks(tokens.segment_ids, tokens.pooling_mask, 1))[
+            :, 0
+        ]
         near = averaged(vectors, anchors, positives)
         contrast = nt_xent(of_anchors(vectors), near, temperature)
-        seen = Hidden(*map(of_anchors, seen))
-        states = heads.head(
-            params["head"], token_ops.taken(of_anchors(x), seen.at), cfg
+        seen = MaskedTokens(*map(of_anchors, seen))
+        states = heads.apply_mlm_head(
+            params["head"], token_ops.gather_tokens(of_anchors(x), seen.positions), cfg
         )
-        part = Predicted(states, seen.labels, seen.real)
+        part = PredictedTokens(states, seen.labels, seen.valid)
         total, [(mlm, right)] = predictions(params, [part], [1.0])
         metrics = {"mlm": mlm, "contrast": contrast, "accuracy": right}
-        return total + contrast, {**metrics, "masked": share(seen.real, batch)}
+        return total + contrast, {
+            **metrics,
+            "masked": masked_fraction(seen.valid, batch),
+        }
 
     return Objective(init, loss)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from research.models.lora import TRAINED, init, split, whole
+from research.models.lora import LORA_LEAVES, full_params, init_lora, partition
 from research.sharding import path_name
 from research.types import Array, Key, Metrics, Objective, Params
 
@@ -65,7 +65,7 @@ def lora(
         )
 
     def adapted(key: Key, params: Params) -> Params:
-        return init(
+        return init_lora(
             jax.random.fold_in(key, 2),
             params,
             rank=rank,
@@ -75,7 +75,7 @@ def lora(
             dropout=dropout,
         )
 
-    trained = rf"{_OUTSIDE}|{TRAINED}"
+    trained = rf"{_OUTSIDE}|{LORA_LEAVES}"
     return _partly(objective, trained, base_dtype, adapted)
 
 
@@ -93,7 +93,7 @@ def bitfit(objective: Objective, *, base_dtype: str = "float32") -> Objective:
 
     def checked(key: Key, params: Params) -> Params:
         del key
-        if not split({"encoder": params}, _BIASES)[0]:
+        if not partition({"encoder": params}, _BIASES)[0]:
             raise ValueError("tuning is bitfit, but the encoder has no biases to train")
         return params
 
@@ -124,11 +124,11 @@ def _partly(
     def first(key: Key, *start: Params) -> tuple[Params, Params]:
         params, own = objective.init(key, *start)
         params = {**params, "encoder": prepared(key, params["encoder"])}
-        params, base = split(params, trained)
+        params, base = partition(params, trained)
         return params, {"base": _kept(base, jnp.dtype(base_dtype)), "own": own}
 
     def loss(params: Params, frozen: Params, batch, key: Key) -> tuple[Array, Metrics]:
-        params = whole(params, frozen)
+        params = full_params(params, frozen)
         value, metrics = objective.loss(params, frozen["own"], batch, key)
         if "frozen" in metrics:
             metrics = {**metrics, "frozen": {**frozen, "own": metrics["frozen"]}}

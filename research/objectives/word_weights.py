@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.config_sections import check_option
-from research.types import Array, TextInfo
+from research.types import Array, TokenizerInfo
 
 WEIGHTINGS = ("none", "frequency", "loss")
 # Tokens that occur less often than this are as rare as if they did so often.
@@ -18,14 +18,14 @@ RAREST = 10
 RATE = 0.1
 
 
-def checked(weighting: str, text: TextInfo) -> str:
+def checked(weighting: str, text: TokenizerInfo) -> str:
     """The weighting.
 
     Raises:
         ValueError: it is none, or the data it needs are not known.
     """
     check_option("objective.weighting", weighting, WEIGHTINGS)
-    if weighting == "frequency" and text.counts is None:
+    if weighting == "frequency" and text.token_counts is None:
         raise ValueError(
             "objective.weighting 'frequency' needs counts of the data's tokens, which "
             "are not known"

@@ -75,7 +75,7 @@ class Chunking:
 ENDS = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[”’」』]*|\n\s*\n")
 
 
-class Row(NamedTuple):
+class ChunkRow(NamedTuple):
     """A row of tokens for the encoder, and the pieces that are pooled from it.
 
     Attributes:
@@ -85,7 +85,7 @@ class Row(NamedTuple):
             is the mean of its pieces', weighted by their tokens.
     """
 
-    ids: np.ndarray
+    token_ids: np.ndarray
     piece: np.ndarray
     chunk: np.ndarray
 
@@ -98,7 +98,7 @@ class Split(NamedTuple):
         start, end: [C] characters of each chunk, from its first token to its last.
     """
 
-    rows: list[Row]
+    rows: list[ChunkRow]
     start: np.ndarray
     end: np.ndarray
 
@@ -230,25 +230,25 @@ def _numbered(values: np.ndarray) -> np.ndarray:
     return np.cumsum(np.diff(values, prepend=values[0]) != 0)
 
 
-def _late(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[Row]:
+def _late(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[ChunkRow]:
     ids, owner = _whole(text, chunk)
     return _windows(ids, owner, chunking)
 
 
-def _landmark(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[Row]:
+def _landmark(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[ChunkRow]:
     ids, owner = _whole(text, chunk)
     last = np.diff(owner, append=-1) != 0
     return _windows(ids, np.where(last, owner, -1), chunking)
 
 
-def _naive(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[Row]:
+def _naive(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[ChunkRow]:
     del chunking
     first = np.flatnonzero(np.diff(chunk)) + 1
     bodies = np.split(text.body, first)
     return [_alone(text, body, number) for number, body in enumerate(bodies)]
 
 
-def _pcw(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[Row]:
+def _pcw(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[ChunkRow]:
     """Windows side by side, the last one moved back to be as long as the others."""
     del chunk
     room = _room(f"chunk {chunking}", chunking.size, text.around)
@@ -263,7 +263,7 @@ def _whole(text: _Text, chunk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ids, np.pad(chunk, (len(text.head), len(text.tail)), mode="edge")
 
 
-def _windows(ids: np.ndarray, owner: np.ndarray, chunking: Chunking) -> list[Row]:
+def _windows(ids: np.ndarray, owner: np.ndarray, chunking: Chunking) -> list[ChunkRow]:
     """The rows of a text; of a token that two windows hold, the first one's counts."""
     window, rows = chunking.window or len(ids), []
     overlap = chunking.overlap
@@ -274,14 +274,14 @@ def _windows(ids: np.ndarray, owner: np.ndarray, chunking: Chunking) -> list[Row
         if len(chunk):
             piece = np.where(part >= 0, np.searchsorted(chunk, part) + 1, 0)
             row = ids[start : start + window]
-            rows.append(Row(row, piece.astype(np.int32), chunk))
+            rows.append(ChunkRow(row, piece.astype(np.int32), chunk))
     return rows
 
 
-def _alone(text: _Text, body: np.ndarray, chunk: int) -> Row:
+def _alone(text: _Text, body: np.ndarray, chunk: int) -> ChunkRow:
     """A piece with the same tokens around it as a whole text has."""
     ids = np.concatenate([text.head, body, text.tail])
-    return Row(ids, np.ones_like(ids), np.array([chunk]))
+    return ChunkRow(ids, np.ones_like(ids), np.array([chunk]))
 
 
 def parse(text: str) -> Chunking:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from research.text.templates import Method, escaped, parse_template
+from research.text.templates import Prompt, escaped, parse_template
 from research.text.tokens import PST
 
 EOL = 'This sentence : "{text}" means in one word:"'
@@ -40,7 +40,7 @@ def prompteol(
     answer: str = "",
     prepend: bool = False,
     pool: str = "last",
-) -> Method:
+) -> Prompt:
     """The one word that a sentence means (PromptEOL, Jiang et al. 2023).
 
     Args:
@@ -55,12 +55,12 @@ def prompteol(
     return _asking([EOL], prepend, pool, shown if example else "")
 
 
-def cot(*, prepend: bool = False, pool: str = "last") -> Method:
+def cot(*, prepend: bool = False, pool: str = "last") -> Prompt:
     """Pretended chain of thought (Zhang et al. 2024); arguments as of `prompteol`."""
     return _asking([COT], prepend, pool)
 
 
-def ke(*, prepend: bool = False, pool: str = "last") -> Method:
+def ke(*, prepend: bool = False, pool: str = "last") -> Prompt:
     """Knowledge enhancement (Zhang et al. 2024); arguments as of `prompteol`."""
     return _asking([KE], prepend, pool)
 
@@ -70,7 +70,7 @@ def metaeol(
     prompts: tuple[str, ...] = TASKS,
     prepend: bool = False,
     pool: str = "last",
-) -> Method:
+) -> Prompt:
     """The average of eight prompts for four kinds of tasks (MetaEOL, Lei et al. 2024).
 
     The prompts are not the authors': they say the same in other words.
@@ -101,7 +101,7 @@ def _asking(
     pool: str,
     shown: str = "",
     rewrite: Callable[[str], str] = punctuated,
-) -> Method:
+) -> Prompt:
     """Prompts that end in an open quote, each after the demonstration `shown`."""
     if prepend:
         place = '"{text}"'
@@ -110,4 +110,4 @@ def _asking(
         prompts = [prompt.replace(place, f"{PST} {place}") for prompt in prompts]
         rewrite = stated
     templates = tuple(parse_template(shown + p, whole=True) for p in prompts)
-    return Method({"query": templates, "document": templates}, pool or None, rewrite)
+    return Prompt({"query": templates, "document": templates}, pool or None, rewrite)

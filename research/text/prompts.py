@@ -9,14 +9,14 @@ from typing import Any
 
 from research.config_sections import build
 from research.text.one_word_prompts import cot, ke, metaeol, prompteol
-from research.text.templates import Method, escaped, parse_template
+from research.text.templates import Prompt, escaped, parse_template
 from research.text.tokens import Piece, Template, filled
 
 # The instruction of E5-Mistral for web search (Wang et al. 2024, table 13).
 SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
 
 
-def plain() -> Method:
+def plain() -> Prompt:
     """Texts as they are, with what the tokenizer puts around them."""
     template = (
         Piece(special="bos", pooled=True),
@@ -28,7 +28,7 @@ def plain() -> Method:
 
 def template(
     *, query: str, document: str = "", instruction: str = "", pool: str = ""
-) -> Method:
+) -> Prompt:
     """A user's own templates, as `parse_template` reads them.
 
     Args:
@@ -50,7 +50,7 @@ def echo(
     instruction: str = "Retrieve passages that answer the question",
     symmetric: bool = False,
     pool: str = "mean",
-) -> Method:
+) -> Prompt:
     """The text twice, of which the second is pooled (Springer et al. 2024).
 
     Every piece is tokenised by itself, the instruction with its comma. The end token is
@@ -79,7 +79,7 @@ def echo(
     return _both(query, query if symmetric else document, pool=pool)
 
 
-def sgpt(*, pool: str = "weighted_mean") -> Method:
+def sgpt(*, pool: str = "weighted_mean") -> Prompt:
     """Queries in [ ] and documents in { } (SGPT specb, Muennighoff 2022).
 
     The brackets are tokens of their own, whatever the text begins and ends with, and
@@ -99,7 +99,7 @@ def sgpt(*, pool: str = "weighted_mean") -> Method:
 
 def instruct(
     *, instruction: str = SEARCH, symmetric: bool = False, pool: str = "last"
-) -> Method:
+) -> Prompt:
     """E5-Mistral (Wang et al. 2024): queries with an instruction, the end token pooled.
 
     Args:
@@ -111,7 +111,7 @@ def instruct(
 
 def qwen3(
     *, instruction: str = SEARCH, symmetric: bool = False, pool: str = "last"
-) -> Method:
+) -> Prompt:
     """Qwen3-Embedding: as `instruct`, without a space before the query."""
     query = _said("Instruct: {instruction}\nQuery:{text}{eos}", instruction)
     return _both(query, query if symmetric else DOCUMENT, pool=pool)
@@ -123,7 +123,7 @@ def icl(
     examples: tuple[tuple[str, str], ...] = (),
     symmetric: bool = False,
     pool: str = "last",
-) -> Method:
+) -> Prompt:
     """Queries after demonstrations of the task (bge-en-icl, Li et al. 2024).
 
     Args:
@@ -144,7 +144,7 @@ def icl(
 
 def nv_embed(
     *, instruction: str = SEARCH, symmetric: bool = False, pool: str = ""
-) -> Method:
+) -> Prompt:
     """NV-Embed (Lee et al. 2024): the query and the end token are pooled.
 
     What comes before the query is not. Its code leaves the last token of the
@@ -160,7 +160,7 @@ def nv_embed(
 
 def llm2vec(
     *, instruction: str = f"{SEARCH}:", symmetric: bool = False, pool: str = "mean"
-) -> Method:
+) -> Prompt:
     """LLM2Vec (BehnamGhader et al. 2024): an instruction, and the text that is pooled.
 
     Args:
@@ -176,7 +176,7 @@ def llm2vec(
 
 def gritlm(
     *, instruction: str = SEARCH, symmetric: bool = False, pool: str = "mean"
-) -> Method:
+) -> Prompt:
     """GritLM's embedding mode (Muennighoff et al. 2024): only the text is pooled.
 
     Args:
@@ -196,7 +196,7 @@ def gemma(
     title: str = "none",
     symmetric: bool = False,
     pool: str = "mean",
-) -> Method:
+) -> Prompt:
     """EmbeddingGemma (2025): a task or a title first, all of which is pooled.
 
     Args:
@@ -209,13 +209,13 @@ def gemma(
     return _both(query, query if symmetric else document, pool=pool)
 
 
-def chosen(config: Mapping[str, Any]) -> Method | None:
+def build_prompt(config: Mapping[str, Any]) -> Prompt | None:
     """The method that a section names; None for plain, which takes prompts instead.
 
     Raises:
         ValueError: there is no such method, or it has no such argument.
     """
-    method = build(METHODS, config)
+    method = build(PROMPTS, config)
     return None if method == plain() else method
 
 
@@ -234,15 +234,15 @@ def _with(template: Template, instruction: str) -> Template:
     )
 
 
-def _both(query: Template, document: Template | None = None, pool: str = "") -> Method:
+def _both(query: Template, document: Template | None = None, pool: str = "") -> Prompt:
     """Queries and documents in a template each, or in the same."""
     document = query if document is None else document
     templates = {"query": (query,), "document": (document,)}
-    return Method(templates, pool or None)
+    return Prompt(templates, pool or None)
 
 
 DOCUMENT = parse_template("{text}{eos}", whole=True)
-METHODS: dict[str, Callable[..., Method]] = {
+PROMPTS: dict[str, Callable[..., Prompt]] = {
     "plain": plain,
     "template": template,
     "echo": echo,

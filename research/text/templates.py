@@ -11,16 +11,16 @@ from research.text.tokenization import CHUNK
 from research.text.tokens import (
     PST,
     Piece,
-    Row,
-    Run,
     Template,
+    TemplateRow,
+    TemplateRun,
     encoded,
     filled,
     grouped,
 )
 
 
-class Prompted(NamedTuple):
+class PromptedTexts(NamedTuple):
     """N texts in a template.
 
     Attributes:
@@ -29,9 +29,9 @@ class Prompted(NamedTuple):
         mark: [N] int32, the place of <PST> in its row; None without one.
     """
 
-    ids: list[np.ndarray]
-    pooled: list[np.ndarray]
-    mark: np.ndarray | None
+    token_ids: list[np.ndarray]
+    pooling_mask: list[np.ndarray]
+    pst_positions: np.ndarray | None
 
 
 def unchanged(text: str) -> str:
@@ -39,7 +39,7 @@ def unchanged(text: str) -> str:
     return text
 
 
-class Method(NamedTuple):
+class Prompt(NamedTuple):
     """How texts are put to a model.
 
     Attributes:
@@ -62,7 +62,7 @@ def prompted(
     *,
     instruction: str = "",
     label: Callable[[int], str] = "text {}".format,
-) -> Prompted:
+) -> PromptedTexts:
     """The tokens of texts in a template.
 
     Only the text of a row that is longer than max_length is cut, at the end of a token
@@ -95,23 +95,25 @@ def prompted(
                 raise ValueError(f"{label(index)} has no tokens: {text!r}")
         _cut(rows, chunk, runs, slots, tokenizer, max_length)
         for index, row in enumerate(rows, start):
-            ids.append(row.ids)
+            ids.append(row.token_ids)
             pooled.append(counts[row.last])
             places.append(int(marks[row.last].argmax()))
             if not pooled[-1].any():
                 raise ValueError(f"{label(index)} has no tokens to pool")
-    return Prompted(ids, pooled, np.array(places, np.int32) if marks.any() else None)
+    return PromptedTexts(
+        ids, pooled, np.array(places, np.int32) if marks.any() else None
+    )
 
 
-def in_templates(
-    method: Method,
+def apply_templates(
+    method: Prompt,
     tokenizer: tokenizers.Tokenizer,
     texts: Sequence[str],
     max_length: int,
     role: str,
     *,
     label: Callable[[int], str] = "text {}".format,
-) -> list[Prompted]:
+) -> list[PromptedTexts]:
     """The tokens of texts in every template that a method has for the role.
 
     Raises:
@@ -172,21 +174,21 @@ def escaped(text: str) -> str:
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _touches(row: Row, slots: np.ndarray) -> bool:
+def _touches(row: TemplateRow, slots: np.ndarray) -> bool:
     """Whether a token holds any of the text."""
     within = np.concatenate([[0], np.cumsum(slots)])
     return bool((within[row.last + 1] > within[row.first]).any())
 
 
 def _check_room(
-    runs: Sequence[Run],
+    runs: Sequence[TemplateRun],
     slots: np.ndarray,
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
 ) -> None:
     row = encoded(runs, tokenizer, ["a"])[0]
-    if len(row.ids) > max_length:
-        own = len(row.ids) - slots[row.last].sum()
+    if len(row.token_ids) > max_length:
+        own = len(row.token_ids) - slots[row.last].sum()
         raise ValueError(
             f"the template, with its instruction, has {own} tokens, which leaves no "
             f"room for a text in max_length {max_length}"
@@ -194,9 +196,9 @@ def _check_room(
 
 
 def _cut(
-    rows: list[Row],
+    rows: list[TemplateRow],
     texts: Sequence[str],
-    runs: Sequence[Run],
+    runs: Sequence[TemplateRun],
     slots: np.ndarray,
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
@@ -205,8 +207,8 @@ def _cut(
     copies, one = int(slots.sum()), int(slots.argmax())
     ends, kept = {}, {}
     for index, row in enumerate(rows):
-        if len(row.ids) > max_length:
-            others = len(row.ids) - slots[row.last].sum()
+        if len(row.token_ids) > max_length:
+            others = len(row.token_ids) - slots[row.last].sum()
             ends[index] = row.end[row.last == one]
             # At least one, which has room beside a template that passed _check_room.
             kept[index] = max(1, (max_length - others) // copies)
@@ -215,7 +217,7 @@ def _cut(
         shorter = [texts[i][:place] for i, place in places.items()]
         again = encoded(runs, tokenizer, shorter)
         for index, row in zip(places, again, strict=True):
-            over = len(row.ids) - max_length
+            over = len(row.token_ids) - max_length
             if over <= 0:
                 rows[index] = row
                 del kept[index]

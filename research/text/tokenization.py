@@ -102,7 +102,7 @@ def token_ids(
         raise ValueError(
             f"max_length {max_length} leaves no room beside {special} special tokens"
         )
-    tail = len(around(tokenizer)[1])
+    tail = len(enclosing_tokens(tokenizer)[1])
     out = []
     for start in range(0, len(texts), CHUNK):
         chunk = [prompt + text for text in texts[start : start + CHUNK]]
@@ -117,7 +117,7 @@ def token_ids(
     return out
 
 
-def around(tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def enclosing_tokens(tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The special tokens that open and that close a text, each [n] int32."""
     encoding = tokenizer.encode("a")
     ids, mask = np.array(encoding.ids, np.int32), encoding.special_tokens_mask

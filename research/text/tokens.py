@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from research.text.tokenization import around
+from research.text.tokenization import enclosing_tokens
 
 PST = "<PST>"  # the token of token prepending (Fu et al. 2024)
 # End tokens in the order in which they are looked for.
@@ -43,7 +43,7 @@ class Piece(NamedTuple):
 Template = tuple[Piece, ...]
 
 
-class Run(NamedTuple):
+class TemplateRun(NamedTuple):
     """Pieces that become tokens together: P strings end to end, or ids.
 
     Attributes:
@@ -54,10 +54,10 @@ class Run(NamedTuple):
 
     pieces: list[int]
     strings: list[str | None]
-    ids: np.ndarray | None
+    token_ids: np.ndarray | None
 
 
-class Row(NamedTuple):
+class TemplateRow(NamedTuple):
     """The tokens of a text in a template, each array [S].
 
     Attributes:
@@ -66,13 +66,13 @@ class Row(NamedTuple):
         end: the character of the text that a token ends before, if it ends in a slot.
     """
 
-    ids: np.ndarray
+    token_ids: np.ndarray
     first: np.ndarray
     last: np.ndarray
     end: np.ndarray
 
 
-def with_token(
+def add_special_token(
     tokenizer: tokenizers.Tokenizer, name: str = PST
 ) -> tuple[tokenizers.Tokenizer, int]:
     """A copy of a tokenizer that knows a token more, and its id: the old size."""
@@ -90,7 +90,7 @@ def end_token(tokenizer: tokenizers.Tokenizer) -> int:
     Raises:
         ValueError: there is none.
     """
-    closing = around(tokenizer)[1]
+    closing = enclosing_tokens(tokenizer)[1]
     if len(closing) == 1:
         return int(closing[0])
     added = _added(tokenizer)
@@ -105,7 +105,7 @@ def end_token(tokenizer: tokenizers.Tokenizer) -> int:
 
 def grouped(
     template: Template, tokenizer: tokenizers.Tokenizer, instruction: str
-) -> list[Run]:
+) -> list[TemplateRun]:
     """The pieces of a template, together those that become tokens together.
 
     Raises:
@@ -119,16 +119,16 @@ def grouped(
     for number, piece in enumerate(template):
         said = None if piece.slot else filled(piece.text, instruction)
         if piece.special in WHOLE:
-            runs.append(Run([number], [], _special(tokenizer, piece.special)))
+            runs.append(TemplateRun([number], [], _special(tokenizer, piece.special)))
             continue
         if piece.special:
             _special(tokenizer, piece.special)
             said = piece.special
-        if piece.joined and runs and runs[-1].ids is None:
+        if piece.joined and runs and runs[-1].token_ids is None:
             runs[-1].pieces.append(number)
             runs[-1].strings.append(said)
         else:
-            runs.append(Run([number], [said], None))
+            runs.append(TemplateRun([number], [said], None))
     return runs
 
 
@@ -156,14 +156,16 @@ def filled(text: str, instruction: str) -> str:
 
 
 def encoded(
-    runs: Sequence[Run], tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
-) -> list[Row]:
+    runs: Sequence[TemplateRun], tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
+) -> list[TemplateRow]:
     """The tokens of each text in a template, uncut."""
     parts, known = [], {}
     for run in runs:
-        if run.ids is not None:
-            owner = np.full(len(run.ids), run.pieces[0])
-            parts.append([Row(run.ids, owner, owner, owner * 0)] * len(texts))
+        if run.token_ids is not None:
+            owner = np.full(len(run.token_ids), run.pieces[0])
+            parts.append(
+                [TemplateRow(run.token_ids, owner, owner, owner * 0)] * len(texts)
+            )
             continue
         key = tuple(run.strings)  # the copies of a text are often encoded alike
         if key not in known:
@@ -178,7 +180,7 @@ def encoded(
             ]
         )
     return [
-        Row(*map(np.concatenate, zip(*row, strict=True)))
+        TemplateRow(*map(np.concatenate, zip(*row, strict=True)))
         for row in zip(*parts, strict=True)
     ]
 
@@ -186,7 +188,7 @@ def encoded(
 def _special(tokenizer: tokenizers.Tokenizer, name: str) -> np.ndarray:
     """[S] int32, the tokens of a piece by its `special`."""
     if name in ("bos", "close"):
-        return around(tokenizer)[name == "close"]
+        return enclosing_tokens(tokenizer)[name == "close"]
     if name == "eos":
         return np.array([end_token(tokenizer)], np.int32)
     added = _added(tokenizer)
@@ -210,8 +212,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _strings(
-    run: Run, tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
-) -> Iterator[Row]:
+    run: TemplateRun, tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
+) -> Iterator[TemplateRow]:
     """The rows of texts in one run, whose pieces count from 0."""
     whole = [
         [text if string is None else string for string in run.strings] for text in texts
@@ -227,4 +229,4 @@ def _strings(
         final = np.maximum(end - 1, start)
         last = np.minimum(np.searchsorted(bounds, final, side="right"), most)
         begin = np.concatenate([[0], bounds])[last]
-        yield Row(np.array(encoding.ids, np.int32), first, last, end - begin)
+        yield TemplateRow(np.array(encoding.ids, np.int32), first, last, end - begin)

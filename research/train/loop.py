@@ -23,7 +23,7 @@ from research.train import checkpoints
 from research.train.logging import Log, versions
 from research.train.optimizers import Optimizer
 from research.train.step import init_state, make_step
-from research.train.throughput import Facts, Meter, facts
+from research.train.throughput import BatchStats, Meter, batch_stats
 from research.types import EmbedFn, Key, Objective, Params, TrainState
 
 _IN_FLIGHT = 2  # steps queued on the device, and batches prepared ahead of it
@@ -103,7 +103,7 @@ def abstract_state(experiment: Experiment, mesh: Mesh) -> TrainState:
     )
 
 
-def run(experiment: Experiment, workdir: Path) -> Result:
+def train(experiment: Experiment, workdir: Path) -> Result:
     """Trains to the last step, from the newest checkpoint in the workdir if it has one.
 
     SIGTERM and SIGINT save a checkpoint and return. With several hosts, all but the
@@ -126,7 +126,7 @@ def run(experiment: Experiment, workdir: Path) -> Result:
         target = abstract_state(experiment, experiment.mesh)
         state = checkpoints.restore(manager, target)
         if state is None:
-            state = first_state(experiment, target)
+            state = initial_state(experiment, target)
         else:
             print(f"resuming from step {int(state.step)}", file=sys.stderr)
         with contextlib.closing(Log(folder, experiment.steps, int(state.step))) as log:
@@ -248,7 +248,7 @@ def _evaluate(parts: _Run, state: TrainState, done: int) -> dict[str, dict[str, 
     return evals
 
 
-def first_state(experiment: Experiment, target: TrainState) -> TrainState:
+def initial_state(experiment: Experiment, target: TrainState) -> TrainState:
     """The state before the first step, with the shardings of `abstract_state`."""
     places = jax.tree.map(lambda x: x.sharding, target)
     key = _keys(experiment)[0]
@@ -269,12 +269,12 @@ def _keys(experiment: Experiment) -> Key:
     return jax.random.split(jax.random.key(experiment.seed))
 
 
-def _batches(experiment: Experiment, first: int) -> Iterator[tuple[Any, Facts]]:
+def _batches(experiment: Experiment, first: int) -> Iterator[tuple[Any, BatchStats]]:
     """(batch on the mesh, its facts) from a step on, prepared ahead in a thread."""
 
     def prepare(step):
         batch = experiment.batches(step)
-        fact = facts(batch, experiment.batches.source(step))
+        fact = batch_stats(batch, experiment.batches.source(step))
         return sharding.put_batch(batch, experiment.mesh), fact
 
     with ThreadPoolExecutor(1) as pool:

@@ -9,7 +9,7 @@ import numpy as np
 from research.types import Batch, Metrics
 
 
-class Facts(NamedTuple):
+class BatchStats(NamedTuple):
     """What the host knows of a batch.
 
     Attributes:
@@ -25,11 +25,11 @@ class Facts(NamedTuple):
     places: int
 
 
-def facts(batch: Batch, source: str) -> Facts:
+def batch_stats(batch: Batch, source: str) -> BatchStats:
     """Counts a batch of numpy arrays."""
     shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
-    segment = batch.tokens.segment
-    return Facts(source, shape, int(np.count_nonzero(segment)), segment.size)
+    segment = batch.tokens.segment_ids
+    return BatchStats(source, shape, int(np.count_nonzero(segment)), segment.size)
 
 
 class Meter:
@@ -39,12 +39,17 @@ class Meter:
         self._shapes = set()
         self._start()
 
-    def is_new(self, fact: Facts) -> bool:
+    def is_new(self, fact: BatchStats) -> bool:
         """Whether a batch of this shape comes for the first time."""
         return fact.shape not in self._shapes
 
     def add(
-        self, step: int, fact: Facts, metrics: Metrics, waited: float, compiled: float
+        self,
+        step: int,
+        fact: BatchStats,
+        metrics: Metrics,
+        waited: float,
+        compiled: float,
     ) -> None:
         """Notes a step that was started.
 

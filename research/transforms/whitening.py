@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from research.transforms.normalize import unit
+from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn
 
 # Directions with less of the variance than this part of the largest one's are no
@@ -52,7 +52,7 @@ def fit(
     return mean, (directions / np.sqrt(variances))[:, :dims]
 
 
-def whitened(
+def whiten_embedder(
     embed: EmbedFn,
     texts: Sequence[str],
     *,
@@ -77,6 +77,6 @@ def whitened(
 
     def whitening(texts: Sequence[str], role: str) -> np.ndarray:
         x = (np.asarray(embed(texts, role), np.float64) - mean[None]) @ matrix
-        return (unit(x) if normalize else x).astype(np.float32)
+        return (l2_normalize_rows(x) if normalize else x).astype(np.float32)
 
     return whitening

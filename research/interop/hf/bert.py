@@ -73,7 +73,7 @@ def read_mpnet(fields: Fields) -> EncoderConfig:
         fields,
         max_len=fields.get("max_position_embeddings", 512) - 2,
         position_offset=2,
-        relative="t5",
+        position_bias="t5",
         type_vocab=0,
     )
 
@@ -102,7 +102,7 @@ def read_jina_bert(fields: Fields) -> EncoderConfig:
         {**fields, "hidden_act": GATES[kind]},
         max_len=fields.get("max_position_embeddings", 512),
         position="none",
-        relative="alibi",
+        position_bias="alibi",
         gated=True,
         bias=("qkv", "out", "down"),
         type_vocab=fields.get("type_vocab_size", 2),
@@ -133,10 +133,10 @@ def read_modernbert(fields: Fields) -> EncoderConfig:
     depth, every = fields["num_hidden_layers"], fields.get("global_attn_every_n_layers")
     pattern = [layer % (every or 3) > 0 for layer in range(depth)]
     return EncoderConfig(
-        vocab=fields["vocab_size"],
+        vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
         depth=depth,
-        heads=fields["num_attention_heads"],
+        num_heads=fields["num_attention_heads"],
         mlp=fields["intermediate_size"],
         norm_at="pre",
         norm_eps=fields.get("norm_eps", 1e-5),
@@ -161,10 +161,10 @@ def write_modernbert(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `read_modernbert`; all dropout rates are `cfg.dropout`."""
     return {
         "architectures": ["ModernBertModel"],
-        "vocab_size": cfg.vocab,
+        "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
-        "num_attention_heads": cfg.heads,
+        "num_attention_heads": cfg.num_heads,
         "intermediate_size": cfg.mlp,
         "norm_eps": cfg.norm_eps,
         "norm_bias": cfg.norm_bias,
@@ -231,10 +231,10 @@ def write_nomic_bert(cfg: EncoderConfig) -> dict[str, Any]:
 def _bert(fields: Fields, **others: Any) -> EncoderConfig:
     """The fields that every descendant of BERT has."""
     return EncoderConfig(
-        vocab=fields["vocab_size"],
+        vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
         depth=fields["num_hidden_layers"],
-        heads=fields["num_attention_heads"],
+        num_heads=fields["num_attention_heads"],
         mlp=fields["intermediate_size"],
         norm_eps=fields.get("layer_norm_eps", 1e-12),
         act=activation(fields, "hidden_act", "gelu"),
@@ -246,10 +246,10 @@ def _bert(fields: Fields, **others: Any) -> EncoderConfig:
 def _write_bert(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `_bert`."""
     return {
-        "vocab_size": cfg.vocab,
+        "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
-        "num_attention_heads": cfg.heads,
+        "num_attention_heads": cfg.num_heads,
         "intermediate_size": cfg.mlp,
         "layer_norm_eps": cfg.norm_eps,
         "hidden_act": HF_ACTS[cfg.act],

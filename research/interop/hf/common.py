@@ -66,13 +66,13 @@ def rotary(fields: Fields, *, theta: float = 10_000.0, reach: int) -> dict[str, 
 
 def write_rotary(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `rotary`, for transformers v4 and v5."""
-    rope = to_hugging_face(cfg.extensions)
-    arguments = dict(cfg.extensions).get("dynamic_ntk", ())
+    rope = to_hugging_face(cfg.position_methods)
+    arguments = dict(cfg.position_methods).get("dynamic_ntk", ())
     return {
         "max_position_embeddings": dict(arguments).get("original", cfg.max_len),
         "rope_parameters": {"rope_theta": cfg.rope_theta, **rope},
         "rope_theta": cfg.rope_theta,
-        "rope_scaling": rope if cfg.extensions else None,
+        "rope_scaling": rope if cfg.position_methods else None,
     }
 
 
@@ -123,7 +123,7 @@ def _rotary(fields: Fields, rope: Fields, reach: int) -> dict[str, Any]:
     return {
         "position": "rope",
         "rope_theta": float(rope["rope_theta"]),
-        "extensions": extensions,
+        "position_methods": extensions,
         "max_len": reach,
     }
 
@@ -143,12 +143,12 @@ def local_blocks(
     require({"layer_types": sorted(set(kinds or ()) - set(BLOCKS))}, layer_types=([],))
     if reach is None or not any(local):
         return {}
-    return {"local": tuple(local), "window": reach}
+    return {"sliding_window_layers": tuple(local), "window": reach}
 
 
 def layer_types(cfg: EncoderConfig) -> list[str]:
     """The inverse of `local_blocks`: the kind of each block."""
-    local = cfg.local or (False,) * cfg.depth
+    local = cfg.sliding_window_layers or (False,) * cfg.depth
     return [LOCAL if flag else GLOBAL for flag in local]
 
 

@@ -92,8 +92,13 @@ def _said(cfg: EncoderConfig) -> EncoderConfig:
 
     Texts have no anchor in common where each has a row of its own.
     """
-    theta = cfg.rope_theta_local if cfg.local else 0.0
-    ours = {"dtype": "float32", "remat": "dots", "attention": "auto", "anchor": False}
+    theta = cfg.rope_theta_local if cfg.sliding_window_layers else 0.0
+    ours = {
+        "dtype": "float32",
+        "remat": "dots",
+        "attention": "auto",
+        "anchor_token": False,
+    }
     return replace(cfg, rope_theta_local=theta, **ours)
 
 

@@ -27,10 +27,10 @@ def read_gpt2(fields: Fields) -> EncoderConfig:
     )
     width = fields["n_embd"]
     return EncoderConfig(
-        vocab=fields["vocab_size"],
+        vocab_size=fields["vocab_size"],
         width=width,
         depth=fields["n_layer"],
-        heads=fields["n_head"],
+        num_heads=fields["n_head"],
         mlp=fields.get("n_inner") or 4 * width,
         max_len=fields.get("n_positions", 1_024),
         norm_at="pre",
@@ -49,10 +49,10 @@ def write_gpt2(cfg: EncoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["GPT2Model"],
         **causality(cfg),
-        "vocab_size": cfg.vocab,
+        "vocab_size": cfg.vocab_size,
         "n_embd": cfg.width,
         "n_layer": cfg.depth,
-        "n_head": cfg.heads,
+        "n_head": cfg.num_heads,
         "n_inner": cfg.mlp,
         "n_positions": cfg.max_len,
         "layer_norm_epsilon": cfg.norm_eps,
@@ -72,10 +72,10 @@ def read_gpt_neox(fields: Fields) -> EncoderConfig:
     fraction = given.pop("partial_rotary_factor", None)
     parallel = fields.get("use_parallel_residual", True)
     return EncoderConfig(
-        vocab=fields["vocab_size"],
+        vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
         depth=fields["num_hidden_layers"],
-        heads=fields["num_attention_heads"],
+        num_heads=fields["num_attention_heads"],
         mlp=fields["intermediate_size"],
         norm_at="parallel" if parallel else "pre",
         norm_eps=fields.get("layer_norm_eps", 1e-5),
@@ -97,10 +97,10 @@ def write_gpt_neox(cfg: EncoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["GPTNeoXModel"],
         **causality(cfg),
-        "vocab_size": cfg.vocab,
+        "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
-        "num_attention_heads": cfg.heads,
+        "num_attention_heads": cfg.num_heads,
         "intermediate_size": cfg.mlp,
         "layer_norm_eps": cfg.norm_eps,
         "hidden_act": HF_ACTS[cfg.act],
@@ -126,10 +126,10 @@ def read_opt(fields: Fields) -> EncoderConfig:
         word_embed_proj_dim=(width, None),
     )
     return EncoderConfig(
-        vocab=fields["vocab_size"],
+        vocab_size=fields["vocab_size"],
         width=width,
         depth=fields["num_hidden_layers"],
-        heads=fields["num_attention_heads"],
+        num_heads=fields["num_attention_heads"],
         mlp=fields["ffn_dim"],
         max_len=fields.get("max_position_embeddings", 2_048),
         norm_at="pre",
@@ -149,10 +149,10 @@ def write_opt(cfg: EncoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["OPTModel"],
         **causality(cfg),
-        "vocab_size": cfg.vocab,
+        "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
-        "num_attention_heads": cfg.heads,
+        "num_attention_heads": cfg.num_heads,
         "ffn_dim": cfg.mlp,
         "max_position_embeddings": cfg.max_len,
         "activation_function": HF_ACTS[cfg.act],

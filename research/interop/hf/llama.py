@@ -64,7 +64,7 @@ def read_mistral(fields: Fields) -> EncoderConfig:
 
 def write_mistral(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `read_mistral`."""
-    window = _sliding_window(cfg) if cfg.local else None
+    window = _sliding_window(cfg) if cfg.sliding_window_layers else None
     return {
         "architectures": ["MistralModel"],
         **_write_llama(cfg),
@@ -81,7 +81,7 @@ def read_mixtral(fields: Fields) -> EncoderConfig:
     if experts < 1:
         raise ValueError(f"num_local_experts is {experts}; it should be at least 1")
     chosen = fields.get("num_experts_per_tok", 2)
-    return replace(cfg, experts=experts, experts_per_token=chosen)
+    return replace(cfg, num_experts=experts, experts_per_token=chosen)
 
 
 def write_mixtral(cfg: EncoderConfig) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def write_mixtral(cfg: EncoderConfig) -> dict[str, Any]:
     return {
         **write_mistral(cfg),
         "architectures": ["MixtralModel"],
-        "num_local_experts": cfg.experts,
+        "num_local_experts": cfg.num_experts,
         "num_experts_per_tok": cfg.experts_per_token,
         "router_jitter_noise": 0.0,
     }
@@ -138,7 +138,7 @@ def read_gemma2(fields: Fields) -> EncoderConfig:
         fields,
         **common.rotary(fields, reach=8_192),
         **common.local_blocks(fields, pattern, _reach(fields)),
-        softcap=fields.get("attn_logit_softcapping", 50.0) or 0.0,
+        attn_logit_softcap=fields.get("attn_logit_softcapping", 50.0) or 0.0,
     )
 
 
@@ -174,7 +174,7 @@ def read_gemma3(fields: Fields) -> EncoderConfig:
             fields, old=GEMMA_BASES, thetas=(1_000_000.0, 10_000.0), reach=131_072
         ),
         **common.local_blocks(fields, local, reach),
-        softcap=fields.get("attn_logit_softcapping") or 0.0,
+        attn_logit_softcap=fields.get("attn_logit_softcapping") or 0.0,
         qk_norm=True,
     )
 
@@ -221,11 +221,11 @@ def _gemma(fields: Fields, **others: Any) -> EncoderConfig:
 def _decoder(fields: Fields, **others: Any) -> EncoderConfig:
     """The fields that the descendants of Llama and Gemma have."""
     return EncoderConfig(
-        vocab=fields["vocab_size"],
+        vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
         depth=fields["num_hidden_layers"],
-        heads=fields["num_attention_heads"],
-        kv_heads=fields.get("num_key_value_heads") or 0,
+        num_heads=fields["num_attention_heads"],
+        num_kv_heads=fields.get("num_key_value_heads") or 0,
         head_dim=fields.get("head_dim") or 0,
         mlp=fields["intermediate_size"],
         norm_eps=fields.get("rms_norm_eps", 1e-6),
@@ -256,7 +256,7 @@ def _write_gemma(cfg: EncoderConfig) -> dict[str, Any]:
         "hidden_activation": HF_ACTS[cfg.act],
         "attention_bias": "qkv" in cfg.bias,
         "query_pre_attn_scalar": round(cfg.scale**-2),
-        "attn_logit_softcapping": cfg.softcap or None,
+        "attn_logit_softcapping": cfg.attn_logit_softcap or None,
         "final_logit_softcapping": None,
         "layer_types": common.layer_types(cfg),
     }
@@ -265,11 +265,11 @@ def _write_gemma(cfg: EncoderConfig) -> dict[str, Any]:
 def _write_decoder(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `_decoder`."""
     return {
-        "vocab_size": cfg.vocab,
+        "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
-        "num_attention_heads": cfg.heads,
-        "num_key_value_heads": cfg.kv_heads,
+        "num_attention_heads": cfg.num_heads,
+        "num_key_value_heads": cfg.num_kv_heads,
         "head_dim": cfg.head_dim,
         "intermediate_size": cfg.mlp,
         "rms_norm_eps": cfg.norm_eps,
@@ -303,9 +303,9 @@ def _last_local(fields: Fields) -> dict[str, Any]:
 def _write_last_local(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `_last_local`."""
     return {
-        "use_sliding_window": bool(cfg.local),
-        "sliding_window": _sliding_window(cfg) if cfg.local else None,
-        "max_window_layers": (*cfg.local, True).index(True),
+        "use_sliding_window": bool(cfg.sliding_window_layers),
+        "sliding_window": _sliding_window(cfg) if cfg.sliding_window_layers else None,
+        "max_window_layers": (*cfg.sliding_window_layers, True).index(True),
         "layer_types": common.layer_types(cfg),
     }
 

@@ -140,7 +140,7 @@ def _names(row: Row, cfg: EncoderConfig) -> Iterator[tuple[str, tuple[int, ...]]
 
     The index is (), (layer) or (layer, expert).
     """
-    counts = {"l": cfg.depth, "e": cfg.experts}
+    counts = {"l": cfg.depth, "e": cfg.num_experts}
     named = [name for name in counts if f"{{{name}}}" in row.hf]
     for at in product(*(range(counts[name]) for name in named)):
         if at and at[0] == 0 and _unused_norm(row, cfg):

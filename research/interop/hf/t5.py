@@ -21,10 +21,10 @@ def read_t5(fields: Fields) -> EncoderConfig:
     )
     act, gated = T5_ACTS[fields.get("feed_forward_proj", "relu")]
     return EncoderConfig(
-        vocab=fields["vocab_size"],
+        vocab_size=fields["vocab_size"],
         width=fields["d_model"],
         depth=fields["num_layers"],
-        heads=fields["num_heads"],
+        num_heads=fields["num_heads"],
         head_dim=fields.get("d_kv", 64),
         mlp=fields["d_ff"],
         max_len=fields.get("n_positions", 512),
@@ -35,7 +35,7 @@ def read_t5(fields: Fields) -> EncoderConfig:
         act=act,
         gated=gated,
         position="none",
-        relative="t5",
+        position_bias="t5",
         scale=1.0,
         type_vocab=0,
         embed_norm=False,
@@ -48,10 +48,10 @@ def write_t5(cfg: EncoderConfig) -> dict[str, Any]:
     names = {ours: name for name, ours in T5_ACTS.items()}
     return {
         "architectures": ["T5EncoderModel"],
-        "vocab_size": cfg.vocab,
+        "vocab_size": cfg.vocab_size,
         "d_model": cfg.width,
         "num_layers": cfg.depth,
-        "num_heads": cfg.heads,
+        "num_heads": cfg.num_heads,
         "d_kv": cfg.head_dim,
         "d_ff": cfg.mlp,
         "n_positions": cfg.max_len,

@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from research.atomic_write import _replacing
-from research.inference.model import Pretrained, adapted
+from research.inference.model import PretrainedModel, adapted
 from research.interop.hf.families import write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
 from research.interop.sentence_transformers.read import (
@@ -27,7 +27,7 @@ from research.models.pooling.projection import Dense
 
 
 def export(
-    model: Pretrained,
+    model: PretrainedModel,
     output: Path,
     *,
     depth: int | None = None,
@@ -62,7 +62,7 @@ def export(
         model = adapted(model)
     depth = model.config.depth if depth is None else depth
     dim = model.width if dim is None else dim
-    params, cfg = encoder.truncated(model.params, model.config, depth)
+    params, cfg = encoder.truncate_depth(model.params, model.config, depth)
     if not 1 <= dim <= model.width:
         raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
     if model.method is not None:
@@ -85,7 +85,7 @@ def export(
     return {"output": str(output), **sizes}
 
 
-def _config(model: Pretrained) -> dict[str, Any]:
+def _config(model: PretrainedModel) -> dict[str, Any]:
     """The fields of config.json."""
     special = {name: number for name, _, number in _special(model.tokenizer)}
     ids = {
@@ -102,7 +102,7 @@ def _config(model: Pretrained) -> dict[str, Any]:
     return fields | ({"matryoshka_dimensions": dims} if dims else {})
 
 
-def _dims(model: Pretrained) -> list[int]:
+def _dims(model: PretrainedModel) -> list[int]:
     """The widths that it was trained at and that it still has."""
     return [dim for dim in model.dims if dim <= model.dim]
 
@@ -116,7 +116,7 @@ def _special(tokenizer: Tokenizer) -> Iterator[tuple[str, str, int]]:
                 break
 
 
-def _write_tokenizer(folder: Path, model: Pretrained) -> None:
+def _write_tokenizer(folder: Path, model: PretrainedModel) -> None:
     """tokenizer.json, and what AutoTokenizer wants beside it."""
     special = {name: token for name, token, _ in _special(model.tokenizer)}
     inputs = ["input_ids", "attention_mask"]
@@ -138,7 +138,7 @@ def _write_tokenizer(folder: Path, model: Pretrained) -> None:
     )
 
 
-def _write_modules(folder: Path, model: Pretrained) -> None:
+def _write_modules(folder: Path, model: PretrainedModel) -> None:
     """modules.json, each module's folder, and the options of the whole."""
     modules = [("Pooling", _pooling_config(model), {})]
     for layer in _layers(model):
@@ -174,7 +174,7 @@ def _write_modules(folder: Path, model: Pretrained) -> None:
     )
 
 
-def _pooling_config(model: Pretrained) -> dict[str, Any]:
+def _pooling_config(model: PretrainedModel) -> dict[str, Any]:
     """1_Pooling/config.json, for versions before 6 and after."""
     theirs = {ours: name for name, ours in POOLINGS.items()}[model.pool]
     return {
@@ -186,7 +186,7 @@ def _pooling_config(model: Pretrained) -> dict[str, Any]:
     }
 
 
-def _layers(model: Pretrained) -> list[Dense]:
+def _layers(model: PretrainedModel) -> list[Dense]:
     """The linear layers of the model, and the one that cuts the width."""
     whole = model._replace(dim=None).width
     cut = [Dense(np.eye(whole, model.dim, dtype="f4"))] if model.dim < whole else []
@@ -217,10 +217,10 @@ def _normalize_config() -> dict[str, Any]:
     return {"module_input_name": name, "module_output_name": name}
 
 
-def _card(model: Pretrained, sizes: dict[str, int]) -> str:
+def _card(model: PretrainedModel, sizes: dict[str, int]) -> str:
     """README.md: what the model is, its sizes and how to use it."""
     cfg = model.config
-    positions = [name for name in (cfg.position, cfg.relative) if name != "none"]
+    positions = [name for name in (cfg.position, cfg.position_bias) if name != "none"]
     dims = ", ".join(map(str, _dims(model)))
     prompts = "".join(
         f"* before a {role}: `{prompt}`\n"
@@ -230,10 +230,10 @@ def _card(model: Pretrained, sizes: dict[str, int]) -> str:
     return CARD.format(
         **sizes,
         width=cfg.width,
-        heads=cfg.heads,
+        heads=cfg.num_heads,
         direction="causal" if cfg.causal else "bidirectional",
         position=" and ".join(positions) or "no",
-        vocab=cfg.vocab,
+        vocab=cfg.vocab_size,
         pool=model.pool.replace("_", " "),
         unit="of length 1" if model.normalize else "not normalised",
         max_length=model.max_length,

@@ -7,27 +7,27 @@ import jax
 
 from research.models.attention.blockwise import blockwise
 from research.models.attention.dot_product import (
+    AttentionMasks,
     Scored,
     Setting,
-    Terms,
-    make_terms,
-    plain,
-    scores,
+    attention_logits,
+    make_attention_masks,
+    softmax_weighted_sum,
 )
 from research.models.attention.kernels import flash, obstacles, splash
 from research.models.config import EncoderConfig
 from research.models.positions.relative_rope import relation
-from research.models.positions.segment_positions import Places
+from research.models.positions.segment_positions import Positions
 from research.types import Array, Params
 
 # Up to so many tokens a row's scores stand whole in memory. On CPU the two cost the
 # same at 512, and at 1,024 blocks take a third of the time; the length has not been
 # measured on accelerators.
-PLAIN = 512
+MAX_DENSE_LENGTH = 512
 
 
 def attend(
-    cfg: EncoderConfig, x: Scored, setting: Setting, terms: Terms | None
+    cfg: EncoderConfig, x: Scored, setting: Setting, terms: AttentionMasks | None
 ) -> Array:
     """Attention of rows to themselves.
 
@@ -47,8 +47,8 @@ def attend(
         ValueError: the implementation cannot do what the config wants.
     """
     if terms is not None:
-        s = scores(cfg, x.query, x.key, terms, setting.local)
-        return plain(s, x.v, cfg.dropout, setting.dropout_key)
+        s = attention_logits(cfg, x.query, x.key, terms, setting.local)
+        return softmax_weighted_sum(s, x.v, cfg.dropout, setting.dropout_key)
     dropout = setting.dropout_key is not None and cfg.dropout > 0
     if cfg.attention in KERNELS:
         _check(cfg, dropout)
@@ -63,13 +63,13 @@ def attend(
     return jax.lax.platform_dependent(x, setting, **run)
 
 
-def whole_terms(
+def dense_masks(
     cfg: EncoderConfig,
     relative: Params | None,
-    places: Places,
+    places: Positions,
     *,
     aligned: bool = True,
-) -> Terms | None:
+) -> AttentionMasks | None:
     """The terms of whole rows of scores, the same in every block; None for blockwise.
 
     Args:
@@ -78,10 +78,10 @@ def whole_terms(
         places: where the tokens stand, [B, S].
         aligned: as in `make_terms`.
     """
-    short = places.index.shape[1] <= PLAIN
+    short = places.row_positions.shape[1] <= MAX_DENSE_LENGTH
     if cfg.attention == "plain" or (cfg.attention == "auto" and short):
         how = relation(cfg)
-        return make_terms(cfg, how, relative, places, places, aligned=aligned)
+        return make_attention_masks(cfg, how, relative, places, places, aligned=aligned)
     return None
 
 

@@ -10,16 +10,16 @@ import numpy as np
 from research.models.attention.dot_product import (
     Scored,
     Setting,
+    attention_logits,
     dropout,
-    make_terms,
-    plain,
+    make_attention_masks,
     products,
-    scores,
+    softmax_weighted_sum,
     weighted,
 )
 from research.models.config import EncoderConfig
 from research.models.positions.relative_rope import relation
-from research.models.positions.segment_positions import Places
+from research.models.positions.segment_positions import Positions
 from research.types import Array, Key
 
 # Queries and keys of a block. At 4,096 tokens and 12 heads 512 x 256 took 226 ms,
@@ -38,7 +38,7 @@ class Side(NamedTuple):
     """Queries or keys: vectors [B, S, H or KV, E] for each branch, and their places."""
 
     vectors: tuple[Array, ...]
-    places: Places
+    places: Positions
 
 
 def blockwise(
@@ -115,7 +115,9 @@ def _windowed(
         block = Scored(x.relative, q.vectors, k.vectors, v)
         windowed = setting._replace(local=jnp.bool_(True))
         s = _scores(cfg, block, windowed, q.places, k.places)
-        return plain(s, v, cfg.dropout, _folded(setting.dropout_key, number))
+        return softmax_weighted_sum(
+            s, v, cfg.dropout, _folded(setting.dropout_key, number)
+        )
 
     queries = folded(Side(x.query, setting.places), 0, few)
     keys = folded((Side(x.key, setting.places), x.v), cfg.window, width)
@@ -226,8 +228,8 @@ def _surrogate(x, cfg, setting, numbers, query, key, dy, delta, logsumexp):
 
 def _scores(cfg, x, setting, query, key):
     """Scores [B, H, q, k] of queries and keys that stand at these places."""
-    terms = make_terms(cfg, relation(cfg), x.relative, query, key)
-    return scores(cfg, x.query, x.key, terms, setting.local)
+    terms = make_attention_masks(cfg, relation(cfg), x.relative, query, key)
+    return attention_logits(cfg, x.query, x.key, terms, setting.local)
 
 
 _whole.defvjp(_forward, _backward)
@@ -241,7 +243,9 @@ def _blocks(cfg, block, x, setting):
     return queries, keys, seen
 
 
-def _seen(cfg: EncoderConfig, query: Places, key: Places, local: Array | None) -> Array:
+def _seen(
+    cfg: EncoderConfig, query: Positions, key: Positions, local: Array | None
+) -> Array:
     """Whether any query of a block may see any key of a block: [n, m] bool.
 
     Some pairs of blocks of which none does are not found: where the texts of a row are
@@ -255,14 +259,14 @@ def _seen(cfg: EncoderConfig, query: Places, key: Places, local: Array | None) -
     """
 
     def ends(places):
-        number = jnp.where(places.segment > 0, places.segment, 2**30)
-        ends = number.min(-1), places.segment.max(-1)
-        return (*ends, places.index[:, 0, 0], places.index[:, 0, -1])
+        number = jnp.where(places.segment_ids > 0, places.segment_ids, 2**30)
+        ends = number.min(-1), places.segment_ids.max(-1)
+        return (*ends, places.row_positions[:, 0, 0], places.row_positions[:, 0, -1])
 
     low, high, first, last = (a[:, None] for a in ends(query))
     klow, khigh, kfirst, klast = (a[None] for a in ends(key))
     seen = ((low <= khigh) & (klow <= high)).any(-1)
-    if cfg.anchor:
+    if cfg.anchor_token:
         seen |= kfirst == 0
     if cfg.causal:
         seen &= kfirst <= last
@@ -292,14 +296,18 @@ def _padded(tree: Any, before: int, after: int) -> Any:
     """Zeros around the second axis; the index of places counts on."""
 
     def pad(a):
-        if isinstance(a, Places):
-            index = jnp.arange(-before, a.index.shape[1] + after, dtype=jnp.int32)
-            return Places(*map(pad, a))._replace(
-                index=jnp.broadcast_to(index, (len(a.index), len(index)))
+        if isinstance(a, Positions):
+            index = jnp.arange(
+                -before, a.row_positions.shape[1] + after, dtype=jnp.int32
+            )
+            return Positions(*map(pad, a))._replace(
+                row_positions=jnp.broadcast_to(
+                    index, (len(a.row_positions), len(index))
+                )
             )
         return jnp.pad(a, [(0, 0), (before, after)] + [(0, 0)] * (a.ndim - 2))
 
-    return jax.tree.map(pad, tree, is_leaf=lambda a: isinstance(a, Places))
+    return jax.tree.map(pad, tree, is_leaf=lambda a: isinstance(a, Positions))
 
 
 def _folded(key: Key | None, *numbers: Array) -> Key | None:

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.models.attention.masks import near, visible
+from research.models.attention.masks import in_window, visible
 from research.models.config import EncoderConfig
 from research.models.positions.bias import RELATIVE
-from research.models.positions.query_scale import score_factor
+from research.models.positions.query_scale import logit_scale
 from research.models.positions.relative_rope import Relation
-from research.models.positions.segment_positions import Places
+from research.models.positions.segment_positions import Positions
 from research.types import Array, Key, Params
 
 
@@ -39,12 +39,12 @@ class Setting(NamedTuple):
         local: [] bool, whether this is a local block; None where no block is.
     """
 
-    places: Places
+    places: Positions
     dropout_key: Key | None
     local: Array | None
 
 
-class Terms(NamedTuple):
+class AttentionMasks(NamedTuple):
     """What scores depend on besides queries and keys; it is the same in every block.
 
     Attributes:
@@ -55,20 +55,20 @@ class Terms(NamedTuple):
     """
 
     mask: Array
-    near: Array | None
+    sliding_window_mask: Array | None
     bias: Array | None
-    holds: tuple[Array, ...]
+    branch_masks: tuple[Array, ...]
 
 
-def make_terms(
+def make_attention_masks(
     cfg: EncoderConfig,
     relation: Relation,
     relative: Params | None,
-    query: Places,
-    key: Places,
+    query: Positions,
+    key: Positions,
     *,
     aligned: bool = True,
-) -> Terms:
+) -> AttentionMasks:
     """The terms of the scores of queries [B, q] with keys [B, k].
 
     Args:
@@ -80,29 +80,29 @@ def make_terms(
             so that all rows share a bias.
     """
     mask = visible(cfg, query, key)
-    rows, columns = query.position[:, :, None], key.position[:, None, :]
+    rows, columns = query.position_ids[:, :, None], key.position_ids[:, None, :]
     if relation.visible is not None:
         mask &= relation.visible(rows, columns)
     bias = None
-    if cfg.relative in RELATIVE:
+    if cfg.position_bias in RELATIVE:
         # Inside a text, places in the row differ as positions do.
         some = slice(1) if aligned else slice(None)
-        distance = key.index[some, None, :] - query.index[some, :, None]
-        bias = RELATIVE[cfg.relative].bias(relative or {}, cfg, distance)
-        bias *= score_factor(cfg)
-    return Terms(
+        distance = key.row_positions[some, None, :] - query.row_positions[some, :, None]
+        bias = RELATIVE[cfg.position_bias].bias(relative or {}, cfg, distance)
+        bias *= logit_scale(cfg)
+    return AttentionMasks(
         mask,
-        near(cfg.window, query, key) if cfg.local else None,
+        in_window(cfg.window, query, key) if cfg.sliding_window_layers else None,
         bias,
         tuple(branch.holds(rows, columns) for branch in relation.branches[1:]),
     )
 
 
-def scores(
+def attention_logits(
     cfg: EncoderConfig,
     query: tuple[Array, ...],
     key: tuple[Array, ...],
-    terms: Terms,
+    terms: AttentionMasks,
     local: Array | None,
 ) -> Array:
     """Scores [B, H, q, k] float32, the lowest number where a token is not seen.
@@ -115,22 +115,24 @@ def scores(
         local: [] bool, whether this is a local block; None where no block is.
     """
     x = products(query[0], key[0])
-    for holds, q, k in zip(terms.holds, query[1:], key[1:], strict=True):
+    for holds, q, k in zip(terms.branch_masks, query[1:], key[1:], strict=True):
         if local is not None:
             holds &= ~local
         x = jnp.where(holds[:, None], products(q, k), x)
     if terms.bias is not None:
         x += terms.bias
-    if cfg.softcap:
-        cap = cfg.softcap * score_factor(cfg)
+    if cfg.attn_logit_softcap:
+        cap = cfg.attn_logit_softcap * logit_scale(cfg)
         x = cap * jnp.tanh(x / cap)
     mask = terms.mask
     if local is not None:
-        mask &= terms.near | ~local
+        mask &= terms.sliding_window_mask | ~local
     return jnp.where(mask[:, None], x, jnp.finfo(jnp.float32).min)
 
 
-def plain(scores: Array, v: Array, rate: float, key: Key | None) -> Array:
+def softmax_weighted_sum(
+    scores: Array, v: Array, rate: float, key: Key | None
+) -> Array:
     """Softmax of scores that stand whole in memory, times the values.
 
     The sum of the softmax divides the [S, D/H] result instead of the [S, S] weights.

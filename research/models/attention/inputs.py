@@ -7,25 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.models.attention.attend import whole_terms
-from research.models.attention.dot_product import Terms, make_terms
+from research.models.attention.attend import dense_masks
+from research.models.attention.dot_product import AttentionMasks, make_attention_masks
 from research.models.config import EncoderConfig
 from research.models.positions import rope, seqpe
 from research.models.positions.bias import RELATIVE
-from research.models.positions.query_scale import query_factor
+from research.models.positions.query_scale import query_scale
 from research.models.positions.relative_rope import Relation, relation
-from research.models.positions.segment_positions import Places, places
+from research.models.positions.segment_positions import Positions, segment_positions
 from research.types import Array, Key, Params
 
 
-class Turn(NamedTuple):
+class CosSin(NamedTuple):
     """Cosines and sines [B|1, S|1, 1|H, R/2] float32 for queries and for keys."""
 
     query: tuple[Array, Array]
     key: tuple[Array, Array]
 
 
-class Surroundings(NamedTuple):
+class AttentionInputs(NamedTuple):
     """What attention reads besides the hidden states; the same for every block.
 
     Attributes:
@@ -40,19 +40,19 @@ class Surroundings(NamedTuple):
             first one.
     """
 
-    places: Places
-    relative: Params | None
-    terms: Terms | None
-    turns: tuple[Turn, ...]
-    local_turn: Turn | None
-    factor: Array | float
+    positions: Positions
+    bias_params: Params | None
+    masks: AttentionMasks | None
+    rope: tuple[CosSin, ...]
+    local_rope: CosSin | None
+    query_scale: Array | float
     channels: tuple[Array, Array] | None
-    adapter: Array | None = None
+    adapter_ids: Array | None = None
 
-    def seen(self, sees: Array) -> "Surroundings":
+    def restrict(self, sees: Array) -> "AttentionInputs":
         """The same where each token looks only at what `sees` [B, S, S] says."""
-        terms = self.terms._replace(mask=self.terms.mask & sees)
-        return self._replace(terms=terms)
+        terms = self.masks._replace(mask=self.masks.mask & sees)
+        return self._replace(masks=terms)
 
 
 class Kind(NamedTuple):
@@ -67,7 +67,7 @@ class Kind(NamedTuple):
     first: Array | None
 
 
-class Past(NamedTuple):
+class PrefixKV(NamedTuple):
     """What attention sees of tokens before those of a row.
 
     Attributes:
@@ -76,18 +76,18 @@ class Past(NamedTuple):
     """
 
     key: Array
-    v: Array
+    value: Array
 
 
-def surroundings(
+def make_attention_inputs(
     params: Params,
-    where: Places,
+    where: Positions,
     cfg: EncoderConfig,
     key: Key | None,
     *,
     aligned: bool = True,
     adapter: Array | None = None,
-) -> Surroundings:
+) -> AttentionInputs:
     """What every block's attention reads; no block changes it.
 
     Args:
@@ -100,16 +100,16 @@ def surroundings(
     """
     how = relation(cfg)
     channels = None
-    if cfg.relative == "seqpe":
-        channels = seqpe.channels(params["relative"], cfg, where.position)
-    factor = query_factor(cfg, where)
+    if cfg.position_bias == "seqpe":
+        channels = seqpe.channels(params["relative"], cfg, where.position_ids)
+    factor = query_scale(cfg, where)
     if not isinstance(factor, float):
         factor = factor[:, :, None, None]
-    relative = params.get("relative") if cfg.relative in RELATIVE else None
-    return Surroundings(
+    relative = params.get("relative") if cfg.position_bias in RELATIVE else None
+    return AttentionInputs(
         where,
         relative,
-        whole_terms(cfg, relative, where, aligned=aligned),
+        dense_masks(cfg, relative, where, aligned=aligned),
         *_turns(params, where, cfg, how, key),
         factor,
         channels,
@@ -118,29 +118,29 @@ def surroundings(
 
 
 def _turns(
-    params: Params, where: Places, cfg: EncoderConfig, how: Relation, key: Key | None
-) -> tuple[tuple[Turn, ...], Turn | None]:
+    params: Params, where: Positions, cfg: EncoderConfig, how: Relation, key: Key | None
+) -> tuple[tuple[CosSin, ...], CosSin | None]:
     """The rotations of each branch of the relation, and that of local blocks."""
     if cfg.position != "rope":
         return (), None
 
     def turn(branch, position, turns, factor):
         sides = (branch.query, branch.key)
-        return Turn(
+        return CosSin(
             *(
                 rope.cos_sin(side(position, turns), factor[:, :, None, None])
                 for side in sides
             )
         )
 
-    position = rope.training_position(cfg, where.position, key)
-    turns = rope.turns(cfg, where.length, params.get("clex"), key)
+    position = rope.training_position(cfg, where.position_ids, key)
+    turns = rope.rope_angles(cfg, where.lengths, params.get("clex"), key)
     local = None
-    if cfg.local:
+    if cfg.sliding_window_layers:
         local = turn(
-            relation(dataclasses.replace(cfg, extensions=())).branches[0],
-            where.position,
-            *rope.local_turns(cfg),
+            relation(dataclasses.replace(cfg, position_methods=())).branches[0],
+            where.position_ids,
+            *rope.local_rope_angles(cfg),
         )
     return tuple(turn(branch, position, *turns) for branch in how.branches), local
 
@@ -148,24 +148,29 @@ def _turns(
 def kinds(cfg: EncoderConfig) -> Kind:
     """For each block what sets it apart: [L] bool."""
     first = None if cfg.first_norm else np.arange(cfg.depth) == 0
-    return Kind(np.array(cfg.local) if cfg.local else None, first)
+    return Kind(
+        np.array(cfg.sliding_window_layers) if cfg.sliding_window_layers else None,
+        first,
+    )
 
 
-def later(where: Places, count: int) -> Places:
+def later(where: Positions, count: int) -> Positions:
     """The places of tokens before which each text has `count` more."""
-    real = where.segment != 0
-    return Places(
-        where.segment,
-        jnp.where(real, where.position + count, 0),
-        jnp.where(real, where.length + count, 0),
-        where.index + count,
+    real = where.segment_ids != 0
+    return Positions(
+        where.segment_ids,
+        jnp.where(real, where.position_ids + count, 0),
+        jnp.where(real, where.lengths + count, 0),
+        where.row_positions + count,
     )
 
 
-def terms_after(cfg: EncoderConfig, where: Places, count: int) -> Terms:
+def terms_after(cfg: EncoderConfig, where: Positions, count: int) -> AttentionMasks:
     """The terms of the scores of tokens with the `count` before them and themselves."""
-    before = jnp.ones((len(where.segment), count), jnp.int32)
+    before = jnp.ones((len(where.segment_ids), count), jnp.int32)
     seen = jax.tree.map(
-        lambda first, rest: jnp.concatenate([first, rest], 1), places(before), where
+        lambda first, rest: jnp.concatenate([first, rest], 1),
+        segment_positions(before),
+        where,
     )
-    return make_terms(cfg, relation(cfg), None, where, seen)
+    return make_attention_masks(cfg, relation(cfg), None, where, seen)

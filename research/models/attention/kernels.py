@@ -32,15 +32,15 @@ def obstacles(cfg: EncoderConfig, name: str, *, dropout: bool) -> list[str]:
     """
     how = relation(cfg)
     found = {
-        f"the attention bias {cfg.relative!r}": cfg.relative != "none",
+        f"the attention bias {cfg.position_bias!r}": cfg.position_bias != "none",
         "distances of several kinds": len(how.branches) > 1,
         "a mask of its own": how.visible is not None,
-        "an anchor token": cfg.anchor,
+        "an anchor token": cfg.anchor_token,
         "dropout of attention weights": dropout,
     }
     if name == "flash":
         found["float32"] = cfg.dtype == "float32"
-        found["a softcap"] = bool(cfg.softcap)
+        found["a softcap"] = bool(cfg.attn_logit_softcap)
         found[f"heads of {cfg.head_dim}"] = cfg.head_dim > 128 or cfg.head_dim % 8 > 0
     return [what for what, present in found.items() if present]
 
@@ -60,8 +60,8 @@ def flash(cfg: EncoderConfig, x: Scored, setting: Setting) -> Array:
         [B, S, H, D/H].
     """
     places = setting.places
-    real = places.segment > 0
-    fits = (~real | (places.position == places.index)).all()
+    real = places.segment_ids > 0
+    fits = (~real | (places.position_ids == places.row_positions)).all()
     if setting.local is not None:
         fits &= ~setting.local
 
@@ -111,7 +111,7 @@ def splash(
         specs = (split, split, split, P(rows), P())
         attend = jax.shard_map(attend, in_specs=specs, out_specs=split, check_vma=False)
     local = jnp.bool_(False) if setting.local is None else setting.local
-    return attend(x.query[0], x.key[0], x.v, setting.places.segment, local)
+    return attend(x.query[0], x.key[0], x.v, setting.places.segment_ids, local)
 
 
 def _axis(mesh, name: str, size: int) -> str | None:
@@ -133,7 +133,7 @@ def _splash(cfg, block, interpret, q, k, v, segment, local):
         kernel = kernels.make_splash_mha_single_device(
             masks.MultiHeadMask([mask] * q.shape[2]),
             block_sizes=kernels.BlockSizes(*[size] * 8),
-            attn_logits_soft_cap=cfg.softcap or None,
+            attn_logits_soft_cap=cfg.attn_logit_softcap or None,
             interpret=interpret,
         )
         return jax.vmap(kernel)(*arrays)
@@ -142,7 +142,11 @@ def _splash(cfg, block, interpret, q, k, v, segment, local):
     arrays = [heads_first(a) for a in (q, k, v)]
     arrays.append(kernels.SegmentIds(segment, segment))
     whole, windowed = (partial(attend, mask) for mask in _masks(cfg, size * count))
-    y = jax.lax.cond(local, windowed, whole, *arrays) if cfg.local else whole(*arrays)
+    y = (
+        jax.lax.cond(local, windowed, whole, *arrays)
+        if cfg.sliding_window_layers
+        else whole(*arrays)
+    )
     return y.transpose(0, 2, 1, 3)[:, :length]
 
 

@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.models.positions.segment_positions import Places
+from research.models.positions.segment_positions import Positions
 from research.types import Array
 
 
-def visible(cfg: EncoderConfig, query: Places, key: Places) -> Array:
+def visible(cfg: EncoderConfig, query: Positions, key: Positions) -> Array:
     """Attention inside each text of a packed row, to both sides or only backwards.
 
     With `cfg.anchor` every text also sees the first token of its row, which sees
@@ -21,22 +21,22 @@ def visible(cfg: EncoderConfig, query: Places, key: Places) -> Array:
     Returns:
         [B, q, k] bool.
     """
-    asks, shown = query.segment[:, :, None], key.segment[:, None, :]
+    asks, shown = query.segment_ids[:, :, None], key.segment_ids[:, None, :]
     mask = (asks == shown) & (shown != 0)
-    if cfg.anchor:
-        mask |= (key.index == 0)[:, None, :] & (asks != 0) & (shown != 0)
+    if cfg.anchor_token:
+        mask |= (key.row_positions == 0)[:, None, :] & (asks != 0) & (shown != 0)
     if cfg.causal:
-        mask &= key.index[:, None, :] <= query.index[:, :, None]
+        mask &= key.row_positions[:, None, :] <= query.row_positions[:, :, None]
     return mask
 
 
-def near(window: int, query: Places, key: Places) -> Array:
+def in_window(window: int, query: Positions, key: Positions) -> Array:
     """Whether two tokens are at most `window` apart: [B, q, k] bool."""
-    distance = query.index[:, :, None] - key.index[:, None, :]
+    distance = query.row_positions[:, :, None] - key.row_positions[:, None, :]
     return jnp.abs(distance) <= window
 
 
-def weak(window: int, query: Places, key: Places) -> Array:
+def decoder_mask(window: int, query: Positions, key: Positions) -> Array:
     """What a weak decoder sees: the first token of a text and the last few so far.
 
     The token itself is among these `window` tokens (SEED-Encoder, Lu et al. 2021).
@@ -44,12 +44,12 @@ def weak(window: int, query: Places, key: Places) -> Array:
     Returns:
         [B, q, k] bool; only entries within a text mean anything.
     """
-    distance = query.index[:, :, None] - key.index[:, None, :]
-    first = (key.position == 0)[:, None, :]
+    distance = query.row_positions[:, :, None] - key.row_positions[:, None, :]
+    first = (key.position_ids == 0)[:, None, :]
     return (distance >= 0) & (first | (distance < window))
 
 
-def text_masks(segment: Array, pool: Array, slots: int) -> Array:
+def pooling_masks(segment: Array, pool: Array, slots: int) -> Array:
     """The tokens of each text of a row that count in pooling.
 
     Args:

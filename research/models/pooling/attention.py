@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from research.config_sections import check_option
 from research.models.config import EncoderConfig
-from research.models.linear import INIT
-from research.models.pooling.basic import Readout, last, mean
+from research.models.linear import KERNEL_INIT
+from research.models.pooling.basic import LearnedPooling, last, mean
 from research.types import Array, Key, Params
 
 PARTS = ("scale", "bias")
@@ -18,7 +18,7 @@ EACH = {"last": last, "mean": mean}
 
 def latent_attention(
     *, latents: int = 512, heads: int = 8, head_dim: int = 0, mult: int = 4
-) -> Readout:
+) -> LearnedPooling:
     """Every token looks at learned latents, then the mean (NV-Embed, Lee et al. 2024).
 
     Tokens are the queries, the latents keys and values, both normalised; a residual sum
@@ -41,7 +41,7 @@ def latent_attention(
         )
         return mean(_attended(readout, tokens, memory, heads), mask)
 
-    return Readout(partial(_init, sizes), pool)
+    return LearnedPooling(partial(_init, sizes), pool)
 
 
 def layer_attention(
@@ -51,7 +51,7 @@ def layer_attention(
     head_dim: int = 0,
     mult: int = 4,
     of: str = "last",
-) -> Readout:
+) -> LearnedPooling:
     """Learned latents look at the vectors of all layers (Tang & Yang 2024).
 
     One vector of each block, with a learned embedding of the layer added, is key and
@@ -70,7 +70,7 @@ def layer_attention(
     def init(key: Key, cfg: EncoderConfig, params: Params) -> Params:
         half = sizes._replace(head_dim=head_dim or cfg.width // 2)
         layers_key, key = jax.random.split(key)
-        layers = INIT(layers_key, (cfg.depth, cfg.width))
+        layers = KERNEL_INIT(layers_key, (cfg.depth, cfg.width))
         return {**_init(half, key, cfg, params), "layers": layers}
 
     def pool(params: Params, cfg: EncoderConfig, vectors: Array, mask: Array) -> Array:
@@ -82,7 +82,7 @@ def layer_attention(
         y = _attended(readout, z, x, heads).mean(1).reshape(b, m, d)
         return jnp.where(mask.any(2)[:, :, None], y, 0.0)
 
-    return Readout(init, pool, each=EACH[of])
+    return LearnedPooling(init, pool, each=EACH[of])
 
 
 class _Sizes(NamedTuple):
@@ -107,7 +107,7 @@ def _init(sizes: _Sizes, key: Key, cfg: EncoderConfig, params: Params) -> Params
         "down": (sizes.mult * d, d),
     }
     drawn = zip(keys, shapes, strict=True)
-    made = {name: {"kernel": INIT(k, shapes[name])} for k, name in drawn}
+    made = {name: {"kernel": KERNEL_INIT(k, shapes[name])} for k, name in drawn}
     for name in ("up", "down"):
         made[name]["bias"] = jnp.zeros(shapes[name][1])
     norms = ("query_norm", "memory_norm", "mlp_norm")

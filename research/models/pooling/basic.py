@@ -10,7 +10,7 @@ from research.models.config import EncoderConfig
 from research.types import Array, Key, Params
 
 
-class Readout(NamedTuple):
+class LearnedPooling(NamedTuple):
     """A pooling that has parameters, or reads more than the last layer.
 
     Attributes:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.models.config import EncoderConfig
-from research.models.heads import head, init_head
-from research.models.linear import INIT
-from research.models.pooling.basic import Readout, cls, first
+from research.models.heads import apply_mlm_head, init_mlm_head
+from research.models.linear import KERNEL_INIT
+from research.models.pooling.basic import LearnedPooling, cls, first
 from research.types import Array, Key, Params
 
 BATCH = 4_096  # rows of the token table that k-means reads at a time
@@ -74,7 +74,7 @@ def largest(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
     return jax.lax.map(jax.checkpoint(row), (tokens, mask))
 
 
-def lexicon_of(*, clusters: int = 4_000, seed: int = 0) -> Readout:
+def lexicon_of(*, clusters: int = 4_000, seed: int = 0) -> LearnedPooling:
     """Which clusters of the vocabulary a text speaks of (LENS, Lei et al. 2025).
 
     The token table's rows are clustered once, by k-means, and a text's vector is the
@@ -88,9 +88,9 @@ def lexicon_of(*, clusters: int = 4_000, seed: int = 0) -> Readout:
 
     def init(key: Key, cfg: EncoderConfig, params: Params) -> Params:
         del key
-        if not 1 <= clusters <= cfg.vocab:
+        if not 1 <= clusters <= cfg.vocab_size:
             raise ValueError(
-                f"pool.clusters is {clusters}; allowed: 1 ... {cfg.vocab}, the rows of "
+                f"pool.clusters is {clusters}; allowed: 1 ... {cfg.vocab_size}, the rows of "
                 "the token table"
             )
         table = params["embed"]["token"]["embedding"]
@@ -102,10 +102,10 @@ def lexicon_of(*, clusters: int = 4_000, seed: int = 0) -> Readout:
         # log1p after relu is monotone: the largest logit's is the largest.
         return jnp.log1p(jax.nn.relu(most))
 
-    return Readout(init, pool, width=lambda cfg: clusters)
+    return LearnedPooling(init, pool, width=lambda cfg: clusters)
 
 
-def dupmae(*, dim: int = 384, top: int = 384) -> Readout:
+def dupmae(*, dim: int = 384, top: int = 384) -> LearnedPooling:
     """[CLS] made smaller, and the words that a text speaks of (Xiao et al. 2023).
 
     A vector is `dim` numbers, a linear layer of the first token's state, then one for
@@ -120,22 +120,24 @@ def dupmae(*, dim: int = 384, top: int = 384) -> Readout:
     """
 
     def init(key: Key, cfg: EncoderConfig, params: Params) -> Params:
-        if not 1 <= top <= cfg.vocab:
+        if not 1 <= top <= cfg.vocab_size:
             raise ValueError(
-                f"pool.top is {top}; allowed: 1 ... {cfg.vocab}, the size of the "
+                f"pool.top is {top}; allowed: 1 ... {cfg.vocab_size}, the size of the "
                 "vocabulary"
             )
         linear_key, head_key = jax.random.split(key)
         return {
-            "linear": {"kernel": INIT(linear_key, (cfg.width, dim))},
-            "head": params["head"] if "head" in params else init_head(head_key, cfg),
+            "linear": {"kernel": KERNEL_INIT(linear_key, (cfg.width, dim))},
+            "head": params["head"]
+            if "head" in params
+            else init_mlm_head(head_key, cfg),
         }
 
     def pool(params: Params, cfg: EncoderConfig, tokens: Array, mask: Array) -> Array:
         readout = params["readout"]
         small = cls(tokens, mask) @ readout["linear"]["kernel"]
         most = largest(
-            head(readout["head"], tokens, cfg),
+            apply_mlm_head(readout["head"], tokens, cfg),
             params["embed"]["token"]["embedding"],
             readout["head"]["bias"],
             mask & ~first(mask),
@@ -143,4 +145,4 @@ def dupmae(*, dim: int = 384, top: int = 384) -> Readout:
         least = jax.lax.top_k(most, top)[0][..., -1:]
         return jnp.concatenate([small, jnp.where(most >= least, most, 0.0)], -1)
 
-    return Readout(init, pool, head=True, width=lambda cfg: dim + cfg.vocab)
+    return LearnedPooling(init, pool, head=True, width=lambda cfg: dim + cfg.vocab_size)

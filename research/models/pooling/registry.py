@@ -17,11 +17,11 @@ import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
 from research.models.pooling import attention, lexical, router
-from research.models.pooling.basic import POOLS, Readout
+from research.models.pooling.basic import POOLS, LearnedPooling
 from research.types import Array, Key, Params, Pool
 
 
-def pooling(text: str) -> Pool | Readout:
+def parse_pooling(text: str) -> Pool | LearnedPooling:
     """The pooling of "name" or "name:argument=number,argument=word".
 
     Raises:
@@ -55,7 +55,7 @@ def _value(text: str) -> int | float | str:
     return text
 
 
-def written(section: Mapping[str, Any]) -> str:
+def format_pooling(section: Mapping[str, Any]) -> str:
     """The text of a config's section of a pooling; the inverse of `pooling`."""
     arguments = dict(section.items())
     name = arguments.pop("name")
@@ -63,15 +63,15 @@ def written(section: Mapping[str, Any]) -> str:
     return f"{name}:{listed}" if listed else name
 
 
-def width(text: str, cfg: EncoderConfig) -> int:
+def pooled_width(text: str, cfg: EncoderConfig) -> int:
     """How many numbers the pooled vector has."""
-    found = pooling(text)
-    own = found.width if isinstance(found, Readout) else None
+    found = parse_pooling(text)
+    own = found.width if isinstance(found, LearnedPooling) else None
     return cfg.width if own is None else own(cfg)
 
 
-def with_readout(
-    key: Key, params: Params, cfg: EncoderConfig, pool: Pool | Readout
+def add_pooling_params(
+    key: Key, params: Params, cfg: EncoderConfig, pool: Pool | LearnedPooling
 ) -> Params:
     """The encoder's parameters with those of its pooling, and no other's.
 
@@ -82,7 +82,7 @@ def with_readout(
     """
     given = {name: part for name, part in params.items() if name != "readout"}
     rest = {name: part for name, part in given.items() if name != "head"}
-    if not isinstance(pool, Readout) or pool.init is None:
+    if not isinstance(pool, LearnedPooling) or pool.init is None:
         return rest
     if "readout" not in params:
         return {**rest, "readout": pool.init(key, cfg, given)}
@@ -112,8 +112,8 @@ def _listed(shapes: Params) -> str:
     )
 
 
-def applied(
-    pool: Pool | Readout, params: Params, cfg: EncoderConfig
+def bind_pooling(
+    pool: Pool | LearnedPooling, params: Params, cfg: EncoderConfig
 ) -> tuple[Pool, Callable[..., Array] | None]:
     """The pooling of an encoder, and what it wants of every layer (or None).
 
@@ -125,9 +125,9 @@ def applied(
     Raises:
         ValueError: the encoder lacks the pooling's parameters, or routers.
     """
-    if not isinstance(pool, Readout):
+    if not isinstance(pool, LearnedPooling):
         return pool, None
-    if pool.routed and not cfg.experts:
+    if pool.routed and not cfg.num_experts:
         raise ValueError(
             "this pooling reads the routers of a mixture of experts, and the model has "
             "none"

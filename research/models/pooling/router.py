@@ -5,12 +5,14 @@ import jax.numpy as jnp
 
 from research.config_sections import check_option
 from research.models.config import EncoderConfig
-from research.models.pooling.basic import Readout, last
-from research.transforms.normalize import normalized
+from research.models.pooling.basic import LearnedPooling, last
+from research.transforms.normalize import l2_normalize
 from research.types import Array, Params
 
 
-def moee(*, of: str = "both", scores: str = "softmax", weight: float = 1.0) -> Readout:
+def moee(
+    *, of: str = "both", scores: str = "softmax", weight: float = 1.0
+) -> LearnedPooling:
     """What a text's last token is routed to, beside its state (MoEE, Li & Zhou 2024).
 
     The routing weights of all blocks, one after the other. With the state after the
@@ -39,10 +41,10 @@ def moee(*, of: str = "both", scores: str = "softmax", weight: float = 1.0) -> R
         if of == "router":
             return routed
         return jnp.concatenate(
-            [normalized(state), weight**0.5 * normalized(routed)], -1
+            [l2_normalize(state), weight**0.5 * l2_normalize(routed)], -1
         )
 
     def width(cfg: EncoderConfig) -> int:
-        return cfg.depth * cfg.experts + (cfg.width if of == "both" else 0)
+        return cfg.depth * cfg.num_experts + (cfg.width if of == "both" else 0)
 
-    return Readout(None, pool, each=each, routed=True, width=width)
+    return LearnedPooling(None, pool, each=each, routed=True, width=width)

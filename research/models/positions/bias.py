@@ -84,12 +84,12 @@ def alibi(params: Params, cfg: EncoderConfig, relative: Array) -> Array:
     A causal mask hides what is ahead. The first implementation adds slope * key
     position instead, which is the same under a causal softmax only.
     """
-    return -_by_head(slopes(cfg.heads)) * _distance(relative)
+    return -_by_head(slopes(cfg.num_heads)) * _distance(relative)
 
 
 def t5_init(key: Key, cfg: EncoderConfig) -> Params:
     """A [BUCKETS, H] table, shared by all blocks."""
-    return {"embedding": 0.02 * jax.random.normal(key, (BUCKETS, cfg.heads))}
+    return {"embedding": 0.02 * jax.random.normal(key, (BUCKETS, cfg.num_heads))}
 
 
 def t5(params: Params, cfg: EncoderConfig, relative: Array) -> Array:
@@ -105,9 +105,11 @@ def kerple_init(key: Key, cfg: EncoderConfig) -> Params:
     p_key, a_key = jax.random.split(key)
     return {
         "p": jax.random.uniform(
-            p_key, (cfg.heads,), minval=KERPLE_LEAST, maxval=KERPLE_MOST
+            p_key, (cfg.num_heads,), minval=KERPLE_LEAST, maxval=KERPLE_MOST
         ),
-        "a": jax.random.uniform(a_key, (cfg.heads,), minval=KERPLE_LEAST, maxval=1.0),
+        "a": jax.random.uniform(
+            a_key, (cfg.num_heads,), minval=KERPLE_LEAST, maxval=1.0
+        ),
     }
 
 

@@ -71,7 +71,7 @@ def init_clex(key: Key, cfg: EncoderConfig, *, expansion: int = 1, **_) -> Param
     return {"up": up, "down": jnp.zeros((hidden, pairs), jnp.float32)}
 
 
-def clex_turns(
+def clex_angles(
     params: Params,
     cfg: EncoderConfig,
     length: Array,
@@ -104,7 +104,7 @@ def clex_turns(
         [B, S, R/2] uint32, or float32 with a key.
     """
     rope = plain(cfg.rope_theta, cfg.rotated)
-    untrained = [_ntk(rope, t).frequencies for t in range(1, max_factor + 1)]
+    untrained = [_ntk(rope, t).inv_freq for t in range(1, max_factor + 1)]
     learned = growth(params, rope, max_factor=max_factor, act=act, step=step)
     frequencies = jnp.asarray(np.stack(untrained), jnp.float32) * jnp.exp(learned)
     if key is None:
@@ -141,8 +141,8 @@ def growth(
     steps = per_unit * (max_factor - 1)
     starts = 1 + np.arange(steps) / per_unit
     stages = starts[:, None] + np.array([0, 0.5, 1]) / per_unit
-    logs = [[np.log(_ntk(rope, t).frequencies) for t in row] for row in stages]
-    pairs = len(rope.frequencies)
+    logs = [[np.log(_ntk(rope, t).inv_freq) for t in row] for row in stages]
+    pairs = len(rope.inv_freq)
     logs = np.asarray(logs, np.float32).reshape(steps, 3, pairs)
     h = jnp.float32(1 / per_unit)
 

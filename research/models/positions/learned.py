@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.models.positions.segment_positions import Places
+from research.models.positions.segment_positions import Positions
 from research.types import Array, Key
 
 
@@ -61,7 +61,7 @@ def _whole(name: str, scale: int) -> int:
     return int(scale)
 
 
-def table_rows(places: Places, cfg: EncoderConfig, key: Key | None = None) -> Array:
+def table_rows(places: Positions, cfg: EncoderConfig, key: Key | None = None) -> Array:
     """The row of the position table for each token: [B, S] int32.
 
     A text that the table served before it was extended stands at every stride-th row,
@@ -73,17 +73,17 @@ def table_rows(places: Places, cfg: EncoderConfig, key: Key | None = None) -> Ar
         cfg: the encoder's shape.
         key: of the embedding layer in training; None otherwise.
     """
-    rows = places.position
+    rows = places.position_ids
     if key is not None and cfg.random_offset:
         key = jax.random.fold_in(key, 1)  # the layer's dropout takes the key itself
         drawn = jax.random.randint(key, rows.shape, 0, cfg.random_offset + 1)
         # All tokens of a text take what was drawn for its number in the row: where its
         # first one stood may lie beyond rows that were compacted.
-        number = jnp.maximum(places.segment, 1) - 1
+        number = jnp.maximum(places.segment_ids, 1) - 1
         rows += jnp.take_along_axis(drawn, number, axis=1)
-    elif cfg.stride > 1:
-        short = places.length <= cfg.max_len // cfg.stride
-        rows = jnp.where(short, rows * cfg.stride, rows)
+    elif cfg.position_stride > 1:
+        short = places.lengths <= cfg.max_len // cfg.position_stride
+        rows = jnp.where(short, rows * cfg.position_stride, rows)
     return rows + cfg.position_offset
 
 

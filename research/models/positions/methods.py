@@ -16,16 +16,16 @@ import jax.numpy as jnp
 from research.models.config import EncoderConfig
 from research.models.positions.clex import init_clex
 from research.models.positions.learned import SPREAD, TABLES
-from research.models.positions.query_scale import TEMPERATURES, query_factor
+from research.models.positions.query_scale import TEMPERATURES, query_scale
 from research.models.positions.relative_rope import REACH, RELATIONS, relation
 from research.models.positions.rope import ROPE, extended_rope
-from research.models.positions.segment_positions import places
+from research.models.positions.segment_positions import segment_positions
 from research.types import Params
 
 Methods = Mapping[str, Mapping[str, Any]]
 
 
-def extended(
+def extend_context(
     params: Params, cfg: EncoderConfig, methods: Methods
 ) -> tuple[Params, EncoderConfig]:
     """The encoder with a longer context, its weights untouched.
@@ -42,17 +42,17 @@ def extended(
     Raises:
         ValueError: as `extended_config`.
     """
-    new = extended_config(cfg, methods)
+    new = extend_config(cfg, methods)
     for name, arguments in methods.items():
         if name in TABLES:
             params = _with_table(params, cfg, name, arguments)
         if name == "clex" and "clex" not in params:
-            full = dict(dict(new.extensions)["clex"])
+            full = dict(dict(new.position_methods)["clex"])
             params = {**params, "clex": init_clex(jax.random.key(0), new, **full)}
     return params, new
 
 
-def extended_config(cfg: EncoderConfig, methods: Methods) -> EncoderConfig:
+def extend_config(cfg: EncoderConfig, methods: Methods) -> EncoderConfig:
     """The shape of the encoder that `extended` makes.
 
     Its `max_len` is what the farthest of the methods reaches, at least `cfg.max_len`.
@@ -63,7 +63,7 @@ def extended_config(cfg: EncoderConfig, methods: Methods) -> EncoderConfig:
     """
     full = {name: _arguments(cfg, name, methods[name]) for name in methods}
     tables = [name for name in full if name in TABLES]
-    if len(tables) > 1 or (tables and cfg.stride > 1):
+    if len(tables) > 1 or (tables and cfg.position_stride > 1):
         raise ValueError(
             "a position table can be extended once; "
             + (f"{' and '.join(tables)} are two" if tables[1:] else "this one has been")
@@ -73,18 +73,18 @@ def extended_config(cfg: EncoderConfig, methods: Methods) -> EncoderConfig:
         for name, arguments in full.items()
         if name not in TABLES and name != "reach"
     )
-    new = dataclasses.replace(cfg, extensions=cfg.extensions + kept)
+    new = dataclasses.replace(cfg, position_methods=cfg.position_methods + kept)
     _try(new, {name: full[name] for name in tables})
     reaches = [_reach(cfg, name, arguments) for name, arguments in full.items()]
     spread = [full[name]["scale"] for name in tables if name in SPREAD]
     new = dataclasses.replace(
         new,
         max_len=max(cfg.max_len, *reaches, 0),
-        stride=spread[0] if spread else cfg.stride,
+        position_stride=spread[0] if spread else cfg.position_stride,
     )
     if "reach" not in full:
         return new
-    return _reaching(cfg, new, list(full), reach(**full["reach"]))
+    return _reaching(cfg, new, list(full), extrapolate(**full["reach"]))
 
 
 def _reaching(
@@ -96,12 +96,12 @@ def _reaching(
         who = " and ".join(limited) or "this model's position table"
         raise ValueError(
             f"{who} reaches texts of {new.max_len} tokens, not of {length}; "
-            f"{enough(cfg, length, limited[0] if limited else '')} does"
+            f"{suggest_method(cfg, length, limited[0] if limited else '')} does"
         )
     return dataclasses.replace(new, max_len=max(new.max_len, length))
 
 
-def enough(cfg: EncoderConfig, length: int, method: str = "") -> str:
+def suggest_method(cfg: EncoderConfig, length: int, method: str = "") -> str:
     """What `parse` reads as a method that takes this model to texts of `length`.
 
     Args:
@@ -117,7 +117,7 @@ def enough(cfg: EncoderConfig, length: int, method: str = "") -> str:
     return f"{method}:scale={-(-length // cfg.max_len)}"
 
 
-def reach(*, length: int) -> int:
+def extrapolate(*, length: int) -> int:
     """Texts up to `length` tokens without any change of the model.
 
     For models whose positions have no end: ALiBi, relative biases, none at all; rotary
@@ -135,20 +135,20 @@ def _arguments(
     cfg: EncoderConfig, name: str, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The arguments of a method that fits the model's positions, with `original`."""
-    if name not in EXTENSIONS:
+    if name not in POSITION_METHODS:
         raise ValueError(
             f"unknown method {name!r} to extend the context; known: "
-            f"{', '.join(sorted(EXTENSIONS))}"
+            f"{', '.join(sorted(POSITION_METHODS))}"
         )
     fitting = [
-        other for other in EXTENSIONS if NEEDS.get(other) in (None, cfg.position)
+        other for other in POSITION_METHODS if NEEDS.get(other) in (None, cfg.position)
     ]
     if name not in fitting:
         raise ValueError(
             f"{name} is for models whose positions are {NEEDS[name]!r}; those of this "
             f"one are {cfg.position!r}, which {', '.join(fitting)} fit"
         )
-    if name in dict(cfg.extensions):
+    if name in dict(cfg.position_methods):
         raise ValueError(f"{name} extends this model already")
     known = _keywords(name)
     if unknown := sorted(set(given) - set(known)):
@@ -171,7 +171,7 @@ def _arguments(
 
 def _keywords(name: str) -> dict[str, inspect.Parameter]:
     """The arguments of a method; none for an unknown one."""
-    method = EXTENSIONS.get(name, lambda: None)
+    method = POSITION_METHODS.get(name, lambda: None)
     every = inspect.signature(method).parameters.values()
     return {p.name: p for p in every if p.kind is p.KEYWORD_ONLY}
 
@@ -220,17 +220,17 @@ def _try(cfg: EncoderConfig, tables: Methods) -> None:
     if cfg.position == "rope":
         extended_rope(cfg, cfg.max_len)
         relation(cfg)
-    query_factor(cfg, places(jnp.ones((1, 1), jnp.int32)))
+    query_scale(cfg, segment_positions(jnp.ones((1, 1), jnp.int32)))
     for name, arguments in tables.items():
         TABLES[name](jnp.zeros((1, 1)), **arguments)
 
 
-EXTENSIONS: Mapping[str, Callable[..., Any]] = {
+POSITION_METHODS: Mapping[str, Callable[..., Any]] = {
     **ROPE,
     **RELATIONS,
     **TEMPERATURES,
     **TABLES,
-    "reach": reach,
+    "reach": extrapolate,
 }
 # The positions that a method is for; the others fit any.
 NEEDS = {

@@ -5,33 +5,33 @@ import math
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.models.positions.segment_positions import Places
+from research.models.positions.segment_positions import Positions
 from research.types import Array
 
 
-def query_factor(cfg: EncoderConfig, places: Places) -> Array | float:
+def query_scale(cfg: EncoderConfig, places: Positions) -> Array | float:
     """The product of the factors of the queries that `cfg.extensions` names.
 
     Returns:
         [B, S] float32, or a float where it is the same for all tokens.
     """
     factor = 1.0
-    for name, arguments in cfg.extensions:
+    for name, arguments in cfg.position_methods:
         if name in TEMPERATURES:
             factor = factor * TEMPERATURES[name](cfg, places, **dict(arguments))
     return factor
 
 
-def score_factor(cfg: EncoderConfig) -> float:
+def logit_scale(cfg: EncoderConfig) -> float:
     """The part of `query_factor` that is for whole scores, not only for queries.
 
     An attention bias is multiplied by it too, and so is the bound of a softcap.
     """
-    scales = [dict(rest) for name, rest in cfg.extensions if name == "temp_scale"]
+    scales = [dict(rest) for name, rest in cfg.position_methods if name == "temp_scale"]
     return math.prod(temp_scale(cfg, None, **scale) for scale in scales)
 
 
-def temp_scale(cfg: EncoderConfig, places: Places | None, *, tau: float) -> float:
+def temp_scale(cfg: EncoderConfig, places: Positions | None, *, tau: float) -> float:
     """1 / tau: softmax(scores / tau) (Zhou et al. 2025, TempScale).
 
     A tau below 1 keeps the embeddings of long texts apart, with no training.
@@ -44,7 +44,7 @@ def temp_scale(cfg: EncoderConfig, places: Places | None, *, tau: float) -> floa
     return 1.0 / tau
 
 
-def log_length(cfg: EncoderConfig, places: Places, *, original: int) -> Array:
+def log_length(cfg: EncoderConfig, places: Positions, *, original: int) -> Array:
     """max(1, log n / log L0), n the tokens of the text (Su 2021; LongEmbed).
 
     Args:
@@ -57,10 +57,10 @@ def log_length(cfg: EncoderConfig, places: Places, *, original: int) -> Array:
     Raises:
         ValueError: `original` is below 2.
     """
-    return _log_ratio("log_length", places.length, original)
+    return _log_ratio("log_length", places.lengths, original)
 
 
-def log_position(cfg: EncoderConfig, places: Places, *, original: int) -> Array:
+def log_position(cfg: EncoderConfig, places: Positions, *, original: int) -> Array:
     """max(1, log(p + 1) / log L0): p + 1 tokens are what a causal token at p sees.
 
     Args:
@@ -78,7 +78,7 @@ def log_position(cfg: EncoderConfig, places: Places, *, original: int) -> Array:
             "log_position is for causal models, but this one sees both sides; "
             "use log_length"
         )
-    return _log_ratio("log_position", places.position + 1, original)
+    return _log_ratio("log_position", places.position_ids + 1, original)
 
 
 def _log_ratio(name: str, seen: Array, original: int) -> Array:

@@ -60,7 +60,7 @@ def relation(cfg: EncoderConfig) -> Relation:
     Raises:
         ValueError: there are two, or its arguments do not fit.
     """
-    chosen = [row for row in cfg.extensions if row[0] in RELATIONS]
+    chosen = [row for row in cfg.position_methods if row[0] in RELATIONS]
     if len(chosen) > 1:
         names = " and ".join(name for name, _ in chosen)
         raise ValueError(f"{names} both say how far apart tokens are; choose one")
@@ -138,7 +138,7 @@ def dpe(
 
     def selected(angles, plain, heads):
         # Queries of one key head rotate the pairs that their key rotates.
-        mask = np.repeat(chosen, heads // cfg.kv_heads, axis=0)[None, None]
+        mask = np.repeat(chosen, heads // cfg.num_kv_heads, axis=0)[None, None]
         return jnp.where(mask, angles, plain) if key_dims else angles
 
     def shifted(position, turns, heads):
@@ -230,7 +230,9 @@ def _grouped(
 
     def branch(query, key, holds):
         return Branch(
-            partial(query, heads=cfg.heads), partial(key, heads=cfg.kv_heads), holds
+            partial(query, heads=cfg.num_heads),
+            partial(key, heads=cfg.num_kv_heads),
+            holds,
         )
 
     behind = branch(shifted, grouped, lambda query, key: query - key >= window)
@@ -294,15 +296,15 @@ def _chosen(cfg: EncoderConfig, key_dims: tuple[tuple[int, ...], ...]) -> np.nda
     """[KV, R/2] bool, the pairs that take part."""
     pairs = cfg.rotated // 2
     if not key_dims:
-        return np.ones((cfg.kv_heads, pairs), bool)
+        return np.ones((cfg.num_kv_heads, pairs), bool)
     _check_tuple("key_dims", key_dims)
     if not any(isinstance(dims, tuple) for dims in key_dims):
-        key_dims = (key_dims,) * cfg.kv_heads
-    if len(key_dims) != cfg.kv_heads:
+        key_dims = (key_dims,) * cfg.num_kv_heads
+    if len(key_dims) != cfg.num_kv_heads:
         raise ValueError(
-            f"dpe's key_dims are of {len(key_dims)} heads, but keys have {cfg.kv_heads}"
+            f"dpe's key_dims are of {len(key_dims)} heads, but keys have {cfg.num_kv_heads}"
         )
-    chosen = np.zeros((cfg.kv_heads, pairs), bool)
+    chosen = np.zeros((cfg.num_kv_heads, pairs), bool)
     for head, dims in enumerate(key_dims):
         _check_tuple("key_dims", dims)
         if outside := [pair for pair in dims if pair not in range(pairs)]:

@@ -41,7 +41,7 @@ def extended_rope(cfg: EncoderConfig, length: int) -> Rope:
     return rope
 
 
-def turns(
+def rope_angles(
     cfg: EncoderConfig, length: Array, params: Params | None, key: Key | None = None
 ) -> tuple[Array, Array]:
     """What multiplies a token's position to its angles, in global blocks.
@@ -62,23 +62,23 @@ def turns(
     longest = min(cfg.max_len, length.shape[1])
     rope = extended_rope(cfg, longest)
     if "clex" in methods:
-        per_token = clex.clex_turns(params, cfg, length, key, **dict(methods["clex"]))
+        per_token = clex.clex_angles(params, cfg, length, key, **dict(methods["clex"]))
     elif _reads_length(methods):
         table, row = _table(cfg, longest)
         per_token = jnp.asarray(table)[jnp.asarray(row)[length]]
     else:
-        per_token = jnp.asarray(_fractions(rope.frequencies))[None, None]
+        per_token = jnp.asarray(_fractions(rope.inv_freq))[None, None]
     if "e2" in methods and key is not None:
         largest = dict(methods["e2"])["largest"]
         scale = jax.random.randint(key, (), 1, largest + 1)
         per_token = per_token // scale.astype(jnp.uint32)
-    return per_token, jnp.full((1, 1), rope.factor, jnp.float32)
+    return per_token, jnp.full((1, 1), rope.attention_factor, jnp.float32)
 
 
-def local_turns(cfg: EncoderConfig) -> tuple[Array, Array]:
+def local_rope_angles(cfg: EncoderConfig) -> tuple[Array, Array]:
     """The same for local blocks, which have a base of their own and no extension."""
     rope = plain(cfg.rope_theta_local, cfg.rotated)
-    return jnp.asarray(_fractions(rope.frequencies))[None, None], jnp.ones((1, 1))
+    return jnp.asarray(_fractions(rope.inv_freq))[None, None], jnp.ones((1, 1))
 
 
 def training_position(cfg: EncoderConfig, position: Array, key: Key | None) -> Array:
@@ -136,7 +136,7 @@ def e2(rope: Rope, length: int, *, largest: int) -> Rope:
 
 def _methods(cfg: EncoderConfig) -> tuple:
     """The rotary ones among the encoder's extensions."""
-    return tuple(row for row in cfg.extensions if row[0] in ROPE)
+    return tuple(row for row in cfg.position_methods if row[0] in ROPE)
 
 
 def _reads_length(methods: Mapping[str, tuple]) -> bool:
@@ -147,7 +147,7 @@ def _reads_length(methods: Mapping[str, tuple]) -> bool:
 
 def _table(cfg: EncoderConfig, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Turns [N, R/2] uint32, and which row a text of 0 ... longest tokens has."""
-    every = [extended_rope(cfg, n).frequencies for n in range(longest + 1)]
+    every = [extended_rope(cfg, n).inv_freq for n in range(longest + 1)]
     table = _fractions(np.stack(every))
     new = np.append(True, (table[1:] != table[:-1]).any(-1))
     return table[new], np.cumsum(new) - 1

@@ -23,8 +23,8 @@ class Rope(NamedTuple):
     """
 
     base: float
-    frequencies: np.ndarray
-    factor: float = 1.0
+    inv_freq: np.ndarray
+    attention_factor: float = 1.0
 
 
 def plain(base: float, rotated: int) -> Rope:
@@ -52,7 +52,7 @@ def linear(rope: Rope, length: int, *, scale: float) -> Rope:
         ValueError: the scale is below 1.
     """
     at_least("linear", "scale", scale, 1)
-    return rope._replace(frequencies=rope.frequencies / scale)
+    return rope._replace(inv_freq=rope.inv_freq / scale)
 
 
 def ntk_aware(rope: Rope, length: int, *, scale: float) -> Rope:
@@ -127,16 +127,16 @@ def longrope(
         raise ValueError(f"longrope's choice is {choice!r}; allowed: long, length")
     factors = {"long": long, "short": short} if choice == "length" else {"long": long}
     for name, values in factors.items():
-        if len(values) != len(rope.frequencies) or not min(values) > 0:
+        if len(values) != len(rope.inv_freq) or not min(values) > 0:
             raise ValueError(
                 f"longrope's {name} has {len(values)} factors; it takes "
-                f"{len(rope.frequencies)} positive ones, one for each rotated pair"
+                f"{len(rope.inv_freq)} positive ones, one for each rotated pair"
             )
     if attention is None:
         attention = math.sqrt(1 + math.log(scale) / math.log(original))
     used = short if choice == "length" and length <= original else long
-    slowed = rope.frequencies / np.asarray(used, np.float64)
-    return Rope(rope.base, slowed, rope.factor * attention)
+    slowed = rope.inv_freq / np.asarray(used, np.float64)
+    return Rope(rope.base, slowed, rope.attention_factor * attention)
 
 
 def proportional(
@@ -153,9 +153,9 @@ def proportional(
     at_least("proportional", "scale", scale, 1)
     if not 0 <= fraction <= 1:
         raise ValueError(f"proportional's fraction is {fraction}; allowed: 0 ... 1")
-    pairs = len(rope.frequencies)
+    pairs = len(rope.inv_freq)
     turning = np.arange(pairs) < int(fraction * 2 * pairs // 2)
-    return rope._replace(frequencies=np.where(turning, rope.frequencies / scale, 0.0))
+    return rope._replace(inv_freq=np.where(turning, rope.inv_freq / scale, 0.0))
 
 
 def truncated_basis(
@@ -170,8 +170,8 @@ def truncated_basis(
         ValueError: high is not above low.
     """
     check_order("truncated_basis", "low", low, "high", high)
-    kept = np.where(rope.frequencies >= high, rope.frequencies, middle)
-    return rope._replace(frequencies=np.where(rope.frequencies <= low, 0.0, kept))
+    kept = np.where(rope.inv_freq >= high, rope.inv_freq, middle)
+    return rope._replace(inv_freq=np.where(rope.inv_freq <= low, 0.0, kept))
 
 
 def power_basis(rope: Rope, length: int, *, power: float) -> Rope:
@@ -181,15 +181,15 @@ def power_basis(rope: Rope, length: int, *, power: float) -> Rope:
         ValueError: the power is negative.
     """
     at_least("power_basis", "power", power, 0)
-    pairs = len(rope.frequencies)
+    pairs = len(rope.inv_freq)
     return rope._replace(
-        frequencies=rope.frequencies * (1 - np.arange(pairs) / pairs) ** power
+        inv_freq=rope.inv_freq * (1 - np.arange(pairs) / pairs) ** power
     )
 
 
 def _ntk(rope: Rope, scale: float) -> Rope:
     """The base times scale^(d/(d-2))."""
-    channels = 2 * len(rope.frequencies)
+    channels = 2 * len(rope.inv_freq)
     if channels < 4:
         raise ValueError(
             f"NTK-aware frequencies need at least 4 rotated channels, not {channels}"
@@ -198,10 +198,10 @@ def _ntk(rope: Rope, scale: float) -> Rope:
 
 
 def _rebased(rope: Rope, factor: float) -> Rope:
-    pairs = len(rope.frequencies)
+    pairs = len(rope.inv_freq)
     return rope._replace(
         base=rope.base * factor,
-        frequencies=rope.frequencies * factor ** (-np.arange(pairs) / pairs),
+        inv_freq=rope.inv_freq * factor ** (-np.arange(pairs) / pairs),
     )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from research.types import Array
 
 
-class Places(NamedTuple):
+class Positions(NamedTuple):
     """Where tokens stand; every field is [B, S] int32.
 
     Attributes:
@@ -18,13 +18,13 @@ class Places(NamedTuple):
         index: its place in the row.
     """
 
-    segment: Array
-    position: Array
-    length: Array
-    index: Array
+    segment_ids: Array
+    position_ids: Array
+    lengths: Array
+    row_positions: Array
 
 
-def places(segment: Array, *, running: bool = False) -> Places:
+def segment_positions(segment: Array, *, running: bool = False) -> Positions:
     """The places of the tokens of packed rows.
 
     Args:
@@ -43,4 +43,4 @@ def places(segment: Array, *, running: bool = False) -> Places:
     last = jax.lax.cummin(last, axis=1, reverse=True)
     real = segment != 0
     position = jnp.where(real, index if running else index - first, 0)
-    return Places(segment, position, jnp.where(real, last - first + 1, 0), index)
+    return Positions(segment, position, jnp.where(real, last - first + 1, 0), index)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.models.positions.query_scale import score_factor
+from research.models.positions.query_scale import logit_scale
 from research.types import Array, Key, Params
 
 DIGITS = 5
@@ -57,8 +57,8 @@ def init(key: Key, cfg: EncoderConfig) -> Params:
             "down": kernel(DEPTH, 4 * WIDTH, WIDTH),
         },
         "final_norm": norm(),
-        "query": kernel(WIDTH, cfg.heads, CHANNELS),
-        "key": kernel(WIDTH, cfg.kv_heads, CHANNELS),
+        "query": kernel(WIDTH, cfg.num_heads, CHANNELS),
+        "key": kernel(WIDTH, cfg.num_kv_heads, CHANNELS),
     }
 
 
@@ -83,7 +83,7 @@ def channels(
         return y.reshape(*position.shape, -1, CHANNELS)
 
     # The temperature is of whole scores, as for other biases (`temperature`).
-    return heads("query") * (score_factor(cfg) * CHANNELS**-0.5), heads("key")
+    return heads("query") * (logit_scale(cfg) * CHANNELS**-0.5), heads("key")
 
 
 def vectors(params: Params, position: Array) -> Array:
@@ -118,7 +118,7 @@ def penalty(key: Key, params: Params, cfg: EncoderConfig, *, count: int = 32) ->
     shift = jax.random.randint(shift_key, (), 0, max(1, FARTHEST - cfg.max_len))
     position = jnp.stack([far, near, near + shift])
     query, key = channels(params, cfg, position)
-    key = jnp.repeat(key, cfg.heads // cfg.kv_heads, axis=2)
+    key = jnp.repeat(key, cfg.num_heads // cfg.num_kv_heads, axis=2)
     scores = jnp.einsum("bqhe,bkhe->bhqk", query, key)
     return WEIGHT * (nearest(scores[0], far) + transfer(scores[1], scores[2]))
 

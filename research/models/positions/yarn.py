@@ -47,10 +47,10 @@ def ntk_by_parts(
     at_least("ntk_by_parts", "original", original, 1)
     ramp = _index_ramp(rope, *ramp_bounds(rope, original, base_fast, base_slow))
     slowed = _blend(
-        ntk_aware(rope, length, scale=scale).frequencies, rope.frequencies / scale, ramp
+        ntk_aware(rope, length, scale=scale).inv_freq, rope.inv_freq / scale, ramp
     )
     ramp = _index_ramp(rope, *ramp_bounds(rope, original, fast, slow))
-    return rope._replace(frequencies=_blend(rope.frequencies, slowed, ramp))
+    return rope._replace(inv_freq=_blend(rope.inv_freq, slowed, ramp))
 
 
 def yarn(
@@ -103,8 +103,8 @@ def yarn(
         if mscale and mscale_all_dim:
             numerator = 0.1 * mscale * math.log(scale) + 1
             attention = numerator / (0.1 * mscale_all_dim * math.log(scale) + 1)
-    slowed = _blend(rope.frequencies, rope.frequencies / scale, ramp)
-    return Rope(rope.base, slowed, rope.factor * attention)
+    slowed = _blend(rope.inv_freq, rope.inv_freq / scale, ramp)
+    return Rope(rope.base, slowed, rope.attention_factor * attention)
 
 
 def ramp_bounds(
@@ -115,7 +115,7 @@ def ramp_bounds(
     With `truncate` rounded outwards, and never outside 0 ... d-1 (jquesnelle/yarn,
     find_correction_range: d-1, although the last pair is d/2-1).
     """
-    channels = 2 * len(rope.frequencies)
+    channels = 2 * len(rope.inv_freq)
 
     def index(turns):
         turned = math.log(original / (2 * math.pi * turns))
@@ -148,20 +148,20 @@ def llama3(
     at_least("llama3", "original", original, 1)
     check_order("llama3", "low", low, "high", high)
     ramp = _turns_ramp(rope, original, high, low)
-    slowed = _blend(rope.frequencies, rope.frequencies / scale, ramp)
-    return rope._replace(frequencies=slowed)
+    slowed = _blend(rope.inv_freq, rope.inv_freq / scale, ramp)
+    return rope._replace(inv_freq=slowed)
 
 
 def _index_ramp(rope: Rope, low: float, high: float) -> np.ndarray:
     """0 up to pair `low`, 1 from pair `high` on, linear between them: [R/2]."""
     if low == high:
         high += 0.001  # as the authors' code does; a step
-    return np.clip((np.arange(len(rope.frequencies)) - low) / (high - low), 0, 1)
+    return np.clip((np.arange(len(rope.inv_freq)) - low) / (high - low), 0, 1)
 
 
 def _turns_ramp(rope: Rope, original: int, fast: float, slow: float) -> np.ndarray:
     """0 from `fast` turns over L0 tokens, 1 down to `slow`, linear between: [R/2]."""
-    turned = original * rope.frequencies / (2 * math.pi)
+    turned = original * rope.inv_freq / (2 * math.pi)
     return np.clip((fast - turned) / (fast - slow), 0, 1)
 
 
