@@ -108,9 +108,8 @@ def format_call(config: Mapping[str, Any]) -> str:
     """The text of a section, which `parse_call` reads: "yarn(scale=8)"."""
     arguments = dict(config.items())
     name = arguments.pop("name")
-    return (
-        f"{name}({', '.join(f'{key}={_literal(arguments[key])}' for key in arguments)})"
-    )
+    listed = ", ".join(f"{key}={_literal(value)}" for key, value in arguments.items())
+    return f"{name}({listed})" if listed else name
 
 
 def bind_call(table: Table, call: Call, *args) -> Callable[..., Any]:
