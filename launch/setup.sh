@@ -7,14 +7,14 @@ wanted="${1:-requirements.txt}"
 stamp=".venv/$(echo "$wanted" | tr / -).sha256"
 
 python=""
-for name in python3.11 python3.12 python3.13 python3.14 python3 python; do
-  if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+for name in python3.11 python3.12 python3.13 python3 python; do
+  if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
     python="$name"
     break
   fi
 done
 if [ -z "$python" ]; then
-  echo "error: Python 3.11 or newer is needed, and none is on the PATH" >&2
+  echo "error: Python 3.11, 3.12 or 3.13 is needed, and none is on the PATH" >&2
   exit 1
 fi
 

@@ -1,5 +1,7 @@
 """Strict JAX for every test, and eight virtual devices."""
 
+import os
+
 import jax
 import pytest
 
@@ -11,8 +13,10 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Tests compile a thousand small programs and run each once or twice.
-jax.config.update("jax_disable_most_optimizations", True)
+# Tests compile a thousand small programs and run each once or twice. launch/test.sh
+# --all compiles them as users do.
+if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0":
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture
