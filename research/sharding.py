@@ -18,6 +18,7 @@ Rules = Sequence[tuple[str, P]]
 # then exchanged as rows of the batch, not as a table.
 RULES: Rules = (
     (r"embed/token/embedding", P("model", "data")),
+    (r"lm_head/kernel", P("model", "data")),
     (r"layers/(query|key|value)/kernel", P(None, "data", "model", None)),
     (r"layers/out/kernel", P(None, "model", None, "data")),
     (r"layers/(gate|up)/kernel", P(None, "data", "model")),

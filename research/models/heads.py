@@ -1,5 +1,10 @@
-"""The head that predicts tokens from states, before the tied output layer."""
+"""Heads that predict tokens: BERT's MLM head, and a language model's output layer.
 
+Logits over the vocabulary are states times `output_embeddings`, computed a part at a
+time by `losses.token_prediction`, so that [B, S, V] never stands in memory.
+"""
+
+import chex
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
@@ -9,7 +14,7 @@ from research.types import Array, Key, Params
 
 
 def init_mlm_head(key: Key, cfg: EncoderConfig) -> Params:
-    """The head that predicts tokens: a dense layer, a norm, and the output's bias."""
+    """BERT's prediction head: a dense layer, a norm, and the bias of the logits."""
     x = jnp.zeros((1, 1, cfg.width), cfg.compute_dtype)
     return {
         "transform": {
@@ -24,19 +29,48 @@ def init_mlm_head(key: Key, cfg: EncoderConfig) -> Params:
 def apply_mlm_head(params: Params, x: Array, cfg: EncoderConfig) -> Array:
     """norm(act(W x + b)), with the first d input columns of W (BERT; Starbucks' SMAE).
 
-    Of a prefix of the states it is what the whole head makes of them padded with zeros,
-    except for its cost.
+    For truncated states this equals the full head applied to states padded with zeros,
+    at less cost.
 
     Args:
-        params: as `init_head` makes them.
-        x: [..., d] the first d of the D components of states.
-        cfg: the encoder's shape.
+        params: The head, as `init_mlm_head` makes it.
+        x: [..., d] the first d of the D components of hidden states.
+        cfg: The encoder's shape.
 
     Returns:
-        [..., D]; times the token table, plus `params["bias"]`, the logits.
+        [..., D]; times the output embeddings, plus `params["bias"]`, they are the
+        logits.
     """
     dense = params["transform"]
+    chex.assert_shape(dense["kernel"], (cfg.width, cfg.width))
+    # [N, d] x [d, D] -> [N, D]
     kernel = dense["kernel"][: x.shape[-1]].astype(x.dtype)
     y = x.reshape(-1, x.shape[-1]) @ kernel + dense["bias"].astype(x.dtype)[None]
     y = norm(cfg, None).apply({"params": params["norm"]}, ACTIVATIONS[cfg.act](y))
     return y.reshape(*x.shape[:-1], cfg.width)
+
+
+def init_lm_head(key: Key, cfg: EncoderConfig) -> Params:
+    """The output layer of a language model that is not tied to the token table.
+
+    It stands in the encoder's parameters under "lm_head", beside "embed" and "layers";
+    a tied model has none.
+
+    Returns:
+        {"kernel": [V, D]}.
+    """
+    return {"kernel": KERNEL_INIT(key, (cfg.vocab_size, cfg.width))}
+
+
+def output_embeddings(params: Params) -> Array:
+    """The matrix that turns states into logits, of the output layer or the token table.
+
+    Args:
+        params: The encoder's.
+
+    Returns:
+        [V, D]; logits of states x are x @ output_embeddings.T.
+    """
+    if "lm_head" in params:
+        return params["lm_head"]["kernel"]
+    return params["embed"]["token"]["embedding"]
