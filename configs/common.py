@@ -68,13 +68,13 @@ def base() -> ml_collections.ConfigDict:
             "tokenizer": section(TOKENIZERS, "trained"),
             "encoder": section(ENCODERS, "bert"),
             "init_from": "",  # a model whose weights to start from
-            "extend": {},  # name -> section of a method for a longer context
-            "method": section(PROMPTS, "plain"),  # the prompts texts are put into
+            "position_methods": "",  # for a longer context, such as "yarn(scale=8)"
+            "prompt": section(PROMPTS, "plain"),  # the prompts texts are put into
             "pool": section(POOLINGS, "mean"),
             "objective": section(OBJECTIVES, "contrastive"),
             "tuning": section(TUNING, "full"),  # what is trained
             "loss": section(LOSSES, "infonce"),
-            "nested": section(SIZE_LOSSES, "none"),
+            "size_loss": section(SIZE_LOSSES, "full_size"),
             "data": {},
             "optimizer": section(OPTIMIZERS, "adamw"),
             "mesh": {"data": -1, "model": 1, "fsdp": False},
@@ -180,20 +180,20 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
         **{"depth": 6, "width": 192, "vocab_size": 8_192, "length": 128},
     )
     config = base()
-    del config["loss"], config["nested"]
+    del config["loss"], config["size_loss"]
     config.pool = section(POOLINGS, pool)
-    config.rows = section(ROW_LAYOUTS, **{"name": "packed"} | rows)
+    config.row_layout = section(ROW_LAYOUTS, **{"name": "packed"} | rows)
     config.steps = arg.steps
     config.optimizer.learning_rate = 1e-4 if arg.model else 1e-3
     config.optimizer.warmup = 0.1
     config.optimizer.weight_decay = 0.01
     if arg.tiny:
         tiny(config, dropout=0.0)
-        if "shortest" in config.rows:
-            config.rows.shortest = 16
+        if "shortest" in config.row_layout:
+            config.row_layout.shortest = 16
         return config
-    config.tokenizer = section(TOKENIZERS, "trained", vocab=arg.vocab)
-    shape = {"vocab_size": arg.vocab, "width": arg.width, "depth": arg.depth}
+    config.tokenizer = section(TOKENIZERS, "trained", vocab=arg.vocab_size)
+    shape = {"vocab_size": arg.vocab_size, "width": arg.width, "depth": arg.depth}
     shape |= {"num_heads": max(1, arg.width // 64), "mlp": 4 * arg.width}
     shape["max_len"] = config.max_length = arg.length
     config.batch_size = 8_192 // arg.length  # rows

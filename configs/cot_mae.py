@@ -4,7 +4,7 @@ Source: Wu et al. 2023, arXiv:2208.07670, and its released code; theirs is 800k 
     1,024 spans of MS MARCO at 1e-4.
 Command: python -m launch.train --config=configs/cot_mae.py --workdir=runs/cot_mae
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N tokens of a row.
 Cost: not measured here.
 Expected: not measured here.
 """

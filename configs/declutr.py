@@ -4,7 +4,7 @@ Source: Giorgi et al. 2021, arXiv:2006.03659, and its released code; theirs is o
     of 497,868 documents of OpenWebText at 5e-5, spans of 32 to 512 tokens.
 Command: python -m launch.train --config=configs/declutr.py --workdir=runs/declutr
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N tokens of a row.
 Cost: not measured here.
 Expected: not measured here.
 """

@@ -4,7 +4,7 @@ Source: Xiao et al. 2023, arXiv:2211.08769, and its released code (the bag of wo
     weighs 0.1 there, 1 in the paper); their data and steps are those of RetroMAE.
 Command: python -m launch.train --config=configs/dupmae.py --workdir=runs/dupmae
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N tokens of a row.
 Cost: not measured here.
 Expected: not measured here.
 """

@@ -4,7 +4,7 @@ Source: Clark et al. 2020, arXiv:2003.10555; theirs is 1M steps of 128 x 128 tok
     5e-4 for the small size.
 Command: python -m launch.train --config=configs/electra.py --workdir=runs/electra
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N tokens of a row.
 Cost: not measured here.
 Expected: not measured here.
 """

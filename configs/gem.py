@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
     tiny = ",tiny" if arg.tiny else ""
     config = pre_training(f"data={arg.data},steps={arg.steps}{tiny}")
     config.objective = section(PRETRAINING, "gem")
-    config.method = section(PROMPTS, "template", query="{text}{eos}", pool="last")
+    config.prompt = section(PROMPTS, "template", query="{text}{eos}", pool="last")
     config.pool = section(POOLS, "last")
     config.optimizer.learning_rate = 1e-4
     if arg.tiny and not arg.model:

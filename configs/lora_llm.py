@@ -60,7 +60,7 @@ def get_config(arg: str = ""):
         lora = {"rank": arg.rank, "alpha": 2.0 * arg.rank, "base_dtype": arg.dtype}
         config.tuning = section(TUNING, "lora", **lora)
     if arg.echo:
-        config.method = section(PROMPTS, "echo", symmetric=True, pool=config.pool.name)
+        config.prompt = section(PROMPTS, "echo", symmetric=True, pool=config.pool.name)
     if arg.tiny:
         tiny(config)
         config.objective.micro_batch = 4

@@ -4,7 +4,7 @@ Source: Meng et al. 2024, arXiv:2302.02060, and its released code; theirs is 2M 
     of 512 tokens at 2e-4, with a decoder of 4 blocks.
 Command: python -m launch.train --config=configs/mae_lm.py --workdir=runs/mae_lm
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N tokens of a row.
 Cost: not measured here.
 Expected: not measured here.
 """

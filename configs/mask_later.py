@@ -4,7 +4,7 @@ Source: Liao et al. 2022, arXiv:2211.04898 (3ML, with self-attention only); half
     tokens is predicted.
 Command: python -m launch.train --config=configs/mask_later.py --workdir=runs/mask_later
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N tokens of a row.
 Cost: not measured here.
 Expected: not measured here.
 """

@@ -17,5 +17,5 @@ def get_config(arg: str = ""):
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128)
     config = fine_tuning(arg)
     dims = starbucks_dims(config)
-    config.nested = section(SIZE_LOSSES, "matryoshka", dims=dims)
+    config.size_loss = section(SIZE_LOSSES, "matryoshka", dims=dims)
     return config

@@ -4,7 +4,7 @@ Source: Devlin et al. 2019, arXiv:1810.04805, with whole words hidden; theirs is
     steps of 256 x 512 tokens of books and Wikipedia at 12 x 768.
 Command: python -m launch.train --config=configs/mlm.py --workdir=runs/mlm
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab=N, length=N tokens of a row. Rare or hard words first:
+    width=N, vocab_size=N, length=N tokens of a row. Rare or hard words first:
     --config.objective.weighting=frequency or loss.
 Cost: not measured here.
 Expected: not measured here.

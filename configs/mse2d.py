@@ -2,10 +2,10 @@
 
 Source: Li et al. 2024, arXiv:2402.14776. variant=st_matryoshka2d is what the Starbucks
 paper compares with as "2DMSE" (sentence-transformers' Matryoshka2dLoss, its defaults at
-the time); 2dmse_v1 and 2dmse_later are the authors' own first and second code.
+the time); mse2d_v1 and mse2d_later are the authors' own first and second code.
 Command: python -m launch.train --config=configs/mse2d.py --workdir=runs/mse2d
 Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N,
-    variant=st_matryoshka2d|2dmse_v1|2dmse_later.
+    variant=st_matryoshka2d|mse2d_v1|mse2d_later.
 Cost: 4 minutes on 2 CPU cores for 96 steps of 64 triplets.
 Expected: STS-B test at the six sizes: the row mse2d of README.md's table.
 """
@@ -22,5 +22,5 @@ def get_config(arg: str = ""):
     )
     config = fine_tuning(arg)
     dims = starbucks_dims(config)
-    config.nested = section(SIZE_LOSSES, arg.variant, dims=dims)
+    config.size_loss = section(SIZE_LOSSES, arg.variant, dims=dims)
     return config

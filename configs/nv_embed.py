@@ -38,10 +38,10 @@ def get_config(arg: str = ""):
         raise ValueError(f"variant stage is {arg.stage}; allowed: 1, 2")
     given, arg.model = arg.model, MINILM  # which the decoder replaces below
     config = fine_tuning(arg)
-    rank, sizes = 16, {"latents": 512, "num_heads": 8}
+    rank, sizes = 16, {"latents": 512, "heads": 8}
     if arg.tiny:
         decoder.small(config, causal=False)
-        rank, sizes = 2, {"latents": 16, "num_heads": 2}
+        rank, sizes = 2, {"latents": 16, "heads": 2}
     if given:
         start_from(config, given, causal=False, dropout=0.0, dtype=arg.dtype)
     elif not arg.tiny:

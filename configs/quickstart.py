@@ -34,5 +34,5 @@ def get_config(arg: str = ""):
     if arg.tiny:
         tiny(config)
     pairs = starbucks_pairs(config)
-    config.nested = section(SIZE_LOSSES, "starbucks_sts", pairs=pairs)
+    config.size_loss = section(SIZE_LOSSES, "starbucks_sts", pairs=pairs)
     return config

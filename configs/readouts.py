@@ -20,8 +20,8 @@ from research.config_sections import section
 from research.models.pooling.registry import POOLINGS
 
 SIZES = {
-    "latent_attention": {"latents": 64, "num_heads": 2},
-    "layer_attention": {"latents": 64, "num_heads": 4},
+    "latent_attention": {"latents": 64, "heads": 2},
+    "layer_attention": {"latents": 64, "heads": 4},
     "lexicon": {"clusters": 1_000},
     "dupmae": {"dim": 128, "top": 384},
 }

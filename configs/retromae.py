@@ -4,7 +4,7 @@ Source: Xiao et al. 2022, arXiv:2205.12035, and its released code; theirs is 8 e
     Wikipedia and BookCorpus, 256 x 512 tokens a step at 1e-4.
 Command: python -m launch.train --config=configs/retromae.py --workdir=runs/retromae
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N tokens of a row.
 Cost: not measured here.
 Expected: not measured here.
 """

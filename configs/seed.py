@@ -4,7 +4,7 @@ Source: Lu et al. 2021, arXiv:2102.09206, and its released model; theirs is 12 x
     with a decoder of 3 blocks that see 2 tokens, from Wikipedia.
 Command: python -m launch.train --config=configs/seed.py --workdir=runs/seed
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N tokens of a row.
 Cost: not measured here.
 Expected: not measured here.
 """

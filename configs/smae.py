@@ -5,7 +5,7 @@ Source: Zhuang et al. 2024, arXiv:2410.13230 (SMAE), and its released code; thei
     bert-base-uncased.
 Command: python -m launch.train --config=configs/smae.py --workdir=runs/smae
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N tokens of a row.
 Cost: not measured here.
 Expected: not measured here.
 """

@@ -26,7 +26,7 @@ def get_config(arg: str = ""):
     config.pool = section(POOLS, "cls")
     config.loss = section(LOSSES, "infonce", temperature=1.0, similarity="dot")
     pairs = starbucks_pairs(config)
-    config.nested = section(SIZE_LOSSES, "starbucks_retrieval", pairs=pairs)
+    config.size_loss = section(SIZE_LOSSES, "starbucks_retrieval", pairs=pairs)
     config.optimizer.learning_rate = 1e-4
     if not arg.tiny:
         path = f"{arg.data}/squad_retrieval"

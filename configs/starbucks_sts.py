@@ -32,5 +32,5 @@ def get_config(arg: str = ""):
     if arg.scratch:
         config.init_from = ""
     pairs = starbucks_pairs(config)
-    config.nested = section(SIZE_LOSSES, "starbucks_sts", pairs=pairs)
+    config.size_loss = section(SIZE_LOSSES, "starbucks_sts", pairs=pairs)
     return config

@@ -16,7 +16,6 @@ from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS
 from research.models.positions.learned import SPREAD
-from research.models.positions.methods import POSITION_METHODS
 
 
 def get_config(arg: str = ""):
@@ -35,7 +34,7 @@ def get_config(arg: str = ""):
         start_from(config, arg.model)
         config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}
         config.evals = {"pydocs": section(EVALS, "pydocs_long", length=1_024)}
-    config.extend = {"table": section(POSITION_METHODS, arg.start, scale=arg.scale)}
+    config.position_methods = f"{arg.start}(scale={arg.scale})"
     shape = build(ENCODERS, config.encoder)
     begin, rows = shape.position_offset, shape.max_len
     old = (begin, begin + rows, 1)

@@ -7,14 +7,13 @@ import pytest
 
 from configs import separate, tuned_positions
 from configs.common import start_from
-from research.config_sections import section
+from research.config_sections import format_call, section
 from research.experiment.build import make_experiment
 from research.experiment.initialization import ENCODERS
 from research.inference import model as pretrained
 from research.inference.embedder import make_embedder
 from research.interop import load
 from research.interop.sentence_transformers.write import export
-from research.models.positions.methods import POSITION_METHODS
 from research.text.prompts import PROMPTS
 from research.train import loop
 
@@ -86,7 +85,7 @@ def test_only_new_positions_are_trained(start, base, tmp_path, cache):
 def test_methods_of_training_are_trained(name, arguments, reach, tmp_path, cache):
     config = separate.get_config("tiny")
     config.encoder = section(ENCODERS, "modern", **SHAPE)
-    config.extend = {"longer": section(POSITION_METHODS, name, **arguments)}
+    config.position_methods = format_call({"name": name, **arguments})
     config.evals, config.steps = {}, 3
     config.optimizer.learning_rate = 1e-2
     result = loop.train(make_experiment(config, tmp_path, cache=cache), tmp_path)
@@ -101,18 +100,17 @@ def test_methods_of_training_are_trained(name, arguments, reach, tmp_path, cache
 
 def test_what_does_not_fit_the_positions_is_one_sentence(tmp_path, cache):
     config = separate.get_config("tiny")
-    config.extend = {"longer": section(POSITION_METHODS, "linear", scale=2.0)}
+    config.position_methods = "linear(scale=2.0)"
     with pytest.raises(ValueError, match="linear is for .* 'rope'; .* 'learned'"):
         make_experiment(config, tmp_path, cache=cache)
-    one = section(POSITION_METHODS, "grouped", scale=2)
-    config.extend = {"one": one, "two": one}
-    with pytest.raises(ValueError, match="extend names grouped twice"):
+    config.position_methods = "grouped(scale=2) | grouped(scale=2)"
+    with pytest.raises(ValueError, match="position_methods names grouped twice"):
         make_experiment(config, tmp_path / "other", cache=cache)
 
 
 def test_a_method_is_trained_and_remembered(tmp_path, cache):
     config = separate.get_config("tiny")
-    config.method = section(PROMPTS, "echo", instruction="Find")
+    config.prompt = section(PROMPTS, "echo", instruction="Find")
     config.encoder.max_len = config.max_length = 64
     config.encoder.depth = 2
     config.evals, config.steps = {}, 1
@@ -133,10 +131,10 @@ def test_a_method_is_trained_and_remembered(tmp_path, cache):
 
 def test_a_method_pools_as_the_config_says(tmp_path, cache):
     config = separate.get_config("tiny")
-    config.method = section(PROMPTS, "prompteol")
+    config.prompt = section(PROMPTS, "prompteol")
     message = "prompteol pools by 'last' and the config by 'mean': set pool.name=last"
     with pytest.raises(ValueError, match=message):
         make_experiment(config, tmp_path, cache=cache)
-    config.method.name = "prompt"
+    config.prompt.name = "prompt"
     with pytest.raises(ValueError, match="unknown name 'prompt'; known: "):
         make_experiment(config, tmp_path / "other", cache=cache)

@@ -61,7 +61,7 @@ def test_fine_tuning_keeps_the_encoder_and_says_what_it_drops(
     assert (source.pool, source.dims) == ("cls", (48, 8))
     config = starbucks_sts.get_config(f"tiny,model={before}")
     config.evals, config.steps = {}, 1
-    assert config.nested.pairs[-1] == (2, 48)
+    assert config.size_loss.pairs[-1] == (2, 48)
     parts = make_experiment(config, tmp_path, cache=cache)
     assert parts.note.startswith(f"{before}: its encoder is kept, decoder (")
     assert "parameters) and head (2,960 parameters) dropped" in parts.note

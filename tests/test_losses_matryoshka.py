@@ -14,14 +14,14 @@ from research.types import Labels
 B, K, L, D = 8, 2, 4, 16
 PAIRS = ((1, 4), (2, 8), (4, 16))
 ARGUMENTS = {
-    "none": {},
-    "single": {"depth": 2, "dim": 8},
+    "full_size": {},
+    "single_size": {"depth": 2, "dim": 8},
     "matryoshka": {"dims": (4, 16)},
     "two_dimensional": {"pairs": PAIRS[1:], "kl_on": "scores", "reduction": "mean"},
     "starbucks_sts": {"pairs": PAIRS[1:]},
     "starbucks_retrieval": {"pairs": PAIRS[1:]},
-    "2dmse_v1": {},
-    "2dmse_later": {"dims": (4,)},
+    "mse2d_v1": {},
+    "mse2d_later": {"dims": (4,)},
     "st_adaptive": {"layers_per_step": 2},
     "st_matryoshka2d": {"dims": (4, 16)},
     "ese": {"dim": 4},
@@ -168,7 +168,7 @@ def test_starbucks_sts_equals_torch(key):
 
 def test_starbucks_of_the_full_size_is_the_loss(key):
     q, d, labels = every_layer(key)
-    plain = run(SIZE_LOSSES["none"](infonce), q, d, labels, grad=True)
+    plain = run(SIZE_LOSSES["full_size"](infonce), q, d, labels, grad=True)
     for name in "starbucks_sts", "starbucks_retrieval":
         nested = SIZE_LOSSES[name](infonce, pairs=((L, D),))
         value, _, grads = run(nested, q, d, labels, grad=True)
@@ -200,7 +200,7 @@ def test_starbucks_gradient_stays_in_the_prefix_and_reaches_the_teacher(key):
     assert not np.any(attached[:, [0, 1, 3]])
     detached = grad_of(kl_on="features", detach_teacher=True)
     assert np.any(detached[:, 2]) and not np.any(detached[:, L])
-    task = run(SIZE_LOSSES["single"](infonce, depth=2, dim=8), q, d, grad=True)[2][0]
+    task = run(SIZE_LOSSES["single_size"](infonce, depth=2, dim=8), q, d, grad=True)[2][0]
     assert np.any(task[:, 2, :8]) and not np.any(task[:, 2, 8:])
 
 
@@ -262,7 +262,7 @@ def test_matryoshka_sums_prefixes(key):
     )
     value, metrics, grads = run(nested, q, d, labels, grad=True)
     each = [
-        run(SIZE_LOSSES["single"](infonce, dim=k), q, d, labels, grad=True)
+        run(SIZE_LOSSES["single_size"](infonce, dim=k), q, d, labels, grad=True)
         for k in (4, 8, 16)
     ]
     weighted = [c * x[0] for c, x in zip((0.5, 2.0, 1.0), each, strict=True)]
@@ -272,11 +272,11 @@ def test_matryoshka_sums_prefixes(key):
     np.testing.assert_allclose(grads[0], expected, rtol=1e-5, atol=1e-6)
     full = run(SIZE_LOSSES["matryoshka"](infonce, dims=(D,)), q, d, labels)
     np.testing.assert_allclose(
-        full[0], run(SIZE_LOSSES["none"](infonce), q, d, labels)[0], rtol=1e-6
+        full[0], run(SIZE_LOSSES["full_size"](infonce), q, d, labels)[0], rtol=1e-6
     )
 
 
-@pytest.mark.parametrize("name,power", [("2dmse_v1", 2), ("2dmse_later", 1)])
+@pytest.mark.parametrize("name,power", [("mse2d_v1", 2), ("mse2d_later", 1)])
 def test_2dmse_equals_one_of_its_draws(key, name, power):
     q, d, _ = every_layer(key)
     nested = SIZE_LOSSES[name](infonce, dims=(4, 8), kl_temperature=0.5)
@@ -284,7 +284,7 @@ def test_2dmse_equals_one_of_its_draws(key, name, power):
     draws = []
     for layer in range(1, L):
         for k in (4, 8):
-            c = 1 / layer if name == "2dmse_later" else 1.0
+            c = 1 / layer if name == "mse2d_later" else 1.0
             draws.append(
                 loop_infonce(*at(q, d, L, D))
                 + loop_infonce(*at(q, d, L, k))
@@ -298,7 +298,7 @@ def test_2dmse_equals_one_of_its_draws(key, name, power):
 def test_2dmse_of_equal_layers_at_full_width_is_4_times_the_loss(key):
     q, d, _ = every_layer(key)
     q, d = (jnp.broadcast_to(x[:, :1], x.shape) for x in (q, d))
-    value = run(SIZE_LOSSES["2dmse_v1"](infonce, dims=(D,)), q, d)[0]
+    value = run(SIZE_LOSSES["mse2d_v1"](infonce, dims=(D,)), q, d)[0]
     np.testing.assert_allclose(value, 4 * loop_infonce(q[:, 0], d[:, 0]), rtol=1e-5)
 
 
@@ -312,7 +312,7 @@ def test_layers_are_drawn_evenly_and_without_replacement(key):
 
 def test_feature_divergence_ignores_a_constant_per_text(key):
     q, d, _ = every_layer(key)
-    nested = SIZE_LOSSES["2dmse_v1"](infonce, dims=(8,))
+    nested = SIZE_LOSSES["mse2d_v1"](infonce, dims=(8,))
     plain = run(nested, q, d)[1]["kl/drawnx16"]
     moved = run(nested, q.at[:, 1:L].add(2.0), d.at[:, 1:L].add(2.0))[1]["kl/drawnx16"]
     np.testing.assert_allclose(plain, moved, rtol=1e-4)
@@ -375,10 +375,10 @@ def test_ese_equals_the_loop(key):
         ("matryoshka", {"dims": (4, 32)}, "dim 32 is not in the model, which has 16"),
         ("matryoshka", {"dims": (4,), "weights": (1.0, 2.0)}, "2 weights.* 1 dims"),
         ("matryoshka", {"dims": ()}, "at least one"),
-        ("single", {"depth": 5}, r"size \(5, 16\)"),
-        ("single", {"dim": 17}, "dim 17"),
+        ("single_size", {"depth": 5}, r"size \(5, 16\)"),
+        ("single_size", {"dim": 17}, "dim 17"),
         ("ese", {}, "dim 128"),
-        ("2dmse_v1", {"dims": (32,)}, "dim 32"),
+        ("mse2d_v1", {"dims": (32,)}, "dim 32"),
         ("st_matryoshka2d", {"dims": (32,)}, "dim 32"),
         ("st_adaptive", {"layer_weight": "square"}, "uniform, linear, log"),
         ("two_dimensional", {"pairs": PAIRS, "kl_on": "all"}, "kl_on is 'all'"),
@@ -394,7 +394,7 @@ def test_mistakes_are_named(key, name, arguments, message):
         run(SIZE_LOSSES[name](infonce, **arguments), *every_layer(key))
 
 
-@pytest.mark.parametrize("name", ["2dmse_v1", "st_adaptive", "ese"])
+@pytest.mark.parametrize("name", ["mse2d_v1", "st_adaptive", "ese"])
 def test_a_single_layer_has_nothing_to_draw(key, name):
     q, d, labels = every_layer(key)
     arguments = ARGUMENTS[name]

@@ -91,7 +91,7 @@ def value_and_grad(objective, params, batch, key):
 
 
 @pytest.mark.parametrize("micro_batch", [0, 4])
-@pytest.mark.parametrize("nested", ["none", "starbucks_sts"])
+@pytest.mark.parametrize("nested", ["full_size", "starbucks_sts"])
 def test_one_device_equals_eight(key, made, nested, micro_batch):
     one = objective(nested, micro_batch, symmetric=True)
     params, _ = one.init(key)
@@ -105,7 +105,7 @@ def test_one_device_equals_eight(key, made, nested, micro_batch):
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("nested", ["none", "starbucks_sts", "2dmse_v1"])
+@pytest.mark.parametrize("nested", ["full_size", "starbucks_sts", "mse2d_v1"])
 def test_gradcache_has_the_gradient_of_the_whole_batch(key, made, nested):
     """With dropout, prompts, padding, duplicates and hard negatives on.
 
@@ -148,7 +148,7 @@ def test_gradcache_has_the_gradient_of_the_whole_batch(key, made, nested):
 
 
 def test_rows_of_padding_change_nothing(key, made):
-    none = objective("none")
+    none = objective("full_size")
     params, _ = none.init(key)
     batch = made(8)
     more = batch.tokens._replace(
@@ -176,7 +176,7 @@ def test_rows_of_padding_change_nothing(key, made):
 
 def test_the_loss_equals_a_loop_over_pairs(key, made):
     """In-batch and hard negatives; equal texts are never negatives of each other."""
-    none = objective("none")
+    none = objective("full_size")
     params, _ = none.init(key)
     batch = made(8)
     length = batch.tokens.token_ids.shape[1]
@@ -210,7 +210,7 @@ def test_the_loss_equals_a_loop_over_pairs(key, made):
 
 def test_a_tanh_head_is_trained_beside_the_encoder(key, made):
     loss = build(
-        SIZE_LOSSES, section(SIZE_LOSSES, "none"), bind(LOSSES, {"name": "infonce"})
+        SIZE_LOSSES, section(SIZE_LOSSES, "full_size"), bind(LOSSES, {"name": "infonce"})
     )
     simcse = contrastive(CFG, POOLS["cls"], loss, head="tanh")
     params, _ = simcse.init(key)
@@ -225,5 +225,5 @@ def test_a_micro_batch_must_divide_the_batch(key, made):
     with pytest.raises(
         ValueError, match="batch_size 16 does not divide by micro_batch"
     ):
-        bad = objective("none", micro_batch=5)
+        bad = objective("full_size", micro_batch=5)
         bad.loss(bad.init(key)[0], {}, made(8), key)

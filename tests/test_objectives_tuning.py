@@ -55,7 +55,7 @@ class Batches:
 
 
 def objective(cfg=CFG, **arguments):
-    nested = SIZE_LOSSES["none"](partial(infonce, temperature=0.05))
+    nested = SIZE_LOSSES["full_size"](partial(infonce, temperature=0.05))
     return contrastive(cfg, mean, nested, **arguments)
 
 

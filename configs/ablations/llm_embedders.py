@@ -8,7 +8,7 @@ Source: Springer et al. 2024, arXiv:2402.15449 (echo); Jiang et al. 2024,
 Command: python -m launch.ablate --config=configs/ablations/llm_embedders.py \
     --workdir=runs/llm_embedders
 Variants: tiny, model=NAME (a decoder, instead of training one), data=DIR (with
-    rawtext/, stsb/ and squad_retrieval/), steps=N, width=N, depth=N, vocab=N.
+    rawtext/, stsb/ and squad_retrieval/), steps=N, width=N, depth=N, vocab_size=N.
 Rows: how one and the same model is read. Echo has the same token budget as the others,
     so of a long text each copy is half. Token prepending goes before the blocks from
     1 to half of the depth; its baseline, "off", has the same prompt and copies nothing.

@@ -188,7 +188,7 @@ def train_step() -> dict:
     with tempfile.TemporaryDirectory() as folder:
         steps = Steps(config, Path(folder), ROUNDS.value + 1)
     peer = StarbucksPeer(
-        load.resolve_folder(MODEL.value), config.nested.pairs, config.optimizer
+        load.resolve_folder(MODEL.value), config.size_loss.pairs, config.optimizer
     )
     losses = {"ours": [], "theirs": []}
 

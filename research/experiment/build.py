@@ -10,7 +10,7 @@ import ml_collections
 
 from research import sharding
 from research.atomic_write import write_json
-from research.config_sections import bind, build
+from research.config_sections import bind, build, parse_calls
 from research.data.document_cache import tokenizer_info
 from research.data.pair_batches import Batches, make_batches
 from research.data.pretraining_batches import (
@@ -85,7 +85,7 @@ def make_experiment(
         "pool": pool,
         "max_length": longest,
         "prompts": _prompts(sources),
-        "method": config.method.to_dict(),
+        "method": config.prompt.to_dict(),
         "normalize": config.get("loss", {}).get("similarity", "cosine") == "cosine",
         "dims": _dims(config),
         "partial": is_partial(config.tuning.name),
@@ -139,12 +139,12 @@ def make_experiment(
 def _methods(config) -> dict[str, dict[str, Any]]:
     """The methods that extend the context, with their arguments."""
     methods = {}
-    for part in config.extend.values():
-        arguments = dict(part.items())
-        name = arguments.pop("name")
-        if name in methods:
-            raise ValueError(f"extend names {name} twice")
-        methods[name] = arguments
+    if not config.position_methods:
+        return methods
+    for call in parse_calls(config.position_methods):
+        if call.name in methods:
+            raise ValueError(f"position_methods names {call.name} twice")
+        methods[call.name] = dict(call.kwargs)
     return methods
 
 
@@ -164,11 +164,11 @@ def _method(config) -> Prompt | None:
     Raises:
         ValueError: there is no such method, or the config pools otherwise.
     """
-    method = build_prompt(config.method)
+    method = build_prompt(config.prompt)
     if method and method.pool not in (None, config.pool.name):
         raise ValueError(
-            f"method {config.method.name} pools by {method.pool!r} and the config by "
-            f"{config.pool.name!r}: set pool.name={method.pool}, or method.pool="
+            f"prompt {config.prompt.name} pools by {method.pool!r} and the config by "
+            f"{config.pool.name!r}: set pool.name={method.pool}, or prompt.pool="
             f"{config.pool.name}"
         )
     return method
@@ -188,8 +188,8 @@ def _batches(
         "process_count": jax.process_count(),
     }
     multiple = mesh.shape["data"]
-    if "rows" in config:
-        layout = bind(ROW_LAYOUTS, config.rows)
+    if "row_layout" in config:
+        layout = bind(ROW_LAYOUTS, config.row_layout)
         return make_pretraining_batches(
             sources, tokenizer, layout, row_multiple=multiple, **shape
         )
@@ -204,7 +204,7 @@ def _batches(
 
 def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
     pool = registry.parse_pooling(registry.format_pooling(config.pool))
-    if "rows" in config:
+    if "row_layout" in config:
         if isinstance(pool, basic.LearnedPooling):
             raise ValueError(
                 f"pool {config.pool.name} has parameters, which "
@@ -215,7 +215,7 @@ def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
             TUNING, config.tuning, build(PRETRAINING, config.objective, cfg, info)
         )
     loss = bind(LOSSES, config.loss)
-    nested = build(SIZE_LOSSES, config.nested, loss)
+    nested = build(SIZE_LOSSES, config.size_loss, loss)
     objective = build(OBJECTIVES, config.objective, cfg, pool, nested)
     return build(TUNING, config.tuning, objective)
 
@@ -223,7 +223,7 @@ def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
 def _adapters(config) -> list[str]:
     """The names of the adapters that are trained, in their order; none without."""
     names = list(config.tuning.get("adapters", ()))
-    if len(names) > 1 and "rows" in config:
+    if len(names) > 1 and "row_layout" in config:
         raise ValueError(
             f"tuning.adapters names {', '.join(names)}, but {config.objective.name} "
             "reads rows of text, which go through one adapter"
@@ -241,6 +241,6 @@ def _prompts(sources: Mapping[str, Source]) -> dict[str, str]:
 
 def _dims(config) -> list[int]:
     """The widths that the loss trains, in descending order."""
-    sizes = config.objective if "rows" in config else config.nested
+    sizes = config.objective if "row_layout" in config else config.size_loss
     widths = {int(dim) for _, dim in sizes.get("pairs", ())}
     return sorted(widths | set(sizes.get("dims", ())), reverse=True)

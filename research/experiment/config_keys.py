@@ -7,14 +7,17 @@ from research.objectives.registry import OBJECTIVES, PRETRAINING, check_rows
 
 KEYS = (
     *("seed", "steps", "batch_size", "max_length", "tokenizer", "encoder"),
-    *("init_from", "extend", "method", "pool", "objective", "tuning", "data"),
+    *("init_from", "position_methods", "prompt", "pool", "objective", "tuning", "data"),
     *("optimizer", "mesh", "evals", "log_every", "save_every", "eval_every"),
 )
 
 
 def keys(objective: str) -> tuple[str, ...]:
     """The top-level keys of the configs of an objective."""
-    return (*KEYS, *(("rows",) if objective in PRETRAINING else ("loss", "nested")))
+    return (
+        *KEYS,
+        *(("row_layout",) if objective in PRETRAINING else ("loss", "size_loss")),
+    )
 
 
 def _check_keys(config) -> None:
@@ -38,8 +41,8 @@ def _check_keys(config) -> None:
             raise ValueError(f"{name} is {config[name]}; it should be at least 1")
     if not config.data:
         raise ValueError("the config names no data")
-    if "rows" in config:
-        check_rows(config.objective, config.rows)
+    if "row_layout" in config:
+        check_rows(config.objective, config.row_layout)
 
 
 def _check_lengths(config, cfg: EncoderConfig, tokenizer: Tokenizer) -> None:

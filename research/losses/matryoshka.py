@@ -238,14 +238,14 @@ def ese(loss: Loss, *, dim: int = 128) -> SizeLoss:
 
 
 SIZE_LOSSES = {
-    "none": full_size,
-    "single": single_size,
+    "full_size": full_size,
+    "single_size": single_size,
     "matryoshka": matryoshka,
     "two_dimensional": two_dimensional,
     "starbucks_sts": starbucks_sts,
     "starbucks_retrieval": starbucks_retrieval,
-    "2dmse_v1": mse2d_v1,
-    "2dmse_later": mse2d_later,
+    "mse2d_v1": mse2d_v1,
+    "mse2d_later": mse2d_later,
     "st_adaptive": st_adaptive,
     "st_matryoshka2d": st_matryoshka2d,
     "ese": ese,

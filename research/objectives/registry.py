@@ -45,11 +45,11 @@ def check_rows(objective: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
         return
     kind = SPANS[name]
     if (rows["name"], rows.get("kind")) != ("spans", kind):
-        raise ValueError(f"{name} needs rows.name 'spans' of kind '{kind}'")
+        raise ValueError(f"{name} needs row_layout.name 'spans' of kind '{kind}'")
     for argument in ("anchors", "positives"):
         here, there = rows.get(argument), objective.get(argument)
         if there is not None and here != there:
             raise ValueError(
-                f"rows.{argument} is {here} and objective.{argument} {there}; they "
+                f"row_layout.{argument} is {here} and objective.{argument} {there}; they "
                 "should be equal"
             )

@@ -46,7 +46,7 @@ def cot_mae(
 ) -> Objective:
     """MLM, and a span again from its partner's vector (CoT-MAE, Wu et al. 2023).
 
-    Rows 2i and 2i+1 hold two spans of a document, as `rows.name = 'spans'` makes them.
+    Rows 2i and 2i+1 hold two spans of a document, as `row_layout.name = 'spans'` makes them.
     A decoder of random blocks reads a span with more hidden, and in the place of its
     first token the last state of its partner's. Weights 1.
 
@@ -166,7 +166,7 @@ def declutr(
     """Spans of a document near each other against all others (DeCLUTR, Giorgi 2021).
 
     A document has A + A*P neighbouring rows: its anchors, then the positives of each
-    anchor, as `rows.name = 'spans'` makes them. NT-Xent of the anchors' mean-pooled
+    anchor, as `row_layout.name = 'spans'` makes them. NT-Xent of the anchors' mean-pooled
     vectors with the means of their positives', plus MLM on the anchors; the anchor that
     is contrasted is the one with hidden tokens.
 
