@@ -181,19 +181,33 @@ class SizeLoss(NamedTuple):
     needs_all_layers: bool
 
 
+class LossOutput(NamedTuple):
+    """The result of an objective's loss.
+
+    Attributes:
+        value: [] float32, what is minimized.
+        metrics: name -> [] float32.
+        frozen: the frozen parameters after the step, where running statistics are part
+            of them; None leaves them unchanged.
+    """
+
+    value: Array
+    metrics: Metrics
+    frozen: Params | None = None
+
+
 class Objective(NamedTuple):
     """A training objective: two pure functions, like optax.GradientTransformation.
 
     Attributes:
-        init: key -> (trained parameters, frozen parameters). Those of pre-training
-            also take `encoder`, the parameters of one that is trained on.
-        loss: (params, frozen, batch, key) -> (scalar, metrics of scalars). A metric
-            "frozen" is no scalar but what the frozen parameters become: statistics that
-            run along.
+        init: (key, encoder_params=None) -> (trained parameters, frozen parameters).
+            `encoder_params` are those of an encoder that is trained on; None starts
+            from random ones.
+        loss: (params, frozen, batch, key) -> LossOutput.
     """
 
     init: Callable[..., tuple[Params, Params]]
-    loss: Callable[[Params, Params, Any, Key], tuple[Array, Metrics]]
+    loss: Callable[[Params, Params, Any, Key], LossOutput]
 
 
 Evaluator = Callable[[EmbedFn], dict[str, float]]

@@ -74,8 +74,8 @@ def hide(monkeypatch, *masks):
         del key
         return jnp.where(mask, MASK, ids)
 
-    monkeypatch.setattr(mlm_masking, "whole_words", whole_words)
-    monkeypatch.setattr(mlm_masking, "corrupted", corrupted)
+    monkeypatch.setattr(mlm_masking, "mask_whole_words", whole_words)
+    monkeypatch.setattr(mlm_masking, "replace_masked", corrupted)
 
 
 def lively(init):

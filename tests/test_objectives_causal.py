@@ -81,7 +81,7 @@ def test_the_loss_is_that_of_a_loop_over_texts(params, rows):
                 losses.append(np.log(np.exp(state).sum()) - state[label])
                 right.append(state.argmax() == label)
     objective = PRETRAINING["causal_lm"](CFG, TEXT)
-    value, metrics = jax.jit(objective.loss)(
+    value, metrics, _ = jax.jit(objective.loss)(
         {"encoder": params}, {}, rows, jax.random.key(0)
     )
     assert len(losses) == 4 + 0 + 8 + 11 + 2 + 1
@@ -279,7 +279,7 @@ def test_gritlm_is_both_losses_of_the_same_parameters(params):
     key, tree = jax.random.key(0), {"encoder": params}
     alone = contrastive(*parts).loss(tree, {}, batch, key)[0]
     joint = gritlm(*parts, weight=0.5)
-    value, metrics = jax.jit(joint.loss)(tree, {}, batch, key)
+    value, metrics, _ = jax.jit(joint.loss)(tree, {}, batch, key)
     language = next_tokens(params, tokens, CFG)[0]
     np.testing.assert_allclose(value, alone + 0.5 * language, rtol=1e-5)
     np.testing.assert_allclose(metrics["contrastive"], alone, rtol=1e-5)

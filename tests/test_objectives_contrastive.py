@@ -122,7 +122,9 @@ def test_gradcache_has_the_gradient_of_the_whole_batch(key, made, nested):
     def contrast(parts, key):
         x = jnp.stack(parts, 1).reshape(-1, CFG.depth + 1, CFG.width)
         x = x if deep.needs_all_layers else x[:, -1]
-        values, _ = deep.loss(x[batch.query_index], x[batch.document_index], batch.labels, key)
+        values, _ = deep.loss(
+            x[batch.query_index], x[batch.document_index], batch.labels, key
+        )
         return values.mean()
 
     def reference(params):

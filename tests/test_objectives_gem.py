@@ -101,7 +101,7 @@ def test_special_tokens_do_not_see_each_other(params, key):
 
 def test_the_loss_is_that_of_the_predicted_tokens(params, key):
     objective = gem(CFG, TEXT, count=2, ratio=1.0)
-    total, metrics = jax.jit(objective.loss)({"encoder": params}, {}, ROWS, key)
+    total, metrics, _ = jax.jit(objective.loss)({"encoder": params}, {}, ROWS, key)
     special, after = map(
         np.asarray, divided(jax.random.split(key)[0], ROWS.tokens.segment_ids, 2, 1.0)
     )

@@ -69,7 +69,7 @@ def test_the_loss_is_of_the_masked_tokens(key, make, monkeypatch):
     monkeypatch.setattr(mlm_masking, "row_tokens", lambda *_: (mask,) * 3)
     objective = make(CFG, TEXT, ratio=0.25, replace=(1.0, 0.0))
     params = lively(objective.init)[0]
-    total, _ = jax.jit(objective.loss)(params, {}, ROWS, key)
+    total, _, _ = jax.jit(objective.loss)(params, {}, ROWS, key)
 
     @jax.jit
     def reference(params):

@@ -76,7 +76,7 @@ def test_a_hidden_token_is_predicted_from_the_state_before_it(params, replace):
     rows, key = packed(True), jax.random.key(5)
     mask, ids = parts(key, rows, 0.4, replace)
     objective = mntp(CFG, TEXT, ratio=0.4, replace=replace)
-    value, metrics = jax.jit(objective.loss)({"encoder": params}, {}, rows, key)
+    value, metrics, _ = jax.jit(objective.loss)({"encoder": params}, {}, rows, key)
     x, _ = encoder.apply(params, rows.tokens._replace(token_ids=ids), CFG)
     table = np.asarray(params["embed"]["token"]["embedding"], np.float64)
     z = np.asarray(x, np.float64) @ table.T

@@ -8,6 +8,7 @@ from research import sharding
 from research.train.loop import abstract_state
 from research.train.optimizers import adamw
 from research.train.step import init_state, make_step
+from research.types import LossOutput
 
 
 def start(devices, shape=None, fsdp=False, objective=None):
@@ -69,7 +70,7 @@ def test_metrics_and_the_key_of_a_step():
     np.testing.assert_allclose(metrics["learning_rate"], 1e-2)
 
     key = jax.random.fold_in(jax.random.key(0), 0)
-    loss, _ = toy.objective().loss(before, {}, batch, key)
+    loss = toy.objective().loss(before, {}, batch, key).value
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
 
 
@@ -78,13 +79,14 @@ def test_a_step_that_is_not_finite_changes_nothing(where):
     good = toy.objective()
 
     def loss(params, frozen, batch, key):
-        value, metrics = good.loss(params, frozen, batch, key)
+        value, metrics, _ = good.loss(params, frozen, batch, key)
         table = params["encoder"]["embed"]["token"]["embedding"]
         broken = jnp.where(batch.query_index[0] == 0, 1.0, 0.0)
         if where == "loss":
-            return jnp.where(broken > 0, jnp.nan, value), metrics
+            return LossOutput(jnp.where(broken > 0, jnp.nan, value), metrics)
         # Finite, with an infinite slope: d sqrt(x) at 0.
-        return value + jnp.sqrt((table * 0).sum() + 1 - broken) * 1e-3, metrics
+        slope = jnp.sqrt((table * 0).sum() + 1 - broken)
+        return LossOutput(value + slope * 1e-3, metrics)
 
     mesh, state, step = start(1, objective=good._replace(loss=loss))
     before = jax.device_get(state)
@@ -93,7 +95,7 @@ def test_a_step_that_is_not_finite_changes_nothing(where):
     assert metrics["finite"] == 0
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), before)
 
-    batch = batch._replace(query=batch.query_index + 1)
+    batch = batch._replace(query_index=batch.query_index + 1)
     state, metrics = step(state, sharding.put_batch(batch, mesh), jax.random.key(0))
     assert metrics["finite"] == 1
     assert state.step == 1
@@ -116,7 +118,7 @@ def test_frozen_parameters_pass_through():
     )
 
     def loss(params, frozen, batch, key):
-        return params["w"].sum() * frozen["teacher"].sum(), {}
+        return LossOutput(params["w"].sum() * frozen["teacher"].sum(), {})
 
     objective = toy.objective()._replace(loss=loss)
     state, _ = make_step(objective, tx, places)(state, {}, jax.random.key(0))

@@ -7,13 +7,14 @@ import numpy as np
 from research import sharding
 from research.train.loop import Experiment
 from research.train.optimizers import adamw
-from research.types import Batch, Labels, Objective, Tokens
+from research.types import Batch, Labels, LossOutput, Objective, Tokens
 
 VOCAB, WIDTH, LENGTH, ROWS = 16, 8, 12, 8
 
 
 def objective(dropout=0.1):
-    def init(key):
+    def init(key, encoder_params=None):
+        del encoder_params
         table = jax.random.normal(key, (VOCAB, WIDTH))
         kernel = jnp.eye(WIDTH)[None, :, :, None]
         return {
@@ -31,7 +32,7 @@ def objective(dropout=0.1):
         picked = jnp.diagonal(scores)
         value = jax.nn.logsumexp(scores, axis=1) - picked
         value = jnp.mean(value * batch.labels.score)
-        return value, {"similarity": picked.mean()}
+        return LossOutput(value, {"similarity": picked.mean()})
 
     return Objective(init, loss)
 

@@ -165,7 +165,8 @@ def vocabulary(experiment: Experiment, shapes: tuple) -> dict[str, float]:
 
     def teraflops():
         def loss(*arguments):  # a new function, of which no trace is kept
-            return experiment.objective.loss(*arguments)
+            output = experiment.objective.loss(*arguments)
+            return output.value, output
 
         gradient = jax.value_and_grad(loss, has_aux=True)
         jaxpr = jax.make_jaxpr(gradient)(*shapes).jaxpr
@@ -174,7 +175,7 @@ def vocabulary(experiment: Experiment, shapes: tuple) -> dict[str, float]:
     gathered = mlm_masking.masked_positions
     rows = {
         "buffer_size": lambda length, ratio, shortest: length,
-        "gathered": lambda mask, size: gathered(mask, mask.shape[1]),
+        "masked_positions": lambda mask, size: gathered(mask, mask.shape[1]),
     }
     if not (found := teraflops()):
         return {}

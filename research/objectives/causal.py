@@ -20,6 +20,7 @@ from research.objectives.mlm_masking import BERT_REPLACE, masked_fraction
 from research.types import (
     Array,
     Key,
+    LossOutput,
     Metrics,
     Objective,
     Params,
@@ -129,7 +130,7 @@ def causal_lm(cfg: EncoderConfig, text: TokenizerInfo) -> Objective:
     def loss(params: Params, frozen: Params, batch: PretrainingBatch, key: Key):
         del frozen
         mean, each = next_tokens(params["encoder"], batch.tokens, cfg, key)
-        return mean, language_metrics(mean, each)
+        return LossOutput(mean, language_metrics(mean, each))
 
     return Objective(started(cfg), loss)
 
@@ -193,7 +194,7 @@ def _mntp_loss(cfg, text, rule, params, frozen, batch, key):
         mask,
         mask_id=rule.mask_id,
         vocab=text.vocab_size,
-        special=text.special,
+        special=text.special_ids,
         replace=rule.replace,
     )
     tokens = batch.tokens._replace(token_ids=ids)
@@ -205,7 +206,8 @@ def _mntp_loss(cfg, text, rule, params, frozen, batch, key):
     mean, each = predicted(params["encoder"], states, labels, real)
     count = real.sum(dtype=jnp.float32)
     right = (each.correct & real).sum(dtype=jnp.float32) / jnp.maximum(count, 1.0)
-    return mean, {"accuracy": right, "masked": masked_fraction(real, batch)}
+    metrics = {"accuracy": right, "masked": masked_fraction(real, batch)}
+    return LossOutput(mean, metrics)
 
 
 def hideable(mask: Array, segment: Array) -> Array:

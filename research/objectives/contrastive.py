@@ -12,6 +12,7 @@ from research.types import (
     Array,
     Batch,
     Key,
+    LossOutput,
     Metrics,
     Objective,
     Params,
@@ -62,9 +63,7 @@ def contrastive(
             params["head"] = {"kernel": kernel, "bias": jnp.zeros(cfg.width)}
         return params, {}
 
-    def loss(
-        params: Params, frozen: Params, batch: Batch, key: Key
-    ) -> tuple[Array, Metrics]:
+    def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
         del frozen
         size = max_segments(batch.tokens.token_ids.shape[1])
 
@@ -94,7 +93,7 @@ def contrastive(
         if cfg.position_bias == "seqpe":
             vectors_of = params["encoder"]["relative"]
             value += seqpe.penalty(jax.random.fold_in(loss_key, 1), vectors_of, cfg)
-        return value, {**metrics, **_similarities(q, d)}
+        return LossOutput(value, {**metrics, **_similarities(q, d)})
 
     return Objective(init, loss)
 

@@ -19,7 +19,15 @@ from research.models.linear import KERNEL_INIT
 from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.mlm_masking import check_mlm, mask_tokens, masked_fraction
-from research.types import VOCABULARY, Array, Key, Objective, Params, TokenizerInfo
+from research.types import (
+    VOCABULARY,
+    Array,
+    Key,
+    LossOutput,
+    Objective,
+    Params,
+    TokenizerInfo,
+)
 
 
 def electra(
@@ -144,7 +152,8 @@ def _electra_loss(cfg, text, rule, params, frozen, batch, key):
     )
     metrics |= {"mlm": loss, "detection": found, "generator_accuracy": right}
     total += rule.weight * found
-    return total, {**metrics, "masked": masked_fraction(seen.valid, batch)}
+    metrics["masked"] = masked_fraction(seen.valid, batch)
+    return LossOutput(total, metrics)
 
 
 def _generated(cfg, shape, params, tokens, at, key):

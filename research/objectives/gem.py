@@ -19,6 +19,7 @@ from research.objectives.causal import (
 from research.types import (
     Array,
     Key,
+    LossOutput,
     Objective,
     PretrainingBatch,
     TokenizerInfo,
@@ -145,5 +146,6 @@ def _gem_loss(cfg, rule, params, frozen, batch: PretrainingBatch, key):
     later = real & parts.after[:, 1:]
     count = jnp.maximum(later.sum(dtype=jnp.float32), 1.0)
     loss = jnp.where(later, each.loss, 0.0).sum() / count
-    some = language_metrics(loss, all_of._replace(valid=later))
-    return mean, metrics | {f"after/{name}": value for name, value in some.items()}
+    some = language_metrics(loss, all_of._replace(real=later))
+    metrics |= {f"after/{name}": value for name, value in some.items()}
+    return LossOutput(mean, metrics)

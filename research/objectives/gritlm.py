@@ -9,7 +9,15 @@ from research.models.config import EncoderConfig
 from research.models.pooling import basic
 from research.objectives.causal import next_tokens
 from research.objectives.contrastive import contrastive
-from research.types import Array, Batch, Key, Metrics, Objective, Params, Pool, SizeLoss
+from research.types import (
+    Batch,
+    Key,
+    LossOutput,
+    Objective,
+    Params,
+    Pool,
+    SizeLoss,
+)
 
 
 def gritlm(
@@ -47,14 +55,12 @@ def gritlm(
     embedding = contrastive(cfg, pool, nested, micro_batch=micro_batch)
     speaking = dataclasses.replace(cfg, causal=True)
 
-    def loss(
-        params: Params, frozen: Params, batch: Batch, key: Key
-    ) -> tuple[Array, Metrics]:
-        value, metrics = embedding.loss(params, frozen, batch, key)
+    def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
+        value, metrics, _ = embedding.loss(params, frozen, batch, key)
         key = jax.random.fold_in(key, 1)
         language, _ = next_tokens(params["encoder"], batch.tokens, speaking, key)
         more = {"contrastive": value, "language": language}
         more["perplexity"] = jnp.exp(language)
-        return value + weight * language, {**metrics, **more}
+        return LossOutput(value + weight * language, {**metrics, **more})
 
     return Objective(embedding.init, loss)

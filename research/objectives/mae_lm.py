@@ -15,7 +15,15 @@ from research.models.token_ops import compact_tokens, scatter_tokens
 from research.objectives import mlm_masking
 from research.objectives.mlm import started
 from research.objectives.mlm_masking import check_mlm, masked_fraction
-from research.types import Array, Key, Objective, Params, TokenizerInfo, Tokens
+from research.types import (
+    Array,
+    Key,
+    LossOutput,
+    Objective,
+    Params,
+    TokenizerInfo,
+    Tokens,
+)
 
 
 def mae_lm(
@@ -145,11 +153,12 @@ def _maskless_loss(cfg, text, rule, params, frozen, batch, key):
     x = heads.apply_mlm_head(params["head"], x, cfg)
     part = PredictedTokens(x, token_ops.gather_tokens(batch.tokens.token_ids, at), real)
     total, [(mean, right)] = predictions(params, [part], [1.0])
-    return total, {
+    metrics = {
         "mlm": mean,
         "accuracy": right,
         "masked": masked_fraction(real, batch),
     }
+    return LossOutput(total, metrics)
 
 
 def seen(

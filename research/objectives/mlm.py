@@ -24,7 +24,7 @@ from research.objectives.mlm_masking import (
     mask_tokens,
     masked_fraction,
 )
-from research.types import Key, Objective, Params, TokenizerInfo
+from research.types import Key, LossOutput, Objective, Params, TokenizerInfo
 
 
 def started(
@@ -119,5 +119,5 @@ def _mlm_loss(cfg, text, rule, params, frozen, batch, key):
         losses = word_weights.updated(
             frozen["losses"], seen.labels, each.loss, seen.valid
         )
-        metrics["frozen"] = {"losses": losses}
-    return total, metrics
+        return LossOutput(total, metrics, {"losses": losses})
+    return LossOutput(total, metrics)

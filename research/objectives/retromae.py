@@ -23,6 +23,7 @@ from research.objectives.mlm_masking import (
 from research.types import (
     Array,
     Key,
+    LossOutput,
     Objective,
     Params,
     PretrainingBatch,
@@ -157,7 +158,7 @@ def _enhanced_loss(cfg, text, rule, params, frozen, batch, key):
         bag, count = bag_of_words(head(x), table, bias, batch, begins.shape[1])
         metrics["bag"] = bag / jnp.maximum(count, 1.0)
         total += rule.bag_weight * metrics["bag"]
-    return total, metrics
+    return LossOutput(total, metrics)
 
 
 def enhanced(

@@ -22,6 +22,7 @@ from research.objectives.mlm_masking import (
 from research.types import (
     Array,
     Key,
+    LossOutput,
     Objective,
     Params,
     PretrainingBatch,
@@ -117,7 +118,8 @@ def _seed_loss(cfg, text, rule, params, frozen, batch, key):
     weights = [1 - rule.weight, rule.weight]
     total, [(loss, right), (decoder, _)] = predictions(params, parts, weights)
     metrics = {"mlm": loss, "decoder": decoder, "accuracy": right}
-    return total, {**metrics, "masked": masked_fraction(seen.valid, batch)}
+    metrics["masked"] = masked_fraction(seen.valid, batch)
+    return LossOutput(total, metrics)
 
 
 def continued(

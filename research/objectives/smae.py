@@ -24,6 +24,7 @@ from research.objectives.mlm_masking import (
 from research.types import (
     Array,
     Key,
+    LossOutput,
     Objective,
     Params,
     PretrainingBatch,
@@ -164,7 +165,7 @@ def _smae_loss(cfg, text, rule, params, frozen, batch, key):
         metrics[name] = sum(losses) / pairs
         for (depth, width), loss in zip(rule.pairs, losses, strict=True):
             metrics[f"{name}/{depth}x{width}"] = loss
-    return total, metrics
+    return LossOutput(total, metrics)
 
 
 def reconstructed(

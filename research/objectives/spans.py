@@ -27,7 +27,7 @@ from research.types import (
     Array,
     Key,
     Labels,
-    Metrics,
+    LossOutput,
     Objective,
     Params,
     PretrainingBatch,
@@ -74,7 +74,7 @@ def cot_mae(
 
     def loss(
         params: Params, frozen: Params, batch: PretrainingBatch, key: Key
-    ) -> tuple[Array, Metrics]:
+    ) -> LossOutput:
         del frozen
         keys = jax.random.split(key, 7)
 
@@ -88,7 +88,8 @@ def cot_mae(
         total, found = predictions(params, parts, [1.0, 1.0])
         (mlm, right), (decoder, _) = found
         metrics = {"mlm": mlm, "decoder": decoder, "accuracy": right}
-        return total, {**metrics, "masked": masked_fraction(seen.real, batch)}
+        metrics["masked"] = masked_fraction(seen.valid, batch)
+        return LossOutput(total, metrics)
 
     return Objective(init, loss)
 
@@ -192,7 +193,7 @@ def declutr(
 
     def loss(
         params: Params, frozen: Params, batch: PretrainingBatch, key: Key
-    ) -> tuple[Array, Metrics]:
+    ) -> LossOutput:
         del frozen
         mask_key, hide_key, dropout_key = jax.random.split(key, 3)
         rows, length = batch.word_ids.shape
@@ -222,10 +223,8 @@ def declutr(
         part = PredictedTokens(states, seen.labels, seen.valid)
         total, [(mlm, right)] = predictions(params, [part], [1.0])
         metrics = {"mlm": mlm, "contrast": contrast, "accuracy": right}
-        return total + contrast, {
-            **metrics,
-            "masked": masked_fraction(seen.valid, batch),
-        }
+        metrics["masked"] = masked_fraction(seen.valid, batch)
+        return LossOutput(total + contrast, metrics)
 
     return Objective(init, loss)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from research.models.lora import LORA_LEAVES, full_params, init_lora, partition
 from research.sharding import path_name
-from research.types import Array, Key, Metrics, Objective, Params
+from research.types import Key, LossOutput, Objective, Params
 
 # What is not the encoder's own, and is trained whatever becomes of it: heads, decoders,
 # and a pooling with parameters.
@@ -121,20 +121,20 @@ def _partly(
     The frozen parameters are {"base": the others, "own": the objective's frozen ones}.
     """
 
-    def first(key: Key, *start: Params) -> tuple[Params, Params]:
-        params, own = objective.init(key, *start)
+    def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
+        params, own = objective.init(key, encoder_params)
         params = {**params, "encoder": prepared(key, params["encoder"])}
         params, base = partition(params, trained)
         return params, {"base": _kept(base, jnp.dtype(base_dtype)), "own": own}
 
-    def loss(params: Params, frozen: Params, batch, key: Key) -> tuple[Array, Metrics]:
+    def loss(params: Params, frozen: Params, batch, key: Key) -> LossOutput:
         params = full_params(params, frozen)
-        value, metrics = objective.loss(params, frozen["own"], batch, key)
-        if "frozen" in metrics:
-            metrics = {**metrics, "frozen": {**frozen, "own": metrics["frozen"]}}
-        return value, metrics
+        output = objective.loss(params, frozen["own"], batch, key)
+        if output.frozen is not None:
+            output = output._replace(frozen={**frozen, "own": output.frozen})
+        return output
 
-    return Objective(first, loss)
+    return Objective(init, loss)
 
 
 def _kept(base: Params, dtype: jnp.dtype) -> Params:

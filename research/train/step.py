@@ -38,18 +38,23 @@ def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) 
     everywhere = NamedSharding(mesh, P())
 
     def step(state, batch, key):
-        loss = jax.value_and_grad(objective.loss, has_aux=True)
         key = jax.random.fold_in(key, state.step)
+
+        def loss(params):
+            output = objective.loss(params, state.frozen, batch, key)
+            return output.value, output
+
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for split_rows
-            (value, extra), grads = loss(state.params, state.frozen, batch, key)
-        extra = dict(extra)
-        frozen = extra.pop("frozen", state.frozen)
+            (value, output), grads = jax.value_and_grad(loss, has_aux=True)(
+                state.params
+            )
+        frozen = state.frozen if output.frozen is None else output.frozen
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
-            **extra,
+            **output.metrics,
             "loss": value,
             "grad_norm": grad_norm,
             "param_norm": optax.tree.norm(state.params),
