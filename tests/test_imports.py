@@ -55,6 +55,7 @@ MAY = {
         "objectives",
         "inference",
         "interop",
+        "eval",
     ),
     "experiment": (
         "text",
