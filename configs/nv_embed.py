@@ -73,5 +73,5 @@ def _mixture(arg) -> dict:
     for name, prompt in said.items():
         path = f"{arg.data}/{name}/train.jsonl.gz"
         both = {"query_prompt": prompt, "document_prompt": prompt}  # texts of one kind
-        mixture[name] = section(SOURCES, "labelled", path=path, **both)
+        mixture[name] = section(SOURCES, "labeled_texts", path=path, **both)
     return mixture

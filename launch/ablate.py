@@ -30,8 +30,8 @@ def main():
     pairs = {name: dict(config.pop(name)) for name in ("rows", "columns")}
     ablation = ablations.Ablation(evals=evals, **pairs, **config)
     workdir = Path(WORKDIR.value)
-    found = ablations.results(ablation, workdir, jobs=JOBS.value, report=cli.log)
-    records = ablation_table.table(ablation, found)
+    found = ablations.run_ablation(ablation, workdir, jobs=JOBS.value, report=cli.log)
+    records = ablation_table.summarize_scores(ablation, found)
     with (
         atomic_write.replacing(workdir / "table.md") as table,
         atomic_write.replacing(workdir / "table.csv") as data,
@@ -41,7 +41,7 @@ def main():
         ablation_table.write_csv(records, data)
         ablation_table.plot_ablation(ablation, records, picture)
     print((workdir / "table.md").read_text())
-    failed = ablations.failures(found)
+    failed = ablations.collect_failures(found)
     return {"workdir": str(workdir), "table": records, "failed": failed}
 
 

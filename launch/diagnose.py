@@ -17,7 +17,7 @@ from launch import flags as options
 from launch import main as cli
 from research import atomic_write
 from research.analysis import diagnostics, figures
-from research.analysis.synthetic_documents import make_documents, shared_prefix
+from research.analysis.synthetic_documents import make_documents, truncate_document
 from research.data.corpus import read_corpus
 from research.inference.embedder import make_embedder, make_grid_embedder
 from research.models.positions.methods import extend_context
@@ -40,12 +40,12 @@ def main():
     _, texts = read_corpus(CORPUS.value)
     texts = list(dict.fromkeys(texts))  # equal texts would look like a collapse
     room = _room(settings)
-    lengths = diagnostics.lengths(room)
+    lengths = diagnostics.choose_lengths(room)
     part = int(room / (1 + max(diagnostics.SIZES)))  # whole, with an insertion
     choice = {"tokenizer": settings["tokenizer"], "seed": SEED.value}
     long = make_documents(texts, length=room, count=DOCUMENTS.value, **choice)
     edited = make_documents(texts, length=part, count=2 * DOCUMENTS.value, **choice)
-    edited = [shared_prefix(document, part) for document in edited]
+    edited = [truncate_document(document, part) for document in edited]
     collapse = _length_collapse(model, settings, long, lengths)
     bias = _positional_bias(model, settings, edited)
     geometry = _geometry(model, settings, texts)
@@ -76,14 +76,14 @@ def _length_collapse(model, settings, chosen, lengths):
         "the model": _every_depth(model.params, model.config, settings),
         f"TempScale {TAU.value:g}": _every_depth(*variant, settings),
     }
-    record = diagnostics.length_collapse(embeds, chosen, lengths)
+    record = diagnostics.measure_length_collapse(embeds, chosen, lengths)
     return _written("length_collapse", "Length collapse", record)
 
 
 def _positional_bias(model, settings, chosen):
     embed = make_embedder(model.params, model.config, **settings)
     halves = chosen[::2], chosen[1::2]  # to edit, and to put in
-    record = diagnostics.positional_bias(embed, *halves, seed=SEED.value)
+    record = diagnostics.measure_positional_bias(embed, *halves, seed=SEED.value)
     return _written("positional_bias", "Positional bias", record)
 
 
@@ -92,7 +92,7 @@ def _geometry(model, settings, texts):
     order = np.random.default_rng(SEED.value).permutation(len(texts))
     sample = [texts[i] for i in order[: TEXTS.value]]
     depths = range(1 + (settings["depth"] or model.config.depth))
-    record = diagnostics.geometry(embed(sample, "document"), depths)
+    record = diagnostics.measure_geometry(embed(sample, "document"), depths)
     return _written("geometry", "Geometry", record)
 
 
@@ -122,7 +122,7 @@ def _written(name, heading, record):
         atomic_write.replacing(folder / f"{name}.png") as picture,
     ):
         data.write_text(json.dumps(record, indent=2) + "\n")
-        getattr(figures, name)(record, title, picture)
+        getattr(figures, f"plot_{name}")(record, title, picture)
     cli.log(f"wrote {folder / name}.json and .png")
     return record
 

@@ -13,7 +13,7 @@ from absl import flags
 from launch import flags as options
 from launch import main as cli
 from research.analysis import layer_pruning
-from research.data.pair_batches import make_batches
+from research.data.pair_batches import make_pair_batches
 from research.data.sources import SOURCES
 
 DATA = flags.DEFINE_string(
@@ -33,14 +33,14 @@ def main() -> dict:
     model = options.model()
     shares = [float(share) for share in SHARES.value]
     depths = {
-        f"{share:g}": layer_pruning.kept_depth(model.config.depth, share)
+        f"{share:g}": layer_pruning.remaining_depth(model.config.depth, share)
         for share in shares
     }
     pool = options.POOL.value or "weighted_mean"
     losses = layer_pruning.layer_losses(
         model.params, model.config, _batches(model), pool=pool
     )
-    small, large = layer_pruning.similarity_points(losses)
+    small, large = layer_pruning.find_prune_depths(losses)
     return {
         "model": options.MODEL.value,
         "pool": pool,
@@ -56,7 +56,7 @@ def _batches(model):
     source = source or SOURCES["files"](path=DATA.value)
     length = options.MAX_LENGTH.value or model.max_length
     with tempfile.TemporaryDirectory() as cache:
-        batches = make_batches(
+        batches = make_pair_batches(
             {"pairs": source},
             model.tokenizer,
             batch_size=BATCH_SIZE.value,

@@ -26,7 +26,7 @@ TWO = ablations.Ablation(
 
 
 def test_runs_are_distinct_recipes_and_seeds():
-    found = {run.name: run for run in ablations.runs(TWO)}
+    found = {run.name: run for run in ablations.plan_runs(TWO)}
     names = ["plain", "separate-depth1", "one"]
     assert list(found) == [f"{name}-seed{seed}" for seed in (0, 1) for name in names]
     shared = found["plain-seed0"].cells
@@ -40,7 +40,7 @@ def test_runs_are_distinct_recipes_and_seeds():
 
 def scores():
     found = {}
-    for run in ablations.runs(TWO):
+    for run in ablations.plan_runs(TWO):
         columns = {column for _, column in run.cells}
         found[run.name] = dict.fromkeys(columns, 10.0 + 2 * run.seed)
     found["one-seed0"] = {"1 × 4": 1.0, "2 × 8": 2.0}
@@ -49,7 +49,7 @@ def scores():
 
 
 def test_the_table_has_means_and_spreads_and_says_what_failed():
-    records = ablation_table.table(TWO, scores())
+    records = ablation_table.summarize_scores(TWO, scores())
     cell = {(r["row"], r["column"]): r for r in records}
     plain = cell["plain", "1 × 4"]
     assert plain["mean"] == 11.0 and plain["runs"] == 2
@@ -59,14 +59,14 @@ def test_the_table_has_means_and_spreads_and_says_what_failed():
     text = ablation_table.format_markdown(TWO, records)
     assert "| plain | 11.00 ± 1.41 | 11.00 ± 1.41 |" in text
     assert "| *paper: one* | 50.00 | 60.00 |" in text
-    failed = {run.name: "out of memory" for run in ablations.runs(TWO)}
+    failed = {run.name: "out of memory" for run in ablations.plan_runs(TWO)}
     assert "| one | failed | failed |" in ablation_table.format_markdown(
-        TWO, ablation_table.table(TWO, failed)
+        TWO, ablation_table.summarize_scores(TWO, failed)
     )
 
 
 def test_the_files_are_written(tmp_path):
-    records = ablation_table.table(TWO, scores())
+    records = ablation_table.summarize_scores(TWO, scores())
     ablation_table.write_csv(records, tmp_path / "table.csv")
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 7
     ablation_table.plot_ablation(TWO, records, tmp_path / "table.png")
@@ -75,10 +75,10 @@ def test_the_files_are_written(tmp_path):
 
 def test_a_finished_run_is_not_repeated_and_a_failed_one_stops_no_other(tmp_path):
     lines = []
-    for run in ablations.runs(TWO)[1:]:
+    for run in ablations.plan_runs(TWO)[1:]:
         (tmp_path / run.name).mkdir()
         (tmp_path / run.name / "scores.json").write_text('{"1 × 4": 1.0, "2 × 8": 2.0}')
-    found = ablations.results(TWO, tmp_path, jobs=2, report=lines.append)
+    found = ablations.run_ablation(TWO, tmp_path, jobs=2, report=lines.append)
     assert "x.py" in found["plain-seed0"]  # the sentence: there is no such config
     assert found["one-seed1"] == {"1 × 4": 1.0, "2 × 8": 2.0}
     assert "one-seed1: done before" in lines
@@ -101,7 +101,7 @@ def test_what_others_start_from_can_be_scored_as_it_is(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(ablations, "_scores", lambda a, model, name, *_: {name: 1.0})
     monkeypatch.setattr(ablations.load, "load", loaded.append)
-    ablations.results(both, tmp_path, jobs=1, report=lambda line: None)
+    ablations.run_ablation(both, tmp_path, jobs=1, report=lambda line: None)
     first = "before-seed0-start"
     assert set(trained) == {first, "after-seed0"}
     assert loaded == [str(tmp_path / first), str(tmp_path / "after-seed0")]
@@ -145,30 +145,32 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
     monkeypatch.setattr(ablations.load, "load", lambda name: name)
     broken = "linear", "task 16"
     said = []
-    found = ablations.results(LONGER, tmp_path, jobs=1, report=said.append)
+    found = ablations.run_ablation(LONGER, tmp_path, jobs=1, report=said.append)
     assert trained == ["cut-seed0", "other-seed0"] and len(evaluated) == 9
     assert (
         found["cut-seed0"]["task 16 linear:scale=2"]
         == "linear reaches texts of 8 tokens"
     )
     assert found["cut-seed0"]["task 16 pcw:8"] == 8
-    assert set(ablations.failures(found)) == {
+    assert set(ablations.collect_failures(found)) == {
         "other-seed0",
         "cut-seed0: task 16 linear:scale=2",
     }
-    text = ablation_table.format_markdown(LONGER, ablation_table.table(LONGER, found))
+    text = ablation_table.format_markdown(
+        LONGER, ablation_table.summarize_scores(LONGER, found)
+    )
     assert "| cut | 1.00 | 2.00 | 3.00 |" in text
     assert "| linear | 4.00 | failed | 6.00 |" in text
     broken = None
-    again = ablations.results(LONGER, tmp_path, jobs=1, report=said.append)
+    again = ablations.run_ablation(LONGER, tmp_path, jobs=1, report=said.append)
     assert trained[2:] == ["other-seed0"] and evaluated[9:] == [("linear", "task 16")]
     assert again["cut-seed0"] == json.loads(
         (tmp_path / "cut-seed0" / "scores.json").read_text()
     )
-    ablations.results(LONGER, tmp_path, jobs=1, report=said.append)
+    ablations.run_ablation(LONGER, tmp_path, jobs=1, report=said.append)
     assert len(evaluated) == 10 and "cut-seed0: done before" in said
     ablation_table.plot_ablation(
-        LONGER, ablation_table.table(LONGER, again), tmp_path / "table.png"
+        LONGER, ablation_table.summarize_scores(LONGER, again), tmp_path / "table.png"
     )
     assert (tmp_path / "table.png").stat().st_size > 1_000
 
@@ -200,7 +202,7 @@ def test_a_start_is_trained_once_and_its_workdir_goes_to_the_recipes(
     monkeypatch.setattr(ablations.subprocess, "run", run)
     monkeypatch.setattr(ablations, "_scores", lambda *told: {told[2]: 1.0})
     monkeypatch.setattr(ablations.load, "load", lambda name: name)
-    found = ablations.results(AFTER, tmp_path, jobs=2, report=lambda _: None)
+    found = ablations.run_ablation(AFTER, tmp_path, jobs=2, report=lambda _: None)
     model = {seed: f"model={tmp_path}/a-seed{seed}-start" for seed in (0, 1)}
     assert sorted(commands) == sorted(
         f"--config={recipe}"
@@ -217,13 +219,13 @@ def test_every_row_of_context_extension_reaches_its_columns(arg):
     evals = config.pop("evals")
     pairs = {name: dict(config.pop(name)) for name in ("rows", "columns")}
     ablation = ablations.Ablation(**config, **pairs, evals=evals)
-    assert [run.config for run in ablations.runs(ablation)] == [
+    assert [run.config for run in ablations.plan_runs(ablation)] == [
         f"configs/context_extension.py:{arg or 'steps=160'},positions={name}"
         for name in configs_context_extension.POSITIONS
     ]
     for row in ablation.rows:
         for column, fields in ablation.columns.items():
-            line = ablations.filled(ablation, row, column)
+            line = ablations.fill_row(ablation, row, column)
             assert fields["eval"] in evals
             shape = configs_context_extension.get_config(line.recipe.partition(":")[2])
             cfg = build(ENCODERS, shape.encoder)

@@ -6,7 +6,7 @@ from test_analysis_synthetic_documents import TOKENIZER, WORDS, corpus
 
 from research.analysis import diagnostics, figures
 from research.analysis.geometry import isoscore
-from research.analysis.synthetic_documents import make_documents, shared_prefix
+from research.analysis.synthetic_documents import make_documents, truncate_document
 
 VECTORS = np.random.default_rng(3).standard_normal((len(WORDS), 16))
 
@@ -41,25 +41,27 @@ def weighted(weight):
 
 def made(length, count):
     found = make_documents(corpus(400, 7), TOKENIZER, length=length, count=count)
-    return [shared_prefix(document, length) for document in found]
+    return [truncate_document(document, length) for document in found]
 
 
 def bias(embed):
-    return diagnostics.positional_bias(embed, made(40, 24)[::2], made(40, 24)[1::2])
+    return diagnostics.measure_positional_bias(
+        embed, made(40, 24)[::2], made(40, 24)[1::2]
+    )
 
 
 def test_lengths_to_compare():
-    assert diagnostics.lengths(510) == [8, 16, 32, 64, 128, 256, 510]
-    assert diagnostics.lengths(512) == [8, 16, 32, 64, 128, 256, 512]
-    assert diagnostics.lengths(30) == [8, 16, 30]
+    assert diagnostics.choose_lengths(510) == [8, 16, 32, 64, 128, 256, 510]
+    assert diagnostics.choose_lengths(512) == [8, 16, 32, 64, 128, 256, 512]
+    assert diagnostics.choose_lengths(30) == [8, 16, 30]
     with pytest.raises(ValueError, match="9 tokens are too short"):
-        diagnostics.lengths(9)
+        diagnostics.choose_lengths(9)
 
 
 def test_a_known_collapse():
     embeds = {"one": collapsing, "two": lambda texts, role: -collapsing(texts, role)}
     lengths = [4, 10, 20]
-    record = diagnostics.length_collapse(embeds, made(20, 12), lengths)
+    record = diagnostics.measure_length_collapse(embeds, made(20, 12), lengths)
     expected = [1 - 1 / length for length in lengths]
     for found in record["models"].values():
         for name in ("mean", "p10", "p90"):
@@ -98,7 +100,7 @@ def test_rotation_tells_the_documents_bias_from_the_models():
     heavy = [" ".join(["ba"] * 8 + [w] * 32) for w in WORDS[1:]]
     embed = weighted(lambda place, number: 1)
     made = make_documents(heavy, TOKENIZER, length=40, count=20)
-    found = diagnostics.positional_bias(embed, made, made)
+    found = diagnostics.measure_positional_bias(embed, made, made)
     assert found["as_written"]["remove"]["start_over_end"] > 2
     assert found["rotated"]["remove"]["start_over_end"] == pytest.approx(1, abs=0.6)
 
@@ -108,7 +110,7 @@ def test_geometry_by_depth():
     x = random.standard_normal((300, 3, 6))
     x[:, 1] += 10  # mean cosine 100 / (100 + 1), centred 0
     x[:, 2] = random.standard_normal((300, 1)) * np.arange(6) + np.arange(6)[::-1]
-    record = diagnostics.geometry(x, (0, 1, 2))
+    record = diagnostics.measure_geometry(x, (0, 1, 2))
     assert record["texts"] == 300 and record["width"] == 6
     assert record["mean_cosine"][0] == pytest.approx(0, abs=0.02)
     assert record["mean_cosine"][1] == pytest.approx(100 / 101, abs=0.002)
@@ -121,18 +123,20 @@ def test_geometry_by_depth():
 
 
 def test_pictures_and_records(tmp_path):
-    collapse = diagnostics.length_collapse({"x": collapsing}, made(20, 12), [8, 20])
+    collapse = diagnostics.measure_length_collapse(
+        {"x": collapsing}, made(20, 12), [8, 20]
+    )
     moved = bias(weighted(lambda place, number: 1 / (1 + place)))
     assert moved["rotated"]["insert"]["start_over_end"] > 1.2
     x = np.random.default_rng(0).standard_normal((20, 13, 5))
-    geometry = diagnostics.geometry(x, range(13))
+    geometry = diagnostics.measure_geometry(x, range(13))
     for name, record in (
         ("length_collapse", collapse),
         ("positional_bias", moved),
         ("geometry", geometry),
     ):
         assert json.loads(json.dumps(record, allow_nan=False)) == record
-        draw = getattr(figures, name)
+        draw = getattr(figures, f"plot_{name}")
         draw(record, "a title", tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -140,8 +144,8 @@ def test_pictures_and_records(tmp_path):
 def test_too_few_texts():
     few = made(20, 9)
     with pytest.raises(ValueError, match="9 documents are too few: 10 or more"):
-        diagnostics.length_collapse({"x": collapsing}, few, [8, 20])
+        diagnostics.measure_length_collapse({"x": collapsing}, few, [8, 20])
     with pytest.raises(ValueError, match="9 documents are too few"):
-        diagnostics.positional_bias(weighted(lambda *_: 1), few, few)
+        diagnostics.measure_positional_bias(weighted(lambda *_: 1), few, few)
     with pytest.raises(ValueError, match="4 different texts are too few"):
-        diagnostics.geometry(np.ones((4, 2, 3)), (0, 1))
+        diagnostics.measure_geometry(np.ones((4, 2, 3)), (0, 1))

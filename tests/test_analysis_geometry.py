@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from research.analysis.geometry import (
-    centred,
+    center_rows,
     effective_rank,
     isoscore,
     mean_cosine,
@@ -35,13 +35,15 @@ def test_mean_cosines_with_known_values():
     x = noise(2000, 100) / 10
     x[:, 0] += 2
     assert mean_cosine(x) == pytest.approx(0.8, abs=0.01)
-    assert mean_cosine(centred(x)) == pytest.approx(0, abs=0.01)
+    assert mean_cosine(center_rows(x)) == pytest.approx(0, abs=0.01)
 
 
 def test_centred_rows_that_differ_by_rounding_are_zeros():
     x = np.full((6, 4), 0.1) + 1e-9 * noise(6, 4)
-    assert not centred(x).any()
-    np.testing.assert_allclose(centred(noise(6, 4)).mean(0), np.zeros(4), atol=1e-12)
+    assert not center_rows(x).any()
+    np.testing.assert_allclose(
+        center_rows(noise(6, 4)).mean(0), np.zeros(4), atol=1e-12
+    )
 
 
 def test_isoscore_of_known_shapes():

@@ -66,7 +66,9 @@ def test_layer_losses_are_those_of_the_pruned_models(params, batches):
             tokens = jax.tree.map(jnp.asarray, batch.tokens)
             pool = POOLS["weighted_mean"]
             x = encoder.encode(cut, tokens, cfg, pool, max_segments=2)
-            losses.append(infonce(x[batch.query_index], x[batch.document_index], Labels()).mean())
+            losses.append(
+                infonce(x[batch.query_index], x[batch.document_index], Labels()).mean()
+            )
         np.testing.assert_allclose(got[depth - 1], np.mean(losses), rtol=1e-5)
     with pytest.raises(ValueError, match="at least one batch"):
         layer_pruning.layer_losses(params, CFG, [])
@@ -83,20 +85,22 @@ def test_layer_losses_are_those_of_the_pruned_models(params, batches):
     ],
 )
 def test_prune_points_are_one_after_the_least_of_each_half(losses, expected):
-    assert layer_pruning.similarity_points(np.array(losses)) == expected
+    assert layer_pruning.find_prune_depths(np.array(losses)) == expected
 
 
 def test_the_last_share_goes():
-    assert [layer_pruning.kept_depth(32, share) for share in (0, 0.1, 0.5, 0.9)] == [
+    assert [
+        layer_pruning.remaining_depth(32, share) for share in (0, 0.1, 0.5, 0.9)
+    ] == [
         32,
         29,
         16,
         3,
     ]
     with pytest.raises(ValueError, match="share 1.0 of 4 blocks"):
-        layer_pruning.kept_depth(4, 1.0)
+        layer_pruning.remaining_depth(4, 1.0)
     with pytest.raises(ValueError, match="one block has no depth"):
-        layer_pruning.similarity_points(np.ones(1))
+        layer_pruning.find_prune_depths(np.ones(1))
 
 
 def test_command(params, tmp_path):
@@ -116,6 +120,6 @@ def test_command(params, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found["losses"]) == 4 and found["last"] == {"0.5": 2}
-    assert (found["small"], found["large"]) == layer_pruning.similarity_points(
+    assert (found["small"], found["large"]) == layer_pruning.find_prune_depths(
         np.array(found["losses"])
     )

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from research.analysis.synthetic_documents import (
-    inserted,
+    insert_text,
+    join_pieces,
     make_documents,
-    removed,
-    rotated,
-    shared_prefix,
-    text,
+    remove_tokens,
+    rotate_document,
+    truncate_document,
 )
 from research.text.tokenization import train_tokenizer
 
@@ -32,19 +32,23 @@ def document(string):
 def test_short_texts_are_joined_and_long_ones_cut():
     texts = corpus(40, 6)
     found = make_documents(texts, TOKENIZER, length=20, count=5)
-    assert [tokens(text(shared_prefix(one, 20))) for one in found] == [20] * 5
+    assert [tokens(join_pieces(truncate_document(one, 20))) for one in found] == [
+        20
+    ] * 5
     assert [one.source[-1] for one in found] == [3] * 5
-    parts = [part for one in found for part in text(one).split("\n")]
+    parts = [part for one in found for part in join_pieces(one).split("\n")]
     assert len(set(parts)) == len(parts) and set(parts) <= set(texts)
     (long,) = make_documents([*texts, *corpus(1, 300)], TOKENIZER, length=20, count=1)
-    assert tokens(text(shared_prefix(long, 20))) == 20 and long.source[-1] == 0
+    assert (
+        tokens(join_pieces(truncate_document(long, 20))) == 20 and long.source[-1] == 0
+    )
 
 
 def test_the_seed_decides():
     texts = corpus(40, 6)
     first, again, other = (
         [
-            text(d)
+            join_pieces(d)
             for d in make_documents(texts, TOKENIZER, length=20, count=5, seed=seed)
         ]
         for seed in (1, 1, 2)
@@ -56,25 +60,25 @@ def test_a_piece_is_a_word_with_what_follows():
     found = document("ba  (ce)\n\ndibo du")
     assert found.pieces == ("ba  ", "(", "ce", ")\n\n", "dibo ", "du\n")
     assert found.sizes.tolist() == [1, 1, 1, 1, tokens("dibo"), 1]
-    assert text(found) == "ba  (ce)\n\ndibo du"
-    assert text(shared_prefix(found, 3)) == "ba  (ce"
-    assert text(shared_prefix(found, 0)) == "ba"
+    assert join_pieces(found) == "ba  (ce)\n\ndibo du"
+    assert join_pieces(truncate_document(found, 3)) == "ba  (ce"
+    assert join_pieces(truncate_document(found, 0)) == "ba"
 
 
 def test_a_rotation_keeps_every_word():
-    found = rotated(document("ba be bi bo"), 0.5)
+    found = rotate_document(document("ba be bi bo"), 0.5)
     assert found.pieces == ("bi ", "bo\n", "ba ", "be ")
     assert found.sizes.tolist() == [1] * 4
 
 
 def test_insertions_and_removals():
     found = document("ba be bi bo bu ca ce ci co cu")
-    assert [inserted(found, "du", place) for place in (0, 0.5, 1)] == [
+    assert [insert_text(found, "du", place) for place in (0, 0.5, 1)] == [
         "du ba be bi bo bu ca ce ci co cu",
         "ba be bi bo bu  du ca ce ci co cu",
         "ba be bi bo bu ca ce ci co cu\n du",
     ]
-    assert [removed(found, 4, place) for place in (0, 0.5, 1)] == [
+    assert [remove_tokens(found, 4, place) for place in (0, 0.5, 1)] == [
         "bu ca ce ci co cu",
         "ba be bi  ci co cu",
         "ba be bi bo bu ca",

@@ -7,11 +7,11 @@ from tokenizers import models, normalizers
 
 from research.data import document_cache, token_cache
 from research.data.document_cache import (
-    LONGEST,
-    SENTENCE,
+    MAX_WORD_TOKENS,
+    SENTENCE_START,
     DocumentTable,
-    last_word,
-    tokenise,
+    last_word_start,
+    tokenize_documents,
     tokenizer_info,
 )
 from research.data.examples import Example
@@ -21,7 +21,7 @@ from research.text.tokenization import train_tokenizer
 TEXTS = (
     "Tokens are pieces. Words are not! Are they",
     "one [MASK] two [CLS]\n\nthree",
-    "x" * (2 * LONGEST) + " end",
+    "x" * (2 * MAX_WORD_TOKENS) + " end",
 )
 
 
@@ -31,7 +31,7 @@ def source(*rows):
 
 def documents(table):
     return [
-        (table.token_ids[a:b], table.marks[a:b])
+        (table.token_ids[a:b], table.boundaries[a:b])
         for a, b in zip(table.starts[:-1], table.starts[1:], strict=True)
     ]
 
@@ -39,7 +39,7 @@ def documents(table):
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
 def test_words_and_sentences(tmp_path, kind):
     tokenizer = train_tokenizer(TEXTS, 300, kind)
-    table = tokenise(source(Example(TEXTS[0], TEXTS)), tokenizer, tmp_path)
+    table = tokenize_documents(source(Example(TEXTS[0], TEXTS)), tokenizer, tmp_path)
     found = documents(table)
     assert len(found) == 3  # the query is one of the positives
     ids, marks = found[0]
@@ -47,25 +47,29 @@ def test_words_and_sentences(tmp_path, kind):
     assert ids.tolist() == encoding.ids
     words = np.cumsum(marks > 0) - 1
     np.testing.assert_array_equal(words, encoding.word_ids)
-    starts = [encoding.offsets[i][0] for i in np.flatnonzero(marks & SENTENCE)]
+    starts = [encoding.offsets[i][0] for i in np.flatnonzero(marks & SENTENCE_START)]
     assert [TEXTS[0][i:].split()[0] for i in starts] == ["Tokens", "Words", "Are"]
 
 
 def test_text_is_never_a_special_token(tmp_path):
     tokenizer = train_tokenizer(TEXTS, 300)
-    table = tokenise(source(Example(TEXTS[1], ())), tokenizer, tmp_path)
+    table = tokenize_documents(source(Example(TEXTS[1], ())), tokenizer, tmp_path)
     special = {tokenizer.token_to_id(t) for t in ("[MASK]", "[CLS]", "[SEP]", "[PAD]")}
     assert not special & set(table.token_ids.tolist())
-    assert (table.marks & SENTENCE).sum() // SENTENCE == 2  # the empty line
+    assert (
+        table.boundaries & SENTENCE_START
+    ).sum() // SENTENCE_START == 2  # the empty line
 
 
 def test_a_text_without_spaces_is_cut_anywhere(tmp_path):
     tokenizer = train_tokenizer([TEXTS[0], "x xx"], 60, "bpe")
-    table = tokenise(source(Example(TEXTS[2], ())), tokenizer, tmp_path)
-    long = len(tokenizer.encode("x" * (2 * LONGEST)).ids) - 2
-    assert (table.marks > 0)[:long].all() == (long > LONGEST)
-    words = tokenise(source(Example("y" * LONGEST, ())), tokenizer, tmp_path)
-    assert (words.marks > 0).sum() == 1
+    table = tokenize_documents(source(Example(TEXTS[2], ())), tokenizer, tmp_path)
+    long = len(tokenizer.encode("x" * (2 * MAX_WORD_TOKENS)).ids) - 2
+    assert (table.boundaries > 0)[:long].all() == (long > MAX_WORD_TOKENS)
+    words = tokenize_documents(
+        source(Example("y" * MAX_WORD_TOKENS, ())), tokenizer, tmp_path
+    )
+    assert (words.boundaries > 0).sum() == 1
 
 
 def test_words_by_their_prefix(tmp_path):
@@ -76,18 +80,18 @@ def test_words_by_their_prefix(tmp_path):
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
     )
-    table = tokenise(source(Example("ab ba a", ())), tokenizer, tmp_path)
+    table = tokenize_documents(source(Example("ab ba a", ())), tokenizer, tmp_path)
     assert table.token_ids.tolist() == [4, 3, 1, 3, 2, 4]
-    assert (table.marks > 0).tolist() == [True, False, True, False, False, True]
+    assert (table.boundaries > 0).tolist() == [True, False, True, False, False, True]
 
 
 def test_a_table_is_made_once(tmp_path, monkeypatch):
     tokenizer = train_tokenizer(TEXTS, 300)
     rows = source(*(Example(text, ()) for text in TEXTS))
     monkeypatch.setattr(token_cache, "CHUNK", 2)
-    first = tokenise(rows, tokenizer, tmp_path)
+    first = tokenize_documents(rows, tokenizer, tmp_path)
     monkeypatch.setattr(document_cache, "_write", None)
-    again = tokenise(rows, tokenizer, tmp_path)
+    again = tokenize_documents(rows, tokenizer, tmp_path)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -95,7 +99,7 @@ def test_a_table_is_made_once(tmp_path, monkeypatch):
 def test_no_usable_document(tmp_path):
     tokenizer = train_tokenizer(TEXTS, 300)
     with pytest.raises(ValueError, match="no usable document"):
-        tokenise(source(Example(" ", ("\x00",))), tokenizer, tmp_path)
+        tokenize_documents(source(Example(" ", ("\x00",))), tokenizer, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -104,7 +108,7 @@ def test_last_word():
     table = document_cache.DocumentTable(np.zeros(9), marks, np.array([0, 7, 9]))
     low = np.array([0, 0, 0, 3, 0, 7])
     high = np.array([2, 3, 5, 6, 7, 9])
-    assert last_word(table, low, high).tolist() == [2, 3, 3, 6, 7, 9]
+    assert last_word_start(table, low, high).tolist() == [2, 3, 3, 6, 7, 9]
 
 
 @pytest.mark.parametrize("kind, vocab", [("wordpiece", 40), ("bpe", 300)])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from research.data.examples import Example
-from research.data.pair_batches import make_batches
+from research.data.pair_batches import make_pair_batches
 from research.data.sources import Source
 from research.text.prompts import PROMPTS
 from research.text.templates import apply_templates
@@ -42,7 +42,7 @@ SOURCES = {
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    rows = [row for s in SOURCES.values() for row in s.rows]
+    rows = [row for s in SOURCES.values() for row in s.examples]
     return train_tokenizer([t for r in rows for t in (r.query, *r.positives)], 300)
 
 
@@ -52,7 +52,7 @@ def make(tokenizer, tmp_path_factory):
 
     def make(sources=SOURCES, **options):
         settings = {"batch_size": 8, "max_length": 32, "seed": 0, "row_length": 64}
-        return make_batches(sources, tokenizer, cache=cache, **settings | options)
+        return make_pair_batches(sources, tokenizer, cache=cache, **settings | options)
 
     return make
 
@@ -76,7 +76,7 @@ def test_a_batch_holds_its_texts(make, tokenizer):
     batches = make()
     for step in range(6):
         batch = batches(step)
-        rows = SOURCES[batches.source(step)].rows
+        rows = SOURCES[batches.source_name(step)].examples
         by_hash = {
             tuple(h): t
             for r in rows
@@ -99,7 +99,7 @@ def test_documents_are_the_positive_then_the_negatives(make):
     batches = make({"a": SOURCES["a"]})
     owner = {
         tuple(h): (i, kind)
-        for i, row in enumerate(SOURCES["a"].rows)
+        for i, row in enumerate(SOURCES["a"].examples)
         for kind, texts in enumerate([(row.query,), row.positives, row.negatives])
         for h in text_hash(texts).tolist()
     }
@@ -120,7 +120,7 @@ def test_shapes_and_dtypes(make):
     batches = make(row_multiple=2)
     for step in range(12):
         batch = batches(step)
-        documents = 24 if batches.source(step) == "a" else 8
+        documents = 24 if batches.source_name(step) == "a" else 8
         assert batch.tokens.token_ids.shape[0] % 2 == 0
         assert batch.tokens.token_ids.shape[1] == 64
         assert batch.query_index.shape == (8,)
@@ -128,7 +128,7 @@ def test_shapes_and_dtypes(make):
         kinds = [a.dtype.name for a in jax.tree.leaves(batch) if a.dtype != np.float32]
         assert kinds == ["int32", "int32", "bool", "int32", "int32", "uint32", "uint32"]
         scored = batch.labels.score is not None
-        assert scored == (batches.source(step) == "b")
+        assert scored == (batches.source_name(step) == "b")
         if scored:
             assert batch.labels.score.dtype == np.float32
 
@@ -144,7 +144,7 @@ def test_a_batch_is_a_function_of_the_step(make):
     assert any(
         not np.array_equal(other(s).labels.query_id, first[s].labels.query_id)
         for s in (0, 3, 5)
-        if other.source(s) == batches.source(s)
+        if other.source_name(s) == batches.source_name(s)
     )
 
 
@@ -161,7 +161,7 @@ def test_every_epoch_visits_every_row_once(make):
 @pytest.mark.parametrize("seed", [0, 1, 7])
 def test_sources_get_their_share_of_any_stretch_of_steps(make, seed):
     batches = make(seed=seed)
-    names = [batches.source(step) for step in range(640)]
+    names = [batches.source_name(step) for step in range(640)]
     for stretch in (names, names[:320], names[100:420]):
         counts = Counter(stretch)
         for name, weight in (("a", 1), ("b", 2), ("c", 0.2)):
@@ -169,7 +169,7 @@ def test_sources_get_their_share_of_any_stretch_of_steps(make, seed):
     turns = Counter()
     for step, name in enumerate(names):
         index, turn = batches._turn(step)
-        assert (batches.parts[index].name, turn) == (name, turns[name])
+        assert (batches.sources[index].name, turn) == (name, turns[name])
         turns[name] += 1
 
 
@@ -230,10 +230,10 @@ def test_errors(make):
 def test_a_batch_pools_the_tokens_of_its_method(make, tokenizer, name):
     short = {"instruction": "one"} if name != "prompteol" else {}
     method = PROMPTS[name](**short)
-    batches = make(method=method, max_length=120, row_length=256)
+    batches = make(prompt=method, max_length=120, row_length=256)
     for step in range(3):
         batch = batches(step)
-        rows = SOURCES[batches.source(step)].rows
+        rows = SOURCES[batches.source_name(step)].examples
         by_hash = {
             tuple(h): t
             for r in rows
@@ -247,7 +247,7 @@ def test_a_batch_pools_the_tokens_of_its_method(make, tokenizer, name):
             texts = [by_hash[tuple(key)] for key in keys]
             (found,) = apply_templates(method, tokenizer, texts, 120, role)
             for place, *expected in zip(
-                getattr(batch, role).tolist(),
+                getattr(batch, f"{role}_index").tolist(),
                 found.token_ids,
                 found.pooling_mask,
                 strict=True,
@@ -265,6 +265,6 @@ def pools(tokens):
 
 
 def test_prompts_and_a_method_exclude_each_other(make):
-    asked = Source(SOURCES["b"].rows, 0, 1.0, {"query": "q: ", "document": ""})
+    asked = Source(SOURCES["b"].examples, 0, 1.0, {"query": "q: ", "document": ""})
     with pytest.raises(ValueError, match="data 'b': the source has the prompt 'q: '"):
-        make({"b": asked}, method=PROMPTS["echo"](), max_length=120)
+        make({"b": asked}, prompt=PROMPTS["echo"](), max_length=120)

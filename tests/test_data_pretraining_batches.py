@@ -10,7 +10,7 @@ import pytest
 from research.data.examples import Example
 from research.data.pretraining_batches import make_pretraining_batches
 from research.data.row_packing import ROW_LAYOUTS
-from research.data.sources import Source, pydocs
+from research.data.sources import Source, load_pydocs
 from research.models import config, encoder
 from research.objectives import mlm_masking
 from research.text import tokenization
@@ -70,7 +70,7 @@ def texts(rows):
 
 
 def documents(batches, part=0):
-    table = batches.parts[part].table
+    table = batches.sources[part].table
     return [
         tuple(table.token_ids[a:b].tolist())
         for a, b in zip(table.starts[:-1], table.starts[1:], strict=True)
@@ -79,7 +79,7 @@ def documents(batches, part=0):
 
 def test_an_epoch_of_packed_rows_holds_every_token_once(make):
     batches = make(sources={"a": LONG}, batch_size=1)
-    size = len(batches.parts[0].table.token_ids)
+    size = len(batches.sources[0].table.token_ids)
     found, steps = Counter(), 0
     while sum(len(piece) * n for piece, n in found.items()) < size:
         for ids, word in texts(batches(steps)):
@@ -104,11 +104,11 @@ def test_an_epoch_of_packed_rows_holds_every_token_once(make):
 
 def test_pieces_begin_and_end_at_words(make):
     batches = make(sources={"a": LONG})
-    table = batches.parts[0].table
-    layout = batches.parts[0].layout(0)
+    table = batches.sources[0].table
+    layout = batches.sources[0].layout(0)
     ends = layout.first + layout.size
-    assert (table.marks[layout.first] > 0).all()
-    assert all(e == len(table.token_ids) or table.marks[e] for e in ends)
+    assert (table.boundaries[layout.first] > 0).all()
+    assert all(e == len(table.token_ids) or table.boundaries[e] for e in ends)
     # No piece is shorter than the room but for the next word, or the document's end.
     last = np.isin(ends, table.starts)
     assert (layout.size[~last] > 62 - 11).all()
@@ -159,7 +159,7 @@ def test_a_batch_is_a_function_of_the_step_and_shared_by_hosts(make, layout):
         parts = [host(step) for host in hosts]
         joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         jax.tree.map(np.testing.assert_array_equal, batches[step], joined)
-    assert {whole.source(step) for step in range(8)} == {"a", "b"}
+    assert {whole.source_name(step) for step in range(8)} == {"a", "b"}
     other = make(layout, sources, seed=1)
     assert not np.array_equal(other(0).tokens.token_ids, batches[0].tokens.token_ids)
 
@@ -204,7 +204,7 @@ def test_neighbouring_rows_are_spans_of_one_document(make):
     batches = make(
         partial(ROW_LAYOUTS["spans"], shortest=20), {"a": LONG}, max_length=32
     )
-    table, layout = batches.parts[0].table, batches.parts[0].layout(2)
+    table, layout = batches.sources[0].table, batches.sources[0].layout(2)
     owner = np.searchsorted(table.starts, layout.first, side="right")
     last = np.searchsorted(table.starts, layout.first + layout.size - 1, side="right")
     np.testing.assert_array_equal(owner, last)
@@ -217,7 +217,7 @@ def test_anchors_stand_before_their_positives(make):
     layout = partial(ROW_LAYOUTS["spans"], kind="declutr", shortest=6)
     batches = make(layout, {"a": LONG}, batch_size=12, max_length=32)
     for turn in range(20):
-        found = batches.parts[0].layout(turn)
+        found = batches.sources[0].layout(turn)
         first, end = found.first.reshape(2, 6), (found.first + found.size).reshape(2, 6)
         for group in range(2):
             for anchor, positive in ((0, 2), (0, 3), (1, 4), (1, 5)):
@@ -239,7 +239,9 @@ def test_a_packed_row_gives_every_document_the_states_it_has_alone(make, key):
     ):
         params = jax.jit(encoder.init, static_argnums=1)(key, cfg)
         states = jax.jit(
-            lambda params, tokens, cfg=cfg: encoder.forward(params, tokens, cfg).hidden_states
+            lambda params, tokens, cfg=cfg: (
+                encoder.forward(params, tokens, cfg).hidden_states
+            )
         )
         packed = np.asarray(states(params, rows.tokens))
         alone = np.asarray(states(params, Tokens(ids, segment, segment > 0)))
@@ -259,8 +261,10 @@ def test_rows_of_one_text_each_are_padded(make):
 
 
 def test_ten_thousand_real_rows_are_full_and_masked_to_the_budget(tmp_path, key):
-    found = pydocs(limit=6_000)
-    tokenizer = tokenization.train_tokenizer([r.query for r in found.rows[:600]], 2048)
+    found = load_pydocs(limit=6_000)
+    tokenizer = tokenization.train_tokenizer(
+        [r.query for r in found.examples[:600]], 2048
+    )
     batches = make_pretraining_batches(
         {"pydocs": found},
         tokenizer,

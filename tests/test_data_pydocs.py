@@ -5,7 +5,12 @@ import pytest
 
 from research.data import pydocs, sources
 from research.data.examples import Example
-from research.data.pydocs import file_pairs, is_test, package_pairs, python_files
+from research.data.pydocs import (
+    extract_package_pairs,
+    extract_pairs,
+    find_python_files,
+    is_test,
+)
 
 CODE = '''
 class Box:
@@ -73,14 +78,16 @@ def test_a_set_without_tensorflow(tmp_path, folder, monkeypatch):
     assert record["query"] == b"Returns the first p2 among the values."
     assert record["document"].startswith(b"def first_p2(values):\n    return next")
 
-    monkeypatch.setattr(pydocs, "splits", None)  # made once
+    monkeypatch.setattr(pydocs, "make_splits", None)  # made once
     assert len(pydocs.load("train", **options)) == len(train)
-    monkeypatch.setattr(pydocs, "installed", lambda: options["folders"])
-    source = sources.pydocs(split="test", cache=options["cache"])
-    assert len(source.rows) == len(test)
-    assert all(isinstance(row, Example) and row.query for row in source.rows)
-    few = sources.pydocs(split="train", limit=3, cache=options["cache"])
-    assert few.rows == list(sources.pydocs(cache=options["cache"]).rows)[:3]
+    monkeypatch.setattr(pydocs, "find_package_folders", lambda: options["folders"])
+    source = sources.load_pydocs(split="test", cache=options["cache"])
+    assert len(source.examples) == len(test)
+    assert all(isinstance(row, Example) and row.query for row in source.examples)
+    few = sources.load_pydocs(split="train", limit=3, cache=options["cache"])
+    assert (
+        few.examples == list(sources.load_pydocs(cache=options["cache"]).examples)[:3]
+    )
     assert few.identity != source.identity
 
 
@@ -99,7 +106,7 @@ def test_splits_by_name():
 
 
 def test_pairs_of_a_file():
-    assert list(file_pairs(CODE)) == [
+    assert list(extract_pairs(CODE)) == [
         (
             "Takes the first things out of a box.",
             "async def fetch(box, count):\n"
@@ -132,7 +139,7 @@ def module_folder(tmp_path):
 
 
 def test_packages_and_their_files(module_folder):
-    packages = python_files([str(module_folder)])
+    packages = find_python_files([str(module_folder)])
     assert list(packages) == ["good", "old", "single"]
     assert sorted(os.path.basename(p) for p, _ in packages["good"]) == [
         "one.py",
@@ -141,12 +148,12 @@ def test_packages_and_their_files(module_folder):
 
 
 def test_unreadable_files_are_passed_over(module_folder):
-    packages = python_files([str(module_folder)])
-    assert package_pairs("old", packages["old"], 10) == []
-    found = package_pairs("good", packages["good"], 10)
+    packages = find_python_files([str(module_folder)])
+    assert extract_package_pairs("old", packages["old"], 10) == []
+    found = extract_package_pairs("good", packages["good"], 10)
     assert len(found) == 4
     assert {pair.package for pair in found} == {"good"}
-    assert package_pairs("good", packages["good"], 3) == found[:3]
+    assert extract_package_pairs("good", packages["good"], 3) == found[:3]
 
 
 def test_one_package_in_so_many_is_for_testing():

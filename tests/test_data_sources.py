@@ -4,7 +4,15 @@ import pytest
 import tensorflow_datasets as tfds
 
 from research.data.examples import Example
-from research.data.sources import SOURCES, beir, files, hub, labelled, texts, tfds_set
+from research.data.sources import (
+    SOURCES,
+    load_beir,
+    load_files,
+    load_hub,
+    load_labeled_texts,
+    load_texts,
+    load_tfds,
+)
 
 
 def jsonl(path, *records):
@@ -55,17 +63,17 @@ def test_column_conventions(tmp_path, record, row):
         {"docid": "1", "title": "T", "text": "b"},
         {"docid": "2", "document_text": "c"},
     )
-    source = files(path=path, corpus=corpus, score_range=5.0)
-    assert list(source.rows) == [row]
-    assert source.negatives == len(row.negatives)
+    source = load_files(path=path, corpus=corpus, score_range=5.0)
+    assert list(source.examples) == [row]
+    assert source.negatives_per_query == len(row.negatives)
 
 
 def test_columns_of_a_table(tmp_path):
     (tmp_path / "a.tsv").write_text(
         "anchor\tpositive\tnegative\tgroup\na\tb\tc\tg\nd\te\tf\t\n"
     )
-    source = files(path=str(tmp_path / "a.tsv"), weight=2.0, query_prompt="q: ")
-    assert list(source.rows) == [
+    source = load_files(path=str(tmp_path / "a.tsv"), weight=2.0, query_prompt="q: ")
+    assert list(source.examples) == [
         Example("a", ("b",), ("c",), None, "g"),
         Example("d", ("e",), ("f",)),
     ]
@@ -76,10 +84,10 @@ def test_columns_of_a_table(tmp_path):
 def test_negatives_that_every_row_has(tmp_path):
     rows = [{"query": "a", "pos": ["b"], "neg": ["c"] * n} for n in (3, 2)]
     path = jsonl(tmp_path / "a.jsonl", *rows)
-    assert files(path=path).negatives == 2
-    assert files(path=path, negatives=0).negatives == 0
+    assert load_files(path=path).negatives_per_query == 2
+    assert load_files(path=path, negatives=0).negatives_per_query == 0
     with pytest.raises(ValueError, match="line 2 has 2 negatives, not the 3 asked"):
-        files(path=path, negatives=3)
+        load_files(path=path, negatives=3)
 
 
 @pytest.mark.parametrize(
@@ -94,26 +102,26 @@ def test_negatives_that_every_row_has(tmp_path):
 )
 def test_bad_rows_say_where_and_what(tmp_path, record, message):
     with pytest.raises(ValueError, match=message):
-        files(path=jsonl(tmp_path / "a.jsonl", record))
+        load_files(path=jsonl(tmp_path / "a.jsonl", record))
 
 
 def test_weight_should_be_positive(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", {"anchor": "a", "positive": "b"})
     with pytest.raises(ValueError, match=r"weight 0\.0 should be positive"):
-        files(path=path, weight=0.0)
+        load_files(path=path, weight=0.0)
 
 
 def test_texts_are_their_own_positives(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\n two \n")
-    assert list(texts(path=str(tmp_path / "a.txt")).rows) == [
+    assert list(load_texts(path=str(tmp_path / "a.txt")).examples) == [
         Example("one", ("one",)),
         Example("two", ("two",)),
     ]
     path = jsonl(tmp_path / "a.jsonl", {"text": "one"})
-    assert list(texts(path=path).rows) == [Example("one", ("one",))]
+    assert list(load_texts(path=path).examples) == [Example("one", ("one",))]
     (tmp_path / "b.txt").write_text("\n")
     with pytest.raises(ValueError, match="holds no texts"):
-        texts(path=str(tmp_path / "b.txt"))
+        load_texts(path=str(tmp_path / "b.txt"))
 
 
 def test_beir_positives_and_negatives(tmp_path):
@@ -123,10 +131,10 @@ def test_beir_positives_and_negatives(tmp_path):
     (tmp_path / "qrels/train.tsv").write_text(
         "query-id\tcorpus-id\tscore\nq\ta\t1\nq\tb\t2\nq\tc\t0\n"
     )
-    source = beir(path=str(tmp_path), negatives=1)
-    assert list(source.rows) == [Example("query", ("a", "b"), ("c",))]
+    source = load_beir(path=str(tmp_path), negatives=1)
+    assert list(source.examples) == [Example("query", ("a", "b"), ("c",))]
     with pytest.raises(ValueError, match="1 documents of grade 0, not the 2"):
-        beir(path=str(tmp_path), negatives=2)
+        load_beir(path=str(tmp_path), negatives=2)
 
 
 class TinyPairs(tfds.core.GeneratorBasedBuilder):
@@ -150,12 +158,12 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
 
 def test_any_tfds_set_without_tensorflow(tmp_path):
     place = {"dataset": "tiny_pairs", "split": "train", "data_dir": str(tmp_path)}
-    source = tfds_set(**place, query="q", document="d")
+    source = load_tfds(**place, query="q", document="d")
     found = {Example(f"query {i}", (f"document {i}",)) for i in range(3)}
-    assert set(source.rows) == set(source.rows[0:3]) == found
-    assert source.rows[1] == source.rows[0:3][1]
+    assert set(source.examples) == set(source.examples[0:3]) == found
+    assert source.examples[1] == source.examples[0:3][1]
     with pytest.raises(ValueError, match="no column x; found d, q"):
-        tfds_set(**place, query="x", document="d")
+        load_tfds(**place, query="x", document="d")
 
 
 def test_hub_set_from_a_local_folder(tmp_path, monkeypatch):
@@ -163,7 +171,7 @@ def test_hub_set_from_a_local_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "set").mkdir()
     jsonl(tmp_path / "set/train.jsonl", {"q": "a", "d": "b", "n": "c", "s": 1.0})
-    source = hub(
+    source = load_hub(
         dataset=str(tmp_path / "set"),
         split="train",
         query="q",
@@ -172,8 +180,8 @@ def test_hub_set_from_a_local_folder(tmp_path, monkeypatch):
         score="s",
         score_range=2.0,
     )
-    assert list(source.rows) == [Example("a", ("b",), ("c",), 0.5)]
-    assert source.negatives == 1
+    assert list(source.examples) == [Example("a", ("b",), ("c",), 0.5)]
+    assert source.negatives_per_query == 1
 
 
 def test_every_source_takes_weight_and_prompts():
@@ -196,7 +204,7 @@ def test_texts_are_lines_blocks_or_files(tmp_path):
     (tmp_path / "notes.md").write_text("not read")
 
     def found(**options):
-        return [row.query for row in texts(path=str(tmp_path), **options).rows]
+        return [row.query for row in load_texts(path=str(tmp_path), **options).examples]
 
     blocks = ["Title\nfirst paragraph", "Other\nsecond"]
     assert found(unit="block") == ["of a record", *blocks]
@@ -206,7 +214,7 @@ def test_texts_are_lines_blocks_or_files(tmp_path):
     with pytest.raises(ValueError, match="unit 'page'; known: block, line, file"):
         found(unit="page")
     with pytest.raises(FileNotFoundError, match="no file"):
-        texts(path=str(tmp_path / "c.txt"))
+        load_texts(path=str(tmp_path / "c.txt"))
     path.write_bytes(b"no gzip")
     with pytest.raises(ValueError, match="cannot be read as text"):
         found()
@@ -217,23 +225,23 @@ def test_classes_give_positives_and_hard_negatives(tmp_path):
     path = jsonl(
         tmp_path / "a.jsonl", *({"text": t, "label": k} for t, k in kinds.items())
     )
-    source = labelled(path=path, positives=2, negatives=3)
-    assert source.negatives == 3 and len(source.rows) == 12
-    for row in source.rows:
+    source = load_labeled_texts(path=path, positives=2, negatives=3)
+    assert source.negatives_per_query == 3 and len(source.examples) == 12
+    for row in source.examples:
         assert len(set(row.positives)) == 2 and len(set(row.negatives)) == 3
         assert row.query not in row.positives
         assert {kinds[text] for text in row.positives} == {kinds[row.query]}
         assert kinds[row.query] not in {kinds[text] for text in row.negatives}
-    assert any("alone" in row.negatives for row in source.rows)
-    assert labelled(path=path, positives=2, negatives=3) == source
-    assert labelled(path=path, positives=2, negatives=3, seed=1) != source
+    assert any("alone" in row.negatives for row in source.examples)
+    assert load_labeled_texts(path=path, positives=2, negatives=3) == source
+    assert load_labeled_texts(path=path, positives=2, negatives=3, seed=1) != source
     with pytest.raises(
         ValueError, match="9 texts are not of the class '0', fewer than"
     ):
-        labelled(path=path, negatives=10)
+        load_labeled_texts(path=path, negatives=10)
     bare = jsonl(tmp_path / "b.jsonl", {"text": "a", "kind": 1})
     with pytest.raises(ValueError, match="line 1: no column label"):
-        labelled(path=bare)
+        load_labeled_texts(path=bare)
     lone = jsonl(tmp_path / "c.jsonl", *({"text": x, "label": x} for x in "ab"))
     with pytest.raises(ValueError, match="no class has two texts"):
-        labelled(path=lone)
+        load_labeled_texts(path=lone)

@@ -30,7 +30,7 @@ def test_neighbours(seed):
     for _ in range(200):
         words, sentences = document(rng)
         longest = int(rng.integers(2, 40))
-        a, b = spans.neighbours(rng, words, sentences, longest, 0.15)
+        a, b = spans.draw_neighbor_spans(rng, words, sentences, longest, 0.15)
         for start, end in (a, b):
             assert 0 <= start < end <= words[-1]
             assert end - start <= longest
@@ -43,7 +43,9 @@ def test_neighbours_are_of_three_kinds_and_whole_sentences():
     rng = np.random.default_rng(0)
     words = np.arange(0, 8001, 2)
     sentences = words[::5]
-    found = [spans.neighbours(rng, words, sentences, 64, 0.15) for _ in range(3000)]
+    found = [
+        spans.draw_neighbor_spans(rng, words, sentences, 64, 0.15) for _ in range(3000)
+    ]
     ends = np.array(found)
     assert np.isin(ends, sentences).mean() > 0.95  # short spans cut a sentence
     sizes = (ends[..., 1] - ends[..., 0]).ravel()
@@ -63,7 +65,9 @@ def test_anchors_keep_their_bounds():
         shortest = int(rng.integers(2, longest + 1))
         size = 2 * count * longest + int(rng.integers(0, 100))
         sizes = {"shortest": shortest, "longest": longest}
-        found = spans.anchors(rng, size, count=count, positives=positives, **sizes)
+        found = spans.draw_anchor_spans(
+            rng, size, count=count, positives=positives, **sizes
+        )
         assert found.shape == (count * (1 + positives), 2)
         start, end = found.T
         assert (start >= 0).all() and (end <= size).all()

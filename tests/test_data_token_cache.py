@@ -4,7 +4,7 @@ import pytest
 from research.data import token_cache
 from research.data.examples import Example
 from research.data.sources import Source
-from research.data.token_cache import tokenise
+from research.data.token_cache import tokenize_pairs
 from research.text.one_word_prompts import stated
 from research.text.prompts import PROMPTS
 from research.text.templates import apply_templates
@@ -30,52 +30,54 @@ def source(rows, **prompts):
 @pytest.mark.parametrize("chunk", [1, 2, 100])
 def test_a_table_holds_every_text(tmp_path, tokenizer, monkeypatch, chunk):
     monkeypatch.setattr(token_cache, "CHUNK", chunk)
-    table = tokenise(
+    table = tokenize_pairs(
         source(ROWS, query="what ", document="is "), tokenizer, 6, tmp_path
     )
     texts = [t for row in ROWS for t in (row.query, *row.positives, *row.negatives)]
-    np.testing.assert_array_equal(table.hashes, text_hash(texts))
+    np.testing.assert_array_equal(table.text_hashes, text_hash(texts))
     assert table.token_ids.dtype == np.uint16
-    assert table.positives.tolist() == [2, 1, 1]
-    assert table.negatives.tolist() == [1, 0, 2]
-    assert table.first.tolist() == [0, 4, 6]
+    assert table.num_positives.tolist() == [2, 1, 1]
+    assert table.num_negatives.tolist() == [1, 0, 2]
+    assert table.query_text.tolist() == [0, 4, 6]
     assert np.isnan(table.scores).all()
-    assert (table.groups[0] == table.groups[2]).all()
-    np.testing.assert_array_equal(table.groups[1:2], text_hash(["what is two"]))
+    assert (table.group_hashes[0] == table.group_hashes[2]).all()
+    np.testing.assert_array_equal(table.group_hashes[1:2], text_hash(["what is two"]))
     for index, text in enumerate(texts):
-        prompt = "what " if index in table.first else "is "
+        prompt = "what " if index in table.query_text else "is "
         expected = token_ids(tokenizer, [text], 6, prompt=prompt)[0]
         found = table.token_ids[table.starts[index] : table.starts[index + 1]]
         np.testing.assert_array_equal(found, expected)
 
 
 def test_a_table_is_made_once(tmp_path, tokenizer, monkeypatch):
-    first = tokenise(source(ROWS), tokenizer, 8, tmp_path)
+    first = tokenize_pairs(source(ROWS), tokenizer, 8, tmp_path)
     monkeypatch.setattr(token_cache, "_write", None)
-    again = tokenise(source(ROWS), tokenizer, 8, tmp_path)
+    again = tokenize_pairs(source(ROWS), tokenizer, 8, tmp_path)
     np.testing.assert_array_equal(first.token_ids, again.token_ids)
 
 
 def test_another_content_is_another_folder(tmp_path, tokenizer):
     other = train_tokenizer(["what is red"], 50)
-    tokenise(source(ROWS), tokenizer, 8, tmp_path)
-    tokenise(source(ROWS), tokenizer, 9, tmp_path)
-    tokenise(source(ROWS), other, 8, tmp_path)
-    tokenise(source(ROWS, query="q"), tokenizer, 8, tmp_path)
-    tokenise(source(ROWS[:2]), tokenizer, 8, tmp_path)
+    tokenize_pairs(source(ROWS), tokenizer, 8, tmp_path)
+    tokenize_pairs(source(ROWS), tokenizer, 9, tmp_path)
+    tokenize_pairs(source(ROWS), other, 8, tmp_path)
+    tokenize_pairs(source(ROWS, query="q"), tokenizer, 8, tmp_path)
+    tokenize_pairs(source(ROWS[:2]), tokenizer, 8, tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, tokenizer):
     with pytest.raises(ValueError, match="row 1 has a document without text"):
-        tokenise(source([ROWS[0], Example("a", (" ",))]), tokenizer, 8, tmp_path)
+        tokenize_pairs(source([ROWS[0], Example("a", (" ",))]), tokenizer, 8, tmp_path)
     with pytest.raises(ValueError, match="row 0 has no tokens"):
-        tokenise(source([Example("\x00", ("a",))]), tokenizer, 8, tmp_path)
+        tokenize_pairs(source([Example("\x00", ("a",))]), tokenizer, 8, tmp_path)
     with pytest.raises(ValueError, match="row 1 has no score"):
-        tokenise(source([ROWS[1]._replace(score=1.0), ROWS[0]]), tokenizer, 8, tmp_path)
+        tokenize_pairs(
+            source([ROWS[1]._replace(score=1.0), ROWS[0]]), tokenizer, 8, tmp_path
+        )
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="no rows"):
-        tokenise(source([]), tokenizer, 8, tmp_path)
+        tokenize_pairs(source([]), tokenizer, 8, tmp_path)
 
 
 def test_another_process_may_be_first(tmp_path, tokenizer, monkeypatch):
@@ -83,12 +85,12 @@ def test_another_process_may_be_first(tmp_path, tokenizer, monkeypatch):
 
     def late(given, *args):
         monkeypatch.setattr(token_cache, "_write", write)
-        tokenise(given, tokenizer, 8, tmp_path)
+        tokenize_pairs(given, tokenizer, 8, tmp_path)
         write(given, *args)
 
     monkeypatch.setattr(token_cache, "_write", late)
-    table = tokenise(source(ROWS), tokenizer, 8, tmp_path)
-    assert len(table.first) == 3
+    table = tokenize_pairs(source(ROWS), tokenizer, 8, tmp_path)
+    assert len(table.query_text) == 3
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -96,17 +98,17 @@ def test_another_process_may_be_first(tmp_path, tokenizer, monkeypatch):
 def test_a_table_holds_the_tokens_that_pool(tmp_path, tokenizer, monkeypatch, chunk):
     monkeypatch.setattr(token_cache, "CHUNK", chunk)
     method = PROMPTS["template"](query="is {text} two {text!}", document="a {text}")
-    table = tokenise(source(ROWS), tokenizer, 12, tmp_path, method)
+    table = tokenize_pairs(source(ROWS), tokenizer, 12, tmp_path, method)
     texts = [t for row in ROWS for t in (row.query, *row.positives, *row.negatives)]
-    np.testing.assert_array_equal(table.hashes, text_hash(texts))
+    np.testing.assert_array_equal(table.text_hashes, text_hash(texts))
     assert table.pooling_mask.dtype == bool and not table.pooling_mask.all()
     for index, text in enumerate(texts):
-        role = "query" if index in table.first else "document"
+        role = "query" if index in table.query_text else "document"
         (found,) = apply_templates(method, tokenizer, [text], 12, role)
         part = slice(*table.starts[index : index + 2])
         np.testing.assert_array_equal(table.token_ids[part], found.token_ids[0])
         np.testing.assert_array_equal(table.pooling_mask[part], found.pooling_mask[0])
-    again = tokenise(source(ROWS), tokenizer, 12, tmp_path, method)
+    again = tokenize_pairs(source(ROWS), tokenizer, 12, tmp_path, method)
     np.testing.assert_array_equal(again.pooling_mask, table.pooling_mask)
 
 
@@ -121,11 +123,11 @@ def test_another_method_is_another_folder(tmp_path, tokenizer):
         PROMPTS["echo"](instruction="a"),
     ]
     for method in methods:
-        tokenise(source(ROWS), tokenizer, 60, tmp_path, method)
+        tokenize_pairs(source(ROWS), tokenizer, 60, tmp_path, method)
     assert len(list(tmp_path.iterdir())) == len(methods)
     # Another process finds them: the name does not hang on where a function lies.
     again = PROMPTS["template"](query="is {text}")
-    tokenise(source(ROWS), tokenizer, 60, tmp_path, again)
+    tokenize_pairs(source(ROWS), tokenizer, 60, tmp_path, again)
     assert len(list(tmp_path.iterdir())) == len(methods)
     named = token_cache._named(PROMPTS["prompteol"]())
     assert "0x" not in repr(named) and "punctuated" in named[1]
@@ -133,13 +135,13 @@ def test_another_method_is_another_folder(tmp_path, tokenizer):
 
 def test_methods_that_cannot_train_are_one_sentence(tmp_path, tokenizer):
     echo, several = PROMPTS["echo"](), PROMPTS["metaeol"]()
-    with pytest.raises(ValueError, match="prompt 'q: ' and the run a method"):
-        tokenise(source(ROWS, query="q: "), tokenizer, 60, tmp_path, echo)
+    with pytest.raises(ValueError, match="prompt 'q: ' and the run a prompt"):
+        tokenize_pairs(source(ROWS, query="q: "), tokenizer, 60, tmp_path, echo)
     with pytest.raises(ValueError, match="8 templates is for embedding"):
-        tokenise(source(ROWS), tokenizer, 60, tmp_path, several)
+        tokenize_pairs(source(ROWS), tokenizer, 60, tmp_path, several)
     with pytest.raises(ValueError, match="no room for a text in max_length 8"):
-        tokenise(source(ROWS), tokenizer, 8, tmp_path, echo)
+        tokenize_pairs(source(ROWS), tokenizer, 8, tmp_path, echo)
     broken = source([ROWS[1], Example("a", ("\x00",))])
     with pytest.raises(ValueError, match="row 1 has no tokens"):
-        tokenise(broken, tokenizer, 60, tmp_path, echo)
+        tokenize_pairs(broken, tokenizer, 60, tmp_path, echo)
     assert list(tmp_path.iterdir()) == []

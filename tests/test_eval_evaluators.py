@@ -131,7 +131,7 @@ def test_pydocs_retrieval_finds_every_document_by_its_query(monkeypatch):
     from research.data.sources import Source
 
     rows = [Example(f"query {i}", (f"document {i}",)) for i in range(20)]
-    source = Source(rows=rows, negatives=0, weight=1.0, prompts={})
+    source = Source(examples=rows, negatives_per_query=0, weight=1.0, prompts={})
     monkeypatch.setattr(
         "research.eval.evaluators.SOURCES", {"pydocs": lambda *, split: source}
     )
@@ -154,7 +154,7 @@ def test_pydocs_long_asks_for_all_functions_of_a_text(monkeypatch):
 
     rows = [Example(f"query {i}", (f"document {i:03} " + "x" * 17,)) for i in range(40)]
     rows.append(Example("query 40", ("x" * 1_001,)))  # too long to be among them
-    source = Source(rows=rows, negatives=0, weight=1.0, prompts={})
+    source = Source(examples=rows, negatives_per_query=0, weight=1.0, prompts={})
     monkeypatch.setattr(
         "research.eval.evaluators.SOURCES", {"pydocs": lambda *, split: source}
     )

@@ -113,7 +113,7 @@ def test_prose_of_the_installed_packages(monkeypatch):
     def pydocs(*, split):
         texts = f"Docstring of {split}.", "Parse `code`.", "Not numpy.array"
         rows = [Example(text, ("code",)) for text in texts]
-        return Source(rows=rows, negatives=0, weight=1.0, prompts={})
+        return Source(examples=rows, negatives_per_query=0, weight=1.0, prompts={})
 
     monkeypatch.setattr("research.eval.needle_tasks.SOURCES", {"pydocs": pydocs})
     assert prose("", 9) == ["Docstring", "of", "test.", "Docstring", "of", "train."]

@@ -248,7 +248,9 @@ def test_auto_on_cpu(key, monkeypatch):
 
     def states(attention):
         shape = dataclasses.replace(cfg, attention=attention)
-        return jax.jit(partial(encoder.forward, cfg=shape))(params, tokens).hidden_states[real]
+        return jax.jit(partial(encoder.forward, cfg=shape))(
+            params, tokens
+        ).hidden_states[real]
 
     want = states("plain")
     np.testing.assert_array_equal(states("auto"), want)

@@ -127,7 +127,9 @@ def test_forward_gives_the_states_that_encode_pools(key, cfg):
     assert output.layers.shape == (cfg.depth + 1, 1, 8, cfg.width)
     np.testing.assert_allclose(output.layers[-1], output.hidden_states, atol=1e-6)
     pooled = encoder.encode(params, tokens, cfg, POOLS["mean"])
-    np.testing.assert_allclose(pooled[0], output.hidden_states[0, :5].mean(0), atol=1e-5)
+    np.testing.assert_allclose(
+        pooled[0], output.hidden_states[0, :5].mean(0), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("depth", [0, 4])
@@ -216,7 +218,9 @@ def test_a_local_block_sees_its_window_inclusive(key, distance):
     params = encoder.init(key, cfg)
     text = [5, 6, 7, 8, 9, 10, 11]
     changed = [*text[:distance], 20, *text[distance + 1 :]]
-    a, b = (encoder.forward(params, row([t], 7), cfg).hidden_states for t in (text, changed))
+    a, b = (
+        encoder.forward(params, row([t], 7), cfg).hidden_states for t in (text, changed)
+    )
     assert bool((a[0, 0] != b[0, 0]).any()) == (distance == 2)
 
 

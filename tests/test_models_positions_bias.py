@@ -179,7 +179,9 @@ def test_the_parameters_of_a_bias_are_trained(key, name):
     tokens = Tokens(ids, jnp.ones_like(ids), ids > 0)
 
     def loss(relative):
-        return FORWARD({**params, "relative": relative}, tokens, cfg).hidden_states.std()
+        return FORWARD(
+            {**params, "relative": relative}, tokens, cfg
+        ).hidden_states.std()
 
     params = INIT(key, cfg)
     for slope in jax.tree.leaves(jax.jit(jax.grad(loss))(params["relative"])):

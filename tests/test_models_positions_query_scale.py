@@ -95,7 +95,9 @@ def states(params, cfg, *lengths):
     """Hidden states of texts of some lengths in one row."""
     segment = jnp.asarray(row(*lengths).segment_ids)
     ids = jnp.arange(segment.size, dtype=jnp.int32)[None] % 59 + 1
-    return np.asarray(FORWARD(params, Tokens(ids, segment, segment > 0), cfg).hidden_states[0])
+    return np.asarray(
+        FORWARD(params, Tokens(ids, segment, segment > 0), cfg).hidden_states[0]
+    )
 
 
 @pytest.fixture(scope="module")

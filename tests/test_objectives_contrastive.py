@@ -9,7 +9,7 @@ import pytest
 from research import sharding
 from research.config_sections import bind, build, section
 from research.data.examples import Example
-from research.data.pair_batches import make_batches
+from research.data.pair_batches import make_pair_batches
 from research.data.sources import Source
 from research.losses.contrastive import LOSSES
 from research.losses.matryoshka import SIZE_LOSSES
@@ -58,7 +58,7 @@ def made(tmp_path_factory):
 
     def batch(row_multiple=8):
         source = Source(rows, 1, 1.0, {"query": "find : ", "document": ""})
-        batches = make_batches(
+        batches = make_pair_batches(
             {"toy": source},
             tokenizer,
             batch_size=16,

@@ -50,7 +50,7 @@ class Batches:
         rows = np.arange(2 * PAIRS, dtype=np.int32)
         return Batch(tokens, rows[:PAIRS], rows[PAIRS:], Labels())
 
-    def source(self, step):
+    def source_name(self, step):
         return "pairs"
 
 

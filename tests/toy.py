@@ -66,7 +66,7 @@ class Batches:
             tokens, indices[:half], indices[half:], Labels(np.ones(half, np.float32))
         )
 
-    def source(self, step):
+    def source_name(self, step):
         return ("odd", "even")[step % 2 == 0]
 
 

@@ -117,7 +117,7 @@ def docstrings() -> list[str]:
     """The queries of pydocs' training split."""
     from research.data.sources import SOURCES
 
-    return [row.query for row in SOURCES["pydocs"](split="train").rows]
+    return [row.query for row in SOURCES["pydocs"](split="train").examples]
 
 
 def modernbert(folder: str, length: int):

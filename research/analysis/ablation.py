@@ -29,7 +29,7 @@ MODEL = "model="
 READ = ("method", "prepend", "layer", "bidirectional", "pool")
 
 
-class Row(NamedTuple):
+class AblationRow(NamedTuple):
     """A line of the table; "{field}" in it is replaced by the column's field.
 
     Attributes:
@@ -100,23 +100,23 @@ class Run(NamedTuple):
     start: "Run | None" = None
 
 
-def filled(ablation: Ablation, row: str, column: str) -> Row:
+def fill_row(ablation: Ablation, row: str, column: str) -> AblationRow:
     """A line of the table with the fields of a column."""
     fields = ablation.rows[row]
-    whole = Row(fields) if isinstance(fields, str) else Row(**fields)
+    whole = AblationRow(fields) if isinstance(fields, str) else AblationRow(**fields)
     values = {**ablation.columns[column], "start": "{start}"}  # known when it is run
-    return Row(*(part.format(**values) for part in whole))
+    return AblationRow(*(part.format(**values) for part in whole))
 
 
-def evaluation(ablation: Ablation, row: str, column: str) -> str:
+def name_evaluation(ablation: Ablation, row: str, column: str) -> str:
     """The name of what a cell's run is evaluated for; equal cells have the same."""
-    line = filled(ablation, row, column)._asdict()
+    line = fill_row(ablation, row, column)._asdict()
     how = [line[name] for name in ("extend", "chunk")]
     how += [f"{name}={line[name]}" for name in READ if line[name]]
     return " ".join([column, *filter(None, how)])
 
 
-def runs(ablation: Ablation) -> list[Run]:
+def plan_runs(ablation: Ablation) -> list[Run]:
     """Every distinct run, seed by seed, so that an early stop leaves whole seeds.
 
     Rows whose recipes come out equal share a run.
@@ -127,7 +127,7 @@ def runs(ablation: Ablation) -> list[Run]:
         for row, fields in ablation.rows.items():
             recipe = fields if isinstance(fields, str) else fields["recipe"]
             for column, values in ablation.columns.items():
-                line = filled(ablation, row, column)
+                line = fill_row(ablation, row, column)
                 keys = [key for key in re.findall(r"{(\w+)}", recipe) if key in values]
                 used = [f"{key}{values[key]}" for key in keys]
                 name = re.sub(r"[^\w.-]+", "_", "-".join([row, *used, f"seed{seed}"]))
@@ -142,7 +142,7 @@ def runs(ablation: Ablation) -> list[Run]:
     return list(found.values())
 
 
-def results(
+def run_ablation(
     ablation: Ablation, workdir: Path, *, jobs: int, report: Callable[[str], None]
 ) -> dict[str, dict[str, float | str] | str]:
     """Run -> evaluation -> score, or the sentence that says why it, or all, failed.
@@ -158,7 +158,7 @@ def results(
     """
 
     def one(run: Run) -> dict[str, float | str] | str:
-        wanted = {evaluation(ablation, *cell): cell for cell in run.cells}
+        wanted = {name_evaluation(ablation, *cell): cell for cell in run.cells}
         path = workdir / run.name / "scores.json"
         scores = json.loads(path.read_text()) if path.exists() else {}
         if set(wanted) <= set(scores):
@@ -186,7 +186,7 @@ def results(
             jax.clear_caches()
         return scores | failed
 
-    plan = runs(ablation)
+    plan = plan_runs(ablation)
     locks = {run.start.name: threading.Lock() for run in plan if run.start}
     with ThreadPoolExecutor(jobs) as pool:
         return dict(zip([run.name for run in plan], pool.map(one, plan), strict=True))
@@ -261,7 +261,7 @@ def _embedder(
     ablation: Ablation, model: pretrained.PretrainedModel, row: str, column: str
 ) -> EmbedFn:
     """The trained model as the cell's row and column have it."""
-    fields, line = ablation.columns[column], filled(ablation, row, column)
+    fields, line = ablation.columns[column], fill_row(ablation, row, column)
     settings = pretrained.embedder_kwargs(model)
     cut = ("depth", "dim", "max_length")
     settings |= {name: fields[name] for name in cut if name in fields}
@@ -277,7 +277,9 @@ def _embedder(
     return make_embedder(*encoder, **settings)
 
 
-def failures(found: Mapping[str, Mapping[str, float | str] | str]) -> dict[str, str]:
+def collect_failures(
+    found: Mapping[str, Mapping[str, float | str] | str],
+) -> dict[str, str]:
     """Why a run failed, or some of its evaluations."""
     whole = {run: why for run, why in found.items() if isinstance(why, str)}
     parts = {

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from research.analysis.ablation import Ablation, evaluation, filled, runs
+from research.analysis.ablation import Ablation, fill_row, name_evaluation, plan_runs
 
 # The bounds of a score's confidence interval.
 ENDS = ("low", "high")
 
 
-def table(
+def summarize_scores(
     ablation: Ablation, found: Mapping[str, Mapping[str, float | str] | str]
 ) -> list[dict[str, Any]]:
     """A record for each row and column: mean, spread and number of its scores.
@@ -21,11 +21,11 @@ def table(
     The spread is the standard deviation over seeds (of a sample); None for one seed,
     which has the bounds of its score's interval instead, if the evaluator gives them.
     """
-    plan = runs(ablation)
+    plan = plan_runs(ablation)
     records = []
     for row in ablation.rows:
         for i, column in enumerate(ablation.columns):
-            name = evaluation(ablation, row, column)
+            name = name_evaluation(ablation, row, column)
             cells = [found[run.name] for run in plan if (row, column) in run.cells]
             cells = [cell for cell in cells if not isinstance(cell, str)]
             values = [c[name] for c in cells if not isinstance(c[name], str)]
@@ -129,14 +129,14 @@ def _panel(
 
     names = [column.removeprefix(panel).strip() for column in columns]
     colours = matplotlib.colormaps["tab10" if len(ablation.rows) <= 10 else "tab20"]
-    recipes = list(dict.fromkeys(run.config for run in runs(ablation)))
+    recipes = list(dict.fromkeys(run.config for run in plan_runs(ablation)))
     shared = len(recipes) < len(ablation.rows)
     for number, row in enumerate(ablation.rows):
         found = {r["column"]: r for r in records if r["row"] == row}
         cells = [found[column] for column in columns]
         mean = [np.nan if cell["mean"] is None else cell["mean"] for cell in cells]
         spread = [cell["spread"] or 0 for cell in cells]
-        recipe = recipes.index(filled(ablation, row, columns[0]).recipe)
+        recipe = recipes.index(fill_row(ablation, row, columns[0]).recipe)
         look = {
             "color": colours(number % colours.N),
             "marker": "osD^v"[recipe % 5] if shared else "o",

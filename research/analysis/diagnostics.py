@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from research.analysis.geometry import (
-    centred,
+    center_rows,
     effective_rank,
     isoscore,
     mean_cosine,
@@ -23,11 +23,11 @@ from research.analysis.geometry import (
 )
 from research.analysis.synthetic_documents import (
     Document,
-    inserted,
-    removed,
-    rotated,
-    shared_prefix,
-    text,
+    insert_text,
+    join_pieces,
+    remove_tokens,
+    rotate_document,
+    truncate_document,
 )
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn
@@ -39,7 +39,7 @@ MIN_DOCUMENTS = 10  # texts or documents, below which the statistics say nothing
 SHORTEST = 8  # tokens
 
 
-def lengths(longest: int) -> list[int]:
+def choose_lengths(longest: int) -> list[int]:
     """The lengths to compare, in tokens: powers of two, and the longest itself.
 
     Raises:
@@ -55,7 +55,7 @@ def lengths(longest: int) -> list[int]:
     return [*powers, longest]
 
 
-def length_collapse(
+def measure_length_collapse(
     embeds: Mapping[str, EmbedFn], documents: Sequence[Document], lengths: Sequence[int]
 ) -> dict[str, Any]:
     """Cosines of pairs of documents, when they are cut to each of several lengths.
@@ -78,14 +78,14 @@ def length_collapse(
     """
     _enough(documents, "documents")
     cuts = [
-        [shared_prefix(document, length) for document in documents]
+        [truncate_document(document, length) for document in documents]
         for length in lengths
     ]
     models = {}
     for label, embed in embeds.items():
         layers, spread = [], []
         for cut in cuts:
-            x = embed([text(document) for document in cut], "document")
+            x = embed([join_pieces(document) for document in cut], "document")
             layers.append([mean_cosine(x[:, k]) for k in range(x.shape[1])])
             spread.append(np.percentile(pair_cosines(x[:, -1]), (10, 90)))
         p10, p90 = np.array(spread).T.tolist()
@@ -100,7 +100,7 @@ def length_collapse(
     }
 
 
-def positional_bias(
+def measure_positional_bias(
     embed: EmbedFn,
     documents: Sequence[Document],
     fillers: Sequence[Document],
@@ -138,11 +138,15 @@ def positional_bias(
         "tokens": float(np.mean([d.sizes.sum() for d in documents])),
         "sizes": list(sizes),
         "as_written": _bias(embed, documents, fillers, sizes),
-        "rotated": _bias(embed, list(map(rotated, documents, turns)), fillers, sizes),
+        "rotated": _bias(
+            embed, list(map(rotate_document, documents, turns)), fillers, sizes
+        ),
     }
 
 
-def geometry(x: np.ndarray, depths: Sequence[int], seed: int = 0) -> dict[str, Any]:
+def measure_geometry(
+    x: np.ndarray, depths: Sequence[int], seed: int = 0
+) -> dict[str, Any]:
     """Statistics of texts' vectors at every depth, each scaled to length 1.
 
     Args:
@@ -177,7 +181,7 @@ def _bias(
     sizes: Sequence[float],
 ) -> dict[str, Any]:
     edits = list(product(EDITS, PLACES, sizes))
-    texts = [text(document) for document in documents]
+    texts = [join_pieces(document) for document in documents]
     for edit in edits:
         texts += map(partial(_edited, *edit), documents, fillers)
     x = l2_normalize_rows(embed(texts, "document"))
@@ -201,13 +205,15 @@ def _edited(
 ) -> str:
     tokens = round(size * int(document.sizes.sum()))
     if kind == "remove":
-        return removed(document, tokens, PLACES[place])
-    return inserted(document, text(shared_prefix(filler, tokens)), PLACES[place])
+        return remove_tokens(document, tokens, PLACES[place])
+    return insert_text(
+        document, join_pieces(truncate_document(filler, tokens)), PLACES[place]
+    )
 
 
 def _statistics(x: np.ndarray) -> dict[str, float]:
     x = l2_normalize_rows(x.astype(np.float64))
-    y = centred(x)
+    y = center_rows(x)
     return {
         "mean_cosine": mean_cosine(x),
         "centred_mean_cosine": mean_cosine(y),

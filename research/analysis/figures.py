@@ -11,7 +11,7 @@ import numpy as np
 from research.analysis.diagnostics import EDITS, PLACES
 
 
-def length_collapse(record: Mapping[str, Any], title: str, path: Path) -> None:
+def plot_length_collapse(record: Mapping[str, Any], title: str, path: Path) -> None:
     """Draws the cosines by length: of every model, and of every depth of the first."""
     sizes = record["lengths"]
     with _figure(path, title, columns=2) as (figure, (left, right)):
@@ -36,7 +36,7 @@ def length_collapse(record: Mapping[str, Any], title: str, path: Path) -> None:
             axes.set(xlabel="document length, tokens")
 
 
-def positional_bias(record: Mapping[str, Any], title: str, path: Path) -> None:
+def plot_positional_bias(record: Mapping[str, Any], title: str, path: Path) -> None:
     """Draws the cosine after an edit by its size and place; bars are 95% intervals."""
     sizes = [100 * size for size in record["sizes"]]
     label = f"size of the edit, % of {record['tokens']:.0f} tokens"
@@ -60,7 +60,7 @@ def positional_bias(record: Mapping[str, Any], title: str, path: Path) -> None:
             axes.set(ylabel="cosine to the unedited document")
 
 
-def geometry(record: Mapping[str, Any], title: str, path: Path) -> None:
+def plot_geometry(record: Mapping[str, Any], title: str, path: Path) -> None:
     """Draws the statistics by depth, dashed the value that Gaussian noise has."""
     depths, noise = record["depths"], record["gaussian"]
     panels = (

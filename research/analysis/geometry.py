@@ -35,7 +35,7 @@ def mean_cosine(x: np.ndarray) -> float:
     return float(pairs / (len(x) * (len(x) - 1)))
 
 
-def centred(x: np.ndarray) -> np.ndarray:
+def center_rows(x: np.ndarray) -> np.ndarray:
     """Rows of [N, D] less their mean; zeros where they differ by rounding alone."""
     x = np.asarray(x, np.float64)
     spread = x - x.mean(0)
@@ -62,7 +62,7 @@ def isoscore(x: np.ndarray) -> float:
     x = _checked(x)
     if (width := x.shape[1]) < 2:
         raise ValueError("IsoScore needs vectors of 2 numbers or more")
-    values = np.linalg.svd(centred(x), compute_uv=False)
+    values = np.linalg.svd(center_rows(x), compute_uv=False)
     if not values.any():
         return 0.0
     variances = np.zeros(width)

@@ -18,7 +18,7 @@ from research.models.pooling.registry import parse_pooling
 from research.types import Array, Batch, Loss, Params, max_segments
 
 
-class Points(NamedTuple):
+class PruneDepths(NamedTuple):
     """Blocks to keep.
 
     Attributes:
@@ -58,7 +58,7 @@ def layer_losses(
     return np.mean(np.asarray(found, np.float64), axis=0)
 
 
-def similarity_points(losses: np.ndarray) -> Points:
+def find_prune_depths(losses: np.ndarray) -> PruneDepths:
     """The prune points of the losses of L blocks.
 
     Raises:
@@ -69,10 +69,10 @@ def similarity_points(losses: np.ndarray) -> Points:
         raise ValueError("an encoder of one block has no depth to prune")
     small = int(np.argmin(losses[:middle])) + 1
     large = middle + int(np.argmin(losses[middle:])) + 1
-    return Points(small, large)
+    return PruneDepths(small, large)
 
 
-def kept_depth(depth: int, share: float) -> int:
+def remaining_depth(depth: int, share: float) -> int:
     """Blocks that stay of `depth` if the last `share` of them goes.
 
     Raises:

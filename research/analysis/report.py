@@ -18,7 +18,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def scores(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
+def collect_values(rows: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
     """step -> value of the rows that have it."""
     return {row["step"]: row[name] for row in rows if name in row}
 
@@ -28,7 +28,7 @@ def format_markdown(workdir: Path) -> str:
     rows = read_metrics(workdir)
     config = json.loads((workdir / "config.json").read_text())
     model = json.loads((workdir / "model.json").read_text())
-    losses = scores(rows, "loss")
+    losses = collect_values(rows, "loss")
     shape = model["encoder"]
     what, unit = config["objective"]["name"], "rows"
     if "loss" in config:
@@ -82,7 +82,7 @@ def plot_loss(workdir: Path, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = read_metrics(workdir)
-    losses = scores(rows, "loss")
+    losses = collect_values(rows, "loss")
     names = sorted({key for row in rows for key in row if key.endswith("/main_score")})
     figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
     axes.plot(list(losses), list(losses.values()), color="C0", lw=1)
@@ -91,7 +91,7 @@ def plot_loss(workdir: Path, path: Path) -> None:
     if names:
         right = axes.twinx()
         for number, name in enumerate(names, 1):
-            found = scores(rows, name)
+            found = collect_values(rows, name)
             label = name.split("/")[1]
             right.plot(
                 list(found),

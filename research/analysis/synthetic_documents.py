@@ -67,31 +67,31 @@ def make_documents(
     )
 
 
-def shared_prefix(document: Document, length: int) -> Document:
+def truncate_document(document: Document, length: int) -> Document:
     """The first pieces, `length` tokens at most but one piece at least."""
     end = max(1, _index(document, length))
     return Document(*(field[:end] for field in document))
 
 
-def rotated(document: Document, place: float) -> Document:
+def rotate_document(document: Document, place: float) -> Document:
     """The document from a place in [0, 1) on, and then its beginning."""
     at = _index(document, place * document.sizes.sum())
     pieces = (*document.pieces[at:], *document.pieces[:at])
     return Document(pieces, np.roll(document.sizes, -at), np.roll(document.source, -at))
 
 
-def text(document: Document) -> str:
+def join_pieces(document: Document) -> str:
     """The document as one string."""
     return "".join(document.pieces).strip()
 
 
-def inserted(document: Document, extra: str, place: float) -> str:
+def insert_text(document: Document, extra: str, place: float) -> str:
     """The document with `extra` put in at a place: 0 the start, 1 the end."""
     at = _index(document, place * document.sizes.sum())
     return _spaced(document.pieces[:at], (extra,), document.pieces[at:])
 
 
-def removed(document: Document, size: int, place: float) -> str:
+def remove_tokens(document: Document, size: int, place: float) -> str:
     """The document without about `size` tokens: 0 its first ones, 1 its last."""
     start = place * (document.sizes.sum() - size)
     first, last = _index(document, start), _index(document, start + size)

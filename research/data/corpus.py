@@ -19,7 +19,7 @@ def read_corpus(path: str | Path) -> tuple[list[str], list[str]]:
         ValueError: a line is empty, malformed or has no text; it is named by number.
     """
     if str(path) == "pydocs":
-        code = [row.positives[0] for row in SOURCES["pydocs"](split="test").rows]
+        code = [row.positives[0] for row in SOURCES["pydocs"](split="test").examples]
         return [str(number) for number in range(len(code))], code
     path = Path(path).expanduser()
     if path.is_dir():

@@ -20,8 +20,8 @@ MASKS = ("[MASK]", "<mask>")  # BERT's, and RoBERTa's
 BLANK = "_"  # LLM2Vec's mask of tokenizers without one
 CHUNK = 1 << 24  # tokens counted at once
 # A longer "word" is text written without spaces: each of its tokens becomes a word.
-LONGEST = 16
-WORD, SENTENCE = 1, 2  # bits of a mark
+MAX_WORD_TOKENS = 16
+WORD_START, SENTENCE_START = 1, 2  # bits of a mark
 PREFIXES = ("\u2581", "\u0120")  # SentencePiece's and byte-level BPE's leading space
 
 
@@ -36,11 +36,11 @@ class DocumentTable(NamedTuple):
     """
 
     token_ids: np.ndarray
-    marks: np.ndarray
+    boundaries: np.ndarray
     starts: np.ndarray
 
 
-def tokenise(
+def tokenize_documents(
     source: Source, tokenizer: tokenizers.Tokenizer, cache: Path
 ) -> DocumentTable:
     """The source's table, from the folder in `cache` that holds it, or written there.
@@ -61,14 +61,16 @@ def tokenise(
     )
 
 
-def last_word(table: DocumentTable, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def last_word_start(
+    table: DocumentTable, low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
     """[M] the last place in (low, high] where a word begins; `high` if there is none.
 
     All places are in `table.ids`; a `high` of the table's end is returned as it is.
     """
-    back = high[:, None] - np.arange(LONGEST + 1)
+    back = high[:, None] - np.arange(MAX_WORD_TOKENS + 1)
     inside = (back > low[:, None]) & (back < len(table.token_ids))
-    begins = table.marks[np.where(inside, back, 0)] > 0
+    begins = table.boundaries[np.where(inside, back, 0)] > 0
     found = inside & begins
     end = high == len(table.token_ids)
     return np.where(found.any(1) & ~end, high - found.argmax(1), high)
@@ -104,7 +106,7 @@ def _documents(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(ids [T] int64, marks [T] uint8) of every document that has tokens."""
     numbered = len(set(tokenizer.encode("a a", add_special_tokens=False).word_ids)) > 1
-    size = len(source.rows)
+    size = len(source.examples)
     for start in tqdm(
         range(0, size, token_cache.CHUNK),
         "tokenising",
@@ -114,7 +116,7 @@ def _documents(
     ):
         texts = [
             text
-            for row in source.rows[start : start + token_cache.CHUNK]
+            for row in source.examples[start : start + token_cache.CHUNK]
             for text in dict.fromkeys((row.query, *row.positives, *row.negatives))
         ]
         encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
@@ -137,7 +139,7 @@ def _marks(text: str, encoding: tokenizers.Encoding, numbered: bool) -> np.ndarr
         begins = np.array([token.startswith(PREFIXES) for token in encoding.tokens])
     begins[0] = True
     number = np.cumsum(begins)
-    begins |= np.bincount(number)[number] > LONGEST
+    begins |= np.bincount(number)[number] > MAX_WORD_TOKENS
     ends = [match.end() for match in ENDS.finditer(text)]
     if not ends:
         sentence = np.zeros(len(begins), bool)
@@ -146,7 +148,9 @@ def _marks(text: str, encoding: tokenizers.Encoding, numbered: bool) -> np.ndarr
         after = np.searchsorted(ends, character, side="right")
         sentence = np.diff(after, prepend=0) > 0
     sentence[0] = True
-    return ((begins | sentence) * WORD + sentence * SENTENCE).astype(np.uint8)
+    return ((begins | sentence) * WORD_START + sentence * SENTENCE_START).astype(
+        np.uint8
+    )
 
 
 def tokenizer_info(

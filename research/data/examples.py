@@ -33,31 +33,33 @@ class Example(NamedTuple):
     group: str | None = None
 
 
-def to_row(path: str, line: int, record: Mapping, documents: Mapping | None) -> Example:
+def parse_example(
+    path: str, line: int, record: Mapping, documents: Mapping | None
+) -> Example:
     """The row of a record in any of the three conventions."""
     group = record.get("group")
     group = None if group in (None, "") else str(group)
     if "pos" in record:  # FlagEmbedding
-        query = text_of(path, line, record, ("query",))
+        query = read_field(path, line, record, ("query",))
         good, bad = record["pos"] or (), record.get("neg") or ()
         score = None
     elif "positive_passages" in record:  # Tevatron, texts inside
-        query = text_of(path, line, record, ("query", "query_text"))
+        query = read_field(path, line, record, ("query", "query_text"))
         good, bad = (
             [_passage(path, line, p) for p in record.get(k) or ()]
             for k in ("positive_passages", "negative_passages")
         )
         score = None
     elif "positive_document_ids" in record:  # Tevatron, texts in the corpus file
-        query = text_of(path, line, record, ("query_text", "query"))
+        query = read_field(path, line, record, ("query_text", "query"))
         good, bad = (
             _documents(path, line, record.get(k) or (), documents)
             for k in ("positive_document_ids", "negative_document_ids")
         )
         score = None
     else:  # sentence-transformers
-        query = text_of(path, line, record, QUERIES)
-        good = (text_of(path, line, record, POSITIVES),)
+        query = read_field(path, line, record, QUERIES)
+        good = (read_field(path, line, record, POSITIVES),)
         bad = [v for k, v in record.items() if NEGATIVE.fullmatch(k) and v]
         score = next((record[k] for k in SCORES if record.get(k) is not None), None)
         score = None if score is None else files.to_number(path, line, score)
@@ -67,7 +69,7 @@ def to_row(path: str, line: int, record: Mapping, documents: Mapping | None) -> 
     return Example(query, good, bad, score, group)
 
 
-def text_of(path: str, line: int, record: Mapping, names: tuple[str, ...]) -> str:
+def read_field(path: str, line: int, record: Mapping, names: tuple[str, ...]) -> str:
     """The text of the first column of `names` that the record has."""
     for name in names:
         if record.get(name) is not None:
@@ -78,10 +80,10 @@ def text_of(path: str, line: int, record: Mapping, names: tuple[str, ...]) -> st
     )
 
 
-def read_corpus(path: str) -> dict[str, str]:
+def read_tevatron_corpus(path: str) -> dict[str, str]:
     """{id: text} of Tevatron's corpus file, columns docid and document_text."""
     return {
-        text_of(path, line, record, ("docid",)): _passage(path, line, record)
+        read_field(path, line, record, ("docid",)): _passage(path, line, record)
         for line, record in files.read_records(path)
     }
 
@@ -98,14 +100,14 @@ def read_texts(path: str, unit: str) -> Iterator[str]:
             yield from _units(file, unit)
         elif file == top or name.endswith(endings):
             for line, record in files.read_records(file):
-                yield text_of(str(file), line, record, ("text",))
+                yield read_field(str(file), line, record, ("text",))
 
 
-def read_labelled(path: str) -> tuple[list[str], list[str]]:
+def read_labeled_texts(path: str) -> tuple[list[str], list[str]]:
     """(texts, labels) of the fields text and label of a jsonl, tsv or csv file."""
     found, labels = [], []
     for line, record in files.read_records(path):
-        found.append(text_of(path, line, record, ("text",)))
+        found.append(read_field(path, line, record, ("text",)))
         if record.get("label") is None:
             raise ValueError(f"{path} line {line}: no column label")
         labels.append(str(record["label"]))
@@ -128,7 +130,7 @@ def _blocks(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _passage(path: str, line: int, record: Mapping) -> str:
-    text = text_of(path, line, record, ("text", "document_text"))
+    text = read_field(path, line, record, ("text", "document_text"))
     return f"{record.get('title') or ''} {text}".strip()
 
 

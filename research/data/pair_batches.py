@@ -12,14 +12,14 @@ import tokenizers
 from research.data import sampling
 from research.data.packing import Packing, best_fit, bucket
 from research.data.sources import Source
-from research.data.token_cache import TokenTable, tokenise
+from research.data.token_cache import PairTable, tokenize_pairs
 from research.text.templates import Prompt
 from research.types import Batch, Labels, Tokens, max_segments
 
 SAMPLED = 8  # batches packed beforehand, to know how many rows a source needs
 
 
-class Part(NamedTuple):
+class PairSourceState(NamedTuple):
     """A source made ready: its table and the shapes of its batches.
 
     Attributes:
@@ -33,7 +33,7 @@ class Part(NamedTuple):
     """
 
     name: str
-    table: TokenTable
+    table: PairTable
     weight: float
     documents: int
     length: int
@@ -41,10 +41,10 @@ class Part(NamedTuple):
     quantum: int
 
 
-class Plan(NamedTuple):
+class BatchPlan(NamedTuple):
     """What a batch holds: its examples [B], texts [B, 1+K] and where these went."""
 
-    part: Part
+    part: PairSourceState
     examples: np.ndarray
     texts: np.ndarray
     packing: Packing
@@ -52,10 +52,10 @@ class Plan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Batches:
+class PairBatches:
     """batches(step) -> Batch of NumPy arrays, this host's part; pure in the step."""
 
-    parts: tuple[Part, ...]
+    sources: tuple[PairSourceState, ...]
     batch_size: int
     seed: int
     process_index: int
@@ -76,10 +76,10 @@ class Batches:
         scored = not np.isnan(table.scores[plan.examples[0]])
         labels = Labels(
             score=self._share(table.scores[plan.examples]) if scored else None,
-            query_id=self._share(table.groups[plan.examples]),
-            document_id=self._share(table.hashes[plan.texts[:, 1:].reshape(-1)]),
+            query_id=self._share(table.group_hashes[plan.examples]),
+            document_id=self._share(table.text_hashes[plan.texts[:, 1:].reshape(-1)]),
         )
-        numbers = text_adapters(self.adapters, part.name)
+        numbers = find_source_adapters(self.adapters, part.name)
         return Batch(
             tokens=_fill(plan, *self._bounds(plan.rows), numbers),
             query_index=self._share(slot[:, 0]),
@@ -87,49 +87,51 @@ class Batches:
             labels=labels,
         )
 
-    def source(self, step: int) -> str:
+    def source_name(self, step: int) -> str:
         """The name of the source that a step draws from."""
-        return self.parts[self._turn(step)[0]].name
+        return self.sources[self._turn(step)[0]].name
 
     def describe(self) -> dict[str, dict[str, float]]:
         """Sizes of every source: its rows, texts, tokens, and its batches' shapes."""
-        total = sum(part.weight for part in self.parts)
+        total = sum(part.weight for part in self.sources)
         return {
             part.name: {
-                "rows": len(part.table.first),
-                "texts": len(part.table.hashes),
+                "rows": len(part.table.query_text),
+                "texts": len(part.table.text_hashes),
                 "tokens": len(part.table.token_ids),
                 "share": part.weight / total,
                 "documents": part.documents,
                 "row_length": part.length,
                 "batch_rows": part.rows,
             }
-            for part in self.parts
+            for part in self.sources
         }
 
-    def plan(self, step: int) -> Plan:
+    def plan(self, step: int) -> BatchPlan:
         """What the whole batch of a step holds, over all hosts."""
         index, turn = self._turn(step)
-        part = self.parts[index]
+        part = self.sources[index]
         examples = self._examples(index, turn)
         rng = np.random.default_rng((self.seed, step))
         texts = _draw(part.table, examples, part.documents, rng)
         packing = _pack(part, texts)
         over = max(0, ceil((packing.rows - part.rows) / part.quantum))
         rows = part.rows + part.quantum * over
-        return Plan(part, examples, texts, packing, rows)
+        return BatchPlan(part, examples, texts, packing, rows)
 
     def _turn(self, step: int) -> tuple[int, int]:
         """(the source of a step, how many earlier steps it had)."""
-        offsets = np.random.default_rng(self.seed).random(len(self.parts))
-        weights = [part.weight for part in self.parts]
-        return sampling.turn(step, weights, offsets.tolist())
+        offsets = np.random.default_rng(self.seed).random(len(self.sources))
+        weights = [part.weight for part in self.sources]
+        return sampling.source_step(step, weights, offsets.tolist())
 
     def _examples(self, index: int, turn: int) -> np.ndarray:
         """[B] rows of a source."""
-        size = len(self.parts[index].table.first)
+        size = len(self.sources[index].table.query_text)
         seed = (self.seed, index)
-        return sampling.examples(self.permutation, seed, turn, self.batch_size, size)
+        return sampling.draw_examples(
+            self.permutation, seed, turn, self.batch_size, size
+        )
 
     def _bounds(self, size: int) -> tuple[int, int]:
         share = size // self.process_count
@@ -140,7 +142,7 @@ class Batches:
         return np.ascontiguousarray(array[low:high])
 
 
-def make_batches(
+def make_pair_batches(
     sources: Mapping[str, Source],
     tokenizer: tokenizers.Tokenizer,
     *,
@@ -150,11 +152,11 @@ def make_batches(
     cache: Path,
     row_length: int = 128,
     row_multiple: int = 1,
-    method: Prompt | None = None,
+    prompt: Prompt | None = None,
     process_index: int = 0,
     process_count: int = 1,
     adapters: Sequence[str] = (),
-) -> Batches:
+) -> PairBatches:
     """Batches over a mixture of sources, every batch from one of them.
 
     Args:
@@ -164,7 +166,7 @@ def make_batches(
         row_length: tokens in a packed row, raised to one of packing.LENGTHS and to
             the longest text of the source.
         row_multiple: the number of rows R is a multiple of it (and of the hosts).
-        method: the template that texts are put into, see `tables.tokenise`.
+        prompt: the template that texts are put into, see `tables.tokenise`.
         adapters: the names of several that texts go through, each by its role or its
             source; () leaves that to the encoder.
 
@@ -181,21 +183,25 @@ def make_batches(
     multiple = lcm(row_multiple, process_count)
     parts = []
     for name, source in sources.items():
-        text_adapters(adapters, name)
+        find_source_adapters(adapters, name)
         try:
             _check_size(source, batch_size)
-            table = tokenise(source, tokenizer, max_length, cache, method)
+            table = tokenize_pairs(source, tokenizer, max_length, cache, prompt)
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
         length = bucket(max(row_length, int(np.diff(table.starts).max())))
-        part = Part(name, table, source.weight, 1 + source.negatives, length, 0, 0)
+        part = PairSourceState(
+            name, table, source.weight, 1 + source.negatives_per_query, length, 0, 0
+        )
         parts.append(_shaped(part, batch_size, multiple))
-    permutation = sampling.permutations(2 * len(parts))
+    permutation = sampling.cache_permutations(2 * len(parts))
     share = (process_index, process_count)
-    return Batches(tuple(parts), batch_size, seed, *share, permutation, tuple(adapters))
+    return PairBatches(
+        tuple(parts), batch_size, seed, *share, permutation, tuple(adapters)
+    )
 
 
-def text_adapters(names: Sequence[str], source: str) -> tuple[int, int] | None:
+def find_source_adapters(names: Sequence[str], source: str) -> tuple[int, int] | None:
     """The numbers of the adapters of a source's queries and of its documents.
 
     The adapter is that named like the source, or like the role; None without names.
@@ -217,22 +223,22 @@ def text_adapters(names: Sequence[str], source: str) -> tuple[int, int] | None:
 
 
 def _check_size(source: Source, batch_size: int) -> None:
-    if len(source.rows) < batch_size:
+    if len(source.examples) < batch_size:
         raise ValueError(
-            f"{len(source.rows)} rows are fewer than one batch of {batch_size}"
+            f"{len(source.examples)} rows are fewer than one batch of {batch_size}"
         )
 
 
 def _draw(
-    table: TokenTable, examples: np.ndarray, documents: int, rng: np.random.Generator
+    table: PairTable, examples: np.ndarray, documents: int, rng: np.random.Generator
 ) -> np.ndarray:
     """[B, 1+K] texts: the query, one of its positives, K-1 of its negatives."""
-    first = table.first[examples]
-    positives = table.positives[examples]
+    first = table.query_text[examples]
+    positives = table.num_positives[examples]
     chosen = 1 + (rng.random(len(examples)) * positives).astype(np.int64)
     columns = [first[:, None], (first + chosen)[:, None]]
     if documents > 1:
-        counts = table.negatives[examples]
+        counts = table.num_negatives[examples]
         begins = np.cumsum(counts) - counts
         owner = np.repeat(np.arange(len(examples)), counts)
         shuffled = np.lexsort((rng.random(len(owner)), owner))
@@ -241,16 +247,16 @@ def _draw(
     return np.concatenate(columns, axis=1)
 
 
-def _lengths(table: TokenTable, texts: np.ndarray) -> np.ndarray:
+def _lengths(table: PairTable, texts: np.ndarray) -> np.ndarray:
     flat = texts.reshape(-1)
     return table.starts[flat + 1] - table.starts[flat]
 
 
-def _pack(part: Part, texts: np.ndarray) -> Packing:
+def _pack(part: PairSourceState, texts: np.ndarray) -> Packing:
     return best_fit(_lengths(part.table, texts), part.length, max_segments(part.length))
 
 
-def _shaped(part: Part, batch_size: int, multiple: int) -> Part:
+def _shaped(part: PairSourceState, batch_size: int, multiple: int) -> PairSourceState:
     """The part with its usual number of rows, so that few shapes compile.
 
     Half a deviation above the mean of some random batches: two batches of three fit,
@@ -260,14 +266,16 @@ def _shaped(part: Part, batch_size: int, multiple: int) -> Part:
     rng = np.random.default_rng(0)
     used = []
     for _ in range(SAMPLED):
-        examples = rng.choice(len(part.table.first), batch_size, replace=False)
+        examples = rng.choice(len(part.table.query_text), batch_size, replace=False)
         texts = _draw(part.table, examples, part.documents, rng)
         used.append(_pack(part, texts).rows)
     rows = multiple * ceil((np.mean(used) + np.std(used) / 2) / multiple)
     return part._replace(rows=rows, quantum=multiple * max(1, rows // 8 // multiple))
 
 
-def _fill(plan: Plan, low: int, high: int, adapters: tuple[int, int] | None) -> Tokens:
+def _fill(
+    plan: BatchPlan, low: int, high: int, adapters: tuple[int, int] | None
+) -> Tokens:
     """The tokens [high - low, S] of the batch's rows low to high."""
     table, packing, length = plan.part.table, plan.packing, plan.part.length
     here = np.flatnonzero((packing.row >= low) & (packing.row < high))

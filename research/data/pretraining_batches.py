@@ -10,14 +10,14 @@ import numpy as np
 import tokenizers
 
 from research.data import sampling
-from research.data.document_cache import DocumentTable, tokenise
-from research.data.row_packing import Layout, LayoutOf, Shape
+from research.data.document_cache import DocumentTable, tokenize_documents
+from research.data.row_packing import BatchLayout, LayoutFn, RowShape
 from research.data.sources import Source
 from research.text import tokenization
 from research.types import PretrainingBatch, Tokens
 
 
-class Part(NamedTuple):
+class DocumentSourceState(NamedTuple):
     """A source made ready.
 
     Attributes:
@@ -30,7 +30,7 @@ class Part(NamedTuple):
     name: str
     table: DocumentTable
     weight: float
-    layout: LayoutOf
+    layout: LayoutFn
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class PretrainingBatches:
         around: the special tokens before and after a text.
     """
 
-    parts: tuple[Part, ...]
+    sources: tuple[DocumentSourceState, ...]
     around: tuple[np.ndarray, np.ndarray]
     seed: int
     process_index: int
@@ -52,26 +52,26 @@ class PretrainingBatches:
         part, layout = self._plan(step)
         share = layout.rows // self.process_count
         low = self.process_index * share
-        return filled(part.table, layout, self.around, low, low + share)
+        return fill_rows(part.table, layout, self.around, low, low + share)
 
-    def source(self, step: int) -> str:
+    def source_name(self, step: int) -> str:
         """The name of the source that a step draws from."""
-        return self.parts[self._turn(step)[0]].name
+        return self.sources[self._turn(step)[0]].name
 
-    def _plan(self, step: int) -> tuple[Part, Layout]:
+    def _plan(self, step: int) -> tuple[DocumentSourceState, BatchLayout]:
         index, turn = self._turn(step)
-        return self.parts[index], self.parts[index].layout(turn)
+        return self.sources[index], self.sources[index].layout(turn)
 
     def _turn(self, step: int) -> tuple[int, int]:
-        offsets = np.random.default_rng(self.seed).random(len(self.parts))
-        weights = [part.weight for part in self.parts]
-        return sampling.turn(step, weights, offsets.tolist())
+        offsets = np.random.default_rng(self.seed).random(len(self.sources))
+        weights = [part.weight for part in self.sources]
+        return sampling.source_step(step, weights, offsets.tolist())
 
 
 def make_pretraining_batches(
     sources: Mapping[str, Source],
     tokenizer: tokenizers.Tokenizer,
-    layout: Callable[[DocumentTable, Shape], LayoutOf],
+    layout: Callable[[DocumentTable, RowShape], LayoutFn],
     *,
     batch_size: int,
     max_length: int,
@@ -110,18 +110,20 @@ def make_pretraining_batches(
         )
     parts = []
     for index, (name, source) in enumerate(sources.items()):
-        shape = Shape(batch_size, max_length, special, (seed, index))
+        shape = RowShape(batch_size, max_length, special, (seed, index))
         try:
-            table = tokenise(source, tokenizer, cache)
-            parts.append(Part(name, table, source.weight, layout(table, shape)))
+            table = tokenize_documents(source, tokenizer, cache)
+            parts.append(
+                DocumentSourceState(name, table, source.weight, layout(table, shape))
+            )
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
     return PretrainingBatches(tuple(parts), around, seed, process_index, process_count)
 
 
-def filled(
+def fill_rows(
     table: DocumentTable,
-    layout: Layout,
+    layout: BatchLayout,
     around: tuple[np.ndarray, np.ndarray],
     low: int,
     high: int,
@@ -151,7 +153,7 @@ def filled(
     for places, special in ((opening, before), (closing, after)):
         ids[places] = special
         segments[places] = segment[:, None]
-    begins[target] = table.marks[source] > 0
+    begins[target] = table.boundaries[source] > 0
     begins[begin + len(before)] = 1  # a text may begin within a word
     words = np.cumsum(begins.reshape(-1, layout.length), axis=1, dtype=np.int32)
     inside = np.zeros(count, bool)

@@ -25,7 +25,7 @@ LARGEST = 1_000_000  # bytes; larger files are generated tables
 SENTENCE = re.compile(r"[A-Z][A-Za-z'-]* [^<>|=\\]*")
 
 
-class Pair(NamedTuple):
+class DocstringPair(NamedTuple):
     """What a function does, in words and in code; `package` is its top-level one."""
 
     package: str
@@ -59,7 +59,7 @@ class PyDocs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        train, test = splits(self.folders)
+        train, test = make_splits(self.folders)
         return {"train": enumerate(train), "test": enumerate(test)}
 
     def _generate_examples(self):
@@ -79,8 +79,8 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
     """
     if split not in ("train", "test"):
         raise ValueError(f"pydocs has no split {split!r}; it has train, test")
-    folders = tuple(folders) or installed()
-    files = python_files(folders)
+    folders = tuple(folders) or find_package_folders()
+    files = find_python_files(folders)
     seen = hashlib.blake2b(repr((files, PER_PACKAGE)).encode(), digest_size=8)
     make = partial(
         PyDocs,
@@ -96,9 +96,9 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
     return builder.as_data_source(split)
 
 
-def splits(folders: tuple[str, ...]) -> tuple[list[dict], list[dict]]:
+def make_splits(folders: tuple[str, ...]) -> tuple[list[dict], list[dict]]:
     """(train, test): the packages' pairs as examples, no text in two of them."""
-    packages = python_files(folders)
+    packages = find_python_files(folders)
     seen: set[str] = set()
     out: tuple[list[dict], list[dict]] = ([], [])
     found = list(_read(packages))
@@ -112,23 +112,25 @@ def splits(folders: tuple[str, ...]) -> tuple[list[dict], list[dict]]:
     return out
 
 
-def _read(packages: dict) -> Iterator[Pair]:
+def _read(packages: dict) -> Iterator[DocstringPair]:
     """The pairs of all packages, in order; parsed by several processes."""
     workers = min(8, os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         most = [PER_PACKAGE] * len(packages)
-        parsed = pool.map(package_pairs, packages.keys(), packages.values(), most)
+        parsed = pool.map(
+            extract_package_pairs, packages.keys(), packages.values(), most
+        )
         for pairs in parsed:
             yield from pairs
 
 
-def installed() -> tuple[str, ...]:
+def find_package_folders() -> tuple[str, ...]:
     """The folders of the standard library and of the installed packages."""
     paths = sysconfig.get_paths()
     return tuple(sorted({paths["stdlib"], paths["purelib"], paths["platlib"]}))
 
 
-def python_files(folders: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
+def find_python_files(folders: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
     """{top-level package: [(path, bytes), ...]} of all Python files but tests.
 
     Everything is sorted, except that a package's files are in the order of a hash of
@@ -152,15 +154,17 @@ def python_files(folders: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
     return ordered
 
 
-def package_pairs(package: str, files: list[tuple[str, int]], most: int) -> list[Pair]:
+def extract_package_pairs(
+    package: str, files: list[tuple[str, int]], most: int
+) -> list[DocstringPair]:
     """The first `most` pairs of a package's files; unreadable files are passed over."""
-    out: list[Pair] = []
+    out: list[DocstringPair] = []
     for path, size in files:
         if size > LARGEST:
             continue
         try:
             source = Path(path).read_text(encoding="utf-8")
-            out.extend(Pair(package, *pair) for pair in file_pairs(source))
+            out.extend(DocstringPair(package, *pair) for pair in extract_pairs(source))
         except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
             continue  # Python 2, templates, other encodings, deep expressions
         if len(out) >= most:
@@ -168,7 +172,7 @@ def package_pairs(package: str, files: list[tuple[str, int]], most: int) -> list
     return out[:most]
 
 
-def file_pairs(source: str) -> Iterator[tuple[str, str]]:
+def extract_pairs(source: str) -> Iterator[tuple[str, str]]:
     """(first paragraph of the docstring, code without it) of a file's functions.
 
     Left out: paragraphs that are not an ASCII sentence of 4 words and 20 to 400

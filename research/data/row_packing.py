@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from research.data import sampling, spans
-from research.data.document_cache import SENTENCE, DocumentTable, last_word
+from research.data.document_cache import SENTENCE_START, DocumentTable, last_word_start
 from research.data.packing import best_fit
 from research.types import max_documents
 
 
-class Shape(NamedTuple):
+class RowShape(NamedTuple):
     """What all layouts are given.
 
     Attributes:
@@ -28,7 +28,7 @@ class Shape(NamedTuple):
     seed: sampling.Seed
 
 
-class Layout(NamedTuple):
+class BatchLayout(NamedTuple):
     """Where the M texts of a batch come from, and where they go.
 
     Attributes:
@@ -50,10 +50,12 @@ class Layout(NamedTuple):
     length: int
 
 
-LayoutOf = Callable[[int], Layout]
+LayoutFn = Callable[[int], BatchLayout]
 
 
-def packed(table: DocumentTable, shape: Shape, *, texts: int | None = None) -> LayoutOf:
+def pack_documents(
+    table: DocumentTable, shape: RowShape, *, texts: int | None = None
+) -> LayoutFn:
     """Rows of whole documents, or of pieces of those that are longer than a row.
 
     A document is cut where words begin. The pieces are packed once, best fit first,
@@ -70,7 +72,7 @@ def packed(table: DocumentTable, shape: Shape, *, texts: int | None = None) -> L
             f"rows.texts is {texts}; allowed: 1 ... {most} in a row of {shape.length}"
         )
     room = shape.length - shape.around
-    first, size = pieces(table, room)
+    first, size = split_documents(table, room)
     packing = best_fit(size + shape.around, shape.length, texts or most)
     if packing.rows < shape.rows:
         raise ValueError(
@@ -80,17 +82,17 @@ def packed(table: DocumentTable, shape: Shape, *, texts: int | None = None) -> L
     by_row = np.argsort(packing.row, kind="stable")
     held = np.bincount(packing.row)
     begin = np.cumsum(held) - held
-    permutation = sampling.permutations(2)
+    permutation = sampling.cache_permutations(2)
 
-    def layout(turn: int) -> Layout:
-        rows = sampling.examples(
+    def layout(turn: int) -> BatchLayout:
+        rows = sampling.draw_examples(
             permutation, shape.seed, turn, shape.rows, packing.rows
         )
         count = held[rows]
         row = np.repeat(np.arange(shape.rows), count)
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         text = by_row[np.repeat(begin[rows], count) + within]
-        return Layout(
+        return BatchLayout(
             *(first[text], size[text], row, packing.segment_ids[text]),
             *(packing.start[text], shape.rows, shape.length),
         )
@@ -98,14 +100,14 @@ def packed(table: DocumentTable, shape: Shape, *, texts: int | None = None) -> L
     return layout
 
 
-def pieces(table: DocumentTable, room: int) -> tuple[np.ndarray, np.ndarray]:
+def split_documents(table: DocumentTable, room: int) -> tuple[np.ndarray, np.ndarray]:
     """(first [M], size [M]) of the documents cut to `room` tokens, at whole words."""
     begin, end = table.starts[:-1], table.starts[1:]
     firsts, ends = [], []
     while len(begin):
         cut = np.minimum(begin + room, end)
         inside = cut < end
-        cut[inside] = last_word(table, begin[inside], cut[inside])
+        cut[inside] = last_word_start(table, begin[inside], cut[inside])
         firsts.append(begin)
         ends.append(cut)
         begin, end = cut[inside], end[inside]
@@ -113,14 +115,14 @@ def pieces(table: DocumentTable, room: int) -> tuple[np.ndarray, np.ndarray]:
     return first, last - first
 
 
-def decomposed(
+def decompose_documents(
     table: DocumentTable,
-    shape: Shape,
+    shape: RowShape,
     *,
     shortest: int = 32,
     curriculum: str = "uniform",
     cycle: int = 0,
-) -> LayoutOf:
+) -> LayoutFn:
     """Full rows of one document each (dataset decomposition, Pouransari et al. 2024).
 
     A document is cut into texts of exactly shortest, 2 * shortest ... S tokens, special
@@ -142,13 +144,13 @@ def decomposed(
         raise ValueError(f"cycle is {cycle}; it should be a number of batches, or 0")
     buckets = _buckets(table, shape, shortest)
     schedule = _schedule(buckets, shape.seed, ODDS[curriculum], cycle)
-    permutation = sampling.permutations(2 * len(buckets))
+    permutation = sampling.cache_permutations(2 * len(buckets))
 
-    def layout(turn: int) -> Layout:
+    def layout(turn: int) -> BatchLayout:
         bucket, turn = schedule(turn)
         length, count, first = buckets[bucket]
         seed = (*shape.seed, bucket)
-        text = sampling.examples(permutation, seed, turn, count, len(first))
+        text = sampling.draw_examples(permutation, seed, turn, count, len(first))
         return _alone(first[text], np.full(count, length - shape.around), length)
 
     return layout
@@ -162,7 +164,7 @@ class _Bucket(NamedTuple):
     first: np.ndarray
 
 
-def _buckets(table: DocumentTable, shape: Shape, shortest: int) -> list[_Bucket]:
+def _buckets(table: DocumentTable, shape: RowShape, shortest: int) -> list[_Bucket]:
     """Those that fill a batch, in ascending order of length."""
     lengths = _lengths(shape, shortest)
     firsts = _decomposition(table, [length - shape.around for length in lengths])
@@ -192,7 +194,7 @@ def _schedule(
     @lru_cache(maxsize=2)
     def turns_of(number: int) -> list[tuple[int, int]]:
         steps = range(number * size, (number + 1) * size)
-        turns = [sampling.turn(step, batches, offsets) for step in steps]
+        turns = [sampling.source_step(step, batches, offsets) for step in steps]
         rng = np.random.default_rng((*seed, len(buckets), number))
         # Arrivals at rates o: the first of those left is b with probability ~ o_b n_b.
         arrival = rng.exponential(size=size) / rates[[bucket for bucket, _ in turns]]
@@ -201,7 +203,7 @@ def _schedule(
     return lambda turn: turns_of(turn // size)[turn % size]
 
 
-def _lengths(shape: Shape, shortest: int) -> list[int]:
+def _lengths(shape: RowShape, shortest: int) -> list[int]:
     lengths = [shape.length]
     while lengths[0] > shortest and lengths[0] % 2 == 0:
         lengths.insert(0, lengths[0] // 2)
@@ -226,23 +228,23 @@ def _decomposition(table: DocumentTable, sizes: list[int]) -> list[np.ndarray]:
     return [np.concatenate(first) for first in found]
 
 
-def _alone(first: np.ndarray, size: np.ndarray, length: int) -> Layout:
+def _alone(first: np.ndarray, size: np.ndarray, length: int) -> BatchLayout:
     """Every text in a row of its own."""
     count = len(first)
     ones = np.ones(count, np.int64)
-    return Layout(first, size, np.arange(count), ones, 0 * ones, count, length)
+    return BatchLayout(first, size, np.arange(count), ones, 0 * ones, count, length)
 
 
-def spans_of(
+def draw_spans(
     table: DocumentTable,
-    shape: Shape,
+    shape: RowShape,
     *,
     kind: str = "cot",
     short: float = 0.15,
     anchors: int = 2,
     positives: int = 2,
     shortest: int = 32,
-) -> LayoutOf:
+) -> LayoutFn:
     """Groups of spans, each group of one document, each span in a row of its own.
 
     "cot": rows 2i and 2i+1 hold two spans of a document, see spans.neighbours.
@@ -275,8 +277,8 @@ def spans_of(
 
 
 def _groups(
-    table: DocumentTable, shape: Shape, group: int, needed: int, draw: Callable
-) -> LayoutOf:
+    table: DocumentTable, shape: RowShape, group: int, needed: int, draw: Callable
+) -> LayoutFn:
     """Groups of spans, from documents of at least `needed` tokens.
 
     Args:
@@ -292,10 +294,12 @@ def _groups(
             f"{len(usable)} documents have the {needed} tokens that these spans need, "
             f"fewer than the {count} of a batch"
         )
-    permutation = sampling.permutations(2)
+    permutation = sampling.cache_permutations(2)
 
-    def layout(turn: int) -> Layout:
-        picked = sampling.examples(permutation, shape.seed, turn, count, len(usable))
+    def layout(turn: int) -> BatchLayout:
+        picked = sampling.draw_examples(
+            permutation, shape.seed, turn, count, len(usable)
+        )
         bounds = [table.starts[n : n + 2].tolist() for n in usable[picked]]
         # The permutations' seeds are one number shorter.
         rng = np.random.default_rng((*shape.seed, turn, 0))
@@ -306,25 +310,29 @@ def _groups(
 
 
 def _neighbours(rng, table: DocumentTable, low: int, high: int, *, room, short):
-    marks = table.marks[low:high]
-    places = (np.flatnonzero(marks), np.flatnonzero(marks & SENTENCE))
+    marks = table.boundaries[low:high]
+    places = (np.flatnonzero(marks), np.flatnonzero(marks & SENTENCE_START))
     words, sentences = (np.append(found, high - low) for found in places)
-    return low + np.array(spans.neighbours(rng, words, sentences, room, short))
+    return low + np.array(spans.draw_neighbor_spans(rng, words, sentences, room, short))
 
 
 def _anchors(rng, table: DocumentTable, low: int, high: int, **sizes):
-    found = low + spans.anchors(rng, high - low, **sizes)
+    found = low + spans.draw_anchor_spans(rng, high - low, **sizes)
     return _whole(table, found, high, sizes["longest"])
 
 
 def _whole(table: DocumentTable, found: np.ndarray, high: int, room: int) -> np.ndarray:
     """Spans [M, 2] with both ends moved back to where a word begins."""
     start, end = found.T
-    start = last_word(table, start - room, start)
+    start = last_word_start(table, start - room, start)
     end = np.minimum(end, start + room)
-    end = np.where(end < high, last_word(table, start, end), end)
+    end = np.where(end < high, last_word_start(table, start, end), end)
     return np.stack([start, end], 1)
 
 
 ODDS = {"uniform": lambda length: 1.0, "short_to_long": lambda length: 1.0 / length}
-ROW_LAYOUTS = {"packed": packed, "decomposed": decomposed, "spans": spans_of}
+ROW_LAYOUTS = {
+    "packed": pack_documents,
+    "decomposed": decompose_documents,
+    "spans": draw_spans,
+}

@@ -9,7 +9,7 @@ import numpy as np
 Seed = tuple[int, ...]
 
 
-def turn(step: int, weights: Sequence[float], offsets: Sequence[float]) -> tuple:
+def source_step(step: int, weights: Sequence[float], offsets: Sequence[float]) -> tuple:
     """(the source of a step, how many earlier steps it had).
 
     The first source takes its share of the steps evenly spaced, the second its share
@@ -29,7 +29,7 @@ def turn(step: int, weights: Sequence[float], offsets: Sequence[float]) -> tuple
     raise AssertionError("the last source takes every step that is left")
 
 
-def permutations(kept: int) -> Callable[[Seed, int], np.ndarray]:
+def cache_permutations(kept: int) -> Callable[[Seed, int], np.ndarray]:
     """(seed, size) -> [size] uint32, a permutation; so many of them are remembered."""
 
     @lru_cache(maxsize=kept)
@@ -40,7 +40,7 @@ def permutations(kept: int) -> Callable[[Seed, int], np.ndarray]:
     return permutation
 
 
-def examples(
+def draw_examples(
     permutation: Callable[[Seed, int], np.ndarray],
     seed: Seed,
     turn: int,

@@ -26,15 +26,15 @@ class Source:
         identity: names the rows' content where that is known without reading them.
     """
 
-    rows: Sequence[Example]
-    negatives: int
+    examples: Sequence[Example]
+    negatives_per_query: int
     weight: float
     prompts: Mapping[str, str]
     identity: str = ""
 
 
 @dataclass(frozen=True)
-class Mapped(Sequence):
+class LazyExamples(Sequence):
     """Rows made of a data source's records when they are asked for."""
 
     data: Any
@@ -54,7 +54,7 @@ class Mapped(Sequence):
             yield from self[start : start + CHUNK]
 
 
-def files(
+def load_files(
     *,
     path: str,
     negatives: int = -1,
@@ -76,10 +76,10 @@ def files(
         corpus: Tevatron's file of docid and document_text.
         score_range: scores are divided by it (5 for STS-B).
     """
-    documents = examples.read_corpus(corpus) if corpus else None
+    documents = examples.read_tevatron_corpus(corpus) if corpus else None
     rows = []
     for line, record in readers.read_records(path):
-        row = examples.to_row(path, line, record, documents)
+        row = examples.parse_example(path, line, record, documents)
         if row.score is not None:
             row = row._replace(score=row.score / score_range)
         rows.append(row)
@@ -93,7 +93,7 @@ def files(
     return _source(rows, negatives, weight, query_prompt, document_prompt)
 
 
-def labelled(
+def load_labeled_texts(
     *,
     path: str,
     positives: int = 4,
@@ -114,7 +114,7 @@ def labelled(
         negatives: hard negatives a query gets.
         seed: of the draws.
     """
-    found, labels = examples.read_labelled(path)
+    found, labels = examples.read_labeled_texts(path)
     _, kinds = np.unique(labels, return_inverse=True)
     draw = np.random.default_rng(seed)
     rows = []
@@ -135,7 +135,7 @@ def labelled(
     return _source(rows, negatives, weight, query_prompt, document_prompt)
 
 
-def texts(
+def load_texts(
     *,
     path: str,
     unit: str = "line",
@@ -160,7 +160,7 @@ def texts(
     return _source(rows, 0, weight, query_prompt, document_prompt)
 
 
-def beir(
+def load_beir(
     *,
     path: str,
     split: str = "train",
@@ -189,7 +189,7 @@ def beir(
     return _source(rows, negatives, weight, query_prompt, document_prompt)
 
 
-def pydocs(
+def load_pydocs(
     *,
     split: str = "train",
     limit: int = 0,
@@ -209,13 +209,16 @@ def pydocs(
 
     data = builder.load(split, cache=cache or builder.CACHE)
     convert = partial(_named, query="query", document="document")
-    rows, identity = Mapped(data, convert), f"{data.dataset_info.data_dir} {split}"
+    rows, identity = (
+        LazyExamples(data, convert),
+        f"{data.dataset_info.data_dir} {split}",
+    )
     if limit:
         rows, identity = rows[:limit], f"{identity} {limit}"
     return _source(rows, 0, weight, query_prompt, document_prompt, identity)
 
 
-def tfds_set(
+def load_tfds(
     *,
     dataset: str,
     split: str,
@@ -256,7 +259,7 @@ def tfds_set(
     )
 
 
-def hub(
+def load_hub(
     *,
     dataset: str,
     split: str,
@@ -312,7 +315,7 @@ def _named(
     )
 
 
-def _checked(dataset: str, data, convert, names: tuple[str, ...]) -> Mapped:
+def _checked(dataset: str, data, convert, names: tuple[str, ...]) -> LazyExamples:
     if not len(data):
         raise ValueError(f"data set {dataset!r} has no rows in this split")
     found = set(data[0])
@@ -322,7 +325,7 @@ def _checked(dataset: str, data, convert, names: tuple[str, ...]) -> Mapped:
             f"data set {dataset!r} has no column {', '.join(missing)}; "
             f"found {', '.join(sorted(found))}"
         )
-    return Mapped(data, convert)
+    return LazyExamples(data, convert)
 
 
 def _source(
@@ -335,11 +338,11 @@ def _source(
 
 
 SOURCES: Mapping[str, Callable[..., Source]] = {
-    "files": files,
-    "labelled": labelled,
-    "texts": texts,
-    "beir": beir,
-    "pydocs": pydocs,
-    "tfds_set": tfds_set,
-    "hub": hub,
+    "files": load_files,
+    "labeled_texts": load_labeled_texts,
+    "texts": load_texts,
+    "beir": load_beir,
+    "pydocs": load_pydocs,
+    "tfds": load_tfds,
+    "hub": load_hub,
 }

@@ -5,7 +5,7 @@ import numpy as np
 Span = tuple[int, int]  # [start, end) in tokens of a document
 
 
-def neighbours(
+def draw_neighbor_spans(
     rng: np.random.Generator,
     words: np.ndarray,
     sentences: np.ndarray,
@@ -81,7 +81,7 @@ def _start(marks: tuple, end: int, length: int) -> int:
     return end - length
 
 
-def anchors(
+def draw_anchor_spans(
     rng: np.random.Generator,
     size: int,
     *,

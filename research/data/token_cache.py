@@ -22,7 +22,7 @@ CHUNK = 1024  # rows tokenised at once
 BINARY = ("ids", "pool")  # a number for every token: written as they come
 
 
-class TokenTable(NamedTuple):
+class PairTable(NamedTuple):
     """The texts of n rows, T in all: every row's query, positives, then negatives.
 
     Attributes:
@@ -39,42 +39,42 @@ class TokenTable(NamedTuple):
 
     token_ids: np.ndarray
     starts: np.ndarray
-    hashes: np.ndarray
-    first: np.ndarray
-    positives: np.ndarray
-    negatives: np.ndarray
+    text_hashes: np.ndarray
+    query_text: np.ndarray
+    num_positives: np.ndarray
+    num_negatives: np.ndarray
     scores: np.ndarray
-    groups: np.ndarray
+    group_hashes: np.ndarray
     pooling_mask: np.ndarray | None = None
 
 
-def tokenise(
+def tokenize_pairs(
     source: Source,
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
     cache: Path,
-    method: Prompt | None = None,
-) -> TokenTable:
+    prompt: Prompt | None = None,
+) -> PairTable:
     """The source's table, from the folder in `cache` that holds it, or written there.
 
     The folder's name is a fingerprint of all that decides the content.
 
     Args:
-        method: the template that texts are put into; None puts the source's prompts
+        prompt: the template that texts are put into; None puts the source's prompts
             before them.
 
     Raises:
         ValueError: there are no rows, a text has no tokens, some rows have a score and
-            others none, there are prompts and a method, or it has several templates.
+            others none, there are prompts and a prompt, or it has several templates.
     """
-    if not len(source.rows):
+    if not len(source.examples):
         raise ValueError("the source has no rows")
-    if method is None:
+    if prompt is None:
         name = fingerprint(source, tokenizer, max_length)
     else:
-        _check_method(method, source)
-        name = fingerprint(source, tokenizer, max_length, *_named(method))
-    texts = _Texts(tokenizer, max_length, method)
+        _check_prompt(prompt, source)
+        name = fingerprint(source, tokenizer, max_length, *_named(prompt))
+    texts = _Texts(tokenizer, max_length, prompt)
     return _read(kept(cache, name, lambda draft: _write(source, texts, draft)))
 
 
@@ -106,8 +106,8 @@ def fingerprint(source: Source, tokenizer: tokenizers.Tokenizer, *more) -> str:
     digest.update(repr((sorted(source.prompts.items()), *more)).encode())
     digest.update(source.identity.encode())
     if not source.identity:
-        for start in range(0, len(source.rows), CHUNK):
-            for row in source.rows[start : start + CHUNK]:
+        for start in range(0, len(source.examples), CHUNK):
+            for row in source.examples[start : start + CHUNK]:
                 digest.update(repr(tuple(row)).encode())
     return digest.hexdigest()
 
@@ -117,26 +117,26 @@ class _Texts(NamedTuple):
 
     tokenizer: tokenizers.Tokenizer
     max_length: int
-    method: Prompt | None
+    prompt: Prompt | None
 
 
-def _check_method(method: Prompt, source: Source) -> None:
+def _check_prompt(prompt: Prompt, source: Source) -> None:
     if given := [prompt for prompt in source.prompts.values() if prompt]:
         raise ValueError(
-            f"the source has the prompt {given[0]!r} and the run a method, which would "
-            "leave it out; say it in the method's templates"
+            f"the source has the prompt {given[0]!r} and the run a prompt, which would "
+            "leave it out; say it in the prompt's templates"
         )
-    most = max(map(len, method.templates.values()))
+    most = max(map(len, prompt.templates.values()))
     if most > 1:
         raise ValueError(
-            f"a method of {most} templates is for embedding, training takes one of one"
+            f"a prompt of {most} templates is for embedding, training takes one of one"
         )
 
 
-def _named(method: Prompt) -> tuple:
-    """What decides how a method puts texts, the same in every process."""
-    rewrite = f"{method.rewrite.__module__}.{method.rewrite.__qualname__}"
-    return sorted(method.templates.items()), rewrite
+def _named(prompt: Prompt) -> tuple:
+    """What decides how a prompt puts texts, the same in every process."""
+    rewrite = f"{prompt.rewrite.__module__}.{prompt.rewrite.__qualname__}"
+    return sorted(prompt.templates.items()), rewrite
 
 
 def _write(source: Source, how: _Texts, folder: Path) -> None:
@@ -145,11 +145,11 @@ def _write(source: Source, how: _Texts, folder: Path) -> None:
     lengths, hashes, counts, scores, groups = [], [], [], [], []
     with ExitStack() as files:
         file = files.enter_context(open(folder / "ids.bin", "wb"))
-        if how.method is not None:
+        if how.prompt is not None:
             chosen = files.enter_context(open(folder / "pool.bin", "wb"))
         for rows, ids, pool, texts in _chunks(source, how):
             file.write(np.concatenate(ids).astype(dtype).tobytes())
-            if how.method is not None:
+            if how.prompt is not None:
                 chosen.write(np.concatenate(pool).tobytes())
             lengths.append([len(i) for i in ids])
             hashes.append(tokenization.text_hash(texts))
@@ -161,15 +161,15 @@ def _write(source: Source, how: _Texts, folder: Path) -> None:
     if 0 < np.isnan(scores).sum() < len(scores):
         row = int(np.flatnonzero(np.isnan(scores))[0])
         raise ValueError(f"row {row} has no score, but other rows have one")
-    table = TokenTable(
+    table = PairTable(
         token_ids=np.zeros(0),
         starts=_sums(np.concatenate(lengths)),
-        hashes=np.concatenate(hashes),
-        first=_sums(1 + counts.sum(1))[:-1],
-        positives=counts[:, 0],
-        negatives=counts[:, 1],
+        text_hashes=np.concatenate(hashes),
+        query_text=_sums(1 + counts.sum(1))[:-1],
+        num_positives=counts[:, 0],
+        num_negatives=counts[:, 1],
         scores=scores.astype(np.float32),
-        groups=np.concatenate(groups),
+        group_hashes=np.concatenate(groups),
     )
     for name, value in table._asdict().items():
         if name not in BINARY:
@@ -182,13 +182,13 @@ def _chunks(
 ) -> Iterator[tuple[list[Example], list[np.ndarray], list[np.ndarray], list[str]]]:
     """(rows, ids and pooled tokens of their texts, these texts), CHUNK rows at a time.
 
-    The texts are without prompts. Where there is no method, nothing is said of pooling.
+    The texts are without prompts. Where there is no prompt, nothing is said of pooling.
     """
-    size = len(source.rows)
+    size = len(source.examples)
     for start in tqdm(
         range(0, size, CHUNK), "tokenising", delay=5, leave=False, disable=None
     ):
-        rows, texts, roles, owners = source.rows[start : start + CHUNK], [], [], []
+        rows, texts, roles, owners = source.examples[start : start + CHUNK], [], [], []
         for index, row in enumerate(rows, start):
             for role, value in (
                 ("query", row.query),
@@ -200,7 +200,7 @@ def _chunks(
                 roles.append(role)
                 owners.append(index)
         labels = [f"row {owner}" for owner in owners]
-        if how.method is None:
+        if how.prompt is None:
             prompted = [
                 source.prompts[r] + t for r, t in zip(roles, texts, strict=True)
             ]
@@ -220,7 +220,7 @@ def _prompted(
     for role in ("query", "document"):
         places = [i for i, r in enumerate(roles) if r == role]
         part = apply_templates(
-            how.method,
+            how.prompt,
             how.tokenizer,
             [texts[i] for i in places],
             how.max_length,
@@ -238,11 +238,11 @@ def _sums(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _read(folder: Path) -> TokenTable:
+def _read(folder: Path) -> PairTable:
     dtype = json.loads((folder / "ids.json").read_text())["dtype"]
     arrays = {
         name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
-        for name in TokenTable._fields
+        for name in PairTable._fields
         if name not in BINARY
     }
     # Plain views of the maps: indexing a np.memmap costs several microseconds more.
@@ -250,4 +250,4 @@ def _read(folder: Path) -> TokenTable:
     pool = None
     if (folder / "pool.bin").exists():
         pool = np.asarray(np.memmap(folder / "pool.bin", dtype=bool, mode="r"))
-    return TokenTable(token_ids=ids, pooling_mask=pool, **arrays)
+    return PairTable(token_ids=ids, pooling_mask=pool, **arrays)

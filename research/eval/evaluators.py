@@ -32,7 +32,7 @@ def pydocs_retrieval(
     Raises:
         ValueError: there is nothing to search.
     """
-    rows = SOURCES["pydocs"](split="test").rows
+    rows = SOURCES["pydocs"](split="test").examples
     if not len(rows) or min(candidates, queries) < 1:
         raise ValueError(
             f"pydocs_retrieval of {candidates} candidates and {queries} queries: "
@@ -71,7 +71,7 @@ def pydocs_long(
     """
     rows = [
         row
-        for row in SOURCES["pydocs"](split="test").rows
+        for row in SOURCES["pydocs"](split="test").examples
         if len(row.positives[0]) <= LONGEST
     ]
     if candidates < 1:

@@ -142,7 +142,7 @@ def prose(source: str, count: int) -> list[str]:
 
 def _docstrings() -> Iterator[str]:
     for split in ("test", "train"):
-        for row in SOURCES["pydocs"](split=split).rows:
+        for row in SOURCES["pydocs"](split=split).examples:
             if all(map(WORD.fullmatch, row.query.split())):
                 yield row.query
 

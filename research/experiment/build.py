@@ -12,7 +12,7 @@ from research import sharding
 from research.atomic_write import write_json
 from research.config_sections import bind, build, parse_calls
 from research.data.document_cache import tokenizer_info
-from research.data.pair_batches import Batches, make_batches
+from research.data.pair_batches import PairBatches, make_pair_batches
 from research.data.pretraining_batches import (
     PretrainingBatches,
     make_pretraining_batches,
@@ -176,7 +176,7 @@ def _method(config) -> Prompt | None:
 
 def _batches(
     config, sources, tokenizer, mesh, cache: Path, method: Prompt | None
-) -> Batches | PretrainingBatches:
+) -> PairBatches | PretrainingBatches:
     import jax
 
     shape = {
@@ -195,11 +195,11 @@ def _batches(
         )
     multiple *= num_chunks(config.batch_size, config.objective.micro_batch)
     length = config.max_length
-    shape |= {"row_length": length, "row_multiple": multiple, "method": method}
+    shape |= {"row_length": length, "row_multiple": multiple, "prompt": method}
     names = _adapters(config)
     if len(names) > 1:
         shape["adapters"] = names
-    return make_batches(sources, tokenizer, **shape)
+    return make_pair_batches(sources, tokenizer, **shape)
 
 
 def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
@@ -210,7 +210,7 @@ def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
                 f"pool {config.pool.name} has parameters, which "
                 f"{config.objective.name} does not train; allowed: {', '.join(POOLS)}"
             )
-        info = tokenizer_info(tokenizer, [part.table for part in batches.parts])
+        info = tokenizer_info(tokenizer, [part.table for part in batches.sources])
         return build(
             TUNING, config.tuning, build(PRETRAINING, config.objective, cfg, info)
         )

@@ -46,8 +46,8 @@ def _tokenizer(config, sources: Mapping[str, Source], workdir: Path) -> Tokenize
     def corpus() -> Iterable[str]:
         for source in sources.values():
             # Evenly spaced rows say as much about words as all of them.
-            step = -(-len(source.rows) // TOKENIZER_ROWS)
-            for row in source.rows[::step]:
+            step = -(-len(source.examples) // TOKENIZER_ROWS)
+            for row in source.examples[::step]:
                 yield from dict.fromkeys((row.query, *row.positives, *row.negatives))
 
     tokenizer = build(TOKENIZERS, config.tokenizer, corpus)

@@ -167,7 +167,9 @@ class Block(nn.Module):
         setting = Setting(around.positions, key, kind.local)
         y = attend(cfg, scored, setting, around.masks)
         rows = _flat(y)
-        y = self.linear("out", (cfg.width,), "out", rows, around.adapter_ids, key, axes=2)
+        y = self.linear(
+            "out", (cfg.width,), "out", rows, around.adapter_ids, key, axes=2
+        )
         return y.reshape(x.shape), own
 
     def mlp(self, x, adapter, key):

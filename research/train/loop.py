@@ -36,7 +36,7 @@ class Experiment(NamedTuple):
         objective: what is minimised.
         tx: how.
         batches: batches(step) -> Batch of numpy arrays, this host's part;
-            batches.source(step) -> the name of the source that the batch is from.
+            batches.source_name(step) -> the name of the source that the batch is from.
         mesh: axes 'data' and 'model'.
         steps: updates of the whole run.
         seed: of parameters and dropout.
@@ -274,7 +274,7 @@ def _batches(experiment: Experiment, first: int) -> Iterator[tuple[Any, BatchSta
 
     def prepare(step):
         batch = experiment.batches(step)
-        fact = batch_stats(batch, experiment.batches.source(step))
+        fact = batch_stats(batch, experiment.batches.source_name(step))
         return sharding.put_batch(batch, experiment.mesh), fact
 
     with ThreadPoolExecutor(1) as pool:
