@@ -19,7 +19,7 @@ from research.text import tokenization
 from research.text.templates import Prompt, apply_templates
 
 CHUNK = 1024  # rows tokenised at once
-BINARY = ("ids", "pool")  # a number for every token: written as they come
+BINARY = ("token_ids", "pooling_mask")  # a number for every token: written as they come
 
 
 class PairTable(NamedTuple):
