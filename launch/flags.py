@@ -47,20 +47,20 @@ CHUNK = flags.DEFINE_string(
     "How documents are cut: late:256 (tokens), late:sentences=5, naive:256, pcw:512, "
     "landmark:sentences=1, late:256,window=8192,overlap=512.",
 )
-METHOD = flags.DEFINE_string(
-    "method",
+PROMPT = flags.DEFINE_string(
+    "prompt",
     None,
     "How texts are put to the model: plain, echo, prompteol, metaeol:pool=mean, ... "
     "Default: the model's own.",
 )
-INSTRUCTION = flags.DEFINE_string("instruction", "", "The instruction of --method.")
+INSTRUCTION = flags.DEFINE_string("instruction", "", "The instruction of --prompt.")
 PREPEND = flags.DEFINE_string(
     "prepend",
     None,
     "Token prepending before the blocks start <= l < exit, such as 1:7.",
 )
-LAYER = flags.DEFINE_string(
-    "layer",
+LAYERS = flags.DEFINE_string(
+    "layers",
     "-1",
     "As transformers numbers hidden_states: -2, or 1;12 (average).",
 )
@@ -73,7 +73,7 @@ WHITEN = flags.DEFINE_string(
 WHITEN_DIM = flags.DEFINE_integer("whiten_dim", None, "Numbers that whitening keeps.")
 
 
-def model() -> pretrained.PretrainedModel:
+def model() -> pretrained.EmbeddingModel:
     """The model of --model, extended, with the flags' sizes checked against it.
 
     Raises:
@@ -91,7 +91,7 @@ def model() -> pretrained.PretrainedModel:
     return loaded
 
 
-def _extended(loaded: pretrained.PretrainedModel) -> pretrained.PretrainedModel:
+def _extended(loaded: pretrained.EmbeddingModel) -> pretrained.EmbeddingModel:
     """The model with a longer context, if --extend asks for it.
 
     Its texts are then as long as it reaches. A method without an end reaches as far as
@@ -108,9 +108,7 @@ def _extended(loaded: pretrained.PretrainedModel) -> pretrained.PretrainedModel:
     return loaded._replace(params=params, config=cfg, max_length=max_length)
 
 
-def embedding(
-    model: pretrained.PretrainedModel, *, plain: str = "this command"
-) -> dict:
+def embedding(model: pretrained.EmbeddingModel, *, plain: str = "this command") -> dict:
     """The keyword arguments of `make_embedder` for a model and the flags.
 
     Args:
@@ -127,7 +125,7 @@ def embedding(
     settings = {"depth": None, **pretrained.embedder_kwargs(model), **given}
     if not plain:
         return settings | _reads()
-    if model.method is not None:
+    if model.prompt is not None:
         raise ValueError(
             f"{MODEL.value} was trained with a method, which does not go with {plain}"
         )
@@ -136,7 +134,7 @@ def embedding(
 
 def _unusual() -> list[str]:
     """The flags that say how a model is read, where they differ from their default."""
-    every = (METHOD, INSTRUCTION, PREPEND, LAYER, BIDIRECTIONAL, WHITEN, WHITEN_DIM)
+    every = (PROMPT, INSTRUCTION, PREPEND, LAYERS, BIDIRECTIONAL, WHITEN, WHITEN_DIM)
     return [f"--{f.name}={f.value}" for f in every if f.value != f.default]
 
 
@@ -144,10 +142,10 @@ def _reads() -> dict:
     """The keyword arguments of `make_embedder` that say how a model is read."""
     both = BIDIRECTIONAL.value
     return reads(
-        method=METHOD.value or "",
+        prompt=PROMPT.value or "",
         instruction=INSTRUCTION.value,
         prepend=PREPEND.value or "",
-        layer=LAYER.value,
+        layers=LAYERS.value,
         bidirectional="" if both is None else str(both).lower(),
         pool=POOL.value or "",
     )
@@ -175,7 +173,7 @@ def chunking() -> Chunking | None:
 
 
 def document_length(
-    model: pretrained.PretrainedModel, chunk: Chunking | None
+    model: pretrained.EmbeddingModel, chunk: Chunking | None
 ) -> int | None:
     """Tokens of a document that are read; None, by default for parts of one, is all."""
     if MAX_LENGTH.value is not None:
@@ -184,7 +182,7 @@ def document_length(
 
 
 def embedder(
-    model: pretrained.PretrainedModel, chunk: Chunking | None, **settings
+    model: pretrained.EmbeddingModel, chunk: Chunking | None, **settings
 ) -> EmbedFn:
     """The embedder of a model and the flags; `settings` go before them.
 
@@ -205,7 +203,7 @@ def embedder(
     return make_chunk_embedder(model.params, model.config, chunk=chunk, **settings)
 
 
-def _whitened(model: pretrained.PretrainedModel, settings: dict) -> EmbedFn:
+def _whitened(model: pretrained.EmbeddingModel, settings: dict) -> EmbedFn:
     """The embedder of these settings, whitened if --whiten says so."""
     if WHITEN.value is None and WHITEN_DIM.value is not None:
         raise ValueError(f"--whiten_dim={WHITEN_DIM.value} needs --whiten=FILE")

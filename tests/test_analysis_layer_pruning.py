@@ -107,7 +107,7 @@ def test_command(params, tmp_path):
     texts = [f"the {word} of a tree" for word in ("leaf", "root", "bark", "seed")]
     tokenizer = train_tokenizer(texts, 60)
     prompts = {"query": "", "document": ""}
-    whole = model.PretrainedModel(
+    whole = model.EmbeddingModel(
         jax.device_get(params), CFG, tokenizer, "mean", 32, prompts, True
     )
     export(whole, tmp_path / "model")

@@ -119,11 +119,11 @@ def test_a_method_is_trained_and_remembered(tmp_path, cache):
     assert (tokens.pooling_mask != (tokens.segment_ids > 0)).any()
     state = loop.train(parts, tmp_path).state
     loaded = load.load(str(tmp_path))
-    assert loaded.method == PROMPTS["echo"](instruction="Find")
+    assert loaded.prompt == PROMPTS["echo"](instruction="Find")
     found = embedder(loaded)(["a text"], "query")
     trained = parts.make_embedder(state.params, {})(["a text"], "query")
     np.testing.assert_allclose(found, trained, atol=1e-6)
-    without = embedder(loaded._replace(method=None))(["a text"], "query")
+    without = embedder(loaded._replace(prompt=None))(["a text"], "query")
     assert abs(found - without).max() > 1e-3
     with pytest.raises(ValueError, match="texts into templates, which sentence-tr"):
         export(loaded, tmp_path / "exported")

@@ -150,9 +150,9 @@ def test_templates_say_what_is_pooled_and_are_averaged(model):
         ((FIRST,), [x for x, _ in wanted]),
         ((FIRST, SECOND), np.mean(wanted, axis=1)),
     ):
-        embed = embedder(model, method=method(*templates), **raw)
+        embed = embedder(model, prompt=method(*templates), **raw)
         np.testing.assert_allclose(embed(SHORT, "query"), want, atol=1e-5)
-    unit = embedder(model, method=method(FIRST, SECOND))(SHORT, "query")
+    unit = embedder(model, prompt=method(FIRST, SECOND))(SHORT, "query")
     want = np.mean(wanted, axis=1)
     want /= np.linalg.norm(want, axis=1, keepdims=True)
     np.testing.assert_allclose(unit, want, atol=1e-5)
@@ -160,7 +160,7 @@ def test_templates_say_what_is_pooled_and_are_averaged(model):
 
 def test_a_method_rewrites_texts_and_chooses_the_pooling(model):
     plain = (BOS._replace(pooled=True), TEXT._replace(pooled=True), END)
-    embed = embedder(model, method=method(plain, pool="cls", rewrite=str.upper))
+    embed = embedder(model, prompt=method(plain, pool="cls", rewrite=str.upper))
     want = embedder(model, pool="cls")(TEXTS, "query")
     np.testing.assert_allclose(embed(TEXTS, "query"), want, atol=1e-5)
 
@@ -198,7 +198,7 @@ def test_prepended_tokens(model):
     one = method(PREPENDED, pool="last")
 
     def embed(window):
-        found = embedder(model, method=one, prepend=window, bidirectional=False)
+        found = embedder(model, prompt=one, prepend=window, bidirectional=False)
         return found(TEXTS, "query")
 
     off = embed((1, 1))
@@ -214,18 +214,18 @@ def test_prepended_tokens(model):
         ({"layers": (4,)}, "layer 4 is not in -4 ... 3 .* depth is 3"),
         ({"layers": (-1,), "prepend": (1, 2)}, "needs a method with a place for <PST>"),
         (
-            {"method": method(FIRST), "prepend": (1, 2)},
+            {"prompt": method(FIRST), "prepend": (1, 2)},
             "needs a method with a place for <PST>",
         ),
         (
-            {"method": method(PREPENDED), "prepend": (1, 4)},
+            {"prompt": method(PREPENDED), "prepend": (1, 4)},
             "blocks 1:4 needs 0 <= start <= exit <= 3",
         ),
         (
-            {"method": method(PREPENDED, FIRST), "prepend": (1, 2)},
+            {"prompt": method(PREPENDED, FIRST), "prepend": (1, 2)},
             "only some templates .* <PST>",
         ),
-        ({"method": method(FIRST), "prompts": {"query": "a"}}, "prompts and a method"),
+        ({"prompt": method(FIRST), "prompts": {"query": "a"}}, "prompts and a method"),
     ],
 )
 def test_what_cannot_be_read(model, options, message):

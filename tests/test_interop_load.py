@@ -12,7 +12,7 @@ import pytest
 from research.inference import model as pretrained
 from research.inference.chunk_embedder import make_chunk_embedder
 from research.inference.embedder import make_embedder, make_grid_embedder
-from research.inference.model import PretrainedModel
+from research.inference.model import EmbeddingModel
 from research.interop.load import load, resolve_folder
 from research.interop.sentence_transformers import read
 from research.interop.sentence_transformers.write import export
@@ -32,7 +32,7 @@ def make_model(**changes):
     tokenizer = train_tokenizer(TEXTS, 60)
     vocab = tokenizer.get_vocab_size()
     cfg = bert(vocab_size=vocab, width=16, depth=2, num_heads=2, mlp=24, max_len=40)
-    model = PretrainedModel(
+    model = EmbeddingModel(
         params=jax.device_get(models_encoder.init(jax.random.key(0), cfg)),
         config=cfg,
         tokenizer=tokenizer,

@@ -10,7 +10,7 @@ import pytest
 from test_interop_hf_families import CONFIGS
 
 from research.inference.embedder import make_embedder
-from research.inference.model import PretrainedModel
+from research.inference.model import EmbeddingModel
 from research.interop.hf.families import family_of
 from research.interop.load import load
 from research.interop.sentence_transformers.read import POOLINGS
@@ -44,7 +44,7 @@ def make_model(body="bert", **changes):
     cfg = BODIES[body](
         vocab_size=vocab, width=16, depth=3, num_heads=2, mlp=24, max_len=40
     )
-    model = PretrainedModel(
+    model = EmbeddingModel(
         params=random(cfg),
         config=cfg,
         tokenizer=tokenizer,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from research.inference.model import PretrainedModel
+from research.inference.model import EmbeddingModel
 from research.interop.sentence_transformers.write import export
 from research.models import encoder
 from research.models.config import bert
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     settings = {"pool": "mean", "max_length": 16, "normalize": True}
     prompts = {"query": "", "document": ""}
     params = encoder.init(jax.random.key(0), cfg)
-    model = PretrainedModel(params, cfg, tokenizer, prompts=prompts, **settings)
+    model = EmbeddingModel(params, cfg, tokenizer, prompts=prompts, **settings)
     export(model, folder / "model")
     corpus = [json.dumps({"_id": name, "text": text}) for name, text in TEXTS.items()]
     (folder / "corpus.jsonl").write_text("\n".join(corpus))

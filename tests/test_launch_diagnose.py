@@ -9,7 +9,7 @@ import jax
 import pytest
 from test_analysis_synthetic_documents import TOKENIZER, corpus
 
-from research.inference.model import PretrainedModel
+from research.inference.model import EmbeddingModel
 from research.interop.sentence_transformers.write import export
 from research.models import encoder
 from research.models.config import bert
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     cfg = bert(vocab_size=vocab, width=16, depth=2, num_heads=2, mlp=16, max_len=24)
     params = encoder.init(jax.random.key(0), cfg)
     prompts = {"query": "", "document": ""}
-    model = PretrainedModel(params, cfg, TOKENIZER, "mean", 24, prompts, True)
+    model = EmbeddingModel(params, cfg, TOKENIZER, "mean", 24, prompts, True)
     export(model, folder / "model")
     (folder / "texts.txt").write_text("\n".join(corpus(120, 7)))
     return folder

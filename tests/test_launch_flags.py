@@ -36,7 +36,7 @@ def loaded(monkeypatch):
     def load(name, merge):
         params = encoder.init(jax.random.key(0), MODELS[name])
         prompts = {"query": "", "document": ""}
-        return inference_model.PretrainedModel(
+        return inference_model.EmbeddingModel(
             params, MODELS[name], tokenizer, "mean", 12, prompts, True
         )
 
@@ -89,45 +89,45 @@ READ = {"model": "rope", "max_length": None, "extend": None}
     "given, method, other",
     [
         ({}, None, {"layers": (-1,), "prompts": {"query": "", "document": ""}}),
-        ({"layer": "0;1"}, None, {"layers": (0, 1)}),
+        ({"layers": "0;1"}, None, {"layers": (0, 1)}),
         ({"bidirectional": True}, None, {"bidirectional": True}),
-        ({"method": "prompteol"}, "last", {"prompts": None}),
-        ({"method": "prompteol", "prepend": "0:1"}, "last", {"prepend": (0, 1)}),
-        ({"method": "echo:pool=last", "instruction": "Find it"}, "last", {}),
-        ({"method": "prompteol", "pool": "mean"}, None, {"pool": "mean"}),
+        ({"prompt": "prompteol"}, "last", {"prompts": None}),
+        ({"prompt": "prompteol", "prepend": "0:1"}, "last", {"prepend": (0, 1)}),
+        ({"prompt": "echo:pool=last", "instruction": "Find it"}, "last", {}),
+        ({"prompt": "prompteol", "pool": "mean"}, None, {"pool": "mean"}),
     ],
 )
 def test_how_a_model_is_read(given, method, other):
     with flagsaver.flagsaver(**READ, **given):
         found = options.embedding(options.model(), plain="")
     assert {key: found[key] for key in other} == other
-    if "method" in given:
-        assert found["method"].pool == method
+    if "prompt" in given:
+        assert found["prompt"].pool == method
         assert found["prompts"] is None
         marked = any(
-            p.special == "<PST>" for p in found["method"].templates["query"][0]
+            p.special == "<PST>" for p in found["prompt"].templates["query"][0]
         )
         assert marked == ("prepend" in given)
-    assert ("method" in found) == ("method" in given)
+    assert ("prompt" in found) == ("prompt" in given)
 
 
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"method": "ekko"}, "unknown method 'ekko'; known: plain, .*echo"),
-        ({"method": "echo+prompteol"}, "is several methods"),
-        ({"method": "echo:loud=true"}, "echo has no argument loud"),
-        ({"method": "prompteol", "instruction": "x"}, "takes no instruction; .*echo"),
-        ({"instruction": "x"}, "the instruction 'x' needs a method"),
-        ({"method": "plain", "prepend": "0:1"}, "plain takes no prepend; prompteol, "),
-        ({"method": "echo", "prepend": "0:1"}, "echo takes no prepend"),
+        ({"prompt": "ekko"}, "unknown method 'ekko'; known: plain, .*echo"),
+        ({"prompt": "echo+prompteol"}, "is several methods"),
+        ({"prompt": "echo:loud=true"}, "echo has no argument loud"),
+        ({"prompt": "prompteol", "instruction": "x"}, "takes no instruction; .*echo"),
+        ({"instruction": "x"}, "the instruction 'x' needs a prompt"),
+        ({"prompt": "plain", "prepend": "0:1"}, "plain takes no prepend; prompteol, "),
+        ({"prompt": "echo", "prepend": "0:1"}, "echo takes no prepend"),
         (
-            {"method": "ke", "prepend": "0:2"},
+            {"prompt": "ke", "prepend": "0:2"},
             "blocks 0:2 needs 0 <= .* <= 1, ",
         ),
-        ({"method": "ke", "prepend": "1"}, "'1' is not a window of blocks; write 1:7"),
-        ({"layer": "2"}, "layer 2 is not in -2 ... 1 of this encoder"),
-        ({"layer": "last"}, "'last' is not layers; write -2 or 1;12"),
+        ({"prompt": "ke", "prepend": "1"}, "'1' is not a window of blocks; write 1:7"),
+        ({"layers": "2"}, "layer 2 is not in -2 ... 1 of this encoder"),
+        ({"layers": "last"}, "'last' is not layers; write -2 or 1;12"),
         ({"whiten_dim": 3}, "--whiten_dim=3 needs --whiten=FILE"),
         ({"whiten": "no.txt"}, "no.txt"),
     ],
@@ -141,10 +141,10 @@ def test_what_cannot_be_read_so_is_one_sentence(given, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["method", "instruction", "prepend", "layer", "whiten"]
+    "name", ["prompt", "instruction", "prepend", "layers", "whiten"]
 )
 def test_chunks_are_read_plainly(name):
-    given = {name: "-2" if name == "layer" else "x"}
+    given = {name: "-2" if name == "layers" else "x"}
     with (
         flagsaver.flagsaver(**READ, **given, chunk="late:4"),
         pytest.raises(ValueError, match=f"--{name}=.* does not go with --chunk=late:4"),

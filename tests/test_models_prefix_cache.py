@@ -151,7 +151,7 @@ def test_rows_after_a_prefix_are_spread_over_devices():
     end = Piece(special="close", pooled=True)
     template = (begin, Piece(special="<PST>"), Piece(slot=True), end)
     method = Prompt({"query": (template,), "document": (template,)}, "last")
-    how = {"pool": "mean", "max_length": 128, "method": method, "prepend": (1, 2)}
+    how = {"pool": "mean", "max_length": 128, "prompt": method, "prepend": (1, 2)}
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     alone = make_embedder(params, LLAMA, tokenizer, **how)
     spread = make_embedder(params, LLAMA, tokenizer, **how, mesh=mesh)

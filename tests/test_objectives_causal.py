@@ -143,9 +143,7 @@ def test_an_encoder_that_sees_the_answer_is_refused():
 def model(params, tokenizer, **changes):
     """A decoder as `pretrained.load` gives it."""
     prompts = {"query": "", "document": ""}
-    found = pretrained.PretrainedModel(
-        params, CFG, tokenizer, "mean", 32, prompts, True
-    )
+    found = pretrained.EmbeddingModel(params, CFG, tokenizer, "mean", 32, prompts, True)
     return found._replace(**changes)
 
 

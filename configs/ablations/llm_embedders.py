@@ -77,7 +77,7 @@ def rows(window: str) -> dict[str, dict[str, str]]:
     """How the model is read, with the window of token prepending."""
     prompts = ("prompteol", "cot", "ke")
     prepended = {
-        f"{name} + prepending{off}": {"method": name, "prepend": blocks}
+        f"{name} + prepending{off}": {"prompt": name, "prepend": blocks}
         for name in prompts
         for off, blocks in ((" off", "1:1"), ("", window))
     }
@@ -86,9 +86,9 @@ def rows(window: str) -> dict[str, dict[str, str]]:
         "last": {"pool": "last"},
         "weighted mean": {"pool": "weighted_mean"},
         "mean, both sides": {"pool": "mean", "bidirectional": "true"},
-        "echo, mean": {"method": "echo:pool=mean"},
-        "echo, last": {"method": "echo:pool=last"},
-        **{name: {"method": name} for name in prompts},
+        "echo, mean": {"prompt": "echo:pool=mean"},
+        "echo, last": {"prompt": "echo:pool=last"},
+        **{name: {"prompt": name} for name in prompts},
         **prepended,
-        "metaeol": {"method": "metaeol"},
+        "metaeol": {"prompt": "metaeol"},
     }

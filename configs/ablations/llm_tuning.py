@@ -43,7 +43,7 @@ def get_config(arg: str = ""):
     for side, both in SIDES.items():
         for read, way in READ.items():
             how = {"bidirectional": "true"} if both else {}
-            how |= {"method": "echo:symmetric=true,pool=mean"} if way == "echo" else {}
+            how |= {"prompt": "echo:symmetric=true,pool=mean"} if way == "echo" else {}
             untuned = {"recipe": "model={start}", "start": start, "pool": "mean"}
             rows[f"untuned, {side}{read}"] = untuned | how
             for name, amount in TUNED.items():

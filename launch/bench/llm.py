@@ -55,9 +55,9 @@ def costs(folder: str, texts: Sequence[str]) -> dict[str, Callable[[int], None]]
     asked = PROMPTS["prompteol"](prepend=True)
     ways = {
         "classical": {},
-        "echo": {"method": PROMPTS["echo"](pool="last")},
-        "prompteol": {"method": asked},
-        "prepending": {"method": asked, "prepend": window},
+        "echo": {"prompt": PROMPTS["echo"](pool="last")},
+        "prompteol": {"prompt": asked},
+        "prepending": {"prompt": asked, "prepend": window},
     }
     embedders = {
         name: make_embedder(model.params, model.config, **settings | how)

@@ -26,7 +26,7 @@ from research.types import EmbedFn, Evaluator
 # What a recipe begins with that names a model instead of a training.
 MODEL = "model="
 # Fields of a Row that say how the model is read.
-READ = ("method", "prepend", "layer", "bidirectional", "pool")
+READ = ("prompt", "prepend", "layers", "bidirectional", "pool")
 
 
 class AblationRow(NamedTuple):
@@ -41,7 +41,7 @@ class AblationRow(NamedTuple):
         chunk: what `chunking.parse` reads: how documents are cut into chunks.
         start: a recipe that is trained first; "{start}" in `recipe` is its workdir,
             which `model={start}` scores as it is. Rows of the same start share it.
-        method, prepend, layer, bidirectional, pool: as `readers.reads` takes them; ""
+        prompt, prepend, layers, bidirectional, pool: as `readers.reads` takes them; ""
             where it is as the model has it.
     """
 
@@ -49,9 +49,9 @@ class AblationRow(NamedTuple):
     extend: str = ""
     chunk: str = ""
     start: str = ""
-    method: str = ""
+    prompt: str = ""
     prepend: str = ""
-    layer: str = ""
+    layers: str = ""
     bidirectional: str = ""
     pool: str = ""
 
@@ -199,7 +199,7 @@ def _model(
     report: Callable[[str], None],
     *,
     trained: bool,
-) -> pretrained.PretrainedModel:
+) -> pretrained.EmbeddingModel:
     """The model of a run, which is trained unless it was or is one already."""
     if run.config.startswith(MODEL):
         return load.load(_config(run, workdir).removeprefix(MODEL))
@@ -244,7 +244,7 @@ def _config(run: Run, workdir: Path) -> str:
 
 def _scores(
     ablation: Ablation,
-    model: pretrained.PretrainedModel,
+    model: pretrained.EmbeddingModel,
     name: str,
     row: str,
     column: str,
@@ -258,7 +258,7 @@ def _scores(
 
 
 def _embedder(
-    ablation: Ablation, model: pretrained.PretrainedModel, row: str, column: str
+    ablation: Ablation, model: pretrained.EmbeddingModel, row: str, column: str
 ) -> EmbedFn:
     """The trained model as the cell's row and column have it."""
     fields, line = ablation.columns[column], fill_row(ablation, row, column)

@@ -108,7 +108,7 @@ def make_experiment(
             max_length=longest,
             prompts=model["prompts"],
             normalize=model["normalize"],
-            method=method,
+            prompt=method,
             mesh=mesh,
             adapters=model["adapters"],
         )

@@ -78,7 +78,7 @@ def taken(
 
 
 def _parts(
-    loaded: pretrained.PretrainedModel, params: Params, pool: Pool | LearnedPooling
+    loaded: pretrained.EmbeddingModel, params: Params, pool: Pool | LearnedPooling
 ) -> tuple[Params, str, list[str]]:
     """What a run with such a pooling takes; what that is, and what it leaves behind."""
     wanted = isinstance(pool, LearnedPooling)

@@ -41,7 +41,7 @@ def make_embedder(
     dense: Sequence[Dense] = (),
     depth: int | None = None,
     dim: int | None = None,
-    method: Prompt | None = None,
+    prompt: Prompt | None = None,
     prepend: tuple[int, int] | None = None,
     layers: tuple[int, ...] = (-1,),
     bidirectional: bool | None = None,
@@ -94,14 +94,14 @@ def make_embedder(
     blocks = None if prepend is None else prepend_blocks(prepend, cfg.depth)
     options = {"dim": dim, "normalize": normalize}
     read = plain_reader(tokenizer, max_length, prompts)
-    if method is not None:
+    if prompt is not None:
         if any((prompts or {}).values()):
             raise ValueError("there are prompts and a method, which leaves them out")
-        mark = cfg.vocab_size if marked(method) else None
-        read = method_reader(method, tokenizer, max_length, mark)
-        pool = method.pool or pool
-        options["normalize"] &= max(map(len, method.templates.values())) == 1
-    if marked(method):
+        mark = cfg.vocab_size if marked(prompt) else None
+        read = method_reader(prompt, tokenizer, max_length, mark)
+        pool = prompt.pool or pool
+        options["normalize"] &= max(map(len, prompt.templates.values())) == 1
+    if marked(prompt):
         params, cfg = add_token(params, cfg, jax.random.key(0))
     elif prepend is not None:
         raise ValueError(f"token prepending needs a method with a place for {PST}")

@@ -12,7 +12,7 @@ from research.text.templates import Prompt
 from research.types import Params
 
 
-class PretrainedModel(NamedTuple):
+class EmbeddingModel(NamedTuple):
     """A model and everything that turns a text into its embedding.
 
     Attributes:
@@ -27,7 +27,7 @@ class PretrainedModel(NamedTuple):
         dims: the widths that the model was trained at; empty if not known.
         dim: how many leading numbers of the vector are kept, before it is normalised;
             None for all.
-        method: how texts are put to it; None as they are, after `prompts`.
+        prompt: how texts are put to it; None as they are, after `prompts`.
         dropped: what else was trained with the encoder, and is not part of the model:
             such as 'decoder (443,904 parameters)'.
         adapters: the names of the adapters in `params`, in their order; a text goes
@@ -46,7 +46,7 @@ class PretrainedModel(NamedTuple):
     dense: tuple[Dense, ...] = ()
     dims: tuple[int, ...] = ()
     dim: int | None = None
-    method: Prompt | None = None
+    prompt: Prompt | None = None
     dropped: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     base: str = ""
@@ -62,14 +62,14 @@ class PretrainedModel(NamedTuple):
         return registry.pooled_width(self.pool, self.config)
 
 
-def embedder_kwargs(model: PretrainedModel) -> dict[str, Any]:
+def embedder_kwargs(model: EmbeddingModel) -> dict[str, Any]:
     """How the model embeds: the keyword arguments of `embed.make_embedder`."""
     names = ("tokenizer", "pool", "max_length", "prompts", "normalize", "dense", "dim")
-    names += ("adapters",) if model.method is None else ("adapters", "method")
+    names += ("adapters",) if model.prompt is None else ("adapters", "prompt")
     return {name: getattr(model, name) for name in names}
 
 
-def adapted(model: PretrainedModel, name: str | None = None) -> PretrainedModel:
+def adapted(model: EmbeddingModel, name: str | None = None) -> EmbeddingModel:
     """The plain model that one of its adapters makes of it.
 
     Args:
@@ -84,7 +84,7 @@ def adapted(model: PretrainedModel, name: str | None = None) -> PretrainedModel:
     )
 
 
-def only(model: PretrainedModel, name: str | None = None) -> PretrainedModel:
+def only(model: EmbeddingModel, name: str | None = None) -> EmbeddingModel:
     """The model with one of its adapters, beside its kernels; as `adapted`."""
     number = _number(model, name)
     return model._replace(
@@ -93,7 +93,7 @@ def only(model: PretrainedModel, name: str | None = None) -> PretrainedModel:
     )
 
 
-def _number(model: PretrainedModel, name: str | None) -> int:
+def _number(model: EmbeddingModel, name: str | None) -> int:
     known = ", ".join(model.adapters) or "none"
     if name is None and len(model.adapters) != 1:
         raise ValueError(f"one adapter of the model must be named; it has {known}")

@@ -46,10 +46,10 @@ def parse_method(
 
 def reads(
     *,
-    method: str = "",
+    prompt: str = "",
     instruction: str = "",
     prepend: str = "",
-    layer: str = "",
+    layers: str = "",
     bidirectional: str = "",
     pool: str = "",
 ) -> dict[str, Any]:
@@ -72,8 +72,8 @@ def reads(
     found = {}
     if prepend:
         found["prepend"] = parse_window(prepend)
-    if layer:
-        found["layers"] = parse_layers(layer)
+    if layers:
+        found["layers"] = parse_layers(layers)
     if bidirectional:
         if bidirectional not in SIDES:
             allowed = ", ".join(SIDES)
@@ -81,17 +81,17 @@ def reads(
         found["bidirectional"] = SIDES[bidirectional]
     if pool:
         found["pool"] = pool
-    if instruction and not method:
-        raise ValueError(f"the instruction {instruction!r} needs a method")
-    if not method:
+    if instruction and not prompt:
+        raise ValueError(f"the instruction {instruction!r} needs a prompt")
+    if not prompt:
         return found
     asked = {"instruction": instruction, "prepend": bool(prepend)}
-    chosen = parse_method(method, **asked)
+    chosen = parse_method(prompt, **asked)
     if chosen is None:
-        return found | {"method": None}
+        return found | {"prompt": None}
     if pool:
         chosen = chosen._replace(pool=None)
-    return found | {"method": chosen, "prompts": None}
+    return found | {"prompt": chosen, "prompts": None}
 
 
 def _arguments(name: str) -> Mapping[str, inspect.Parameter]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from tokenizers import Tokenizer, normalizers
 
-from research.inference.model import PretrainedModel, adapted
+from research.inference.model import EmbeddingModel, adapted
 from research.interop.hf.families import read_config
 from research.interop.hf.safetensors import read_safetensors
 from research.interop.peft import read_adapter
@@ -27,7 +27,7 @@ def load(
     sharding: Callable[[Params], Any] | None = None,
     *,
     merge: bool = True,
-) -> PretrainedModel:
+) -> EmbeddingModel:
     """The model of that name.
 
     A workdir that `launch.train` made; a sentence-transformers folder, of the layout of
@@ -56,7 +56,7 @@ def load(
     return _transformers(path, sharding)
 
 
-def load_adapted(model: str, adapter: str | None = None) -> PretrainedModel:
+def load_adapted(model: str, adapter: str | None = None) -> EmbeddingModel:
     """The model of that name, as an adapter makes it.
 
     Args:
@@ -138,14 +138,14 @@ def _hub(name: str) -> Path:
         ) from None
 
 
-def _workdir(path: Path) -> PretrainedModel:
+def _workdir(path: Path) -> EmbeddingModel:
     """A model that `launch.train` trained: its newest checkpoint."""
     fields = read_json(path / "model.json")
     partial = fields.get("partial", False)
     parts = restore_params(path / "checkpoints", frozen=partial)
     parts = dict(full_params(*parts) if partial else parts)
     try:
-        return PretrainedModel(
+        return EmbeddingModel(
             params=parts.pop("encoder"),
             config=EncoderConfig(**fields["encoder"]),
             tokenizer=load_tokenizer(path),
@@ -154,7 +154,7 @@ def _workdir(path: Path) -> PretrainedModel:
             prompts=fields["prompts"],
             normalize=fields["normalize"],
             dims=tuple(fields["dims"]),
-            method=build_prompt(fields.get("method", {"name": "plain"})),
+            prompt=build_prompt(fields.get("method", {"name": "plain"})),
             dropped=tuple(f"{n} ({_size(x):,} parameters)" for n, x in parts.items()),
             adapters=tuple(fields.get("adapters", ())),
             base=fields.get("base", ""),
@@ -172,13 +172,13 @@ def _transformers(
     path: Path,
     sharding: Callable[[Params], Any] | None,
     max_length: int | None = None,
-) -> PretrainedModel:
+) -> EmbeddingModel:
     """A Hugging Face folder, with the defaults of `load`."""
     config = read_config(read_json(path / "config.json"))
     if max_length is None:
         tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
         max_length = tokenizer_config.get("model_max_length") or config.max_len
-    return PretrainedModel(
+    return EmbeddingModel(
         params=read_safetensors(path, config, sharding),
         config=config,
         tokenizer=load_tokenizer(path),
@@ -192,7 +192,7 @@ def _transformers(
 
 def _sentence_transformers(
     path: Path, sharding: Callable[[Params], Any] | None
-) -> PretrainedModel:
+) -> EmbeddingModel:
     """A folder whose modules.json is Transformer, Pooling and perhaps more."""
     found = read_modules(path)
     model = _transformers(found.body, sharding, found.max_length)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from research.atomic_write import _replacing
-from research.inference.model import PretrainedModel
+from research.inference.model import EmbeddingModel
 from research.interop.hf.families import family_of
 from research.interop.hf.safetensors import canonical, save_tensors
 from research.interop.hf.weight_names import ROWS
@@ -244,7 +244,7 @@ def _lora(
     }
 
 
-def export_adapter(model: PretrainedModel, output: Path) -> dict[str, Any]:
+def export_adapter(model: EmbeddingModel, output: Path) -> dict[str, Any]:
     """Writes the adapter of a model alone, in the layout of Hugging Face's `peft`.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from research.atomic_write import _replacing
-from research.inference.model import PretrainedModel, adapted
+from research.inference.model import EmbeddingModel, adapted
 from research.interop.hf.families import write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
 from research.interop.sentence_transformers.read import (
@@ -27,7 +27,7 @@ from research.models.pooling.projection import Dense
 
 
 def export(
-    model: PretrainedModel,
+    model: EmbeddingModel,
     output: Path,
     *,
     depth: int | None = None,
@@ -65,7 +65,7 @@ def export(
     params, cfg = encoder.truncate_depth(model.params, model.config, depth)
     if not 1 <= dim <= model.width:
         raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
-    if model.method is not None:
+    if model.prompt is not None:
         raise ValueError(
             "the model puts texts into templates, which sentence-transformers has not; "
             "it can only be used by us"
@@ -85,7 +85,7 @@ def export(
     return {"output": str(output), **sizes}
 
 
-def _config(model: PretrainedModel) -> dict[str, Any]:
+def _config(model: EmbeddingModel) -> dict[str, Any]:
     """The fields of config.json."""
     special = {name: number for name, _, number in _special(model.tokenizer)}
     ids = {
@@ -102,7 +102,7 @@ def _config(model: PretrainedModel) -> dict[str, Any]:
     return fields | ({"matryoshka_dimensions": dims} if dims else {})
 
 
-def _dims(model: PretrainedModel) -> list[int]:
+def _dims(model: EmbeddingModel) -> list[int]:
     """The widths that it was trained at and that it still has."""
     return [dim for dim in model.dims if dim <= model.dim]
 
@@ -116,7 +116,7 @@ def _special(tokenizer: Tokenizer) -> Iterator[tuple[str, str, int]]:
                 break
 
 
-def _write_tokenizer(folder: Path, model: PretrainedModel) -> None:
+def _write_tokenizer(folder: Path, model: EmbeddingModel) -> None:
     """tokenizer.json, and what AutoTokenizer wants beside it."""
     special = {name: token for name, token, _ in _special(model.tokenizer)}
     inputs = ["input_ids", "attention_mask"]
@@ -138,7 +138,7 @@ def _write_tokenizer(folder: Path, model: PretrainedModel) -> None:
     )
 
 
-def _write_modules(folder: Path, model: PretrainedModel) -> None:
+def _write_modules(folder: Path, model: EmbeddingModel) -> None:
     """modules.json, each module's folder, and the options of the whole."""
     modules = [("Pooling", _pooling_config(model), {})]
     for layer in _layers(model):
@@ -174,7 +174,7 @@ def _write_modules(folder: Path, model: PretrainedModel) -> None:
     )
 
 
-def _pooling_config(model: PretrainedModel) -> dict[str, Any]:
+def _pooling_config(model: EmbeddingModel) -> dict[str, Any]:
     """1_Pooling/config.json, for versions before 6 and after."""
     theirs = {ours: name for name, ours in POOLINGS.items()}[model.pool]
     return {
@@ -186,7 +186,7 @@ def _pooling_config(model: PretrainedModel) -> dict[str, Any]:
     }
 
 
-def _layers(model: PretrainedModel) -> list[Dense]:
+def _layers(model: EmbeddingModel) -> list[Dense]:
     """The linear layers of the model, and the one that cuts the width."""
     whole = model._replace(dim=None).width
     cut = [Dense(np.eye(whole, model.dim, dtype="f4"))] if model.dim < whole else []
@@ -217,7 +217,7 @@ def _normalize_config() -> dict[str, Any]:
     return {"module_input_name": name, "module_output_name": name}
 
 
-def _card(model: PretrainedModel, sizes: dict[str, int]) -> str:
+def _card(model: EmbeddingModel, sizes: dict[str, int]) -> str:
     """README.md: what the model is, its sizes and how to use it."""
     cfg = model.config
     positions = [name for name in (cfg.position, cfg.position_bias) if name != "none"]
