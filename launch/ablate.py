@@ -9,9 +9,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import main as cli
-from research import atomic_write
 from research.analysis import ablation as ablations
 from research.analysis import ablation_table
+from research.atomic_write import atomic_write
 from research.config_sections import build
 from research.eval.evaluators import EVALS
 
@@ -33,9 +33,9 @@ def main():
     found = ablations.run_ablation(ablation, workdir, jobs=JOBS.value, report=cli.log)
     records = ablation_table.summarize_scores(ablation, found)
     with (
-        atomic_write.replacing(workdir / "table.md") as table,
-        atomic_write.replacing(workdir / "table.csv") as data,
-        atomic_write.replacing(workdir / "table.png") as picture,
+        atomic_write(workdir / "table.md") as table,
+        atomic_write(workdir / "table.csv") as data,
+        atomic_write(workdir / "table.png") as picture,
     ):
         table.write_text(ablation_table.format_markdown(ablation, records))
         ablation_table.write_csv(records, data)

@@ -15,9 +15,9 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
-from research import atomic_write
 from research.analysis import diagnostics, figures
 from research.analysis.synthetic_documents import make_documents, truncate_document
+from research.atomic_write import atomic_write
 from research.data.corpus import read_corpus
 from research.inference.embedder import make_embedder, make_grid_embedder
 from research.models.positions.methods import extend_context
@@ -118,8 +118,8 @@ def _written(name, heading, record):
     model = Path(options.MODEL.value.removeprefix("package:")).name
     title = f"{heading}: {model} on {Path(CORPUS.value).name}"
     with (
-        atomic_write.replacing(folder / f"{name}.json") as data,
-        atomic_write.replacing(folder / f"{name}.png") as picture,
+        atomic_write(folder / f"{name}.json") as data,
+        atomic_write(folder / f"{name}.png") as picture,
     ):
         data.write_text(json.dumps(record, indent=2) + "\n")
         getattr(figures, f"plot_{name}")(record, title, picture)

@@ -14,7 +14,7 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
-from research import atomic_write
+from research.atomic_write import atomic_write
 from research.data.corpus import read_corpus
 from research.types import ChunkEmbeddings
 
@@ -42,7 +42,7 @@ def main():
         _write_places(places, vectors, names)
         vectors = vectors.vectors
         written |= {"places": str(places), "chunks": len(vectors)}
-    with atomic_write.replacing(output) as path:
+    with atomic_write(output) as path:
         np.save(path, vectors)
     return written | {"texts": len(texts), "dim": vectors.shape[1]}
 
@@ -51,7 +51,7 @@ def _write_places(output: Path, chunks: ChunkEmbeddings, names: list[str]) -> No
     """For each chunk the name of its text and its characters [start, end)."""
     places = zip(chunks.document_numbers, chunks.start, chunks.end, strict=True)
     with (
-        atomic_write.replacing(output) as path,
+        atomic_write(output) as path,
         open(path, "w", encoding="utf-8") as file,
     ):
         for text, start, end in places:

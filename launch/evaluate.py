@@ -18,7 +18,7 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
-from research import atomic_write
+from research.atomic_write import atomic_write
 from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
 from research.eval.perplexity import MODEL_EVALS
@@ -166,9 +166,9 @@ def _written(
     result = {"model": options.MODEL.value, "task": TASK.value, **record}
     folder = Path(OUTPUT.value) if OUTPUT.value else _folder()
     with (
-        atomic_write.replacing(folder / f"{name}.json") as data,
-        atomic_write.replacing(folder / f"{name}.md") as table,
-        atomic_write.replacing(folder / f"{name}.png") as picture,
+        atomic_write(folder / f"{name}.json") as data,
+        atomic_write(folder / f"{name}.md") as table,
+        atomic_write(folder / f"{name}.png") as picture,
     ):
         data.write_text(json.dumps(result, indent=2) + "\n")
         table.write_text(markdown(found, _title()))

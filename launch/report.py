@@ -5,8 +5,8 @@ from pathlib import Path
 from absl import flags
 
 from launch import main as cli
-from research import atomic_write
 from research.analysis import report
+from research.atomic_write import atomic_write
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.", required=True)
 
@@ -16,8 +16,8 @@ def main():
     workdir = Path(WORKDIR.value)
     folder = workdir / "evals"
     with (
-        atomic_write.replacing(folder / "curve.png") as picture,
-        atomic_write.replacing(folder / "report.md") as page,
+        atomic_write(folder / "curve.png") as picture,
+        atomic_write(folder / "report.md") as page,
     ):
         report.plot_loss(workdir, picture)
         page.write_text(report.format_markdown(workdir))

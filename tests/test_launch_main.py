@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from launch import main
-from research import atomic_write
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,18 +38,6 @@ def test_collectives_keep_their_order_beside_other_flags(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", main.VIRTUAL + "=4")
     main.order_collectives()
     assert os.environ["XLA_FLAGS"].split() == [main.VIRTUAL + "=4", main.ORDERED]
-
-
-def test_nothing_half_written_is_left(tmp_path):
-    target = tmp_path / "new" / "file.txt"
-    with pytest.raises(KeyboardInterrupt), atomic_write.replacing(target) as path:
-        path.write_text("half")
-        raise KeyboardInterrupt
-    assert list(target.parent.iterdir()) == []
-    with atomic_write.replacing(target) as path:
-        path.write_text("whole")
-    assert target.read_text() == "whole"
-    assert list(target.parent.iterdir()) == [target]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import tokenizers
 from tqdm import tqdm
 
+from research.atomic_write import atomic_write
 from research.data.examples import Example
 from research.data.sources import Source
 from research.text import tokenization
@@ -83,19 +82,14 @@ def kept(cache: Path, name: str, write: Callable[[Path], None]) -> Path:
 
     It appears complete or not at all, so that runs may share a cache.
     """
-    cache = Path(cache)
-    folder = cache / name
+    folder = Path(cache) / name
     if not folder.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=cache))
         try:
-            write(draft)
-            draft.rename(folder)
+            with atomic_write(folder, folder=True) as draft:
+                write(draft)
         except OSError:
             if not folder.is_dir():  # else another process was first
                 raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 

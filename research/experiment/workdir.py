@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_collections
 from tokenizers import Tokenizer
 
-from research.atomic_write import write_json
+from research.atomic_write import atomic_write, write_json
 from research.config_sections import build, diff_configs
 from research.data.sources import Source
 from research.experiment.initialization import TOKENIZERS
@@ -51,7 +51,6 @@ def _tokenizer(config, sources: Mapping[str, Source], workdir: Path) -> Tokenize
                 yield from dict.fromkeys((row.query, *row.positives, *row.negatives))
 
     tokenizer = build(TOKENIZERS, config.tokenizer, corpus)
-    temporary = path.with_suffix(".tmp")
-    tokenizer.save(str(temporary))
-    temporary.rename(path)
+    with atomic_write(path) as draft:
+        tokenizer.save(str(draft))
     return tokenizer

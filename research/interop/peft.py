@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from research.atomic_write import _replacing
+from research.atomic_write import atomic_write
 from research.inference.model import EmbeddingModel
 from research.interop.hf.families import family_of
 from research.interop.hf.safetensors import canonical, save_tensors
@@ -263,7 +263,7 @@ def export_adapter(model: EmbeddingModel, output: Path) -> dict[str, Any]:
         known = ", ".join(model.adapters) or "none"
         raise ValueError(f"one adapter is exported alone; the model has {known}")
     leaves = partition(model.params, LORA_LEAVES)[0]
-    with _replacing(output) as folder:
+    with atomic_write(output, folder=True) as folder:
         write_adapter(folder, model.params, model.config, base=model.base)
     layers = leaves["layers"].values()
     return {

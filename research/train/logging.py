@@ -11,7 +11,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from research.atomic_write import _replace
+from research.atomic_write import atomic_write
 
 _LIBRARIES = (
     "jax",
@@ -36,7 +36,8 @@ class Log:
     def __init__(self, workdir: Path, steps: int, resumed: int):
         path = workdir / "metrics.jsonl"
         rows = _read(path, resumed)
-        _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+        with atomic_write(path) as draft:
+            draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self._file = path.open("a")
         self._board = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=resumed + 1

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from research.atomic_write import _replacing
+from research.atomic_write import atomic_write
 from research.inference.model import EmbeddingModel, adapted
 from research.interop.hf.families import write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
@@ -71,7 +71,7 @@ def export(
             "it can only be used by us"
         )
     model = model._replace(params=params, config=cfg, dim=dim)
-    with _replacing(output) as folder:
+    with atomic_write(output, folder=True) as folder:
         write_safetensors(folder, params, cfg)
         _write_json(folder / "config.json", _config(model))
         _write_tokenizer(folder, model)
