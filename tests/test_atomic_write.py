@@ -4,6 +4,7 @@ import json
 import os
 import stat
 
+import numpy as np
 import pytest
 
 from research.atomic_write import atomic_write, write_json
@@ -34,13 +35,11 @@ def test_a_folder_appears_with_everything_in_it(tmp_path):
     with atomic_write(path, folder=True) as draft:
         (draft / "config.json").write_text("{}")
     assert os.listdir(path) == ["config.json"]
-    with pytest.raises(FileExistsError, match="model is there and not empty"):
-        with atomic_write(path, folder=True):
-            pass
+    refused = pytest.raises(FileExistsError, match="model is there and not empty")
+    with refused, atomic_write(path, folder=True):
+        pass
 
 
 def test_json_takes_numbers_of_numpy(tmp_path):
-    import numpy as np
-
     write_json(tmp_path / "a.json", {"score": np.float32(0.5)})
     assert json.loads((tmp_path / "a.json").read_text()) == {"score": 0.5}
