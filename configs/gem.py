@@ -14,7 +14,7 @@ Expected: not measured here.
 from configs import decoder
 from configs.common import DATA, parse_arg, pre_training, start_from
 from research.config_sections import section
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.objectives.registry import PRETRAINING
 from research.text.prompts import PROMPTS
 
@@ -26,7 +26,7 @@ def get_config(arg: str = ""):
     config = pre_training(f"data={arg.data},steps={arg.steps}{tiny}")
     config.objective = section(PRETRAINING, "gem")
     config.prompt = section(PROMPTS, "template", query="{text}{eos}", pool="last")
-    config.pool = section(POOLS, "last")
+    config.pool = section(BASIC_POOLINGS, "last")
     config.optimizer.learning_rate = 1e-4
     if arg.tiny and not arg.model:
         decoder.small(config, causal=True)

@@ -15,7 +15,7 @@ from configs import decoder
 from configs.common import DATA, parse_arg, start_from
 from configs.simcse_unsup import get_config as simcse
 from research.config_sections import section
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 
 
 def get_config(arg: str = ""):
@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     arg = parse_arg(arg, tiny=False, model="", data=DATA, steps=200, dropout=0.3)
     tiny = ",tiny" if arg.tiny else ""
     config = simcse(f"data={arg.data},steps={arg.steps}{tiny}")
-    config.pool = section(POOLS, "mean")
+    config.pool = section(BASIC_POOLINGS, "mean")
     config.objective.head = "none"
     if arg.tiny and not arg.model:
         body = decoder.get_config("tiny")

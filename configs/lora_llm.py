@@ -21,7 +21,7 @@ from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
 from research.losses.contrastive import LOSSES
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.objectives.tuning import TUNING
 from research.text.prompts import PROMPTS
 
@@ -50,7 +50,7 @@ def get_config(arg: str = ""):
     config = base()
     config.steps, config.batch_size, config.max_length = arg.steps, arg.batch, 128
     usual = "mean" if arg.bidirectional else "last"
-    config.pool = section(POOLS, arg.pool or usual)
+    config.pool = section(BASIC_POOLINGS, arg.pool or usual)
     config.loss = section(LOSSES, "infonce", temperature=0.02)
     config.optimizer.learning_rate = arg.rate
     config.optimizer.warmup = 0.1

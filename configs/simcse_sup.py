@@ -12,7 +12,7 @@ Expected: not measured here; the paper's STS-B is 84.25 from bert-base-uncased.
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg
 from research.config_sections import section
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 
 
 def get_config(arg: str = ""):
@@ -20,7 +20,7 @@ def get_config(arg: str = ""):
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=96)
     config = fine_tuning(arg)
     config.max_length = 32
-    config.pool = section(POOLS, "cls")
+    config.pool = section(BASIC_POOLINGS, "cls")
     config.objective.head = "tanh"
     config.optimizer.warmup = 0.0
     return config

@@ -16,14 +16,14 @@ from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.losses.contrastive import LOSSES
 from research.losses.matryoshka import SIZE_LOSSES
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128)
     config = fine_tuning(arg)
-    config.pool = section(POOLS, "cls")
+    config.pool = section(BASIC_POOLINGS, "cls")
     config.loss = section(LOSSES, "infonce", temperature=1.0, similarity="dot")
     pairs = starbucks_pairs(config)
     config.size_loss = section(SIZE_LOSSES, "starbucks_retrieval", pairs=pairs)

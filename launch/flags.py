@@ -9,9 +9,9 @@ from research.inference.chunk_embedder import make_chunk_embedder
 from research.inference.embedder import make_embedder
 from research.inference.options import reads
 from research.interop import load
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions import methods as context
-from research.text.chunking import Chunking, parse_several
+from research.text.chunking import Chunking, parse_chunkings
 from research.transforms.whitening import whiten_embedder
 from research.types import EmbedFn
 
@@ -23,7 +23,9 @@ MODEL = flags.DEFINE_string(
 )
 DEPTH = flags.DEFINE_integer("depth", None, "Use the first blocks only.")
 DIM = flags.DEFINE_integer("dim", None, "Keep the first numbers only.")
-POOL = flags.DEFINE_enum("pool", None, list(POOLS), "Default: the model's own.")
+POOL = flags.DEFINE_enum(
+    "pool", None, list(BASIC_POOLINGS), "Default: the model's own."
+)
 MAX_LENGTH = flags.DEFINE_integer(
     "max_length",
     None,
@@ -157,7 +159,7 @@ def chunkings() -> dict[str, Chunking | None]:
     Raises:
         ValueError: the flag names what there is not.
     """
-    return {str(chunk).lower(): chunk for chunk in parse_several(CHUNK.value)}
+    return {str(chunk).lower(): chunk for chunk in parse_chunkings(CHUNK.value)}
 
 
 def chunking() -> Chunking | None:
@@ -178,7 +180,7 @@ def document_length(
     """Tokens of a document that are read; None, by default for parts of one, is all."""
     if MAX_LENGTH.value is not None:
         return MAX_LENGTH.value
-    return model.max_length if chunk is None or chunk.whole else None
+    return model.max_length if chunk is None or chunk.reads_full_text else None
 
 
 def embedder(

@@ -234,4 +234,6 @@ def test_every_row_of_context_extension_reaches_its_columns(arg):
                 new = extend_config(cfg, parse(line.extend))
                 assert new.max_len >= fields["max_length"]
             if line.chunk:
-                chunking.check_reach(chunking.parse(line.chunk), cfg.max_len)
+                chunking.check_row_length(
+                    chunking.parse_chunking(line.chunk), cfg.max_len
+                )

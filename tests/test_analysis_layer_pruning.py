@@ -17,7 +17,7 @@ from research.interop.sentence_transformers.write import export
 from research.losses.contrastive import infonce
 from research.models import encoder
 from research.models.config import modern
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.text.tokenization import train_tokenizer
 from research.types import Batch, Labels, Tokens
 
@@ -64,7 +64,7 @@ def test_layer_losses_are_those_of_the_pruned_models(params, batches):
         losses = []
         for batch in batches:
             tokens = jax.tree.map(jnp.asarray, batch.tokens)
-            pool = POOLS["weighted_mean"]
+            pool = BASIC_POOLINGS["weighted_mean"]
             x = encoder.encode(cut, tokens, cfg, pool, max_segments=2)
             losses.append(
                 infonce(x[batch.query_index], x[batch.document_index], Labels()).mean()

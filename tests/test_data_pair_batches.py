@@ -8,8 +8,8 @@ from research.data.examples import Example
 from research.data.pair_batches import make_pair_batches
 from research.data.sources import Source
 from research.text.prompts import PROMPTS
-from research.text.templates import apply_templates
-from research.text.tokenization import text_hash, token_ids, train_tokenizer
+from research.text.templates import tokenize_with_prompt
+from research.text.tokenization import hash_texts, tokenize_texts, train_tokenizer
 from research.types import max_segments
 
 WORDS = ("red", "green", "blue", "one", "two", "three", "cat", "dog", "bird", "tree")
@@ -81,14 +81,14 @@ def test_a_batch_holds_its_texts(make, tokenizer):
             tuple(h): t
             for r in rows
             for t in (r.query, *r.positives, *r.negatives)
-            for h in text_hash([t]).tolist()
+            for h in hash_texts([t]).tolist()
         }
         found = vectors(batch, 64)
         slot = np.concatenate([batch.query_index, batch.document_index])
         assert sorted(slot.tolist()) == sorted(found)
         hashes = np.concatenate([batch.labels.query_id, batch.labels.document_id])
         for place, key in zip(slot.tolist(), hashes.tolist(), strict=True):
-            ids = token_ids(tokenizer, [by_hash[tuple(key)]], 32)[0]
+            ids = tokenize_texts(tokenizer, [by_hash[tuple(key)]], 32)[0]
             np.testing.assert_array_equal(found[place], ids)
         np.testing.assert_array_equal(
             batch.tokens.pooling_mask, batch.tokens.segment_ids > 0
@@ -101,7 +101,7 @@ def test_documents_are_the_positive_then_the_negatives(make):
         tuple(h): (i, kind)
         for i, row in enumerate(SOURCES["a"].examples)
         for kind, texts in enumerate([(row.query,), row.positives, row.negatives])
-        for h in text_hash(texts).tolist()
+        for h in hash_texts(texts).tolist()
     }
     chosen = Counter()
     for step in range(30):
@@ -238,14 +238,14 @@ def test_a_batch_pools_the_tokens_of_its_method(make, tokenizer, name):
             tuple(h): t
             for r in rows
             for t in (r.query, *r.positives, *r.negatives)
-            for h in text_hash([t]).tolist()
+            for h in hash_texts([t]).tolist()
         }
         ids = vectors(batch, 256)
         pooled = vectors(batch._replace(tokens=pools(batch.tokens)), 256)
         for role in ("query", "document"):
             keys = getattr(batch.labels, f"{role}_id").tolist()
             texts = [by_hash[tuple(key)] for key in keys]
-            (found,) = apply_templates(method, tokenizer, texts, 120, role)
+            (found,) = tokenize_with_prompt(method, tokenizer, texts, 120, role)
             for place, *expected in zip(
                 getattr(batch, f"{role}_index").tolist(),
                 found.token_ids,

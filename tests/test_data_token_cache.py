@@ -5,10 +5,10 @@ from research.data import token_cache
 from research.data.examples import Example
 from research.data.sources import Source
 from research.data.token_cache import tokenize_pairs
-from research.text.one_word_prompts import stated
+from research.text.one_word_prompts import punctuate_statement
 from research.text.prompts import PROMPTS
-from research.text.templates import apply_templates
-from research.text.tokenization import text_hash, token_ids, train_tokenizer
+from research.text.templates import tokenize_with_prompt
+from research.text.tokenization import hash_texts, tokenize_texts, train_tokenizer
 
 ROWS = [
     Example("what is red", ("a colour", "of blood"), ("a number",), group="g"),
@@ -34,17 +34,17 @@ def test_a_table_holds_every_text(tmp_path, tokenizer, monkeypatch, chunk):
         source(ROWS, query="what ", document="is "), tokenizer, 6, tmp_path
     )
     texts = [t for row in ROWS for t in (row.query, *row.positives, *row.negatives)]
-    np.testing.assert_array_equal(table.text_hashes, text_hash(texts))
+    np.testing.assert_array_equal(table.text_hashes, hash_texts(texts))
     assert table.token_ids.dtype == np.uint16
     assert table.num_positives.tolist() == [2, 1, 1]
     assert table.num_negatives.tolist() == [1, 0, 2]
     assert table.query_text.tolist() == [0, 4, 6]
     assert np.isnan(table.scores).all()
     assert (table.group_hashes[0] == table.group_hashes[2]).all()
-    np.testing.assert_array_equal(table.group_hashes[1:2], text_hash(["what is two"]))
+    np.testing.assert_array_equal(table.group_hashes[1:2], hash_texts(["what is two"]))
     for index, text in enumerate(texts):
         prompt = "what " if index in table.query_text else "is "
-        expected = token_ids(tokenizer, [text], 6, prompt=prompt)[0]
+        expected = tokenize_texts(tokenizer, [text], 6, prompt=prompt)[0]
         found = table.token_ids[table.starts[index] : table.starts[index + 1]]
         np.testing.assert_array_equal(found, expected)
 
@@ -100,11 +100,11 @@ def test_a_table_holds_the_tokens_that_pool(tmp_path, tokenizer, monkeypatch, ch
     method = PROMPTS["template"](query="is {text} two {text!}", document="a {text}")
     table = tokenize_pairs(source(ROWS), tokenizer, 12, tmp_path, method)
     texts = [t for row in ROWS for t in (row.query, *row.positives, *row.negatives)]
-    np.testing.assert_array_equal(table.text_hashes, text_hash(texts))
+    np.testing.assert_array_equal(table.text_hashes, hash_texts(texts))
     assert table.pooling_mask.dtype == bool and not table.pooling_mask.all()
     for index, text in enumerate(texts):
         role = "query" if index in table.query_text else "document"
-        (found,) = apply_templates(method, tokenizer, [text], 12, role)
+        (found,) = tokenize_with_prompt(method, tokenizer, [text], 12, role)
         part = slice(*table.starts[index : index + 2])
         np.testing.assert_array_equal(table.token_ids[part], found.token_ids[0])
         np.testing.assert_array_equal(table.pooling_mask[part], found.pooling_mask[0])
@@ -119,7 +119,7 @@ def test_another_method_is_another_folder(tmp_path, tokenizer):
         PROMPTS["template"](query="is {text}"),
         PROMPTS["template"](query="is {text!}", document="{text}"),
         PROMPTS["template"](query="a {text}"),
-        PROMPTS["template"](query="is {text}")._replace(rewrite=stated),
+        PROMPTS["template"](query="is {text}")._replace(rewrite=punctuate_statement),
         PROMPTS["echo"](instruction="a"),
     ]
     for method in methods:
@@ -130,7 +130,7 @@ def test_another_method_is_another_folder(tmp_path, tokenizer):
     tokenize_pairs(source(ROWS), tokenizer, 60, tmp_path, again)
     assert len(list(tmp_path.iterdir())) == len(methods)
     named = token_cache._named(PROMPTS["prompteol"]())
-    assert "0x" not in repr(named) and "punctuated" in named[1]
+    assert "0x" not in repr(named) and "punctuate" in named[1]
 
 
 def test_methods_that_cannot_train_are_one_sentence(tmp_path, tokenizer):

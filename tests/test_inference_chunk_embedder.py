@@ -11,7 +11,7 @@ from research.inference.embedder import make_embedder
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.pooling.projection import Dense
-from research.text.chunking import parse, split
+from research.text.chunking import parse_chunking, split_texts
 from research.text.tokenization import train_tokenizer
 from research.transforms.normalize import l2_normalize_rows
 from research.types import ChunkEmbeddings
@@ -35,7 +35,7 @@ def embedder(model, chunk=None, **options):
     settings = {"pool": "mean", "max_length": None, **options}
     if chunk is None:
         return make_embedder(*model, **settings | {"max_length": 40})
-    return make_chunk_embedder(*model, chunk=parse(chunk), **settings)
+    return make_chunk_embedder(*model, chunk=parse_chunking(chunk), **settings)
 
 
 def near(got, want):
@@ -52,8 +52,8 @@ def test_a_chunk_over_the_whole_text_is_mean_pooling(model):
 @pytest.mark.parametrize("chunk", ["late:4", "late:4,window=40,overlap=5"])
 def test_chunks_weighted_by_their_tokens_are_the_whole_text(model, chunk):
     found = embedder(model, chunk, normalize=False)(TEXTS, "document")
-    splits = split(model[2], TEXTS, parse("late:4"), reach=40)
-    tokens = np.concatenate([np.bincount(s.rows[0].piece)[1:] for s in splits])
+    splits = split_texts(model[2], TEXTS, parse_chunking("late:4"), encoder_max_len=40)
+    tokens = np.concatenate([np.bincount(s.rows[0].span_ids)[1:] for s in splits])
     whole = embedder(model, normalize=False)(TEXTS, "document")
     for number, vector in enumerate(whole):
         own = found.document_numbers == number

@@ -10,7 +10,7 @@ from research.inference.embedder import make_embedder, make_grid_embedder
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.text.templates import Prompt
-from research.text.tokenization import token_ids, train_tokenizer
+from research.text.tokenization import tokenize_texts, train_tokenizer
 from research.text.tokens import Piece
 from research.types import Tokens
 
@@ -108,7 +108,7 @@ def test_texts_without_tokens(model):
 
 
 # The text is pooled in the first, what follows it in the second.
-BOS, TEXT, CLOSE = Piece(special="bos"), Piece(slot=True), Piece(special="close")
+BOS, TEXT, CLOSE = Piece(special="bos"), Piece(is_text=True), Piece(special="close")
 FIRST = (BOS, Piece("quick"), TEXT._replace(pooled=True), CLOSE)
 SECOND = (BOS, TEXT, Piece("dog", pooled=True), CLOSE)
 END = CLOSE._replace(pooled=True)
@@ -133,7 +133,7 @@ def states(model, ids, layer=None, causal=False):
 
 def parts(model, *texts):
     """The tokens of each, without special ones."""
-    return [token_ids(model[2], [text], 40)[0][1:-1] for text in texts]
+    return [tokenize_texts(model[2], [text], 40)[0][1:-1] for text in texts]
 
 
 def test_templates_say_what_is_pooled_and_are_averaged(model):
@@ -186,7 +186,7 @@ def test_layers_are_averaged_and_no_more_blocks_run(model):
 
 
 def test_tokens_see_both_sides_or_one(model):
-    text, end = TEXTS[6], token_ids(model[2], TEXTS[6:7], 32)[0]
+    text, end = TEXTS[6], tokenize_texts(model[2], TEXTS[6:7], 32)[0]
     for both in (True, False):
         x = embedder(model, bidirectional=both, normalize=False, pool="cls")
         want = states(model, end, causal=not both)[0]

@@ -19,7 +19,7 @@ from research.interop.sentence_transformers.write import export
 from research.models import encoder as models_encoder
 from research.models.config import bert
 from research.models.pooling.projection import Dense
-from research.text.chunking import parse
+from research.text.chunking import parse_chunking
 from research.text.tokenization import train_tokenizer
 from research.train import checkpoints
 from research.types import TrainState
@@ -160,7 +160,7 @@ def test_dense_modules_of_every_depth_and_of_chunks(path):
     encoder = model.params, model.config
     settings = pretrained.embedder_kwargs(model)
     whole = make_embedder(*encoder, **settings)(TEXTS, "document")
-    cut = make_chunk_embedder(*encoder, **settings, chunk=parse("late:64"))
+    cut = make_chunk_embedder(*encoder, **settings, chunk=parse_chunking("late:64"))
     np.testing.assert_allclose(cut(TEXTS, "document").vectors, whole, atol=1e-5)
     del settings["normalize"], settings["dim"]
     every = make_grid_embedder(*encoder, depths=[1, 2], **settings)(TEXTS, "document")

@@ -10,7 +10,7 @@ import pytest
 
 from research.models import config, encoder
 from research.models.attention.dot_product import dropout
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions.learned import table_rows
 from research.models.positions.segment_positions import segment_positions
 from research.types import Tokens
@@ -88,9 +88,9 @@ def test_packed_texts_are_encoded_as_if_alone(key, cfg):
         start += len(text)
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", BASIC_POOLINGS)
 def test_packed_texts_are_pooled_as_if_alone(key, pool):
-    cfg, pool = TINY["bert"], POOLS[pool]
+    cfg, pool = TINY["bert"], BASIC_POOLINGS[pool]
     params = encoder.init(key, cfg)
     packed = encoder.encode(params, row(TEXTS, 24), cfg, pool, max_segments=3)
     alone = encoder.encode(params, row(TEXTS[1:2], 2), cfg, pool)
@@ -100,8 +100,10 @@ def test_packed_texts_are_pooled_as_if_alone(key, pool):
 @FAMILIES
 def test_padding_changes_nothing_even_where_it_is_longer_than_the_positions(key, cfg):
     params = encoder.init(key, cfg)
-    short = encoder.encode(params, row(TEXTS[:1], 5), cfg, POOLS["mean"])
-    long = encoder.encode(params, row(TEXTS[:1], 3 * cfg.max_len), cfg, POOLS["mean"])
+    short = encoder.encode(params, row(TEXTS[:1], 5), cfg, BASIC_POOLINGS["mean"])
+    long = encoder.encode(
+        params, row(TEXTS[:1], 3 * cfg.max_len), cfg, BASIC_POOLINGS["mean"]
+    )
     np.testing.assert_allclose(short, long, atol=1e-5)
 
 
@@ -110,12 +112,14 @@ def test_an_intermediate_layer_is_the_last_one_of_the_truncated_encoder(key, cfg
     params = encoder.init(key, cfg)
     tokens = row(TEXTS, 16)
     every = encoder.encode(
-        params, tokens, cfg, POOLS["mean"], max_segments=3, every_layer=True
+        params, tokens, cfg, BASIC_POOLINGS["mean"], max_segments=3, every_layer=True
     )
     assert every.shape == (3, cfg.depth + 1, cfg.width)
     for depth in range(1, cfg.depth + 1):
         cut = encoder.truncate_depth(params, cfg, depth)
-        got = encoder.encode(cut[0], tokens, cut[1], POOLS["mean"], max_segments=3)
+        got = encoder.encode(
+            cut[0], tokens, cut[1], BASIC_POOLINGS["mean"], max_segments=3
+        )
         np.testing.assert_allclose(got, every[:, depth], atol=1e-5)
 
 
@@ -126,7 +130,7 @@ def test_forward_gives_the_states_that_encode_pools(key, cfg):
     output = encoder.forward(params, tokens, cfg, every_layer=True)
     assert output.layers.shape == (cfg.depth + 1, 1, 8, cfg.width)
     np.testing.assert_allclose(output.layers[-1], output.hidden_states, atol=1e-6)
-    pooled = encoder.encode(params, tokens, cfg, POOLS["mean"])
+    pooled = encoder.encode(params, tokens, cfg, BASIC_POOLINGS["mean"])
     np.testing.assert_allclose(
         pooled[0], output.hidden_states[0, :5].mean(0), atol=1e-5
     )
@@ -249,7 +253,9 @@ def test_remat_changes_no_gradient(key, name, how):
     params, tokens = encoder.init(key, cfg), row(TEXTS, 16)
 
     def loss(params, cfg):
-        x = encoder.encode(params, tokens, cfg, POOLS["mean"], max_segments=3, key=key)
+        x = encoder.encode(
+            params, tokens, cfg, BASIC_POOLINGS["mean"], max_segments=3, key=key
+        )
         return (x**2).sum()
 
     plain = jax.grad(loss)(params, dataclasses.replace(cfg, remat="none"))

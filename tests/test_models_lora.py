@@ -11,7 +11,7 @@ import pytest
 from research.models import encoder
 from research.models import lora as adapters
 from research.models.config import bert, modern
-from research.models.pooling.basic import mean
+from research.models.pooling.basic import mean_pool
 from research.types import Tokens
 
 SHAPE = {
@@ -34,7 +34,7 @@ def texts(rows=4, length=8):
 
 
 def encoded(params, tokens, cfg, key=None, slots=1):
-    return encoder.encode(params, tokens, cfg, mean, key=key, max_segments=slots)
+    return encoder.encode(params, tokens, cfg, mean_pool, key=key, max_segments=slots)
 
 
 @jax.jit
@@ -148,7 +148,7 @@ def test_packed_texts_of_different_adapters_equal_separate_calls(pair):
     got = encoded(lora, packed, BERT, slots=4)
     np.testing.assert_allclose(got, expected, atol=1e-6)
     again = encoder.encode(
-        *(lora, packed._replace(adapter_ids=None), BERT, mean),
+        *(lora, packed._replace(adapter_ids=None), BERT, mean_pool),
         max_segments=4,
         adapter_ids=packed.adapter_ids,
     )

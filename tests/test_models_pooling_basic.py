@@ -7,7 +7,7 @@ import pytest
 
 from research.models.attention.masks import pooling_masks, visible
 from research.models.config import bert
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions.segment_positions import segment_positions
 
 SEGMENT = np.array([[1, 1, 1, 2, 2, 0]], np.int32)
@@ -22,13 +22,13 @@ EXPECTED = {
 
 
 def test_every_pooling_has_a_test():
-    assert EXPECTED.keys() == POOLS.keys()
+    assert EXPECTED.keys() == BASIC_POOLINGS.keys()
 
 
-@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize("name", BASIC_POOLINGS)
 def test_pooling(key, name):
     x = jax.random.normal(key, (1, 6, 4))
-    got = POOLS[name](x, pooling_masks(SEGMENT, POOL, 3))
+    got = BASIC_POOLINGS[name](x, pooling_masks(SEGMENT, POOL, 3))
     assert got.shape == (1, 3, 4)
     np.testing.assert_allclose(got[0, :2], EXPECTED[name](np.asarray(x[0])), rtol=1e-5)
     assert not got[0, 2].any()

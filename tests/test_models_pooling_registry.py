@@ -22,8 +22,7 @@ from research.models import heads as models_heads
 from research.models.attention.masks import pooling_masks
 from research.models.config import EncoderConfig, modern
 from research.models.pooling import lexical, registry
-from research.models.pooling.basic import POOLS
-from research.models.pooling.registry import parse_pooling
+from research.models.pooling.registry import BASIC_POOLINGS, parse_pooling
 from research.objectives.contrastive import contrastive
 from research.text import chunking
 from research.train import loop
@@ -158,7 +157,7 @@ def test_latent_attention_that_adds_nothing_is_the_mean(params, states):
     readout, p = made("latent_attention", params)
     zero = {name: jax.tree.map(jnp.zeros_like, p[name]) for name in ("out", "down")}
     got = pooler(readout)({**p, **zero}, states, MASK)
-    np.testing.assert_allclose(got, POOLS["mean"](states, MASK), atol=1e-6)
+    np.testing.assert_allclose(got, BASIC_POOLINGS["mean"](states, MASK), atol=1e-6)
 
 
 def test_layers_are_a_set_with_their_embeddings(params):
@@ -185,7 +184,7 @@ def test_layer_attention_reads_every_block(params):
     whole = {**params, "readout": p}
     got = encoder.encode(whole, tokens, CFG, readout, max_segments=3)
     every = encoder.forward(params, tokens, CFG, every_layer=True).layers
-    vectors = jnp.stack([POOLS["last"](x, MASK) for x in every[1:]])
+    vectors = jnp.stack([BASIC_POOLINGS["last"](x, MASK) for x in every[1:]])
     np.testing.assert_allclose(got, pooler(readout)(p, vectors, MASK)[0], atol=1e-5)
     with pytest.raises(ValueError, match="one vector of all layers"):
         encoder.encode(whole, tokens, CFG, readout, max_segments=3, every_layer=True)
@@ -230,7 +229,7 @@ def test_the_bag_of_words_takes_the_head_of_the_pre_training(params):
     assert "head" not in start and start["readout"]["head"] is head
     other = objective.init(key, start=params)[0]["encoder"]["readout"]["head"]
     assert (other["transform"]["kernel"] != head["transform"]["kernel"]).any()
-    plain = contrastive(CFG, POOLS["cls"], SIZE_LOSSES["full_size"](infonce))
+    plain = contrastive(CFG, BASIC_POOLINGS["cls"], SIZE_LOSSES["full_size"](infonce))
     assert "head" not in plain.init(key, start={**params, "head": head})[0]["encoder"]
     with pytest.raises(ValueError, match="pool.top is 61; allowed: 1 ... 60"):
         parse_pooling("dupmae:top=61").init(key, CFG, params)
@@ -239,7 +238,7 @@ def test_the_bag_of_words_takes_the_head_of_the_pre_training(params):
 def test_centroids_are_means_and_a_cluster_of_one_is_its_token(params):
     table = np.asarray(params["embed"]["token"]["embedding"])
     table = np.concatenate([table[:30] * 0.01, table[30:33] + 9 * np.eye(3, 32)])
-    found = np.asarray(lexical.centroids(jnp.asarray(table), 4, 0))
+    found = np.asarray(lexical.cluster_centroids(jnp.asarray(table), 4, 0))
     distance = np.linalg.norm(table[:, None] - found[None], axis=2)
     label = distance.argmin(1)
     assert sorted(np.bincount(label, minlength=4)) == [1, 1, 1, 30]
@@ -249,7 +248,7 @@ def test_centroids_are_means_and_a_cluster_of_one_is_its_token(params):
     x = jax.random.normal(jax.random.key(0), (5, 32))
     for token in (30, 31, 32):  # the logit of a centroid is the token's own
         np.testing.assert_array_equal(x @ found[label[token]], x @ table[token])
-    again = jax.jit(lambda t: lexical.centroids(t, 4, 0))(jnp.asarray(table))
+    again = jax.jit(lambda t: lexical.cluster_centroids(t, 4, 0))(jnp.asarray(table))
     np.testing.assert_array_equal(again, found)
 
 
@@ -271,9 +270,9 @@ def test_poolings_are_written_and_read():
     part = section(registry.POOLINGS, "layer_attention", latents=3, of="mean")
     text = registry.format_pooling(part)
     assert text == "layer_attention:head_dim=0,heads=32,latents=3,mult=4,of=mean"
-    assert parse_pooling(text).each is POOLS["mean"]
+    assert parse_pooling(text).pool_layer is BASIC_POOLINGS["mean"]
     assert registry.format_pooling(section(registry.POOLINGS, "mean")) == "mean"
-    assert parse_pooling("mean") is POOLS["mean"]
+    assert parse_pooling("mean") is BASIC_POOLINGS["mean"]
     for wrong, message in (
         ("sum", "unknown pooling 'sum'; known: mean"),
         ("mean:heads=3", "mean has no argument heads; it has none"),
@@ -292,7 +291,9 @@ def test_a_run_takes_over_the_readout_or_drops_it(params):
     assert fresh["readout"]["latents"].shape == (6, 32)
     kept = objective.init(jax.random.key(1), start=fresh)[0]["encoder"]
     assert kept["readout"] is fresh["readout"]
-    plain = contrastive(CFG, POOLS["mean"], nested).init(jax.random.key(1), start=fresh)
+    plain = contrastive(CFG, BASIC_POOLINGS["mean"], nested).init(
+        jax.random.key(1), start=fresh
+    )
     assert "readout" not in plain[0]["encoder"]
     other = contrastive(
         CFG, parse_pooling("latent_attention:latents=7,heads=2"), nested
@@ -329,7 +330,7 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
         export(model, tmp_path / "out")
     with pytest.raises(ValueError, match="late pools token states by itself"):
         settings = pretrained.embedder_kwargs(model) | {
-            "chunk": chunking.parse("late:8")
+            "chunk": chunking.parse_chunking("late:8")
         }
         make_chunk_embedder(model.params, model.config, **settings)
     if name == "latent_attention":

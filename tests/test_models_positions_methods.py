@@ -10,7 +10,7 @@ import pytest
 from research.config_sections import parse
 from research.models import encoder
 from research.models.config import EncoderConfig, bert, modern
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions.methods import extend_config, extend_context
 from research.types import Tokens
 
@@ -34,7 +34,7 @@ def texts(*lengths, size=64):
 
 
 def vectors(params, cfg, tokens):
-    return encoder.encode(params, tokens, cfg, POOLS["mean"])
+    return encoder.encode(params, tokens, cfg, BASIC_POOLINGS["mean"])
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from research.inference.batching import TokenRows, common_prefix_length
 from research.inference.embedder import make_embedder
 from research.models import encoder, prefix_cache
 from research.models.config import modern
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.token_prepending import Prepend
 from research.text.templates import Prompt
 from research.text.tokenization import train_tokenizer
@@ -81,7 +81,7 @@ def test_layers_and_prepended_tokens_after_a_prefix():
             params,
             tokens,
             cfg,
-            POOLS["last"],
+            BASIC_POOLINGS["last"],
             prepend=Prepend(*map(jnp.asarray, (target - less, source - less, blocks))),
             prefix=None if less == 0 else past,
             **how,
@@ -149,7 +149,7 @@ def test_rows_after_a_prefix_are_spread_over_devices():
     params = encoder.init(jax.random.key(0), LLAMA)
     begin = Piece("the lazy dog and the fox " * 3)
     end = Piece(special="close", pooled=True)
-    template = (begin, Piece(special="<PST>"), Piece(slot=True), end)
+    template = (begin, Piece(special="<PST>"), Piece(is_text=True), end)
     method = Prompt({"query": (template,), "document": (template,)}, "last")
     how = {"pool": "mean", "max_length": 128, "prompt": method, "prepend": (1, 2)}
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))

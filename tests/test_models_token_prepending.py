@@ -16,7 +16,7 @@ from research.inference.options import parse_layers, parse_window
 from research.models import encoder
 from research.models.config import modern
 from research.models.encoder import hidden_state_indices
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.prefix_cache import can_share_prefix
 from research.models.token_prepending import Prepend, add_token, prepend_blocks
 from research.types import Tokens
@@ -56,7 +56,7 @@ def rows(texts):
 
 def every_pool(tokens, mask):
     """All poolings, one after the other: [P*B, M, D]."""
-    return jnp.concatenate([pool(tokens, mask) for pool in POOLS.values()])
+    return jnp.concatenate([pool(tokens, mask) for pool in BASIC_POOLINGS.values()])
 
 
 def prepend(texts, targets, window, depth=3):
@@ -71,15 +71,15 @@ def case(request, tmp_path_factory):
 
 
 def test_every_pooling_of_every_layer(case):
-    assert REFERENCE.keys() == POOLS.keys()
+    assert REFERENCE.keys() == BASIC_POOLINGS.keys()
     how = {"every_layer": True, "raw": True}
     ours = encoder.encode(case.params, rows(TEXTS), case.cfg, every_pool, **how)
-    ours = np.asarray(ours).reshape(len(POOLS), len(TEXTS), 5, 32)
+    ours = np.asarray(ours).reshape(len(BASIC_POOLINGS), len(TEXTS), 5, 32)
     for side in ("none", "left", "right"):
         theirs = decoders.hidden_states(case.model, TEXTS, side)
         for layer in range(-4, 4):
             (place,) = hidden_state_indices((layer,), 3)
-            for number, name in enumerate(POOLS):
+            for number, name in enumerate(BASIC_POOLINGS):
                 for text, states in enumerate(theirs):
                     want = REFERENCE[name](states[layer])
                     got = ours[number, text, place]

@@ -20,12 +20,16 @@ from research.losses.contrastive import infonce
 from research.losses.matryoshka import SIZE_LOSSES
 from research.models import encoder
 from research.models.config import modern
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.objectives.causal import causal_lm, next_tokens
 from research.objectives.contrastive import contrastive
 from research.objectives.gritlm import gritlm
 from research.objectives.registry import PRETRAINING
-from research.text.tokenization import CAUSAL_SPECIAL, token_ids, train_tokenizer
+from research.text.tokenization import (
+    CAUSAL_SPECIAL_TOKENS,
+    tokenize_texts,
+    train_tokenizer,
+)
 from research.train import loop
 from research.types import Batch, Labels, PretrainingBatch, TokenizerInfo, Tokens
 
@@ -176,8 +180,13 @@ def test_transformers_has_the_same_loss_and_states(params, rows, tokenizer, tmp_
 
 
 def test_a_decoders_tokenizer(tokenizer):
-    assert [tokenizer.token_to_id(name) for name in CAUSAL_SPECIAL] == [0, 1, 2, 3]
-    (ids,) = token_ids(tokenizer, ["The 12 oaks,  Ünder"], 64)
+    assert [tokenizer.token_to_id(name) for name in CAUSAL_SPECIAL_TOKENS] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    (ids,) = tokenize_texts(tokenizer, ["The 12 oaks,  Ünder"], 64)
     assert ids[0] == 1 and (ids[1:] > 3).all()
     assert tokenizer.decode(ids.tolist()) == "The 12 oaks,  Ünder"
     with pytest.raises(ValueError, match="known: wordpiece, bpe, causal"):
@@ -273,7 +282,7 @@ def test_gritlm_is_both_losses_of_the_same_parameters(params):
     tokens = Tokens(*map(jnp.asarray, (ids, segment, segment > 0)))
     query = jnp.arange(0, 8, 2, dtype=jnp.int32)
     batch = Batch(tokens, query, query + 1, Labels())
-    parts = two_sided, POOLS["mean"], SIZE_LOSSES["full_size"](infonce)
+    parts = two_sided, BASIC_POOLINGS["mean"], SIZE_LOSSES["full_size"](infonce)
     key, tree = jax.random.key(0), {"encoder": params}
     alone = contrastive(*parts).loss(tree, {}, batch, key)[0]
     joint = gritlm(*parts, weight=0.5)
@@ -292,7 +301,7 @@ def test_a_mask_of_one_side_matters_to_texts_of_several_tokens(params):
         ones = jnp.ones((1, length), jnp.int32)
         tokens = Tokens(ones * 7 + jnp.arange(length)[None], ones, ones > 0)
         x, y = (
-            encoder.encode(params, tokens, cfg, POOLS["mean"])
+            encoder.encode(params, tokens, cfg, BASIC_POOLINGS["mean"])
             for cfg in (CFG, two_sided)
         )
         assert (np.abs(x - y).max() < 1e-6) == same

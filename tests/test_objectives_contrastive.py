@@ -15,7 +15,7 @@ from research.losses.contrastive import LOSSES
 from research.losses.matryoshka import SIZE_LOSSES
 from research.models import config
 from research.models.encoder import encode
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.objectives.contrastive import contrastive
 from research.text.tokenization import train_tokenizer
 from research.types import Labels, max_segments
@@ -80,7 +80,7 @@ def over_sizes(nested, **loss):
 
 def objective(nested="starbucks_sts", micro_batch=0, **loss):
     nested = over_sizes(nested, **loss)
-    return contrastive(CFG, POOLS["mean"], nested, micro_batch=micro_batch)
+    return contrastive(CFG, BASIC_POOLINGS["mean"], nested, micro_batch=micro_batch)
 
 
 def value_and_grad(objective, params, batch, key):
@@ -135,7 +135,7 @@ def test_gradcache_has_the_gradient_of_the_whole_batch(key, made, nested):
                 params["encoder"],
                 jax.tree.map(lambda x, c=c: x[c::4], tokens),
                 CFG,
-                POOLS["mean"],
+                BASIC_POOLINGS["mean"],
                 max_segments=max_segments(length),
                 key=keys[c],
                 every_layer=True,
@@ -167,7 +167,7 @@ def test_rows_of_padding_change_nothing(key, made):
             params["encoder"],
             tokens,
             CFG,
-            POOLS["mean"],
+            BASIC_POOLINGS["mean"],
             max_segments=max_segments(tokens.token_ids.shape[1]),
         )
         q, d = x[batch.query_index], x[batch.document_index]
@@ -186,7 +186,7 @@ def test_the_loss_equals_a_loop_over_pairs(key, made):
         params["encoder"],
         batch.tokens,
         CFG,
-        POOLS["mean"],
+        BASIC_POOLINGS["mean"],
         max_segments=max_segments(length),
     )
     x = np.asarray(x, np.float64)
@@ -214,13 +214,13 @@ def test_a_tanh_head_is_trained_beside_the_encoder(key, made):
     loss = build(
         SIZE_LOSSES, section(SIZE_LOSSES, "full_size"), bind(LOSSES, {"name": "infonce"})
     )
-    simcse = contrastive(CFG, POOLS["cls"], loss, head="tanh")
+    simcse = contrastive(CFG, BASIC_POOLINGS["cls"], loss, head="tanh")
     params, _ = simcse.init(key)
     assert params["head"]["kernel"].shape == (16, 16)
     _, gradient = value_and_grad(simcse, params, made(8), key)
     assert float(jnp.abs(gradient["head"]["kernel"]).max()) > 0
     with pytest.raises(ValueError, match="objective.head is 'relu'"):
-        contrastive(CFG, POOLS["cls"], loss, head="relu")
+        contrastive(CFG, BASIC_POOLINGS["cls"], loss, head="relu")
 
 
 def test_a_micro_batch_must_divide_the_batch(key, made):

@@ -5,7 +5,7 @@ import pytest
 
 from research.models import encoder
 from research.models.config import EncoderConfig
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.objectives.gradcache import encode_in_chunks
 from research.types import Tokens
 
@@ -31,7 +31,7 @@ def encode(params, tokens, key, every_layer=True):
         params,
         tokens,
         CFG,
-        POOLS["mean"],
+        BASIC_POOLINGS["mean"],
         max_segments=SLOTS,
         key=key,
         every_layer=every_layer,

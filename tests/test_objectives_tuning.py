@@ -15,7 +15,7 @@ from research.losses.matryoshka import SIZE_LOSSES
 from research.models import lora as adapters
 from research.models.config import bert, modern
 from research.models.lora import full_params
-from research.models.pooling.basic import mean
+from research.models.pooling.basic import mean_pool
 from research.objectives.contrastive import contrastive
 from research.objectives.mlm import mlm
 from research.objectives.tuning import TUNING, bitfit, full, lora
@@ -56,7 +56,7 @@ class Batches:
 
 def objective(cfg=CFG, **arguments):
     nested = SIZE_LOSSES["full_size"](partial(infonce, temperature=0.05))
-    return contrastive(cfg, mean, nested, **arguments)
+    return contrastive(cfg, mean_pool, nested, **arguments)
 
 
 def parts(tuned, steps=2, devices=1, **changes):

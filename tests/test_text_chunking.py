@@ -3,7 +3,13 @@ import re
 import numpy as np
 import pytest
 
-from research.text.chunking import Chunking, check_reach, parse, parse_several, split
+from research.text.chunking import (
+    Chunking,
+    check_row_length,
+    parse_chunking,
+    parse_chunkings,
+    split_texts,
+)
 from research.text.tokenization import train_tokenizer
 
 LONG = Chunking("late", 256, window=8192, overlap=512)
@@ -19,8 +25,8 @@ def tokenizer():
 
 
 def cut(tokenizer, chunk, text=TEXT, **options):
-    options = {"reach": 128, **options}
-    return split(tokenizer, [text], parse(chunk), **options)[0]
+    options = {"encoder_max_len": 128, **options}
+    return split_texts(tokenizer, [text], parse_chunking(chunk), **options)[0]
 
 
 def pieces(found, text=TEXT):
@@ -52,7 +58,7 @@ def test_prompt_and_special_tokens_join_the_first_and_last_chunk(tokenizer):
     prompt = len(tokenizer.encode("a dog: ", add_special_tokens=False).ids)
     (row,), (bare,) = found.rows, plain.rows
     np.testing.assert_array_equal(row.token_ids, tokenizer.encode("a dog: " + TEXT).ids)
-    counts, without = np.bincount(row.piece)[1:], np.bincount(bare.piece)[1:]
+    counts, without = np.bincount(row.span_ids)[1:], np.bincount(bare.span_ids)[1:]
     assert counts[0] == 1 + prompt + 4
     assert (counts[1:] == without[1:]).all()
     assert len(row.token_ids) == counts.sum()
@@ -63,28 +69,28 @@ def test_every_state_counts_once_in_long_late_chunks(tokenizer, window, overlap)
     chunk = f"late:5,window={window},overlap={overlap}"
     found, whole = cut(tokenizer, chunk), cut(tokenizer, "late:5")
     ids = tokenizer.encode(TEXT).ids
-    kept = np.concatenate([row.token_ids[row.piece > 0] for row in found.rows])
+    kept = np.concatenate([row.token_ids[row.span_ids > 0] for row in found.rows])
     owner = np.concatenate(
-        [row.chunk[row.piece[row.piece > 0] - 1] for row in found.rows]
+        [row.chunk_numbers[row.span_ids[row.span_ids > 0] - 1] for row in found.rows]
     )
     np.testing.assert_array_equal(kept, ids)
-    np.testing.assert_array_equal(owner, whole.rows[0].piece - 1)
+    np.testing.assert_array_equal(owner, whole.rows[0].span_ids - 1)
     assert all(len(row.token_ids) <= window for row in found.rows)
-    hidden = [np.argmax(row.piece > 0) for row in found.rows]
+    hidden = [np.argmax(row.span_ids > 0) for row in found.rows]
     assert hidden == [0] + [overlap] * (len(found.rows) - 1)
     if window >= len(ids):
-        np.testing.assert_array_equal(found.rows[0].piece, whole.rows[0].piece)
+        np.testing.assert_array_equal(found.rows[0].span_ids, whole.rows[0].span_ids)
 
 
 def test_landmarks_are_the_last_tokens(tokenizer):
     (late,), (found,) = (cut(tokenizer, f"{k}:6").rows for k in ("late", "landmark"))
-    marks = np.flatnonzero(found.piece)
-    assert (found.piece[marks] == np.arange(1, len(marks) + 1)).all()
-    last = [np.flatnonzero(late.piece == m).max() for m in found.piece[marks]]
+    marks = np.flatnonzero(found.span_ids)
+    assert (found.span_ids[marks] == np.arange(1, len(marks) + 1)).all()
+    last = [np.flatnonzero(late.span_ids == m).max() for m in found.span_ids[marks]]
     np.testing.assert_array_equal(marks, last)
     assert marks[-1] == len(found.token_ids) - 1
     parts = cut(tokenizer, "landmark:6,window=9,overlap=4").rows
-    assert sum((row.piece > 0).sum() for row in parts) == len(marks)
+    assert sum((row.span_ids > 0).sum() for row in parts) == len(marks)
 
 
 def test_naive_rows_are_the_tokens_of_the_pieces(tokenizer):
@@ -93,10 +99,10 @@ def test_naive_rows_are_the_tokens_of_the_pieces(tokenizer):
         np.testing.assert_array_equal(
             row.token_ids, tokenizer.encode("a dog: " + sentence).ids
         )
-    long = cut(tokenizer, "naive:sentences=9", reach=8)
+    long = cut(tokenizer, "naive:sentences=9", encoder_max_len=8)
     assert max(len(row.token_ids) for row in long.rows) == 8
     with pytest.raises(ValueError, match="naive:7: with 2 tokens .* sizes 1 ... 6"):
-        cut(tokenizer, "naive:7", reach=8)
+        cut(tokenizer, "naive:7", encoder_max_len=8)
 
 
 def test_parallel_windows_are_full_and_the_last_one_moves_back(tokenizer):
@@ -127,7 +133,9 @@ def test_long_texts_are_cut_first(tokenizer):
 
 def test_texts_without_tokens(tokenizer):
     with pytest.raises(ValueError, match="text 1 has no tokens"):
-        split(tokenizer, ["dog", " "], parse("late:4"), reach=64)
+        split_texts(
+            tokenizer, ["dog", " "], parse_chunking("late:4"), encoder_max_len=64
+        )
 
 
 @pytest.mark.parametrize(
@@ -143,8 +151,8 @@ def test_texts_without_tokens(tokenizer):
     ],
 )
 def test_options_and_their_names(text, want):
-    assert parse(text) == want
-    assert parse(str(want)) == want
+    assert parse_chunking(text) == want
+    assert parse_chunking(str(want)) == want
 
 
 @pytest.mark.parametrize(
@@ -168,21 +176,21 @@ def test_options_and_their_names(text, want):
 )
 def test_mistakes(text, message):
     with pytest.raises(ValueError, match=message):
-        parse(text)
+        parse_chunking(text)
 
 
 def test_several():
-    found = parse_several("none;naive:64;late:64,window=512,overlap=8;128")
-    late = parse("late:64,window=512,overlap=8")
-    again = parse("late:128,window=512,overlap=8")
-    assert found == [None, parse("naive:64"), late, again]
+    found = parse_chunkings("none;naive:64;late:64,window=512,overlap=8;128")
+    late = parse_chunking("late:64,window=512,overlap=8")
+    again = parse_chunking("late:128,window=512,overlap=8")
+    assert found == [None, parse_chunking("naive:64"), late, again]
     with pytest.raises(ValueError, match="unknown chunking '64'"):
-        parse_several("64;late:128")
+        parse_chunkings("64;late:128")
 
 
 def test_windows_that_an_encoder_does_not_reach():
-    check_reach(LONG, 8192)
+    check_row_length(LONG, 8192)
     with pytest.raises(ValueError, match="reads 8192 tokens .* reaches 1 ... 512"):
-        check_reach(LONG, 512)
+        check_row_length(LONG, 512)
     with pytest.raises(ValueError, match="pcw:513 reads 513"):
-        check_reach(parse("pcw:513"), 512)
+        check_row_length(parse_chunking("pcw:513"), 512)

@@ -5,11 +5,15 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from research.text.one_word_prompts import punctuated, stated
+from research.text.one_word_prompts import punctuate, punctuate_statement
 from research.text.prompts import PROMPTS, SEARCH, build_prompt
-from research.text.templates import apply_templates, parse_template, prompted
-from research.text.tokenization import enclosing_tokens, token_ids, train_tokenizer
-from research.text.tokens import PST, Piece, add_special_token, end_token
+from research.text.templates import (
+    parse_template,
+    tokenize_with_prompt,
+    tokenize_with_template,
+)
+from research.text.tokenization import enclosing_tokens, tokenize_texts, train_tokenizer
+from research.text.tokens import PST, Piece, add_special_token, find_end_token
 
 CORPUS = [
     'This sentence : "a red cat saw the dog." means in one word:"',
@@ -64,7 +68,7 @@ def ids(tokenizer, text):
 
 def one(method, tokenizer, text, role="query", length=400):
     """The ids and the pooled tokens of a text in the one template of a method."""
-    (found,) = apply_templates(method, tokenizer, [text], length, role)
+    (found,) = tokenize_with_prompt(method, tokenizer, [text], length, role)
     return found.token_ids[0].tolist(), found.pooling_mask[0].tolist()
 
 
@@ -76,11 +80,13 @@ def bos(tokenizer):
 def test_plain_is_the_text_as_ever(tokenizer, length):
     texts = [*TEXTS[:2], LONG]  # no character of several tokens, which is never split
     for role in ("query", "document"):
-        (found,) = apply_templates(PROMPTS["plain"](), tokenizer, texts, length, role)
+        (found,) = tokenize_with_prompt(
+            PROMPTS["plain"](), tokenizer, texts, length, role
+        )
         for row, pooled, expected in zip(
             found.token_ids,
             found.pooling_mask,
-            token_ids(tokenizer, texts, length),
+            tokenize_texts(tokenizer, texts, length),
             strict=True,
         ):
             np.testing.assert_array_equal(row, expected)
@@ -183,7 +189,7 @@ STRINGS = [
 @pytest.mark.parametrize("name, arguments, query, document, whole", STRINGS)
 def test_prompts_are_these_strings(tokenizer, name, arguments, query, document, whole):
     method = PROMPTS[name](**arguments)
-    end, close = [end_token(tokenizer)], enclosing_tokens(tokenizer)[1].tolist()
+    end, close = [find_end_token(tokenizer)], enclosing_tokens(tokenizer)[1].tolist()
     for role, parts in (("query", query), ("document", document or query)):
         if parts is None:
             continue
@@ -216,7 +222,7 @@ def test_every_method_is_tested():
 
 
 def test_echo_is_its_pieces_end_to_end(tokenizer):
-    end = [end_token(tokenizer)]
+    end = [find_end_token(tokenizer)]
     for text in TEXTS:
         for role, before, again in (
             ("query", ["Instruct:", f"{PROMPT},", "\nQuery:"], "\nQuery again:"),
@@ -242,7 +248,7 @@ def test_echo_halves_what_the_template_leaves(tokenizer, length):
     template = len(bare) - 2 * len(ids(tokenizer, "a cat"))
     budget = (length - template) // 2
     found, pooled = one(method, tokenizer, LONG, length=length)
-    assert found[-1] == end_token(tokenizer)
+    assert found[-1] == find_end_token(tokenizer)
     assert found[-1 - budget : -1] == text[:budget]
     assert sum(pooled) == budget + 1
     assert len(found) == template + 2 * budget
@@ -267,7 +273,7 @@ def test_a_long_text_is_cut_and_its_template_never(tokenizer, name):
         }
         assert tuple(found) in rows
         if name in ("instruct", "icl", "nv_embed"):
-            assert found[-1] == end_token(tokenizer)
+            assert found[-1] == find_end_token(tokenizer)
 
 
 def test_a_character_of_several_tokens_is_never_split():
@@ -281,7 +287,9 @@ def test_a_character_of_several_tokens_is_never_split():
 
 def test_the_last_token_of_one_word_prompts_is_the_open_quote(tokenizer):
     for name in ("prompteol", "cot", "ke", "metaeol"):
-        for part in apply_templates(PROMPTS[name](), tokenizer, TEXTS, 400, "document"):
+        for part in tokenize_with_prompt(
+            PROMPTS[name](), tokenizer, TEXTS, 400, "document"
+        ):
             for row, pooled in zip(part.token_ids, part.pooling_mask, strict=True):
                 last = row[np.flatnonzero(pooled)[-1]]
                 assert last == row[-1]
@@ -291,18 +299,24 @@ def test_the_last_token_of_one_word_prompts_is_the_open_quote(tokenizer):
 
 
 def test_one_word_prompts_rewrite_their_sentences():
-    assert punctuated("a cat") == "a cat."
-    assert punctuated('he said "no"') == "he said 'no'"
-    assert punctuated("why?") == "why?" and punctuated("it's'") == "it's'"
-    assert punctuated("") == "" and punctuated(" ") == " "
-    assert stated("why?") == "why." and stated("so!") == "so!."
-    assert PROMPTS["prompteol"]().rewrite is PROMPTS["cot"]().rewrite is punctuated
-    assert PROMPTS["ke"](prepend=True).rewrite is PROMPTS["metaeol"]().rewrite is stated
+    assert punctuate("a cat") == "a cat."
+    assert punctuate('he said "no"') == "he said 'no'"
+    assert punctuate("why?") == "why?" and punctuate("it's'") == "it's'"
+    assert punctuate("") == "" and punctuate(" ") == " "
+    assert (
+        punctuate_statement("why?") == "why." and punctuate_statement("so!") == "so!."
+    )
+    assert PROMPTS["prompteol"]().rewrite is PROMPTS["cot"]().rewrite is punctuate
+    assert (
+        PROMPTS["ke"](prepend=True).rewrite
+        is PROMPTS["metaeol"]().rewrite
+        is punctuate_statement
+    )
 
 
 def test_metaeol_is_eight_prompts_that_end_in_a_quote(tokenizer):
     method = PROMPTS["metaeol"]()
-    found = apply_templates(method, tokenizer, ["a cat"], 400, "query")
+    found = tokenize_with_prompt(method, tokenizer, ["a cat"], 400, "query")
     assert len(found) == 8
     assert len({tuple(part.token_ids[0]) for part in found}) == 8
     own = PROMPTS["metaeol"](prompts=('One : "{text}" word:"',))
@@ -325,7 +339,9 @@ def test_sgpt_puts_brackets_as_tokens_around_the_text(tokenizer):
 def test_no_examples_is_the_plain_instruction(tokenizer):
     none = PROMPTS["icl"](instruction="Find", examples=())
     line = "<instruct>{instruction}\n<query>{text}\n<response>{eos}"
-    expected = prompted(parse_template(line), tokenizer, TEXTS, 400, instruction="Find")
+    expected = tokenize_with_template(
+        parse_template(line), tokenizer, TEXTS, 400, instruction="Find"
+    )
     for row, text in zip(expected.token_ids, TEXTS, strict=True):
         assert one(none, tokenizer, text)[0] == row.tolist()
 
@@ -337,28 +353,28 @@ def test_the_prepended_token_has_its_place(tokenizer, name):
     assert tokenizer.token_to_id(PST) is None
     method = PROMPTS[name](prepend=True)
     texts = ["a cat", f"why {PST} two?", LONG]
-    found = apply_templates(method, known, texts, 260, "query")
+    found = tokenize_with_prompt(method, known, texts, 260, "query")
     for prompt, part in zip(method.templates["query"], found, strict=True):
         assert part.pst_positions.dtype == np.int32
         for row, place in zip(part.token_ids, part.pst_positions, strict=True):
             assert row[place] == number
-            before = bos(known) + ids(known, prompt[1].text)
+            before = bos(known) + ids(known, prompt[1].literal)
             assert row[:place].tolist() == before
         line = "".join(
-            "a cat." if p.slot else p.special * (p.special == PST) + p.text
+            "a cat." if p.is_text else p.special * (p.special == PST) + p.literal
             for p in prompt
         )
         assert f' : {PST} "a cat."' in line
         assert part.token_ids[0].tolist() == bos(known) + ids(known, line)
     with pytest.raises(ValueError, match="has no added token '<PST>'; it has"):
-        apply_templates(method, tokenizer, texts, 260, "query")
+        tokenize_with_prompt(method, tokenizer, texts, 260, "query")
 
 
 def test_a_line_is_a_template():
     def flags(line, **options):
         pieces = parse_template(line, **options)
         assert pieces[0] == Piece(special="bos", pooled=options.get("whole", False))
-        return [(p.text or p.special or "slot", p.pooled) for p in pieces[1:]]
+        return [(p.literal or p.special or "slot", p.pooled) for p in pieces[1:]]
 
     assert flags("Query: {text}\nAgain: {text!}") == [
         ("Query: ", False),
@@ -405,32 +421,35 @@ def test_what_a_section_names():
 
 
 def test_end_tokens():
-    assert end_token(TOKENIZERS["wordpiece"]) == 3
-    assert end_token(TOKENIZERS["unigram"]) == 2
+    assert find_end_token(TOKENIZERS["wordpiece"]) == 3
+    assert find_end_token(TOKENIZERS["unigram"]) == 2
     bare = tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     with pytest.raises(ValueError, match="no end token; looked for </s>.* none"):
-        end_token(bare)
+        find_end_token(bare)
     bare.add_special_tokens(["<|im_end|>", "<|endoftext|>"])
-    assert bare.id_to_token(end_token(bare)) == "<|endoftext|>"
+    assert bare.id_to_token(find_end_token(bare)) == "<|endoftext|>"
 
 
 @pytest.mark.parametrize(
     "template, message",
     [
         ((Piece("Query:"),), "template 'Query:' has no place for a text"),
-        ((Piece("a {x}"), Piece(slot=True)), r"\{x\} in the template 'a \{x\}' would"),
-        ((Piece("a {text}"), Piece(slot=True)), r"\{text\} in the template"),
-        ((Piece("{instruction}"), Piece(slot=True)), "needs an instruction"),
         (
-            (Piece(slot=True), Piece(special="<b>")),
+            (Piece("a {x}"), Piece(is_text=True)),
+            r"\{x\} in the template 'a \{x\}' would",
+        ),
+        ((Piece("a {text}"), Piece(is_text=True)), r"\{text\} in the template"),
+        ((Piece("{instruction}"), Piece(is_text=True)), "needs an instruction"),
+        (
+            (Piece(is_text=True), Piece(special="<b>")),
             "no added token '<b>'; it has <unk>",
         ),
-        ((Piece(slot=True),), r"text 1 has no tokens to pool"),
+        ((Piece(is_text=True),), r"text 1 has no tokens to pool"),
         (
-            (Piece("a red cat saw the dog " * 9), Piece(slot=True, pooled=True)),
+            (Piece("a red cat saw the dog " * 9), Piece(is_text=True, pooled=True)),
             r"has \d+ tokens, which leaves no room for a text in max_length 32",
         ),
-        ((Piece(slot=True, pooled=True),), "text 2 has no tokens: ' '"),
+        ((Piece(is_text=True, pooled=True),), "text 2 has no tokens: ' '"),
     ],
 )
 def test_a_template_that_cannot_be_is_one_sentence(template, message):
@@ -441,7 +460,7 @@ def test_a_template_that_cannot_be_is_one_sentence(template, message):
     else:
         texts = ["a", "a cat", " "]
     with pytest.raises(ValueError, match=message):
-        prompted(template, TOKENIZERS["metaspace"], texts, 32)
+        tokenize_with_template(template, TOKENIZERS["metaspace"], texts, 32)
 
 
 def test_other_mistakes_are_one_sentence():
@@ -461,10 +480,12 @@ def test_other_mistakes_are_one_sentence():
     with pytest.raises(ValueError, match='has no "{text}" to put <PST> before'):
         PROMPTS["metaeol"](prompts=("{text}:",), prepend=True)
     with pytest.raises(ValueError, match="no template for the role 'title'; it has"):
-        apply_templates(PROMPTS["echo"](), tokenizer, ["a"], 99, "title")
+        tokenize_with_prompt(PROMPTS["echo"](), tokenizer, ["a"], 99, "title")
     with pytest.raises(ValueError, match="row 7 has no tokens: ' '"):
-        apply_templates(
+        tokenize_with_prompt(
             PROMPTS["prompteol"](), tokenizer, [" "], 99, "query", label="row 7".format
         )
     with pytest.raises(ValueError, match="first token of '🙂' has no room"):
-        prompted(PROMPTS["plain"]().templates["query"][0], tokenizer, ["🙂"], 3)
+        tokenize_with_template(
+            PROMPTS["plain"]().templates["query"][0], tokenizer, ["🙂"], 3
+        )

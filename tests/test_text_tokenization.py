@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from research.text.tokenization import (
-    SPECIAL,
+    SPECIAL_TOKENS,
+    hash_texts,
     load_tokenizer,
-    text_hash,
-    token_ids,
+    tokenize_texts,
     train_tokenizer,
 )
 
@@ -24,9 +24,9 @@ def tokenizer(request):
 
 
 def test_training(tokenizer):
-    assert [tokenizer.token_to_id(token) for token in SPECIAL] == [0, 1, 2, 3, 4]
+    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
     assert tokenizer.get_vocab_size() <= 400
-    ids = token_ids(tokenizer, TEXTS, 64)
+    ids = tokenize_texts(tokenizer, TEXTS, 64)
     for text, row in zip(TEXTS, ids, strict=True):
         assert row.dtype == np.int32
         assert (row[0], row[-1]) == (2, 3)
@@ -62,12 +62,12 @@ def test_loading_a_file_or_a_folder(tmp_path, tokenizer):
 
 @pytest.mark.parametrize("lower", [True, False])
 def test_loading_a_bert_vocabulary(tmp_path, lower):
-    words = [*SPECIAL, "a", "man", "##s", "Man"]
+    words = [*SPECIAL_TOKENS, "a", "man", "##s", "Man"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"do_lower_case": lower})
     )
-    ids = token_ids(load_tokenizer(tmp_path), ["a Mans"], 16)[0]
+    ids = tokenize_texts(load_tokenizer(tmp_path), ["a Mans"], 16)[0]
     assert ids.tolist() == [2, 5, 6 if lower else 8, 7, 3]
 
 
@@ -80,30 +80,30 @@ def test_loading_errors(tmp_path):
 
 
 def test_truncation_keeps_the_closing_token(tokenizer):
-    whole = token_ids(tokenizer, TEXTS[:1], 64)[0]
-    cut = token_ids(tokenizer, TEXTS[:1], 5)[0]
+    whole = tokenize_texts(tokenizer, TEXTS[:1], 64)[0]
+    cut = tokenize_texts(tokenizer, TEXTS[:1], 5)[0]
     np.testing.assert_array_equal(cut, [*whole[:4], whole[-1]])
     with pytest.raises(ValueError, match="max_length 2 leaves no room"):
-        token_ids(tokenizer, TEXTS, 2)
+        tokenize_texts(tokenizer, TEXTS, 2)
 
 
 def test_prompts(tokenizer):
-    ids = token_ids(tokenizer, ["hat"], 64, prompt="a man:")[0]
-    np.testing.assert_array_equal(ids, token_ids(tokenizer, ["a man:hat"], 64)[0])
+    ids = tokenize_texts(tokenizer, ["hat"], 64, prompt="a man:")[0]
+    np.testing.assert_array_equal(ids, tokenize_texts(tokenizer, ["a man:hat"], 64)[0])
 
 
 def test_a_text_without_tokens(tokenizer):
     with pytest.raises(ValueError, match="text 1 has no tokens: ' '"):
-        token_ids(tokenizer, ["a", " "], 8)
+        tokenize_texts(tokenizer, ["a", " "], 8)
     with pytest.raises(ValueError, match="row 1 has no tokens"):
-        token_ids(tokenizer, ["a", ""], 8, prompt="p", label="row {}".format)
-    assert token_ids(tokenizer, [""], 8, empty=True)[0].tolist() == [2, 3]
+        tokenize_texts(tokenizer, ["a", ""], 8, prompt="p", label="row {}".format)
+    assert tokenize_texts(tokenizer, [""], 8, allow_empty=True)[0].tolist() == [2, 3]
 
 
 def test_hashes():
-    hashes = text_hash(["a", "b", "a", "é"])
+    hashes = hash_texts(["a", "b", "a", "é"])
     assert hashes.shape == (4, 2)
     assert hashes.dtype == np.uint32
     np.testing.assert_array_equal(hashes[0], hashes[2])
     assert len({tuple(row) for row in hashes.tolist()}) == 3
-    assert text_hash([]).shape == (0, 2)
+    assert hash_texts([]).shape == (0, 2)

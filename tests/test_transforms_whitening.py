@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from research.transforms.whitening import fit, whiten_embedder
+from research.transforms.whitening import fit_whitening, whiten_embedder
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(200, 6)) @ RANDOM.normal(size=(6, 6)) + 5
@@ -15,7 +15,7 @@ def cosines(x):
 
 
 def whiten(x, **options):
-    mean, matrix = fit(x, **options)
+    mean, matrix = fit_whitening(x, **options)
     return (x - mean) @ matrix
 
 
@@ -35,7 +35,7 @@ def test_rotations_and_shifts_change_no_cosine():
 
 
 def test_the_first_directions_have_the_most_variance():
-    mean, matrix = fit(X, dims=2)
+    mean, matrix = fit_whitening(X, dims=2)
     assert matrix.shape == (6, 2)
     values, vectors = np.linalg.eigh(np.cov(X.T))
     for number, column in enumerate(matrix.T, 1):
@@ -65,7 +65,7 @@ def test_directions_without_variance_stay_finite():
 )
 def test_what_cannot_be_whitened(x, dims, message):
     with pytest.raises(ValueError, match=message):
-        fit(x, dims=dims)
+        fit_whitening(x, dims=dims)
 
 
 def test_an_embedder_is_whitened_as_its_sample_needs():

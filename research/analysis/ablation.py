@@ -270,7 +270,7 @@ def _embedder(
     if line.extend:
         encoder = methods.extend_context(*encoder, config_sections.parse(line.extend))
     if line.chunk:
-        chunk = chunking.parse(line.chunk)
+        chunk = chunking.parse_chunking(line.chunk)
         return make_chunk_embedder(*encoder, chunk=chunk, **settings)
     if not line.extend:
         settings["max_length"] = min(settings["max_length"], model.config.max_len)

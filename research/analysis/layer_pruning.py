@@ -44,7 +44,7 @@ def layer_losses(
         params: the encoder's.
         cfg: its shape.
         batches: of pairs; the authors take 100 of 64.
-        pool: as `readouts.pooling` reads it.
+        pool: as `parse_pooling` reads it.
         loss: of a batch's embeddings; InfoNCE at its default temperature if None.
 
     Raises:

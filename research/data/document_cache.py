@@ -12,8 +12,8 @@ from tqdm import tqdm
 from research.data import token_cache
 from research.data.sources import Source
 from research.text import tokenization
-from research.text.chunking import ENDS
-from research.text.tokens import end_token
+from research.text.chunking import SENTENCE_END
+from research.text.tokens import find_end_token
 from research.types import TokenizerInfo
 
 MASKS = ("[MASK]", "<mask>")  # BERT's, and RoBERTa's
@@ -140,7 +140,7 @@ def _marks(text: str, encoding: tokenizers.Encoding, numbered: bool) -> np.ndarr
     begins[0] = True
     number = np.cumsum(begins)
     begins |= np.bincount(number)[number] > MAX_WORD_TOKENS
-    ends = [match.end() for match in ENDS.finditer(text)]
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
     if not ends:
         sentence = np.zeros(len(begins), bool)
     else:
@@ -184,6 +184,6 @@ def tokenizer_info(
 def _end(tokenizer: tokenizers.Tokenizer) -> int | None:
     """The id of the token that ends a text, if there is one."""
     try:
-        return end_token(tokenizer)
+        return find_end_token(tokenizer)
     except ValueError:
         return None

@@ -15,7 +15,7 @@ from research.atomic_write import atomic_write
 from research.data.examples import Example
 from research.data.sources import Source
 from research.text import tokenization
-from research.text.templates import Prompt, apply_templates
+from research.text.templates import Prompt, tokenize_with_prompt
 
 CHUNK = 1024  # rows tokenised at once
 BINARY = ("token_ids", "pooling_mask")  # a number for every token: written as they come
@@ -27,7 +27,7 @@ class PairTable(NamedTuple):
     Attributes:
         ids: [tokens] uint16 or uint32, all texts end to end.
         starts: [T+1] int64; text t is ids[starts[t]:starts[t+1]].
-        hashes: [T, 2] uint32, see text.text_hash; of the text without its prompt.
+        hashes: [T, 2] uint32, see `tokenization.hash_texts`; of the text without its prompt.
         first: [n] int64, the text that is row i's query.
         positives: [n] int64, how many positives follow it.
         negatives: [n] int64, how many negatives follow these.
@@ -129,7 +129,7 @@ def _check_prompt(prompt: Prompt, source: Source) -> None:
 
 def _named(prompt: Prompt) -> tuple:
     """What decides how a prompt puts texts, the same in every process."""
-    rewrite = f"{prompt.rewrite.__module__}.{prompt.rewrite.__qualname__}"
+    rewrite = prompt.rewrite.__qualname__
     return sorted(prompt.templates.items()), rewrite
 
 
@@ -146,11 +146,11 @@ def _write(source: Source, how: _Texts, folder: Path) -> None:
             if how.prompt is not None:
                 chosen.write(np.concatenate(pool).tobytes())
             lengths.append([len(i) for i in ids])
-            hashes.append(tokenization.text_hash(texts))
+            hashes.append(tokenization.hash_texts(texts))
             counts.append([(len(r.positives), len(r.negatives)) for r in rows])
             scores.append([np.nan if r.score is None else r.score for r in rows])
             names = [f"group {r.group}" if r.group else r.query for r in rows]
-            groups.append(tokenization.text_hash(names))
+            groups.append(tokenization.hash_texts(names))
     counts, scores = np.concatenate(counts), np.concatenate(scores)
     if 0 < np.isnan(scores).sum() < len(scores):
         row = int(np.flatnonzero(np.isnan(scores))[0])
@@ -198,7 +198,7 @@ def _chunks(
             prompted = [
                 source.prompts[r] + t for r, t in zip(roles, texts, strict=True)
             ]
-            ids = tokenization.token_ids(
+            ids = tokenization.tokenize_texts(
                 how.tokenizer, prompted, how.max_length, label=labels.__getitem__
             )
             yield rows, ids, [], texts
@@ -213,7 +213,7 @@ def _prompted(
     ids, pool = [np.zeros(0)] * len(texts), [np.zeros(0)] * len(texts)
     for role in ("query", "document"):
         places = [i for i, r in enumerate(roles) if r == role]
-        part = apply_templates(
+        part = tokenize_with_prompt(
             how.prompt,
             how.tokenizer,
             [texts[i] for i in places],

@@ -30,7 +30,7 @@ from research.losses.matryoshka import SIZE_LOSSES
 from research.models.config import EncoderConfig
 from research.models.lora import full_params
 from research.models.pooling import basic, registry
-from research.models.pooling.basic import POOLS
+from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions import methods as context
 from research.models.positions.learned import TABLES
 from research.objectives.gradcache import num_chunks
@@ -208,7 +208,7 @@ def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
         if isinstance(pool, basic.LearnedPooling):
             raise ValueError(
                 f"pool {config.pool.name} has parameters, which "
-                f"{config.objective.name} does not train; allowed: {', '.join(POOLS)}"
+                f"{config.objective.name} does not train; allowed: {', '.join(BASIC_POOLINGS)}"
             )
         info = tokenizer_info(tokenizer, [part.table for part in batches.sources])
         return build(

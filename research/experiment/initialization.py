@@ -42,7 +42,7 @@ def taken(
         cfg: the shape that it should have, but for the causal mask, which a run may
             add or take away; of a deeper encoder the first blocks.
         tokenizer: the run's.
-        pool: the run's, as `readouts.pooling` reads it.
+        pool: the run's, as `parse_pooling` reads it.
 
     Raises:
         ValueError: it has another shape, or other token ids.
@@ -83,7 +83,12 @@ def _parts(
     """What a run with such a pooling takes; what that is, and what it leaves behind."""
     wanted = isinstance(pool, LearnedPooling)
     kept, dropped = "encoder is", list(loaded.dropped)
-    if wanted and pool.head and loaded.head is not None and "readout" not in params:
+    if (
+        wanted
+        and pool.reuses_head
+        and loaded.head is not None
+        and "readout" not in params
+    ):
         params, kept = {**params, "head": loaded.head}, "encoder and head are"
         dropped = [name for name in dropped if not name.startswith("head ")]
     if "readout" in params and not wanted:

@@ -13,7 +13,7 @@ from research.models.encoder import truncate_depth
 from research.models.pooling.basic import LearnedPooling
 from research.models.pooling.projection import Dense, project
 from research.models.pooling.registry import parse_pooling
-from research.text.chunking import Chunking, Split, check_reach, split
+from research.text.chunking import ChunkedText, Chunking, check_row_length, split_texts
 from research.transforms.normalize import l2_normalize_rows
 from research.types import ChunkEmbeddings, EmbedFn, Params
 
@@ -54,7 +54,7 @@ def make_chunk_embedder(
         ValueError: also where the encoder does not reach a window, or its pooling has
             parameters that a chunk's would not go through.
     """
-    check_reach(chunk, cfg.max_len)
+    check_row_length(chunk, cfg.max_len)
     if chunk.kind in POOLS_OF and isinstance(parse_pooling(pool), LearnedPooling):
         raise ValueError(
             f"chunking {chunk.kind} pools token states by itself, but the model's "
@@ -64,7 +64,7 @@ def make_chunk_embedder(
         params, cfg = truncate_depth(params, cfg, depth)
     params = placed(params, mesh)
     row = cfg.max_len if max_length is None else max_length
-    if not chunk.whole:
+    if not chunk.reads_full_text:
         row = min(row, cfg.max_len)
     own = {"pool": pool, "max_length": row, "prompts": prompts, "normalize": normalize}
     spread = {"batch_tokens": batch_tokens, "mesh": mesh}
@@ -75,15 +75,15 @@ def make_chunk_embedder(
     read = POOLS_OF.get(chunk.kind, pool)
     runner = make_runners(params, cfg, read, mesh, first, adapters=adapters)
     cut = {
-        "reach": cfg.max_len,
-        "max_length": row if chunk.whole else max_length,
+        "encoder_max_len": cfg.max_len,
+        "max_length": row if chunk.reads_full_text else max_length,
         "prompt": (prompts or {}).get("document", ""),
     }
 
     def embed(texts: Sequence[str], role: str) -> np.ndarray | ChunkEmbeddings:
         if role != "document" or not len(texts):
             return uncut(texts, role)
-        splits = split(tokenizer, texts, chunk, **cut)
+        splits = split_texts(tokenizer, texts, chunk, **cut)
         vectors = chunk_vectors(runner("document"), splits, batch_sizes(cfg, **spread))
         vectors = np.asarray(project(then, vectors))[:, :dim]
         vectors = l2_normalize_rows(vectors) if normalize else vectors
@@ -93,20 +93,20 @@ def make_chunk_embedder(
 
 
 def chunk_vectors(
-    run: Runner, splits: Sequence[Split], sizes: tuple[int, int, int]
+    run: Runner, splits: Sequence[ChunkedText], sizes: tuple[int, int, int]
 ) -> np.ndarray:
     """[C, D] float32, not normalised, of all chunks of the texts in order.
 
     A chunk that lies in several rows is the mean of its pieces by their tokens.
     """
     rows = [row for text in splits for row in text.rows]
-    spans = [row.piece for row in rows]
+    spans = [row.span_ids for row in rows]
     pieces = row_vectors(run, TokenRows([row.token_ids for row in rows], spans), sizes)
     tokens = np.concatenate([np.bincount(span)[1:] for span in spans])
     first = np.cumsum([0, *(len(text.start) for text in splits)])
     chunk = np.concatenate(
         [
-            before + row.chunk
+            before + row.chunk_numbers
             for before, text in zip(first, splits, strict=False)
             for row in text.rows
         ]
@@ -117,7 +117,7 @@ def chunk_vectors(
     return total / np.add.reduceat(weights, starts)
 
 
-def _chunks(vectors: np.ndarray, splits: Sequence[Split]) -> ChunkEmbeddings:
+def _chunks(vectors: np.ndarray, splits: Sequence[ChunkedText]) -> ChunkEmbeddings:
     counts = [len(text.start) for text in splits]
     return ChunkEmbeddings(
         vectors,

@@ -55,7 +55,7 @@ def make_embedder(
         params: the encoder's parameters.
         cfg: the encoder's shape.
         tokenizer: its truncation and padding settings are not used.
-        pool: such as "mean", or whatever `readouts.pooling` reads, unless the method
+        pool: such as "mean", or whatever `parse_pooling` reads, unless the method
             asks for another.
         max_length: longer texts are cut to this many tokens, special ones included.
         prompts: {role: text to put before each text}, where there is no method.
@@ -203,7 +203,7 @@ def make_runners(
     Args:
         params: the encoder's parameters.
         cfg: the encoder's shape.
-        pool: such as "mean", or whatever `readouts.pooling` reads.
+        pool: such as "mean", or whatever `parse_pooling` reads.
         mesh: as in `make_embedder`.
         dense: layers that the pooled vector goes through.
         adapters: as in `make_embedder`.

@@ -19,7 +19,7 @@ class EmbeddingModel(NamedTuple):
         params: the encoder's tree, as `encoder.init` makes it.
         config: the encoder's shape.
         tokenizer: without padding or truncation.
-        pool: such as "mean", or whatever `readouts.pooling` reads.
+        pool: such as "mean", or whatever `parse_pooling` reads.
         max_length: the longest text in tokens, special tokens included.
         prompts: what is put before a text, for the roles "query" and "document".
         normalize: whether embeddings are divided by their length.

@@ -6,8 +6,8 @@ import numpy as np
 import tokenizers
 
 from research.inference.batching import TokenRows
-from research.text.templates import Prompt, apply_templates
-from research.text.tokenization import token_ids
+from research.text.templates import Prompt, tokenize_with_prompt
+from research.text.tokenization import tokenize_texts
 from research.text.tokens import PST, add_special_token
 
 # read(texts, role) -> the rows of the texts for each template; their vectors are
@@ -24,7 +24,7 @@ def plain_reader(
 
     def read(texts, role):
         prompt = (prompts or {}).get(role, "")
-        return [TokenRows(token_ids(tokenizer, texts, max_length, prompt=prompt))]
+        return [TokenRows(tokenize_texts(tokenizer, texts, max_length, prompt=prompt))]
 
     return read
 
@@ -54,7 +54,7 @@ def method_reader(
         return TokenRows(ids, [chosen.astype(np.int32) for chosen in pooled], marks)
 
     def read(texts, role):
-        parts = apply_templates(method, tokenizer, texts, max_length, role)
+        parts = tokenize_with_prompt(method, tokenizer, texts, max_length, role)
         return [rows(*part) for part in parts]
 
     return read

@@ -230,7 +230,7 @@ def encode(
         params: as `init` makes them.
         tokens: rows [B, S].
         cfg: the encoder's shape.
-        pool: one of `pooling.POOLS`, or what `readouts.pooling` reads.
+        pool: one of `BASIC_POOLINGS`, or what `parse_pooling` reads.
         slots: M, the most texts (or spans) that a row holds.
         spans: [B, S] int32, m >= 1 for the tokens of the m-th span of a row, where
             spans of texts are pooled and not whole texts.
@@ -252,7 +252,7 @@ def encode(
     groups = tokens.segment_ids if span_ids is None else span_ids
     mask = pooling_masks(groups, tokens.pooling_mask, max_segments)
     told = {"prepend": prepend, "adapter_ids": adapter_ids, "prefix": prefix}
-    routed = isinstance(pool, LearnedPooling) and pool.routed
+    routed = isinstance(pool, LearnedPooling) and pool.reads_router
     pool, each = registry.bind_pooling(pool, params, cfg)
     if each is not None:
         if every_layer:

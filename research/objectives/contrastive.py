@@ -34,7 +34,7 @@ def contrastive(
 
     Args:
         cfg: the encoder's shape.
-        pool: one of `pooling.POOLS`, or a Readout of `readouts.READOUTS`, whose
+        pool: one of `BASIC_POOLINGS`, or a LearnedPooling, whose
             parameters are trained too, and dropped where the pooling has none.
         nested: a loss over sizes, from `nested.NESTED`.
         micro_batch: pairs that are encoded at a time; 0 encodes all at once. The

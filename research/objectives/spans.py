@@ -12,7 +12,7 @@ from research.models import decoders, heads, token_ops
 from research.models import encoder as models_encoder
 from research.models.attention.masks import pooling_masks
 from research.models.config import EncoderConfig
-from research.models.pooling.basic import mean
+from research.models.pooling.basic import mean_pool
 from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.mlm import started
@@ -211,9 +211,9 @@ def declutr(
         seen = mask_tokens(hide_key, batch, mask, size, text, replace)
         tokens = batch.tokens._replace(token_ids=seen.token_ids)
         x, _ = models_encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-        vectors = mean(x, pooling_masks(tokens.segment_ids, tokens.pooling_mask, 1))[
-            :, 0
-        ]
+        vectors = mean_pool(
+            x, pooling_masks(tokens.segment_ids, tokens.pooling_mask, 1)
+        )[:, 0]
         near = averaged(vectors, anchors, positives)
         contrast = nt_xent(of_anchors(vectors), near, temperature)
         seen = MaskedTokens(*map(of_anchors, seen))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from research.text.tokenization import CHUNK
+from research.text.tokenization import ENCODE_BATCH_SIZE
 
 KINDS = ("late", "landmark", "naive", "pcw")
 # jina-ai/late-chunking run_chunked_eval.py: its command's default.
@@ -66,13 +66,13 @@ class Chunking:
         return f"{self.kind}:{unit}{self.size}{long}{again}"
 
     @property
-    def whole(self) -> bool:
+    def reads_full_text(self) -> bool:
         """Whether a text is read in one row, so that the encoder's reach cuts it."""
         return self.kind in ("late", "landmark") and self.window is None
 
 
 # What sentences end with, or an empty line; the space after it starts the next one.
-ENDS = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[”’」』]*|\n\s*\n")
+SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[”’」』]*|\n\s*\n")
 
 
 class ChunkRow(NamedTuple):
@@ -86,11 +86,11 @@ class ChunkRow(NamedTuple):
     """
 
     token_ids: np.ndarray
-    piece: np.ndarray
-    chunk: np.ndarray
+    span_ids: np.ndarray
+    chunk_numbers: np.ndarray
 
 
-class Split(NamedTuple):
+class ChunkedText(NamedTuple):
     """The chunks of a text.
 
     Attributes:
@@ -119,15 +119,15 @@ class _Text(NamedTuple):
         return len(self.head) + len(self.tail)
 
 
-def split(
+def split_texts(
     tokenizer: tokenizers.Tokenizer,
     texts: Sequence[str],
     chunking: Chunking,
     *,
-    reach: int,
+    encoder_max_len: int,
     max_length: int | None = None,
     prompt: str = "",
-) -> list[Split]:
+) -> list[ChunkedText]:
     """The chunks of texts.
 
     Args:
@@ -144,11 +144,11 @@ def split(
     """
     out = []
     for text in _read(tokenizer, texts, prompt, max_length):
-        chunk = _chunks(text, chunking, reach)
+        chunk = _chunks(text, chunking, encoder_max_len)
         rows = ROWS[chunking.kind](text, chunk, chunking)
         first = np.flatnonzero(np.diff(chunk, prepend=-1))
         last = np.append(first[1:], len(chunk)) - 1
-        out.append(Split(rows, text.start[first], text.end[last]))
+        out.append(ChunkedText(rows, text.start[first], text.end[last]))
     return out
 
 
@@ -160,8 +160,8 @@ def _read(
 ) -> Iterator[_Text]:
     mask = tokenizer.encode("a").special_tokens_mask
     around = mask.index(0), mask[::-1].index(0)
-    for first in range(0, len(texts), CHUNK):
-        part = texts[first : first + CHUNK]
+    for first in range(0, len(texts), ENCODE_BATCH_SIZE):
+        part = texts[first : first + ENCODE_BATCH_SIZE]
         encodings = tokenizer.encode_batch([prompt + text for text in part])
         for row, (text, encoding) in enumerate(
             zip(part, encodings, strict=True), first
@@ -209,7 +209,7 @@ def _chunks(text: _Text, chunking: Chunking, reach: int) -> np.ndarray:
     if chunking.unit == "tokens":
         chunk = place // chunking.size
     else:
-        ends = [match.end() for match in ENDS.finditer(text.text)]
+        ends = [match.end() for match in SENTENCE_END.finditer(text.text)]
         sentence = _numbered(np.searchsorted(ends, text.start, side="right"))
         chunk = sentence // chunking.size
     if chunking.kind == "naive":
@@ -284,7 +284,7 @@ def _alone(text: _Text, body: np.ndarray, chunk: int) -> ChunkRow:
     return ChunkRow(ids, np.ones_like(ids), np.array([chunk]))
 
 
-def parse(text: str) -> Chunking:
+def parse_chunking(text: str) -> Chunking:
     """The chunking that the option names, as at the head of this file.
 
     Raises:
@@ -312,7 +312,7 @@ def parse(text: str) -> Chunking:
     return Chunking(kind, size, units[0], **fields)
 
 
-def parse_several(text: str) -> list[Chunking | None]:
+def parse_chunkings(text: str) -> list[Chunking | None]:
     """The chunkings between semicolons: late:64;128;256 or none;naive:256;late:256.
 
     A number alone is the one before with that size; none is no chunks (None).
@@ -327,11 +327,11 @@ def parse_several(text: str) -> list[Chunking | None]:
         elif part.isdecimal() and found and found[-1] is not None:
             found.append(replace(found[-1], size=int(part)))
         else:
-            found.append(parse(part))
+            found.append(parse_chunking(part))
     return found
 
 
-def check_reach(chunking: Chunking, reach: int) -> None:
+def check_row_length(chunking: Chunking, reach: int) -> None:
     """Whether what is read at a time fits an encoder of `reach` tokens.
 
     Raises:

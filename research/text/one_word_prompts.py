@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from research.text.templates import Prompt, escaped, parse_template
+from research.text.templates import Prompt, escape_braces, parse_template
 from research.text.tokens import PST
 
 EOL = 'This sentence : "{text}" means in one word:"'
@@ -51,7 +51,7 @@ def prompteol(
     """
     if bool(example) != bool(answer):
         raise ValueError(f"example {example!r} and answer {answer!r} go together")
-    shown = EOL.replace("{text}", escaped(example)) + escaped(answer) + '".'
+    shown = EOL.replace("{text}", escape_braces(example)) + escape_braces(answer) + '".'
     return _asking([EOL], prepend, pool, shown if example else "")
 
 
@@ -79,19 +79,19 @@ def metaeol(
         prompts: others, each with "{text}" where the sentence goes.
         prepend: as of `prompteol`.
     """
-    return _asking(prompts, prepend, pool, rewrite=stated)
+    return _asking(prompts, prepend, pool, rewrite=punctuate_statement)
 
 
-def punctuated(text: str) -> str:
+def punctuate(text: str) -> str:
     """A sentence that ends in . ? " or ', without double quotes (PromptEOL)."""
     if text.strip() and text[-1] not in ".?\"'":
         text += "."
     return text.replace('"', "'")
 
 
-def stated(text: str) -> str:
+def punctuate_statement(text: str) -> str:
     """As `punctuated`, a last question mark a full stop (MetaEOL, token prepending)."""
-    text = punctuated(text)
+    text = punctuate(text)
     return f"{text[:-1]}." if text.endswith("?") else text
 
 
@@ -100,7 +100,7 @@ def _asking(
     prepend: bool,
     pool: str,
     shown: str = "",
-    rewrite: Callable[[str], str] = punctuated,
+    rewrite: Callable[[str], str] = punctuate,
 ) -> Prompt:
     """Prompts that end in an open quote, each after the demonstration `shown`."""
     if prepend:
@@ -108,6 +108,6 @@ def _asking(
         if lacking := [prompt for prompt in prompts if place not in prompt]:
             raise ValueError(f"{lacking[0]!r} has no {place} to put {PST} before")
         prompts = [prompt.replace(place, f"{PST} {place}") for prompt in prompts]
-        rewrite = stated
-    templates = tuple(parse_template(shown + p, whole=True) for p in prompts)
+        rewrite = punctuate_statement
+    templates = tuple(parse_template(shown + p, pool_all=True) for p in prompts)
     return Prompt({"query": templates, "document": templates}, pool or None, rewrite)

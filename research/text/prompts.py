@@ -9,8 +9,8 @@ from typing import Any
 
 from research.config_sections import build
 from research.text.one_word_prompts import cot, ke, metaeol, prompteol
-from research.text.templates import Prompt, escaped, parse_template
-from research.text.tokens import Piece, Template, filled
+from research.text.templates import Prompt, escape_braces, parse_template
+from research.text.tokens import Piece, Template, fill_placeholders
 
 # The instruction of E5-Mistral for web search (Wang et al. 2024, table 13).
 SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
@@ -20,7 +20,7 @@ def plain() -> Prompt:
     """Texts as they are, with what the tokenizer puts around them."""
     template = (
         Piece(special="bos", pooled=True),
-        Piece(slot=True, pooled=True),
+        Piece(is_text=True, pooled=True),
         Piece(special="close", pooled=True),
     )
     return _both(template)
@@ -67,13 +67,13 @@ def echo(
         return (
             Piece(special="bos"),
             *map(Piece, before),
-            Piece(slot=True),
+            Piece(is_text=True),
             Piece(again),
-            Piece(slot=True, pooled=True),
+            Piece(is_text=True, pooled=True),
             Piece(special="eos", pooled=True),
         )
 
-    said = escaped(instruction) + ","
+    said = escape_braces(instruction) + ","
     query = twice("Instruct:", said, "\nQuery:", again="\nQuery again:")
     document = twice("Document:", again="\nDocument again:")
     return _both(query, query if symmetric else document, pool=pool)
@@ -90,7 +90,7 @@ def sgpt(*, pool: str = "weighted_mean") -> Prompt:
         return (
             Piece(special="bos", pooled=True),
             Piece(left, pooled=True),
-            Piece(slot=True, pooled=True),
+            Piece(is_text=True, pooled=True),
             Piece(right, pooled=True),
         )
 
@@ -135,7 +135,7 @@ def icl(
         if isinstance(pair, str) or len(pair) != 2:
             raise ValueError(f"example {pair!r} is not a (query, response)")
     shown = "".join(
-        f"{form}{escaped(query)}\n<response>{escaped(response)}\n\n"
+        f"{form}{escape_braces(query)}\n<response>{escape_braces(response)}\n\n"
         for query, response in examples
     )
     query = _said(shown + form + "{text}\n<response>{eos}", instruction)
@@ -223,13 +223,15 @@ def _said(form: str, instruction: str, whole: bool = True) -> Template:
     """The template of a line, with an instruction; `whole` as of `parse_template`."""
     if not instruction:
         raise ValueError(f"the template {form!r} needs an instruction")
-    return _with(parse_template(form, whole=whole), instruction)
+    return _with(parse_template(form, pool_all=whole), instruction)
 
 
 def _with(template: Template, instruction: str) -> Template:
     """The template with its {instruction} filled in."""
     return tuple(
-        piece._replace(text=escaped(filled(piece.text, instruction)))
+        piece._replace(
+            literal=escape_braces(fill_placeholders(piece.literal, instruction))
+        )
         for piece in template
     )
 
@@ -241,7 +243,7 @@ def _both(query: Template, document: Template | None = None, pool: str = "") -> 
     return Prompt(templates, pool or None)
 
 
-DOCUMENT = parse_template("{text}{eos}", whole=True)
+DOCUMENT = parse_template("{text}{eos}", pool_all=True)
 PROMPTS: dict[str, Callable[..., Prompt]] = {
     "plain": plain,
     "template": template,

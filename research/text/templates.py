@@ -7,16 +7,16 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from research.text.tokenization import CHUNK
+from research.text.tokenization import ENCODE_BATCH_SIZE
 from research.text.tokens import (
     PST,
     Piece,
     Template,
     TemplateRow,
     TemplateRun,
-    encoded,
-    filled,
-    grouped,
+    encode_runs,
+    fill_placeholders,
+    group_pieces,
 )
 
 
@@ -34,7 +34,7 @@ class PromptedTexts(NamedTuple):
     pst_positions: np.ndarray | None
 
 
-def unchanged(text: str) -> str:
+def identity(text: str) -> str:
     """The text itself."""
     return text
 
@@ -51,10 +51,10 @@ class Prompt(NamedTuple):
 
     templates: Mapping[str, tuple[Template, ...]]
     pool: str | None = None
-    rewrite: Callable[[str], str] = unchanged
+    rewrite: Callable[[str], str] = identity
 
 
-def prompted(
+def tokenize_with_template(
     template: Template,
     tokenizer: tokenizers.Tokenizer,
     texts: Sequence[str],
@@ -81,23 +81,23 @@ def prompted(
             missing, the tokenizer lacks one of its special tokens, it leaves no room
             for a text, or a text has no tokens.
     """
-    runs = grouped(template, tokenizer, instruction)
-    slots = np.array([piece.slot for piece in template])
+    runs = group_pieces(template, tokenizer, instruction)
+    slots = np.array([piece.is_text for piece in template])
     _check_room(runs, slots, tokenizer, max_length)
     counts = np.array([piece.pooled for piece in template])
     marks = np.array([piece.special == PST for piece in template])
     ids, pooled, places = [], [], []
-    for start in range(0, len(texts), CHUNK):
-        chunk = texts[start : start + CHUNK]
-        rows = encoded(runs, tokenizer, chunk)
+    for start in range(0, len(texts), ENCODE_BATCH_SIZE):
+        chunk = texts[start : start + ENCODE_BATCH_SIZE]
+        rows = encode_runs(runs, tokenizer, chunk)
         for index, (text, row) in enumerate(zip(chunk, rows, strict=True), start):
             if not text.strip() or not _touches(row, slots):
                 raise ValueError(f"{label(index)} has no tokens: {text!r}")
         _cut(rows, chunk, runs, slots, tokenizer, max_length)
         for index, row in enumerate(rows, start):
             ids.append(row.token_ids)
-            pooled.append(counts[row.last])
-            places.append(int(marks[row.last].argmax()))
+            pooled.append(counts[row.last_piece])
+            places.append(int(marks[row.last_piece].argmax()))
             if not pooled[-1].any():
                 raise ValueError(f"{label(index)} has no tokens to pool")
     return PromptedTexts(
@@ -105,8 +105,8 @@ def prompted(
     )
 
 
-def apply_templates(
-    method: Prompt,
+def tokenize_with_prompt(
+    prompt: Prompt,
     tokenizer: tokenizers.Tokenizer,
     texts: Sequence[str],
     max_length: int,
@@ -119,19 +119,19 @@ def apply_templates(
     Raises:
         ValueError: the method has none for the role, or as `prompted`.
     """
-    if role not in method.templates:
+    if role not in prompt.templates:
         raise ValueError(
             f"the method has no template for the role {role!r}; it has those of "
-            f"{', '.join(method.templates)}"
+            f"{', '.join(prompt.templates)}"
         )
-    texts = [method.rewrite(text) for text in texts]
+    texts = [prompt.rewrite(text) for text in texts]
     return [
-        prompted(template, tokenizer, texts, max_length, label=label)
-        for template in method.templates[role]
+        tokenize_with_template(template, tokenizer, texts, max_length, label=label)
+        for template in prompt.templates[role]
     ]
 
 
-def parse_template(text: str, *, whole: bool = False) -> Template:
+def parse_template(text: str, *, pool_all: bool = False) -> Template:
     r"""The template that a line says, all of it tokenised as one string.
 
     "Query: {text}\nAgain: {text!}": {text} is the text, {text!} one that is pooled; if
@@ -152,24 +152,24 @@ def parse_template(text: str, *, whole: bool = False) -> Template:
             if literal:
                 pieces.append(Piece(literal, joined=True))
                 literal = ""
-            pieces.append(PARTS[part])
+            pieces.append(PLACEHOLDER_PIECES[part])
         else:
             literal += part
     if literal:
         pieces.append(Piece(literal, joined=True))
     for piece in pieces:
-        filled(piece.text, "...")
-    if not any(piece.slot for piece in pieces):
+        fill_placeholders(piece.literal, "...")
+    if not any(piece.is_text for piece in pieces):
         raise ValueError(f"the template {text!r} has no {{text}}")
     marked = [i for i, piece in enumerate(pieces) if piece.pooled]
-    slots = marked or [i for i, piece in enumerate(pieces) if piece.slot]
+    slots = marked or [i for i, piece in enumerate(pieces) if piece.is_text]
     return tuple(
-        piece._replace(pooled=whole or i in slots or i > slots[-1])
+        piece._replace(pooled=pool_all or i in slots or i > slots[-1])
         for i, piece in enumerate(pieces)
     )
 
 
-def escaped(text: str) -> str:
+def escape_braces(text: str) -> str:
     """The text as a template's literal text that says it."""
     return text.replace("{", "{{").replace("}", "}}")
 
@@ -177,7 +177,7 @@ def escaped(text: str) -> str:
 def _touches(row: TemplateRow, slots: np.ndarray) -> bool:
     """Whether a token holds any of the text."""
     within = np.concatenate([[0], np.cumsum(slots)])
-    return bool((within[row.last + 1] > within[row.first]).any())
+    return bool((within[row.last_piece + 1] > within[row.first_piece]).any())
 
 
 def _check_room(
@@ -186,9 +186,9 @@ def _check_room(
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
 ) -> None:
-    row = encoded(runs, tokenizer, ["a"])[0]
+    row = encode_runs(runs, tokenizer, ["a"])[0]
     if len(row.token_ids) > max_length:
-        own = len(row.token_ids) - slots[row.last].sum()
+        own = len(row.token_ids) - slots[row.last_piece].sum()
         raise ValueError(
             f"the template, with its instruction, has {own} tokens, which leaves no "
             f"room for a text in max_length {max_length}"
@@ -208,14 +208,14 @@ def _cut(
     ends, kept = {}, {}
     for index, row in enumerate(rows):
         if len(row.token_ids) > max_length:
-            others = len(row.token_ids) - slots[row.last].sum()
-            ends[index] = row.end[row.last == one]
+            others = len(row.token_ids) - slots[row.last_piece].sum()
+            ends[index] = row.text_end[row.last_piece == one]
             # At least one, which has room beside a template that passed _check_room.
             kept[index] = max(1, (max_length - others) // copies)
     while kept:
         places = {i: max(1, ends[i][:k].max(initial=0)) for i, k in kept.items()}
         shorter = [texts[i][:place] for i, place in places.items()]
-        again = encoded(runs, tokenizer, shorter)
+        again = encode_runs(runs, tokenizer, shorter)
         for index, row in zip(places, again, strict=True):
             over = len(row.token_ids) - max_length
             if over <= 0:
@@ -230,9 +230,9 @@ def _cut(
                 kept[index] = max(1, kept[index] - -(-over // copies))
 
 
-PARTS = {
-    "{text}": Piece(slot=True, joined=True),
-    "{text!}": Piece(slot=True, joined=True, pooled=True),
+PLACEHOLDER_PIECES = {
+    "{text}": Piece(is_text=True, joined=True),
+    "{text!}": Piece(is_text=True, joined=True, pooled=True),
     "{eos}": Piece(special="eos"),
     "{close}": Piece(special="close"),
     PST: Piece(special=PST, joined=True),

@@ -10,9 +10,11 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import trainers as tokenizer_trainers
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-CAUSAL_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-CHUNK = 2048  # texts encoded at once; bounds what the encodings hold in memory
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CAUSAL_SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+ENCODE_BATCH_SIZE = (
+    2048  # texts encoded at once; bounds what the encodings hold in memory
+)
 
 
 def load_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
@@ -49,7 +51,7 @@ def load_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
 
 
 def train_tokenizer(
-    texts: Iterable[str], vocab: int, kind: str = "wordpiece"
+    texts: Iterable[str], vocab_size: int, kind: str = "wordpiece"
 ) -> tokenizers.Tokenizer:
     """A tokeniser of at most `vocab` tokens, trained on `texts`.
 
@@ -62,10 +64,10 @@ def train_tokenizer(
     """
     texts = list(texts)
     if kind == "wordpiece":
-        tokenizer = _train_wordpiece(texts, vocab)
+        tokenizer = _train_wordpiece(texts, vocab_size)
     elif kind in ("bpe", "causal"):
-        special = CAUSAL_SPECIAL if kind == "causal" else SPECIAL
-        tokenizer = _train_bpe(texts, vocab, special)
+        special = CAUSAL_SPECIAL_TOKENS if kind == "causal" else SPECIAL_TOKENS
+        tokenizer = _train_bpe(texts, vocab_size, special)
     else:
         raise ValueError(f"unknown tokeniser {kind!r}; known: wordpiece, bpe, causal")
     if not any(text.strip() for text in texts):
@@ -77,13 +79,13 @@ def train_tokenizer(
     return tokenizer
 
 
-def token_ids(
+def tokenize_texts(
     tokenizer: tokenizers.Tokenizer,
     texts: Sequence[str],
     max_length: int,
     *,
     prompt: str = "",
-    empty: bool = False,
+    allow_empty: bool = False,
     label: Callable[[int], str] = "text {}".format,
 ) -> list[np.ndarray]:
     """The ids of `prompt + text` with its special tokens, an [S] int32 for every text.
@@ -104,12 +106,14 @@ def token_ids(
         )
     tail = len(enclosing_tokens(tokenizer)[1])
     out = []
-    for start in range(0, len(texts), CHUNK):
-        chunk = [prompt + text for text in texts[start : start + CHUNK]]
+    for start in range(0, len(texts), ENCODE_BATCH_SIZE):
+        chunk = [prompt + text for text in texts[start : start + ENCODE_BATCH_SIZE]]
         for encoding in tokenizer.encode_batch_fast(chunk):
             ids = encoding.ids
             row = len(out)
-            if not ids or not (empty or len(ids) > special and texts[row].strip()):
+            if not ids or not (
+                allow_empty or len(ids) > special and texts[row].strip()
+            ):
                 raise ValueError(f"{label(row)} has no tokens: {texts[row]!r}")
             if len(ids) > max_length:
                 ids = ids[: max_length - tail] + ids[len(ids) - tail :]
@@ -126,7 +130,7 @@ def enclosing_tokens(tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, np.nd
     return ids[: mask.index(0)], ids[len(ids) - mask[::-1].index(0) :]
 
 
-def text_hash(texts: Iterable[str]) -> np.ndarray:
+def hash_texts(texts: Iterable[str]) -> np.ndarray:
     """[N, 2] uint32 halves of a 64-bit BLAKE2b hash of every text."""
     digests = [
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -151,7 +155,10 @@ def _train_wordpiece(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
     }
     trainer = tokenizer_trainers.WordPieceTrainer(
         vocab_size=vocab,
-        special_tokens=[*SPECIAL, *(f"##{character}" for character in sorted(inner))],
+        special_tokens=[
+            *SPECIAL_TOKENS,
+            *(f"##{character}" for character in sorted(inner)),
+        ],
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
@@ -184,7 +191,9 @@ def _set_bert(tokenizer: tokenizers.Tokenizer, *, lowercase: bool) -> None:
 
 
 def _add_special(tokenizer: tokenizers.Tokenizer) -> None:
-    known = [token for token in SPECIAL if tokenizer.token_to_id(token) is not None]
+    known = [
+        token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None
+    ]
     tokenizer.add_special_tokens(known)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -197,8 +206,8 @@ def _add_special(tokenizer: tokenizers.Tokenizer) -> None:
 
 def _add_opening(tokenizer: tokenizers.Tokenizer) -> None:
     """A decoder's special tokens, and <s> before every text."""
-    tokenizer.add_special_tokens(list(CAUSAL_SPECIAL))
-    opening = CAUSAL_SPECIAL[1]
+    tokenizer.add_special_tokens(list(CAUSAL_SPECIAL_TOKENS))
+    opening = CAUSAL_SPECIAL_TOKENS[1]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{opening} $A",
         pair=f"{opening} $A $B:1",

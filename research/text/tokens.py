@@ -11,11 +11,11 @@ from research.text.tokenization import enclosing_tokens
 
 PST = "<PST>"  # the token of token prepending (Fu et al. 2024)
 # End tokens in the order in which they are looked for.
-ENDS = (
+END_TOKENS = (
     *("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|im_end|>"),
     *("<|eot_id|>", "<end_of_turn>", "<|end|>", "[EOS]", "[SEP]"),
 )
-WHOLE = ("bos", "eos", "close")  # pieces that are ids whatever stands beside them
+ID_PIECES = ("bos", "eos", "close")  # pieces that are ids whatever stands beside them
 # {{ and }} are braces, as in str.format; a single brace is itself.
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+!?)\}")
 
@@ -33,8 +33,8 @@ class Piece(NamedTuple):
             string. A piece that is not joined is tokenised by itself.
     """
 
-    text: str = ""
-    slot: bool = False
+    literal: str = ""
+    is_text: bool = False
     special: str = ""
     pooled: bool = False
     joined: bool = False
@@ -67,9 +67,9 @@ class TemplateRow(NamedTuple):
     """
 
     token_ids: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
-    end: np.ndarray
+    first_piece: np.ndarray
+    last_piece: np.ndarray
+    text_end: np.ndarray
 
 
 def add_special_token(
@@ -81,7 +81,7 @@ def add_special_token(
     return copy, copy.token_to_id(name)
 
 
-def end_token(tokenizer: tokenizers.Tokenizer) -> int:
+def find_end_token(tokenizer: tokenizers.Tokenizer) -> int:
     """The id of the token that ends a text.
 
     It is the one that the tokenizer itself puts after a text, if that is one token,
@@ -94,16 +94,16 @@ def end_token(tokenizer: tokenizers.Tokenizer) -> int:
     if len(closing) == 1:
         return int(closing[0])
     added = _added(tokenizer)
-    found = [added[name] for name in ENDS if name in added]
+    found = [added[name] for name in END_TOKENS if name in added]
     if not found:
         raise ValueError(
-            f"the tokenizer has no end token; looked for {', '.join(ENDS)} among its "
+            f"the tokenizer has no end token; looked for {', '.join(END_TOKENS)} among its "
             f"added tokens {_listed(added)}"
         )
     return found[0]
 
 
-def grouped(
+def group_pieces(
     template: Template, tokenizer: tokenizers.Tokenizer, instruction: str
 ) -> list[TemplateRun]:
     """The pieces of a template, together those that become tokens together.
@@ -112,13 +112,13 @@ def grouped(
         ValueError: there is no slot, a placeholder that is not {instruction}, no
             instruction for that, or a token that the tokenizer does not have.
     """
-    if not any(piece.slot for piece in template):
-        said = "".join(piece.text or f"<{piece.special}>" for piece in template)
+    if not any(piece.is_text for piece in template):
+        said = "".join(piece.literal or f"<{piece.special}>" for piece in template)
         raise ValueError(f"the template {said!r} has no place for a text")
     runs = []
     for number, piece in enumerate(template):
-        said = None if piece.slot else filled(piece.text, instruction)
-        if piece.special in WHOLE:
+        said = None if piece.is_text else fill_placeholders(piece.literal, instruction)
+        if piece.special in ID_PIECES:
             runs.append(TemplateRun([number], [], _special(tokenizer, piece.special)))
             continue
         if piece.special:
@@ -132,7 +132,7 @@ def grouped(
     return runs
 
 
-def filled(text: str, instruction: str) -> str:
+def fill_placeholders(text: str, instruction: str) -> str:
     """Literal text with its placeholders replaced.
 
     Raises:
@@ -155,7 +155,7 @@ def filled(text: str, instruction: str) -> str:
     return PLACEHOLDER.sub(put, text)
 
 
-def encoded(
+def encode_runs(
     runs: Sequence[TemplateRun], tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
 ) -> list[TemplateRow]:
     """The tokens of each text in a template, uncut."""
@@ -173,8 +173,8 @@ def encoded(
         parts.append(
             [
                 row._replace(
-                    first=np.array(run.pieces)[row.first],
-                    last=np.array(run.pieces)[row.last],
+                    first_piece=np.array(run.pieces)[row.first_piece],
+                    last_piece=np.array(run.pieces)[row.last_piece],
                 )
                 for row in known[key]
             ]
@@ -190,7 +190,7 @@ def _special(tokenizer: tokenizers.Tokenizer, name: str) -> np.ndarray:
     if name in ("bos", "close"):
         return enclosing_tokens(tokenizer)[name == "close"]
     if name == "eos":
-        return np.array([end_token(tokenizer)], np.int32)
+        return np.array([find_end_token(tokenizer)], np.int32)
     added = _added(tokenizer)
     if name not in added:
         raise ValueError(

@@ -12,7 +12,7 @@ from research.types import EmbedFn
 LEAST = 1e-6
 
 
-def fit(
+def fit_whitening(
     vectors: np.ndarray, *, dims: int | None = None, ridge: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """What whitens vectors x, by (x - mean) @ matrix (Su et al. 2021, eq. 5).
@@ -73,7 +73,7 @@ def whiten_embedder(
     Raises:
         ValueError: as `fit`.
     """
-    mean, matrix = fit(np.asarray(embed(texts, role)), dims=dims, ridge=ridge)
+    mean, matrix = fit_whitening(np.asarray(embed(texts, role)), dims=dims, ridge=ridge)
 
     def whitening(texts: Sequence[str], role: str) -> np.ndarray:
         x = (np.asarray(embed(texts, role), np.float64) - mean[None]) @ matrix

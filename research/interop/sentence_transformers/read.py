@@ -19,7 +19,7 @@ class Modules(NamedTuple):
         body: the folder of the transformer.
         max_length: of texts in tokens; None where it says nothing.
         lower_case: whether texts are lower-cased first.
-        pool: a key of `pooling.POOLS`.
+        pool: a key of `BASIC_POOLINGS`.
         prompts: what is put before a text, for the roles "query" and "document".
         normalize: whether embeddings are divided by their length.
         dense: layers that the pooled vector goes through.

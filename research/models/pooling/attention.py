@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from research.config_sections import check_option
 from research.models.config import EncoderConfig
 from research.models.linear import KERNEL_INIT
-from research.models.pooling.basic import LearnedPooling, last, mean
+from research.models.pooling.basic import LearnedPooling, last_token_pool, mean_pool
 from research.types import Array, Key, Params
 
 PARTS = ("scale", "bias")
-EACH = {"last": last, "mean": mean}
+EACH = {"last": last_token_pool, "mean": mean_pool}
 
 
 def latent_attention(
@@ -39,7 +39,7 @@ def latent_attention(
             readout["latents"].astype(tokens.dtype)[None],
             (len(tokens), *readout["latents"].shape),
         )
-        return mean(_attended(readout, tokens, memory, heads), mask)
+        return mean_pool(_attended(readout, tokens, memory, heads), mask)
 
     return LearnedPooling(partial(_init, sizes), pool)
 
@@ -82,7 +82,7 @@ def layer_attention(
         y = _attended(readout, z, x, heads).mean(1).reshape(b, m, d)
         return jnp.where(mask.any(2)[:, :, None], y, 0.0)
 
-    return LearnedPooling(init, pool, each=EACH[of])
+    return LearnedPooling(init, pool, pool_layer=EACH[of])
 
 
 class _Sizes(NamedTuple):

@@ -27,13 +27,13 @@ class LearnedPooling(NamedTuple):
 
     init: Callable[[Key, EncoderConfig, Params], Params] | None
     pool: Callable[[Params, EncoderConfig, Array, Array], Array]
-    each: Callable[..., Array] | None = None
-    routed: bool = False
-    head: bool = False
+    pool_layer: Callable[..., Array] | None = None
+    reads_router: bool = False
+    reuses_head: bool = False
     width: Callable[[EncoderConfig], int] | None = None
 
 
-def mean(tokens: Array, mask: Array) -> Array:
+def mean_pool(tokens: Array, mask: Array) -> Array:
     """Average of the tokens of each text; 0 for a text of none.
 
     Args:
@@ -46,18 +46,18 @@ def mean(tokens: Array, mask: Array) -> Array:
     return _weighted(tokens, mask.astype(jnp.float32))
 
 
-def cls(tokens: Array, mask: Array) -> Array:
+def cls_pool(tokens: Array, mask: Array) -> Array:
     """First token of each text; shapes as in `mean`."""
-    return _weighted(tokens, first(mask).astype(jnp.float32))
+    return _weighted(tokens, first_token_mask(mask).astype(jnp.float32))
 
 
-def last(tokens: Array, mask: Array) -> Array:
+def last_token_pool(tokens: Array, mask: Array) -> Array:
     """Last token of each text; shapes as in `mean`."""
-    final = jnp.flip(first(jnp.flip(mask, -1)), -1)
+    final = jnp.flip(first_token_mask(jnp.flip(mask, -1)), -1)
     return _weighted(tokens, final.astype(jnp.float32))
 
 
-def maximum(tokens: Array, mask: Array) -> Array:
+def max_pool(tokens: Array, mask: Array) -> Array:
     """Largest value of each channel over the text; 0 for none; shapes as in `mean`."""
 
     def text(chosen):
@@ -69,7 +69,7 @@ def maximum(tokens: Array, mask: Array) -> Array:
     return jax.lax.map(text, mask.swapaxes(0, 1)).swapaxes(0, 1)
 
 
-def weighted_mean(tokens: Array, mask: Array) -> Array:
+def weighted_mean_pool(tokens: Array, mask: Array) -> Array:
     """Average with weights 1, 2, 3, ... along the text (SGPT, Muennighoff 2022, eq. 2).
 
     Shapes as in `mean`.
@@ -78,7 +78,7 @@ def weighted_mean(tokens: Array, mask: Array) -> Array:
     return _weighted(tokens, ranks.astype(jnp.float32))
 
 
-def first(mask: Array) -> Array:
+def first_token_mask(mask: Array) -> Array:
     """Of each text the first token: [B, M, S] bool."""
     return mask & (jnp.cumsum(mask, -1, dtype=jnp.int32) == 1)
 
@@ -92,12 +92,3 @@ def _weighted(tokens: Array, weights: Array) -> Array:
         tokens.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
     )
-
-
-POOLS = {
-    "mean": mean,
-    "cls": cls,
-    "last": last,
-    "max": maximum,
-    "weighted_mean": weighted_mean,
-}

@@ -9,13 +9,13 @@ import numpy as np
 from research.models.config import EncoderConfig
 from research.models.heads import apply_mlm_head, init_mlm_head
 from research.models.linear import KERNEL_INIT
-from research.models.pooling.basic import LearnedPooling, cls, first
+from research.models.pooling.basic import LearnedPooling, cls_pool, first_token_mask
 from research.types import Array, Key, Params
 
 BATCH = 4_096  # rows of the token table that k-means reads at a time
 
 
-def centroids(table: Array, clusters: int, seed: int) -> Array:
+def cluster_centroids(table: Array, clusters: int, seed: int) -> Array:
     """[K, D] float32 means of the clusters of the rows of a table [V, D].
 
     Clusters are scikit-learn's MiniBatchKMeans'; a centroid is the mean of all rows of
@@ -45,7 +45,7 @@ def _centroids(table, *, clusters: int, seed: int) -> np.ndarray:
     return np.where(size[:, None] > 0, means, found.cluster_centers_).astype("f4")
 
 
-def largest(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
+def max_logits(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
     """The largest of the logits of each text's tokens.
 
     Args:
@@ -74,7 +74,7 @@ def largest(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
     return jax.lax.map(jax.checkpoint(row), (tokens, mask))
 
 
-def lexicon_of(*, clusters: int = 4_000, seed: int = 0) -> LearnedPooling:
+def lexicon(*, clusters: int = 4_000, seed: int = 0) -> LearnedPooling:
     """Which clusters of the vocabulary a text speaks of (LENS, Lei et al. 2025).
 
     The token table's rows are clustered once, by k-means, and a text's vector is the
@@ -94,11 +94,11 @@ def lexicon_of(*, clusters: int = 4_000, seed: int = 0) -> LearnedPooling:
                 "the token table"
             )
         table = params["embed"]["token"]["embedding"]
-        return {"centroids": centroids(table, clusters, seed)}
+        return {"centroids": cluster_centroids(table, clusters, seed)}
 
     def pool(params: Params, cfg: EncoderConfig, tokens: Array, mask: Array) -> Array:
         centres = params["readout"]["centroids"]
-        most = largest(tokens, centres, jnp.zeros(clusters), mask)
+        most = max_logits(tokens, centres, jnp.zeros(clusters), mask)
         # log1p after relu is monotone: the largest logit's is the largest.
         return jnp.log1p(jax.nn.relu(most))
 
@@ -135,14 +135,16 @@ def dupmae(*, dim: int = 384, top: int = 384) -> LearnedPooling:
 
     def pool(params: Params, cfg: EncoderConfig, tokens: Array, mask: Array) -> Array:
         readout = params["readout"]
-        small = cls(tokens, mask) @ readout["linear"]["kernel"]
-        most = largest(
+        small = cls_pool(tokens, mask) @ readout["linear"]["kernel"]
+        most = max_logits(
             apply_mlm_head(readout["head"], tokens, cfg),
             params["embed"]["token"]["embedding"],
             readout["head"]["bias"],
-            mask & ~first(mask),
+            mask & ~first_token_mask(mask),
         )
         least = jax.lax.top_k(most, top)[0][..., -1:]
         return jnp.concatenate([small, jnp.where(most >= least, most, 0.0)], -1)
 
-    return LearnedPooling(init, pool, head=True, width=lambda cfg: dim + cfg.vocab_size)
+    return LearnedPooling(
+        init, pool, reuses_head=True, width=lambda cfg: dim + cfg.vocab_size
+    )

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.models.pooling import attention, lexical, router
-from research.models.pooling.basic import POOLS, LearnedPooling
+from research.models.pooling import attention, basic, lexical, router
+from research.models.pooling.basic import LearnedPooling
 from research.types import Array, Key, Params, Pool
 
 
@@ -42,9 +42,9 @@ def parse_pooling(text: str) -> Pool | LearnedPooling:
             f"pooling {text!r}: {name} has no argument {', '.join(unknown)}; "
             f"it has {', '.join(wanted) or 'none'}"
         )
-    if name in POOLS:
-        return POOLS[name]
-    return READOUTS[name](**arguments)
+    if name in BASIC_POOLINGS:
+        return BASIC_POOLINGS[name]
+    return LEARNED_POOLINGS[name](**arguments)
 
 
 def _value(text: str) -> int | float | str:
@@ -127,7 +127,7 @@ def bind_pooling(
     """
     if not isinstance(pool, LearnedPooling):
         return pool, None
-    if pool.routed and not cfg.num_experts:
+    if pool.reads_router and not cfg.num_experts:
         raise ValueError(
             "this pooling reads the routers of a mixture of experts, and the model has "
             "none"
@@ -136,15 +136,24 @@ def bind_pooling(
         raise ValueError(
             "this pooling has parameters, and the model was not trained with it"
         )
-    return partial(pool.pool, params, cfg), pool.each
+    return partial(pool.pool, params, cfg), pool.pool_layer
 
 
-READOUTS = {
+# Functions of tokens and mask, as they are used.
+BASIC_POOLINGS = {
+    "mean": basic.mean_pool,
+    "cls": basic.cls_pool,
+    "last": basic.last_token_pool,
+    "max": basic.max_pool,
+    "weighted_mean": basic.weighted_mean_pool,
+}
+# Functions that take a config section's options and return a LearnedPooling.
+LEARNED_POOLINGS = {
     "latent_attention": attention.latent_attention,
     "layer_attention": attention.layer_attention,
-    "lexicon": lexical.lexicon_of,
+    "lexicon": lexical.lexicon,
     "dupmae": lexical.dupmae,
     "moee": router.moee,
 }
 # Everything that a config's section `pool` can name.
-POOLINGS = {**POOLS, **READOUTS}
+POOLINGS = {**BASIC_POOLINGS, **LEARNED_POOLINGS}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from research.config_sections import check_option
 from research.models.config import EncoderConfig
-from research.models.pooling.basic import LearnedPooling, last
+from research.models.pooling.basic import LearnedPooling, last_token_pool
 from research.transforms.normalize import l2_normalize
 from research.types import Array, Params
 
@@ -33,7 +33,7 @@ def moee(
     def each(x: Array, logits: Array, mask: Array) -> Array:
         z = logits.astype(jnp.float32)
         z = jax.nn.softmax(z) if scores == "softmax" else z
-        return jnp.concatenate([last(x, mask), last(z, mask)], -1)
+        return jnp.concatenate([last_token_pool(x, mask), last_token_pool(z, mask)], -1)
 
     def pool(params: Params, cfg: EncoderConfig, layers: Array, mask: Array) -> Array:
         state, routed = layers[-1, ..., : cfg.width], layers[..., cfg.width :]
@@ -47,4 +47,4 @@ def moee(
     def width(cfg: EncoderConfig) -> int:
         return cfg.depth * cfg.num_experts + (cfg.width if of == "both" else 0)
 
-    return LearnedPooling(None, pool, each=each, routed=True, width=width)
+    return LearnedPooling(None, pool, pool_layer=each, reads_router=True, width=width)
