@@ -2,8 +2,8 @@
 
 python -m launch.embed --model=M --input=texts.txt --output=vectors.npy
 
-With --chunk=late:256 and the like row i is the i-th chunk, and line i of a .jsonl file
-beside it says of which text, and of which of its characters.
+With --chunk="late(256)" and the like row i is the i-th chunk, and line i of a .jsonl
+file beside it names its text and its characters.
 """
 
 import json

@@ -4,7 +4,8 @@ Or the perplexity of a causal one.
 
 python -m launch.evaluate --model=M --task=sts --data=stsb/test.jsonl.gz [--grid]
 python -m launch.evaluate --model=M --task=longembed [--lengths=256,512] [--data=qmsum]
-python -m launch.evaluate --model=M --task=retrieval --data=D --chunk="none;late:64;128"
+python -m launch.evaluate --model=M --task=retrieval --data=D \\
+    --chunk="none | late(64) | late(128)"
 python -m launch.evaluate --model=M --task=perplexity --data=texts.txt|pydocs
 python -m launch.evaluate --model=M --task=sts --data=D --prompt=prompteol --prepend=1:7
 """

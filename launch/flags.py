@@ -46,8 +46,9 @@ EXTEND = flags.DEFINE_string(
 CHUNK = flags.DEFINE_string(
     "chunk",
     "none",
-    "How documents are cut: late:256 (tokens), late:sentences=5, naive:256, pcw:512, "
-    "landmark:sentences=1, late:256,window=8192,overlap=512.",
+    "How documents are cut into chunks: late(256), which counts tokens, "
+    "late(sentences=5), late(256, window=8192, overlap=512), landmark(sentences=1), "
+    "naive(256), pcw(512) or none.",
 )
 PROMPT = flags.DEFINE_string(
     "prompt",

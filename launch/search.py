@@ -1,6 +1,6 @@
 """Searches a corpus: the best texts for a query, with their scores.
 
-python -m launch.search --model=M --corpus=texts.txt --query="..." [--chunk=late:256]
+python -m launch.search --model=M --corpus=texts.txt --query="..." [--chunk="late(256)"]
 
 With --chunk a text is as good as its best chunk, which is what is shown.
 """

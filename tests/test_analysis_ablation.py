@@ -112,7 +112,7 @@ LONGER = ablations.Ablation(
     rows={
         "cut": "x.py",
         "linear": {"recipe": "x.py", "extend": "linear:scale={scale}"},
-        "windows": {"recipe": "x.py", "chunk": "pcw:8"},
+        "windows": {"recipe": "x.py", "chunk": "pcw(8)"},
         "other": "y.py",
     },
     columns={
@@ -151,7 +151,7 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
         found["cut-seed0"]["task 16 linear:scale=2"]
         == "linear reaches texts of 8 tokens"
     )
-    assert found["cut-seed0"]["task 16 pcw:8"] == 8
+    assert found["cut-seed0"]["task 16 pcw(8)"] == 8
     assert set(ablations.collect_failures(found)) == {
         "other-seed0",
         "cut-seed0: task 16 linear:scale=2",

@@ -236,17 +236,17 @@ def test_a_sweep_scores_each_way_to_cut(beir, tmp_path):
         sign = [1, -1 if role == "document" else 1, 1, 1]
         return letters(texts, role) * np.array(sign, np.float32)
 
-    makers = {"none": lambda: letters, "late:2": lambda: flipped}
+    makers = {"none": lambda: letters, "late(2)": lambda: flipped}
     cells = compare_chunking.compare_chunkings(
         retrieval(data=beir), makers, said.append
     )
-    assert [cell["chunk"] for cell in cells] == ["none", "late:2"]
+    assert [cell["chunk"] for cell in cells] == ["none", "late(2)"]
     assert len(said) == 2
     data = json.loads(json.dumps(compare_chunking.to_record(cells)))
     assert data["main_score"] == data["cells"][1]["main_score"] == 100
-    assert data["best"] == "late:2"
+    assert data["best"] == "late(2)"
     table = compare_chunking.format_markdown(cells, "title")
     assert "| chunk | ndcg@10 | recall@100 | mrr@10 | seconds |" in table
-    assert "| late:2 | 100.00 |" in table
+    assert "| late(2) | 100.00 |" in table
     compare_chunking.plot_chunkings(cells, "title", tmp_path / "chunks.png")
     assert (tmp_path / "chunks.png").read_bytes().startswith(b"\x89PNG")

@@ -43,16 +43,16 @@ def near(got, want):
 
 
 def test_a_chunk_over_the_whole_text_is_mean_pooling(model):
-    found = embedder(model, "late:99")(TEXTS, "document")
+    found = embedder(model, "late(99)")(TEXTS, "document")
     near(found.vectors, embedder(model)(TEXTS, "document"))
     np.testing.assert_array_equal(found.document_numbers, [0, 1, 2, 3])
     np.testing.assert_array_equal(found.end, [len(text) for text in TEXTS])
 
 
-@pytest.mark.parametrize("chunk", ["late:4", "late:4,window=40,overlap=5"])
+@pytest.mark.parametrize("chunk", ["late(4)", "late(4, window=40, overlap=5)"])
 def test_chunks_weighted_by_their_tokens_are_the_whole_text(model, chunk):
     found = embedder(model, chunk, normalize=False)(TEXTS, "document")
-    splits = split_texts(model[2], TEXTS, parse_chunking("late:4"), encoder_max_len=40)
+    splits = split_texts(model[2], TEXTS, parse_chunking("late(4)"), encoder_max_len=40)
     tokens = np.concatenate([np.bincount(s.rows[0].span_ids)[1:] for s in splits])
     whole = embedder(model, normalize=False)(TEXTS, "document")
     for number, vector in enumerate(whole):
@@ -62,7 +62,7 @@ def test_chunks_weighted_by_their_tokens_are_the_whole_text(model, chunk):
 
 def test_long_late_chunks_are_means_over_windows(model):
     params, cfg, tokenizer = model
-    found = embedder(model, "late:6,window=12,overlap=4", normalize=False)
+    found = embedder(model, "late(6, window=12, overlap=4)", normalize=False)
     (text,), ids = TEXTS[2:3], np.array(tokenizer.encode(TEXTS[2]).ids)
     states, forward = [], jax.jit(encoder.forward, static_argnames="cfg")
     for start in range(0, len(ids) - 4, 8):
@@ -80,31 +80,31 @@ def test_long_late_chunks_are_means_over_windows(model):
 def test_landmarks_of_a_causal_encoder(model):
     params, cfg, tokenizer = model
     causal = params, replace(cfg, causal=True), tokenizer
-    one = embedder(causal, "landmark:99")(TEXTS, "document")
+    one = embedder(causal, "landmark(99)")(TEXTS, "document")
     near(one.vectors, embedder(causal, pool="last")(TEXTS, "document"))
-    landmarks = embedder(causal, "landmark:5")
+    landmarks = embedder(causal, "landmark(5)")
     text = TEXTS[3]
     short = landmarks([text[: text.index(" ", 50)]], "document").vectors
     long = landmarks([text], "document").vectors
     assert len(long) > len(short) > 2
     near(short[:-1], long[: len(short) - 1])  # the last one is of [SEP]
-    seeing = embedder(model, "landmark:5")([text], "document").vectors
+    seeing = embedder(model, "landmark(5)")([text], "document").vectors
     assert np.abs(seeing[:2] - long[:2]).max() > 1e-4
 
 
 def test_naive_chunks_are_the_pieces_on_their_own(model):
     prompts = {"query": "fox ", "document": "the dog "}
     options = {"prompts": prompts, "pool": "cls", "dim": 8, "depth": 1}
-    found = embedder(model, "naive:3", **options)(TEXTS, "document")
+    found = embedder(model, "naive(3)", **options)(TEXTS, "document")
     places = zip(found.document_numbers, found.start, found.end, strict=True)
     pieces = [TEXTS[n][start:end] for n, start, end in places]
     plain = embedder(model, **options)
     near(found.vectors, plain(pieces, "document"))
-    near(embedder(model, "naive:3", **options)(TEXTS, "query"), plain(TEXTS, "query"))
+    near(embedder(model, "naive(3)", **options)(TEXTS, "query"), plain(TEXTS, "query"))
 
 
 def test_parallel_windows_are_averaged_then_normalised(model):
-    found = embedder(model, "pcw:12")(TEXTS, "document")
+    found = embedder(model, "pcw(12)")(TEXTS, "document")
     words = [text.split() for text in TEXTS]
     raw = embedder(model, normalize=False)
     for vector, text in zip(found, words, strict=True):
@@ -116,15 +116,16 @@ def test_parallel_windows_are_averaged_then_normalised(model):
             l2_normalize_rows(raw(windows, "document").mean(0, keepdims=True))[0],
         )
     near(
-        embedder(model, "pcw:40")(TEXTS, "document"), embedder(model)(TEXTS, "document")
+        embedder(model, "pcw(40)")(TEXTS, "document"),
+        embedder(model)(TEXTS, "document"),
     )
 
 
 def test_batches_and_devices_change_nothing(model):
-    want = embedder(model, "late:3")(TEXTS, "document")
+    want = embedder(model, "late(3)")(TEXTS, "document")
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     for options in ({"batch_tokens": 16}, {"mesh": mesh, "batch_tokens": 32}):
-        found = embedder(model, "late:3", **options)(TEXTS, "document")
+        found = embedder(model, "late(3)", **options)(TEXTS, "document")
         near(found.vectors, want.vectors)
         np.testing.assert_array_equal(found.start, want.start)
 
@@ -133,7 +134,7 @@ def test_evaluators_rank_documents_by_their_best_chunk(model):
     corpus = {str(n): text for n, text in enumerate(TEXTS)}
     piece = " ".join(TEXTS[2].split()[8:12])
     scores = ranking(corpus, {"q": piece}, {"q": {"2": 1}})
-    assert scores(embedder(model, "naive:4"))["mrr@10"] == 100
+    assert scores(embedder(model, "naive(4)"))["mrr@10"] == 100
 
     def letters(texts, role):
         if role == "query":
@@ -150,11 +151,11 @@ def test_evaluators_rank_documents_by_their_best_chunk(model):
 @pytest.mark.parametrize(
     "chunk,options,message",
     [
-        ("pcw:41", {}, "reads 41 tokens at a time; this encoder reaches 1 ... 40"),
-        ("late:4,window=48,overlap=4", {}, "reads 48 tokens"),
-        ("late:4", {"max_length": 41}, "max_length 41 is not in 1 ... 40"),
-        ("late:4", {"dim": 17}, "dim 17 is not in 1 ... 16"),
-        ("naive:4", {"pool": "best"}, "unknown pooling 'best'"),
+        ("pcw(41)", {}, "reads 41 tokens at a time; this encoder reads 1 ... 40"),
+        ("late(4, window=48, overlap=4)", {}, "reads 48 tokens"),
+        ("late(4)", {"max_length": 41}, "max_length 41 is not in 1 ... 40"),
+        ("late(4)", {"dim": 17}, "dim 17 is not in 1 ... 16"),
+        ("naive(4)", {"pool": "best"}, "unknown pooling 'best'"),
     ],
 )
 def test_what_the_model_does_not_reach(model, chunk, options, message):
@@ -164,15 +165,15 @@ def test_what_the_model_does_not_reach(model, chunk, options, message):
 
 def test_no_texts(model):
     with pytest.raises(ValueError, match="no texts"):
-        embedder(model, "late:4")([], "document")
+        embedder(model, "late(4)")([], "document")
 
 
 def test_dense_layers_come_after_the_mean_over_windows(model):
     kernel = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
     options = {"dense": (Dense(kernel, activation="tanh"),), "normalize": False}
-    for chunk in ("late:6,window=12,overlap=4", "naive:6", "landmark:6"):
+    for chunk in ("late(6, window=12, overlap=4)", "naive(6)", "landmark(6)"):
         plain = embedder(model, chunk, normalize=False)(TEXTS, "document").vectors
         found = embedder(model, chunk, dim=5, **options)(TEXTS, "document").vectors
         near(found, np.tanh(plain @ kernel)[:, :5])
     whole = embedder(model, **options)(TEXTS, "document")
-    near(embedder(model, "pcw:40", **options)(TEXTS, "document"), whole)
+    near(embedder(model, "pcw(40)", **options)(TEXTS, "document"), whole)

@@ -160,7 +160,7 @@ def test_dense_modules_of_every_depth_and_of_chunks(path):
     encoder = model.params, model.config
     settings = pretrained.embedder_kwargs(model)
     whole = make_embedder(*encoder, **settings)(TEXTS, "document")
-    cut = make_chunk_embedder(*encoder, **settings, chunk=parse_chunking("late:64"))
+    cut = make_chunk_embedder(*encoder, **settings, chunk=parse_chunking("late(64)"))
     np.testing.assert_allclose(cut(TEXTS, "document").vectors, whole, atol=1e-5)
     del settings["normalize"], settings["dim"]
     every = make_grid_embedder(*encoder, depths=[1, 2], **settings)(TEXTS, "document")

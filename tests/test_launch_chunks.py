@@ -52,7 +52,7 @@ def result(folder, program, *flags):
 
 def test_embed_writes_where_chunks_lie(folder):
     output = folder / "x.npy"
-    flags = (f"--input={folder}", f"--output={output}", "--chunk=late:sentences=1")
+    flags = (f"--input={folder}", f"--output={output}", "--chunk=late(sentences=1)")
     found = result(folder, "embed", *flags)
     assert found["texts"] == 2
     assert found["chunks"] == len(np.load(output)) == 6
@@ -63,7 +63,7 @@ def test_embed_writes_where_chunks_lie(folder):
 
 
 def test_search_shows_the_chunk(folder):
-    flags = (f"--corpus={folder}", "--query=blue cow.", "--chunk=naive:sentences=1")
+    flags = (f"--corpus={folder}", "--query=blue cow.", "--chunk=naive(sentences=1)")
     best, other = result(folder, "search", *flags)["hits"]
     assert best["id"] == "b" and other["id"] == "a"
     assert (best["text"], best["start"], best["end"]) == ("blue cow.", 9, 18)
@@ -72,15 +72,15 @@ def test_search_shows_the_chunk(folder):
 
 def test_evaluate_sweeps(folder):
     flags = ("--task=retrieval", f"--data={folder}", f"--output={folder / 'found'}")
-    chunks = "none;naive:sentences=1;2;pcw:8"
+    chunks = "none | naive(sentences=1) | naive(sentences=2) | pcw(8)"
     found = result(folder, "evaluate", *flags, f"--chunk={chunks}")
-    names = ["none", "naive:sentences=1", "naive:sentences=2", "pcw:8"]
+    names = ["none", "naive(sentences=1)", "naive(sentences=2)", "pcw(8)"]
     assert [cell["chunk"] for cell in found["cells"]] == names
     files = sorted(path.name for path in (folder / "found").iterdir())
     assert files == ["chunks.json", "chunks.md", "chunks.png"]
 
 
 def test_chunks_of_sentence_pairs_are_a_mistake(folder):
-    done = command(folder, "evaluate", "--task=sts", "--chunk=late:3")
+    done = command(folder, "evaluate", "--task=sts", "--chunk=late(3)")
     assert done.returncode == 1
-    assert done.stderr == "error: --chunk=late:3 does not go with --task=sts\n"
+    assert done.stderr == "error: --chunk=late(3) does not go with --task=sts\n"

@@ -146,8 +146,10 @@ def test_what_cannot_be_read_so_is_one_sentence(given, message):
 def test_chunks_are_read_plainly(name):
     given = {name: "-2" if name == "layers" else "x"}
     with (
-        flagsaver.flagsaver(**READ, **given, chunk="late:4"),
-        pytest.raises(ValueError, match=f"--{name}=.* does not go with --chunk=late:4"),
+        flagsaver.flagsaver(**READ, **given, chunk="late(4)"),
+        pytest.raises(
+            ValueError, match=rf"--{name}=.* does not go with --chunk=late\(4\)"
+        ),
     ):
         options.embedder(options.model(), options.chunking())
 

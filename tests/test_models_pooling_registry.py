@@ -330,7 +330,7 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
         export(model, tmp_path / "out")
     with pytest.raises(ValueError, match="late pools token states by itself"):
         settings = pretrained.embedder_kwargs(model) | {
-            "chunk": chunking.parse_chunking("late:8")
+            "chunk": chunking.parse_chunking("late(8)")
         }
         make_chunk_embedder(model.params, model.config, **settings)
     if name == "latent_attention":

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from research.text.chunking import (
-    Chunking,
+    Landmark,
+    Late,
+    Naive,
+    ParallelWindows,
     check_row_length,
     parse_chunking,
     parse_chunkings,
@@ -12,7 +15,7 @@ from research.text.chunking import (
 )
 from research.text.tokenization import train_tokenizer
 
-LONG = Chunking("late", 256, window=8192, overlap=512)
+LONG = Late(256, window=8192, overlap=512)
 WORDS = re.findall(r"\w+|\S", "the quick brown fox jumps over a lazy dog runs away .!?")
 TEXT = 'The quick fox jumps.  "Over a dog!" And runs\naway? The lazy dog\n\nruns away'
 SENTENCES = ["The quick fox jumps.", '"Over a dog!"', "And runs\naway?"]
@@ -36,7 +39,7 @@ def pieces(found, text=TEXT):
 @pytest.mark.parametrize("kind", ["late", "landmark", "naive"])
 @pytest.mark.parametrize("size", ["1", "3", "7", "100", "sentences=1", "sentences=2"])
 def test_characters_cover_the_text(tokenizer, kind, size):
-    found = cut(tokenizer, f"{kind}:{size}")
+    found = cut(tokenizer, f"{kind}({size})")
     squeezed = ["".join(piece.split()) for piece in pieces(found)]
     assert "".join(squeezed) == "".join(TEXT.split())
     assert all(squeezed)
@@ -44,15 +47,15 @@ def test_characters_cover_the_text(tokenizer, kind, size):
 
 
 def test_sentences(tokenizer):
-    assert pieces(cut(tokenizer, "late:sentences=1")) == SENTENCES
-    two = cut(tokenizer, "late:sentences=2")
+    assert pieces(cut(tokenizer, "late(sentences=1)")) == SENTENCES
+    two = cut(tokenizer, "late(sentences=2)")
     assert [len(piece.split("\n\n")) for piece in pieces(two)] == [1, 1, 1]
     assert pieces(two)[2] == SENTENCES[4]
 
 
 def test_prompt_and_special_tokens_join_the_first_and_last_chunk(tokenizer):
-    found = cut(tokenizer, "late:4", prompt="a dog: ")
-    plain = cut(tokenizer, "late:4")
+    found = cut(tokenizer, "late(4)", prompt="a dog: ")
+    plain = cut(tokenizer, "late(4)")
     np.testing.assert_array_equal(found.start, plain.start)
     np.testing.assert_array_equal(found.end, plain.end)
     prompt = len(tokenizer.encode("a dog: ", add_special_tokens=False).ids)
@@ -66,8 +69,8 @@ def test_prompt_and_special_tokens_join_the_first_and_last_chunk(tokenizer):
 
 @pytest.mark.parametrize("window,overlap", [(8, 3), (9, 0), (20, 19), (64, 10)])
 def test_every_state_counts_once_in_long_late_chunks(tokenizer, window, overlap):
-    chunk = f"late:5,window={window},overlap={overlap}"
-    found, whole = cut(tokenizer, chunk), cut(tokenizer, "late:5")
+    chunk = f"late(5, window={window}, overlap={overlap})"
+    found, whole = cut(tokenizer, chunk), cut(tokenizer, "late(5)")
     ids = tokenizer.encode(TEXT).ids
     kept = np.concatenate([row.token_ids[row.span_ids > 0] for row in found.rows])
     owner = np.concatenate(
@@ -83,114 +86,125 @@ def test_every_state_counts_once_in_long_late_chunks(tokenizer, window, overlap)
 
 
 def test_landmarks_are_the_last_tokens(tokenizer):
-    (late,), (found,) = (cut(tokenizer, f"{k}:6").rows for k in ("late", "landmark"))
+    (late,), (found,) = (cut(tokenizer, f"{k}(6)").rows for k in ("late", "landmark"))
     marks = np.flatnonzero(found.span_ids)
     assert (found.span_ids[marks] == np.arange(1, len(marks) + 1)).all()
     last = [np.flatnonzero(late.span_ids == m).max() for m in found.span_ids[marks]]
     np.testing.assert_array_equal(marks, last)
     assert marks[-1] == len(found.token_ids) - 1
-    parts = cut(tokenizer, "landmark:6,window=9,overlap=4").rows
+    parts = cut(tokenizer, "landmark(6, window=9, overlap=4)").rows
     assert sum((row.span_ids > 0).sum() for row in parts) == len(marks)
 
 
 def test_naive_rows_are_the_tokens_of_the_pieces(tokenizer):
-    found = cut(tokenizer, "naive:sentences=1", prompt="a dog: ")
+    found = cut(tokenizer, "naive(sentences=1)", prompt="a dog: ")
     for row, sentence in zip(found.rows, SENTENCES, strict=True):
         np.testing.assert_array_equal(
             row.token_ids, tokenizer.encode("a dog: " + sentence).ids
         )
-    long = cut(tokenizer, "naive:sentences=9", encoder_max_len=8)
+    long = cut(tokenizer, "naive(sentences=9)", encoder_max_len=8)
     assert max(len(row.token_ids) for row in long.rows) == 8
-    with pytest.raises(ValueError, match="naive:7: with 2 tokens .* sizes 1 ... 6"):
-        cut(tokenizer, "naive:7", encoder_max_len=8)
+    with pytest.raises(
+        ValueError, match=r"naive\(7\): with 2 tokens .* of 1 ... 6 tokens"
+    ):
+        cut(tokenizer, "naive(7)", encoder_max_len=8)
 
 
 def test_parallel_windows_are_full_and_the_last_one_moves_back(tokenizer):
     ids = tokenizer.encode(TEXT).ids
     body, count = np.array(ids[1:-1]), len(ids) - 2
-    found = cut(tokenizer, "pcw:9")
+    found = cut(tokenizer, "pcw(9)")
     starts = [*range(0, count - 7, 7), count - 7]
     assert len(found.rows) == len(starts) > 2
     for row, start in zip(found.rows, starts, strict=True):
         want = [ids[0], *body[start : start + 7], ids[-1]]
         np.testing.assert_array_equal(row.token_ids, want)
     assert pieces(found) == [TEXT]
-    (row,) = cut(tokenizer, f"pcw:{len(ids)}").rows
+    (row,) = cut(tokenizer, f"pcw({len(ids)})").rows
     np.testing.assert_array_equal(row.token_ids, ids)
-    with pytest.raises(ValueError, match="pcw:2 leaves no room beside 2 tokens"):
-        cut(tokenizer, "pcw:2")
+    with pytest.raises(ValueError, match=r"pcw\(2\) leaves no room beside 2 tokens"):
+        cut(tokenizer, "pcw(2)")
 
 
 def test_long_texts_are_cut_first(tokenizer):
     ids = tokenizer.encode(TEXT).ids
-    (row,) = cut(tokenizer, "late:4", max_length=9).rows
+    (row,) = cut(tokenizer, "late(4)", max_length=9).rows
     np.testing.assert_array_equal(row.token_ids, [*ids[:8], ids[-1]])
-    rows = cut(tokenizer, "pcw:6", max_length=10).rows
+    rows = cut(tokenizer, "pcw(6)", max_length=10).rows
     assert [list(row.token_ids[1:-1]) for row in rows] == [ids[1:5], ids[5:9]]
     with pytest.raises(ValueError, match="max_length 2 leaves no room"):
-        cut(tokenizer, "naive:4", max_length=2)
+        cut(tokenizer, "naive(4)", max_length=2)
 
 
 def test_texts_without_tokens(tokenizer):
     with pytest.raises(ValueError, match="text 1 has no tokens"):
         split_texts(
-            tokenizer, ["dog", " "], parse_chunking("late:4"), encoder_max_len=64
+            tokenizer, ["dog", " "], parse_chunking("late(4)"), encoder_max_len=64
         )
 
 
 @pytest.mark.parametrize(
-    "text,want",
+    "text, chunking",
     [
-        ("late:256", Chunking("late", 256)),
-        ("late:sentences=5", Chunking("late", 5, "sentences")),
-        ("late:256,window=8192,overlap=512", LONG),
-        ("late:256,window=8192", Chunking("late", 256, window=8192, overlap=256)),
-        ("landmark:sentences=1", Chunking("landmark", 1, "sentences")),
-        ("naive:256", Chunking("naive", 256)),
-        ("pcw:512", Chunking("pcw", 512)),
+        ("late(256)", Late(256)),
+        ("late(sentences=5)", Late(sentences=5)),
+        ("late(256, window=8192, overlap=512)", LONG),
+        ("late(256, window=8192)", Late(256, window=8192)),
+        ("landmark(sentences=1)", Landmark(sentences=1)),
+        ("naive(256)", Naive(256)),
+        ("pcw(512)", ParallelWindows(512)),
     ],
 )
-def test_options_and_their_names(text, want):
-    assert parse_chunking(text) == want
-    assert parse_chunking(str(want)) == want
+def test_a_chunking_is_written_as_the_call_that_makes_it(text, chunking):
+    assert parse_chunking(text) == chunking
+    assert str(chunking) == text
+
+
+def test_windows_overlap_by_256_tokens_unless_told_otherwise():
+    assert Late(256, window=8192).overlap_length == 256
+    assert LONG.overlap_length == 512
+    assert Late(256).overlap_length == 0
 
 
 @pytest.mark.parametrize(
-    "text,message",
+    "text, message",
     [
-        ("lata:256", "unknown chunking 'lata'; known: late, landmark, naive, pcw"),
-        ("", "unknown chunking ''"),
-        ("late", "'late' needs one size, as late:512"),
-        ("late:window=5", "needs one size"),
-        ("late:3,sentences=5", "needs one size"),
-        ("late:0", "late:0: size 0 is below 1"),
-        ("late:-3", "size -3 is below 1"),
-        ("late:many", "'many' is not a whole number"),
-        ("late:64,size=3", "has 'size=3'; allowed: a number of tokens, sentences="),
-        ("late:64,window=512,overlap=512", "overlap 512; allowed: 0 ... 511"),
-        ("late:64,window=0", "window 0 is below 1"),
-        ("late:64,overlap=3", "overlap needs a window"),
-        ("naive:64,window=512", "window fits late and landmark only"),
-        ("pcw:sentences=5", "pcw takes a number of tokens"),
+        ("lata(256)", "unknown name 'lata'; known: landmark, late, naive, none, pcw"),
+        ("", "'' is no call"),
+        ("late:256", "'late:256' is no call"),
+        ("late", r"late\(\) needs one size, such as late\(512\)"),
+        ("late(window=5)", "needs one size"),
+        ("late(3, sentences=5)", "needs one size"),
+        ("late(0)", r"late\(0\): tokens 0 is below 1"),
+        ("late(-3)", "tokens -3 is below 1"),
+        ("late('many')", "late's tokens is 'many'; it takes"),
+        (
+            "late(64, size=3)",
+            "late has no argument size; it has tokens, sentences, win",
+        ),
+        ("late(64, window=512, overlap=512)", "overlap 512; allowed: 0 ... 511"),
+        ("late(64, window=0)", "window 0 is below 1"),
+        ("late(64, overlap=3)", "overlap needs a window"),
+        ("naive(64, window=512)", "naive has no argument window; it has tokens, sent"),
+        ("pcw(sentences=5)", "pcw has no argument sentences; it has tokens"),
+        ("pcw", "pcw needs a value for tokens"),
+        ("late(64) | late(128)", r"holds 2 calls \(late, late\); write one"),
     ],
 )
-def test_mistakes(text, message):
+def test_a_mistake_in_a_chunking_is_one_sentence(text, message):
     with pytest.raises(ValueError, match=message):
         parse_chunking(text)
 
 
-def test_several():
-    found = parse_chunkings("none;naive:64;late:64,window=512,overlap=8;128")
-    late = parse_chunking("late:64,window=512,overlap=8")
-    again = parse_chunking("late:128,window=512,overlap=8")
-    assert found == [None, parse_chunking("naive:64"), late, again]
-    with pytest.raises(ValueError, match="unknown chunking '64'"):
-        parse_chunkings("64;late:128")
+def test_several_chunkings_have_bars_between_them():
+    chunkings = parse_chunkings("none | naive(64) | late(128, window=512, overlap=8)")
+    assert chunkings == [None, Naive(64), Late(128, window=512, overlap=8)]
+    assert parse_chunking("none") is None
 
 
 def test_windows_that_an_encoder_does_not_reach():
     check_row_length(LONG, 8192)
-    with pytest.raises(ValueError, match="reads 8192 tokens .* reaches 1 ... 512"):
+    with pytest.raises(ValueError, match="reads 8192 tokens .* reads 1 ... 512"):
         check_row_length(LONG, 512)
-    with pytest.raises(ValueError, match="pcw:513 reads 513"):
-        check_row_length(parse_chunking("pcw:513"), 512)
+    with pytest.raises(ValueError, match=r"pcw\(513\) reads 513"):
+        check_row_length(parse_chunking("pcw(513)"), 512)

@@ -26,7 +26,7 @@ ROWS = {
     "grouped": {"extend": "grouped:scale={scale}"},
     "recurrent": {"extend": "recurrent:scale={scale}"},
     "interpolated": {"extend": "interpolated:scale={scale}"},
-    "windows": {"chunk": "pcw:512"},
+    "windows": {"chunk": "pcw(512)"},
 }
 
 

@@ -27,7 +27,7 @@ ROWS = {
     "learned, grouped": ("learned", {"extend": "grouped:scale={scale}"}),
     "learned, recurrent": ("learned", {"extend": "recurrent:scale={scale}"}),
     "learned, interpolated": ("learned", {"extend": "interpolated:scale={scale}"}),
-    "learned, windows": ("learned", {"chunk": "pcw:{original}"}),
+    "learned, windows": ("learned", {"chunk": "pcw({original})"}),
     "rope, cut": ("rope", {}),
     "rope, as it is": ("rope", {"extend": "reach:length={max_length}"}),
     "rope, linear": ("rope", {"extend": "linear:scale={scale}"}),
@@ -43,7 +43,7 @@ ROWS = {
         {"extend": "self_extend:group={group},window={window}"},
     ),
     "rope, log_length": ("rope", {"extend": "log_length+reach:length={max_length}"}),
-    "rope, windows": ("rope", {"chunk": "pcw:{original}"}),
+    "rope, windows": ("rope", {"chunk": "pcw({original})"}),
     "alibi, as it is": ("alibi", {"extend": "reach:length={max_length}"}),
     "none, as it is": ("none", {"extend": "reach:length={max_length}"}),
 }

@@ -38,7 +38,7 @@ class AblationRow(NamedTuple):
             runs.
         extend: what `context.parse` reads, for texts longer than those of the training;
             without it longer texts are cut.
-        chunk: what `chunking.parse` reads: how documents are cut into chunks.
+        chunk: how documents are cut into chunks, as `parse_chunking` reads it.
         start: a recipe that is trained first; "{start}" in `recipe` is its workdir,
             which `model={start}` scores as it is. Rows of the same start share it.
         prompt, prepend, layers, bidirectional, pool: as `readers.reads` takes them; ""

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from research.data import token_cache
 from research.data.sources import Source
 from research.text import tokenization
-from research.text.chunking import SENTENCE_END
+from research.text.chunk_rows import SENTENCE_END
 from research.text.tokens import find_end_token
 from research.types import TokenizerInfo
 

@@ -13,7 +13,8 @@ from research.models.encoder import truncate_depth
 from research.models.pooling.basic import LearnedPooling
 from research.models.pooling.projection import Dense, project
 from research.models.pooling.registry import parse_pooling
-from research.text.chunking import ChunkedText, Chunking, check_row_length, split_texts
+from research.text.chunk_rows import ChunkedText
+from research.text.chunking import Chunking, check_row_length, split_texts
 from research.transforms.normalize import l2_normalize_rows
 from research.types import ChunkEmbeddings, EmbedFn, Params
 
@@ -55,9 +56,9 @@ def make_chunk_embedder(
             parameters that a chunk's would not go through.
     """
     check_row_length(chunk, cfg.max_len)
-    if chunk.kind in POOLS_OF and isinstance(parse_pooling(pool), LearnedPooling):
+    if chunk.span_pooling and isinstance(parse_pooling(pool), LearnedPooling):
         raise ValueError(
-            f"chunking {chunk.kind} pools token states by itself, but the model's "
+            f"chunking {chunk.name} pools token states by itself, but the model's "
             f"pooling {pool} has parameters"
         )
     if depth is not None:
@@ -71,8 +72,8 @@ def make_chunk_embedder(
     last = {"dense": dense, "dim": dim, "adapters": adapters}
     uncut = make_embedder(params, cfg, tokenizer, **own, **last, **spread)
     # A window is a vector of its own, a piece of a chunk is not: its dense comes later.
-    first, then = (dense, ()) if chunk.kind == "pcw" else ((), dense)
-    read = POOLS_OF.get(chunk.kind, pool)
+    first, then = (dense, ()) if chunk.one_vector_per_text else ((), dense)
+    read = chunk.span_pooling or pool
     runner = make_runners(params, cfg, read, mesh, first, adapters=adapters)
     cut = {
         "encoder_max_len": cfg.max_len,
@@ -87,7 +88,7 @@ def make_chunk_embedder(
         vectors = chunk_vectors(runner("document"), splits, batch_sizes(cfg, **spread))
         vectors = np.asarray(project(then, vectors))[:, :dim]
         vectors = l2_normalize_rows(vectors) if normalize else vectors
-        return vectors if chunk.kind == "pcw" else _chunks(vectors, splits)
+        return vectors if chunk.one_vector_per_text else _chunks(vectors, splits)
 
     return embed
 
@@ -125,7 +126,3 @@ def _chunks(vectors: np.ndarray, splits: Sequence[ChunkedText]) -> ChunkEmbeddin
         np.concatenate([text.start for text in splits]),
         np.concatenate([text.end for text in splits]),
     )
-
-
-# Poolings that are not the model's own. A landmark is a span of one token.
-POOLS_OF = {"late": "mean", "landmark": "mean"}

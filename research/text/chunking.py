@@ -1,122 +1,294 @@
-"""The chunks of texts, and the rows of tokens that an encoder reads for them.
+"""Chunking of documents: late chunking, landmarks, naive chunks and parallel windows.
+
+A chunking is written as a call, `late(256, window=8192)`, and says two things: which
+chunk each token of a document belongs to, and which rows of tokens the encoder reads.
+
+late      the encoder reads the full text, and the token states of each chunk are
+          averaged (Guenther et al. 2024)
+landmark  the same, but the state of a chunk's last token is its vector
+naive     each chunk is encoded as a text of its own
+pcw       parallel context windows: the average of windows that together cover the
+          text is its one vector (LongEmbed, Zhu et al. 2024)
 
 Opening special tokens and the prompt belong to the first chunk of `late`, closing ones
-to the last (Guenther et al. 2024); `naive` and `pcw` put them around every piece. The
-windows of LongEmbed's own pcw are decoded to text and tokenised again with the prompt,
-so that each loses its last few tokens; ours are the tokens themselves, and lose none.
+to the last. `naive` and `pcw` repeat them in every row. LongEmbed decodes its windows
+to text and tokenizes them again with the prompt, which costs each window its last few
+tokens; here a window keeps its tokens.
 """
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 import tokenizers
 
-from research.text.tokenization import ENCODE_BATCH_SIZE
+from research.config_sections import build_call, parse_call, parse_calls
+from research.text.chunk_rows import (
+    ChunkedText,
+    ChunkRow,
+    TokenizedText,
+    compute_room,
+    make_row,
+    make_windows,
+    number_chunks,
+    number_runs,
+    tokenize_documents,
+)
 
-KINDS = ("late", "landmark", "naive", "pcw")
-# jina-ai/late-chunking run_chunked_eval.py: its command's default.
-OVERLAP = 256
+# jina-ai/late-chunking run_chunked_eval.py: the default of its command.
+DEFAULT_OVERLAP = 256
 
 
-@dataclass(frozen=True)
 class Chunking:
-    """How texts are cut.
+    """Base class: where a text is cut, and the rows that the encoder reads for it.
 
     Attributes:
-        kind: one of KINDS.
-        size: tokens or sentences of a chunk; of pcw, tokens of a window.
-        unit: "tokens" or "sentences".
-        window: tokens that late and landmark read at a time; None for the whole text.
-        overlap: tokens of the window before that a window reads again.
-
-    Raises:
-        ValueError: these do not go together.
+        name: the name in CHUNKINGS.
+        span_pooling: name of the pooling of each span; None for the model's own.
+        one_vector_per_text: whether the vectors of all rows are averaged, so that the
+            text has one vector.
     """
 
-    kind: str
-    size: int
-    unit: str = "tokens"
-    window: int | None = None
-    overlap: int = 0
+    name: ClassVar[str]
+    span_pooling: ClassVar[str | None] = None
+    one_vector_per_text: ClassVar[bool] = False
 
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            known = ", ".join(KINDS)
-            raise ValueError(f"unknown chunking {self.kind!r}; known: {known}")
-        for name, tokens in (("size", self.size), ("window", self.window)):
-            if tokens is not None and tokens < 1:
-                raise ValueError(f"chunk {self}: {name} {tokens} is below 1")
-        if self.kind == "pcw" and self.unit != "tokens":
-            raise ValueError(f"chunk {self}: pcw takes a number of tokens, as pcw:512")
-        if self.kind in ("naive", "pcw") and self.window is not None:
-            raise ValueError(f"chunk {self}: window fits late and landmark only")
-        if self.window is None and self.overlap:
-            raise ValueError(f"chunk {self}: overlap needs a window")
-        if self.window is not None and not 0 <= self.overlap < self.window:
-            allowed = f"allowed: 0 ... {self.window - 1}, below the window"
-            raise ValueError(f"chunk {self}: overlap {self.overlap}; {allowed}")
-
-    def __str__(self) -> str:
-        unit = "sentences=" if self.unit == "sentences" else ""
-        long = "" if self.window is None else f",window={self.window}"
-        again = f",overlap={self.overlap}" if self.overlap else ""
-        return f"{self.kind}:{unit}{self.size}{long}{again}"
+    @property
+    def row_length(self) -> int | None:
+        """Tokens that the encoder reads at a time; None if the text decides."""
+        return None
 
     @property
     def reads_full_text(self) -> bool:
-        """Whether a text is read in one row, so that the encoder's reach cuts it."""
-        return self.kind in ("late", "landmark") and self.window is None
+        """Whether a text is one row, so that the encoder's maximum length cuts it."""
+        return self.span_pooling is not None and self.row_length is None
+
+    def assign_chunks(self, text: TokenizedText, encoder_max_len: int) -> np.ndarray:
+        """[N] int, the chunk of each token of the text, from 0 without gaps."""
+        raise NotImplementedError
+
+    def make_rows(
+        self, text: TokenizedText, chunk_numbers: np.ndarray
+    ) -> list[ChunkRow]:
+        """The rows of tokens that the encoder reads for a text."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        """The call that `parse_chunking` reads; the number of tokens stands first."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        arguments = [
+            f"{value}" if name == "tokens" else f"{name}={value}"
+            for name, value in values.items()
+            if value is not None
+        ]
+        return f"{self.name}({', '.join(arguments)})"
 
 
-# What sentences end with, or an empty line; the space after it starts the next one.
-SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[”’」』]*|\n\s*\n")
-
-
-class ChunkRow(NamedTuple):
-    """A row of tokens for the encoder, and the pieces that are pooled from it.
+@dataclass(frozen=True)
+class Late(Chunking):
+    """Late chunking (Guenther et al. 2024): the mean of token states in context.
 
     Attributes:
-        ids: [S] int32.
-        piece: [S] int32, m >= 1 for the tokens of the row's m-th piece, 0 for none.
-        chunk: [M] which chunk of the text each piece belongs to; the vector of a chunk
-            is the mean of its pieces', weighted by their tokens.
+        tokens: tokens per chunk.
+        sentences: sentences per chunk, in place of `tokens`.
+        window: tokens that the encoder reads at a time; None reads the full text.
+        overlap: tokens of the window before that a window reads again; None is
+            DEFAULT_OVERLAP.
+
+    Raises:
+        ValueError: there is not exactly one size, or a number is out of range.
     """
 
-    token_ids: np.ndarray
-    span_ids: np.ndarray
-    chunk_numbers: np.ndarray
+    tokens: int | None = None
+    sentences: int | None = None
+    window: int | None = None
+    overlap: int | None = None
 
+    name = "late"
+    span_pooling = "mean"
 
-class ChunkedText(NamedTuple):
-    """The chunks of a text.
-
-    Attributes:
-        rows: what is read, in the order of the text.
-        start, end: [C] characters of each chunk, from its first token to its last.
-    """
-
-    rows: list[ChunkRow]
-    start: np.ndarray
-    end: np.ndarray
-
-
-class _Text(NamedTuple):
-    """A text, its tokens, those around it, and the characters [start, end) of each."""
-
-    text: str
-    head: np.ndarray
-    body: np.ndarray
-    tail: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
+    def __post_init__(self):
+        _check_size(self, self.tokens, self.sentences)
+        if self.window is None:
+            if self.overlap is not None:
+                raise ValueError(f"{self}: overlap needs a window")
+            return
+        if self.window < 1:
+            raise ValueError(f"{self}: window {self.window} is below 1")
+        if not 0 <= self.overlap_length < self.window:
+            raise ValueError(
+                f"{self}: overlap {self.overlap_length}; allowed: 0 ... "
+                f"{self.window - 1}, below the window"
+            )
 
     @property
-    def around(self) -> int:
-        """How many tokens are not of the text itself."""
-        return len(self.head) + len(self.tail)
+    def row_length(self) -> int | None:
+        """The window."""
+        return self.window
+
+    @property
+    def overlap_length(self) -> int:
+        """Tokens that a window shares with the one before it."""
+        if self.window is None:
+            return 0
+        return DEFAULT_OVERLAP if self.overlap is None else self.overlap
+
+    def assign_chunks(self, text: TokenizedText, encoder_max_len: int) -> np.ndarray:
+        """[N] int: every so many tokens or sentences."""
+        del encoder_max_len
+        return number_chunks(text, self.tokens, self.sentences)
+
+    def make_rows(
+        self, text: TokenizedText, chunk_numbers: np.ndarray
+    ) -> list[ChunkRow]:
+        """The full text, or overlapping windows of it."""
+        token_ids = text.surround(text.body_ids)
+        # A surrounding token joins the nearest chunk.
+        chunk_numbers = np.pad(
+            chunk_numbers, (len(text.opening_ids), len(text.closing_ids)), mode="edge"
+        )
+        chunk_numbers = self.select_pooled(chunk_numbers)
+        window = self.window or len(token_ids)
+        return make_windows(token_ids, chunk_numbers, window, self.overlap_length)
+
+    def select_pooled(self, chunk_numbers: np.ndarray) -> np.ndarray:
+        """[S] the chunk whose vector a token is part of, -1 for none."""
+        return chunk_numbers
+
+
+@dataclass(frozen=True)
+class Landmark(Late):
+    """The state of the last token of each chunk; arguments as of `Late`."""
+
+    name = "landmark"
+
+    def select_pooled(self, chunk_numbers: np.ndarray) -> np.ndarray:
+        """[S] the chunk whose last token this is, -1 for all other tokens."""
+        is_last = np.diff(chunk_numbers, append=-1) != 0
+        return np.where(is_last, chunk_numbers, -1)
+
+
+@dataclass(frozen=True)
+class Naive(Chunking):
+    """Every chunk is encoded as a text of its own.
+
+    Attributes:
+        tokens: tokens per chunk.
+        sentences: sentences per chunk, in place of `tokens`. Chunks that are longer
+            than the encoder reads are cut further.
+
+    Raises:
+        ValueError: there is not exactly one size, or it is below 1.
+    """
+
+    tokens: int | None = None
+    sentences: int | None = None
+
+    name = "naive"
+
+    def __post_init__(self):
+        _check_size(self, self.tokens, self.sentences)
+
+    def assign_chunks(self, text: TokenizedText, encoder_max_len: int) -> np.ndarray:
+        """[N] int: as `Late`, and chunks that are longer than a row are cut."""
+        limit = f"an encoder of {encoder_max_len} tokens"
+        room = compute_room(limit, encoder_max_len, text.num_surrounding)
+        if self.tokens is not None and self.tokens > room:
+            raise ValueError(
+                f"{self}: with {text.num_surrounding} tokens around a chunk, this "
+                f"encoder reads chunks of 1 ... {room} tokens"
+            )
+        numbers = number_chunks(text, self.tokens, self.sentences)
+        # Cut chunks of sentences that are too long: number (chunk, part of it) pairs.
+        indices = np.arange(len(numbers))
+        offsets = indices - np.searchsorted(numbers, numbers)  # [N] within the chunk
+        return number_runs(numbers * len(numbers) + offsets // room)
+
+    def make_rows(
+        self, text: TokenizedText, chunk_numbers: np.ndarray
+    ) -> list[ChunkRow]:
+        """One row for each chunk."""
+        starts = np.flatnonzero(np.diff(chunk_numbers)) + 1
+        bodies = np.split(text.body_ids, starts)
+        return [make_row(text, body, number) for number, body in enumerate(bodies)]
+
+
+@dataclass(frozen=True)
+class ParallelWindows(Chunking):
+    """Parallel context windows (LongEmbed): one vector, the average of all windows.
+
+    Attributes:
+        tokens: tokens per window, surrounding ones included.
+
+    Raises:
+        ValueError: `tokens` is below 1.
+    """
+
+    tokens: int
+
+    name = "pcw"
+    one_vector_per_text = True
+
+    def __post_init__(self):
+        _check_size(self, self.tokens, None)
+
+    @property
+    def row_length(self) -> int | None:
+        """Tokens per window."""
+        return self.tokens
+
+    def assign_chunks(self, text: TokenizedText, encoder_max_len: int) -> np.ndarray:
+        """[N] int, all 0: the text has one vector."""
+        del encoder_max_len
+        return np.zeros(len(text.body_ids), np.int64)
+
+    def make_rows(
+        self, text: TokenizedText, chunk_numbers: np.ndarray
+    ) -> list[ChunkRow]:
+        """Windows side by side; the last moves back to be as long as the others."""
+        del chunk_numbers
+        room = compute_room(self, self.tokens, text.num_surrounding)
+        final = max(0, len(text.body_ids) - room)
+        starts = [*range(0, final, room), final]
+        bodies = [text.body_ids[start : start + room] for start in starts]
+        return [make_row(text, body, 0) for body in bodies]
+
+
+def no_chunking() -> None:
+    """Documents are not cut."""
+
+
+def parse_chunking(text: str) -> Chunking | None:
+    """Reads one chunking, such as "late(256, window=8192)"; None for "none".
+
+    Raises:
+        ValueError: the text is no call of one of CHUNKINGS, or its arguments do not go
+            together.
+    """
+    return build_call(CHUNKINGS, parse_call(text))
+
+
+def parse_chunkings(text: str) -> list[Chunking | None]:
+    """Reads chunkings with | between them, such as "none | late(sentences=5)".
+
+    Raises:
+        ValueError: as `parse_chunking`.
+    """
+    return [build_call(CHUNKINGS, call) for call in parse_calls(text)]
+
+
+def check_row_length(chunking: Chunking, encoder_max_len: int) -> None:
+    """Checks that an encoder reads rows as long as a chunking makes them.
+
+    Raises:
+        ValueError: the rows are longer.
+    """
+    if (chunking.row_length or 1) > encoder_max_len:
+        raise ValueError(
+            f"{chunking} reads {chunking.row_length} tokens at a time; this encoder "
+            f"reads 1 ... {encoder_max_len}"
+        )
 
 
 def split_texts(
@@ -128,221 +300,48 @@ def split_texts(
     max_length: int | None = None,
     prompt: str = "",
 ) -> list[ChunkedText]:
-    """The chunks of texts.
+    """Cuts texts into chunks.
 
     Args:
         tokenizer: without truncation and padding.
-        texts: what is cut.
-        chunking: how.
-        reach: tokens of the longest row that the encoder reads.
-        max_length: longer texts lose what comes after these tokens, special ones and
-            the prompt's included; None reads all.
-        prompt: put before each text; no character of it is counted.
+        texts: the documents.
+        chunking: where they are cut.
+        encoder_max_len: tokens of the longest row that the encoder reads.
+        max_length: longer texts are cut to this many tokens, special tokens and the
+            prompt included; None keeps all.
+        prompt: text before each document; character positions do not count it.
 
     Raises:
         ValueError: a text has no tokens, or the prompt leaves it no room.
     """
-    out = []
-    for text in _read(tokenizer, texts, prompt, max_length):
-        chunk = _chunks(text, chunking, encoder_max_len)
-        rows = ROWS[chunking.kind](text, chunk, chunking)
-        first = np.flatnonzero(np.diff(chunk, prepend=-1))
-        last = np.append(first[1:], len(chunk)) - 1
-        out.append(ChunkedText(rows, text.start[first], text.end[last]))
-    return out
+    chunked = []
+    for text in tokenize_documents(tokenizer, texts, prompt, max_length):
+        numbers = chunking.assign_chunks(text, encoder_max_len)
+        rows = chunking.make_rows(text, numbers)
+        first = np.flatnonzero(np.diff(numbers, prepend=-1))  # [C] first tokens
+        last = np.append(first[1:], len(numbers)) - 1
+        chunked.append(ChunkedText(rows, text.start[first], text.end[last]))
+    return chunked
 
 
-def _read(
-    tokenizer: tokenizers.Tokenizer,
-    texts: Sequence[str],
-    prompt: str,
-    max_length: int | None,
-) -> Iterator[_Text]:
-    mask = tokenizer.encode("a").special_tokens_mask
-    around = mask.index(0), mask[::-1].index(0)
-    for first in range(0, len(texts), ENCODE_BATCH_SIZE):
-        part = texts[first : first + ENCODE_BATCH_SIZE]
-        encodings = tokenizer.encode_batch([prompt + text for text in part])
-        for row, (text, encoding) in enumerate(
-            zip(part, encodings, strict=True), first
-        ):
-            read = _text(text, encoding, *around, len(prompt))
-            if not len(read.body) or not text.strip():
-                raise ValueError(f"text {row} has no tokens: {text!r}")
-            if max_length is not None:
-                kept = slice(_room(f"max_length {max_length}", max_length, read.around))
-                cut = (read.body[kept], read.tail, read.start[kept], read.end[kept])
-                read = _Text(text, read.head, *cut)
-            yield read
-
-
-def _text(
-    text: str,
-    encoding: tokenizers.Encoding,
-    opening: int,
-    closing: int,
-    prompt: int,
-) -> _Text:
-    """The parts of an encoded text with `prompt` characters before it."""
-    ids = np.array(encoding.ids, np.int32)
-    stop = len(ids) - closing
-    offsets = np.array(encoding.offsets).reshape(-1, 2) - prompt
-    ends = offsets[opening:stop, 1]
-    start = opening + (np.count_nonzero(ends <= 0) if prompt else 0)
-    characters = np.maximum(offsets[start:stop], 0).T
-    return _Text(text, ids[:start], ids[start:stop], ids[stop:], *characters)
-
-
-def _room(name: object, size: int, around: int) -> int:
-    """Tokens of the text among `size` tokens."""
-    if size <= around:
-        beside = f"{around} tokens of the prompt and special ones"
-        raise ValueError(f"{name} leaves no room beside {beside}")
-    return size - around
-
-
-def _chunks(text: _Text, chunking: Chunking, reach: int) -> np.ndarray:
-    """[n] which chunk each token of a text belongs to, from 0 without gaps."""
-    place = np.arange(len(text.body))
-    if chunking.kind == "pcw":
-        return np.zeros_like(place)
-    if chunking.unit == "tokens":
-        chunk = place // chunking.size
-    else:
-        ends = [match.end() for match in SENTENCE_END.finditer(text.text)]
-        sentence = _numbered(np.searchsorted(ends, text.start, side="right"))
-        chunk = sentence // chunking.size
-    if chunking.kind == "naive":
-        room = _room(f"a reach of {reach} tokens", reach, text.around)
-        if chunking.unit == "tokens" and chunking.size > room:
-            raise ValueError(
-                f"chunk {chunking}: with {text.around} tokens around a chunk, this "
-                f"encoder reaches sizes 1 ... {room}"
-            )
-        # Sentences that the encoder does not reach are cut further.
-        inside = place - np.searchsorted(chunk, chunk)
-        chunk = _numbered(chunk * len(place) + inside // room)
-    return chunk
-
-
-def _numbered(values: np.ndarray) -> np.ndarray:
-    """Runs of equal values numbered from 0."""
-    return np.cumsum(np.diff(values, prepend=values[0]) != 0)
-
-
-def _late(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[ChunkRow]:
-    ids, owner = _whole(text, chunk)
-    return _windows(ids, owner, chunking)
-
-
-def _landmark(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[ChunkRow]:
-    ids, owner = _whole(text, chunk)
-    last = np.diff(owner, append=-1) != 0
-    return _windows(ids, np.where(last, owner, -1), chunking)
-
-
-def _naive(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[ChunkRow]:
-    del chunking
-    first = np.flatnonzero(np.diff(chunk)) + 1
-    bodies = np.split(text.body, first)
-    return [_alone(text, body, number) for number, body in enumerate(bodies)]
-
-
-def _pcw(text: _Text, chunk: np.ndarray, chunking: Chunking) -> list[ChunkRow]:
-    """Windows side by side, the last one moved back to be as long as the others."""
-    del chunk
-    room = _room(f"chunk {chunking}", chunking.size, text.around)
-    count = len(text.body)
-    starts = [*range(0, count - room, room), max(0, count - room)]
-    return [_alone(text, text.body[start : start + room], 0) for start in starts]
-
-
-def _whole(text: _Text, chunk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All tokens of a text and the chunk of each; what is around joins the nearest."""
-    ids = np.concatenate([text.head, text.body, text.tail])
-    return ids, np.pad(chunk, (len(text.head), len(text.tail)), mode="edge")
-
-
-def _windows(ids: np.ndarray, owner: np.ndarray, chunking: Chunking) -> list[ChunkRow]:
-    """The rows of a text; of a token that two windows hold, the first one's counts."""
-    window, rows = chunking.window or len(ids), []
-    overlap = chunking.overlap
-    for start in range(0, max(1, len(ids) - overlap), window - overlap):
-        part = owner[start : start + window].copy()
-        part[: overlap if start else 0] = -1
-        chunk = np.unique(part[part >= 0])
-        if len(chunk):
-            piece = np.where(part >= 0, np.searchsorted(chunk, part) + 1, 0)
-            row = ids[start : start + window]
-            rows.append(ChunkRow(row, piece.astype(np.int32), chunk))
-    return rows
-
-
-def _alone(text: _Text, body: np.ndarray, chunk: int) -> ChunkRow:
-    """A piece with the same tokens around it as a whole text has."""
-    ids = np.concatenate([text.head, body, text.tail])
-    return ChunkRow(ids, np.ones_like(ids), np.array([chunk]))
-
-
-def parse_chunking(text: str) -> Chunking:
-    """The chunking that the option names, as at the head of this file.
-
-    Raises:
-        ValueError: it names none, or arguments that do not fit it.
-    """
-    kind, _, rest = text.strip().partition(":")
-    if kind not in KINDS:
-        raise ValueError(f"unknown chunking {kind!r}; known: {', '.join(KINDS)}")
-    fields = {}
-    for argument in rest.split(",") if rest else ():
-        name, equals, number = argument.rpartition("=")
-        name = name if equals else "tokens"
-        if name not in ("tokens", "sentences", "window", "overlap") or name in fields:
-            allowed = "a number of tokens, sentences=, window= and overlap="
-            raise ValueError(f"chunk {text!r} has {argument!r}; allowed: {allowed}")
-        if not re.fullmatch(r"-?\d+", number):
-            raise ValueError(f"chunk {text!r}: {argument!r} is not a whole number")
-        fields[name] = int(number)
-    units = [name for name in ("tokens", "sentences") if name in fields]
-    if len(units) != 1:
-        raise ValueError(f"chunk {text!r} needs one size, as {kind}:512")
-    size = fields.pop(units[0])
-    if "window" in fields:
-        fields = {"overlap": OVERLAP, **fields}
-    return Chunking(kind, size, units[0], **fields)
-
-
-def parse_chunkings(text: str) -> list[Chunking | None]:
-    """The chunkings between semicolons: late:64;128;256 or none;naive:256;late:256.
-
-    A number alone is the one before with that size; none is no chunks (None).
-
-    Raises:
-        ValueError: as `parse`.
-    """
-    found: list[Chunking | None] = []
-    for part in map(str.strip, text.split(";")):
-        if part == "none":
-            found.append(None)
-        elif part.isdecimal() and found and found[-1] is not None:
-            found.append(replace(found[-1], size=int(part)))
-        else:
-            found.append(parse_chunking(part))
-    return found
-
-
-def check_row_length(chunking: Chunking, reach: int) -> None:
-    """Whether what is read at a time fits an encoder of `reach` tokens.
-
-    Raises:
-        ValueError: it does not.
-    """
-    read = chunking.window or (chunking.size if chunking.kind == "pcw" else 1)
-    if read > reach:
+def _check_size(chunking: Chunking, tokens: int | None, sentences: int | None) -> None:
+    """Checks that a chunking has exactly one size, and that it is at least 1."""
+    sizes = {"tokens": tokens, "sentences": sentences}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    if len(sizes) != 1:
+        name = chunking.name
         raise ValueError(
-            f"chunk {chunking} reads {read} tokens at a time; "
-            f"this encoder reaches 1 ... {reach}"
+            f"{chunking} needs one size, such as {name}(512) or {name}(sentences=5)"
         )
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{chunking}: {name} {size} is below 1")
 
 
-ROWS = {"late": _late, "landmark": _landmark, "naive": _naive, "pcw": _pcw}
+CHUNKINGS: dict[str, Callable[..., Chunking | None]] = {
+    "none": no_chunking,
+    "late": Late,
+    "landmark": Landmark,
+    "naive": Naive,
+    "pcw": ParallelWindows,
+}

@@ -1,0 +1,192 @@
+"""Rows of tokens for the chunks of a document: tokens with their characters, windows.
+
+`research.text.chunking` says which chunk a token belongs to; the rows are made here.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+
+from research.text.tokenization import ENCODE_BATCH_SIZE
+
+# The end of a sentence, or an empty line; the space behind it starts the next sentence.
+SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[”’」』]*|\n\s*\n")
+
+
+class ChunkRow(NamedTuple):
+    """A row of tokens for the encoder, and the spans that are pooled from it.
+
+    Attributes:
+        token_ids: [S] int32.
+        span_ids: [S] int32, m >= 1 for the tokens of the row's m-th span, 0 for tokens
+            that are not pooled.
+        chunk_numbers: [M] int, the chunk of the text that each span belongs to. The
+            vector of a chunk is the mean of its spans', weighted by their tokens.
+    """
+
+    token_ids: np.ndarray
+    span_ids: np.ndarray
+    chunk_numbers: np.ndarray
+
+
+class ChunkedText(NamedTuple):
+    """The chunks of one text.
+
+    Attributes:
+        rows: the rows that the encoder reads, in the order of the text.
+        start, end: [C] int, the characters [start, end) of each chunk, from its first
+            token to its last.
+    """
+
+    rows: list[ChunkRow]
+    start: np.ndarray
+    end: np.ndarray
+
+
+class TokenizedText(NamedTuple):
+    """A text, its N tokens, and the tokens that surround them.
+
+    Attributes:
+        text: the characters, without the prompt.
+        opening_ids: [P] int32, opening special tokens and the prompt.
+        body_ids: [N] int32, the tokens of the text itself.
+        closing_ids: [Q] int32, closing special tokens.
+        start, end: [N] int, the characters [start, end) of each token of the text.
+    """
+
+    text: str
+    opening_ids: np.ndarray
+    body_ids: np.ndarray
+    closing_ids: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+    @property
+    def num_surrounding(self) -> int:
+        """Number of tokens that are not of the text itself."""
+        return len(self.opening_ids) + len(self.closing_ids)
+
+    def surround(self, body_ids: np.ndarray) -> np.ndarray:
+        """Puts the surrounding tokens of the text around some of its tokens."""
+        return np.concatenate([self.opening_ids, body_ids, self.closing_ids])
+
+
+def tokenize_documents(
+    tokenizer: tokenizers.Tokenizer,
+    texts: Sequence[str],
+    prompt: str,
+    max_length: int | None,
+) -> Iterator[TokenizedText]:
+    """Tokenizes documents, and separates their tokens from those around them.
+
+    Args:
+        tokenizer: without truncation and padding.
+        texts: the documents.
+        prompt: text before each document.
+        max_length: longer documents are cut to this many tokens, special tokens and the
+            prompt included; None keeps all.
+
+    Raises:
+        ValueError: a text has no tokens, or the prompt leaves it no room.
+    """
+    special = tokenizer.encode("a").special_tokens_mask
+    num_special = special.index(0), special[::-1].index(0)
+    for start in range(0, len(texts), ENCODE_BATCH_SIZE):
+        batch = texts[start : start + ENCODE_BATCH_SIZE]
+        encodings = tokenizer.encode_batch([prompt + text for text in batch])
+        for number, (text, encoding) in enumerate(
+            zip(batch, encodings, strict=True), start
+        ):
+            tokenized = _split_encoding(text, encoding, *num_special, len(prompt))
+            if not len(tokenized.body_ids) or not text.strip():
+                raise ValueError(f"text {number} has no tokens: {text!r}")
+            yield _truncate(tokenized, max_length)
+
+
+def _split_encoding(
+    text: str,
+    encoding: tokenizers.Encoding,
+    num_opening: int,
+    num_closing: int,
+    prompt_length: int,
+) -> TokenizedText:
+    """Separates the tokens of a text from special tokens and those of the prompt."""
+    token_ids = np.array(encoding.ids, np.int32)
+    stop = len(token_ids) - num_closing
+    offsets = np.array(encoding.offsets).reshape(-1, 2) - prompt_length  # [S, 2]
+    # Tokens that end before the first character of the text are the prompt's.
+    num_prompt = np.count_nonzero(offsets[num_opening:stop, 1] <= 0)
+    start = num_opening + (num_prompt if prompt_length else 0)
+    characters = np.maximum(offsets[start:stop], 0).T
+    parts = token_ids[:start], token_ids[start:stop], token_ids[stop:]
+    return TokenizedText(text, *parts, *characters)
+
+
+def _truncate(text: TokenizedText, max_length: int | None) -> TokenizedText:
+    """Cuts the tokens of a text so that its row has at most max_length tokens."""
+    if max_length is None:
+        return text
+    room = compute_room(f"max_length {max_length}", max_length, text.num_surrounding)
+    return text._replace(
+        body_ids=text.body_ids[:room], start=text.start[:room], end=text.end[:room]
+    )
+
+
+def compute_room(limit: object, length: int, num_surrounding: int) -> int:
+    """Tokens of the text itself in a row of `length` tokens."""
+    if length <= num_surrounding:
+        raise ValueError(
+            f"{limit} leaves no room beside {num_surrounding} tokens of the prompt and "
+            "special ones"
+        )
+    return length - num_surrounding
+
+
+def number_chunks(
+    text: TokenizedText, tokens: int | None, sentences: int | None
+) -> np.ndarray:
+    """[N] int, the chunk of each token: every so many tokens or sentences."""
+    if tokens is not None:
+        return np.arange(len(text.body_ids)) // tokens
+    ends = [match.end() for match in SENTENCE_END.finditer(text.text)]
+    # A sentence without tokens has no number.
+    sentence = number_runs(np.searchsorted(ends, text.start, side="right"))
+    return sentence // sentences
+
+
+def number_runs(values: np.ndarray) -> np.ndarray:
+    """Numbers runs of equal values from 0."""
+    return np.cumsum(np.diff(values, prepend=values[0]) != 0)
+
+
+def make_windows(
+    token_ids: np.ndarray, chunk_numbers: np.ndarray, window: int, overlap: int
+) -> list[ChunkRow]:
+    """Overlapping rows; of a token in two windows, the state in the first counts.
+
+    Args:
+        token_ids: [S] all tokens of the text.
+        chunk_numbers: [S] the chunk that each is pooled into, -1 for none.
+        window: tokens per row.
+        overlap: tokens that a row shares with the one before it.
+    """
+    rows = []
+    for start in range(0, max(1, len(token_ids) - overlap), window - overlap):
+        numbers = chunk_numbers[start : start + window].copy()
+        if start:
+            numbers[:overlap] = -1
+        chunks = np.unique(numbers[numbers >= 0])  # [M]
+        if len(chunks):
+            span_ids = np.where(numbers >= 0, np.searchsorted(chunks, numbers) + 1, 0)
+            row = token_ids[start : start + window]
+            rows.append(ChunkRow(row, span_ids.astype(np.int32), chunks))
+    return rows
+
+
+def make_row(text: TokenizedText, body_ids: np.ndarray, number: int) -> ChunkRow:
+    """A row of one span: some tokens of a text, surrounded as the full text is."""
+    token_ids = text.surround(body_ids)
+    return ChunkRow(token_ids, np.ones_like(token_ids), np.array([number]))
