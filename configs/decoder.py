@@ -14,7 +14,7 @@ Expected: of that, on the code of held-out packages, 2.26 bits by byte (a perple
 
 from configs.common import pre_training
 from research.config_sections import section
-from research.eval.perplexity import MODEL_EVALS
+from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
 from research.objectives.registry import PRETRAINING
 
@@ -36,7 +36,7 @@ def get_config(arg: str = ""):
     config.optimizer.weight_decay = 0.1
     config.optimizer.betas = (0.9, 0.95)
     config.optimizer.schedule = "cosine"
-    config.evals["perplexity"] = section(MODEL_EVALS, "perplexity", documents=100)
+    config.evals["perplexity"] = section(EVALS, "perplexity", documents=100)
     return config
 
 

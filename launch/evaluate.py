@@ -22,13 +22,11 @@ from launch import main as cli
 from research.atomic_write import atomic_write
 from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
-from research.eval.perplexity import MODEL_EVALS
 from research.inference.embedder import make_embedder, make_grid_embedder
 from research.models import encoder as models_encoder
+from research.types import ModelEvaluator
 
-TASK = flags.DEFINE_enum(
-    "task", None, [*EVALS, *MODEL_EVALS], "What to score.", required=True
-)
+TASK = flags.DEFINE_enum("task", None, list(EVALS), "What to score.", required=True)
 DATA = flags.DEFINE_string("data", None, "An STS file, a BEIR folder, or texts.")
 SPLIT = flags.DEFINE_string("split", "test", "Which qrels of a BEIR folder.")
 GRID = flags.DEFINE_bool("grid", False, "Score every depth and width.")
@@ -49,15 +47,14 @@ def main():
     So also those of several ways to cut documents.
     """
     chunkings = options.chunkings()
-    measured = TASK.value in MODEL_EVALS
-    if any(chunkings.values()) and (GRID.value or measured or TASK.value == "sts"):
+    if any(chunkings.values()) and (GRID.value or TASK.value in ("sts", "perplexity")):
         other = "--grid" if GRID.value else f"--task={TASK.value}"
         raise ValueError(f"--chunk={options.CHUNK.value} does not go with {other}")
-    if measured and GRID.value:
+    if GRID.value and TASK.value == "perplexity":
         raise ValueError(f"--grid does not go with --task={TASK.value}")
-    if measured:
-        return _measured()
     evaluator = _evaluator()
+    if isinstance(evaluator, ModelEvaluator):
+        return _evaluate_model(evaluator)
     model = options.model()
     if GRID.value:
         found = _grid(evaluator, model)
@@ -70,19 +67,19 @@ def main():
     if TASK.value == "longembed":
         cli.log(longembed.format_markdown(scores, _title()))
         reach = options.document_length(model, chunk)
-        picture = partial(longembed.plot_longembed, reach=reach)
+        picture = partial(longembed.plot_longembed, document_length=reach)
         return _written("longembed", scores, scores, longembed.format_markdown, picture)
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
 
-def _measured() -> dict:
-    measure = MODEL_EVALS[TASK.value](data=DATA.value or "pydocs")
+def _evaluate_model(evaluator: ModelEvaluator) -> dict:
+    """The scores of an evaluator that reads the model, not its embeddings."""
     model = options.model()
     settings = options.embedding(model)
     found = model.params, model.config
     if settings["depth"]:
         found = models_encoder.truncate_depth(*found, settings["depth"])
-    scores = measure(*found, model.tokenizer, settings["max_length"])
+    scores = evaluator.evaluate(*found, model.tokenizer, settings["max_length"])
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
 
@@ -117,6 +114,7 @@ def _evaluator():
             "split": SPLIT.value,
             "text": TEXT.value,
         },
+        "perplexity": {"data": DATA.value or "pydocs"},
     }
     arguments = sources.get(TASK.value, {})
     if arguments.get("data", "") is None:
@@ -136,7 +134,7 @@ def _grid(evaluator, model) -> grid.Grid:
     normalize, dim = settings.pop("normalize"), settings.pop("dim")
     depth = settings.pop("depth")
     depths = [depth] if depth else list(range(1, model.config.depth + 1))
-    known = sorted(model.dims) or grid.widths(model.width)
+    known = sorted(model.dims) or grid.default_dims(model.width)
     dims = [dim] if options.DIM.value else known
     encoder = model.params, model.config
 

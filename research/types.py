@@ -211,3 +211,13 @@ class Objective(NamedTuple):
 
 
 Evaluator = Callable[[EmbedFn], dict[str, float]]
+
+
+class ModelEvaluator(NamedTuple):
+    """An evaluator of the model itself, not of its embeddings.
+
+    Attributes:
+        evaluate: (params, cfg, tokenizer, max_length, mesh) -> scores.
+    """
+
+    evaluate: Callable[..., Mapping[str, float]]

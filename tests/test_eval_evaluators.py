@@ -8,11 +8,11 @@ from research.eval import compare_chunking
 from research.eval.evaluators import EVALS
 from research.eval.grid import (
     Grid,
+    default_dims,
     format_markdown,
     plot_heat_map,
     score_grid,
     to_record,
-    widths,
 )
 from research.eval.retrieval import ranking, retrieval
 from research.eval.sts import sts
@@ -21,6 +21,11 @@ from research.eval.sts import sts
 def letters(texts, role):
     """How often a, b, c and d occur in each text."""
     return np.array([[t.count(c) for c in "abcd"] for t in texts], np.float32)
+
+
+def cells_of(line):
+    """The cells of a line of a markdown table."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 @pytest.fixture
@@ -52,7 +57,12 @@ def beir(tmp_path):
 
 def test_every_evaluator_has_a_test():
     assert set(EVALS) == {
-        *("sts", "retrieval", "pydocs_retrieval", "pydocs_long", "longembed")
+        "sts",
+        "retrieval",
+        "pydocs_retrieval",
+        "pydocs_long",
+        "longembed",
+        "perplexity",  # tests/test_objectives_causal.py
     }
 
 
@@ -94,18 +104,19 @@ def test_retrieval_by_some_of_the_queries(beir, tmp_path):
         "query-id\tcorpus-id\tscore\n" + grades
     )
 
-    def asked(queries):
-        found = []
+    def sampled_queries(queries):
+        embedded = []
 
         def embed(texts, role):
-            found.extend(texts if role == "query" else [])
+            embedded.extend(texts if role == "query" else [])
             return letters(texts, role)
 
         assert retrieval(data=beir, queries=queries)(embed)["main_score"] == 100
-        return found
+        return embedded
 
-    assert len(set(asked(5))) == 5 and asked(5) == asked(5)
-    assert set(asked(5)) < set(asked(6)) < set(asked(0)) == set(asked(30))
+    five, six = sampled_queries(5), sampled_queries(6)
+    assert len(set(five)) == 5 and five == sampled_queries(5)
+    assert set(five) < set(six) < set(sampled_queries(0)) == set(sampled_queries(30))
     with pytest.raises(ValueError, match="queries is -1"):
         retrieval(data=beir, queries=-1)
 
@@ -158,27 +169,27 @@ def test_pydocs_long_asks_for_all_functions_of_a_text(monkeypatch):
     monkeypatch.setattr(
         "research.eval.evaluators.SOURCES", {"pydocs": lambda *, split: source}
     )
-    seen = {}
+    embedded = {}
 
     def embed(texts, role):
-        found = [
+        numbers = [
             [int(n) for n in re.findall(r"(?:query|document) (\d+)", t)] for t in texts
         ]
-        seen[role] = found
-        return np.array([np.isin(range(40), row) for row in found], np.float32)
+        embedded[role] = numbers
+        return np.array([np.isin(range(40), row) for row in numbers], np.float32)
 
     # Functions of 30 characters: 10 tokens of 3 hold one, 31 three.
     for length, count in ((1, 1), (10, 1), (31, 3)):
-        before = seen.get("document")
+        before = embedded.get("document")
         evaluator = EVALS["pydocs_long"](length=length, candidates=8)
         assert evaluator(embed)["main_score"] == 100
-        assert [len(row) for row in seen["document"]] == [count] * 8
-        assert [sorted(row) for row in seen["query"]] == [
-            sorted(row) for row in seen["document"]
+        assert [len(row) for row in embedded["document"]] == [count] * 8
+        assert [sorted(row) for row in embedded["query"]] == [
+            sorted(row) for row in embedded["document"]
         ]
-        assert before is None or [row[:1] for row in seen["document"]] == before
-    assert seen["query"] != seen["document"]
-    assert len({n for row in seen["document"] for n in row}) == 24
+        assert before is None or [row[:1] for row in embedded["document"]] == before
+    assert embedded["query"] != embedded["document"]
+    assert len({n for row in embedded["document"] for n in row}) == 24
     with pytest.raises(
         ValueError, match="8 documents of 50 tokens needs more than the"
     ):
@@ -199,13 +210,13 @@ def test_a_grid_embeds_once_and_cuts(sts_file, tmp_path):
         cuts.append(depth)
         return letters
 
-    found = score_grid(sts(data=sts_file), every, cut, depths=(1, 2), dims=(3, 4))
+    grid = score_grid(sts(data=sts_file), every, cut, depths=(1, 2), dims=(3, 4))
     assert calls == ["query"]
     assert cuts == [1, 2]
-    whole = sts(data=sts_file)(letters)
-    assert found.scores[1][1]["main_score"] == pytest.approx(whole["main_score"])
-    assert found.main().shape == (2, 2)
-    data = to_record(found)
+    full_model = sts(data=sts_file)(letters)
+    assert grid.scores[1][1]["main_score"] == pytest.approx(full_model["main_score"])
+    assert grid.main_scores().shape == (2, 2)
+    data = to_record(grid)
     assert [(c["depth"], c["dim"]) for c in data["cells"]] == [
         (1, 3),
         (1, 4),
@@ -213,24 +224,35 @@ def test_a_grid_embeds_once_and_cuts(sts_file, tmp_path):
         (2, 4),
     ]
     assert json.loads(json.dumps(data))["main_score"] == pytest.approx(100)
-    assert "| depth | 3 | 4 | s / 1,000 texts |" in format_markdown(found, "title")
-    plot_heat_map(found, "title", tmp_path / "grid.png")
+    table = format_markdown(grid, "title").splitlines()
+    assert cells_of(table[2]) == ["depth", "3", "4", "s / 1,000 texts"]
+    main_scores = grid.main_scores()
+    assert cells_of(table[4])[:3] == ["1", *(f"{x:.2f}" for x in main_scores[0])]
+    picture = plot_heat_map(grid, "title", tmp_path / "grid.png")
+    shown = [text.get_text() for text in picture.axes[0].texts]
+    assert shown == [f"{score:.1f}" for score in main_scores.ravel()]
+    assert [label.get_text() for label in picture.axes[0].get_xticklabels()] == [
+        "3",
+        "4",
+    ]
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_grid_of_one_cell_is_drawn(tmp_path):
     single = Grid((1,), (8,), [[{"main_score": 1.0}]], [0.1])
-    plot_heat_map(single, "title", tmp_path / "grid.png")
+    picture = plot_heat_map(single, "title", tmp_path / "grid.png")
+    assert [text.get_text() for text in picture.axes[0].texts] == ["1.0"]
+    assert picture.axes[0].get_title() == "title"
 
 
-def test_widths():
-    assert widths(384) == (16, 32, 64, 128, 256, 384)
-    assert widths(64) == (16, 32, 64)
-    assert widths(8) == (8,)
+def test_default_dims_are_powers_of_two_and_the_full_width():
+    assert default_dims(384) == (16, 32, 64, 128, 256, 384)
+    assert default_dims(64) == (16, 32, 64)
+    assert default_dims(8) == (8,)
 
 
 def test_a_sweep_scores_each_way_to_cut(beir, tmp_path):
-    said = []
+    lines = []
 
     def flipped(texts, role):
         sign = [1, -1 if role == "document" else 1, 1, 1]
@@ -238,15 +260,18 @@ def test_a_sweep_scores_each_way_to_cut(beir, tmp_path):
 
     makers = {"none": lambda: letters, "late(2)": lambda: flipped}
     cells = compare_chunking.compare_chunkings(
-        retrieval(data=beir), makers, said.append
+        retrieval(data=beir), makers, lines.append
     )
     assert [cell["chunk"] for cell in cells] == ["none", "late(2)"]
-    assert len(said) == 2
+    assert len(lines) == 2
     data = json.loads(json.dumps(compare_chunking.to_record(cells)))
     assert data["main_score"] == data["cells"][1]["main_score"] == 100
     assert data["best"] == "late(2)"
     table = compare_chunking.format_markdown(cells, "title")
-    assert "| chunk | ndcg@10 | recall@100 | mrr@10 | seconds |" in table
-    assert "| late(2) | 100.00 |" in table
-    compare_chunking.plot_chunkings(cells, "title", tmp_path / "chunks.png")
+    header, _, _, last = map(cells_of, table.splitlines()[2:])
+    assert header == ["chunk", "ndcg@10", "recall@100", "mrr@10", "seconds"]
+    assert last[:2] == ["late(2)", "100.00"]
+    picture = compare_chunking.plot_chunkings(cells, "title", tmp_path / "chunks.png")
+    widths = [bar.get_width() for bar in picture.axes[0].patches]
+    assert widths == [cell["main_score"] for cell in cells]
     assert (tmp_path / "chunks.png").read_bytes().startswith(b"\x89PNG")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from research.eval.longembed import (
-    accuracy,
-    by_length,
     format_markdown,
     longembed,
     plot_longembed,
+    scores_by_length,
+    top1_accuracy,
 )
 
 
@@ -55,9 +55,9 @@ def test_a_model_of_512_tokens_shows_the_published_pattern():
     scores = []
     for seed in range(3):
         evaluator = longembed(tasks=("passkey",), lengths=lengths, seed=seed)
-        found = by_length(evaluator(reader(400)))["passkey"]
-        assert list(found) == list(lengths)
-        scores.append(list(found.values()))
+        by_length = scores_by_length(evaluator(reader(400)))["passkey"]
+        assert list(by_length) == list(lengths)
+        scores.append(list(by_length.values()))
     mean = np.mean(scores, axis=0)
     assert mean[0] == mean[1] == 100
     np.testing.assert_allclose(mean, published, atol=12)
@@ -98,8 +98,8 @@ def test_a_real_task_alone(beir):
 def test_accuracy_counts_first_places():
     corpus, queries = {"x": "Ada", "y": "Bo"}, {"q": "Bo", "r": "Bo"}
     qrels = {"q": {"y": 1}, "r": {"x": 1}}
-    assert accuracy(reader(9), corpus, queries, qrels) == 50
-    zeros = accuracy(lambda t, role: np.zeros((len(t), 2)), corpus, queries, qrels)
+    assert top1_accuracy(reader(9), corpus, queries, qrels) == 50
+    zeros = top1_accuracy(lambda t, role: np.zeros((len(t), 2)), corpus, queries, qrels)
     assert zeros == 50  # the first of equals: r's
 
 
@@ -109,14 +109,19 @@ def test_the_table_and_the_picture(tmp_path):
     assert format_markdown(scores, "M").splitlines() == [
         "# M",
         "",
-        "| task           |   256 | 32768 | score, % |",
-        "| -------------- | ----: | ----: | -------: |",
-        "| passkey, Acc@1 | 100.0 |  50.0 |     75.0 |",
-        "| qmsum, nDCG@10 |       |       |     25.0 |",
-        "| mean           |       |       |     50.0 |",
+        "| task           |   256 |   32768 |   score, % |",
+        "|:---------------|------:|--------:|-----------:|",
+        "| passkey, Acc@1 | 100.0 |    50.0 |       75.0 |",
+        "| qmsum, nDCG@10 |       |         |       25.0 |",
+        "| mean           |       |         |       50.0 |",
     ]
-    for name, part in (("all", scores), ("real", dict(list(scores.items())[:3:2]))):
-        plot_longembed(part, "M", tmp_path / f"{name}.png", reach=512)
+    for name, part in (("all", scores), ("data", dict(list(scores.items())[:3:2]))):
+        file = tmp_path / f"{name}.png"
+        picture = plot_longembed(part, "M", file, document_length=512)
+        labels = [text.get_text() for text in picture.axes[0].get_legend().texts]
+        curves = ["passkey (Acc@1, mean 75.0)"] * (name == "all")
+        marks = ["the model encodes 512 tokens"] * (name == "all")
+        assert labels == [*curves, "qmsum (nDCG@10, 25.0)", *marks]
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 

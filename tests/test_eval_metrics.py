@@ -44,22 +44,22 @@ def test_bm25_is_lucenes():
     assert scores[0, 1] == 0
 
 
-def test_spearman_is_scipys_and_nan_where_there_is_none():
-    pairs = np.random.default_rng(0).integers(0, 9, (50, 2)).astype(float)  # with ties
-    want = correlations(*pairs.T)["spearman"]
-    assert 100 * spearman(pairs) == pytest.approx(want)
-    assert math.isnan(spearman(np.ones((4, 2))))
+def test_spearman_is_the_correlation_of_ranks_and_nan_for_a_constant():
+    x, y = np.random.default_rng(0).integers(0, 9, (2, 50)).astype(float)  # with ties
+    ranks = stats.rankdata([x, y], axis=1)
+    assert spearman(x, y) == pytest.approx(np.corrcoef(ranks)[0, 1])
+    assert math.isnan(spearman(np.ones(4), np.arange(4.0)))
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
     values = np.random.default_rng(0).normal(3, 2, 400)
-    found = bootstrap(values, np.mean, samples=1_000)
+    interval = bootstrap((values,), np.mean, samples=1_000)
     half = 1.96 * values.std() / 20
-    assert found["low"] == pytest.approx(values.mean() - half, abs=0.03)
-    assert found["high"] == pytest.approx(values.mean() + half, abs=0.03)
-    assert bootstrap(values, np.mean, samples=1_000) == found
-    assert bootstrap(values, np.mean, samples=1_000, seed=1) != found
-    assert bootstrap(values, np.mean, samples=0) == {}
+    assert interval["low"] == pytest.approx(values.mean() - half, abs=0.03)
+    assert interval["high"] == pytest.approx(values.mean() + half, abs=0.03)
+    assert bootstrap((values,), np.mean, samples=1_000) == interval
+    assert bootstrap((values,), np.mean, samples=1_000, seed=1) != interval
+    assert bootstrap((values,), np.mean, samples=0) == {}
 
 
 def test_the_interval_of_a_correlation_covers_the_true_one():
@@ -68,14 +68,20 @@ def test_the_interval_of_a_correlation_covers_the_true_one():
     covered = 0
     for seed in range(20):
         pairs = normal.rvs(150, random_state=seed)
-        found = bootstrap(pairs, spearman, samples=200)
-        covered += found["low"] < true < found["high"]
+        interval = bootstrap(pairs.T, spearman, samples=200)
+        covered += interval["low"] < true < interval["high"]
     assert covered >= 16  # 19 expected; fewer than 16 once in 400 times
 
 
 def test_an_interval_without_a_statistic():
-    found = bootstrap(np.ones((3, 2)), spearman, samples=10)
-    assert math.isnan(found["low"])
-    assert math.isnan(found["high"])
-    one = bootstrap(np.array([2.0]), np.mean, samples=10)
-    assert one == {"low": 2.0, "high": 2.0}
+    interval = bootstrap(np.ones((2, 3)), spearman, samples=10)
+    assert math.isnan(interval["low"])
+    assert math.isnan(interval["high"])
+    interval = bootstrap((np.array([2.0]),), np.mean, samples=10)
+    assert interval == {"low": 2.0, "high": 2.0}
+
+
+def test_samples_without_a_statistic_do_not_count():
+    x = np.array([0.0, 0.0, 0.0, 1.0])  # a third of the samples are constant
+    interval = bootstrap((x, x), spearman, samples=50)
+    assert interval == {"low": pytest.approx(1.0), "high": pytest.approx(1.0)}

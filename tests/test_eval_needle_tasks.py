@@ -5,7 +5,13 @@ import pytest
 
 from research.data.files import read_records
 from research.eval.bm25 import bm25
-from research.eval.needle_tasks import NEEDLES, budget, needle, passkey, prose
+from research.eval.needle_tasks import (
+    NEEDLES_FILE,
+    filler_words,
+    needle,
+    passkey,
+    read_words,
+)
 
 # Of the published documents: words of filler; least, most and mean characters.
 SIZES = {
@@ -29,7 +35,7 @@ def test_passkey_documents_have_the_published_sizes(length):
     words, shortest, longest, mean = SIZES[length]
     corpus, queries, _ = passkey(length)
     sizes = [len(text) for text in corpus.values()]
-    assert budget(length) == words
+    assert filler_words(length) == words
     assert (min(sizes), max(sizes)) == (shortest, longest)
     assert np.mean(sizes) == pytest.approx(mean, abs=0.1)
     assert all(33 <= len(query) <= 45 for query in queries.values())
@@ -77,7 +83,7 @@ def test_names_are_the_same_at_every_length_and_places_are_not():
 
 
 def test_every_question_is_answered_by_its_own_fact():
-    records = [record for _, record in read_records(NEEDLES)]
+    records = [record for _, record in read_records(NEEDLES_FILE)]
     facts = [record["fact"] for record in records]
     questions = [record["question"] for record in records]
     assert len(set(facts)) == len(set(questions)) == 100
@@ -90,7 +96,7 @@ def test_every_question_is_answered_by_its_own_fact():
 def test_needle_documents_are_one_text_but_for_the_fact():
     words = [f"w{i}" for i in range(400)]
     corpus, _, qrels = needle(512, words)
-    facts = [record["fact"] for _, record in read_records(NEEDLES)]
+    facts = [record["fact"] for _, record in read_records(NEEDLES_FILE)]
     for fact, text in zip(facts, corpus.values(), strict=True):
         before, line, after = text.split("\n")
         assert line == fact
@@ -98,15 +104,15 @@ def test_needle_documents_are_one_text_but_for_the_fact():
     assert all(list(grades.values()) == [1] for grades in qrels.values())
 
 
-def test_prose_of_a_file_and_of_a_folder(tmp_path):
+def test_words_of_a_file_and_of_a_folder(tmp_path):
     (tmp_path / "b.txt").write_text("three\nfour  five\n")
     with gzip.open(tmp_path / "a.txt.gz", "wt") as file:
         file.write("one\n\ntwo\n")
-    assert prose(str(tmp_path), 4) == ["one", "two", "three", "four"]
-    assert prose(str(tmp_path / "b.txt"), 9) == ["three", "four", "five"]
+    assert read_words(str(tmp_path), 4) == ["one", "two", "three", "four"]
+    assert read_words(str(tmp_path / "b.txt"), 9) == ["three", "four", "five"]
 
 
-def test_prose_of_the_installed_packages(monkeypatch):
+def test_words_of_the_installed_packages(monkeypatch):
     from research.data.examples import Example
     from research.data.sources import Source
 
@@ -116,7 +122,14 @@ def test_prose_of_the_installed_packages(monkeypatch):
         return Source(examples=rows, negatives_per_query=0, weight=1.0, prompts={})
 
     monkeypatch.setattr("research.eval.needle_tasks.SOURCES", {"pydocs": pydocs})
-    assert prose("", 9) == ["Docstring", "of", "test.", "Docstring", "of", "train."]
+    assert read_words("", 9) == [
+        "Docstring",
+        "of",
+        "test.",
+        "Docstring",
+        "of",
+        "train.",
+    ]
 
 
 def test_bad_input_is_named(tmp_path):
@@ -127,9 +140,9 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(ValueError, match="length 512 need a text of 359 words, not 1"):
         needle(512, ["word"])
     with pytest.raises(FileNotFoundError, match=r"has no \.txt"):
-        prose(str(tmp_path), 1)
+        read_words(str(tmp_path), 1)
     with pytest.raises(FileNotFoundError, match="there is no file"):
-        prose(str(tmp_path / "missing"), 1)
+        read_words(str(tmp_path / "missing"), 1)
     (tmp_path / "x.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ValueError, match=r"x\.txt cannot be read"):
-        prose(str(tmp_path), 1)
+        read_words(str(tmp_path), 1)

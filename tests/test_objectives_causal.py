@@ -11,7 +11,7 @@ import pytest
 from packed import lively
 
 from configs import decoder
-from research.eval.perplexity import perplexity, windows
+from research.eval.perplexity import cut_windows, perplexity
 from research.experiment.build import make_experiment
 from research.inference import model as pretrained
 from research.interop import load
@@ -195,17 +195,17 @@ def test_a_decoders_tokenizer(tokenizer):
 
 def test_windows_predict_every_token_once(tokenizer):
     whole = tokenizer.encode("the old leaf of a tree", add_special_tokens=False).ids
-    rows, given = windows(tokenizer, ["the old leaf of a tree"], 6)
+    rows, given = cut_windows(tokenizer, ["the old leaf of a tree"], 6)
     assert given == 1 and all(row[0] == 1 and len(row) <= 6 for row in rows)
     assert [i for row in rows for i in row[1:]] == whole
     bare = train_tokenizer(["the old leaf"], 300, "causal")
     bare.post_processor = tokenizers_without_opening()
-    rows, given = windows(bare, ["the old leaf of a tree"], 6)
+    rows, given = cut_windows(bare, ["the old leaf of a tree"], 6)
     whole = bare.encode("the old leaf of a tree").ids
     assert rows[0][0] == whole[0]
     assert [i for row in rows for i in row[1:]] == whole[1:]
     with pytest.raises(ValueError, match="max_length 1 leaves no token to predict"):
-        windows(tokenizer, ["a"], 1)
+        cut_windows(tokenizer, ["a"], 1)
 
 
 def tokenizers_without_opening():
@@ -222,7 +222,7 @@ def test_perplexity_of_a_model_that_knows_nothing(tokenizer, tmp_path):
     vocab = tokenizer.get_vocab_size()
     cfg = dataclasses.replace(CFG, vocab_size=vocab)
     params = jax.tree.map(jnp.zeros_like, encoder.init(jax.random.key(0), cfg))
-    scores = perplexity(data=str(file))(params, cfg, tokenizer, 16)
+    scores = perplexity(data=str(file)).evaluate(params, cfg, tokenizer, 16)
     count = sum(len(tokenizer.encode(t, add_special_tokens=False).ids) for t in texts)
     size = sum(len(text.encode()) for text in texts)
     assert (scores["documents"], scores["tokens"]) == (3, count)
@@ -234,8 +234,8 @@ def test_perplexity_of_a_model_that_knows_nothing(tokenizer, tmp_path):
     expected = vocab ** (count / characters)
     np.testing.assert_allclose(scores["character_perplexity"], expected, rtol=1e-5)
     two_sided = dataclasses.replace(cfg, causal=False)
-    with pytest.raises(ValueError, match="perplexity is of a causal model"):
-        perplexity(data=str(file))(params, two_sided, tokenizer, 16)
+    with pytest.raises(ValueError, match="perplexity needs a causal model"):
+        perplexity(data=str(file)).evaluate(params, two_sided, tokenizer, 16)
 
 
 def test_perplexity_is_that_of_the_windows_one_by_one(tokenizer, tmp_path, params):
@@ -243,9 +243,11 @@ def test_perplexity_is_that_of_the_windows_one_by_one(tokenizer, tmp_path, param
     (tmp_path / "texts.txt").write_text("\n".join(texts))
     cfg = dataclasses.replace(CFG, vocab_size=300)
     params = encoder.init(jax.random.key(3), cfg)
-    scores = perplexity(data=str(tmp_path / "texts.txt"))(params, cfg, tokenizer, 16)
+    scores = perplexity(data=str(tmp_path / "texts.txt")).evaluate(
+        params, cfg, tokenizer, 16
+    )
     texts = [text.strip() for text in texts]  # as the file is read
-    rows, _ = windows(tokenizer, texts, 16)
+    rows, _ = cut_windows(tokenizer, texts, 16)
     run = jax.jit(lambda params, tokens: next_tokens(params, tokens, cfg)[0])
     total = 0.0
     for ids in rows:

@@ -1,7 +1,12 @@
-"""Metrics, all in percent, from scipy and pytrec_eval."""
+"""Correlations, ranking metrics and bootstrap intervals, by SciPy and pytrec_eval.
 
-from collections.abc import Callable, Mapping
+Correlations and ranking metrics are in percent.
+"""
 
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+import chex
 import numpy as np
 import pytrec_eval
 from scipy import stats
@@ -10,66 +15,83 @@ Qrels = Mapping[str, Mapping[str, int]]
 Run = Mapping[str, Mapping[str, float]]
 
 
-def correlations(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+def correlations(predicted: np.ndarray, human: np.ndarray) -> dict[str, float]:
     """Spearman's and Pearson's correlation of two [N] arrays, in percent.
 
     Raises:
-        ValueError: there are fewer than two values, or all of one array are equal.
+        ValueError: There are fewer than two values, or all values of an array are
+            equal.
     """
-    for name, values in (("predicted", x), ("given", y)):
+    chex.assert_rank([predicted, human], 1)
+    chex.assert_equal_shape([predicted, human])
+    for name, values in (("predicted", predicted), ("human", human)):
         if len(values) < 2 or np.ptp(values) == 0:
             raise ValueError(
                 f"no correlation: the {len(values)} {name} scores are all equal"
             )
     return {
-        "spearman": 100 * float(stats.spearmanr(x, y).statistic),
-        "pearson": 100 * float(stats.pearsonr(x, y).statistic),
+        "spearman": 100 * spearman(predicted, human),
+        "pearson": 100 * float(stats.pearsonr(predicted, human).statistic),
     }
 
 
-def spearman(pairs: np.ndarray) -> float:
-    """Spearman's correlation of the columns of [N, 2]; nan if one of them is equal."""
-    ranks = stats.rankdata(pairs, axis=0)
-    ranks -= ranks.mean(0, keepdims=True)
-    scale = np.sqrt((ranks**2).sum(0).prod())
-    return float(ranks.prod(1).sum() / scale) if scale else float("nan")
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's correlation of two [N] arrays; nan if the values of one are equal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        return float(stats.spearmanr(x, y).statistic)
 
 
 def bootstrap(
-    values: np.ndarray,
-    statistic: Callable[[np.ndarray], float],
+    data: Sequence[np.ndarray],
+    statistic: Callable[..., float],
     *,
     samples: int,
     seed: int = 0,
 ) -> dict[str, float]:
-    """The 95 % confidence interval of a statistic, by resampling (Efron 1979).
+    """The 95 % percentile interval of a statistic by resampling (Efron 1979).
 
     Args:
-        values: [N, ...]; N of them are drawn with replacement.
-        statistic: of N values; samples of which it is not finite do not count.
-        samples: how often they are drawn; 0 for no interval.
-        seed: of the draws.
+        data: Arrays [N, ...]; the same N indices are drawn from each, with
+            replacement.
+        statistic: (arrays of N values) -> number; samples for which it is not finite do
+            not count.
+        samples: Number of resamples; 0 for no interval.
+        seed: Seed of the resamples.
 
     Returns:
-        {"low", "high"}, the 2.5th and the 97.5th percentile; the statistic twice if no
-        sample has it; {} without samples.
+        {"low", "high"}, the 2.5th and the 97.5th percentile; twice the statistic of the
+        data if it is finite for no sample or there is one value only; {} without
+        `samples`.
     """
     if not samples:
         return {}
-    rng, count = np.random.default_rng(seed), len(values)
-    draws = (rng.integers(count, size=count) for _ in range(samples))
-    found = np.array([statistic(values[chosen]) for chosen in draws])
-    found = found[np.isfinite(found)]
-    if not len(found):
-        found = [statistic(values)]
-    low, high = np.percentile(found, (2.5, 97.5))
+    chex.assert_equal_shape_prefix(data, 1)
+    values = np.array([])
+    if len(data[0]) > 1:
+        with warnings.catch_warnings():
+            # SciPy's own interval is nan where one sample is; percentiles follow.
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            values = stats.bootstrap(
+                data,
+                statistic,
+                n_resamples=samples,
+                paired=True,
+                vectorized=False,
+                method="percentile",
+                rng=np.random.default_rng(seed),
+            ).bootstrap_distribution
+        values = values[np.isfinite(values)]
+    if not len(values):
+        values = np.array([statistic(*data)])
+    low, high = np.percentile(values, (2.5, 97.5))
     return {"low": float(low), "high": float(high)}
 
 
 def ranking_scores(qrels: Qrels, run: Run) -> dict[str, float]:
     """Means of `query_scores` over the queries of `qrels`."""
-    every = query_scores(qrels, run).items()
-    return {name: float(np.mean(values)) for name, values in every}
+    scores = query_scores(qrels, run).items()
+    return {name: float(np.mean(values)) for name, values in scores}
 
 
 def query_scores(qrels: Qrels, run: Run) -> dict[str, np.ndarray]:
@@ -79,23 +101,24 @@ def query_scores(qrels: Qrels, run: Run) -> dict[str, np.ndarray]:
         qrels: {query id: {document id: grade}}; a grade of 0 is not relevant.
         run: {query id: {document id: score}}; a query without documents scores 0.
     """
-    full = _evaluated(qrels, run, {"ndcg_cut.10", "recall.100"})
+    results = _evaluate_run(qrels, run, {"ndcg_cut.10", "recall.100"})
+    # trec_eval cuts no reciprocal rank, so MRR@10 is that of the first ten.
     first_ten = {
         query: dict(sorted(scores.items(), key=lambda item: -item[1])[:10])
         for query, scores in run.items()
     }
-    short = _evaluated(qrels, first_ten, {"recip_rank"})
+    first_results = _evaluate_run(qrels, first_ten, {"recip_rank"})
     return {
-        "ndcg@10": _each(qrels, full, "ndcg_cut_10"),
-        "recall@100": _each(qrels, full, "recall_100"),
-        "mrr@10": _each(qrels, short, "recip_rank"),
+        "ndcg@10": _percent_per_query(qrels, results, "ndcg_cut_10"),
+        "recall@100": _percent_per_query(qrels, results, "recall_100"),
+        "mrr@10": _percent_per_query(qrels, first_results, "recip_rank"),
     }
 
 
-def _evaluated(qrels: Qrels, run: Run, measures: set[str]) -> dict:
+def _evaluate_run(qrels: Qrels, run: Run, measures: set[str]) -> dict:
     return pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
 
 
-def _each(qrels: Qrels, results: Mapping, measure: str) -> np.ndarray:
-    found = [results.get(query, {}).get(measure, 0.0) for query in qrels]
-    return 100 * np.array(found, np.float64)
+def _percent_per_query(qrels: Qrels, results: Mapping, measure: str) -> np.ndarray:
+    scores = [results.get(query, {}).get(measure, 0.0) for query in qrels]
+    return 100 * np.array(scores, np.float64)

@@ -1,6 +1,6 @@
-"""One line hidden in a long text: LongEmbed's passkey and needle sets, made anew.
+"""LongEmbed's passkey and needle tasks: one line hidden in a long text.
 
-Zhu et al. 2024 (arXiv:2404.12096), section 3. Only the names and facts are our own.
+Zhu et al. 2024 (arXiv:2404.12096), section 3. Only the names and the facts are our own.
 """
 
 import re
@@ -15,15 +15,15 @@ from research.data.files import open_text, read_records
 from research.data.sources import SOURCES
 
 # corpus {id: text}, queries {id: text}, qrels {query id: {document id: 1}}.
-Collection = tuple[Mapping[str, str], Mapping[str, str], Mapping[str, Mapping]]
-QUERIES = 50
-NEEDLES = Path(__file__).with_name("needles.tsv")
-WORD = re.compile(r"[A-Z]?[a-z'-]+[,.;:]?|[AI]")
+RetrievalTask = tuple[Mapping[str, str], Mapping[str, str], Mapping[str, Mapping]]
+NUM_QUERIES = 50
+NEEDLES_FILE = Path(__file__).with_name("needles.tsv")
+PLAIN_WORD = re.compile(r"[A-Z]?[a-z'-]+[,.;:]?|[AI]")
 FILLER = (
     "The grass is green. The sky is blue. The sun is yellow. Here we go. "
     "There and back again."
 )
-# Of 8 to 20 characters and 1,259 in all, as those of the benchmark.
+# Of 8 to 20 characters each and 1,259 in all, like those of the benchmark.
 NAMES = """
 Al Novak, Bo Larsen, Cyril Marsh, Abel Kern, Anna Bloomfield, Bela Horvat, Carl Jonsson,
 Cora Whitfield, Dina Castellan, Earl Hobson, Edie Langley, Elia Ferraro, Emma Thornton,
@@ -45,14 +45,14 @@ Marchand, Zelda Hargrove, Josephine Radcliff, Bartholomew Ashton, Maximilian Thi
 """
 
 
-def budget(length: int) -> int:
-    """The words of the text around the hidden line: 0.75 * length - 25.
+def filler_words(length: int) -> int:
+    """The number of words around the hidden line: 0.75 * length - 25.
 
     Args:
-        length: the nominal length, in tokens.
+        length: Nominal length of the document in tokens.
 
     Raises:
-        ValueError: fewer than two words, which have no place between them.
+        ValueError: Fewer than two words, between which no line can be hidden.
     """
     words = 3 * length // 4 - 25
     if words < 2:
@@ -63,88 +63,90 @@ def budget(length: int) -> int:
     return words
 
 
-def passkey(length: int, seed: int = 0) -> Collection:
-    """Whose pass key is in which of 100 documents of the same dull sentences?
+def passkey(length: int, seed: int = 0) -> RetrievalTask:
+    """Passkey retrieval: 100 documents of the same filler, each with a person's key.
 
-    The line replaces the space at a word boundary, all equally likely: the published
-    statistics do not tell how deep the benchmark's own lines are. The characters of
-    the shortest and the longest document are the benchmark's at every length.
+    The line replaces the space at a word boundary, all boundaries equally likely: the
+    published statistics do not tell how deep the benchmark's own lines are. The
+    shortest and the longest document have as many characters as the benchmark's, at
+    every length.
 
     Args:
-        length: the nominal length of the documents, in tokens; see `budget`.
-        seed: of the keys, their places and the names that are asked for.
+        length: Nominal length of the documents in tokens; see `filler_words`.
+        seed: Seed of the keys, their positions, and the names that are asked for.
 
     Returns:
-        a corpus of 100 documents, each of another person and key; 50 queries; qrels.
+        A corpus of 100 documents, each with another person and key; 50 queries; qrels.
 
     Raises:
-        ValueError: the length is too short.
+        ValueError: The length is too short.
     """
-    words = list(islice(cycle(FILLER.split()), budget(length)))
-    random = np.random.default_rng((seed, length))
+    words = list(islice(cycle(FILLER.split()), filler_words(length)))
+    rng = np.random.default_rng((seed, length))
     names = " ".join(NAMES.split()).split(", ")
-    keys = random.choice(np.arange(10_000, 100_000), len(names), replace=False)
+    keys = rng.choice(np.arange(10_000, 100_000), len(names), replace=False)
     lines = [
         f"{name}'s pass key is {key}. Remember it. {key} is the pass key for {name}."
         for name, key in zip(names, keys, strict=True)
     ]
     questions = [f"what is the passkey for {name}?" for name in names]
-    return _hidden(words, lines, questions, random)
+    return _hide_lines(words, lines, questions, rng)
 
 
-def needle(length: int, words: Sequence[str], seed: int = 0) -> Collection:
-    """Which of 100 copies of a text holds the fact that answers a question?
+def needle(length: int, words: Sequence[str], seed: int = 0) -> RetrievalTask:
+    """Needle retrieval: 100 copies of a text, each with another fact.
 
-    As in the benchmark, the copies of a length are the same but for the fact. There,
-    some questions occur twice with different answers, so that 100 % is out of reach;
-    here every question is asked once.
+    As in the benchmark, the copies of a length differ in the fact only. There, some
+    questions occur twice with different answers, so that 100 % cannot be reached; here
+    every question is asked once.
 
     Args:
-        length: the nominal length of the documents, in tokens; see `budget`.
-        words: of the text, as `prose` reads them; the first `budget(length)` are used.
-        seed: of the places of the facts and the choice of the questions.
+        length: Nominal length of the documents in tokens; see `filler_words`.
+        words: Words of the text, as `read_words` gives them; the first
+            `filler_words(length)` are used.
+        seed: Seed of the facts' positions and the choice of questions.
 
     Returns:
-        a corpus of 100 documents, 50 queries, qrels.
+        A corpus of 100 documents, 50 queries, qrels.
 
     Raises:
-        ValueError: the length is too short, or there are not enough words.
+        ValueError: The length is too short, or there are not enough words.
     """
-    if len(words) < budget(length):
+    count = filler_words(length)
+    if len(words) < count:
         raise ValueError(
-            f"needles at length {length} need a text of {budget(length)} words, "
-            f"not {len(words)}"
+            f"needles at length {length} need a text of {count} words, not {len(words)}"
         )
-    random = np.random.default_rng((seed, length))
-    records = [record for _, record in read_records(NEEDLES)]
-    lines = [record["fact"] for record in records]
+    rng = np.random.default_rng((seed, length))
+    records = [record for _, record in read_records(NEEDLES_FILE)]
+    facts = [record["fact"] for record in records]
     questions = [record["question"] for record in records]
-    return _hidden(words[: budget(length)], lines, questions, random)
+    return _hide_lines(words[:count], facts, questions, rng)
 
 
-def prose(source: str, count: int) -> list[str]:
+def read_words(source: str, count: int) -> list[str]:
     """The first `count` words of a text, or all of a shorter one.
 
     Args:
-        source: a text file, or a folder of .txt files read in the order of their names,
-            plain or .gz; "" is those docstrings of the installed Python packages that
-            are plain words (code has many tokens a word, and the nominal length would
-            be far off), the ones that are never trained on first.
-        count: words that are wanted.
+        source: A text file, or a folder of .txt files in the order of their names,
+            plain or .gz; "" is the docstrings of the installed Python packages that
+            consist of plain words (code has many tokens per word, so that the nominal
+            length would be far off), with those that are never trained on first.
+        count: Number of words.
 
     Raises:
-        FileNotFoundError: there is no such file, or no .txt file in the folder.
-        ValueError: a file is not text.
+        FileNotFoundError: There is no such file, or no .txt file in the folder.
+        ValueError: A file is not text.
     """
-    lines = _file_lines(Path(source).expanduser()) if source else _docstrings()
+    lines = _file_lines(Path(source).expanduser()) if source else _plain_docstrings()
     return list(islice((word for line in lines for word in line.split()), count))
 
 
-def _docstrings() -> Iterator[str]:
+def _plain_docstrings() -> Iterator[str]:
     for split in ("test", "train"):
-        for row in SOURCES["pydocs"](split=split).examples:
-            if all(map(WORD.fullmatch, row.query.split())):
-                yield row.query
+        for example in SOURCES["pydocs"](split=split).examples:
+            if all(map(PLAIN_WORD.fullmatch, example.query.split())):
+                yield example.query
 
 
 def _file_lines(path: Path) -> Iterator[str]:
@@ -154,25 +156,27 @@ def _file_lines(path: Path) -> Iterator[str]:
         if not files:
             raise FileNotFoundError(f"folder {path} has no .txt or .txt.gz file")
     for file in files:
-        with open_text(file) as opened:
+        with open_text(file) as stream:
             try:
-                yield from opened
+                yield from stream
             except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
                 raise ValueError(f"{file} cannot be read as text: {error}") from error
 
 
-def _hidden(
+def _hide_lines(
     words: Sequence[str],
     lines: Sequence[str],
     questions: Sequence[str],
-    random: np.random.Generator,
-) -> Collection:
-    """A document for each line, the words around it, and 50 of the questions."""
-    places = random.integers(1, len(words), len(lines))
+    rng: np.random.Generator,
+) -> RetrievalTask:
+    """A document for each line, hidden between the words, and 50 of the questions."""
+    positions = rng.integers(1, len(words), len(lines))
     corpus = {
-        f"document{i}": "\n".join((" ".join(words[:at]), line, " ".join(words[at:])))
-        for i, (line, at) in enumerate(zip(lines, places, strict=True))
+        f"document{i}": "\n".join(
+            (" ".join(words[:position]), line, " ".join(words[position:]))
+        )
+        for i, (line, position) in enumerate(zip(lines, positions, strict=True))
     }
-    asked = sorted(random.permutation(len(lines))[:QUERIES])
-    queries = {f"query{i}": questions[i] for i in asked}
-    return corpus, queries, {f"query{i}": {f"document{i}": 1} for i in asked}
+    numbers = sorted(rng.permutation(len(lines))[:NUM_QUERIES])
+    queries = {f"query{i}": questions[i] for i in numbers}
+    return corpus, queries, {f"query{i}": {f"document{i}": 1} for i in numbers}

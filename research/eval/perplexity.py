@@ -1,7 +1,7 @@
-"""How well a causal model predicts texts that it has not seen."""
+"""Perplexity of a causal language model on texts that it was not trained on."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -18,41 +18,41 @@ from research.inference.embedder import placed
 from research.models.config import EncoderConfig
 from research.objectives.causal import next_tokens
 from research.text import tokenization
-from research.types import Array, Params, Tokens
-
-# measure(params, cfg, tokenizer, max_length, mesh) -> scores of the encoder itself,
-# where an evaluator reads its embeddings only.
-Measure = Callable[..., Mapping[str, float]]
+from research.types import Array, ModelEvaluator, Params, Tokens
 
 
-def perplexity(*, data: str = "pydocs", documents: int = 200, seed: int = 0) -> Measure:
-    """The perplexity of held-out texts, by token, byte and character.
+def perplexity(
+    *, data: str = "pydocs", documents: int = 200, seed: int = 0
+) -> ModelEvaluator:
+    """The perplexity of held-out texts, per token, byte and character.
 
-    A text is cut into windows of the model's length that share nothing, each after the
-    tokenizer's opening tokens, which are not predicted; with a tokenizer of none a
-    window begins with the last token of the one before, and the first token of a text
-    is given. Only the values by byte and by character compare tokenizers.
+    A text is cut into disjoint windows of the model's length. Each begins with the
+    tokenizer's opening tokens, which are not predicted; if the tokenizer has none, a
+    window begins with the last token of the window before, and the first token of a
+    text is not predicted. Only the values per byte and per character compare models
+    with different tokenizers.
 
     Args:
-        data: what `corpus.read_corpus` reads; "pydocs" is code of Python packages that
+        data: What `corpus.read_corpus` reads; "pydocs" is code of Python packages that
             are never trained on.
-        documents: texts that are read, at most.
-        seed: of their choice.
+        documents: Maximum number of texts.
+        seed: Seed of the choice of texts.
 
     Returns:
-        the measure of documents, tokens, loss (nats of a token), perplexity,
-        bits_per_byte, byte_perplexity and character_perplexity.
+        The evaluator of documents, tokens, loss (nats per token), perplexity,
+        bits_per_byte, byte_perplexity and character_perplexity. The logits are those
+        of the model's own output layer, `params["lm_head"]`, or of the token table.
 
     Raises:
-        ValueError: there is no text to read; on a call, an encoder that is not causal.
+        ValueError: There is no text to read; on a call, the encoder is not causal.
     """
-    _, found = read_corpus(data)
-    order = np.random.default_rng(seed).permutation(len(found))[: max(0, documents)]
-    chosen = [found[i] for i in sorted(order)]
-    if not chosen:
+    _, texts = read_corpus(data)
+    order = np.random.default_rng(seed).permutation(len(texts))[: max(0, documents)]
+    sample = [texts[i] for i in sorted(order)]
+    if not sample:
         raise ValueError(f"perplexity of {documents} documents: there is none to read")
 
-    def measure(
+    def evaluate(
         params: Params,
         cfg: EncoderConfig,
         tokenizer: tokenizers.Tokenizer,
@@ -61,84 +61,104 @@ def perplexity(*, data: str = "pydocs", documents: int = 200, seed: int = 0) -> 
     ) -> Mapping[str, float]:
         if not cfg.causal:
             raise ValueError(
-                "perplexity is of a causal model; the encoder of this one sees what it "
-                "should predict"
+                "perplexity needs a causal model; this encoder's attention includes "
+                "the tokens that it should predict"
             )
-        rows, given = windows(tokenizer, chosen, max_length)
-        nats, tokens = _summed(params, cfg, rows, given, mesh)
-        return {"documents": len(chosen), **_scores(nats, tokens, chosen)}
+        rows, given_tokens = cut_windows(tokenizer, sample, max_length)
+        nats, tokens = _sum_losses(params, cfg, rows, given_tokens, mesh)
+        return {"documents": len(sample), **_normalize_loss(nats, tokens, sample)}
 
-    return measure
+    return ModelEvaluator(evaluate)
 
 
-def windows(
+def cut_windows(
     tokenizer: tokenizers.Tokenizer, texts: Sequence[str], max_length: int
 ) -> tuple[list[np.ndarray], int]:
-    """Rows of at most `max_length` ids, and how many at their start are given.
+    """Rows of at most `max_length` token ids, each with tokens that are not predicted.
+
+    Returns:
+        The rows, and the number of tokens at the start of each that only give context.
 
     Raises:
-        ValueError: such a row has no room for a token that is predicted.
+        ValueError: Such a row has no room for a token that is predicted.
     """
     opening = tokenization.enclosing_tokens(tokenizer)[0]
-    given = max(1, len(opening))
-    room = max_length - given
+    given_tokens = max(1, len(opening))
+    room = max_length - given_tokens
     if room < 1:
         raise ValueError(
-            f"max_length {max_length} leaves no token to predict beside {given} given"
+            f"max_length {max_length} leaves no token to predict beside "
+            f"{given_tokens} given"
         )
     rows = []
     for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
-        rows += _cut(np.array(encoding.ids, np.int32), opening, room)
-    return rows, given
+        rows += _text_windows(np.array(encoding.ids, np.int32), opening, room)
+    return rows, given_tokens
 
 
-def _cut(ids: np.ndarray, opening: np.ndarray, room: int) -> Iterator[np.ndarray]:
-    """The windows of a text, each with `room` tokens to predict at most."""
+def _text_windows(
+    token_ids: np.ndarray, opening: np.ndarray, room: int
+) -> Iterator[np.ndarray]:
+    """The windows of a text, each with at most `room` tokens to predict."""
     first = 0 if len(opening) else 1
-    for start in range(first, len(ids), room):
-        before = opening if len(opening) else ids[start - 1 : start]
-        yield np.concatenate([before, ids[start : start + room]])
+    for start in range(first, len(token_ids), room):
+        context = opening if len(opening) else token_ids[start - 1 : start]
+        yield np.concatenate([context, token_ids[start : start + room]])
 
 
-def _summed(
+def _sum_losses(
     params: Params,
     cfg: EncoderConfig,
     rows: Sequence[np.ndarray],
-    given: int,
+    given_tokens: int,
     mesh: Mesh | None,
 ) -> tuple[float, int]:
-    """(nats, tokens) of all predictions of the rows."""
+    """(nats, tokens): the total cross-entropy of all rows, and its tokens."""
     params = placed(params, mesh)
-    place = jnp.asarray
+    to_device = jnp.asarray
     if mesh is not None:
-        place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
+        to_device = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
     lengths = np.array([len(row) for row in rows])
     nats = 0.0
+    # Batches of rows of about one length; rows that only fill a batch have length 0
     for chosen, count, length in length_batches(lengths, *batch_sizes(cfg, None, mesh)):
-        ids = np.zeros((count, length), np.int32)
-        sizes = np.zeros(count, np.int32)
+        token_ids = np.zeros((count, length), np.int32)
+        row_lengths = np.zeros(count, np.int32)
         for i, number in enumerate(chosen):
-            ids[i, : lengths[number]] = rows[number]
-            sizes[i] = lengths[number]
+            token_ids[i, : lengths[number]] = rows[number]
+            row_lengths[i] = lengths[number]
         with nullcontext() if mesh is None else jax.set_mesh(mesh):
-            found = _nats(params, place(ids), place(sizes), cfg=cfg, given=given)
-        nats += float(np.asarray(found, np.float64).sum())
-    return nats, int((lengths - given).sum())
+            losses = _row_losses(
+                params,
+                to_device(token_ids),
+                to_device(row_lengths),
+                cfg=cfg,
+                given_tokens=given_tokens,
+            )
+        nats += float(np.asarray(losses, np.float64).sum())
+    return nats, int((lengths - given_tokens).sum())
 
 
-@partial(jax.jit, static_argnames=("cfg", "given"))
-def _nats(
-    params: Params, ids: Array, lengths: Array, *, cfg: EncoderConfig, given: int
+@partial(jax.jit, static_argnames=("cfg", "given_tokens"))
+def _row_losses(
+    params: Params,
+    token_ids: Array,
+    lengths: Array,
+    *,
+    cfg: EncoderConfig,
+    given_tokens: int,
 ) -> Array:
-    """[R] cross-entropy of the tokens of each row after those that are given."""
-    real = jnp.arange(ids.shape[1], dtype=jnp.int32)[None] < lengths[:, None]
-    tokens = Tokens(ids, real.astype(jnp.int32), real)
-    _, each = next_tokens(params, tokens, cfg)
-    return each.loss[:, given - 1 :].sum(1)
+    """[R] cross-entropy of each row's tokens after the given ones, summed."""
+    index = jnp.arange(token_ids.shape[1], dtype=jnp.int32)
+    valid = index[None] < lengths[:, None]  # [R, S]
+    tokens = Tokens(token_ids, valid.astype(jnp.int32), valid)
+    _, predictions = next_tokens(params, tokens, cfg)
+    return predictions.loss[:, given_tokens - 1 :].sum(1)
 
 
-def _scores(nats: float, tokens: int, texts: Sequence[str]) -> dict[str, float]:
-    size = sum(len(part.encode("utf-8", "surrogatepass")) for part in texts)
+def _normalize_loss(nats: float, tokens: int, texts: Sequence[str]) -> dict[str, float]:
+    """The loss per token, byte and character, and their exponentials."""
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
     characters = sum(map(len, texts))
     return {
         "tokens": tokens,
@@ -148,6 +168,3 @@ def _scores(nats: float, tokens: int, texts: Sequence[str]) -> dict[str, float]:
         "byte_perplexity": math.exp(nats / max(size, 1)),
         "character_perplexity": math.exp(nats / max(characters, 1)),
     }
-
-
-MODEL_EVALS = {"perplexity": perplexity}

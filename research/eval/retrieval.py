@@ -1,7 +1,8 @@
-"""Retrieval: are the documents that answer a query found first?"""
+"""Retrieval: ranks a corpus for each query; nDCG@10, Recall@100 and MRR@10 (BEIR)."""
 
 from collections.abc import Mapping, Sequence
 
+import chex
 import numpy as np
 
 from research.data.files import read_beir
@@ -10,8 +11,8 @@ from research.eval.metrics import Qrels, bootstrap, query_scores, ranking_scores
 from research.inference.search import rank_documents
 from research.types import EmbedFn, Evaluator
 
-# As deep as the deepest metric, Recall@100, looks.
-RANKS = 100
+# The deepest metric is Recall@100.
+MAX_RANK = 100
 
 
 def retrieval(
@@ -27,31 +28,38 @@ def retrieval(
     """Ranking of a BEIR folder's corpus for each query of a split, by exact search.
 
     Args:
-        data: a folder with corpus.jsonl, queries.jsonl and qrels/, plain or .gz.
-        split: which file of qrels/.
+        data: A folder with corpus.jsonl, queries.jsonl and qrels/, plain or .gz.
+        split: The file of qrels/, without its ending.
         similarity: 'cosine', or 'dot' of the vectors as the model gives them.
-        ignore_identical_ids: a document with the query's id is no answer (ArguAna).
-        lexical: also score BM25, as `bm25`.
-        samples: of the queries, for a confidence interval; 0 for none.
-        queries: draw so many of the split's; 0, or more than it has, for all.
+        ignore_identical_ids: Whether a document with the query's id is left out of its
+            ranking (ArguAna).
+        lexical: Whether BM25 is scored too, as "bm25".
+        samples: Number of bootstrap samples of the queries for a confidence interval; 0
+            for none.
+        queries: Number of queries that are drawn from the split; 0, or more than it
+            has, for all.
 
     Returns:
         embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent, and with
-        samples "low" and "high"; the main score is nDCG@10, its 95 % interval lies
-        between these. Of documents in chunks the best chunk counts.
+        `samples` also "low" and "high"; the main score is nDCG@10, and these are the
+        ends of its 95 % interval. The best chunk counts if documents are chunked.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or malformed.
+        FileNotFoundError: A file is missing.
+        ValueError: A file is malformed, or `queries` is negative.
     """
     if queries < 0:
         raise ValueError(f"queries is {queries}; it should be 0, for all, or more")
-    corpus, asked, qrels = read_beir(data, split)
-    if 0 < queries < len(asked):
-        drawn = np.random.default_rng(0).permutation(sorted(asked))[:queries].tolist()
-        asked, qrels = ({i: part[i] for i in drawn} for part in (asked, qrels))
+    corpus, query_texts, qrels = read_beir(data, split)
+    if 0 < queries < len(query_texts):
+        # A larger sample contains a smaller one.
+        order = np.random.default_rng(0).permutation(sorted(query_texts))
+        sample = order[:queries].tolist()
+        query_texts = {name: query_texts[name] for name in sample}
+        qrels = {name: qrels[name] for name in sample}
     return ranking(
         corpus,
-        asked,
+        query_texts,
         qrels,
         similarity=similarity,
         ignore_identical_ids=ignore_identical_ids,
@@ -70,40 +78,52 @@ def ranking(
     lexical: bool = False,
     samples: int = 0,
 ) -> Evaluator:
-    """The evaluator of `retrieval` over {id: text} of documents and of queries."""
+    """The evaluator of `retrieval` for texts in memory: {id: text} of each side."""
     if similarity not in ("cosine", "dot"):
         raise ValueError(f"similarity is {similarity!r}; allowed: cosine, dot")
-    documents, asked = list(corpus.values()), list(queries.values())
+    documents, query_texts = list(corpus.values()), list(queries.values())
     names = list(queries), list(corpus), ignore_identical_ids
-    ranks = RANKS + ignore_identical_ids
-    extra = {}
+    # The query itself may take one rank before it is left out.
+    ranks = MAX_RANK + ignore_identical_ids
+    baseline = {}
     if lexical:
-        found = bm25(asked, documents, ranks)
-        extra["bm25"] = ranking_scores(qrels, run(*found, *names))["ndcg@10"]
+        lexical_run = make_run(*bm25(query_texts, documents, ranks), *names)
+        baseline["bm25"] = ranking_scores(qrels, lexical_run)["ndcg@10"]
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
-        q, d = embed(asked, "query"), embed(documents, "document")
-        found = rank_documents(q, d, ranks, similarity=similarity)
-        every = query_scores(qrels, run(*found, *names))
-        scores = {name: float(values.mean()) for name, values in every.items()}
-        interval = bootstrap(every["ndcg@10"], np.mean, samples=samples)
-        return {"main_score": scores["ndcg@10"], **scores, **interval, **extra}
+        q = embed(query_texts, "query")  # [Q, D]
+        d = embed(documents, "document")  # [N, D], or the documents' chunks
+        ranked = rank_documents(q, d, ranks, similarity=similarity)  # [Q, ranks]
+        per_query = query_scores(qrels, make_run(*ranked, *names))
+        scores = {name: float(values.mean()) for name, values in per_query.items()}
+        interval = bootstrap((per_query["ndcg@10"],), np.mean, samples=samples)
+        return {"main_score": scores["ndcg@10"], **scores, **interval, **baseline}
 
     return evaluate
 
 
-def run(
+def make_run(
     scores: np.ndarray,
-    rows: np.ndarray,
+    indices: np.ndarray,
     queries: Sequence[str],
     documents: Sequence[str],
     ignore_identical_ids: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """{query id: {document id: score}} of search results [Q, k]."""
+    """{query id: {document id: score}} of search results [Q, k], as trec_eval reads it.
+
+    Args:
+        scores: [Q, k] scores of the documents that were found.
+        indices: [Q, k] their indices in `documents`.
+        queries: Q ids.
+        documents: N ids.
+        ignore_identical_ids: Whether a document with the query's id is left out.
+    """
+    chex.assert_equal_shape([scores, indices])
+    chex.assert_shape(scores, (len(queries), None))
     return {
         query: {
             documents[row]: float(score)
-            for score, row in zip(scores[i], rows[i], strict=True)
+            for score, row in zip(scores[i], indices[i], strict=True)
             if not (ignore_identical_ids and documents[row] == query)
         }
         for i, query in enumerate(queries)

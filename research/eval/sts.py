@@ -1,5 +1,6 @@
-"""Semantic textual similarity: does cosine order sentence pairs as people do?"""
+"""Semantic textual similarity (STS): cosine similarity against human scores."""
 
+import chex
 import numpy as np
 
 from research.data.files import read_sts
@@ -10,29 +11,32 @@ from research.types import EmbedFn, Evaluator
 def sts(*, data: str, samples: int = 0) -> Evaluator:
     """Correlation of the cosine of sentence pairs with human scores.
 
-    Both sentences are embedded as queries: the task is symmetric.
+    Both sentences are embedded as queries, because the task is symmetric.
 
     Args:
-        data: a jsonl, tsv or csv file, plain or .gz, with sentence1, sentence2, score.
-        samples: of the pairs, for a confidence interval; 0 for none.
+        data: A jsonl, tsv or csv file, plain or .gz, with the fields sentence1,
+            sentence2 and score.
+        samples: Number of bootstrap samples of the pairs for a confidence interval; 0
+            for none.
 
     Returns:
-        embed -> {"main_score", "spearman", "pearson"} in percent, and with samples
-        "low" and "high"; the main score is Spearman's, its 95 % interval lies between
-        these.
+        embed -> {"main_score", "spearman", "pearson"} in percent, and with `samples`
+        also "low" and "high", the ends of the 95 % interval of the main score, which is
+        Spearman's correlation.
 
     Raises:
-        FileNotFoundError, ValueError: the file is missing or malformed.
+        FileNotFoundError: The file is missing.
+        ValueError: The file is malformed.
     """
     first, second, scores = read_sts(data)
-    given = np.asarray(scores)
+    human = np.asarray(scores)  # [N]
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
+        # One call, so that the embedder can batch both sides by length: [2N, D]
         a, b = np.split(np.asarray(embed(first + second, "query")), 2)
-        predicted = cosine(a, b)
-        result = correlations(predicted, given)
-        pairs = np.stack([predicted, given], 1)
-        interval = bootstrap(pairs, spearman, samples=samples)
+        predicted = cosine(a, b)  # [N]
+        result = correlations(predicted, human)
+        interval = bootstrap((predicted, human), spearman, samples=samples)
         interval = {name: 100 * bound for name, bound in interval.items()}
         return {"main_score": result["spearman"], **result, **interval}
 
@@ -41,5 +45,7 @@ def sts(*, data: str, samples: int = 0) -> Evaluator:
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine of each row of a with the same row of b: [N, D], [N, D] -> [N]."""
+    chex.assert_rank([a, b], 2)
+    chex.assert_equal_shape([a, b])
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return np.einsum("nd,nd->n", a, b) / np.maximum(norms, 1e-12)

@@ -20,7 +20,6 @@ from research.data.pretraining_batches import (
 from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES, Source
 from research.eval.evaluators import EVALS
-from research.eval.perplexity import MODEL_EVALS
 from research.experiment.config_keys import _check_keys, _check_lengths
 from research.experiment.initialization import ENCODERS, initialiser, taken
 from research.experiment.workdir import _tokenizer, claim
@@ -40,7 +39,7 @@ from research.text.prompts import build_prompt
 from research.text.templates import Prompt
 from research.train.loop import Experiment
 from research.train.optimizers import OPTIMIZERS
-from research.types import Objective, Params
+from research.types import ModelEvaluator, Objective, Params
 
 
 def make_experiment(
@@ -93,7 +92,7 @@ def make_experiment(
         "base": config.init_from,
     }
     write_json(workdir / "model.json", model)
-    evals = config.evals.items()
+    evaluators = {name: build(EVALS, part) for name, part in config.evals.items()}
 
     def measured(measure, params: Params, frozen: Params):
         own = full_params(params, frozen)["encoder"]
@@ -124,12 +123,16 @@ def make_experiment(
         log_every=config.log_every,
         save_every=config.save_every,
         eval_every=config.eval_every,
-        evaluators={n: build(EVALS, p) for n, p in evals if p.name not in MODEL_EVALS},
+        evaluators={
+            name: evaluator
+            for name, evaluator in evaluators.items()
+            if not isinstance(evaluator, ModelEvaluator)
+        },
         make_embedder=embedder,
         measures={
-            name: partial(measured, build(MODEL_EVALS, part))
-            for name, part in evals
-            if part.name in MODEL_EVALS
+            name: partial(measured, evaluator.evaluate)
+            for name, evaluator in evaluators.items()
+            if isinstance(evaluator, ModelEvaluator)
         },
         initialise=initialiser(objective, shape, _methods(config), start),
         note=start.note if start else "",
