@@ -9,8 +9,8 @@ from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
-from research.losses.contrastive import LOSSES
 from research.losses.matryoshka import SIZE_LOSSES
+from research.losses.registry import LOSSES
 from research.models.pooling.registry import POOLINGS
 from research.objectives.registry import OBJECTIVES
 from research.objectives.tuning import TUNING
@@ -75,6 +75,7 @@ def base() -> ml_collections.ConfigDict:
             "tuning": section(TUNING, "full"),  # what is trained
             "loss": section(LOSSES, "infonce"),
             "size_loss": section(SIZE_LOSSES, "full_size"),
+            "similarity": "cosine",  # that the loss compares embeddings by, or "dot"
             "data": {},
             "optimizer": section(OPTIMIZERS, "adamw"),
             "mesh": {"data": -1, "model": 1, "fsdp": False},
@@ -180,7 +181,7 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
         **{"depth": 6, "width": 192, "vocab_size": 8_192, "length": 128},
     )
     config = base()
-    del config["loss"], config["size_loss"]
+    del config["loss"], config["size_loss"], config["similarity"]
     config.pool = section(POOLINGS, pool)
     config.row_layout = section(ROW_LAYOUTS, **{"name": "packed"} | rows)
     config.steps = arg.steps

@@ -20,7 +20,7 @@ from research.config_sections import section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
-from research.losses.contrastive import LOSSES
+from research.losses.registry import LOSSES
 from research.models.pooling.registry import BASIC_POOLINGS
 from research.objectives.tuning import TUNING
 from research.text.prompts import PROMPTS

@@ -17,7 +17,7 @@ from configs import decoder
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, start_from
 from research.config_sections import section
 from research.data.sources import SOURCES
-from research.losses.contrastive import LOSSES
+from research.losses.registry import LOSSES
 from research.models.pooling.registry import POOLINGS
 from research.objectives.tuning import TUNING
 

@@ -45,5 +45,5 @@ def get_config(arg: str = ""):
         start_from(config, given or usual, causal=False, dropout=0.0)
     config.pool = section(POOLINGS, arg.pool, **sizes)
     if arg.pool == "dupmae":  # its scores are dot products
-        config.loss.similarity, config.loss.temperature = "dot", 1.0
+        config.similarity, config.loss.temperature = "dot", 1.0
     return config

@@ -14,8 +14,8 @@ from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_pairs
 from research.config_sections import section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
-from research.losses.contrastive import LOSSES
 from research.losses.matryoshka import SIZE_LOSSES
+from research.losses.registry import LOSSES
 from research.models.pooling.registry import BASIC_POOLINGS
 
 
@@ -24,7 +24,8 @@ def get_config(arg: str = ""):
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128)
     config = fine_tuning(arg)
     config.pool = section(BASIC_POOLINGS, "cls")
-    config.loss = section(LOSSES, "infonce", temperature=1.0, similarity="dot")
+    config.similarity = "dot"
+    config.loss = section(LOSSES, "infonce", temperature=1.0)
     pairs = starbucks_pairs(config)
     config.size_loss = section(SIZE_LOSSES, "starbucks_retrieval", pairs=pairs)
     config.optimizer.learning_rate = 1e-4

@@ -156,8 +156,6 @@ class TrainState:
     opt_state: optax.OptState
 
 
-# loss(q [B, D], d [B*K, D], labels) -> [B] float32; embeddings come unnormalised.
-Loss = Callable[[Array, Array, Labels], Array]
 # pool(tokens [B, S, D], mask [B, M, S]) -> [B, M, D], a vector for each text of a row.
 Pool = Callable[[Array, Array], Array]
 # encode(params, tokens [R, S], key) -> [R*M, ...], the vectors of the rows' M texts.

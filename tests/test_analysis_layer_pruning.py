@@ -15,6 +15,7 @@ from research.analysis import layer_pruning
 from research.inference import model
 from research.interop.sentence_transformers.write import export
 from research.losses.contrastive import infonce
+from research.losses.registry import score_loss
 from research.models import encoder
 from research.models.config import modern
 from research.models.pooling.registry import BASIC_POOLINGS
@@ -59,6 +60,7 @@ def test_a_pruned_model_is_the_layer_and_the_final_norm_bit_for_bit(params, batc
 def test_layer_losses_are_those_of_the_pruned_models(params, batches):
     got = layer_pruning.layer_losses(params, CFG, batches)
     assert got.shape == (4,)
+    loss = score_loss(infonce)
     for depth in (1, 3):
         cut, cfg = encoder.truncate_depth(params, CFG, depth)
         losses = []
@@ -67,7 +69,7 @@ def test_layer_losses_are_those_of_the_pruned_models(params, batches):
             pool = BASIC_POOLINGS["weighted_mean"]
             x = encoder.encode(cut, tokens, cfg, pool, max_segments=2)
             losses.append(
-                infonce(x[batch.query_index], x[batch.document_index], Labels()).mean()
+                loss(x[batch.query_index], x[batch.document_index], Labels()).mean()
             )
         np.testing.assert_allclose(got[depth - 1], np.mean(losses), rtol=1e-5)
     with pytest.raises(ValueError, match="at least one batch"):

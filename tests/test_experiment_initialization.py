@@ -11,7 +11,7 @@ from configs.common import start_from
 from research.config_sections import section
 from research.experiment.build import make_experiment
 from research.interop import load
-from research.losses.contrastive import LOSSES
+from research.losses.registry import LOSSES
 from research.train import loop
 
 pytestmark = pytest.mark.usefixtures("one_device")

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from research.losses.contrastive import LOSSES, infonce
+from research.losses import contrastive
 from research.losses.matryoshka import SIZE_LOSSES
-from research.losses.size_terms import drawn_layers
+from research.losses.registry import LOSSES, build_loss, score_loss, vector_loss
+from research.losses.size_terms import sample_layers
 from research.types import Labels
 
 B, K, L, D = 8, 2, 4, 16
@@ -27,6 +28,9 @@ ARGUMENTS = {
     "ese": {"dim": 4},
 }
 NONE = Labels()
+infonce = score_loss(contrastive.infonce)
+ZERO = vector_loss(lambda q, d, labels: 0.0 * q[:, 0], "dot")
+DOT = score_loss(partial(contrastive.infonce, temperature=1.0), "dot")
 
 
 def ids(count):
@@ -70,7 +74,7 @@ def test_every_wrapper_is_tested():
 @pytest.mark.parametrize("name", SIZE_LOSSES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_wrapper_fits_every_loss(key, name, loss):
-    nested = SIZE_LOSSES[name](LOSSES[loss], **ARGUMENTS[name])
+    nested = SIZE_LOSSES[name](build_loss({"name": loss}), **ARGUMENTS[name])
     results = run(nested, *every_layer(key), grad=True)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(results))
 
@@ -189,9 +193,7 @@ def test_starbucks_gradient_stays_in_the_prefix_and_reaches_the_teacher(key):
     q, d, _ = every_layer(key)
 
     def grad_of(**options):
-        nested = SIZE_LOSSES["two_dimensional"](
-            lambda q, d, labels: 0.0 * q[:, 0], pairs=((2, 8),), **options
-        )
+        nested = SIZE_LOSSES["two_dimensional"](ZERO, pairs=((2, 8),), **options)
         return np.asarray(run(nested, q, d, grad=True)[2][0])
 
     attached = grad_of(kl_on="features")
@@ -200,7 +202,9 @@ def test_starbucks_gradient_stays_in_the_prefix_and_reaches_the_teacher(key):
     assert not np.any(attached[:, [0, 1, 3]])
     detached = grad_of(kl_on="features", detach_teacher=True)
     assert np.any(detached[:, 2]) and not np.any(detached[:, L])
-    task = run(SIZE_LOSSES["single_size"](infonce, depth=2, dim=8), q, d, grad=True)[2][0]
+    task = run(SIZE_LOSSES["single_size"](infonce, depth=2, dim=8), q, d, grad=True)[2][
+        0
+    ]
     assert np.any(task[:, 2, :8]) and not np.any(task[:, 2, 8:])
 
 
@@ -220,9 +224,6 @@ def test_starbucks_is_the_sum_of_its_sizes_in_any_order(key):
     np.testing.assert_allclose(run(mean, q, d)[0], value / 3, rtol=1e-6)
 
 
-DOT = partial(infonce, similarity="dot", temperature=1.0)
-
-
 def test_starbucks_retrieval_equals_the_loop(key):
     q, d, _ = every_layer(key)
     value, metrics = run(SIZE_LOSSES["starbucks_retrieval"](DOT, pairs=PAIRS), q, d)
@@ -237,11 +238,26 @@ def test_starbucks_retrieval_equals_the_loop(key):
     assert sorted(metrics) == ["kl/1x4", "kl/2x8", "task/1x4", "task/2x8", "task/4x16"]
 
 
+def test_divergences_of_scores_share_the_losss_similarity_and_temperature(key):
+    q, d, _ = every_layer(key)
+    for loss, scale in ((infonce, 20.0), (build_loss({"name": "cosent"}), 20.0)):
+        size_loss = SIZE_LOSSES["starbucks_retrieval"](loss, pairs=PAIRS)
+        teacher, student = (
+            scale * unit_rows(x) @ unit_rows(y).T
+            for x, y in (at(q, d, L, D), at(q, d, 1, 4))
+        )
+        labels = Labels(jnp.zeros((B, K)))
+        divergence = run(size_loss, q, d, labels)[1]["kl/1x4"]
+        np.testing.assert_allclose(divergence, loop_kl(teacher, student), rtol=1e-4)
+
+
+def unit_rows(x):
+    return np.asarray(x) / np.linalg.norm(x, axis=1, keepdims=True)
+
+
 def test_starbucks_retrieval_does_not_train_its_teacher(key):
     q, d, _ = every_layer(key)
-    nested = SIZE_LOSSES["starbucks_retrieval"](
-        lambda q, d, labels: 0.0 * q[:, 0], pairs=((2, 8),)
-    )
+    nested = SIZE_LOSSES["starbucks_retrieval"](ZERO, pairs=((2, 8),))
     for grad in run(nested, q, d, grad=True)[2]:
         assert np.any(grad[:, 2]) and not np.any(grad[:, L])
 
@@ -304,7 +320,7 @@ def test_2dmse_of_equal_layers_at_full_width_is_4_times_the_loss(key):
 
 def test_layers_are_drawn_evenly_and_without_replacement(key):
     keys = jax.random.split(key, 3000)
-    draws = jax.jit(jax.vmap(lambda k: jnp.stack(drawn_layers(k, L, 2))))(keys)
+    draws = jax.jit(jax.vmap(lambda k: jnp.stack(sample_layers(k, L, 2))))(keys)
     assert np.all(draws[:, 0] != draws[:, 1])
     counts = np.bincount(np.asarray(draws[:, 0]), minlength=L)
     assert counts[0] == 0 and np.all(np.abs(counts[1:] / 3000 - 1 / 3) < 0.03)

@@ -17,6 +17,7 @@ from research.interop import load
 from research.interop.sentence_transformers.write import export
 from research.losses.contrastive import infonce
 from research.losses.matryoshka import SIZE_LOSSES
+from research.losses.registry import score_loss
 from research.models import encoder
 from research.models import heads as models_heads
 from research.models.attention.masks import pooling_masks
@@ -224,12 +225,14 @@ def test_the_bag_of_words_takes_the_head_of_the_pre_training(params):
     readout = parse_pooling(TEXTS["dupmae"])
     key = jax.random.key(5)
     head = models_heads.init_mlm_head(key, CFG)
-    objective = contrastive(CFG, readout, SIZE_LOSSES["full_size"](infonce))
+    objective = contrastive(CFG, readout, SIZE_LOSSES["full_size"](score_loss(infonce)))
     start = objective.init(key, start={**params, "head": head})[0]["encoder"]
     assert "head" not in start and start["readout"]["head"] is head
     other = objective.init(key, start=params)[0]["encoder"]["readout"]["head"]
     assert (other["transform"]["kernel"] != head["transform"]["kernel"]).any()
-    plain = contrastive(CFG, BASIC_POOLINGS["cls"], SIZE_LOSSES["full_size"](infonce))
+    plain = contrastive(
+        CFG, BASIC_POOLINGS["cls"], SIZE_LOSSES["full_size"](score_loss(infonce))
+    )
     assert "head" not in plain.init(key, start={**params, "head": head})[0]["encoder"]
     with pytest.raises(ValueError, match="pool.top is 61; allowed: 1 ... 60"):
         parse_pooling("dupmae:top=61").init(key, CFG, params)
@@ -284,7 +287,7 @@ def test_poolings_are_written_and_read():
 
 
 def test_a_run_takes_over_the_readout_or_drops_it(params):
-    nested = SIZE_LOSSES["full_size"](infonce)
+    nested = SIZE_LOSSES["full_size"](score_loss(infonce))
     readout = parse_pooling(TEXTS["latent_attention"])
     objective = contrastive(CFG, readout, nested)
     fresh = objective.init(jax.random.key(0))[0]["encoder"]

@@ -18,6 +18,7 @@ from research.interop import load
 from research.interop.sentence_transformers.write import export
 from research.losses.contrastive import infonce
 from research.losses.matryoshka import SIZE_LOSSES
+from research.losses.registry import score_loss
 from research.models import encoder
 from research.models.config import modern
 from research.models.pooling.registry import BASIC_POOLINGS
@@ -284,7 +285,7 @@ def test_gritlm_is_both_losses_of_the_same_parameters(params):
     tokens = Tokens(*map(jnp.asarray, (ids, segment, segment > 0)))
     query = jnp.arange(0, 8, 2, dtype=jnp.int32)
     batch = Batch(tokens, query, query + 1, Labels())
-    parts = two_sided, BASIC_POOLINGS["mean"], SIZE_LOSSES["full_size"](infonce)
+    parts = two_sided, BASIC_POOLINGS["mean"], SIZE_LOSSES["full_size"](score_loss(infonce))
     key, tree = jax.random.key(0), {"encoder": params}
     alone = contrastive(*parts).loss(tree, {}, batch, key)[0]
     joint = gritlm(*parts, weight=0.5)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from research import sharding
-from research.config_sections import bind, build, section
+from research.config_sections import build, section
 from research.data.examples import Example
 from research.data.pair_batches import make_pair_batches
 from research.data.sources import Source
-from research.losses.contrastive import LOSSES
 from research.losses.matryoshka import SIZE_LOSSES
+from research.losses.registry import LOSSES, build_loss
 from research.models import config
 from research.models.encoder import encode
 from research.models.pooling.registry import BASIC_POOLINGS
@@ -72,8 +72,11 @@ def made(tmp_path_factory):
     return batch
 
 
+INFONCE = build_loss({"name": "infonce"})
+
+
 def over_sizes(nested, **loss):
-    loss = bind(LOSSES, section(LOSSES, "infonce", **loss))
+    loss = build_loss(section(LOSSES, "infonce", **loss))
     arguments = {"pairs": PAIRS} if nested == "starbucks_sts" else {}
     return build(SIZE_LOSSES, section(SIZE_LOSSES, nested, **arguments), loss)
 
@@ -171,7 +174,7 @@ def test_rows_of_padding_change_nothing(key, made):
             max_segments=max_segments(tokens.token_ids.shape[1]),
         )
         q, d = x[batch.query_index], x[batch.document_index]
-        return LOSSES["infonce"](q, d, batch.labels)
+        return INFONCE(q, d, batch.labels)
 
     np.testing.assert_allclose(loss(batch.tokens), loss(more), rtol=1e-5)
 
@@ -205,15 +208,13 @@ def test_the_loss_equals_a_loop_over_pairs(key, made):
         expected.append(np.log(total) - 20 * q[i] @ d[2 * i])
     assert len(set(queries)) < 16
     vectors = [jnp.asarray(v, jnp.float32) for v in (q, d)]
-    got = LOSSES["infonce"](*vectors, batch.labels)
+    got = INFONCE(*vectors, batch.labels)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(got, LOSSES["infonce"](*vectors, Labels()))
+    assert not np.allclose(got, INFONCE(*vectors, Labels()))
 
 
 def test_a_tanh_head_is_trained_beside_the_encoder(key, made):
-    loss = build(
-        SIZE_LOSSES, section(SIZE_LOSSES, "full_size"), bind(LOSSES, {"name": "infonce"})
-    )
+    loss = build(SIZE_LOSSES, section(SIZE_LOSSES, "full_size"), INFONCE)
     simcse = contrastive(CFG, BASIC_POOLINGS["cls"], loss, head="tanh")
     params, _ = simcse.init(key)
     assert params["head"]["kernel"].shape == (16, 16)

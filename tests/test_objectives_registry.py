@@ -94,5 +94,7 @@ def test_spans_are_those_of_the_objective():
     with pytest.raises(ValueError, match="rows.positives is 2 and objective.positives"):
         check_rows(declutr, spans | {"positives": 2})
     for rows in ({"name": "packed"}, spans | {"kind": "cot"}):
-        with pytest.raises(ValueError, match="declutr needs row_layout.name 'spans' of kind"):
+        with pytest.raises(
+            ValueError, match="declutr needs row_layout.name 'spans' of kind"
+        ):
             check_rows(declutr, rows)

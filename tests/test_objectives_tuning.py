@@ -12,6 +12,7 @@ import pytest
 from research import sharding
 from research.losses.contrastive import infonce
 from research.losses.matryoshka import SIZE_LOSSES
+from research.losses.registry import score_loss
 from research.models import lora as adapters
 from research.models.config import bert, modern
 from research.models.lora import full_params
@@ -55,7 +56,7 @@ class Batches:
 
 
 def objective(cfg=CFG, **arguments):
-    nested = SIZE_LOSSES["full_size"](partial(infonce, temperature=0.05))
+    nested = SIZE_LOSSES["full_size"](score_loss(infonce))
     return contrastive(cfg, mean_pool, nested, **arguments)
 
 

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.losses.contrastive import LOSSES
+from research.losses.contrastive import infonce
+from research.losses.registry import Loss, score_loss
 from research.models.config import EncoderConfig
 from research.models.encoder import encode
 from research.models.pooling.registry import parse_pooling
-from research.types import Array, Batch, Loss, Params, max_segments
+from research.types import Array, Batch, Params, max_segments
 
 
 class PruneDepths(NamedTuple):
@@ -50,7 +51,7 @@ def layer_losses(
     Raises:
         ValueError: there is no batch.
     """
-    loss = LOSSES["infonce"] if loss is None else loss
+    loss = score_loss(infonce) if loss is None else loss
     run = jax.jit(partial(_losses, cfg=cfg, pool=pool, loss=loss))
     found = [run(params, jax.tree.map(jnp.asarray, batch)) for batch in batches]
     if not found:

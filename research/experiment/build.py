@@ -24,8 +24,8 @@ from research.experiment.config_keys import _check_keys, _check_lengths
 from research.experiment.initialization import ENCODERS, initialiser, taken
 from research.experiment.workdir import _tokenizer, claim
 from research.inference.embedder import make_embedder
-from research.losses.contrastive import LOSSES
 from research.losses.matryoshka import SIZE_LOSSES
+from research.losses.registry import build_loss
 from research.models.config import EncoderConfig
 from research.models.lora import full_params
 from research.models.pooling import basic, registry
@@ -85,7 +85,7 @@ def make_experiment(
         "max_length": longest,
         "prompts": _prompts(sources),
         "method": config.prompt.to_dict(),
-        "normalize": config.get("loss", {}).get("similarity", "cosine") == "cosine",
+        "normalize": config.get("similarity", "cosine") == "cosine",
         "dims": _dims(config),
         "partial": is_partial(config.tuning.name),
         "adapters": _adapters(config),
@@ -217,9 +217,9 @@ def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
         return build(
             TUNING, config.tuning, build(PRETRAINING, config.objective, cfg, info)
         )
-    loss = bind(LOSSES, config.loss)
-    nested = build(SIZE_LOSSES, config.size_loss, loss)
-    objective = build(OBJECTIVES, config.objective, cfg, pool, nested)
+    loss = build_loss(config.loss, config.similarity)
+    size_loss = build(SIZE_LOSSES, config.size_loss, loss)
+    objective = build(OBJECTIVES, config.objective, cfg, pool, size_loss)
     return build(TUNING, config.tuning, objective)
 
 

@@ -16,7 +16,11 @@ def keys(objective: str) -> tuple[str, ...]:
     """The top-level keys of the configs of an objective."""
     return (
         *KEYS,
-        *(("row_layout",) if objective in PRETRAINING else ("loss", "size_loss")),
+        *(
+            ("row_layout",)
+            if objective in PRETRAINING
+            else ("loss", "size_loss", "similarity")
+        ),
     )
 
 

@@ -1,11 +1,13 @@
-"""Losses over the sizes of an elastic model, made of a loss over one embedding.
+"""Losses over the sizes of an elastic model: Matryoshka, Starbucks, ESE.
 
-A size (l, k) is the first k dimensions of the pooled output of block l of L, of D
-dimensions. Metrics are the terms of the sum before their weights, see `sizes.elastic`.
+Each wraps a loss of one embedding. A size (l, k) is the first k dimensions of the
+pooled output of block l of L, of D dimensions. Metrics are the terms of the sum before
+their weights (`size_terms.sum_terms`).
 """
 
 from functools import partial
 
+import chex
 import jax.numpy as jnp
 
 from research.config_sections import check_option
@@ -15,6 +17,7 @@ from research.losses.matryoshka_sampled import (
     st_adaptive,
     st_matryoshka2d,
 )
+from research.losses.registry import Loss
 from research.losses.size_terms import (
     LAYER_WEIGHTS,
     Pairs,
@@ -22,36 +25,45 @@ from research.losses.size_terms import (
     check_depth,
     check_dims,
     check_pairs,
-    elastic,
     feature_kl,
     score_kl,
+    sum_terms,
 )
-from research.types import Loss, SizeLoss
+from research.types import Array, Key, Labels, SizeLoss
 
 
 def full_size(loss: Loss) -> SizeLoss:
     """The loss of the last layer at full width, and nothing else."""
-    return SizeLoss(
-        lambda q, d, labels, key: (loss(q, d, labels), {}), needs_all_layers=False
-    )
+
+    def loss_of_last_layer(q: Array, d: Array, labels: Labels, key: Key):
+        del key
+        return loss(q, d, labels), {}
+
+    return SizeLoss(loss_of_last_layer, needs_all_layers=False)
 
 
 def single_size(loss: Loss, *, depth: int = -1, dim: int = -1) -> SizeLoss:
-    """The loss at one size; -1 stands for the last layer and for full width.
+    """The loss at one size.
+
+    Args:
+        loss: The base loss.
+        depth: The layer, from 1; -1 for the last one.
+        dim: The width; -1 for full width.
 
     Raises:
-        ValueError: the model has no such size.
+        ValueError: The model has no such size.
     """
 
-    def run(q, d, labels, key):
+    def loss_of_one_size(q: Array, d: Array, labels: Labels, key: Key):
+        del key
         width = q.shape[-1] if dim == -1 else dim
         check_dims([width], q.shape[-1])
         if depth != -1:
             check_pairs([(depth, width)], q.shape[1] - 1, q.shape[-1])
-            q, d = q[:, depth], d[:, depth]
+            q, d = q[:, depth], d[:, depth]  # [B, D], [B*K, D]
         return loss(q[:, :width], d[:, :width], labels), {}
 
-    return SizeLoss(run, needs_all_layers=depth != -1)
+    return SizeLoss(loss_of_one_size, needs_all_layers=depth != -1)
 
 
 def matryoshka(
@@ -60,26 +72,28 @@ def matryoshka(
     """Weighted sum of the loss over prefixes of the embedding (Kusupati et al. 2022).
 
     Args:
-        loss: the base loss.
-        dims: widths; full width is trained only if it is one of them.
-        weights: one for each width; all 1 if empty.
+        loss: The base loss.
+        dims: Widths; full width is trained only if it is one of them.
+        weights: One weight per width; all 1 if empty.
 
     Raises:
-        ValueError: the model has no such width, or not one weight for each width.
+        ValueError: The model has no such width, or not one weight for each width.
     """
     if not dims:
         raise ValueError("matryoshka needs at least one width in dims")
     if weights and len(weights) != len(dims):
         raise ValueError(f"{len(weights)} weights are given for {len(dims)} dims")
 
-    def run(q, d, labels, key):
+    def loss_of_prefixes(q: Array, d: Array, labels: Labels, key: Key):
+        del key
+        chex.assert_rank([q, d], 2)
         check_dims(dims, q.shape[-1])
-        losses = [loss(q[:, :k], d[:, :k], labels) for k in dims]
+        losses = [loss(q[:, :k], d[:, :k], labels) for k in dims]  # each [B]
         metrics = {f"task/{k}": jnp.mean(x) for k, x in zip(dims, losses, strict=True)}
         weighted = zip(weights or (1.0,) * len(dims), losses, strict=True)
         return sum(c * x for c, x in weighted), metrics
 
-    return SizeLoss(run, needs_all_layers=False)
+    return SizeLoss(loss_of_prefixes, needs_all_layers=False)
 
 
 def two_dimensional(
@@ -94,30 +108,28 @@ def two_dimensional(
     kl_weight: float = 1.0,
     kl_temperature: float = 1.0,
     detach_teacher: bool = False,
-    similarity: str = "cosine",
 ) -> SizeLoss:
     """The loss at fixed sizes, smaller ones pulled towards the last layer.
 
     Args:
-        loss: the base loss.
-        pairs: sizes (depth, dim), depth from 1; the full size is trained only if it is
+        loss: The base loss, whose similarity also makes the "scores".
+        pairs: Sizes (depth, dim), depth from 1; the full size is trained only if it is
             one of them.
-        weights: one for each size's task loss; all 1 if empty.
+        weights: One weight per size's task loss; all 1 if empty.
         reduction: "sum" of the sizes' terms, or their "mean".
-        layer_weight: of the task loss at depth l below the last: "uniform" 1, "linear"
-            1/l or "log" 1/(1 + ln(1 + l)).
-        kl_on: "none", "features" (softmax over the dimensions of each unnormalised
+        layer_weight: Weight of the task loss at depth l below the last: "uniform" 1,
+            "linear" 1/l or "log" 1/(1 + ln(1 + l)).
+        kl_on: "none", "features" (softmax over the dimensions of each unnormalized
             embedding) or "scores" (over each query's similarities to all documents).
-        kl_teacher: last layer's "same_prefix", or its "full" width ("scores" only); a
-            size that is its own teacher has no term.
-        kl_weight: multiplies the divergences.
-        kl_temperature: divides the features or similarities before the softmax.
-        detach_teacher: whether the teacher gets no gradient from the divergence.
-        similarity: "cosine" or "dot", of the "scores".
+        kl_teacher: The last layer's "same_prefix", or its "full" width ("scores" only);
+            a size that is its own teacher has no term.
+        kl_weight: Factor of the divergences.
+        kl_temperature: Divisor of the features or similarities before the softmax.
+        detach_teacher: Whether the teacher gets no gradient from the divergence.
 
     Raises:
-        ValueError: the model has no such size, not one weight for each, or an unknown
-            option.
+        ValueError: The model has no such size, an option is unknown, or the number of
+            weights is not that of the sizes.
     """
     check_option("reduction", reduction, ("sum", "mean"))
     check_option("layer_weight", layer_weight, LAYER_WEIGHTS)
@@ -130,29 +142,34 @@ def two_dimensional(
     if weights and len(weights) != len(pairs):
         raise ValueError(f"{len(weights)} weights are given for {len(pairs)} pairs")
     share = 1 / len(pairs) if reduction == "mean" else 1.0
-    divergence = partial(feature_kl, temperature=kl_temperature, detach=detach_teacher)
+    divergence = partial(
+        feature_kl, temperature=kl_temperature, detach_teacher=detach_teacher
+    )
     if kl_on == "scores":
         divergence = partial(
             score_kl,
             temperature=kl_temperature,
-            detach=detach_teacher,
-            similarity=similarity,
-            full=kl_teacher == "full",
+            detach_teacher=detach_teacher,
+            similarity=loss.similarity,
+            full_width_teacher=kl_teacher == "full",
         )
 
-    def choose(key, blocks, width):
+    def choose_terms(key: Key, blocks: int, width: int):
+        del key
         check_pairs(pairs, blocks, width)
         tasks, students = [], []
-        for (depth, dim), c in zip(pairs, weights or (1.0,) * len(pairs), strict=True):
-            c *= LAYER_WEIGHTS[layer_weight](depth) if depth < blocks else 1.0
+        size_weights = weights or (1.0,) * len(pairs)
+        for (depth, dim), weight in zip(pairs, size_weights, strict=True):
+            if depth < blocks:
+                weight *= LAYER_WEIGHTS[layer_weight](depth)
             name = f"{depth}x{dim}"
-            tasks.append(Term(name, depth, dim, c * share))
+            tasks.append(Term(name, depth, dim, weight * share))
             teacher = (blocks, width if kl_teacher == "full" else dim)
             if kl_on != "none" and (depth, dim) != teacher:
                 students.append(Term(name, depth, dim, kl_weight * share))
         return tasks, students
 
-    return elastic(loss, choose, divergence)
+    return sum_terms(loss, choose_terms, divergence)
 
 
 def starbucks_sts(loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0) -> SizeLoss:
@@ -164,9 +181,9 @@ def starbucks_sts(loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0) -> SizeLo
     does get gradient; 0.3, there called a temperature, divides nothing.
 
     Args:
-        loss: the base loss; theirs is `infonce` of cosines at 0.05 (or `cosent`).
-        pairs: sizes (depth, dim), the full one among them.
-        kl_weight: multiplies the divergences, beside 0.3.
+        loss: The base loss; theirs is `infonce` of cosines at 0.05 (or `cosent`).
+        pairs: Sizes (depth, dim), the full one among them.
+        kl_weight: Factor of the divergences, beside 0.3.
     """
     return two_dimensional(
         loss, pairs=pairs, kl_on="features", kl_weight=0.3 * kl_weight
@@ -174,25 +191,20 @@ def starbucks_sts(loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0) -> SizeLo
 
 
 def starbucks_retrieval(
-    loss: Loss,
-    *,
-    pairs: Pairs,
-    kl_weight: float = 1.0,
-    temperature: float = 1.0,
-    similarity: str = "dot",
+    loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0
 ) -> SizeLoss:
     """Starbucks fine-tuning as its retrieval code does it, which is another loss.
 
     The sum over the sizes of the loss and, except at the full size, of
     kl_weight * KL(softmax(teacher) || softmax(size)) over each query's similarities to
-    all documents of the batch. The teacher is the full size and gets no gradient.
+    all documents of the batch, divided by the loss's temperature. The teacher is the
+    full size and gets no gradient.
 
     Args:
-        loss: the base loss; theirs is `infonce` of dot products at 1.
-        pairs: sizes (depth, dim), the full one among them.
-        kl_weight: multiplies the divergences.
-        temperature: divides the similarities; the loss's.
-        similarity: "cosine" or "dot"; the loss's.
+        loss: The base loss, whose similarity and temperature the divergences share;
+            theirs is `infonce` of dot products at 1.
+        pairs: Sizes (depth, dim), the full one among them.
+        kl_weight: Factor of the divergences.
     """
     return two_dimensional(
         loss,
@@ -200,9 +212,8 @@ def starbucks_retrieval(
         kl_on="scores",
         kl_teacher="full",
         kl_weight=kl_weight,
-        kl_temperature=temperature,
+        kl_temperature=loss.temperature,
         detach_teacher=True,
-        similarity=similarity,
     )
 
 
@@ -215,14 +226,15 @@ def ese(loss: Loss, *, dim: int = 128) -> SizeLoss:
     singular value decomposition is left out.
 
     Args:
-        loss: the base loss.
-        dim: the width k.
+        loss: The base loss.
+        dim: The width k.
 
     Raises:
-        ValueError: the model has no such width, or a single layer.
+        ValueError: The model has no such width, or a single layer.
     """
 
-    def choose(key, blocks, width):
+    def choose_terms(key: Key, blocks: int, width: int):
+        del key
         check_dims([dim], width)
         check_depth(blocks)
         tasks = [
@@ -230,11 +242,11 @@ def ese(loss: Loss, *, dim: int = 128) -> SizeLoss:
             Term(f"{blocks}x{dim}", blocks, dim, 1.0),
         ]
         for i in range(blocks - 1):
-            c = LAYER_WEIGHTS["log"](i) / (blocks - 1)
-            tasks.append(Term(f"{i}x{dim}", i, dim, c))
+            weight = LAYER_WEIGHTS["log"](i) / (blocks - 1)
+            tasks.append(Term(f"{i}x{dim}", i, dim, weight))
         return tasks, []
 
-    return elastic(loss, choose, None)
+    return sum_terms(loss, choose_terms)
 
 
 SIZE_LOSSES = {

@@ -1,23 +1,25 @@
-"""Losses over sizes of which some are drawn anew at every step.
+"""Losses over sizes of which some are sampled anew at every step: 2DMSE and others.
 
-Sizes and metrics are as in `nested`.
+Sizes and metrics are as in `matryoshka`.
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
 
 from research.config_sections import check_option
+from research.losses.registry import Loss
 from research.losses.size_terms import (
     LAYER_WEIGHTS,
     Term,
     check_dims,
-    drawn_layers,
-    drawn_width,
-    elastic,
     feature_kl,
+    sample_layers,
+    sample_width,
+    sum_terms,
 )
-from research.types import Loss, SizeLoss
+from research.types import Key, SizeLoss
 
 
 def mse2d_v1(
@@ -29,21 +31,21 @@ def mse2d_v1(
 ) -> SizeLoss:
     """2DMSE as first released (Li et al. 2024; SeanLee97/AnglE 74e5ba2).
 
-    With a layer l drawn from 1..L-1 and a width k from `dims` at each step: the loss at
-    (L, D), (l, D), (L, k) and (l, k), plus temperature^2 times the feature divergence
+    With a layer l sampled from 1..L-1 and a width k from `dims` at each step: the loss
+    at (L, D), (l, D), (L, k) and (l, k), plus temperature^2 times the feature divergence
     of (l, D) from (L, D), which gives gradient to both.
 
     Args:
-        loss: the base loss.
-        dims: widths to draw from; the powers of two from 8 to below D if empty.
-        kl_weight: multiplies the divergence.
-        kl_temperature: divides the features before the softmax.
+        loss: The base loss.
+        dims: Widths to sample from; the powers of two from 8 to below D if empty.
+        kl_weight: Factor of the divergence.
+        kl_temperature: Divisor of the features before the softmax.
 
     Raises:
-        ValueError: the model has no such width, or a single layer.
+        ValueError: The model has no such width, or a single layer.
     """
-    scale = kl_weight * kl_temperature**2
-    return _drawn_2d(loss, dims, "uniform", scale, kl_temperature)
+    kl_scale = kl_weight * kl_temperature**2
+    return _sample_size(loss, dims, "uniform", kl_scale, kl_temperature)
 
 
 def mse2d_later(
@@ -55,11 +57,11 @@ def mse2d_later(
 ) -> SizeLoss:
     """2DMSE as later released (SeanLee97/AnglE 708220d): `mse2d_v1`, but reweighted.
 
-    The drawn layer's two losses are divided by l, and the divergence is multiplied by
+    The sampled layer's two losses are divided by l, and the divergence is multiplied by
     the temperature, not by its square.
     """
-    scale = kl_weight * kl_temperature
-    return _drawn_2d(loss, dims, "linear", scale, kl_temperature)
+    kl_scale = kl_weight * kl_temperature
+    return _sample_size(loss, dims, "linear", kl_scale, kl_temperature)
 
 
 def st_adaptive(
@@ -75,26 +77,37 @@ def st_adaptive(
 ) -> SizeLoss:
     """AdaptiveLayerLoss of sentence-transformers, by default as it was until 5.2.
 
-    The last layer's loss, plus the mean over layers drawn from 1..L-1 of their weighted
-    losses, plus for each temperature times the feature divergence from the last layer.
-    Later releases weight layers uniformly, detach the teacher, and draw the embedding
-    layer too (which this never does).
+    The last layer's loss, plus the mean over layers sampled from 1..L-1 of their
+    weighted losses, plus for each temperature times the feature divergence from the
+    last layer. Later releases weight layers uniformly, detach the teacher, and sample
+    the embedding layer too (which this never does).
 
     Args:
-        loss: the base loss.
-        layers_per_step: layers drawn at each step, without replacement; -1 for all.
-        last_weight: of the last layer's loss.
-        prior_weight: of the other layers' losses.
-        kl_weight: multiplies the divergences.
-        kl_temperature: divides the features before the softmax; 0 for no divergence.
-        layer_weight: of layer l: "uniform" 1, "linear" 1/l or "log" 1/(1 + ln(1 + l)).
-        detach_teacher: whether the last layer gets no gradient from the divergences.
+        loss: The base loss.
+        layers_per_step: Layers sampled per step, without replacement; -1 for all.
+        last_weight: Weight of the last layer's loss.
+        prior_weight: Weight of the other layers' losses.
+        kl_weight: Factor of the divergences.
+        kl_temperature: Divisor of the features before the softmax; 0 leaves out the
+            divergences.
+        layer_weight: Weight of layer l: "uniform" 1, "linear" 1/l or "log"
+            1/(1 + ln(1 + l)).
+        detach_teacher: Whether the last layer gets no gradient from the divergences.
 
     Raises:
-        ValueError: the model has a single layer, or an unknown option.
+        ValueError: The model has a single layer, or an option is unknown.
     """
-    weights = (layers_per_step, last_weight, prior_weight, layer_weight)
-    return _adaptive(loss, (), *weights, kl_weight, kl_temperature, detach_teacher)
+    options = AdaptiveOptions(
+        dims=(),
+        layers_per_step=layers_per_step,
+        last_weight=last_weight,
+        prior_weight=prior_weight,
+        kl_weight=kl_weight,
+        kl_temperature=kl_temperature,
+        layer_weight=layer_weight,
+        detach_teacher=detach_teacher,
+    )
+    return _adaptive_layers(loss, options)
 
 
 def st_matryoshka2d(
@@ -109,89 +122,115 @@ def st_matryoshka2d(
     layer_weight: str = "linear",
     detach_teacher: bool = False,
 ) -> SizeLoss:
-    """Matryoshka2dLoss of sentence-transformers: `st_adaptive` at drawn widths.
+    """Matryoshka2dLoss of sentence-transformers: `st_adaptive` at sampled widths.
 
-    Each of the task losses draws its own width from `dims`, so the full size is trained
-    only when the last layer draws full width; the divergences are at full width. This
-    is what the Starbucks paper calls 2DMSE in its STS experiments.
+    Each of the task losses samples its own width from `dims`, so the full size is
+    trained only when the last layer samples full width; the divergences are at full
+    width. This is what the Starbucks paper calls 2DMSE in its STS experiments.
 
     Args:
-        loss: the base loss.
-        dims: widths to draw from.
-        layers_per_step: this and the rest as in `st_adaptive`.
-        last_weight: see there.
-        prior_weight: see there.
-        kl_weight: see there.
-        kl_temperature: see there.
-        layer_weight: see there.
-        detach_teacher: see there.
+        loss: The base loss.
+        dims: Widths to sample from.
+        layers_per_step: As in `st_adaptive`, like all arguments below.
+        last_weight: See there.
+        prior_weight: See there.
+        kl_weight: See there.
+        kl_temperature: See there.
+        layer_weight: See there.
+        detach_teacher: See there.
 
     Raises:
-        ValueError: the model has no such width, a single layer, or an unknown option.
+        ValueError: The model has no such width or a single layer, or an option is
+            unknown.
     """
     if not dims:
         raise ValueError("st_matryoshka2d needs at least one width in dims")
-    weights = (layers_per_step, last_weight, prior_weight, layer_weight)
-    return _adaptive(
-        loss, tuple(dims), *weights, kl_weight, kl_temperature, detach_teacher
+    options = AdaptiveOptions(
+        dims=tuple(dims),
+        layers_per_step=layers_per_step,
+        last_weight=last_weight,
+        prior_weight=prior_weight,
+        kl_weight=kl_weight,
+        kl_temperature=kl_temperature,
+        layer_weight=layer_weight,
+        detach_teacher=detach_teacher,
     )
+    return _adaptive_layers(loss, options)
 
 
-def _drawn_2d(loss, dims, layer_weight, kl_scale, kl_temperature) -> SizeLoss:
-    """2DMSE: the last layer and a drawn one, each at full and at a drawn width."""
+@dataclass(frozen=True)
+class AdaptiveOptions:
+    """The arguments of `st_matryoshka2d`; without dims, those of `st_adaptive`."""
 
-    def choose(key, blocks, width):
+    dims: tuple[int, ...]
+    layers_per_step: int
+    last_weight: float
+    prior_weight: float
+    kl_weight: float
+    kl_temperature: float
+    layer_weight: str
+    detach_teacher: bool
+
+
+def _sample_size(
+    loss: Loss,
+    dims: tuple[int, ...],
+    layer_weight: str,
+    kl_scale: float,
+    kl_temperature: float,
+) -> SizeLoss:
+    """2DMSE: the last layer and a sampled one, each at full and at a sampled width."""
+
+    def choose_terms(key: Key, blocks: int, width: int):
         candidates = tuple(dims) or _powers_of_two(width)
         check_dims(candidates, width)
         layer_key, width_key = jax.random.split(key)
-        (layer,) = drawn_layers(layer_key, blocks, 1)
-        drawn = drawn_width(width_key, candidates)
-        c = LAYER_WEIGHTS[layer_weight](layer)
+        (layer,) = sample_layers(layer_key, blocks, 1)
+        sampled_width = sample_width(width_key, candidates)
+        weight = LAYER_WEIGHTS[layer_weight](layer)
         tasks = [
             Term(f"{blocks}x{width}", blocks, width, 1.0),
-            Term(f"drawnx{width}", layer, width, c),
-            Term(f"{blocks}xdrawn", blocks, drawn, 1.0),
-            Term("drawnxdrawn", layer, drawn, c),
+            Term(f"drawnx{width}", layer, width, weight),
+            Term(f"{blocks}xdrawn", blocks, sampled_width, 1.0),
+            Term("drawnxdrawn", layer, sampled_width, weight),
         ]
         return tasks, [Term(f"drawnx{width}", layer, width, kl_scale)]
 
-    divergence = partial(feature_kl, temperature=kl_temperature, detach=False)
-    return elastic(loss, choose, divergence)
+    divergence = partial(feature_kl, temperature=kl_temperature, detach_teacher=False)
+    return sum_terms(loss, choose_terms, divergence)
 
 
-def _adaptive(
-    loss,
-    dims,
-    layers_per_step,
-    last_weight,
-    prior_weight,
-    layer_weight,
-    kl_weight,
-    kl_temperature,
-    detach,
-) -> SizeLoss:
-    """AdaptiveLayerLoss, at widths drawn from `dims` if there are any."""
-    check_option("layer_weight", layer_weight, LAYER_WEIGHTS)
-    kl_scale = kl_weight * kl_temperature
+def _adaptive_layers(loss: Loss, options: AdaptiveOptions) -> SizeLoss:
+    """AdaptiveLayerLoss, at widths sampled from `dims` if there are any."""
+    check_option("layer_weight", options.layer_weight, LAYER_WEIGHTS)
+    kl_scale = options.kl_weight * options.kl_temperature
+    dims = options.dims
 
-    def choose(key, blocks, width):
+    def choose_terms(key: Key, blocks: int, width: int):
         check_dims(dims, width)
+        # the layers of this step, and a width for the last layer and for each of them
         key, layers_key = jax.random.split(key)
-        layers = drawn_layers(layers_key, blocks, layers_per_step)
+        layers = sample_layers(layers_key, blocks, options.layers_per_step)
         keys = jax.random.split(key, 1 + len(layers))
-        widths = [drawn_width(k, dims) if dims else width for k in keys]
+        widths = [sample_width(k, dims) if dims else width for k in keys]
+
         label = "drawn" if dims else width
-        tasks = [Term(f"{blocks}x{label}", blocks, widths[0], last_weight)]
+        tasks = [Term(f"{blocks}x{label}", blocks, widths[0], options.last_weight)]
         students = []
         for i, layer in enumerate(layers):
-            c = LAYER_WEIGHTS[layer_weight](layer) * (prior_weight / len(layers))
-            tasks.append(Term(f"drawn{i}x{label}", layer, widths[1 + i], c))
+            weight = LAYER_WEIGHTS[options.layer_weight](layer)
+            weight *= options.prior_weight / len(layers)
+            tasks.append(Term(f"drawn{i}x{label}", layer, widths[1 + i], weight))
             if kl_scale:
                 students.append(Term(f"drawn{i}x{width}", layer, width, kl_scale))
         return tasks, students
 
-    divergence = partial(feature_kl, temperature=kl_temperature, detach=detach)
-    return elastic(loss, choose, divergence)
+    divergence = partial(
+        feature_kl,
+        temperature=options.kl_temperature,
+        detach_teacher=options.detach_teacher,
+    )
+    return sum_terms(loss, choose_terms, divergence)
 
 
 def _powers_of_two(width: int) -> tuple[int, ...]:

@@ -1,5 +1,12 @@
-"""Similarities of queries and documents, and what losses check about both."""
+"""Similarities of queries and documents: cosine and dot product.
 
+Losses of scores read a batch's similarities as `PairScores`; a new similarity is a
+function in SIMILARITIES.
+"""
+
+from typing import NamedTuple
+
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -8,35 +15,113 @@ from research.transforms.normalize import l2_normalize, to_float32
 from research.types import Array, Labels
 
 
-def similarities(q: Array, d: Array, similarity: str) -> Array:
-    """[B, N] float32 "cosine" or "dot" of every row of q [B, D] with every one of d."""
-    check_option("similarity", similarity, ("cosine", "dot"))
-    if similarity == "cosine":
-        q, d = l2_normalize(q), l2_normalize(d)
+class PairScores(NamedTuple):
+    """Similarities between the texts of a batch, float32.
+
+    A compiled loss computes only the fields that it reads.
+
+    Attributes:
+        query_document: [B, B*K] scores of query i and document j.
+        query_query: [B, B] scores of queries i and j.
+        positive_positive: [B, B] scores of the positives of queries i and j.
+        own_documents: [B, K] scores of each query and its own documents, the positive
+            first.
+    """
+
+    query_document: Array
+    query_query: Array
+    positive_positive: Array
+    own_documents: Array
+
+
+def pair_scores(q: Array, d: Array, similarity: str) -> PairScores:
+    """Scores the queries and documents of a batch against each other.
+
+    Args:
+        q: [B, D] queries.
+        d: [B*K, D] documents; rows i*K ... i*K + K-1 belong to query i.
+        similarity: A name of SIMILARITIES.
+
+    Raises:
+        ValueError: The similarity is unknown, or the number of documents is no multiple
+            of the number of queries.
+    """
+    check_option("similarity", similarity, SIMILARITIES)
+    score = SIMILARITIES[similarity]
+    positives = d[:: docs_per_query(q, d)]  # [B, D]
+    return PairScores(
+        query_document=score(q, d),
+        query_query=score(q, q),
+        positive_positive=score(positives, positives),
+        own_documents=own_document_scores(q, d, similarity),
+    )
+
+
+def own_document_scores(q: Array, d: Array, similarity: str) -> Array:
+    """Scores each query against its own documents only.
+
+    Args:
+        q: [B, D] queries.
+        d: [B*K, D] documents.
+        similarity: A name of SIMILARITIES.
+
+    Returns:
+        [B, K] float32.
+    """
+    d = d.reshape(q.shape[0], docs_per_query(q, d), -1)
+    # [B, 1, D] x [B, K, D] -> [B, 1, K]
+    return jax.vmap(SIMILARITIES[similarity])(q[:, None], d)[:, 0]
+
+
+def dot(x: Array, y: Array) -> Array:
+    """Dot products of [N, D] and [M, D]: [N, M] float32."""
+    chex.assert_rank([x, y], 2)
     # The default precision multiplies in bfloat16 on TPU, where a cosine near 1 is off
     # by up to 0.004: 0.4 of a logit at a temperature of 0.01.
     return jnp.matmul(
-        to_float32(q),
-        to_float32(d).T,
+        to_float32(x),
+        to_float32(y).T,
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
 
 
-def cosines(q: Array, d: Array) -> Array:
-    """[B, K] cosine of each query with its own documents."""
-    ways_of(q, d)
-    d = l2_normalize(d).reshape(q.shape[0], -1, q.shape[1])
-    return jnp.sum(l2_normalize(q)[:, None] * d, axis=-1)
+def cosine(x: Array, y: Array) -> Array:
+    """Cosines of [N, D] and [M, D]: [N, M] float32; 0 for a vector of zeros."""
+    return dot(l2_normalize(x), l2_normalize(y))
 
 
-def scores_of(q: Array, d: Array, labels: Labels) -> Array:
-    """[B, K] float32 scores of the pairs of each query with its documents.
+def docs_per_query(q: Array, d: Array) -> int:
+    """Number of documents per query, K.
+
+    Args:
+        q: [B, D] queries.
+        d: [B*K, D] documents.
 
     Raises:
-        ValueError: scores are missing, or not one for each pair.
+        ValueError: The documents do not divide evenly among the queries.
     """
-    shape = (q.shape[0], ways_of(q, d))
+    chex.assert_rank([q, d], 2)
+    if d.shape[0] % q.shape[0]:
+        raise ValueError(
+            f"{d.shape[0]} documents do not divide evenly among {q.shape[0]} queries"
+        )
+    return d.shape[0] // q.shape[0]
+
+
+def target_scores(labels: Labels, shape: tuple[int, int]) -> Array:
+    """The labels' graded similarities, one per query and document.
+
+    Args:
+        labels: score [B] (where K is 1) or [B, K].
+        shape: (B, K).
+
+    Returns:
+        [B, K] float32.
+
+    Raises:
+        ValueError: The scores are missing, or not one per pair.
+    """
     if labels.score is None:
         raise ValueError("this loss needs a score for each pair, but the data has none")
     if labels.score.size != shape[0] * shape[1]:
@@ -47,10 +132,4 @@ def scores_of(q: Array, d: Array, labels: Labels) -> Array:
     return to_float32(labels.score).reshape(shape)
 
 
-def ways_of(q: Array, d: Array) -> int:
-    """K, the number of documents of each query; ValueError if it is not whole."""
-    if d.shape[0] % q.shape[0]:
-        raise ValueError(
-            f"{d.shape[0]} documents do not divide evenly among {q.shape[0]} queries"
-        )
-    return d.shape[0] // q.shape[0]
+SIMILARITIES = {"cosine": cosine, "dot": dot}

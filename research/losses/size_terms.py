@@ -1,24 +1,29 @@
 """The terms that a loss over an elastic model's sizes is the sum of.
 
-A size (l, k) is the first k dimensions of the pooled output of block l, normalised (by
-the loss, if at all) after the cut. Index 0 of the depth axis is the embedding layer.
+A size (l, k) is the first k dimensions of the pooled output of block l, cut before the
+similarity (and so before it is normalized). Index 0 of the depth axis is the embedding
+layer. A term is the base loss at a size (`task/{l}x{k}`), or the divergence of a size
+from its teacher, the last layer (`kl/{l}x{k}`).
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
-from research.losses.similarity import similarities
-from research.types import Array, Key, Labels, Loss, SizeLoss
+from research.losses.registry import Loss
+from research.losses.similarity import SIMILARITIES
+from research.transforms.normalize import to_float32
+from research.types import Array, Key, Labels, SizeLoss
 
 # ((depth, dim), ...)
 Pairs = tuple[tuple[int, int], ...]
 
 
-class Drawn(NamedTuple):
+class SampledWidth(NamedTuple):
     """One of several widths, known only when the step runs."""
 
     index: Array
@@ -26,60 +31,101 @@ class Drawn(NamedTuple):
 
 
 class Term(NamedTuple):
-    """A size, drawn or fixed, with the weight that one of its terms has in the sum."""
+    """A size, sampled or fixed, with the weight of its term in the sum."""
 
     name: str
     layer: int | Array
-    width: int | Drawn
+    width: int | SampledWidth
     weight: float | Array
 
 
-# terms(key, L, D) -> the sizes with a task loss, and the sizes with a divergence.
-Choose = Callable[[Key, int, int], tuple[Sequence[Term], Sequence[Term]]]
+# choose_terms(key, L, D) -> the sizes with a task loss, and the sizes with a divergence
+ChooseTerms = Callable[[Key, int, int], tuple[Sequence[Term], Sequence[Term]]]
 # divergence(q [B, L+1, D], d [B*K, L+1, D], term) -> [B]
 Divergence = Callable[[Array, Array, Term], Array]
 
 
-def elastic(loss: Loss, choose: Choose, divergence: Divergence | None) -> SizeLoss:
-    """The loss that is the sum of the chosen terms, with each one's mean as a metric.
+def sum_terms(
+    loss: Loss, choose_terms: ChooseTerms, divergence: Divergence | None = None
+) -> SizeLoss:
+    """The weighted sum of the base loss at some sizes and of others' divergences.
 
-    `task/{l}x{k}` is the base loss at a size and `kl/{l}x{k}` the divergence of a size
-    from its teacher, both before their weight.
+    Args:
+        loss: The base loss.
+        choose_terms: (key, L, D) -> the sizes of both kinds of terms.
+        divergence: Divergence of a size from its teacher; None where no size has one.
+
+    Returns:
+        a SizeLoss of every layer; its metrics are the terms' means before their
+        weights.
     """
-    return SizeLoss(partial(_total, loss, choose, divergence), needs_all_layers=True)
+
+    def sum_of_terms(q: Array, d: Array, labels: Labels, key: Key):
+        chex.assert_rank([q, d], 3)
+        tasks, students = choose_terms(key, q.shape[1] - 1, q.shape[2])
+        total, metrics = jnp.zeros(q.shape[0]), {}
+        for term in tasks:
+            values = _task_loss(loss, q, d, labels, term)  # [B]
+            total += term.weight * values
+            metrics[f"task/{term.name}"] = jnp.mean(values)
+        for term in students:
+            values = divergence(q, d, term)  # [B]
+            total += term.weight * values
+            metrics[f"kl/{term.name}"] = jnp.mean(values)
+        return total, metrics
+
+    return SizeLoss(sum_of_terms, needs_all_layers=True)
 
 
-def feature_kl(q, d, term, *, temperature: float, detach: bool) -> Array:
-    """[B] KL(last layer || size) over features, mean over a query and its documents.
+def feature_kl(
+    q: Array, d: Array, term: Term, *, temperature: float, detach_teacher: bool
+) -> Array:
+    """KL(last layer || size) over the dimensions of each unnormalized embedding.
 
-    All rows count the same in its mean: 1/(B + B*K) of the sum over all texts.
+    Returns:
+        [B] mean over a query and its documents; the mean over [B] is that over all
+        B + B*K texts.
     """
-    rows = [_kl(*_two(x, term, detach), temperature) for x in (q, d)]
-    grouped = jnp.concatenate([r.reshape(q.shape[0], -1) for r in rows], axis=1)
-    return jnp.mean(grouped, axis=1)
+
+    def text_kl(x):
+        teacher = x[:, -1, : term.width]  # [N, k]
+        teacher = jax.lax.stop_gradient(teacher) if detach_teacher else teacher
+        return _softmax_kl(teacher, x[:, term.layer, : term.width], temperature)
+
+    # [B, 1 + K]: a query's own divergence and its documents'
+    grouped = [text_kl(x).reshape(q.shape[0], -1) for x in (q, d)]
+    return jnp.mean(jnp.concatenate(grouped, axis=1), axis=1)
 
 
 def score_kl(
-    q, d, term, *, temperature: float, detach: bool, similarity: str, full: bool
+    q: Array,
+    d: Array,
+    term: Term,
+    *,
+    temperature: float,
+    detach_teacher: bool,
+    similarity: str,
+    full_width_teacher: bool,
 ) -> Array:
     """[B] KL(last layer || size) over each query's similarities to all documents."""
-    width = q.shape[-1] if full else term.width
-    teacher = similarities(q[:, -1, :width], d[:, -1, :width], similarity)
-    teacher = jax.lax.stop_gradient(teacher) if detach else teacher
+    score = SIMILARITIES[similarity]
+    width = q.shape[-1] if full_width_teacher else term.width
+    teacher = score(q[:, -1, :width], d[:, -1, :width])  # [B, B*K]
+    teacher = jax.lax.stop_gradient(teacher) if detach_teacher else teacher
     q, d = q[:, term.layer, : term.width], d[:, term.layer, : term.width]
-    return _kl(teacher, similarities(q, d, similarity), temperature)
+    return _softmax_kl(teacher, score(q, d), temperature)
 
 
-def drawn_layers(key: Key, blocks: int, count: int) -> list[Array]:
+def sample_layers(key: Key, blocks: int, count: int) -> list[Array]:
     """Different layers of 1..L-1 in a random order, or all of them for -1."""
     check_depth(blocks)
     layers = jax.random.permutation(key, jnp.arange(1, blocks))
     return list(layers[: blocks - 1 if count < 0 else min(count, blocks - 1)])
 
 
-def drawn_width(key: Key, widths: tuple[int, ...]) -> Drawn:
+def sample_width(key: Key, widths: tuple[int, ...]) -> SampledWidth:
     """One of the widths, all equally likely."""
-    return Drawn(jax.random.randint(key, (), 0, len(widths)), tuple(widths))
+    return SampledWidth(jax.random.randint(key, (), 0, len(widths)), tuple(widths))
 
 
 def check_depth(blocks: int) -> None:
@@ -105,49 +151,27 @@ def check_pairs(pairs: Pairs, blocks: int, width: int) -> None:
             )
 
 
-def _total(loss: Loss, choose: Choose, divergence, q, d, labels: Labels, key: Key):
-    """[B] weighted sum of the chosen terms, and each term's mean without its weight."""
-    tasks, students = choose(key, q.shape[1] - 1, q.shape[2])
-    total, metrics = jnp.zeros(q.shape[0]), {}
-    for term in tasks:
-        x = _task(loss, q, d, labels, term)
-        total += term.weight * x
-        metrics[f"task/{term.name}"] = jnp.mean(x)
-    for term in students:
-        x = divergence(q, d, term)
-        total += term.weight * x
-        metrics[f"kl/{term.name}"] = jnp.mean(x)
-    return total, metrics
-
-
-def _task(loss: Loss, q: Array, d: Array, labels: Labels, term: Term) -> Array:
-    """[B] loss at a size; a drawn width is a branch, since a loss may depend on it.
+def _task_loss(loss: Loss, q: Array, d: Array, labels: Labels, term: Term) -> Array:
+    """[B] loss at a size; a sampled width is a branch, since a loss may depend on it.
 
     (Zeros in place of the dimensions that are cut would do for cosines, but not for
-    `angle`, which splits what it gets into halves.)
+    `angle`, which splits its input into halves.)
     """
 
-    def cut(k, q, d, labels):
+    def loss_at_width(k, q, d, labels):
         return loss(q[:, :k], d[:, :k], labels)
 
     q, d = q[:, term.layer], d[:, term.layer]
     if isinstance(term.width, int):
-        return cut(term.width, q, d, labels)
-    branches = [partial(cut, k) for k in term.width.widths]
+        return loss_at_width(term.width, q, d, labels)
+    branches = [partial(loss_at_width, k) for k in term.width.widths]
     return jax.lax.switch(term.width.index, branches, q, d, labels)
 
 
-def _two(x: Array, term: Term, detach: bool) -> tuple[Array, Array]:
-    """The last layer's prefix [N, k] and the size's [N, k]."""
-    teacher = x[:, -1, : term.width]
-    teacher = jax.lax.stop_gradient(teacher) if detach else teacher
-    return teacher, x[:, term.layer, : term.width]
-
-
-def _kl(teacher: Array, student: Array, temperature: float) -> Array:
+def _softmax_kl(teacher: Array, student: Array, temperature: float) -> Array:
     """[N] KL(softmax(teacher / T) || softmax(student / T)) of logits [N, C]."""
-    teacher = jax.nn.log_softmax(teacher.astype(jnp.float32) / temperature)
-    student = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
+    teacher = jax.nn.log_softmax(to_float32(teacher) / temperature)
+    student = jax.nn.log_softmax(to_float32(student) / temperature)
     return jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
 
 

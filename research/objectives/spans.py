@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from research.losses.contrastive import infonce
+from research.losses.similarity import pair_scores
 from research.losses.token_prediction import PredictedTokens, predictions
 from research.models import decoders, heads, token_ops
 from research.models import encoder as models_encoder
@@ -258,10 +259,5 @@ def nt_xent(x: Array, y: Array, temperature: float) -> Array:
     # A vector is its partner's positive: of the same "query", it is left out of its
     # own softmax.
     ids = jnp.tile(jnp.stack([pair, pair], 1), (2, 1))
-    values = infonce(
-        jnp.concatenate([x, y]),
-        jnp.concatenate([y, x]),
-        Labels(query_id=ids),
-        temperature=temperature,
-    )
-    return values.mean()
+    scores = pair_scores(jnp.concatenate([x, y]), jnp.concatenate([y, x]), "cosine")
+    return infonce(scores, Labels(query_id=ids), temperature=temperature).mean()

@@ -1,0 +1,177 @@
+"""Losses of pairs with graded scores, or of triplets: CoSENT, regression, AnglE, triplet.
+
+`cosent` and `cosine_mse` are losses of scores, (PairScores, Labels) -> [B]; `angle` and
+`triplet` need the vectors themselves, (q [B, D], d [B*K, D], Labels) -> [B].
+"""
+
+import jax
+import jax.numpy as jnp
+
+from research.config_sections import check_option
+from research.losses.contrastive import NEG_INF
+from research.losses.similarity import (
+    PairScores,
+    cosine,
+    docs_per_query,
+    own_document_scores,
+    target_scores,
+)
+from research.transforms.normalize import l2_norm, to_float32
+from research.types import Array, Labels
+
+
+def cosent(scores: PairScores, labels: Labels, *, scale: float = 20.0) -> Array:
+    """Ranking loss over pairs of pairs in the wrong order (CoSENT, Su 2022).
+
+    log(1 + sum over g_i < g_j of exp(scale * (s_i - s_j))) for scores s and grades g,
+    one number per batch. It grows with the logarithm of the number of pairs, and is 0
+    where all grades are equal.
+
+    Args:
+        scores: Similarities of the batch; only each query's own documents count.
+        labels: score [B] (where K is 1) or [B, K]; only its order matters.
+        scale: Factor of the similarities.
+
+    Returns:
+        [B] float32, the batch's loss in every row.
+
+    Raises:
+        ValueError: The labels' scores are missing, or not one per pair.
+    """
+    grades = target_scores(labels, scores.own_documents.shape)
+    return _rank_loss(scale * scores.own_documents, grades)
+
+
+def cosine_mse(scores: PairScores, labels: Labels) -> Array:
+    """Squared difference of each pair's similarity from its score.
+
+    Reimers and Gurevych 2019, section 3.2 (regression objective), there of cosines.
+
+    Args:
+        scores: Similarities of the batch; only each query's own documents count.
+        labels: score [B] (where K is 1) or [B, K], in the similarity's range.
+
+    Returns:
+        [B] float32, averaged over a query's documents.
+
+    Raises:
+        ValueError: The labels' scores are missing, or not one per pair.
+    """
+    grades = target_scores(labels, scores.own_documents.shape)
+    return jnp.mean(jnp.square(scores.own_documents - grades), axis=1)
+
+
+def angle(
+    q: Array,
+    d: Array,
+    labels: Labels,
+    *,
+    scale: float = 20.0,
+    angle_weight: float = 1.0,
+    cosine_weight: float = 0.0,
+    in_batch_weight: float = 0.0,
+) -> Array:
+    """CoSENT on the complex "angle" of AnglE, as its code computes it.
+
+    Li and Li 2023; SeanLee97/AnglE loss.py. With halves x = (a, b) read as a + ib the
+    code takes |cos(x, y) + cos((b, -a), y)| in place of the cosine, which is a
+    perturbed cosine and no angle difference: 1 for y = x and for y = -x, not symmetric.
+
+    Args:
+        q: [B, D] queries, D even.
+        d: [B*K, D] documents; query i is paired with each of its K.
+        labels: score [B] (where K is 1) or [B, K].
+        scale: Factor of every term's similarities.
+        angle_weight: Weight of the perturbed cosines' ranking loss.
+        cosine_weight: Weight of `cosent` of the cosines.
+        in_batch_weight: Weight of the cross-entropy of a pair's other text among all
+            texts of the batch, for pairs with a score above 0 (of a binary score).
+
+    Returns:
+        [B] float32; the ranking terms are the batch's, the same in every row.
+
+    Raises:
+        ValueError: D is odd, or the scores are missing or not one per pair.
+    """
+    grades = target_scores(labels, (q.shape[0], docs_per_query(q, d)))
+    loss = angle_weight * _rank_loss(scale * _perturbed_cosines(q, d), grades)
+    if cosine_weight:
+        cosines = own_document_scores(q, d, "cosine")
+        loss += cosine_weight * _rank_loss(scale * cosines, grades)
+    if in_batch_weight:
+        loss += in_batch_weight * _in_batch_loss(q, d, grades, scale)
+    return loss
+
+
+def triplet(
+    q: Array,
+    d: Array,
+    labels: Labels,
+    *,
+    margin: float = 5.0,
+    distance: str = "euclidean",
+) -> Array:
+    """Hinge loss: how far each positive is from being closer than its hard negatives.
+
+    Reimers and Gurevych 2019, section 3.2, averaged over the K-1 hard negatives.
+
+    Args:
+        q: [B, D] queries.
+        d: [B*K, D] documents, K at least 2.
+        labels: Ignored.
+        margin: By how much the positive should be closer, in units of the distance.
+        distance: "euclidean", or "cosine", which is 1 - cosine.
+
+    Returns:
+        [B] float32 loss per query.
+
+    Raises:
+        ValueError: There are no hard negatives, or the distance is unknown.
+    """
+    check_option("distance", distance, ("euclidean", "cosine"))
+    num_docs = docs_per_query(q, d)
+    if num_docs < 2:
+        raise ValueError("triplet needs hard negatives, but each query has 1 document")
+    # [B, K] distances of each query to its own documents
+    if distance == "cosine":
+        distances = 1 - own_document_scores(q, d, "cosine")
+    else:
+        d = to_float32(d).reshape(q.shape[0], num_docs, q.shape[1])
+        distances = l2_norm(to_float32(q)[:, None] - d)
+    return jnp.mean(jax.nn.relu(distances[:, :1] - distances[:, 1:] + margin), axis=1)
+
+
+def _rank_loss(values: Array, grades: Array) -> Array:
+    """[B] log(1 + sum over g_i < g_j of exp(v_i - v_j)) of [B, K] values and grades."""
+    v, g = values.ravel(), grades.ravel()
+    differences = v[:, None] - v[None, :]  # [B*K, B*K]
+    differences = jnp.where(g[:, None] < g[None, :], differences, NEG_INF)
+    loss = jnp.logaddexp(0.0, jax.nn.logsumexp(differences))
+    return jnp.full(values.shape[0], loss)
+
+
+def _perturbed_cosines(q: Array, d: Array) -> Array:
+    """[B, K] |cos(x, y) + cos((b, -a), y)| of queries x = (a, b) and own documents y."""
+    width = q.shape[1]
+    if width % 2:
+        raise ValueError(f"angle needs an even number of dimensions, not {width}")
+    a, b = jnp.split(q, 2, axis=1)
+    turned = jnp.concatenate([b, -a], axis=1)
+    return jnp.abs(
+        own_document_scores(q, d, "cosine") + own_document_scores(turned, d, "cosine")
+    )
+
+
+def _in_batch_loss(q: Array, d: Array, grades: Array, scale: float) -> Array:
+    """[B] cross-entropy of each text's partner among all other texts of the batch."""
+    # [2*B*K, D]: text i and text i + B*K are partners
+    texts = jnp.concatenate([jnp.repeat(q, docs_per_query(q, d), axis=0), d])
+    count = d.shape[0]
+    diagonal = jnp.eye(2 * count, dtype=bool)
+    logits = scale * cosine(texts, texts)
+    is_partner = jnp.roll(diagonal, count, axis=1)
+    partner = jnp.sum(jnp.where(is_partner, logits, 0.0), axis=1)
+    total = jax.nn.logsumexp(jnp.where(diagonal, NEG_INF, logits), axis=1)
+    # [B, K] mean of both texts' losses, of pairs that belong together
+    loss = jnp.mean((total - partner).reshape(2, *grades.shape), axis=0)
+    return jnp.mean(jnp.where(grades > 0, loss, 0.0), axis=1)

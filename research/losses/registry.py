@@ -1,0 +1,110 @@
+"""The losses of embeddings by name, and their binding to a similarity.
+
+Losses of scores are (PairScores, Labels, *, options) -> [B]; those that need vectors
+are (q [B, D], d [B*K, D], Labels, *, options) -> [B]. Bound, both are a `Loss`, which
+the losses over sizes (`matryoshka.SIZE_LOSSES`) cut vectors for.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from research.config_sections import bind, check_option
+from research.losses.contrastive import gte, infonce
+from research.losses.pairwise import angle, cosent, cosine_mse, triplet
+from research.losses.similarity import SIMILARITIES, PairScores, pair_scores
+from research.types import Array, Labels
+
+ScoreLoss = Callable[[PairScores, Labels], Array]
+VectorLoss = Callable[[Array, Array, Labels], Array]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of embeddings: loss(q, d, labels) -> [B] float32.
+
+    Embeddings are not normalized, q [B, D] and d [B*K, D]: row i*K of d is query i's
+    positive, the next K-1 rows its hard negatives.
+
+    Attributes:
+        fn: The loss.
+        similarity: The name of the similarity that embeddings are compared by.
+        temperature: What the loss divides similarities by; 1 if it does not.
+    """
+
+    fn: VectorLoss
+    similarity: str
+    temperature: float
+
+    def __call__(self, q: Array, d: Array, labels: Labels) -> Array:
+        """The loss of each query, [B] float32."""
+        return self.fn(q, d, labels)
+
+
+def score_loss(loss: ScoreLoss, similarity: str = "cosine") -> Loss:
+    """Binds a loss of scores to the similarity that makes them.
+
+    Args:
+        loss: One of SCORE_LOSSES, its options bound by functools.partial.
+        similarity: A name of SIMILARITIES.
+
+    Raises:
+        ValueError: The similarity is unknown.
+    """
+    check_option("similarity", similarity, SIMILARITIES)
+
+    def run(q: Array, d: Array, labels: Labels) -> Array:
+        return loss(pair_scores(q, d, similarity), labels)
+
+    return Loss(run, similarity, _temperature(loss))
+
+
+def vector_loss(loss: VectorLoss, similarity: str = "cosine") -> Loss:
+    """Names the similarity that a loss of vectors is used with.
+
+    Args:
+        loss: One of VECTOR_LOSSES, its options bound by functools.partial.
+        similarity: A name of SIMILARITIES.
+
+    Raises:
+        ValueError: The similarity is unknown.
+    """
+    check_option("similarity", similarity, SIMILARITIES)
+    return Loss(loss, similarity, _temperature(loss))
+
+
+def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
+    """The loss of a config section, bound to a similarity.
+
+    Args:
+        config: A section of LOSSES.
+        similarity: A name of SIMILARITIES.
+
+    Raises:
+        ValueError: The loss, one of its arguments or the similarity is unknown.
+    """
+    loss = bind(LOSSES, config)
+    if config["name"] in VECTOR_LOSSES:
+        return vector_loss(loss, similarity)
+    return score_loss(loss, similarity)
+
+
+def _temperature(loss: Callable[..., Array]) -> float:
+    """A loss's argument `temperature`, or 1 over its argument `scale`, or 1."""
+    parameters = inspect.signature(loss).parameters
+    if "temperature" in parameters:
+        return parameters["temperature"].default
+    if "scale" in parameters:
+        return 1 / parameters["scale"].default
+    return 1.0
+
+
+SCORE_LOSSES = {
+    "infonce": infonce,
+    "gte": gte,
+    "cosent": cosent,
+    "cosine_mse": cosine_mse,
+}
+VECTOR_LOSSES = {"angle": angle, "triplet": triplet}
+LOSSES = {**SCORE_LOSSES, **VECTOR_LOSSES}
