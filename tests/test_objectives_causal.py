@@ -285,7 +285,11 @@ def test_gritlm_is_both_losses_of_the_same_parameters(params):
     tokens = Tokens(*map(jnp.asarray, (ids, segment, segment > 0)))
     query = jnp.arange(0, 8, 2, dtype=jnp.int32)
     batch = Batch(tokens, query, query + 1, Labels())
-    parts = two_sided, BASIC_POOLINGS["mean"], SIZE_LOSSES["full_size"](score_loss(infonce))
+    parts = (
+        two_sided,
+        BASIC_POOLINGS["mean"],
+        SIZE_LOSSES["full_size"](score_loss(infonce)),
+    )
     key, tree = jax.random.key(0), {"encoder": params}
     alone = contrastive(*parts).loss(tree, {}, batch, key)[0]
     joint = gritlm(*parts, weight=0.5)

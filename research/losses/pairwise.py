@@ -1,4 +1,4 @@
-"""Losses of pairs with graded scores, or of triplets: CoSENT, regression, AnglE, triplet.
+"""Losses of graded pairs and of triplets: CoSENT, regression, AnglE, triplet.
 
 `cosent` and `cosine_mse` are losses of scores, (PairScores, Labels) -> [B]; `angle` and
 `triplet` need the vectors themselves, (q [B, D], d [B*K, D], Labels) -> [B].
