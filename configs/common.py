@@ -190,8 +190,8 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
     config.optimizer.weight_decay = 0.01
     if arg.tiny:
         tiny(config, dropout=0.0)
-        if "shortest" in config.row_layout:
-            config.row_layout.shortest = 16
+        if "min_length" in config.row_layout:
+            config.row_layout.min_length = 16
         return config
     config.tokenizer = section(TOKENIZERS, "trained", vocab=arg.vocab_size)
     shape = {"vocab_size": arg.vocab_size, "width": arg.width, "depth": arg.depth}

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.data.packing import LENGTHS, best_fit, bucket
+from research.data.packing import LENGTHS, best_fit, bucket_length
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=120), st.integers(1, 9))
@@ -12,12 +12,12 @@ def test_every_text_is_placed_once_whole_and_end_to_end(lengths, limit):
     packing = best_fit(lengths, 64, limit)
     assert packing.row.max() + 1 == packing.rows
     for row in range(packing.rows):
-        here = np.flatnonzero(packing.row == row)
-        here = here[np.argsort(packing.segment_ids[here])]
-        assert packing.segment_ids[here].tolist() == list(range(1, len(here) + 1))
-        assert len(here) <= limit
-        ends = np.cumsum(lengths[here])
-        assert packing.start[here].tolist() == [0, *ends[:-1]]
+        texts = np.flatnonzero(packing.row == row)
+        texts = texts[np.argsort(packing.segment_ids[texts])]
+        assert packing.segment_ids[texts].tolist() == list(range(1, len(texts) + 1))
+        assert len(texts) <= limit
+        ends = np.cumsum(lengths[texts])
+        assert packing.start[texts].tolist() == [0, *ends[:-1]]
         assert ends[-1] <= 64
 
 
@@ -25,8 +25,8 @@ def test_every_text_is_placed_once_whole_and_end_to_end(lengths, limit):
 def test_no_two_rows_fit_in_one(lengths):
     lengths = np.array(lengths)
     packing = best_fit(lengths, 64, 64)
-    filled = np.bincount(packing.row, lengths)
-    assert sum(np.sort(filled)[:2]) > 64 or packing.rows == 1
+    row_tokens = np.bincount(packing.row, lengths)
+    assert sum(np.sort(row_tokens)[:2]) > 64 or packing.rows == 1
 
 
 def test_best_fit_takes_the_fullest_row():
@@ -35,8 +35,8 @@ def test_best_fit_takes_the_fullest_row():
 
 
 def test_lengths():
-    assert [bucket(n) for n in (1, 64, 65, 128, 300)] == [64, 64, 128, 128, 512]
+    assert [bucket_length(n) for n in (1, 64, 65, 128, 300)] == [64, 64, 128, 128, 512]
     with pytest.raises(ValueError, match="over the longest row"):
-        bucket(LENGTHS[-1] + 1)
+        bucket_length(LENGTHS[-1] + 1)
     with pytest.raises(ValueError, match="a text of 65 tokens, in rows of 64"):
         best_fit(np.array([65]), 64, 8)

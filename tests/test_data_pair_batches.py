@@ -168,8 +168,8 @@ def test_sources_get_their_share_of_any_stretch_of_steps(make, seed):
             assert abs(counts[name] - len(stretch) * weight / 3.2) <= 2
     turns = Counter()
     for step, name in enumerate(names):
-        index, turn = batches._turn(step)
-        assert (batches.sources[index].name, turn) == (name, turns[name])
+        index, source_step = batches.find_source(step)
+        assert (batches.sources[index].name, source_step) == (name, turns[name])
         turns[name] += 1
 
 
@@ -189,7 +189,7 @@ def test_few_shapes(make):
     batches = make({"b": SOURCES["b"]})
     rows = {len(batches(step).tokens.token_ids) for step in range(60)}
     assert len(rows) <= 3
-    assert batches.describe()["b"]["batch_rows"] == min(rows)
+    assert batches.sources[0].rows == min(rows)
 
 
 def test_rows_grow_to_the_longest_text(make):
@@ -201,15 +201,6 @@ def test_rows_grow_to_the_longest_text(make):
         {"long": Source(rows, 0, 1.0, {"query": "", "document": ""})}, max_length=100
     )
     assert batches(0).tokens.token_ids.shape[1] == 128
-
-
-def test_describe(make):
-    found = make().describe()
-    assert found["a"]["rows"] == 40
-    assert found["a"]["texts"] == 40 * 7
-    assert found["a"]["documents"] == 3
-    assert found["b"]["share"] == pytest.approx(2 / 3.2)
-    assert found["b"]["row_length"] == 64
 
 
 def test_errors(make):

@@ -10,7 +10,7 @@ import pytest
 from research.data.examples import Example
 from research.data.pretraining_batches import make_pretraining_batches
 from research.data.row_packing import ROW_LAYOUTS
-from research.data.sources import Source, load_pydocs
+from research.data.sources import SOURCES, Source
 from research.models import config, encoder
 from research.objectives import mlm_masking
 from research.text import tokenization
@@ -31,7 +31,7 @@ def source(count, longest, seed=0, weight=1.0):
 
 SHORT = source(80, 16)
 LONG = source(20, 400, seed=1)
-DECOMPOSED = partial(ROW_LAYOUTS["decomposed"], shortest=8)
+DECOMPOSED = partial(ROW_LAYOUTS["decomposed"], min_length=8)
 
 
 @pytest.fixture(scope="module")
@@ -106,12 +106,12 @@ def test_pieces_begin_and_end_at_words(make):
     batches = make(sources={"a": LONG})
     table = batches.sources[0].table
     layout = batches.sources[0].layout(0)
-    ends = layout.first + layout.size
-    assert (table.boundaries[layout.first] > 0).all()
+    ends = layout.first_token + layout.num_tokens
+    assert (table.boundaries[layout.first_token] > 0).all()
     assert all(e == len(table.token_ids) or table.boundaries[e] for e in ends)
     # No piece is shorter than the room but for the next word, or the document's end.
     last = np.isin(ends, table.starts)
-    assert (layout.size[~last] > 62 - 11).all()
+    assert (layout.num_tokens[~last] > 62 - 11).all()
 
 
 def test_shapes_and_words(make):
@@ -144,7 +144,7 @@ def test_words_do_not_run_from_text_to_text(make, tokenizer):
 
 @pytest.mark.parametrize(
     "layout",
-    [ROW_LAYOUTS["packed"], DECOMPOSED, partial(ROW_LAYOUTS["spans"], shortest=8)],
+    [ROW_LAYOUTS["packed"], DECOMPOSED, partial(ROW_LAYOUTS["spans"], min_length=8)],
     ids=["packed", "dec", "spans"],
 )
 def test_a_batch_is_a_function_of_the_step_and_shared_by_hosts(make, layout):
@@ -202,28 +202,33 @@ def test_short_to_long_grows_in_every_cycle(make):
 
 def test_neighbouring_rows_are_spans_of_one_document(make):
     batches = make(
-        partial(ROW_LAYOUTS["spans"], shortest=20), {"a": LONG}, max_length=32
+        partial(ROW_LAYOUTS["spans"], min_length=20), {"a": LONG}, max_length=32
     )
     table, layout = batches.sources[0].table, batches.sources[0].layout(2)
-    owner = np.searchsorted(table.starts, layout.first, side="right")
-    last = np.searchsorted(table.starts, layout.first + layout.size - 1, side="right")
+    owner = np.searchsorted(table.starts, layout.first_token, side="right")
+    last = np.searchsorted(
+        table.starts, layout.first_token + layout.num_tokens - 1, side="right"
+    )
     np.testing.assert_array_equal(owner, last)
     np.testing.assert_array_equal(owner[::2], owner[1::2])
-    assert layout.size.max() <= 30
+    assert layout.num_tokens.max() <= 30
     assert batches(2).tokens.segment_ids.max() == 1
 
 
 def test_anchors_stand_before_their_positives(make):
-    layout = partial(ROW_LAYOUTS["spans"], kind="declutr", shortest=6)
+    layout = partial(ROW_LAYOUTS["spans"], kind="declutr", min_length=6)
     batches = make(layout, {"a": LONG}, batch_size=12, max_length=32)
     for turn in range(20):
         found = batches.sources[0].layout(turn)
-        first, end = found.first.reshape(2, 6), (found.first + found.size).reshape(2, 6)
+        first, end = (
+            found.first_token.reshape(2, 6),
+            (found.first_token + found.num_tokens).reshape(2, 6),
+        )
         for group in range(2):
             for anchor, positive in ((0, 2), (0, 3), (1, 4), (1, 5)):
                 assert first[group, positive] <= end[group, anchor]
                 assert end[group, positive] >= first[group, anchor] - 12  # a word
-        assert found.size.max() <= 30
+        assert found.num_tokens.max() <= 30
 
 
 def test_a_packed_row_gives_every_document_the_states_it_has_alone(make, key):
@@ -261,7 +266,7 @@ def test_rows_of_one_text_each_are_padded(make):
 
 
 def test_ten_thousand_real_rows_are_full_and_masked_to_the_budget(tmp_path, key):
-    found = load_pydocs(limit=6_000)
+    found = SOURCES["pydocs"](limit=6_000)
     tokenizer = tokenization.train_tokenizer(
         [r.query for r in found.examples[:600]], 2048
     )
@@ -317,13 +322,18 @@ def test_errors(make, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="data 'x': there is no usable document"):
         make(sources={"x": empty})
     for options, message in (
-        ({"shortest": 24}, "shortest is 24; it should be max_length 64 over a power"),
-        ({"shortest": 8, "cycle": -1}, "cycle is -1"),
+        (
+            {"min_length": 24},
+            "min_length is 24; it should be max_length 64 over a power",
+        ),
+        ({"min_length": 8, "cycle": -1}, "cycle is -1"),
         ({"curriculum": "random"}, "'random'; known: uniform, short_to_long"),
     ):
         with pytest.raises(ValueError, match=message):
             make(partial(ROW_LAYOUTS["decomposed"], **options))
-    with pytest.raises(ValueError, match=r"rows.texts is 5; allowed: 1 ... 4 in a row"):
+    with pytest.raises(
+        ValueError, match=r"row_layout.texts is 5; allowed: 1 ... 4 in a row"
+    ):
         make(partial(ROW_LAYOUTS["packed"], texts=5))
     with pytest.raises(ValueError, match="do not fill one batch"):
         make(DECOMPOSED, batch_size=4000)
@@ -331,7 +341,7 @@ def test_errors(make, tokenizer, tmp_path):
         ({"kind": "none"}, "unknown spans 'none'; known: cot, declutr"),
         ({"kind": "declutr"}, "batch_size 4 is not a multiple of 6 spans"),
         ({"anchors": 0}, "anchors 0 and positives 2 should be at least 1"),
-        ({"shortest": 63}, "shortest is 63; allowed: 2 ... 62"),
+        ({"min_length": 63}, "min_length is 63; allowed: 2 ... 62"),
         ({"kind": "declutr", "anchors": 1, "positives": 1}, "0 documents have the 124"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from research.data import pydocs, sources
+from research.data import pydocs
 from research.data.examples import Example
 from research.data.pydocs import (
     extract_package_pairs,
@@ -11,6 +11,7 @@ from research.data.pydocs import (
     find_python_files,
     is_test,
 )
+from research.data.sources import SOURCES
 
 CODE = '''
 class Box:
@@ -81,13 +82,11 @@ def test_a_set_without_tensorflow(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(pydocs, "make_splits", None)  # made once
     assert len(pydocs.load("train", **options)) == len(train)
     monkeypatch.setattr(pydocs, "find_package_folders", lambda: options["folders"])
-    source = sources.load_pydocs(split="test", cache=options["cache"])
+    source = SOURCES["pydocs"](split="test", cache=options["cache"])
     assert len(source.examples) == len(test)
     assert all(isinstance(row, Example) and row.query for row in source.examples)
-    few = sources.load_pydocs(split="train", limit=3, cache=options["cache"])
-    assert (
-        few.examples == list(sources.load_pydocs(cache=options["cache"]).examples)[:3]
-    )
+    few = SOURCES["pydocs"](split="train", limit=3, cache=options["cache"])
+    assert few.examples == list(SOURCES["pydocs"](cache=options["cache"]).examples)[:3]
     assert few.identity != source.identity
 
 

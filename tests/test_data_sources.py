@@ -4,14 +4,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from research.data.examples import Example
-from research.data.sources import (
-    SOURCES,
-    load_beir,
-    load_files,
-    load_hub,
-    load_labeled_texts,
-    load_texts,
-    load_tfds,
+from research.data.sources import SOURCES
+
+load_beir, load_files, load_hub, load_labeled_texts, load_texts, load_tfds = (
+    SOURCES[name] for name in ("beir", "files", "hub", "labeled_texts", "texts", "tfds")
 )
 
 
@@ -208,7 +204,7 @@ def test_texts_are_lines_blocks_or_files(tmp_path):
 
     blocks = ["Title\nfirst paragraph", "Other\nsecond"]
     assert found(unit="block") == ["of a record", *blocks]
-    assert found(unit="block", shortest=13) == blocks[:1]
+    assert found(unit="block", min_chars=13) == blocks[:1]
     assert len(found(unit="line")) == 5
     assert len(found(unit="file")) == 2
     with pytest.raises(ValueError, match="unit 'page'; known: block, line, file"):

@@ -21,7 +21,7 @@ def relation(a, b):
         return "adjacent"
     if start < high and low < end:
         return "overlapping" if not (low <= start and end <= high) else "within"
-    return "apart"
+    return "separate"
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -29,11 +29,11 @@ def test_neighbours(seed):
     rng = np.random.default_rng(seed)
     for _ in range(200):
         words, sentences = document(rng)
-        longest = int(rng.integers(2, 40))
-        a, b = spans.draw_neighbor_spans(rng, words, sentences, longest, 0.15)
+        max_length = int(rng.integers(2, 40))
+        a, b = spans.draw_neighbor_spans(rng, words, sentences, max_length, 0.15)
         for start, end in (a, b):
             assert 0 <= start < end <= words[-1]
-            assert end - start <= longest
+            assert end - start <= max_length
         assert a[1] - a[0] <= words[-1] // 2
         assert a[0] in sentences
         assert a != b
@@ -43,17 +43,17 @@ def test_neighbours_are_of_three_kinds_and_whole_sentences():
     rng = np.random.default_rng(0)
     words = np.arange(0, 8001, 2)
     sentences = words[::5]
-    found = [
+    pairs = [
         spans.draw_neighbor_spans(rng, words, sentences, 64, 0.15) for _ in range(3000)
     ]
-    ends = np.array(found)
+    ends = np.array(pairs)
     assert np.isin(ends, sentences).mean() > 0.95  # short spans cut a sentence
     sizes = (ends[..., 1] - ends[..., 0]).ravel()
     assert (sizes == 60).mean() == pytest.approx(0.85, abs=0.03)
-    kinds = [relation(a, b) for a, b in found]
+    kinds = [relation(a, b) for a, b in pairs]
     assert kinds.count("adjacent") > 900
     assert kinds.count("overlapping") > 900
-    assert kinds.count("apart") > 900
+    assert kinds.count("separate") > 900
 
 
 def test_anchors_keep_their_bounds():
@@ -61,26 +61,28 @@ def test_anchors_keep_their_bounds():
     lengths = []
     for _ in range(4000):
         count, positives = int(rng.integers(1, 5)), int(rng.integers(1, 4))
-        longest = int(rng.integers(4, 40))
-        shortest = int(rng.integers(2, longest + 1))
-        size = 2 * count * longest + int(rng.integers(0, 100))
-        sizes = {"shortest": shortest, "longest": longest}
-        found = spans.draw_anchor_spans(
+        max_length = int(rng.integers(4, 40))
+        min_length = int(rng.integers(2, max_length + 1))
+        size = 2 * count * max_length + int(rng.integers(0, 100))
+        sizes = {"min_length": min_length, "max_length": max_length}
+        group = spans.draw_anchor_spans(
             rng, size, count=count, positives=positives, **sizes
         )
-        assert found.shape == (count * (1 + positives), 2)
-        start, end = found.T
+        assert group.shape == (count * (1 + positives), 2)
+        start, end = group.T
         assert (start >= 0).all() and (end <= size).all()
-        assert (end - start >= shortest).all() and (end - start <= longest).all()
-        cells = np.sort(start[:count] // longest)
-        assert (end[:count] <= (start[:count] // longest + 1) * longest).all()
+        assert (end - start >= min_length).all() and (end - start <= max_length).all()
+        cells = np.sort(start[:count] // max_length)
+        assert (end[:count] <= (start[:count] // max_length + 1) * max_length).all()
         assert (np.diff(cells) > 1).all()
-        of = np.repeat(np.arange(count), positives)
-        near = slice(count, None)
-        assert (start[near] <= end[of]).all() and (end[near] >= start[of]).all()
-        if longest - shortest > 15:
-            shares = (end - start - shortest + 0.5) / (longest - shortest)
+        anchor_of = np.repeat(np.arange(count), positives)
+        positive = slice(count, None)
+        assert (start[positive] <= end[anchor_of]).all() and (
+            end[positive] >= start[anchor_of]
+        ).all()
+        if max_length - min_length > 15:
+            shares = (end - start - min_length + 0.5) / (max_length - min_length)
             lengths.append(shares[[0, -1]])
-    anchor, positive = np.mean(lengths, axis=0)
-    assert anchor == pytest.approx(2 / 3, abs=0.02)  # Beta(4, 2)
-    assert positive == pytest.approx(1 / 3, abs=0.02)  # Beta(2, 4)
+    anchor_share, positive_share = np.mean(lengths, axis=0)
+    assert anchor_share == pytest.approx(2 / 3, abs=0.02)  # Beta(4, 2)
+    assert positive_share == pytest.approx(1 / 3, abs=0.02)  # Beta(2, 4)

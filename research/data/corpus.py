@@ -1,4 +1,4 @@
-"""Texts to embed or to search, with the names that they go by."""
+"""Corpora: texts to embed or to search, each with its name."""
 
 from pathlib import Path
 
@@ -7,19 +7,23 @@ from research.data.sources import SOURCES
 
 
 def read_corpus(path: str | Path) -> tuple[list[str], list[str]]:
-    """(names, texts) of a file or a BEIR folder's corpus, in order, none left out.
+    """(names, texts) of a file or of a BEIR folder's corpus, all of them in order.
 
-    "pydocs" is the code of the installed packages that are never trained on.
-    A .txt file has a text on each line; a jsonl, tsv or csv file the field `text`, and
-    perhaps `title`, which comes before it, and `_id`. Each plain or .gz. A text without
-    `_id` goes by its line number.
+    A .txt file has a text on each line; a jsonl, tsv or csv file has the field `text`,
+    optionally `title`, which is put before it, and `_id`. Files may be gzipped (.gz). A
+    text without `_id` is named by its line number.
+
+    Args:
+        path: A file, a BEIR folder, or "pydocs": the code of the installed packages
+            that are held out from training.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a line is empty, malformed or has no text; it is named by number.
     """
     if str(path) == "pydocs":
-        code = [row.positives[0] for row in SOURCES["pydocs"](split="test").examples]
+        held_out = SOURCES["pydocs"](split="test").examples
+        code = [example.positives[0] for example in held_out]
         return [str(number) for number in range(len(code))], code
     path = Path(path).expanduser()
     if path.is_dir():
@@ -27,16 +31,16 @@ def read_corpus(path: str | Path) -> tuple[list[str], list[str]]:
         return read_corpus(plain if plain.is_file() else path / "corpus.jsonl.gz")
     if Path(path.name.removesuffix(".gz")).suffix == ".txt":
         with open_text(path) as file:
-            rows = [(n, {"text": line.strip()}) for n, line in enumerate(file, 1)]
+            records = [(n, {"text": line.strip()}) for n, line in enumerate(file, 1)]
     else:
-        rows = list(read_records(path))
-    if not rows:
+        records = list(read_records(path))
+    if not records:
         raise ValueError(f"{path} is empty: it holds no texts")
-    names = [str(record.get("_id", line)) for line, record in rows]
-    return names, [_text(path, line, record) for line, record in rows]
+    names = [str(record.get("_id", line)) for line, record in records]
+    return names, [_read_text(path, line, record) for line, record in records]
 
 
-def _text(path: Path, line: int, record: dict) -> str:
+def _read_text(path: Path, line: int, record: dict) -> str:
     if "text" not in record:
         raise ValueError(f"{path} line {line}: no text; found {', '.join(record)}")
     text = f"{record.get('title') or ''} {record['text']}".strip()

@@ -1,13 +1,12 @@
-"""The documents of a source tokenised once, with the places where their words begin."""
+"""Token cache of documents for pre-training, with the starts of words and sentences."""
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import chex
 import numpy as np
 import tokenizers
-from tqdm import tqdm
 
 from research.data import token_cache
 from research.data.sources import Source
@@ -17,11 +16,11 @@ from research.text.tokens import find_end_token
 from research.types import TokenizerInfo
 
 MASKS = ("[MASK]", "<mask>")  # BERT's, and RoBERTa's
-BLANK = "_"  # LLM2Vec's mask of tokenizers without one
-CHUNK = 1 << 24  # tokens counted at once
+BLANK = "_"  # LLM2Vec's mask for tokenizers that have none
+COUNT_CHUNK = 1 << 24  # tokens counted at once
 # A longer "word" is text written without spaces: each of its tokens becomes a word.
 MAX_WORD_TOKENS = 16
-WORD_START, SENTENCE_START = 1, 2  # bits of a mark
+WORD_START, SENTENCE_START = 1, 2  # bits of `DocumentTable.boundaries`
 PREFIXES = ("\u2581", "\u0120")  # SentencePiece's and byte-level BPE's leading space
 
 
@@ -29,10 +28,10 @@ class DocumentTable(NamedTuple):
     """N documents without special tokens.
 
     Attributes:
-        ids: [tokens] uint16 or uint32, all documents end to end.
-        marks: [tokens] uint8; WORD where a word begins, SENTENCE too where a sentence
-            does. Every document begins with both.
-        starts: [N+1] int64; document n is ids[starts[n]:starts[n+1]].
+        token_ids: [tokens] uint16 or uint32, all documents end to end.
+        boundaries: [tokens] uint8; WORD_START where a word begins, SENTENCE_START too
+            where a sentence does. Every document begins with both.
+        starts: [N+1] int64; document n is token_ids[starts[n]:starts[n+1]].
     """
 
     token_ids: np.ndarray
@@ -43,10 +42,11 @@ class DocumentTable(NamedTuple):
 def tokenize_documents(
     source: Source, tokenizer: tokenizers.Tokenizer, cache: Path
 ) -> DocumentTable:
-    """The source's table, from the folder in `cache` that holds it, or written there.
+    """The source's table, read from the cache or written there first.
 
-    Every text of a row is a document, without the source's prompts; a text that a row
-    holds twice is one. What looks like a special token in a text is text.
+    Every text of an example is a document, without the source's prompts; a text that
+    an example holds twice is one document. Text that looks like a special token is
+    tokenized as text.
 
     Raises:
         ValueError: no text has any tokens.
@@ -56,133 +56,138 @@ def tokenize_documents(
     plain.no_padding()
     plain.encode_special_tokens = True
     name = token_cache.fingerprint(source, tokenizer, "documents")
-    return _read(
-        token_cache.kept(cache, name, lambda draft: _write(source, plain, draft))
+    folder = token_cache.write_once(
+        cache, name, lambda draft: _write_table(source, plain, draft)
     )
+    arrays = token_cache.load_arrays(folder, "starts")
+    boundaries = token_cache.map_binary(folder / "boundaries.bin", np.uint8)
+    return DocumentTable(boundaries=boundaries, **arrays)
 
 
 def last_word_start(
     table: DocumentTable, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """[M] the last place in (low, high] where a word begins; `high` if there is none.
+    """[M] the last position in (low, high] where a word begins, or `high`.
 
-    All places are in `table.ids`; a `high` of the table's end is returned as it is.
+    `high` is returned if no word begins there, or if it is the end of the table.
+
+    Args:
+        table: Tokenized documents.
+        low: [M] positions in `table.token_ids`.
+        high: [M] positions after them.
     """
-    back = high[:, None] - np.arange(MAX_WORD_TOKENS + 1)
-    inside = (back > low[:, None]) & (back < len(table.token_ids))
-    begins = table.boundaries[np.where(inside, back, 0)] > 0
-    found = inside & begins
-    end = high == len(table.token_ids)
-    return np.where(found.any(1) & ~end, high - found.argmax(1), high)
+    chex.assert_equal_shape([low, high])
+    size = len(table.token_ids)
+    candidates = high[:, None] - np.arange(MAX_WORD_TOKENS + 1)  # [M, 17], descending
+    inside = (candidates > low[:, None]) & (candidates < size)
+    starts_word = table.boundaries[np.where(inside, candidates, 0)] > 0
+    valid = inside & starts_word
+    use_candidate = valid.any(1) & (high != size)
+    return np.where(use_candidate, high - valid.argmax(1), high)
 
 
-def _write(source: Source, tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
-    dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
+def _write_table(source: Source, tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
+    dtype = token_cache.token_dtype(tokenizer)
     lengths = []
-    with open(folder / "ids.bin", "wb") as ids, open(folder / "marks.bin", "wb") as out:
-        for document, marks in _documents(source, tokenizer):
-            ids.write(document.astype(dtype).tobytes())
-            out.write(marks.tobytes())
-            lengths.append(len(document))
+    with (
+        open(folder / "token_ids.bin", "wb") as ids_file,
+        open(folder / "boundaries.bin", "wb") as boundary_file,
+    ):
+        for token_ids, boundaries in _tokenize_texts(source, tokenizer):
+            ids_file.write(token_ids.astype(dtype).tobytes())
+            boundary_file.write(boundaries.tobytes())
+            lengths.append(len(token_ids))
     if not lengths:
         raise ValueError("there is no usable document: no text has any tokens")
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    np.save(folder / "starts.npy", starts)
-    (folder / "ids.json").write_text(json.dumps({"dtype": np.dtype(dtype).name}))
+    token_cache.save_arrays(folder, dtype, starts=token_cache.cumulate(lengths))
 
 
-def _read(folder: Path) -> DocumentTable:
-    dtype = json.loads((folder / "ids.json").read_text())["dtype"]
-    # Plain views of the maps: indexing a np.memmap costs several microseconds more.
-    return DocumentTable(
-        np.asarray(np.memmap(folder / "ids.bin", dtype=dtype, mode="r")),
-        np.asarray(np.memmap(folder / "marks.bin", dtype=np.uint8, mode="r")),
-        np.asarray(np.load(folder / "starts.npy", mmap_mode="r")),
-    )
-
-
-def _documents(
+def _tokenize_texts(
     source: Source, tokenizer: tokenizers.Tokenizer
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(ids [T] int64, marks [T] uint8) of every document that has tokens."""
-    numbered = len(set(tokenizer.encode("a a", add_special_tokens=False).word_ids)) > 1
-    size = len(source.examples)
-    for start in tqdm(
-        range(0, size, token_cache.CHUNK),
-        "tokenising",
-        delay=5,
-        leave=False,
-        disable=None,
-    ):
+    """Yields (token_ids [T] int64, boundaries [T] uint8) of documents with tokens."""
+    word_ids = tokenizer.encode("a a", add_special_tokens=False).word_ids
+    knows_words = len(set(word_ids)) > 1
+    for _, examples in token_cache.iterate_chunks(source):
         texts = [
             text
-            for row in source.examples[start : start + token_cache.CHUNK]
-            for text in dict.fromkeys((row.query, *row.positives, *row.negatives))
+            for example in examples
+            for text in dict.fromkeys(
+                (example.query, *example.positives, *example.negatives)
+            )
         ]
         encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
         for text, encoding in zip(texts, encodings, strict=True):
             if encoding.ids:
-                yield np.array(encoding.ids), _marks(text, encoding, numbered)
+                boundaries = _find_boundaries(text, encoding, knows_words)
+                yield np.array(encoding.ids), boundaries
 
 
-def _marks(text: str, encoding: tokenizers.Encoding, numbered: bool) -> np.ndarray:
+def _find_boundaries(
+    text: str, encoding: tokenizers.Encoding, knows_words: bool
+) -> np.ndarray:
     """[T] uint8, see DocumentTable.
 
     Args:
-        numbered: whether the tokeniser tells words apart; else the leading space that
-            its tokens are written with does.
+        text: Text of the document.
+        encoding: The tokenizer's encoding of it, T tokens.
+        knows_words: Whether the tokenizer splits text into words first; otherwise its
+            tokens are written with the leading space of their word.
     """
-    if numbered:
+    # Words: [T] bool, true at their first tokens.
+    if knows_words:
         words = np.array(encoding.word_ids, np.float64)  # None is NaN: its own word
-        begins = np.diff(words, prepend=-1) != 0
+        word_starts = np.diff(words, prepend=-1) != 0
     else:
-        begins = np.array([token.startswith(PREFIXES) for token in encoding.tokens])
-    begins[0] = True
-    number = np.cumsum(begins)
-    begins |= np.bincount(number)[number] > MAX_WORD_TOKENS
+        word_starts = np.array(
+            [token.startswith(PREFIXES) for token in encoding.tokens]
+        )
+    word_starts[0] = True
+    number = np.cumsum(word_starts)
+    word_starts |= np.bincount(number)[number] > MAX_WORD_TOKENS
+    # Sentences: [T] bool, true at the first token after each end of a sentence.
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
-    if not ends:
-        sentence = np.zeros(len(begins), bool)
-    else:
-        character = np.array(encoding.offsets)[:, 0]
-        after = np.searchsorted(ends, character, side="right")
-        sentence = np.diff(after, prepend=0) > 0
-    sentence[0] = True
-    return ((begins | sentence) * WORD_START + sentence * SENTENCE_START).astype(
-        np.uint8
-    )
+    sentence_starts = np.zeros(len(word_starts), bool)
+    if ends:
+        characters = np.array(encoding.offsets)[:, 0]
+        ends_before = np.searchsorted(ends, characters, side="right")
+        sentence_starts = np.diff(ends_before, prepend=0) > 0
+    sentence_starts[0] = True
+    word_starts |= sentence_starts
+    bits = word_starts * WORD_START + sentence_starts * SENTENCE_START
+    return bits.astype(np.uint8)
 
 
 def tokenizer_info(
     tokenizer: tokenizers.Tokenizer, tables: Iterable[DocumentTable]
 ) -> TokenizerInfo:
-    """The tokenizer's ids, and how often each occurs in the tables."""
+    """The tokenizer's special ids, and the count of every token in the tables."""
     special = {
         number: token.content
         for number, token in sorted(tokenizer.get_added_tokens_decoder().items())
         if token.special
     }
     masks = [number for number, name in special.items() if name in MASKS]
-    vocab = tokenizer.get_vocab_size()
-    counts = np.zeros(vocab, np.int64)
+    vocab_size = tokenizer.get_vocab_size()
+    counts = np.zeros(vocab_size, np.int64)
     for table in tables:
-        for start in range(0, len(table.token_ids), CHUNK):
-            part = table.token_ids[start : start + CHUNK]
-            counts += np.bincount(part, minlength=vocab)
-    mask_id = masks[0] if masks else None
+        for start in range(0, len(table.token_ids), COUNT_CHUNK):
+            part = table.token_ids[start : start + COUNT_CHUNK]
+            counts += np.bincount(part, minlength=vocab_size)
+    special_tokens = tokenization.enclosing_tokens(tokenizer)
     return TokenizerInfo(
-        vocab,
-        mask_id,
-        tuple(special),
-        counts,
+        vocab_size=vocab_size,
+        mask_id=masks[0] if masks else None,
+        special_ids=tuple(special),
+        token_counts=counts,
         blank_id=tokenizer.token_to_id(BLANK),
-        end_id=_end(tokenizer),
-        min_length=1 + sum(map(len, tokenization.enclosing_tokens(tokenizer))),
+        end_id=_find_end_id(tokenizer),
+        min_length=1 + sum(map(len, special_tokens)),
     )
 
 
-def _end(tokenizer: tokenizers.Tokenizer) -> int | None:
-    """The id of the token that ends a text, if there is one."""
+def _find_end_id(tokenizer: tokenizers.Tokenizer) -> int | None:
+    """Id of the token that ends a text; None if there is none."""
     try:
         return find_end_token(tokenizer)
     except ValueError:

@@ -1,8 +1,8 @@
-"""A record of a file as a training row, in any of three column conventions."""
+"""Training examples, parsed from records in any of three column conventions."""
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,11 @@ class Example(NamedTuple):
     """One training example.
 
     Attributes:
-        query: the text that searches.
-        positives: texts that answer it, at least one; a step draws one of them.
-        negatives: texts that do not; a step draws the source's number of them.
-        score: graded similarity of the query and its positive, if known.
-        group: rows with the same group are never each other's negatives.
+        query: Text that searches.
+        positives: Texts that answer it, at least one; a step draws one of them.
+        negatives: Texts that do not; a step draws the source's number of them.
+        score: Graded similarity of the query and its positive, if known.
+        group: Examples of the same group are never each other's negatives.
     """
 
     query: str
@@ -33,47 +33,73 @@ class Example(NamedTuple):
     group: str | None = None
 
 
+class LoadedExamples(NamedTuple):
+    """The examples of a source, before it gets its weight and its prompts.
+
+    Attributes:
+        examples: Sequence of Example; it need not be in memory.
+        negatives_per_query: Number of hard negatives that a query gets in every step.
+        identity: Name of the content, where it is known without reading the examples.
+    """
+
+    examples: Sequence[Example]
+    negatives_per_query: int = 0
+    identity: str = ""
+
+
 def parse_example(
     path: str, line: int, record: Mapping, documents: Mapping | None
 ) -> Example:
-    """The row of a record in any of the three conventions."""
+    """The example of a record in any of the three conventions.
+
+    Args:
+        path: File of the record, for errors.
+        line: Its line, for errors.
+        record: Values by column.
+        documents: Tevatron's corpus, if the record names its documents by id.
+
+    Raises:
+        ValueError: a column is missing or holds no text, or there is no positive.
+    """
     group = record.get("group")
     group = None if group in (None, "") else str(group)
     if "pos" in record:  # FlagEmbedding
         query = read_field(path, line, record, ("query",))
-        good, bad = record["pos"] or (), record.get("neg") or ()
+        positives, negatives = record["pos"] or (), record.get("neg") or ()
         score = None
     elif "positive_passages" in record:  # Tevatron, texts inside
         query = read_field(path, line, record, ("query", "query_text"))
-        good, bad = (
-            [_passage(path, line, p) for p in record.get(k) or ()]
+        positives, negatives = (
+            [_read_passage(path, line, p) for p in record.get(k) or ()]
             for k in ("positive_passages", "negative_passages")
         )
         score = None
     elif "positive_document_ids" in record:  # Tevatron, texts in the corpus file
         query = read_field(path, line, record, ("query_text", "query"))
-        good, bad = (
-            _documents(path, line, record.get(k) or (), documents)
+        positives, negatives = (
+            _find_documents(path, line, record.get(k) or (), documents)
             for k in ("positive_document_ids", "negative_document_ids")
         )
         score = None
     else:  # sentence-transformers
         query = read_field(path, line, record, QUERIES)
-        good = (read_field(path, line, record, POSITIVES),)
-        bad = [v for k, v in record.items() if NEGATIVE.fullmatch(k) and v]
+        positives = (read_field(path, line, record, POSITIVES),)
+        negatives = [v for k, v in record.items() if NEGATIVE.fullmatch(k) and v]
         score = next((record[k] for k in SCORES if record.get(k) is not None), None)
         score = None if score is None else files.to_number(path, line, score)
-    good, bad = _strings(path, line, good), _strings(path, line, bad)
-    if not good:
+    positives, negatives = (
+        _check_texts(path, line, texts) for texts in (positives, negatives)
+    )
+    if not positives:
         raise ValueError(f"{path} line {line} has no positive")
-    return Example(query, good, bad, score, group)
+    return Example(query, positives, negatives, score, group)
 
 
 def read_field(path: str, line: int, record: Mapping, names: tuple[str, ...]) -> str:
-    """The text of the first column of `names` that the record has."""
+    """The text in the first of the columns `names` that the record has."""
     for name in names:
         if record.get(name) is not None:
-            return _strings(path, line, [record[name]])[0]
+            return _check_texts(path, line, [record[name]])[0]
     raise ValueError(
         f"{path} line {line}: no column {' or '.join(names)}; "
         f"found {', '.join(record) or 'none'}"
@@ -81,15 +107,15 @@ def read_field(path: str, line: int, record: Mapping, names: tuple[str, ...]) ->
 
 
 def read_tevatron_corpus(path: str) -> dict[str, str]:
-    """{id: text} of Tevatron's corpus file, columns docid and document_text."""
+    """Reads {id: text} from Tevatron's corpus file, columns docid and document_text."""
     return {
-        read_field(path, line, record, ("docid",)): _passage(path, line, record)
+        read_field(path, line, record, ("docid",)): _read_passage(path, line, record)
         for line, record in files.read_records(path)
     }
 
 
 def read_texts(path: str, unit: str) -> Iterator[str]:
-    """The texts of a file or of all files of a folder, see sources.texts."""
+    """Yields the texts of a file or of a folder's files, see sources.load_texts."""
     if unit not in UNITS:
         raise ValueError(f"unit {unit!r}; known: {', '.join(UNITS)}")
     top = Path(path).expanduser()
@@ -97,24 +123,24 @@ def read_texts(path: str, unit: str) -> Iterator[str]:
     for file in sorted(top.rglob("*")) if top.is_dir() else [top]:
         name = file.name.removesuffix(".gz")
         if name.endswith(".txt"):
-            yield from _units(file, unit)
+            yield from _read_units(file, unit)
         elif file == top or name.endswith(endings):
             for line, record in files.read_records(file):
                 yield read_field(str(file), line, record, ("text",))
 
 
 def read_labeled_texts(path: str) -> tuple[list[str], list[str]]:
-    """(texts, labels) of the fields text and label of a jsonl, tsv or csv file."""
-    found, labels = [], []
+    """Reads (texts, labels) from the fields text and label of a file of records."""
+    texts, labels = [], []
     for line, record in files.read_records(path):
-        found.append(read_field(path, line, record, ("text",)))
+        texts.append(read_field(path, line, record, ("text",)))
         if record.get("label") is None:
             raise ValueError(f"{path} line {line}: no column label")
         labels.append(str(record["label"]))
-    return found, labels
+    return texts, labels
 
 
-def _units(file: Path, unit: str) -> Iterator[str]:
+def _read_units(file: Path, unit: str) -> Iterator[str]:
     with files.open_text(file) as lines:
         try:
             yield from UNITS[unit](lines)
@@ -122,19 +148,19 @@ def _units(file: Path, unit: str) -> Iterator[str]:
             raise ValueError(f"{file} cannot be read as text: {error}") from error
 
 
-def _blocks(lines: Iterable[str]) -> Iterator[str]:
-    """What stands between blank lines."""
+def _split_blocks(lines: Iterable[str]) -> Iterator[str]:
+    """Yields the blocks of lines between blank lines."""
     for filled, block in groupby(lines, key=lambda line: bool(line.strip())):
         if filled:
             yield "".join(block)
 
 
-def _passage(path: str, line: int, record: Mapping) -> str:
+def _read_passage(path: str, line: int, record: Mapping) -> str:
     text = read_field(path, line, record, ("text", "document_text"))
     return f"{record.get('title') or ''} {text}".strip()
 
 
-def _strings(path: str, line: int, values: Any) -> tuple[str, ...]:
+def _check_texts(path: str, line: int, values: Any) -> tuple[str, ...]:
     values = (values,) if isinstance(values, str) else tuple(values)
     for value in values:
         if not isinstance(value, str):
@@ -142,7 +168,7 @@ def _strings(path: str, line: int, values: Any) -> tuple[str, ...]:
     return values
 
 
-def _documents(path: str, line: int, ids, documents: Mapping | None) -> list[str]:
+def _find_documents(path: str, line: int, ids, documents: Mapping | None) -> list[str]:
     if documents is None:
         raise ValueError(f"{path} names documents by id: set `corpus` to their file")
     for identifier in ids:
@@ -153,4 +179,4 @@ def _documents(path: str, line: int, ids, documents: Mapping | None) -> list[str
     return [documents[str(identifier)] for identifier in ids]
 
 
-UNITS = {"block": _blocks, "line": iter, "file": lambda lines: ["".join(lines)]}
+UNITS = {"block": _split_blocks, "line": iter, "file": lambda lines: ["".join(lines)]}

@@ -1,4 +1,4 @@
-"""Text files, plain or gzipped, read into records, scored pairs and BEIR folders."""
+"""Readers of text files: records of jsonl, tsv and csv, STS pairs, BEIR folders."""
 
 import csv
 import gzip
@@ -16,7 +16,7 @@ STS_FIELDS = {
 
 
 def open_text(path: str | Path) -> IO[str]:
-    """A UTF-8 text file, plain or gzipped by its name; bad bytes are an error.
+    """Opens a UTF-8 text file, gzipped if its name ends in .gz.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -30,10 +30,11 @@ def open_text(path: str | Path) -> IO[str]:
 
 
 def read_records(path: str | Path) -> Iterator[tuple[int, dict]]:
-    """(line number from 1, record) for every row of a jsonl, tsv or csv file.
+    """Yields (line number from 1, record) for every row of a jsonl, tsv or csv file.
 
-    The format is in the name: .jsonl or .json with one object a line, .tsv (tabs, no
-    quoting) or .csv with a header line; each also with .gz. Empty lines are skipped.
+    The name decides the format: .jsonl or .json with one object on each line, .tsv
+    (tabs, no quoting) or .csv with a header line; each may be gzipped (.gz). Empty
+    lines are skipped.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -66,9 +67,9 @@ def read_sts(path: str | Path) -> tuple[list[str], list[str], list[float]]:
     """
     first, second, scores = [], [], []
     for number, record in read_records(path):
-        first.append(str(_field(path, number, record, STS_FIELDS["sentence1"])))
-        second.append(str(_field(path, number, record, STS_FIELDS["sentence2"])))
-        value = _field(path, number, record, STS_FIELDS["score"])
+        first.append(str(_read_field(path, number, record, STS_FIELDS["sentence1"])))
+        second.append(str(_read_field(path, number, record, STS_FIELDS["sentence2"])))
+        value = _read_field(path, number, record, STS_FIELDS["score"])
         scores.append(to_number(path, number, value))
     return first, second, scores
 
@@ -78,9 +79,10 @@ def read_beir(
 ) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, int]]]:
     """(corpus {id: text}, queries {id: text}, qrels {query id: {document id: grade}}).
 
-    A BEIR folder: corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and
+    A BEIR folder holds corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and
     qrels/SPLIT.tsv (a header line, then query id, document id, grade), plain or .gz.
-    A document's text is its title, a space and its text. Queries are the split's only.
+    A document's text is its title, a space and its text. Only queries that the split
+    judges are returned.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -89,16 +91,18 @@ def read_beir(
     path = Path(path).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}")
-    qrels = _read_qrels(_plain_or_gzip(path, f"qrels/{split}.tsv"))
+    # Grades of the split decide which queries are kept.
+    qrels = _read_qrels(_find_file(path, f"qrels/{split}.tsv"))
     corpus = {}
-    for identifier, record in _identified(_plain_or_gzip(path, "corpus.jsonl")):
+    for identifier, record in _read_texts_by_id(_find_file(path, "corpus.jsonl")):
         title = record.get("title") or ""
         corpus[identifier] = f"{title} {record['text']}".strip()
     queries = {
         identifier: record["text"]
-        for identifier, record in _identified(_plain_or_gzip(path, "queries.jsonl"))
+        for identifier, record in _read_texts_by_id(_find_file(path, "queries.jsonl"))
         if identifier in qrels
     }
+    # Every judged id should exist.
     for query, grades in qrels.items():
         if query not in queries:
             raise ValueError(f"{path}/qrels/{split} names unknown query {query!r}")
@@ -111,7 +115,11 @@ def read_beir(
 
 
 def to_number(path: str | Path, line: int, value) -> float:
-    """The number that a field holds, or a ValueError that says where it is not one."""
+    """The number in a field.
+
+    Raises:
+        ValueError: the field holds no number; its file and line are named.
+    """
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -120,7 +128,7 @@ def to_number(path: str | Path, line: int, value) -> float:
         ) from None
 
 
-def _field(path, line: int, record: Mapping, names: tuple[str, ...]):
+def _read_field(path, line: int, record: Mapping, names: tuple[str, ...]):
     for name in names:
         if record.get(name) is not None:
             return record[name]
@@ -129,7 +137,7 @@ def _field(path, line: int, record: Mapping, names: tuple[str, ...]):
     )
 
 
-def _jsonl(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
+def _parse_jsonl(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
@@ -144,15 +152,17 @@ def _jsonl(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
         yield number, record
 
 
-def _csv(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
-    yield from _table(path, csv.reader(file))
+def _parse_csv(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
+    yield from _parse_table(path, csv.reader(file))
 
 
-def _tsv(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
-    yield from _table(path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+def _parse_tsv(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
+    yield from _parse_table(
+        path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    )
 
 
-def _table(path: Path, reader) -> Iterator[tuple[int, dict]]:
+def _parse_table(path: Path, reader) -> Iterator[tuple[int, dict]]:
     header = next(reader, [])
     for row in reader:
         if not row:
@@ -165,7 +175,7 @@ def _table(path: Path, reader) -> Iterator[tuple[int, dict]]:
         yield reader.line_num, dict(zip(header, row, strict=True))
 
 
-def _plain_or_gzip(folder: Path, name: str) -> Path:
+def _find_file(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
@@ -175,7 +185,7 @@ def _plain_or_gzip(folder: Path, name: str) -> Path:
     )
 
 
-def _identified(path: Path) -> Iterator[tuple[str, dict]]:
+def _read_texts_by_id(path: Path) -> Iterator[tuple[str, dict]]:
     for number, record in read_records(path):
         for name in ("_id", "text"):
             if name not in record:
@@ -200,4 +210,9 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-READERS = {".jsonl": _jsonl, ".json": _jsonl, ".tsv": _tsv, ".csv": _csv}
+READERS = {
+    ".jsonl": _parse_jsonl,
+    ".json": _parse_jsonl,
+    ".tsv": _parse_tsv,
+    ".csv": _parse_csv,
+}

@@ -1,20 +1,24 @@
-"""Texts packed end to end into rows of a fixed length, never split."""
+"""Best-fit packing of texts into rows of a fixed length, and layouts of such rows."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import numpy as np
+
+from research.data.sampling import Seed
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
 class Packing(NamedTuple):
-    """Where the M texts went.
+    """Where each of M texts is placed.
 
     Attributes:
-        row: [M] the row of every text.
-        segment: [M] which text of its row it is, from 1.
-        start: [M] the position of its first token.
-        rows: how many rows there are.
+        row: [M] row of every text.
+        segment_ids: [M] number of the text in its row, from 1.
+        start: [M] position of its first token in the row.
+        rows: Number of rows.
     """
 
     row: np.ndarray
@@ -23,7 +27,61 @@ class Packing(NamedTuple):
     rows: int
 
 
-def bucket(length: int) -> int:
+class RowShape(NamedTuple):
+    """Rows of the pre-training batches of a source.
+
+    Attributes:
+        rows: R, rows of a batch.
+        length: S, tokens of a row.
+        num_special: Number of special tokens around every text.
+        seed: Seed of everything that is drawn.
+    """
+
+    rows: int
+    length: int
+    num_special: int
+    seed: Seed
+
+
+class BatchLayout(NamedTuple):
+    """Which M texts a pre-training batch holds, and where each is placed.
+
+    Attributes:
+        first_token: [M] int64 index of the text's first token in the source's table.
+        num_tokens: [M] int64 number of its tokens, special ones excluded.
+        row: [M] its row.
+        segment_ids: [M] its number in the row, from 1.
+        start: [M] position in the row at which it begins.
+        rows: R, rows of the batch.
+        length: S, tokens of a row.
+    """
+
+    first_token: np.ndarray
+    num_tokens: np.ndarray
+    row: np.ndarray
+    segment_ids: np.ndarray
+    start: np.ndarray
+    rows: int
+    length: int
+
+
+LayoutFn = Callable[[int], BatchLayout]  # the layout of a source's step
+
+
+def one_text_per_row(
+    first_token: np.ndarray, num_tokens: np.ndarray, length: int
+) -> BatchLayout:
+    """The layout of M texts [M] in M rows."""
+    chex.assert_equal_shape([first_token, num_tokens])
+    rows = np.arange(len(first_token))
+    segment_ids = np.ones_like(rows)
+    start = np.zeros_like(rows)
+    return BatchLayout(
+        first_token, num_tokens, rows, segment_ids, start, len(rows), length
+    )
+
+
+def bucket_length(length: int) -> int:
     """The smallest of LENGTHS that is at least `length`."""
     for size in LENGTHS:
         if length <= size:
@@ -31,41 +89,50 @@ def bucket(length: int) -> int:
     raise ValueError(f"length {length} is over the longest row, {LENGTHS[-1]} tokens")
 
 
-def best_fit(lengths: np.ndarray, size: int, limit: int) -> Packing:
+def best_fit(lengths: np.ndarray, size: int, max_texts: int) -> Packing:
     """Best-fit decreasing: each text, longest first, into the fullest row it fits in.
 
     Args:
         lengths: [M] tokens of every text, each in [1, size].
-        size: tokens in a row.
-        limit: texts in a row.
+        size: Tokens in a row.
+        max_texts: Largest number of texts in a row.
 
     Raises:
         ValueError: a text is longer than a row.
     """
+    chex.assert_rank(lengths, 1)
     if lengths.max() > size:
         raise ValueError(f"a text of {lengths.max()} tokens, in rows of {size}")
     order = np.argsort(-lengths, kind="stable").tolist()
     sizes = lengths.tolist()
     row, segment, start = ([0] * len(sizes) for _ in range(3))
-    held: list[int] = []  # texts in each row
-    open_rows: dict[int, list[int]] = {}  # rows by the room that is left in them
-    rooms = 0  # bit n: a row with n tokens left is open
+    row_texts: list[int] = []  # number of texts in each row
+    open_rows: dict[int, list[int]] = {}  # rows by their number of free tokens
+    # Bit n says that some row has n free tokens: the fullest row that a text fits in
+    # is the lowest bit from its length upward.
+    free_sizes = 0
     for text in order:
         length = sizes[text]
-        fitting = rooms >> length
+        fitting = free_sizes >> length
         if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            candidates = open_rows[room]
+            free = length + (fitting & -fitting).bit_length() - 1
+            candidates = open_rows[free]
             r = candidates.pop()
             if not candidates:
-                rooms ^= 1 << room
+                free_sizes ^= 1 << free
         else:
-            r, room = len(held), size
-            held.append(0)
-        held[r] += 1
-        row[text], segment[text], start[text] = r, held[r], size - room
-        room -= length
-        if room and held[r] < limit:
-            open_rows.setdefault(room, []).append(r)
-            rooms |= 1 << room
-    return Packing(np.array(row), np.array(segment), np.array(start), len(held))
+            r, free = len(row_texts), size
+            row_texts.append(0)
+        row_texts[r] += 1
+        row[text], segment[text], start[text] = r, row_texts[r], size - free
+        # The row stays open while it has free tokens and may hold another text.
+        free -= length
+        if free and row_texts[r] < max_texts:
+            open_rows.setdefault(free, []).append(r)
+            free_sizes |= 1 << free
+    return Packing(np.array(row), np.array(segment), np.array(start), len(row_texts))
+
+
+def token_offsets(lengths: np.ndarray) -> np.ndarray:
+    """[sum of lengths] position of every token in its text, texts end to end."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

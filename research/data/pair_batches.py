@@ -1,4 +1,8 @@
-"""Batches as a function of the step: mixture, permutation, negatives, packing."""
+"""Batches of pairs for contrastive training, as a function of the step.
+
+A step draws from one source of the mixture: examples of its permutation, a positive and
+hard negatives for each, all packed into rows of a fixed length.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,41 +14,49 @@ import numpy as np
 import tokenizers
 
 from research.data import sampling
-from research.data.packing import Packing, best_fit, bucket
+from research.data.packing import Packing, best_fit, bucket_length, token_offsets
+from research.data.pair_cache import PairTable, tokenize_pairs
 from research.data.sources import Source
-from research.data.token_cache import PairTable, tokenize_pairs
 from research.text.templates import Prompt
 from research.types import Batch, Labels, Tokens, max_segments
 
-SAMPLED = 8  # batches packed beforehand, to know how many rows a source needs
+TRIAL_BATCHES = 8  # batches packed beforehand, to know how many rows a source needs
 
 
 class PairSourceState(NamedTuple):
-    """A source made ready: its table and the shapes of its batches.
+    """A tokenized source and the shapes of its batches.
 
     Attributes:
-        name: what the config calls it.
-        table: its tokens.
-        weight: its share of the steps, relative to the others.
-        documents: K, documents of a query.
+        name: Name of the source in the config.
+        table: Tokens of its texts.
+        weight: Share of the steps, relative to the other sources.
+        docs_per_query: K, the positive and the hard negatives of a query.
         length: S, tokens in a row.
-        rows: R of an ordinary batch.
-        quantum: a fuller batch has a multiple of it more.
+        rows: R, rows of an ordinary batch.
+        row_increment: A fuller batch has a multiple of it more rows.
     """
 
     name: str
     table: PairTable
     weight: float
-    documents: int
+    docs_per_query: int
     length: int
     rows: int
-    quantum: int
+    row_increment: int
 
 
 class BatchPlan(NamedTuple):
-    """What a batch holds: its examples [B], texts [B, 1+K] and where these went."""
+    """What a batch over all processes holds.
 
-    part: PairSourceState
+    Attributes:
+        source: Source of all its examples.
+        examples: [B] indices of the examples.
+        texts: [B, 1+K] indices of the query and its documents in the source's table.
+        packing: Where each of these B*(1+K) texts is placed.
+        rows: R, rows of the batch.
+    """
+
+    source: PairSourceState
     examples: np.ndarray
     texts: np.ndarray
     packing: Packing
@@ -52,93 +64,69 @@ class BatchPlan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PairBatches:
-    """batches(step) -> Batch of NumPy arrays, this host's part; pure in the step."""
+class PairBatches(sampling.SourceMixture):
+    """batches(step) -> this process's share of a Batch of NumPy arrays.
+
+    Attributes:
+        sources: One PairSourceState per source.
+        batch_size: B, queries in a batch over all processes.
+        permute: Permutations of a source's examples, see sampling.cache_permutations.
+        adapters: Names of the adapters that texts go through; () for a single one.
+    """
 
     sources: tuple[PairSourceState, ...]
     batch_size: int
-    seed: int
-    process_index: int
-    process_count: int
-    permutation: Callable[[sampling.Seed, int], np.ndarray]
+    permute: Callable[[sampling.Seed, int], np.ndarray]
     adapters: tuple[str, ...] = ()
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a step: of its rows and its pairs, this host's equal share.
+        """The batch of a step: this process's equal share of its rows and pairs.
 
-        Indices in `query` and `document` count over the rows of all hosts.
+        `query_index` and `document_index` count over the rows of all processes.
         """
-        plan = self.plan(step)
-        part, packing = plan.part, plan.packing
-        table = part.table
-        slot = packing.row * max_segments(part.length) + packing.segment_ids - 1
-        slot = slot.reshape(plan.texts.shape).astype(np.int32)
-        scored = not np.isnan(table.scores[plan.examples[0]])
+        plan = self.plan_batch(step)
+        source, packing = plan.source, plan.packing
+        table = source.table
+        # A text's vector: its row's segments come after those of the rows before.
+        vectors = packing.row * max_segments(source.length) + packing.segment_ids - 1
+        vectors = vectors.reshape(plan.texts.shape).astype(np.int32)  # [B, 1+K]
+        has_scores = not np.isnan(table.scores[plan.examples[0]])
+        scores = self._share(table.scores[plan.examples]) if has_scores else None
         labels = Labels(
-            score=self._share(table.scores[plan.examples]) if scored else None,
+            score=scores,
             query_id=self._share(table.group_hashes[plan.examples]),
             document_id=self._share(table.text_hashes[plan.texts[:, 1:].reshape(-1)]),
         )
-        numbers = find_source_adapters(self.adapters, part.name)
+        adapters = find_source_adapters(self.adapters, source.name)
         return Batch(
-            tokens=_fill(plan, *self._bounds(plan.rows), numbers),
-            query_index=self._share(slot[:, 0]),
-            document_index=self._share(slot[:, 1:].reshape(-1)),
+            tokens=_fill_rows(plan, *self.process_slice(plan.rows), adapters),
+            query_index=self._share(vectors[:, 0]),
+            document_index=self._share(vectors[:, 1:].reshape(-1)),
             labels=labels,
         )
 
-    def source_name(self, step: int) -> str:
-        """The name of the source that a step draws from."""
-        return self.sources[self._turn(step)[0]].name
-
-    def describe(self) -> dict[str, dict[str, float]]:
-        """Sizes of every source: its rows, texts, tokens, and its batches' shapes."""
-        total = sum(part.weight for part in self.sources)
-        return {
-            part.name: {
-                "rows": len(part.table.query_text),
-                "texts": len(part.table.text_hashes),
-                "tokens": len(part.table.token_ids),
-                "share": part.weight / total,
-                "documents": part.documents,
-                "row_length": part.length,
-                "batch_rows": part.rows,
-            }
-            for part in self.sources
-        }
-
-    def plan(self, step: int) -> BatchPlan:
-        """What the whole batch of a step holds, over all hosts."""
-        index, turn = self._turn(step)
-        part = self.sources[index]
-        examples = self._examples(index, turn)
-        rng = np.random.default_rng((self.seed, step))
-        texts = _draw(part.table, examples, part.documents, rng)
-        packing = _pack(part, texts)
-        over = max(0, ceil((packing.rows - part.rows) / part.quantum))
-        rows = part.rows + part.quantum * over
-        return BatchPlan(part, examples, texts, packing, rows)
-
-    def _turn(self, step: int) -> tuple[int, int]:
-        """(the source of a step, how many earlier steps it had)."""
-        offsets = np.random.default_rng(self.seed).random(len(self.sources))
-        weights = [part.weight for part in self.sources]
-        return sampling.source_step(step, weights, offsets.tolist())
-
-    def _examples(self, index: int, turn: int) -> np.ndarray:
-        """[B] rows of a source."""
-        size = len(self.sources[index].table.query_text)
-        seed = (self.seed, index)
-        return sampling.draw_examples(
-            self.permutation, seed, turn, self.batch_size, size
+    def plan_batch(self, step: int) -> BatchPlan:
+        """What the full batch of a step holds, over all processes."""
+        index, source_step = self.find_source(step)
+        source = self.sources[index]
+        examples = sampling.draw_examples(
+            self.permute,
+            (self.seed, index),
+            source_step,
+            self.batch_size,
+            len(source.table.query_text),
         )
-
-    def _bounds(self, size: int) -> tuple[int, int]:
-        share = size // self.process_count
-        return self.process_index * share, (self.process_index + 1) * share
+        rng = np.random.default_rng((self.seed, step))
+        texts = _draw_texts(source.table, examples, source.docs_per_query, rng)
+        packing = _pack_texts(source, texts)
+        # A batch that does not fit grows in few steps, so that few shapes compile.
+        excess = max(0, packing.rows - source.rows)
+        rows = source.rows + source.row_increment * ceil(excess / source.row_increment)
+        return BatchPlan(source, examples, texts, packing, rows)
 
     def _share(self, array: np.ndarray) -> np.ndarray:
-        low, high = self._bounds(len(array))
+        """This process's equal share of an array's first axis."""
+        low, high = self.process_slice(len(array))
         return np.ascontiguousarray(array[low:high])
 
 
@@ -160,19 +148,24 @@ def make_pair_batches(
     """Batches over a mixture of sources, every batch from one of them.
 
     Args:
-        batch_size: B, queries in a batch over all hosts.
-        max_length: tokens that a text is cut to.
-        cache: folder of the tokenised sources.
-        row_length: tokens in a packed row, raised to one of packing.LENGTHS and to
+        sources: Sources by their names.
+        tokenizer: Tokenizer of the model.
+        batch_size: B, queries in a batch over all processes.
+        max_length: Number of tokens that a text is cut to.
+        seed: Seed of the mixture, the permutations and the draws.
+        cache: Folder of the tokenized sources.
+        row_length: Tokens in a packed row, raised to one of packing.LENGTHS and to
             the longest text of the source.
-        row_multiple: the number of rows R is a multiple of it (and of the hosts).
-        prompt: the template that texts are put into, see `tables.tokenise`.
-        adapters: the names of several that texts go through, each by its role or its
-            source; () leaves that to the encoder.
+        row_multiple: The number of rows R is a multiple of it (and of the processes).
+        prompt: Prompt template that texts are put into, see `tokenize_pairs`.
+        process_index: Number of this process.
+        process_count: Number of processes that share a batch.
+        adapters: Names of several adapters; each text goes through that of its role or
+            its source. () leaves the choice to the encoder.
 
     Raises:
-        ValueError: there is no source, one has no adapter or fewer rows than a batch,
-            or the batch cannot be split evenly over the hosts.
+        ValueError: there is no source, one has no adapter or fewer examples than a
+            batch, or the batch cannot be split evenly over the processes.
     """
     if not sources:
         raise ValueError("there is no data to train on: name at least one source")
@@ -181,33 +174,52 @@ def make_pair_batches(
             f"batch_size {batch_size} cannot be split over {process_count} processes"
         )
     multiple = lcm(row_multiple, process_count)
-    parts = []
+    states = []
     for name, source in sources.items():
-        find_source_adapters(adapters, name)
+        find_source_adapters(adapters, name)  # reports a missing one
         try:
             _check_size(source, batch_size)
             table = tokenize_pairs(source, tokenizer, max_length, cache, prompt)
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
-        length = bucket(max(row_length, int(np.diff(table.starts).max())))
-        part = PairSourceState(
-            name, table, source.weight, 1 + source.negatives_per_query, length, 0, 0
+        # No text is cut again: rows are as long as the longest one.
+        longest = int(np.diff(table.starts).max())
+        state = PairSourceState(
+            name=name,
+            table=table,
+            weight=source.weight,
+            docs_per_query=1 + source.negatives_per_query,
+            length=bucket_length(max(row_length, longest)),
+            rows=0,
+            row_increment=0,
         )
-        parts.append(_shaped(part, batch_size, multiple))
-    permutation = sampling.cache_permutations(2 * len(parts))
-    share = (process_index, process_count)
+        states.append(_set_rows(state, batch_size, multiple))
     return PairBatches(
-        tuple(parts), batch_size, seed, *share, permutation, tuple(adapters)
+        sources=tuple(states),
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        batch_size=batch_size,
+        # Two per source: an epoch's batches reach into the next one.
+        permute=sampling.cache_permutations(2 * len(states)),
+        adapters=tuple(adapters),
     )
 
 
 def find_source_adapters(names: Sequence[str], source: str) -> tuple[int, int] | None:
-    """The numbers of the adapters of a source's queries and of its documents.
+    """Numbers of the adapters of a source's queries and of its documents.
 
-    The adapter is that named like the source, or like the role; None without names.
+    The adapter is that named like the source, or like the role.
+
+    Args:
+        names: Names of the adapters.
+        source: Name of the source.
+
+    Returns:
+        (query adapter, document adapter), or None if there are no names.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: the names serve neither the source nor both roles.
     """
     if not names:
         return None
@@ -229,75 +241,93 @@ def _check_size(source: Source, batch_size: int) -> None:
         )
 
 
-def _draw(
-    table: PairTable, examples: np.ndarray, documents: int, rng: np.random.Generator
+def _draw_texts(
+    table: PairTable,
+    examples: np.ndarray,
+    docs_per_query: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """[B, 1+K] texts: the query, one of its positives, K-1 of its negatives."""
-    first = table.query_text[examples]
-    positives = table.num_positives[examples]
-    chosen = 1 + (rng.random(len(examples)) * positives).astype(np.int64)
-    columns = [first[:, None], (first + chosen)[:, None]]
-    if documents > 1:
-        counts = table.num_negatives[examples]
+    query = table.query_text[examples]  # [B]
+    num_positives = table.num_positives[examples]  # [B]
+    positive = query + 1 + (rng.random(len(examples)) * num_positives).astype(np.int64)
+    columns = [query[:, None], positive[:, None]]
+    if docs_per_query > 1:
+        # Negatives: those of each example in random order, of which the first K-1.
+        counts = table.num_negatives[examples]  # [B]
         begins = np.cumsum(counts) - counts
-        owner = np.repeat(np.arange(len(examples)), counts)
+        owner = np.repeat(np.arange(len(examples)), counts)  # [all negatives]
         shuffled = np.lexsort((rng.random(len(owner)), owner))
-        picks = shuffled[begins[:, None] + np.arange(documents - 1)[None]]
-        columns.append(picks + (first + 1 + positives - begins)[:, None])
+        picks = shuffled[begins[:, None] + np.arange(docs_per_query - 1)[None]]
+        columns.append(picks + (query + 1 + num_positives - begins)[:, None])
     return np.concatenate(columns, axis=1)
 
 
-def _lengths(table: PairTable, texts: np.ndarray) -> np.ndarray:
-    flat = texts.reshape(-1)
-    return table.starts[flat + 1] - table.starts[flat]
+def _text_lengths(table: PairTable, texts: np.ndarray) -> np.ndarray:
+    """[M] tokens of each of M texts."""
+    return table.starts[texts + 1] - table.starts[texts]
 
 
-def _pack(part: PairSourceState, texts: np.ndarray) -> Packing:
-    return best_fit(_lengths(part.table, texts), part.length, max_segments(part.length))
+def _pack_texts(source: PairSourceState, texts: np.ndarray) -> Packing:
+    lengths = _text_lengths(source.table, texts.reshape(-1))
+    return best_fit(lengths, source.length, max_segments(source.length))
 
 
-def _shaped(part: PairSourceState, batch_size: int, multiple: int) -> PairSourceState:
-    """The part with its usual number of rows, so that few shapes compile.
+def _set_rows(
+    source: PairSourceState, batch_size: int, multiple: int
+) -> PairSourceState:
+    """The source with its ordinary number of rows, so that few shapes compile.
 
     Half a deviation above the mean of some random batches: two batches of three fit,
-    and the others have an eighth more, a second shape to compile. Less padding than one
-    shape that all batches fit.
+    and the others have an eighth more rows, a second shape to compile. That is less
+    padding than in one shape that all batches fit.
     """
     rng = np.random.default_rng(0)
     used = []
-    for _ in range(SAMPLED):
-        examples = rng.choice(len(part.table.query_text), batch_size, replace=False)
-        texts = _draw(part.table, examples, part.documents, rng)
-        used.append(_pack(part, texts).rows)
+    for _ in range(TRIAL_BATCHES):
+        size = len(source.table.query_text)
+        examples = rng.choice(size, batch_size, replace=False)
+        texts = _draw_texts(source.table, examples, source.docs_per_query, rng)
+        used.append(_pack_texts(source, texts).rows)
     rows = multiple * ceil((np.mean(used) + np.std(used) / 2) / multiple)
-    return part._replace(rows=rows, quantum=multiple * max(1, rows // 8 // multiple))
+    increment = multiple * max(1, rows // 8 // multiple)
+    return source._replace(rows=rows, row_increment=increment)
 
 
-def _fill(
+def _fill_rows(
     plan: BatchPlan, low: int, high: int, adapters: tuple[int, int] | None
 ) -> Tokens:
-    """The tokens [high - low, S] of the batch's rows low to high."""
-    table, packing, length = plan.part.table, plan.packing, plan.part.length
-    here = np.flatnonzero((packing.row >= low) & (packing.row < high))
-    texts = plan.texts.reshape(-1)[here]
-    lengths = _lengths(table, texts)
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    begin = (packing.row[here] - low) * length + packing.start[here]
-    target = np.repeat(begin, lengths) + within
-    ids = np.zeros((high - low) * length, np.int32)
-    segment = np.zeros_like(ids)
-    origin = np.repeat(table.starts[texts], lengths) + within
-    ids[target] = table.token_ids[origin]
-    segment[target] = np.repeat(packing.segment_ids[here], lengths)
-    pool = segment > 0
-    if table.pooling_mask is not None:
-        pool[target] = table.pooling_mask[origin]
+    """The tokens [high - low, S] of the batch's rows low to high.
+
+    Args:
+        plan: What the batch holds.
+        low: First row.
+        high: Row after the last one.
+        adapters: Adapters of queries and documents; None for a single adapter.
+    """
+    table, packing, length = plan.source.table, plan.packing, plan.source.length
+    # The M texts of these rows, and the position of each of their T tokens.
+    placed = np.flatnonzero((packing.row >= low) & (packing.row < high))  # [M]
+    texts = plan.texts.reshape(-1)[placed]
+    lengths = _text_lengths(table, texts)
+    offsets = token_offsets(lengths)  # [T]
+    begin = (packing.row[placed] - low) * length + packing.start[placed]  # [M]
+    target = np.repeat(begin, lengths) + offsets  # [T] in the batch
+    origin = np.repeat(table.starts[texts], lengths) + offsets  # [T] in the table
+    # Copy what the table holds of each token; the remaining ones are padding.
     shape = (high - low, length)
-    ids, segment, pool = (x.reshape(shape) for x in (ids, segment, pool))
-    adapter = None
+    token_ids = np.zeros((high - low) * length, np.int32)
+    segment_ids = np.zeros_like(token_ids)
+    token_ids[target] = table.token_ids[origin]
+    segment_ids[target] = np.repeat(packing.segment_ids[placed], lengths)
+    pooling_mask = segment_ids > 0
+    if table.pooling_mask is not None:
+        pooling_mask[target] = table.pooling_mask[origin]
+    adapter_ids = None
     if adapters is not None:
-        query = here % plan.texts.shape[1] == 0
-        adapter = np.full(segment.size, -1, np.int32)
-        adapter[target] = np.repeat(np.where(query, *adapters), lengths)
-        adapter = adapter.reshape(shape)
-    return Tokens(ids, segment, pool, adapter)
+        is_query = placed % plan.texts.shape[1] == 0  # texts are [B, 1+K], flat
+        adapter_ids = np.full(segment_ids.size, -1, np.int32)
+        adapter_ids[target] = np.repeat(np.where(is_query, *adapters), lengths)
+        adapter_ids = adapter_ids.reshape(shape)
+    arrays = (token_ids, segment_ids, pooling_mask)
+    return Tokens(*(array.reshape(shape) for array in arrays), adapter_ids)

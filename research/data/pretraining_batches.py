@@ -1,4 +1,4 @@
-"""Batches of pre-training: rows of documents, as a function of the step."""
+"""Batches of documents for pre-training, as a function of the step."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,20 +11,22 @@ import tokenizers
 
 from research.data import sampling
 from research.data.document_cache import DocumentTable, tokenize_documents
-from research.data.row_packing import BatchLayout, LayoutFn, RowShape
+from research.data.packing import BatchLayout, LayoutFn, RowShape, token_offsets
 from research.data.sources import Source
 from research.text import tokenization
 from research.types import PretrainingBatch, Tokens
 
+SpecialTokens = tuple[np.ndarray, np.ndarray]  # those before and after a text
+
 
 class DocumentSourceState(NamedTuple):
-    """A source made ready.
+    """A tokenized source and the layout of its batches.
 
     Attributes:
-        name: what the config calls it.
-        table: its tokens.
-        weight: its share of the steps, relative to the others.
-        layout: what its batch of each turn holds.
+        name: Name of the source in the config.
+        table: Tokens of its documents.
+        weight: Share of the steps, relative to the other sources.
+        layout: What its batch of every step holds.
     """
 
     name: str
@@ -34,38 +36,24 @@ class DocumentSourceState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PretrainingBatches:
-    """batches(step) -> Rows of NumPy arrays, this host's part; pure in the step.
+class PretrainingBatches(sampling.SourceMixture):
+    """batches(step) -> this process's share of a PretrainingBatch of NumPy arrays.
 
     Attributes:
-        around: the special tokens before and after a text.
+        sources: One DocumentSourceState per source.
+        special_tokens: Special tokens before and after every text.
     """
 
     sources: tuple[DocumentSourceState, ...]
-    around: tuple[np.ndarray, np.ndarray]
-    seed: int
-    process_index: int
-    process_count: int
+    special_tokens: SpecialTokens
 
     def __call__(self, step: int) -> PretrainingBatch:
-        """The rows of a step, this host's equal share of them."""
-        part, layout = self._plan(step)
-        share = layout.rows // self.process_count
-        low = self.process_index * share
-        return fill_rows(part.table, layout, self.around, low, low + share)
-
-    def source_name(self, step: int) -> str:
-        """The name of the source that a step draws from."""
-        return self.sources[self._turn(step)[0]].name
-
-    def _plan(self, step: int) -> tuple[DocumentSourceState, BatchLayout]:
-        index, turn = self._turn(step)
-        return self.sources[index], self.sources[index].layout(turn)
-
-    def _turn(self, step: int) -> tuple[int, int]:
-        offsets = np.random.default_rng(self.seed).random(len(self.sources))
-        weights = [part.weight for part in self.sources]
-        return sampling.source_step(step, weights, offsets.tolist())
+        """The rows of a step, this process's equal share of them."""
+        index, source_step = self.find_source(step)
+        source = self.sources[index]
+        layout = source.layout(source_step)
+        rows = self.process_slice(layout.rows)
+        return fill_rows(source.table, layout, self.special_tokens, *rows)
 
 
 def make_pretraining_batches(
@@ -84,15 +72,20 @@ def make_pretraining_batches(
     """Rows of the documents of a mixture of sources, every batch from one of them.
 
     Args:
-        layout: one of layouts.ROWS with its arguments, what a row holds.
-        batch_size: R, rows of a batch over all hosts.
+        sources: Sources by their names.
+        tokenizer: Tokenizer of the model.
+        layout: One of row_packing.ROW_LAYOUTS with its arguments.
+        batch_size: R, rows of a batch over all processes.
         max_length: S, tokens of a row.
-        cache: folder of the tokenised sources.
-        row_multiple: R should be a multiple of it.
+        seed: Seed of the mixture and the layouts.
+        cache: Folder of the tokenized sources.
+        row_multiple: Number that R should be a multiple of.
+        process_index: Number of this process.
+        process_count: Number of processes that share a batch.
 
     Raises:
         ValueError: there is no source, one has too few documents for a batch, or the
-            batch cannot be split evenly over hosts, devices and micro-batches.
+            batch cannot be split evenly over processes, devices and micro-batches.
     """
     if not sources:
         raise ValueError("there is no data to train on: name at least one source")
@@ -102,63 +95,74 @@ def make_pretraining_batches(
             f"batch_size {batch_size} is not a multiple of {multiple}: the rows are "
             "split evenly over processes, devices and micro-batches"
         )
-    around = tokenization.enclosing_tokens(tokenizer)
-    special = sum(map(len, around))
-    if max_length <= special:
+    special_tokens = tokenization.enclosing_tokens(tokenizer)
+    num_special = sum(map(len, special_tokens))
+    if max_length <= num_special:
         raise ValueError(
-            f"max_length {max_length} leaves no room beside {special} special tokens"
+            f"max_length {max_length} leaves no room beside {num_special} special "
+            "tokens"
         )
-    parts = []
+    states = []
     for index, (name, source) in enumerate(sources.items()):
-        shape = RowShape(batch_size, max_length, special, (seed, index))
+        shape = RowShape(batch_size, max_length, num_special, (seed, index))
         try:
             table = tokenize_documents(source, tokenizer, cache)
-            parts.append(
-                DocumentSourceState(name, table, source.weight, layout(table, shape))
-            )
+            source_layout = layout(table, shape)
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
-    return PretrainingBatches(tuple(parts), around, seed, process_index, process_count)
+        states.append(DocumentSourceState(name, table, source.weight, source_layout))
+    return PretrainingBatches(
+        sources=tuple(states),
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        special_tokens=special_tokens,
+    )
 
 
 def fill_rows(
     table: DocumentTable,
     layout: BatchLayout,
-    around: tuple[np.ndarray, np.ndarray],
+    special_tokens: SpecialTokens,
     low: int,
     high: int,
 ) -> PretrainingBatch:
     """Rows low to high of a batch: [high - low, S].
 
     Args:
-        around: the special tokens before and after every text.
+        table: Tokenized documents.
+        layout: What the batch holds.
+        special_tokens: Special tokens before and after every text.
+        low: First row.
+        high: Row after the last one.
     """
-    here = np.flatnonzero((layout.row >= low) & (layout.row < high))
-    first, size, segment = (
-        layout.first[here],
-        layout.size[here],
-        layout.segment_ids[here],
-    )
-    begin = (layout.row[here] - low) * layout.length + layout.start[here]
-    before, after = around
-    within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
-    source = np.repeat(first, size) + within
-    target = np.repeat(begin + len(before), size) + within
-    count = (high - low) * layout.length
-    ids, segments, begins = (np.zeros(count, np.int32) for _ in range(3))
-    ids[target] = table.token_ids[source]
-    segments[target] = np.repeat(segment, size)
+    # The M texts of these rows, and the position of each of their T tokens.
+    texts = np.flatnonzero((layout.row >= low) & (layout.row < high))  # [M]
+    num_tokens = layout.num_tokens[texts]
+    segments = layout.segment_ids[texts]
+    begin = (layout.row[texts] - low) * layout.length + layout.start[texts]  # [M]
+    before, after = special_tokens
+    offsets = token_offsets(num_tokens)  # [T]
+    origin = np.repeat(layout.first_token[texts], num_tokens) + offsets  # in the table
+    target = np.repeat(begin + len(before), num_tokens) + offsets  # in the batch
+    # Copy the texts, then put their special tokens around them.
+    size = (high - low) * layout.length
+    token_ids, segment_ids, word_starts = (np.zeros(size, np.int32) for _ in range(3))
+    token_ids[target] = table.token_ids[origin]
+    segment_ids[target] = np.repeat(segments, num_tokens)
     opening = begin[:, None] + np.arange(len(before))
-    closing = (begin + len(before) + size)[:, None] + np.arange(len(after))
-    for places, special in ((opening, before), (closing, after)):
-        ids[places] = special
-        segments[places] = segment[:, None]
-    begins[target] = table.boundaries[source] > 0
-    begins[begin + len(before)] = 1  # a text may begin within a word
-    words = np.cumsum(begins.reshape(-1, layout.length), axis=1, dtype=np.int32)
-    inside = np.zeros(count, bool)
-    inside[target] = True
+    closing = (begin + len(before) + num_tokens)[:, None] + np.arange(len(after))
+    for positions, tokens in ((opening, before), (closing, after)):
+        token_ids[positions] = tokens
+        segment_ids[positions] = segments[:, None]
+    # Words are numbered in each row; special tokens and padding have number 0.
+    word_starts[target] = table.boundaries[origin] > 0
+    word_starts[begin + len(before)] = 1  # a text may begin within a word
     shape = (high - low, layout.length)
-    segments = segments.reshape(shape)
-    tokens = Tokens(ids.reshape(shape), segments, segments > 0)
-    return PretrainingBatch(tokens, np.where(inside.reshape(shape), words, 0))
+    words = np.cumsum(word_starts.reshape(shape), axis=1, dtype=np.int32)
+    is_text = np.zeros(size, bool)
+    is_text[target] = True
+    word_ids = np.where(is_text.reshape(shape), words, 0)
+    segment_ids = segment_ids.reshape(shape)
+    tokens = Tokens(token_ids.reshape(shape), segment_ids, segment_ids > 0)
+    return PretrainingBatch(tokens, word_ids)

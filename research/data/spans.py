@@ -1,81 +1,94 @@
-"""Spans drawn from a document: CoT-MAE's two neighbours, DeCLUTR's anchors."""
+"""Pairs of spans of one document: CoT-MAE's neighbors, DeCLUTR's anchors."""
 
 import numpy as np
 
 Span = tuple[int, int]  # [start, end) in tokens of a document
+# Token positions at which a span may begin or end, coarse ones (sentences) first.
+Bounds = tuple[np.ndarray, np.ndarray]
 
 
 def draw_neighbor_spans(
     rng: np.random.Generator,
     words: np.ndarray,
     sentences: np.ndarray,
-    longest: int,
-    short: float,
+    max_length: int,
+    short_probability: float,
 ) -> tuple[Span, Span]:
     """Two spans of a document (CoT-MAE, Wu et al. 2023, section 3.1).
 
-    A span is as many whole sentences as fit its length: `longest`, or with probability
-    `short` uniform in 2 ... longest; of a longer sentence it is the first words. The
-    first span is at most half of the document, so that there is something beside it.
-    The second is, with equal chances, any other span, adjacent to the first, or
-    partly overlapping it.
+    A span holds as many full sentences as fit in its length, which is `max_length`, or
+    with probability `short_probability` uniform in 2 ... max_length. If the first
+    sentence does not fit, the span holds its first words. The first span covers at most
+    half of the document, so that there is text beside it. The second is, with equal
+    chances, any other span, adjacent to the first, or partly overlapping it.
 
     Args:
-        words, sentences: where they begin, from 0, and the document's length N >= 2.
-        longest: tokens of a span.
-        short: probability.
+        rng: Source of randomness.
+        words: Positions at which words begin, from 0, then the document's length N,
+            at least 2.
+        sentences: Positions at which sentences begin, from 0, then N.
+        max_length: Largest number of tokens of a span.
+        short_probability: Probability of a span shorter than `max_length`.
     """
     size = int(words[-1])
-    marks = (sentences, words)
-    first, second = (
-        longest if rng.random() >= short else int(rng.integers(2, longest + 1))
+    bounds = (sentences, words)
+    length_a, length_b = (
+        max_length
+        if rng.random() >= short_probability
+        else int(rng.integers(2, max_length + 1))
         for _ in range(2)
     )
+    # The first span begins at a sentence.
     start = int(rng.choice(sentences[:-1]))
-    a = start, _end(marks, start, min(first, size // 2))
-    after = a[1] < size and (start == 0 or rng.random() < 0.5)
+    span = start, _find_end(bounds, start, min(length_a, size // 2))
+    after = span[1] < size and (start == 0 or rng.random() < 0.5)
     kind = ("random", "adjacent", "overlapping")[rng.integers(3)]
+    # A random second span begins at another sentence, or at another word.
     if kind == "random":
-        others = sentences[:-1] if len(sentences) > 2 else words[:-1]
-        others = others[others != start]
-        if len(others):
-            start = int(rng.choice(others))
-            return a, (start, _end(marks, start, second))
-    if kind == "overlapping" and a[1] - a[0] > 1:
-        return a, _overlapping(rng, marks, a, after, max(second, a[1] - a[0]))
+        starts = sentences[:-1] if len(sentences) > 2 else words[:-1]
+        starts = starts[starts != start]
+        if len(starts):
+            start = int(rng.choice(starts))
+            return span, (start, _find_end(bounds, start, length_b))
+    if kind == "overlapping" and span[1] - span[0] > 1:
+        length = max(length_b, span[1] - span[0])
+        return span, _draw_overlapping(rng, bounds, span, after, length)
+    # An adjacent one begins where the first ends, or ends where it begins.
     if after:
-        return a, (a[1], _end(marks, a[1], second))
-    return a, (_start(marks, a[0], second), a[0])
+        return span, (span[1], _find_end(bounds, span[1], length_b))
+    return span, (_find_start(bounds, span[0], length_b), span[0])
 
 
-def _overlapping(rng, marks: tuple, a: Span, after: bool, length: int) -> Span:
-    """A span of at most `length` tokens, over one end of `a` but not all of it."""
-    for places in marks:
-        inside = places[(places > a[0]) & (places < a[1])]
+def _draw_overlapping(
+    rng: np.random.Generator, bounds: Bounds, span: Span, after: bool, length: int
+) -> Span:
+    """A span of at most `length` tokens over one end of `span` but not all of it."""
+    for positions in bounds:
+        inside = positions[(positions > span[0]) & (positions < span[1])]
         if len(inside):
             break
     else:
-        inside = np.arange(a[0] + 1, a[1])
+        inside = np.arange(span[0] + 1, span[1])
     middle = int(rng.choice(inside))
-    # Whole words that end with `a` would leave one span within the other.
+    # If full words end where `span` does, one span would lie within the other.
     if after:
-        return middle, max(_end(marks, middle, length), a[1] + 1)
-    return min(_start(marks, middle, length), a[0] - 1), middle
+        return middle, max(_find_end(bounds, middle, length), span[1] + 1)
+    return min(_find_start(bounds, middle, length), span[0] - 1), middle
 
 
-def _end(marks: tuple, start: int, length: int) -> int:
-    """Where a span that begins at `start` ends."""
-    for places in marks:
-        end = int(places[np.searchsorted(places, start + length, "right") - 1])
+def _find_end(bounds: Bounds, start: int, length: int) -> int:
+    """End of the longest span from `start` of at most `length` tokens."""
+    for positions in bounds:
+        end = int(positions[np.searchsorted(positions, start + length, "right") - 1])
         if end > start:
             return end
     return start + length
 
 
-def _start(marks: tuple, end: int, length: int) -> int:
-    """Where a span that ends at `end` begins."""
-    for places in marks:
-        start = int(places[np.searchsorted(places, end - length)])
+def _find_start(bounds: Bounds, end: int, length: int) -> int:
+    """Start of the longest span up to `end` of at most `length` tokens."""
+    for positions in bounds:
+        start = int(positions[np.searchsorted(positions, end - length)])
         if start < end:
             return start
     return end - length
@@ -87,39 +100,44 @@ def draw_anchor_spans(
     *,
     count: int,
     positives: int,
-    shortest: int,
-    longest: int,
+    min_length: int,
+    max_length: int,
 ) -> np.ndarray:
     """Anchors and positives of a document (DeCLUTR, Giorgi et al. 2021, section 3.1).
 
-    An anchor's length is int(Beta(4, 2) * (longest - shortest) + shortest), it lies in
-    a cell of a grid of `longest` tokens, and neither in that of another nor beside it.
-    A positive's is the same of Beta(2, 4); it overlaps its anchor or is adjacent to it.
+    An anchor's length is int(Beta(4, 2) * (max_length - min_length) + min_length). It
+    lies within a cell of a grid of `max_length` tokens; no two anchors share a cell or
+    lie in neighboring ones. A positive's length follows Beta(2, 4) in the same way; it
+    overlaps its anchor or is adjacent to it.
 
     Args:
-        size: N tokens of the document, at least 2 * count * longest.
-        count: A, anchors.
-        positives: P of each anchor.
-        shortest, longest: tokens of a span.
+        rng: Source of randomness.
+        size: N tokens of the document, at least 2 * count * max_length.
+        count: A, number of anchors.
+        positives: P, number of positives per anchor.
+        min_length: Smallest number of tokens of a span.
+        max_length: Largest number of tokens of a span.
 
     Returns:
-        [A + A*P, 2] start and end of the anchors, then of the positives of the first
-        anchor, of the second, and so on.
+        [A + A*P, 2] start and end of the anchors, then of the first anchor's positives,
+        the second's, and so on.
     """
-    span = longest - shortest
-    lengths = (rng.beta(4, 2, count) * span + shortest).astype(int)
-    cells = np.arange(size // longest)
+    span = max_length - min_length
+    lengths = (rng.beta(4, 2, count) * span + min_length).astype(int)  # [A]
+    # Anchors: each takes a cell, and its neighbors become unusable.
+    cells = np.arange(size // max_length)
     starts = np.zeros(count, int)
     for i in range(count):
-        # A cell in the middle takes two more with it, one at an end only one.
-        spare = len(cells) - 3 >= 2 * (count - i - 1)
-        cell = rng.choice(cells if spare else cells[[0, -1]])
-        starts[i] = cell * longest + rng.integers(longest - lengths[i] + 1)
+        # A cell in the middle uses up two more, one at an end only one more.
+        enough = len(cells) - 3 >= 2 * (count - i - 1)
+        cell = rng.choice(cells if enough else cells[[0, -1]])
+        starts[i] = cell * max_length + rng.integers(max_length - lengths[i] + 1)
         cells = cells[np.abs(cells - cell) > 1]
     ends = starts + lengths
-    sizes = (rng.beta(2, 4, (count, positives)) * span + shortest).astype(int)
-    low = np.maximum(starts[:, None] - sizes, 0)
-    high = np.minimum(ends[:, None], size - sizes)
-    begin = rng.integers(low, high + 1)
-    near = np.stack([begin, begin + sizes], -1).reshape(-1, 2)
-    return np.concatenate([np.stack([starts, ends], -1), near])
+    # Positives begin anywhere between touching the anchor's start and its end.
+    sizes = (rng.beta(2, 4, (count, positives)) * span + min_length).astype(int)
+    low = np.maximum(starts[:, None] - sizes, 0)  # [A, P]
+    high = np.minimum(ends[:, None], size - sizes)  # [A, P]
+    begin = rng.integers(low, high + 1)  # [A, P]
+    positive_spans = np.stack([begin, begin + sizes], -1).reshape(-1, 2)
+    return np.concatenate([np.stack([starts, ends], -1), positive_spans])

@@ -3,8 +3,9 @@ import pytest
 
 from research.data import token_cache
 from research.data.examples import Example
+from research.data.pair_cache import tokenize_pairs
 from research.data.sources import Source
-from research.data.token_cache import tokenize_pairs
+from research.text import tokenization
 from research.text.one_word_prompts import punctuate_statement
 from research.text.prompts import PROMPTS
 from research.text.templates import tokenize_with_prompt
@@ -51,7 +52,7 @@ def test_a_table_holds_every_text(tmp_path, tokenizer, monkeypatch, chunk):
 
 def test_a_table_is_made_once(tmp_path, tokenizer, monkeypatch):
     first = tokenize_pairs(source(ROWS), tokenizer, 8, tmp_path)
-    monkeypatch.setattr(token_cache, "_write", None)
+    monkeypatch.setattr(tokenization, "tokenize_texts", None)
     again = tokenize_pairs(source(ROWS), tokenizer, 8, tmp_path)
     np.testing.assert_array_equal(first.token_ids, again.token_ids)
 
@@ -80,18 +81,15 @@ def test_a_failure_leaves_nothing_behind(tmp_path, tokenizer):
         tokenize_pairs(source([]), tokenizer, 8, tmp_path)
 
 
-def test_another_process_may_be_first(tmp_path, tokenizer, monkeypatch):
-    write = token_cache._write
+def test_another_process_may_be_first(tmp_path):
+    def write(draft):
+        (draft / "author").write_text("this process")
+        (tmp_path / "table").mkdir()
+        (tmp_path / "table" / "author").write_text("another one")
 
-    def late(given, *args):
-        monkeypatch.setattr(token_cache, "_write", write)
-        tokenize_pairs(given, tokenizer, 8, tmp_path)
-        write(given, *args)
-
-    monkeypatch.setattr(token_cache, "_write", late)
-    table = tokenize_pairs(source(ROWS), tokenizer, 8, tmp_path)
-    assert len(table.query_text) == 3
-    assert len(list(tmp_path.iterdir())) == 1
+    folder = token_cache.write_once(tmp_path, "table", write)
+    assert (folder / "author").read_text() == "another one"
+    assert [path.name for path in tmp_path.iterdir()] == ["table"]
 
 
 @pytest.mark.parametrize("chunk", [1, 100])
@@ -129,13 +127,13 @@ def test_another_method_is_another_folder(tmp_path, tokenizer):
     again = PROMPTS["template"](query="is {text}")
     tokenize_pairs(source(ROWS), tokenizer, 60, tmp_path, again)
     assert len(list(tmp_path.iterdir())) == len(methods)
-    named = token_cache._named(PROMPTS["prompteol"]())
-    assert "0x" not in repr(named) and "punctuate" in named[1]
 
 
 def test_methods_that_cannot_train_are_one_sentence(tmp_path, tokenizer):
     echo, several = PROMPTS["echo"](), PROMPTS["metaeol"]()
-    with pytest.raises(ValueError, match="prompt 'q: ' and the run a prompt"):
+    with pytest.raises(
+        ValueError, match="prompt 'q: ' and the run has prompt templates"
+    ):
         tokenize_pairs(source(ROWS, query="q: "), tokenizer, 60, tmp_path, echo)
     with pytest.raises(ValueError, match="8 templates is for embedding"):
         tokenize_pairs(source(ROWS), tokenizer, 60, tmp_path, several)

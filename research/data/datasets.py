@@ -1,0 +1,164 @@
+"""Examples of data sets that hold records: TFDS, the Hugging Face hub, pydocs."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from research.data.examples import Example, LoadedExamples
+
+CHUNK = 1024  # records read at once
+
+
+@dataclass(frozen=True)
+class LazyExamples(Sequence):
+    """Examples that are converted from a data set's records when they are read."""
+
+    data: Any
+    convert: Callable[[Mapping[str, Any]], Example]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            indices = list(range(*index.indices(len(self))))
+            return [self.convert(record) for record in self.data.__getitems__(indices)]
+        return self.convert(self.data[index])
+
+    def __iter__(self) -> Iterator[Example]:
+        for start in range(0, len(self), CHUNK):
+            yield from self[start : start + CHUNK]
+
+
+def load_pydocs(
+    *, split: str = "train", limit: int = 0, cache: str = ""
+) -> LoadedExamples:
+    """Docstring and code of the functions of the installed Python packages.
+
+    Args:
+        split: "train" or "test", which share no package.
+        limit: Number of pairs to use; 0 for all of them.
+        cache: Folder of TFDS data sets; ~/.cache/embax/tfds if empty.
+    """
+    from research.data import pydocs
+
+    data = pydocs.load(split, cache=cache or pydocs.CACHE)
+    convert = functools.partial(_convert_record, query="query", document="document")
+    examples = LazyExamples(data, convert)
+    identity = f"{data.dataset_info.data_dir} {split}"
+    if limit:
+        examples, identity = examples[:limit], f"{identity} {limit}"
+    return LoadedExamples(examples, identity=identity)
+
+
+def load_tfds(
+    *,
+    dataset: str,
+    split: str,
+    query: str,
+    document: str,
+    negatives: tuple[str, ...] = (),
+    score: str = "",
+    score_range: float = 1.0,
+    data_dir: str = "",
+) -> LoadedExamples:
+    """Any TFDS data set of texts, read at random with no TensorFlow installed.
+
+    Args:
+        dataset: Name of the data set and, after a slash, its config.
+        split: Split or a part of it, such as "train[:10%]".
+        query: Feature that holds the query.
+        document: Feature that holds its positive.
+        negatives: Features that hold hard negatives.
+        score: Feature that holds the score, if there is one.
+        score_range: Scores are divided by it.
+        data_dir: Folder of TFDS data sets; TFDS' own choice if empty.
+    """
+    import tensorflow_datasets as tfds
+
+    data = tfds.data_source(
+        dataset,
+        split=split,
+        data_dir=data_dir or None,
+        builder_kwargs={"file_format": "array_record"},
+    )
+    columns = {"query": query, "document": document, "score": score}
+    columns |= {"negatives": negatives, "score_range": score_range}
+    examples = _convert_dataset(dataset, data, columns)
+    # The converted columns are part of the content, the data set alone is not.
+    identity = repr((str(data.dataset_info.data_dir), split, columns))
+    return LoadedExamples(examples, len(negatives), identity)
+
+
+def load_hub(
+    *,
+    dataset: str,
+    split: str,
+    query: str,
+    document: str,
+    negatives: tuple[str, ...] = (),
+    score: str = "",
+    score_range: float = 1.0,
+    subset: str = "",
+) -> LoadedExamples:
+    """A data set of the Hugging Face hub, or a local folder in one of its formats.
+
+    Args:
+        dataset: Name or path of the data set.
+        split: Split of the data set.
+        query: Column that holds the query.
+        document: Column that holds its positive.
+        negatives: Columns that hold hard negatives.
+        score: Column that holds the score, if there is one.
+        score_range: Scores are divided by it.
+        subset: Config of the data set, if it has several.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(
+            f"data set {dataset!r} needs the package datasets: pip install datasets"
+        ) from None
+    data = datasets.load_dataset(dataset, subset or None, split=split)
+    columns = {"query": query, "document": document, "score": score}
+    columns |= {"negatives": negatives, "score_range": score_range}
+    return LoadedExamples(_convert_dataset(dataset, data, columns), len(negatives))
+
+
+def _convert_record(
+    record: Mapping[str, Any],
+    *,
+    query: str,
+    document: str,
+    negatives: Sequence[str] = (),
+    score: str = "",
+    score_range: float = 1.0,
+) -> Example:
+    """The example of a record, whose columns the arguments name."""
+
+    def read_text(column: str) -> str:
+        value = record[column]
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    return Example(
+        read_text(query),
+        (read_text(document),),
+        tuple(map(read_text, negatives)),
+        float(record[score]) / score_range if score else None,
+    )
+
+
+def _convert_dataset(dataset: str, data, columns: Mapping[str, Any]) -> LazyExamples:
+    """The examples of a data set that has the columns, see `_convert_record`."""
+    if not len(data):
+        raise ValueError(f"data set {dataset!r} has no rows in this split")
+    known = set(data[0])
+    used = (columns["query"], columns["document"], *columns["negatives"])
+    missing = [name for name in (*used, columns["score"]) if name and name not in known]
+    if missing:
+        raise ValueError(
+            f"data set {dataset!r} has no column {', '.join(missing)}; "
+            f"found {', '.join(sorted(known))}"
+        )
+    return LazyExamples(data, functools.partial(_convert_record, **columns))
