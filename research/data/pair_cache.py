@@ -208,10 +208,10 @@ def _tokenize(
     tokenizer, max_length, prompt = encoding
     if prompt is None:
         prefixed = [source.prompts[r] + t for r, t in zip(roles, texts, strict=True)]
-        label = labels.__getitem__
-        return tokenization.tokenize_texts(
-            tokenizer, prefixed, max_length, label=label
-        ), []
+        token_ids = tokenization.tokenize_texts(
+            tokenizer, prefixed, max_length, label=labels.__getitem__
+        )
+        return token_ids, []
     token_ids, mask = [np.zeros(0)] * len(texts), [np.zeros(0)] * len(texts)
     # Each role has its own template.
     for role in ("query", "document"):
