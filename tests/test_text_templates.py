@@ -6,7 +6,12 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from research.text.one_word_prompts import punctuate, punctuate_statement
-from research.text.prompts import PROMPTS, SEARCH, build_prompt
+from research.text.prompts import (
+    PROMPTS,
+    SEARCH_INSTRUCTION,
+    build_prompt,
+    parse_prompt,
+)
 from research.text.templates import (
     parse_template,
     tokenize_with_prompt,
@@ -131,7 +136,13 @@ STRINGS = [
         None,
         True,
     ),
-    ("instruct", {}, [f"Instruct: {SEARCH}\nQuery: ", "E"], ["", "E"], True),
+    (
+        "instruct",
+        {},
+        [f"Instruct: {SEARCH_INSTRUCTION}\nQuery: ", "E"],
+        ["", "E"],
+        True,
+    ),
     (
         "instruct",
         {"instruction": "Say {this} {{too}}", "symmetric": True},
@@ -139,7 +150,7 @@ STRINGS = [
         None,
         True,
     ),
-    ("qwen3", {}, [f"Instruct: {SEARCH}\nQuery:", "E"], ["", "E"], True),
+    ("qwen3", {}, [f"Instruct: {SEARCH_INSTRUCTION}\nQuery:", "E"], ["", "E"], True),
     (
         "icl",
         {"instruction": "Find"},
@@ -165,13 +176,19 @@ STRINGS = [
         ["title: none | text: ", "C"],
         True,
     ),
-    ("nv_embed", {}, [f"Instruct: {SEARCH}\nQuery: ", "E"], ["", "E"], False),
-    ("llm2vec", {}, [f"{SEARCH}: ", ""], ["", ""], False),
+    (
+        "nv_embed",
+        {},
+        [f"Instruct: {SEARCH_INSTRUCTION}\nQuery: ", "E"],
+        ["", "E"],
+        False,
+    ),
+    ("llm2vec", {}, [f"{SEARCH_INSTRUCTION}: ", ""], ["", ""], False),
     ("llm2vec", {"instruction": ""}, ["", ""], ["", ""], False),
     (
         "gritlm",
         {},
-        [f"<|user|>\n{SEARCH}\n<|embed|>\n", ""],
+        [f"<|user|>\n{SEARCH_INSTRUCTION}\n<|embed|>\n", ""],
         ["<|embed|>\n", ""],
         False,
     ),
@@ -373,7 +390,7 @@ def test_the_prepended_token_has_its_place(tokenizer, name):
 def test_a_line_is_a_template():
     def flags(line, **options):
         pieces = parse_template(line, **options)
-        assert pieces[0] == Piece(special="bos", pooled=options.get("whole", False))
+        assert pieces[0] == Piece(special="bos", pooled=options.get("pool_all", False))
         return [(p.literal or p.special or "slot", p.pooled) for p in pieces[1:]]
 
     assert flags("Query: {text}\nAgain: {text!}") == [
@@ -393,7 +410,7 @@ def test_a_line_is_a_template():
         ('" is:"', True),
     ]
     assert flags("{text!}x{eos}") == [("slot", True), ("x", True), ("eos", True)]
-    assert flags("{instruction} {text}", whole=True)[0] == ("{instruction} ", True)
+    assert flags("{instruction} {text}", pool_all=True)[0] == ("{instruction} ", True)
     tokenizer = TOKENIZERS["bpe"]
     method = PROMPTS["template"](query='{{"a": {text}}} {')
     found, _ = one(method, tokenizer, "{text}")
@@ -489,3 +506,45 @@ def test_other_mistakes_are_one_sentence():
         tokenize_with_template(
             PROMPTS["plain"]().templates["query"][0], tokenizer, ["🙂"], 3
         )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Represent this, please: {text}",
+        "Is it; or not? {text}",
+        "a+b | c {text}",
+        'say="yes", it\'s: {text}',
+        "name:query=1,2;3+x\n{text}",
+    ],
+)
+def test_a_prompt_on_the_command_line_may_hold_any_character(line):
+    expected = PROMPTS["template"](query=line, document=line)
+    assert parse_prompt(f"template(query={line!r})") == expected
+    instruct = PROMPTS["instruct"](instruction=line.replace("{text}", ""))
+    instruction = line.replace("{text}", "")
+    assert parse_prompt("instruct", instruction=instruction) == instruct
+
+
+def test_a_prompt_is_written_as_a_call():
+    assert parse_prompt("plain") is None
+    assert parse_prompt("echo(pool='last')") == PROMPTS["echo"](pool="last")
+    prompt = parse_prompt("icl(examples=(('a', 'b'),), symmetric=True)")
+    assert prompt == PROMPTS["icl"](examples=(("a", "b"),), symmetric=True)
+    assert parse_prompt("ke", prepend=True) == PROMPTS["ke"](prepend=True)
+    for text, message in (
+        ("template(query=0)", "template's query is 0; it takes quoted text"),
+        ("template", "template needs a value for query"),
+        ("template(query={text})", "the arguments of template are not all .* quoted"),
+        ("echo:pool=last", "'echo:pool=last' is no call"),
+        ("eco", "unknown prompt 'eco'; known: plain, template, echo"),
+        ("echo | ke", r"holds 2 calls \(echo, ke\); write one"),
+        ("echo(loud=True)", "echo has no argument loud; it has instruction"),
+        ("metaeol(prompts='a')", "metaeol's prompts is 'a'; it takes tuple"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_prompt(text)
+    with pytest.raises(ValueError, match="ke takes no instruction; template, echo, in"):
+        parse_prompt("ke", instruction="Find")
+    with pytest.raises(ValueError, match="echo takes no prepend; prompteol, cot, ke, "):
+        parse_prompt("echo", prepend=True)

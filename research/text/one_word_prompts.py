@@ -1,11 +1,14 @@
-"""Prompts that ask for the one word that a sentence means, and end in a quote."""
+"""Prompts that ask a language model for one word with the meaning of a sentence.
+
+Each ends in an open quote; the state of that last token is the embedding (PromptEOL).
+"""
 
 from collections.abc import Callable, Sequence
 
 from research.text.templates import Prompt, escape_braces, parse_template
 from research.text.tokens import PST
 
-EOL = 'This sentence : "{text}" means in one word:"'
+PROMPTEOL = 'This sentence : "{text}" means in one word:"'
 COT = 'After thinking step by step , this sentence : "{text}" means in one word:"'
 KE = (
     "The essence of a sentence is often captured by its main subjects and actions, "
@@ -14,7 +17,7 @@ KE = (
 )
 # In our words after the description of Lei et al. 2024: two prompts for each of
 # classification, sentiment, similarity and information extraction.
-TASKS = (
+METAEOL = (
     "Sort short passages by their subject, such as science, money, sport, law, art or "
     'travel. The subject of this sentence : "{text}" is in one word:"',
     "Tell what can be checked from what is somebody's view. As a fact or as a view, "
@@ -41,73 +44,87 @@ def prompteol(
     prepend: bool = False,
     pool: str = "last",
 ) -> Prompt:
-    """The one word that a sentence means (PromptEOL, Jiang et al. 2023).
+    """PromptEOL (Jiang et al. 2023): the one word that a sentence means.
 
     Args:
-        example, answer: a demonstration that comes first, such as "A jockey riding a
+        example, answer: a demonstration before the sentence, such as "A jockey riding a
             horse." and "Equestrian"; empty for none.
-        prepend: <PST> before the sentence (Fu et al. 2024). The baseline of token
-            prepending has it too.
+        prepend: whether <PST> stands before the sentence (Fu et al. 2024), as it also
+            does in the baseline of token prepending.
+        pool: name of a pooling.
     """
     if bool(example) != bool(answer):
         raise ValueError(f"example {example!r} and answer {answer!r} go together")
-    shown = EOL.replace("{text}", escape_braces(example)) + escape_braces(answer) + '".'
-    return _asking([EOL], prepend, pool, shown if example else "")
+    demonstration = ""
+    if example:
+        demonstration = PROMPTEOL.replace("{text}", escape_braces(example))
+        demonstration += f'{escape_braces(answer)}".'
+    return _make_prompt([PROMPTEOL], prepend, pool, demonstration=demonstration)
 
 
 def cot(*, prepend: bool = False, pool: str = "last") -> Prompt:
-    """Pretended chain of thought (Zhang et al. 2024); arguments as of `prompteol`."""
-    return _asking([COT], prepend, pool)
+    """Pretended chain of thought (Zhang et al. 2024); arguments as in `prompteol`."""
+    return _make_prompt([COT], prepend, pool)
 
 
 def ke(*, prepend: bool = False, pool: str = "last") -> Prompt:
-    """Knowledge enhancement (Zhang et al. 2024); arguments as of `prompteol`."""
-    return _asking([KE], prepend, pool)
+    """Knowledge enhancement (Zhang et al. 2024); arguments as in `prompteol`."""
+    return _make_prompt([KE], prepend, pool)
 
 
 def metaeol(
     *,
-    prompts: tuple[str, ...] = TASKS,
+    prompts: tuple[str, ...] = METAEOL,
     prepend: bool = False,
     pool: str = "last",
 ) -> Prompt:
-    """The average of eight prompts for four kinds of tasks (MetaEOL, Lei et al. 2024).
+    """MetaEOL (Lei et al. 2024): the average of eight prompts for four kinds of tasks.
 
-    The prompts are not the authors': they say the same in other words.
+    The default prompts are not the authors'; they describe the same tasks in our words.
 
     Args:
-        prompts: others, each with "{text}" where the sentence goes.
-        prepend: as of `prompteol`.
+        prompts: the prompts, each with "{text}" in place of the sentence.
+        prepend: as in `prompteol`.
+        pool: name of a pooling.
     """
-    return _asking(prompts, prepend, pool, rewrite=punctuate_statement)
+    return _make_prompt(prompts, prepend, pool, rewrite=punctuate_statement)
 
 
 def punctuate(text: str) -> str:
-    """A sentence that ends in . ? " or ', without double quotes (PromptEOL)."""
+    """Adds a full stop unless the text ends in . ? " or '; makes double quotes single.
+
+    From the code of PromptEOL.
+    """
     if text.strip() and text[-1] not in ".?\"'":
         text += "."
     return text.replace('"', "'")
 
 
 def punctuate_statement(text: str) -> str:
-    """As `punctuated`, a last question mark a full stop (MetaEOL, token prepending)."""
+    """As `punctuate`, and the last question mark becomes a full stop.
+
+    From the code of MetaEOL and of token prepending.
+    """
     text = punctuate(text)
     return f"{text[:-1]}." if text.endswith("?") else text
 
 
-def _asking(
-    prompts: Sequence[str],
+def _make_prompt(
+    lines: Sequence[str],
     prepend: bool,
     pool: str,
-    shown: str = "",
+    *,
+    demonstration: str = "",
     rewrite: Callable[[str], str] = punctuate,
 ) -> Prompt:
-    """Prompts that end in an open quote, each after the demonstration `shown`."""
+    """The prompt of template lines, each after the same demonstration."""
     if prepend:
-        place = '"{text}"'
-        if lacking := [prompt for prompt in prompts if place not in prompt]:
-            raise ValueError(f"{lacking[0]!r} has no {place} to put {PST} before")
-        prompts = [prompt.replace(place, f"{PST} {place}") for prompt in prompts]
+        quoted = '"{text}"'
+        if unquoted := [line for line in lines if quoted not in line]:
+            raise ValueError(f"{unquoted[0]!r} has no {quoted} to put {PST} before")
+        lines = [line.replace(quoted, f"{PST} {quoted}") for line in lines]
         rewrite = punctuate_statement
-    templates = tuple(parse_template(shown + p, pool_all=True) for p in prompts)
+    templates = tuple(
+        parse_template(demonstration + line, pool_all=True) for line in lines
+    )
     return Prompt({"query": templates, "document": templates}, pool or None, rewrite)

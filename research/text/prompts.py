@@ -1,48 +1,55 @@
-"""The prompts that turn a language model into an embedder, as published.
+"""Published prompts that turn a language model into a text embedder.
 
-All bytes are the papers' or their code's unless a function says otherwise. Instructions
-that are not given by a paper are those of its demonstration, or E5's.
+The strings are those of the papers or their code unless a function says otherwise.
+Instructions that a paper does not give are those of its demonstration, or E5's.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from research.config_sections import build
+from research.config_sections import Call, build, build_call, parse_call
 from research.text.one_word_prompts import cot, ke, metaeol, prompteol
 from research.text.templates import Prompt, escape_braces, parse_template
 from research.text.tokens import Piece, Template, fill_placeholders
 
 # The instruction of E5-Mistral for web search (Wang et al. 2024, table 13).
-SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
+SEARCH_INSTRUCTION = (
+    "Given a web search query, retrieve relevant passages that answer the query"
+)
+DOCUMENT_TEMPLATE = parse_template("{text}{eos}", pool_all=True)
 
 
 def plain() -> Prompt:
-    """Texts as they are, with what the tokenizer puts around them."""
+    """Texts as they are, with the special tokens that the tokenizer adds."""
     template = (
         Piece(special="bos", pooled=True),
         Piece(is_text=True, pooled=True),
         Piece(special="close", pooled=True),
     )
-    return _both(template)
+    return _make_prompt(template)
 
 
 def template(
     *, query: str, document: str = "", instruction: str = "", pool: str = ""
 ) -> Prompt:
-    """A user's own templates, as `parse_template` reads them.
+    """Templates of the user's own, as `parse_template` reads them.
 
     Args:
-        document: that of documents; that of queries if empty.
-        instruction: what {instruction} of a template becomes.
-        pool: a pooling that the templates are made for; empty for the model's.
+        query: template of queries.
+        document: template of documents; empty for the same as queries.
+        instruction: text that replaces {instruction}.
+        pool: name of the pooling that the templates are made for; empty for the
+            model's own.
 
     Raises:
-        ValueError: as `parse_template`, or an instruction is wanted and not given.
+        ValueError: as `parse_template`, or the instruction is missing.
     """
     query, document = (
-        _with(parse_template(line), instruction) for line in (query, document or query)
+        _fill_instruction(parse_template(line), instruction)
+        for line in (query, document or query)
     )
-    return _both(query, document, pool=pool)
+    return _make_prompt(query, document, pool=pool)
 
 
 def echo(
@@ -51,42 +58,43 @@ def echo(
     symmetric: bool = False,
     pool: str = "mean",
 ) -> Prompt:
-    """The text twice, of which the second is pooled (Springer et al. 2024).
+    """Echo embeddings (Springer et al. 2024): the text twice; the second is pooled.
 
-    Every piece is tokenised by itself, the instruction with its comma. The end token is
+    Each piece is tokenized by itself, the instruction with its comma. The end token is
     pooled too.
 
     Args:
-        symmetric: documents are put as queries.
-        pool: "mean" or "last", the two that the paper compares.
+        instruction: the task of queries.
+        symmetric: whether documents get the template of queries.
+        pool: "mean" or "last", which the paper compares.
     """
     if not instruction:
         raise ValueError("echo needs an instruction")
 
-    def twice(*before: str, again: str) -> Template:
+    def repeat_text(*before: str, between: str) -> Template:
         return (
             Piece(special="bos"),
             *map(Piece, before),
             Piece(is_text=True),
-            Piece(again),
+            Piece(between),
             Piece(is_text=True, pooled=True),
             Piece(special="eos", pooled=True),
         )
 
-    said = escape_braces(instruction) + ","
-    query = twice("Instruct:", said, "\nQuery:", again="\nQuery again:")
-    document = twice("Document:", again="\nDocument again:")
-    return _both(query, query if symmetric else document, pool=pool)
+    task = escape_braces(instruction) + ","
+    query = repeat_text("Instruct:", task, "\nQuery:", between="\nQuery again:")
+    document = repeat_text("Document:", between="\nDocument again:")
+    return _make_prompt(query, query if symmetric else document, pool=pool)
 
 
 def sgpt(*, pool: str = "weighted_mean") -> Prompt:
-    """Queries in [ ] and documents in { } (SGPT specb, Muennighoff 2022).
+    """SGPT specb (Muennighoff 2022): queries in [ ] and documents in { }.
 
     The brackets are tokens of their own, whatever the text begins and ends with, and
-    have weights in pooling.
+    are pooled.
     """
 
-    def between(left: str, right: str) -> Template:
+    def enclose(left: str, right: str) -> Template:
         return (
             Piece(special="bos", pooled=True),
             Piece(left, pooled=True),
@@ -94,100 +102,126 @@ def sgpt(*, pool: str = "weighted_mean") -> Prompt:
             Piece(right, pooled=True),
         )
 
-    return _both(between("[", "]"), between("{", "}"), pool=pool)
+    return _make_prompt(enclose("[", "]"), enclose("{", "}"), pool=pool)
 
 
 def instruct(
-    *, instruction: str = SEARCH, symmetric: bool = False, pool: str = "last"
+    *,
+    instruction: str = SEARCH_INSTRUCTION,
+    symmetric: bool = False,
+    pool: str = "last",
 ) -> Prompt:
-    """E5-Mistral (Wang et al. 2024): queries with an instruction, the end token pooled.
+    """E5-Mistral (Wang et al. 2024): queries with an instruction; last-token pooling.
 
     Args:
-        symmetric: documents are put as queries.
+        instruction: the task of queries.
+        symmetric: whether documents get the template of queries.
+        pool: name of a pooling.
     """
-    query = _said("Instruct: {instruction}\nQuery: {text}{eos}", instruction)
-    return _both(query, query if symmetric else DOCUMENT, pool=pool)
+    query = _instruct_template(
+        "Instruct: {instruction}\nQuery: {text}{eos}", instruction
+    )
+    return _make_prompt(query, query if symmetric else DOCUMENT_TEMPLATE, pool=pool)
 
 
 def qwen3(
-    *, instruction: str = SEARCH, symmetric: bool = False, pool: str = "last"
+    *,
+    instruction: str = SEARCH_INSTRUCTION,
+    symmetric: bool = False,
+    pool: str = "last",
 ) -> Prompt:
     """Qwen3-Embedding: as `instruct`, without a space before the query."""
-    query = _said("Instruct: {instruction}\nQuery:{text}{eos}", instruction)
-    return _both(query, query if symmetric else DOCUMENT, pool=pool)
+    query = _instruct_template(
+        "Instruct: {instruction}\nQuery:{text}{eos}", instruction
+    )
+    return _make_prompt(query, query if symmetric else DOCUMENT_TEMPLATE, pool=pool)
 
 
 def icl(
     *,
-    instruction: str = SEARCH,
+    instruction: str = SEARCH_INSTRUCTION,
     examples: tuple[tuple[str, str], ...] = (),
     symmetric: bool = False,
     pool: str = "last",
 ) -> Prompt:
-    """Queries after demonstrations of the task (bge-en-icl, Li et al. 2024).
+    """bge-en-icl (Li et al. 2024): queries after demonstrations of the task.
 
     Args:
-        examples: (query, response) of each, none for zero-shot.
-        symmetric: documents are put as queries.
+        instruction: the task of queries.
+        examples: (query, response) of each demonstration; none for zero-shot.
+        symmetric: whether documents get the template of queries.
+        pool: name of a pooling.
     """
-    form = "<instruct>{instruction}\n<query>"
+    prefix = "<instruct>{instruction}\n<query>"
     for pair in examples:
         if isinstance(pair, str) or len(pair) != 2:
             raise ValueError(f"example {pair!r} is not a (query, response)")
-    shown = "".join(
-        f"{form}{escape_braces(query)}\n<response>{escape_braces(response)}\n\n"
+    demonstrations = "".join(
+        f"{prefix}{escape_braces(query)}\n<response>{escape_braces(response)}\n\n"
         for query, response in examples
     )
-    query = _said(shown + form + "{text}\n<response>{eos}", instruction)
-    return _both(query, query if symmetric else DOCUMENT, pool=pool)
+    line = demonstrations + prefix + "{text}\n<response>{eos}"
+    query = _instruct_template(line, instruction)
+    return _make_prompt(query, query if symmetric else DOCUMENT_TEMPLATE, pool=pool)
 
 
 def nv_embed(
-    *, instruction: str = SEARCH, symmetric: bool = False, pool: str = ""
+    *, instruction: str = SEARCH_INSTRUCTION, symmetric: bool = False, pool: str = ""
 ) -> Prompt:
     """NV-Embed (Lee et al. 2024): the query and the end token are pooled.
 
-    What comes before the query is not. Its code leaves the last token of the
-    instruction in, as it does not count the one that opens a text; ours does not.
+    The instruction is not pooled. The authors' code pools its last token, because it
+    does not count the token that opens a text; this is not reproduced.
 
     Args:
-        symmetric: documents are put as queries.
-        pool: empty for the model's own, its latent attention.
+        instruction: the task of queries.
+        symmetric: whether documents get the template of queries.
+        pool: empty for the model's own pooling, which is latent attention.
     """
-    query = _said("Instruct: {instruction}\nQuery: {text}{eos}", instruction, False)
-    return _both(query, query if symmetric else DOCUMENT, pool=pool)
+    line = "Instruct: {instruction}\nQuery: {text}{eos}"
+    query = _instruct_template(line, instruction, pool_all=False)
+    return _make_prompt(query, query if symmetric else DOCUMENT_TEMPLATE, pool=pool)
 
 
 def llm2vec(
-    *, instruction: str = f"{SEARCH}:", symmetric: bool = False, pool: str = "mean"
+    *,
+    instruction: str = f"{SEARCH_INSTRUCTION}:",
+    symmetric: bool = False,
+    pool: str = "mean",
 ) -> Prompt:
     """LLM2Vec (BehnamGhader et al. 2024): an instruction, and the text that is pooled.
 
     Args:
-        instruction: empty for none.
-        symmetric: documents are put as queries.
+        instruction: the task of queries; empty for none.
+        symmetric: whether documents get the template of queries.
+        pool: name of a pooling.
     """
     document = parse_template("{text}")
     if not instruction:
-        return _both(document, pool=pool)
-    query = _said("{instruction} {text}", instruction, False)
-    return _both(query, query if symmetric else document, pool=pool)
+        return _make_prompt(document, pool=pool)
+    query = _instruct_template("{instruction} {text}", instruction, pool_all=False)
+    return _make_prompt(query, query if symmetric else document, pool=pool)
 
 
 def gritlm(
-    *, instruction: str = SEARCH, symmetric: bool = False, pool: str = "mean"
+    *,
+    instruction: str = SEARCH_INSTRUCTION,
+    symmetric: bool = False,
+    pool: str = "mean",
 ) -> Prompt:
     """GritLM's embedding mode (Muennighoff et al. 2024): only the text is pooled.
 
     Args:
-        instruction: empty for none.
-        symmetric: documents are put as queries.
+        instruction: the task of queries; empty for none.
+        symmetric: whether documents get the template of queries.
+        pool: name of a pooling.
     """
     document = parse_template("<|embed|>\n{text}")
     if not instruction:
-        return _both(document, pool=pool)
-    query = _said("<|user|>\n{instruction}\n<|embed|>\n{text}", instruction, False)
-    return _both(query, query if symmetric else document, pool=pool)
+        return _make_prompt(document, pool=pool)
+    line = "<|user|>\n{instruction}\n<|embed|>\n{text}"
+    query = _instruct_template(line, instruction, pool_all=False)
+    return _make_prompt(query, query if symmetric else document, pool=pool)
 
 
 def gemma(
@@ -197,37 +231,75 @@ def gemma(
     symmetric: bool = False,
     pool: str = "mean",
 ) -> Prompt:
-    """EmbeddingGemma (2025): a task or a title first, all of which is pooled.
+    """EmbeddingGemma (2025): a task or a title before the text; all is pooled.
 
     Args:
-        task: such as "search result" or "sentence similarity".
-        title: of the documents.
-        symmetric: documents are put as queries.
+        task: task of queries, such as "search result" or "sentence similarity".
+        title: title of documents.
+        symmetric: whether documents get the template of queries.
+        pool: name of a pooling.
     """
-    query = _said("task: {instruction} | query: {text}{close}", task)
-    document = _said("title: {instruction} | text: {text}{close}", title)
-    return _both(query, query if symmetric else document, pool=pool)
+    query = _instruct_template("task: {instruction} | query: {text}{close}", task)
+    document = _instruct_template("title: {instruction} | text: {text}{close}", title)
+    return _make_prompt(query, query if symmetric else document, pool=pool)
 
 
 def build_prompt(config: Mapping[str, Any]) -> Prompt | None:
-    """The method that a section names; None for plain, which takes prompts instead.
+    """The prompt of a config section; None for plain, which keeps the model's prefixes.
 
     Raises:
-        ValueError: there is no such method, or it has no such argument.
+        ValueError: there is no such prompt, or it has no such argument.
     """
-    method = build(PROMPTS, config)
-    return None if method == plain() else method
+    prompt = build(PROMPTS, config)
+    return None if prompt == plain() else prompt
 
 
-def _said(form: str, instruction: str, whole: bool = True) -> Template:
-    """The template of a line, with an instruction; `whole` as of `parse_template`."""
+def parse_prompt(
+    text: str, *, instruction: str = "", prepend: bool = False
+) -> Prompt | None:
+    """Reads a prompt such as 'echo(pool="last")'.
+
+    Args:
+        text: a call of one of PROMPTS.
+        instruction: value of its argument of that name; empty for what `text` says.
+        prepend: whether <PST> stands before the text, for token prepending.
+
+    Returns:
+        the prompt; None for plain, which keeps the model's prefixes.
+
+    Raises:
+        ValueError: the text is no such call, or the prompt has no instruction or no
+            place for <PST>.
+    """
+    call = parse_call(text)
+    if call.name not in PROMPTS:
+        raise ValueError(f"unknown prompt {call.name!r}; known: {', '.join(PROMPTS)}")
+    kwargs = dict(call.kwargs)
+    for argument, value in {"instruction": instruction, "prepend": prepend}.items():
+        takers = [
+            name
+            for name, function in PROMPTS.items()
+            if argument in inspect.signature(function).parameters
+        ]
+        if value and call.name not in takers:
+            raise ValueError(f"{call.name} takes no {argument}; {', '.join(takers)} do")
+        if value:
+            kwargs[argument] = value
+    prompt = build_call(PROMPTS, Call(call.name, call.args, kwargs))
+    return None if call.name == "plain" else prompt
+
+
+def _instruct_template(
+    line: str, instruction: str, *, pool_all: bool = True
+) -> Template:
+    """The template of a line with {instruction} in it."""
     if not instruction:
-        raise ValueError(f"the template {form!r} needs an instruction")
-    return _with(parse_template(form, pool_all=whole), instruction)
+        raise ValueError(f"the template {line!r} needs an instruction")
+    return _fill_instruction(parse_template(line, pool_all=pool_all), instruction)
 
 
-def _with(template: Template, instruction: str) -> Template:
-    """The template with its {instruction} filled in."""
+def _fill_instruction(template: Template, instruction: str) -> Template:
+    """Replaces {instruction} in all pieces."""
     return tuple(
         piece._replace(
             literal=escape_braces(fill_placeholders(piece.literal, instruction))
@@ -236,14 +308,15 @@ def _with(template: Template, instruction: str) -> Template:
     )
 
 
-def _both(query: Template, document: Template | None = None, pool: str = "") -> Prompt:
-    """Queries and documents in a template each, or in the same."""
+def _make_prompt(
+    query: Template, document: Template | None = None, pool: str = ""
+) -> Prompt:
+    """The prompt of one template for each role, or the same for both."""
     document = query if document is None else document
     templates = {"query": (query,), "document": (document,)}
     return Prompt(templates, pool or None)
 
 
-DOCUMENT = parse_template("{text}{eos}", pool_all=True)
 PROMPTS: dict[str, Callable[..., Prompt]] = {
     "plain": plain,
     "template": template,

@@ -1,4 +1,4 @@
-"""Texts put into templates: token ids, and which of them count in pooling."""
+"""Prompt templates: the tokens of texts in a template, and which tokens are pooled."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +19,23 @@ from research.text.tokens import (
     group_pieces,
 )
 
+PLACEHOLDER_PIECES = {
+    "{text}": Piece(is_text=True, joined=True),
+    "{text!}": Piece(is_text=True, joined=True, pooled=True),
+    "{eos}": Piece(special="eos"),
+    "{close}": Piece(special="close"),
+    PST: Piece(special=PST, joined=True),
+}
+
 
 class PromptedTexts(NamedTuple):
     """N texts in a template.
 
     Attributes:
-        ids: N arrays [S] int32.
-        pooled: N arrays [S] bool, at least one True each.
-        mark: [N] int32, the place of <PST> in its row; None without one.
+        token_ids: N arrays [S] int32.
+        pooling_mask: N arrays [S] bool, at least one True each.
+        pst_positions: [N] int32, the position of <PST> in each row; None if the
+            template has none.
     """
 
     token_ids: list[np.ndarray]
@@ -40,13 +49,13 @@ def identity(text: str) -> str:
 
 
 class Prompt(NamedTuple):
-    """How texts are put to a model.
+    """The templates that a model embeds texts in.
 
     Attributes:
-        templates: role "query" or "document" -> one template, or several whose vectors
-            are averaged.
-        pool: a key of pooling.POOLS that the method asks for; None leaves the model's.
-        rewrite: what is done to a text before it is put into a template.
+        templates: role "query" or "document" -> its templates; with several, their
+            vectors are averaged.
+        pool: the pooling that the prompt is made for; None for the model's own.
+        rewrite: function applied to a text before it is put into a template.
     """
 
     templates: Mapping[str, tuple[Template, ...]]
@@ -63,46 +72,51 @@ def tokenize_with_template(
     instruction: str = "",
     label: Callable[[int], str] = "text {}".format,
 ) -> PromptedTexts:
-    """The tokens of texts in a template.
+    """Tokenizes texts in a template.
 
-    Only the text of a row that is longer than max_length is cut, at the end of a token
-    and never within a character: every copy of it to floor((max_length - the other
-    tokens) / copies) tokens, as Echo embeddings (Springer et al. 2024) have it for a
-    given total. What is left is tokenised again, so that the row is that of a shorter
-    text. A token over the border of two pieces belongs to that of its last character.
+    In rows that are longer than max_length only the text is truncated, after a full
+    token and never within a character: each copy of the text to floor((max_length -
+    the other tokens) / copies) tokens, as in Echo embeddings (Springer et al. 2024).
+    The shorter text is tokenized again, so that the row is what a text of that length
+    would give. A token across the border of two pieces belongs to the piece of its
+    last character.
 
     Args:
-        max_length: tokens of a row, all pieces included.
-        instruction: what {instruction} becomes.
-        label: what an error calls the text of an index.
+        template: the pieces.
+        tokenizer: without truncation and padding.
+        texts: N texts.
+        max_length: tokens per row, all pieces included.
+        instruction: replaces {instruction}.
+        label: names the text of an index in an error message.
 
     Raises:
-        ValueError: the template has no slot or another placeholder, its instruction is
-            missing, the tokenizer lacks one of its special tokens, it leaves no room
-            for a text, or a text has no tokens.
+        ValueError: the template has no place for a text or an unknown placeholder, its
+            instruction is missing, the tokenizer lacks one of its special tokens, it
+            leaves no room for a text, or a text has no tokens.
     """
     runs = group_pieces(template, tokenizer, instruction)
-    slots = np.array([piece.is_text for piece in template])
-    _check_room(runs, slots, tokenizer, max_length)
-    counts = np.array([piece.pooled for piece in template])
-    marks = np.array([piece.special == PST for piece in template])
-    ids, pooled, places = [], [], []
+    # Facts about the P pieces, each [P] bool.
+    is_text = np.array([piece.is_text for piece in template])
+    is_pooled = np.array([piece.pooled for piece in template])
+    is_pst = np.array([piece.special == PST for piece in template])
+    _check_room(runs, is_text, tokenizer, max_length)
+    token_ids, pooling_masks, pst_positions = [], [], []
     for start in range(0, len(texts), ENCODE_BATCH_SIZE):
-        chunk = texts[start : start + ENCODE_BATCH_SIZE]
-        rows = encode_runs(runs, tokenizer, chunk)
-        for index, (text, row) in enumerate(zip(chunk, rows, strict=True), start):
-            if not text.strip() or not _touches(row, slots):
+        batch = texts[start : start + ENCODE_BATCH_SIZE]
+        rows = encode_runs(runs, tokenizer, batch)
+        for index, (text, row) in enumerate(zip(batch, rows, strict=True), start):
+            if not text.strip() or not _has_text_tokens(row, is_text):
                 raise ValueError(f"{label(index)} has no tokens: {text!r}")
-        _cut(rows, chunk, runs, slots, tokenizer, max_length)
+        rows = _truncate(rows, batch, runs, is_text, tokenizer, max_length)
         for index, row in enumerate(rows, start):
-            ids.append(row.token_ids)
-            pooled.append(counts[row.last_piece])
-            places.append(int(marks[row.last_piece].argmax()))
-            if not pooled[-1].any():
+            mask = is_pooled[row.last_piece]  # [S] bool
+            if not mask.any():
                 raise ValueError(f"{label(index)} has no tokens to pool")
-    return PromptedTexts(
-        ids, pooled, np.array(places, np.int32) if marks.any() else None
-    )
+            token_ids.append(row.token_ids)
+            pooling_masks.append(mask)
+            pst_positions.append(int(is_pst[row.last_piece].argmax()))
+    positions = np.array(pst_positions, np.int32) if is_pst.any() else None
+    return PromptedTexts(token_ids, pooling_masks, positions)
 
 
 def tokenize_with_prompt(
@@ -114,14 +128,14 @@ def tokenize_with_prompt(
     *,
     label: Callable[[int], str] = "text {}".format,
 ) -> list[PromptedTexts]:
-    """The tokens of texts in every template that a method has for the role.
+    """Tokenizes texts in every template that a prompt has for a role.
 
     Raises:
-        ValueError: the method has none for the role, or as `prompted`.
+        ValueError: the prompt has none for the role, or as `tokenize_with_template`.
     """
     if role not in prompt.templates:
         raise ValueError(
-            f"the method has no template for the role {role!r}; it has those of "
+            f"the prompt has no template for the role {role!r}; it has those of "
             f"{', '.join(prompt.templates)}"
         )
     texts = [prompt.rewrite(text) for text in texts]
@@ -131,109 +145,118 @@ def tokenize_with_prompt(
     ]
 
 
-def parse_template(text: str, *, pool_all: bool = False) -> Template:
-    r"""The template that a line says, all of it tokenised as one string.
+def parse_template(line: str, *, pool_all: bool = False) -> Template:
+    r"""Reads a template such as "Query: {text}\nAgain: {text!}".
 
-    "Query: {text}\nAgain: {text!}": {text} is the text, {text!} one that is pooled; if
-    none has the mark, all are. What follows the last pooled text is pooled too, so that
-    the last token is that of the row. {instruction} is the instruction, {eos} the end
-    token, {close} what the tokenizer puts after a text, <PST> that token, {{ and }} are
-    braces. What the tokenizer puts before a text comes first.
+    {text} is the text, and {text!} a copy that is pooled; without any {text!}, all
+    copies are pooled. What follows the last pooled copy is pooled too, so that last-
+    token pooling takes the last token of the row. {instruction} is the instruction,
+    {eos} the end token, {close} what the tokenizer adds after a text, <PST> the token
+    of that name; {{ and }} are braces. What the tokenizer adds before a text comes
+    first. All of the line is tokenized as one string.
 
     Args:
-        whole: all tokens are pooled.
+        line: the template.
+        pool_all: whether all tokens are pooled.
 
     Raises:
-        ValueError: there is no {text}, or another placeholder.
+        ValueError: there is no {text}, or an unknown placeholder.
     """
+    # Split the line into pieces.
     pieces, literal = [Piece(special="bos")], ""
-    for part in re.split(r"(\{\{|\}\}|\{\w+!?\}|<PST>)", text):
-        if part in ("{text}", "{text!}", "{eos}", "{close}", PST):
-            if literal:
-                pieces.append(Piece(literal, joined=True))
-                literal = ""
-            pieces.append(PLACEHOLDER_PIECES[part])
-        else:
+    for part in re.split(r"(\{\{|\}\}|\{\w+!?\}|<PST>)", line):
+        if part not in PLACEHOLDER_PIECES:
             literal += part
+            continue
+        if literal:
+            pieces.append(Piece(literal, joined=True))
+        pieces.append(PLACEHOLDER_PIECES[part])
+        literal = ""
     if literal:
         pieces.append(Piece(literal, joined=True))
+    # Check the placeholders.
     for piece in pieces:
-        fill_placeholders(piece.literal, "...")
+        fill_placeholders(piece.literal, "any instruction")
     if not any(piece.is_text for piece in pieces):
-        raise ValueError(f"the template {text!r} has no {{text}}")
-    marked = [i for i, piece in enumerate(pieces) if piece.pooled]
-    slots = marked or [i for i, piece in enumerate(pieces) if piece.is_text]
+        raise ValueError(f"the template {line!r} has no {{text}}")
+    # Pool the copies with a !, or all copies, and what follows the last of them.
+    pooled = [i for i, piece in enumerate(pieces) if piece.pooled]
+    pooled = pooled or [i for i, piece in enumerate(pieces) if piece.is_text]
     return tuple(
-        piece._replace(pooled=pool_all or i in slots or i > slots[-1])
+        piece._replace(pooled=pool_all or i in pooled or i > pooled[-1])
         for i, piece in enumerate(pieces)
     )
 
 
 def escape_braces(text: str) -> str:
-    """The text as a template's literal text that says it."""
+    """Doubles the braces of a text, so that a template reads them literally."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
-def _touches(row: TemplateRow, slots: np.ndarray) -> bool:
-    """Whether a token holds any of the text."""
-    within = np.concatenate([[0], np.cumsum(slots)])
-    return bool((within[row.last_piece + 1] > within[row.first_piece]).any())
+def _has_text_tokens(row: TemplateRow, is_text: np.ndarray) -> bool:
+    """Whether a token covers any of the text."""
+    text_pieces_before = np.concatenate([[0], np.cumsum(is_text)])  # [P + 1]
+    num_text_pieces = (
+        text_pieces_before[row.last_piece + 1] - text_pieces_before[row.first_piece]
+    )  # [S], of the pieces that a token covers
+    return bool((num_text_pieces > 0).any())
 
 
 def _check_room(
     runs: Sequence[TemplateRun],
-    slots: np.ndarray,
+    is_text: np.ndarray,
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
 ) -> None:
+    """Checks that a short text has room beside the template."""
     row = encode_runs(runs, tokenizer, ["a"])[0]
     if len(row.token_ids) > max_length:
-        own = len(row.token_ids) - slots[row.last_piece].sum()
+        template_length = len(row.token_ids) - is_text[row.last_piece].sum()
         raise ValueError(
-            f"the template, with its instruction, has {own} tokens, which leaves no "
-            f"room for a text in max_length {max_length}"
+            f"the template, with its instruction, has {template_length} tokens, which "
+            f"leaves no room for a text in max_length {max_length}"
         )
 
 
-def _cut(
-    rows: list[TemplateRow],
+def _truncate(
+    rows: Sequence[TemplateRow],
     texts: Sequence[str],
     runs: Sequence[TemplateRun],
-    slots: np.ndarray,
+    is_text: np.ndarray,
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
-) -> None:
-    """Puts rows of shorter texts in the place of rows that are too long."""
-    copies, one = int(slots.sum()), int(slots.argmax())
-    ends, kept = {}, {}
+) -> list[TemplateRow]:
+    """Replaces rows that are too long by those of truncated texts."""
+    rows = list(rows)
+    num_copies, first_copy = int(is_text.sum()), int(is_text.argmax())
+    # For each long row the characters up to the end of each token of its text, and the
+    # number of these tokens that have room.
+    token_ends, num_kept = {}, {}
     for index, row in enumerate(rows):
         if len(row.token_ids) > max_length:
-            others = len(row.token_ids) - slots[row.last_piece].sum()
-            ends[index] = row.text_end[row.last_piece == one]
-            # At least one, which has room beside a template that passed _check_room.
-            kept[index] = max(1, (max_length - others) // copies)
-    while kept:
-        places = {i: max(1, ends[i][:k].max(initial=0)) for i, k in kept.items()}
-        shorter = [texts[i][:place] for i, place in places.items()]
-        again = encode_runs(runs, tokenizer, shorter)
-        for index, row in zip(places, again, strict=True):
-            over = len(row.token_ids) - max_length
-            if over <= 0:
+            template_length = len(row.token_ids) - is_text[row.last_piece].sum()
+            token_ends[index] = row.text_end[row.last_piece == first_copy]
+            # At least one: it has room beside a template that passed _check_room.
+            num_kept[index] = max(1, (max_length - template_length) // num_copies)
+    # The tokens of a shorter text may differ; shorten until each row has room.
+    while num_kept:
+        lengths = {  # in characters
+            index: max(1, token_ends[index][:count].max(initial=0))
+            for index, count in num_kept.items()
+        }
+        shorter = [texts[index][:length] for index, length in lengths.items()]
+        for index, row in zip(
+            lengths, encode_runs(runs, tokenizer, shorter), strict=True
+        ):
+            excess = len(row.token_ids) - max_length
+            if excess <= 0:
                 rows[index] = row
-                del kept[index]
-            elif kept[index] == 1:
+                del num_kept[index]
+            elif num_kept[index] == 1:
                 raise ValueError(
                     f"the first token of {texts[index][:40]!r} has no room beside the "
                     f"template in max_length {max_length}"
                 )
             else:
-                kept[index] = max(1, kept[index] - -(-over // copies))
-
-
-PLACEHOLDER_PIECES = {
-    "{text}": Piece(is_text=True, joined=True),
-    "{text!}": Piece(is_text=True, joined=True, pooled=True),
-    "{eos}": Piece(special="eos"),
-    "{close}": Piece(special="close"),
-    PST: Piece(special=PST, joined=True),
-}
+                num_kept[index] = max(1, num_kept[index] - -(-excess // num_copies))
+    return rows

@@ -1,4 +1,8 @@
-"""The pieces of templates, and their tokens."""
+"""Pieces of prompt templates, and their tokens.
+
+A template is a tuple of pieces: literal text, the place of the text, special tokens.
+Neighboring pieces that are one string for the tokenizer form a run.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,27 +14,38 @@ import tokenizers
 from research.text.tokenization import enclosing_tokens
 
 PST = "<PST>"  # the token of token prepending (Fu et al. 2024)
-# End tokens in the order in which they are looked for.
+# Names of end tokens; the first one that a tokenizer has is its end token.
 END_TOKENS = (
-    *("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "<|im_end|>"),
-    *("<|eot_id|>", "<end_of_turn>", "<|end|>", "[EOS]", "[SEP]"),
+    "</s>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<eos>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<|end|>",
+    "[EOS]",
+    "[SEP]",
 )
-ID_PIECES = ("bos", "eos", "close")  # pieces that are ids whatever stands beside them
-# {{ and }} are braces, as in str.format; a single brace is itself.
+# Special pieces whose token ids do not depend on their neighbors.
+ID_PIECES = ("bos", "eos", "close")
+# As in str.format, {{ and }} are braces; but a single brace stands for itself.
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+!?)\}")
+MAX_LISTED = 8  # names that an error message lists
 
 
 class Piece(NamedTuple):
     """A part of a template.
 
     Attributes:
-        text: literal text, which may hold {instruction}; {{ and }} are braces.
-        slot: the text goes here, cut to fit.
-        special: "bos" and "close" are what the tokenizer itself puts before and after a
-            text, "eos" is its end token; else the name of an added token such as <PST>.
-        pooled: its tokens count in pooling.
-        joined: it goes on where the piece before ends: the two are tokenised as one
-            string. A piece that is not joined is tokenised by itself.
+        literal: literal text, which may contain {instruction}; {{ and }} are braces.
+        is_text: whether the text is inserted here, truncated to fit.
+        special: "bos" and "close" are the tokens that the tokenizer adds before and
+            after a text, "eos" is its end token; any other value is the name of an
+            added token, such as <PST>.
+        pooled: whether the tokens of the piece are pooled.
+        joined: whether the piece and the one before it are tokenized as one string. A
+            piece that is not joined is tokenized by itself.
     """
 
     literal: str = ""
@@ -44,12 +59,12 @@ Template = tuple[Piece, ...]
 
 
 class TemplateRun(NamedTuple):
-    """Pieces that become tokens together: P strings end to end, or ids.
+    """Pieces that are tokenized together: P strings end to end, or token ids.
 
     Attributes:
-        pieces: [P] their numbers in the template.
-        strings: what each says; None where the text goes.
-        ids: [S] int32, the tokens of a piece that needs no tokenising, else None.
+        pieces: [P] indices of the pieces in the template.
+        strings: [P] literal text; None for the text that is inserted.
+        token_ids: [S] int32, the tokens of a piece of ID_PIECES; None for strings.
     """
 
     pieces: list[int]
@@ -61,9 +76,10 @@ class TemplateRow(NamedTuple):
     """The tokens of a text in a template, each array [S].
 
     Attributes:
-        ids: int32.
-        first, last: the piece that a token begins and ends in.
-        end: the character of the text that a token ends before, if it ends in a slot.
+        token_ids: int32.
+        first_piece, last_piece: index of the piece that a token begins and ends in.
+        text_end: for a token that ends inside the text, the number of the text's
+            characters up to its end.
     """
 
     token_ids: np.ndarray
@@ -75,7 +91,11 @@ class TemplateRow(NamedTuple):
 def add_special_token(
     tokenizer: tokenizers.Tokenizer, name: str = PST
 ) -> tuple[tokenizers.Tokenizer, int]:
-    """A copy of a tokenizer that knows a token more, and its id: the old size."""
+    """Adds a token to a copy of a tokenizer.
+
+    Returns:
+        the copy, and the id of the new token: the old vocabulary size.
+    """
     copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     copy.add_special_tokens([tokenizers.AddedToken(name, normalized=False)])
     return copy, copy.token_to_id(name)
@@ -84,8 +104,8 @@ def add_special_token(
 def find_end_token(tokenizer: tokenizers.Tokenizer) -> int:
     """The id of the token that ends a text.
 
-    It is the one that the tokenizer itself puts after a text, if that is one token,
-    else the first of ENDS among its special tokens.
+    It is the token that the tokenizer itself adds after a text, if that is one token,
+    otherwise the first of END_TOKENS among its added tokens.
 
     Raises:
         ValueError: there is none.
@@ -93,140 +113,153 @@ def find_end_token(tokenizer: tokenizers.Tokenizer) -> int:
     closing = enclosing_tokens(tokenizer)[1]
     if len(closing) == 1:
         return int(closing[0])
-    added = _added(tokenizer)
-    found = [added[name] for name in END_TOKENS if name in added]
-    if not found:
-        raise ValueError(
-            f"the tokenizer has no end token; looked for {', '.join(END_TOKENS)} among its "
-            f"added tokens {_listed(added)}"
-        )
-    return found[0]
+    added = _added_tokens(tokenizer)
+    for name in END_TOKENS:
+        if name in added:
+            return added[name]
+    raise ValueError(
+        f"the tokenizer has no end token; looked for {', '.join(END_TOKENS)} among its "
+        f"added tokens {_format_names(added)}"
+    )
 
 
 def group_pieces(
     template: Template, tokenizer: tokenizers.Tokenizer, instruction: str
 ) -> list[TemplateRun]:
-    """The pieces of a template, together those that become tokens together.
+    """Groups the pieces of a template into runs that are tokenized together.
 
     Raises:
-        ValueError: there is no slot, a placeholder that is not {instruction}, no
-            instruction for that, or a token that the tokenizer does not have.
+        ValueError: no piece is the text, a placeholder is not {instruction}, the
+            instruction is missing, or the tokenizer lacks a special token.
     """
     if not any(piece.is_text for piece in template):
-        said = "".join(piece.literal or f"<{piece.special}>" for piece in template)
-        raise ValueError(f"the template {said!r} has no place for a text")
+        line = "".join(piece.literal or f"<{piece.special}>" for piece in template)
+        raise ValueError(f"the template {line!r} has no place for a text")
     runs = []
-    for number, piece in enumerate(template):
-        said = None if piece.is_text else fill_placeholders(piece.literal, instruction)
+    for index, piece in enumerate(template):
+        # Pieces that are token ids are runs of their own.
         if piece.special in ID_PIECES:
-            runs.append(TemplateRun([number], [], _special(tokenizer, piece.special)))
+            token_ids = _special_token_ids(tokenizer, piece.special)
+            runs.append(TemplateRun([index], [], token_ids))
             continue
+        string = (
+            None if piece.is_text else fill_placeholders(piece.literal, instruction)
+        )
         if piece.special:
-            _special(tokenizer, piece.special)
-            said = piece.special
+            _special_token_ids(tokenizer, piece.special)  # the tokenizer must have it
+            string = piece.special
+        # Strings are one run with the piece before them if they are joined to it.
         if piece.joined and runs and runs[-1].token_ids is None:
-            runs[-1].pieces.append(number)
-            runs[-1].strings.append(said)
+            runs[-1].pieces.append(index)
+            runs[-1].strings.append(string)
         else:
-            runs.append(TemplateRun([number], [said], None))
+            runs.append(TemplateRun([index], [string], None))
     return runs
 
 
-def fill_placeholders(text: str, instruction: str) -> str:
-    """Literal text with its placeholders replaced.
+def fill_placeholders(literal: str, instruction: str) -> str:
+    """Replaces {instruction}, {{ and }} in the literal text of a template.
 
     Raises:
-        ValueError: one is not {instruction}, or there is no instruction.
+        ValueError: there is another placeholder, or the instruction is missing.
     """
 
-    def put(match: re.Match) -> str:
+    def replace(match: re.Match) -> str:
         if match[1] is None:
             return match[0][0]
         if match[1] != "instruction":
             raise ValueError(
-                f"{match[0]} in the template {text!r} would be embedded as it stands; "
-                "known are {text}, {text!}, {instruction}, {eos} and {close} (in a "
-                "Piece only {instruction}), and {{ is a brace"
+                f"{match[0]} in the template {literal!r} would be embedded as it "
+                "stands; known are {text}, {text!}, {instruction}, {eos} and {close} "
+                "(in a Piece only {instruction}), and {{ is a brace"
             )
         if not instruction:
-            raise ValueError(f"the template {text!r} needs an instruction")
+            raise ValueError(f"the template {literal!r} needs an instruction")
         return instruction
 
-    return PLACEHOLDER.sub(put, text)
+    return PLACEHOLDER.sub(replace, literal)
 
 
 def encode_runs(
     runs: Sequence[TemplateRun], tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
 ) -> list[TemplateRow]:
-    """The tokens of each text in a template, uncut."""
-    parts, known = [], {}
+    """Tokenizes each text in a template, without truncation."""
+    rows_per_run, cache = [], {}
     for run in runs:
+        # The same token ids for all texts.
         if run.token_ids is not None:
-            owner = np.full(len(run.token_ids), run.pieces[0])
-            parts.append(
-                [TemplateRow(run.token_ids, owner, owner, owner * 0)] * len(texts)
-            )
+            piece = np.full(len(run.token_ids), run.pieces[0])  # [S]
+            row = TemplateRow(run.token_ids, piece, piece, np.zeros_like(piece))
+            rows_per_run.append([row] * len(texts))
             continue
-        key = tuple(run.strings)  # the copies of a text are often encoded alike
-        if key not in known:
-            known[key] = list(_strings(run, tokenizer, texts))
-        parts.append(
+        # Runs of the same strings, such as copies of the text, are encoded once.
+        key = tuple(run.strings)
+        if key not in cache:
+            cache[key] = list(_encode_strings(run, tokenizer, texts))
+        pieces = np.array(run.pieces)
+        rows_per_run.append(
             [
                 row._replace(
-                    first_piece=np.array(run.pieces)[row.first_piece],
-                    last_piece=np.array(run.pieces)[row.last_piece],
+                    first_piece=pieces[row.first_piece],
+                    last_piece=pieces[row.last_piece],
                 )
-                for row in known[key]
+                for row in cache[key]
             ]
         )
+    # The row of a text is the concatenation of its runs.
     return [
-        TemplateRow(*map(np.concatenate, zip(*row, strict=True)))
-        for row in zip(*parts, strict=True)
+        TemplateRow(*map(np.concatenate, zip(*rows, strict=True)))
+        for rows in zip(*rows_per_run, strict=True)
     ]
 
 
-def _special(tokenizer: tokenizers.Tokenizer, name: str) -> np.ndarray:
-    """[S] int32, the tokens of a piece by its `special`."""
-    if name in ("bos", "close"):
-        return enclosing_tokens(tokenizer)[name == "close"]
-    if name == "eos":
+def _special_token_ids(tokenizer: tokenizers.Tokenizer, special: str) -> np.ndarray:
+    """[S] int32, the tokens of a special piece."""
+    if special in ("bos", "close"):
+        opening, closing = enclosing_tokens(tokenizer)
+        return opening if special == "bos" else closing
+    if special == "eos":
         return np.array([find_end_token(tokenizer)], np.int32)
-    added = _added(tokenizer)
-    if name not in added:
+    added = _added_tokens(tokenizer)
+    if special not in added:
         raise ValueError(
-            f"the tokenizer has no added token {name!r}; it has {_listed(added)}"
+            f"the tokenizer has no added token {special!r}; it has "
+            f"{_format_names(added)}"
         )
-    return np.array([added[name]], np.int32)
+    return np.array([added[special]], np.int32)
 
 
-def _added(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
-    known = tokenizer.get_added_tokens_decoder()
-    return {token.content: number for number, token in known.items()}
+def _added_tokens(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
+    decoder = tokenizer.get_added_tokens_decoder()
+    return {token.content: token_id for token_id, token in decoder.items()}
 
 
-def _listed(names: Sequence[str]) -> str:
-    """The first eight of some names, for an error."""
+def _format_names(names: Sequence[str]) -> str:
+    """The first names of a list, for an error message."""
     names = list(names)
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return (", ".join(names[:8]) or "none") + more
+    remaining = len(names) - MAX_LISTED
+    suffix = f" and {remaining} more" if remaining > 0 else ""
+    return (", ".join(names[:MAX_LISTED]) or "none") + suffix
 
 
-def _strings(
+def _encode_strings(
     run: TemplateRun, tokenizer: tokenizers.Tokenizer, texts: Sequence[str]
 ) -> Iterator[TemplateRow]:
-    """The rows of texts in one run, whose pieces count from 0."""
-    whole = [
+    """Tokenizes the strings of a run for each text; its pieces are numbered from 0."""
+    strings_per_text = [
         [text if string is None else string for string in run.strings] for text in texts
     ]
     encodings = tokenizer.encode_batch(
-        ["".join(strings) for strings in whole], add_special_tokens=False
+        ["".join(strings) for strings in strings_per_text], add_special_tokens=False
     )
-    for strings, encoding in zip(whole, encodings, strict=True):
-        bounds = np.cumsum([len(string) for string in strings])
-        start, end = np.array(encoding.offsets, np.int64).reshape(-1, 2).T
-        most = len(strings) - 1
-        first = np.minimum(np.searchsorted(bounds, start, side="right"), most)
-        final = np.maximum(end - 1, start)
-        last = np.minimum(np.searchsorted(bounds, final, side="right"), most)
-        begin = np.concatenate([[0], bounds])[last]
-        yield TemplateRow(np.array(encoding.ids, np.int32), first, last, end - begin)
+    last_index = len(run.strings) - 1
+    for strings, encoding in zip(strings_per_text, encodings, strict=True):
+        bounds = np.cumsum([len(string) for string in strings])  # [P] ends of strings
+        start, end = np.array(encoding.offsets, np.int64).reshape(-1, 2).T  # [S] each
+        # The strings that the first and the last character of a token belong to.
+        first = np.searchsorted(bounds, start, side="right")
+        last = np.searchsorted(bounds, np.maximum(end - 1, start), side="right")
+        first, last = np.minimum(first, last_index), np.minimum(last, last_index)
+        string_start = np.concatenate([[0], bounds])[last]
+        token_ids = np.array(encoding.ids, np.int32)
+        yield TemplateRow(token_ids, first, last, end - string_start)
