@@ -53,7 +53,8 @@ CHUNK = flags.DEFINE_string(
 PROMPT = flags.DEFINE_string(
     "prompt",
     None,
-    "How texts are put to the model: plain, echo, prompteol, metaeol:pool=mean, ... "
+    "The prompt that texts are embedded in: plain, echo, metaeol(pool='mean'), "
+    "template(query='Represent this, please: {text}'), ... "
     "Default: the model's own.",
 )
 INSTRUCTION = flags.DEFINE_string("instruction", "", "The instruction of --prompt.")

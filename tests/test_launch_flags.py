@@ -93,7 +93,7 @@ READ = {"model": "rope", "max_length": None, "extend": None}
         ({"bidirectional": True}, None, {"bidirectional": True}),
         ({"prompt": "prompteol"}, "last", {"prompts": None}),
         ({"prompt": "prompteol", "prepend": "0:1"}, "last", {"prepend": (0, 1)}),
-        ({"prompt": "echo:pool=last", "instruction": "Find it"}, "last", {}),
+        ({"prompt": "echo(pool='last')", "instruction": "Find it"}, "last", {}),
         ({"prompt": "prompteol", "pool": "mean"}, None, {"pool": "mean"}),
     ],
 )
@@ -114,9 +114,9 @@ def test_how_a_model_is_read(given, method, other):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"prompt": "ekko"}, "unknown method 'ekko'; known: plain, .*echo"),
-        ({"prompt": "echo+prompteol"}, "is several methods"),
-        ({"prompt": "echo:loud=true"}, "echo has no argument loud"),
+        ({"prompt": "ekko"}, "unknown prompt 'ekko'; known: plain, .*echo"),
+        ({"prompt": "echo | prompteol"}, "holds 2 calls"),
+        ({"prompt": "echo(loud=True)"}, "echo has no argument loud"),
         ({"prompt": "prompteol", "instruction": "x"}, "takes no instruction; .*echo"),
         ({"instruction": "x"}, "the instruction 'x' needs a prompt"),
         ({"prompt": "plain", "prepend": "0:1"}, "plain takes no prepend; prompteol, "),

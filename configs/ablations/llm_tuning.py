@@ -43,7 +43,9 @@ def get_config(arg: str = ""):
     for side, both in SIDES.items():
         for read, way in READ.items():
             how = {"bidirectional": "true"} if both else {}
-            how |= {"prompt": "echo:symmetric=true,pool=mean"} if way == "echo" else {}
+            how |= (
+                {"prompt": "echo(symmetric=True, pool='mean')"} if way == "echo" else {}
+            )
             untuned = {"recipe": "model={start}", "start": start, "pool": "mean"}
             rows[f"untuned, {side}{read}"] = untuned | how
             for name, amount in TUNED.items():

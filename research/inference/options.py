@@ -1,47 +1,11 @@
 """Parsing of the options that say how a model embeds."""
 
-import inspect
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from research import config_sections
-from research.text.prompts import PROMPTS
-from research.text.templates import Prompt
+from research.text.prompts import parse_prompt
 
 SIDES = {"true": True, "false": False}
-
-
-def parse_method(
-    text: str, *, instruction: str = "", prepend: bool = False
-) -> Prompt | None:
-    """The method of "echo" or "prompteol:prepend=true", as `context.parse` reads it.
-
-    Args:
-        text: a name in METHODS, and perhaps arguments.
-        instruction: one more argument.
-        prepend: whether <PST> shall have a place.
-
-    Returns:
-        None for plain, which takes the model's prompts.
-
-    Raises:
-        ValueError: there is no such method, or it takes no such argument.
-    """
-    (name, arguments), *others = config_sections.parse(text).items()
-    if others:
-        raise ValueError(f"{text!r} is several methods; choose one")
-    if name not in PROMPTS:
-        raise ValueError(f"unknown method {name!r}; known: {', '.join(PROMPTS)}")
-    asked = {"instruction": instruction, "prepend": prepend}
-    for key, value in asked.items():
-        takers = [other for other in PROMPTS if key in _arguments(other)]
-        if value and name not in takers:
-            raise ValueError(f"{name} takes no {key}; {', '.join(takers)} do")
-        if value:
-            arguments[key] = value
-    method = config_sections.build(PROMPTS, {"name": name, **arguments})
-    return None if name == "plain" else method
 
 
 def reads(
@@ -56,7 +20,7 @@ def reads(
     """How a model is read, as keyword arguments of `make_embedder`.
 
     Args:
-        method: as `parse_method` reads it.
+        prompt: as `parse_prompt` reads it.
         instruction: of the method.
         prepend: the window of token prepending, such as 1:7.
         layer: as `reading.parse_layers` reads it.
@@ -86,16 +50,12 @@ def reads(
     if not prompt:
         return found
     asked = {"instruction": instruction, "prepend": bool(prepend)}
-    chosen = parse_method(prompt, **asked)
+    chosen = parse_prompt(prompt, **asked)
     if chosen is None:
         return found | {"prompt": None}
     if pool:
         chosen = chosen._replace(pool=None)
     return found | {"prompt": chosen, "prompts": None}
-
-
-def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(PROMPTS[name]).parameters
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
