@@ -1,4 +1,4 @@
-"""Every implementation of attention computes what the plain one does."""
+"""Every implementation of attention computes what full logits in memory give."""
 
 import dataclasses
 from functools import partial
@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from research.models import config, encoder
-from research.models.attention import attend as attention_attend
-from research.models.attention import blockwise, kernels
+from research.models.attention import blockwise, inputs, kernels
+from research.models.attention.attend import attend
+from research.models.attention.blocks import attending_blocks, split_blocks
+from research.models.attention.blockwise import blockwise_attention
 from research.models.attention.dot_product import (
-    Scored,
-    Setting,
     attention_logits,
     make_attention_masks,
     softmax_weighted_sum,
 )
+from research.models.attention.inputs import AttentionInputs
 from research.models.positions.bias import RELATIVE
 from research.models.positions.relative_rope import relation
 from research.models.positions.segment_positions import segment_positions
@@ -26,81 +27,95 @@ from research.types import Tokens
 SHAPE = {"vocab_size": 30, "width": 32, "depth": 2, "num_heads": 4, "mlp": 16}
 FAR = (("self_extend", (("group", 3), ("window", 6), ("original", 20))),)
 NEAR = (("lm_infinite", (("window", 9), ("sinks", 2))),)
-ALTERNATING = {"local": (True, False), "window": 5}
+ALTERNATING = {"sliding_window_layers": (True, False), "window": 5}
 CASES = {
     "plain": {},
     "grouped queries": {"num_kv_heads": 2, "causal": True, "attn_logit_softcap": 2.0},
-    "anchor": {"causal": True, "anchor": True},
+    "anchor": {"causal": True, "anchor_token": True},
     "t5": {"position_bias": "t5"},
     "branches": {"position_bias": "alibi", "position_methods": FAR},
     "visible": {"position_methods": NEAR, "causal": True},
 }
 # Two rows of several texts, out of order in the second, and padding at either end.
-SEGMENT = np.repeat(
+SEGMENT_IDS = np.repeat(
     [[1, 2, 3, 0], [0, 2, 1, 3]], [[30, 7, 41, 12], [3, 50, 17, 20]][0], axis=1
 )
 
 
-def shape(**changes):
-    fields = {**SHAPE, "position": "rope", "dropout": 0.0, **changes}
-    return config.EncoderConfig(**fields)
+def make_config(**changes):
+    return config.EncoderConfig(
+        **{**SHAPE, "position": "rope", "dropout": 0.0, **changes}
+    )
 
 
-def rows(cfg, segment=SEGMENT, local=(None,)):
-    """Random rows, which tokens are real, and a Setting for each kind of block."""
-    where = segment_positions(jnp.asarray(segment, jnp.int32), running=cfg.anchor_token)
+def draw_inputs(cfg, segment_ids=SEGMENT_IDS):
+    """Random (q, k, v, bias parameters), and positions [B, S]."""
     keys = jax.random.split(jax.random.key(1), 4)
     branches = len(relation(cfg).branches)
 
-    def drawn(key, heads):
-        return jax.random.normal(key, (*segment.shape, heads, cfg.head_dim))
+    def draw(key, heads):
+        return jax.random.normal(key, (*segment_ids.shape, heads, cfg.head_dim))
 
-    query = [drawn(k, cfg.num_heads) for k in jax.random.split(keys[0], branches)]
-    key = [drawn(k, cfg.num_kv_heads) for k in jax.random.split(keys[1], branches)]
-    relative = None
+    q = tuple(draw(k, cfg.num_heads) for k in jax.random.split(keys[0], branches))
+    k = tuple(draw(k, cfg.num_kv_heads) for k in jax.random.split(keys[1], branches))
+    bias_params = None
     if cfg.position_bias in RELATIVE:
-        relative = RELATIVE[cfg.position_bias].init(keys[2], cfg)
-    x = Scored(relative, tuple(query), tuple(key), drawn(keys[3], cfg.num_kv_heads))
-    local = [None if flag is None else jnp.bool_(flag) for flag in local]
-    return x, jnp.asarray(segment > 0), *(Setting(where, None, flag) for flag in local)
+        bias_params = RELATIVE[cfg.position_bias].init(keys[2], cfg)
+    positions = segment_positions(
+        jnp.asarray(segment_ids, jnp.int32), running=cfg.anchor_token
+    )
+    return (q, k, draw(keys[3], cfg.num_kv_heads), bias_params), positions
 
 
-def reference(cfg, x, setting):
-    where = setting.places
-    terms = make_attention_masks(cfg, relation(cfg), x.relative, where, where)
-    s = attention_logits(cfg, x.query, x.key, terms, setting.local)
-    return softmax_weighted_sum(s, x.v, cfg.dropout, setting.dropout_key)
+def make_attn(positions, bias_params=None):
+    """The inputs of attention that is given rotated queries and keys."""
+    return AttentionInputs(positions, (), None, 1.0, None, bias_params, None)
 
 
-def check_equal(attend, cfg, x, real, *settings):
-    """Results of real tokens and the gradient of their weighted sum."""
-    real = real[:, :, None, None]
-    weight = jnp.where(real, jax.random.normal(jax.random.key(2), x.query[0].shape), 0)
+def dense_attention(cfg, q, k, v, attn, is_local=None):
+    positions = attn.positions
+    masks = make_attention_masks(cfg, attn.bias_params, positions, positions)
+    logits = attention_logits(cfg, q, k, masks, is_local)
+    return softmax_weighted_sum(logits, v, cfg.dropout, None)
 
-    def run(attend, x, setting):
-        y = attend(cfg, x, setting)
+
+def check_equal(implementation, cfg, flags=(None,)):
+    """Results of valid tokens and the gradient of their weighted sum."""
+    arrays, positions = draw_inputs(cfg)
+    valid = (positions.segment_ids > 0)[:, :, None, None]
+    weight = jax.random.normal(jax.random.key(2), arrays[0][0].shape)
+    weight = jnp.where(valid, weight, 0)
+
+    def run(implementation, arrays, is_local):
+        q, k, v, bias_params = arrays
+        attn = make_attn(positions, bias_params)
+        y = implementation(cfg, q, k, v, attn, is_local)
         return (y * weight).sum(), y
 
-    def gradient(attend):
-        return jax.jit(partial(jax.value_and_grad(run, 1, has_aux=True), attend))
-
-    want, got = gradient(reference), gradient(attend)
-    for setting in settings:
-        (_, y), dx = got(x, setting)
-        (_, y_want), dx_want = want(x, setting)
+    expected, got = (
+        jax.jit(partial(jax.value_and_grad(run, has_aux=True, argnums=1), f))
+        for f in (dense_attention, implementation)
+    )
+    for flag in flags:
+        is_local = None if flag is None else jnp.bool_(flag)
+        (_, y), gradient = got(arrays, is_local)
+        (_, expected_y), expected_gradient = expected(arrays, is_local)
         assert jnp.isfinite(y).all()
         np.testing.assert_allclose(
-            jnp.where(real, y, 0), jnp.where(real, y_want, 0), atol=1e-5
+            jnp.where(valid, y, 0), jnp.where(valid, expected_y, 0), atol=1e-5
         )
-        for a, b in zip(jax.tree.leaves(dx), jax.tree.leaves(dx_want), strict=True):
+        for a, b in zip(
+            jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True
+        ):
             np.testing.assert_allclose(a, b, atol=1e-5 * max(1, jnp.abs(b).max()))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_blockwise_is_plain(name):
-    cfg = shape(**CASES[name])
-    attend = partial(blockwise.blockwise, block=(16, 24))  # neither divides 90
-    check_equal(attend, cfg, *rows(cfg))
+    # Neither size of a block divides 90.
+    check_equal(
+        partial(blockwise_attention, block=(16, 24)), make_config(**CASES[name])
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,77 +123,80 @@ def test_blockwise_is_plain(name):
     [
         {"window": 5, "num_kv_heads": 2, "causal": True},
         {"window": 5, **CASES["branches"]},
-    ]
-    + [{"window": 40}],
+        {"window": 40},
+    ],
     ids=["causal", "branches", "as wide as the row"],
 )
 def test_local_blocks_are_plain(changes, monkeypatch):
-    monkeypatch.setattr(blockwise, "WINDOWED", 8)
-    cfg = shape(local=(True, False), **changes)
-    attend = partial(blockwise.blockwise, block=(16, 24))
-    check_equal(attend, cfg, *rows(cfg, local=(True, False)))
+    monkeypatch.setattr(blockwise, "WINDOW_BLOCK", 8)
+    cfg = make_config(sliding_window_layers=(True, False), **changes)
+    implementation = partial(blockwise_attention, block=(16, 24))
+    check_equal(implementation, cfg, flags=(True, False))
 
 
 def test_blockwise_skips_blocks_that_see_nothing():
-    cfg = shape(causal=True)
-    segment = np.repeat([[1, 2, 0]], [32, 48, 16], axis=1)
-    where = segment_positions(jnp.asarray(segment, jnp.int32))
-    blocks = blockwise._split(where, 16)
-    seen = blockwise._seen(cfg, blocks, blocks, None)
+    cfg = make_config(causal=True)
+    segment_ids = np.repeat([[1, 2, 0]], [32, 48, 16], axis=1)
+    positions = segment_positions(jnp.asarray(segment_ids, jnp.int32))
+    blocks = split_blocks(positions, 16)
+    attends = attending_blocks(cfg, blocks, blocks, None)
     texts = np.array([0, 0, 1, 1, 1, 2])
-    want = (texts[:, None] == texts[None]) & (texts < 2)[None]
-    np.testing.assert_array_equal(seen, np.tril(want))
-    cfg = shape(local=(True, False), window=20)
-    seen = blockwise._seen(cfg, blocks, blocks, jnp.bool_(True))
+    expected = (texts[:, None] == texts[None]) & (texts < 2)[None]
+    np.testing.assert_array_equal(attends, np.tril(expected))
+    cfg = make_config(sliding_window_layers=(True, False), window=20)
+    attends = attending_blocks(cfg, blocks, blocks, jnp.bool_(True))
     distance = np.abs(np.arange(6)[:, None] - np.arange(6)[None])
-    np.testing.assert_array_equal(seen, want & (distance <= 2))
+    np.testing.assert_array_equal(attends, expected & (distance <= 2))
 
 
 def test_memory_of_the_gradient_grows_with_the_length():
-    cfg = shape(attention="blockwise", **ALTERNATING)
+    cfg = make_config(attention="blockwise", **ALTERNATING)
 
-    def memory(length):
-        segment = np.ones((1, length), int)
-        x, _, setting = jax.eval_shape(lambda: rows(cfg, segment, local=(True,)))
+    def measure_memory(length):
+        segment_ids = np.ones((1, length), int)
+        arrays, positions = jax.eval_shape(lambda: draw_inputs(cfg, segment_ids))
 
-        def run(x, setting):
-            return attention_attend.attend(cfg, x, setting, None).sum()
+        def run(arrays, positions, is_local):
+            attn = make_attn(positions)
+            return attend(cfg, *arrays[:3], attn, is_local=is_local).sum()
 
-        compiled = jax.jit(jax.grad(run)).lower(x, setting).compile()
+        gradient = jax.jit(jax.grad(run))
+        compiled = gradient.lower(arrays, positions, jnp.bool_(True)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert memory(4_096) < 2.1 * memory(2_048)
+    assert measure_memory(4_096) < 2.1 * measure_memory(2_048)
 
 
 def test_dropout_is_a_function_of_its_key(key):
-    cfg = shape(dropout=0.4, **ALTERNATING)
-    segment = np.ones((2, 96), int)
+    cfg = make_config(dropout=0.4, **ALTERNATING)
+    (q, k, v, _), positions = draw_inputs(cfg, np.ones((2, 96), int))
     keys = jax.random.split(key, 20)
-    attend = jax.jit(partial(blockwise.blockwise, cfg, block=(16, 24)))
-    for local in (True, False):
-        x, _, setting = rows(cfg, segment, local=(local,))
 
-        def run(key, x=x, setting=setting):
-            return attend(x, setting._replace(dropout_key=key))
+    @jax.jit
+    def run(key, is_local):
+        attn = make_attn(positions)
+        return blockwise_attention(cfg, q, k, v, attn, is_local, key, block=(16, 24))
 
-        np.testing.assert_array_equal(run(keys[0]), run(keys[0]))
-        assert jnp.abs(run(keys[0]) - run(keys[1])).max() > 0.1
-        mean = jnp.stack([run(k) for k in keys]).mean(0)
-        assert jnp.abs(mean - run(None)).mean() < 0.15
+    for is_local in (jnp.bool_(True), jnp.bool_(False)):
+        np.testing.assert_array_equal(run(keys[0], is_local), run(keys[0], is_local))
+        assert jnp.abs(run(keys[0], is_local) - run(keys[1], is_local)).max() > 0.1
+        mean = jnp.stack([run(k, is_local) for k in keys]).mean(0)
+        assert jnp.abs(mean - run(None, is_local)).mean() < 0.15
 
 
 def test_gradient_under_dropout(key):
     """The backward pass drops the same weights: it is the derivative."""
-    cfg = shape(dropout=0.3)
-    x, _, setting = rows(cfg)
-    setting = setting._replace(dropout_key=key)
+    cfg = make_config(dropout=0.3)
+    (q, k, v, _), positions = draw_inputs(cfg)
 
+    @jax.jit
     def run(scale):
-        scaled = x._replace(query=tuple(scale * q for q in x.query))
-        y = blockwise.blockwise(cfg, scaled, setting, block=(16, 24))
+        scaled = tuple(scale * x for x in q)
+        y = blockwise_attention(
+            cfg, scaled, k, v, make_attn(positions), None, key, block=(16, 24)
+        )
         return jnp.sin(y).sum()
 
-    run = jax.jit(run)
     slope = (run(1.005) - run(0.995)) / 0.01
     np.testing.assert_allclose(jax.jit(jax.grad(run))(1.0), slope, rtol=2e-2)
 
@@ -189,22 +207,24 @@ def test_gradient_under_dropout(key):
     ids=["causal", "local"],
 )
 def test_splash_is_plain(changes):
-    cfg = shape(**changes)
-    attend = partial(kernels.splash, block=128, interpret=True)
-    local = (True, False) if cfg.sliding_window_layers else (None,)
-    check_equal(attend, cfg, *rows(cfg, local=local))
+    cfg = make_config(**changes)
+    flags = (True, False) if cfg.sliding_window_layers else (None,)
+    implementation = partial(kernels.splash_attention, block=128, interpret=True)
+    check_equal(implementation, cfg, flags)
 
 
 def test_splash_of_each_device_s_rows_and_heads():
-    cfg = shape(kv_heads=2)
-    x, real, setting = rows(cfg)
-    want = reference(cfg, x, setting)
+    cfg = make_config(num_kv_heads=2)
+    (q, k, v, _), positions = draw_inputs(cfg)
+    attn = make_attn(positions)
+    expected = dense_attention(cfg, q, k, v, attn)
     axes = (jax.sharding.AxisType.Auto,) * 2
     with jax.set_mesh(jax.make_mesh((2, 2), ("data", "model"), axis_types=axes)):
-        got = jax.jit(partial(kernels.splash, cfg, interpret=True))(x, setting)
-    mask = real[:, :, None, None]
+        run = jax.jit(partial(kernels.splash_attention, cfg, interpret=True))
+        got = run(q, k, v, attn)
+    valid = (positions.segment_ids > 0)[:, :, None, None]
     np.testing.assert_allclose(
-        jnp.where(mask, got, 0), jnp.where(mask, want, 0), atol=1e-5
+        jnp.where(valid, got, 0), jnp.where(valid, expected, 0), atol=1e-5
     )
 
 
@@ -214,45 +234,40 @@ def test_splash_of_each_device_s_rows_and_heads():
     [
         ({"position_bias": "alibi"}, "'alibi'"),
         ({"position_methods": FAR}, "distances"),
-        ({"causal": True, "anchor": True}, "anchor"),
+        ({"causal": True, "anchor_token": True}, "anchor"),
     ],
 )
 def test_what_kernels_cannot_do(name, changes, word):
-    cfg = shape(attention=name, **changes)
-    x, _, setting = rows(cfg)
+    cfg = make_config(attention=name, **changes)
+    (q, k, v, _), positions = draw_inputs(cfg)
     with pytest.raises(ValueError, match=f"{word}.*; auto, blockwise, plain can"):
-        attention_attend.attend(cfg, x, setting, None)
+        attend(cfg, q, k, v, make_attn(positions))
 
 
 def test_what_only_flash_cannot_do():
-    cfg = shape(attention="flash")
-    x, _, setting = rows(cfg)
+    cfg = make_config(attention="flash")
+    (q, k, v, _), positions = draw_inputs(cfg)
     with pytest.raises(ValueError, match="float32; auto, blockwise, plain, splash can"):
-        attention_attend.attend(cfg, x, setting, None)
-    cfg = shape(attention="flash", dtype="bfloat16", dropout=0.1)
+        attend(cfg, q, k, v, make_attn(positions))
+    cfg = make_config(attention="flash", dtype="bfloat16", dropout=0.1)
     with pytest.raises(ValueError, match="dropout of attention weights"):
-        attention_attend.attend(
-            cfg, x, setting._replace(dropout_key=jax.random.key(0)), None
-        )
+        attend(cfg, q, k, v, make_attn(positions), key=jax.random.key(0))
 
 
 def test_auto_on_cpu(key, monkeypatch):
-    """Plain up to some length, then blockwise: the same hidden states."""
-    cfg = shape(**ALTERNATING, position_offset=0)
+    """Full logits up to some length, then blockwise: the same hidden states."""
+    cfg = make_config(**ALTERNATING, position_offset=0)
     params = encoder.init(key, cfg)
-    ids = jnp.asarray(
-        np.random.default_rng(0).integers(0, 30, SEGMENT.shape), jnp.int32
-    )
-    tokens = Tokens(ids, jnp.asarray(SEGMENT, jnp.int32), jnp.asarray(SEGMENT > 0))
-    real = SEGMENT > 0
+    ids = np.random.default_rng(0).integers(0, 30, SEGMENT_IDS.shape)
+    valid = SEGMENT_IDS > 0
+    tokens = Tokens(jnp.int32(ids), jnp.int32(SEGMENT_IDS), jnp.asarray(valid))
 
-    def states(attention):
+    def compute_states(attention):
         shape = dataclasses.replace(cfg, attention=attention)
-        return jax.jit(partial(encoder.forward, cfg=shape))(
-            params, tokens
-        ).hidden_states[real]
+        run = jax.jit(lambda: encoder.apply(params, tokens, shape)[0])
+        return run()[valid]
 
-    want = states("plain")
-    np.testing.assert_array_equal(states("auto"), want)
-    monkeypatch.setattr(attention_attend, "PLAIN", 64)
-    np.testing.assert_allclose(states("auto"), want, atol=1e-5)
+    expected = compute_states("plain")
+    np.testing.assert_array_equal(compute_states("auto"), expected)
+    monkeypatch.setattr(inputs, "MAX_DENSE_LENGTH", 64)
+    np.testing.assert_allclose(compute_states("auto"), expected, atol=1e-5)

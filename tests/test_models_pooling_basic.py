@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.models.attention.masks import pooling_masks, visible
+from research.models.attention.masks import attention_mask, pooling_masks
 from research.models.config import bert
 from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions.segment_positions import segment_positions
@@ -44,5 +44,5 @@ def test_a_token_sees_its_own_text_and_padding_is_not_seen():
         [0, 0, 0, 0, 0, 0],
     ]
     where = segment_positions(jnp.asarray(SEGMENT))
-    got = visible(bert(), where, where)
+    got = attention_mask(bert(), where, where)
     assert np.asarray(got).astype(int).tolist() == [expected]

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.models.attention.attend import attend, dense_masks
-from research.models.attention.dot_product import Scored, Setting
+from research.models.attention.attend import attend
+from research.models.attention.inputs import make_attention_inputs
 from research.models.config import EncoderConfig
 from research.models.positions.segment_positions import segment_positions
 from research.types import Array
@@ -129,9 +129,7 @@ def _compiled(
 def _attended(
     cfg: EncoderConfig, q: Array, k: Array, v: Array, segment: Array, local: Array
 ) -> Array:
-    where = segment_positions(segment)
-    setting = Setting(where, None, local if cfg.sliding_window_layers else None)
+    attn = make_attention_inputs({}, segment_positions(segment), cfg)
     q = q * jnp.asarray(cfg.scale, q.dtype)
-    return attend(
-        cfg, Scored(None, (q,), (k,), v), setting, dense_masks(cfg, None, where)
-    )
+    is_local = local if cfg.sliding_window_layers else None
+    return attend(cfg, (q,), (k,), v, attn, is_local=is_local)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from research.models.attention.attend import MAX_DENSE_LENGTH
+from research.models.attention.inputs import MAX_DENSE_LENGTH
 from research.models.config import EncoderConfig
 from research.types import Array
 

@@ -1,19 +1,19 @@
-"""Decoders of masked-autoencoder pre-training, on packed rows."""
+"""Decoders of masked-autoencoder pre-training, on packed rows.
+
+A few blocks of the encoder's kind that rebuild a text from one vector of it (RetroMAE,
+SEED-Encoder, MAE-LM, Starbucks), and that only the pre-training loss uses.
+"""
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from research.models import encoder
-from research.models.attention.inputs import (
-    AttentionInputs,
-    CosSin,
-    Kind,
-    make_attention_inputs,
-)
+from research.models.attention.inputs import make_attention_inputs, select_queries
 from research.models.config import EncoderConfig
-from research.models.layers import Block, Embedder, norm
+from research.models.layers import Block, norm
 from research.models.positions.learned import table_rows
 from research.models.positions.segment_positions import Positions
 from research.models.token_ops import gather_tokens
@@ -23,7 +23,7 @@ from research.types import Array, Key, Params
 
 def init_decoder(key: Key, cfg: EncoderConfig, depth: int) -> Params:
     """`depth` random blocks like the encoder's, with a final norm if it has one."""
-    params = encoder.init(key, _shape(cfg, depth))
+    params = encoder.init(key, _decoder_config(cfg, depth))
     return {name: params[name] for name in ("layers", "final_norm") if name in params}
 
 
@@ -49,120 +49,72 @@ def decode(
 ) -> Array:
     """The final states of a decoder.
 
-    Its blocks are of the encoder's kind, each seeing its whole text; positions reach
-    them as they reach the encoder's (rotations, and the encoder's own attention bias).
-    In a pre-norm family a decoder ends with a norm of its own.
+    All of its blocks are global. RoPE and attention bias are the encoder's; in a
+    pre-norm family a decoder ends with a norm of its own.
 
     Args:
-        params: the encoder's.
-        decoder: as `init_decoder` makes them.
+        params: The encoder's.
+        decoder: The decoder's, as `init_decoder` makes them.
         x: [R, S, D] inputs.
-        where: places of the tokens, [R, S].
-        cfg: the encoder's shape.
-        at: [R, P] int32, the places of the row whose states are wanted; None for all.
-            Where the scores of rows stand whole in memory, the last block computes
-            nothing of the others but their keys and values.
-        memory: [R, S, D], what the first block makes keys and values of; None for x.
-        sees: [R, S, S] bool, which tokens of its text each may look at; None for all.
-            The scores then stand whole in memory.
-        key: dropout key; None runs without.
+        positions: Positions [R, S] of the tokens.
+        cfg: The encoder's shape.
+        query_positions: [R, P] int32, the positions in the row whose states are
+            returned; None for all. Where the logits of full rows stand in memory, the
+            last block computes nothing of the other tokens but their keys and values.
+        kv_inputs: [R, S, D], what keys and values of the first block are made of; None
+            for x.
+        extra_mask: [R, S, S] bool, the pairs of tokens of a text that attend; None for
+            all. The logits of full rows then stand in memory.
+        key: Dropout key; None runs without dropout.
 
     Returns:
-        [R, P, D], or [R, S, D] without `at`.
+        [R, P, D], or [R, S, D] without `query_positions`.
     """
+    chex.assert_shape(x, (*positions.segment_ids.shape, cfg.width))
     depth = len(jax.tree.leaves(decoder["layers"])[0])
-    shape = _shape(cfg, depth)
-    if extra_mask is not None:
-        shape = dataclasses.replace(shape, attention="plain")
+    cfg = _decoder_config(cfg, depth)
     keys = (None,) * (depth + 1) if key is None else jax.random.split(key, depth + 1)
-    around = make_attention_inputs(params, positions, shape, keys[depth])
-    if extra_mask is not None:
-        around = around.restrict(extra_mask)
-    for layer in range(depth):
-        block = jax.tree.map(lambda w: w[layer], decoder["layers"])  # noqa: B023
-        kind = Kind(None, None if cfg.first_norm else jnp.asarray(layer == 0))
-        if (
-            layer == depth - 1
-            and query_positions is not None
-            and around.masks is not None
-        ):
+    # Masks [R, S, S], RoPE angles and biases, which all blocks share
+    attn = make_attention_inputs(
+        params, positions, cfg, keys[depth], extra_mask=extra_mask
+    )
+    for number in range(depth):
+        is_last = number == depth - 1
+        if is_last and query_positions is not None and attn.masks is not None:
+            # [R, P, D] queries of the last block
             kv_inputs = x if kv_inputs is None else kv_inputs
-            x, around, query_positions = (
-                gather_tokens(x, query_positions),
-                _asked(around, query_positions),
-                None,
-            )
-        x = Block(shape).apply(
-            {"params": block}, x, around, kind, keys[layer], kv_inputs
+            x = gather_tokens(x, query_positions)
+            attn = select_queries(attn, query_positions)
+            query_positions = None
+        x, _, _ = Block(cfg).apply(
+            {"params": jax.tree.map(lambda w, i=number: w[i], decoder["layers"])},
+            x,
+            attn,
+            is_first=None if cfg.first_norm else jnp.asarray(number == 0),
+            kv_inputs=kv_inputs,
+            key=keys[number],
         )
         x, kv_inputs = split_rows(x), None
-    x = x if query_positions is None else gather_tokens(x, query_positions)
+    if query_positions is not None:
+        x = gather_tokens(x, query_positions)
     if "final_norm" in decoder:
         x = norm(cfg, None).apply({"params": decoder["final_norm"]}, x)
     return x
 
 
-def _shape(cfg: EncoderConfig, depth: int) -> EncoderConfig:
-    """The shape of a decoder: every block sees its whole text."""
+def _decoder_config(cfg: EncoderConfig, depth: int) -> EncoderConfig:
+    """The shape of a decoder: the encoder's, with global blocks only."""
     return dataclasses.replace(cfg, depth=depth, sliding_window_layers=(), window=0)
 
 
-def _asked(around: AttentionInputs, at: Array) -> AttentionInputs:
-    """The same for queries at the places [R, P] of the row only."""
-    terms = around.masks
-    bias = terms.bias
-    if bias is not None:  # [1, H, S, S]
-        bias = jnp.moveaxis(bias[0][:, at], 0, 1)
-    terms = terms._replace(
-        mask=gather_tokens(terms.mask, at),
-        bias=bias,
-        branch_masks=tuple(gather_tokens(holds, at) for holds in terms.branch_masks),
-    )
-    turns = tuple(
-        CosSin(tuple(gather_tokens(x, at) for x in turn.query), turn.key)
-        for turn in around.rope
-    )
-    channels, factor = around.channels, around.query_scale
-    if channels is not None:
-        channels = (gather_tokens(channels[0], at), channels[1])
-    if not isinstance(factor, float):
-        factor = gather_tokens(factor, at)
-    return around._replace(
-        masks=terms, rope=turns, query_scale=factor, channels=channels
-    )
-
-
-def embed_tokens(
-    params: Params,
-    ids: Array,
-    positions: Positions,
-    cfg: EncoderConfig,
-    *,
-    states: Array | None = None,
-    key: Key | None = None,
-) -> Array:
-    """The encoder's embedding layer: [R, S, D].
-
-    Args:
-        params: the encoder's.
-        ids: [R, S] int32.
-        where: places of the tokens.
-        cfg: the encoder's shape.
-        states: [R, S, D] in place of the token embeddings; None for none.
-        key: dropout key; None runs without.
-    """
-    layer = Embedder(cfg)
-    return layer.apply({"params": params["embed"]}, ids, positions, key, states)
-
-
 def position_embeddings(
-    params: Params, where: Positions, cfg: EncoderConfig, key: Key | None = None
+    params: Params, positions: Positions, cfg: EncoderConfig, key: Key | None = None
 ) -> Array | None:
-    """Rows [R, S, D] of the position table; None for an encoder without one.
+    """Position embeddings [R, S, D] of the tokens; None for an encoder without a table.
 
-    They are those that `embedded` adds with the same key.
+    With the same key they are those that `layers.embed_tokens` adds.
     """
     if cfg.position != "learned":
         return None
     table = params["embed"]["position"]["embedding"].astype(cfg.compute_dtype)
-    return table[table_rows(where, cfg, key)]
+    return table[table_rows(positions, cfg, key)]

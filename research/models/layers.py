@@ -1,19 +1,29 @@
-"""The Linen leaves of the encoder: embeddings, the block, its attention and MLP."""
+"""The layers of the encoder: embeddings, the transformer block, norms.
 
+They are Linen modules without state: what a block says besides its hidden states (its
+keys and values, the logits of its router) it returns.
+"""
+
+from functools import partial
+
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from research.models.attention.attend import attend
-from research.models.attention.dot_product import Scored, Setting, dropout
-from research.models.attention.inputs import AttentionInputs, Kind, PrefixKV
+from research.models.attention.inputs import (
+    AttentionInputs,
+    PrefixKV,
+    apply_positions,
+)
 from research.models.config import EncoderConfig
+from research.models.dropout import dropout
 from research.models.linear import KERNEL_INIT, Linear
 from research.models.moe import Experts
 from research.models.positions.learned import table_rows
-from research.models.positions.rope import rotate
 from research.models.positions.segment_positions import Positions
-from research.types import Array, Key
+from research.types import Array, Key, Params
 
 ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -21,6 +31,17 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
     "relu": jax.nn.relu,
 }
+# The linear layers of a block, and their groups in `EncoderConfig.bias`.
+BIAS_GROUPS = {
+    "query": "qkv",
+    "key": "qkv",
+    "value": "qkv",
+    "out": "out",
+    "gate": "up",
+    "up": "up",
+    "down": "down",
+}
+LINEAR_LAYERS = tuple(BIAS_GROUPS)
 
 
 class PlusOneRMSNorm(nn.Module):
@@ -31,7 +52,7 @@ class PlusOneRMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Normalises the last axis in float32."""
+        """Normalizes the last axis in float32."""
         scale = self.param("scale", nn.initializers.zeros, (x.shape[-1],))
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.epsilon)
@@ -40,29 +61,36 @@ class PlusOneRMSNorm(nn.Module):
 
 
 def norm(cfg: EncoderConfig, name: str | None) -> nn.Module:
-    """The family's normalisation over the last axis; statistics in float32."""
-    shared = {"epsilon": cfg.norm_eps, "dtype": cfg.compute_dtype, "name": name}
+    """The family's normalization over the last axis; statistics in float32."""
+    options = {"epsilon": cfg.norm_eps, "dtype": cfg.compute_dtype, "name": name}
     if cfg.norm == "rms":
-        return nn.RMSNorm(**shared)
+        return nn.RMSNorm(**options)
     if cfg.norm == "rms_plus_one":
-        return PlusOneRMSNorm(**shared)
-    return nn.LayerNorm(use_bias=cfg.norm_bias, **shared)
+        return PlusOneRMSNorm(**options)
+    return nn.LayerNorm(use_bias=cfg.norm_bias, **options)
 
 
-class Embedder(nn.Module):
-    """Sum of token, position and type embeddings, normalised: [B, S] -> [B, S, D]."""
+def apply_final_norm(params: Params, x: Array, cfg: EncoderConfig) -> Array:
+    """The norm after the last block, where the family has one; else x."""
+    if cfg.norm_at == "post":
+        return x
+    return norm(cfg, None).apply({"params": params["final_norm"]}, x)
+
+
+class TokenEmbedding(nn.Module):
+    """Sum of token, position and type embeddings, normalized: [B, S] -> [B, S, D]."""
 
     cfg: EncoderConfig
 
     @nn.compact
     def __call__(
         self,
-        ids: Array,
-        places: Positions,
+        token_ids: Array,
+        positions: Positions,
         key: Key | None,
         states: Array | None = None,
     ) -> Array:
-        """Embeds ids [B, S], or `states` [B, S, D] in their place, at `places`."""
+        """Embeds token_ids [B, S], or `states` [B, S, D] in their place."""
         cfg = self.cfg
 
         def table(rows, name):
@@ -74,18 +102,43 @@ class Embedder(nn.Module):
                 name=name,
             )
 
-        x = table(cfg.vocab_size, "token")(ids) if states is None else states
+        # [B, S, D] token embeddings, scaled in Gemma
+        x = table(cfg.vocab_size, "token")(token_ids) if states is None else states
         if cfg.embed_scale != 1 and states is None:
             x = x * jnp.asarray(cfg.embed_scale, x.dtype)
+        # [B, S, D] plus those of positions and of type 0
         if cfg.position == "learned":
-            rows = cfg.max_len + cfg.position_offset
-            where = table_rows(places, cfg, key)
-            x = x + table(rows, "position")(where)
+            num_rows = cfg.max_len + cfg.position_offset
+            x = x + table(num_rows, "position")(table_rows(positions, cfg, key))
         if cfg.type_vocab:
-            x = x + table(cfg.type_vocab, "type")(jnp.zeros_like(ids))
+            x = x + table(cfg.type_vocab, "type")(jnp.zeros_like(token_ids))
         if cfg.embed_norm:
             x = norm(cfg, "norm")(x)
         return dropout(x, cfg.dropout, key)
+
+
+def embed_tokens(
+    params: Params,
+    token_ids: Array,
+    positions: Positions,
+    cfg: EncoderConfig,
+    *,
+    states: Array | None = None,
+    key: Key | None = None,
+) -> Array:
+    """The encoder's embedding layer: [B, S, D].
+
+    Args:
+        params: The encoder's.
+        token_ids: [B, S] int32.
+        positions: Positions [B, S] of the tokens.
+        cfg: The encoder's shape.
+        states: [B, S, D] in place of the token embeddings; None for none.
+        key: Dropout key; None runs without dropout.
+    """
+    chex.assert_equal_shape((token_ids, positions.segment_ids))
+    variables = {"params": params["embed"]}
+    return TokenEmbedding(cfg).apply(variables, token_ids, positions, key, states)
 
 
 class Block(nn.Module):
@@ -97,153 +150,151 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Array,
-        around: AttentionInputs,
-        kind: Kind,
-        key: Key | None,
-        memory: Array | None = None,
-        past: PrefixKV | None = None,
-    ) -> Array | tuple[Array, PrefixKV]:
-        """Maps hidden states [B, q, D] to [B, q, D]; no dropout without a key.
+        attn: AttentionInputs,
+        *,
+        is_local: Array | None = None,
+        is_first: Array | None = None,
+        kv_inputs: Array | None = None,
+        lora: Params | None = None,
+        key: Key | None = None,
+    ) -> tuple[Array, Array | None, PrefixKV]:
+        """Maps hidden states to those after the block.
 
-        Keys and values are made of `memory` [B, S, D], or of x where it is None. What
-        `around` holds of queries is then for x, the rest for the memory.
+        Args:
+            x: [B, q, D] hidden states.
+            attn: The inputs that all blocks share. Those of queries are for x, those
+                of keys for `kv_inputs`.
+            is_local: [] bool, whether this is a sliding-window block; None where no
+                block is.
+            is_first: [] bool, whether this is the block whose attention input is not
+                normalized; None where every one is.
+            kv_inputs: [B, S, D], what keys and values are made of; None for x.
+            lora: Adapters {layer: parameters}, from `linear.lora_params`.
+            key: Dropout key; None runs without dropout.
 
-        With a `past` all rows see its tokens before their own, if the relation has one
-        branch; the past that their own tokens [B, S] make is then returned too.
+        Returns:
+            hidden states [B, q, D]; the router's logits [B, q, E], None without
+            experts; keys and values [B, S, ...] of the block's own tokens.
         """
-        cfg = self.cfg
-        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-
-        def attended(x, seen):
-            y, own = self.attention(x, seen, around, kind, keys[0], past)
-            if cfg.norm_at == "sandwich":
-                y = norm(cfg, "attention_post_norm")(y)
-            return dropout(y, cfg.dropout, keys[1]), own
-
-        def processed(x):
-            y = self.mlp(x, around.adapter_ids, keys[2])
-            if cfg.norm_at == "sandwich":
-                y = norm(cfg, "mlp_post_norm")(y)
-            return dropout(y, cfg.dropout, keys[2])
-
+        cfg, lora = self.cfg, lora or {}
+        attention_key, residual_key, mlp_key = _split_key(key, 3)
         attention_norm, mlp_norm = norm(cfg, "attention_norm"), norm(cfg, "mlp_norm")
 
-        def read(x):
+        def attention_input(x):
             if cfg.norm_at == "post":
                 return x
             y = attention_norm(x)
-            return y if kind.first is None else jnp.where(kind.first, x, y)
+            return y if is_first is None else jnp.where(is_first, x, y)
 
-        y = read(x)
-        y, own = attended(y, y if memory is None else read(memory))
+        def finish_sublayer(y, norm_name, key):
+            if cfg.norm_at == "sandwich":
+                y = norm(cfg, norm_name)(y)
+            return dropout(y, cfg.dropout, key)
+
+        # [B, q, D] attention
+        q_inputs = attention_input(x)
+        kv_inputs = q_inputs if kv_inputs is None else attention_input(kv_inputs)
+        y, kv = self.attention(q_inputs, kv_inputs, attn, is_local, lora, attention_key)
+        y = finish_sublayer(y, "attention_post_norm", residual_key)
+        # [B, q, D] its residual sum, and the input of the feed-forward layer
         if cfg.norm_at == "post":
-            x = attention_norm(x + y)
-            x = mlp_norm(x + processed(x))
+            x = mlp_input = attention_norm(x + y)
         elif cfg.norm_at == "parallel":
-            x = x + y + processed(mlp_norm(x))
+            mlp_input = mlp_norm(x)
+            x = x + y
         else:
             x = x + y
-            x = x + processed(mlp_norm(x))
-        return x if past is None else (x, own)
+            mlp_input = mlp_norm(x)
+        # [B, q, D] feed-forward layer and its residual sum
+        y, router_logits = self.mlp(mlp_input, attn.adapter_ids, lora, mlp_key)
+        x = x + finish_sublayer(y, "mlp_post_norm", mlp_key)
+        return mlp_norm(x) if cfg.norm_at == "post" else x, router_logits, kv
 
-    def attention(self, x, seen, around, kind, key, past):
-        """Multi-head attention of [B, q, D] to the past and [B, S, D]."""
+    def attention(self, q_inputs, kv_inputs, attn, is_local, lora, key):
+        """Multi-head attention of [B, q, D] to [B, S, D], after a cached prefix if any.
+
+        Returns:
+            [B, q, D], and the keys and values of `kv_inputs`.
+        """
         cfg = self.cfg
+        linear = partial(self.linear, lora=lora, adapter_ids=attn.adapter_ids, key=key)
 
-        def heads(x, name, count):
-            shape, rows = (count, cfg.head_dim), _flat(x)
-            y = self.linear(name, shape, "qkv", rows, around.adapter_ids, key)
-            return y.reshape(*x.shape[:2], count, cfg.head_dim)
+        def project(x, name, heads):  # [B, S, D] -> [B, S, heads, E]
+            y = linear(name, (heads, cfg.head_dim), _flatten_rows(x))
+            return y.reshape(*x.shape[:2], heads, cfg.head_dim)
 
-        q, k = heads(x, "query", cfg.num_heads), heads(seen, "key", cfg.num_kv_heads)
-        v = heads(seen, "value", cfg.num_kv_heads)
+        # [B, q, H, E] queries, [B, S, KV, E] keys and values
+        q = project(q_inputs, "query", cfg.num_heads)
+        k = project(kv_inputs, "key", cfg.num_kv_heads)
+        v = project(kv_inputs, "value", cfg.num_kv_heads)
         if cfg.qk_norm:
             q, k = norm(cfg, "query_norm")(q), norm(cfg, "key_norm")(k)
-        queries, keys = _rotated(cfg, q, k, around, kind.local)
-        own = PrefixKV(keys[0], v)
-        if past is not None:
-            keys, v = (_after(past.key, keys[0]),), _after(past.value, v)
-        scored = Scored(around.bias_params, queries, keys, v)
-        setting = Setting(around.positions, key, kind.local)
-        y = attend(cfg, scored, setting, around.masks)
-        rows = _flat(y)
-        y = self.linear(
-            "out", (cfg.width,), "out", rows, around.adapter_ids, key, axes=2
-        )
-        return y.reshape(x.shape), own
+        q, k = apply_positions(cfg, q, k, attn, is_local)  # for each RoPE branch
+        kv = PrefixKV(k[0], v)
+        if attn.prefix_kv is not None:  # [B, P+S, KV, E]
+            k = (_prepend_rows(attn.prefix_kv.key, k[0]),)
+            v = _prepend_rows(attn.prefix_kv.value, v)
+        # [B, q, H, E] -> [B, q, D]
+        y = attend(cfg, q, k, v, attn, is_local=is_local, key=key)
+        y = linear("out", (cfg.width,), _flatten_rows(y), axes=2)
+        return y.reshape(q_inputs.shape), kv
 
-    def mlp(self, x, adapter, key):
-        """Feed-forward layer, gated or not, or experts: [B, S, D] -> [B, S, D]."""
+    def mlp(self, x, adapter_ids, lora, key):
+        """Feed-forward layer, gated or not, or a mixture of experts.
+
+        Returns:
+            [B, S, D], and the router's logits [B, S, E] or None.
+        """
         cfg = self.cfg
-
-        def dense(features, name, group, rows):
-            return self.linear(name, (features,), group, rows, adapter, key)
-
-        rows = _flat(x)
-        if cfg.num_experts:
-            route = Linear((cfg.num_experts,), False, cfg.compute_dtype, name="router")
-            logits = route(rows)
-            self.sow("routing", "logits", logits.reshape(*x.shape[:2], -1))
-            y = Experts(cfg, name="experts")(rows, logits, ACTIVATIONS[cfg.act])
-            return y.reshape(x.shape)
-        up = dense(cfg.mlp, "up", "up", rows)
+        linear = partial(self.linear, lora=lora, adapter_ids=adapter_ids, key=key)
         act = ACTIVATIONS[cfg.act]
-        y = act(dense(cfg.mlp, "gate", "up", rows)) * up if cfg.gated else act(up)
-        return dense(cfg.width, "down", "down", y).reshape(x.shape)
+        rows = _flatten_rows(x)
+        if cfg.num_experts:
+            router = Linear((cfg.num_experts,), False, cfg.compute_dtype, name="router")
+            logits = router(rows)  # [B*S, E]
+            y = Experts(cfg, name="experts")(rows, logits, act)
+            return y.reshape(x.shape), logits.reshape(*x.shape[:2], -1)
+        # [B*S, F] -> [B*S, D]
+        y = linear("up", (cfg.mlp,), rows)
+        y = act(linear("gate", (cfg.mlp,), rows)) * y if cfg.gated else act(y)
+        return linear("down", (cfg.width,), y).reshape(x.shape), None
 
-    def linear(self, name, features, group, rows, adapter, key, axes=1):
-        """A linear layer over the tokens of [B*S, ...]: [B*S, *features].
+    def linear(self, name, features, rows, *, lora, adapter_ids, key, axes=1):
+        """A linear layer over the tokens of all rows.
 
         Args:
-            name: of its parameters, a key of LINEAR_LAYERS.
-            features: the shape of a row of the result.
-            group: that of `cfg.bias`.
+            name: The layer's name, of LINEAR_LAYERS.
+            features: The shape of the result for one token.
             rows: [B*S, ...].
-            adapter: [B, S] or None, as in `Surroundings`.
-            key: of the sublayer; None without dropout.
-            axes: how many axes of the rows are one token's.
+            lora: The adapters of the block.
+            adapter_ids: [B, S] int32 or None, as in `AttentionInputs`.
+            key: Dropout key of the sublayer; None runs without dropout.
+            axes: How many of the last axes of the rows belong to one token.
+
+        Returns:
+            [B*S, *features].
         """
-        key = _folded(key, LINEAR_LAYERS[name])
-        adapter = None if adapter is None else adapter.reshape(-1)
         layer = Linear(
             features,
-            use_bias=group in self.cfg.bias,
+            use_bias=BIAS_GROUPS[name] in self.cfg.bias,
             dtype=self.cfg.compute_dtype,
             axes=axes,
             name=name,
         )
-        return layer(rows, adapter, key)
+        if adapter_ids is not None:
+            adapter_ids = adapter_ids.reshape(-1)
+        if key is not None:
+            key = jax.random.fold_in(key, 1 + LINEAR_LAYERS.index(name))
+        return layer(rows, lora.get(name), adapter_ids, key)
 
 
-def _rotated(
-    cfg: EncoderConfig, q: Array, k: Array, around: AttentionInputs, local: Array | None
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Queries, scaled, and keys for each branch of the relation."""
-    factor = jnp.asarray(cfg.scale * around.query_scale, jnp.float32).astype(q.dtype)
-    q = q * (factor if factor.ndim else factor.reshape(1, 1, 1, 1))
-    turns = around.rope
-    if around.local_rope is not None:
-        # The first branch is the one that a local block uses.
-        first = jax.tree.map(
-            lambda near, far: jnp.where(local, near, far), around.local_rope, turns[0]
-        )
-        turns = (first, *turns[1:])
-    queries = tuple(rotate(q, *turn.query) for turn in turns) or (q,)
-    keys = tuple(rotate(k, *turn.key) for turn in turns) or (k,)
-    if around.channels is not None:
-        extra = [x.astype(q.dtype) for x in around.channels]
-        queries = tuple(jnp.concatenate([x, extra[0]], -1) for x in queries)
-        keys = tuple(jnp.concatenate([x, extra[1]], -1) for x in keys)
-    return queries, keys
-
-
-def _after(past: Array, x: Array) -> Array:
+def _prepend_rows(prefix: Array, x: Array) -> Array:
     """[P, ...] before each row of [B, S, ...]: [B, P+S, ...]."""
-    past = jnp.broadcast_to(past[None], (len(x), *past.shape))
-    return jnp.concatenate([past, x], 1)
+    prefix = jnp.broadcast_to(prefix[None], (len(x), *prefix.shape))
+    return jnp.concatenate([prefix, x], 1)
 
 
-def _flat(x: Array) -> Array:
+def _flatten_rows(x: Array) -> Array:
     """[B, S, ...] as [B*S, ...].
 
     From three axes XLA's CPU compiler makes transposed copies for the gradient of a
@@ -252,15 +303,6 @@ def _flat(x: Array) -> Array:
     return x.reshape(-1, *x.shape[2:])
 
 
-def _folded(key: Key | None, number: int) -> Key | None:
-    """Another key, if there is one."""
-    return None if key is None else jax.random.fold_in(key, number)
-
-
-# The linear layers of a block, with the numbers that their dropout keys are folded by.
-LINEAR_LAYERS = {
-    name: number
-    for number, name in enumerate(
-        ("query", "key", "value", "out", "gate", "up", "down"), start=1
-    )
-}
+def _split_key(key: Key | None, count: int):
+    """So many keys, or Nones."""
+    return (None,) * count if key is None else jax.random.split(key, count)

@@ -1,15 +1,20 @@
 """LoRA as functions of trees: adapters beside the kernels of an encoder's blocks.
 
-Under a linear layer of the blocks, `layers/query/lora` holds, for A adapters of rank r
-side by side, a [L, ...in, A*r], b [L, A*r, ...out] and scale [L, A]: alpha / r of each,
-a constant that is never trained. It stands in the tree and not in the encoder's shape,
-so that the tree says all: how many adapters there are, and what each one weighs; shapes
-stay those that a config.json describes. `rate` [L] is there where training drops
-inputs.
+Under a linear layer of the blocks, `layers/query/lora` holds A adapters of rank r side
+by side:
+
+    a      [L, ...in, A*r]
+    b      [L, A*r, ...out]
+    scale  [L, A]           alpha / r of each adapter, a constant that is never trained
+    rate   [L]              the dropout rate of inputs, only where training has one
+
+How many adapters there are, and what each one weighs, is thus said by the tree and not
+by the encoder's config, which stays the one that a config.json describes.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -40,55 +45,56 @@ def init_lora(
 
     Args:
         key: PRNG key.
-        params: the encoder's; shapes are enough under `jax.eval_shape`.
+        params: The encoder's; shapes are enough under `jax.eval_shape`.
         rank: r of each adapter.
-        alpha: adapters are multiplied by alpha / rank.
-        targets: pattern of the names of the linear layers that get them, among
+        alpha: Adapters are multiplied by alpha / rank.
+        targets: Pattern of the names of the linear layers that get adapters, among
             `layers.LINEAR_LAYERS`.
         count: A, how many adapters lie side by side.
-        dropout: rate of the inputs of adapters, in training.
+        dropout: Rate at which inputs of adapters are dropped in training.
 
     Raises:
-        ValueError: a rank below 1, no such layer, or there are adapters already.
+        ValueError: The rank is below 1, no layer matches, or there are adapters
+            already.
     """
     if rank < 1 or count < 1 or not 0 <= dropout < 1:
         raise ValueError(
             f"LoRA needs a rank and a number of adapters of at least 1 and a dropout "
             f"in [0, 1), not {rank}, {count} and {dropout}"
         )
-    layers = params["layers"]
-    names = [name for name in LINEAR_LAYERS if name in layers]
-    found = [name for name in names if re.fullmatch(targets, name)]
-    if not found:
-        raise ValueError(f"targets {targets!r} matches none of {', '.join(names)}")
     if num_adapters(params):
         raise ValueError(f"the encoder has {num_adapters(params)} adapters already")
-    added = {}
-    for name, own in zip(found, jax.random.split(key, len(found)), strict=True):
+    # The linear layers that get adapters
+    layers = params["layers"]
+    names = [name for name in LINEAR_LAYERS if name in layers]
+    targeted = [name for name in names if re.fullmatch(targets, name)]
+    if not targeted:
+        raise ValueError(f"targets {targets!r} matches none of {', '.join(names)}")
+    # Their adapters: a and b, and the constants of each layer
+    adapters = {}
+    keys = jax.random.split(key, len(targeted))
+    for name, layer_key in zip(targeted, keys, strict=True):
         kernel = layers[name]["kernel"]
-        lora = _lora(own, kernel.shape, input_axes(name), rank * count)
+        lora = _init_layer(layer_key, kernel.shape, input_axes(name), rank * count)
         depth = len(kernel)
         lora["scale"] = jnp.full((depth, count), alpha / rank, jnp.float32)
         if dropout:
             lora["rate"] = jnp.full((depth,), dropout, jnp.float32)
-        added[name] = {"lora": lora}
-    return combine(params, {"layers": added})
+        adapters[name] = {"lora": lora}
+    return combine(params, {"layers": adapters})
 
 
 def input_axes(name: str) -> int:
-    """How many axes of the kernel of a linear layer are of its input."""
+    """How many axes the input of a linear layer has in its kernel."""
     return 2 if name == "out" else 1
 
 
-def _lora(key: Key, shape: tuple[int, ...], axes: int, rank: int) -> Params:
+def _init_layer(key: Key, shape: tuple[int, ...], axes: int, rank: int) -> Params:
     """The a and b of a kernel [L, ...in, ...out]."""
-    depth, before, after = shape[0], shape[1 : 1 + axes], shape[1 + axes :]
-    size = 1
-    for width in before:
-        size *= width
-    bound = size**-0.5
-    a = jax.random.uniform(key, (depth, *before, rank), minval=-bound, maxval=bound)
-    return {"a": a, "b": jnp.zeros((depth, rank, *after))}
+    depth, in_shape, out_shape = shape[0], shape[1 : 1 + axes], shape[1 + axes :]
+    bound = math.prod(in_shape) ** -0.5
+    a = jax.random.uniform(key, (depth, *in_shape, rank), minval=-bound, maxval=bound)
+    return {"a": a, "b": jnp.zeros((depth, rank, *out_shape))}
 
 
 def num_adapters(params: Params) -> int:
@@ -102,89 +108,86 @@ def num_adapters(params: Params) -> int:
 def select_adapter(params: Params, adapter: int) -> Params:
     """The encoder with one of its adapters only."""
 
-    def one(lora: Params) -> Params:
-        count = lora["scale"].shape[-1]
-        rank = lora["a"].shape[-1] // count
-        part = slice(adapter * rank, (adapter + 1) * rank)
-        alone = {
-            "a": lora["a"][..., part],
-            "b": lora["b"][:, part],
+    def select(layer: Params) -> Params:
+        lora = layer["lora"]
+        rank = lora["a"].shape[-1] // lora["scale"].shape[-1]
+        columns = slice(adapter * rank, (adapter + 1) * rank)
+        selected = {
+            "a": lora["a"][..., columns],
+            "b": lora["b"][:, columns],
             "scale": lora["scale"][:, adapter : adapter + 1],
         }
-        return {**lora, **alone}
+        return {**layer, "lora": {**lora, **selected}}
 
-    return _layers(params, lambda name, layer: {**layer, "lora": one(layer["lora"])})
+    return _map_adapted_layers(select, params)
 
 
 def remove_adapters(params: Params) -> Params:
     """The encoder without its adapters."""
 
-    def bare(name: str, layer: Params) -> Params:
-        del name
+    def remove(layer: Params) -> Params:
         return {key: value for key, value in layer.items() if key != "lora"}
 
-    return _layers(params, bare)
+    return _map_adapted_layers(remove, params)
 
 
 def merge_lora(params: Params, adapter: int = 0) -> Params:
-    """The plain encoder that computes what one with an adapter does: W + scale a b.
+    """The encoder without adapters that computes what one of them does: W + scale a b.
 
-    The kernels that change are float32 then, whatever they were.
+    The kernels that change become float32, whatever they were.
     """
 
-    def sum_of(name: str, layer: Params) -> Params:
+    def merge(layer: Params) -> Params:
         lora = layer["lora"]
-        axes = input_axes(name)
-        kernel = jax.vmap(lambda *leaves: _sum(*leaves, axes))(
-            *(layer["kernel"], lora["a"], lora["b"], lora["scale"][:, 0])
+        kernel = jax.vmap(_merge_kernel)(
+            layer["kernel"], lora["a"], lora["b"], lora["scale"][:, 0]
         )
-        rest = {key: value for key, value in layer.items() if key != "lora"}
-        return {**rest, "kernel": kernel}
+        others = {key: value for key, value in layer.items() if key != "lora"}
+        return {**others, "kernel": kernel}
 
-    return _layers(select_adapter(params, adapter), sum_of)
-
-
-def _sum(kernel: Array, a: Array, b: Array, scale: Array, axes: int) -> Array:
-    """W + scale a b of a layer, in float32."""
-    rows = a.reshape(-1, a.shape[-1])
-    flat = product(rows, b, 1).reshape(kernel.shape)
-    return kernel.astype(jnp.float32) + scale * flat
+    return _map_adapted_layers(merge, select_adapter(params, adapter))
 
 
-def _layers(params: Params, changed) -> Params:
-    """The encoder with `changed(name, layer)` for its layers that have adapters."""
+def _merge_kernel(kernel: Array, a: Array, b: Array, scale: Array) -> Array:
+    """W + scale a b of one block's layer, in float32."""
+    delta = product(a.reshape(-1, a.shape[-1]), b, 1).reshape(kernel.shape)
+    return kernel.astype(jnp.float32) + scale * delta
+
+
+def _map_adapted_layers(function: Callable[[Params], Params], params: Params) -> Params:
+    """The encoder with `function(layer)` for its layers that have adapters."""
     layers = {
-        name: changed(name, layer) if "lora" in layer else layer
+        name: function(layer) if "lora" in layer else layer
         for name, layer in params["layers"].items()
     }
     return {**params, "layers": layers}
 
 
 def partition(tree: Params, pattern: str) -> tuple[Params, Params]:
-    """The leaves whose path the pattern is found in, and the others, as trees.
+    """The leaves in whose path the pattern occurs, and the others, as two trees.
 
-    Neither holds empty dicts; `joined` puts them together again.
+    Neither holds empty dicts; `combine` puts them together again.
     """
 
-    def part(tree: Any, path: tuple, found: bool) -> Any:
+    def select(tree: Any, path: tuple, matching: bool) -> Any:
         if not isinstance(tree, Mapping):
-            name = path_name(path)
-            return tree if bool(re.search(pattern, name)) == found else None
+            matches = re.search(pattern, path_name(path)) is not None
+            return tree if matches == matching else None
         parts = {
-            key: part(value, (*path, jax.tree_util.DictKey(key)), found)
+            key: select(value, (*path, jax.tree_util.DictKey(key)), matching)
             for key, value in tree.items()
         }
         return {key: value for key, value in parts.items() if value is not None} or None
 
-    return part(tree, (), True) or {}, part(tree, (), False) or {}
+    return select(tree, (), True) or {}, select(tree, (), False) or {}
 
 
 def combine(tree: Params, other: Params) -> Params:
     """Two trees of different leaves as one."""
-    both = dict(tree)
+    combined = dict(tree)
     for key, value in other.items():
-        both[key] = combine(tree[key], value) if key in tree else value
-    return both
+        combined[key] = combine(tree[key], value) if key in tree else value
+    return combined
 
 
 def num_params(tree: Params) -> int:
@@ -193,5 +196,5 @@ def num_params(tree: Params) -> int:
 
 
 def full_params(params: Params, frozen: Params) -> Params:
-    """All parameters of a model, of what is trained and what is frozen."""
+    """All parameters of a model, from those that are trained and those that are not."""
     return combine(params, frozen.get("base", {}))

@@ -1,5 +1,8 @@
-"""Feed-forward layers of experts, and what their routers say of a text."""
+"""Mixture-of-experts feed-forward layer (Mixtral, Jiang et al. 2024)."""
 
+from collections.abc import Callable
+
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,39 +19,47 @@ class Kernel(nn.Module):
 
     @nn.compact
     def __call__(self) -> Array:
-        """The kernel."""
+        """Returns the kernel."""
         return self.param("kernel", KERNEL_INIT, self.shape)
 
 
 class Experts(nn.Module):
-    """The gated feed-forward layers of a block, of which a token goes through a few.
+    """Gated feed-forward layers, of which each token goes through a few.
 
-    The router's `experts_per_token` largest logits choose; their softmax weighs
-    (Mixtral, Jiang et al. 2024, section 2.1). No token is dropped, and padding goes
+    The router's `experts_per_token` largest logits choose the experts of a token, and
+    their softmax weighs them (section 2.1). No token is dropped, and padding goes
     through experts too.
     """
 
     cfg: EncoderConfig
 
     @nn.compact
-    def __call__(self, x: Array, logits: Array, act) -> Array:
-        """Maps [N, D], with the router's logits [N, E], to [N, D]."""
+    def __call__(
+        self, x: Array, router_logits: Array, act: Callable[[Array], Array]
+    ) -> Array:
+        """Maps tokens [N, D], with the router's logits [N, E], to [N, D]."""
         cfg = self.cfg
+        chex.assert_shape(x, (None, cfg.width))
+        chex.assert_shape(router_logits, (len(x), cfg.num_experts))
+        # [E, D, F], [E, D, F] and [E, F, D] kernels
         into, out = (cfg.width, cfg.mlp), (cfg.mlp, cfg.width)
         gate, up, down = (
             Kernel((cfg.num_experts, *shape), name=name)().astype(x.dtype)
             for name, shape in (("gate", into), ("up", into), ("down", out))
         )
-        most, chosen = jax.lax.top_k(logits, cfg.experts_per_token)
-        weight = jax.nn.softmax(most.astype(jnp.float32)).reshape(-1)
-        chosen = chosen.reshape(-1)
-        # Tokens in the order of their experts, each as often as it has some.
-        order = jnp.argsort(chosen)
-        token = order // cfg.experts_per_token
-        sizes = jnp.bincount(chosen, length=cfg.num_experts).astype(jnp.int32)
-        rows = x[token]
-        inner = act(jax.lax.ragged_dot(rows, gate, sizes))
-        inner *= jax.lax.ragged_dot(rows, up, sizes)
-        y = jax.lax.ragged_dot(inner, down, sizes)
-        y *= weight[order].astype(y.dtype)[:, None]
-        return jnp.zeros_like(x).at[token].add(y)
+        # [N, K] experts of each token and their weights
+        top_logits, expert_ids = jax.lax.top_k(router_logits, cfg.experts_per_token)
+        weights = jax.nn.softmax(top_logits.astype(jnp.float32)).reshape(-1)
+        expert_ids = expert_ids.reshape(-1)
+        # [N*K] tokens sorted by expert, so that each expert's rows are contiguous
+        order = jnp.argsort(expert_ids)
+        token_numbers = order // cfg.experts_per_token
+        group_sizes = jnp.bincount(expert_ids, length=cfg.num_experts)
+        group_sizes = group_sizes.astype(jnp.int32)
+        # [N*K, F] and [N*K, D] through the gated layer of each row's expert
+        rows = x[token_numbers]
+        y = act(jax.lax.ragged_dot(rows, gate, group_sizes))
+        y *= jax.lax.ragged_dot(rows, up, group_sizes)
+        y = jax.lax.ragged_dot(y, down, group_sizes)
+        y *= weights[order].astype(y.dtype)[:, None]
+        return jnp.zeros_like(x).at[token_numbers].add(y)  # [N, D]

@@ -1,58 +1,120 @@
-"""Keys and values of a prefix that all texts share, computed once."""
+"""Prefix caching: keys and values of tokens that all texts begin with, computed once.
+
+A long instruction before every text costs its own length once and not once a text.
+Exact for causal encoders whose positions do not depend on the length of the text
+(`can_share_prefix`).
+"""
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 
-from research.models.attention.inputs import PrefixKV, kinds, make_attention_inputs
+from research.models.attention.inputs import (
+    PrefixKV,
+    make_attention_inputs,
+    shift_positions,
+)
 from research.models.config import EncoderConfig
-from research.models.layers import Block, Embedder
+from research.models.layers import Block, apply_final_norm, embed_tokens
+from research.models.linear import lora_params
 from research.models.positions.segment_positions import segment_positions
-from research.types import Array, Params
+from research.models.stack import PerLayerFn, layer_flags, scan_blocks
+from research.models.token_prepending import Prepend
+from research.sharding import split_rows
+from research.types import Array, Params, Tokens
 
-# The extensions that turn and weigh a token by its place alone.
+# The position methods by which a token's rotation and weight depend on its position
+# alone, and not on what follows it.
 FIXED = (
-    *("linear", "ntk_aware", "rebase", "ntk_by_parts", "yarn", "llama3"),
-    *("proportional", "truncated_basis", "power_basis", "temp_scale", "log_position"),
+    "linear",
+    "ntk_aware",
+    "rebase",
+    "ntk_by_parts",
+    "yarn",
+    "llama3",
+    "proportional",
+    "truncated_basis",
+    "power_basis",
+    "temp_scale",
+    "log_position",
 )
 
 
 @partial(jax.jit, static_argnames="cfg")
-def encode_prefix(params: Params, ids: Array, cfg: EncoderConfig) -> PrefixKV:
-    """What every block's attention sees of the first tokens of a text.
+def encode_prefix(params: Params, token_ids: Array, cfg: EncoderConfig) -> PrefixKV:
+    """Keys and values of every block for the first tokens of all texts.
 
     Args:
-        params: as `init` makes them.
-        ids: [P] int32, special tokens included.
-        cfg: the shape of an encoder that is `reading.shareable`.
+        params: The encoder's.
+        token_ids: [P] int32, special tokens included.
+        cfg: The shape of an encoder for which `can_share_prefix` holds.
 
     Returns:
-        key and v, [L, P, KV, D/H].
+        key and value, [L, P, KV, D/H].
     """
-    ids = ids[None]
-    where = segment_positions(jnp.ones_like(ids))
-    around = make_attention_inputs(params, where, cfg, None)
-    nothing = jnp.zeros((0, cfg.num_kv_heads, cfg.head_dim), cfg.compute_dtype)
+    chex.assert_rank(token_ids, 1)
+    positions = segment_positions(jnp.ones_like(token_ids)[None])
+    attn = make_attention_inputs(params, positions, cfg)
 
-    def layer(x, xs):
-        p, kind = xs
-        past = PrefixKV(nothing, nothing)
-        x, own = Block(cfg).apply({"params": p}, x, around, kind, None, None, past)
-        return x, jax.tree.map(lambda a: a[0], own)
+    def layer(x, scanned):
+        layer_params, flags = scanned
+        variables, lora = {"params": layer_params}, lora_params(layer_params)
+        x, _, kv = Block(cfg).apply(variables, x, attn, lora=lora, **flags)
+        return x, jax.tree.map(lambda row: row[0], kv)
 
-    x = Embedder(cfg).apply({"params": params["embed"]}, ids, where, None)
-    return jax.lax.scan(layer, x, (params["layers"], kinds(cfg)))[1]
+    x = embed_tokens(params, token_ids[None], positions, cfg)  # [1, P, D]
+    return jax.lax.scan(layer, x, (params["layers"], layer_flags(cfg)))[1]
+
+
+def apply_after_prefix(
+    params: Params,
+    tokens: Tokens,
+    cfg: EncoderConfig,
+    prefix: PrefixKV,
+    per_layer_fn: PerLayerFn | None = None,
+    *,
+    prepend: Prepend | None = None,
+) -> tuple[Array, Array | None]:
+    """`encoder.apply`, without dropout, of the tokens that follow a cached prefix.
+
+    Args:
+        params: The encoder's.
+        tokens: Rows [B, S] of one text each, without its first P tokens.
+        cfg: The encoder's shape.
+        prefix: Keys and values of these, [L, P, ...], from `encode_prefix`.
+        per_layer_fn: As in `scan_blocks`.
+        prepend: What token prepending copies; None for nothing.
+
+    Returns:
+        [B, S, D], and [L+1, ...] of the embedding layer and every block, or None.
+    """
+    length = prefix.value.shape[1]
+    chex.assert_equal_shape_prefix((prefix.key, prefix.value), 3)
+    positions = shift_positions(segment_positions(tokens.segment_ids), length)
+    attn = make_attention_inputs(
+        params,
+        positions,
+        cfg,
+        adapter_ids=tokens.adapter_ids,
+        prefix_length=length,
+    )
+    x = split_rows(embed_tokens(params, tokens.token_ids, positions, cfg))  # [B, S, D]
+    x, per_layer = scan_blocks(
+        params, x, cfg, attn, per_layer_fn, prefix=prefix, prepend=prepend
+    )
+    return apply_final_norm(params, x, cfg), per_layer
 
 
 def can_share_prefix(cfg: EncoderConfig) -> bool:
-    """Whether the first tokens of a text are to each block what they are in any other.
+    """Whether the first tokens of a text have the same keys and values in any text.
 
-    Not so where tokens see what follows, or what goes by the length of the text. Local
-    blocks and biases by distance are left out too.
+    Not where they attend to what follows, or where positions depend on the length of
+    the text. Sliding-window blocks and distance biases are left out too.
     """
     fixed = all(name in FIXED for name, _ in cfg.position_methods)
-    alone = not (
+    independent = not (
         cfg.sliding_window_layers or cfg.anchor_token or cfg.position_stride > 1
     )
-    return cfg.causal and fixed and alone and cfg.position_bias == "none"
+    return cfg.causal and fixed and independent and cfg.position_bias == "none"

@@ -1,7 +1,13 @@
-"""What is read of an encoder: which layers, and which tokens take others' states."""
+"""Token prepending (Fu et al. 2024): an early token takes the state of the last one.
+
+Under causal attention early tokens do not know how the text ends. Before some blocks
+the hidden state of the text's last token is copied to the place of a token <PST> at its
+start, which all later tokens attend to.
+"""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +17,17 @@ from research.models.config import EncoderConfig
 from research.sharding import split_rows
 from research.types import Array, Key, Params
 
+# (states [B, S, D], one layer's slice of the scan inputs) -> (states, outputs)
+LayerFn = Callable[[Array, Any], tuple[Array, Any]]
+
 
 class Prepend(NamedTuple):
-    """Where token prepending copies what (Fu et al. 2024).
+    """Where token prepending copies states from and to.
 
     Attributes:
-        target: [B] int32, the place of the token that is prepended, <PST>.
-        source: [B] int32, the place of the last token, whose state it takes.
-        blocks: [L] bool, before which blocks it does so.
+        target: [B] int32, the row position of <PST>.
+        source: [B] int32, the row position of the last token, whose state it takes.
+        blocks: [L] bool, the blocks before which it does so.
     """
 
     target: Array
@@ -30,7 +39,7 @@ def prepend_blocks(window: tuple[int, int], depth: int) -> np.ndarray:
     """[L] bool: the blocks start <= l < exit of a window (start, exit).
 
     Raises:
-        ValueError: the encoder has no such blocks.
+        ValueError: The encoder has no such blocks.
     """
     start, end = window
     if not 0 <= start <= end <= depth:
@@ -45,25 +54,48 @@ def prepend_blocks(window: tuple[int, int], depth: int) -> np.ndarray:
 def add_token(
     params: Params, cfg: EncoderConfig, key: Key
 ) -> tuple[Params, EncoderConfig]:
-    """The encoder with one more token, whose id is the old `cfg.vocab`.
+    """The encoder with one more token, whose id is the old `cfg.vocab_size`.
 
     Its row of the table is drawn from a normal distribution of variance 1, as that of
-    <PST> in the code of Fu et al. 2024, and not of the variance of the table.
+    <PST> in the code of Fu et al. 2024, and not of the variance of the table. An output
+    layer of its own (`heads.init_lm_head`) gets a row of zeros.
     """
     embed = params["embed"]
     table = jnp.asarray(embed["token"]["embedding"])
     row = jax.random.normal(key, (1, table.shape[1]), table.dtype)
     embed = {**embed, "token": {"embedding": jnp.concatenate([table, row])}}
-    return {**params, "embed": embed}, dataclasses.replace(
-        cfg, vocab_size=cfg.vocab_size + 1
-    )
+    params = {**params, "embed": embed}
+    if "lm_head" in params:
+        kernel = jnp.asarray(params["lm_head"]["kernel"])
+        params["lm_head"] = {"kernel": jnp.pad(kernel, [(0, 1), (0, 0)])}
+    return params, dataclasses.replace(cfg, vocab_size=cfg.vocab_size + 1)
 
 
-def _prepended(x: Array, prepend: Prepend, copies: Array) -> Array:
+def prepend_in_layers(
+    layer_fn: LayerFn, scanned: Any, prepend: Prepend | None
+) -> tuple[LayerFn, Any]:
+    """A layer function and its scan inputs, with token prepending before some layers.
+
+    Args:
+        layer_fn: The function that is scanned over layers.
+        scanned: Its inputs, stacked over layers [L, ...].
+        prepend: What is copied; None changes nothing.
+    """
+    if prepend is None:
+        return layer_fn, scanned
+
+    def prepend_and_apply(x, scanned):
+        copies, scanned = scanned
+        return layer_fn(_copy_states(x, prepend, copies), scanned)
+
+    return prepend_and_apply, (prepend.blocks, scanned)
+
+
+def _copy_states(x: Array, prepend: Prepend, copies: Array) -> Array:
     """States [B, S, D] with those at `source` put at `target`, if copies [] says so."""
 
-    def copied(row, target, source):
+    def copy_in_row(row, target, source):
         state = jnp.where(copies, row[source], row[target])
         return jax.lax.dynamic_update_index_in_dim(row, state, target, 0)
 
-    return split_rows(jax.vmap(copied)(x, prepend.target, prepend.source))
+    return split_rows(jax.vmap(copy_in_row)(x, prepend.target, prepend.source))

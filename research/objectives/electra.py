@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from research.losses import token_prediction
 from research.losses.token_prediction import PredictedTokens, predictions
-from research.models import decoders, token_ops
 from research.models import encoder as models_encoder
 from research.models import heads as models_heads
+from research.models import layers, token_ops
 from research.models.config import EncoderConfig
 from research.models.layers import ACTIVATIONS
 from research.models.linear import KERNEL_INIT
@@ -160,7 +160,7 @@ def _generated(cfg, shape, params, tokens, at, key):
     """The head's states [R, P, D] of a generator, at places [R, P] of the row."""
     embed_key, key = jax.random.split(key)
     where = segment_positions(tokens.segment_ids)
-    x = decoders.embed_tokens(
+    x = layers.embed_tokens(
         params["encoder"], tokens.token_ids, where, cfg, key=embed_key
     )
     dense = params["generator"]["projection"]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from research.losses.token_prediction import PredictedTokens, bag_of_words, predictions
-from research.models import decoders, heads, token_ops
+from research.models import decoders, heads, layers, stack, token_ops
 from research.models import encoder as models_encoder
 from research.models.config import EncoderConfig
 from research.models.positions.segment_positions import segment_positions
@@ -187,7 +187,7 @@ def enhanced(
     sees = visibility(keys[0], batch, rule.decoder_ratio, rule.patterns)
     # One key: where texts begin anywhere in a longer table, queries and keys agree.
     embedded = partial(
-        decoders.embed_tokens,
+        layers.embed_tokens,
         params["encoder"],
         batch.tokens.token_ids,
         where,
@@ -214,8 +214,7 @@ def enhanced(
             key=keys[2],
         )
 
-    if cfg.remat != "none":
-        decode = jax.checkpoint(decode, policy=models_encoder.REMAT_POLICIES[cfg.remat])
+    decode = stack.rematerialize(decode, cfg)
     return decode(queries, memory)
 
 

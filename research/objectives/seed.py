@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from research.losses.token_prediction import PredictedTokens, predictions
-from research.models import decoders, heads, token_ops
+from research.models import decoders, heads, layers, token_ops
 from research.models import encoder as models_encoder
 from research.models.attention.masks import decoder_mask
 from research.models.config import EncoderConfig
@@ -145,7 +145,7 @@ def continued(
     """
     where = segment_positions(batch.tokens.segment_ids)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
-    x = decoders.embed_tokens(
+    x = layers.embed_tokens(
         params["encoder"], batch.tokens.token_ids, where, cfg, key=embed_key
     )
     x = token_ops.replace_first_tokens(x, sentences, where)

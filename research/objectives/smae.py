@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from research.losses.token_prediction import PredictedTokens, predictions
-from research.models import decoders, heads, token_ops
+from research.models import decoders, heads, layers, stack, token_ops
 from research.models import encoder as models_encoder
 from research.models.config import EncoderConfig
 from research.models.positions.segment_positions import segment_positions
@@ -141,7 +141,9 @@ def _smae_loss(cfg, text, rule, params, frozen, batch, key):
         params["encoder"],
         tokens,
         cfg,
-        lambda x: token_ops.gather_tokens(x, at),
+        lambda x, _: token_ops.gather_tokens(
+            layers.apply_final_norm(params["encoder"], x, cfg), at
+        ),
         key=dropout_key,
     )
     states = [
@@ -191,7 +193,7 @@ def reconstructed(
     """
     where = segment_positions(batch.tokens.segment_ids)
     embed_key, key = jax.random.split(key)
-    x = decoders.embed_tokens(
+    x = layers.embed_tokens(
         params["encoder"], dark.token_ids, where, cfg, key=embed_key
     )
 
@@ -209,6 +211,5 @@ def reconstructed(
         )
         return heads.apply_mlm_head(params["head"], y, cfg)
 
-    if cfg.remat != "none":
-        one = jax.checkpoint(one, policy=models_encoder.REMAT_POLICIES[cfg.remat])
+    one = stack.rematerialize(one, cfg)
     return jax.lax.map(one, (sentences, jax.random.split(key, len(sentences))))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from research.losses.contrastive import infonce
 from research.losses.similarity import pair_scores
 from research.losses.token_prediction import PredictedTokens, predictions
-from research.models import decoders, heads, token_ops
+from research.models import decoders, heads, layers, token_ops
 from research.models import encoder as models_encoder
 from research.models.attention.masks import pooling_masks
 from research.models.config import EncoderConfig
@@ -121,9 +121,7 @@ def cot_predictions(
             x, token_ops.first_token_positions(tokens.segment_ids, 1)
         )
     )
-    y = decoders.embed_tokens(
-        params["encoder"], dark.token_ids, where, cfg, key=keys[1]
-    )
+    y = layers.embed_tokens(params["encoder"], dark.token_ids, where, cfg, key=keys[1])
     y = token_ops.replace_first_tokens(y, sentences, where)
     decoder = params["decoder"]
     y = decoders.decode(

@@ -1,325 +1,318 @@
-"""Attention in O(S) memory: scores stand in memory a block at a time."""
+"""FlashAttention in plain JAX: exact attention, and its gradient, in O(S) memory.
+
+For what no fused kernel computes: CPUs, attention biases, several RoPE branches, anchor
+tokens, dropout of attention weights (Dao et al. 2022; the softmax over blocks is that
+of Milakov & Gimelshein 2018, in JAX of Rabe & Staats 2021).
+
+Forward. Queries are cut into n blocks, keys and values into m. For each block of
+queries the blocks of keys are scanned, and three numbers of each query are carried:
+
+    max  [B, H, q, 1]  the largest logit so far
+    sum  [B, H, q, 1]  the sum of exp(logit - max) so far
+    acc  [B, H, q, E]  the sum of exp(logit - max) * value so far
+
+A block that raises max to max' multiplies sum and acc by exp(max - max'). In the end
+the output is O = acc / sum, and L = max + log(sum), the logsumexp of a query's logits,
+is all that the backward pass needs of the softmax.
+
+Backward. With logits S and the cotangent dO, for every pair of blocks
+
+    P = exp(S - L)          the weights, computed again
+    D = rowsum(dO * O)      [B, H, q, 1], once for each query
+    dS = P * (dO V^T - D)   dV = P^T dO
+
+and dQ, dK and the gradient of the bias follow from dS by whatever made the logits:
+RoPE branches, bias, softcap, masks. Instead of writing that by hand, the scalar
+
+    sum(P * (dO V^T - D))   with constant dO, D and L
+
+is differentiated by JAX: its derivative by S is dS, and by V it is dV. Dropout scales
+the entries of dO V^T by the factors that it had for P in the forward pass: its key
+is folded with the numbers of the two blocks.
+
+Pairs of blocks in which no query attends to any key are skipped by `lax.cond`: causal
+attention takes half of the time, and a packed row what its texts take. A
+sliding-window block (`_window_attention`) costs O(S * window): each block of queries
+takes the keys in reach of its window, without an online softmax.
+"""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.models.attention.dot_product import (
-    Scored,
-    Setting,
-    attention_logits,
-    dropout,
-    make_attention_masks,
-    products,
-    softmax_weighted_sum,
-    weighted,
+from research.models.attention.blocks import (
+    attending_blocks,
+    join_blocks,
+    pad_tokens,
+    split_blocks,
 )
+from research.models.attention.dot_product import (
+    attention_logits,
+    head_products,
+    make_attention_masks,
+    softmax_weighted_sum,
+    weighted_values,
+)
+from research.models.attention.inputs import AttentionInputs
 from research.models.config import EncoderConfig
-from research.models.positions.relative_rope import relation
-from research.models.positions.segment_positions import Positions
+from research.models.dropout import dropout
 from research.types import Array, Key
 
 # Queries and keys of a block. At 4,096 tokens and 12 heads 512 x 256 took 226 ms,
 # 128 x 256 548 ms (XLA uses both cores only from some size on), all keys 284 ms.
 BLOCK = (512, 256)
-# Scores that stand in memory at once: more leave the cache.
-ELEMENTS = 2**22
-# Queries of a block that sees a window: fewer see less beside their own windows.
-WINDOWED = 128
-# Above the scores of what is hidden, below all others: what is hidden weighs nothing
-# even where nothing was seen yet.
-LOWEST = float(jnp.finfo(jnp.float32).min) / 2
+# Logits that stand in memory at once: more leave the cache.
+MAX_LOGITS = 2**22
+# Queries of a block in a sliding-window layer: with fewer, fewer keys lie outside their
+# windows.
+WINDOW_BLOCK = 128
+# Where the running max starts: above the logits of masked pairs, below all others, so
+# that a masked pair weighs nothing even before any other.
+INITIAL_MAX = float(jnp.finfo(jnp.float32).min) / 2
 
 
-class Side(NamedTuple):
-    """Queries or keys: vectors [B, S, H or KV, E] for each branch, and their places."""
-
-    vectors: tuple[Array, ...]
-    places: Positions
-
-
-def blockwise(
+def blockwise_attention(
     cfg: EncoderConfig,
-    x: Scored,
-    setting: Setting,
+    q: tuple[Array, ...],
+    k: tuple[Array, ...],
+    v: Array,
+    attn: AttentionInputs,
+    is_local: Array | None = None,
+    key: Key | None = None,
     *,
     block: tuple[int, int] | None = None,
 ) -> Array:
     """Attention of rows to themselves in O(S) memory, its gradient too.
 
     Args:
-        cfg: the encoder's shape.
-        x: queries, keys and values of rows [B, S].
-        setting: `local` says whether this is a local block, None where no block is. A
-            local block costs what its window costs.
-        block: queries and keys of a block; None chooses.
+        cfg: The encoder's shape.
+        q: [B, S, H, E] queries, scaled and rotated, for each RoPE branch.
+        k: [B, S, KV, E] keys, rotated, for each RoPE branch.
+        v: [B, S, KV, D/H] values.
+        attn: The inputs that all blocks share; positions and bias are read.
+        is_local: [] bool, whether this is a sliding-window block; None where no block
+            is.
+        key: Dropout key of the attention weights; None runs without dropout.
+        block: Queries and keys of a block; None chooses.
 
     Returns:
-        [B, S, H, D/H] in the type of v; zero where a token sees nothing.
+        [B, S, H, D/H] in the type of v; zero where a token attends to nothing.
     """
-    rows, columns = block or _block(x.query[0].shape)
-    few = min(rows, WINDOWED)
-    if setting.local is None or few + 2 * cfg.window >= x.v.shape[1]:
-        return _whole(cfg, (rows, columns), x, setting)
-    everywhere = setting._replace(local=None)
+    length = v.shape[1]
+    chex.assert_equal_shape_prefix((*q, *k, v, *attn.positions), 2)
+    block = block or _choose_block(q[0].shape)
+    arguments = (q, k, v, attn.bias_params, attn.positions, key)
+    window_rows = min(block[0], WINDOW_BLOCK)
+    if is_local is None or window_rows + 2 * cfg.window >= length:
+        return _full_attention(cfg, block, *arguments, is_local)
     return jax.lax.cond(
-        setting.local,
-        partial(_windowed, cfg, few, max(1, rows // few)),
-        partial(_whole, cfg, (rows, columns)),
-        x,
-        everywhere,
+        is_local,
+        lambda: _window_attention(cfg, block[0], *arguments),
+        lambda: _full_attention(cfg, block, *arguments, None),
     )
 
 
-def _block(shape: tuple[int, ...]) -> tuple[int, int]:
+def _choose_block(q_shape: tuple[int, ...]) -> tuple[int, int]:
     """Queries and keys of a block for queries [B, S, H, E]: small if rows are many."""
     rows, columns = BLOCK
-    while shape[0] * shape[2] * rows * columns > ELEMENTS and rows > 128:
+    while q_shape[0] * q_shape[2] * rows * columns > MAX_LOGITS and rows > 128:
         rows, columns = columns, rows // 2
-    return _even(shape[1], rows), _even(shape[1], columns)
+    return _equal_blocks(q_shape[1], rows), _equal_blocks(q_shape[1], columns)
 
 
-def _even(length: int, block: int) -> int:
+def _equal_blocks(length: int, block: int) -> int:
     """Equal blocks, multiples of 8, instead of a short last one."""
     count = -(-length // block)
     return -(-length // (8 * count)) * 8
 
 
-def _windowed(
-    cfg: EncoderConfig, few: int, group: int, x: Scored, setting: Setting
-) -> Array:
-    """A local block: rows of `few` queries, each with the keys that these may see.
+def _window_attention(cfg, rows, q, k, v, bias_params, positions, key):
+    """Sliding-window attention: blocks of queries, each with the keys in its window.
 
-    `group` of them are computed together.
+    As many blocks as make `rows` queries are computed together.
+
+    Returns:
+        [B, S, H, D/H] in the type of v.
     """
-    b, length = x.v.shape[:2]
-    count = -(-length // (few * group)) * group
-    width = few + 2 * cfg.window
+    batch, length = v.shape[:2]
+    block = min(rows, WINDOW_BLOCK)
+    group = max(1, rows // block)
+    count = -(-length // (block * group)) * group  # n blocks of queries
+    block_keys = block + 2 * cfg.window
 
-    def folded(tree, before, width):
-        """[B, S, ...] as [count / group, B * group, width, ...]."""
-        tree = _padded(tree, before, few * count + before - length)
-        places = np.add.outer(few * np.arange(count), np.arange(width))
+    def cut(tree, before, size):
+        """[B, S, ...] as overlapping blocks [n / group, B * group, size, ...]."""
+        tree = pad_tokens(tree, before, block * count + before - length)
+        indices = np.add.outer(block * np.arange(count), np.arange(size))
 
-        def fold(a):
-            a = a[:, places].reshape(b, -1, group, width, *a.shape[2:])
-            return jnp.moveaxis(a, 1, 0).reshape(-1, b * group, *a.shape[3:])
+        def cut_array(x):
+            x = x[:, indices].reshape(batch, -1, group, size, *x.shape[2:])
+            return jnp.moveaxis(x, 1, 0).reshape(-1, batch * group, *x.shape[3:])
 
-        return jax.tree.map(fold, tree)
+        return jax.tree.map(cut_array, tree)
 
     @jax.checkpoint
-    def attended(number, q, k, v):
-        block = Scored(x.relative, q.vectors, k.vectors, v)
-        windowed = setting._replace(local=jnp.bool_(True))
-        s = _scores(cfg, block, windowed, q.places, k.places)
-        return softmax_weighted_sum(
-            s, v, cfg.dropout, _folded(setting.dropout_key, number)
+    def attend_group(number, q, q_positions, k, v, k_positions):
+        # [B * group, H, block, block_keys] logits
+        logits = _block_logits(
+            cfg, q, k, bias_params, q_positions, k_positions, jnp.bool_(True)
         )
+        return softmax_weighted_sum(logits, v, cfg.dropout, _fold_in(key, number))
 
-    queries = folded(Side(x.query, setting.places), 0, few)
-    keys = folded((Side(x.key, setting.places), x.v), cfg.window, width)
-    blocks = jnp.arange(count // group), queries, *keys
-    y = jax.lax.map(lambda block: attended(*block), blocks)
-    y = jnp.moveaxis(y.reshape(-1, b, group * few, *y.shape[3:]), 0, 1)
-    return y.reshape(b, -1, *y.shape[3:])[:, :length]
+    numbers = jnp.arange(count // group)
+    q_blocks = cut((q, positions), 0, block)
+    kv_blocks = cut((k, v, positions), cfg.window, block_keys)
+    y = jax.lax.map(
+        lambda blocks: attend_group(*blocks), (numbers, *q_blocks, *kv_blocks)
+    )
+    # [n / group, B * group, block, H, E] -> [B, S, H, E]
+    y = jnp.moveaxis(y.reshape(-1, batch, group * block, *y.shape[3:]), 0, 1)
+    return y.reshape(batch, -1, *y.shape[3:])[:, :length]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _whole(
-    cfg: EncoderConfig, block: tuple[int, int], x: Scored, setting: Setting
-) -> Array:
-    """The softmax block by block (Milakov & Gimelshein 2018; Rabe & Staats 2021)."""
-    return _forward(cfg, block, x, setting)[0]
+def _full_attention(cfg, block, q, k, v, bias_params, positions, key, is_local):
+    """Online-softmax attention: [B, S, H, D/H] in the type of v."""
+    return _forward(cfg, block, q, k, v, bias_params, positions, key, is_local)[0]
 
 
-def _forward(cfg, block, x, setting):
-    """(y, what the gradient needs)."""
-    queries, keys, seen = _blocks(cfg, block, x, setting)
-    numbers = jnp.arange(len(seen))
-    row = partial(_row, cfg, x.relative, setting, keys)
-    y, logsumexp = jax.lax.map(lambda xs: row(*xs), (numbers, queries, seen))
-    y = _joined(y, x.v.shape[1])
-    return y, (x, setting, y, logsumexp)
+def _forward(cfg, block, q, k, v, bias_params, positions, key, is_local):
+    """(output [B, S, H, D/H], residuals of the backward pass)."""
+    q_blocks = split_blocks((q, positions), block[0])  # [n, B, rows, ...]
+    kv_blocks = split_blocks((k, v, positions), block[1])  # [m, B, columns, ...]
+    attends = attending_blocks(cfg, q_blocks[1], kv_blocks[2], is_local)  # [n, m]
+    columns = jnp.arange(attends.shape[1])
 
+    def attend_query_block(xs):
+        row, attends_row, q_block, q_positions = xs
 
-def _row(cfg, relative, setting, keys, number, query, seen):
-    """A block of queries, with all blocks of keys that it sees any of.
-
-    Returns:
-        [B, block, H, D/H], and the logarithm of the sum of the exponentials of its
-        scores, [B, H, block, 1].
-    """
-
-    def add(carry, column, key, v):
-        top, total, y = carry
-        x = Scored(relative, query.vectors, key.vectors, v)
-        s = _scores(cfg, x, setting, query.places, key.places)
-        higher = jnp.maximum(top, s.max(-1, keepdims=True))
-        weights, shrink = jnp.exp(s - higher), jnp.exp(top - higher)
-        total = total * shrink + weights.sum(-1, keepdims=True)
-        chosen = _folded(setting.dropout_key, number, column)
-        weights = dropout(weights, cfg.dropout, chosen).astype(v.dtype)
-        return higher, total, y * shrink + weighted(weights, v)
-
-    def step(carry, xs):
-        seen, *rest = xs
-        return jax.lax.cond(seen, add, lambda same, *_: same, carry, *rest), None
-
-    v = keys[1]
-    b, size, h = query.vectors[0].shape[:3]
-    zero = jnp.zeros((b, h, size, 1))
-    start = (zero + LOWEST, zero, jnp.repeat(zero, v.shape[-1], axis=-1))
-    xs = (seen, jnp.arange(len(seen)), *keys)
-    (top, total, y), _ = jax.lax.scan(step, start, xs)
-    total = jnp.where(total > 0, total, 1)
-    return (y / total).astype(v.dtype).transpose(0, 2, 1, 3), top + jnp.log(total)
-
-
-def _backward(cfg, block, saved, dy):
-    """Cotangents of the queries, keys and values (FlashAttention, Dao et al. 2022)."""
-    x, setting, y, logsumexp = saved
-    queries, keys, seen = _blocks(cfg, block, x, setting)
-    delta = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(-1, keepdims=True)
-    rows = (*_split((dy, delta), block[0]), logsumexp)
-    start = (_zeros(x.relative), _zeros((keys[0].vectors, keys[1])))
-    xs = (jnp.arange(len(seen)), seen, queries, rows)
-    row = partial(_row_gradient, cfg, x.relative, setting, keys)
-    (relative, sums), dq = jax.lax.scan(row, start, xs)
-    sums = jax.tree.map(lambda a: _joined(a, x.v.shape[1]), (dq, *sums))
-    dx = Scored(relative, *sums)
-    return jax.tree.map(lambda a, like: a.astype(like.dtype), dx, x), None
-
-
-def _row_gradient(cfg, params, setting, keys, carry, xs):
-    """Adds the cotangents of keys and values of a block of queries; returns its own."""
-    number, seen, query, rest = xs
-
-    def column(carry, xs):
-        other, seen, key, v, sums = xs
-
-        def add(carry, sums):
-            block = Scored(params, query.vectors, key.vectors, v)
-            where = (number, other), query.places, key.places
-            d = jax.grad(_surrogate)(block, cfg, setting, *where, *rest)
-            return _sum(carry, (d.relative, d.query)), _sum(sums, (d.key, d.v))
-
-        return jax.lax.cond(seen, add, lambda *same: same, carry, sums)
-
-    relative, sums = carry
-    start = (relative, _zeros(query.vectors))
-    xs = (jnp.arange(len(seen)), seen, *keys, sums)
-    (relative, dq), sums = jax.lax.scan(column, start, xs)
-    return (relative, sums), dq
-
-
-def _surrogate(x, cfg, setting, numbers, query, key, dy, delta, logsumexp):
-    """What has the derivatives of a block: sum(weights * (dy v' - dy y)).
-
-    Weights are exp(scores - logsumexp) with a constant logsumexp.
-    """
-    inner = products(dy, x.v)
-    inner = dropout(inner, cfg.dropout, _folded(setting.dropout_key, *numbers))
-    inner -= delta.transpose(0, 2, 1, 3)
-    return (jnp.exp(_scores(cfg, x, setting, query, key) - logsumexp) * inner).sum()
-
-
-def _scores(cfg, x, setting, query, key):
-    """Scores [B, H, q, k] of queries and keys that stand at these places."""
-    terms = make_attention_masks(cfg, relation(cfg), x.relative, query, key)
-    return attention_logits(cfg, x.query, x.key, terms, setting.local)
-
-
-_whole.defvjp(_forward, _backward)
-
-
-def _blocks(cfg, block, x, setting):
-    """Blocks of queries, a Side; of keys and values; [n, m] bool, which see which."""
-    queries = _split(Side(x.query, setting.places), block[0])
-    keys = _split((Side(x.key, setting.places), x.v), block[1])
-    seen = _seen(cfg, queries.places, keys[0].places, setting.local)
-    return queries, keys, seen
-
-
-def _seen(
-    cfg: EncoderConfig, query: Positions, key: Positions, local: Array | None
-) -> Array:
-    """Whether any query of a block may see any key of a block: [n, m] bool.
-
-    Some pairs of blocks of which none does are not found: where the texts of a row are
-    not in the order of their numbers.
-
-    Args:
-        cfg: the encoder's shape.
-        query: places [n, B, block].
-        key: places [m, B, block].
-        local: as in Setting.
-    """
-
-    def ends(places):
-        number = jnp.where(places.segment_ids > 0, places.segment_ids, 2**30)
-        ends = number.min(-1), places.segment_ids.max(-1)
-        return (*ends, places.row_positions[:, 0, 0], places.row_positions[:, 0, -1])
-
-    low, high, first, last = (a[:, None] for a in ends(query))
-    klow, khigh, kfirst, klast = (a[None] for a in ends(key))
-    seen = ((low <= khigh) & (klow <= high)).any(-1)
-    if cfg.anchor_token:
-        seen |= kfirst == 0
-    if cfg.causal:
-        seen &= kfirst <= last
-    if local is not None:
-        near = (kfirst - last <= cfg.window) & (first - klast <= cfg.window)
-        seen &= near | ~local
-    return seen
-
-
-def _split(tree: Any, size: int) -> Any:
-    """[B, S, ...] as blocks [n, B, size, ...], padded by tokens that see nothing."""
-    length = jax.tree.leaves(tree)[0].shape[1]
-
-    def split(a):
-        return jnp.moveaxis(a.reshape(len(a), -1, size, *a.shape[2:]), 1, 0)
-
-    return jax.tree.map(split, _padded(tree, 0, -length % size))
-
-
-def _joined(blocks: Array, length: int) -> Array:
-    """[n, B, size, ...] as [B, length, ...]."""
-    x = jnp.moveaxis(blocks, 0, 1)
-    return x.reshape(len(x), -1, *x.shape[3:])[:, :length]
-
-
-def _padded(tree: Any, before: int, after: int) -> Any:
-    """Zeros around the second axis; the index of places counts on."""
-
-    def pad(a):
-        if isinstance(a, Positions):
-            index = jnp.arange(
-                -before, a.row_positions.shape[1] + after, dtype=jnp.int32
+        def add_kv_block(carry, column, k_block, v_block, k_positions):
+            running_max, running_sum, acc = carry
+            # [B, H, rows, columns] logits of the two blocks
+            logits = _block_logits(
+                cfg, q_block, k_block, bias_params, q_positions, k_positions, is_local
             )
-            return Positions(*map(pad, a))._replace(
-                row_positions=jnp.broadcast_to(
-                    index, (len(a.row_positions), len(index))
-                )
+            new_max = jnp.maximum(running_max, logits.max(-1, keepdims=True))
+            weights, decay = jnp.exp(logits - new_max), jnp.exp(running_max - new_max)
+            running_sum = running_sum * decay + weights.sum(-1, keepdims=True)
+            # Dropped weights stay in the sum: dropout comes after the softmax.
+            block_key = _fold_in(key, row, column)
+            weights = dropout(weights, cfg.dropout, block_key).astype(v.dtype)
+            return new_max, running_sum, acc * decay + weighted_values(weights, v_block)
+
+        def step(carry, xs):
+            attends_block, *kv = xs
+            carry = jax.lax.cond(
+                attends_block, add_kv_block, lambda carry, *_: carry, carry, *kv
             )
-        return jnp.pad(a, [(0, 0), (before, after)] + [(0, 0)] * (a.ndim - 2))
+            return carry, None
 
-    return jax.tree.map(pad, tree, is_leaf=lambda a: isinstance(a, Positions))
+        batch, size, heads = q_block[0].shape[:3]
+        zero = jnp.zeros((batch, heads, size, 1))
+        carry = (zero + INITIAL_MAX, zero, jnp.repeat(zero, v.shape[-1], axis=-1))
+        (running_max, running_sum, acc), _ = jax.lax.scan(
+            step, carry, (attends_row, columns, *kv_blocks)
+        )
+        running_sum = jnp.where(running_sum > 0, running_sum, 1)
+        out = (acc / running_sum).astype(v.dtype).transpose(0, 2, 1, 3)
+        return out, running_max + jnp.log(
+            running_sum
+        )  # [B, rows, H, E], [B, H, rows, 1]
+
+    rows = jnp.arange(len(attends))
+    out, logsumexp = jax.lax.map(attend_query_block, (rows, attends, *q_blocks))
+    out = join_blocks(out, v.shape[1])
+    residuals = (q, k, v, bias_params, positions, key, is_local, out, logsumexp)
+    return out, residuals
 
 
-def _folded(key: Key | None, *numbers: Array) -> Key | None:
-    """A key of its own for each block."""
+def _backward(cfg, block, residuals, d_out):
+    """Cotangents of queries, keys, values and the bias's parameters."""
+    q, k, v, bias_params, positions, key, is_local, out, logsumexp = residuals
+    # [B, S, H, 1] D = rowsum(dO * O)
+    delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
+    q_blocks = split_blocks((q, positions, d_out, delta), block[0])  # [n, B, rows, ...]
+    kv_blocks = split_blocks((k, v, positions), block[1])  # [m, B, columns, ...]
+    attends = attending_blocks(cfg, q_blocks[1], kv_blocks[2], is_local)  # [n, m]
+    columns = jnp.arange(attends.shape[1])
+
+    def add_query_block(carry, xs):
+        """Adds to the cotangents of bias, keys and values; returns that of q_block."""
+        d_bias, d_kv_blocks = carry
+        row, attends_row, q_block, q_positions, d_out_block, delta_block, lse = xs
+
+        def surrogate(bias_params, q_block, k_block, v_block, k_positions, column):
+            """sum(P * (dO V^T - D)), which has the derivatives of the block."""
+            # [B, H, rows, columns] dO V^T - D
+            inner = head_products(d_out_block, v_block)
+            inner = dropout(inner, cfg.dropout, _fold_in(key, row, column))
+            inner -= delta_block.transpose(0, 2, 1, 3)
+            # [B, H, rows, columns] P = exp(S - L)
+            logits = _block_logits(
+                cfg, q_block, k_block, bias_params, q_positions, k_positions, is_local
+            )
+            return (jnp.exp(logits - lse) * inner).sum()
+
+        def add_kv_block(sums, d_kv, column, k_block, v_block, k_positions):
+            gradient = jax.grad(surrogate, argnums=(0, 1, 2, 3))
+            d_bias, d_q, d_k, d_v = gradient(
+                bias_params, q_block, k_block, v_block, k_positions, column
+            )
+            return _add(sums, (d_bias, d_q)), _add(d_kv, (d_k, d_v))
+
+        def step(sums, xs):
+            attends_block, d_kv, *kv = xs
+            return jax.lax.cond(
+                attends_block,
+                add_kv_block,
+                lambda sums, d_kv, *_: (sums, d_kv),
+                *(sums, d_kv, *kv),
+            )
+
+        (d_bias, d_q_block), d_kv_blocks = jax.lax.scan(
+            step,
+            (d_bias, _zeros_like(q_block)),
+            (attends_row, d_kv_blocks, columns, *kv_blocks),
+        )
+        return (d_bias, d_kv_blocks), d_q_block
+
+    carry = (_zeros_like(bias_params), _zeros_like(kv_blocks[:2]))
+    xs = (jnp.arange(len(attends)), attends, *q_blocks, logsumexp)
+    (d_bias, (d_k, d_v)), d_q = jax.lax.scan(add_query_block, carry, xs)
+    d_q, d_k, d_v = jax.tree.map(lambda x: join_blocks(x, v.shape[1]), (d_q, d_k, d_v))
+    cotangents = jax.tree.map(
+        lambda x, like: x.astype(like.dtype),
+        (d_q, d_k, d_v, d_bias),
+        (q, k, v, bias_params),
+    )
+    return (*cotangents, None, None, None)
+
+
+_full_attention.defvjp(_forward, _backward)
+
+
+def _block_logits(cfg, q, k, bias_params, q_positions, k_positions, is_local):
+    """Logits [B, H, q, k] of a block of queries with a block of keys."""
+    masks = make_attention_masks(cfg, bias_params, q_positions, k_positions)
+    return attention_logits(cfg, q, k, masks, is_local)
+
+
+def _fold_in(key: Key | None, *numbers: Array) -> Key | None:
+    """A key of its own for each block, or for each pair of blocks."""
     for number in numbers:
         key = None if key is None else jax.random.fold_in(key, number)
     return key
 
 
-def _sum(left: Any, right: Any) -> Any:
+def _add(left: Any, right: Any) -> Any:
+    """The sum of two trees in the types of the first."""
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), left, right)
 
 
-def _zeros(tree: Any) -> Any:
-    return jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.float32), tree)
+def _zeros_like(tree: Any) -> Any:
+    """Float32 zeros."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), tree)

@@ -1,176 +1,275 @@
-"""What the blocks of an encoder read besides the hidden states: it does not change."""
+"""AttentionInputs: masks, RoPE angles and biases, made once and read by every block."""
 
 import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from research.models.attention.attend import dense_masks
 from research.models.attention.dot_product import AttentionMasks, make_attention_masks
 from research.models.config import EncoderConfig
 from research.models.positions import rope, seqpe
 from research.models.positions.bias import RELATIVE
 from research.models.positions.query_scale import query_scale
-from research.models.positions.relative_rope import Relation, relation
+from research.models.positions.relative_rope import relation
 from research.models.positions.segment_positions import Positions, segment_positions
+from research.models.token_ops import gather_tokens
 from research.types import Array, Key, Params
+
+# The longest row whose [S, S] logits stand in memory at once. On CPU full rows and
+# blocks cost the same at 512 tokens, and at 1,024 blocks take a third of the time; the
+# length has not been measured on accelerators.
+MAX_DENSE_LENGTH = 512
 
 
 class CosSin(NamedTuple):
-    """Cosines and sines [B|1, S|1, 1|H, R/2] float32 for queries and for keys."""
+    """RoPE's cosines and sines, each [B|1, S|1, 1|H, R/2] float32.
+
+    Attributes:
+        query: (cosines, sines) of the queries.
+        key: (cosines, sines) of the keys.
+    """
 
     query: tuple[Array, Array]
     key: tuple[Array, Array]
 
 
-class AttentionInputs(NamedTuple):
-    """What attention reads besides the hidden states; the same for every block.
-
-    Attributes:
-        places: where the tokens stand, [B, S].
-        relative: the parameters of the attention bias; None without.
-        terms: of the scores, for the attention that holds them whole; else None.
-        turns: a rotation for each branch of the relation; () without rotary positions.
-        local_turn: the rotation of local blocks; None without.
-        factor: of the queries, besides `cfg.scale`: [B, S, 1, 1] or a float.
-        channels: [B, S, H, E] appended to queries and to keys; None for nothing.
-        adapter: [B, S] int32, the adapter of each token, -1 for none; None for the
-            first one.
-    """
-
-    positions: Positions
-    bias_params: Params | None
-    masks: AttentionMasks | None
-    rope: tuple[CosSin, ...]
-    local_rope: CosSin | None
-    query_scale: Array | float
-    channels: tuple[Array, Array] | None
-    adapter_ids: Array | None = None
-
-    def restrict(self, sees: Array) -> "AttentionInputs":
-        """The same where each token looks only at what `sees` [B, S, S] says."""
-        terms = self.masks._replace(mask=self.masks.mask & sees)
-        return self._replace(masks=terms)
-
-
-class Kind(NamedTuple):
-    """What sets a block apart from the others, as data: [] bool, or None for nowhere.
-
-    Attributes:
-        local: the block sees its window only.
-        first: it is the block whose attention reads its input as it is.
-    """
-
-    local: Array | None
-    first: Array | None
-
-
 class PrefixKV(NamedTuple):
-    """What attention sees of tokens before those of a row.
+    """Keys and values of tokens; in a cache, those of a prefix that all rows share.
 
     Attributes:
         key: [P, KV, E], rotated.
-        v: [P, KV, D/H] values.
+        value: [P, KV, D/H].
     """
 
     key: Array
     value: Array
 
 
+class AttentionInputs(NamedTuple):
+    """What attention reads besides hidden states and weights; the same for all blocks.
+
+    Attributes:
+        positions: Positions [B, S] of the tokens, with their segment ids.
+        rope: Cosines and sines for each RoPE branch; () without RoPE. More than one
+            branch comes of remapped distances (`positions.relative_rope`).
+        local_rope: Those of sliding-window blocks; None where no block is local.
+        query_scale: Factor of the queries besides `cfg.scale`, [B, S, 1, 1] or a float.
+        extra_channels: [B, S, H, E] and [B, S, KV, E] appended to queries and keys
+            (SeqPE); None for none.
+        bias_params: The parameters of the attention bias; None without.
+        masks: The masks and bias of full rows; None where attention computes them block
+            by block.
+        adapter_ids: [B, S] int32, the LoRA adapter of each token, -1 for none; None for
+            the first.
+        prefix_kv: Keys and values that all rows attend to before their own tokens, of
+            one block; None for none.
+    """
+
+    positions: Positions
+    rope: tuple[CosSin, ...]
+    local_rope: CosSin | None
+    query_scale: Array | float
+    extra_channels: tuple[Array, Array] | None
+    bias_params: Params | None
+    masks: AttentionMasks | None
+    adapter_ids: Array | None = None
+    prefix_kv: PrefixKV | None = None
+
+
 def make_attention_inputs(
     params: Params,
-    where: Positions,
+    positions: Positions,
     cfg: EncoderConfig,
-    key: Key | None,
+    key: Key | None = None,
     *,
     aligned: bool = True,
-    adapter: Array | None = None,
+    adapter_ids: Array | None = None,
+    extra_mask: Array | None = None,
+    prefix_length: int = 0,
 ) -> AttentionInputs:
-    """What every block's attention reads; no block changes it.
+    """The inputs that all blocks of an encoder share.
 
     Args:
-        params: as `init` makes them.
-        where: the places of the tokens, [B, S].
-        cfg: the encoder's shape.
-        key: of training; None otherwise.
-        aligned: whether the i-th tokens of all rows stand at the same place of theirs.
-        adapter: [B, S] int32, as in `Surroundings`.
+        params: The encoder's.
+        positions: Positions [B, S] of the tokens.
+        cfg: The encoder's shape.
+        key: A key in training, where some position methods draw a scale; None
+            otherwise.
+        aligned: Whether the i-th tokens of all rows have the same position in their
+            row.
+        adapter_ids: [B, S] int32, as in `AttentionInputs`.
+        extra_mask: [B, S, S] bool, the pairs that attend, of those that the
+            architecture lets attend; None for all. The logits of full rows then stand
+            in memory.
+        prefix_length: P, how many tokens of a cached prefix come before every row; the
+            logits of full rows then stand in memory. `positions` count them.
     """
-    how = relation(cfg)
-    channels = None
+    bias_params = params.get("relative") if cfg.position_bias in RELATIVE else None
+    # [B, S, S] masks, or [B, S, P+S] with a prefix
+    masks = None
+    needs_masks = extra_mask is not None or prefix_length
+    if needs_masks or uses_dense_masks(cfg, positions.segment_ids.shape[1]):
+        masks = make_attention_masks(
+            cfg,
+            bias_params,
+            positions,
+            _add_prefix(positions, prefix_length),
+            aligned=aligned,
+        )
+    if extra_mask is not None:
+        masks = masks._replace(mask=masks.mask & extra_mask)
+    # [B, S, 1, 1] scale of the queries, or one number
+    scale = query_scale(cfg, positions)
+    if not isinstance(scale, float):
+        scale = scale[:, :, None, None]
+    extra_channels = None
     if cfg.position_bias == "seqpe":
-        channels = seqpe.channels(params["relative"], cfg, where.position_ids)
-    factor = query_scale(cfg, where)
-    if not isinstance(factor, float):
-        factor = factor[:, :, None, None]
-    relative = params.get("relative") if cfg.position_bias in RELATIVE else None
+        extra_channels = seqpe.channels(params["relative"], cfg, positions.position_ids)
     return AttentionInputs(
-        where,
-        relative,
-        dense_masks(cfg, relative, where, aligned=aligned),
-        *_turns(params, where, cfg, how, key),
-        factor,
-        channels,
-        adapter,
+        positions,
+        _rope_branches(params, positions, cfg, key),
+        _local_rope(positions, cfg),
+        scale,
+        extra_channels,
+        bias_params,
+        masks,
+        adapter_ids,
     )
 
 
-def _turns(
-    params: Params, where: Positions, cfg: EncoderConfig, how: Relation, key: Key | None
-) -> tuple[tuple[CosSin, ...], CosSin | None]:
-    """The rotations of each branch of the relation, and that of local blocks."""
-    if cfg.position != "rope":
-        return (), None
-
-    def turn(branch, position, turns, factor):
-        sides = (branch.query, branch.key)
-        return CosSin(
-            *(
-                rope.cos_sin(side(position, turns), factor[:, :, None, None])
-                for side in sides
-            )
-        )
-
-    position = rope.training_position(cfg, where.position_ids, key)
-    turns = rope.rope_angles(cfg, where.lengths, params.get("clex"), key)
-    local = None
-    if cfg.sliding_window_layers:
-        local = turn(
-            relation(dataclasses.replace(cfg, position_methods=())).branches[0],
-            where.position_ids,
-            *rope.local_rope_angles(cfg),
-        )
-    return tuple(turn(branch, position, *turns) for branch in how.branches), local
-
-
-def kinds(cfg: EncoderConfig) -> Kind:
-    """For each block what sets it apart: [L] bool."""
-    first = None if cfg.first_norm else np.arange(cfg.depth) == 0
-    return Kind(
-        np.array(cfg.sliding_window_layers) if cfg.sliding_window_layers else None,
-        first,
+def uses_dense_masks(cfg: EncoderConfig, length: int) -> bool:
+    """Whether rows of `length` tokens are attended to with full logits in memory."""
+    return cfg.attention == "plain" or (
+        cfg.attention == "auto" and length <= MAX_DENSE_LENGTH
     )
 
 
-def later(where: Positions, count: int) -> Positions:
-    """The places of tokens before which each text has `count` more."""
-    real = where.segment_ids != 0
+def select_queries(attn: AttentionInputs, positions: Array) -> AttentionInputs:
+    """The inputs for queries at some positions of the row only, keys at all.
+
+    Args:
+        attn: Inputs with `masks`.
+        positions: [R, P] int32 positions in the row.
+    """
+    masks = attn.masks
+    bias = masks.bias
+    if bias is not None:  # [1, H, S, S] -> [R, H, P, S]
+        bias = jnp.moveaxis(bias[0][:, positions], 0, 1)
+    # [R, P, S] masks
+    masks = AttentionMasks(
+        gather_tokens(masks.mask, positions),
+        None
+        if masks.sliding_window_mask is None
+        else gather_tokens(masks.sliding_window_mask, positions),
+        bias,
+        tuple(gather_tokens(mask, positions) for mask in masks.branch_masks),
+    )
+
+    # [R, P, ...] what queries are rotated by, multiplied by and extended with
+    rope_branches = tuple(
+        CosSin(tuple(gather_tokens(x, positions) for x in branch.query), branch.key)
+        for branch in attn.rope
+    )
+    scale, channels = attn.query_scale, attn.extra_channels
+    if not isinstance(scale, float):
+        scale = gather_tokens(scale, positions)
+    if channels is not None:
+        channels = (gather_tokens(channels[0], positions), channels[1])
+    return attn._replace(
+        masks=masks, rope=rope_branches, query_scale=scale, extra_channels=channels
+    )
+
+
+def apply_positions(
+    cfg: EncoderConfig,
+    q: Array,
+    k: Array,
+    attn: AttentionInputs,
+    is_local: Array | None,
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Scales queries, and rotates queries and keys for each RoPE branch.
+
+    Args:
+        cfg: The encoder's shape.
+        q: [B, q, H, E] queries.
+        k: [B, S, KV, E] keys.
+        attn: The inputs that all blocks share.
+        is_local: [] bool, whether this is a sliding-window block; None where no block
+            is.
+
+    Returns:
+        queries and keys of each branch; one of each without RoPE.
+    """
+    scale = jnp.asarray(cfg.scale * attn.query_scale, jnp.float32).astype(q.dtype)
+    q = q * (scale if scale.ndim else scale.reshape(1, 1, 1, 1))
+    branches = attn.rope
+    if attn.local_rope is not None:
+        # A sliding-window block takes the first branch only, with angles of its own.
+        first = jax.tree.map(
+            lambda local, full: jnp.where(is_local, local, full),
+            attn.local_rope,
+            branches[0],
+        )
+        branches = (first, *branches[1:])
+    q_branches = tuple(rope.rotate(q, *branch.query) for branch in branches) or (q,)
+    k_branches = tuple(rope.rotate(k, *branch.key) for branch in branches) or (k,)
+    if attn.extra_channels is not None:
+        q_extra, k_extra = (x.astype(q.dtype) for x in attn.extra_channels)
+        q_branches = tuple(jnp.concatenate([x, q_extra], -1) for x in q_branches)
+        k_branches = tuple(jnp.concatenate([x, k_extra], -1) for x in k_branches)
+    return q_branches, k_branches
+
+
+def shift_positions(positions: Positions, count: int) -> Positions:
+    """The positions of tokens before which each text has `count` more."""
+    valid = positions.segment_ids != 0
     return Positions(
-        where.segment_ids,
-        jnp.where(real, where.position_ids + count, 0),
-        jnp.where(real, where.lengths + count, 0),
-        where.row_positions + count,
+        positions.segment_ids,
+        jnp.where(valid, positions.position_ids + count, 0),
+        jnp.where(valid, positions.lengths + count, 0),
+        positions.row_positions + count,
     )
 
 
-def terms_after(cfg: EncoderConfig, where: Positions, count: int) -> AttentionMasks:
-    """The terms of the scores of tokens with the `count` before them and themselves."""
-    before = jnp.ones((len(where.segment_ids), count), jnp.int32)
-    seen = jax.tree.map(
-        lambda first, rest: jnp.concatenate([first, rest], 1),
-        segment_positions(before),
-        where,
+def _add_prefix(positions: Positions, count: int) -> Positions:
+    """Positions [B, P+S] of the keys: those of a prefix and of the row's tokens."""
+    if not count:
+        return positions
+    prefix = jnp.ones((len(positions.segment_ids), count), jnp.int32)
+    return jax.tree.map(
+        lambda first, second: jnp.concatenate([first, second], 1),
+        segment_positions(prefix),
+        positions,
     )
-    return make_attention_masks(cfg, relation(cfg), None, where, seen)
+
+
+def _rope_branches(
+    params: Params, positions: Positions, cfg: EncoderConfig, key: Key | None
+) -> tuple[CosSin, ...]:
+    """Cosines and sines of each RoPE branch."""
+    if cfg.position != "rope":
+        return ()
+    position_ids = rope.training_position(cfg, positions.position_ids, key)
+    angles, factor = rope.rope_angles(cfg, positions.lengths, params.get("clex"), key)
+    return tuple(
+        _cos_sin(branch, position_ids, angles, factor)
+        for branch in relation(cfg).branches
+    )
+
+
+def _local_rope(positions: Positions, cfg: EncoderConfig) -> CosSin | None:
+    """Cosines and sines of sliding-window blocks, which no position method changes."""
+    if cfg.position != "rope" or not cfg.sliding_window_layers:
+        return None
+    (branch,) = relation(dataclasses.replace(cfg, position_methods=())).branches
+    return _cos_sin(branch, positions.position_ids, *rope.local_rope_angles(cfg))
+
+
+def _cos_sin(branch, position_ids: Array, angles: Array, factor: Array) -> CosSin:
+    """Cosines and sines of queries and keys in one branch."""
+    factor = factor[:, :, None, None]
+    return CosSin(
+        rope.cos_sin(branch.query(position_ids, angles), factor),
+        rope.cos_sin(branch.key(position_ids, angles), factor),
+    )

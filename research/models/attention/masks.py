@@ -1,5 +1,6 @@
-"""Which token may see which, and which tokens a pooled vector is of."""
+"""Masks: the pairs of tokens that attend, and the tokens of each text for pooling."""
 
+import chex
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
@@ -7,58 +8,63 @@ from research.models.positions.segment_positions import Positions
 from research.types import Array
 
 
-def visible(cfg: EncoderConfig, query: Positions, key: Positions) -> Array:
-    """Attention inside each text of a packed row, to both sides or only backwards.
+def attention_mask(cfg: EncoderConfig, query: Positions, key: Positions) -> Array:
+    """Attention inside each text of a packed row, bidirectional or causal.
 
-    With `cfg.anchor` every text also sees the first token of its row, which sees
-    nothing but itself (AnchorAttention, Wang et al. 2024).
+    With `cfg.anchor_token` every text also attends to the first token of its row, which
+    attends to nothing but itself (AnchorAttention, Wang et al. 2024).
 
     Args:
-        cfg: says whether attention is causal, and whether it has an anchor.
-        query: places [B, q] of the tokens that look.
-        key: places [B, k] of the tokens that are seen.
+        cfg: Says whether attention is causal, and whether it has an anchor token.
+        query: Positions [B, q] of the queries.
+        key: Positions [B, k] of the keys.
 
     Returns:
         [B, q, k] bool.
     """
-    asks, shown = query.segment_ids[:, :, None], key.segment_ids[:, None, :]
-    mask = (asks == shown) & (shown != 0)
+    chex.assert_rank((query.segment_ids, key.segment_ids), 2)
+    q_segments, k_segments = query.segment_ids[:, :, None], key.segment_ids[:, None, :]
+    mask = (q_segments == k_segments) & (k_segments != 0)
     if cfg.anchor_token:
-        mask |= (key.row_positions == 0)[:, None, :] & (asks != 0) & (shown != 0)
+        is_anchor = (key.row_positions == 0)[:, None, :]
+        mask |= is_anchor & (q_segments != 0) & (k_segments != 0)
     if cfg.causal:
         mask &= key.row_positions[:, None, :] <= query.row_positions[:, :, None]
     return mask
 
 
-def in_window(window: int, query: Positions, key: Positions) -> Array:
-    """Whether two tokens are at most `window` apart: [B, q, k] bool."""
+def sliding_window_mask(cfg: EncoderConfig, query: Positions, key: Positions) -> Array:
+    """Whether two tokens are at most `cfg.window` apart: [B, q, k] bool."""
     distance = query.row_positions[:, :, None] - key.row_positions[:, None, :]
-    return jnp.abs(distance) <= window
+    return jnp.abs(distance) <= cfg.window
 
 
 def decoder_mask(window: int, query: Positions, key: Positions) -> Array:
-    """What a weak decoder sees: the first token of a text and the last few so far.
+    """The weak decoder's mask: a text's first token and its last `window` so far.
 
-    The token itself is among these `window` tokens (SEED-Encoder, Lu et al. 2021).
+    The query itself is among the `window` tokens (SEED-Encoder, Lu et al. 2021).
 
     Returns:
         [B, q, k] bool; only entries within a text mean anything.
     """
     distance = query.row_positions[:, :, None] - key.row_positions[:, None, :]
-    first = (key.position_ids == 0)[:, None, :]
-    return (distance >= 0) & (first | (distance < window))
+    is_first = (key.position_ids == 0)[:, None, :]
+    return (distance >= 0) & (is_first | (distance < window))
 
 
-def pooling_masks(segment: Array, pool: Array, slots: int) -> Array:
+def pooling_masks(segment_ids: Array, pooling_mask: Array, max_segments: int) -> Array:
     """The tokens of each text of a row that count in pooling.
 
     Args:
-        segment: [B, S] int32, m >= 1 for the m-th text.
-        pool: [B, S] bool.
-        slots: M, the most texts in a row.
+        segment_ids: [B, S] int32, m >= 1 for the m-th text, 0 for padding.
+        pooling_mask: [B, S] bool.
+        max_segments: M, the most texts in a row.
 
     Returns:
         [B, M, S] bool.
     """
-    texts = jnp.arange(1, slots + 1, dtype=segment.dtype)
-    return (segment[:, None, :] == texts[None, :, None]) & pool[:, None, :]
+    chex.assert_rank(segment_ids, 2)
+    chex.assert_equal_shape((segment_ids, pooling_mask))
+    numbers = jnp.arange(1, max_segments + 1, dtype=segment_ids.dtype)
+    is_text = segment_ids[:, None, :] == numbers[None, :, None]  # [B, M, S]
+    return is_text & pooling_mask[:, None, :]
