@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from research.models import config, encoder
-from research.models.attention.dot_product import dropout
+from research.models.dropout import dropout
 from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions.learned import table_rows
 from research.models.positions.segment_positions import segment_positions
