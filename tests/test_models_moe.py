@@ -12,6 +12,8 @@ from research import sharding
 from research.inference.embedder import make_runners
 from research.models import encoder
 from research.models.config import decoder
+from research.models.layers import apply_final_norm
+from research.models.moe import Experts
 from research.models.pooling import registry
 from research.models.pooling.registry import parse_pooling
 from research.types import Tokens
@@ -43,15 +45,16 @@ def params():
 
 def routed(params, cfg=CFG):
     """(states after the final norm [L+1, B, S, D], logits [L+1, B, S, E])."""
-    keep = lambda x, logits: jnp.concatenate([x, logits], -1)  # noqa: E731
-    _, both = encoder.apply(params, TOKENS, cfg, keep, with_router_logits=True)
-    return np.split(np.asarray(both), [cfg.width], -1)
+
+    def join(x, router_logits):
+        return jnp.concatenate([apply_final_norm(params, x, cfg), router_logits], -1)
+
+    _, joined = encoder.apply(params, TOKENS, cfg, join)
+    return np.split(np.asarray(joined), [cfg.width], -1)
 
 
 def test_a_token_goes_through_its_experts():
     rng = np.random.default_rng(0)
-    from research.models.moe import Experts
-
     x, logits = rng.normal(size=(9, 32)), rng.normal(size=(9, 4))
     layer = Experts(CFG)
     shapes = {"gate": (4, 32, 24), "up": (4, 32, 24), "down": (4, 24, 32)}

@@ -61,7 +61,9 @@ def test_states_after_a_prefix(name):
     want = encoder.forward(params, whole, cfg).hidden_states
     past = prefix_cache.encode_prefix(params, whole.token_ids[0, :COMMON], cfg)
     assert past.value.shape == (2, COMMON, 2, cfg.head_dim)
-    got = jax.jit(lambda p: encoder.apply(params, rest, cfg, prefix=p)[0])(past)
+    got = jax.jit(lambda p: prefix_cache.apply_after_prefix(params, rest, cfg, p)[0])(
+        past
+    )
     real = np.asarray(rest.pooling_mask)
     assert np.abs(want).max() > 0.5
     np.testing.assert_allclose(
@@ -75,7 +77,7 @@ def test_layers_and_prepended_tokens_after_a_prefix():
     target, source = np.int32([17, 20, 16]), np.int32(LENGTHS - 1)
     blocks = np.array([False, True])
     past = prefix_cache.encode_prefix(params, whole.token_ids[0, :COMMON], cfg)
-    how = {"every_layer": True, "raw": True}
+    how = {"every_layer": True, "before_final_norm": True}
     want, got = (
         encoder.encode(
             params,

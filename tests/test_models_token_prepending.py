@@ -72,7 +72,7 @@ def case(request, tmp_path_factory):
 
 def test_every_pooling_of_every_layer(case):
     assert REFERENCE.keys() == BASIC_POOLINGS.keys()
-    how = {"every_layer": True, "raw": True}
+    how = {"every_layer": True, "before_final_norm": True}
     ours = encoder.encode(case.params, rows(TEXTS), case.cfg, every_pool, **how)
     ours = np.asarray(ours).reshape(len(BASIC_POOLINGS), len(TEXTS), 5, 32)
     for side in ("none", "left", "right"):
@@ -180,9 +180,9 @@ def test_one_more_token_changes_no_other():
         ({"position": "learned"}, True),
         ({"position_methods": (("temp_scale", (("tau", 0.9),)),)}, True),
         ({"causal": False}, False),
-        ({"window": 2, "local": (True, False, True)}, False),
-        ({"position": "none", "relative": "alibi"}, False),
-        ({"anchor": True}, False),
+        ({"window": 2, "sliding_window_layers": (True, False, True)}, False),
+        ({"position": "none", "position_bias": "alibi"}, False),
+        ({"anchor_token": True}, False),
         ({"position_methods": (("log_length", (("original", 8),)),)}, False),
         ({"position_methods": (("self_extend", ()),)}, False),
         ({"position_methods": (("dynamic_ntk", ()),)}, False),
