@@ -15,7 +15,7 @@ from research.config_sections import build, section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS
-from research.models.positions.learned import SPREAD
+from research.models.positions.methods import read_methods
 
 
 def get_config(arg: str = ""):
@@ -37,9 +37,9 @@ def get_config(arg: str = ""):
     config.position_methods = f"{arg.start}(scale={arg.scale})"
     shape = build(ENCODERS, config.encoder)
     begin, rows = shape.position_offset, shape.max_len
-    old = (begin, begin + rows, 1)
-    if arg.start in SPREAD:
-        old = (begin, begin + rows * arg.scale, arg.scale)
+    (method,) = read_methods(config.position_methods)
+    stride = method.position_stride
+    old = (begin, begin + rows * stride, stride)
     table = "encoder/embed/position/"
     config.optimizer.freeze = f"^(?!{table})"
     config.optimizer.freeze_rows = ((table, *old),)

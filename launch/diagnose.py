@@ -21,6 +21,7 @@ from research.atomic_write import atomic_write
 from research.data.corpus import read_corpus
 from research.inference.embedder import make_embedder, make_grid_embedder
 from research.models.positions.methods import extend_context
+from research.models.positions.query_scale import TempScale
 
 CORPUS = flags.DEFINE_string(
     "corpus", None, "A .txt, jsonl or BEIR folder, or pydocs.", required=True
@@ -69,9 +70,7 @@ def main():
 
 
 def _length_collapse(model, settings, chosen, lengths):
-    variant = extend_context(
-        model.params, model.config, {"temp_scale": {"tau": TAU.value}}
-    )
+    variant = extend_context(model.params, model.config, [TempScale(tau=TAU.value)])
     embeds = {
         "the model": _every_depth(model.params, model.config, settings),
         f"TempScale {TAU.value:g}": _every_depth(*variant, settings),

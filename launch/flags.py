@@ -2,7 +2,6 @@
 
 from absl import flags
 
-from research import config_sections
 from research.data.corpus import read_corpus
 from research.inference import model as pretrained
 from research.inference.chunk_embedder import make_chunk_embedder
@@ -10,7 +9,12 @@ from research.inference.embedder import make_embedder
 from research.inference.options import reads
 from research.interop import load
 from research.models.pooling.registry import BASIC_POOLINGS
-from research.models.positions import methods as context
+from research.models.positions.base import Extrapolate
+from research.models.positions.methods import (
+    extend_context,
+    read_methods,
+    suggest_method,
+)
 from research.text.chunking import Chunking, parse_chunkings
 from research.transforms.whitening import whiten_embedder
 from research.types import EmbedFn
@@ -40,8 +44,8 @@ ADAPTER = flags.DEFINE_string(
 EXTEND = flags.DEFINE_string(
     "extend",
     None,
-    "Methods for texts longer than those of the training, such as yarn:scale=8 or "
-    "interpolated:scale=8+log_length.",
+    "Methods for texts longer than those of the training, such as yarn(scale=8) or "
+    "interpolated(scale=8) | log_length().",
 )
 CHUNK = flags.DEFINE_string(
     "chunk",
@@ -103,10 +107,10 @@ def _extended(loaded: pretrained.EmbeddingModel) -> pretrained.EmbeddingModel:
     """
     if EXTEND.value is None:
         return loaded
-    methods = config_sections.parse(EXTEND.value)
-    if MAX_LENGTH.value is not None:
-        methods.setdefault("reach", {"length": MAX_LENGTH.value})
-    params, cfg = context.extend_context(loaded.params, loaded.config, methods)
+    methods = read_methods(EXTEND.value)
+    if MAX_LENGTH.value and "extrapolate" not in [m.name for m in methods]:
+        methods = (*methods, Extrapolate(length=MAX_LENGTH.value))
+    params, cfg = extend_context(loaded.params, loaded.config, methods)
     longer = cfg.max_len > loaded.config.max_len
     max_length = cfg.max_len if longer else loaded.max_length
     return loaded._replace(params=params, config=cfg, max_length=max_length)
@@ -197,7 +201,7 @@ def embedder(
     settings = embedding(model, plain=plain) | settings
     if chunk is None:
         if settings["max_length"] > model.config.max_len:
-            more = context.suggest_method(model.config, settings["max_length"])
+            more = suggest_method(model.config, settings["max_length"])
             raise ValueError(
                 f"--max_length={settings['max_length']}: {MODEL.value} reads texts of "
                 f"{model.config.max_len} tokens; longer ones with --extend={more}"

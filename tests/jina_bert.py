@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu
 
-from research.models.positions.bias import slopes
+from research.models.positions.bias import alibi_slopes
 
 
 def named(**children: nn.Module) -> nn.Module:
@@ -73,7 +73,7 @@ class JinaBert(nn.Module):
         x = parts.word_embeddings(ids) + parts.token_type_embeddings.weight[0]
         place = torch.arange(ids.shape[1])
         distance = (place[:, None] - place[None]).abs()
-        slope = torch.tensor(np.asarray(slopes(self.config.num_attention_heads)))
+        slope = torch.tensor(np.asarray(alibi_slopes(self.config.num_attention_heads)))
         bias = -slope[:, None, None] * distance
         bias = bias + torch.where(mask[:, None, None] > 0, 0.0, -1e9)
         states = [parts.LayerNorm(x)]

@@ -111,7 +111,7 @@ LONGER = ablations.Ablation(
     title="Longer",
     rows={
         "cut": "x.py",
-        "linear": {"recipe": "x.py", "extend": "linear:scale={scale}"},
+        "linear": {"recipe": "x.py", "extend": "linear(scale={scale})"},
         "windows": {"recipe": "x.py", "chunk": "pcw(8)"},
         "other": "y.py",
     },
@@ -148,13 +148,13 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
     found = ablations.run_ablation(LONGER, tmp_path, jobs=1, report=said.append)
     assert trained == ["cut-seed0", "other-seed0"] and len(evaluated) == 9
     assert (
-        found["cut-seed0"]["task 16 linear:scale=2"]
+        found["cut-seed0"]["task 16 linear(scale=2)"]
         == "linear reaches texts of 8 tokens"
     )
     assert found["cut-seed0"]["task 16 pcw(8)"] == 8
     assert set(ablations.collect_failures(found)) == {
         "other-seed0",
-        "cut-seed0: task 16 linear:scale=2",
+        "cut-seed0: task 16 linear(scale=2)",
     }
     text = ablation_table.format_markdown(
         LONGER, ablation_table.summarize_scores(LONGER, found)

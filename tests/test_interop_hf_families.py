@@ -4,6 +4,7 @@ import pytest
 
 from research.interop.hf.families import FAMILIES, family_of, read_config, write_config
 from research.models.config import bert, modern
+from research.models.positions.relative_rope import SelfExtend
 
 BERT = bert(
     vocab_size=60, width=32, depth=3, num_heads=4, mlp=48, max_len=40, dropout=0.2
@@ -289,6 +290,6 @@ def test_rotary_extensions(family, rope, reach):
 
 
 def test_extension_that_transformers_does_not_have():
-    cfg = dataclasses.replace(MODERN, position_methods=(("self_extend", ()),))
-    with pytest.raises(ValueError, match="extensions .*'self_extend'"):
+    cfg = dataclasses.replace(MODERN, position_methods=[SelfExtend(group=2, window=4)])
+    with pytest.raises(ValueError, match="no rope_type for self_extend"):
         write_config(cfg)

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.config_sections import parse
 from research.interop.hf.families import read_config, write_config
 from research.interop.hf.rope_scaling import (
-    HUGGING_FACE,
+    ROPE_TYPES,
     from_hugging_face,
     to_hugging_face,
 )
@@ -19,7 +18,10 @@ from research.interop.hf.safetensors import read_safetensors
 from research.models import encoder
 from research.models.config import EncoderConfig, modern
 from research.models.positions.methods import extend_config
+from research.models.positions.query_scale import LogLength
 from research.models.positions.rope import extended_rope
+from research.models.positions.rope_scaling import LinearInterpolation, NTKAware
+from research.models.positions.yarn import Yarn
 from research.types import Tokens
 
 ORIGINAL = {"original_max_position_embeddings": 4096}
@@ -47,17 +49,17 @@ PARAMETERS = [
 MAX_POSITIONS = 8192
 
 
-def config(extensions, theta=1e4):
+def config(methods, theta=1e4):
     return EncoderConfig(
         60, 32, 2, 2, 64, max_len=16_384, position="rope", rope_theta=theta,
-        position_methods=extensions,
+        position_methods=methods,
     )  # fmt: skip
 
 
 def test_every_rope_type_is_read():
     utils = pytest.importorskip("transformers.modeling_rope_utils")
-    assert HUGGING_FACE.keys() == utils.ROPE_INIT_FUNCTIONS.keys()
-    assert {p["rope_type"] for p in PARAMETERS} == HUGGING_FACE.keys()
+    assert ROPE_TYPES.keys() == utils.ROPE_INIT_FUNCTIONS.keys()
+    assert {p["rope_type"] for p in PARAMETERS} == ROPE_TYPES.keys()
 
 
 @pytest.mark.parametrize("length", [100, 8_192, 10_000])
@@ -75,8 +77,8 @@ def test_frequencies_are_those_of_transformers(parameters, theta, length):
     )
     compute = utils.ROPE_INIT_FUNCTIONS[parameters["rope_type"]]
     expected, factor = compute(theirs, "cpu", seq_len=length)
-    extensions = from_hugging_face(parameters, MAX_POSITIONS)
-    ours = extended_rope(config(extensions, theta), length)
+    methods = from_hugging_face(parameters, MAX_POSITIONS)
+    ours = extended_rope(config(methods, theta), length)
     # Their powers are float32; those of bases in the millions are off by more.
     np.testing.assert_allclose(ours.inv_freq, expected.numpy(), rtol=1e-6)
     np.testing.assert_allclose(ours.attention_factor, factor, rtol=1e-12)
@@ -124,13 +126,13 @@ def _whole(length):
 
 @pytest.mark.parametrize("parameters", PARAMETERS, ids=lambda p: p["rope_type"])
 def test_reading_back_what_is_written_gives_the_same(parameters):
-    extensions = from_hugging_face(parameters, MAX_POSITIONS)
-    written = to_hugging_face(extensions)
-    assert from_hugging_face(written, MAX_POSITIONS) == extensions
+    methods = from_hugging_face(parameters, MAX_POSITIONS)
+    written = to_hugging_face(methods)
+    assert from_hugging_face(written, MAX_POSITIONS) == methods
     given = {name: value for name, value in parameters.items() if value is not None}
     assert written.items() >= given.items()
-    if "original" in dict(extensions[0][1]) and written["rope_type"] != "dynamic":
-        assert from_hugging_face(written, 999) == extensions
+    if hasattr(methods[0], "original") and written["rope_type"] != "dynamic":
+        assert from_hugging_face(written, 999) == methods
 
 
 def test_no_extension():
@@ -141,8 +143,8 @@ def test_no_extension():
 
 def test_the_type_of_old_files_and_what_is_not_written_out():
     old = from_hugging_face({"type": "linear", "factor": 2.0}, 512)
-    assert old == (("linear", (("scale", 2.0),)),)
-    assert to_hugging_face((("yarn", (("original", 512), ("scale", 4))),)) == {
+    assert old == (LinearInterpolation(scale=2.0),)
+    assert to_hugging_face([Yarn(original=512, scale=4)]) == {
         "rope_type": "yarn",
         "factor": 4,
         "original_max_position_embeddings": 512,
@@ -158,21 +160,20 @@ def test_what_cannot_be_read_or_written():
     with pytest.raises(ValueError, match="rope_type llama3 lacks factor"):
         from_hugging_face({"rope_type": "llama3"}, 512)
     with pytest.raises(ValueError, match="no rope_type for ntk_aware"):
-        to_hugging_face((("ntk_aware", (("scale", 2.0),)),))
-    linear = ("linear", (("scale", 2.0),))
+        to_hugging_face([NTKAware(scale=2.0)])
+    linear = LinearInterpolation(scale=2.0)
     with pytest.raises(ValueError, match="no rope_type for linear, log_length"):
-        to_hugging_face((linear, ("log_length", (("original", 512),))))
-    paper = (("scale", 2.0), ("original", 512), ("paper", True))
+        to_hugging_face([linear, LogLength(original=512)])
     with pytest.raises(ValueError, match="no rope_type for yarn"):
-        to_hugging_face((("yarn", paper),))
+        to_hugging_face([Yarn(scale=2.0, original=512, paper=True)])
 
 
 def test_a_model_that_was_extended_can_be_written():
     cfg = modern(vocab_size=60, width=32, depth=2, num_heads=4, mlp=48)
     for text, kind in (
-        ("yarn:scale=8", "yarn"),
-        ("llama3:scale=8", "llama3"),
-        ("dynamic_ntk:scale=2", "dynamic"),
+        ("yarn(scale=8)", "yarn"),
+        ("llama3(scale=8)", "llama3"),
+        ("dynamic_ntk(scale=2)", "dynamic"),
     ):
-        fields = write_config(extend_config(cfg, parse(text)))
+        fields = write_config(extend_config(cfg, text))
         assert fields["rope_parameters"]["rope_type"] == kind

@@ -47,12 +47,12 @@ def loaded(monkeypatch):
     "model, extend, asked, reach, length",
     [
         ("learned", None, None, 16, 12),
-        ("learned", "interpolated:scale=4", None, 64, 64),
-        ("learned", "interpolated:scale=4", 40, 64, 40),
-        ("rope", "temp_scale:tau=0.9", None, 16, 12),
+        ("learned", "interpolated(scale=4)", None, 64, 64),
+        ("learned", "interpolated(scale=4)", 40, 64, 40),
+        ("rope", "temp_scale(tau=0.9)", None, 16, 12),
         ("rope", "log_length", 100, 100, 100),
-        ("rope", "yarn:scale=2", None, 32, 32),
-        ("alibi", "reach:length=50", None, 50, 50),
+        ("rope", "yarn(scale=2)", None, 32, 32),
+        ("alibi", "extrapolate(length=50)", None, 50, 50),
     ],
 )
 def test_what_is_extended_reads_as_far_as_it_reaches(
@@ -69,11 +69,16 @@ def test_what_is_extended_reads_as_far_as_it_reaches(
 @pytest.mark.parametrize(
     "model, extend, asked, message",
     [
-        ("rope", None, 40, "max_length=40: rope reads .* 16 .* --extend=yarn:scale=3"),
-        ("alibi", None, 40, "longer ones with --extend=reach:length=40"),
-        ("learned", "grouped:scale=2", 40, "reaches texts of 32 tokens, not of 40"),
+        ("rope", None, 40, "max_length=40: rope reads .* 16 .* --extend=yarn(scale=3)"),
+        ("alibi", None, 40, "longer ones with --extend=extrapolate(length=40)"),
+        ("learned", "grouped(scale=2)", 40, "reaches texts of 32 tokens, not of 40"),
         ("learned", "log_length", 40, "position table reaches .* 16 tokens, not of 40"),
-        ("learned", "yarn:scale=4", None, "yarn is for models whose positions are 'ro"),
+        (
+            "learned",
+            "yarn(scale=4)",
+            None,
+            "yarn is for models whose positions are 'ro",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(model, extend, asked, message):

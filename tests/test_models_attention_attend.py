@@ -19,14 +19,18 @@ from research.models.attention.dot_product import (
     softmax_weighted_sum,
 )
 from research.models.attention.inputs import AttentionInputs
-from research.models.positions.bias import RELATIVE
-from research.models.positions.relative_rope import relation
+from research.models.positions.bias import POSITION_BIASES
+from research.models.positions.relative_rope import (
+    LMInfinite,
+    SelfExtend,
+    relative_remapping,
+)
 from research.models.positions.segment_positions import segment_positions
 from research.types import Tokens
 
 SHAPE = {"vocab_size": 30, "width": 32, "depth": 2, "num_heads": 4, "mlp": 16}
-FAR = (("self_extend", (("group", 3), ("window", 6), ("original", 20))),)
-NEAR = (("lm_infinite", (("window", 9), ("sinks", 2))),)
+FAR = (SelfExtend(group=3, window=6, original=20),)
+NEAR = (LMInfinite(window=9, sinks=2),)
 ALTERNATING = {"sliding_window_layers": (True, False), "window": 5}
 CASES = {
     "plain": {},
@@ -51,7 +55,7 @@ def make_config(**changes):
 def draw_inputs(cfg, segment_ids=SEGMENT_IDS):
     """Random (q, k, v, bias parameters), and positions [B, S]."""
     keys = jax.random.split(jax.random.key(1), 4)
-    branches = len(relation(cfg).branches)
+    branches = len(relative_remapping(cfg).branches)
 
     def draw(key, heads):
         return jax.random.normal(key, (*segment_ids.shape, heads, cfg.head_dim))
@@ -59,8 +63,8 @@ def draw_inputs(cfg, segment_ids=SEGMENT_IDS):
     q = tuple(draw(k, cfg.num_heads) for k in jax.random.split(keys[0], branches))
     k = tuple(draw(k, cfg.num_kv_heads) for k in jax.random.split(keys[1], branches))
     bias_params = None
-    if cfg.position_bias in RELATIVE:
-        bias_params = RELATIVE[cfg.position_bias].init(keys[2], cfg)
+    if cfg.position_bias in POSITION_BIASES:
+        bias_params = POSITION_BIASES[cfg.position_bias].init(keys[2], cfg)
     positions = segment_positions(
         jnp.asarray(segment_ids, jnp.int32), running=cfg.anchor_token
     )

@@ -7,7 +7,12 @@ import pytest
 
 from research.models import encoder
 from research.models.config import modern
-from research.models.positions.bias import BUCKETS, RELATIVE, buckets, slopes
+from research.models.positions.bias import (
+    BUCKETS,
+    POSITION_BIASES,
+    alibi_slopes,
+    t5_buckets,
+)
 from research.types import Tokens
 
 FORWARD = jax.jit(encoder.forward, static_argnums=2)
@@ -26,13 +31,13 @@ SIDES = pytest.mark.parametrize("causal", [False, True])
 def made(name, key, causal=False):
     """(cfg, parameters, bias of [1, 9, 9] distances) of a kind of bias."""
     cfg = modern(**SHAPE, position="none", position_bias=name, causal=causal)
-    params = RELATIVE[name].init(key, cfg)
+    params = POSITION_BIASES[name].init(key, cfg)
     place = jnp.arange(9)
     relative = (place[None, :] - place[:, None])[None]
-    return cfg, params, RELATIVE[name].bias(params, cfg, relative)
+    return cfg, params, POSITION_BIASES[name].bias(params, cfg, relative)
 
 
-@pytest.mark.parametrize("name", RELATIVE)
+@pytest.mark.parametrize("name", POSITION_BIASES)
 def test_a_bias_is_float32_for_every_head_and_pair(key, name):
     _, _, bias = made(name, key)
     assert bias.shape == (1, 4, 9, 9) and bias.dtype == jnp.float32
@@ -40,11 +45,13 @@ def test_a_bias_is_float32_for_every_head_and_pair(key, name):
 
 def test_slopes_of_powers_of_two_and_of_others():
     eight = [2.0**-h for h in range(1, 9)]
-    np.testing.assert_allclose(slopes(8), eight)
+    np.testing.assert_allclose(alibi_slopes(8), eight)
     np.testing.assert_allclose(
-        slopes(12), [*eight, 0.707107, 0.353553, 0.176777, 0.088388], rtol=1e-5
+        alibi_slopes(12), [*eight, 0.707107, 0.353553, 0.176777, 0.088388], rtol=1e-5
     )
-    np.testing.assert_allclose(slopes(16), [2.0 ** (-h / 2) for h in range(1, 17)])
+    np.testing.assert_allclose(
+        alibi_slopes(16), [2.0 ** (-h / 2) for h in range(1, 17)]
+    )
 
 
 @SIDES
@@ -53,13 +60,13 @@ def test_alibi_is_symmetric_with_a_zero_diagonal(key, causal):
     assert params == {}
     np.testing.assert_array_equal(bias, bias.swapaxes(2, 3))
     np.testing.assert_array_equal(jnp.diagonal(bias, axis1=2, axis2=3), 0)
-    np.testing.assert_allclose(bias[0, :, 5, 2], -3 * slopes(4))
+    np.testing.assert_allclose(bias[0, :, 5, 2], -3 * alibi_slopes(4))
 
 
 def test_alibi_is_the_slope_times_the_key_position_under_a_causal_softmax(key):
     _, _, bias = made("alibi", key, causal=True)
     hidden = np.where(np.tri(9), 0.0, -np.inf).astype(np.float32)[None, None]
-    column = slopes(4)[None, :, None, None] * np.arange(9, dtype=np.float32)
+    column = alibi_slopes(4)[None, :, None, None] * np.arange(9, dtype=np.float32)
     np.testing.assert_allclose(
         jax.nn.softmax(bias + hidden), jax.nn.softmax(column + hidden), atol=1e-6
     )
@@ -70,7 +77,7 @@ def test_buckets_have_the_golden_values():
     both |= {-127: 15, 128: 31}
     behind = {0: 0, -15: 15, -16: 16, -31: 21, -64: 26, -127: 31, 5: 0}
     for golden, causal in ((both, False), (behind, True)):
-        got = buckets(np.array(list(golden)), causal=causal)
+        got = t5_buckets(np.array(list(golden)), causal=causal)
         np.testing.assert_array_equal(got, list(golden.values()))
 
 
@@ -82,7 +89,7 @@ def test_buckets_are_those_of_transformers(causal):
     expected = t5.T5Attention._relative_position_bucket(
         torch.tensor(relative), not causal, num_buckets=BUCKETS, max_distance=128
     )
-    np.testing.assert_array_equal(buckets(relative, causal=causal), expected.numpy())
+    np.testing.assert_array_equal(t5_buckets(relative, causal=causal), expected.numpy())
 
 
 @SIDES
@@ -90,8 +97,8 @@ def test_t5_looks_the_bucket_up_at_any_distance(key, causal):
     cfg, params, _ = made("t5", key, causal)
     assert params["embedding"].shape == (BUCKETS, 4)
     relative = np.array([[[-5_000, -40, -3, 0, 1, 17, 5_000]]], np.int32)
-    got = RELATIVE["t5"].bias(params, cfg, jnp.asarray(relative))
-    expected = np.asarray(params["embedding"])[buckets(relative, causal=causal)]
+    got = POSITION_BIASES["t5"].bias(params, cfg, jnp.asarray(relative))
+    expected = np.asarray(params["embedding"])[t5_buckets(relative, causal=causal)]
     np.testing.assert_array_equal(got, np.moveaxis(expected, 3, 1))
 
 
@@ -122,7 +129,7 @@ def test_kerple_stays_in_bounds_and_its_gradient_gets_through(key, name):
     }
 
     def bias(params):
-        return RELATIVE[name].bias(params, cfg, relative)
+        return POSITION_BIASES[name].bias(params, cfg, relative)
 
     np.testing.assert_allclose(bias(outside), bias(bounded), atol=1e-5)
     slope = jax.grad(lambda params: bias(params).sum())(outside)
@@ -145,7 +152,7 @@ TEXT = np.array([7, 3, 50, 21, 8, 9, 33, 3, 17, 40, 2])
 
 @pytest.mark.parametrize(
     ("name", "causal"),
-    [("none", True), ("alibi", True), *((name, False) for name in RELATIVE)],
+    [("none", True), ("alibi", True), *((name, False) for name in POSITION_BIASES)],
 )
 def test_the_model_sees_no_absolute_position(key, name, causal):
     cfg = modern(**SHAPE, position="none", position_bias=name, causal=causal)
@@ -180,9 +187,9 @@ def test_the_parameters_of_a_bias_are_trained(key, name):
 
     def loss(relative):
         return FORWARD(
-            {**params, "relative": relative}, tokens, cfg
+            {**params, "position_bias": relative}, tokens, cfg
         ).hidden_states.std()
 
     params = INIT(key, cfg)
-    for slope in jax.tree.leaves(jax.jit(jax.grad(loss))(params["relative"])):
+    for slope in jax.tree.leaves(jax.jit(jax.grad(loss))(params["position_bias"])):
         assert np.isfinite(slope).all() and np.abs(slope).max() > 0

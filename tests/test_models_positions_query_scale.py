@@ -10,11 +10,8 @@ import pytest
 
 from research.models import encoder
 from research.models.config import modern
-from research.models.positions.query_scale import (
-    TEMPERATURES,
-    logit_scale,
-    query_scale,
-)
+from research.models.positions.methods import POSITION_METHODS
+from research.models.positions.query_scale import logit_scale, query_scale
 from research.models.positions.segment_positions import Positions
 from research.types import Tokens
 
@@ -31,8 +28,8 @@ SHAPE = {
 
 
 def extended(causal=False, **methods):
-    extensions = tuple((name, tuple(rest.items())) for name, rest in methods.items())
-    return replace(modern(**SHAPE, causal=causal), position_methods=extensions)
+    records = [POSITION_METHODS[name](**fields) for name, fields in methods.items()]
+    return replace(modern(**SHAPE, causal=causal), position_methods=records)
 
 
 def row(*lengths, padding=2):
@@ -72,7 +69,11 @@ def test_the_log_of_the_position_grows_along_a_text():
 
 
 def test_factors_multiply_and_only_tau_is_for_whole_scores():
-    cfg = extended(temp_scale={"tau": 0.5}, log_length={"original": 4}, yarn={})
+    cfg = extended(
+        temp_scale={"tau": 0.5},
+        log_length={"original": 4},
+        yarn={"scale": 2.0, "original": 8},
+    )
     np.testing.assert_allclose(query_scale(cfg, row(8))[0, :8], 2 * 1.5, rtol=1e-6)
     assert logit_scale(cfg) == 2.0
 
@@ -86,9 +87,8 @@ def test_factors_multiply_and_only_tau_is_for_whole_scores():
     ],
 )
 def test_what_makes_no_sense_is_refused(name, arguments, message):
-    assert name in TEMPERATURES
     with pytest.raises(ValueError, match=message):
-        query_scale(extended(**{name: arguments}), row(5))
+        POSITION_METHODS[name](**arguments).check(extended())
 
 
 def states(params, cfg, *lengths):
@@ -117,7 +117,13 @@ def test_the_model_at_tau_1_is_the_same_to_the_bit(params):
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"relative": "t5"}, {"relative": "seqpe"}, {"softcap": 2.0}]
+    "change",
+    [
+        {},
+        {"position_bias": "t5"},
+        {"position_bias": "seqpe"},
+        {"attn_logit_softcap": 2.0},
+    ],
 )
 def test_tau_divides_whole_scores(key, change):
     cfg = replace(extended(temp_scale={"tau": 0.5}), **change)
@@ -130,10 +136,12 @@ def test_tau_divides_whole_scores(key, change):
     query = {"kernel": 2 * layers["query"]["kernel"]}
     doubled = {**params, "layers": {**layers, "query": query}}
     if cfg.position_bias == "t5":
-        doubled["relative"] = jax.tree.map(lambda x: 2 * x, params["relative"])
+        doubled["position_bias"] = jax.tree.map(
+            lambda x: 2 * x, params["position_bias"]
+        )
     if cfg.position_bias == "seqpe":
-        query = jax.tree.map(lambda x: 2 * x, params["relative"]["query"])
-        doubled["relative"] = {**params["relative"], "query": query}
+        query = jax.tree.map(lambda x: 2 * x, params["position_bias"]["query"])
+        doubled["position_bias"] = {**params["position_bias"], "query": query}
     np.testing.assert_allclose(
         states(params, cfg, 12), states(doubled, plain, 12), atol=1e-5
     )

@@ -1,5 +1,7 @@
 """Angles of uint32 turns against float64, the rotation, and what depends on a text."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +9,23 @@ import pytest
 
 from research.models.config import EncoderConfig
 from research.models.positions import rope
+from research.models.positions.rope_scaling import (
+    E2LLM,
+    DynamicNTK,
+    LinearInterpolation,
+    LongRoPE,
+    TruncatedBasis,
+)
+from research.models.positions.yarn import Yarn
 
 SHORT = EncoderConfig(60, 32, 2, 2, 64, max_len=128, position="rope")  # R = 16
 HEAD = EncoderConfig(60, 128, 1, 1, 64, max_len=128, position="rope")  # R = 128
 ROUNDING = 2.0**-33 * 2 * np.pi  # of turns, in radians per token
-DYNAMIC = ("dynamic_ntk", (("scale", 2.0), ("original", 16)))
+DYNAMIC = DynamicNTK(scale=2.0, original=16)
 
 
-def with_extensions(*extensions, cfg=SHORT):
-    fields = {name: getattr(cfg, name) for name in cfg.__dataclass_fields__}
-    return EncoderConfig(**{**fields, "position_methods": extensions})
+def with_methods(*methods, cfg=SHORT):
+    return replace(cfg, position_methods=methods)
 
 
 def lengths(*rows):
@@ -31,7 +40,7 @@ def angles_of(position, turns):
 
 def table(position, cfg=HEAD):
     """Cosines and sines of positions [S]."""
-    turns, factor = rope.rope_angles(cfg, lengths([1]), None)
+    turns, factor = rope.rope_angles(cfg, lengths([1]), {})
     return rope.cos_sin(angles_of(position, turns), factor[:, :, None, None])
 
 
@@ -115,32 +124,32 @@ def test_partial_rotation_leaves_the_other_channels(key):
 
 def test_scores_of_interpolated_positions_are_those_between(key):
     x, y = jax.random.normal(key, (2, 8, 128))
-    linear = with_extensions(("linear", (("scale", 4.0),)), cfg=HEAD)
+    linear = with_methods(LinearInterpolation(scale=4.0), cfg=HEAD)
     apart = table(4 * np.arange(8), linear)
     for ours, plain in zip(apart, table(np.arange(8)), strict=True):
         np.testing.assert_allclose(ours, plain, atol=1e-6)
-    zero = with_extensions(
-        ("truncated_basis", (("low", 1.0), ("high", 2.0))), cfg=HEAD
+    zero = with_methods(
+        TruncatedBasis(low=1.0, high=2.0), cfg=HEAD
     )  # no pair turns any more: positions do not count
     np.testing.assert_allclose(scores(x, y, 0, zero), np.asarray(x @ y.T), atol=1e-5)
 
 
 def test_factor_multiplies_cosines_and_sines():
-    cfg = with_extensions(("yarn", (("scale", 8.0), ("original", 16))))
-    turns, factor = rope.rope_angles(cfg, lengths([3, 3, 3]), None)
+    cfg = with_methods(Yarn(scale=8.0, original=16))
+    turns, factor = rope.rope_angles(cfg, lengths([3, 3, 3]), {})
     assert (turns.shape, turns.dtype) == ((1, 1, 8), jnp.uint32)
     cos, sin = rope.cos_sin(angles_of(np.arange(3), turns), factor[:, :, None, None])
     np.testing.assert_allclose(np.hypot(cos, sin), 1.2079441, rtol=1e-6)
 
 
 def test_dynamic_turns_follow_each_texts_own_length():
-    turns, _ = rope.rope_angles(with_extensions(DYNAMIC), _row(100, 16, 3), None)
-    alone, _ = rope.rope_angles(with_extensions(DYNAMIC), _row(100), None)
-    plain, _ = rope.rope_angles(SHORT, _row(100, 16, 3), None)
+    turns, _ = rope.rope_angles(with_methods(DYNAMIC), row_of(100, 16, 3), {})
+    alone, _ = rope.rope_angles(with_methods(DYNAMIC), row_of(100), {})
+    plain, _ = rope.rope_angles(SHORT, row_of(100, 16, 3), {})
     assert turns.shape == (1, 119, 8)
     np.testing.assert_array_equal(turns[0, 0], alone[0, 0])
     np.testing.assert_array_equal(turns[0, 100:], np.broadcast_to(plain[0], (19, 8)))
-    expected = rope.extended_rope(with_extensions(DYNAMIC), 100).inv_freq
+    expected = rope.extended_rope(with_methods(DYNAMIC), 100).inv_freq
     measured = np.asarray(turns[0, 0], np.float64) / 2**32 * 2 * np.pi
     np.testing.assert_allclose(measured, expected, rtol=0, atol=ROUNDING)
 
@@ -153,16 +162,16 @@ def test_longrope_chooses_by_each_texts_own_length():
         "short": (1.0,) * 8,
         "choice": "length",
     }
-    cfg = with_extensions(("longrope", tuple(arguments.items())))
-    turns, factor = rope.rope_angles(cfg, _row(17, 16), None)
-    plain, _ = rope.rope_angles(SHORT, _row(1), None)
+    cfg = with_methods(LongRoPE(**arguments))
+    turns, factor = rope.rope_angles(cfg, row_of(17, 16), {})
+    plain, _ = rope.rope_angles(SHORT, row_of(1), {})
     np.testing.assert_array_equal(turns[0, 17], plain[0, 0])
     halved = np.asarray(turns[0, 0], np.int64) * 2 - np.asarray(plain[0, 0], np.int64)
     assert np.abs(halved).max() <= 1
     assert factor.shape == (1, 1) and factor[0, 0] > 1
     arguments["choice"] = "long"
     fixed, _ = rope.rope_angles(
-        with_extensions(("longrope", tuple(arguments.items()))), _row(17, 16), None
+        with_methods(LongRoPE(**arguments)), row_of(17, 16), {}
     )
     np.testing.assert_array_equal(fixed[0, 0], turns[0, 0])
     assert fixed.shape == (1, 1, 8)
@@ -174,15 +183,15 @@ def test_local_blocks_have_their_base_and_no_extension():
         position_methods=(DYNAMIC,), window=4, sliding_window_layers=(False, True),
     )  # fmt: skip
     turns, factor = rope.local_rope_angles(cfg)
-    np.testing.assert_array_equal(turns, rope.rope_angles(SHORT, _row(1), None)[0])
+    np.testing.assert_array_equal(turns, rope.rope_angles(SHORT, row_of(1), {})[0])
     assert factor == 1
 
 
 def test_e2_divides_turns_in_training_only(key):
-    cfg = with_extensions(("e2", (("largest", 4),)))
-    plain = np.asarray(rope.rope_angles(SHORT, _row(5), None)[0])
-    np.testing.assert_array_equal(rope.rope_angles(cfg, _row(5), None)[0], plain)
-    drawn = jax.jit(lambda key: rope.rope_angles(cfg, _row(5), None, key)[0])
+    cfg = with_methods(E2LLM(largest=4))
+    plain = np.asarray(rope.rope_angles(SHORT, row_of(5), {})[0])
+    np.testing.assert_array_equal(rope.rope_angles(cfg, row_of(5), {})[0], plain)
+    drawn = jax.jit(lambda key: rope.rope_angles(cfg, row_of(5), {}, key)[0])
     scales = set()
     for seed in range(40):
         turns = np.asarray(drawn(jax.random.key(seed)))
@@ -193,18 +202,12 @@ def test_e2_divides_turns_in_training_only(key):
 
 
 def test_turns_can_be_traced():
-    cfg = with_extensions(DYNAMIC)
-    row = _row(100, 16, 3)
-    traced = jax.jit(lambda length: rope.rope_angles(cfg, length, None))(row)
-    np.testing.assert_array_equal(traced[0], rope.rope_angles(cfg, row, None)[0])
+    cfg = with_methods(DYNAMIC)
+    row = row_of(100, 16, 3)
+    traced = jax.jit(lambda length: rope.rope_angles(cfg, length, {}))(row)
+    np.testing.assert_array_equal(traced[0], rope.rope_angles(cfg, row, {})[0])
 
 
-def test_clex_stands_alone():
-    clex = ("clex", (("original", 16), ("max_factor", 2)))
-    with pytest.raises(ValueError, match="clex stands alone, but the extensions are"):
-        rope.extended_rope(with_extensions(clex, DYNAMIC), 16)
-
-
-def _row(*texts):
+def row_of(*texts):
     """The lengths [1, S] of the tokens of texts that are packed in one row."""
     return lengths(np.repeat(texts, texts))

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from research.models.positions.rope import ROPE
-from research.models.positions.rope_scaling import plain
+from research.models.positions.methods import POSITION_METHODS
+from research.models.positions.rope import plain_rope
+from research.models.positions.rope_scaling import RopeMethod
 from research.models.positions.yarn import ramp_bounds
 
 DEFAULT = 10.0 ** (-np.arange(8) / 2)
@@ -86,46 +87,61 @@ IDENTITY = {
 }
 
 
+ROPE_METHODS = {
+    name for name, cls in POSITION_METHODS.items() if issubclass(cls, RopeMethod)
+}
+
+
+def scaled_rope(name, rope, length, **arguments):
+    """The frequencies that a method of this name makes of `rope`."""
+    return POSITION_METHODS[name](**arguments).scale_rope(rope, length)
+
+
 @pytest.mark.parametrize(("name", "arguments", "length", "factor", "expected"), GOLDEN)
 def test_golden_frequencies(name, arguments, length, factor, expected):
-    rope = ROPE[name](plain(1e4, 16), length, **arguments)
+    rope = scaled_rope(name, plain_rope(1e4, 16), length, **arguments)
     np.testing.assert_allclose(rope.inv_freq, expected, rtol=1e-5)
-    np.testing.assert_allclose(rope.factor, factor, rtol=1e-12)
+    np.testing.assert_allclose(rope.attention_factor, factor, rtol=1e-12)
 
 
 def test_golden_frequencies_of_llama3_and_the_base_of_ntk():
-    rope = ROPE["llama3"](plain(5e5, 16), 512, scale=8, original=8192)
+    rope = scaled_rope("llama3", plain_rope(5e5, 16), 512, scale=8, original=8192)
     np.testing.assert_allclose(rope.inv_freq, LLAMA3, rtol=1e-5)
-    base = ROPE["ntk_aware"](plain(1e4, 16), 512, scale=4).base
+    base = scaled_rope("ntk_aware", plain_rope(1e4, 16), 512, scale=4).base
     np.testing.assert_allclose(base, 48760.54617, rtol=1e-9)
 
 
 def test_every_method_has_an_identity():
-    assert IDENTITY.keys() == ROPE.keys()
+    assert IDENTITY.keys() == ROPE_METHODS
 
 
-@pytest.mark.parametrize("name", ROPE)
+@pytest.mark.parametrize("name", IDENTITY)
 def test_a_method_that_changes_nothing_is_the_identity(name):
-    before = plain(1e4, 32)
-    after = ROPE[name](before, 4096, **IDENTITY[name])
-    np.testing.assert_allclose(after.frequencies, before.inv_freq, rtol=1e-15)
-    assert (after.base, after.factor) == (before.base, 1)
+    before = plain_rope(1e4, 32)
+    after = scaled_rope(name, before, 4096, **IDENTITY[name])
+    np.testing.assert_allclose(after.inv_freq, before.inv_freq, rtol=1e-15)
+    assert (after.base, after.attention_factor) == (before.base, 1)
 
 
 def test_ntk_keeps_the_fastest_pair_and_divides_the_slowest():
-    before, after = plain(1e4, 64), ROPE["ntk_aware"](plain(1e4, 64), 0, scale=8)
-    assert after.frequencies[0] == before.inv_freq[0]
-    np.testing.assert_allclose(after.frequencies[-1] * 8, before.inv_freq[-1], 1e-12)
-    rebased = ROPE["rebase"](plain(1e4, 64), 0, factor=10)
-    np.testing.assert_allclose(rebased.frequencies, plain(1e5, 64).inv_freq, 1e-12)
+    before, after = (
+        plain_rope(1e4, 64),
+        scaled_rope("ntk_aware", plain_rope(1e4, 64), 0, scale=8),
+    )
+    assert after.inv_freq[0] == before.inv_freq[0]
+    np.testing.assert_allclose(after.inv_freq[-1] * 8, before.inv_freq[-1], 1e-12)
+    rebased = scaled_rope("rebase", plain_rope(1e4, 64), 0, factor=10)
+    np.testing.assert_allclose(rebased.inv_freq, plain_rope(1e5, 64).inv_freq, 1e-12)
 
 
 def test_dynamic_frequencies_fall_with_length_beyond_the_original():
     def frequencies(length):
-        return ROPE["dynamic_ntk"](plain(1e4, 16), length, scale=2, original=64)[1]
+        return scaled_rope(
+            "dynamic_ntk", plain_rope(1e4, 16), length, scale=2, original=64
+        )[1]
 
     for length in (1, 63, 64):
-        assert (frequencies(length) == plain(1e4, 16).inv_freq).all()
+        assert (frequencies(length) == plain_rope(1e4, 16).inv_freq).all()
     assert (np.diff([frequencies(n)[1:] for n in (64, 65, 100, 500)], axis=0) < 0).all()
 
 
@@ -140,18 +156,18 @@ def test_dynamic_frequencies_fall_with_length_beyond_the_original():
     ],
 )
 def test_yarn_ramp(rotated, base, original, expected):
-    before = plain(base, rotated)
+    before = plain_rope(base, rotated)
     low, high = ramp_bounds(before, original, 32, 1)
     assert (low, high) == expected
-    after = ROPE["yarn"](before, 0, scale=8, original=original).frequencies
+    after = scaled_rope("yarn", before, 0, scale=8, original=original).inv_freq
     assert (after[: low + 1] == before.inv_freq[: low + 1]).all()
     assert (after[high:] == before.inv_freq[high:] / 8).all()
 
 
 def test_yarn_of_the_paper_differs_in_the_middle_only():
-    before = plain(1e4, 64)
+    before = plain_rope(1e4, 64)
     code, paper = (
-        ROPE["yarn"](before, 0, scale=8, original=4096, paper=paper).frequencies
+        scaled_rope("yarn", before, 0, scale=8, original=4096, paper=paper).inv_freq
         for paper in (False, True)
     )
     difference = np.abs(paper / code - 1)
@@ -161,7 +177,9 @@ def test_yarn_of_the_paper_differs_in_the_middle_only():
 
 def test_yarn_attention_factors():
     def factor(**arguments):
-        return ROPE["yarn"](plain(1e4, 16), 0, original=512, **arguments).factor
+        return scaled_rope(
+            "yarn", plain_rope(1e4, 16), 0, original=512, **arguments
+        ).attention_factor
 
     golden = {8: 1.207944, 16: 1.277259, 32: 1.346574}
     for scale, expected in golden.items():
@@ -177,14 +195,16 @@ def test_llama3_is_continuous_where_its_ramp_ends():
         share = []
         for slightly in (1 - 1e-9, 1 + 1e-9):
             original = turned * slightly * 2 * np.pi * 100
-            rope = ROPE["llama3"](plain(1e4, 4), 0, scale=8, original=original)
+            rope = scaled_rope(
+                "llama3", plain_rope(1e4, 4), 0, scale=8, original=original
+            )
             share.append(rope.inv_freq[1] * 100)
         np.testing.assert_allclose(share, [1 / 8 if turned == 1 else 1] * 2, rtol=1e-6)
 
 
 def test_ntk_by_parts_goes_from_plain_over_ntk_to_linear():
-    before = plain(1e4, 128)
-    after = ROPE["ntk_by_parts"](before, 0, scale=4, original=2048).frequencies
+    before = plain_rope(1e4, 128)
+    after = scaled_rope("ntk_by_parts", before, 0, scale=4, original=2048).inv_freq
     fast, _ = ramp_bounds(before, 2048, 16, 2)
     _, slow = ramp_bounds(before, 2048, 1.25, 0.75)
     assert (after[: fast + 1] == before.inv_freq[: fast + 1]).all()
@@ -198,35 +218,35 @@ def test_ntk_by_parts_goes_from_plain_over_ntk_to_linear():
 def test_longrope_factors():
     def rope(scale, **arguments):
         every = {"original": 4096, "long": (scale,) * 8, **arguments}
-        return ROPE["longrope"](plain(1e4, 16), 10, scale=scale, **every)
+        return scaled_rope("longrope", plain_rope(1e4, 16), 10, scale=scale, **every)
 
-    np.testing.assert_allclose(rope(8).frequencies, DEFAULT / 8)
-    np.testing.assert_allclose(rope(32).factor, 1.190238, rtol=1e-6)
-    assert rope(8, attention=1.2).factor == 1.2
+    np.testing.assert_allclose(rope(8).inv_freq, DEFAULT / 8)
+    np.testing.assert_allclose(rope(32).attention_factor, 1.190238, rtol=1e-6)
+    assert rope(8, attention=1.2).attention_factor == 1.2
 
 
 def test_proportional_frequencies_stop():
-    rope = ROPE["proportional"](plain(1e4, 16), 0, fraction=0.25, scale=2)
+    rope = scaled_rope("proportional", plain_rope(1e4, 16), 0, fraction=0.25, scale=2)
     np.testing.assert_allclose(rope.inv_freq, [*DEFAULT[:2] / 2, *[0] * 6])
 
 
 def test_giraffe():
-    rope = ROPE["truncated_basis"](plain(1e4, 16), 0, low=1e-3, high=0.05, middle=0.02)
+    rope = scaled_rope(
+        "truncated_basis", plain_rope(1e4, 16), 0, low=1e-3, high=0.05, middle=0.02
+    )
     np.testing.assert_allclose(
         rope.inv_freq, [*DEFAULT[:3], *[0.02] * 3, 0, 0], rtol=1e-12
     )
-    rope = ROPE["power_basis"](plain(1e4, 16), 0, power=2)
+    rope = scaled_rope("power_basis", plain_rope(1e4, 16), 0, power=2)
     expected = DEFAULT * (1 - np.arange(8) / 8) ** 2
     np.testing.assert_allclose(rope.inv_freq, expected, rtol=1e-12)
 
 
 def test_methods_follow_each_other():
-    rope = plain(1e4, 16)
-    for name in ("rebase", "linear"):
-        rope = ROPE[name](
-            rope, 0, **({"scale": 2} if name == "linear" else {"factor": 3})
-        )
-    np.testing.assert_allclose(rope.inv_freq, plain(3e4, 16).inv_freq / 2)
+    rope = plain_rope(1e4, 16)
+    for name, arguments in {"rebase": {"factor": 3}, "linear": {"scale": 2}}.items():
+        rope = scaled_rope(name, rope, 0, **arguments)
+    np.testing.assert_allclose(rope.inv_freq, plain_rope(3e4, 16).inv_freq / 2)
     assert rope.base == 3e4
 
 
@@ -279,13 +299,13 @@ def test_methods_follow_each_other():
 )
 def test_arguments_out_of_range(name, arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        ROPE[name](plain(1e4, 16), 512, **arguments)
+        scaled_rope(name, plain_rope(1e4, 16), 512, **arguments)
 
 
 def test_what_cannot_be_rotated():
     with pytest.raises(ValueError, match="7 channels cannot be rotated"):
-        plain(1e4, 7)
+        plain_rope(1e4, 7)
     with pytest.raises(ValueError, match="base is 1; it must be above 1"):
-        plain(1, 8)
+        plain_rope(1, 8)
     with pytest.raises(ValueError, match="at least 4 rotated channels, not 2"):
-        ROPE["ntk_aware"](plain(1e4, 2), 0, scale=2)
+        scaled_rope("ntk_aware", plain_rope(1e4, 2), 0, scale=2)

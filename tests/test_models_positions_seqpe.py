@@ -24,7 +24,7 @@ CFG = replace(
 @pytest.fixture(scope="module")
 def params():
     """Tables and kernels ten times larger than at the start, so that digits count."""
-    start = seqpe.init(jax.random.key(1), CFG)
+    start = seqpe.init_seqpe(jax.random.key(1), CFG)
     return jax.tree.map(lambda x: x if (x == 1).all() else 10 * x, start)
 
 
@@ -57,7 +57,7 @@ def test_attention_among_digits_is_causal(params):
 def test_more_positions_than_digits_count_are_refused(key):
     cfg = modern(**SHAPE, max_len=100_001, position="none", position_bias="seqpe")
     with pytest.raises(ValueError, match="encoder.max_len is 100001"):
-        seqpe.init(key, cfg)
+        seqpe.init_seqpe(key, cfg)
 
 
 def test_nearest_is_the_cross_entropy_of_the_nearest_position():
@@ -83,7 +83,7 @@ def test_transfer_is_a_divergence_that_trains_only_the_shifted(key):
 
 
 def test_the_penalty_falls_when_it_is_trained(key):
-    params = seqpe.init(key, CFG)
+    params = seqpe.init_seqpe(key, CFG)
 
     @jax.jit
     def step(params):
@@ -100,12 +100,14 @@ def test_the_penalty_falls_when_it_is_trained(key):
 
 def test_the_model_reads_positions_in_its_text_and_trains_their_vectors(key, params):
     text = np.array([7, 3, 50, 21, 8, 9], np.int32)
-    model = {**INIT(key, CFG), "relative": params}
+    model = {**INIT(key, CFG), "position_bias": params}
 
     def states(ids, segment, relative):
         ids, segment = (jnp.asarray(x, jnp.int32)[None] for x in (ids, segment))
         tokens = Tokens(ids, segment, segment > 0)
-        return FORWARD({**model, "relative": relative}, tokens, CFG).hidden_states[0]
+        return FORWARD({**model, "position_bias": relative}, tokens, CFG).hidden_states[
+            0
+        ]
 
     alone = states(text, np.ones(6), params)
     after = states(np.append([4, 4, 4], text), np.repeat([1, 2], [3, 6]), params)

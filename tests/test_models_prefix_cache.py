@@ -14,6 +14,7 @@ from research.inference.embedder import make_embedder
 from research.models import encoder, prefix_cache
 from research.models.config import modern
 from research.models.pooling.registry import BASIC_POOLINGS
+from research.models.positions.yarn import Yarn
 from research.models.token_prepending import Prepend
 from research.text.templates import Prompt
 from research.text.tokenization import train_tokenizer
@@ -31,7 +32,7 @@ SHAPES = {
         LLAMA, position="learned", norm="layer", gated=False, rope_theta=1e4
     ),
     "yarn": dataclasses.replace(
-        LLAMA, position_methods=(("yarn", (("scale", 4.0), ("original", 16))),)
+        LLAMA, position_methods=(Yarn(scale=4.0, original=16),)
     ),
 }
 COMMON = 16

@@ -17,6 +17,7 @@ from research.models import encoder
 from research.models.config import modern
 from research.models.encoder import hidden_state_indices
 from research.models.pooling.registry import BASIC_POOLINGS
+from research.models.positions.methods import read_methods
 from research.models.prefix_cache import can_share_prefix
 from research.models.token_prepending import Prepend, add_token, prepend_blocks
 from research.types import Tokens
@@ -178,14 +179,15 @@ def test_one_more_token_changes_no_other():
     [
         ({}, True),
         ({"position": "learned"}, True),
-        ({"position_methods": (("temp_scale", (("tau", 0.9),)),)}, True),
+        ({"position_methods": read_methods("temp_scale(tau=0.9)")}, True),
         ({"causal": False}, False),
         ({"window": 2, "sliding_window_layers": (True, False, True)}, False),
         ({"position": "none", "position_bias": "alibi"}, False),
         ({"anchor_token": True}, False),
-        ({"position_methods": (("log_length", (("original", 8),)),)}, False),
-        ({"position_methods": (("self_extend", ()),)}, False),
-        ({"position_methods": (("dynamic_ntk", ()),)}, False),
+        ({"position_methods": read_methods("e2(largest=4)")}, True),
+        ({"position_methods": read_methods("log_length(original=8)")}, False),
+        ({"position_methods": read_methods("self_extend(group=2, window=4)")}, False),
+        ({"position_methods": read_methods("dynamic_ntk(scale=2)")}, False),
     ],
 )
 def test_models_whose_first_tokens_are_shared(changes, shared):

@@ -23,9 +23,9 @@ from research.eval.evaluators import EVALS
 ORIGINAL = 512
 ROWS = {
     "cut": {},
-    "grouped": {"extend": "grouped:scale={scale}"},
-    "recurrent": {"extend": "recurrent:scale={scale}"},
-    "interpolated": {"extend": "interpolated:scale={scale}"},
+    "grouped": {"extend": "grouped(scale={scale})"},
+    "recurrent": {"extend": "recurrent(scale={scale})"},
+    "interpolated": {"extend": "interpolated(scale={scale})"},
     "windows": {"chunk": "pcw(512)"},
 }
 

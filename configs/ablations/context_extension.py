@@ -24,28 +24,31 @@ from research.eval.evaluators import EVALS
 
 ROWS = {
     "learned, cut": ("learned", {}),
-    "learned, grouped": ("learned", {"extend": "grouped:scale={scale}"}),
-    "learned, recurrent": ("learned", {"extend": "recurrent:scale={scale}"}),
-    "learned, interpolated": ("learned", {"extend": "interpolated:scale={scale}"}),
+    "learned, grouped": ("learned", {"extend": "grouped(scale={scale})"}),
+    "learned, recurrent": ("learned", {"extend": "recurrent(scale={scale})"}),
+    "learned, interpolated": ("learned", {"extend": "interpolated(scale={scale})"}),
     "learned, windows": ("learned", {"chunk": "pcw({original})"}),
     "rope, cut": ("rope", {}),
-    "rope, as it is": ("rope", {"extend": "reach:length={max_length}"}),
-    "rope, linear": ("rope", {"extend": "linear:scale={scale}"}),
-    "rope, ntk_aware": ("rope", {"extend": "ntk_aware:scale={scale}"}),
-    "rope, rebase": ("rope", {"extend": "rebase:factor={factor}"}),
+    "rope, as it is": ("rope", {"extend": "extrapolate(length={max_length})"}),
+    "rope, linear": ("rope", {"extend": "linear(scale={scale})"}),
+    "rope, ntk_aware": ("rope", {"extend": "ntk_aware(scale={scale})"}),
+    "rope, rebase": ("rope", {"extend": "rebase(factor={factor})"}),
     "rope, dynamic_ntk": (
         "rope",
-        {"extend": "dynamic_ntk:scale=1+reach:length={max_length}"},
+        {"extend": "dynamic_ntk(scale=1) | extrapolate(length={max_length})"},
     ),
-    "rope, yarn": ("rope", {"extend": "yarn:scale={scale}"}),
+    "rope, yarn": ("rope", {"extend": "yarn(scale={scale})"}),
     "rope, self_extend": (
         "rope",
-        {"extend": "self_extend:group={group},window={window}"},
+        {"extend": "self_extend(group={group}, window={window})"},
     ),
-    "rope, log_length": ("rope", {"extend": "log_length+reach:length={max_length}"}),
+    "rope, log_length": (
+        "rope",
+        {"extend": "log_length() | extrapolate(length={max_length})"},
+    ),
     "rope, windows": ("rope", {"chunk": "pcw({original})"}),
-    "alibi, as it is": ("alibi", {"extend": "reach:length={max_length}"}),
-    "none, as it is": ("none", {"extend": "reach:length={max_length}"}),
+    "alibi, as it is": ("alibi", {"extend": "extrapolate(length={max_length})"}),
+    "none, as it is": ("none", {"extend": "extrapolate(length={max_length})"}),
 }
 # LongEmbed's factors of the base for 2, 4 and 8 times the length, and one more.
 FACTORS = {1: 1, 2: 3, 4: 5, 8: 10, 16: 20}

@@ -37,7 +37,7 @@ def get_config(arg: str = ""):
     variant = "tiny" if arg.tiny else f"{sizes},length=256"
     recipe = f"configs/decoder.py:{variant}"
     # Prompts are longer than the texts of a tiny decoder.
-    reach = {"extend": "reach:length=256"} if arg.tiny else {}
+    reach = {"extend": "extrapolate(length=256)"} if arg.tiny else {}
     longer = {"max_length": 256} if arg.tiny else {}
     evals = {
         "STS-B": section(

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from research import config_sections
 from research.atomic_write import write_json
 from research.inference import model as pretrained
 from research.inference.chunk_embedder import make_chunk_embedder
 from research.inference.embedder import make_embedder
 from research.inference.options import reads
 from research.interop import load
-from research.models.positions import methods
+from research.models.positions.methods import extend_context
 from research.text import chunking
 from research.types import EmbedFn, Evaluator
 
@@ -36,7 +35,7 @@ class AblationRow(NamedTuple):
         recipe: what is trained, or `model=NAME`, a model that is scored as it is; one
             run for each column if it names a field. Rows of the same recipe share its
             runs.
-        extend: what `context.parse` reads, for texts longer than those of the training;
+        extend: Position methods as call text, "yarn(scale=8)", for texts longer than those of the training;
             without it longer texts are cut.
         chunk: how documents are cut into chunks, as `parse_chunking` reads it.
         start: a recipe that is trained first; "{start}" in `recipe` is its workdir,
@@ -268,7 +267,7 @@ def _embedder(
     encoder = model.params, model.config
     settings |= reads(**{name: getattr(line, name) for name in READ})
     if line.extend:
-        encoder = methods.extend_context(*encoder, config_sections.parse(line.extend))
+        encoder = extend_context(*encoder, line.extend)
     if line.chunk:
         chunk = chunking.parse_chunking(line.chunk)
         return make_chunk_embedder(*encoder, chunk=chunk, **settings)

@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ml_collections
 
 from research import sharding
 from research.atomic_write import write_json
-from research.config_sections import bind, build, parse_calls
+from research.config_sections import bind, build
 from research.data.document_cache import tokenizer_info
 from research.data.pair_batches import PairBatches, make_pair_batches
 from research.data.pretraining_batches import (
@@ -30,8 +29,12 @@ from research.models.config import EncoderConfig
 from research.models.lora import full_params
 from research.models.pooling import basic, registry
 from research.models.pooling.registry import BASIC_POOLINGS
-from research.models.positions import methods as context
-from research.models.positions.learned import TABLES
+from research.models.positions.learned import TableMethod
+from research.models.positions.methods import (
+    config_fields,
+    extend_config,
+    read_methods,
+)
 from research.objectives.gradcache import num_chunks
 from research.objectives.registry import OBJECTIVES, PRETRAINING
 from research.objectives.tuning import TUNING, is_partial
@@ -67,7 +70,7 @@ def make_experiment(
     sources = {name: build(SOURCES, part) for name, part in config.data.items()}
     tokenizer = _tokenizer(config, sources, workdir)
     shape = build(ENCODERS, config.encoder)
-    cfg = context.extend_config(shape, _methods(config))
+    cfg = extend_config(shape, config.position_methods)
     _check_lengths(config, cfg, tokenizer)
     method = _method(config)
     cache = cache or workdir / "tokens"
@@ -80,7 +83,7 @@ def make_experiment(
         start = taken(config.init_from, shape, tokenizer, pool)
     longest = cfg.max_len if cfg.max_len > shape.max_len else config.max_length
     model = {
-        "encoder": dataclasses.asdict(cfg),
+        "encoder": config_fields(cfg),
         "pool": pool,
         "max_length": longest,
         "prompts": _prompts(sources),
@@ -134,21 +137,9 @@ def make_experiment(
             for name, evaluator in evaluators.items()
             if isinstance(evaluator, ModelEvaluator)
         },
-        initialise=initialiser(objective, shape, _methods(config), start),
+        initialise=initialiser(objective, shape, config.position_methods, start),
         note=start.note if start else "",
     )
-
-
-def _methods(config) -> dict[str, dict[str, Any]]:
-    """The methods that extend the context, with their arguments."""
-    methods = {}
-    if not config.position_methods:
-        return methods
-    for call in parse_calls(config.position_methods):
-        if call.name in methods:
-            raise ValueError(f"position_methods names {call.name} twice")
-        methods[call.name] = dict(call.kwargs)
-    return methods
 
 
 def _training(config, shape: EncoderConfig, cfg: EncoderConfig) -> EncoderConfig:
@@ -156,7 +147,8 @@ def _training(config, shape: EncoderConfig, cfg: EncoderConfig) -> EncoderConfig
 
     Texts begin anywhere in a longer position table, so that all its rows are trained.
     """
-    if not set(_methods(config)) & set(TABLES):
+    methods = read_methods(config.position_methods)
+    if not any(isinstance(method, TableMethod) for method in methods):
         return cfg
     return dataclasses.replace(cfg, random_offset=cfg.max_len - config.max_length)
 

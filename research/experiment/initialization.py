@@ -1,8 +1,8 @@
 """The parameters that a run starts from: random ones, or those of a model."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -13,8 +13,12 @@ from research.models import config, encoder
 from research.models.config import EncoderConfig
 from research.models.pooling import registry
 from research.models.pooling.basic import LearnedPooling
-from research.models.positions import methods as context
-from research.models.positions.learned import TABLES
+from research.models.positions.learned import TableMethod
+from research.models.positions.methods import (
+    config_fields,
+    extend_context,
+    read_methods,
+)
 from research.text import tokenization
 from research.types import Key, Objective, Params, Pool
 
@@ -59,7 +63,7 @@ def taken(
     free = ("dropout", "dtype", "remat", "attention", "causal")
     free = {name: getattr(cfg, name) for name in free}
     if dataclasses.replace(shape, **free) != cfg:
-        lines = diff_configs(dataclasses.asdict(shape), dataclasses.asdict(cfg))
+        lines = diff_configs(config_fields(shape), config_fields(cfg))
         raise ValueError(
             f"the encoder of {model} is not the config's: {'; '.join(lines)}"
         )
@@ -100,7 +104,7 @@ def _parts(
 def initialiser(
     objective: Objective,
     cfg: EncoderConfig,
-    methods: Mapping[str, Mapping[str, Any]],
+    methods: str,
     start: Taken | None,
 ) -> Callable[[Key], tuple[Params, Params]] | None:
     """The run's first parameters, extended; None where they are the objective's own.
@@ -108,15 +112,16 @@ def initialiser(
     Args:
         objective: of the run.
         cfg: the encoder's shape before it is extended.
-        methods: those that extend its context.
+        methods: call text of the position methods that extend its context.
         start: the encoder; None for a random one.
     """
-    if start is None and not set(methods) & set(TABLES):
+    tables = any(isinstance(m, TableMethod) for m in read_methods(methods))
+    if start is None and not tables:
         return None
 
     def initialise(key: Key) -> tuple[Params, Params]:
         params = encoder.init(key, cfg) if start is None else start.params
-        return objective.init(key, context.extend_context(params, cfg, methods)[0])
+        return objective.init(key, extend_context(params, cfg, methods)[0])
 
     return initialise
 

@@ -14,8 +14,8 @@ from research.interop.hf.families import read_config
 from research.interop.hf.safetensors import read_safetensors
 from research.interop.peft import read_adapter
 from research.interop.sentence_transformers.read import read_json, read_modules
-from research.models.config import EncoderConfig
 from research.models.lora import full_params
+from research.models.positions.methods import encoder_config
 from research.text.prompts import build_prompt
 from research.text.tokenization import load_tokenizer
 from research.train.checkpoints import restore_params
@@ -147,7 +147,7 @@ def _workdir(path: Path) -> EmbeddingModel:
     try:
         return EmbeddingModel(
             params=parts.pop("encoder"),
-            config=EncoderConfig(**fields["encoder"]),
+            config=encoder_config(fields["encoder"]),
             tokenizer=load_tokenizer(path),
             pool=fields["pool"],
             max_length=fields["max_length"],

@@ -1,10 +1,6 @@
 """The shape of an encoder: one dataclass for every family."""
 
-import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 
@@ -70,8 +66,8 @@ class EncoderConfig:
             run on from text to text (AnchorAttention).
         scale: factor of the attention scores; 0 becomes head_dim^-0.5.
         softcap: scores are bounded to it by a tanh; 0 for never (Gemma 2).
-        extensions: (name, ((argument, value), ...)) of each method that extends the
-            context, from `context.EXTENSIONS`.
+        position_methods: Records of `positions.methods` that extend the context,
+            applied in their order.
         type_vocab: rows of the token type table; 0 for none (the types are all 0).
         embed_scale: factor of the token embeddings.
         embed_norm: whether the sum of the embeddings is normalised.
@@ -127,12 +123,9 @@ class EncoderConfig:
     attention: str = "auto"
 
     def __post_init__(self):
-        for field in (
-            "bias",
-            "sliding_window_layers",
-            "position_methods",
-        ):  # lists, where read from JSON
-            object.__setattr__(self, field, _tuples(getattr(self, field)))
+        for field in ("bias", "sliding_window_layers", "position_methods"):
+            # Lists where they come from JSON, and not hashable.
+            object.__setattr__(self, field, tuple(getattr(self, field)))
         self._check_choices()
         if not self.head_dim and self.width % self.num_heads:
             raise ValueError(
@@ -203,17 +196,6 @@ class EncoderConfig:
     def compute_dtype(self):
         """The JAX type of activations."""
         return jnp.dtype(self.dtype)
-
-    def save(self, path: Path) -> None:
-        """Writes the fields as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-
-
-def _tuples(value: Any) -> Any:
-    """Lists as tuples, all the way down."""
-    if isinstance(value, (list, tuple)):
-        return tuple(_tuples(item) for item in value)
-    return value
 
 
 def bert(

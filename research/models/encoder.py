@@ -27,8 +27,7 @@ from research.models.layers import (
 )
 from research.models.pooling import registry
 from research.models.pooling.basic import LearnedPooling
-from research.models.positions import clex, seqpe
-from research.models.positions.bias import RELATIVE
+from research.models.positions.bias import POSITION_BIASES, init_bias
 from research.models.positions.segment_positions import Positions, segment_positions
 from research.models.prefix_cache import apply_after_prefix
 from research.models.stack import PerLayerFn, layer_flags, scan_blocks
@@ -64,14 +63,9 @@ def init(key: Key, cfg: EncoderConfig) -> Params:
 
 def _init_positions(key: Key, cfg: EncoderConfig) -> Params:
     """The parameters of attention biases and of position methods, if there are any."""
-    params = {}
-    if cfg.position_bias == "seqpe":
-        params["relative"] = seqpe.init(key, cfg)
-    elif cfg.position_bias != "none":
-        params["relative"] = RELATIVE[cfg.position_bias].init(key, cfg)
-    for name, arguments in cfg.position_methods:
-        if name == "clex":
-            params["clex"] = clex.init_clex(key, cfg, **dict(arguments))
+    params = {"position_bias": init_bias(key, cfg)}
+    for method in cfg.position_methods:
+        params[method.name] = method.init(key, cfg)
     return {name: value for name, value in params.items() if value}
 
 
@@ -180,7 +174,7 @@ def _attend_by_position(cfg: EncoderConfig, length: int) -> EncoderConfig:
     """The same with attention that goes by tokens' positions, not by their order."""
     dense = (
         length <= MAX_DENSE_LENGTH
-        or cfg.position_bias in RELATIVE
+        or cfg.position_bias in POSITION_BIASES
         or bool(cfg.sliding_window_layers)
     )
     return dataclasses.replace(cfg, attention="plain" if dense else "blockwise")

@@ -25,22 +25,6 @@ from research.models.token_prepending import Prepend
 from research.sharding import split_rows
 from research.types import Array, Params, Tokens
 
-# The position methods by which a token's rotation and weight depend on its position
-# alone, and not on what follows it.
-FIXED = (
-    "linear",
-    "ntk_aware",
-    "rebase",
-    "ntk_by_parts",
-    "yarn",
-    "llama3",
-    "proportional",
-    "truncated_basis",
-    "power_basis",
-    "temp_scale",
-    "log_position",
-)
-
 
 @partial(jax.jit, static_argnames="cfg")
 def encode_prefix(params: Params, token_ids: Array, cfg: EncoderConfig) -> PrefixKV:
@@ -113,7 +97,7 @@ def can_share_prefix(cfg: EncoderConfig) -> bool:
     Not where they attend to what follows, or where positions depend on the length of
     the text. Sliding-window blocks and distance biases are left out too.
     """
-    fixed = all(name in FIXED for name, _ in cfg.position_methods)
+    fixed = all(method.prefix_cacheable for method in cfg.position_methods)
     independent = not (
         cfg.sliding_window_layers or cfg.anchor_token or cfg.position_stride > 1
     )

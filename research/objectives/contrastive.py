@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.pooling import basic, registry
-from research.models.positions import seqpe
+from research.models.positions.bias import position_penalty
 from research.objectives.gradcache import encode_in_chunks, num_chunks
 from research.types import (
     Array,
@@ -90,9 +90,8 @@ def contrastive(
         q, d = vectors[batch.query_index], vectors[batch.document_index]
         values, metrics = nested.loss(q, d, batch.labels, loss_key)
         value = values.mean()
-        if cfg.position_bias == "seqpe":
-            vectors_of = params["encoder"]["relative"]
-            value += seqpe.penalty(jax.random.fold_in(loss_key, 1), vectors_of, cfg)
+        penalty_key = jax.random.fold_in(loss_key, 1)
+        value += position_penalty(penalty_key, params["encoder"], cfg)
         return LossOutput(value, {**metrics, **_similarities(q, d)})
 
     return Objective(init, loss)

@@ -11,7 +11,7 @@ from research.sharding import path_name
 from research.types import Params
 
 # Biases, the scales of norms and KERPLE's parameters: never decayed.
-_UNDECAYED = r"(^|/)(bias|scale|relative/[ap])$"
+_UNDECAYED = r"(^|/)(bias|scale|position_bias/[ap])$"
 
 
 class Optimizer(NamedTuple):

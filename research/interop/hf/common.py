@@ -67,9 +67,11 @@ def rotary(fields: Fields, *, theta: float = 10_000.0, reach: int) -> dict[str, 
 def write_rotary(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `rotary`, for transformers v4 and v5."""
     rope = to_hugging_face(cfg.position_methods)
-    arguments = dict(cfg.position_methods).get("dynamic_ntk", ())
+    max_positions = cfg.max_len
+    for method in cfg.position_methods:
+        max_positions = method.max_len_to_hugging_face(max_positions)
     return {
-        "max_position_embeddings": dict(arguments).get("original", cfg.max_len),
+        "max_position_embeddings": max_positions,
         "rope_parameters": {"rope_theta": cfg.rope_theta, **rope},
         "rope_theta": cfg.rope_theta,
         "rope_scaling": rope if cfg.position_methods else None,
@@ -114,16 +116,16 @@ def _rotary(fields: Fields, rope: Fields, reach: int) -> dict[str, Any]:
     reach = fields.get("max_position_embeddings", reach)
     if original := fields.get("original_max_position_embeddings"):
         rope = {**rope, "original_max_position_embeddings": original}
-    extensions = from_hugging_face(rope, reach)
-    arguments = {name: dict(given) for name, given in extensions}
-    if "proportional" not in arguments:
+    methods = from_hugging_face(rope, reach)
+    partial = "partial_rotary_factor"
+    if not any(partial in method.hf_fields.values() for method in methods):
         require(rope, partial_rotary_factor=(1.0, None))
-    if dynamic := arguments.get("dynamic_ntk"):  # transformers goes on growing there
-        reach = round(dynamic["scale"] * dynamic["original"])
+    for method in methods:
+        reach = method.max_len_from_hugging_face(reach)
     return {
         "position": "rope",
         "rope_theta": float(rope["rope_theta"]),
-        "position_methods": extensions,
+        "position_methods": methods,
         "max_len": reach,
     }
 

@@ -6,12 +6,13 @@ compute, so that what is read is what `transformers` would compute.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from research.interop.hf import bert, gpt, llama, t5
 from research.interop.hf.common import Fields
 from research.models.config import EncoderConfig
+from research.models.positions.methods import config_fields
 
 
 class Family(NamedTuple):
@@ -68,10 +69,10 @@ def family_of(cfg: EncoderConfig) -> str:
     Raises:
         ValueError: no family can.
     """
-    ours, nearest = asdict(_said(cfg)), None
+    ours, nearest = config_fields(_said(cfg)), None
     for name, family in FAMILIES.items():
         try:
-            again = asdict(_said(family.read(family.write(cfg))))
+            again = config_fields(_said(family.read(family.write(cfg))))
         except ValueError:
             continue
         differing = [field for field in ours if ours[field] != again[field]]

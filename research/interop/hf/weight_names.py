@@ -127,7 +127,7 @@ ROWS = {
     "roberta": _BERT_ROWS,
     "mpnet": (
         *_BERT_EMBEDDINGS,
-        _table("encoder.relative_attention_bias", "relative"),
+        _table("encoder.relative_attention_bias", "position_bias"),
         *_heads(f"{_BERT}.attention.attn.q", "query"),
         *_heads(f"{_BERT}.attention.attn.k", "key"),
         *_heads(f"{_BERT}.attention.attn.v", "value"),
@@ -168,7 +168,8 @@ ROWS = {
     "t5": (
         _table("shared", "embed/token"),
         _table(
-            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias", "relative"
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+            "position_bias",
         ),
         *_norm(f"{_T5}.0.layer_norm", "layers/attention_norm"),
         *_heads(f"{_T5}.0.SelfAttention.q", "query"),

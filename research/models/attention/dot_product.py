@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from research.models.attention.masks import attention_mask, sliding_window_mask
 from research.models.config import EncoderConfig
 from research.models.dropout import dropout
-from research.models.positions.bias import RELATIVE
+from research.models.positions.bias import POSITION_BIASES
 from research.models.positions.query_scale import logit_scale
-from research.models.positions.relative_rope import relation
+from research.models.positions.relative_rope import relative_remapping
 from research.models.positions.segment_positions import Positions
 from research.types import Array, Key, Params
 
@@ -58,7 +58,7 @@ def make_attention_masks(
         aligned: Whether the i-th tokens of all rows have the same position in their
             row, so that all rows share one bias.
     """
-    remapping = relation(cfg)
+    remapping = relative_remapping(cfg)
     # [B, q, k] pairs that attend
     mask = attention_mask(cfg, query, key)
     q_ids, k_ids = query.position_ids[:, :, None], key.position_ids[:, None, :]
@@ -66,16 +66,16 @@ def make_attention_masks(
         mask &= remapping.visible(q_ids, k_ids)
     # [1 or B, H, q, k] bias, by distances in the row: inside a text they are the same
     bias = None
-    if cfg.position_bias in RELATIVE:
+    if cfg.position_bias in POSITION_BIASES:
         rows = slice(1) if aligned else slice(None)
         distance = key.row_positions[rows, None, :] - query.row_positions[rows, :, None]
-        bias = RELATIVE[cfg.position_bias].bias(bias_params or {}, cfg, distance)
+        bias = POSITION_BIASES[cfg.position_bias].bias(bias_params or {}, cfg, distance)
         bias *= logit_scale(cfg)
     return AttentionMasks(
         mask,
         sliding_window_mask(cfg, query, key) if cfg.sliding_window_layers else None,
         bias,
-        tuple(branch.holds(q_ids, k_ids) for branch in remapping.branches[1:]),
+        tuple(branch.pair_mask(q_ids, k_ids) for branch in remapping.branches[1:]),
     )
 
 

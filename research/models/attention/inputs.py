@@ -1,6 +1,5 @@
 """AttentionInputs: masks, RoPE angles and biases, made once and read by every block."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -9,9 +8,13 @@ import jax.numpy as jnp
 from research.models.attention.dot_product import AttentionMasks, make_attention_masks
 from research.models.config import EncoderConfig
 from research.models.positions import rope, seqpe
-from research.models.positions.bias import RELATIVE
+from research.models.positions.bias import POSITION_BIASES
 from research.models.positions.query_scale import query_scale
-from research.models.positions.relative_rope import relation
+from research.models.positions.relative_rope import (
+    PLAIN_BRANCH,
+    RopeBranch,
+    relative_remapping,
+)
 from research.models.positions.segment_positions import Positions, segment_positions
 from research.models.token_ops import gather_tokens
 from research.types import Array, Key, Params
@@ -105,7 +108,9 @@ def make_attention_inputs(
         prefix_length: P, how many tokens of a cached prefix come before every row; the
             logits of full rows then stand in memory. `positions` count them.
     """
-    bias_params = params.get("relative") if cfg.position_bias in RELATIVE else None
+    bias_params = (
+        params.get("position_bias") if cfg.position_bias in POSITION_BIASES else None
+    )
     # [B, S, S] masks, or [B, S, P+S] with a prefix
     masks = None
     needs_masks = extra_mask is not None or prefix_length
@@ -125,7 +130,9 @@ def make_attention_inputs(
         scale = scale[:, :, None, None]
     extra_channels = None
     if cfg.position_bias == "seqpe":
-        extra_channels = seqpe.channels(params["relative"], cfg, positions.position_ids)
+        extra_channels = seqpe.channels(
+            params["position_bias"], cfg, positions.position_ids
+        )
     return AttentionInputs(
         positions,
         _rope_branches(params, positions, cfg, key),
@@ -250,11 +257,11 @@ def _rope_branches(
     """Cosines and sines of each RoPE branch."""
     if cfg.position != "rope":
         return ()
-    position_ids = rope.training_position(cfg, positions.position_ids, key)
-    angles, factor = rope.rope_angles(cfg, positions.lengths, params.get("clex"), key)
+    position_ids = rope.rope_positions(cfg, positions.position_ids, key)
+    angles, factor = rope.rope_angles(cfg, positions.lengths, params, key)
     return tuple(
         _cos_sin(branch, position_ids, angles, factor)
-        for branch in relation(cfg).branches
+        for branch in relative_remapping(cfg).branches
     )
 
 
@@ -262,14 +269,16 @@ def _local_rope(positions: Positions, cfg: EncoderConfig) -> CosSin | None:
     """Cosines and sines of sliding-window blocks, which no position method changes."""
     if cfg.position != "rope" or not cfg.sliding_window_layers:
         return None
-    (branch,) = relation(dataclasses.replace(cfg, position_methods=())).branches
-    return _cos_sin(branch, positions.position_ids, *rope.local_rope_angles(cfg))
+    angles, factor = rope.local_rope_angles(cfg)
+    return _cos_sin(PLAIN_BRANCH, positions.position_ids, angles, factor)
 
 
-def _cos_sin(branch, position_ids: Array, angles: Array, factor: Array) -> CosSin:
+def _cos_sin(
+    branch: RopeBranch, position_ids: Array, angles: Array, factor: Array
+) -> CosSin:
     """Cosines and sines of queries and keys in one branch."""
     factor = factor[:, :, None, None]
     return CosSin(
-        rope.cos_sin(branch.query(position_ids, angles), factor),
-        rope.cos_sin(branch.key(position_ids, angles), factor),
+        rope.cos_sin(branch.query_angles(position_ids, angles), factor),
+        rope.cos_sin(branch.key_angles(position_ids, angles), factor),
     )

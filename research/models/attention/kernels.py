@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from research.models.attention.blockwise import blockwise_attention
 from research.models.attention.inputs import AttentionInputs
 from research.models.config import EncoderConfig
-from research.models.positions.relative_rope import relation
+from research.models.positions.relative_rope import relative_remapping
 from research.types import Array
 
 # Splash: the most queries and keys of a block, and the chip's lanes, of which a block
@@ -31,7 +31,7 @@ def find_obstacles(cfg: EncoderConfig, name: str, *, dropout: bool) -> list[str]
         name: The kernel's name.
         dropout: Whether attention weights are dropped.
     """
-    remapping = relation(cfg)
+    remapping = relative_remapping(cfg)
     obstacles = {
         f"the attention bias {cfg.position_bias!r}": cfg.position_bias != "none",
         "distances of several kinds": len(remapping.branches) > 1,

@@ -1,13 +1,15 @@
-"""Attention biases of the distance between two tokens: ALiBi, T5, KERPLE."""
+"""Attention biases by the distance between two tokens: ALiBi, T5, KERPLE, SeqPE."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from research.models.config import EncoderConfig
+from research.models.positions import seqpe
 from research.types import Array, Key, Params
 
 # T5's buckets of distances, and the distance from which all are in the last one.
@@ -18,20 +20,46 @@ KERPLE_LEAST = 0.01
 KERPLE_MOST = 2.0
 
 
-class Relative(NamedTuple):
-    """A kind of bias.
+class AttentionBias(NamedTuple):
+    """A kind of attention bias.
 
     Attributes:
         init: (key, cfg) -> parameters, a dict of arrays; empty where there are none.
-        bias: (parameters, cfg, relative [B, q, k] int32) -> [B, H, q, k] float32;
-            relative is the key's position less the query's.
+        bias: (parameters, cfg, distance [B, q, k] int32) -> [B, H, q, k] float32; the
+            distance is the key's position less the query's.
     """
 
     init: Callable[[Key, EncoderConfig], Params]
     bias: Callable[[Params, EncoderConfig, Array], Array]
 
 
-def slopes(heads: int) -> np.ndarray:
+def init_bias(key: Key, cfg: EncoderConfig) -> Params:
+    """Parameters of `cfg.position_bias`; empty where it has none.
+
+    Raises:
+        ValueError: SeqPE cannot read positions of so long texts.
+    """
+    if cfg.position_bias == "none":
+        return {}
+    if cfg.position_bias == "seqpe":
+        return seqpe.init_seqpe(key, cfg)
+    return POSITION_BIASES[cfg.position_bias].init(key, cfg)
+
+
+def position_penalty(key: Key, params: Params, cfg: EncoderConfig) -> Array | float:
+    """What every objective adds to its loss: SeqPE's penalty, 0.0 for other biases.
+
+    Args:
+        key: Random key of the training step.
+        params: The encoder's parameters.
+        cfg: The encoder's shape.
+    """
+    if cfg.position_bias != "seqpe":
+        return 0.0
+    return seqpe.penalty(key, params["position_bias"], cfg)
+
+
+def alibi_slopes(heads: int) -> np.ndarray:
     """ALiBi's slope of each head (Press et al. 2022, section 3).
 
     2^(-8h/H), h = 1 ... H, for a power of two; other numbers of heads take those of the
@@ -45,62 +73,63 @@ def slopes(heads: int) -> np.ndarray:
         return 2.0 ** (-8.0 * np.arange(1, count + 1) / count)
 
     below = 2 ** (heads.bit_length() - 1)
-    rest = geometric(2 * below)[::2][: heads - below]
-    return np.concatenate([geometric(below), rest]).astype(np.float32)
+    between = geometric(2 * below)[::2][: heads - below]
+    return np.concatenate([geometric(below), between]).astype(np.float32)
 
 
-def buckets(relative: np.ndarray, *, causal: bool) -> np.ndarray:
+def t5_buckets(distance: np.ndarray, *, causal: bool) -> np.ndarray:
     """T5's bucket of each distance (Raffel et al. 2020, section 2.1).
 
-    Half of the buckets of a direction are of one distance each, the others grow
+    Half of the buckets of a direction hold one distance each, the others grow
     logarithmically up to `FARTHEST`. Causal models have one direction, others two.
 
     Args:
-        relative: [...] int, the key's position less the query's.
+        distance: [...] int, the key's position less the query's.
         causal: whether keys ahead of the query share the bucket of distance 0.
 
     Returns:
         [...] int32 in 0 ... BUCKETS - 1.
     """
     count = BUCKETS if causal else BUCKETS // 2
-    distance = np.maximum(-relative, 0) if causal else np.abs(relative)
+    size = np.maximum(-distance, 0) if causal else np.abs(distance)
     exact = count // 2
     # log2 is exact for powers of two, which are where buckets begin.
-    octaves = np.log2(np.maximum(distance, exact) / exact) / np.log2(FARTHEST / exact)
+    octaves = np.log2(np.maximum(size, exact) / exact) / np.log2(FARTHEST / exact)
     far = np.minimum(exact + (octaves * (count - exact)).astype(int), count - 1)
-    bucket = np.where(distance < exact, distance, far)
-    ahead = 0 if causal else count * (relative > 0)
+    bucket = np.where(size < exact, size, far)
+    ahead = 0 if causal else count * (distance > 0)
     return (bucket + ahead).astype(np.int32)
 
 
-def no_parameters(key: Key, cfg: EncoderConfig) -> Params:
+def init_nothing(key: Key, cfg: EncoderConfig) -> Params:
     """ALiBi's slopes are fixed."""
     return {}
 
 
-def alibi(params: Params, cfg: EncoderConfig, relative: Array) -> Array:
+def alibi(params: Params, cfg: EncoderConfig, distance: Array) -> Array:
     """-slope * |distance| (Press et al. 2022; symmetric as in JinaBERT).
 
     A causal mask hides what is ahead. The first implementation adds slope * key
     position instead, which is the same under a causal softmax only.
     """
-    return -_by_head(slopes(cfg.num_heads)) * _distance(relative)
+    return -_by_head(alibi_slopes(cfg.num_heads)) * _absolute(distance)
 
 
-def t5_init(key: Key, cfg: EncoderConfig) -> Params:
+def init_t5(key: Key, cfg: EncoderConfig) -> Params:
     """A [BUCKETS, H] table, shared by all blocks."""
     return {"embedding": 0.02 * jax.random.normal(key, (BUCKETS, cfg.num_heads))}
 
 
-def t5(params: Params, cfg: EncoderConfig, relative: Array) -> Array:
-    """A learned value of each head and bucket of distances (see `buckets`)."""
-    every = np.arange(-FARTHEST, FARTHEST + 1)
-    table = params["embedding"][buckets(every, causal=cfg.causal)].T
-    place = jnp.clip(relative, -FARTHEST, FARTHEST) + FARTHEST
-    return jnp.moveaxis(jnp.take(table, place, axis=1), 0, 1)
+def t5(params: Params, cfg: EncoderConfig, distance: Array) -> Array:
+    """A learned value of each head and bucket of distances (see `t5_buckets`)."""
+    distances = np.arange(-FARTHEST, FARTHEST + 1)
+    table = params["embedding"][t5_buckets(distances, causal=cfg.causal)].T
+    chex.assert_rank(distance, 3)
+    column = jnp.clip(distance, -FARTHEST, FARTHEST) + FARTHEST
+    return jnp.moveaxis(jnp.take(table, column, axis=1), 0, 1)  # [B, H, q, k]
 
 
-def kerple_init(key: Key, cfg: EncoderConfig) -> Params:
+def init_kerple(key: Key, cfg: EncoderConfig) -> Params:
     """p from U(0, 2) and a from U(0, 1), as the authors' code."""
     p_key, a_key = jax.random.split(key)
     return {
@@ -113,41 +142,41 @@ def kerple_init(key: Key, cfg: EncoderConfig) -> Params:
     }
 
 
-def kerple_log(params: Params, cfg: EncoderConfig, relative: Array) -> Array:
+def kerple_log(params: Params, cfg: EncoderConfig, distance: Array) -> Array:
     """-p log(1 + a |distance|) (Chi et al. 2022, KERPLE)."""
     p, a = _kerple_parameters(params)
-    return -p * jnp.log1p(a * _distance(relative))
+    return -p * jnp.log1p(a * _absolute(distance))
 
 
-def kerple_power(params: Params, cfg: EncoderConfig, relative: Array) -> Array:
+def kerple_power(params: Params, cfg: EncoderConfig, distance: Array) -> Array:
     """-a |distance|^p (Chi et al. 2022, KERPLE)."""
     p, a = _kerple_parameters(params)
-    distance = _distance(relative)
+    absolute = _absolute(distance)
     # log 0 would make the gradient of p NaN.
-    return jnp.where(distance > 0, -a * jnp.maximum(distance, 1.0) ** p, 0.0)
+    return jnp.where(absolute > 0, -a * jnp.maximum(absolute, 1.0) ** p, 0.0)
 
 
 def _kerple_parameters(params: Params) -> tuple[Array, Array]:
-    """p and a [1, H, 1, 1] within bounds; outside there is a gradient to return."""
+    """p and a [1, H, 1, 1] within bounds; gradients pass as if they were free."""
 
-    def bounded(x, most):
+    def clip_value(x, most):
         return x + jax.lax.stop_gradient(jnp.clip(x, KERPLE_LEAST, most) - x)
 
-    p, a = bounded(params["p"], KERPLE_MOST), bounded(params["a"], None)
+    p, a = clip_value(params["p"], KERPLE_MOST), clip_value(params["a"], None)
     return _by_head(p), _by_head(a)
 
 
-def _distance(relative: Array) -> Array:
-    return jnp.abs(relative).astype(jnp.float32)[:, None]
+def _absolute(distance: Array) -> Array:
+    return jnp.abs(distance).astype(jnp.float32)[:, None]
 
 
 def _by_head(x) -> Array:
     return jnp.asarray(x)[None, :, None, None]
 
 
-RELATIVE = {
-    "alibi": Relative(no_parameters, alibi),
-    "t5": Relative(t5_init, t5),
-    "kerple_log": Relative(kerple_init, kerple_log),
-    "kerple_power": Relative(kerple_init, kerple_power),
+POSITION_BIASES = {
+    "alibi": AttentionBias(init_nothing, alibi),
+    "t5": AttentionBias(init_t5, t5),
+    "kerple_log": AttentionBias(init_kerple, kerple_log),
+    "kerple_power": AttentionBias(init_kerple, kerple_power),
 }

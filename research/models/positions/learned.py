@@ -1,92 +1,132 @@
-"""Longer tables of learned positions, made of the rows that a model has.
+"""Learned position tables: their rows for tokens, and longer tables from shorter ones.
 
-All of them are used as they are, or as the start of training the new rows alone
-(LongEmbed, Zhu et al. 2024, section 4.1). Tables are [P, D], P positions, without the
-rows that a family keeps before position 0.
+Longer tables are made of the rows that a model has. They are used as they are, or as
+the start of training the new rows alone (LongEmbed, Zhu et al. 2024, section 4.1).
+Tables are [P, D], P positions, without the rows that a family keeps before position 0.
 """
 
+from dataclasses import dataclass
+
+import chex
 import jax
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
+from research.models.positions.base import PositionMethod
 from research.models.positions.segment_positions import Positions
-from research.types import Array, Key
+from research.types import Array, Key, Params
 
 
-def grouped(table: Array, *, scale: int) -> Array:
-    """[P * scale, D]: position p is the old p // scale.
+@dataclass(frozen=True, kw_only=True)
+class TableMethod(PositionMethod):
+    """Base class of the methods that make a learned position table longer.
 
-    Returns:
-        a table whose rows 0, scale, 2 * scale ... are the old ones.
-    Raises:
-        ValueError: scale is not a whole number of at least 1.
+    They change the parameters once and do not stay in the encoder's config.
+
+    Attributes:
+        scale: How many times longer the table becomes, a whole number.
     """
-    return jnp.repeat(table, _whole("grouped", scale), axis=0)
+
+    requires = "learned"
+    scale: int
+
+    def __post_init__(self):
+        if self.scale < 1 or self.scale != int(self.scale):
+            raise ValueError(
+                f"{self.name}'s scale is {self.scale}; it must be a whole number of at "
+                "least 1"
+            )
+
+    def check(self, cfg: EncoderConfig) -> None:
+        if cfg.position_stride > 1:
+            raise ValueError("a position table can be extended once; this one has been")
+
+    def conflicts_with(self, other: PositionMethod) -> bool:
+        return isinstance(other, TableMethod)
+
+    def max_context(self, cfg: EncoderConfig) -> int:
+        return cfg.max_len * self.scale
+
+    @property
+    def position_stride(self) -> int:
+        """Distance of the old rows in the longer table."""
+        return self.scale
+
+    def extend_table(self, table: Array) -> Array:
+        """The longer table [P * scale, D] of a table [P, D]."""
+        raise NotImplementedError
 
 
-def recurrent(table: Array, *, scale: int) -> Array:
-    """[P * scale, D]: position p is the old p mod P.
+class GroupedTable(TableMethod):
+    """Position p has the old row p // scale."""
 
-    Returns:
-        a table whose first P rows are the old ones.
-    Raises:
-        ValueError: scale is not a whole number of at least 1.
-    """
-    return jnp.tile(table, (_whole("recurrent", scale), 1))
+    name = "grouped"
+
+    def extend_table(self, table: Array) -> Array:
+        return jnp.repeat(table, self.scale, axis=0)
 
 
-def interpolated(table: Array, *, scale: int) -> Array:
-    """[P * scale, D]: position p is the old p / scale, between two rows a mixture.
+class RecurrentTable(TableMethod):
+    """Position p has the old row p mod P, so that the old rows stay in front."""
+
+    name = "recurrent"
+    position_stride = 1
+
+    def extend_table(self, table: Array) -> Array:
+        return jnp.tile(table, (self.scale, 1))
+
+
+class InterpolatedTable(TableMethod):
+    """Position p has the old row p / scale, between two rows a mixture.
 
     The paper does not say what follows the last old row, which is position
-    (P - 1) * scale: here the scale - 1 positions after it hold it.
-
-    Returns:
-        a table whose rows 0, scale, 2 * scale ... are the old ones, to the bit.
-    Raises:
-        ValueError: scale is not a whole number of at least 1.
+    (P - 1) * scale: here the scale - 1 positions after it repeat it.
     """
-    parts = _whole("interpolated", scale)
-    after = jnp.concatenate([table[1:], table[-1:]])
-    weight = jnp.arange(parts, dtype=table.dtype)[None, :, None] / parts
-    mixed = table[:, None] + weight * (after - table)[:, None]
-    return mixed.reshape(-1, table.shape[1])
+
+    name = "interpolated"
+
+    def extend_table(self, table: Array) -> Array:
+        next_rows = jnp.concatenate([table[1:], table[-1:]])  # [P, D]
+        weights = jnp.arange(self.scale, dtype=table.dtype)[None, :, None] / self.scale
+        mixed = table[:, None] + weights * (next_rows - table)[:, None]
+        return mixed.reshape(-1, table.shape[1])  # [P * scale, D]
 
 
-def _whole(name: str, scale: int) -> int:
-    if scale < 1 or scale != int(scale):
-        raise ValueError(
-            f"{name}'s scale is {scale}; it must be a whole number of at least 1"
-        )
-    return int(scale)
+def extend_position_table(
+    params: Params, cfg: EncoderConfig, method: TableMethod
+) -> Params:
+    """The encoder's parameters with a longer position table."""
+    embed = params["embed"]
+    table = jnp.asarray(embed["position"]["embedding"])
+    before, rows = table[: cfg.position_offset], table[cfg.position_offset :]
+    longer = jnp.concatenate([before, method.extend_table(rows)])
+    return {**params, "embed": {**embed, "position": {"embedding": longer}}}
 
 
-def table_rows(places: Positions, cfg: EncoderConfig, key: Key | None = None) -> Array:
+def table_rows(
+    positions: Positions, cfg: EncoderConfig, key: Key | None = None
+) -> Array:
     """The row of the position table for each token: [B, S] int32.
 
-    A text that the table served before it was extended stands at every stride-th row,
-    where the original rows are. To train the rows of a longer table, texts begin
-    anywhere instead (both LongEmbed, Zhu et al. 2024, section 4.1).
+    A text that the table was long enough for before it was extended takes every
+    stride-th row, where the original rows are. To train the rows of a longer table,
+    texts begin anywhere instead (both LongEmbed, Zhu et al. 2024, section 4.1).
 
     Args:
-        places: where the tokens stand, [B, S].
-        cfg: the encoder's shape.
-        key: of the embedding layer in training; None otherwise.
+        positions: Positions of the tokens, [B, S].
+        cfg: The encoder's shape.
+        key: Key of the embedding layer in training; None otherwise.
     """
-    rows = places.position_ids
+    rows = positions.position_ids
+    chex.assert_rank(rows, 2)
     if key is not None and cfg.random_offset:
         key = jax.random.fold_in(key, 1)  # the layer's dropout takes the key itself
-        drawn = jax.random.randint(key, rows.shape, 0, cfg.random_offset + 1)
-        # All tokens of a text take what was drawn for its number in the row: where its
-        # first one stood may lie beyond rows that were compacted.
-        number = jnp.maximum(places.segment_ids, 1) - 1
-        rows += jnp.take_along_axis(drawn, number, axis=1)
+        offsets = jax.random.randint(key, rows.shape, 0, cfg.random_offset + 1)
+        # All tokens of a text take the offset at its number in the row: its first token
+        # may be absent from rows that were compacted.
+        number = jnp.maximum(positions.segment_ids, 1) - 1
+        rows += jnp.take_along_axis(offsets, number, axis=1)
     elif cfg.position_stride > 1:
-        short = places.lengths <= cfg.max_len // cfg.position_stride
-        rows = jnp.where(short, rows * cfg.position_stride, rows)
+        is_short = positions.lengths <= cfg.max_len // cfg.position_stride
+        rows = jnp.where(is_short, rows * cfg.position_stride, rows)
     return rows + cfg.position_offset
-
-
-TABLES = {"grouped": grouped, "recurrent": recurrent, "interpolated": interpolated}
-# The methods that put the old rows `scale` apart; the others keep them in front.
-SPREAD = ("grouped", "interpolated")

@@ -1,96 +1,101 @@
-"""How sharp attention is: factors of the queries that depend on the text's length."""
+"""Attention temperature: TempScale and length-dependent query scaling."""
 
 import math
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
+from research.models.positions.base import PositionMethod
 from research.models.positions.segment_positions import Positions
 from research.types import Array
 
 
-def query_scale(cfg: EncoderConfig, places: Positions) -> Array | float:
-    """The product of the factors of the queries that `cfg.extensions` names.
+def query_scale(cfg: EncoderConfig, positions: Positions) -> Array | float:
+    """The product of the query factors of all position methods.
+
+    Args:
+        cfg: The encoder's shape.
+        positions: Positions of the tokens, [B, S].
 
     Returns:
         [B, S] float32, or a float where it is the same for all tokens.
     """
-    factor = 1.0
-    for name, arguments in cfg.position_methods:
-        if name in TEMPERATURES:
-            factor = factor * TEMPERATURES[name](cfg, places, **dict(arguments))
-    return factor
+    scale = 1.0
+    for method in cfg.position_methods:
+        scale = scale * method.query_scale(cfg, positions)
+    return scale
 
 
 def logit_scale(cfg: EncoderConfig) -> float:
-    """The part of `query_factor` that is for whole scores, not only for queries.
+    """The part of `query_scale` that is for whole logits, not only for queries.
 
     An attention bias is multiplied by it too, and so is the bound of a softcap.
     """
-    scales = [dict(rest) for name, rest in cfg.position_methods if name == "temp_scale"]
-    return math.prod(temp_scale(cfg, None, **scale) for scale in scales)
+    return math.prod([m.logit_scale for m in cfg.position_methods], start=1.0)
 
 
-def temp_scale(cfg: EncoderConfig, places: Positions | None, *, tau: float) -> float:
-    """1 / tau: softmax(scores / tau) (Zhou et al. 2025, TempScale).
+@dataclass(frozen=True, kw_only=True)
+class TempScale(PositionMethod):
+    """softmax(logits / tau) (Zhou et al. 2025, TempScale).
 
-    A tau below 1 keeps the embeddings of long texts apart, with no training.
-
-    Raises:
-        ValueError: tau is not above 0.
+    A tau below 1 spreads the embeddings of long texts, with no training.
     """
-    if not tau > 0:
-        raise ValueError(f"temp_scale's tau is {tau}; it must be above 0")
-    return 1.0 / tau
+
+    name = "temp_scale"
+    bounded = False
+    tau: float
+
+    def __post_init__(self):
+        if not self.tau > 0:
+            raise ValueError(f"temp_scale's tau is {self.tau}; it must be above 0")
+
+    def query_scale(self, cfg: EncoderConfig, positions: Positions) -> float:
+        return 1.0 / self.tau
+
+    @property
+    def logit_scale(self) -> float:
+        return 1.0 / self.tau
 
 
-def log_length(cfg: EncoderConfig, places: Positions, *, original: int) -> Array:
-    """max(1, log n / log L0), n the tokens of the text (Su 2021; LongEmbed).
+@dataclass(frozen=True, kw_only=True)
+class LogLength(PositionMethod):
+    """Queries times max(1, log n / log L0), n tokens of the text (Su 2021; LongEmbed).
 
-    Args:
-        cfg: the encoder's shape.
-        places: where the tokens stand, [B, S].
-        original: L0, the longest text of the training.
-
-    Returns:
-        [B, S] float32; 1 for texts of at most L0 tokens.
-    Raises:
-        ValueError: `original` is below 2.
+    Attributes:
+        original: L0, the longest text of the training; None for the model's `max_len`.
     """
-    return _log_ratio("log_length", places.lengths, original)
+
+    name = "log_length"
+    bounded = False
+    depends_on_length = True
+    original: int | None = None
+
+    def __post_init__(self):
+        self.require_at_least("original", 2)
+
+    def query_scale(self, cfg: EncoderConfig, positions: Positions) -> Array:
+        return self._log_ratio(positions.lengths)
+
+    def _log_ratio(self, lengths: Array) -> Array:
+        """[B, S] float32; 1 up to L0 tokens."""
+        logs = jnp.log(jnp.maximum(lengths, self.original).astype(jnp.float32))
+        # Not the rounded quotient: up to L0 nothing changes, to the bit.
+        return jnp.where(lengths > self.original, logs / math.log(self.original), 1.0)
 
 
-def log_position(cfg: EncoderConfig, places: Positions, *, original: int) -> Array:
-    """max(1, log(p + 1) / log L0): p + 1 tokens are what a causal token at p sees.
+class LogPosition(LogLength):
+    """Queries times max(1, log(p + 1) / log L0); a causal token attends to p + 1."""
 
-    Args:
-        cfg: a causal encoder.
-        places: where the tokens stand, [B, S].
-        original: L0, the longest text of the training.
+    name = "log_position"
+    depends_on_length = False
 
-    Returns:
-        [B, S] float32; 1 for the first L0 tokens of a text.
-    Raises:
-        ValueError: the encoder is not causal, or `original` is below 2.
-    """
-    if not cfg.causal:
-        raise ValueError(
-            "log_position is for causal models, but this one sees both sides; "
-            "use log_length"
-        )
-    return _log_ratio("log_position", places.position_ids + 1, original)
+    def check(self, cfg: EncoderConfig) -> None:
+        if not cfg.causal:
+            raise ValueError(
+                "log_position is for causal models, but this one attends to both "
+                "sides; use log_length"
+            )
 
-
-def _log_ratio(name: str, seen: Array, original: int) -> Array:
-    if original < 2:
-        raise ValueError(f"{name}'s original is {original}; it must be at least 2")
-    logs = jnp.log(jnp.maximum(seen, original).astype(jnp.float32))
-    # Not the rounded quotient: up to L0 nothing changes, to the bit.
-    return jnp.where(seen > original, logs / math.log(original), 1.0)
-
-
-TEMPERATURES = {
-    "temp_scale": temp_scale,
-    "log_length": log_length,
-    "log_position": log_position,
-}
+    def query_scale(self, cfg: EncoderConfig, positions: Positions) -> Array:
+        return self._log_ratio(positions.position_ids + 1)

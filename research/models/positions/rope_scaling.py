@@ -1,221 +1,331 @@
-"""The frequencies of rotary positions, and the methods that change them.
+"""RoPE scaling with one rule for all frequencies: linear, NTK, LongRoPE, Giraffe, E2.
 
-A method takes a Rope and gives another, so methods can follow each other: `rebase`,
-then `yarn`. All arithmetic is float64 on the host. In the formulas d is the number of
-rotated channels, j = 0 ... d/2-1 a pair of them, theta_j its frequency, L0 (`original`)
-the longest text of the training in tokens, and s (`scale`) how many times longer texts
-become.
+Methods can follow each other: `rebase`, then `yarn`. All arithmetic is float64 on the
+host. In the formulas d is the number of rotated channels, j = 0 ... d/2-1 a pair of
+them, theta_j its frequency, L0 (`original`) the longest text of the training in tokens,
+and s (`scale`) how many times longer texts become.
 """
 
+import dataclasses
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from research.models.config import EncoderConfig
+from research.models.positions.base import HF_SCALED, PositionMethod
+from research.models.positions.rope import Rope, plain_rope
+from research.types import Array, Key
 
-class Rope(NamedTuple):
-    """A rotation.
+
+@dataclass(frozen=True, kw_only=True)
+class RopeMethod(PositionMethod):
+    """Base class of the methods that change RoPE frequencies."""
+
+    requires = "rope"
+
+    def check(self, cfg: EncoderConfig) -> None:
+        self.scale_rope(plain_rope(cfg.rope_theta, cfg.rotated), cfg.max_len)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaledRope(RopeMethod):
+    """Base class of the methods for texts s times longer than the model's.
 
     Attributes:
-        base: theta_j = base^(-2j/d) before anything but the base was changed.
-        frequencies: [R/2] float64, radians per token.
-        factor: multiplies cosines and sines, so that scores get its square.
+        scale: s, at least 1.
     """
 
-    base: float
-    inv_freq: np.ndarray
-    attention_factor: float = 1.0
+    scale: float
+
+    def __post_init__(self):
+        self.require_at_least("scale", 1)
+
+    def max_context(self, cfg: EncoderConfig) -> int:
+        return int(cfg.max_len * self.scale)
 
 
-def plain(base: float, rotated: int) -> Rope:
-    """Rotary positions as trained: base^(-2j/d) (Su et al. 2021, section 3.2.2).
+@dataclass(frozen=True, kw_only=True)
+class ScaledOriginalRope(ScaledRope):
+    """Base class of the methods for texts s times longer than L0.
 
-    Args:
-        base: of the geometric series; 10,000 in the paper.
-        rotated: R, the rotated channels of a head.
-    Raises:
-        ValueError: R is odd or not positive, or the base is not above 1.
+    Attributes:
+        original: L0; None for the model's `max_len`.
     """
-    if rotated < 2 or rotated % 2:
-        raise ValueError(
-            f"{rotated} channels cannot be rotated; it takes an even count"
-        )
-    if not base > 1:
-        raise ValueError(f"the rotary base is {base}; it must be above 1")
-    return Rope(base, base ** (-np.arange(0, rotated, 2, dtype=np.float64) / rotated))
+
+    original: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_at_least("original", 1)
+
+    def max_context(self, cfg: EncoderConfig) -> int:
+        return int(self.original * self.scale)
 
 
-def linear(rope: Rope, length: int, *, scale: float) -> Rope:
-    """theta_j / s: positions are interpolated (Chen et al. 2023).
+class LinearInterpolation(ScaledRope):
+    """theta_j / s: positions are interpolated (Chen et al. 2023)."""
 
-    Raises:
-        ValueError: the scale is below 1.
-    """
-    at_least("linear", "scale", scale, 1)
-    return rope._replace(inv_freq=rope.inv_freq / scale)
+    name = "linear"
+    hf_type = "linear"
+    hf_fields = {"scale": "factor"}
+
+    def scale_rope(self, rope: Rope, length: int) -> Rope:
+        return rope._replace(inv_freq=rope.inv_freq / self.scale)
 
 
-def ntk_aware(rope: Rope, length: int, *, scale: float) -> Rope:
+class NTKAware(ScaledRope):
     """Base times s^(d/(d-2)): the fastest pair unchanged, the slowest divided by s.
 
     By u/bloc97 (2023); LongEmbed's method of this name is `rebase`.
-
-    Raises:
-        ValueError: the scale is below 1, or only one pair is rotated.
     """
-    at_least("ntk_aware", "scale", scale, 1)
-    return _ntk(rope, scale)
+
+    name = "ntk_aware"
+
+    def scale_rope(self, rope: Rope, length: int) -> Rope:
+        return ntk_aware(rope, self.scale)
 
 
-def rebase(rope: Rope, length: int, *, factor: float) -> Rope:
+@dataclass(frozen=True, kw_only=True)
+class RebasedRope(RopeMethod):
     """The base multiplied by `factor`, LongEmbed's NTK (Zhu et al. 2024).
 
     Its authors take a little more than s: 3, 5, 10 for texts 2, 4, 8 times longer.
-
-    Raises:
-        ValueError: the factor is below 1.
     """
-    at_least("rebase", "factor", factor, 1)
-    return _rebased(rope, factor)
+
+    name = "rebase"
+    factor: float
+
+    def __post_init__(self):
+        self.require_at_least("factor", 1)
+
+    def max_context(self, cfg: EncoderConfig) -> int:
+        # The scale at which NTK-aware makes the same base.
+        return int(cfg.max_len * self.factor ** (1 - 2 / cfg.rotated))
+
+    def scale_rope(self, rope: Rope, length: int) -> Rope:
+        return rebase(rope, self.factor)
 
 
-def dynamic_ntk(rope: Rope, length: int, *, scale: float, original: int) -> Rope:
+class DynamicNTK(ScaledOriginalRope):
     """NTK-aware by s L/L0 - (s-1) for a text of L > L0 tokens (u/emozilla 2023).
 
     L is the text's own length. In `transformers`, where the type is "dynamic", it is
-    that of the batch's longest row, so that texts change their neighbours' vectors.
-
-    Raises:
-        ValueError: the scale is below 1, L0 is not positive, or one pair is rotated.
+    that of the batch's longest row, so that texts change their neighbours' vectors, and
+    L0 is max_position_embeddings.
     """
-    at_least("dynamic_ntk", "scale", scale, 1)
-    at_least("dynamic_ntk", "original", original, 1)
-    return _ntk(rope, scale * max(length, original) / original - (scale - 1))
+
+    name = "dynamic_ntk"
+    bounded = False
+    depends_on_length = True
+    hf_type = "dynamic"
+    hf_fields = {"scale": "factor"}
+
+    def scale_rope(self, rope: Rope, length: int) -> Rope:
+        ratio = max(length, self.original) / self.original
+        return ntk_aware(rope, self.scale * ratio - (self.scale - 1))
+
+    def max_len_from_hugging_face(self, max_positions: int) -> int:
+        return round(self.scale * self.original)  # `transformers` goes on growing there
+
+    def max_len_to_hugging_face(self, max_len: int) -> int:
+        return self.original
 
 
-def longrope(
-    rope: Rope,
-    length: int,
-    *,
-    scale: float,
-    original: int,
-    long: tuple[float, ...],
-    short: tuple[float, ...] = (),
-    choice: str = "long",
-    attention: float | None = None,
-) -> Rope:
+@dataclass(frozen=True, kw_only=True)
+class LongRoPE(ScaledOriginalRope):
     """LongRoPE (Ding et al. 2024): each pair divided by a factor found by search.
 
-    Args:
-        rope: the rotation to change.
-        length: tokens of the text.
-        scale: s.
-        original: L0.
+    Attributes:
         long: R/2 factors.
-        short: R/2 factors of texts of at most L0 tokens, for choice 'length'.
+        short: R/2 factors for texts of at most L0 tokens, with choice 'length'.
         choice: 'long' for one model at all lengths; 'length' by the text's own length,
             which `transformers` does by the batch's longest row.
-        attention: the factor of cosines and sines of all texts, where it is not
+        attention: Factor of the cosines and sines of all texts; None for
             sqrt(1 + ln s / ln L0).
-    Raises:
-        ValueError: the scale is below 1, L0 is below 2, the choice is unknown, or the
-            factors are not one positive number for each pair.
     """
-    at_least("longrope", "scale", scale, 1)
-    at_least("longrope", "original", original, 2)
-    if choice not in ("long", "length"):
-        raise ValueError(f"longrope's choice is {choice!r}; allowed: long, length")
-    factors = {"long": long, "short": short} if choice == "length" else {"long": long}
-    for name, values in factors.items():
-        if len(values) != len(rope.inv_freq) or not min(values) > 0:
+
+    name = "longrope"
+    hf_type = "longrope"
+    hf_fields = {
+        **HF_SCALED,
+        "long": "long_factor",
+        "short": "short_factor",
+        "attention": "attention_factor",
+    }
+    hf_infers_scale = True
+    long: tuple[float, ...]
+    short: tuple[float, ...] = ()
+    choice: str = "long"
+    attention: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_at_least("original", 2)
+        if self.choice not in ("long", "length"):
             raise ValueError(
-                f"longrope's {name} has {len(values)} factors; it takes "
-                f"{len(rope.inv_freq)} positive ones, one for each rotated pair"
+                f"longrope's choice is {self.choice!r}; allowed: long, length"
             )
-    if attention is None:
-        attention = math.sqrt(1 + math.log(scale) / math.log(original))
-    used = short if choice == "length" and length <= original else long
-    slowed = rope.inv_freq / np.asarray(used, np.float64)
-    return Rope(rope.base, slowed, rope.attention_factor * attention)
+
+    @property
+    def depends_on_length(self) -> bool:
+        return self.choice == "length"
+
+    def scale_rope(self, rope: Rope, length: int) -> Rope:
+        used = ("long", "short") if self.choice == "length" else ("long",)
+        for name in used:
+            self._check_factors(name, len(rope.inv_freq))
+        attention = self.attention
+        if attention is None:
+            attention = math.sqrt(1 + math.log(self.scale) / math.log(self.original))
+        is_short = self.choice == "length" and length <= self.original
+        factors = np.asarray(self.short if is_short else self.long, np.float64)
+        return rope._replace(
+            inv_freq=rope.inv_freq / factors,
+            attention_factor=rope.attention_factor * attention,
+        )
+
+    def _check_factors(self, name: str, pairs: int) -> None:
+        factors = getattr(self, name)
+        if len(factors) != pairs or not min(factors) > 0:
+            raise ValueError(
+                f"longrope's {name} has {len(factors)} factors; it takes {pairs} "
+                "positive ones, one for each rotated pair"
+            )
+
+    @classmethod
+    def from_hugging_face(cls, parameters, max_positions):
+        method = super().from_hugging_face(parameters, max_positions)
+        if method.short == method.long:
+            return dataclasses.replace(method, short=())
+        return dataclasses.replace(method, choice="length")
+
+    def to_hugging_face(self):
+        written = super().to_hugging_face()
+        if self.choice == "long":
+            written["short_factor"] = written["long_factor"]
+        return written
 
 
-def proportional(
-    rope: Rope, length: int, *, fraction: float = 1.0, scale: float = 1.0
-) -> Rope:
-    """The slow pairs stand still, the first `fraction` of them turns (Gemma).
+@dataclass(frozen=True, kw_only=True)
+class ProportionalRope(RopeMethod):
+    """The first `fraction` of the pairs is rotated, the slow ones not (Gemma).
 
     Unlike with `EncoderConfig.rope_fraction`, which rotates fewer channels, exponents
-    divide by the whole head.
+    divide by the full head size.
 
-    Raises:
-        ValueError: the fraction is not in 0 ... 1, or the scale is below 1.
+    Attributes:
+        fraction: Part of the pairs that is rotated, 0 ... 1.
+        scale: Divides the frequencies of these.
     """
-    at_least("proportional", "scale", scale, 1)
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"proportional's fraction is {fraction}; allowed: 0 ... 1")
-    pairs = len(rope.inv_freq)
-    turning = np.arange(pairs) < int(fraction * 2 * pairs // 2)
-    return rope._replace(inv_freq=np.where(turning, rope.inv_freq / scale, 0.0))
+
+    name = "proportional"
+    bounded = False
+    hf_type = "proportional"
+    hf_fields = {"scale": "factor", "fraction": "partial_rotary_factor"}
+    fraction: float = 1.0
+    scale: float = 1.0
+
+    def __post_init__(self):
+        self.require_at_least("scale", 1)
+        if not 0 <= self.fraction <= 1:
+            raise ValueError(
+                f"proportional's fraction is {self.fraction}; allowed: 0 ... 1"
+            )
+
+    def max_context(self, cfg: EncoderConfig) -> int:
+        return int(cfg.max_len * self.scale)
+
+    def scale_rope(self, rope: Rope, length: int) -> Rope:
+        pairs = len(rope.inv_freq)
+        is_rotated = np.arange(pairs) < int(self.fraction * 2 * pairs // 2)
+        return rope._replace(
+            inv_freq=np.where(is_rotated, rope.inv_freq / self.scale, 0.0)
+        )
 
 
-def truncated_basis(
-    rope: Rope, length: int, *, low: float, high: float, middle: float = 0.0
-) -> Rope:
+@dataclass(frozen=True, kw_only=True)
+class TruncatedBasis(RopeMethod):
     """Frequencies of at most `low` become 0, those below `high` become `middle`.
 
-    Giraffe (Pal et al. 2023), in radians per token: `high` is chosen so that what is
-    kept completes a cycle within the texts of the training.
+    Giraffe (Pal et al. 2023), in radians per token: `high` is chosen so that the
+    remaining frequencies complete a cycle within the texts of the training.
+    """
+
+    name = "truncated_basis"
+    bounded = False
+    low: float
+    high: float
+    middle: float = 0.0
+
+    def __post_init__(self):
+        self.require_above("high", "low")
+
+    def scale_rope(self, rope: Rope, length: int) -> Rope:
+        truncated = np.where(rope.inv_freq >= self.high, rope.inv_freq, self.middle)
+        return rope._replace(
+            inv_freq=np.where(rope.inv_freq <= self.low, 0.0, truncated)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerBasis(RopeMethod):
+    """theta_j (1 - 2j/d)^power: Giraffe (Pal et al. 2023)."""
+
+    name = "power_basis"
+    bounded = False
+    power: float
+
+    def __post_init__(self):
+        self.require_at_least("power", 0)
+
+    def scale_rope(self, rope: Rope, length: int) -> Rope:
+        pairs = len(rope.inv_freq)
+        weights = (1 - np.arange(pairs) / pairs) ** self.power
+        return rope._replace(inv_freq=rope.inv_freq * weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class E2LLM(RopeMethod):
+    """E2-LLM (Liu et al. 2024): in training, positions divided by 1 ... `largest`.
+
+    One scale is drawn for each batch of the training. Texts s times longer are then
+    embedded by `linear` of scale s. The paper's offset of positions is left out, as
+    rotary logits do not depend on it.
+    """
+
+    name = "e2"
+    bounded = False
+    largest: int
+
+    def __post_init__(self):
+        self.require_at_least("largest", 1)
+
+    def training_angles(self, angles: Array, key: Key) -> Array:
+        scale = jax.random.randint(key, (), 1, self.largest + 1)
+        return angles // scale.astype(jnp.uint32)
+
+
+def ntk_aware(rope: Rope, scale: float) -> Rope:
+    """The base times scale^(d/(d-2)).
 
     Raises:
-        ValueError: high is not above low.
+        ValueError: Only one pair is rotated.
     """
-    check_order("truncated_basis", "low", low, "high", high)
-    kept = np.where(rope.inv_freq >= high, rope.inv_freq, middle)
-    return rope._replace(inv_freq=np.where(rope.inv_freq <= low, 0.0, kept))
-
-
-def power_basis(rope: Rope, length: int, *, power: float) -> Rope:
-    """theta_j (1 - 2j/d)^power: Giraffe (Pal et al. 2023).
-
-    Raises:
-        ValueError: the power is negative.
-    """
-    at_least("power_basis", "power", power, 0)
-    pairs = len(rope.inv_freq)
-    return rope._replace(
-        inv_freq=rope.inv_freq * (1 - np.arange(pairs) / pairs) ** power
-    )
-
-
-def _ntk(rope: Rope, scale: float) -> Rope:
-    """The base times scale^(d/(d-2))."""
     channels = 2 * len(rope.inv_freq)
     if channels < 4:
         raise ValueError(
             f"NTK-aware frequencies need at least 4 rotated channels, not {channels}"
         )
-    return _rebased(rope, scale ** (channels / (channels - 2)))
+    return rebase(rope, scale ** (channels / (channels - 2)))
 
 
-def _rebased(rope: Rope, factor: float) -> Rope:
+def rebase(rope: Rope, factor: float) -> Rope:
+    """The base times `factor`."""
     pairs = len(rope.inv_freq)
     return rope._replace(
         base=rope.base * factor,
         inv_freq=rope.inv_freq * factor ** (-np.arange(pairs) / pairs),
     )
-
-
-def at_least(method: str, name: str, value: float, least: float) -> None:
-    """Refuses an argument below `least`, or that is not a number."""
-    if not value >= least:
-        raise ValueError(f"{method}'s {name} is {value}; it must be at least {least}")
-
-
-def check_order(
-    method: str, low_name: str, low: float, high_name: str, high: float
-) -> None:
-    """Refuses a lower bound that is not below the upper one."""
-    if not low < high:
-        raise ValueError(
-            f"{method}'s {high_name} is {high}; it must be above {low_name}, {low}"
-        )

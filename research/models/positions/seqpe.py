@@ -23,7 +23,7 @@ FARTHEST = 20_000
 WEIGHT = 0.1
 
 
-def init(key: Key, cfg: EncoderConfig) -> Params:
+def init_seqpe(key: Key, cfg: EncoderConfig) -> Params:
     """Random parameters: normal(0.02), as the encoder's.
 
     Raises:
