@@ -1,6 +1,7 @@
 """The encoder: packing, padding and depth change nothing that they should not."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -9,9 +10,7 @@ import numpy as np
 import pytest
 
 from research.models import config, encoder
-from research.models.dropout import dropout
 from research.models.pooling.registry import BASIC_POOLINGS
-from research.models.positions.learned import table_rows
 from research.models.positions.segment_positions import segment_positions
 from research.types import Tokens
 
@@ -76,71 +75,79 @@ def row(texts, length):
 TEXTS = [[5, 6, 7, 8, 9], [1, 2], [11, 12, 13]]
 
 
+@functools.cache
+def init_params(cfg):
+    return encoder.init(jax.random.key(0), cfg)
+
+
+def compute_states(cfg, texts, length=24):
+    """The hidden states [S, D] of one row."""
+    return encoder.forward(init_params(cfg), row(texts, length), cfg).hidden_states[0]
+
+
 @FAMILIES
-def test_packed_texts_are_encoded_as_if_alone(key, cfg):
-    params = encoder.init(key, cfg)
-    packed = encoder.forward(params, row(TEXTS, 24), cfg).hidden_states[0]
+def test_packed_texts_are_encoded_as_if_alone(cfg):
+    packed = compute_states(cfg, TEXTS)
     start = 0
-    for text in TEXTS[:2]:
-        alone = encoder.forward(params, row([text], len(text)), cfg).hidden_states[0]
+    for text in TEXTS:
+        alone = compute_states(cfg, [text])[: len(text)]
         states = packed[start : start + len(text)]
         np.testing.assert_allclose(states, alone, atol=1e-5)
         start += len(text)
 
 
-@pytest.mark.parametrize("pool", BASIC_POOLINGS)
-def test_packed_texts_are_pooled_as_if_alone(key, pool):
-    cfg, pool = TINY["bert"], BASIC_POOLINGS[pool]
-    params = encoder.init(key, cfg)
-    packed = encoder.encode(params, row(TEXTS, 24), cfg, pool, max_segments=3)
-    alone = encoder.encode(params, row(TEXTS[1:2], 2), cfg, pool)
-    np.testing.assert_allclose(packed[1], alone[0], atol=1e-5)
+def test_packed_texts_are_pooled_as_if_alone():
+    def pool_all(x, mask):
+        return jnp.concatenate([pool(x, mask) for pool in BASIC_POOLINGS.values()])
 
-
-@FAMILIES
-def test_padding_changes_nothing_even_where_it_is_longer_than_the_positions(key, cfg):
-    params = encoder.init(key, cfg)
-    short = encoder.encode(params, row(TEXTS[:1], 5), cfg, BASIC_POOLINGS["mean"])
-    long = encoder.encode(
-        params, row(TEXTS[:1], 3 * cfg.max_len), cfg, BASIC_POOLINGS["mean"]
+    cfg = TINY["bert"]
+    vectors = (
+        encoder.encode(init_params(cfg), row(texts, 24), cfg, pool_all, max_segments=3)
+        for texts in (TEXTS, TEXTS[1:2])
     )
-    np.testing.assert_allclose(short, long, atol=1e-5)
+    packed, alone = (x.reshape(len(BASIC_POOLINGS), 3, -1) for x in vectors)
+    for number, name in enumerate(BASIC_POOLINGS):
+        np.testing.assert_allclose(
+            packed[number, 1], alone[number, 0], atol=1e-5, err_msg=name
+        )
 
 
 @FAMILIES
-def test_an_intermediate_layer_is_the_last_one_of_the_truncated_encoder(key, cfg):
-    params = encoder.init(key, cfg)
-    tokens = row(TEXTS, 16)
-    every = encoder.encode(
+def test_padding_changes_nothing_even_where_it_is_longer_than_the_positions(cfg):
+    short = compute_states(cfg, TEXTS[:1])[: len(TEXTS[0])]
+    padded = compute_states(cfg, TEXTS[:1], 3 * cfg.max_len)[: len(TEXTS[0])]
+    np.testing.assert_allclose(short, padded, atol=1e-5)
+
+
+@FAMILIES
+def test_an_intermediate_layer_is_the_last_one_of_the_truncated_encoder(cfg):
+    params, tokens = init_params(cfg), row(TEXTS, 24)
+    output = encoder.forward(params, tokens, cfg, every_layer=True)
+    assert output.layers.shape == (cfg.depth + 1, 1, 24, cfg.width)
+    np.testing.assert_allclose(output.layers[-1], output.hidden_states, atol=1e-6)
+    shallow, shallow_cfg = encoder.truncate_depth(params, cfg, 2)
+    states = encoder.forward(shallow, tokens, shallow_cfg).hidden_states
+    np.testing.assert_allclose(states[0, :10], output.layers[2, 0, :10], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "modern"])
+def test_encode_pools_the_states_of_every_layer(name):
+    cfg = TINY[name]
+    params, tokens = init_params(cfg), row(TEXTS, 24)
+    layers = encoder.forward(params, tokens, cfg, every_layer=True).layers
+    pooled = encoder.encode(
         params, tokens, cfg, BASIC_POOLINGS["mean"], max_segments=3, every_layer=True
     )
-    assert every.shape == (3, cfg.depth + 1, cfg.width)
-    for depth in range(1, cfg.depth + 1):
-        cut = encoder.truncate_depth(params, cfg, depth)
-        got = encoder.encode(
-            cut[0], tokens, cut[1], BASIC_POOLINGS["mean"], max_segments=3
-        )
-        np.testing.assert_allclose(got, every[:, depth], atol=1e-5)
-
-
-@FAMILIES
-def test_forward_gives_the_states_that_encode_pools(key, cfg):
-    params = encoder.init(key, cfg)
-    tokens = row(TEXTS[:1], 8)
-    output = encoder.forward(params, tokens, cfg, every_layer=True)
-    assert output.layers.shape == (cfg.depth + 1, 1, 8, cfg.width)
-    np.testing.assert_allclose(output.layers[-1], output.hidden_states, atol=1e-6)
-    pooled = encoder.encode(params, tokens, cfg, BASIC_POOLINGS["mean"])
-    np.testing.assert_allclose(
-        pooled[0], output.hidden_states[0, :5].mean(0), atol=1e-5
-    )
+    assert pooled.shape == (3, cfg.depth + 1, cfg.width)
+    np.testing.assert_allclose(pooled[0], layers[:, 0, :5].mean(1), atol=1e-5)
+    np.testing.assert_allclose(pooled[2], layers[:, 0, 7:10].mean(1), atol=1e-5)
 
 
 @pytest.mark.parametrize("depth", [0, 4])
-def test_a_depth_that_is_not_there_is_refused(key, depth):
+def test_a_depth_that_is_not_there_is_refused(depth):
     cfg = TINY["bert"]
     with pytest.raises(ValueError, match=f"depth {depth} is not in 1 ... 3"):
-        encoder.truncate_depth(encoder.init(key, cfg), cfg, depth)
+        encoder.truncate_depth(init_params(cfg), cfg, depth)
 
 
 def test_parameter_counts(key):
@@ -157,9 +164,9 @@ def test_parameter_counts(key):
     assert count(config.modern()) == modern
 
 
-def test_attention_is_softmax_attention(key):
+def test_attention_is_softmax_attention():
     cfg = dataclasses.replace(TINY["bert"], depth=1, remat="none")
-    params = encoder.init(key, cfg)
+    params = init_params(cfg)
     output = encoder.forward(params, row(TEXTS[:1], 5), cfg, every_layer=True)
     x = np.asarray(output.layers[0, 0])
     p = jax.tree.map(lambda x: np.asarray(x[0]), params["layers"])
@@ -171,16 +178,15 @@ def test_attention_is_softmax_attention(key):
     y = np.einsum("hst,hte->she", w / w.sum(-1, keepdims=True), v)
     y = np.einsum("she,hed->sd", y, p["out"]["kernel"]) + p["out"]["bias"]
 
-    def normed(x, at):
+    def layer_norm(x, name):
         x = x - x.mean(-1, keepdims=True)
         x = x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps)
-        return x * p[at]["scale"] + p[at]["bias"]
+        return x * p[name]["scale"] + p[name]["bias"]
 
-    x = normed(x + y, "attention_norm")
+    x = layer_norm(x + y, "attention_norm")
     up = np.asarray(jax.nn.gelu(x @ p["up"]["kernel"] + p["up"]["bias"], False))
-    x = normed(x + up @ p["down"]["kernel"] + p["down"]["bias"], "mlp_norm")
-    got = encoder.forward(params, row(TEXTS[:1], 5), cfg).hidden_states[0]
-    np.testing.assert_allclose(got, x, atol=1e-5)
+    x = layer_norm(x + up @ p["down"]["kernel"] + p["down"]["bias"], "mlp_norm")
+    np.testing.assert_allclose(output.hidden_states[0], x, atol=1e-5)
 
 
 def test_places_restart_at_every_text_and_are_zero_on_padding():
@@ -195,62 +201,35 @@ def test_places_restart_at_every_text_and_are_zero_on_padding():
     assert left.lengths.tolist() == [[0, 0, 2, 2]]
 
 
-def test_short_texts_stand_on_the_original_rows_of_an_extended_table():
-    cfg = dataclasses.replace(TINY["roberta"], position_stride=8)  # 32 rows made of 4
-    segment = jnp.asarray([[1] * 4 + [2] * 5], jnp.int32)
-    rows = table_rows(segment_positions(segment), cfg)
-    assert rows.tolist() == [[2, 10, 18, 26, 2, 3, 4, 5, 6]]
-
-
-def test_an_anchor_is_seen_by_every_text_and_isolates_them(key):
+def test_an_anchor_is_seen_by_every_text_and_isolates_them():
     cfg = dataclasses.replace(TINY["neox"], anchor_token=True)
-    params = encoder.init(key, cfg)
-
-    def states(texts):
-        return encoder.forward(params, row(texts, 12), cfg).hidden_states[0]
-
-    base = states([[5, 6, 7], [1, 2], [3, 4]])
-    other = states([[5, 9, 8], [1, 2], [3, 4]])
-    np.testing.assert_array_equal(base[3:7], other[3:7])
-    anchored = states([[4, 6, 7], [1, 2], [3, 4]])
+    base = compute_states(cfg, [[5, 6, 7], [1, 2], [3, 4]])
+    changed = compute_states(cfg, [[5, 9, 8], [1, 2], [3, 4]])
+    np.testing.assert_array_equal(base[3:7], changed[3:7])
+    anchored = compute_states(cfg, [[4, 6, 7], [1, 2], [3, 4]])
     assert (jnp.abs(anchored - base)[3:7].max(-1) > 1e-5).all()
 
 
 @pytest.mark.parametrize("distance", [2, 3])
-def test_a_local_block_sees_its_window_inclusive(key, distance):
+def test_a_local_block_sees_its_window_inclusive(distance):
     cfg = dataclasses.replace(TINY["local"], depth=1, sliding_window_layers=(True,))
-    params = encoder.init(key, cfg)
     text = [5, 6, 7, 8, 9, 10, 11]
     changed = [*text[:distance], 20, *text[distance + 1 :]]
-    a, b = (
-        encoder.forward(params, row([t], 7), cfg).hidden_states for t in (text, changed)
-    )
-    assert bool((a[0, 0] != b[0, 0]).any()) == (distance == 2)
+    a, b = (compute_states(cfg, [t])[0] for t in (text, changed))
+    assert bool((a != b).any()) == (distance == 2)
 
 
-def test_without_positions_a_permutation_of_tokens_permutes_states(key):
+def test_without_positions_a_permutation_of_tokens_permutes_states():
     cfg = config.modern(**SHAPE, position="none")
-    params = encoder.init(key, cfg)
-    text = np.array([5, 6, 7, 8, 9])
-    order = np.array([3, 1, 4, 0, 2])
-    a = encoder.forward(params, row([text], 5), cfg).hidden_states[0]
-    b = encoder.forward(params, row([text[order]], 5), cfg).hidden_states[0]
-    np.testing.assert_allclose(a[order], b, atol=1e-6)
+    text, order = np.array([5, 6, 7, 8, 9]), np.array([3, 1, 4, 0, 2])
+    states, permuted = (compute_states(cfg, [t])[:5] for t in (text, text[order]))
+    np.testing.assert_allclose(states[order], permuted, atol=1e-6)
 
 
-def test_dropout_zeroes_its_share_and_keeps_the_mean(key):
-    x = jnp.ones((501, 333))
-    y = dropout(x, 0.1, key)
-    assert abs(float((y == 0).mean()) - 0.1) < 3e-3
-    assert abs(float(y.mean()) - 1) < 3e-3
-    assert dropout(x, 0.1, None) is x
-
-
-@pytest.mark.parametrize("how", ["dots", "all"])
 @pytest.mark.parametrize("name", ["bert", "local"])
-def test_remat_changes_no_gradient(key, name, how):
+def test_remat_changes_no_gradient(key, name):
     cfg = dataclasses.replace(TINY[name], dropout=0.1)
-    params, tokens = encoder.init(key, cfg), row(TEXTS, 16)
+    params, tokens = init_params(TINY[name]), row(TEXTS, 24)
 
     def loss(params, cfg):
         x = encoder.encode(
@@ -258,9 +237,12 @@ def test_remat_changes_no_gradient(key, name, how):
         )
         return (x**2).sum()
 
-    plain = jax.grad(loss)(params, dataclasses.replace(cfg, remat="none"))
-    remat = jax.grad(loss)(params, dataclasses.replace(cfg, remat=how))
-    chex.assert_trees_all_close(plain, remat, rtol=1e-5, atol=1e-5)
+    plain, dots, full = (
+        jax.grad(loss)(params, dataclasses.replace(cfg, remat=remat))
+        for remat in ("none", "dots", "all")
+    )
+    chex.assert_trees_all_close(plain, dots, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(plain, full, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

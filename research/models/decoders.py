@@ -73,6 +73,7 @@ def decode(
     chex.assert_shape(x, (*positions.segment_ids.shape, cfg.width))
     depth = len(jax.tree.leaves(decoder["layers"])[0])
     cfg = _decoder_config(cfg, depth)
+    # A dropout key for each block, and one for positions drawn in training
     keys = (None,) * (depth + 1) if key is None else jax.random.split(key, depth + 1)
     # Masks [R, S, S], RoPE angles and biases, which all blocks share
     attn = make_attention_inputs(
@@ -95,6 +96,7 @@ def decode(
             key=keys[number],
         )
         x, kv_inputs = split_rows(x), None
+    # [R, P, D] final states
     if query_positions is not None:
         x = gather_tokens(x, query_positions)
     if "final_norm" in decoder:

@@ -135,6 +135,7 @@ def apply(
     """
     chex.assert_rank(tokens.token_ids, 2)
     chex.assert_equal_shape((tokens.token_ids, tokens.segment_ids))
+    # A dropout key for each block, for positions drawn in training, for the embeddings
     keys = None if key is None else jax.random.split(key, cfg.depth + 2)
     block_keys, position_key, embed_key = (
         (None,) * 3 if keys is None else (keys[:-2], keys[-2], keys[-1])
@@ -229,6 +230,7 @@ def encode(
     # [B, M, S] tokens of each text or span
     segment_ids = tokens.segment_ids if span_ids is None else span_ids
     mask = pooling_masks(segment_ids, tokens.pooling_mask, max_segments)
+    # (per_layer_fn) -> the last hidden states [B, S, D] and what it makes of each layer
     if prefix is None:
         run = partial(apply, params, tokens, cfg, prepend=prepend, key=key)
     else:
@@ -246,6 +248,7 @@ def encode(
             return pool(x, mask)
         return pool_layer(x, *([router_logits] if uses_router else []), mask=mask)
 
+    # [B*M, D] of all layers together, of the last one, or [B*M, L+1, D] of each
     if pool_layer is not None:
         _, layers = run(pool_in_scan)
         return _flatten_texts(pool(layers[1:], mask))

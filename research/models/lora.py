@@ -142,8 +142,8 @@ def merge_lora(params: Params, adapter: int = 0) -> Params:
         kernel = jax.vmap(_merge_kernel)(
             layer["kernel"], lora["a"], lora["b"], lora["scale"][:, 0]
         )
-        others = {key: value for key, value in layer.items() if key != "lora"}
-        return {**others, "kernel": kernel}
+        plain = {key: value for key, value in layer.items() if key != "lora"}
+        return {**plain, "kernel": kernel}
 
     return _map_adapted_layers(merge, select_adapter(params, adapter))
 
@@ -182,10 +182,10 @@ def partition(tree: Params, pattern: str) -> tuple[Params, Params]:
     return select(tree, (), True) or {}, select(tree, (), False) or {}
 
 
-def combine(tree: Params, other: Params) -> Params:
+def combine(tree: Params, second: Params) -> Params:
     """Two trees of different leaves as one."""
     combined = dict(tree)
-    for key, value in other.items():
+    for key, value in second.items():
         combined[key] = combine(tree[key], value) if key in tree else value
     return combined
 

@@ -52,31 +52,34 @@ def attend(
     chex.assert_rank((*q, *k, v), 4)
     chex.assert_equal_shape_prefix((*k, v), 3)
     chex.assert_equal(len(q), len(k))
+    # Logits [B, H, q, S] of full rows in memory
     if attn.masks is not None:
         chex.assert_shape(attn.masks.mask, (len(v), q[0].shape[1], v.shape[1]))
         logits = attention_logits(cfg, q, k, attn.masks, is_local)
         return softmax_weighted_sum(logits, v, cfg.dropout, key)
+    # The kernel that the config names
     dropout = key is not None and cfg.dropout > 0
     if cfg.attention in KERNELS:
         _check_kernel(cfg, dropout)
         return KERNELS[cfg.attention](cfg, q, k, v, attn, is_local)
 
-    def default():
+    # The fastest on the platform that the program is compiled for
+    def run_blockwise():
         return blockwise_attention(cfg, q, k, v, attn, is_local, key)
 
-    def make_branch(name):
+    def make_kernel(name):
         return lambda: KERNELS[name](cfg, q, k, v, attn, is_local)
 
     branches = {}
     if cfg.attention == "auto":
         branches = {
-            platform: make_branch(name)
+            platform: make_kernel(name)
             for name, platform in _compilable_kernels()
             if not find_obstacles(cfg, name, dropout=dropout)
         }
     if not branches:
-        return default()
-    return jax.lax.platform_dependent(default=default, **branches)
+        return run_blockwise()
+    return jax.lax.platform_dependent(default=run_blockwise, **branches)
 
 
 def _compilable_kernels() -> list[tuple[str, str]]:

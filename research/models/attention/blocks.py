@@ -59,10 +59,10 @@ def split_blocks(tree: Any, size: int) -> Any:
     """[B, S, ...] as blocks [n, B, size, ...], padded by tokens of no text."""
     length = jax.tree.leaves(tree)[0].shape[1]
 
-    def split(x):
+    def split_array(x):
         return jnp.moveaxis(x.reshape(len(x), -1, size, *x.shape[2:]), 1, 0)
 
-    return jax.tree.map(split, pad_tokens(tree, 0, -length % size))
+    return jax.tree.map(split_array, pad_tokens(tree, 0, -length % size))
 
 
 def join_blocks(blocks: Array, length: int) -> Array:

@@ -144,7 +144,7 @@ def _window_attention(cfg, rows, q, k, v, bias_params, positions, key):
     count = -(-length // (block * group)) * group  # n blocks of queries
     block_keys = block + 2 * cfg.window
 
-    def cut(tree, before, size):
+    def cut_blocks(tree, before, size):
         """[B, S, ...] as overlapping blocks [n / group, B * group, size, ...]."""
         tree = pad_tokens(tree, before, block * count + before - length)
         indices = np.add.outer(block * np.arange(count), np.arange(size))
@@ -164,8 +164,8 @@ def _window_attention(cfg, rows, q, k, v, bias_params, positions, key):
         return softmax_weighted_sum(logits, v, cfg.dropout, _fold_in(key, number))
 
     numbers = jnp.arange(count // group)
-    q_blocks = cut((q, positions), 0, block)
-    kv_blocks = cut((k, v, positions), cfg.window, block_keys)
+    q_blocks = cut_blocks((q, positions), 0, block)
+    kv_blocks = cut_blocks((k, v, positions), cfg.window, block_keys)
     y = jax.lax.map(
         lambda blocks: attend_group(*blocks), (numbers, *q_blocks, *kv_blocks)
     )
@@ -308,9 +308,9 @@ def _fold_in(key: Key | None, *numbers: Array) -> Key | None:
     return key
 
 
-def _add(left: Any, right: Any) -> Any:
+def _add(sums: Any, terms: Any) -> Any:
     """The sum of two trees in the types of the first."""
-    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), left, right)
+    return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, terms)
 
 
 def _zeros_like(tree: Any) -> Any:

@@ -128,6 +128,7 @@ def make_attention_inputs(
     scale = query_scale(cfg, positions)
     if not isinstance(scale, float):
         scale = scale[:, :, None, None]
+    # [B, S, H, E] and [B, S, KV, E], whose products are SeqPE's bias
     extra_channels = None
     if cfg.position_bias == "seqpe":
         extra_channels = seqpe.channels(
@@ -208,6 +209,7 @@ def apply_positions(
     Returns:
         queries and keys of each branch; one of each without RoPE.
     """
+    # [B, q, H, E] scaled queries
     scale = jnp.asarray(cfg.scale * attn.query_scale, jnp.float32).astype(q.dtype)
     q = q * (scale if scale.ndim else scale.reshape(1, 1, 1, 1))
     branches = attn.rope
@@ -219,6 +221,7 @@ def apply_positions(
             branches[0],
         )
         branches = (first, *branches[1:])
+    # Each branch's [B, q, H, E] queries and [B, S, KV, E] keys
     q_branches = tuple(rope.rotate(q, *branch.query) for branch in branches) or (q,)
     k_branches = tuple(rope.rotate(k, *branch.key) for branch in branches) or (k,)
     if attn.extra_channels is not None:

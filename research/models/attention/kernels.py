@@ -72,13 +72,15 @@ def flash_attention(
     Returns:
         [B, S, H, D/H].
     """
+    # [] bool, whether every token's position in its text is its position in the row
     positions = attn.positions
     valid = positions.segment_ids > 0
     fits = (~valid | (positions.position_ids == positions.row_positions)).all()
     if is_local is not None:
         fits &= ~is_local
 
-    def fused():
+    def run_cudnn():
+        # Queries are scaled already; a row without tokens counts as one of one token.
         return jax.nn.dot_product_attention(
             q[0],
             k[0],
@@ -89,10 +91,10 @@ def flash_attention(
             implementation="cudnn",
         )
 
-    def general():
+    def run_blockwise():
         return blockwise_attention(cfg, q, k, v, attn, is_local)
 
-    return jax.lax.cond(fits, fused, general)
+    return jax.lax.cond(fits, run_cudnn, run_blockwise)
 
 
 def splash_attention(
