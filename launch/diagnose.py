@@ -19,37 +19,54 @@ from research.analysis import diagnostics, figures
 from research.analysis.synthetic_documents import make_documents, truncate_document
 from research.atomic_write import atomic_write
 from research.data.corpus import read_corpus
-from research.inference.embedder import make_embedder, make_grid_embedder
+from research.inference.embedder import Embedder
+from research.inference.model import EmbeddingModel
 from research.models.positions.methods import extend_context
 from research.models.positions.query_scale import TempScale
 
 CORPUS = flags.DEFINE_string(
-    "corpus", None, "A .txt, jsonl or BEIR folder, or pydocs.", required=True
+    "corpus",
+    None,
+    "The texts: a .txt or .jsonl file, a BEIR folder, or pydocs.",
+    required=True,
 )
-OUTPUT = flags.DEFINE_string("output", "", "Folder for the files; default: this one.")
-FEWEST = {"lower_bound": diagnostics.MIN_DOCUMENTS}
-DOCUMENTS = flags.DEFINE_integer("documents", 64, "Documents of each length.", **FEWEST)
-TEXTS = flags.DEFINE_integer("texts", 1000, "Texts of the geometry, at most.", **FEWEST)
-SEED = flags.DEFINE_integer("seed", 0, "Of the choice of texts.")
-TAU = flags.DEFINE_float("tau", 0.8, "TempScale's temperature of the attention.")
+OUTPUT = flags.DEFINE_string(
+    "output", "", "The folder of the files. Default: the current one."
+)
+DOCUMENTS = flags.DEFINE_integer(
+    "documents",
+    64,
+    "The number of documents of each length.",
+    lower_bound=diagnostics.MIN_DOCUMENTS,
+)
+TEXTS = flags.DEFINE_integer(
+    "texts",
+    1000,
+    "The largest number of texts for the geometry.",
+    lower_bound=diagnostics.MIN_DOCUMENTS,
+)
+SEED = flags.DEFINE_integer("seed", 0, "The seed of the choice of texts.")
+TAU = flags.DEFINE_float(
+    "tau", 0.8, "The temperature of TempScale, which divides attention's scores."
+)
 
 
 def main():
     """Writes the reports as each is done, and prints what they come down to."""
-    model = options.model()
-    settings = options.embedding(model)
+    model = options.load_model()
+    options.check_plain(model, "launch.diagnose")
     _, texts = read_corpus(CORPUS.value)
     texts = list(dict.fromkeys(texts))  # equal texts would look like a collapse
-    room = _room(settings)
+    room = _document_room(model)
     lengths = diagnostics.choose_lengths(room)
-    part = int(room / (1 + max(diagnostics.SIZES)))  # whole, with an insertion
-    choice = {"tokenizer": settings["tokenizer"], "seed": SEED.value}
+    part = int(room / (1 + max(diagnostics.SIZES)))  # fits with an insertion, too
+    choice = {"tokenizer": model.tokenizer, "seed": SEED.value}
     long = make_documents(texts, length=room, count=DOCUMENTS.value, **choice)
     edited = make_documents(texts, length=part, count=2 * DOCUMENTS.value, **choice)
     edited = [truncate_document(document, part) for document in edited]
-    collapse = _length_collapse(model, settings, long, lengths)
-    bias = _positional_bias(model, settings, edited)
-    geometry = _geometry(model, settings, texts)
+    collapse = _length_collapse(model, long, lengths)
+    bias = _positional_bias(model, edited)
+    geometry = _geometry(model, texts)
     return {
         "model": options.MODEL.value,
         "corpus": CORPUS.value,
@@ -69,50 +86,53 @@ def main():
     }
 
 
-def _length_collapse(model, settings, chosen, lengths):
-    variant = extend_context(model.params, model.config, [TempScale(tau=TAU.value)])
-    embeds = {
-        "the model": _every_depth(model.params, model.config, settings),
-        f"TempScale {TAU.value:g}": _every_depth(*variant, settings),
+def _length_collapse(model, documents, lengths):
+    params, cfg = extend_context(
+        model.params, model.config, [TempScale(tau=TAU.value)]
+    )
+    embedders = {
+        "the model": _embed_depths(model),
+        f"TempScale {TAU.value:g}": _embed_depths(
+            model._replace(params=params, config=cfg)
+        ),
     }
-    record = diagnostics.measure_length_collapse(embeds, chosen, lengths)
-    return _written("length_collapse", "Length collapse", record)
+    record = diagnostics.measure_length_collapse(embedders, documents, lengths)
+    return _write("length_collapse", "Length collapse", record)
 
 
-def _positional_bias(model, settings, chosen):
-    embed = make_embedder(model.params, model.config, **settings)
-    halves = chosen[::2], chosen[1::2]  # to edit, and to put in
-    record = diagnostics.measure_positional_bias(embed, *halves, seed=SEED.value)
-    return _written("positional_bias", "Positional bias", record)
+def _positional_bias(model, documents):
+    embedder = Embedder(model, **options.size_options())
+    edited, inserted = documents[::2], documents[1::2]
+    record = diagnostics.measure_positional_bias(
+        embedder, edited, inserted, seed=SEED.value
+    )
+    return _write("positional_bias", "Positional bias", record)
 
 
-def _geometry(model, settings, texts):
-    embed = _every_depth(model.params, model.config, settings)
+def _geometry(model, texts):
     order = np.random.default_rng(SEED.value).permutation(len(texts))
     sample = [texts[i] for i in order[: TEXTS.value]]
-    depths = range(1 + (settings["depth"] or model.config.depth))
-    record = diagnostics.measure_geometry(embed(sample, "document"), depths)
-    return _written("geometry", "Geometry", record)
+    vectors = _embed_depths(model)(sample, "document")
+    record = diagnostics.measure_geometry(vectors, range(vectors.shape[1]))
+    return _write("geometry", "Geometry", record)
 
 
-def _every_depth(params, config, settings):
-    """texts, role -> [N, K, D] of the embedding layer and every block."""
-    names = ("tokenizer", "pool", "max_length", "prompts")
-    depths = range(1 + (settings["depth"] or config.depth))
-    chosen = {name: settings[name] for name in names}
-    embed = make_grid_embedder(params, config, depths=depths, **chosen)
-    return lambda texts, role: embed(texts, role)[..., : settings["dim"]]
+def _embed_depths(model: EmbeddingModel) -> Embedder:
+    """Embeds at the embedding layer and after every block: [N, K, D]."""
+    sizes = options.size_options()
+    depth = sizes.pop("depth", model.config.depth)
+    plain = model._replace(dense=())
+    return Embedder(plain, depths=range(1 + depth), normalize=False, **sizes)
 
 
-def _room(settings) -> int:
-    """Tokens of a text that the model takes whole, its prompt and special ones off."""
-    tokenizer = settings["tokenizer"]
-    prompt = (settings["prompts"] or {}).get("document", "")
-    used = len(tokenizer.encode(prompt).ids)  # with the special tokens
-    return settings["max_length"] - used
+def _document_room(model: EmbeddingModel) -> int:
+    """Number of tokens of a document beside its prompt and special tokens."""
+    prompt = model.prompts.get("document", "")
+    prompt_length = len(model.tokenizer.encode(prompt).ids)  # with the special tokens
+    return options.document_length(model, None) - prompt_length
 
 
-def _written(name, heading, record):
+def _write(name, heading, record):
     folder = Path(OUTPUT.value)
     model = Path(options.MODEL.value.removeprefix("package:")).name
     title = f"{heading}: {model} on {Path(CORPUS.value).name}"

@@ -1,13 +1,12 @@
 """Scores a model on similarity, retrieval or long texts, at one size or at all sizes.
 
-Or the perplexity of a causal one.
+Or the perplexity of a causal language model.
 
 python -m launch.evaluate --model=M --task=sts --data=stsb/test.jsonl.gz [--grid]
 python -m launch.evaluate --model=M --task=longembed [--lengths=256,512] [--data=qmsum]
-python -m launch.evaluate --model=M --task=retrieval --data=D \\
-    --chunk="none | late(64) | late(128)"
+python -m launch.evaluate --model=M --task=retrieval --data=D --chunk="none | late(64)"
 python -m launch.evaluate --model=M --task=perplexity --data=texts.txt|pydocs
-python -m launch.evaluate --model=M --task=sts --data=D --prompt=prompteol --prepend=1:7
+python -m launch.evaluate --model=M --task=sts --data=D --prompt=ke --prepend="(1, 7)"
 """
 
 import json
@@ -22,84 +21,106 @@ from launch import main as cli
 from research.atomic_write import atomic_write
 from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
-from research.inference.embedder import make_embedder, make_grid_embedder
-from research.models import encoder as models_encoder
+from research.inference.embedder import Embedder
+from research.inference.model import EmbeddingModel
+from research.models.encoder import truncate_depth
 from research.types import ModelEvaluator
 
-TASK = flags.DEFINE_enum("task", None, list(EVALS), "What to score.", required=True)
-DATA = flags.DEFINE_string("data", None, "An STS file, a BEIR folder, or texts.")
-SPLIT = flags.DEFINE_string("split", "test", "Which qrels of a BEIR folder.")
-GRID = flags.DEFINE_bool("grid", False, "Score every depth and width.")
-TASKS = flags.DEFINE_list("tasks", list(longembed.TASKS), "Of longembed; may be none.")
-LENGTHS = flags.DEFINE_list("lengths", list(longembed.LENGTHS), "Tokens, of longembed.")
+TASK = flags.DEFINE_enum(
+    "task", None, list(EVALS), "The task that is scored.", required=True
+)
+DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "The data of the task: an STS file, a BEIR folder, a file of texts, or pydocs.",
+)
+SPLIT = flags.DEFINE_string(
+    "split", "test", "The split of a BEIR folder, a file of its qrels."
+)
+GRID = flags.DEFINE_bool(
+    "grid", False, "Whether the model is scored at every depth and width."
+)
+TASKS = flags.DEFINE_list(
+    "tasks", list(longembed.TASKS), "The needle tasks of longembed; may be empty."
+)
+LENGTHS = flags.DEFINE_list(
+    "lengths", list(longembed.LENGTHS), "The numbers of tokens of longembed's texts."
+)
 TEXT = flags.DEFINE_string(
-    "text", "", "File or folder that longembed hides needles in."
+    "text", "", "A file or folder of texts, in which longembed hides its needles."
 )
 SAMPLES = flags.DEFINE_integer(
-    "samples", 0, "Of a bootstrap, for the score's 95 % interval: sts and retrieval."
+    "samples",
+    0,
+    "The number of bootstrap samples for the 95 % interval of an sts or retrieval "
+    "score; 0 for no interval.",
 )
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the files of a table.")
+OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "The folder of a table's files. Default: evals/ of the model's workdir, or the "
+    "current folder.",
+)
 
 
 def main():
-    """The scores; those of longembed or of --grid also as JSON, markdown and PNG.
-
-    So also those of several ways to cut documents.
-    """
+    """Prints the scores; longembed, --grid and several chunkings also write files."""
     chunkings = options.chunkings()
-    if any(chunkings.values()) and (GRID.value or TASK.value in ("sts", "perplexity")):
+    is_chunked = any(chunkings.values())
+    if is_chunked and (GRID.value or TASK.value in ("sts", "perplexity")):
         other = "--grid" if GRID.value else f"--task={TASK.value}"
         raise ValueError(f"--chunk={options.CHUNK.value} does not go with {other}")
     if GRID.value and TASK.value == "perplexity":
         raise ValueError(f"--grid does not go with --task={TASK.value}")
-    evaluator = _evaluator()
+    evaluator = _build_evaluator()
+    model = options.load_model()
     if isinstance(evaluator, ModelEvaluator):
-        return _evaluate_model(evaluator)
-    model = options.model()
+        return _evaluate_model(evaluator, model)
     if GRID.value:
-        found = _grid(evaluator, model)
-        record = grid.to_record(found)
-        return _written("grid", found, record, grid.format_markdown, grid.plot_heat_map)
+        scores = _score_grid(evaluator, model)
+        record = grid.to_record(scores)
+        return _write("grid", scores, record, grid.format_markdown, grid.plot_heat_map)
     if len(chunkings) > 1:
-        return _sweep(evaluator, model, chunkings)
+        return _compare_chunkings(evaluator, model, chunkings)
     (chunk,) = chunkings.values()
-    scores = evaluator(options.embedder(model, chunk))
+    scores = evaluator(options.make_embedder(model, chunk))
     if TASK.value == "longembed":
         cli.log(longembed.format_markdown(scores, _title()))
-        reach = options.document_length(model, chunk)
-        picture = partial(longembed.plot_longembed, document_length=reach)
-        return _written("longembed", scores, scores, longembed.format_markdown, picture)
+        max_length = options.document_length(model, chunk)
+        plot = partial(longembed.plot_longembed, document_length=max_length)
+        return _write("longembed", scores, scores, longembed.format_markdown, plot)
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
 
-def _evaluate_model(evaluator: ModelEvaluator) -> dict:
-    """The scores of an evaluator that reads the model, not its embeddings."""
-    model = options.model()
-    settings = options.embedding(model)
-    found = model.params, model.config
-    if settings["depth"]:
-        found = models_encoder.truncate_depth(*found, settings["depth"])
-    scores = evaluator.evaluate(*found, model.tokenizer, settings["max_length"])
+def _evaluate_model(evaluator: ModelEvaluator, model: EmbeddingModel) -> dict:
+    """The scores of an evaluator of the model itself, not of its embeddings."""
+    options.check_plain(model, f"--task={TASK.value}")
+    sizes = options.size_options()
+    params, cfg = model.params, model.config
+    if "depth" in sizes:
+        params, cfg = truncate_depth(params, cfg, sizes["depth"])
+    max_length = sizes.get("max_length", model.max_length)
+    scores = evaluator.evaluate(params, cfg, model.tokenizer, max_length)
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
 
-def _sweep(evaluator, model, chunkings) -> dict:
+def _compare_chunkings(evaluator, model, chunkings) -> dict:
+    """The evaluator's scores of each chunking, written as a table and a picture."""
     makers = {
-        name: partial(options.embedder, model, chunk)
+        name: partial(options.make_embedder, model, chunk)
         for name, chunk in chunkings.items()
     }
     cells = compare_chunking.compare_chunkings(evaluator, makers, cli.log)
-    record = compare_chunking.to_record(cells)
-    return _written(
+    return _write(
         "chunks",
         cells,
-        record,
+        compare_chunking.to_record(cells),
         compare_chunking.format_markdown,
         compare_chunking.plot_chunkings,
     )
 
 
-def _evaluator():
+def _build_evaluator():
     sources = {
         "sts": {"data": DATA.value, "samples": SAMPLES.value},
         "retrieval": {
@@ -109,7 +130,7 @@ def _evaluator():
         },
         "longembed": {
             "tasks": TASKS.value,
-            "lengths": [_tokens(length) for length in LENGTHS.value],
+            "lengths": [_parse_length(length) for length in LENGTHS.value],
             "data": DATA.value or "",
             "split": SPLIT.value,
             "text": TEXT.value,
@@ -122,29 +143,33 @@ def _evaluator():
     return EVALS[TASK.value](**arguments)
 
 
-def _tokens(length: str | int) -> int:
+def _parse_length(length: str | int) -> int:
     try:
         return int(length)
     except ValueError:
         raise ValueError(f"--lengths: {length!r} is not a number of tokens") from None
 
 
-def _grid(evaluator, model) -> grid.Grid:
-    settings = options.embedding(model, plain="--grid")
-    normalize, dim = settings.pop("normalize"), settings.pop("dim")
-    depth = settings.pop("depth")
+def _score_grid(evaluator, model) -> grid.Grid:
+    """The evaluator's scores at every depth and width, from one pass over the texts."""
+    options.check_plain(model, "--grid")
+    sizes = options.size_options()
+    depth, dim = sizes.pop("depth", None), sizes.pop("dim", None)
     depths = [depth] if depth else list(range(1, model.config.depth + 1))
-    known = sorted(model.dims) or grid.default_dims(model.width)
-    dims = [dim] if options.DIM.value else known
-    encoder = model.params, model.config
+    dims = [dim] if dim else sorted(model.dims) or grid.default_dims(model.width)
+    full = model._replace(dim=None)
 
-    def cut(depth):
+    def make_cut_embedder(depth):
         cli.log(f"measuring the speed of depth {depth}")
-        return make_embedder(*encoder, depth=depth, normalize=normalize, **settings)
+        return Embedder(full, depth=depth, **sizes)
 
-    every = make_grid_embedder(*encoder, depths=depths, **settings)
     return grid.score_grid(
-        evaluator, every, cut, depths=depths, dims=dims, normalize=normalize
+        evaluator,
+        Embedder(full, depths=depths, normalize=False, **sizes),
+        make_cut_embedder,
+        depths=depths,
+        dims=dims,
+        normalize=model.normalize,
     )
 
 
@@ -158,10 +183,8 @@ def _title() -> str:
     return f"{Path(options.MODEL.value).name}: {TASK.value}"
 
 
-def _written(
-    name: str, found, record: dict, markdown: Callable, plot: Callable
-) -> dict:
-    """The record of what was found, written beside a table and a picture of it."""
+def _write(name: str, scores, record: dict, markdown: Callable, plot: Callable) -> dict:
+    """Writes scores as JSON, as a markdown table and as a PNG; returns the JSON."""
     result = {"model": options.MODEL.value, "task": TASK.value, **record}
     folder = Path(OUTPUT.value) if OUTPUT.value else _folder()
     with (
@@ -170,8 +193,8 @@ def _written(
         atomic_write(folder / f"{name}.png") as picture,
     ):
         data.write_text(json.dumps(result, indent=2) + "\n")
-        table.write_text(markdown(found, _title()))
-        plot(found, _title(), picture)
+        table.write_text(markdown(scores, _title()))
+        plot(scores, _title(), picture)
     return result
 
 

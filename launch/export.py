@@ -33,7 +33,7 @@ def main() -> dict:
     output = Path(OUTPUT.value).expanduser()
     if ADAPTER_ONLY.value:
         model = load.load(MODEL.value, merge=False)
-        return export_adapter(pretrained.only(model, ADAPTER.value), output)
+        return export_adapter(pretrained.select_adapter(model, ADAPTER.value), output)
     model = load.load_adapted(MODEL.value, ADAPTER.value)
     return export(model, output, depth=DEPTH.value, dim=DIM.value)
 

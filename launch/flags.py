@@ -3,12 +3,10 @@
 from absl import flags
 
 from research.data.corpus import read_corpus
-from research.inference import model as pretrained
-from research.inference.chunk_embedder import make_chunk_embedder
-from research.inference.embedder import make_embedder
-from research.inference.options import reads
+from research.inference.embedder import Embedder
+from research.inference.model import EmbeddingModel
+from research.inference.options import embedder_options
 from research.interop import load
-from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions.base import Extrapolate
 from research.models.positions.methods import (
     extend_context,
@@ -16,209 +14,222 @@ from research.models.positions.methods import (
     suggest_method,
 )
 from research.text.chunking import Chunking, parse_chunkings
-from research.transforms.whitening import whiten_embedder
-from research.types import EmbedFn
+from research.transforms.whitening import make_whitening
 
 MODEL = flags.DEFINE_string(
     "model",
     None,
-    "A workdir, a sentence-transformers or Hugging Face folder, or a hub id.",
+    "The model: a workdir of launch.train, a sentence-transformers or Hugging Face "
+    "folder, package:NAME for the model inside an installed Python package, or the id "
+    "of a model of the Hugging Face hub.",
     required=True,
 )
-DEPTH = flags.DEFINE_integer("depth", None, "Use the first blocks only.")
-DIM = flags.DEFINE_integer("dim", None, "Keep the first numbers only.")
-POOL = flags.DEFINE_enum(
-    "pool", None, list(BASIC_POOLINGS), "Default: the model's own."
+DEPTH = flags.DEFINE_integer(
+    "depth", None, "The model's first blocks that are used. Default: all of them."
+)
+DIM = flags.DEFINE_integer(
+    "dim", None, "The leading values of an embedding that are kept. Default: all."
+)
+POOL = flags.DEFINE_string(
+    "pool",
+    None,
+    "The pooling of token states, such as mean, cls, last or latent_attention(heads=4)."
+    " Default: the prompt's, or else the model's own.",
 )
 MAX_LENGTH = flags.DEFINE_integer(
     "max_length",
     None,
-    "Tokens of a text, more are cut. Default: the model's own, or what --extend adds.",
+    "The number of tokens that texts are cut to. Default: the model's own, or the "
+    "longer context that --extend gives it.",
 )
 ADAPTER = flags.DEFINE_string(
     "adapter",
     None,
-    "The adapter of the model that texts go through, or a folder of peft's with one. "
-    "Default: the only one, or that of each text's role.",
+    "The name of one of the model's adapters, which all texts go through, or a folder "
+    "that peft wrote. Default: the only adapter, or the one of each text's role.",
 )
 EXTEND = flags.DEFINE_string(
     "extend",
     None,
-    "Methods for texts longer than those of the training, such as yarn(scale=8) or "
-    "interpolated(scale=8) | log_length().",
+    "The methods that extend the model's context beyond the lengths that it was trained"
+    " on, such as yarn(scale=8) or interpolated(scale=8) | log_length().",
 )
 CHUNK = flags.DEFINE_string(
     "chunk",
     "none",
     "How documents are cut into chunks: late(256), which counts tokens, "
-    "late(sentences=5), late(256, window=8192, overlap=512), landmark(sentences=1), "
-    "naive(256), pcw(512) or none.",
+    "late(sentences=5), late(256, window=8192), naive(256), pcw(512) or landmark(64). "
+    "Default: documents are embedded as one text.",
 )
 PROMPT = flags.DEFINE_string(
     "prompt",
     None,
-    "The prompt that texts are embedded in: plain, echo, metaeol(pool='mean'), "
-    "template(query='Represent this, please: {text}'), ... "
-    "Default: the model's own.",
+    "The prompt that texts are put into, such as plain, echo, prompteol or "
+    'template(query="Query: {text}"). Default: the model\'s own.',
 )
-INSTRUCTION = flags.DEFINE_string("instruction", "", "The instruction of --prompt.")
+INSTRUCTION = flags.DEFINE_string(
+    "instruction", "", "The instruction that --prompt puts before queries."
+)
 PREPEND = flags.DEFINE_string(
     "prepend",
     None,
-    "Token prepending before the blocks start <= l < exit, such as 1:7.",
+    "The window of blocks before which token prepending copies the last token's state: "
+    "(1, 7) for the blocks 1 to 6.",
 )
 LAYERS = flags.DEFINE_string(
     "layers",
     "-1",
-    "As transformers numbers hidden_states: -2, or 1;12 (average).",
+    "The layer whose states are pooled, as transformers numbers hidden_states, or the "
+    "layers whose pooled states are averaged: -2 or (1, 12).",
 )
 BIDIRECTIONAL = flags.DEFINE_bool(
-    "bidirectional", None, "Let tokens see both sides. Default: the model's own."
+    "bidirectional",
+    None,
+    "Whether tokens attend to the tokens after them, too. Default: as the model does.",
 )
 WHITEN = flags.DEFINE_string(
-    "whiten", None, "Texts to fit a whitening on, in a file as of --corpus."
+    "whiten",
+    None,
+    "A file of texts, or pydocs; embeddings are whitened as the embeddings of these "
+    "texts need it.",
 )
-WHITEN_DIM = flags.DEFINE_integer("whiten_dim", None, "Numbers that whitening keeps.")
+WHITEN_DIM = flags.DEFINE_integer(
+    "whiten_dim", None, "The number of values that --whiten keeps. Default: all."
+)
 
 
-def model() -> pretrained.EmbeddingModel:
-    """The model of --model, extended, with the flags' sizes checked against it.
+def load_model() -> EmbeddingModel:
+    """The model of --model with the context of --extend, checked against the sizes.
 
     Raises:
-        FileNotFoundError, ValueError: no such model, depth or dim, or --extend does not
-            fit it.
+        FileNotFoundError, ValueError: There is no such model, depth or dim, or --extend
+            does not fit it.
     """
-    loaded = _extended(load.load_adapted(MODEL.value, ADAPTER.value))
-    sizes = (
-        ("depth", DEPTH.value, loaded.config.depth),
-        ("dim", DIM.value, loaded.width),
-    )
-    for name, value, most in sizes:
-        if value is not None and not 1 <= value <= most:
-            raise ValueError(f"--{name}={value}: {MODEL.value} has {name} 1 ... {most}")
-    return loaded
+    model = _extend(load.load_adapted(MODEL.value, ADAPTER.value))
+    for flag, largest in ((DEPTH, model.config.depth), (DIM, model.width)):
+        if flag.value is not None and not 1 <= flag.value <= largest:
+            raise ValueError(
+                f"--{flag.name}={flag.value}: {MODEL.value} has {flag.name} 1 ... "
+                f"{largest}"
+            )
+    return model
 
 
-def _extended(loaded: pretrained.EmbeddingModel) -> pretrained.EmbeddingModel:
-    """The model with a longer context, if --extend asks for it.
-
-    Its texts are then as long as it reaches. A method without an end reaches as far as
-    --max_length says.
-    """
-    if EXTEND.value is None:
-        return loaded
-    methods = read_methods(EXTEND.value)
-    if MAX_LENGTH.value and "extrapolate" not in [m.name for m in methods]:
-        methods = (*methods, Extrapolate(length=MAX_LENGTH.value))
-    params, cfg = extend_context(loaded.params, loaded.config, methods)
-    longer = cfg.max_len > loaded.config.max_len
-    max_length = cfg.max_len if longer else loaded.max_length
-    return loaded._replace(params=params, config=cfg, max_length=max_length)
-
-
-def embedding(model: pretrained.EmbeddingModel, *, plain: str = "this command") -> dict:
-    """The keyword arguments of `make_embedder` for a model and the flags.
+def make_embedder(
+    model: EmbeddingModel,
+    chunk: Chunking | None = None,
+    *,
+    normalize: bool | None = None,
+) -> Embedder:
+    """The embedder of a model and the flags.
 
     Args:
-        model: the model.
-        plain: what cannot do as the flags of `reads` say; empty if it can.
+        model: The model.
+        chunk: How documents are cut; None embeds them as one text.
+        normalize: Whether vectors are scaled to length 1; None as the model does.
 
     Raises:
-        ValueError: a flag does not go with `plain`, or says what there is not.
+        ValueError: --max_length is more than the model's longest text, or two flags
+            exclude each other.
     """
-    if plain and (given := _unusual()):
-        raise ValueError(f"{given[0]} does not go with {plain}")
-    flags = {"pool": POOL, "max_length": MAX_LENGTH, "depth": DEPTH, "dim": DIM}
-    given = {name: f.value for name, f in flags.items() if f.value is not None}
-    settings = {"depth": None, **pretrained.embedder_kwargs(model), **given}
-    if not plain:
-        return settings | _reads()
-    if model.prompt is not None:
-        raise ValueError(
-            f"{MODEL.value} was trained with a method, which does not go with {plain}"
-        )
-    return settings
-
-
-def _unusual() -> list[str]:
-    """The flags that say how a model is read, where they differ from their default."""
-    every = (PROMPT, INSTRUCTION, PREPEND, LAYERS, BIDIRECTIONAL, WHITEN, WHITEN_DIM)
-    return [f"--{f.name}={f.value}" for f in every if f.value != f.default]
-
-
-def _reads() -> dict:
-    """The keyword arguments of `make_embedder` that say how a model is read."""
-    both = BIDIRECTIONAL.value
-    return reads(
+    if WHITEN.value is None and WHITEN_DIM.value is not None:
+        raise ValueError(f"--whiten_dim={WHITEN_DIM.value} needs --whiten=FILE")
+    options = size_options()
+    if chunk is not None:
+        check_plain(model, f"--chunk={CHUNK.value}")
+        return Embedder(model, chunk=chunk, normalize=normalize, **options)
+    _check_max_length(model)
+    options |= embedder_options(
         prompt=PROMPT.value or "",
         instruction=INSTRUCTION.value,
         prepend=PREPEND.value or "",
         layers=LAYERS.value,
-        bidirectional="" if both is None else str(both).lower(),
-        pool=POOL.value or "",
+        bidirectional="" if BIDIRECTIONAL.value is None else str(BIDIRECTIONAL.value),
     )
+    if WHITEN.value is not None:
+        _, texts = read_corpus(WHITEN.value)
+        vectors = Embedder(model, normalize=False, **options)(texts, "document")
+        options["transform"] = make_whitening(vectors, dims=WHITEN_DIM.value)
+    return Embedder(model, normalize=normalize, **options)
+
+
+def size_options() -> dict[str, int | str]:
+    """The keyword arguments of `Embedder` that the flags of sizes and --pool give."""
+    options = (DEPTH, DIM, MAX_LENGTH, POOL)
+    return {flag.name: flag.value for flag in options if flag.value is not None}
+
+
+def check_plain(model: EmbeddingModel, reader: str) -> None:
+    """Refuses flags and models that embed in another way than `reader` can.
+
+    Args:
+        model: The model.
+        reader: A flag or a command that embeds plain texts at their full width.
+
+    Raises:
+        ValueError: A flag differs from its default, or the model has templates.
+    """
+    refused = (PROMPT, INSTRUCTION, PREPEND, LAYERS, BIDIRECTIONAL, WHITEN, WHITEN_DIM)
+    for flag in refused:
+        if flag.value != flag.default:
+            raise ValueError(f"--{flag.name}={flag.value} does not go with {reader}")
+    if model.prompt is not None:
+        raise ValueError(
+            f"{MODEL.value} was trained with a prompt's templates, which do not go with"
+            f" {reader}"
+        )
 
 
 def chunkings() -> dict[str, Chunking | None]:
-    """{its name: how documents are cut} of --chunk; None where they are not.
+    """The chunkings of --chunk by name; None for documents that are one text.
 
     Raises:
-        ValueError: the flag names what there is not.
+        ValueError: The flag names an unknown chunking.
     """
     return {str(chunk).lower(): chunk for chunk in parse_chunkings(CHUNK.value)}
 
 
-def chunking() -> Chunking | None:
-    """The one chunking of --chunk, for a command that takes no more.
+def single_chunking() -> Chunking | None:
+    """The chunking of --chunk, for a command that takes only one.
 
     Raises:
-        ValueError: there are several, or as `chunkings`.
+        ValueError: There are several, or as in `chunkings`.
     """
-    found = list(chunkings().values())
-    if len(found) > 1:
+    chunks = list(chunkings().values())
+    if len(chunks) > 1:
         raise ValueError(f"--chunk={CHUNK.value}: this command takes one chunking")
-    return found[0]
+    return chunks[0]
 
 
-def document_length(
-    model: pretrained.EmbeddingModel, chunk: Chunking | None
-) -> int | None:
-    """Tokens of a document that are read; None, by default for parts of one, is all."""
+def document_length(model: EmbeddingModel, chunk: Chunking | None) -> int | None:
+    """Number of tokens that a document is cut to; None for all of them."""
     if MAX_LENGTH.value is not None:
         return MAX_LENGTH.value
     return model.max_length if chunk is None or chunk.reads_full_text else None
 
 
-def embedder(
-    model: pretrained.EmbeddingModel, chunk: Chunking | None, **settings
-) -> EmbedFn:
-    """The embedder of a model and the flags; `settings` go before them.
+def _extend(model: EmbeddingModel) -> EmbeddingModel:
+    """The model with the context of --extend.
 
-    Raises:
-        ValueError: --max_length is more than the model reads.
+    Its texts may then be as long as that context, which --max_length says where a
+    method has no longest text of its own.
     """
-    plain = "" if chunk is None else f"--chunk={CHUNK.value}"
-    settings = embedding(model, plain=plain) | settings
-    if chunk is None:
-        if settings["max_length"] > model.config.max_len:
-            more = suggest_method(model.config, settings["max_length"])
-            raise ValueError(
-                f"--max_length={settings['max_length']}: {MODEL.value} reads texts of "
-                f"{model.config.max_len} tokens; longer ones with --extend={more}"
-            )
-        return _whitened(model, settings)
-    settings["max_length"] = document_length(model, chunk)
-    return make_chunk_embedder(model.params, model.config, chunk=chunk, **settings)
+    if EXTEND.value is None:
+        return model
+    methods = read_methods(EXTEND.value)
+    if MAX_LENGTH.value and "extrapolate" not in [m.name for m in methods]:
+        methods = (*methods, Extrapolate(length=MAX_LENGTH.value))
+    params, cfg = extend_context(model.params, model.config, methods)
+    is_longer = cfg.max_len > model.config.max_len
+    max_length = cfg.max_len if is_longer else model.max_length
+    return model._replace(params=params, config=cfg, max_length=max_length)
 
 
-def _whitened(model: pretrained.EmbeddingModel, settings: dict) -> EmbedFn:
-    """The embedder of these settings, whitened if --whiten says so."""
-    if WHITEN.value is None and WHITEN_DIM.value is not None:
-        raise ValueError(f"--whiten_dim={WHITEN_DIM.value} needs --whiten=FILE")
-    if WHITEN.value is None:
-        return make_embedder(model.params, model.config, **settings)
-    _, texts = read_corpus(WHITEN.value)
-    raw = settings | {"normalize": False}
-    embed = make_embedder(model.params, model.config, **raw)
-    last = {"dims": WHITEN_DIM.value, "normalize": settings["normalize"]}
-    return whiten_embedder(embed, texts, **last)
+def _check_max_length(model: EmbeddingModel) -> None:
+    max_length = MAX_LENGTH.value
+    if max_length is not None and max_length > model.config.max_len:
+        method = suggest_method(model.config, max_length)
+        raise ValueError(
+            f"--max_length={max_length}: {MODEL.value} embeds texts of up to "
+            f"{model.config.max_len} tokens; for longer ones use --extend={method}"
+        )

@@ -17,20 +17,33 @@ from research.data.pair_batches import make_pair_batches
 from research.data.sources import SOURCES
 
 DATA = flags.DEFINE_string(
-    "data", None, "A file of pairs or triplets, or pydocs.", required=True
+    "data",
+    None,
+    "The training data: a file of pairs or triplets, or pydocs.",
+    required=True,
 )
-BATCHES = flags.DEFINE_integer("batches", 100, "Batches of pairs.", 1)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pairs of a batch.", 2)
-SHARES = flags.DEFINE_list("share", [], "Last shares of the blocks to cut, too.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the batches.")
+BATCHES = flags.DEFINE_integer(
+    "batches", 100, "The number of batches of pairs.", lower_bound=1
+)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 64, "The number of pairs per batch.", lower_bound=2
+)
+SHARES = flags.DEFINE_list(
+    "share",
+    [],
+    "Shares of the last blocks, such as 0.2,0.5; the depths without them are printed.",
+)
+SEED = flags.DEFINE_integer("seed", 0, "The seed of the batches' order.")
 
 
 def main() -> dict:
     """The losses, and the depths to cut to; texts are pooled by weighted mean."""
     for flag in (options.DEPTH, options.DIM):
         if flag.value is not None:
-            raise ValueError(f"--{flag.name}={flag.value}: the whole model is measured")
-    model = options.model()
+            raise ValueError(
+                f"--{flag.name}={flag.value}: the loss of every block is measured"
+            )
+    model = options.load_model()
     shares = [float(share) for share in SHARES.value]
     depths = {
         f"{share:g}": layer_pruning.remaining_depth(model.config.depth, share)

@@ -10,8 +10,7 @@ from configs.common import start_from
 from research.config_sections import format_call, section
 from research.experiment.build import make_experiment
 from research.experiment.initialization import ENCODERS
-from research.inference import model as pretrained
-from research.inference.embedder import make_embedder
+from research.inference.embedder import Embedder
 from research.interop import load
 from research.interop.sentence_transformers.write import export
 from research.text.prompts import PROMPTS
@@ -45,9 +44,7 @@ def base(tmp_path_factory, cache):
 
 
 def embedder(model):
-    return make_embedder(
-        model.params, model.config, **pretrained.embedder_kwargs(model)
-    )
+    return Embedder(model)
 
 
 @pytest.mark.parametrize("start", ["interpolated", "recurrent"])

@@ -6,8 +6,8 @@ import pytest
 
 from research import types
 from research.eval.retrieval import ranking
-from research.inference.chunk_embedder import make_chunk_embedder
-from research.inference.embedder import make_embedder
+from research.inference.embedder import Embedder
+from research.inference.model import EmbeddingModel
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.pooling.projection import Dense
@@ -31,11 +31,11 @@ def model():
     return init(jax.random.key(1), cfg=CONFIG), CONFIG, tokenizer
 
 
-def embedder(model, chunk=None, **options):
-    settings = {"pool": "mean", "max_length": None, **options}
-    if chunk is None:
-        return make_embedder(*model, **settings | {"max_length": 40})
-    return make_chunk_embedder(*model, chunk=parse_chunking(chunk), **settings)
+def embedder(model, chunk=None, prompts=None, dense=(), **options):
+    plain = EmbeddingModel(*model, "mean", 40, prompts or {}, True, dense)
+    if chunk is not None:
+        options["chunk"] = parse_chunking(chunk)
+    return Embedder(plain, **options)
 
 
 def near(got, want):

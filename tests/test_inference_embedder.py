@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from research.inference.batching import length_batches, padded_length
-from research.inference.embedder import make_embedder, make_grid_embedder
+from research.inference.batching import BatchSizes, group_by_length, padded_length
+from research.inference.embedder import Embedder
+from research.inference.model import EmbeddingModel
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.text.templates import Prompt
@@ -29,9 +30,9 @@ def model():
     return encoder.init(jax.random.key(1), cfg), cfg, tokenizer
 
 
-def embedder(model, make=make_embedder, **options):
-    settings = {"pool": "mean", "max_length": 32, **options}
-    return make(*model, **settings)
+def embedder(model, prompts=None, **options):
+    plain = EmbeddingModel(*model, "mean", 32, prompts or {}, normalize=True)
+    return Embedder(plain, **options)
 
 
 def test_order_batch_size_and_neighbours_change_nothing(model):
@@ -72,7 +73,7 @@ def test_long_texts_are_cut_as_their_tokens_say(model):
 
 
 def test_depth_and_dim_are_slices_of_the_grid(model):
-    grid = embedder(model, make_grid_embedder, depths=(0, 1, 3))(TEXTS, "query")
+    grid = embedder(model, depths=(0, 1, 3), normalize=False)(TEXTS, "query")
     assert grid.shape == (21, 3, 16)
     raw = embedder(model, normalize=False)(TEXTS, "query")
     np.testing.assert_allclose(grid[:, 2], raw, atol=1e-5)
@@ -97,7 +98,7 @@ def test_sizes_that_the_model_does_not_have(model, options, message):
 
 def test_depths_that_the_model_does_not_have(model):
     with pytest.raises(ValueError, match="depth 4 is not in 0 ... 3"):
-        embedder(model, make_grid_embedder, depths=(1, 4))
+        embedder(model, depths=(1, 4))
 
 
 def test_texts_without_tokens(model):
@@ -117,7 +118,7 @@ PREPENDED = (BOS, Piece("the"), Piece(special="<PST>"), TEXT, END)
 SHORT = ["the", "quick brown", "dog runs away"]  # which nothing cuts
 
 
-def method(*templates, pool=None, rewrite=str):
+def prompt(*templates, pool=None, rewrite=str):
     return Prompt({"query": templates, "document": templates}, pool, rewrite)
 
 
@@ -150,24 +151,24 @@ def test_templates_say_what_is_pooled_and_are_averaged(model):
         ((FIRST,), [x for x, _ in wanted]),
         ((FIRST, SECOND), np.mean(wanted, axis=1)),
     ):
-        embed = embedder(model, prompt=method(*templates), **raw)
+        embed = embedder(model, prompt=prompt(*templates), **raw)
         np.testing.assert_allclose(embed(SHORT, "query"), want, atol=1e-5)
-    unit = embedder(model, prompt=method(FIRST, SECOND))(SHORT, "query")
+    unit = embedder(model, prompt=prompt(FIRST, SECOND))(SHORT, "query")
     want = np.mean(wanted, axis=1)
     want /= np.linalg.norm(want, axis=1, keepdims=True)
     np.testing.assert_allclose(unit, want, atol=1e-5)
 
 
-def test_a_method_rewrites_texts_and_chooses_the_pooling(model):
+def test_a_prompt_rewrites_texts_and_chooses_the_pooling(model):
     plain = (BOS._replace(pooled=True), TEXT._replace(pooled=True), END)
-    embed = embedder(model, prompt=method(plain, pool="cls", rewrite=str.upper))
+    embed = embedder(model, prompt=prompt(plain, pool="cls", rewrite=str.upper))
     want = embedder(model, pool="cls")(TEXTS, "query")
     np.testing.assert_allclose(embed(TEXTS, "query"), want, atol=1e-5)
 
 
 def test_layers_are_averaged_and_no_more_blocks_run(model):
     raw = {"normalize": False}
-    grid = embedder(model, make_grid_embedder, depths=(0, 1, 2, 3))(TEXTS, "query")
+    grid = embedder(model, depths=(0, 1, 2, 3), **raw)(TEXTS, "query")
     for layers, want in (
         ((-2,), grid[:, 2]),
         ((1, 3), grid[:, [1, 3]].mean(1)),
@@ -195,7 +196,7 @@ def test_tokens_see_both_sides_or_one(model):
 
 def test_prepended_tokens(model):
     """The closing token reads <PST>, which is the new row of the token table."""
-    one = method(PREPENDED, pool="last")
+    one = prompt(PREPENDED, pool="last")
 
     def embed(window):
         found = embedder(model, prompt=one, prepend=window, bidirectional=False)
@@ -212,38 +213,53 @@ def test_prepended_tokens(model):
     "options,message",
     [
         ({"layers": (4,)}, "layer 4 is not in -4 ... 3 .* depth is 3"),
-        ({"layers": (-1,), "prepend": (1, 2)}, "needs a method with a place for <PST>"),
+        ({"layers": (-1,), "prepend": (1, 2)}, "needs a prompt with the token <PST>"),
         (
-            {"prompt": method(FIRST), "prepend": (1, 2)},
-            "needs a method with a place for <PST>",
+            {"prompt": prompt(FIRST), "prepend": (1, 2)},
+            "needs a prompt with the token <PST>",
         ),
         (
-            {"prompt": method(PREPENDED), "prepend": (1, 4)},
+            {"prompt": prompt(PREPENDED), "prepend": (1, 4)},
             "blocks 1:4 needs 0 <= start <= exit <= 3",
         ),
         (
-            {"prompt": method(PREPENDED, FIRST), "prepend": (1, 2)},
+            {"prompt": prompt(PREPENDED, FIRST), "prepend": (1, 2)},
             "only some templates .* <PST>",
         ),
-        ({"prompt": method(FIRST), "prompts": {"query": "a"}}, "prompts and a method"),
     ],
 )
-def test_what_cannot_be_read(model, options, message):
+def test_what_cannot_be_embedded(model, options, message):
     with pytest.raises(ValueError, match=message):
         embedder(model, **options)
+
+
+def test_prompts_and_templates_of_a_model_exclude_each_other(model):
+    settings = {"prompts": {"query": "a"}, "normalize": True, "prompt": prompt(FIRST)}
+    with pytest.raises(ValueError, match="prompts and templates"):
+        Embedder(EmbeddingModel(*model, "mean", 32, **settings))
+
+
+def test_a_transform_comes_before_the_normalization(model):
+    raw = embedder(model, normalize=False, dim=4)(TEXTS, "query")
+    x = embedder(model, dim=4, transform=lambda x: x[:, 1:] + 1.0)(TEXTS, "query")
+    want = raw[:, 1:] + 1
+    want /= np.linalg.norm(want, axis=1, keepdims=True)
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x, want, atol=1e-5)
 
 
 @pytest.mark.parametrize("multiple", [1, 8])
 def test_batches_hold_every_text_once_in_few_shapes(multiple):
     lengths = np.random.default_rng(0).integers(2, 200, 3_000)
-    seen, shapes = [], set()
-    for chosen, rows, length in length_batches(lengths, 1_024, 200, multiple):
+    sizes = BatchSizes(1_024, 200, multiple)
+    numbers, shapes = [], set()
+    for chosen, rows, length in group_by_length(lengths, sizes):
         assert len(chosen) <= rows
         assert rows % multiple == 0
         assert lengths[chosen].max() <= length <= 200
-        seen.extend(chosen)
+        numbers.extend(chosen)
         shapes.add((rows, length))
-    assert sorted(seen) == list(range(3_000))
+    assert sorted(numbers) == list(range(3_000))
     assert len(shapes) < 20
 
 

@@ -30,7 +30,7 @@ def whole_numbers(seed, *shape):
 def test_exact_with_ties(devices, rows, k):
     q, d = whole_numbers(0, 9, 6), whole_numbers(1, rows, 6)
     scores, found = search.search(
-        q, d, k, mesh=mesh_of(devices), query_chunk=4, row_chunk=5
+        q, d, k, mesh=mesh_of(devices), queries_per_step=4, vectors_per_step=5
     )
     want, order = reference(q, d, k)
     assert scores.shape == (9, min(k, rows))
@@ -51,8 +51,8 @@ def test_all_devices_and_one_chunk_are_the_default():
     "queries,rows,k,message",
     [
         ((2, 4), (3, 4), 0, "k is 0"),
-        ((2, 4), (0, 4), 1, "cannot search 0 rows"),
-        ((2, 4), (3, 5), 1, "width 4 cannot search rows of width 5"),
+        ((2, 4), (0, 4), 1, "cannot search 0 vectors"),
+        ((2, 4), (3, 5), 1, "width 4 cannot search vectors of width 5"),
     ],
 )
 def test_what_cannot_be_searched(queries, rows, k, message):
@@ -70,7 +70,7 @@ def test_texts_are_as_good_as_their_best_chunk(scores):
     best = np.stack([(q @ d[document == n].T).max(1) for n in range(12)], 1)
     order = np.argsort(-best, axis=1, kind="stable")
     for k in (1, 5, 12, 50):
-        got, found = search.search_chunks(q, chunks, k, scores=scores)
+        got, found = search.search_chunks(q, chunks, k, scores_per_step=scores)
         np.testing.assert_array_equal(found, order[:, :k])
         np.testing.assert_array_equal(got, np.take_along_axis(best, order[:, :k], 1))
     with pytest.raises(ValueError, match="k is 0"):

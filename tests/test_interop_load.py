@@ -9,9 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from research.inference import model as pretrained
-from research.inference.chunk_embedder import make_chunk_embedder
-from research.inference.embedder import make_embedder, make_grid_embedder
+from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.interop.load import load, resolve_folder
 from research.interop.sentence_transformers import read
@@ -136,9 +134,7 @@ def test_dense_modules(layers, dim, path, tmp_path):
     theirs.save(str(tmp_path / "theirs"))
     model = load(str(tmp_path / "theirs"))
     assert (len(model.dense), model.width) == (len(layers), layers[-1][1])
-    embed = make_embedder(
-        model.params, model.config, **pretrained.embedder_kwargs(model)
-    )
+    embed = Embedder(model)
     expected = theirs.encode(TEXTS)
     np.testing.assert_allclose(embed(TEXTS, "document"), expected, atol=1e-5)
     export(model, tmp_path / "again", dim=dim)
@@ -146,9 +142,7 @@ def test_dense_modules(layers, dim, path, tmp_path):
     assert (len(again.dense), again.width) == (len(layers), dim or layers[-1][1])
     chex.assert_trees_all_equal(again.dense, model.dense)
     theirs = package.SentenceTransformer(str(tmp_path / "again"), device="cpu")
-    embed = make_embedder(
-        again.params, again.config, **pretrained.embedder_kwargs(again)
-    )
+    embed = Embedder(again)
     np.testing.assert_allclose(
         embed(TEXTS, "document"), theirs.encode(TEXTS), atol=1e-5
     )
@@ -157,13 +151,10 @@ def test_dense_modules(layers, dim, path, tmp_path):
 def test_dense_modules_of_every_depth_and_of_chunks(path):
     layer = Dense(np.random.default_rng(0).normal(size=(16, 20)).astype("f4"))
     model = load(str(path))._replace(dense=(layer,), normalize=False)
-    encoder = model.params, model.config
-    settings = pretrained.embedder_kwargs(model)
-    whole = make_embedder(*encoder, **settings)(TEXTS, "document")
-    cut = make_chunk_embedder(*encoder, **settings, chunk=parse_chunking("late(64)"))
+    whole = Embedder(model)(TEXTS, "document")
+    cut = Embedder(model, chunk=parse_chunking("late(64)"))
     np.testing.assert_allclose(cut(TEXTS, "document").vectors, whole, atol=1e-5)
-    del settings["normalize"], settings["dim"]
-    every = make_grid_embedder(*encoder, depths=[1, 2], **settings)(TEXTS, "document")
+    every = Embedder(model, depths=[1, 2])(TEXTS, "document")
     assert every.shape == (3, 2, 20)
     np.testing.assert_allclose(every[:, 1], whole, atol=1e-5)
 

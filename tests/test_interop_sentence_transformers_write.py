@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_interop_hf_families import CONFIGS
 
-from research.inference.embedder import make_embedder
+from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.interop.hf.families import family_of
 from research.interop.load import load
@@ -57,18 +57,7 @@ def make_model(body="bert", **changes):
 
 
 def ours(model, depth=None, dim=None, role="document", texts=TEXTS):
-    embed = make_embedder(
-        model.params,
-        model.config,
-        model.tokenizer,
-        pool=model.pool,
-        max_length=model.max_length,
-        prompts=model.prompts,
-        normalize=model.normalize,
-        depth=depth,
-        dim=dim,
-    )
-    return embed(texts, role)
+    return Embedder(model, depth=depth, dim=dim)(texts, role)
 
 
 def sentence_transformer(folder):

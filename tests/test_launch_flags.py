@@ -7,7 +7,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 from launch import flags as options
-from research.inference import model as inference_model
+from research.inference.model import EmbeddingModel
+from research.inference.options import parse_layers, parse_window
 from research.interop import load as pretrained
 from research.models import encoder
 from research.models.config import bert, modern
@@ -29,14 +30,14 @@ MODELS = {
 
 
 @pytest.fixture(autouse=True)
-def loaded(monkeypatch):
+def tiny_models(monkeypatch):
     flags.FLAGS(["test", "--model=learned"])
     tokenizer = train_tokenizer(["a b c d"], 60, "wordpiece")
 
     def load(name, merge):
         params = encoder.init(jax.random.key(0), MODELS[name])
         prompts = {"query": "", "document": ""}
-        return inference_model.EmbeddingModel(
+        return EmbeddingModel(
             params, MODELS[name], tokenizer, "mean", 12, prompts, True
         )
 
@@ -55,100 +56,102 @@ def loaded(monkeypatch):
         ("alibi", "extrapolate(length=50)", None, 50, 50),
     ],
 )
-def test_what_is_extended_reads_as_far_as_it_reaches(
+def test_an_extended_model_embeds_texts_as_long_as_its_context(
     model, extend, asked, reach, length
 ):
     with flagsaver.flagsaver(model=model, extend=extend, max_length=asked):
-        found = options.model()
-        assert found.config.max_len == reach
-        assert options.embedding(found)["max_length"] == length
-        vectors = options.embedder(found, None)(["a b", "c d " * 60], "document")
+        loaded = options.load_model()
+        assert loaded.config.max_len == reach
+        assert options.document_length(loaded, None) == length
+        vectors = options.make_embedder(loaded)(["a b", "c d " * 60], "document")
     assert np.isfinite(vectors).all()
 
 
 @pytest.mark.parametrize(
     "model, extend, asked, message",
     [
-        ("rope", None, 40, "max_length=40: rope reads .* 16 .* --extend=yarn(scale=3)"),
-        ("alibi", None, 40, "longer ones with --extend=extrapolate(length=40)"),
+        ("rope", None, 40, "max_length=40: rope embeds .* 16 .* --extend=yarn.scale=3."),
+        ("alibi", None, 40, "longer ones with --extend=extrapolate.length=40."),
         ("learned", "grouped(scale=2)", 40, "reaches texts of 32 tokens, not of 40"),
         ("learned", "log_length", 40, "position table reaches .* 16 tokens, not of 40"),
-        (
-            "learned",
-            "yarn(scale=4)",
-            None,
-            "yarn is for models whose positions are 'ro",
-        ),
+        ("learned", "yarn(scale=4)", None, "yarn is for models whose positions are 'ro"),
     ],
 )
-def test_what_cannot_be_read_is_one_sentence(model, extend, asked, message):
+def test_what_cannot_be_extended_is_one_sentence(model, extend, asked, message):
     given = flagsaver.flagsaver(model=model, extend=extend, max_length=asked)
     with given, pytest.raises(ValueError, match=message):
-        options.embedder(options.model(), None)
+        options.make_embedder(options.load_model())
 
 
 READ = {"model": "rope", "max_length": None, "extend": None}
 
 
 @pytest.mark.parametrize(
-    "given, method, other",
+    "values, pool, has_pst",
     [
-        ({}, None, {"layers": (-1,), "prompts": {"query": "", "document": ""}}),
-        ({"layers": "0;1"}, None, {"layers": (0, 1)}),
-        ({"bidirectional": True}, None, {"bidirectional": True}),
-        ({"prompt": "prompteol"}, "last", {"prompts": None}),
-        ({"prompt": "prompteol", "prepend": "0:1"}, "last", {"prepend": (0, 1)}),
-        ({"prompt": "echo(pool='last')", "instruction": "Find it"}, "last", {}),
-        ({"prompt": "prompteol", "pool": "mean"}, None, {"pool": "mean"}),
+        ({}, "mean", None),
+        ({"layers": "(0, 1)", "bidirectional": True}, "mean", None),
+        ({"prompt": "plain"}, "mean", None),
+        ({"prompt": "prompteol"}, "last", False),
+        ({"prompt": "prompteol", "prepend": "(0, 1)"}, "last", True),
+        ({"prompt": 'echo(pool="last")', "instruction": "Find it"}, "last", False),
+        ({"prompt": "prompteol", "pool": "mean"}, "mean", False),
     ],
 )
-def test_how_a_model_is_read(given, method, other):
-    with flagsaver.flagsaver(**READ, **given):
-        found = options.embedding(options.model(), plain="")
-    assert {key: found[key] for key in other} == other
-    if "prompt" in given:
-        assert found["prompt"].pool == method
-        assert found["prompts"] is None
-        marked = any(
-            p.special == "<PST>" for p in found["prompt"].templates["query"][0]
-        )
-        assert marked == ("prepend" in given)
-    assert ("prompt" in found) == ("prompt" in given)
+def test_the_flags_change_what_the_model_says(values, pool, has_pst):
+    with flagsaver.flagsaver(**READ, **values):
+        model = options.make_embedder(options.load_model()).model
+    assert model.pool == pool
+    assert (model.prompt is None) == (has_pst is None)
+    if model.prompt is not None:
+        template = model.prompt.templates["query"][0]
+        assert any(piece.special == "<PST>" for piece in template) == has_pst
+
+
+def test_layers_and_windows_are_python_numbers():
+    assert parse_layers("-2") == (-2,) and parse_layers("(1, 12)") == (1, 12)
+    assert parse_window("(1, 7)") == (1, 7)
 
 
 @pytest.mark.parametrize(
     "given, message",
     [
         ({"prompt": "ekko"}, "unknown prompt 'ekko'; known: plain, .*echo"),
-        ({"prompt": "echo | prompteol"}, "holds 2 calls"),
+        ({"prompt": "echo | prompteol"}, "holds 2 calls .echo, prompteol.; write one"),
         ({"prompt": "echo(loud=True)"}, "echo has no argument loud"),
         ({"prompt": "prompteol", "instruction": "x"}, "takes no instruction; .*echo"),
         ({"instruction": "x"}, "the instruction 'x' needs a prompt"),
-        ({"prompt": "plain", "prepend": "0:1"}, "plain takes no prepend; prompteol, "),
-        ({"prompt": "echo", "prepend": "0:1"}, "echo takes no prepend"),
         (
-            {"prompt": "ke", "prepend": "0:2"},
+            {"prompt": "plain", "prepend": "(0, 1)"},
+            "plain takes no prepend; prompteol, ",
+        ),
+        ({"prompt": "echo", "prepend": "(0, 1)"}, "echo takes no prepend"),
+        (
+            {"prompt": "ke", "prepend": "(0, 2)"},
             "blocks 0:2 needs 0 <= .* <= 1, ",
         ),
-        ({"prompt": "ke", "prepend": "1"}, "'1' is not a window of blocks; write 1:7"),
+        (
+            {"prompt": "ke", "prepend": "1"},
+            "'1' is not a window of blocks; write .1, 7.",
+        ),
         ({"layers": "2"}, "layer 2 is not in -2 ... 1 of this encoder"),
-        ({"layers": "last"}, "'last' is not layers; write -2 or 1;12"),
+        ({"layers": "last"}, "'last' names no layers; write -2, or .1, 12."),
         ({"whiten_dim": 3}, "--whiten_dim=3 needs --whiten=FILE"),
         ({"whiten": "no.txt"}, "no.txt"),
     ],
 )
-def test_what_cannot_be_read_so_is_one_sentence(given, message):
+def test_what_the_flags_cannot_say_is_one_sentence(given, message):
     with (
         flagsaver.flagsaver(**READ, **given),
         pytest.raises((ValueError, FileNotFoundError), match=message),
     ):
-        options.embedder(options.model(), None)
+        options.make_embedder(options.load_model())
 
 
 @pytest.mark.parametrize(
     "name", ["prompt", "instruction", "prepend", "layers", "whiten"]
 )
-def test_chunks_are_read_plainly(name):
+def test_chunks_go_with_plain_texts_only(name):
     given = {name: "-2" if name == "layers" else "x"}
     with (
         flagsaver.flagsaver(**READ, **given, chunk="late(4)"),
@@ -156,7 +159,7 @@ def test_chunks_are_read_plainly(name):
             ValueError, match=rf"--{name}=.* does not go with --chunk=late\(4\)"
         ),
     ):
-        options.embedder(options.model(), options.chunking())
+        options.make_embedder(options.load_model(), options.single_chunking())
 
 
 def test_whitening_from_a_file(tmp_path):
@@ -165,8 +168,8 @@ def test_whitening_from_a_file(tmp_path):
     file.write_text("\n".join(words))
     given = {"whiten": str(file), "whiten_dim": 3}
     with flagsaver.flagsaver(**READ, **given):
-        embed = options.embedder(options.model(), None, normalize=False)
+        embed = options.make_embedder(options.load_model(), normalize=False)
         x = embed(words, "document")
-        unit = options.embedder(options.model(), None)(words, "query")
+        unit = options.make_embedder(options.load_model())(words, "query")
     np.testing.assert_allclose(np.cov(x.T), np.eye(3), atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)

@@ -9,7 +9,8 @@ import pytest
 from decoders import SIZES, hidden_states
 
 from research import sharding
-from research.inference.embedder import make_runners
+from research.inference.embedder import Embedder
+from research.inference.model import EmbeddingModel
 from research.models import encoder
 from research.models.config import decoder
 from research.models.layers import apply_final_norm
@@ -178,7 +179,7 @@ def test_errors(params):
             parse_pooling(text)
     dense = encoder.init(jax.random.key(0), DENSE)
     with pytest.raises(ValueError, match="reads the routers of a mixture of experts"):
-        make_runners(dense, DENSE, pool="moee", mesh=None)
+        Embedder(EmbeddingModel(dense, DENSE, None, "moee", 8, {}, True))
     with pytest.raises(ValueError, match=r"a token goes through 1 \.\.\. 4 of them"):
         dataclasses.replace(CFG, experts_per_token=5)
     with pytest.raises(ValueError, match="gated False; 4 experts are gated"):

@@ -10,9 +10,7 @@ import pytest
 from configs import readouts
 from research.config_sections import section
 from research.experiment.build import make_experiment
-from research.inference import model as pretrained
-from research.inference.chunk_embedder import make_chunk_embedder
-from research.inference.embedder import make_embedder, make_grid_embedder
+from research.inference.embedder import Embedder
 from research.interop import load
 from research.interop.sentence_transformers.write import export
 from research.losses.contrastive import infonce
@@ -319,9 +317,7 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
     model = load.load(str(tmp_path / "run"))
     assert model.pool == registry.format_pooling(config.pool)
     assert model.width == {"lexicon": 16, "dupmae": 16 + 512}.get(name, 48)
-    embed = make_embedder(
-        model.params, model.config, **pretrained.embedder_kwargs(model)
-    )
+    embed = Embedder(model)
     texts = ["a list of names", "open a file"]
     got = embed(texts, "document")
     assert got.shape == (2, model.width)
@@ -332,13 +328,7 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
     with pytest.raises(ValueError, match=f"no module that pools by {name}"):
         export(model, tmp_path / "out")
     with pytest.raises(ValueError, match="late pools token states by itself"):
-        settings = pretrained.embedder_kwargs(model) | {
-            "chunk": chunking.parse_chunking("late(8)")
-        }
-        make_chunk_embedder(model.params, model.config, **settings)
+        Embedder(model, chunk=chunking.parse_chunking("late(8)"))
     if name == "latent_attention":
-        some = {"tokenizer": model.tokenizer, "pool": model.pool, "max_length": 32}
-        every = make_grid_embedder(model.params, model.config, depths=[1, 2], **some)
-        x = every(texts, "document")[:, 1]
-        x /= np.linalg.norm(x, axis=1, keepdims=True)
-        np.testing.assert_allclose(x, got, atol=1e-5)
+        every = Embedder(model, depths=[1, 2])(texts, "document")
+        np.testing.assert_allclose(every[:, 1], got, atol=1e-5)

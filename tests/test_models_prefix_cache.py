@@ -10,7 +10,8 @@ from jax.sharding import AxisType
 
 from research.inference import batching
 from research.inference.batching import TokenRows, common_prefix_length
-from research.inference.embedder import make_embedder
+from research.inference.embedder import Embedder
+from research.inference.model import EmbeddingModel
 from research.models import encoder, prefix_cache
 from research.models.config import modern
 from research.models.pooling.registry import BASIC_POOLINGS
@@ -131,17 +132,17 @@ def test_an_embedder_shares_a_long_prompt(pool, monkeypatch):
     tokenizer = train_tokenizer(WORDS, 60)
     params = encoder.init(jax.random.key(0), LLAMA)
     prompts = {"query": "the lazy dog and the fox " * 3}
-    how = {"pool": pool, "max_length": 128, "prompts": prompts}
-    embed = make_embedder(params, LLAMA, tokenizer, **how)
+    model = EmbeddingModel(params, LLAMA, tokenizer, pool, 128, prompts, True)
+    embed = Embedder(model)
     counts = []
 
-    def counted(found, *, last):
-        counts.append(common_prefix_length(found, last=last))
+    def counted(rows, **options):
+        counts.append(common_prefix_length(rows, **options))
         return counts[-1]
 
-    monkeypatch.setattr(batching, "shared", counted)
+    monkeypatch.setattr(batching, "common_prefix_length", counted)
     got = embed(TEXTS, "query")
-    monkeypatch.setattr(batching, "shared", lambda found, *, last: 0)
+    monkeypatch.setattr(batching, "common_prefix_length", lambda rows, **options: 0)
     np.testing.assert_allclose(got, embed(TEXTS, "query"), atol=1e-5)
     (count,) = counts
     assert count >= 16 if pool == "last" else count == 0
@@ -154,8 +155,9 @@ def test_rows_after_a_prefix_are_spread_over_devices():
     end = Piece(special="close", pooled=True)
     template = (begin, Piece(special="<PST>"), Piece(is_text=True), end)
     method = Prompt({"query": (template,), "document": (template,)}, "last")
-    how = {"pool": "mean", "max_length": 128, "prompt": method, "prepend": (1, 2)}
+    model = EmbeddingModel(params, LLAMA, tokenizer, "mean", 128, {}, True)
+    options = {"prompt": method, "prepend": (1, 2)}
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    alone = make_embedder(params, LLAMA, tokenizer, **how)
-    spread = make_embedder(params, LLAMA, tokenizer, **how, mesh=mesh)
+    alone = Embedder(model, **options)
+    spread = Embedder(model, **options, mesh=mesh)
     np.testing.assert_allclose(spread(TEXTS, "query"), alone(TEXTS, "query"), atol=1e-5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from research.transforms.whitening import fit_whitening, whiten_embedder
+from research.transforms.whitening import fit_whitening, make_whitening
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(200, 6)) @ RANDOM.normal(size=(6, 6)) + 5
@@ -68,21 +68,8 @@ def test_what_cannot_be_whitened(x, dims, message):
         fit_whitening(x, dims=dims)
 
 
-def test_an_embedder_is_whitened_as_its_sample_needs():
-    roles = []
-
-    def embed(texts, role):
-        roles.append(role)
-        return X[[int(text) for text in texts]].astype(np.float32)
-
-    sample = [str(i) for i in range(100)]
-    free = whiten_embedder(embed, sample, normalize=False)
-    assert roles == ["document"]
-    got = free(sample, "query")
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(np.cov(got.T), np.eye(6), atol=1e-4)
-    alone = whiten_embedder(embed, sample, dims=3)(["3", "150"], "query")
-    assert alone.shape == (2, 3)
-    np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-6)
-    want = free(["3", "150"], "query")[:, :3]
-    np.testing.assert_allclose(cosines(alone), cosines(want), atol=1e-5)
+def test_other_vectors_are_whitened_as_the_sample_needs():
+    whiten = make_whitening(X[:100])
+    np.testing.assert_allclose(np.cov(whiten(X[:100]).T), np.eye(6), atol=1e-4)
+    short = make_whitening(X[:100], dims=3)(X[[3, 150]].astype(np.float32))
+    np.testing.assert_allclose(short, whiten(X[[3, 150]])[:, :3], atol=1e-5)

@@ -8,8 +8,7 @@ from safetensors.numpy import load_file
 from configs import lora_llm
 from research.analysis import dry_run
 from research.experiment.build import make_experiment
-from research.inference import model as pretrained
-from research.inference.embedder import make_embedder
+from research.inference.embedder import Embedder
 from research.interop import load
 from research.interop.peft import WEIGHTS, export_adapter
 from research.interop.sentence_transformers.write import export
@@ -45,9 +44,7 @@ def single(tmp_path_factory, cache):
 
 
 def embedder(model):
-    return make_embedder(
-        model.params, model.config, **pretrained.embedder_kwargs(model)
-    )
+    return Embedder(model)
 
 
 def test_one_adapter_loads_merged_and_computes_the_same(single):

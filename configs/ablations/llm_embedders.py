@@ -56,7 +56,7 @@ def get_config(arg: str = ""):
         evals = {"pydocs": section(EVALS, "pydocs_retrieval", **few)}
     depth = decoder.get_config(variant).encoder.depth
     source = f"model={arg.model}" if arg.model else recipe
-    window = f"1:{max(1, depth // 2)}"
+    window = f"(1, {max(1, depth // 2)})"
     return ml_collections.ConfigDict(
         {
             "title": "A causal language model read as an embedder",
@@ -79,13 +79,13 @@ def rows(window: str) -> dict[str, dict[str, str]]:
     prepended = {
         f"{name} + prepending{off}": {"prompt": name, "prepend": blocks}
         for name in prompts
-        for off, blocks in ((" off", "1:1"), ("", window))
+        for off, blocks in ((" off", "(1, 1)"), ("", window))
     }
     return {
         "mean": {"pool": "mean"},
         "last": {"pool": "last"},
         "weighted mean": {"pool": "weighted_mean"},
-        "mean, both sides": {"pool": "mean", "bidirectional": "true"},
+        "mean, both sides": {"pool": "mean", "bidirectional": "True"},
         "echo, mean": {"prompt": "echo(pool='mean')"},
         "echo, last": {"prompt": "echo(pool='last')"},
         **{name: {"prompt": name} for name in prompts},

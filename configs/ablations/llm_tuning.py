@@ -42,7 +42,7 @@ def get_config(arg: str = ""):
     rows = {}
     for side, both in SIDES.items():
         for read, way in READ.items():
-            how = {"bidirectional": "true"} if both else {}
+            how = {"bidirectional": "True"} if both else {}
             how |= (
                 {"prompt": "echo(symmetric=True, pool='mean')"} if way == "echo" else {}
             )

@@ -16,7 +16,6 @@ import numpy as np
 from absl import flags
 
 from launch import main as cli
-from research.inference import model as pretrained
 from research.interop import load
 
 MODEL = flags.DEFINE_string(
@@ -148,12 +147,10 @@ def encoded(name: str, texts: Sequence[str], *, batch_size: int) -> dict:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from research.inference.embedder import make_embedder
+    from research.inference.embedder import Embedder
 
     model = load.load(name)
-    embed = make_embedder(
-        model.params, model.config, **pretrained.embedder_kwargs(model)
-    )
+    embed = Embedder(model)
     peer = SentenceTransformer(str(load.resolve_folder(name)), device="cpu")
     found = {}
 

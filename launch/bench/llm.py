@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from research.inference import model as pretrained
-from research.inference.embedder import make_embedder
+from research.inference.embedder import Embedder
 from research.interop import load
 from research.text.prompts import PROMPTS
 
@@ -50,7 +49,6 @@ def costs(folder: str, texts: Sequence[str]) -> dict[str, Callable[[int], None]]
     prompt, with its <PST>, and copies nothing.
     """
     model = load.load(folder)
-    settings = pretrained.embedder_kwargs(model)
     window = (1, model.config.depth // 2)
     asked = PROMPTS["prompteol"](prepend=True)
     ways = {
@@ -59,10 +57,7 @@ def costs(folder: str, texts: Sequence[str]) -> dict[str, Callable[[int], None]]
         "prompteol": {"prompt": asked},
         "prepending": {"prompt": asked, "prepend": window},
     }
-    embedders = {
-        name: make_embedder(model.params, model.config, **settings | how)
-        for name, how in ways.items()
-    }
+    embedders = {name: Embedder(model, **options) for name, options in ways.items()}
 
     def turn(embed):
         return lambda number: np.asarray(embed(texts, "query"))

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 import jax
 
 from research.atomic_write import write_json
-from research.inference import model as pretrained
-from research.inference.chunk_embedder import make_chunk_embedder
-from research.inference.embedder import make_embedder
-from research.inference.options import reads
+from research.inference.embedder import Embedder
+from research.inference.model import EmbeddingModel
+from research.inference.options import embedder_options
 from research.interop import load
 from research.models.positions.methods import extend_context
 from research.text import chunking
@@ -35,13 +34,13 @@ class AblationRow(NamedTuple):
         recipe: what is trained, or `model=NAME`, a model that is scored as it is; one
             run for each column if it names a field. Rows of the same recipe share its
             runs.
-        extend: Position methods as call text, "yarn(scale=8)", for texts longer than those of the training;
-            without it longer texts are cut.
+        extend: Position methods as call text, "yarn(scale=8)", for texts longer than
+            those of the training; without it longer texts are cut.
         chunk: how documents are cut into chunks, as `parse_chunking` reads it.
         start: a recipe that is trained first; "{start}" in `recipe` is its workdir,
             which `model={start}` scores as it is. Rows of the same start share it.
-        prompt, prepend, layers, bidirectional, pool: as `readers.reads` takes them; ""
-            where it is as the model has it.
+        prompt, prepend, layers, bidirectional, pool: as `embedder_options` reads
+            them; "" where it is as the model has it.
     """
 
     recipe: str
@@ -198,7 +197,7 @@ def _model(
     report: Callable[[str], None],
     *,
     trained: bool,
-) -> pretrained.EmbeddingModel:
+) -> EmbeddingModel:
     """The model of a run, which is trained unless it was or is one already."""
     if run.config.startswith(MODEL):
         return load.load(_config(run, workdir).removeprefix(MODEL))
@@ -243,7 +242,7 @@ def _config(run: Run, workdir: Path) -> str:
 
 def _scores(
     ablation: Ablation,
-    model: pretrained.EmbeddingModel,
+    model: EmbeddingModel,
     name: str,
     row: str,
     column: str,
@@ -257,23 +256,23 @@ def _scores(
 
 
 def _embedder(
-    ablation: Ablation, model: pretrained.EmbeddingModel, row: str, column: str
+    ablation: Ablation, model: EmbeddingModel, row: str, column: str
 ) -> EmbedFn:
     """The trained model as the cell's row and column have it."""
     fields, line = ablation.columns[column], fill_row(ablation, row, column)
-    settings = pretrained.embedder_kwargs(model)
-    cut = ("depth", "dim", "max_length")
-    settings |= {name: fields[name] for name in cut if name in fields}
-    encoder = model.params, model.config
-    settings |= reads(**{name: getattr(line, name) for name in READ})
+    options = {"max_length": model.max_length}
+    for name in ("depth", "dim", "max_length"):
+        if name in fields:
+            options[name] = fields[name]
+    options |= embedder_options(**{name: getattr(line, name) for name in READ})
     if line.extend:
-        encoder = extend_context(*encoder, line.extend)
+        params, cfg = extend_context(model.params, model.config, line.extend)
+        model = model._replace(params=params, config=cfg)
     if line.chunk:
-        chunk = chunking.parse_chunking(line.chunk)
-        return make_chunk_embedder(*encoder, chunk=chunk, **settings)
-    if not line.extend:
-        settings["max_length"] = min(settings["max_length"], model.config.max_len)
-    return make_embedder(*encoder, **settings)
+        options["chunk"] = chunking.parse_chunking(line.chunk)
+    elif not line.extend:
+        options["max_length"] = min(options["max_length"], model.config.max_len)
+    return Embedder(model, **options)
 
 
 def collect_failures(

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from research.data.corpus import read_corpus
-from research.inference.batching import batch_sizes, length_batches
+from research.inference.batching import choose_batch_sizes, group_by_length
 from research.inference.embedder import placed
 from research.models.config import EncoderConfig
 from research.objectives.causal import next_tokens
@@ -121,7 +121,8 @@ def _sum_losses(
     lengths = np.array([len(row) for row in rows])
     nats = 0.0
     # Batches of rows of about one length; rows that only fill a batch have length 0
-    for chosen, count, length in length_batches(lengths, *batch_sizes(cfg, None, mesh)):
+    sizes = choose_batch_sizes(cfg.max_len, None, mesh)
+    for chosen, count, length in group_by_length(lengths, sizes):
         token_ids = np.zeros((count, length), np.int32)
         row_lengths = np.zeros(count, np.int32)
         for i, number in enumerate(chosen):

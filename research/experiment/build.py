@@ -22,7 +22,8 @@ from research.eval.evaluators import EVALS
 from research.experiment.config_keys import _check_keys, _check_lengths
 from research.experiment.initialization import ENCODERS, initialiser, taken
 from research.experiment.workdir import _tokenizer, claim
-from research.inference.embedder import make_embedder
+from research.inference.embedder import Embedder
+from research.inference.model import EmbeddingModel
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import build_loss
 from research.models.config import EncoderConfig
@@ -102,18 +103,18 @@ def make_experiment(
         return measure(own, cfg, tokenizer, longest, mesh)
 
     def embedder(params: Params, frozen: Params):
-        return make_embedder(
-            full_params(params, frozen)["encoder"],
-            cfg,
-            tokenizer,
+        trained = EmbeddingModel(
+            params=full_params(params, frozen)["encoder"],
+            config=cfg,
+            tokenizer=tokenizer,
             pool=pool,
             max_length=longest,
             prompts=model["prompts"],
             normalize=model["normalize"],
             prompt=method,
-            mesh=mesh,
-            adapters=model["adapters"],
+            adapters=tuple(model["adapters"]),
         )
+        return Embedder(trained, mesh=mesh)
 
     return Experiment(
         objective=objective,

@@ -1,50 +1,32 @@
-"""Rows of tokens through a model: few shapes, and the device never waits."""
+"""Batches of token rows in few shapes, computed without waiting for the device."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from research.models.attention.inputs import MAX_DENSE_LENGTH
-from research.models.config import EncoderConfig
+from research.models.attention.inputs import PrefixKV
 from research.types import Array
 
-# Batches that are computing or wait to be; more would only hold their inputs in memory.
-IN_FLIGHT = 16
-# The fewest tokens that are worth a computation of their own, and what their number is
-# a multiple of: for every number programs are compiled.
-SHARED = 16
-
-
-class Runner(NamedTuple):
-    """A model, ready for rows.
-
-    Attributes:
-        vectors: (tables, slots=M, prefix=None) -> [R, M, ...], the vectors of rows:
-            {"ids": [R, S], "lengths": [R], perhaps "spans": [R, S], which span a token
-            is pooled in, and "marks": [R]}, as arrays of int32.
-        prefix: ids [P] -> what `vectors` takes for tokens before those of every row;
-            None for a model that cannot share them.
-        last: whether a vector is the state of the last pooled token.
-    """
-
-    vectors: Callable[..., Array]
-    prefix: Callable[[np.ndarray], Any] | None
-    last: bool
+# Batches that compute or wait at the same time; more would only hold their inputs.
+MAX_IN_FLIGHT = 16
+# A shared prefix is computed on its own from this many tokens on, and in multiples of
+# it, because programs are compiled for every length of a prefix.
+PREFIX_STEP = 16
 
 
 class TokenRows(NamedTuple):
-    """Rows of tokens, each at most as long as the encoder reaches.
+    """Rows of tokens, each at most as long as the encoder's longest text.
 
     Attributes:
-        ids: an [S] int32 for every row.
-        spans: for every row an [S] int32, m >= 1 for the tokens of its m-th span, each
-            of at least one; None for a span over all of each row.
-        marks: [N] int32, the place in each row of the token that is prepended; None
-            without one.
+        token_ids: An [S] int32 array per row.
+        span_ids: An [S] int32 array per row: m >= 1 for the tokens of its m-th span,
+            each span of at least one token; None where a row is one span.
+        pst_positions: [N] int32 position of <PST> in each row; None without the token.
     """
 
     token_ids: Sequence[np.ndarray]
@@ -52,152 +34,219 @@ class TokenRows(NamedTuple):
     pst_positions: np.ndarray | None = None
 
 
+class PaddedRows(NamedTuple):
+    """The inputs of one batch, padded to one shape.
+
+    Attributes:
+        token_ids: [R, S] int32.
+        lengths: [R] int32 number of tokens of each row.
+        span_ids: [R, S] int32, as in `TokenRows`.
+        pst_positions: [R] int32, as in `TokenRows`.
+    """
+
+    token_ids: np.ndarray
+    lengths: np.ndarray
+    span_ids: np.ndarray | None
+    pst_positions: np.ndarray | None
+
+
+class BatchSizes(NamedTuple):
+    """How rows are grouped into batches.
+
+    Attributes:
+        batch_tokens: Number of rows times row length, approximately.
+        max_length: Length of the longest row.
+        row_multiple: The number of rows of a batch is a multiple of this.
+    """
+
+    batch_tokens: int
+    max_length: int
+    row_multiple: int = 1
+
+
+def choose_batch_sizes(
+    max_length: int, batch_tokens: int | None, mesh: Mesh | None
+) -> BatchSizes:
+    """Batch sizes for the devices of a mesh, or for the default device.
+
+    Args:
+        max_length: Length of the longest row.
+        batch_tokens: Tokens of a batch on each device; None takes 1,024 on CPU, where
+            a larger batch leaves the cache, and 32,768 elsewhere.
+        mesh: Rows are spread over its 'data' axis.
+    """
+    devices = 1 if mesh is None else mesh.shape["data"]
+    if batch_tokens is None:
+        batch_tokens = 1_024 if jax.default_backend() == "cpu" else 32_768
+    return BatchSizes(batch_tokens * devices, max_length, devices)
+
+
 def padded_length(length: int) -> int:
-    """The next of the row lengths that we compile for: steps of 8, 16, 32, 64 ..."""
+    """The smallest compiled row length >= length: steps of 8, 16, 32, 64 ..."""
     step = max(8, 1 << max(0, (length - 1).bit_length() - 3))
     return -(-length // step) * step
 
 
-def length_batches(
-    lengths: np.ndarray, batch_tokens: int, longest: int, multiple: int = 1
+def group_by_length(
+    lengths: np.ndarray, sizes: BatchSizes
 ) -> Iterator[tuple[np.ndarray, int, int]]:
-    """Batches of about equal size of texts of about equal length, longest first.
+    """Groups rows of similar length into batches of similar size, longest first.
 
     Args:
-        lengths: [N] tokens of each text.
-        batch_tokens: rows times row length, about.
-        longest: no row is longer.
-        multiple: the number of rows divides by this.
+        lengths: [N] number of tokens of each row.
+        sizes: The sizes of a batch.
 
     Yields:
-        text numbers, rows, row length. Rows is the same for every full batch of a
-        length, and a power of two times `multiple` in the last one.
+        Row numbers, number of rows of the batch (at least as many), and row length. All
+        full batches of one length have the same number of rows; the last batch has a
+        power of two times `row_multiple`.
     """
     order = np.argsort(-lengths, kind="stable")
+    multiple = sizes.row_multiple
     start = 0
     while start < len(order):
-        length = min(padded_length(int(lengths[order[start]])), longest)
-        rows = max(1, batch_tokens // length // multiple)
-        left = -(-(len(order) - start) // multiple)
-        rows = min(rows, 1 << (left - 1).bit_length()) * multiple
+        length = min(padded_length(int(lengths[order[start]])), sizes.max_length)
+        rows = max(1, sizes.batch_tokens // length // multiple)
+        remaining = -(-(len(order) - start) // multiple)
+        rows = min(rows, 1 << (remaining - 1).bit_length()) * multiple
         yield order[start : start + rows], rows, length
         start += rows
 
 
-def batch_sizes(
-    cfg: EncoderConfig, batch_tokens: int | None, mesh: Mesh | None
-) -> tuple[int, int, int]:
-    """The arguments of `batches` after the lengths, as `make_embedder` has them."""
-    multiple = 1 if mesh is None else mesh.shape["data"]
-    if batch_tokens is None:
-        batch_tokens = 1_024 if jax.default_backend() == "cpu" else 32_768
-    return batch_tokens * multiple, cfg.max_len, multiple
-
-
-def row_vectors(
-    run: Runner, found: TokenRows, sizes: tuple[int, int, int]
+def encode_rows(
+    rows: TokenRows,
+    sizes: BatchSizes,
+    encode: Callable[[PaddedRows, int, PrefixKV | None], Array],
+    encode_prefix: Callable[[np.ndarray], PrefixKV] | None = None,
+    *,
+    pools_last_token: bool = False,
 ) -> np.ndarray:
-    """The vectors of rows of tokens.
+    """Vectors of the spans of token rows.
 
     Args:
-        run: as `embed.make_runners` makes it.
-        found: the rows.
-        sizes: of the batches, from `batch_sizes`.
+        rows: The rows of tokens.
+        sizes: The sizes of a batch.
+        encode: (padded rows, M, keys and values of the prefix) -> [R, M, ...], the
+            vectors of the first M spans of each row; it should not wait for them.
+        encode_prefix: token ids [P] -> the keys and values of a prefix that rows share;
+            None for a model that cannot share a prefix.
+        pools_last_token: Whether a vector is the state of the last pooled token alone.
 
     Returns:
-        [P, ...] float32, spans of the first row first.
+        [sum of spans, ...] float32, the spans of the first row first.
     """
-    count = 0 if run.prefix is None else common_prefix_length(found, last=run.last)
-    prefix = run.prefix(found.token_ids[0][:count]) if count else None
-    ids, spans, marks = _rest(found, count)
-    counts = np.array([1] * len(ids) if spans is None else [x.max() for x in spans])
+    # What all rows begin with is computed once.
+    prefix = None
+    if encode_prefix is not None:
+        length = common_prefix_length(rows, pools_last_token=pools_last_token)
+        if length:
+            prefix = encode_prefix(rows.token_ids[0][:length])
+            rows = _drop_prefix(rows, length)
+    # [N] number of spans per row, and where the vectors of each row start.
+    if rows.span_ids is None:
+        counts = np.ones(len(rows.token_ids), int)
+    else:
+        counts = np.array([spans.max() for spans in rows.span_ids])
     first = np.cumsum(counts) - counts
-    lengths = np.array([len(row) for row in ids])
-    vectors, waiting = None, deque()
-    for chosen, rows, length in length_batches(lengths, *sizes):
-        taken = np.ones(rows, np.int32)  # filler rows have length 1
-        taken[: len(chosen)] = lengths[chosen]
-        tables = {"ids": _table([ids[i] for i in chosen], rows, length)}
-        tables["lengths"] = taken
-        if spans is not None:
-            tables["spans"] = _table([spans[i] for i in chosen], rows, length)
-        if marks is not None:
-            tables["marks"] = np.zeros(rows, np.int32)
-            tables["marks"][: len(chosen)] = marks[chosen]
-        slots = 1 << int(counts[chosen].max() - 1).bit_length()
-        part = run.vectors(tables, slots, prefix)  # dispatched, not waited for
-        waiting.append((first[chosen], counts[chosen], part))
-        if len(waiting) > IN_FLIGHT:
-            vectors = _stored(vectors, counts.sum(), *waiting.popleft())
-    for done in waiting:
-        vectors = _stored(vectors, counts.sum(), *done)
+    vectors = None
+    for numbers, output in _run_ahead(pad_batches(rows, counts, sizes), encode, prefix):
+        if vectors is None:
+            vectors = np.empty((counts.sum(), *output.shape[2:]), np.float32)
+        # Scatter [R, M, ...] to the rows' vectors; fill-in rows and spans are left out.
+        span = np.arange(output.shape[1])
+        valid = span < counts[numbers, None]  # [n, M]
+        vectors[(first[numbers, None] + span)[valid]] = np.asarray(output)[
+            : len(numbers)
+        ][valid]
     return vectors
 
 
-def common_prefix_length(found: TokenRows, *, last: bool) -> int:
-    """How many tokens all rows begin with, and only their later tokens see: P or 0.
+def pad_batches(
+    rows: TokenRows, counts: np.ndarray, sizes: BatchSizes
+) -> Iterator[tuple[np.ndarray, PaddedRows, int]]:
+    """Batches of padded rows.
 
-    They do not pool, unless only the last token's state counts (`last`). 0 where P is
-    below `SHARED` or the scores of the rest would take too much memory.
+    Args:
+        rows: The rows of tokens.
+        counts: [N] number of spans per row.
+        sizes: The sizes of a batch.
+
+    Yields:
+        Row numbers [n], the padded rows [R, S] with R >= n, and the number of spans
+        that a row of the batch has at most, a power of two.
     """
-    ids, spans, marks = found
-    if len(ids) < 2 or (spans is None and not last):
+    lengths = np.array([len(row) for row in rows.token_ids])
+    for numbers, row_count, length in group_by_length(lengths, sizes):
+        # Fill-in rows have one token, since attention needs one.
+        row_lengths = np.ones(row_count, np.int32)
+        row_lengths[: len(numbers)] = lengths[numbers]
+        spans = positions = None
+        if rows.span_ids is not None:
+            spans = _pad([rows.span_ids[i] for i in numbers], row_count, length)
+        if rows.pst_positions is not None:
+            positions = np.zeros(row_count, np.int32)
+            positions[: len(numbers)] = rows.pst_positions[numbers]
+        token_ids = _pad([rows.token_ids[i] for i in numbers], row_count, length)
+        padded = PaddedRows(token_ids, row_lengths, spans, positions)
+        yield numbers, padded, 1 << int(counts[numbers].max() - 1).bit_length()
+
+
+def common_prefix_length(rows: TokenRows, *, pools_last_token: bool) -> int:
+    """Number of first tokens that all rows share and that may be computed once.
+
+    These tokens are not pooled, unless only the last token is (`pools_last_token`). The
+    result is 0 where it would be below `PREFIX_STEP`, or where the attention scores of
+    the remaining tokens would take too much memory.
+    """
+    token_ids, span_ids, pst_positions = rows
+    if len(token_ids) < 2 or (span_ids is None and not pools_last_token):
         return 0
-    most = [min(map(len, ids)) - 1]
-    if marks is not None:
-        most.append(marks.min())
-    if spans is not None:
-        if max(span.max() for span in spans) > 1:
+    # The prefix ends before the last token, <PST>, and the first pooled token.
+    limits = [min(map(len, token_ids)) - 1]
+    if pst_positions is not None:
+        limits.append(pst_positions.min())
+    if span_ids is not None:
+        if max(spans.max() for spans in span_ids) > 1:
             return 0
-        most += [np.flatnonzero(span)[-1 if last else 0] for span in spans]
-    if min(most) < SHARED:
+        pooled = -1 if pools_last_token else 0
+        limits += [np.flatnonzero(spans)[pooled] for spans in span_ids]
+    if min(limits) < PREFIX_STEP:
         return 0
-    starts = np.stack([row[: min(most)] for row in ids])
-    same = np.append((starts == starts[:1]).all(0), False)
-    count = int(same.argmin()) // SHARED * SHARED
-    longest = max(map(len, ids))
-    return count if longest * (longest - count) <= MAX_DENSE_LENGTH**2 else 0
+    starts = np.stack([row[: min(limits)] for row in token_ids])
+    is_equal = np.append((starts == starts[:1]).all(0), False)
+    length = int(is_equal.argmin()) // PREFIX_STEP * PREFIX_STEP
+    longest = max(map(len, token_ids))
+    fits = longest * (longest - length) <= MAX_DENSE_LENGTH**2
+    return length if fits else 0
 
 
-def _rest(found: TokenRows, count: int) -> TokenRows:
-    """The rows without their first tokens."""
-    if not count:
-        return found
-    spans, marks = found.span_ids, found.pst_positions
+def _drop_prefix(rows: TokenRows, length: int) -> TokenRows:
+    """The rows without their first `length` tokens."""
+    spans, positions = rows.span_ids, rows.pst_positions
     return TokenRows(
-        [row[count:] for row in found.token_ids],
-        None if spans is None else [span[count:] for span in spans],
-        None if marks is None else marks - np.int32(count),
+        [row[length:] for row in rows.token_ids],
+        None if spans is None else [span[length:] for span in spans],
+        None if positions is None else positions - np.int32(length),
     )
 
 
-def _table(parts: list[np.ndarray], rows: int, length: int) -> np.ndarray:
+def _run_ahead(
+    batches: Iterable[tuple[np.ndarray, PaddedRows, int]],
+    encode: Callable[[PaddedRows, int, PrefixKV | None], Array],
+    prefix: PrefixKV | None,
+) -> Iterator[tuple[np.ndarray, Array]]:
+    """Yields row numbers and outputs in order, while later batches compute already."""
+    pending = deque()
+    for numbers, padded, max_segments in batches:
+        pending.append((numbers, encode(padded, max_segments, prefix)))
+        if len(pending) > MAX_IN_FLIGHT:
+            yield pending.popleft()
+    yield from pending
+
+
+def _pad(arrays: Sequence[np.ndarray], rows: int, length: int) -> np.ndarray:
     """[rows, length] int32 of arrays that are at most as long, padded with 0."""
     table = np.zeros((rows, length), np.int32)
-    for i, row in enumerate(parts):
-        table[i, : len(row)] = row
+    for i, array in enumerate(arrays):
+        table[i, : len(array)] = array
     return table
-
-
-def _stored(
-    vectors: np.ndarray | None,
-    total: int,
-    first: np.ndarray,
-    counts: np.ndarray,
-    part: Array,
-) -> np.ndarray:
-    """All `total` vectors with those of a batch put where they stand.
-
-    Args:
-        vectors: those that are there; None before the first batch.
-        total: how many there will be.
-        first: [N] where the vectors of each row of the batch start.
-        counts: [N] how many a row has.
-        part: [R, M, ...], R >= N and M >= all counts.
-    """
-    if vectors is None:
-        vectors = np.empty((total, *part.shape[2:]), np.float32)
-    slot = np.arange(part.shape[1])[None]
-    real = slot < counts[:, None]
-    vectors[(first[:, None] + slot)[real]] = np.asarray(part)[: len(first)][real]
-    return vectors

@@ -1,286 +1,279 @@
-"""Text to vectors, fast: sorted by length, few shapes, the device never waits."""
+"""`Embedder`: texts to embeddings by everything that an `EmbeddingModel` describes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import tokenizers
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
-from research.inference.batching import Runner, batch_sizes, row_vectors
-from research.inference.tokenize import Reader, marked, method_reader, plain_reader
-from research.models import lora, prefix_cache
-from research.models.attention.inputs import PrefixKV
-from research.models.config import EncoderConfig
-from research.models.encoder import encode, hidden_state_indices, truncate_depth
-from research.models.pooling.projection import Dense, project
-from research.models.pooling.registry import bind_pooling, parse_pooling
-from research.models.pooling.registry import pooled_width as pooled_width
-from research.models.prefix_cache import can_share_prefix
-from research.models.token_prepending import Prepend, add_token, prepend_blocks
+from research.inference.batching import TokenRows, choose_batch_sizes, encode_rows
+from research.inference.chunk_embedder import (
+    average_pieces,
+    make_chunk_embeddings,
+    make_chunk_rows,
+)
+from research.inference.forward import RowEncoder, make_row_encoders
+from research.inference.model import EmbeddingModel
+from research.inference.tokenize import (
+    has_pst,
+    make_plain_tokenize,
+    make_template_tokenize,
+)
+from research.models.encoder import hidden_state_indices, truncate_depth
+from research.models.pooling.basic import LearnedPooling
+from research.models.pooling.projection import project
+from research.models.pooling.registry import parse_pooling
+from research.models.token_prepending import add_token, prepend_blocks
+from research.text.chunking import Chunking, check_row_length, split_texts
 from research.text.templates import Prompt
 from research.text.tokens import PST
-from research.transforms.normalize import l2_normalize
-from research.types import Array, EmbedFn, Params, Tokens
+from research.transforms.normalize import l2_normalize_rows
+from research.types import ChunkEmbeddings
+
+# What an embedder returns: dense vectors [N, D], or the vectors of documents' chunks.
+Embeddings = np.ndarray | ChunkEmbeddings
 
 
-def make_embedder(
-    params: Params,
-    cfg: EncoderConfig,
-    tokenizer: tokenizers.Tokenizer,
-    *,
-    pool: str,
-    max_length: int,
-    prompts: Mapping[str, str] | None = None,
-    normalize: bool = True,
-    dense: Sequence[Dense] = (),
-    depth: int | None = None,
-    dim: int | None = None,
-    prompt: Prompt | None = None,
-    prepend: tuple[int, int] | None = None,
-    layers: tuple[int, ...] = (-1,),
-    bidirectional: bool | None = None,
-    batch_tokens: int | None = None,
-    mesh: Mesh | None = None,
-    adapters: Sequence[str] = (),
-) -> EmbedFn:
-    """The function from texts and a role to embeddings [N, D] float32.
+class Embedder:
+    """A model that embeds: `embedder(texts, role)` is their embeddings.
 
     Args:
-        params: the encoder's parameters.
-        cfg: the encoder's shape.
-        tokenizer: its truncation and padding settings are not used.
-        pool: such as "mean", or whatever `parse_pooling` reads, unless the method
-            asks for another.
-        max_length: longer texts are cut to this many tokens, special ones included.
-        prompts: {role: text to put before each text}, where there is no method.
-        normalize: scale every vector to length 1.
-        dense: layers that the pooled vector goes through.
-        depth: use the first `depth` blocks only.
-        dim: keep the first `dim` numbers, before normalising.
-        method: the templates that texts are put into; the vectors of several are
-            averaged before they are normalised.
-        prepend: the window (start, exit) of blocks of token prepending, before which
-            <PST> takes the state of the last token (Fu et al. 2024). With
-            start = exit, or None for a method that has a <PST>, nothing is copied.
-        layers: whose pooled states are averaged, numbered as in `layer_places`.
-        bidirectional: whether tokens see both sides; None leaves it as it is.
-        batch_tokens: tokens in a batch, padding included, on each device; None is
-            1,024 on CPU, where more would leave the cache, and 32,768 elsewhere.
-        mesh: rows are spread over its 'data' axis; None uses the default device.
-        adapters: the names of those in `params`; a text goes through the one named like
-            its role, or through the first.
-
-    Returns:
-        embed(texts, role); it raises a ValueError that names a text of no tokens.
+        model: The model, which says how it embeds; other arguments override that.
+        depth: Number of blocks that are used; None uses all.
+        dim: Number of leading values that are kept, before vectors are normalized.
+        pool: Pooling, as `parse_pooling` reads it; None takes the prompt's, or else the
+            model's own.
+        prompt: Templates that texts are put into, instead of the model's prompts; the
+            vectors of several templates are averaged. A prompt without templates
+            (`options.PLAIN`) takes texts as they are, after the model's `prompts`.
+        layers: Hidden states whose pooled vectors are averaged, numbered as in
+            `hidden_state_indices`.
+        prepend: Window (start, exit) of blocks of token prepending, before which <PST>
+            takes the state of the last token (Fu et al. 2024). With start = exit, or
+            None for a prompt with <PST>, no state is copied.
+        bidirectional: Whether tokens attend to both sides; None as the model does.
+        max_length: Longer texts are cut to this many tokens, special ones included.
+            None takes the model's own, except for chunks that are encoded in several
+            rows, of which all tokens are used.
+        normalize: Whether vectors are scaled to length 1; None as the model does.
+        chunk: How documents are cut into chunks; None embeds them as one text. The
+            vector of a late chunk is the mean of its token states and of a landmark
+            chunk its last one, whatever the pooling is.
+        transform: A function of vectors [N, dim], such as a whitening, applied before
+            they are normalized.
+        depths: Embeds at each of these numbers of blocks in one pass, 0 for the
+            embedding layer; vectors then are [N, len(depths), D].
+        batch_tokens: As in `choose_batch_sizes`.
+        mesh: Rows are spread over its 'data' axis; None uses the default device.
 
     Raises:
-        ValueError: the encoder has no such depth, dim, pooling, length, layer or
-            blocks, or the method has no place for <PST>.
+        ValueError: The encoder has no such depth, dim, pooling, length, layer or
+            blocks, or two of the arguments exclude each other.
     """
-    if bidirectional is not None:
-        cfg = dataclasses.replace(cfg, causal=not bidirectional)
-    if depth is not None:
-        params, cfg = truncate_depth(params, cfg, depth)
-    width = dense[-1].kernel.shape[1] if dense else pooled_width(pool, cfg)
-    if dim is not None and not 1 <= dim <= width:
-        raise ValueError(f"dim {dim} is not in 1 ... {width} of this encoder")
-    _check_length(cfg, max_length)
-    blocks = None if prepend is None else prepend_blocks(prepend, cfg.depth)
-    options = {"dim": dim, "normalize": normalize}
-    read = plain_reader(tokenizer, max_length, prompts)
-    if prompt is not None:
-        if any((prompts or {}).values()):
-            raise ValueError("there are prompts and a method, which leaves them out")
-        mark = cfg.vocab_size if marked(prompt) else None
-        read = method_reader(prompt, tokenizer, max_length, mark)
-        pool = prompt.pool or pool
-        options["normalize"] &= max(map(len, prompt.templates.values())) == 1
-    if marked(prompt):
-        params, cfg = add_token(params, cfg, jax.random.key(0))
-    elif prepend is not None:
-        raise ValueError(f"token prepending needs a method with a place for {PST}")
-    if tuple(layers) != (-1,):
-        options["layers"] = hidden_state_indices(tuple(layers), cfg.depth)
-        params, cfg = truncate_depth(
-            params, cfg, _deepest(options["layers"], cfg.depth)
+
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        *,
+        depth: int | None = None,
+        dim: int | None = None,
+        pool: str | None = None,
+        prompt: Prompt | None = None,
+        layers: tuple[int, ...] = (-1,),
+        prepend: tuple[int, int] | None = None,
+        bidirectional: bool | None = None,
+        max_length: int | None = None,
+        normalize: bool | None = None,
+        chunk: Chunking | None = None,
+        transform: Callable[[np.ndarray], np.ndarray] | None = None,
+        depths: Sequence[int] | None = None,
+        batch_tokens: int | None = None,
+        mesh: Mesh | None = None,
+    ):
+        model = _describe(model, dim, pool, prompt, normalize)
+        if chunk is not None and (model.prompt or depths):
+            other = "the templates of a prompt" if model.prompt else "several depths"
+            raise ValueError(f"chunk {chunk} does not go with {other}")
+        self.model, self.chunk, self.transform = model, chunk, transform
+        # The encoder, cut to the blocks that are needed.
+        params, cfg = model.params, model.config
+        if bidirectional is not None:
+            cfg = dataclasses.replace(cfg, causal=not bidirectional)
+        if depth is not None:
+            params, cfg = truncate_depth(params, cfg, depth)
+        blocks, states = None, None
+        if prepend is not None:
+            blocks = prepend_blocks(prepend, cfg.depth)
+        if depths is not None:
+            params, cfg = _truncate_to_depths(params, cfg, depths, layers)
+        elif tuple(layers) != (-1,):
+            states = hidden_state_indices(tuple(layers), cfg.depth)
+            deepest = max(1, *(min(state, cfg.depth) for state in states))
+            params, cfg = truncate_depth(params, cfg, deepest)
+        # The lengths of texts, and their token ids.
+        self._text_length, self._document_length = _choose_lengths(
+            model.max_length, cfg.max_len, max_length, chunk
         )
-    options["blocks"] = None if blocks is None else blocks[: cfg.depth]
-    runner = make_runners(params, cfg, pool, mesh, dense, adapters=adapters, **options)
-    sizes = batch_sizes(cfg, batch_tokens, mesh)
-    return _embed_fn(runner, read, sizes, normalize and not options["normalize"])
+        if model.prompt is None:
+            self._tokenize = make_plain_tokenize(
+                model.tokenizer, self._text_length, model.prompts
+            )
+        else:
+            pst_id = cfg.vocab_size if has_pst(model.prompt) else None
+            self._tokenize = make_template_tokenize(
+                model.prompt, model.tokenizer, self._text_length, pst_id
+            )
+        if has_pst(model.prompt):
+            params, cfg = add_token(params, cfg, jax.random.key(0))
+        elif prepend is not None:
+            raise ValueError(f"token prepending needs a prompt with the token {PST}")
+        # The compiled parts, one per adapter.
+        self._max_len = cfg.max_len
+        self._sizes = choose_batch_sizes(cfg.max_len, batch_tokens, mesh)
+        self._row_encoders = make_row_encoders(
+            params,
+            cfg,
+            model.pool,
+            mesh=mesh,
+            num_adapters=len(model.adapters),
+            dense=model.dense,
+            blocks=None if blocks is None else blocks[: cfg.depth],
+            depths=None if depths is None else tuple(depths),
+            layers=states,
+        )
+        if chunk is not None:
+            self._chunk_encoders = self._make_chunk_encoders(chunk)
 
+    def __call__(self, texts: Sequence[str], role: str) -> Embeddings:
+        """Embeddings of texts for a role, "query" or "document".
 
-def make_grid_embedder(
-    params: Params,
-    cfg: EncoderConfig,
-    tokenizer: tokenizers.Tokenizer,
-    *,
-    pool: str,
-    max_length: int,
-    depths: Sequence[int],
-    prompts: Mapping[str, str] | None = None,
-    dense: Sequence[Dense] = (),
-    batch_tokens: int | None = None,
-    mesh: Mesh | None = None,
-    adapters: Sequence[str] = (),
-) -> EmbedFn:
-    """The embeddings of several depths in one pass: [N, len(depths), D] float32.
+        Returns:
+            [N, D] float32, or `ChunkEmbeddings` for documents in chunks (pcw averages
+            the windows of a document, so that its embeddings are [N, D]).
 
-    They are not normalised, so that they can be cut to any width first. Arguments and
-    errors are those of `make_embedder`; depth 0 is the embedding layer.
-    """
-    wrong = [depth for depth in depths if not 0 <= depth <= cfg.depth]
-    if wrong:
-        raise ValueError(f"depth {wrong[0]} is not in 0 ... {cfg.depth}")
-    params, cfg = truncate_depth(params, cfg, max(*depths, 1))
-    _check_length(cfg, max_length)
-    options = {"adapters": adapters, "depths": tuple(depths)}
-    runner = make_runners(params, cfg, pool, mesh, dense, **options)
-    read = plain_reader(tokenizer, max_length, prompts)
-    return _embed_fn(runner, read, batch_sizes(cfg, batch_tokens, mesh))
-
-
-@partial(
-    jax.jit,
-    static_argnames=("cfg", "pool", "slots", "depths", "layers", "dim", "normalize"),
-)
-def _vectors(
-    params: Params,
-    dense: tuple[Dense, ...],
-    blocks: Array | None,
-    tables: Mapping[str, Array],
-    prefix: PrefixKV | None = None,
-    *,
-    cfg: EncoderConfig,
-    pool: str,
-    slots: int = 1,
-    depths: tuple[int, ...] | None = None,
-    layers: tuple[int, ...] | None = None,
-    dim: int | None = None,
-    normalize: bool = False,
-) -> Array:
-    """Vectors [R, M, dim] or [R, M, len(depths), dim] of rows [R, S] of one text each.
-
-    M = slots is 1 without "spans", which say which tokens of a row are pooled together.
-    `layers` are averaged; they number the raw states of `encode`.
-    """
-    ids, lengths = tables["ids"], tables["lengths"]
-    real = jnp.arange(ids.shape[1])[None] < lengths[:, None]
-    tokens = Tokens(ids, real.astype(jnp.int32), real)
-    pooled = {"max_segments": slots, "span_ids": tables.get("spans"), "prefix": prefix}
-    pooled["before_final_norm"] = layers is not None
-    pooled["every_layer"] = depths is not None or layers is not None
-    if blocks is not None:
-        pooled["prepend"] = Prepend(tables["marks"], lengths - 1, blocks)
-    x = encode(params, tokens, cfg, parse_pooling(pool), **pooled)
-    if depths is not None:
-        x = x[:, np.asarray(depths)]
-    if layers is not None:
-        x = x[:, np.asarray(layers)].mean(1)
-    x = project(dense, x)[..., :dim]
-    x = l2_normalize(x) if normalize else x
-    return x.reshape(-1, slots, *x.shape[1:])
-
-
-def make_runners(
-    params: Params,
-    cfg: EncoderConfig,
-    pool: str,
-    mesh: Mesh | None,
-    dense: Sequence[Dense] = (),
-    adapters: Sequence[str] = (),
-    blocks: np.ndarray | None = None,
-    **options,
-) -> Callable[[str], Runner]:
-    """For the texts of a role, what computes rows' vectors without waiting for them.
-
-    Args:
-        params: the encoder's parameters.
-        cfg: the encoder's shape.
-        pool: such as "mean", or whatever `parse_pooling` reads.
-        mesh: as in `make_embedder`.
-        dense: layers that the pooled vector goes through.
-        adapters: as in `make_embedder`.
-        blocks: [L] bool, before which blocks of rows with "marks" tokens are prepended;
-            None for never.
-        **options: depths, layers, dim and normalize of `_vectors`.
-
-    Raises:
-        ValueError: there is no such pooling, or not in this model.
-    """
-    bind_pooling(parse_pooling(pool), params, cfg)
-    place = jnp.asarray
-    if mesh is not None:
-        place = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
-    params, dense, blocks = placed((params, tuple(dense), blocks), mesh)
-    # Of the same shapes, so that all of them are compiled once.
-    models = [lora.select_adapter(params, i) for i in range(len(adapters))] or [params]
-    static = {"cfg": cfg, "pool": pool, **options}
-
-    def runner(role):
-        own = models[adapters.index(role) if role in adapters else 0]
-        begin = partial(_prefix, own, cfg, mesh) if can_share_prefix(cfg) else None
-        return Runner(partial(run, own), begin, pool == "last")
-
-    def run(own, tables, slots=1, prefix=None):
-        tables = jax.tree.map(place, tables)
-        # Splash attention spreads its rows as the ambient mesh says.
-        with nullcontext() if mesh is None else jax.set_mesh(mesh):
-            return _vectors(own, dense, blocks, tables, prefix, slots=slots, **static)
-
-    return runner
-
-
-def _prefix(params: Params, cfg: EncoderConfig, mesh: Mesh | None, ids: np.ndarray):
-    """What rows see of the tokens [P] that all of them begin with."""
-    return prefix_cache.encode_prefix(params, placed(ids, mesh), cfg)
-
-
-def placed(params: Params, mesh: Mesh | None) -> Params:
-    """Parameters on the devices of the mesh, or on the default device."""
-    if mesh is None:
-        return jax.tree.map(jnp.asarray, params)
-    return jax.tree.map(partial(_on_mesh, mesh), params)
-
-
-def _on_mesh(mesh: Mesh, x: Array) -> Array:
-    """A parameter as it lies if it is on the mesh already, else a copy everywhere."""
-    if isinstance(x, jax.Array) and x.sharding.device_set == set(mesh.devices.flat):
-        return x
-    return jax.device_put(x, NamedSharding(mesh, P()))
-
-
-def _embed_fn(
-    runner: Callable[[str], Runner],
-    read: Reader,
-    sizes: tuple[int, int, int],
-    normalize: bool = False,
-) -> EmbedFn:
-    """Texts to vectors; `normalize` those that the runner does not."""
-
-    def embed(texts: Sequence[str], role: str) -> np.ndarray:
+        Raises:
+            ValueError: There are no texts, or one has no tokens.
+        """
         if not len(texts):
             raise ValueError("there are no texts to embed")
-        parts = [row_vectors(runner(role), rows, sizes) for rows in read(texts, role)]
-        x = parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
-        return np.asarray(l2_normalize(x)) if normalize else x
+        if self.chunk is not None and role == "document":
+            return self._embed_chunks(texts)
+        encoder = self._select(self._row_encoders, role)
+        vectors = [self._encode(encoder, rows) for rows in self._tokenize(texts, role)]
+        return self._finish(np.mean(vectors, axis=0) if vectors[1:] else vectors[0])
 
-    return embed
+    def _embed_chunks(self, texts: Sequence[str]) -> Embeddings:
+        """Embeddings of documents that are cut into chunks."""
+        chunked = split_texts(
+            self.model.tokenizer,
+            texts,
+            self.chunk,
+            encoder_max_len=self._max_len,
+            max_length=self._document_length,
+            prompt=self.model.prompts.get("document", ""),
+        )
+        encoder = self._select(self._chunk_encoders, "document")
+        pieces = self._encode(encoder, make_chunk_rows(chunked))
+        vectors = average_pieces(pieces, chunked)
+        # A window of pcw is a vector of its own and went through the dense layers.
+        if self.chunk.one_vector_per_text:
+            return self._finish(vectors)
+        vectors = self._finish(np.asarray(project(self.model.dense, vectors)))
+        return make_chunk_embeddings(vectors, chunked)
 
-
-def _check_length(cfg: EncoderConfig, max_length: int) -> None:
-    if not 1 <= max_length <= cfg.max_len:
-        raise ValueError(
-            f"max_length {max_length} is not in 1 ... {cfg.max_len} of this encoder"
+    def _encode(self, encoder: RowEncoder, rows: TokenRows) -> np.ndarray:
+        """The pooled vectors of token rows, before `_finish`."""
+        return encode_rows(
+            rows,
+            self._sizes,
+            encoder,
+            encoder.encode_prefix if encoder.can_share_prefix else None,
+            pools_last_token=encoder.pool == "last",
         )
 
+    def _finish(self, vectors: np.ndarray) -> np.ndarray:
+        """Cuts, transforms and normalizes vectors [..., D]: the one place for it."""
+        vectors = vectors[..., : self.model.dim]
+        if self.transform is not None:
+            vectors = self.transform(vectors)
+        if self.model.normalize:
+            vectors = l2_normalize_rows(vectors)
+        return np.asarray(vectors, np.float32)
 
-def _deepest(places: tuple[int, ...], depth: int) -> int:
-    """How many blocks are needed for layers of these places; at least one."""
-    return max(1, *(min(place, depth) for place in places))
+    def _select(self, encoders: Sequence[RowEncoder], role: str) -> RowEncoder:
+        """The encoder with the adapter that is named like the role, or the first."""
+        adapters = self.model.adapters
+        return encoders[adapters.index(role) if role in adapters else 0]
+
+    def _make_chunk_encoders(self, chunk: Chunking) -> list[RowEncoder]:
+        """Encoders of the rows of chunks: their pooling, and no dense layers yet."""
+        check_row_length(chunk, self._max_len)
+        if chunk.span_pooling and isinstance(parse_pooling(self.model.pool), LearnedPooling):
+            raise ValueError(
+                f"chunking {chunk.name} pools token states by itself, but the model's "
+                f"pooling {self.model.pool} has parameters"
+            )
+        changes = {"pool": chunk.span_pooling or self.model.pool}
+        if not chunk.one_vector_per_text:
+            changes["dense"] = ()
+        return [dataclasses.replace(e, **changes) for e in self._row_encoders]
+
+
+def _describe(
+    model: EmbeddingModel,
+    dim: int | None,
+    pool: str | None,
+    prompt: Prompt | None,
+    normalize: bool | None,
+) -> EmbeddingModel:
+    """The model with what the caller says in place of its own, checked."""
+    if prompt is not None:
+        model = model._replace(prompt=prompt if prompt.templates else None)
+        if prompt.templates:
+            model = model._replace(prompts={})
+    if model.prompt is not None and any(model.prompts.values()):
+        raise ValueError("the model has prompts and templates, which would ignore them")
+    pool = pool or (model.prompt and model.prompt.pool) or model.pool
+    model = model._replace(pool=pool)
+    if dim is not None:
+        if not 1 <= dim <= model.full_width:
+            raise ValueError(f"dim {dim} is not in 1 ... {model.full_width}")
+        model = model._replace(dim=dim)
+    if normalize is not None:
+        model = model._replace(normalize=normalize)
+    return model
+
+
+def _truncate_to_depths(params, cfg, depths: Sequence[int], layers: tuple[int, ...]):
+    """The encoder with as many blocks as the largest of the depths needs."""
+    if tuple(layers) != (-1,):
+        raise ValueError(f"layers {layers} do not go with several depths")
+    for depth in depths:
+        if not 0 <= depth <= cfg.depth:
+            raise ValueError(f"depth {depth} is not in 0 ... {cfg.depth}")
+    return truncate_depth(params, cfg, max(*depths, 1))
+
+
+def _choose_lengths(
+    own: int, max_len: int, max_length: int | None, chunk: Chunking | None
+) -> tuple[int, int | None]:
+    """Number of tokens that texts, and documents in chunks, are cut to.
+
+    Args:
+        own: The model's own longest text.
+        max_len: The longest row of the encoder.
+        max_length: The caller's choice, if any.
+        chunk: How documents are cut.
+    """
+    in_several_rows = chunk is not None and not chunk.reads_full_text
+    if max_length is None and not in_several_rows:
+        max_length = own
+    text_length = max_len if max_length is None else max_length
+    if in_several_rows:
+        text_length = min(text_length, max_len)
+    if not 1 <= text_length <= max_len:
+        raise ValueError(
+            f"max_length {text_length} is not in 1 ... {max_len} of this encoder"
+        )
+    return text_length, max_length

@@ -1,6 +1,6 @@
-"""What is known of a model, and how it embeds."""
+"""`EmbeddingModel`: the parameters of an encoder and how it embeds texts."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -16,24 +16,25 @@ class EmbeddingModel(NamedTuple):
     """A model and everything that turns a text into its embedding.
 
     Attributes:
-        params: the encoder's tree, as `encoder.init` makes it.
-        config: the encoder's shape.
-        tokenizer: without padding or truncation.
-        pool: such as "mean", or whatever `parse_pooling` reads.
-        max_length: the longest text in tokens, special tokens included.
-        prompts: what is put before a text, for the roles "query" and "document".
-        normalize: whether embeddings are divided by their length.
-        dense: layers that the pooled vector goes through.
-        dims: the widths that the model was trained at; empty if not known.
-        dim: how many leading numbers of the vector are kept, before it is normalised;
-            None for all.
-        prompt: how texts are put to it; None as they are, after `prompts`.
-        dropped: what else was trained with the encoder, and is not part of the model:
-            such as 'decoder (443,904 parameters)'.
-        adapters: the names of the adapters in `params`, in their order; a text goes
-            through the one named like its role, or through the first.
-        base: the model that the training began with, by name; '' if not known.
-        head: what predicts tokens from states, `heads.init_head`'s; None without.
+        params: The encoder's parameters, as `encoder.init` makes them.
+        config: The encoder's shape.
+        tokenizer: The tokenizer, without padding or truncation.
+        pool: The pooling, as `parse_pooling` reads it, such as "mean".
+        max_length: Number of tokens of the longest text, special tokens included.
+        prompts: The text before each text, for the roles "query" and "document".
+        normalize: Whether embeddings are scaled to length 1.
+        dense: Layers that the pooled vector goes through.
+        dims: The widths that the model was trained at; empty if unknown.
+        dim: Number of leading values of the vector that are kept before it is
+            normalized; None keeps all.
+        prompt: The templates that texts are put into; None puts `prompts` before them.
+        dropped: Other parts that were trained with the encoder and are not part of the
+            model, such as 'decoder (443,904 parameters)'.
+        adapters: The names of the adapters in `params`, in their order; a text goes
+            through the one that is named like its role, or else through the first.
+        base: Name of the model that the training started from; '' if unknown.
+        head: Parameters of the head that predicts tokens from hidden states, as
+            `heads.init_head` makes them; None without a head.
     """
 
     params: Params
@@ -54,46 +55,41 @@ class EmbeddingModel(NamedTuple):
 
     @property
     def width(self) -> int:
-        """How many numbers the embedding has."""
-        if self.dim is not None:
-            return self.dim
+        """Number of values of an embedding."""
+        return self.full_width if self.dim is None else self.dim
+
+    @property
+    def full_width(self) -> int:
+        """Number of values of an embedding of which all are kept."""
         if self.dense:
             return self.dense[-1].kernel.shape[1]
         return registry.pooled_width(self.pool, self.config)
 
 
-def embedder_kwargs(model: EmbeddingModel) -> dict[str, Any]:
-    """How the model embeds: the keyword arguments of `embed.make_embedder`."""
-    names = ("tokenizer", "pool", "max_length", "prompts", "normalize", "dense", "dim")
-    names += ("adapters",) if model.prompt is None else ("adapters", "prompt")
-    return {name: getattr(model, name) for name in names}
-
-
-def adapted(model: EmbeddingModel, name: str | None = None) -> EmbeddingModel:
-    """The plain model that one of its adapters makes of it.
+def merge_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingModel:
+    """The model with one of its adapters added to its kernels, and no adapters left.
 
     Args:
-        model: has adapters.
-        name: that of the adapter; None where there is one.
+        model: A model with adapters.
+        name: Name of the adapter; None for the only one.
 
     Raises:
-        ValueError: there is none of that name, or several and no name.
+        ValueError: The model has no adapter of that name, or several and no name.
     """
-    return only(model, name)._replace(
-        params=lora.merge_lora(model.params, _number(model, name)), adapters=()
-    )
+    params = lora.merge_lora(model.params, _adapter_number(model, name))
+    return model._replace(params=params, adapters=())
 
 
-def only(model: EmbeddingModel, name: str | None = None) -> EmbeddingModel:
-    """The model with one of its adapters, beside its kernels; as `adapted`."""
-    number = _number(model, name)
+def select_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingModel:
+    """The model with one of its adapters beside its kernels; as `merge_adapter`."""
+    number = _adapter_number(model, name)
     return model._replace(
         params=lora.select_adapter(model.params, number),
         adapters=(model.adapters[number],),
     )
 
 
-def _number(model: EmbeddingModel, name: str | None) -> int:
+def _adapter_number(model: EmbeddingModel, name: str | None) -> int:
     known = ", ".join(model.adapters) or "none"
     if name is None and len(model.adapters) != 1:
         raise ValueError(f"one adapter of the model must be named; it has {known}")

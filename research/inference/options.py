@@ -1,14 +1,17 @@
-"""Parsing of the options that say how a model embeds."""
+"""Parsing of the options that say how a model embeds, from flags and tables."""
 
-import re
+import ast
 from typing import Any
 
+from research.config_sections import check_option
 from research.text.prompts import parse_prompt
+from research.text.templates import Prompt
 
-SIDES = {"true": True, "false": False}
+# Texts as they are, after the model's own `prompts`.
+PLAIN = Prompt(templates={})
 
 
-def reads(
+def embedder_options(
     *,
     prompt: str = "",
     instruction: str = "",
@@ -17,71 +20,74 @@ def reads(
     bidirectional: str = "",
     pool: str = "",
 ) -> dict[str, Any]:
-    """How a model is read, as keyword arguments of `make_embedder`.
+    """The keyword arguments of `Embedder` that some options stand for.
 
     Args:
-        prompt: as `parse_prompt` reads it.
-        instruction: of the method.
-        prepend: the window of token prepending, such as 1:7.
-        layer: as `reading.parse_layers` reads it.
-        bidirectional: 'true' or 'false'.
-        pool: a pooling, before that of the method.
+        prompt: As `parse_prompt` reads it.
+        instruction: The instruction of the prompt.
+        prepend: As `parse_window` reads it.
+        layers: As `parse_layers` reads it.
+        bidirectional: "True" or "False".
+        pool: A pooling, as `parse_pooling` reads it.
 
     Returns:
-        those that are said; the model's own remain for arguments that are empty.
+        The arguments of the options that are not empty.
 
     Raises:
-        ValueError: one is not what it should be, or an instruction without a method.
+        ValueError: An option has another form, or there is an instruction and no
+            prompt.
     """
-    found = {}
+    options = {}
     if prepend:
-        found["prepend"] = parse_window(prepend)
+        options["prepend"] = parse_window(prepend)
     if layers:
-        found["layers"] = parse_layers(layers)
+        options["layers"] = parse_layers(layers)
     if bidirectional:
-        if bidirectional not in SIDES:
-            allowed = ", ".join(SIDES)
-            raise ValueError(f"bidirectional is {bidirectional!r}; allowed: {allowed}")
-        found["bidirectional"] = SIDES[bidirectional]
+        check_option("bidirectional", bidirectional, ("True", "False"))
+        options["bidirectional"] = bidirectional == "True"
     if pool:
-        found["pool"] = pool
+        options["pool"] = pool
     if instruction and not prompt:
         raise ValueError(f"the instruction {instruction!r} needs a prompt")
-    if not prompt:
-        return found
-    asked = {"instruction": instruction, "prepend": bool(prepend)}
-    chosen = parse_prompt(prompt, **asked)
-    if chosen is None:
-        return found | {"prompt": None}
-    if pool:
-        chosen = chosen._replace(pool=None)
-    return found | {"prompt": chosen, "prompts": None}
+    if prompt:
+        options["prompt"] = (
+            parse_prompt(prompt, instruction=instruction, prepend=bool(prepend))
+            or PLAIN
+        )
+    return options
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """The layers of "-2" or "1;12".
+    """The numbers of layers in "-2" or "(1, 12)".
 
     Raises:
-        ValueError: the text is something else.
+        ValueError: The text has another form.
     """
-    return _numbers(text, ";", "layers", "-2 or 1;12")
+    layers = _parse_integers(text)
+    if not layers:
+        raise ValueError(
+            f"{text!r} names no layers; write -2, or (1, 12) for their average"
+        )
+    return layers
 
 
 def parse_window(text: str) -> tuple[int, int]:
-    """The window of blocks of "1:7".
+    """The window (start, exit) of blocks in "(1, 7)".
 
     Raises:
-        ValueError: the text is something else.
+        ValueError: The text has another form.
     """
-    return _numbers(text, ":", "a window of blocks", "1:7", count=2)
+    window = _parse_integers(text)
+    if window is None or len(window) != 2:
+        raise ValueError(f"{text!r} is not a window of blocks; write (1, 7)")
+    return window
 
 
-def _numbers(
-    text: str, between: str, what: str, form: str, count: int = 0
-) -> tuple[int, ...]:
-    parts = text.split(between)
-    if not all(re.fullmatch(r"-?\d+", part) for part in parts) or (
-        count and len(parts) != count
-    ):
-        raise ValueError(f"{text!r} is not {what}; write {form}")
-    return tuple(map(int, parts))
+def _parse_integers(text: str) -> tuple[int, ...] | None:
+    """The integers of "-2" or "(1, 12)"; None for other text."""
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return None
+    numbers = value if isinstance(value, tuple) else (value,)
+    return numbers if all(type(number) is int for number in numbers) else None

@@ -1,4 +1,4 @@
-"""Texts to rows of tokens: as they are, or by the templates of a method."""
+"""Texts to rows of tokens, after the prompt of their role or in templates."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,71 +10,74 @@ from research.text.templates import Prompt, tokenize_with_prompt
 from research.text.tokenization import tokenize_texts
 from research.text.tokens import PST, add_special_token
 
-# read(texts, role) -> the rows of the texts for each template; their vectors are
-# averaged.
-Reader = Callable[[Sequence[str], str], list[TokenRows]]
+# tokenize(texts, role) -> the rows of the texts for each template; the vectors of
+# several templates are averaged.
+TokenizeFn = Callable[[Sequence[str], str], list[TokenRows]]
 
 
-def plain_reader(
-    tokenizer: tokenizers.Tokenizer,
-    max_length: int,
-    prompts: Mapping[str, str] | None = None,
-) -> Reader:
-    """Texts with the prompt of their role before them, cut to `max_length` tokens."""
+def make_plain_tokenize(
+    tokenizer: tokenizers.Tokenizer, max_length: int, prompts: Mapping[str, str]
+) -> TokenizeFn:
+    """Tokenizes texts after the prompt of their role, cut to `max_length` tokens."""
 
-    def read(texts, role):
-        prompt = (prompts or {}).get(role, "")
+    def tokenize(texts, role):
+        prompt = prompts.get(role, "")
         return [TokenRows(tokenize_texts(tokenizer, texts, max_length, prompt=prompt))]
 
-    return read
+    return tokenize
 
 
-def method_reader(
-    method: Prompt,
+def make_template_tokenize(
+    prompt: Prompt,
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
-    mark: int | None = None,
-) -> Reader:
-    """Texts in the templates of a method.
+    pst_id: int | None = None,
+) -> TokenizeFn:
+    """Tokenizes texts in the templates of a prompt.
 
     Args:
-        method: one of `templates.METHODS`.
-        tokenizer: it need not know the token <PST>.
-        max_length: of a row, the templates included.
-        mark: the id of <PST>; None where it has no place.
+        prompt: One of `prompts.PROMPTS`.
+        tokenizer: It need not know the token <PST>.
+        max_length: Number of tokens of a row, those of the template included.
+        pst_id: Token id of <PST>; None for a prompt without it.
     """
-    if mark is not None:
+    if pst_id is not None:
         tokenizer, _ = add_special_token(tokenizer)
 
-    def rows(ids, pooled, marks):
-        if marks is not None:
-            ids = [
-                _put(row, place, mark) for row, place in zip(ids, marks, strict=True)
-            ]
-        return TokenRows(ids, [chosen.astype(np.int32) for chosen in pooled], marks)
+    def tokenize(texts, role):
+        return [
+            TokenRows(
+                _put_pst(token_ids, pst_positions),
+                [mask.astype(np.int32) for mask in pooling_mask],
+                pst_positions,
+            )
+            for token_ids, pooling_mask, pst_positions in tokenize_with_prompt(
+                prompt, tokenizer, texts, max_length, role
+            )
+        ]
 
-    def read(texts, role):
-        parts = tokenize_with_prompt(method, tokenizer, texts, max_length, role)
-        return [rows(*part) for part in parts]
+    def _put_pst(token_ids, positions):
+        # The id in the model's table, which may be another than the tokenizer's.
+        if positions is None:
+            return token_ids
+        return [
+            np.where(np.arange(len(row)) == position, np.int32(pst_id), row)
+            for row, position in zip(token_ids, positions, strict=True)
+        ]
 
-    return read
+    return tokenize
 
 
-def marked(method: Prompt | None) -> bool:
-    """Whether every template of the method has a place for <PST>.
+def has_pst(prompt: Prompt | None) -> bool:
+    """Whether every template of the prompt has the token <PST>.
 
     Raises:
-        ValueError: only some of them have.
+        ValueError: Only some of them have.
     """
-    if method is None:
+    if prompt is None:
         return False
-    every = [t for templates in method.templates.values() for t in templates]
-    places = {any(piece.special == PST for piece in template) for template in every}
-    if len(places) > 1:
-        raise ValueError(f"only some templates of the method have a place for {PST}")
-    return places.pop()
-
-
-def _put(row: np.ndarray, place: int, token: int) -> np.ndarray:
-    """The row with a token put at that place."""
-    return np.where(np.arange(len(row)) == place, np.int32(token), row)
+    every = [t for templates in prompt.templates.values() for t in templates]
+    answers = {any(piece.special == PST for piece in template) for template in every}
+    if len(answers) > 1:
+        raise ValueError(f"only some templates of the prompt have the token {PST}")
+    return answers.pop()

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from tokenizers import Tokenizer, normalizers
 
-from research.inference.model import EmbeddingModel, adapted
+from research.inference.model import EmbeddingModel, merge_adapter
 from research.interop.hf.families import read_config
 from research.interop.hf.safetensors import read_safetensors
 from research.interop.peft import read_adapter
@@ -50,7 +50,7 @@ def load(
     path = resolve_folder(model)
     if (path / "model.json").exists():
         loaded = _workdir(path)
-        return adapted(loaded) if merge and len(loaded.adapters) == 1 else loaded
+        return merge_adapter(loaded) if merge and len(loaded.adapters) == 1 else loaded
     if (path / "modules.json").exists():
         return _sentence_transformers(path, sharding)
     return _transformers(path, sharding)
@@ -72,9 +72,9 @@ def load_adapted(model: str, adapter: str | None = None) -> EmbeddingModel:
     if adapter is None:
         if set(loaded.adapters) in (set(), {"query", "document"}):
             return loaded
-        return adapted(loaded)
+        return merge_adapter(loaded)
     if adapter in loaded.adapters or not Path(adapter).expanduser().is_dir():
-        return adapted(loaded, adapter)
+        return merge_adapter(loaded, adapter)
     if loaded.adapters:
         raise ValueError(
             f"{adapter} is a folder, but {model} has adapters of its own: "
@@ -82,7 +82,7 @@ def load_adapted(model: str, adapter: str | None = None) -> EmbeddingModel:
         )
     folder = Path(adapter).expanduser()
     params = read_adapter(folder, loaded.params, loaded.config)
-    return adapted(loaded._replace(params=params, adapters=(adapter,)))
+    return merge_adapter(loaded._replace(params=params, adapters=(adapter,)))
 
 
 def resolve_folder(model: str) -> Path:

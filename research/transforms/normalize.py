@@ -27,5 +27,5 @@ def to_float32(x: Array) -> Array:
 
 
 def l2_normalize_rows(x: np.ndarray) -> np.ndarray:
-    """Rows of [N, D] scaled to length 1; a zero row stays zero."""
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    """Vectors [..., D] scaled to length 1; a zero vector stays zero."""
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -1,11 +1,8 @@
 """Whitening: embeddings whose numbers are uncorrelated and of variance 1."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
-
-from research.transforms.normalize import l2_normalize_rows
-from research.types import EmbedFn
 
 # Directions with less of the variance than this part of the largest one's are no
 # stronger than it.
@@ -52,31 +49,17 @@ def fit_whitening(
     return mean, (directions / np.sqrt(variances))[:, :dims]
 
 
-def whiten_embedder(
-    embed: EmbedFn,
-    texts: Sequence[str],
-    *,
-    dims: int | None = None,
-    ridge: float = 0.0,
-    normalize: bool = True,
-    role: str = "document",
-) -> EmbedFn:
-    """An embedder whose vectors are whitened as those of some texts need.
+def make_whitening(
+    vectors: np.ndarray, *, dims: int | None = None, ridge: float = 0.0
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The function that whitens vectors [M, D] to [M, K] as a sample [N, D] needs it.
 
     Args:
-        embed: texts, role -> [N, D], not normalised.
-        texts: what the whitening is fit on.
-        dims, ridge: as in `fit`.
-        normalize: scale whitened vectors to length 1.
-        role: of `texts`; the same whitening serves both.
+        vectors: The sample.
+        dims, ridge: As in `fit_whitening`.
 
     Raises:
-        ValueError: as `fit`.
+        ValueError: As in `fit_whitening`.
     """
-    mean, matrix = fit_whitening(np.asarray(embed(texts, role)), dims=dims, ridge=ridge)
-
-    def whitening(texts: Sequence[str], role: str) -> np.ndarray:
-        x = (np.asarray(embed(texts, role), np.float64) - mean[None]) @ matrix
-        return (l2_normalize_rows(x) if normalize else x).astype(np.float32)
-
-    return whitening
+    mean, matrix = fit_whitening(vectors, dims=dims, ridge=ridge)
+    return lambda x: (np.asarray(x, np.float64) - mean[None]) @ matrix

@@ -14,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from research.atomic_write import atomic_write
-from research.inference.model import EmbeddingModel, adapted
+from research.inference.model import EmbeddingModel, merge_adapter
 from research.interop.hf.families import write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
 from research.interop.sentence_transformers.read import (
@@ -59,7 +59,7 @@ def export(
             f"{', '.join(POOLINGS.values())}"
         )
     if model.adapters:
-        model = adapted(model)
+        model = merge_adapter(model)
     depth = model.config.depth if depth is None else depth
     dim = model.width if dim is None else dim
     params, cfg = encoder.truncate_depth(model.params, model.config, depth)

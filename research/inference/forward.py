@@ -1,0 +1,177 @@
+"""The compiled program of an embedder: padded rows of tokens to pooled vectors."""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from research.inference.batching import PaddedRows
+from research.models import lora, prefix_cache
+from research.models.attention.inputs import PrefixKV
+from research.models.config import EncoderConfig
+from research.models.encoder import encode
+from research.models.pooling.projection import Dense, project
+from research.models.pooling.registry import bind_pooling, parse_pooling
+from research.models.token_prepending import Prepend
+from research.types import Array, Params, Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class RowEncoder:
+    """An encoder on its devices, with its pooling, for batches of padded rows.
+
+    Attributes:
+        params: The encoder's parameters.
+        cfg: The encoder's shape.
+        pool: A pooling, as `parse_pooling` reads it.
+        mesh: Rows are spread over its 'data' axis; None uses the default device.
+        dense: Layers that a pooled vector goes through.
+        blocks: [L] bool, the blocks before which <PST> takes the state of the last
+            token; None for never.
+        depths: Number of blocks of each vector, K vectors per span; None for one.
+        layers: Numbers of the hidden states whose pooled vectors are averaged, before
+            the final norm; None for the last one after it.
+    """
+
+    params: Params
+    cfg: EncoderConfig
+    pool: str
+    mesh: Mesh | None = None
+    dense: tuple[Dense, ...] = ()
+    blocks: Array | None = None
+    depths: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = None
+
+    def __call__(
+        self, rows: PaddedRows, max_segments: int = 1, prefix: PrefixKV | None = None
+    ) -> Array:
+        """Vectors [R, M, D], or [R, M, K, D] with `depths`; M = max_segments.
+
+        The result is not waited for.
+        """
+        chex.assert_rank([rows.token_ids, rows.lengths], [2, 1])
+        place = jnp.asarray
+        if self.mesh is not None:
+            place = partial(jax.device_put, device=NamedSharding(self.mesh, P("data")))
+        rows = jax.tree.map(place, rows)
+        # Splash attention spreads its rows as the ambient mesh says.
+        with nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+            return _encode_rows(
+                self.params,
+                self.dense,
+                self.blocks,
+                rows,
+                prefix,
+                cfg=self.cfg,
+                pool=self.pool,
+                max_segments=max_segments,
+                depths=self.depths,
+                layers=self.layers,
+            )
+
+    @property
+    def can_share_prefix(self) -> bool:
+        """Whether the first tokens of all rows may be computed once."""
+        return prefix_cache.can_share_prefix(self.cfg)
+
+    def encode_prefix(self, token_ids: np.ndarray) -> PrefixKV:
+        """Keys and values of the tokens [P] that all rows begin with."""
+        token_ids = place_params(token_ids, self.mesh)
+        return prefix_cache.encode_prefix(self.params, token_ids, self.cfg)
+
+
+def make_row_encoders(
+    params: Params,
+    cfg: EncoderConfig,
+    pool: str,
+    *,
+    mesh: Mesh | None = None,
+    num_adapters: int = 0,
+    dense: Sequence[Dense] = (),
+    blocks: np.ndarray | None = None,
+    depths: tuple[int, ...] | None = None,
+    layers: tuple[int, ...] | None = None,
+) -> list[RowEncoder]:
+    """A row encoder for each adapter of the parameters, or the only one.
+
+    Args:
+        params: The encoder's parameters, with `num_adapters` adapters.
+        num_adapters: All encoders have the same shapes, so that one compiled program
+            serves all of them.
+        cfg, pool, mesh, dense, blocks, depths, layers: As in `RowEncoder`.
+
+    Raises:
+        ValueError: There is no such pooling, or the model lacks its parameters.
+    """
+    bind_pooling(parse_pooling(pool), params, cfg)
+    params, dense, blocks = place_params((params, tuple(dense), blocks), mesh)
+    every_params = [params]
+    if num_adapters:
+        every_params = [lora.select_adapter(params, i) for i in range(num_adapters)]
+    return [
+        RowEncoder(p, cfg, pool, mesh, dense, blocks, depths, layers)
+        for p in every_params
+    ]
+
+
+def place_params(params: Params, mesh: Mesh | None) -> Params:
+    """Parameters on every device of the mesh, or on the default device."""
+    if mesh is None:
+        return jax.tree.map(jnp.asarray, params)
+
+    def place(x):
+        # Parameters that are sharded over the mesh already stay as they are.
+        if isinstance(x, jax.Array) and x.sharding.device_set == set(mesh.devices.flat):
+            return x
+        return jax.device_put(x, NamedSharding(mesh, P()))
+
+    return jax.tree.map(place, params)
+
+
+@partial(jax.jit, static_argnames=("cfg", "pool", "max_segments", "depths", "layers"))
+def _encode_rows(
+    params: Params,
+    dense: tuple[Dense, ...],
+    blocks: Array | None,
+    rows: PaddedRows,
+    prefix: PrefixKV | None,
+    *,
+    cfg: EncoderConfig,
+    pool: str,
+    max_segments: int,
+    depths: tuple[int, ...] | None,
+    layers: tuple[int, ...] | None,
+) -> Array:
+    """The program of `RowEncoder`: [R, M, D], or [R, M, K, D] with depths."""
+    # [R, S] tokens, one text per row.
+    is_token = jnp.arange(rows.token_ids.shape[1])[None] < rows.lengths[:, None]
+    tokens = Tokens(rows.token_ids, is_token.astype(jnp.int32), is_token)
+    prepend = None
+    if blocks is not None:
+        prepend = Prepend(rows.pst_positions, rows.lengths - 1, blocks)
+    # [R*M, D] vectors, or [R*M, L+1 or L+2, D] of every layer.
+    x = encode(
+        params,
+        tokens,
+        cfg,
+        parse_pooling(pool),
+        max_segments=max_segments,
+        span_ids=rows.span_ids,
+        every_layer=depths is not None or layers is not None,
+        before_final_norm=layers is not None,
+        prepend=prepend,
+        prefix=prefix,
+    )
+    if depths is not None:
+        x = x[:, np.asarray(depths)]  # [R*M, K, D]
+    if layers is not None:
+        x = x[:, np.asarray(layers)].mean(1)  # [R*M, D]
+    x = project(dense, x)
+    return x.reshape(-1, max_segments, *x.shape[1:])
