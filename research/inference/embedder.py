@@ -209,7 +209,9 @@ class Embedder:
     def _make_chunk_encoders(self, chunk: Chunking) -> list[RowEncoder]:
         """Encoders of the rows of chunks: their pooling, and no dense layers yet."""
         check_row_length(chunk, self._max_len)
-        if chunk.span_pooling and isinstance(parse_pooling(self.model.pool), LearnedPooling):
+        if chunk.span_pooling and isinstance(
+            parse_pooling(self.model.pool), LearnedPooling
+        ):
             raise ValueError(
                 f"chunking {chunk.name} pools token states by itself, but the model's "
                 f"pooling {self.model.pool} has parameters"
