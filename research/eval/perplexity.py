@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from research.data.corpus import read_corpus
 from research.inference.batching import choose_batch_sizes, group_by_length
-from research.inference.embedder import placed
+from research.inference.forward import place_params
 from research.models.config import EncoderConfig
 from research.objectives.causal import next_tokens
 from research.text import tokenization
@@ -114,7 +114,7 @@ def _sum_losses(
     mesh: Mesh | None,
 ) -> tuple[float, int]:
     """(nats, tokens): the total cross-entropy of all rows, and its tokens."""
-    params = placed(params, mesh)
+    params = place_params(params, mesh)
     to_device = jnp.asarray
     if mesh is not None:
         to_device = partial(jax.device_put, device=NamedSharding(mesh, P("data")))

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from research.models.attention.inputs import MAX_DENSE_LENGTH
-from research.models.attention.inputs import PrefixKV
+from research.models.attention.inputs import MAX_DENSE_LENGTH, PrefixKV
 from research.types import Array
 
 # Batches that compute or wait at the same time; more would only hold their inputs.
