@@ -87,9 +87,7 @@ def main():
 
 
 def _length_collapse(model, documents, lengths):
-    params, cfg = extend_context(
-        model.params, model.config, [TempScale(tau=TAU.value)]
-    )
+    params, cfg = extend_context(model.params, model.config, [TempScale(tau=TAU.value)])
     embedders = {
         "the model": _embed_depths(model),
         f"TempScale {TAU.value:g}": _embed_depths(

@@ -70,11 +70,21 @@ def test_an_extended_model_embeds_texts_as_long_as_its_context(
 @pytest.mark.parametrize(
     "model, extend, asked, message",
     [
-        ("rope", None, 40, "max_length=40: rope embeds .* 16 .* --extend=yarn.scale=3."),
+        (
+            "rope",
+            None,
+            40,
+            "max_length=40: rope embeds .* 16 .* --extend=yarn.scale=3.",
+        ),
         ("alibi", None, 40, "longer ones with --extend=extrapolate.length=40."),
         ("learned", "grouped(scale=2)", 40, "reaches texts of 32 tokens, not of 40"),
         ("learned", "log_length", 40, "position table reaches .* 16 tokens, not of 40"),
-        ("learned", "yarn(scale=4)", None, "yarn is for models whose positions are 'ro"),
+        (
+            "learned",
+            "yarn(scale=4)",
+            None,
+            "yarn is for models whose positions are 'ro",
+        ),
     ],
 )
 def test_what_cannot_be_extended_is_one_sentence(model, extend, asked, message):
