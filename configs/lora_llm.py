@@ -2,7 +2,7 @@
 
 Source: Wang et al. 2024, arXiv:2401.00368 (E5-Mistral): LoRA of rank 16, the last token
     pooled, temperature 0.02, "Instruct: ... Query: ..." before queries only, 1e-4 at a
-    batch of 2,048; bidirectional=true, rank=16 and mean pooling are those of
+    batch of 2,048; bidirectional, rank=16 and mean pooling are those of
     BehnamGhader et al. 2024, arXiv:2404.05961 (LLM2Vec). alpha is twice the rank.
 Command: python -m launch.train --config=configs/lora_llm.py:model=DIR --workdir=DIR
     python -m launch.train --config=configs/lora_llm.py:shape=mistral7b --dry_run

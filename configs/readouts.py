@@ -46,4 +46,5 @@ def get_config(arg: str = ""):
     config.pool = section(POOLINGS, arg.pool, **sizes)
     if arg.pool == "dupmae":  # its scores are dot products
         config.similarity, config.loss.temperature = "dot", 1.0
+        config.normalize = False
     return config

@@ -26,6 +26,7 @@ def get_config(arg: str = ""):
     config.pool = section(BASIC_POOLINGS, "cls")
     config.similarity = "dot"
     config.loss = section(LOSSES, "infonce", temperature=1.0)
+    config.normalize = False
     pairs = starbucks_pairs(config)
     config.size_loss = section(SIZE_LOSSES, "starbucks_retrieval", pairs=pairs)
     config.optimizer.learning_rate = 1e-4

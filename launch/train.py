@@ -1,6 +1,12 @@
-"""Trains: python -m launch.train --config=configs/x.py[:arg] --workdir=DIR."""
+"""Trains a model: python -m launch.train --config=configs/x.py[:variant] --workdir=DIR.
 
-import tempfile
+Every key of the config is a flag: --config.loss.temperature=0.02. A whole section is
+set by a call: --config.loss="cosent(scale=20)", --config.evals.b="sts(data='b.tsv')".
+"""
+
+import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -9,40 +15,47 @@ from ml_collections import config_flags
 from launch import main as cli
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Recipe, with its variant: configs/x.py:arg.", lock_config=True
+    "config",
+    None,
+    "Recipe and its variant: configs/x.py or configs/x.py:tiny,steps=10.",
+    lock_config=True,
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; resumed if it is one."
+    "workdir", None, "Folder of the run; a run that is there goes on."
 )
 CACHE = flags.DEFINE_string(
-    "cache", None, "Pre-tokenised texts; WORKDIR/tokens if unset."
+    "cache",
+    None,
+    "Folder of tokenized texts that runs share; WORKDIR/tokens if unset.",
 )
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what a step costs; do not train.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print what a training step costs, and do not train."
+)
 TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "With --dry_run, compile for this TPU slice, such as v5e:4x4."
+    "topology", None, "With --dry_run: TPU slice to compile for, such as v5e:4x4."
 )
 
 
 def main():
-    """Runs the experiment, or only says what its step costs."""
+    """Trains, or with --dry_run says what a step costs."""
     if CONFIG.value is None:
         raise ValueError("--config is needed, such as configs/quickstart.py")
     if DRY_RUN.value:
-        with tempfile.TemporaryDirectory() as folder:
-            return _dry_run(Path(folder))
+        return _dry_run()
     if WORKDIR.value is None:
         raise ValueError("--workdir is needed: the folder of the run")
     return _train(Path(WORKDIR.value))
 
 
 def _train(workdir: Path):
-    from research import sharding as parallel
-    from research.experiment import build as experiment
+    from research import sharding
+    from research.experiment.workdir import prepare_run
     from research.train import loop
 
-    parallel.initialize()
-    parts = experiment.make_experiment(CONFIG.value, workdir, cache=_cache())
-    result = loop.train(parts, workdir)
+    sharding.initialize()
+    cache = Path(CACHE.value) if CACHE.value else None
+    experiment = prepare_run(CONFIG.value, workdir, cache=cache)
+    result = loop.train(experiment, workdir)
     return {
         "workdir": str(workdir),
         "step": int(result.state.step),
@@ -52,17 +65,56 @@ def _train(workdir: Path):
     }
 
 
-def _dry_run(workdir: Path):
-    from research.analysis import dry_run as dryrun
-    from research.experiment import build as experiment
+def _dry_run():
+    from research.analysis.dry_run import dry_run
+    from research.experiment.build import TOKEN_CACHE, build
 
-    parts = experiment.make_experiment(CONFIG.value, workdir, cache=_cache())
-    return dryrun.dry_run(parts, topology=TOPOLOGY.value)
+    cache = Path(CACHE.value) if CACHE.value else TOKEN_CACHE
+    return dry_run(build(CONFIG.value, cache=cache), topology=TOPOLOGY.value)
 
 
-def _cache() -> Path | None:
-    return Path(CACHE.value) if CACHE.value else None
+class _SectionParser(flags.ArgumentParser):
+    """Loads a config file and replaces some of its sections."""
+
+    def __init__(self, parser: flags.ArgumentParser, sections: Sequence[tuple]):
+        self._parser = parser
+        self._sections = sections
+
+    def parse(self, path):
+        from research.experiment.config_keys import replace_section
+
+        config = self._parser.parse(path)
+        for key, text in self._sections:
+            replace_section(config, key, text)
+        return config
+
+
+def parse_section_flags(argv: Sequence[str]) -> list[str]:
+    """Makes --config set the sections that flags such as --config.loss=CALL name.
+
+    The flags of ml_collections set single values only, and they check --config.loss.x
+    against the loaded config: sections are therefore replaced as it is loaded.
+
+    Returns:
+        The arguments without these flags.
+    """
+    from research.experiment.config_keys import is_section
+
+    remaining, sections = [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        match = re.match(r"--?config\.([\w.]+)(?:=(.*))?$", argument, re.DOTALL)
+        if not match or not is_section(match[1]):
+            remaining.append(argument)
+            continue
+        text = next(arguments, "") if match[2] is None else match[2]
+        sections.append((match[1], text))
+    if sections:
+        flag = flags.FLAGS["config"]
+        flag.parser = _SectionParser(flag.parser, sections)
+    return remaining
 
 
 if __name__ == "__main__":
+    sys.argv = parse_section_flags(sys.argv)
     cli.run(main)

@@ -1,4 +1,8 @@
-"""Config sections: a function's name and its keyword arguments, as data or as text."""
+"""Config sections: a function's name and its keyword arguments, as data or as text.
+
+A section is a mapping {"name": ..., argument: value, ...}; as text it is a Python call,
+"yarn(scale=8)". The signature of the named function is the schema of both.
+"""
 
 import ast
 import functools
@@ -21,9 +25,17 @@ def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
     A default of None becomes a placeholder of the annotated type, so that it can be
     overridden on the command line.
 
+    Args:
+        table: Functions by name.
+        name: Name of the function.
+        **arguments: Values of arguments; the others have their defaults.
+
+    Returns:
+        ConfigDict of `name` and of every keyword-only argument.
+
     Raises:
-        ValueError: the table has no such name, the function no such argument, or a
-            needed argument is missing.
+        ValueError: The table has no such name, the function no such argument, or a
+            required argument is missing.
     """
     values = {"name": name}
     for key, parameter in keyword_parameters(table, name, arguments).items():
@@ -37,7 +49,7 @@ def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
 
 
 def bind(table: Table, config: Mapping[str, Any]) -> Callable[..., Any]:
-    """The function that a section names, with the section's keyword arguments."""
+    """The function that a section names, with the section's arguments bound to it."""
     arguments = dict(config.items())
     name = arguments.pop("name")
     keyword_parameters(table, name, arguments)
@@ -97,15 +109,38 @@ def parse_section(table: Table, text: str) -> ml_collections.ConfigDict:
     """The config section that a call such as "cosent(scale=20)" stands for.
 
     Raises:
-        ValueError: the text is not one call, or not one of the table's functions.
+        ValueError: The text is not one call, the table has no such function, or an
+            argument is unknown, missing, of another type or not named.
     """
-    call = parse_call(text)
-    bind_call(table, call)
+    return _section_of(table, parse_call(text))
+
+
+def parse_sections(table: Table, text: str) -> ml_collections.ConfigDict:
+    """The sections of "pydocs(limit=400) | files(path='a.jsonl')" by function name.
+
+    Raises:
+        ValueError: As `parse_section`, or a function is named twice.
+    """
+    sections = {}
+    for call in parse_calls(text):
+        if call.name in sections:
+            raise ValueError(f"{text!r} names {call.name} twice; set one key for each")
+        sections[call.name] = _section_of(table, call)
+    return ml_collections.ConfigDict(sections)
+
+
+def _section_of(table: Table, call: Call) -> ml_collections.ConfigDict:
+    if call.args:
+        raise ValueError(
+            f"{call.name}({call.args[0]!r}): write argument=value; a config section "
+            "names its arguments"
+        )
+    bind_call(table, call)  # checks names and types
     return section(table, call.name, **call.kwargs)
 
 
 def format_call(config: Mapping[str, Any]) -> str:
-    """The text of a section, which `parse_call` reads: "yarn(scale=8)"."""
+    """The text of a section, which `parse_call` reads: "yarn(scale=8)" or "mean"."""
     arguments = dict(config.items())
     name = arguments.pop("name")
     listed = ", ".join(f"{key}={_literal(value)}" for key, value in arguments.items())
@@ -171,7 +206,7 @@ def check_option(argument: str, value: str, allowed: Iterable[str]) -> None:
 
 
 def diff_configs(old: Any, new: Any, name: str = "") -> list[str]:
-    """What two mappings differ in: lines "a.b is 2 and was 1"."""
+    """The differences of two mappings: lines such as "loss.scale is 2 and was 1"."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             line

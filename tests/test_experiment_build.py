@@ -8,8 +8,8 @@ import pytest
 from configs import separate, tuned_positions
 from configs.common import start_from
 from research.config_sections import format_call, section
-from research.experiment.build import make_experiment
 from research.experiment.initialization import ENCODERS
+from research.experiment.workdir import prepare_run
 from research.inference.embedder import Embedder
 from research.interop import load
 from research.interop.sentence_transformers.write import export
@@ -39,7 +39,7 @@ def base(tmp_path_factory, cache):
     config = separate.get_config("tiny")
     config.steps, config.evals = 1, {}
     config.encoder.depth = 2
-    loop.train(make_experiment(config, workdir, cache=cache), workdir)
+    loop.train(prepare_run(config, workdir, cache=cache), workdir)
     return workdir
 
 
@@ -52,7 +52,7 @@ def test_only_new_positions_are_trained(start, base, tmp_path, cache):
     config = tuned_positions.get_config(f"tiny,start={start},scale=4")
     start_from(config, str(base))
     config.evals = {}
-    parts = make_experiment(config, tmp_path, cache=cache)
+    parts = prepare_run(config, tmp_path, cache=cache)
     first = loop.initial_state(parts, loop.abstract_state(parts, parts.mesh))
     before, after = (
         jax.device_get(state.params["encoder"])
@@ -85,7 +85,7 @@ def test_methods_of_training_are_trained(name, arguments, reach, tmp_path, cache
     config.position_methods = format_call({"name": name, **arguments})
     config.evals, config.steps = {}, 3
     config.optimizer.learning_rate = 1e-2
-    result = loop.train(make_experiment(config, tmp_path, cache=cache), tmp_path)
+    result = loop.train(prepare_run(config, tmp_path, cache=cache), tmp_path)
     loaded = load.load(str(tmp_path))
     assert loaded.max_length == reach
     assert [method.name for method in loaded.config.position_methods] == [name]
@@ -99,10 +99,10 @@ def test_what_does_not_fit_the_positions_is_one_sentence(tmp_path, cache):
     config = separate.get_config("tiny")
     config.position_methods = "linear(scale=2.0)"
     with pytest.raises(ValueError, match="linear is for .* 'rope'; .* 'learned'"):
-        make_experiment(config, tmp_path, cache=cache)
+        prepare_run(config, tmp_path, cache=cache)
     config.position_methods = "grouped(scale=2) | grouped(scale=2)"
     with pytest.raises(ValueError, match="grouped extends this model already"):
-        make_experiment(config, tmp_path / "other", cache=cache)
+        prepare_run(config, tmp_path / "other", cache=cache)
 
 
 def test_a_method_is_trained_and_remembered(tmp_path, cache):
@@ -111,7 +111,7 @@ def test_a_method_is_trained_and_remembered(tmp_path, cache):
     config.encoder.max_len = config.max_length = 64
     config.encoder.depth = 2
     config.evals, config.steps = {}, 1
-    parts = make_experiment(config, tmp_path, cache=cache)
+    parts = prepare_run(config, tmp_path, cache=cache)
     tokens = parts.batches(0).tokens
     assert (tokens.pooling_mask != (tokens.segment_ids > 0)).any()
     state = loop.train(parts, tmp_path).state
@@ -131,7 +131,7 @@ def test_a_method_pools_as_the_config_says(tmp_path, cache):
     config.prompt = section(PROMPTS, "prompteol")
     message = "prompteol pools by 'last' and the config by 'mean': set pool.name=last"
     with pytest.raises(ValueError, match=message):
-        make_experiment(config, tmp_path, cache=cache)
+        prepare_run(config, tmp_path, cache=cache)
     config.prompt.name = "prompt"
     with pytest.raises(ValueError, match="unknown name 'prompt'; known: "):
-        make_experiment(config, tmp_path / "other", cache=cache)
+        prepare_run(config, tmp_path / "other", cache=cache)

@@ -9,7 +9,7 @@ import pytest
 from configs import mlm, readouts, smae, starbucks_sts
 from configs.common import start_from
 from research.config_sections import section
-from research.experiment.build import make_experiment
+from research.experiment.workdir import prepare_run
 from research.interop import load
 from research.losses.registry import LOSSES
 from research.train import loop
@@ -34,14 +34,14 @@ def before(tmp_path_factory, cache):
     workdir = tmp_path_factory.mktemp("runs") / "before"
     config = shortened(smae.get_config("tiny"))
     config.encoder.depth = 2
-    loop.train(make_experiment(config, workdir, cache=cache), workdir)
+    loop.train(prepare_run(config, workdir, cache=cache), workdir)
     return workdir
 
 
 def test_a_pooling_into_the_vocabulary_takes_the_head_too(before, tmp_path, cache):
     config = readouts.get_config(f"tiny,pool=dupmae,model={before}")
     config.evals = {}
-    parts = make_experiment(config, tmp_path, cache=cache)
+    parts = prepare_run(config, tmp_path, cache=cache)
     assert parts.note.startswith(f"{before}: its encoder and head are kept, decoder (")
     assert parts.note.endswith(" parameters) dropped") and "head (" not in parts.note
     head = load.load(str(before)).head
@@ -62,7 +62,7 @@ def test_fine_tuning_keeps_the_encoder_and_says_what_it_drops(
     config = starbucks_sts.get_config(f"tiny,model={before}")
     config.evals, config.steps = {}, 1
     assert config.size_loss.pairs[-1] == (2, 48)
-    parts = make_experiment(config, tmp_path, cache=cache)
+    parts = prepare_run(config, tmp_path, cache=cache)
     assert parts.note.startswith(f"{before}: its encoder is kept, decoder (")
     assert "parameters) and head (2,960 parameters) dropped" in parts.note
     first = first_params(parts)
@@ -78,7 +78,7 @@ def test_fine_tuning_keeps_the_encoder_and_says_what_it_drops(
 def test_a_decoder_begins_as_the_loaded_encoders_first_block(before, tmp_path, cache):
     config = shortened(smae.get_config("tiny"))
     start_from(config, str(before))
-    params = first_params(make_experiment(config, tmp_path, cache=cache))
+    params = first_params(prepare_run(config, tmp_path, cache=cache))
     layers = params["encoder"]["layers"]
     chex.assert_trees_all_equal(
         params["decoder"]["layers"], jax.tree.map(lambda x: x[:1], layers)
@@ -92,14 +92,14 @@ def test_weights_need_the_tokens_that_they_were_trained_on(before, tmp_path, cac
     config.tokenizer = mlm.get_config("tiny").tokenizer
     config.tokenizer.vocab = 400
     with pytest.raises(ValueError, match="the tokenizer is not that of .*before"):
-        make_experiment(config, tmp_path, cache=cache)
+        prepare_run(config, tmp_path, cache=cache)
 
 
 def test_keys_are_those_of_the_objective(tmp_path):
     config = mlm.get_config("tiny")
     config.loss = section(LOSSES, "infonce")
     with pytest.raises(ValueError, match="unknown config key loss; the keys of mlm"):
-        make_experiment(config, tmp_path)
+        prepare_run(config, tmp_path)
     config.objective.name = "mml"
     with pytest.raises(ValueError, match="unknown objective 'mml'; known: contrastive"):
-        make_experiment(config, tmp_path)
+        prepare_run(config, tmp_path)

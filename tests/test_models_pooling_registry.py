@@ -9,7 +9,7 @@ import pytest
 
 from configs import readouts
 from research.config_sections import section
-from research.experiment.build import make_experiment
+from research.experiment.workdir import prepare_run
 from research.inference.embedder import Embedder
 from research.interop import load
 from research.interop.sentence_transformers.write import export
@@ -312,7 +312,7 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
     config = readouts.get_config(f"tiny,pool={name}")
     config.encoder.depth, config.steps, config.evals = 2, 1, {}
     cache = tmp_path_factory.getbasetemp() / "tokens"
-    parts = make_experiment(config, tmp_path / "run", cache=cache)
+    parts = prepare_run(config, tmp_path / "run", cache=cache)
     result = loop.train(parts, tmp_path / "run")
     model = load.load(str(tmp_path / "run"))
     assert model.pool == registry.format_pooling(config.pool)

@@ -12,7 +12,7 @@ from packed import lively
 
 from configs import decoder
 from research.eval.perplexity import cut_windows, perplexity
-from research.experiment.build import make_experiment
+from research.experiment.workdir import prepare_run
 from research.inference import model as pretrained
 from research.interop import load
 from research.interop.sentence_transformers.write import export
@@ -263,7 +263,7 @@ def test_a_decoder_trains_is_scored_and_loads(tmp_path):
     config.steps, config.encoder.depth = 1, 2
     del config.evals["pydocs"]
     config.evals.perplexity.documents = 5
-    result = loop.train(make_experiment(config, tmp_path), tmp_path)
+    result = loop.train(prepare_run(config, tmp_path), tmp_path)
     found = result.evals["perplexity"]
     assert 1 < found["perplexity"] < 1_000 and found["bits_per_byte"] > 0
     log = [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]

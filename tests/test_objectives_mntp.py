@@ -12,7 +12,7 @@ from packed import lively
 from configs import decoder, llm2vec_mntp
 from configs.common import start_from
 from research.data.document_cache import tokenizer_info
-from research.experiment.build import make_experiment
+from research.experiment.workdir import prepare_run
 from research.interop import load
 from research.models import encoder
 from research.models.config import modern
@@ -159,18 +159,18 @@ def test_a_decoder_becomes_two_sided_and_stays_so(tmp_path, cache, capsys):
     """The workdir of a decoder, converted; its weights go on from where they were."""
     config = decoder.get_config("tiny")
     config.encoder.depth, config.steps, config.evals = 2, 1, {}
-    loop.train(make_experiment(config, tmp_path / "one", cache=cache), tmp_path / "one")
+    loop.train(prepare_run(config, tmp_path / "one", cache=cache), tmp_path / "one")
     source = load.load(str(tmp_path / "one"))
     config = llm2vec_mntp.get_config(f"tiny,model={tmp_path / 'one'}")
     config.steps, config.evals, config.optimizer.learning_rate = 1, {}, 0.0
-    made = make_experiment(config, tmp_path / "two", cache=cache)
-    assert "here they see both sides" in made.note
+    made = prepare_run(config, tmp_path / "two", cache=cache)
+    assert "here it is bidirectional" in made.note
     loop.train(made, tmp_path / "two")
-    assert "its tokens saw only what stands before them" in capsys.readouterr().err
+    assert "its attention was causal" in capsys.readouterr().err
     converted = load.load(str(tmp_path / "two"))
     assert source.config.causal and not converted.config.causal
     jax.tree.map(np.testing.assert_array_equal, converted.params, source.params)
     kept = decoder.get_config("tiny")
     start_from(kept, str(tmp_path / "one"))
     kept.evals = {}
-    assert make_experiment(kept, tmp_path / "three", cache=cache).note == ""
+    assert prepare_run(kept, tmp_path / "three", cache=cache).note == ""

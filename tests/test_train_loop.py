@@ -177,13 +177,13 @@ def test_a_resumed_run_has_every_evaluation_once(tmp_path):
 def test_a_run_starts_from_given_parameters(tmp_path):
     table = np.full((toy.VOCAB, toy.WIDTH), 0.25, np.float32)
 
-    def initialise(key):
+    def initialize(key):
         params, frozen = toy.objective().init(key)
         params["encoder"]["embed"]["token"]["embedding"] = table
         return params, frozen
 
     experiment = toy.experiment(1, tx=toy.adamw(1, learning_rate=0.0))
-    state = loop.train(experiment._replace(initialise=initialise), tmp_path).state
+    state = loop.train(experiment._replace(initialize=initialize), tmp_path).state
     np.testing.assert_array_equal(
         state.params["encoder"]["embed"]["token"]["embedding"], table
     )

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 
 from configs import lora_llm
 from research.analysis import dry_run
-from research.experiment.build import make_experiment
+from research.experiment.workdir import prepare_run
 from research.inference.embedder import Embedder
 from research.interop import load
 from research.interop.peft import WEIGHTS, export_adapter
@@ -33,7 +33,7 @@ def cache(tmp_path_factory):
 
 
 def trained(workdir, cache, **tuning):
-    parts = make_experiment(recipe(**tuning), workdir, cache=cache)
+    parts = prepare_run(recipe(**tuning), workdir, cache=cache)
     return parts, jax.device_get(loop.train(parts, workdir).state)
 
 
@@ -84,11 +84,11 @@ def test_adapters_follow_the_role_of_a_text(tmp_path, cache):
 
 def test_adapters_follow_the_source_of_a_text(tmp_path, cache):
     config = recipe(adapters=("other", "pairs"))
-    batch = make_experiment(config, tmp_path / "a", cache=cache).batches(0)
+    batch = prepare_run(config, tmp_path / "a", cache=cache).batches(0)
     assert set(np.unique(batch.tokens.adapter_ids)) == {-1, 1}
     config = recipe(adapters=("other", "query"))
     with pytest.raises(ValueError, match="serve neither the data 'pairs' nor the"):
-        make_experiment(config, tmp_path / "b", cache=cache)
+        prepare_run(config, tmp_path / "b", cache=cache)
 
 
 def test_an_export_is_the_merged_model_and_an_adapter_its_own(single, tmp_path):

@@ -5,7 +5,7 @@ Source: Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), tables 2 and 3, in small:
     the length with every method that needs no training and applies.
 Command: python -m launch.ablate --config=configs/ablations/context_extension.py \
     --workdir=runs/context_extension
-Variants: tiny, steps=N, seeds=0;1.
+Variants: tiny, steps=N, seeds=(0,1).
 Rows: a training and a method; those of one training share its run. "cut" reads the
     first 128 tokens only; "as it is" is the model beyond its training, unchanged.
 Columns: the tokens that are read. pydocs: nDCG@10 of finding the code of many

@@ -5,7 +5,7 @@ Source: Springer et al. 2024, arXiv:2402.15449 (echo), and BehnamGhader et al. 2
 Command: python -m launch.ablate --config=configs/ablations/llm_tuning.py \
     --workdir=runs/llm_tuning
 Variants: tiny, data=DIR (with rawtext/, nli/ and stsb/), steps=N, width=N, depth=N and
-    vocab_size=N of the decoder's training, tuning=N steps after it, seeds=0;1.
+    vocab_size=N of the decoder's training, tuning=N steps after it, seeds=(0,1).
 Rows: the decoder as it is, with LoRA of rank 16 (1e-3) or with every parameter (2e-4)
     trained on NLI triplets; causal or seeing both sides; texts once or twice (echo).
     All pool the mean.

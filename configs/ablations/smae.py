@@ -7,7 +7,7 @@ Source: Zhuang et al. 2024, arXiv:2410.13230: SMAE from bert-base-uncased, then
 Command: python -m launch.ablate --config=configs/ablations/smae.py --workdir=runs/smae
 Variants: tiny, data=DIR (with rawtext/, nli/, pairs/, stsb/ and squad_retrieval/),
     steps=N of pre-training, tuning=N steps after it, rate=X of these, depth=N, width=N,
-    vocab_size=N, seeds=0;1.
+    vocab_size=N, seeds=(0,1).
 Rows: scratch has no pre-training, but mlm's tokenizer; the others say what came first.
 Columns: depth x width; STS-B test (Spearman x 100) and the paragraphs of SQuAD's
     questions (nDCG@10).

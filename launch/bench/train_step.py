@@ -9,7 +9,7 @@ import numpy as np
 
 from research import sharding
 from research.data.document_cache import tokenizer_info
-from research.experiment.build import make_experiment
+from research.experiment.workdir import prepare_run
 from research.objectives import mlm_masking
 from research.text import tokenization
 from research.train.loop import abstract_state, initial_state
@@ -40,7 +40,7 @@ class Steps:
         count: int,
         cache: Path | None = None,
     ):
-        parts = make_experiment(config, workdir, cache=cache)
+        parts = prepare_run(config, workdir, cache=cache)
         self._mesh = parts.mesh
         self._state = initial_state(parts, abstract_state(parts, parts.mesh))
         places = jax.tree.map(lambda x: x.sharding, self._state)

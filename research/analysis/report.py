@@ -33,7 +33,7 @@ def format_markdown(workdir: Path) -> str:
     what, unit = config["objective"]["name"], "rows"
     if "loss" in config:
         what, unit = (
-            f"{config['nested']['name']} over {config['loss']['name']}",
+            f"{config['size_loss']['name']} over {config['loss']['name']}",
             "pairs",
         )
     lines = [

@@ -1,15 +1,19 @@
-"""From a config to the built parts of a run: the only module that reads a config."""
+"""From a config to the parts of a run: the only module that reads a whole config."""
 
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
 import ml_collections
+from jax.sharding import Mesh
+from tokenizers import Tokenizer
 
 from research import sharding
-from research.atomic_write import write_json
-from research.config_sections import bind, build
+from research.config_sections import bind, format_call
+from research.config_sections import build as build_section
 from research.data.document_cache import tokenizer_info
 from research.data.pair_batches import PairBatches, make_pair_batches
 from research.data.pretraining_batches import (
@@ -19,9 +23,13 @@ from research.data.pretraining_batches import (
 from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES, Source
 from research.eval.evaluators import EVALS
-from research.experiment.config_keys import _check_keys, _check_lengths
-from research.experiment.initialization import ENCODERS, initialiser, taken
-from research.experiment.workdir import _tokenizer, claim
+from research.experiment.config_keys import check_keys, check_lengths
+from research.experiment.initialization import (
+    ENCODERS,
+    load_initialization,
+    make_initialize,
+    make_tokenizer,
+)
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.losses.matryoshka import SIZE_LOSSES
@@ -43,82 +51,70 @@ from research.text.prompts import build_prompt
 from research.text.templates import Prompt
 from research.train.loop import Experiment
 from research.train.optimizers import OPTIMIZERS
-from research.types import ModelEvaluator, Objective, Params
+from research.types import EmbedFn, ModelEvaluator, Objective, Params
+
+# Where texts are tokenized once, for runs that name no folder of their own.
+TOKEN_CACHE = Path("~/.cache/embax/tokens").expanduser()
 
 
-def make_experiment(
-    config: ml_collections.ConfigDict, workdir: Path, *, cache: Path | None = None
+def build(
+    config: ml_collections.ConfigDict,
+    *,
+    cache: Path = TOKEN_CACHE,
+    tokenizer: Tokenizer | None = None,
 ) -> Experiment:
-    """The parts that the one loop runs.
-
-    Writes what a later load of the workdir needs: config.json, tokenizer.json and
-    model.json.
+    """The parts that the training loop runs; writes nothing but the token cache.
 
     Args:
-        config: every top-level key of `keys`, as configs/common.py makes them.
-        workdir: the run's folder.
-        cache: where pre-tokenised texts are kept; workdir/tokens unless given.
+        config: Every top-level key of `config_keys`, as configs/common.py makes them.
+        cache: Folder of tokenized texts.
+        tokenizer: Tokenizer of the run; made as the config says if None.
+
+    Returns:
+        The experiment, its tokenizer and its model card included.
 
     Raises:
-        ValueError: the config is not one, or does not fit its data, model or devices,
-            or the workdir holds a run of another config.
+        ValueError: A key is missing or unknown, or the config does not fit its data,
+            its model or the devices.
     """
-    _check_keys(config)
-    claim(workdir, config)
-    mesh_shape = dict(config.mesh)
+    check_keys(config)
+    mesh_shape = config.mesh.to_dict()
     fsdp = mesh_shape.pop("fsdp")
     mesh = sharding.make_mesh(mesh_shape)
-    sources = {name: build(SOURCES, part) for name, part in config.data.items()}
-    tokenizer = _tokenizer(config, sources, workdir)
-    shape = build(ENCODERS, config.encoder)
-    cfg = extend_config(shape, config.position_methods)
-    _check_lengths(config, cfg, tokenizer)
-    method = _method(config)
-    cache = cache or workdir / "tokens"
-    batches = _batches(config, sources, tokenizer, mesh, cache, method)
-    training = _training(config, shape, cfg)
-    objective = _objective(config, training, tokenizer, batches)
-    pool = registry.format_pooling(config.pool)
-    start = None
+
+    # Texts: sources, tokenizer, prompt.
+    sources = {name: build_section(SOURCES, part) for name, part in config.data.items()}
+    if tokenizer is None:
+        tokenizer = make_tokenizer(config.tokenizer, sources)
+    prompt = _build_prompt(config)
+
+    # The encoder, as it is and with its context extended.
+    base_encoder = build_section(ENCODERS, config.encoder)
+    encoder = extend_config(base_encoder, config.position_methods)
+    check_lengths(config, encoder, tokenizer)
+
+    # What is trained, on what, from which parameters.
+    batches = _build_batches(config, sources, tokenizer, mesh, cache, prompt)
+    training = _training_encoder(config, encoder)
+    objective = _build_objective(config, training, tokenizer, batches)
+    initialization = None
     if config.init_from:
-        start = taken(config.init_from, shape, tokenizer, pool)
-    longest = cfg.max_len if cfg.max_len > shape.max_len else config.max_length
-    model = {
-        "encoder": config_fields(cfg),
-        "pool": pool,
-        "max_length": longest,
-        "prompts": _prompts(sources),
-        "method": config.prompt.to_dict(),
-        "normalize": config.get("similarity", "cosine") == "cosine",
-        "dims": _dims(config),
-        "partial": is_partial(config.tuning.name),
-        "adapters": _adapters(config),
-        "base": config.init_from,
-    }
-    write_json(workdir / "model.json", model)
-    evaluators = {name: build(EVALS, part) for name, part in config.evals.items()}
-
-    def measured(measure, params: Params, frozen: Params):
-        own = full_params(params, frozen)["encoder"]
-        return measure(own, cfg, tokenizer, longest, mesh)
-
-    def embedder(params: Params, frozen: Params):
-        trained = EmbeddingModel(
-            params=full_params(params, frozen)["encoder"],
-            config=cfg,
-            tokenizer=tokenizer,
-            pool=pool,
-            max_length=longest,
-            prompts=model["prompts"],
-            normalize=model["normalize"],
-            prompt=method,
-            adapters=tuple(model["adapters"]),
+        initialization = load_initialization(
+            config.init_from,
+            base_encoder,
+            tokenizer,
+            registry.format_pooling(config.pool),
         )
-        return Embedder(trained, mesh=mesh)
+    initialize = make_initialize(
+        objective, base_encoder, config.position_methods, initialization
+    )
 
+    # How the trained model embeds.
+    card = _model_card(config, base_encoder, encoder, sources)
+    evaluators = {name: build_section(EVALS, p) for name, p in config.evals.items()}
     return Experiment(
         objective=objective,
-        tx=build(OPTIMIZERS, config.optimizer, config.steps),
+        tx=build_section(OPTIMIZERS, config.optimizer, config.steps),
         batches=batches,
         mesh=mesh,
         steps=config.steps,
@@ -127,55 +123,63 @@ def make_experiment(
         log_every=config.log_every,
         save_every=config.save_every,
         eval_every=config.eval_every,
+        keep_every=config.keep_every,
         evaluators={
             name: evaluator
             for name, evaluator in evaluators.items()
             if not isinstance(evaluator, ModelEvaluator)
         },
-        make_embedder=embedder,
+        make_embedder=partial(_make_embedder, encoder, tokenizer, prompt, mesh, card),
         measures={
-            name: partial(measured, evaluator.evaluate)
+            name: partial(_measure, evaluator, encoder, tokenizer, card, mesh)
             for name, evaluator in evaluators.items()
             if isinstance(evaluator, ModelEvaluator)
         },
-        initialise=initialiser(objective, shape, config.position_methods, start),
-        note=start.note if start else "",
+        initialize=initialize,
+        note=initialization.note if initialization else "",
+        tokenizer=tokenizer,
+        model_card=card,
     )
 
 
-def _training(config, shape: EncoderConfig, cfg: EncoderConfig) -> EncoderConfig:
-    """The extension `cfg` of a shape as it is trained.
+def _training_encoder(config, encoder: EncoderConfig) -> EncoderConfig:
+    """The encoder as it is trained.
 
     Texts begin anywhere in a longer position table, so that all its rows are trained.
     """
     methods = read_methods(config.position_methods)
     if not any(isinstance(method, TableMethod) for method in methods):
-        return cfg
-    return dataclasses.replace(cfg, random_offset=cfg.max_len - config.max_length)
+        return encoder
+    return dataclasses.replace(
+        encoder, random_offset=encoder.max_len - config.max_length
+    )
 
 
-def _method(config) -> Prompt | None:
-    """The method that texts are put by, None for plain, and its pooling the config's.
+def _build_prompt(config) -> Prompt | None:
+    """The prompt that texts are put into; None for plain texts.
 
     Raises:
-        ValueError: there is no such method, or the config pools otherwise.
+        ValueError: There is no such prompt, or the config pools in another way.
     """
-    method = build_prompt(config.prompt)
-    if method and method.pool not in (None, config.pool.name):
+    prompt = build_prompt(config.prompt)
+    if prompt and prompt.pool not in (None, config.pool.name):
         raise ValueError(
-            f"prompt {config.prompt.name} pools by {method.pool!r} and the config by "
-            f"{config.pool.name!r}: set pool.name={method.pool}, or prompt.pool="
+            f"prompt {config.prompt.name} pools by {prompt.pool!r} and the config by "
+            f"{config.pool.name!r}: set pool.name={prompt.pool}, or prompt.pool="
             f"{config.pool.name}"
         )
-    return method
+    return prompt
 
 
-def _batches(
-    config, sources, tokenizer, mesh, cache: Path, method: Prompt | None
+def _build_batches(
+    config,
+    sources: Mapping[str, Source],
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    cache: Path,
+    prompt: Prompt | None,
 ) -> PairBatches | PretrainingBatches:
-    import jax
-
-    shape = {
+    shared = {
         "batch_size": config.batch_size,
         "max_length": config.max_length,
         "seed": config.seed,
@@ -183,42 +187,119 @@ def _batches(
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
-    multiple = mesh.shape["data"]
+    devices = mesh.shape["data"]
     if "row_layout" in config:
         layout = bind(ROW_LAYOUTS, config.row_layout)
         return make_pretraining_batches(
-            sources, tokenizer, layout, row_multiple=multiple, **shape
+            sources, tokenizer, layout, row_multiple=devices, **shared
         )
-    multiple *= num_chunks(config.batch_size, config.objective.micro_batch)
-    length = config.max_length
-    shape |= {"row_length": length, "row_multiple": multiple, "prompt": method}
-    names = _adapters(config)
-    if len(names) > 1:
-        shape["adapters"] = names
-    return make_pair_batches(sources, tokenizer, **shape)
+    adapters = _adapter_names(config)
+    return make_pair_batches(
+        sources,
+        tokenizer,
+        row_length=config.max_length,
+        # Rows divide over the devices in every chunk of a large batch.
+        row_multiple=devices
+        * num_chunks(config.batch_size, config.objective.micro_batch),
+        prompt=prompt,
+        adapters=adapters if len(adapters) > 1 else (),
+        **shared,
+    )
 
 
-def _objective(config, cfg: EncoderConfig, tokenizer, batches) -> Objective:
+def _build_objective(
+    config, encoder: EncoderConfig, tokenizer: Tokenizer, batches
+) -> Objective:
     pool = registry.parse_pooling(registry.format_pooling(config.pool))
     if "row_layout" in config:
         if isinstance(pool, basic.LearnedPooling):
             raise ValueError(
                 f"pool {config.pool.name} has parameters, which "
-                f"{config.objective.name} does not train; allowed: {', '.join(BASIC_POOLINGS)}"
+                f"{config.objective.name} does not train; allowed: "
+                f"{', '.join(BASIC_POOLINGS)}"
             )
         info = tokenizer_info(tokenizer, [part.table for part in batches.sources])
-        return build(
-            TUNING, config.tuning, build(PRETRAINING, config.objective, cfg, info)
+        objective = build_section(PRETRAINING, config.objective, encoder, info)
+    else:
+        loss = build_loss(config.loss, config.similarity)
+        size_loss = build_section(SIZE_LOSSES, config.size_loss, loss)
+        objective = build_section(
+            OBJECTIVES, config.objective, encoder, pool, size_loss
         )
-    loss = build_loss(config.loss, config.similarity)
-    size_loss = build(SIZE_LOSSES, config.size_loss, loss)
-    objective = build(OBJECTIVES, config.objective, cfg, pool, size_loss)
-    return build(TUNING, config.tuning, objective)
+    return build_section(TUNING, config.tuning, objective)
 
 
-def _adapters(config) -> list[str]:
-    """The names of the adapters that are trained, in their order; none without."""
-    names = list(config.tuning.get("adapters", ()))
+def _model_card(
+    config,
+    base_encoder: EncoderConfig,
+    encoder: EncoderConfig,
+    sources: Mapping[str, Source],
+) -> dict[str, Any]:
+    """The content of model.json: how the trained model embeds."""
+    extended = encoder.max_len > base_encoder.max_len
+    return {
+        "encoder": config_fields(encoder),
+        "pool": registry.format_pooling(config.pool),
+        "max_length": encoder.max_len if extended else config.max_length,
+        "prompts": _shared_prompts(sources),
+        "prompt": format_call(config.prompt),
+        "normalize": config.normalize,
+        "dims": _trained_dims(config),
+        "partial": is_partial(config.tuning.name),
+        "adapters": _adapter_names(config),
+        "base": config.init_from,
+    }
+
+
+def _make_embedder(
+    encoder: EncoderConfig,
+    tokenizer: Tokenizer,
+    prompt: Prompt | None,
+    mesh: Mesh,
+    card: Mapping[str, Any],
+    params: Params,
+    frozen: Params,
+) -> EmbedFn:
+    """The embedder of a state's parameters, for evaluators."""
+    trained = EmbeddingModel(
+        params=full_params(params, frozen)["encoder"],
+        config=encoder,
+        tokenizer=tokenizer,
+        pool=card["pool"],
+        max_length=card["max_length"],
+        prompts=card["prompts"],
+        normalize=card["normalize"],
+        prompt=prompt,
+        adapters=tuple(card["adapters"]),
+    )
+    return Embedder(trained, mesh=mesh)
+
+
+def _measure(
+    evaluator: ModelEvaluator,
+    encoder: EncoderConfig,
+    tokenizer: Tokenizer,
+    card: Mapping[str, Any],
+    mesh: Mesh,
+    params: Params,
+    frozen: Params,
+) -> Mapping[str, float]:
+    """The scores of an evaluator that reads the encoder itself, such as perplexity."""
+    encoder_params = full_params(params, frozen)["encoder"]
+    return evaluator.evaluate(
+        encoder_params, encoder, tokenizer, card["max_length"], mesh
+    )
+
+
+def _adapter_names(config) -> list[str]:
+    """The names of the adapters that are trained, in order; empty without any.
+
+    Raises:
+        ValueError: There are several, and the objective reads rows of text.
+    """
+    if "adapters" not in config.tuning:
+        return []
+    names = list(config.tuning.adapters)
     if len(names) > 1 and "row_layout" in config:
         raise ValueError(
             f"tuning.adapters names {', '.join(names)}, but {config.objective.name} "
@@ -227,16 +308,18 @@ def _adapters(config) -> list[str]:
     return names
 
 
-def _prompts(sources: Mapping[str, Source]) -> dict[str, str]:
-    """The sources' prompts where all agree, else none."""
-    prompts = [dict(source.prompts) for source in sources.values()]
-    if all(p == prompts[0] for p in prompts):
-        return prompts[0]
+def _shared_prompts(sources: Mapping[str, Source]) -> dict[str, str]:
+    """The prompts of the sources where all agree, else empty ones."""
+    first, *others = [dict(source.prompts) for source in sources.values()]
+    if all(prompts == first for prompts in others):
+        return first
     return {"query": "", "document": ""}
 
 
-def _dims(config) -> list[int]:
+def _trained_dims(config) -> list[int]:
     """The widths that the loss trains, in descending order."""
     sizes = config.objective if "row_layout" in config else config.size_loss
-    widths = {int(dim) for _, dim in sizes.get("pairs", ())}
-    return sorted(widths | set(sizes.get("dims", ())), reverse=True)
+    dims = set(sizes.dims) if "dims" in sizes else set()
+    if "pairs" in sizes:
+        dims |= {int(dim) for _, dim in sizes.pairs}
+    return sorted(dims, reverse=True)

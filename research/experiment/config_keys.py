@@ -1,62 +1,148 @@
-"""Which top-level keys a config may have, and their checks."""
+"""The top-level keys of a config: which there are, their tables and their checks."""
 
+from collections.abc import Mapping
+
+import ml_collections
 from tokenizers import Tokenizer
 
+from research.config_sections import Table, parse_section, parse_sections
+from research.data.row_packing import ROW_LAYOUTS
+from research.data.sources import SOURCES
+from research.eval.evaluators import EVALS
+from research.experiment.initialization import ENCODERS, TOKENIZERS
+from research.losses.matryoshka import SIZE_LOSSES
+from research.losses.registry import LOSSES
 from research.models.config import EncoderConfig
+from research.models.pooling.registry import POOLINGS
 from research.objectives.registry import OBJECTIVES, PRETRAINING, check_rows
+from research.objectives.tuning import TUNING
+from research.text.prompts import PROMPTS
+from research.train.optimizers import OPTIMIZERS
 
+# Keys whose value is a section, and the functions that the section may name.
+SECTION_TABLES: Mapping[str, Table] = {
+    "tokenizer": TOKENIZERS,
+    "encoder": ENCODERS,
+    "prompt": PROMPTS,
+    "pool": POOLINGS,
+    "objective": {**OBJECTIVES, **PRETRAINING},
+    "tuning": TUNING,
+    "loss": LOSSES,
+    "size_loss": SIZE_LOSSES,
+    "row_layout": ROW_LAYOUTS,
+    "optimizer": OPTIMIZERS,
+}
+# Keys whose value is a mapping from a name to a section.
+GROUP_TABLES: Mapping[str, Table] = {
+    "data": SOURCES,
+    "evals": EVALS,
+}
 KEYS = (
-    *("seed", "steps", "batch_size", "max_length", "tokenizer", "encoder"),
-    *("init_from", "position_methods", "prompt", "pool", "objective", "tuning", "data"),
-    *("optimizer", "mesh", "evals", "log_every", "save_every", "eval_every"),
+    "seed",
+    "steps",
+    "batch_size",
+    "max_length",
+    "tokenizer",
+    "encoder",
+    "init_from",
+    "position_methods",
+    "prompt",
+    "pool",
+    "normalize",
+    "objective",
+    "tuning",
+    "data",
+    "optimizer",
+    "mesh",
+    "evals",
+    "log_every",
+    "save_every",
+    "keep_every",
+    "eval_every",
 )
+CONTRASTIVE_KEYS = ("loss", "size_loss", "similarity")
+PRETRAINING_KEYS = ("row_layout",)
 
 
-def keys(objective: str) -> tuple[str, ...]:
-    """The top-level keys of the configs of an objective."""
-    return (
-        *KEYS,
-        *(
-            ("row_layout",)
-            if objective in PRETRAINING
-            else ("loss", "size_loss", "similarity")
-        ),
-    )
+def config_keys(objective: str) -> tuple[str, ...]:
+    """The top-level keys of a config with this objective."""
+    if objective in PRETRAINING:
+        return KEYS + PRETRAINING_KEYS
+    return KEYS + CONTRASTIVE_KEYS
 
 
-def _check_keys(config) -> None:
-    objectives = [*OBJECTIVES, *PRETRAINING]
-    name = config.objective.name if "objective" in config else objectives[0]
-    if name not in objectives:
-        raise ValueError(f"unknown objective {name!r}; known: {', '.join(objectives)}")
-    known = keys(name)
-    unknown, missing = (
-        sorted(set(config) - set(known)),
-        sorted(set(known) - set(config)),
-    )
-    if unknown or missing:
-        what = "unknown" if unknown else "missing"
+def is_section(key: str) -> bool:
+    """Whether a key such as "loss", "data" or "evals.stsb" can be set by a call."""
+    head, _, name = key.partition(".")
+    if head in GROUP_TABLES:
+        return "." not in name
+    return key in SECTION_TABLES
+
+
+def replace_section(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+    """Sets a section of a config, in place, by a call such as "cosent(scale=20)".
+
+    Args:
+        config: The config; locked ones stay locked.
+        key: Key of SECTION_TABLES ("loss"); key of GROUP_TABLES ("data"), whose text
+            holds calls with | between them; or one entry of such a group ("data.nli").
+        text: The call.
+
+    Raises:
+        ValueError: The config has no such key, or the text is no section of it.
+    """
+    head, _, name = key.partition(".")
+    if head not in config:
         raise ValueError(
-            f"{what} config key {', '.join(unknown or missing)}; "
-            f"the keys of {name} are {', '.join(known)}"
+            f"this config has no key {head}; its keys are {', '.join(sorted(config))}"
         )
-    for name in ("steps", "batch_size", "max_length", "log_every"):
-        if config[name] < 1:
-            raise ValueError(f"{name} is {config[name]}; it should be at least 1")
+    try:
+        with config.unlocked():
+            if name:
+                config[head][name] = parse_section(GROUP_TABLES[head], text)
+            elif head in GROUP_TABLES:
+                config[head] = parse_sections(GROUP_TABLES[head], text)
+            else:
+                config[head] = parse_section(SECTION_TABLES[head], text)
+    except ValueError as error:
+        raise ValueError(f"config.{key}: {error}") from None
+
+
+def check_keys(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError if keys are missing or unknown, or a count is below 1."""
+    objectives = SECTION_TABLES["objective"]
+    objective = config.objective.name if "objective" in config else "contrastive"
+    if objective not in objectives:
+        raise ValueError(
+            f"unknown objective {objective!r}; known: {', '.join(objectives)}"
+        )
+    allowed = config_keys(objective)
+    unknown = sorted(set(config) - set(allowed))
+    missing = sorted(set(allowed) - set(config))
+    if unknown or missing:
+        problem = "unknown" if unknown else "missing"
+        raise ValueError(
+            f"{problem} config key {', '.join(unknown or missing)}; "
+            f"the keys of {objective} are {', '.join(allowed)}"
+        )
+    for key in ("steps", "batch_size", "max_length", "log_every"):
+        if config[key] < 1:
+            raise ValueError(f"{key} is {config[key]}; it should be at least 1")
     if not config.data:
         raise ValueError("the config names no data")
     if "row_layout" in config:
         check_rows(config.objective, config.row_layout)
 
 
-def _check_lengths(config, cfg: EncoderConfig, tokenizer: Tokenizer) -> None:
-    if config.max_length > cfg.max_len:
+def check_lengths(config, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:
+    """Raises ValueError if the texts or the vocabulary exceed the encoder's tables."""
+    if config.max_length > encoder.max_len:
         raise ValueError(
-            f"max_length {config.max_length} is beyond the encoder's {cfg.max_len} "
+            f"max_length {config.max_length} is beyond the encoder's {encoder.max_len} "
             "positions (encoder.max_len)"
         )
-    if tokenizer.get_vocab_size() > cfg.vocab_size:
+    if tokenizer.get_vocab_size() > encoder.vocab_size:
         raise ValueError(
-            f"the tokeniser has {tokenizer.get_vocab_size()} tokens, the encoder's "
-            f"table only {cfg.vocab_size} (encoder.vocab_size)"
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the encoder's "
+            f"table only {encoder.vocab_size} (encoder.vocab_size)"
         )

@@ -1,18 +1,19 @@
-"""The parameters that a run starts from: random ones, or those of a model."""
+"""Initial parameters and tokenizer of a run: new ones, or those of a model."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-from research.config_sections import diff_configs
-from research.inference import model as pretrained
+from research.config_sections import build, diff_configs
+from research.data.sources import Source
+from research.inference.model import EmbeddingModel
 from research.interop import load
 from research.models import config, encoder
 from research.models.config import EncoderConfig
-from research.models.pooling import registry
 from research.models.pooling.basic import LearnedPooling
+from research.models.pooling.registry import parse_pooling
 from research.models.positions.learned import TableMethod
 from research.models.positions.methods import (
     config_fields,
@@ -22,34 +23,37 @@ from research.models.positions.methods import (
 from research.text import tokenization
 from research.types import Key, Objective, Params, Pool
 
+# Examples of a source that a tokenizer is trained on, about.
+TOKENIZER_EXAMPLES = 10_000
 
-class Taken(NamedTuple):
-    """What is taken from a model.
+
+class Initialization(NamedTuple):
+    """The parameters that a run takes from a model.
 
     Attributes:
-        params: its encoder's parameters, and its "head" for a pooling that reads it.
-        note: what else was trained there and is left behind, and whether its tokens saw
-            another part of their text; in a sentence.
+        params: Parameters of the encoder, and "head" for a pooling that has one.
+        note: Sentence on what the run leaves behind of the model, and on a changed
+            attention mask; empty if there is nothing to say.
     """
 
     params: Params
     note: str
 
 
-def taken(
+def load_initialization(
     model: str, cfg: EncoderConfig, tokenizer: Tokenizer, pool: str = "mean"
-) -> Taken:
+) -> Initialization:
     """The encoder of a model, such as the workdir of a pre-training.
 
     Args:
-        model: its name, as `pretrained.load` takes it.
-        cfg: the shape that it should have, but for the causal mask, which a run may
-            add or take away; of a deeper encoder the first blocks.
-        tokenizer: the run's.
-        pool: the run's, as `parse_pooling` reads it.
+        model: Name of the model, as `interop.load` takes it.
+        cfg: Shape of the run's encoder. It may have fewer blocks than the model (the
+            first ones are taken) and another causal mask; else they must agree.
+        tokenizer: Tokenizer of the run.
+        pool: Pooling of the run, as `parse_pooling` reads it.
 
     Raises:
-        ValueError: it has another shape, or other token ids.
+        ValueError: The model has another shape, other token ids, or adapters.
     """
     loaded = load.load(model)
     if loaded.adapters:
@@ -60,9 +64,11 @@ def taken(
     params, shape = encoder.truncate_depth(
         loaded.params, loaded.config, min(cfg.depth, loaded.config.depth)
     )
+
+    # Fields that decide how the encoder is computed, not what its weights mean.
     free = ("dropout", "dtype", "remat", "attention", "causal")
-    free = {name: getattr(cfg, name) for name in free}
-    if dataclasses.replace(shape, **free) != cfg:
+    changes = {name: getattr(cfg, name) for name in free}
+    if dataclasses.replace(shape, **changes) != cfg:
         lines = diff_configs(config_fields(shape), config_fields(cfg))
         raise ValueError(
             f"the encoder of {model} is not the config's: {'; '.join(lines)}"
@@ -72,71 +78,95 @@ def taken(
             f"the tokenizer is not that of {model}, whose weights the run starts from; "
             "tokenizer.name should be 'pretrained', tokenizer.model the same model"
         )
-    params, kept, dropped = _parts(loaded, params, registry.parse_pooling(pool))
-    said = []
+
+    params, parts, dropped = _select_parts(loaded, params, parse_pooling(pool))
+    notes = []
     if dropped:
-        said.append(f"its {kept} kept, {' and '.join(dropped)} dropped")
+        notes.append(f"its {parts} kept, {' and '.join(dropped)} dropped")
     if shape.causal != cfg.causal:
-        said.append(SWITCHED[cfg.causal])
-    return Taken(params, f"{model}: {'; '.join(said)}" if said else "")
+        notes.append(MASK_NOTES[cfg.causal])
+    return Initialization(params, f"{model}: {'; '.join(notes)}" if notes else "")
 
 
-def _parts(
-    loaded: pretrained.EmbeddingModel, params: Params, pool: Pool | LearnedPooling
+def _select_parts(
+    loaded: EmbeddingModel, params: Params, pool: Pool | LearnedPooling
 ) -> tuple[Params, str, list[str]]:
-    """What a run with such a pooling takes; what that is, and what it leaves behind."""
-    wanted = isinstance(pool, LearnedPooling)
-    kept, dropped = "encoder is", list(loaded.dropped)
-    if (
-        wanted
-        and pool.reuses_head
-        and loaded.head is not None
-        and "readout" not in params
-    ):
-        params, kept = {**params, "head": loaded.head}, "encoder and head are"
+    """Parameters for a run with this pooling, their names, and names of dropped parts.
+
+    A learned pooling keeps the model's own, or begins from its language model head.
+    """
+    learned = isinstance(pool, LearnedPooling)
+    parts, dropped = "encoder is", list(loaded.dropped)
+    takes_head = learned and pool.reuses_head and "readout" not in params
+    if takes_head and loaded.head is not None:
+        params, parts = {**params, "head": loaded.head}, "encoder and head are"
         dropped = [name for name in dropped if not name.startswith("head ")]
-    if "readout" in params and not wanted:
+    if "readout" in params and not learned:
         params = {name: part for name, part in params.items() if name != "readout"}
         dropped.append(f"its pooling by {loaded.pool}")
-    return params, kept, dropped
+    return params, parts, dropped
 
 
-def initialiser(
+def make_initialize(
     objective: Objective,
     cfg: EncoderConfig,
-    methods: str,
-    start: Taken | None,
+    position_methods: str,
+    initialization: Initialization | None,
 ) -> Callable[[Key], tuple[Params, Params]] | None:
-    """The run's first parameters, extended; None where they are the objective's own.
+    """A function key -> (trained, frozen) parameters; None for `objective.init`.
 
     Args:
-        objective: of the run.
-        cfg: the encoder's shape before it is extended.
-        methods: call text of the position methods that extend its context.
-        start: the encoder; None for a random one.
+        objective: Objective of the run.
+        cfg: Shape of the encoder before its context is extended.
+        position_methods: Call text of the methods that extend the context.
+        initialization: Parameters of the encoder; None for random ones.
     """
-    tables = any(isinstance(m, TableMethod) for m in read_methods(methods))
-    if start is None and not tables:
+    methods = read_methods(position_methods)
+    longer_table = any(isinstance(method, TableMethod) for method in methods)
+    if initialization is None and not longer_table:
         return None
 
-    def initialise(key: Key) -> tuple[Params, Params]:
-        params = encoder.init(key, cfg) if start is None else start.params
+    def initialize(key: Key) -> tuple[Params, Params]:
+        if initialization is None:
+            params = encoder.init(key, cfg)
+        else:
+            params = initialization.params
         return objective.init(key, extend_context(params, cfg, methods)[0])
 
-    return initialise
+    return initialize
+
+
+def make_tokenizer(
+    config: Mapping[str, Any], sources: Mapping[str, Source]
+) -> Tokenizer:
+    """The tokenizer of a config's section, trained on the sources if it asks for that.
+
+    Args:
+        config: Section of TOKENIZERS.
+        sources: Training data by name.
+    """
+
+    def iterate_texts() -> Iterator[str]:
+        for source in sources.values():
+            # Evenly spaced examples say as much about words as all of them.
+            step = -(-len(source.examples) // TOKENIZER_EXAMPLES)
+            for row in source.examples[::step]:
+                yield from dict.fromkeys((row.query, *row.positives, *row.negatives))
+
+    return build(TOKENIZERS, config, iterate_texts)
 
 
 def trained_tokenizer(
     corpus: Callable[[], Iterable[str]], *, vocab: int = 8_192, kind: str = "wordpiece"
 ) -> Tokenizer:
-    """A tokeniser of at most `vocab` tokens, trained on the run's own texts."""
+    """A tokenizer of at most `vocab` tokens, trained on the run's own texts."""
     return tokenization.train_tokenizer(corpus(), vocab, kind)
 
 
 def pretrained_tokenizer(
     corpus: Callable[[], Iterable[str]], *, model: str
 ) -> Tokenizer:
-    """The tokeniser of a model."""
+    """The tokenizer of a model."""
     del corpus
     return load.load(model).tokenizer
 
@@ -152,8 +182,14 @@ def pretrained_encoder(
 ) -> EncoderConfig:
     """The shape of a model's encoder, or of its first `depth` blocks.
 
-    `causal` sets its mask, such as False to make a decoder see both sides (LLM2Vec);
-    None leaves it.
+    Args:
+        model: Name of the model, as `interop.load` takes it.
+        depth: Number of blocks; -1 for all.
+        causal: Whether attention is causal, such as False for a bidirectional decoder
+            (LLM2Vec); None keeps the model's mask.
+        dropout: Dropout rate in training.
+        dtype: Type of activations.
+        remat: What the backward pass recomputes.
     """
     cfg = load.load(model).config
     if not (depth == -1 or 1 <= depth <= cfg.depth):
@@ -168,9 +204,9 @@ def pretrained_encoder(
     )
 
 
-SWITCHED = {
-    False: "its tokens saw only what stands before them, here they see both sides",
-    True: "its tokens saw both sides, here they see only what stands before them",
+MASK_NOTES = {
+    False: "its attention was causal, here it is bidirectional",
+    True: "its attention was bidirectional, here it is causal",
 }
 
 TOKENIZERS = {"trained": trained_tokenizer, "pretrained": pretrained_tokenizer}

@@ -1,56 +1,71 @@
-"""What a run writes into its workdir."""
+"""Files of a run: config.json, tokenizer.json and model.json in its workdir."""
 
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import ml_collections
-from tokenizers import Tokenizer
 
 from research.atomic_write import atomic_write, write_json
-from research.config_sections import build, diff_configs
-from research.data.sources import Source
-from research.experiment.initialization import TOKENIZERS
-from research.text import tokenization
-
-# Rows of a source that a tokeniser is trained on, about.
-TOKENIZER_ROWS = 10_000
+from research.config_sections import diff_configs
+from research.experiment.build import build
+from research.text.tokenization import load_tokenizer
+from research.train.loop import Experiment
 
 
-def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Makes the workdir this config's, by the config.json in it.
+def prepare_run(
+    config: ml_collections.ConfigDict, workdir: Path, *, cache: Path | None = None
+) -> Experiment:
+    """Builds an experiment and writes the files that its workdir needs to be loaded.
+
+    Args:
+        config: The config of the run.
+        workdir: Folder of the run, new or left by a run of the same config, whose
+            tokenizer is then used again.
+        cache: Folder of tokenized texts; workdir/tokens if None.
+
+    Returns:
+        The experiment, for `train.loop.train(experiment, workdir)`.
 
     Raises:
-        ValueError: it holds a run of another config.
+        ValueError: The config does not fit, or the workdir has a run of another one.
     """
+    workdir = Path(workdir)
+    check_workdir(workdir, config)
+    tokenizer = None
+    if (workdir / "tokenizer.json").exists():
+        tokenizer = load_tokenizer(workdir)
+    experiment = build(config, cache=cache or workdir / "tokens", tokenizer=tokenizer)
+    write_workdir(workdir, config, experiment)
+    return experiment
+
+
+def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError if the workdir holds a run of another config."""
     path = workdir / "config.json"
-    new = json.loads(config.to_json())
-    if path.exists():
-        old = json.loads(path.read_text())
-        if lines := diff_configs(old, new):
-            raise ValueError(
-                f"{workdir} holds a run of another config: {'; '.join(lines[:3])}; "
-                "use another workdir, or delete this one"
-            )
-    else:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, new)
+    if not path.exists():
+        return
+    if lines := diff_configs(json.loads(path.read_text()), _to_json(config)):
+        raise ValueError(
+            f"{workdir} holds a run of another config: {'; '.join(lines[:3])}; "
+            "use another workdir, or delete this one"
+        )
 
 
-def _tokenizer(config, sources: Mapping[str, Source], workdir: Path) -> Tokenizer:
-    """The workdir's own tokeniser; made, and kept there, in a new run."""
-    path = workdir / "tokenizer.json"
-    if path.exists():
-        return tokenization.load_tokenizer(path)
+def write_workdir(
+    workdir: Path, config: ml_collections.ConfigDict, experiment: Experiment
+) -> None:
+    """Writes what `interop.load` and a resumed run read, all but the checkpoints.
 
-    def corpus() -> Iterable[str]:
-        for source in sources.values():
-            # Evenly spaced rows say as much about words as all of them.
-            step = -(-len(source.examples) // TOKENIZER_ROWS)
-            for row in source.examples[::step]:
-                yield from dict.fromkeys((row.query, *row.positives, *row.negatives))
+    config.json is the config, which configs/replay.py reads again; tokenizer.json the
+    tokenizer; model.json says how the model embeds.
+    """
+    write_json(workdir / "config.json", _to_json(config))
+    if not (workdir / "tokenizer.json").exists():
+        with atomic_write(workdir / "tokenizer.json") as draft:
+            experiment.tokenizer.save(str(draft))
+    write_json(workdir / "model.json", experiment.model_card)
 
-    tokenizer = build(TOKENIZERS, config.tokenizer, corpus)
-    with atomic_write(path) as draft:
-        tokenizer.save(str(draft))
-    return tokenizer
+
+def _to_json(config: ml_collections.ConfigDict) -> dict:
+    """The config as it comes back from a JSON file: tuples are lists."""
+    return json.loads(config.to_json())

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from tokenizers import Tokenizer, normalizers
 
+from research.config_sections import parse_section
 from research.inference.model import EmbeddingModel, merge_adapter
 from research.interop.hf.families import read_config
 from research.interop.hf.safetensors import read_safetensors
@@ -16,7 +17,7 @@ from research.interop.peft import read_adapter
 from research.interop.sentence_transformers.read import read_json, read_modules
 from research.models.lora import full_params
 from research.models.positions.methods import encoder_config
-from research.text.prompts import build_prompt
+from research.text.prompts import PROMPTS, build_prompt
 from research.text.tokenization import load_tokenizer
 from research.train.checkpoints import restore_params
 from research.types import Params
@@ -154,7 +155,7 @@ def _workdir(path: Path) -> EmbeddingModel:
             prompts=fields["prompts"],
             normalize=fields["normalize"],
             dims=tuple(fields["dims"]),
-            prompt=build_prompt(fields.get("method", {"name": "plain"})),
+            prompt=build_prompt(parse_section(PROMPTS, fields["prompt"])),
             dropped=tuple(f"{n} ({_size(x):,} parameters)" for n, x in parts.items()),
             adapters=tuple(fields.get("adapters", ())),
             base=fields.get("base", ""),

@@ -48,9 +48,11 @@ class Experiment(NamedTuple):
         evaluators: name -> function of an EmbedFn that gives scores.
         make_embedder: (trained, frozen parameters) -> EmbedFn, for the evaluators.
         measures: name -> function of (trained, frozen parameters) that gives scores.
-        initialise: key -> (trained, frozen) parameters to start from, in host memory;
+        initialize: key -> (trained, frozen) parameters to start from, in host memory;
             None for `objective.init`.
-        note: what is to be said, and logged, of these parameters.
+        note: Sentence on these parameters, printed and logged.
+        tokenizer: Tokenizer of the run, for its workdir.
+        model_card: Content of model.json: how the trained model embeds.
     """
 
     objective: Objective
@@ -68,8 +70,10 @@ class Experiment(NamedTuple):
     evaluators: Mapping[str, Callable[[EmbedFn], Mapping[str, Any]]] = {}
     make_embedder: Callable[[Params, Params], EmbedFn] | None = None
     measures: Mapping[str, Callable[[Params, Params], Mapping[str, Any]]] = {}
-    initialise: Callable[[Key], tuple[Params, Params]] | None = None
+    initialize: Callable[[Key], tuple[Params, Params]] | None = None
     note: str = ""
+    tokenizer: Any = None
+    model_card: Mapping[str, Any] = {}
 
 
 class Result(NamedTuple):
@@ -253,10 +257,10 @@ def initial_state(experiment: Experiment, target: TrainState) -> TrainState:
     places = jax.tree.map(lambda x: x.sharding, target)
     key = _keys(experiment)[0]
     where = (places.params, places.frozen)
-    if experiment.initialise is None:
+    if experiment.initialize is None:
         params, frozen = jax.jit(experiment.objective.init, out_shardings=where)(key)
     else:
-        params, frozen = jax.device_put(experiment.initialise(key), where)
+        params, frozen = jax.device_put(experiment.initialize(key), where)
     start = jax.jit(
         lambda params, frozen: init_state(params, frozen, experiment.tx),
         out_shardings=places,
