@@ -135,7 +135,9 @@ def _section_of(table: Table, call: Call) -> ml_collections.ConfigDict:
             f"{call.name}({call.args[0]!r}): write argument=value; a config section "
             "names its arguments"
         )
-    bind_call(table, call)  # checks names and types
+    parameters = keyword_parameters(table, call.name, call.kwargs)
+    for key, value in call.kwargs.items():
+        check_type(call.name, key, value, parameters[key].annotation)
     return section(table, call.name, **call.kwargs)
 
 
