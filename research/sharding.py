@@ -25,8 +25,8 @@ RULES: Rules = (
     (r"layers/down/kernel", P(None, "model", "data")),
     (r"layers/experts/(gate|up)/kernel", P(None, None, "data", "model")),
     (r"layers/experts/down/kernel", P(None, None, "model", "data")),
-    (r"readout/(query|key_value|up)/kernel", P("data", "model")),
-    (r"readout/(out|down)/kernel", P("model", "data")),
+    (r"pooling/(query|key_value|up)/kernel", P("data", "model")),
+    (r"pooling/(out|down)/kernel", P("model", "data")),
     # Adapters, [..., in, rank] and [rank, out, ...], follow their kernel.
     (r"layers/(query|key|value|gate|up)/lora/a", P(None, "data", None)),
     (r"layers/(query|key|value|gate|up)/lora/b", P(None, None, "model")),

@@ -45,7 +45,7 @@ def test_a_pooling_into_the_vocabulary_takes_the_head_too(before, tmp_path, cach
     assert parts.note.startswith(f"{before}: its encoder and head are kept, decoder (")
     assert parts.note.endswith(" parameters) dropped") and "head (" not in parts.note
     head = load.load(str(before)).head
-    found = first_params(parts)["encoder"]["readout"]["head"]
+    found = first_params(parts)["encoder"]["pooling"]["head"]
     chex.assert_trees_all_equal(found, head)
 
 

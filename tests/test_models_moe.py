@@ -129,7 +129,7 @@ def test_routers_say_what_those_of_transformers_say(tmp_path):
 
 @pytest.mark.parametrize("scores", ["softmax", "logits"])
 def test_routing_weights_of_the_last_token(params, scores):
-    text = f"moee:of=router,scores={scores}"
+    text = f"moee(include_state=False, scores='{scores}')"
     got = encoder.encode(params, TOKENS, CFG, parse_pooling(text))
     assert got.shape == (3, 8) == (3, registry.pooled_width(text, CFG))
     _, logits = routed(params)
@@ -144,12 +144,12 @@ def test_routing_weights_of_the_last_token(params, scores):
 
 def test_both_is_the_weighted_sum_of_cosines(params):
     got = np.asarray(
-        encoder.encode(params, TOKENS, CFG, parse_pooling("moee:weight=0.5"))
+        encoder.encode(params, TOKENS, CFG, parse_pooling("moee(weight=0.5)"))
     )
     assert got.shape == (3, 32 + 8)
     state = np.asarray(encoder.encode(params, TOKENS, CFG, parse_pooling("last")))
     weights = np.asarray(
-        encoder.encode(params, TOKENS, CFG, parse_pooling("moee:of=router"))
+        encoder.encode(params, TOKENS, CFG, parse_pooling("moee(include_state=False)"))
     )
 
     def cosines(x):
@@ -171,9 +171,9 @@ def test_a_packed_text_is_routed_as_if_alone(params):
 
 def test_errors(params):
     for text, message in (
-        ("moee:of=heads", "pool.of is 'heads'; allowed: both, router"),
-        ("moee:scores=top", "pool.scores is 'top'; allowed: softmax, logits"),
-        ("moee:weight=-1", "pool.weight is -1; it should not be negative"),
+        ("moee(include_state=1)", "include_state is 1; it takes True or False"),
+        ("moee(scores='top')", "pool.scores is 'top'; allowed: softmax, logits"),
+        ("moee(weight=-1)", "pool.weight is -1; it should not be negative"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_pooling(text)

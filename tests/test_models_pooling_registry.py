@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import readouts
-from research.config_sections import section
+from research.config_sections import format_call, section
 from research.experiment.workdir import prepare_run
 from research.inference.embedder import Embedder
 from research.interop import load
@@ -38,10 +38,10 @@ SHAPE = {
 }
 CFG = modern(**SHAPE)
 TEXTS = {
-    "latent_attention": "latent_attention:latents=6,heads=2,head_dim=8,mult=2",
-    "layer_attention": "layer_attention:latents=5,heads=2,mult=2",
-    "lexicon": "lexicon:clusters=12",
-    "dupmae": "dupmae:dim=8,top=5",
+    "latent_attention": "latent_attention(latents=6, heads=2, head_dim=8, mult=2)",
+    "layer_attention": "layer_attention(latents=5, heads=2, mult=2)",
+    "lexicon": "lexicon(clusters=12)",
+    "dupmae": "dupmae(dim=8, top=5)",
 }
 SEGMENT = np.array([[1] * 6 + [2] * 5 + [0] * 3], np.int32)
 MASK = pooling_masks(jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0), 3)
@@ -74,7 +74,7 @@ def states():
 def pooler(readout, params=None):
     """(the readout's parameters, states, mask) -> vectors."""
     return jax.jit(
-        lambda p, x, mask: readout.pool({**(params or {}), "readout": p}, CFG, x, mask)
+        lambda p, x, mask: readout.pool({**(params or {}), "pooling": p}, CFG, x, mask)
     )
 
 
@@ -180,7 +180,7 @@ def test_layers_are_a_set_with_their_embeddings(params):
 def test_layer_attention_reads_every_block(params):
     readout, p = made("layer_attention", params)
     tokens = Tokens(jnp.arange(14)[None] % 60, jnp.asarray(SEGMENT), SEGMENT > 0)
-    whole = {**params, "readout": p}
+    whole = {**params, "pooling": p}
     got = encoder.encode(whole, tokens, CFG, readout, max_segments=3)
     every = encoder.forward(params, tokens, CFG, every_layer=True).layers
     vectors = jnp.stack([BASIC_POOLINGS["last"](x, MASK) for x in every[1:]])
@@ -225,15 +225,15 @@ def test_the_bag_of_words_takes_the_head_of_the_pre_training(params):
     head = models_heads.init_mlm_head(key, CFG)
     objective = contrastive(CFG, readout, SIZE_LOSSES["full_size"](score_loss(infonce)))
     start = objective.init(key, start={**params, "head": head})[0]["encoder"]
-    assert "head" not in start and start["readout"]["head"] is head
-    other = objective.init(key, start=params)[0]["encoder"]["readout"]["head"]
+    assert "head" not in start and start["pooling"]["head"] is head
+    other = objective.init(key, start=params)[0]["encoder"]["pooling"]["head"]
     assert (other["transform"]["kernel"] != head["transform"]["kernel"]).any()
     plain = contrastive(
         CFG, BASIC_POOLINGS["cls"], SIZE_LOSSES["full_size"](score_loss(infonce))
     )
     assert "head" not in plain.init(key, start={**params, "head": head})[0]["encoder"]
     with pytest.raises(ValueError, match="pool.top is 61; allowed: 1 ... 60"):
-        parse_pooling("dupmae:top=61").init(key, CFG, params)
+        parse_pooling("dupmae(top=61)").init(key, CFG, params)
 
 
 def test_centroids_are_means_and_a_cluster_of_one_is_its_token(params):
@@ -256,7 +256,7 @@ def test_centroids_are_means_and_a_cluster_of_one_is_its_token(params):
 @pytest.mark.parametrize("name", TEXTS)
 def test_packed_texts_are_pooled_as_if_alone(name, params):
     readout, p = made(name, params)
-    whole = {**params, "readout": p}
+    whole = {**params, "pooling": p}
     ids = jax.random.randint(jax.random.key(4), (1, 14), 0, 60)
     tokens = Tokens(ids, jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0))
     ones = jnp.ones((1, 5), jnp.int32)
@@ -268,17 +268,21 @@ def test_packed_texts_are_pooled_as_if_alone(name, params):
 
 
 def test_poolings_are_written_and_read():
-    part = section(registry.POOLINGS, "layer_attention", latents=3, of="mean")
-    text = registry.format_pooling(part)
-    assert text == "layer_attention:head_dim=0,heads=32,latents=3,mult=4,of=mean"
+    part = section(registry.POOLINGS, "layer_attention", latents=3, layer_vector="mean")
+    text = format_call(part)
+    assert text == (
+        "layer_attention(head_dim=0, heads=32, latents=3, layer_vector='mean', mult=4)"
+    )
     assert parse_pooling(text).pool_layer is BASIC_POOLINGS["mean"]
-    assert registry.format_pooling(section(registry.POOLINGS, "mean")) == "mean"
+    assert format_call(section(registry.POOLINGS, "mean")) == "mean"
     assert parse_pooling("mean") is BASIC_POOLINGS["mean"]
     for wrong, message in (
         ("sum", "unknown pooling 'sum'; known: mean"),
-        ("mean:heads=3", "mean has no argument heads; it has none"),
-        ("lexicon:k=3", "lexicon has no argument k; it has clusters, seed"),
-        ("layer_attention:of=cls", "pool.of is 'cls'; allowed: last, mean"),
+        ("mean(heads=3)", "has arguments; mean takes none"),
+        ("mean:heads=3", "'mean:heads=3' is no call"),
+        ("moee(weight='1')", "moee's weight is '1'; it takes a number"),
+        ("lexicon(k=3)", "lexicon has no argument k; it has clusters, seed"),
+        ("layer_attention(layer_vector='cls')", "layer_vector is 'cls'; allowed: last"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_pooling(wrong)
@@ -289,15 +293,15 @@ def test_a_run_takes_over_the_readout_or_drops_it(params):
     readout = parse_pooling(TEXTS["latent_attention"])
     objective = contrastive(CFG, readout, nested)
     fresh = objective.init(jax.random.key(0))[0]["encoder"]
-    assert fresh["readout"]["latents"].shape == (6, 32)
+    assert fresh["pooling"]["latents"].shape == (6, 32)
     kept = objective.init(jax.random.key(1), start=fresh)[0]["encoder"]
-    assert kept["readout"] is fresh["readout"]
+    assert kept["pooling"] is fresh["pooling"]
     plain = contrastive(CFG, BASIC_POOLINGS["mean"], nested).init(
         jax.random.key(1), start=fresh
     )
-    assert "readout" not in plain[0]["encoder"]
+    assert "pooling" not in plain[0]["encoder"]
     other = contrastive(
-        CFG, parse_pooling("latent_attention:latents=7,heads=2"), nested
+        CFG, parse_pooling("latent_attention(latents=7, heads=2)"), nested
     )
     with pytest.raises(ValueError, match=r"latents \[7, 32\].*latents \[6, 32\]"):
         other.init(jax.random.key(1), start=fresh)
@@ -315,7 +319,7 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
     parts = prepare_run(config, tmp_path / "run", cache=cache)
     result = loop.train(parts, tmp_path / "run")
     model = load.load(str(tmp_path / "run"))
-    assert model.pool == registry.format_pooling(config.pool)
+    assert model.pool == format_call(config.pool)
     assert model.width == {"lexicon": 16, "dupmae": 16 + 512}.get(name, 48)
     embed = Embedder(model)
     texts = ["a list of names", "open a file"]

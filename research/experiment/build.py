@@ -103,7 +103,7 @@ def build(
             config.init_from,
             base_encoder,
             tokenizer,
-            registry.format_pooling(config.pool),
+            format_call(config.pool),
         )
     initialize = make_initialize(
         objective, base_encoder, config.position_methods, initialization
@@ -210,7 +210,7 @@ def _build_batches(
 def _build_objective(
     config, encoder: EncoderConfig, tokenizer: Tokenizer, batches
 ) -> Objective:
-    pool = registry.parse_pooling(registry.format_pooling(config.pool))
+    pool = registry.parse_pooling(format_call(config.pool))
     if "row_layout" in config:
         if isinstance(pool, basic.LearnedPooling):
             raise ValueError(
@@ -239,7 +239,7 @@ def _model_card(
     extended = encoder.max_len > base_encoder.max_len
     return {
         "encoder": config_fields(encoder),
-        "pool": registry.format_pooling(config.pool),
+        "pool": format_call(config.pool),
         "max_length": encoder.max_len if extended else config.max_length,
         "prompts": _shared_prompts(sources),
         "prompt": format_call(config.prompt),

@@ -97,12 +97,12 @@ def _select_parts(
     """
     learned = isinstance(pool, LearnedPooling)
     parts, dropped = "encoder is", list(loaded.dropped)
-    takes_head = learned and pool.reuses_head and "readout" not in params
+    takes_head = learned and pool.reuses_head and "pooling" not in params
     if takes_head and loaded.head is not None:
         params, parts = {**params, "head": loaded.head}, "encoder and head are"
         dropped = [name for name in dropped if not name.startswith("head ")]
-    if "readout" in params and not learned:
-        params = {name: part for name, part in params.items() if name != "readout"}
+    if "pooling" in params and not learned:
+        params = {name: part for name, part in params.items() if name != "pooling"}
         dropped.append(f"its pooling by {loaded.pool}")
     return params, parts, dropped
 

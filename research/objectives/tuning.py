@@ -17,7 +17,7 @@ from research.types import Key, LossOutput, Objective, Params
 
 # What is not the encoder's own, and is trained whatever becomes of it: heads, decoders,
 # and a pooling with parameters.
-_OUTSIDE = r"^(?!encoder/)|^encoder/readout/"
+_OUTSIDE = r"^(?!encoder/)|^encoder/pooling/"
 _BIASES = r"^encoder/.*/bias$"
 # What a frozen base keeps in another type; norms and biases stay float32.
 _LARGE = r"/(kernel|embedding)$"

@@ -1,4 +1,4 @@
-"""Lengths of vectors, with gradients that are finite everywhere."""
+"""Norms and unit vectors, with gradients that are finite everywhere."""
 
 import jax
 import jax.numpy as jnp
@@ -6,26 +6,35 @@ import numpy as np
 
 from research.types import Array
 
+MIN_NORM = 1e-12  # shorter vectors have no direction
+
 
 def l2_norm(x: Array) -> Array:
-    """Euclidean norm of the last axis, its gradient 0 where the norm is 0."""
+    """Euclidean norm of the last axis; its gradient is 0 where the norm is 0."""
     square = jnp.sum(jnp.square(x), axis=-1)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
 def l2_normalize(x: Array) -> Array:
-    """Unit rows; a row of norm under 1e-12 becomes 0, and so does its gradient."""
+    """Scales the last axis to length 1, in float32, for use under jit.
+
+    A vector shorter than MIN_NORM becomes 0, and so does its gradient.
+    """
     x = to_float32(x)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    real = square > 1e-24
-    return jnp.where(real, x * jax.lax.rsqrt(jnp.where(real, square, 1.0)), 0.0)
-
-
-def to_float32(x: Array) -> Array:
-    """The same in float32."""
-    return x.astype(jnp.float32)
+    valid = square > MIN_NORM**2
+    return jnp.where(valid, x * jax.lax.rsqrt(jnp.where(valid, square, 1.0)), 0.0)
 
 
 def l2_normalize_rows(x: np.ndarray) -> np.ndarray:
-    """Vectors [..., D] scaled to length 1; a zero vector stays zero."""
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+    """Scales the last axis to length 1, on the host in the array's precision.
+
+    A vector of zeros stays one.
+    """
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), MIN_NORM)
+
+
+def to_float32(x: Array) -> Array:
+    """Casts to float32."""
+    return x.astype(jnp.float32)

@@ -1,65 +1,68 @@
-"""Whitening: embeddings whose numbers are uncorrelated and of variance 1."""
+"""Whitening of embeddings (BERT-whitening, Su et al. 2021), by scikit-learn's PCA."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-# Directions with less of the variance than this part of the largest one's are no
-# stronger than it.
-LEAST = 1e-6
+# The least variance of a direction, as a part of the largest one's: directions of less
+# variance, which are noise, are not scaled up further.
+MIN_VARIANCE_RATIO = 1e-6
 
 
 def fit_whitening(
-    vectors: np.ndarray, *, dims: int | None = None, ridge: float = 0.0
+    vectors: np.ndarray, *, dims: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What whitens vectors x, by (x - mean) @ matrix (Su et al. 2021, eq. 5).
+    """The mean and matrix that whiten vectors x, as (x - mean) @ matrix (eq. 5).
 
     The whitened vectors have the identity as covariance. WhiteningBERT (Huang et al.
-    2021) leaves the covariance a sum instead of dividing it by N - 1, so that its
-    vectors are sqrt(N - 1) times shorter, which cosines do not see.
+    2021) does not divide the covariance by N - 1, so that its vectors are sqrt(N - 1)
+    times shorter; cosines are the same.
 
     Args:
         vectors: [N, D].
-        dims: K, keep the directions of the largest variance; None keeps all.
-        ridge: of the mean variance, added to that of every direction.
+        dims: K, the number of directions of largest variance that are kept; None keeps
+            all.
 
     Returns:
-        mean [D] and matrix [D, K], float64.
+        mean: [D] float64.
+        matrix: [D, K] float64.
 
     Raises:
-        ValueError: there are no K directions in N vectors of D numbers.
+        ValueError: N vectors of D numbers do not have K directions.
     """
+    from sklearn.decomposition import PCA
+
     count, width = vectors.shape
     dims = width if dims is None else dims
     if not 1 <= dims <= width:
-        raise ValueError(f"whitening to {dims} numbers is not to 1 ... {width} of them")
-    if count < 2 or (count <= dims and not ridge):
         raise ValueError(
-            f"whitening to {dims} numbers needs more than {max(dims, 1)} texts, not "
-            f"{count}, or fewer numbers"
+            f"whitening keeps {dims} dimensions; the embedding has 1 ... {width}"
         )
-    x = np.asarray(vectors, np.float64)
-    mean = x.mean(0)
-    covariance = (x - mean).T @ (x - mean) / (count - 1)
-    covariance += ridge * np.trace(covariance) / width * np.eye(width)
-    directions, variances, _ = np.linalg.svd(covariance)
-    variances = np.maximum(variances, LEAST * variances[0])
+    if count <= max(dims, 1):
+        raise ValueError(
+            f"whitening to {dims} dimensions needs more than {dims} texts, not "
+            f"{count}, or fewer dimensions"
+        )
+    pca = PCA(dims, svd_solver="full").fit(np.asarray(vectors, np.float64))
+    variances = pca.explained_variance_  # [K], the largest first
     if not variances[0] > 0:
         raise ValueError(f"whitening: the vectors of all {count} texts are equal")
-    return mean, (directions / np.sqrt(variances))[:, :dims]
+    # PCA(whiten=True) divides by these too, but without a lower bound.
+    variances = np.maximum(variances, MIN_VARIANCE_RATIO * variances[0])
+    return pca.mean_, pca.components_.T / np.sqrt(variances)
 
 
 def make_whitening(
-    vectors: np.ndarray, *, dims: int | None = None, ridge: float = 0.0
+    vectors: np.ndarray, *, dims: int | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The function that whitens vectors [M, D] to [M, K] as a sample [N, D] needs it.
+    """The function that whitens vectors [M, D] -> [M, K], fitted to a sample.
 
     Args:
-        vectors: The sample.
-        dims, ridge: As in `fit_whitening`.
+        vectors: [N, D], the sample.
+        dims: as in `fit_whitening`.
 
     Raises:
-        ValueError: As in `fit_whitening`.
+        ValueError: as in `fit_whitening`.
     """
-    mean, matrix = fit_whitening(vectors, dims=dims, ridge=ridge)
+    mean, matrix = fit_whitening(vectors, dims=dims)
     return lambda x: (np.asarray(x, np.float64) - mean[None]) @ matrix

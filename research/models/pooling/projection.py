@@ -4,10 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from research.types import Array
+
+ACTIVATIONS = {
+    "identity": lambda x: x,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
 
 
 @partial(
@@ -17,12 +25,12 @@ from research.types import Array
 )
 @dataclass(frozen=True)
 class Dense:
-    """A linear layer and what follows it.
+    """A linear layer and its activation.
 
     Attributes:
         kernel: [D, E].
         bias: [E] or None.
-        activation: a key of `ACTIVATIONS`.
+        activation: a name in ACTIVATIONS.
     """
 
     kernel: Array
@@ -31,19 +39,20 @@ class Dense:
 
 
 def project(layers: Sequence[Dense], x: Array) -> Array:
-    """Applies one layer after the other to vectors [..., D] float32: [..., E]."""
+    """Applies linear layers one after the other.
+
+    Args:
+        layers: the layers; none leaves the vectors as they are.
+        x: [..., D] float32.
+
+    Returns:
+        [..., E] float32.
+    """
     for layer in layers:
         kernel = jnp.asarray(layer.kernel)
+        chex.assert_shape(kernel, (x.shape[-1], None))
         x = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
         if layer.bias is not None:
             x = x + jnp.asarray(layer.bias).reshape((1,) * (x.ndim - 1) + (-1,))
         x = ACTIVATIONS[layer.activation](x)
     return x
-
-
-ACTIVATIONS = {
-    "identity": lambda x: x,
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-}

@@ -1,126 +1,119 @@
-"""Poolings that are more than a function of the last layer's states.
+"""All poolings by name, and the parameters of those that learn.
 
-Their parameters stand in the encoder's tree under "readout".
+A pooling is written as a call, "mean" or "latent_attention(latents=64, heads=4)", in
+model.json and on the command line. Its parameters are "pooling" of the encoder's.
 
-A pooling is written as one text, "mean" or "latent_attention:latents=64,heads=4", in
-model.json and wherever texts are embedded.
+To add a pooling `name(tokens, mask)`, write it in a file of this folder and name it in
+BASIC_POOLINGS.
 """
 
-import contextlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from research.config_sections import build_call, parse_call
 from research.models.config import EncoderConfig
 from research.models.pooling import attention, basic, lexical, router
 from research.models.pooling.basic import LearnedPooling
 from research.types import Array, Key, Params, Pool
 
+# Functions of tokens and mask, which have no options.
+BASIC_POOLINGS: dict[str, Pool] = {
+    "mean": basic.mean_pool,
+    "cls": basic.cls_pool,
+    "last": basic.last_token_pool,
+    "max": basic.max_pool,
+    "weighted_mean": basic.weighted_mean_pool,
+}
+# Functions of options, which return a LearnedPooling.
+LEARNED_POOLINGS: dict[str, Callable[..., LearnedPooling]] = {
+    "latent_attention": attention.latent_attention,
+    "layer_attention": attention.layer_attention,
+    "lexicon": lexical.lexicon,
+    "dupmae": lexical.dupmae,
+    "moee": router.moee,
+}
+# All that a config's section `pool` and the flag --pool can name.
+POOLINGS = {**BASIC_POOLINGS, **LEARNED_POOLINGS}
+
 
 def parse_pooling(text: str) -> Pool | LearnedPooling:
-    """The pooling of "name" or "name:argument=number,argument=word".
+    """Reads a pooling such as "mean" or "latent_attention(heads=4)".
 
     Raises:
-        ValueError: the text has another form, there is no such pooling, or it has no
-            such argument.
+        ValueError: the text is no call, there is no such pooling, or it has no such
+            argument.
     """
-    name, _, rest = text.partition(":")
-    if name not in POOLINGS:
-        raise ValueError(f"unknown pooling {name!r}; known: {', '.join(POOLINGS)}")
-    arguments = {}
-    for item in filter(None, rest.split(",")):
-        key, _, value = item.partition("=")
-        arguments[key] = _value(value)
-    known = dict(inspect.signature(POOLINGS[name]).parameters)
-    wanted = [key for key in known if known[key].kind is known[key].KEYWORD_ONLY]
-    if unknown := sorted(set(arguments) - set(wanted)):
-        raise ValueError(
-            f"pooling {text!r}: {name} has no argument {', '.join(unknown)}; "
-            f"it has {', '.join(wanted) or 'none'}"
-        )
-    if name in BASIC_POOLINGS:
-        return BASIC_POOLINGS[name]
-    return LEARNED_POOLINGS[name](**arguments)
-
-
-def _value(text: str) -> int | float | str:
-    """A number where the text is one."""
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
-
-
-def format_pooling(section: Mapping[str, Any]) -> str:
-    """The text of a config's section of a pooling; the inverse of `pooling`."""
-    arguments = dict(section.items())
-    name = arguments.pop("name")
-    listed = ",".join(f"{key}={value}" for key, value in arguments.items())
-    return f"{name}:{listed}" if listed else name
+    call = parse_call(text)
+    if call.name not in POOLINGS:
+        raise ValueError(f"unknown pooling {call.name!r}; known: {', '.join(POOLINGS)}")
+    if call.name in LEARNED_POOLINGS:
+        return build_call(LEARNED_POOLINGS, call)
+    if call.args or call.kwargs:
+        raise ValueError(f"the pooling {text!r} has arguments; {call.name} takes none")
+    return BASIC_POOLINGS[call.name]
 
 
 def pooled_width(text: str, cfg: EncoderConfig) -> int:
-    """How many numbers the pooled vector has."""
-    found = parse_pooling(text)
-    own = found.width if isinstance(found, LearnedPooling) else None
-    return cfg.width if own is None else own(cfg)
+    """Width of the pooled vector."""
+    pool = parse_pooling(text)
+    if isinstance(pool, LearnedPooling) and pool.width is not None:
+        return pool.width(cfg)
+    return cfg.width
 
 
 def add_pooling_params(
     key: Key, params: Params, cfg: EncoderConfig, pool: Pool | LearnedPooling
 ) -> Params:
-    """The encoder's parameters with those of its pooling, and no other's.
+    """The encoder's parameters with those of its pooling, and of no other.
 
-    A readout that is there already is kept; a "head" goes into a new one, or away.
+    Parameters that are there already are kept. The "head" of a pre-training becomes
+    part of a new pooling that reuses it, and is removed otherwise.
+
+    Args:
+        key: random key of new parameters.
+        params: the encoder's parameters.
+        cfg: the encoder's shape.
+        pool: the pooling.
 
     Raises:
-        ValueError: it is of another pooling, or of other sizes.
+        ValueError: the parameters are those of another pooling, or have other shapes.
     """
-    given = {name: part for name, part in params.items() if name != "readout"}
-    rest = {name: part for name, part in given.items() if name != "head"}
+    encoder = {k: v for k, v in params.items() if k not in ("pooling", "head")}
     if not isinstance(pool, LearnedPooling) or pool.init is None:
-        return rest
-    if "readout" not in params:
-        return {**rest, "readout": pool.init(key, cfg, given)}
-    shapes = [
-        jax.tree.map(jnp.shape, part)
-        for part in (
-            jax.eval_shape(partial(pool.init, cfg=cfg), key, params=rest),
-            params["readout"],
-        )
-    ]
-    if shapes[0] != shapes[1]:
+        return encoder
+    # New parameters.
+    if "pooling" not in params:
+        start = {**encoder, "head": params["head"]} if "head" in params else encoder
+        return {**encoder, "pooling": pool.init(key, cfg, start)}
+    # Parameters of the model that the run starts from, which must fit.
+    new = jax.eval_shape(partial(pool.init, cfg=cfg), key, params=encoder)
+    expected = jax.tree.map(jnp.shape, new)
+    shapes = jax.tree.map(jnp.shape, params["pooling"])
+    if shapes != expected:
         raise ValueError(
-            "the model that the run starts from pools otherwise than the config, whose "
-            f"pooling has the parameters {_listed(shapes[0])}, not "
-            f"{_listed(shapes[1])}"
+            "the model that the run starts from has another pooling than the config, "
+            f"which needs the parameters {_format_shapes(expected)}, not "
+            f"{_format_shapes(shapes)}"
         )
-    return {**rest, "readout": params["readout"]}
-
-
-def _listed(shapes: Params) -> str:
-    leaves = jax.tree_util.tree_leaves_with_path(
-        shapes, is_leaf=lambda x: isinstance(x, tuple)
-    )
-    return ", ".join(
-        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {list(shape)}"
-        for path, shape in leaves
-    )
+    return {**encoder, "pooling": params["pooling"]}
 
 
 def bind_pooling(
     pool: Pool | LearnedPooling, params: Params, cfg: EncoderConfig
 ) -> tuple[Pool, Callable[..., Array] | None]:
-    """The pooling of an encoder, and what it wants of every layer (or None).
+    """The pooling of an encoder as a function of states and mask alone.
 
     Args:
-        pool: of `POOLINGS`.
-        params: the encoder's.
-        cfg: its shape.
+        pool: the pooling.
+        params: the encoder's parameters.
+        cfg: the encoder's shape.
+
+    Returns:
+        pool: (states, mask) -> vectors.
+        pool_layer: applied to each layer first; None reads the last layer only.
 
     Raises:
         ValueError: the encoder lacks the pooling's parameters, or routers.
@@ -132,28 +125,19 @@ def bind_pooling(
             "this pooling reads the routers of a mixture of experts, and the model has "
             "none"
         )
-    if pool.init is not None and "readout" not in params:
+    if pool.init is not None and "pooling" not in params:
         raise ValueError(
             "this pooling has parameters, and the model was not trained with it"
         )
     return partial(pool.pool, params, cfg), pool.pool_layer
 
 
-# Functions of tokens and mask, as they are used.
-BASIC_POOLINGS = {
-    "mean": basic.mean_pool,
-    "cls": basic.cls_pool,
-    "last": basic.last_token_pool,
-    "max": basic.max_pool,
-    "weighted_mean": basic.weighted_mean_pool,
-}
-# Functions that take a config section's options and return a LearnedPooling.
-LEARNED_POOLINGS = {
-    "latent_attention": attention.latent_attention,
-    "layer_attention": attention.layer_attention,
-    "lexicon": lexical.lexicon,
-    "dupmae": lexical.dupmae,
-    "moee": router.moee,
-}
-# Everything that a config's section `pool` can name.
-POOLINGS = {**BASIC_POOLINGS, **LEARNED_POOLINGS}
+def _format_shapes(shapes: Params) -> str:
+    """Paths and shapes of parameters, for an error message."""
+    leaves = jax.tree_util.tree_leaves_with_path(
+        shapes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+    return ", ".join(
+        f"{jax.tree_util.keystr(path, simple=True, separator='/')} {list(shape)}"
+        for path, shape in leaves
+    )

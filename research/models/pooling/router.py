@@ -1,5 +1,6 @@
-"""Pooling by the router weights of a mixture of experts (MoEE)."""
+"""Pooling of the router weights of a mixture of experts (MoEE, Li & Zhou 2024)."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -9,42 +10,48 @@ from research.models.pooling.basic import LearnedPooling, last_token_pool
 from research.transforms.normalize import l2_normalize
 from research.types import Array, Params
 
+ROUTER_SCORES = ("softmax", "logits")
+
 
 def moee(
-    *, of: str = "both", scores: str = "softmax", weight: float = 1.0
+    *, include_state: bool = True, scores: str = "softmax", weight: float = 1.0
 ) -> LearnedPooling:
-    """What a text's last token is routed to, beside its state (MoEE, Li & Zhou 2024).
+    """The last token's router weights in all blocks, beside its state (MoEE).
 
-    The routing weights of all blocks, one after the other. With the state after the
-    final norm, each of length 1, cosines of the embeddings are (cosine of the states +
-    weight * cosine of the routing weights) / (1 + weight), the paper's MoEE (sum).
+    The state, after the final norm, and the concatenated router weights are each scaled
+    to length 1. Cosines of the embeddings are then (cosine of the states + weight *
+    cosine of the router weights) / (1 + weight), the paper's MoEE (sum).
 
     Args:
-        of: 'both', or 'router' for the routing weights alone.
-        scores: 'softmax' as in the paper, or 'logits', which its code takes of most
-            models.
-        weight: of the routing weights beside the state.
+        include_state: False for the router weights alone.
+        scores: "softmax" as in the paper, or "logits", as in its code for most models.
+        weight: weight of the router weights beside the state.
     """
-    check_option("pool.of", of, ("both", "router"))
-    check_option("pool.scores", scores, ("softmax", "logits"))
+    check_option("pool.scores", scores, ROUTER_SCORES)
     if weight < 0:
         raise ValueError(f"pool.weight is {weight}; it should not be negative")
 
-    def each(x: Array, logits: Array, mask: Array) -> Array:
-        z = logits.astype(jnp.float32)
-        z = jax.nn.softmax(z) if scores == "softmax" else z
-        return jnp.concatenate([last_token_pool(x, mask), last_token_pool(z, mask)], -1)
+    def pool_layer(tokens: Array, logits: Array, mask: Array) -> Array:
+        # [B, S, D] states and [B, S, experts] logits -> [B, M, D + experts]
+        router = logits.astype(jnp.float32)
+        router = jax.nn.softmax(router) if scores == "softmax" else router
+        vectors = last_token_pool(tokens, mask), last_token_pool(router, mask)
+        return jnp.concatenate(vectors, -1)
 
     def pool(params: Params, cfg: EncoderConfig, layers: Array, mask: Array) -> Array:
-        state, routed = layers[-1, ..., : cfg.width], layers[..., cfg.width :]
-        routed = jnp.moveaxis(routed, 0, 2).reshape(*state.shape[:2], -1)
-        if of == "router":
-            return routed
-        return jnp.concatenate(
-            [l2_normalize(state), weight**0.5 * l2_normalize(routed)], -1
-        )
+        chex.assert_rank(layers, 4)
+        state = layers[-1, ..., : cfg.width]  # [B, M, D]
+        # [L, B, M, experts] -> [B, M, L * experts]
+        router = jnp.moveaxis(layers[..., cfg.width :], 0, 2)
+        router = router.reshape(*state.shape[:2], -1)
+        if not include_state:
+            return router
+        parts = l2_normalize(state), weight**0.5 * l2_normalize(router)
+        return jnp.concatenate(parts, -1)
 
-    def width(cfg: EncoderConfig) -> int:
-        return cfg.depth * cfg.num_experts + (cfg.width if of == "both" else 0)
+    def compute_width(cfg: EncoderConfig) -> int:
+        return cfg.depth * cfg.num_experts + (cfg.width if include_state else 0)
 
-    return LearnedPooling(None, pool, pool_layer=each, reads_router=True, width=width)
+    return LearnedPooling(
+        None, pool, pool_layer=pool_layer, reads_router=True, width=compute_width
+    )
