@@ -44,7 +44,7 @@ def test_training_is_reproducible(kind):
 
 
 def test_training_errors():
-    with pytest.raises(ValueError, match="unknown tokeniser 'char'"):
+    with pytest.raises(ValueError, match="unknown tokenizer 'char'"):
         train_tokenizer(TEXTS, 400, "char")
     with pytest.raises(ValueError, match="no text to train"):
         train_tokenizer([" "], 400)

@@ -94,12 +94,12 @@ def sgpt(*, pool: str = "weighted_mean") -> Prompt:
     are pooled.
     """
 
-    def enclose(left: str, right: str) -> Template:
+    def enclose(opening: str, closing: str) -> Template:
         return (
             Piece(special="bos", pooled=True),
-            Piece(left, pooled=True),
+            Piece(opening, pooled=True),
             Piece(is_text=True, pooled=True),
-            Piece(right, pooled=True),
+            Piece(closing, pooled=True),
         )
 
     return _make_prompt(enclose("[", "]"), enclose("{", "}"), pool=pool)

@@ -1,4 +1,4 @@
-"""Texts to token ids: tokenisers loaded or trained, prompts, truncation, hashes."""
+"""Tokenization: loads and trains tokenizers, turns texts into token ids and hashes."""
 
 import hashlib
 import json
@@ -18,15 +18,15 @@ ENCODE_BATCH_SIZE = (
 
 
 def load_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
-    """The tokeniser of a tokenizer.json, or of a model folder that holds one.
+    """Loads a tokenizer.json, or the tokenizer of a model folder.
 
-    A folder with only a vocab.txt is BERT's WordPiece; whether it lower-cases is read
-    from tokenizer_config.json (do_lower_case), true where that says nothing. Padding
-    and truncation are off.
+    A folder with only a vocab.txt has BERT's WordPiece; whether it lowercases is read
+    from tokenizer_config.json (do_lower_case) and true by default. Padding and
+    truncation are off.
 
     Raises:
         FileNotFoundError: there is neither file.
-        ValueError: the file is not a tokeniser.
+        ValueError: the file is not a tokenizer.
     """
     path = Path(path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
@@ -42,7 +42,7 @@ def load_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
         model = models.WordPiece.from_file(str(vocab), unk_token="[UNK]")
         tokenizer = tokenizers.Tokenizer(model)
         _set_bert(tokenizer, lowercase=settings.get("do_lower_case", True))
-        _add_special(tokenizer)
+        _add_bert_special(tokenizer)
     else:
         raise FileNotFoundError(f"{path} has no tokenizer.json and no vocab.txt")
     tokenizer.no_padding()
@@ -53,11 +53,15 @@ def load_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, kind: str = "wordpiece"
 ) -> tokenizers.Tokenizer:
-    """A tokeniser of at most `vocab` tokens, trained on `texts`.
+    """Trains a tokenizer of at most `vocab_size` tokens.
 
-    "wordpiece" is BERT's lower-casing one, "bpe" works on bytes and keeps case. Ids 0
-    to 4 are [PAD] [UNK] [CLS] [SEP] [MASK]; a text becomes [CLS] ... [SEP]. "causal" is
-    "bpe" for a decoder: ids 0 to 3 are <pad> <s> </s> <unk>; a text becomes <s> ...
+    Args:
+        texts: the training texts.
+        vocab_size: the most tokens that are learned.
+        kind: "wordpiece", BERT's, which lowercases; "bpe", which works on bytes and
+            keeps case; or "causal", which is "bpe" for a decoder. Ids 0 to 4 are [PAD]
+            [UNK] [CLS] [SEP] [MASK], and a text becomes [CLS] ... [SEP]; those of
+            "causal" are 0 to 3, <pad> <s> </s> <unk>, and a text becomes <s> ...
 
     Raises:
         ValueError: the kind is unknown, or there is no text to learn from.
@@ -69,13 +73,13 @@ def train_tokenizer(
         special = CAUSAL_SPECIAL_TOKENS if kind == "causal" else SPECIAL_TOKENS
         tokenizer = _train_bpe(texts, vocab_size, special)
     else:
-        raise ValueError(f"unknown tokeniser {kind!r}; known: wordpiece, bpe, causal")
+        raise ValueError(f"unknown tokenizer {kind!r}; known: wordpiece, bpe, causal")
     if not any(text.strip() for text in texts):
-        raise ValueError("there is no text to train the tokeniser on")
+        raise ValueError("there is no text to train the tokenizer on")
     if kind == "causal":
-        _add_opening(tokenizer)
+        _add_causal_special(tokenizer)
     else:
-        _add_special(tokenizer)
+        _add_bert_special(tokenizer)
     return tokenizer
 
 
@@ -88,13 +92,18 @@ def tokenize_texts(
     allow_empty: bool = False,
     label: Callable[[int], str] = "text {}".format,
 ) -> list[np.ndarray]:
-    """The ids of `prompt + text` with its special tokens, an [S] int32 for every text.
+    """Tokenizes each text, after a prompt and with special tokens, to [S] int32.
 
-    A longer text is cut to max_length tokens, which keep the closing special tokens.
+    A longer text is truncated to max_length tokens, and keeps its closing special
+    tokens.
 
     Args:
-        empty: texts of nothing but special tokens are allowed.
-        label: what an error calls the text of an index.
+        tokenizer: without truncation and padding.
+        texts: N texts.
+        max_length: tokens per text, special ones and the prompt's included.
+        prompt: text before each text.
+        allow_empty: whether a text may have no tokens but special ones.
+        label: names the text of an index in an error message.
 
     Raises:
         ValueError: a text has no tokens, or max_length leaves no room for one.
@@ -104,25 +113,24 @@ def tokenize_texts(
         raise ValueError(
             f"max_length {max_length} leaves no room beside {special} special tokens"
         )
-    tail = len(enclosing_tokens(tokenizer)[1])
-    out = []
+    num_closing = len(enclosing_tokens(tokenizer)[1])
+    token_ids = []
     for start in range(0, len(texts), ENCODE_BATCH_SIZE):
-        chunk = [prompt + text for text in texts[start : start + ENCODE_BATCH_SIZE]]
-        for encoding in tokenizer.encode_batch_fast(chunk):
-            ids = encoding.ids
-            row = len(out)
-            if not ids or not (
-                allow_empty or len(ids) > special and texts[row].strip()
-            ):
-                raise ValueError(f"{label(row)} has no tokens: {texts[row]!r}")
+        batch = [prompt + text for text in texts[start : start + ENCODE_BATCH_SIZE]]
+        for encoding in tokenizer.encode_batch_fast(batch):
+            ids, index = encoding.ids, len(token_ids)
+            # A prompt alone is no text.
+            has_tokens = len(ids) > special and texts[index].strip()
+            if not ids or not (allow_empty or has_tokens):
+                raise ValueError(f"{label(index)} has no tokens: {texts[index]!r}")
             if len(ids) > max_length:
-                ids = ids[: max_length - tail] + ids[len(ids) - tail :]
-            out.append(np.asarray(ids, np.int32))
-    return out
+                ids = ids[: max_length - num_closing] + ids[len(ids) - num_closing :]
+            token_ids.append(np.asarray(ids, np.int32))
+    return token_ids
 
 
 def enclosing_tokens(tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """The special tokens that open and that close a text, each [n] int32."""
+    """The special tokens before and after a text, each [n] int32."""
     encoding = tokenizer.encode("a")
     ids, mask = np.array(encoding.ids, np.int32), encoding.special_tokens_mask
     if 0 not in mask:
@@ -131,7 +139,7 @@ def enclosing_tokens(tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, np.nd
 
 
 def hash_texts(texts: Iterable[str]) -> np.ndarray:
-    """[N, 2] uint32 halves of a 64-bit BLAKE2b hash of every text."""
+    """64-bit BLAKE2b hashes of texts, as [N, 2] uint32 halves."""
     digests = [
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         for text in texts
@@ -140,16 +148,18 @@ def hash_texts(texts: Iterable[str]) -> np.ndarray:
 
 
 def _train_wordpiece(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
-    """Learns with the ##characters given as if special, else it is not reproducible.
+    """Trains WordPiece; the same texts give the same tokenizer.
 
-    The trainer numbers them in the order of a random hash, and breaks ties by number.
+    The trainer numbers the ##characters in the order of a random hash and breaks ties
+    by number, so they are passed to it in order, as if they were special tokens.
     """
     tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     _set_bert(tokenizer, lowercase=True)
-    raw = " ".join(sorted(set().union(*texts)))
+    # Characters that may stand inside a word.
+    characters = " ".join(sorted(set().union(*texts)))
     inner = {
         character
-        for character in tokenizer.normalizer.normalize_str(raw)
+        for character in tokenizer.normalizer.normalize_str(characters)
         if len(tokenizer.pre_tokenizer.pre_tokenize_str(f"a{character}")) == 1
         and not character.isspace()
     }
@@ -162,6 +172,7 @@ def _train_wordpiece(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    # Without what made them special.
     learned = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
     tokenizer = tokenizers.Tokenizer(learned)
     _set_bert(tokenizer, lowercase=True)
@@ -190,7 +201,7 @@ def _set_bert(tokenizer: tokenizers.Tokenizer, *, lowercase: bool) -> None:
     tokenizer.decoder = decoders.WordPiece(prefix="##")
 
 
-def _add_special(tokenizer: tokenizers.Tokenizer) -> None:
+def _add_bert_special(tokenizer: tokenizers.Tokenizer) -> None:
     known = [
         token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None
     ]
@@ -204,8 +215,8 @@ def _add_special(tokenizer: tokenizers.Tokenizer) -> None:
     )
 
 
-def _add_opening(tokenizer: tokenizers.Tokenizer) -> None:
-    """A decoder's special tokens, and <s> before every text."""
+def _add_causal_special(tokenizer: tokenizers.Tokenizer) -> None:
+    """Adds a decoder's special tokens, and <s> before every text."""
     tokenizer.add_special_tokens(list(CAUSAL_SPECIAL_TOKENS))
     opening = CAUSAL_SPECIAL_TOKENS[1]
     tokenizer.post_processor = processors.TemplateProcessing(
