@@ -47,7 +47,7 @@ SEGMENT = np.array([[1] * 6 + [2] * 5 + [0] * 3], np.int32)
 MASK = pooling_masks(jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0), 3)
 
 
-def noisy(tree, seed=0):
+def add_noise(tree, seed=0):
     noise = np.random.default_rng(seed)
     return jax.tree.map(
         lambda x: jnp.asarray(x + noise.normal(0, 0.2, x.shape).astype("f4")), tree
@@ -56,13 +56,13 @@ def noisy(tree, seed=0):
 
 @pytest.fixture(scope="module")
 def params():
-    return noisy(encoder.init(jax.random.key(0), CFG))
+    return add_noise(encoder.init(jax.random.key(0), CFG))
 
 
-def made(name, params):
-    """(the readout, its parameters with noise)."""
-    readout = parse_pooling(TEXTS[name])
-    return readout, noisy(readout.init(jax.random.key(1), CFG, params), 1)
+def make_pooling(name, params):
+    """(the pooling, its parameters with noise)."""
+    pooling = parse_pooling(TEXTS[name])
+    return pooling, add_noise(pooling.init(jax.random.key(1), CFG, params), 1)
 
 
 @pytest.fixture(scope="module")
@@ -71,27 +71,27 @@ def states():
     return jax.random.normal(jax.random.key(2), (1, 14, 32))
 
 
-def pooler(readout, params=None):
-    """(the readout's parameters, states, mask) -> vectors."""
+def jit_pool(pooling, params=None):
+    """(the pooling's parameters, states, mask) -> vectors."""
     return jax.jit(
-        lambda p, x, mask: readout.pool({**(params or {}), "pooling": p}, CFG, x, mask)
+        lambda p, x, mask: pooling.pool({**(params or {}), "pooling": p}, CFG, x, mask)
     )
 
 
 def test_the_published_nv_embed_has_740_million_parameters():
     cfg = EncoderConfig(vocab_size=8, width=4_096, depth=1, num_heads=32, mlp=8)
-    readout = parse_pooling("latent_attention")
-    shapes = jax.eval_shape(lambda key: readout.init(key, cfg, {}), jax.random.key(0))
+    pooling = parse_pooling("latent_attention")
+    shapes = jax.eval_shape(lambda key: pooling.init(key, cfg, {}), jax.random.key(0))
     kernels = 4_096 * (8 + 16 + 8 + 8 + 4) * 4_096
-    other = 512 * 4_096 + 32_768 + 4_096 + 3 * 2 * 4_096
+    others = 512 * 4_096 + 32_768 + 4_096 + 3 * 2 * 4_096
     found = sum(x.size for x in jax.tree.leaves(shapes))
-    assert found == kernels + other and round(found / 1e9, 3) == 0.740
+    assert found == kernels + others and round(found / 1e9, 3) == 0.740
 
 
 def test_the_published_layer_attention_has_1_27_billion():
     cfg = EncoderConfig(vocab_size=8, width=4_096, depth=32, num_heads=32, mlp=8)
-    readout = parse_pooling("layer_attention")
-    shapes = jax.eval_shape(lambda key: readout.init(key, cfg, {}), jax.random.key(0))
+    pooling = parse_pooling("layer_attention")
+    shapes = jax.eval_shape(lambda key: pooling.init(key, cfg, {}), jax.random.key(0))
     assert shapes["layers"].shape == (32, 4_096)
     assert shapes["latents"].shape == (768, 4_096)
     names = ("query", "key_value", "out")
@@ -128,8 +128,8 @@ def attention(p, x, z, heads):
 
 
 def test_latent_attention_is_its_definition(params, states):
-    readout, p = made("latent_attention", params)
-    got = pooler(readout)(p, states, MASK)
+    pooling, p = make_pooling("latent_attention", params)
+    got = jit_pool(pooling)(p, states, MASK)
     x = np.asarray(states[0], np.float64)
     y = attention(p, x, np.asarray(p["latents"], np.float64), 2)
     np.testing.assert_allclose(got[0, 0], y[:6].mean(0), atol=1e-5)
@@ -138,14 +138,14 @@ def test_latent_attention_is_its_definition(params, states):
 
 
 def test_latent_attention_is_a_map_of_tokens_by_a_set_of_latents(params, states):
-    readout, p = made("latent_attention", params)
-    pool = pooler(readout)
+    pooling, p = make_pooling("latent_attention", params)
+    pool = jit_pool(pooling)
     expected = pool(p, states, MASK)
     order = np.random.default_rng(0).permutation(6)
     shuffled = {**p, "latents": p["latents"][order]}
     np.testing.assert_allclose(pool(shuffled, states, MASK), expected, atol=1e-5)
-    turned = jnp.concatenate([states[:, order], states[:, 6:]], 1)
-    np.testing.assert_allclose(pool(p, turned, MASK), expected, atol=1e-5)
+    permuted_tokens = jnp.concatenate([states[:, order], states[:, 6:]], 1)
+    np.testing.assert_allclose(pool(p, permuted_tokens, MASK), expected, atol=1e-5)
     padding = states.at[:, 11:].set(99.0)
     np.testing.assert_array_equal(pool(p, padding, MASK), expected)
     fewer = {**p, "latents": p["latents"].at[0].multiply(-3.0)}
@@ -153,20 +153,20 @@ def test_latent_attention_is_a_map_of_tokens_by_a_set_of_latents(params, states)
 
 
 def test_latent_attention_that_adds_nothing_is_the_mean(params, states):
-    readout, p = made("latent_attention", params)
+    pooling, p = make_pooling("latent_attention", params)
     zero = {name: jax.tree.map(jnp.zeros_like, p[name]) for name in ("out", "down")}
-    got = pooler(readout)({**p, **zero}, states, MASK)
+    got = jit_pool(pooling)({**p, **zero}, states, MASK)
     np.testing.assert_allclose(got, BASIC_POOLINGS["mean"](states, MASK), atol=1e-6)
 
 
 def test_layers_are_a_set_with_their_embeddings(params):
-    readout, p = made("layer_attention", params)
+    pooling, p = make_pooling("layer_attention", params)
     vectors = jax.random.normal(jax.random.key(3), (2, 1, 3, 32))
-    pool = pooler(readout)
+    pool = jit_pool(pooling)
     got = pool(p, vectors, MASK)
-    other = {**p, "layers": p["layers"][::-1]}
-    np.testing.assert_allclose(pool(other, vectors[::-1], MASK), got, atol=1e-5)
-    assert np.abs(pool(other, vectors, MASK) - got).max() > 1e-3
+    changed = {**p, "layers": p["layers"][::-1]}
+    np.testing.assert_allclose(pool(changed, vectors[::-1], MASK), got, atol=1e-5)
+    assert np.abs(pool(changed, vectors, MASK) - got).max() > 1e-3
     z = np.asarray(p["latents"], np.float64)
     x = np.asarray(vectors[:, 0, 0] + p["layers"], np.float64)
     y = attention(p, z, x, 2).mean(0)
@@ -178,33 +178,35 @@ def test_layers_are_a_set_with_their_embeddings(params):
 
 
 def test_layer_attention_reads_every_block(params):
-    readout, p = made("layer_attention", params)
+    pooling, p = make_pooling("layer_attention", params)
     tokens = Tokens(jnp.arange(14)[None] % 60, jnp.asarray(SEGMENT), SEGMENT > 0)
-    whole = {**params, "pooling": p}
-    got = encoder.encode(whole, tokens, CFG, readout, max_segments=3)
-    every = encoder.forward(params, tokens, CFG, every_layer=True).layers
-    vectors = jnp.stack([BASIC_POOLINGS["last"](x, MASK) for x in every[1:]])
-    np.testing.assert_allclose(got, pooler(readout)(p, vectors, MASK)[0], atol=1e-5)
+    with_pooling = {**params, "pooling": p}
+    got = encoder.encode(with_pooling, tokens, CFG, pooling, max_segments=3)
+    all_layers = encoder.forward(params, tokens, CFG, every_layer=True).layers
+    vectors = jnp.stack([BASIC_POOLINGS["last"](x, MASK) for x in all_layers[1:]])
+    np.testing.assert_allclose(got, jit_pool(pooling)(p, vectors, MASK)[0], atol=1e-5)
     with pytest.raises(ValueError, match="one vector of all layers"):
-        encoder.encode(whole, tokens, CFG, readout, max_segments=3, every_layer=True)
+        encoder.encode(
+            with_pooling, tokens, CFG, pooling, max_segments=3, every_layer=True
+        )
 
 
 def test_a_lexicon_is_its_definition(params, states):
-    readout, p = made("lexicon", params)
-    got = np.asarray(pooler(readout)(p, states, MASK))
+    pooling, p = make_pooling("lexicon", params)
+    got = np.asarray(jit_pool(pooling)(p, states, MASK))
     logits = np.asarray(states[0] @ p["centroids"].T)
     each = np.log1p(np.maximum(logits, 0))
     np.testing.assert_allclose(got[0, 0], each[:6].max(0), atol=1e-5)
     np.testing.assert_allclose(got[0, 1], each[6:11].max(0), atol=1e-5)
     assert (got >= 0).all() and (got > 0).any() and not got[0, 2].any()
     np.testing.assert_array_equal(
-        pooler(readout)(p, states.at[:, 11:].set(99.0), MASK), got
+        jit_pool(pooling)(p, states.at[:, 11:].set(99.0), MASK), got
     )
 
 
 def test_the_bag_of_words_is_its_definition(params, states):
-    readout, p = made("dupmae", params)
-    got = np.asarray(pooler(readout, params)(p, states, MASK))
+    pooling, p = make_pooling("dupmae", params)
+    got = np.asarray(jit_pool(pooling, params)(p, states, MASK))
     np.testing.assert_allclose(
         got[0, :2, :8], states[0, [0, 6]] @ p["linear"]["kernel"], atol=1e-5
     )
@@ -213,21 +215,21 @@ def test_the_bag_of_words_is_its_definition(params, states):
     logits = np.asarray(y @ table.T) + np.asarray(p["head"]["bias"])
     for m, part in enumerate((slice(1, 6), slice(7, 11))):  # not the first token
         most = logits[part].max(0)
-        kept = np.sort(most)[-5:]
-        expected = np.where(most >= kept[0], most, 0)
+        largest = np.sort(most)[-5:]
+        expected = np.where(most >= largest[0], most, 0)
         np.testing.assert_allclose(got[0, m, 8:], expected, atol=1e-5)
     assert not got[0, 2].any()
 
 
 def test_the_bag_of_words_takes_the_head_of_the_pre_training(params):
-    readout = parse_pooling(TEXTS["dupmae"])
+    pooling = parse_pooling(TEXTS["dupmae"])
     key = jax.random.key(5)
     head = models_heads.init_mlm_head(key, CFG)
-    objective = contrastive(CFG, readout, SIZE_LOSSES["full_size"](score_loss(infonce)))
+    objective = contrastive(CFG, pooling, SIZE_LOSSES["full_size"](score_loss(infonce)))
     start = objective.init(key, start={**params, "head": head})[0]["encoder"]
     assert "head" not in start and start["pooling"]["head"] is head
-    other = objective.init(key, start=params)[0]["encoder"]["pooling"]["head"]
-    assert (other["transform"]["kernel"] != head["transform"]["kernel"]).any()
+    random = objective.init(key, start=params)[0]["encoder"]["pooling"]["head"]
+    assert (random["transform"]["kernel"] != head["transform"]["kernel"]).any()
     plain = contrastive(
         CFG, BASIC_POOLINGS["cls"], SIZE_LOSSES["full_size"](score_loss(infonce))
     )
@@ -255,14 +257,14 @@ def test_centroids_are_means_and_a_cluster_of_one_is_its_token(params):
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_packed_texts_are_pooled_as_if_alone(name, params):
-    readout, p = made(name, params)
-    whole = {**params, "pooling": p}
+    pooling, p = make_pooling(name, params)
+    with_pooling = {**params, "pooling": p}
     ids = jax.random.randint(jax.random.key(4), (1, 14), 0, 60)
     tokens = Tokens(ids, jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0))
     ones = jnp.ones((1, 5), jnp.int32)
     alone = Tokens(ids[:, 6:11], ones, ones > 0)
-    packed = encoder.encode(whole, tokens, CFG, readout, max_segments=3)
-    single = encoder.encode(whole, alone, CFG, readout)
+    packed = encoder.encode(with_pooling, tokens, CFG, pooling, max_segments=3)
+    single = encoder.encode(with_pooling, alone, CFG, pooling)
     np.testing.assert_allclose(packed[1], single[0], atol=1e-5)
     assert packed.shape == (3, registry.pooled_width(TEXTS[name], CFG))
 
@@ -288,31 +290,31 @@ def test_poolings_are_written_and_read():
             parse_pooling(wrong)
 
 
-def test_a_run_takes_over_the_readout_or_drops_it(params):
+def test_a_run_takes_over_the_pooling_or_drops_it(params):
     nested = SIZE_LOSSES["full_size"](score_loss(infonce))
-    readout = parse_pooling(TEXTS["latent_attention"])
-    objective = contrastive(CFG, readout, nested)
+    pooling = parse_pooling(TEXTS["latent_attention"])
+    objective = contrastive(CFG, pooling, nested)
     fresh = objective.init(jax.random.key(0))[0]["encoder"]
     assert fresh["pooling"]["latents"].shape == (6, 32)
-    kept = objective.init(jax.random.key(1), start=fresh)[0]["encoder"]
-    assert kept["pooling"] is fresh["pooling"]
+    continued = objective.init(jax.random.key(1), start=fresh)[0]["encoder"]
+    assert continued["pooling"] is fresh["pooling"]
     plain = contrastive(CFG, BASIC_POOLINGS["mean"], nested).init(
         jax.random.key(1), start=fresh
     )
     assert "pooling" not in plain[0]["encoder"]
-    other = contrastive(
+    changed = contrastive(
         CFG, parse_pooling("latent_attention(latents=7, heads=2)"), nested
     )
     with pytest.raises(ValueError, match=r"latents \[7, 32\].*latents \[6, 32\]"):
-        other.init(jax.random.key(1), start=fresh)
+        changed.init(jax.random.key(1), start=fresh)
     ones = jnp.ones((1, 4), jnp.int32)
     tokens = Tokens(ones, ones, ones > 0)
     with pytest.raises(ValueError, match="the model was not trained with it"):
-        encoder.encode(params, tokens, CFG, readout)
+        encoder.encode(params, tokens, CFG, pooling)
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
+def test_a_workdir_remembers_its_pooling(name, tmp_path, tmp_path_factory):
     config = readouts.get_config(f"tiny,pool={name}")
     config.encoder.depth, config.steps, config.evals = 2, 1, {}
     cache = tmp_path_factory.getbasetemp() / "tokens"
@@ -334,5 +336,5 @@ def test_a_workdir_remembers_its_readout(name, tmp_path, tmp_path_factory):
     with pytest.raises(ValueError, match="late pools token states by itself"):
         Embedder(model, chunk=chunking.parse_chunking("late(8)"))
     if name == "latent_attention":
-        every = Embedder(model, depths=[1, 2])(texts, "document")
-        np.testing.assert_allclose(every[:, 1], got, atol=1e-5)
+        vectors = Embedder(model, depths=[1, 2])(texts, "document")
+        np.testing.assert_allclose(vectors[:, 1], got, atol=1e-5)

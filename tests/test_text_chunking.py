@@ -27,39 +27,39 @@ def tokenizer():
     return train_tokenizer(WORDS * 9, 80)
 
 
-def cut(tokenizer, chunk, text=TEXT, **options):
+def split_text(tokenizer, chunk, text=TEXT, **options):
     options = {"encoder_max_len": 128, **options}
     return split_texts(tokenizer, [text], parse_chunking(chunk), **options)[0]
 
 
-def pieces(found, text=TEXT):
-    return [text[a:b] for a, b in zip(found.start, found.end, strict=True)]
+def chunk_texts(chunked, text=TEXT):
+    return [text[a:b] for a, b in zip(chunked.start, chunked.end, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["late", "landmark", "naive"])
 @pytest.mark.parametrize("size", ["1", "3", "7", "100", "sentences=1", "sentences=2"])
 def test_characters_cover_the_text(tokenizer, kind, size):
-    found = cut(tokenizer, f"{kind}({size})")
-    squeezed = ["".join(piece.split()) for piece in pieces(found)]
+    chunked = split_text(tokenizer, f"{kind}({size})")
+    squeezed = ["".join(piece.split()) for piece in chunk_texts(chunked)]
     assert "".join(squeezed) == "".join(TEXT.split())
     assert all(squeezed)
-    assert (found.start[1:] >= found.end[:-1]).all()
+    assert (chunked.start[1:] >= chunked.end[:-1]).all()
 
 
 def test_sentences(tokenizer):
-    assert pieces(cut(tokenizer, "late(sentences=1)")) == SENTENCES
-    two = cut(tokenizer, "late(sentences=2)")
-    assert [len(piece.split("\n\n")) for piece in pieces(two)] == [1, 1, 1]
-    assert pieces(two)[2] == SENTENCES[4]
+    assert chunk_texts(split_text(tokenizer, "late(sentences=1)")) == SENTENCES
+    two = split_text(tokenizer, "late(sentences=2)")
+    assert [len(piece.split("\n\n")) for piece in chunk_texts(two)] == [1, 1, 1]
+    assert chunk_texts(two)[2] == SENTENCES[4]
 
 
 def test_prompt_and_special_tokens_join_the_first_and_last_chunk(tokenizer):
-    found = cut(tokenizer, "late(4)", prompt="a dog: ")
-    plain = cut(tokenizer, "late(4)")
-    np.testing.assert_array_equal(found.start, plain.start)
-    np.testing.assert_array_equal(found.end, plain.end)
+    chunked = split_text(tokenizer, "late(4)", prompt="a dog: ")
+    plain = split_text(tokenizer, "late(4)")
+    np.testing.assert_array_equal(chunked.start, plain.start)
+    np.testing.assert_array_equal(chunked.end, plain.end)
     prompt = len(tokenizer.encode("a dog: ", add_special_tokens=False).ids)
-    (row,), (bare,) = found.rows, plain.rows
+    (row,), (bare,) = chunked.rows, plain.rows
     np.testing.assert_array_equal(row.token_ids, tokenizer.encode("a dog: " + TEXT).ids)
     counts, without = np.bincount(row.span_ids)[1:], np.bincount(bare.span_ids)[1:]
     assert counts[0] == 1 + prompt + 4
@@ -70,70 +70,76 @@ def test_prompt_and_special_tokens_join_the_first_and_last_chunk(tokenizer):
 @pytest.mark.parametrize("window,overlap", [(8, 3), (9, 0), (20, 19), (64, 10)])
 def test_every_state_counts_once_in_long_late_chunks(tokenizer, window, overlap):
     chunk = f"late(5, window={window}, overlap={overlap})"
-    found, whole = cut(tokenizer, chunk), cut(tokenizer, "late(5)")
+    chunked, full = split_text(tokenizer, chunk), split_text(tokenizer, "late(5)")
     ids = tokenizer.encode(TEXT).ids
-    kept = np.concatenate([row.token_ids[row.span_ids > 0] for row in found.rows])
-    owner = np.concatenate(
-        [row.chunk_numbers[row.span_ids[row.span_ids > 0] - 1] for row in found.rows]
+    pooled_ids = np.concatenate(
+        [row.token_ids[row.span_ids > 0] for row in chunked.rows]
     )
-    np.testing.assert_array_equal(kept, ids)
-    np.testing.assert_array_equal(owner, whole.rows[0].span_ids - 1)
-    assert all(len(row.token_ids) <= window for row in found.rows)
-    hidden = [np.argmax(row.span_ids > 0) for row in found.rows]
-    assert hidden == [0] + [overlap] * (len(found.rows) - 1)
+    owner = np.concatenate(
+        [row.chunk_numbers[row.span_ids[row.span_ids > 0] - 1] for row in chunked.rows]
+    )
+    np.testing.assert_array_equal(pooled_ids, ids)
+    np.testing.assert_array_equal(owner, full.rows[0].span_ids - 1)
+    assert all(len(row.token_ids) <= window for row in chunked.rows)
+    skipped = [np.argmax(row.span_ids > 0) for row in chunked.rows]
+    assert skipped == [0] + [overlap] * (len(chunked.rows) - 1)
     if window >= len(ids):
-        np.testing.assert_array_equal(found.rows[0].span_ids, whole.rows[0].span_ids)
+        np.testing.assert_array_equal(chunked.rows[0].span_ids, full.rows[0].span_ids)
 
 
 def test_landmarks_are_the_last_tokens(tokenizer):
-    (late,), (found,) = (cut(tokenizer, f"{k}(6)").rows for k in ("late", "landmark"))
-    marks = np.flatnonzero(found.span_ids)
-    assert (found.span_ids[marks] == np.arange(1, len(marks) + 1)).all()
-    last = [np.flatnonzero(late.span_ids == m).max() for m in found.span_ids[marks]]
-    np.testing.assert_array_equal(marks, last)
-    assert marks[-1] == len(found.token_ids) - 1
-    parts = cut(tokenizer, "landmark(6, window=9, overlap=4)").rows
-    assert sum((row.span_ids > 0).sum() for row in parts) == len(marks)
+    (late,), (chunked,) = (
+        split_text(tokenizer, f"{k}(6)").rows for k in ("late", "landmark")
+    )
+    landmarks = np.flatnonzero(chunked.span_ids)
+    assert (chunked.span_ids[landmarks] == np.arange(1, len(landmarks) + 1)).all()
+    last = [
+        np.flatnonzero(late.span_ids == m).max() for m in chunked.span_ids[landmarks]
+    ]
+    np.testing.assert_array_equal(landmarks, last)
+    assert landmarks[-1] == len(chunked.token_ids) - 1
+    parts = split_text(tokenizer, "landmark(6, window=9, overlap=4)").rows
+    assert sum((row.span_ids > 0).sum() for row in parts) == len(landmarks)
 
 
 def test_naive_rows_are_the_tokens_of_the_pieces(tokenizer):
-    found = cut(tokenizer, "naive(sentences=1)", prompt="a dog: ")
-    for row, sentence in zip(found.rows, SENTENCES, strict=True):
+    chunked = split_text(tokenizer, "naive(sentences=1)", prompt="a dog: ")
+    for row, sentence in zip(chunked.rows, SENTENCES, strict=True):
         np.testing.assert_array_equal(
             row.token_ids, tokenizer.encode("a dog: " + sentence).ids
         )
-    long = cut(tokenizer, "naive(sentences=9)", encoder_max_len=8)
+    long = split_text(tokenizer, "naive(sentences=9)", encoder_max_len=8)
     assert max(len(row.token_ids) for row in long.rows) == 8
     with pytest.raises(
         ValueError, match=r"naive\(7\): with 2 tokens .* of 1 ... 6 tokens"
     ):
-        cut(tokenizer, "naive(7)", encoder_max_len=8)
+        split_text(tokenizer, "naive(7)", encoder_max_len=8)
 
 
 def test_parallel_windows_are_full_and_the_last_one_moves_back(tokenizer):
     ids = tokenizer.encode(TEXT).ids
     body, count = np.array(ids[1:-1]), len(ids) - 2
-    found = cut(tokenizer, "pcw(9)")
+    chunked = split_text(tokenizer, "pcw(9)")
     starts = [*range(0, count - 7, 7), count - 7]
-    assert len(found.rows) == len(starts) > 2
-    for row, start in zip(found.rows, starts, strict=True):
-        want = [ids[0], *body[start : start + 7], ids[-1]]
-        np.testing.assert_array_equal(row.token_ids, want)
-    assert pieces(found) == [TEXT]
-    (row,) = cut(tokenizer, f"pcw({len(ids)})").rows
+    assert len(chunked.rows) == len(starts) > 2
+    for row, start in zip(chunked.rows, starts, strict=True):
+        expected = [ids[0], *body[start : start + 7], ids[-1]]
+        np.testing.assert_array_equal(row.token_ids, expected)
+    assert chunk_texts(chunked) == [TEXT]
+    (row,) = split_text(tokenizer, f"pcw({len(ids)})").rows
     np.testing.assert_array_equal(row.token_ids, ids)
     with pytest.raises(ValueError, match=r"pcw\(2\) leaves no room beside 2 tokens"):
-        cut(tokenizer, "pcw(2)")
+        split_text(tokenizer, "pcw(2)")
 
 
 def test_long_texts_are_cut_first(tokenizer):
     ids = tokenizer.encode(TEXT).ids
-    (row,) = cut(tokenizer, "late(4)", max_length=9).rows
+    (row,) = split_text(tokenizer, "late(4)", max_length=9).rows
     np.testing.assert_array_equal(row.token_ids, [*ids[:8], ids[-1]])
-    rows = cut(tokenizer, "pcw(6)", max_length=10).rows
+    rows = split_text(tokenizer, "pcw(6)", max_length=10).rows
     assert [list(row.token_ids[1:-1]) for row in rows] == [ids[1:5], ids[5:9]]
     with pytest.raises(ValueError, match="max_length 2 leaves no room"):
-        cut(tokenizer, "naive(4)", max_length=2)
+        split_text(tokenizer, "naive(4)", max_length=2)
 
 
 def test_texts_without_tokens(tokenizer):

@@ -33,7 +33,7 @@ KINDS = ["wordpiece", "bpe", "metaspace", "unigram"]
 PROMPT = "Retrieve passages that answer the question"
 
 
-def spaced(kind):
+def train_metaspace(kind):
     """As SentencePiece writes words: <s> first, nothing last, </s> known."""
     special = ["<unk>", "<s>", "</s>"]
     if kind == "unigram":
@@ -53,13 +53,13 @@ def spaced(kind):
     return tokenizer
 
 
-def trained(kind):
+def train(kind):
     if kind in ("wordpiece", "bpe"):
         return train_tokenizer(CORPUS * 3, 300, kind)
-    return spaced(kind)
+    return train_metaspace(kind)
 
 
-TOKENIZERS = {kind: trained(kind) for kind in KINDS}
+TOKENIZERS = {kind: train(kind) for kind in KINDS}
 
 
 @pytest.fixture(params=KINDS)
@@ -71,13 +71,13 @@ def ids(tokenizer, text):
     return tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def one(method, tokenizer, text, role="query", length=400):
-    """The ids and the pooled tokens of a text in the one template of a method."""
-    (found,) = tokenize_with_prompt(method, tokenizer, [text], length, role)
-    return found.token_ids[0].tolist(), found.pooling_mask[0].tolist()
+def tokenize_one(prompt, tokenizer, text, role="query", length=400):
+    """The ids and the pooled tokens of a text in the one template of a prompt."""
+    (part,) = tokenize_with_prompt(prompt, tokenizer, [text], length, role)
+    return part.token_ids[0].tolist(), part.pooling_mask[0].tolist()
 
 
-def bos(tokenizer):
+def bos_ids(tokenizer):
     return enclosing_tokens(tokenizer)[0].tolist()
 
 
@@ -85,21 +85,21 @@ def bos(tokenizer):
 def test_plain_is_the_text_as_ever(tokenizer, length):
     texts = [*TEXTS[:2], LONG]  # no character of several tokens, which is never split
     for role in ("query", "document"):
-        (found,) = tokenize_with_prompt(
+        (part,) = tokenize_with_prompt(
             PROMPTS["plain"](), tokenizer, texts, length, role
         )
         for row, pooled, expected in zip(
-            found.token_ids,
-            found.pooling_mask,
+            part.token_ids,
+            part.pooling_mask,
             tokenize_texts(tokenizer, texts, length),
             strict=True,
         ):
             np.testing.assert_array_equal(row, expected)
             assert row.dtype == np.int32 and pooled.dtype == bool and pooled.all()
-    assert found.pst_positions is None
+    assert part.pst_positions is None
 
 
-# method, its arguments -> the strings of queries and of documents, cut at the text, and
+# prompt, its arguments -> the strings of queries and of documents, cut at the text, and
 # whether all tokens are pooled; E is the end token, C what the tokenizer puts last.
 STRINGS = [
     ("prompteol", {}, ['This sentence : "', '" means in one word:"'], None, True),
@@ -203,36 +203,40 @@ STRINGS = [
 ]
 
 
-@pytest.mark.parametrize("name, arguments, query, document, whole", STRINGS)
-def test_prompts_are_these_strings(tokenizer, name, arguments, query, document, whole):
-    method = PROMPTS[name](**arguments)
+@pytest.mark.parametrize("name, arguments, query, document, pool_all", STRINGS)
+def test_prompts_are_these_strings(
+    tokenizer, name, arguments, query, document, pool_all
+):
+    prompt = PROMPTS[name](**arguments)
     end, close = [find_end_token(tokenizer)], enclosing_tokens(tokenizer)[1].tolist()
     for role, parts in (("query", query), ("document", document or query)):
         if parts is None:
             continue
         for text in TEXTS:
             before, after = parts
-            said = method.rewrite(text)
+            rewritten = prompt.rewrite(text)
             last = {"E": end, "C": close}.get(after[-1:], [])
             after = after.rstrip("EC")
-            expected = bos(tokenizer) + ids(tokenizer, before + said + after) + last
-            found, pooled = one(method, tokenizer, text, role)
-            assert found == expected
-            if whole or (name == "nv_embed" and role == "document"):
+            expected = (
+                bos_ids(tokenizer) + ids(tokenizer, before + rewritten + after) + last
+            )
+            row, pooled = tokenize_one(prompt, tokenizer, text, role)
+            assert row == expected
+            if pool_all or (name == "nv_embed" and role == "document"):
                 assert all(pooled)
                 continue
             # What is pooled says the text, and no more than a space besides.
             skipped = pooled.index(True)
             assert all(pooled[skipped:])
-            kept = len(found) - len(last)
-            shown = tokenizer.decode(found[skipped:kept]).strip()
-            whole_text = tokenizer.decode(ids(tokenizer, said)).strip()
-            assert shown.replace(" ", "") == whole_text.replace(" ", "")
+            stop = len(row) - len(last)
+            decoded = tokenizer.decode(row[skipped:stop]).strip()
+            full_text = tokenizer.decode(ids(tokenizer, rewritten)).strip()
+            assert decoded.replace(" ", "") == full_text.replace(" ", "")
 
 
 def test_every_method_is_tested():
-    named = {row[0] for row in STRINGS} | {"plain", "echo", "sgpt", "metaeol"}
-    assert named == set(PROMPTS)
+    tested = {row[0] for row in STRINGS} | {"plain", "echo", "sgpt", "metaeol"}
+    assert tested == set(PROMPTS)
     for name, make in PROMPTS.items():
         arguments = {"query": "{text}"} if name == "template" else {}
         assert set(make(**arguments).templates) == {"query", "document"}
@@ -245,61 +249,63 @@ def test_echo_is_its_pieces_end_to_end(tokenizer):
             ("query", ["Instruct:", f"{PROMPT},", "\nQuery:"], "\nQuery again:"),
             ("document", ["Document:"], "\nDocument again:"),
         ):
-            first = bos(tokenizer)
+            first = bos_ids(tokenizer)
             for piece in (*before, text, again):
                 first = first + ids(tokenizer, piece)
             copy = ids(tokenizer, text)
-            found, pooled = one(PROMPTS["echo"](), tokenizer, text, role)
-            assert found == first + copy + end
+            row, pooled = tokenize_one(PROMPTS["echo"](), tokenizer, text, role)
+            assert row == first + copy + end
             assert pooled == [False] * len(first) + [True] * (len(copy) + 1)
     both = PROMPTS["echo"](symmetric=True, pool="last")
-    assert one(both, tokenizer, "a cat", "document") == one(both, tokenizer, "a cat")
+    assert tokenize_one(both, tokenizer, "a cat", "document") == tokenize_one(
+        both, tokenizer, "a cat"
+    )
     assert (both.pool, PROMPTS["echo"]().pool) == ("last", "mean")
 
 
 @pytest.mark.parametrize("length", [60, 61, 62, 75])
 def test_echo_halves_what_the_template_leaves(tokenizer, length):
-    method = PROMPTS["echo"](instruction="Find")
+    prompt = PROMPTS["echo"](instruction="Find")
     text = ids(tokenizer, LONG)
-    bare, pooled = one(method, tokenizer, "a cat")
+    bare, pooled = tokenize_one(prompt, tokenizer, "a cat")
     template = len(bare) - 2 * len(ids(tokenizer, "a cat"))
     budget = (length - template) // 2
-    found, pooled = one(method, tokenizer, LONG, length=length)
-    assert found[-1] == find_end_token(tokenizer)
-    assert found[-1 - budget : -1] == text[:budget]
+    row, pooled = tokenize_one(prompt, tokenizer, LONG, length=length)
+    assert row[-1] == find_end_token(tokenizer)
+    assert row[-1 - budget : -1] == text[:budget]
     assert sum(pooled) == budget + 1
-    assert len(found) == template + 2 * budget
+    assert len(row) == template + 2 * budget
     again = ids(tokenizer, "\nQuery again:")
-    middle = len(found) - 1 - budget - len(again)
-    assert found[middle : middle + len(again)] == again
-    assert found[middle - budget : middle] == text[:budget]
+    middle = len(row) - 1 - budget - len(again)
+    assert row[middle : middle + len(again)] == again
+    assert row[middle - budget : middle] == text[:budget]
 
 
 @pytest.mark.parametrize("name", ["instruct", "icl", "nv_embed", "prompteol", "gritlm"])
 def test_a_long_text_is_cut_and_its_template_never(tokenizer, name):
-    method = PROMPTS[name](**({} if name == "prompteol" else {"instruction": "Find"}))
-    least = len(one(method, tokenizer, "the dog")[0])
+    prompt = PROMPTS[name](**({} if name == "prompteol" else {"instruction": "Find"}))
+    least = len(tokenize_one(prompt, tokenizer, "the dog")[0])
     for length in range(least, least + 12):
-        found, _ = one(method, tokenizer, LONG, length=length)
-        assert len(found) <= length
-        assert len(found) >= length - 2  # a token that merges over the cut
-        # The row is that of some shorter text, whole.
+        row, _ = tokenize_one(prompt, tokenizer, LONG, length=length)
+        assert len(row) <= length
+        assert len(row) >= length - 2  # a token that merges over the cut
+        # The row is that of some shorter text, in full.
         rows = {
-            tuple(one(method._replace(rewrite=str), tokenizer, LONG[:cut])[0])
+            tuple(tokenize_one(prompt._replace(rewrite=str), tokenizer, LONG[:cut])[0])
             for cut in range(1, 60)
         }
-        assert tuple(found) in rows
+        assert tuple(row) in rows
         if name in ("instruct", "icl", "nv_embed"):
-            assert found[-1] == find_end_token(tokenizer)
+            assert row[-1] == find_end_token(tokenizer)
 
 
 def test_a_character_of_several_tokens_is_never_split():
     tokenizer = TOKENIZERS["bpe"]
-    method = PROMPTS["template"](query="{text}{eos}")
+    prompt = PROMPTS["template"](query="{text}{eos}")
     for length in range(8, 24):
-        found, _ = one(method, tokenizer, "🙂" * 20, length=length)
-        assert set(tokenizer.decode(found[1:-1])) == {"🙂"}
-        assert length - 4 < len(found) <= length
+        row, _ = tokenize_one(prompt, tokenizer, "🙂" * 20, length=length)
+        assert set(tokenizer.decode(row[1:-1])) == {"🙂"}
+        assert length - 4 < len(row) <= length
 
 
 def test_the_last_token_of_one_word_prompts_is_the_open_quote(tokenizer):
@@ -311,7 +317,7 @@ def test_the_last_token_of_one_word_prompts_is_the_open_quote(tokenizer):
                 last = row[np.flatnonzero(pooled)[-1]]
                 assert last == row[-1]
                 assert tokenizer.decode([last], skip_special_tokens=False)[-1] == '"'
-    merged = one(PROMPTS["prompteol"](), TOKENIZERS["bpe"], "a cat")[0][-1]
+    merged = tokenize_one(PROMPTS["prompteol"](), TOKENIZERS["bpe"], "a cat")[0][-1]
     assert TOKENIZERS["bpe"].id_to_token(merged) == ':"'
 
 
@@ -332,23 +338,23 @@ def test_one_word_prompts_rewrite_their_sentences():
 
 
 def test_metaeol_is_eight_prompts_that_end_in_a_quote(tokenizer):
-    method = PROMPTS["metaeol"]()
-    found = tokenize_with_prompt(method, tokenizer, ["a cat"], 400, "query")
-    assert len(found) == 8
-    assert len({tuple(part.token_ids[0]) for part in found}) == 8
-    own = PROMPTS["metaeol"](prompts=('One : "{text}" word:"',))
-    expected = bos(tokenizer) + ids(tokenizer, 'One : "a cat." word:"')
-    assert one(own, tokenizer, "a cat")[0] == expected
+    prompt = PROMPTS["metaeol"]()
+    parts = tokenize_with_prompt(prompt, tokenizer, ["a cat"], 400, "query")
+    assert len(parts) == 8
+    assert len({tuple(part.token_ids[0]) for part in parts}) == 8
+    custom = PROMPTS["metaeol"](prompts=('One : "{text}" word:"',))
+    expected = bos_ids(tokenizer) + ids(tokenizer, 'One : "a cat." word:"')
+    assert tokenize_one(custom, tokenizer, "a cat")[0] == expected
 
 
 def test_sgpt_puts_brackets_as_tokens_around_the_text(tokenizer):
     for role, left, right in (("query", "[", "]"), ("document", "{", "}")):
-        found, pooled = one(PROMPTS["sgpt"](), tokenizer, TEXTS[1], role)
-        expected = bos(tokenizer)
+        row, pooled = tokenize_one(PROMPTS["sgpt"](), tokenizer, TEXTS[1], role)
+        expected = bos_ids(tokenizer)
         for piece in (left, TEXTS[1], right):
             expected = expected + ids(tokenizer, piece)
-        assert found == expected and all(pooled)
-        short, _ = one(PROMPTS["sgpt"](), tokenizer, LONG, role, length=12)
+        assert row == expected and all(pooled)
+        short, _ = tokenize_one(PROMPTS["sgpt"](), tokenizer, LONG, role, length=12)
         right = ids(tokenizer, right)
         assert len(short) == 12 and short[-len(right) :] == right
 
@@ -360,7 +366,7 @@ def test_no_examples_is_the_plain_instruction(tokenizer):
         parse_template(line), tokenizer, TEXTS, 400, instruction="Find"
     )
     for row, text in zip(expected.token_ids, TEXTS, strict=True):
-        assert one(none, tokenizer, text)[0] == row.tolist()
+        assert tokenize_one(none, tokenizer, text)[0] == row.tolist()
 
 
 @pytest.mark.parametrize("name", ["prompteol", "cot", "ke", "metaeol"])
@@ -368,23 +374,23 @@ def test_the_prepended_token_has_its_place(tokenizer, name):
     known, number = add_special_token(tokenizer)
     assert number == tokenizer.get_vocab_size() == known.get_vocab_size() - 1
     assert tokenizer.token_to_id(PST) is None
-    method = PROMPTS[name](prepend=True)
+    prompt = PROMPTS[name](prepend=True)
     texts = ["a cat", f"why {PST} two?", LONG]
-    found = tokenize_with_prompt(method, known, texts, 260, "query")
-    for prompt, part in zip(method.templates["query"], found, strict=True):
+    parts = tokenize_with_prompt(prompt, known, texts, 260, "query")
+    for template, part in zip(prompt.templates["query"], parts, strict=True):
         assert part.pst_positions.dtype == np.int32
         for row, place in zip(part.token_ids, part.pst_positions, strict=True):
             assert row[place] == number
-            before = bos(known) + ids(known, prompt[1].literal)
+            before = bos_ids(known) + ids(known, template[1].literal)
             assert row[:place].tolist() == before
         line = "".join(
             "a cat." if p.is_text else p.special * (p.special == PST) + p.literal
-            for p in prompt
+            for p in template
         )
         assert f' : {PST} "a cat."' in line
-        assert part.token_ids[0].tolist() == bos(known) + ids(known, line)
+        assert part.token_ids[0].tolist() == bos_ids(known) + ids(known, line)
     with pytest.raises(ValueError, match="has no added token '<PST>'; it has"):
-        tokenize_with_prompt(method, tokenizer, texts, 260, "query")
+        tokenize_with_prompt(prompt, tokenizer, texts, 260, "query")
 
 
 def test_a_line_is_a_template():
@@ -412,18 +418,18 @@ def test_a_line_is_a_template():
     assert flags("{text!}x{eos}") == [("slot", True), ("x", True), ("eos", True)]
     assert flags("{instruction} {text}", pool_all=True)[0] == ("{instruction} ", True)
     tokenizer = TOKENIZERS["bpe"]
-    method = PROMPTS["template"](query='{{"a": {text}}} {')
-    found, _ = one(method, tokenizer, "{text}")
-    assert found == bos(tokenizer) + ids(tokenizer, '{"a": {text}} {')
+    prompt = PROMPTS["template"](query='{{"a": {text}}} {')
+    row, _ = tokenize_one(prompt, tokenizer, "{text}")
+    assert row == bos_ids(tokenizer) + ids(tokenizer, '{"a": {text}} {')
 
 
 def test_two_copies_in_a_line_share_the_room(tokenizer):
-    method = PROMPTS["template"](query="Query: {text}\nAgain: {text!}")
+    prompt = PROMPTS["template"](query="Query: {text}\nAgain: {text!}")
     for length in (30, 31, 44):
-        found, pooled = one(method, tokenizer, LONG, length=length)
-        assert length - 4 < len(found) <= length
-        shown = tokenizer.decode(np.array(found)[pooled].tolist())
-        assert LONG.startswith(shown.strip())
+        row, pooled = tokenize_one(prompt, tokenizer, LONG, length=length)
+        assert length - 4 < len(row) <= length
+        decoded = tokenizer.decode(np.array(row)[pooled].tolist())
+        assert LONG.startswith(decoded.strip())
 
 
 def test_what_a_section_names():

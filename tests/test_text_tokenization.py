@@ -80,9 +80,9 @@ def test_loading_errors(tmp_path):
 
 
 def test_truncation_keeps_the_closing_token(tokenizer):
-    whole = tokenize_texts(tokenizer, TEXTS[:1], 64)[0]
-    cut = tokenize_texts(tokenizer, TEXTS[:1], 5)[0]
-    np.testing.assert_array_equal(cut, [*whole[:4], whole[-1]])
+    full = tokenize_texts(tokenizer, TEXTS[:1], 64)[0]
+    truncated = tokenize_texts(tokenizer, TEXTS[:1], 5)[0]
+    np.testing.assert_array_equal(truncated, [*full[:4], full[-1]])
     with pytest.raises(ValueError, match="max_length 2 leaves no room"):
         tokenize_texts(tokenizer, TEXTS, 2)
 
