@@ -73,7 +73,7 @@ def main():
     if GRID.value and TASK.value == "perplexity":
         raise ValueError(f"--grid does not go with --task={TASK.value}")
     evaluator = _build_evaluator()
-    model = options.load_model()
+    model = options.load_model(lm_head=isinstance(evaluator, ModelEvaluator))
     if isinstance(evaluator, ModelEvaluator):
         return _evaluate_model(evaluator, model)
     if GRID.value:

@@ -98,14 +98,17 @@ WHITEN_DIM = flags.DEFINE_integer(
 )
 
 
-def load_model() -> EmbeddingModel:
+def load_model(*, lm_head: bool = False) -> EmbeddingModel:
     """The model of --model with the context of --extend, checked against the sizes.
+
+    Args:
+        lm_head: Whether an untied output layer is kept, as in `load.load`.
 
     Raises:
         FileNotFoundError, ValueError: There is no such model, depth or dim, or --extend
             does not fit it.
     """
-    model = _extend(load.load_adapted(MODEL.value, ADAPTER.value))
+    model = _extend(load.load_adapted(MODEL.value, ADAPTER.value, lm_head=lm_head))
     for flag, largest in ((DEPTH, model.config.depth), (DIM, model.width)):
         if flag.value is not None and not 1 <= flag.value <= largest:
             raise ValueError(

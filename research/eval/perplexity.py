@@ -122,10 +122,10 @@ def _sum_losses(
     nats = 0.0
     # Batches of rows of about one length; rows that only fill a batch have length 0
     sizes = choose_batch_sizes(cfg.max_len, None, mesh)
-    for chosen, count, length in group_by_length(lengths, sizes):
+    for numbers, count, length in group_by_length(lengths, sizes):
         token_ids = np.zeros((count, length), np.int32)
         row_lengths = np.zeros(count, np.int32)
-        for i, number in enumerate(chosen):
+        for i, number in enumerate(numbers):
             token_ids[i, : lengths[number]] = rows[number]
             row_lengths[i] = lengths[number]
         with nullcontext() if mesh is None else jax.set_mesh(mesh):

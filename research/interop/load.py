@@ -1,4 +1,4 @@
-"""Models by name: a trained workdir, a folder, an installed package or a hub id."""
+"""Loads a model by its name: a workdir, a folder, an installed package or a hub id."""
 
 import importlib.util
 import re
@@ -6,16 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from tokenizers import Tokenizer, normalizers
 
 from research.config_sections import parse_section
 from research.inference.model import EmbeddingModel, merge_adapter
-from research.interop.hf.families import read_config
+from research.interop.hf.families import has_output_layer, read_config
 from research.interop.hf.safetensors import read_safetensors
 from research.interop.peft import read_adapter
 from research.interop.sentence_transformers.read import read_json, read_modules
-from research.models.lora import full_params
+from research.models.lora import full_params, num_params
 from research.models.positions.methods import encoder_config
 from research.text.prompts import PROMPTS, build_prompt
 from research.text.tokenization import load_tokenizer
@@ -28,48 +27,55 @@ def load(
     sharding: Callable[[Params], Any] | None = None,
     *,
     merge: bool = True,
+    lm_head: bool = False,
 ) -> EmbeddingModel:
-    """The model of that name.
+    """Loads a model by its name.
 
-    A workdir that `launch.train` made; a sentence-transformers folder, of the layout of
-    versions before or after 6; or a plain Hugging Face folder, which says nothing of
-    pooling: mean, normalised, no prompts (sentence-transformers pools the same but
-    does not normalise; cosines are equal).
+    A model is a workdir that `launch.train` made; a sentence-transformers folder, in
+    the layout of versions before or after 6; or a plain Hugging Face folder, which does
+    not say how to embed: mean pooling, normalized, no prompts (sentence-transformers
+    uses the same pooling without normalizing; cosines are equal).
 
     Args:
-        model: what `folder` accepts.
-        sharding: where parameters go as they are read, as of `read_safetensors`; those
-            of a workdir stay on the host.
-        merge: add the adapter of a model that has one to its kernels, which makes it a
-            plain one; several stay beside them.
+        model: A name that `resolve_folder` accepts.
+        sharding: Tree of shapes -> tree of shardings, on which parameters are placed as
+            they are read (see `read_safetensors`); those of a workdir stay on the host.
+        merge: Whether the adapter of a model that has just one is added to its kernels;
+            several adapters stay beside the kernels.
+        lm_head: Whether a causal language model keeps its output layer, as "lm_head" in
+            `params`, if that is not tied to the token table. Embedding does not use it.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a file is missing in it.
-        ValueError: the folder asks for something that we do not compute, or its
+        FileNotFoundError: There is no such folder, or a file is missing in it.
+        ValueError: The folder asks for something that we do not compute, or its
             weights do not fit its config.
     """
     path = resolve_folder(model)
     if (path / "model.json").exists():
-        loaded = _workdir(path)
+        loaded = _load_workdir(path, lm_head)
         return merge_adapter(loaded) if merge and len(loaded.adapters) == 1 else loaded
     if (path / "modules.json").exists():
-        return _sentence_transformers(path, sharding)
-    return _transformers(path, sharding)
+        return _load_sentence_transformers(path, sharding, lm_head)
+    return _load_transformers(path, sharding, lm_head)
 
 
-def load_adapted(model: str, adapter: str | None = None) -> EmbeddingModel:
-    """The model of that name, as an adapter makes it.
+def load_adapted(
+    model: str, adapter: str | None = None, *, lm_head: bool = False
+) -> EmbeddingModel:
+    """Loads a model by its name, with one of its adapters merged.
 
     Args:
-        model: as `load` takes it.
-        adapter: the name of one of its adapters; or a folder that `peft` wrote, for any
-            model without; None where it has none, or one, or those of the roles.
+        model: A name that `resolve_folder` accepts.
+        adapter: Name of one of its adapters; or a folder that `peft` wrote, if the
+            model has none. None if it has no adapter, or one, or the two of the roles
+            "query" and "document", which are not merged.
+        lm_head: Whether an untied output layer is kept, as in `load`.
 
     Raises:
-        ValueError: the model has no such adapter, or none was named and it has several
-            that are not of roles, or the folder's does not fit.
+        ValueError: The model has no such adapter, or it has several that are not of
+            roles and none was named, or the folder's does not fit.
     """
-    loaded = load(model, merge=False)
+    loaded = load(model, merge=False, lm_head=lm_head)
     if adapter is None:
         if set(loaded.adapters) in (set(), {"query", "document"}):
             return loaded
@@ -90,48 +96,48 @@ def resolve_folder(model: str) -> Path:
     """The folder that holds a model.
 
     Args:
-        model: a path; `package:NAME`, for the model inside an installed Python package;
-            or the id of a model of the Hugging Face hub, fetched (or, with
-            HF_HUB_OFFLINE=1, taken from the cache) by `huggingface_hub`.
+        model: A path; `package:NAME`, for the model inside an installed Python package;
+            or the id of a model of the Hugging Face hub, downloaded (or, with
+            HF_HUB_OFFLINE=1, read from the cache) by `huggingface_hub`.
 
     Raises:
-        FileNotFoundError: nothing of that name.
-        ValueError: the hub cannot be reached, or does not give that model.
+        FileNotFoundError: There is no such folder or package.
+        ValueError: The hub cannot be reached, or does not give that model.
     """
     if model.startswith("package:"):
-        return _package(model.removeprefix("package:"))
+        return _package_folder(model.removeprefix("package:"))
     path = Path(model).expanduser()
     if model and path.is_dir():
         return path
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
         raise FileNotFoundError(f"no model folder {model}")
-    return _hub(model)
+    return _hub_folder(model)
 
 
-def _package(name: str) -> Path:
-    """The folder with a config.json that lies least deep in an installed package."""
+def _package_folder(name: str) -> Path:
+    """The outermost folder of an installed package with a config.json and weights."""
     if not name.isidentifier() or (spec := importlib.util.find_spec(name)) is None:
         raise FileNotFoundError(f"no Python package {name!r} is installed")
     roots = [Path(root) for root in spec.submodule_search_locations or ()]
-    found = [
+    folders = [
         file.parent
         for root in roots
         for file in sorted(root.rglob("config.json"), key=lambda f: len(f.parts))
         if any(file.parent.glob("*.safetensors"))
     ]
-    if not found:
+    if not folders:
         raise FileNotFoundError(f"the Python package {name!r} holds no model folder")
-    return found[0]
+    return folders[0]
 
 
-def _hub(name: str) -> Path:
-    """The snapshot of a hub model in the local cache."""
+def _hub_folder(name: str) -> Path:
+    """The snapshot of a hub model in the local cache, downloaded if need be."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    wanted = ["*.json", "*.txt", "*.safetensors"]
+    patterns = ["*.json", "*.txt", "*.safetensors"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ValueError(
             f"{name!r} is no folder here, and the Hugging Face hub did not give a "
@@ -139,15 +145,19 @@ def _hub(name: str) -> Path:
         ) from None
 
 
-def _workdir(path: Path) -> EmbeddingModel:
-    """A model that `launch.train` trained: its newest checkpoint."""
+def _load_workdir(path: Path, lm_head: bool) -> EmbeddingModel:
+    """The newest checkpoint of a model that `launch.train` trained."""
     fields = read_json(path / "model.json")
+    # The trained parameters, over the frozen ones if only some are trained
     partial = fields.get("partial", False)
     parts = restore_params(path / "checkpoints", frozen=partial)
     parts = dict(full_params(*parts) if partial else parts)
     try:
+        params = dict(parts.pop("encoder"))
+        if not lm_head:
+            params.pop("lm_head", None)
         return EmbeddingModel(
-            params=parts.pop("encoder"),
+            params=params,
             config=encoder_config(fields["encoder"]),
             tokenizer=load_tokenizer(path),
             pool=fields["pool"],
@@ -156,7 +166,9 @@ def _workdir(path: Path) -> EmbeddingModel:
             normalize=fields["normalize"],
             dims=tuple(fields["dims"]),
             prompt=build_prompt(parse_section(PROMPTS, fields["prompt"])),
-            dropped=tuple(f"{n} ({_size(x):,} parameters)" for n, x in parts.items()),
+            dropped=tuple(
+                f"{n} ({num_params(x):,} parameters)" for n, x in parts.items()
+            ),
             adapters=tuple(fields.get("adapters", ())),
             base=fields.get("base", ""),
             head=parts.get("head"),
@@ -165,45 +177,47 @@ def _workdir(path: Path) -> EmbeddingModel:
         raise ValueError(f"{path / 'model.json'} does not fit: {error}") from None
 
 
-def _size(params: Params) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def _transformers(
+def _load_transformers(
     path: Path,
     sharding: Callable[[Params], Any] | None,
+    lm_head: bool,
     max_length: int | None = None,
 ) -> EmbeddingModel:
     """A Hugging Face folder, with the defaults of `load`."""
-    config = read_config(read_json(path / "config.json"))
+    fields = read_json(path / "config.json")
+    config = read_config(fields)
     if max_length is None:
         tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
         max_length = tokenizer_config.get("model_max_length") or config.max_len
     return EmbeddingModel(
-        params=read_safetensors(path, config, sharding),
+        params=read_safetensors(
+            path, config, sharding, lm_head=lm_head and has_output_layer(fields)
+        ),
         config=config,
         tokenizer=load_tokenizer(path),
         pool="mean",
         max_length=int(min(max_length, config.max_len)),
         prompts={"query": "", "document": ""},
         normalize=True,
-        dims=tuple(read_json(path / "config.json").get("matryoshka_dimensions", ())),
+        dims=tuple(fields.get("matryoshka_dimensions", ())),
     )
 
 
-def _sentence_transformers(
-    path: Path, sharding: Callable[[Params], Any] | None
+def _load_sentence_transformers(
+    path: Path, sharding: Callable[[Params], Any] | None, lm_head: bool
 ) -> EmbeddingModel:
-    """A folder whose modules.json is Transformer, Pooling and perhaps more."""
-    found = read_modules(path)
-    model = _transformers(found.body, sharding, found.max_length)
-    if found.lower_case:
-        _lower_case(model.tokenizer)
+    """A folder whose modules.json lists Transformer, Pooling and perhaps more."""
+    modules = read_modules(path)
+    model = _load_transformers(
+        modules.transformer, sharding, lm_head, modules.max_length
+    )
+    if modules.lower_case:
+        _lower_case_input(model.tokenizer)
     names = ("pool", "prompts", "normalize", "dense", "dim")
-    return model._replace(**{name: getattr(found, name) for name in names})
+    return model._replace(**{name: getattr(modules, name) for name in names})
 
 
-def _lower_case(tokenizer: Tokenizer) -> None:
+def _lower_case_input(tokenizer: Tokenizer) -> None:
     """Makes the tokenizer lower-case its input first."""
     steps = [normalizers.Lowercase()]
     if tokenizer.normalizer is not None:

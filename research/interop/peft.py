@@ -1,13 +1,13 @@
-"""One adapter of an encoder <-> a folder in the layout of Hugging Face's `peft`.
+"""A LoRA adapter of an encoder <-> a folder in the layout of Hugging Face's `peft`.
 
-adapter_config.json says rank, alpha and which modules; adapter_model.safetensors holds
+adapter_config.json says rank, alpha and the modules; adapter_model.safetensors holds
 `base_model.model.<module>.lora_A.weight` [r, in] and `lora_B.weight` [out, r] of each.
 """
 
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,19 +17,18 @@ from safetensors.numpy import load_file
 from research.atomic_write import atomic_write
 from research.inference.model import EmbeddingModel
 from research.interop.hf.families import family_of
-from research.interop.hf.safetensors import canonical, save_tensors
-from research.interop.hf.weight_names import ROWS
-from research.models import lora as adapters
+from research.interop.hf.safetensors import save_tensors
+from research.interop.hf.weight_names import WEIGHT_NAMES, canonical_name
+from research.models import lora
 from research.models.config import EncoderConfig
 from research.models.layers import LINEAR_LAYERS
-from research.models.lora import LORA_LEAVES, partition
 from research.types import Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(.+)\.lora_([AB])\.(?:default\.)?weight")
-# What changes the arithmetic or the parameters, and its values that change nothing.
-_PLAIN = {
+# Fields that change the arithmetic or the parameters, and the values without effect.
+_ALLOWED = {
     "use_dora": (False, None),
     "bias": ("none", None),
     "rank_pattern": ({}, None),
@@ -42,36 +41,82 @@ _PLAIN = {
 }
 
 
+class LinearModule(NamedTuple):
+    """The module of a Hugging Face family that holds one of our linear layers.
+
+    Attributes:
+        name: Its name, with `{l}` for the layer.
+        is_fused: Whether it holds several of our linear layers in one.
+    """
+
+    name: str
+    is_fused: bool
+
+
+def export_adapter(model: EmbeddingModel, output: Path) -> dict[str, Any]:
+    """Writes the adapter of a model alone, in the layout of Hugging Face's `peft`.
+
+    Args:
+        model: A model with one adapter, not merged.
+        output: A folder that does not exist yet, or is empty.
+
+    Returns:
+        output, adapter, rank, parameters: what was written.
+
+    Raises:
+        FileExistsError: The folder exists and is not empty.
+        ValueError: The model has no adapter, or several, or peft cannot express it.
+        OSError: No space, or no right to write.
+    """
+    if len(model.adapters) != 1:
+        known = ", ".join(model.adapters) or "none"
+        raise ValueError(f"one adapter is exported alone; the model has {known}")
+    lora_params = lora.partition(model.params, lora.LORA_LEAVES)[0]
+    with atomic_write(output, folder=True) as folder:
+        write_adapter(folder, model.params, model.config, base=model.base)
+    layers = lora_params["layers"].values()
+    return {
+        "output": str(output),
+        "adapter": model.adapters[0],
+        "rank": next(iter(layers))["lora"]["a"].shape[-1],
+        "parameters": sum(x.size for x in jax.tree.leaves(lora_params)),
+    }
+
+
 def write_adapter(
     folder: Path, params: Params, cfg: EncoderConfig, *, base: str = ""
 ) -> None:
     """Writes the one adapter of an encoder.
 
     Args:
-        folder: is there.
-        params: the encoder's, with one adapter.
-        cfg: its shape.
-        base: the name of the model that the adapter belongs to.
+        folder: An existing folder.
+        params: The encoder's parameters, with one adapter.
+        cfg: The encoder's shape.
+        base: Name of the model that the adapter belongs to.
 
     Raises:
-        ValueError: no Hugging Face family computes the encoder, or its file holds
-            several of our layers in one.
-        OSError: no space, or no right to write.
+        ValueError: No Hugging Face family computes the encoder, or its file holds
+            several of our layers in one tensor.
+        OSError: No space, or no right to write.
     """
-    layers = {n: x["lora"] for n, x in params["layers"].items() if "lora" in x}
-    modules, tensors = _modules(cfg), {}
-    for name, lora in layers.items():
-        module = _alone(modules, name)
-        a, b = np.asarray(lora["a"], np.float32), np.asarray(lora["b"], np.float32)
+    loras = {n: x["lora"] for n, x in params["layers"].items() if "lora" in x}
+    modules = _linear_modules(cfg)
+    # lora_A [r, in] and lora_B [out, r] of each layer
+    tensors = {}
+    for name, layer_params in loras.items():
+        module = _require_unfused(modules, name)
+        a = np.asarray(layer_params["a"], np.float32)  # [L, in..., r]
+        b = np.asarray(layer_params["b"], np.float32)  # [L, r, out...]
         for layer in range(cfg.depth):
-            at = _PREFIX + module.format(l=layer)
+            prefix = _PREFIX + module.format(l=layer)
             down = a[layer].reshape(-1, a.shape[-1])
             up = b[layer].reshape(b.shape[1], -1)
-            tensors[f"{at}.lora_A.weight"] = np.ascontiguousarray(down.T)
-            tensors[f"{at}.lora_B.weight"] = np.ascontiguousarray(up.T)
-    first = next(iter(layers.values()))
+            tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(down.T)
+            tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(up.T)
+    # adapter_config.json
+    first = next(iter(loras.values()))
     rank, scale = first["a"].shape[-1], float(first["scale"][0, 0])
-    rate = float(first["rate"][0]) if "rate" in first else 0.0
+    dropout = float(first["rate"][0]) if "rate" in first else 0.0
     alpha = scale * rank
     fields = {
         "peft_type": "LORA",
@@ -79,8 +124,8 @@ def write_adapter(
         "base_model_name_or_path": base or None,
         "r": rank,
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
-        "lora_dropout": round(rate, 6),
-        "target_modules": _targets(modules, list(layers)),
+        "lora_dropout": round(dropout, 6),
+        "target_modules": _target_modules(modules, list(loras)),
         "bias": "none",
         "fan_in_fan_out": family_of(cfg) == "gpt2",
         "inference_mode": True,
@@ -95,81 +140,90 @@ def read_adapter(folder: Path, params: Params, cfg: EncoderConfig) -> Params:
     """The encoder with the adapter of a folder beside its kernels.
 
     Args:
-        folder: holds adapter_config.json and adapter_model.safetensors.
-        params: the encoder's, without adapters.
-        cfg: its shape.
+        folder: Holds adapter_config.json and adapter_model.safetensors.
+        params: The encoder's parameters, without adapters.
+        cfg: The encoder's shape.
 
     Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: it is not LoRA of the plain kind, or does not fit the encoder.
+        FileNotFoundError: One of the files is missing.
+        ValueError: It is no plain LoRA, or does not fit the encoder.
     """
-    fields = _config(folder)
-    modules = {module: name for name, (module, _) in _modules(cfg).items()}
-    found: dict[str, dict[tuple[int, str], np.ndarray]] = {}
-    for name, tensor in _tensors(folder).items():
+    fields = _read_config(folder)
+    modules = _linear_modules(cfg)
+    layer_of_module = {module.name: name for name, module in modules.items()}
+    # {our layer: {(block, "A" or "B"): tensor}}
+    by_layer: dict[str, dict[tuple[int, str], np.ndarray]] = {}
+    for name, tensor in _read_tensors(folder).items():
         match = _TENSOR.fullmatch(name.removeprefix(_PREFIX))
-        module = canonical(match[1]) if match else ""
-        layer = re.search(r"\d+", module)
-        general = module and re.sub(r"\d+", "{l}", module, count=1)
-        if not layer or general not in modules:
-            known = ", ".join(sorted(modules))
+        module = canonical_name(match[1]) if match else ""
+        block = re.search(r"\d+", module)
+        pattern = module and re.sub(r"\d+", "{l}", module, count=1)
+        if not block or pattern not in layer_of_module:
+            known = ", ".join(sorted(layer_of_module))
             raise ValueError(
                 f"{folder / WEIGHTS} has {name}, which is no LoRA of a linear layer "
                 f"of this encoder; these are {known}"
             )
-        ours = _alone(_modules(cfg), modules[general]) and modules[general]
-        found.setdefault(ours, {})[int(layer[0]), match[2]] = tensor
-    if not found:
+        layer = layer_of_module[pattern]
+        _require_unfused(modules, layer)
+        by_layer.setdefault(layer, {})[int(block[0]), match[2]] = tensor
+    if not by_layer:
         raise ValueError(f"{folder / WEIGHTS} holds no tensors")
+    # Stacked over blocks, and added to the encoder's tree
     loras = {
-        name: _lora(folder, fields, name, tensors, params, cfg)
-        for name, tensors in found.items()
+        name: _stack_lora(folder, fields, name, tensors, params, cfg)
+        for name, tensors in by_layer.items()
     }
-    added = {"layers": {name: {"lora": lora} for name, lora in loras.items()}}
-    return adapters.combine(params, added)
+    added = {"layers": {name: {"lora": leaves} for name, leaves in loras.items()}}
+    return lora.combine(params, added)
 
 
-def _modules(cfg: EncoderConfig) -> dict[str, tuple[str, bool]]:
-    """Our linear layer -> (its module in the family, whether it is alone in it)."""
+def _linear_modules(cfg: EncoderConfig) -> dict[str, LinearModule]:
+    """{our linear layer: its module in the family}."""
     modules = {}
-    for row in ROWS[family_of(cfg)]:
-        if row.gated not in (None, cfg.gated) or not row.hf.endswith(".weight"):
+    for tensor in WEIGHT_NAMES[family_of(cfg)]:
+        if tensor.gated not in (None, cfg.gated) or not tensor.name.endswith(".weight"):
             continue
-        for path in row.ours:
+        module = LinearModule(
+            tensor.name.removesuffix(".weight"), len(tensor.paths) > 1
+        )
+        for path in tensor.paths:
             name = path.removeprefix("layers/").removesuffix("/kernel")
             if name in LINEAR_LAYERS:
-                modules[name] = row.hf.removesuffix(".weight"), len(row.ours) == 1
+                modules[name] = module
     return modules
 
 
-def _alone(modules: dict[str, tuple[str, bool]], name: str) -> str:
-    """The module of one of our layers, which holds no other."""
-    module, alone = modules[name]
-    if not alone:
-        held = [ours for ours, (other, _) in modules.items() if other == module]
+def _require_unfused(modules: dict[str, LinearModule], name: str) -> str:
+    """The name of the module of one of our layers, which must hold no other layer."""
+    module = modules[name]
+    if module.is_fused:
+        layers = [layer for layer, held in modules.items() if held.name == module.name]
         raise ValueError(
             f"adapters of {name} have no place in peft's layout for this family, whose "
-            f"module {module} holds {', '.join(held)} in one; export it merged"
+            f"module {module.name} holds {', '.join(layers)} in one; export it merged"
         )
-    return module
+    return module.name
 
 
-def _targets(modules: dict[str, tuple[str, bool]], names: list[str]) -> list[str] | str:
-    """`target_modules`: last names where they say it all, else a pattern."""
-    wanted = {modules[name][0] for name in names}
-    last = {module: module.rpartition(".")[2] for module, _ in modules.values()}
-    others = {last[module] for module in last if module not in wanted}
-    ends = sorted({last[module] for module in wanted})
+def _target_modules(
+    modules: dict[str, LinearModule], names: list[str]
+) -> list[str] | str:
+    """`target_modules`: the last parts of the modules' names, or a pattern."""
+    targets = {modules[name].name for name in names}
+    last = {module.name: module.name.rpartition(".")[2] for module in modules.values()}
+    other_ends = {last[module] for module in last if module not in targets}
+    ends = sorted({last[module] for module in targets})
     # "dense" and the like would also match poolers.
-    if len(ends) == len(wanted) and not others & set(ends) and "dense" not in ends:
+    if len(ends) == len(targets) and not other_ends & set(ends) and "dense" not in ends:
         return ends
     patterns = (
-        re.escape(module).replace(r"\{l\}", r"\d+") for module in sorted(wanted)
+        re.escape(module).replace(r"\{l\}", r"\d+") for module in sorted(targets)
     )
     return rf"(.*\.)?({'|'.join(patterns)})"
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json, of plain LoRA."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
@@ -178,7 +232,7 @@ def _config(folder: Path) -> dict[str, Any]:
     if fields.get("peft_type") != "LORA":
         kind = fields.get("peft_type")
         raise ValueError(f"{folder / CONFIG} has peft_type {kind!r}; we compute LORA")
-    for name, allowed in _PLAIN.items():
+    for name, allowed in _ALLOWED.items():
         if fields.get(name) not in allowed:
             raise ValueError(
                 f"{folder / CONFIG} has {name} {fields[name]!r}, which we do not "
@@ -187,7 +241,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def _tensors(folder: Path) -> dict[str, np.ndarray]:
+def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(folder / WEIGHTS)
     except SafetensorError as error:
@@ -196,7 +250,7 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def _lora(
+def _stack_lora(
     folder: Path,
     fields: dict[str, Any],
     name: str,
@@ -204,26 +258,38 @@ def _lora(
     params: Params,
     cfg: EncoderConfig,
 ) -> Params:
-    """The a, b and scale of a linear layer, over all blocks."""
-    module = _modules(cfg)[name][0]
+    """{"a" [L, in..., r], "b" [L, r, out...], "scale" [L, 1]} of a linear layer.
+
+    Args:
+        folder: Folder of the adapter, for messages.
+        fields: Its adapter_config.json.
+        name: Name of the linear layer.
+        tensors: {(block, "A" or "B"): tensor}.
+        params: The encoder's parameters.
+        cfg: The encoder's shape.
+    """
+    module = _linear_modules(cfg)[name].name
+    # The kernel is [L, in..., out...]
     shape = params["layers"][name]["kernel"].shape[1:]
-    axes = adapters.input_axes(name)
-    before, after = shape[:axes], shape[axes:]
+    axes = lora.input_axes(name)
+    input_shape, output_shape = shape[:axes], shape[axes:]
     rank = fields["r"]
-    wanted = {
-        "A": (rank, int(np.prod(before))),
-        "B": (int(np.prod(after)), rank),
+    expected = {
+        "A": (rank, int(np.prod(input_shape))),
+        "B": (int(np.prod(output_shape)), rank),
     }
+    # Every block has both tensors, of these shapes
     for layer in range(cfg.depth):
-        for side, expected in wanted.items():
+        for side, expected_shape in expected.items():
             label = f"{_PREFIX}{module.format(l=layer)}.lora_{side}.weight"
             if (layer, side) not in tensors:
                 raise ValueError(f"{folder / WEIGHTS} lacks {label}")
-            have = tensors[layer, side].shape
-            if have != expected:
+            actual_shape = tensors[layer, side].shape
+            if actual_shape != expected_shape:
                 raise ValueError(
-                    f"{folder / WEIGHTS}: {label} is {list(have)}, but rank {rank} "
-                    f"(r of {CONFIG}) and this encoder ask for {list(expected)}"
+                    f"{folder / WEIGHTS}: {label} is {list(actual_shape)}, but rank "
+                    f"{rank} (r of {CONFIG}) and this encoder ask for "
+                    f"{list(expected_shape)}"
                 )
     if len(tensors) > 2 * cfg.depth:
         deepest = max(layer for layer, _ in tensors)
@@ -231,44 +297,16 @@ def _lora(
             f"{folder / WEIGHTS} has {module.format(l=deepest)}, but the encoder has "
             f"{cfg.depth} blocks"
         )
+    # [L, in, r] and [L, r, out]
     a, b = (
         np.stack([tensors[layer, side].T for layer in range(cfg.depth)])
         for side in "AB"
     )
-    root = rank**0.5 if fields.get("use_rslora") else rank
-    scale = fields.get("lora_alpha", 8) / root
+    # rsLoRA (Kalajdzievski 2023) divides alpha by the root of the rank
+    divisor = rank**0.5 if fields.get("use_rslora") else rank
+    scale = fields.get("lora_alpha", 8) / divisor
     return {
-        "a": a.reshape(cfg.depth, *before, rank).astype(np.float32),
-        "b": b.reshape(cfg.depth, rank, *after).astype(np.float32),
+        "a": a.reshape(cfg.depth, *input_shape, rank).astype(np.float32),
+        "b": b.reshape(cfg.depth, rank, *output_shape).astype(np.float32),
         "scale": np.full((cfg.depth, 1), scale, np.float32),
-    }
-
-
-def export_adapter(model: EmbeddingModel, output: Path) -> dict[str, Any]:
-    """Writes the adapter of a model alone, in the layout of Hugging Face's `peft`.
-
-    Args:
-        model: has one adapter, not merged.
-        output: a folder that does not exist yet, or is empty.
-
-    Returns:
-        output, adapter, rank, parameters: what was written.
-
-    Raises:
-        FileExistsError: the folder is there and not empty.
-        ValueError: the model has no adapter, or several, or peft has no place for it.
-        OSError: no space, or no right to write.
-    """
-    if len(model.adapters) != 1:
-        known = ", ".join(model.adapters) or "none"
-        raise ValueError(f"one adapter is exported alone; the model has {known}")
-    leaves = partition(model.params, LORA_LEAVES)[0]
-    with atomic_write(output, folder=True) as folder:
-        write_adapter(folder, model.params, model.config, base=model.base)
-    layers = leaves["layers"].values()
-    return {
-        "output": str(output),
-        "adapter": model.adapters[0],
-        "rank": next(iter(layers))["lora"]["a"].shape[-1],
-        "parameters": sum(x.size for x in jax.tree.leaves(leaves)),
     }

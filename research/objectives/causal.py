@@ -1,9 +1,7 @@
 """Predicting the next token: of decoders, and of decoders made to see both sides.
 
-The logits are those of a tied output layer, final states times the token table, without
-head or bias: the causal language models of `transformers` whose embeddings are tied. Of
-a family that unties them the output layer is no part of an encoder, and the token table
-stands in for it.
+The logits are final states times the output embeddings, without bias: those of the
+model's own output layer, `lm_head`, if the parameters have one, else the token table.
 """
 
 from functools import partial
@@ -13,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from research.losses import token_prediction
-from research.models import encoder, token_ops
+from research.models import encoder, heads, token_ops
 from research.models.config import EncoderConfig
 from research.objectives import mlm_masking
 from research.objectives.mlm_masking import BERT_REPLACE, masked_fraction
@@ -66,7 +64,7 @@ def predicted(
     """
     weight = real.astype(jnp.float32)
     weight /= jnp.maximum(weight.sum(), 1.0)
-    table = params["embed"]["token"]["embedding"]
+    table = heads.output_embeddings(params)
     mean, each = token_prediction.cross_entropy(
         states.reshape(-1, states.shape[-1]),
         table,

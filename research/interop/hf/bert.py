@@ -1,14 +1,14 @@
 """BERT and its descendants: the fields of their `config.json` <-> EncoderConfig.
 
-Readers and writers of `families.FAMILIES`. A reader refuses what our encoder does not
-compute; a writer leaves out what its family cannot say (see `families.family_of`).
-Defaults are those of `transformers` 5.
+These are readers and writers for `families.FAMILIES`. A reader refuses what our encoder
+does not compute; a writer leaves out what its family cannot express (see
+`families.family_of`). Defaults are those of `transformers` 5.
 """
 
 from typing import Any
 
 from research.interop.hf import common
-from research.interop.hf.common import HF_ACTS, Fields, activation, biases, require
+from research.interop.hf.common import HF_ACTS, Fields, activation, bias_groups, require
 from research.models.config import EncoderConfig
 
 
@@ -94,12 +94,12 @@ def write_mpnet(cfg: EncoderConfig) -> dict[str, Any]:
 def read_jina_bert(fields: Fields) -> EncoderConfig:
     """JinaBERT v2 (Günther et al. 2023): symmetric ALiBi and a gated layer.
 
-    `transformers` has it as remote code only.
+    `transformers` runs it as remote code only.
     """
     require(fields, feed_forward_type=tuple(GATES), is_decoder=(False,))
-    kind = fields["feed_forward_type"]
+    gate = fields["feed_forward_type"]
     return _bert(
-        {**fields, "hidden_act": GATES[kind]},
+        {**fields, "hidden_act": GATES[gate]},
         max_len=fields.get("max_position_embeddings", 512),
         position="none",
         position_bias="alibi",
@@ -111,7 +111,7 @@ def read_jina_bert(fields: Fields) -> EncoderConfig:
 
 def write_jina_bert(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `read_jina_bert`."""
-    kinds = {act: kind for kind, act in GATES.items()}
+    gates = {act: gate for gate, act in GATES.items()}
     return {
         "architectures": ["JinaBertModel"],
         "auto_map": {
@@ -123,15 +123,17 @@ def write_jina_bert(cfg: EncoderConfig) -> dict[str, Any]:
         "max_position_embeddings": cfg.max_len,
         "type_vocab_size": cfg.type_vocab,
         "position_embedding_type": "alibi",
-        "feed_forward_type": kinds.get(cfg.act),
+        "feed_forward_type": gates.get(cfg.act),
         "emb_pooler": "mean",
     }
 
 
 def read_modernbert(fields: Fields) -> EncoderConfig:
     """ModernBERT (Warner et al. 2024) and Ettin: local blocks between global ones."""
-    depth, every = fields["num_hidden_layers"], fields.get("global_attn_every_n_layers")
-    pattern = [layer % (every or 3) > 0 for layer in range(depth)]
+    # Every third block is global unless the config says otherwise
+    depth = fields["num_hidden_layers"]
+    period = fields.get("global_attn_every_n_layers") or 3
+    is_local = [layer % period > 0 for layer in range(depth)]
     return EncoderConfig(
         vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
@@ -142,16 +144,18 @@ def read_modernbert(fields: Fields) -> EncoderConfig:
         norm_eps=fields.get("norm_eps", 1e-5),
         norm_bias=fields.get("norm_bias", False),
         first_norm=False,
-        bias=biases(
+        bias=bias_groups(
             ("qkv out", fields.get("attention_bias", False)),
             ("up down", fields.get("mlp_bias", False)),
         ),
         act=activation(fields, "hidden_activation", "gelu"),
         gated=True,
-        **common.two_rotaries(
-            fields, old=MODERN_BASES, thetas=(160_000.0, 10_000.0), reach=8_192
+        **common.read_local_rope(
+            fields, old_names=MODERN_BASES, thetas=(160_000.0, 10_000.0), max_len=8_192
         ),
-        **common.local_blocks(fields, pattern, fields.get("local_attention", 128) // 2),
+        **common.local_blocks(
+            fields, is_local, fields.get("local_attention", 128) // 2
+        ),
         type_vocab=0,
         dropout=float(fields.get("mlp_dropout", 0.0)),
     )
@@ -171,7 +175,7 @@ def write_modernbert(cfg: EncoderConfig) -> dict[str, Any]:
         "attention_bias": "qkv" in cfg.bias,
         "mlp_bias": "up" in cfg.bias,
         "hidden_activation": HF_ACTS[cfg.act],
-        **common.write_two_rotaries(cfg, old=MODERN_BASES),
+        **common.write_local_rope(cfg, old_names=MODERN_BASES),
         "layer_types": common.layer_types(cfg),
         "local_attention": 2 * cfg.window,
         "embedding_dropout": cfg.dropout,
@@ -188,8 +192,9 @@ def write_modernbert(cfg: EncoderConfig) -> dict[str, Any]:
 def read_nomic_bert(fields: Fields) -> EncoderConfig:
     """nomic-bert (Nussbaum et al. 2024): BERT with rotary positions and SwiGLU.
 
-    Files of before `transformers` 5 have other names, those of their remote code.
+    Files from before `transformers` 5 have the names of their remote code.
     """
+    # Options of the remote code
     require(
         fields,
         prenorm=(False,),
@@ -206,15 +211,16 @@ def read_nomic_bert(fields: Fields) -> EncoderConfig:
         rotary_scaling_factor=(None,),
         activation_function=("swiglu",),
     )
-    known = {**fields, **{NOMIC.get(name, name): x for name, x in fields.items()}}
-    heads, width = known["num_attention_heads"], known["hidden_size"]
-    require(known, head_dim=(width // heads, None))
+    # The fields by their names in `transformers` 5
+    renamed = {**fields, **{NOMIC.get(name, name): x for name, x in fields.items()}}
+    heads, width = renamed["num_attention_heads"], renamed["hidden_size"]
+    require(renamed, head_dim=(width // heads, None))
     return _bert(
-        {"hidden_act": "silu", "hidden_dropout_prob": 0.0, **known},
-        **common.rotary(known, theta=1_000.0, reach=2_048),
+        {"hidden_act": "silu", "hidden_dropout_prob": 0.0, **renamed},
+        **common.read_rope(renamed, theta=1_000.0, max_len=2_048),
         gated=True,
         bias=(),
-        type_vocab=known.get("type_vocab_size", 2),
+        type_vocab=renamed.get("type_vocab_size", 2),
     )
 
 
@@ -224,12 +230,12 @@ def write_nomic_bert(cfg: EncoderConfig) -> dict[str, Any]:
         "architectures": ["NomicBertModel"],
         **_write_bert(cfg),
         "type_vocab_size": cfg.type_vocab,
-        **common.write_rotary(cfg),
+        **common.write_rope(cfg),
     }
 
 
-def _bert(fields: Fields, **others: Any) -> EncoderConfig:
-    """The fields that every descendant of BERT has."""
+def _bert(fields: Fields, **specific: Any) -> EncoderConfig:
+    """The config from fields that all descendants of BERT have, and specific ones."""
     return EncoderConfig(
         vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
@@ -239,7 +245,7 @@ def _bert(fields: Fields, **others: Any) -> EncoderConfig:
         norm_eps=fields.get("layer_norm_eps", 1e-12),
         act=activation(fields, "hidden_act", "gelu"),
         dropout=float(fields.get("hidden_dropout_prob", 0.1)),
-        **others,
+        **specific,
     )
 
 
@@ -260,7 +266,7 @@ def _write_bert(cfg: EncoderConfig) -> dict[str, Any]:
     }
 
 
-# ModernBERT's names of the rotary bases before `transformers` 5.
+# ModernBERT's names for the RoPE bases before `transformers` 5.
 MODERN_BASES = ("global_rope_theta", "local_rope_theta")
 JINA_CODE = "jinaai/jina-bert-implementation"
 # JinaBERT's gated layers and their activations.

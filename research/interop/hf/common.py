@@ -1,4 +1,4 @@
-"""What families read and write alike in a `config.json`."""
+"""Fields of a `config.json` that several families share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,29 +10,30 @@ Fields = Mapping[str, Any]
 
 
 def require(fields: Fields, **allowed: tuple) -> None:
-    """Checks fields whose other values our encoder does not compute.
+    """Checks fields for which our encoder computes some values only.
 
     Args:
-        fields: of a config.json.
-        allowed: for each field the values that it may have; it may also be missing.
+        fields: Fields of a config.json.
+        allowed: {field: the values that it may have}; it may also be missing.
+
     Raises:
-        ValueError: names every field that has another value.
+        ValueError: Names every field that has another value.
     """
-    wrong = [
+    faults = [
         f"{name} {fields[name]!r} (allowed: {', '.join(map(repr, values))})"
         for name, values in allowed.items()
         if name in fields and fields[name] not in values
     ]
-    if wrong:
+    if faults:
         kind = fields.get("model_type")
         raise ValueError(
             f"config.json asks for what our {kind} encoder does not compute: "
-            + "; ".join(wrong)
+            + "; ".join(faults)
         )
 
 
 def activation(fields: Fields, name: str, default: str) -> str:
-    """Our name of the activation in the field `name`."""
+    """Our name for the activation in the field `name`."""
     value = fields.get(name, default)
     if value not in ACTS:
         raise ValueError(
@@ -41,31 +42,34 @@ def activation(fields: Fields, name: str, default: str) -> str:
     return ACTS[value]
 
 
-def biases(*groups: tuple[str, bool]) -> tuple[str, ...]:
-    """The groups of linear layers, of (name, whether it has biases), that have them."""
-    return tuple(group for name, there in groups if there for group in name.split())
+def bias_groups(*groups: tuple[str, bool]) -> tuple[str, ...]:
+    """The groups of linear layers with biases, from (names, whether they have any)."""
+    return tuple(
+        name for names, has_bias in groups if has_bias for name in names.split()
+    )
 
 
-def all_or_none(there: bool) -> tuple[str, ...]:
+def all_biases(has_bias: bool) -> tuple[str, ...]:
     """Every group of linear layers, or no group."""
-    return LINEAR if there else ()
+    return LINEAR if has_bias else ()
 
 
-def rotary(fields: Fields, *, theta: float = 10_000.0, reach: int) -> dict[str, Any]:
-    """The rotary fields of an EncoderConfig, and its `max_len`.
+def read_rope(fields: Fields, *, theta: float = 10_000.0, max_len: int) -> dict:
+    """The RoPE fields of an EncoderConfig, and its `max_len`.
 
     Args:
-        fields: with v5's `rope_parameters`, or v4's `rope_theta` and `rope_scaling`.
-        theta: the family's base, where the fields have none.
-        reach: the family's longest text, where the fields do not say it.
+        fields: Fields with `rope_parameters` of transformers v5, or `rope_theta` and
+            `rope_scaling` of v4.
+        theta: The family's base, if the fields have none.
+        max_len: The family's maximum length, if the fields have none.
     """
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     rope = {"rope_theta": fields.get("rope_theta") or theta, **rope}
-    return _rotary(fields, rope, reach)
+    return _read_rope(fields, rope, max_len)
 
 
-def write_rotary(cfg: EncoderConfig) -> dict[str, Any]:
-    """The inverse of `rotary`, for transformers v4 and v5."""
+def write_rope(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `read_rope`, for transformers v4 and v5."""
     rope = to_hugging_face(cfg.position_methods)
     max_positions = cfg.max_len
     for method in cfg.position_methods:
@@ -78,87 +82,107 @@ def write_rotary(cfg: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def two_rotaries(
-    fields: Fields, *, old: tuple[str, str], thetas: tuple[float, float], reach: int
+def read_local_rope(
+    fields: Fields,
+    *,
+    old_names: tuple[str, str],
+    thetas: tuple[float, float],
+    max_len: int,
 ) -> dict[str, Any]:
-    """As `rotary`, of a family whose local blocks have their own base.
+    """The RoPE fields of a family whose sliding-window blocks have their own base.
 
     Args:
-        fields: with v5's `rope_parameters` for each kind of block, or v4's bases.
-        old: v4's names of the base of global and of local blocks.
-        thetas: the family's, where the fields have none.
-        reach: as of `rotary`.
+        fields: Fields with `rope_parameters` for each kind of block (transformers v5),
+            or the bases of v4.
+        old_names: v4's names for the base of global and of local blocks.
+        thetas: The family's bases, if the fields have none.
+        max_len: The family's maximum length, if the fields have none.
     """
+    # v4's bases, which v5's parameters replace
+    theta, local_theta = (
+        fields.get(name) or default
+        for name, default in zip(old_names, thetas, strict=True)
+    )
     rope = fields.get("rope_parameters") or {}
-    given = [fields.get(name) or theta for name, theta in zip(old, thetas, strict=True)]
     scaling = fields.get("rope_scaling") or {}
-    whole = {"rope_theta": given[0], **scaling, **(rope.get(GLOBAL) or {})}
-    local = {"rope_theta": given[1], **(rope.get(LOCAL) or {})}
-    require(local, rope_type=("default",), partial_rotary_factor=(1.0, None))
-    theta = float(local["rope_theta"])
-    return {**_rotary(fields, whole, reach), "rope_theta_local": theta}
-
-
-def write_two_rotaries(cfg: EncoderConfig, *, old: tuple[str, str]) -> dict[str, Any]:
-    """The inverse of `two_rotaries`."""
-    whole = write_rotary(cfg)
-    local = {"rope_theta": cfg.rope_theta_local, "rope_type": "default"}
+    global_rope = {"rope_theta": theta, **scaling, **(rope.get(GLOBAL) or {})}
+    local_rope = {"rope_theta": local_theta, **(rope.get(LOCAL) or {})}
+    # Local blocks have no scaling
+    require(local_rope, rope_type=("default",), partial_rotary_factor=(1.0, None))
     return {
-        **whole,
-        "rope_parameters": {GLOBAL: whole["rope_parameters"], LOCAL: local},
-        old[0]: cfg.rope_theta,
-        old[1]: cfg.rope_theta_local,
+        **_read_rope(fields, global_rope, max_len),
+        "rope_theta_local": float(local_rope["rope_theta"]),
     }
 
 
-def _rotary(fields: Fields, rope: Fields, reach: int) -> dict[str, Any]:
-    """The rotary fields of an EncoderConfig, from those of global blocks."""
-    reach = fields.get("max_position_embeddings", reach)
+def write_local_rope(
+    cfg: EncoderConfig, *, old_names: tuple[str, str]
+) -> dict[str, Any]:
+    """The inverse of `read_local_rope`."""
+    global_rope = write_rope(cfg)
+    local_rope = {"rope_theta": cfg.rope_theta_local, "rope_type": "default"}
+    return {
+        **global_rope,
+        "rope_parameters": {
+            GLOBAL: global_rope["rope_parameters"],
+            LOCAL: local_rope,
+        },
+        old_names[0]: cfg.rope_theta,
+        old_names[1]: cfg.rope_theta_local,
+    }
+
+
+def _read_rope(fields: Fields, rope: Fields, max_len: int) -> dict[str, Any]:
+    """The RoPE fields of an EncoderConfig, from those of global blocks."""
+    max_len = fields.get("max_position_embeddings", max_len)
     if original := fields.get("original_max_position_embeddings"):
         rope = {**rope, "original_max_position_embeddings": original}
-    methods = from_hugging_face(rope, reach)
+    position_methods = from_hugging_face(rope, max_len)
     partial = "partial_rotary_factor"
-    if not any(partial in method.hf_fields.values() for method in methods):
+    if not any(partial in method.hf_fields.values() for method in position_methods):
         require(rope, partial_rotary_factor=(1.0, None))
-    for method in methods:
-        reach = method.max_len_from_hugging_face(reach)
+    for method in position_methods:
+        max_len = method.max_len_from_hugging_face(max_len)
     return {
         "position": "rope",
         "rope_theta": float(rope["rope_theta"]),
-        "position_methods": methods,
-        "max_len": reach,
+        "position_methods": position_methods,
+        "max_len": max_len,
     }
 
 
 def local_blocks(
-    fields: Fields, default: Sequence[bool], reach: int | None
+    fields: Fields, default: Sequence[bool], window: int | None
 ) -> dict[str, Any]:
-    """Which blocks are local, and their window.
+    """The blocks with a sliding window, and the window.
 
     Args:
-        fields: perhaps with `layer_types`.
-        default: for each block whether it is local, where the fields do not say it.
-        reach: tokens to each side; None where no block is local.
+        fields: Fields of a config.json, which may have `layer_types`.
+        default: Whether each block is local, if the fields do not say.
+        window: Number of tokens that are visible to each side; None if no block is
+            local.
     """
     kinds = fields.get("layer_types")
-    local = [kind == LOCAL for kind in kinds] if kinds else list(default)
-    require({"layer_types": sorted(set(kinds or ()) - set(BLOCKS))}, layer_types=([],))
-    if reach is None or not any(local):
+    is_local = [kind == LOCAL for kind in kinds] if kinds else list(default)
+    unknown = sorted(set(kinds or ()) - set(BLOCKS))
+    require({"layer_types": unknown}, layer_types=([],))
+    if window is None or not any(is_local):
         return {}
-    return {"sliding_window_layers": tuple(local), "window": reach}
+    return {"sliding_window_layers": tuple(is_local), "window": window}
 
 
 def layer_types(cfg: EncoderConfig) -> list[str]:
-    """The inverse of `local_blocks`: the kind of each block."""
-    local = cfg.sliding_window_layers or (False,) * cfg.depth
-    return [LOCAL if flag else GLOBAL for flag in local]
+    """The kind of each block; the inverse of `local_blocks`."""
+    is_local = cfg.sliding_window_layers or (False,) * cfg.depth
+    return [LOCAL if local else GLOBAL for local in is_local]
 
 
-def causality(cfg: EncoderConfig) -> dict[str, bool]:
-    """Nothing for a causal decoder; else what switches its mask off."""
+def write_causality(cfg: EncoderConfig) -> dict[str, bool]:
+    """No field for a causal decoder; else the one that switches its mask off."""
     return {} if cfg.causal else {"is_causal": False}
 
 
+# {activation in `transformers`: our name}
 ACTS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -174,10 +198,10 @@ HF_ACTS = {
     "silu": "silu",
     "relu": "relu",
 }
-# The kinds of blocks in `layer_types`.
+# The kinds of blocks that `layer_types` may have.
 GLOBAL, LOCAL = BLOCKS = ("full_attention", "sliding_attention")
-# Nothing is generated, and the ids of special tokens are the tokenizer's business.
-SPECIAL = {
+# An encoder generates nothing, and its tokenizer knows the ids of special tokens.
+UNUSED_FIELDS = {
     "use_cache": False,
     "pad_token_id": 0,
     "bos_token_id": None,

@@ -1,8 +1,8 @@
 """Model families of Hugging Face `transformers`: `config.json` <-> EncoderConfig.
 
-A family is a pair of functions, reader and writer, in `FAMILIES`, and the rows of
-`rows.ROWS` that name its tensors. The reader refuses whatever our encoder does not
-compute, so that what is read is what `transformers` would compute.
+A family is a reader and a writer in `FAMILIES`, and the names of its tensors in
+`weight_names.WEIGHT_NAMES`. The reader refuses whatever our encoder does not compute,
+so that what is read is what `transformers` would compute.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from research.interop.hf import bert, gpt, llama, t5
 from research.interop.hf.common import Fields
+from research.interop.hf.weight_names import OUTPUT_LAYERS
 from research.models.config import EncoderConfig
 from research.models.positions.methods import config_fields
 
@@ -19,10 +20,10 @@ class Family(NamedTuple):
     """How the `config.json` of one architecture is read and written.
 
     Attributes:
-        read: the fields of a `config.json` -> EncoderConfig.
-        write: EncoderConfig -> the fields of a `config.json`, `model_type` only where
-            it is not the family's name; fields of the config that the family cannot
-            say are left out (see `family_of`).
+        read: Fields of a `config.json` -> EncoderConfig.
+        write: EncoderConfig -> fields of a `config.json`, with `model_type` only if it
+            is not the family's name; what the family cannot express is left out (see
+            `family_of`).
     """
 
     read: Callable[[Fields], EncoderConfig]
@@ -33,10 +34,11 @@ def read_config(fields: Fields) -> EncoderConfig:
     """The EncoderConfig that a `config.json` describes.
 
     Args:
-        fields: the parsed `config.json` of a Hugging Face model folder.
+        fields: The parsed `config.json` of a Hugging Face model folder.
+
     Raises:
-        ValueError: an unknown family, a missing field, or a field whose value our
-            encoder does not compute.
+        ValueError: The family is unknown, a field is missing, or our encoder does not
+            compute the value of a field.
     """
     name = fields.get("model_type")
     if name == "bert" and fields.get("position_embedding_type") == "alibi":
@@ -51,58 +53,90 @@ def read_config(fields: Fields) -> EncoderConfig:
         raise ValueError(f"config.json of a {name} model lacks {missing}") from None
 
 
-def write_config(cfg: EncoderConfig) -> dict[str, Any]:
+def has_output_layer(fields: Fields) -> bool:
+    """Whether a `config.json` describes a causal LM with an untied output layer.
+
+    Args:
+        fields: The parsed `config.json` of a Hugging Face model folder.
+    """
+    family = fields.get("model_type")
+    tied = fields.get("tie_word_embeddings", family not in UNTIED)
+    causal_lm = any(
+        "ForCausalLM" in name or "LMHead" in name
+        for name in fields.get("architectures") or ()
+    )
+    return causal_lm and not tied and family in OUTPUT_LAYERS
+
+
+def write_config(cfg: EncoderConfig, *, lm_head: bool = False) -> dict[str, Any]:
     """The `config.json` fields of the family that computes what `cfg` says.
 
+    Args:
+        cfg: The encoder's shape.
+        lm_head: Whether the weights have an untied output layer, `lm_head`; the config
+            is then that of the family's causal language model.
+
     Raises:
-        ValueError: no family of `transformers` computes it.
+        ValueError: No family of `transformers` computes it.
     """
     name = family_of(cfg)
-    return {"model_type": name, **FAMILIES[name].write(cfg)}
+    fields = {"model_type": name, **FAMILIES[name].write(cfg)}
+    if lm_head:
+        base = (
+            fields["architectures"][0].removesuffix("TextModel").removesuffix("Model")
+        )
+        fields["architectures"] = [f"{base}{CAUSAL_LM.get(name, 'ForCausalLM')}"]
+        fields["tie_word_embeddings"] = False
+    return fields
 
 
 def family_of(cfg: EncoderConfig) -> str:
-    """The first family that can say everything in `cfg`: reading back gives `cfg`.
+    """The first family that can express all of `cfg`: reading back gives `cfg`.
 
-    How the arithmetic is run is ours and not compared, nor is what has no effect.
+    Options of how the arithmetic is run are ours and not compared, nor are fields that
+    have no effect.
 
     Raises:
-        ValueError: no family can.
+        ValueError: No family can.
     """
-    ours, nearest = config_fields(_said(cfg)), None
+    ours, nearest = config_fields(_comparable(cfg)), None
     for name, family in FAMILIES.items():
         try:
-            again = config_fields(_said(family.read(family.write(cfg))))
+            read_back = config_fields(_comparable(family.read(family.write(cfg))))
         except ValueError:
             continue
-        differing = [field for field in ours if ours[field] != again[field]]
+        differing = [field for field in ours if ours[field] != read_back[field]]
         if not differing:
             return name
         if nearest is None or len(differing) < len(nearest[1]):
-            nearest = name, differing, again
+            nearest = name, differing, read_back
     message = f"no Hugging Face family ({', '.join(FAMILIES)}) computes this encoder"
     if nearest is not None:
-        name, differing, again = nearest
-        values = (f"{f} ({ours[f]!r} instead of {again[f]!r})" for f in differing)
+        name, differing, read_back = nearest
+        values = (f"{f} ({ours[f]!r} instead of {read_back[f]!r})" for f in differing)
         message += f"; {name} is nearest, but for {', '.join(values)}"
     raise ValueError(message)
 
 
-def _said(cfg: EncoderConfig) -> EncoderConfig:
-    """The config with what no `config.json` says at its default.
+def _comparable(cfg: EncoderConfig) -> EncoderConfig:
+    """The config with defaults for the fields that no `config.json` has.
 
-    Texts have no anchor in common where each has a row of its own.
+    An anchor token, which packed texts share, has no effect with one text per row.
     """
     theta = cfg.rope_theta_local if cfg.sliding_window_layers else 0.0
-    ours = {
+    defaults = {
         "dtype": "float32",
         "remat": "dots",
         "attention": "auto",
         "anchor_token": False,
     }
-    return replace(cfg, rope_theta_local=theta, **ours)
+    return replace(cfg, rope_theta_local=theta, **defaults)
 
 
+# Families whose output layer is untied if `config.json` does not say.
+UNTIED = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gpt_neox")
+# Ends of the names of causal language models, where it is not "ForCausalLM".
+CAUSAL_LM = {"gpt2": "LMHeadModel"}
 # In the order in which `family_of` tries them.
 FAMILIES = {
     "bert": Family(bert.read_bert, bert.write_bert),

@@ -1,6 +1,6 @@
 """GPT-2, GPT-NeoX and OPT: the fields of their `config.json` <-> EncoderConfig.
 
-Causal and otherwise as the families of `family_llama`.
+They are causal unless `is_causal` is false, like the families of `llama.py`.
 """
 
 from typing import Any
@@ -8,12 +8,12 @@ from typing import Any
 from research.interop.hf import common
 from research.interop.hf.common import (
     HF_ACTS,
-    SPECIAL,
+    UNUSED_FIELDS,
     Fields,
     activation,
-    biases,
-    causality,
+    bias_groups,
     require,
+    write_causality,
 )
 from research.models.config import EncoderConfig
 
@@ -48,7 +48,7 @@ def write_gpt2(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `read_gpt2`; all dropout rates are `cfg.dropout`."""
     return {
         "architectures": ["GPT2Model"],
-        **causality(cfg),
+        **write_causality(cfg),
         "vocab_size": cfg.vocab_size,
         "n_embd": cfg.width,
         "n_layer": cfg.depth,
@@ -61,15 +61,16 @@ def write_gpt2(cfg: EncoderConfig) -> dict[str, Any]:
         "resid_pdrop": cfg.dropout,
         "embd_pdrop": cfg.dropout,
         "attn_pdrop": cfg.dropout,
-        **SPECIAL,
+        **UNUSED_FIELDS,
     }
 
 
 def read_gpt_neox(fields: Fields) -> EncoderConfig:
     """GPT-NeoX (Black et al. 2022) and Pythia: a part of each head is rotated."""
-    rope = {"rope_theta": fields.get("rotary_emb_base", 10_000.0), **fields}
-    given = dict(fields.get("rope_parameters") or {})
-    fraction = given.pop("partial_rotary_factor", None)
+    # v4 has rotary_emb_base and rotary_pct, v5 rope_parameters
+    rope_fields = {"rope_theta": fields.get("rotary_emb_base", 10_000.0), **fields}
+    rope = dict(fields.get("rope_parameters") or {})
+    fraction = rope.pop("partial_rotary_factor", None)
     parallel = fields.get("use_parallel_residual", True)
     return EncoderConfig(
         vocab_size=fields["vocab_size"],
@@ -79,9 +80,11 @@ def read_gpt_neox(fields: Fields) -> EncoderConfig:
         mlp=fields["intermediate_size"],
         norm_at="parallel" if parallel else "pre",
         norm_eps=fields.get("layer_norm_eps", 1e-5),
-        bias=biases(("qkv out", fields.get("attention_bias", True)), ("up down", True)),
+        bias=bias_groups(
+            ("qkv out", fields.get("attention_bias", True)), ("up down", True)
+        ),
         act=activation(fields, "hidden_act", "gelu"),
-        **common.rotary({**rope, "rope_parameters": given}, reach=2_048),
+        **common.read_rope({**rope_fields, "rope_parameters": rope}, max_len=2_048),
         rope_fraction=fields.get("rotary_pct", 0.25) if fraction is None else fraction,
         causal=fields.get("is_causal", True),
         type_vocab=0,
@@ -92,11 +95,11 @@ def read_gpt_neox(fields: Fields) -> EncoderConfig:
 
 def write_gpt_neox(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `read_gpt_neox`."""
-    rope = common.write_rotary(cfg)
+    rope = common.write_rope(cfg)
     rope["rope_parameters"]["partial_rotary_factor"] = cfg.rope_fraction
     return {
         "architectures": ["GPTNeoXModel"],
-        **causality(cfg),
+        **write_causality(cfg),
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
@@ -111,7 +114,7 @@ def write_gpt_neox(cfg: EncoderConfig) -> dict[str, Any]:
         "rotary_pct": cfg.rope_fraction,
         "hidden_dropout": cfg.dropout,
         "attention_dropout": cfg.dropout,
-        **SPECIAL,
+        **UNUSED_FIELDS,
     }
 
 
@@ -134,7 +137,7 @@ def read_opt(fields: Fields) -> EncoderConfig:
         max_len=fields.get("max_position_embeddings", 2_048),
         norm_at="pre",
         norm_eps=1e-5,
-        bias=common.all_or_none(fields.get("enable_bias", True)),
+        bias=common.all_biases(fields.get("enable_bias", True)),
         act=activation(fields, "activation_function", "relu"),
         position_offset=2,
         causal=fields.get("is_causal", True),
@@ -148,7 +151,7 @@ def write_opt(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `read_opt`."""
     return {
         "architectures": ["OPTModel"],
-        **causality(cfg),
+        **write_causality(cfg),
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
@@ -159,5 +162,5 @@ def write_opt(cfg: EncoderConfig) -> dict[str, Any]:
         "enable_bias": bool(cfg.bias),
         "dropout": cfg.dropout,
         "attention_dropout": cfg.dropout,
-        **SPECIAL,
+        **UNUSED_FIELDS,
     }

@@ -1,7 +1,7 @@
 """Llama and its descendants: the fields of their `config.json` <-> EncoderConfig.
 
 They are causal unless `is_causal` is false, with which transformers >= 5.2 switches the
-causal mask of any of them off. Readers and writers as in `family_bert`.
+causal mask of any of them off. Readers and writers are as in `bert.py`.
 """
 
 from dataclasses import replace
@@ -10,12 +10,12 @@ from typing import Any
 from research.interop.hf import common
 from research.interop.hf.common import (
     HF_ACTS,
-    SPECIAL,
+    UNUSED_FIELDS,
     Fields,
     activation,
-    biases,
-    causality,
+    bias_groups,
     require,
+    write_causality,
 )
 from research.models.config import EncoderConfig
 
@@ -24,7 +24,7 @@ def read_llama(fields: Fields) -> EncoderConfig:
     """Llama (Touvron et al. 2023)."""
     return _llama(
         fields,
-        bias=biases(
+        bias=bias_groups(
             ("qkv out", fields.get("attention_bias", False)),
             ("up down", fields.get("mlp_bias", False)),
         ),
@@ -42,7 +42,7 @@ def write_llama(cfg: EncoderConfig) -> dict[str, Any]:
 
 
 def read_eurobert(fields: Fields) -> EncoderConfig:
-    """EuroBERT (Boizard et al. 2025): Llama that was trained without a causal mask."""
+    """EuroBERT (Boizard et al. 2025): Llama trained without a causal mask."""
     defaults = {"max_position_embeddings": 8_192, "rms_norm_eps": 1e-5}
     return read_llama({**defaults, **fields, "is_causal": False})
 
@@ -55,16 +55,16 @@ def write_eurobert(cfg: EncoderConfig) -> dict[str, Any]:
 
 
 def read_mistral(fields: Fields) -> EncoderConfig:
-    """Mistral (Jiang et al. 2023): Llama whose blocks are all local, or none."""
+    """Mistral (Jiang et al. 2023): Llama, all of its blocks local, or none."""
     defaults = {"num_key_value_heads": 8, "max_position_embeddings": 131_072}
     fields = {**defaults, **fields}
-    every = [True] * fields["num_hidden_layers"]
-    return _llama(fields, **common.local_blocks({}, every, _reach(fields)))
+    is_local = [True] * fields["num_hidden_layers"]
+    return _llama(fields, **common.local_blocks({}, is_local, _read_window(fields)))
 
 
 def write_mistral(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `read_mistral`."""
-    window = _sliding_window(cfg) if cfg.sliding_window_layers else None
+    window = _write_window(cfg) if cfg.sliding_window_layers else None
     return {
         "architectures": ["MistralModel"],
         **_write_llama(cfg),
@@ -77,11 +77,11 @@ def read_mixtral(fields: Fields) -> EncoderConfig:
     require(fields, router_jitter_noise=(0, None))
     defaults = {"rope_theta": 1_000_000.0, "sliding_window": None}
     cfg = read_mistral({**defaults, "rms_norm_eps": 1e-5, **fields})
-    experts = fields.get("num_local_experts", 8)
-    if experts < 1:
-        raise ValueError(f"num_local_experts is {experts}; it should be at least 1")
-    chosen = fields.get("num_experts_per_tok", 2)
-    return replace(cfg, num_experts=experts, experts_per_token=chosen)
+    num_experts = fields.get("num_local_experts", 8)
+    if num_experts < 1:
+        raise ValueError(f"num_local_experts is {num_experts}; it should be at least 1")
+    experts_per_token = fields.get("num_experts_per_tok", 2)
+    return replace(cfg, num_experts=num_experts, experts_per_token=experts_per_token)
 
 
 def write_mixtral(cfg: EncoderConfig) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def write_mixtral(cfg: EncoderConfig) -> dict[str, Any]:
 def read_qwen2(fields: Fields) -> EncoderConfig:
     """Qwen2 (Yang et al. 2024): Llama with biases of queries, keys and values."""
     fields = {"max_position_embeddings": 32_768, **fields}
-    return _llama(fields, **_last_local(fields), bias=("qkv",))
+    return _llama(fields, **_qwen_local_blocks(fields), bias=("qkv",))
 
 
 def write_qwen2(cfg: EncoderConfig) -> dict[str, Any]:
@@ -106,16 +106,16 @@ def write_qwen2(cfg: EncoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["Qwen2Model"],
         **_write_llama(cfg),
-        **_write_last_local(cfg),
+        **_write_qwen_local_blocks(cfg),
     }
 
 
 def read_qwen3(fields: Fields) -> EncoderConfig:
-    """Qwen3 (Yang et al. 2025): Llama that normalises queries and keys."""
+    """Qwen3 (Yang et al. 2025): Llama that normalizes queries and keys."""
     return _llama(
         {"head_dim": 128, "max_position_embeddings": 32_768, **fields},
-        **_last_local(fields),
-        bias=biases(("qkv out", fields.get("attention_bias", False))),
+        **_qwen_local_blocks(fields),
+        bias=bias_groups(("qkv out", fields.get("attention_bias", False))),
         qk_norm=True,
     )
 
@@ -125,19 +125,19 @@ def write_qwen3(cfg: EncoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["Qwen3Model"],
         **_write_llama(cfg),
-        **_write_last_local(cfg),
+        **_write_qwen_local_blocks(cfg),
         "attention_bias": "qkv" in cfg.bias,
     }
 
 
 def read_gemma2(fields: Fields) -> EncoderConfig:
-    """Gemma 2 (Gemma Team 2024): every other block local, scores bounded."""
+    """Gemma 2 (Gemma Team 2024): every other block local, soft-capped logits."""
     require(fields, use_bidirectional_attention=(False, None))
-    pattern = [layer % 2 == 0 for layer in range(fields["num_hidden_layers"])]
+    is_local = [layer % 2 == 0 for layer in range(fields["num_hidden_layers"])]
     return _gemma(
         fields,
-        **common.rotary(fields, reach=8_192),
-        **common.local_blocks(fields, pattern, _reach(fields)),
+        **common.read_rope(fields, max_len=8_192),
+        **common.local_blocks(fields, is_local, _read_window(fields)),
         attn_logit_softcap=fields.get("attn_logit_softcapping", 50.0) or 0.0,
     )
 
@@ -147,33 +147,39 @@ def write_gemma2(cfg: EncoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["Gemma2Model"],
         **_write_gemma(cfg),
-        **causality(cfg),
-        **common.write_rotary(cfg),
-        "sliding_window": _sliding_window(cfg),
+        **write_causality(cfg),
+        **common.write_rope(cfg),
+        "sliding_window": _write_window(cfg),
     }
 
 
 def read_gemma3(fields: Fields) -> EncoderConfig:
     """Gemma 3 (Gemma Team 2025), and EmbeddingGemma, whose mask is not causal.
 
-    `use_bidirectional_attention` halves `sliding_window`: tokens at most half of it
-    apart see each other.
+    `use_bidirectional_attention` halves `sliding_window`: a token attends to those at
+    most half of it away.
     """
-    both = fields.get("use_bidirectional_attention")
-    if both:
+    # The mask and the window
+    bidirectional = fields.get("use_bidirectional_attention")
+    if bidirectional:
         require(fields, is_causal=(True, None))
         fields = {**fields, "is_causal": False}
-    reach = _reach(fields)
-    if both and reach is not None:
-        reach //= 2
-    pattern = fields.get("sliding_window_pattern") or 6
-    local = [(layer + 1) % pattern > 0 for layer in range(fields["num_hidden_layers"])]
+    window = _read_window(fields)
+    if bidirectional and window is not None:
+        window //= 2
+    # Every sixth block is global unless the config says otherwise
+    period = fields.get("sliding_window_pattern") or 6
+    depth = fields["num_hidden_layers"]
+    is_local = [(layer + 1) % period > 0 for layer in range(depth)]
     return _gemma(
         fields,
-        **common.two_rotaries(
-            fields, old=GEMMA_BASES, thetas=(1_000_000.0, 10_000.0), reach=131_072
+        **common.read_local_rope(
+            fields,
+            old_names=GEMMA_BASES,
+            thetas=(1_000_000.0, 10_000.0),
+            max_len=131_072,
         ),
-        **common.local_blocks(fields, local, reach),
+        **common.local_blocks(fields, is_local, window),
         attn_logit_softcap=fields.get("attn_logit_softcapping") or 0.0,
         qk_norm=True,
     )
@@ -181,45 +187,45 @@ def read_gemma3(fields: Fields) -> EncoderConfig:
 
 def write_gemma3(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `read_gemma3`."""
-    window = _sliding_window(cfg) if cfg.causal else 2 * cfg.window
+    window = _write_window(cfg) if cfg.causal else 2 * cfg.window
     return {
         "architectures": ["Gemma3TextModel"],
         **_write_gemma(cfg),
-        **common.write_two_rotaries(cfg, old=GEMMA_BASES),
+        **common.write_local_rope(cfg, old_names=GEMMA_BASES),
         "use_bidirectional_attention": not cfg.causal,
         "sliding_window": window,
     }
 
 
-def _llama(fields: Fields, **others: Any) -> EncoderConfig:
-    """The fields that every descendant of Llama has."""
+def _llama(fields: Fields, **specific: Any) -> EncoderConfig:
+    """The config from fields that all descendants of Llama have, and specific ones."""
     defaults = {
         "norm_at": "pre",
         "norm": "rms",
         "bias": (),
         "act": activation(fields, "hidden_act", "silu"),
-        **common.rotary(fields, reach=2_048),
+        **common.read_rope(fields, max_len=2_048),
     }
-    return _decoder(fields, **{**defaults, **others})
+    return _decoder(fields, **{**defaults, **specific})
 
 
-def _gemma(fields: Fields, **others: Any) -> EncoderConfig:
-    """The fields that Gemma 2 and Gemma 3 have."""
+def _gemma(fields: Fields, **specific: Any) -> EncoderConfig:
+    """The config from fields that Gemma 2 and 3 have, and specific ones."""
     fields = {"head_dim": 256, "num_key_value_heads": 4, **fields}
     return _decoder(
         fields,
         norm="rms_plus_one",
         norm_at="sandwich",
-        bias=biases(("qkv out", fields.get("attention_bias", False))),
+        bias=bias_groups(("qkv out", fields.get("attention_bias", False))),
         act=activation(fields, "hidden_activation", "gelu_pytorch_tanh"),
         scale=fields.get("query_pre_attn_scalar", 256) ** -0.5,
         embed_scale=fields["hidden_size"] ** 0.5,
-        **others,
+        **specific,
     )
 
 
-def _decoder(fields: Fields, **others: Any) -> EncoderConfig:
-    """The fields that the descendants of Llama and Gemma have."""
+def _decoder(fields: Fields, **specific: Any) -> EncoderConfig:
+    """The config from fields that Llama and Gemma share, and specific ones."""
     return EncoderConfig(
         vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
@@ -234,7 +240,7 @@ def _decoder(fields: Fields, **others: Any) -> EncoderConfig:
         type_vocab=0,
         embed_norm=False,
         dropout=float(fields.get("attention_dropout", 0.0)),
-        **others,
+        **specific,
     )
 
 
@@ -242,9 +248,9 @@ def _write_llama(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `_llama`."""
     return {
         **_write_decoder(cfg),
-        **causality(cfg),
+        **write_causality(cfg),
         "hidden_act": HF_ACTS[cfg.act],
-        **common.write_rotary(cfg),
+        **common.write_rope(cfg),
         "tie_word_embeddings": False,
     }
 
@@ -274,41 +280,41 @@ def _write_decoder(cfg: EncoderConfig) -> dict[str, Any]:
         "intermediate_size": cfg.mlp,
         "rms_norm_eps": cfg.norm_eps,
         "attention_dropout": cfg.dropout,
-        **SPECIAL,
+        **UNUSED_FIELDS,
     }
 
 
-def _reach(fields: Fields) -> int | None:
-    """Tokens that a local block sees to a side: a causal window counts the token."""
-    window = fields.get("sliding_window", 4_096)
-    if window is None:
+def _read_window(fields: Fields) -> int | None:
+    """Tokens visible to each side in a local block; causal windows count the token."""
+    size = fields.get("sliding_window", 4_096)
+    if size is None:
         return None
-    return window - 1 if fields.get("is_causal", True) else window
+    return size - 1 if fields.get("is_causal", True) else size
 
 
-def _sliding_window(cfg: EncoderConfig) -> int:
-    """The inverse of `_reach`."""
+def _write_window(cfg: EncoderConfig) -> int:
+    """The inverse of `_read_window`."""
     return cfg.window + 1 if cfg.causal else cfg.window
 
 
-def _last_local(fields: Fields) -> dict[str, Any]:
-    """Qwen's local blocks: those from `max_window_layers` on, unless switched off."""
+def _qwen_local_blocks(fields: Fields) -> dict[str, Any]:
+    """Qwen's local blocks: those from `max_window_layers` on, if switched on."""
     if not fields.get("use_sliding_window", False):
         return common.local_blocks(fields, (), None)
     first = fields.get("max_window_layers", 28)
-    pattern = [layer >= first for layer in range(fields["num_hidden_layers"])]
-    return common.local_blocks(fields, pattern, _reach(fields))
+    is_local = [layer >= first for layer in range(fields["num_hidden_layers"])]
+    return common.local_blocks(fields, is_local, _read_window(fields))
 
 
-def _write_last_local(cfg: EncoderConfig) -> dict[str, Any]:
-    """The inverse of `_last_local`."""
+def _write_qwen_local_blocks(cfg: EncoderConfig) -> dict[str, Any]:
+    """The inverse of `_qwen_local_blocks`."""
     return {
         "use_sliding_window": bool(cfg.sliding_window_layers),
-        "sliding_window": _sliding_window(cfg) if cfg.sliding_window_layers else None,
+        "sliding_window": _write_window(cfg) if cfg.sliding_window_layers else None,
         "max_window_layers": (*cfg.sliding_window_layers, True).index(True),
         "layer_types": common.layer_types(cfg),
     }
 
 
-# Gemma 3's names of the rotary bases before `transformers` 5.
+# Gemma 3's names for the RoPE bases before `transformers` 5.
 GEMMA_BASES = ("rope_theta", "rope_local_base_freq")

@@ -1,8 +1,7 @@
-"""The weights of a Hugging Face folder <-> our parameter tree, by `rows.ROWS`."""
+"""The weights of a Hugging Face folder <-> our parameter tree, by `WEIGHT_NAMES`."""
 
 import json
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,23 +12,31 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from research.interop.hf.families import family_of
-from research.interop.hf.weight_names import ROWS, Row
-from research.interop.hf.weight_transforms import OPS, Shape
-from research.models import encoder
+from research.interop.hf.weight_names import (
+    OUTPUT_LAYERS,
+    WEIGHT_NAMES,
+    TensorMap,
+    canonical_name,
+    is_ignored,
+)
+from research.interop.hf.weight_transforms import TRANSFORMS, Shape
+from research.models import encoder, heads
 from research.models.config import EncoderConfig
-from research.types import Array, Params
+from research.types import Array, Key, Params
 
-# A large table is read in pieces of this many bytes.
-PIECE = 1 << 24
+# A large embedding table is read in slices of so many bytes.
+SLICE_BYTES = 1 << 24
+MAX_SHARD_SIZE = "5GB"  # as `transformers` and the hub
+INDEX_FILE = "model.safetensors.index.json"
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """Where a tensor is stored.
 
     Attributes:
-        file: a safetensors file.
-        name: the tensor's name in it.
-        shape: the tensor's shape.
+        file: A safetensors file.
+        name: The tensor's name in it.
+        shape: The tensor's shape.
     """
 
     file: Path
@@ -38,66 +45,110 @@ class Stored(NamedTuple):
 
 
 def read_safetensors(
-    folder: Path, cfg: EncoderConfig, sharding: Callable[[Params], Any] | None = None
+    folder: Path,
+    cfg: EncoderConfig,
+    sharding: Callable[[Params], Any] | None = None,
+    *,
+    lm_head: bool = False,
 ) -> Params:
     """The encoder's parameters from `model.safetensors` or its shards.
 
-    One parameter after the other is filled from its tensors, which are read one at a
-    time and become float32, and is placed on its devices: the peak of memory is the
+    One parameter after another is filled from its tensors, which are read one at a
+    time and cast to float32, and is placed on its devices: the peak of memory is the
     model and, with `sharding`, its largest parameter once more.
 
     Args:
-        folder: holds model.safetensors, or model.safetensors.index.json and the files
+        folder: Holds model.safetensors, or model.safetensors.index.json and the files
             that it names.
-        cfg: what the folder's `config.json` says (`families.read_config`).
-        sharding: the tree of shapes -> the tree of shardings, such as
-            `partial(parallel.shardings, mesh=mesh)`; None leaves all on the host.
+        cfg: What the folder's `config.json` says (`families.read_config`).
+        sharding: Tree of shapes -> tree of shardings; None leaves all on the host.
+        lm_head: Whether the output layer is read too, as "lm_head"; the folder is then
+            that of a causal language model that does not tie it to the token table.
 
     Returns:
         The nested dict of `encoder.init`, of float32 arrays: JAX's with `sharding`,
         else NumPy's.
 
     Raises:
-        FileNotFoundError: no safetensors in the folder, or a shard is missing.
-        ValueError: a file is not safetensors, or names are missing, extra or hold
+        FileNotFoundError: There is no safetensors file in the folder, or a shard is
+            missing.
+        ValueError: A file is not safetensors, or tensors are missing, unknown or have
             other shapes than `cfg` says; all of them are listed.
     """
-    tree = _abstract(cfg)
-    shapes = {path: leaf.shape for path, leaf in _flat(tree).items()}
-    rows = _rows(cfg, shapes)
-    stored = _stored(folder, cfg, rows, shapes)
-    place = _placer(tree, sharding)
+    tree = _abstract_params(cfg, lm_head)
+    shapes = {path: leaf.shape for path, leaf in _flatten(tree).items()}
+    tensor_maps = _tensor_maps(cfg, shapes)
+    stored = _find_tensors(folder, cfg, tensor_maps, shapes)
+    place = _make_placer(tree, sharding)
     params = {}
-    for row in rows:
-        leaves = {path: np.empty(shapes[path], np.float32) for path in row.ours}
-        _fill(leaves, row, cfg, stored)
-        for path in row.ours:
+    for tensor_map in tensor_maps:
+        leaves = {path: np.empty(shapes[path], np.float32) for path in tensor_map.paths}
+        _fill_leaves(leaves, tensor_map, cfg, stored)
+        for path in tensor_map.paths:
             params[path] = place(path, leaves.pop(path))
     return jax.tree.unflatten(jax.tree.structure(tree), [params[p] for p in shapes])
 
 
-def write_safetensors(folder: Path, params: Params, cfg: EncoderConfig) -> None:
-    """Writes the parameters as `model.safetensors`; the inverse of `read_safetensors`.
+def write_safetensors(
+    folder: Path,
+    params: Params,
+    cfg: EncoderConfig,
+    *,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+) -> None:
+    """Writes the parameters; the inverse of `read_safetensors`.
+
+    A model of up to `max_shard_size` becomes model.safetensors; a larger one becomes
+    several such files and model.safetensors.index.json. One file after another is made
+    and written. With "lm_head" in the parameters, names are those of the family's
+    causal language model.
+
+    Args:
+        folder: An existing folder.
+        params: The encoder's parameters.
+        cfg: The encoder's shape.
+        max_shard_size: Maximum size of a file, in bytes or as in "5GB"; a larger tensor
+            has a file of its own.
 
     Raises:
-        ValueError: no Hugging Face family computes `cfg`.
-        OSError: no space, or no right to write.
+        ValueError: No Hugging Face family computes `cfg`.
+        OSError: No space, or no right to write.
     """
-    flat = _flat(jax.device_get(params))
-    shapes = {path: leaf.shape for path, leaf in _flat(_abstract(cfg)).items()}
-    tensors = {}
-    for row in _rows(cfg, shapes):
-        for name, at in _names(row, cfg):
-            ours = [flat[path][at] for path in row.ours]
-            tensors[name] = np.ascontiguousarray(OPS[row.op].write(*ours), np.float32)
-    save_tensors(folder / "model.safetensors", tensors)
+    from huggingface_hub import split_state_dict_into_shards_factory
+
+    flat = _flatten(jax.device_get(params))
+    tree = _abstract_params(cfg, "lm_head" in params)
+    shapes = {path: leaf.shape for path, leaf in _flatten(tree).items()}
+    prefix = OUTPUT_LAYERS[family_of(cfg)][1] if "lm_head" in params else ""
+    # Where each tensor of the files comes from, and its size
+    sources, sizes = {}, {}
+    for tensor_map in _tensor_maps(cfg, shapes):
+        is_output = tensor_map.paths[0].startswith("lm_head/")
+        for name, index in _tensor_names(tensor_map, cfg):
+            name = name if is_output else prefix + name
+            sources[name] = tensor_map, index
+            sizes[name] = 4 * sum(flat[path][index].size for path in tensor_map.paths)
+    # The files: only sizes are known here, so that no tensor is made before its file
+    split = split_state_dict_into_shards_factory(
+        sizes,
+        get_storage_size=lambda size: size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_size,
+    )
+    for file, names in split.filename_to_tensors.items():
+        tensors = {name: _make_tensor(flat, *sources[name]) for name in names}
+        save_tensors(folder / file, tensors)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        (folder / INDEX_FILE).write_text(text, encoding="utf-8")
 
 
 def save_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
     """Writes a safetensors file that PyTorch's readers accept.
 
     Raises:
-        OSError: no space, or no right to write.
+        OSError: No space, or no right to write.
     """
     file.touch()
     mode = file.stat().st_mode  # safetensors would let nobody else read it
@@ -108,126 +159,158 @@ def save_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
     file.chmod(mode)
 
 
-def _abstract(cfg: EncoderConfig) -> Params:
+def _abstract_params(cfg: EncoderConfig, lm_head: bool) -> Params:
     """The tree of the parameters' shapes; nothing is computed."""
-    return jax.eval_shape(partial(encoder.init, cfg=cfg), jax.random.key(0))
+
+    def init(key: Key) -> Params:
+        params = encoder.init(key, cfg)
+        return (
+            {**params, "lm_head": heads.init_lm_head(key, cfg)} if lm_head else params
+        )
+
+    return jax.eval_shape(init, jax.random.key(0))
 
 
-def _flat(tree: Params) -> dict[str, Any]:
+def _flatten(tree: Params) -> dict[str, Any]:
     """The leaves by path, in the order of `jax.tree.leaves`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}
 
 
-def _rows(cfg: EncoderConfig, shapes: dict[str, Shape]) -> list[Row]:
-    """The rows of the parameters that this encoder has, the largest first.
+def _tensor_maps(cfg: EncoderConfig, shapes: Mapping[str, Shape]) -> list[TensorMap]:
+    """The tensors that hold this encoder's parameters, the largest first.
 
-    Others of its family (biases, token types) are skipped.
+    Tensors that others of its family have (biases, token types) are skipped.
     """
-    rows = [
-        row
-        for row in ROWS[family_of(cfg)]
-        if row.gated in (None, cfg.gated) and shapes.keys() >= set(row.ours)
+    family = family_of(cfg)
+    candidates = [*WEIGHT_NAMES[family], *OUTPUT_LAYERS.get(family, ())[:1]]
+    tensor_maps = [
+        tensor_map
+        for tensor_map in candidates
+        if tensor_map.gated in (None, cfg.gated)
+        and shapes.keys() >= set(tensor_map.paths)
     ]
-    unmapped = shapes.keys() - {path for row in rows for path in row.ours}
+    unmapped = shapes.keys() - {path for m in tensor_maps for path in m.paths}
     if unmapped:
         raise ValueError(f"no Hugging Face name for {', '.join(sorted(unmapped))}")
-    return sorted(rows, key=lambda row: -sum(np.prod(shapes[p]) for p in row.ours))
+    return sorted(
+        tensor_maps, key=lambda m: -sum(np.prod(shapes[path]) for path in m.paths)
+    )
 
 
-def _names(row: Row, cfg: EncoderConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(name in the file, index into ours) of each tensor of a row.
+def _tensor_names(
+    tensor_map: TensorMap, cfg: EncoderConfig
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name in the file, index into our parameters) for each layer and expert.
 
     The index is (), (layer) or (layer, expert).
     """
     counts = {"l": cfg.depth, "e": cfg.num_experts}
-    named = [name for name in counts if f"{{{name}}}" in row.hf]
-    for at in product(*(range(counts[name]) for name in named)):
-        if at and at[0] == 0 and _unused_norm(row, cfg):
+    fields = [name for name in counts if f"{{{name}}}" in tensor_map.name]
+    for index in product(*(range(counts[name]) for name in fields)):
+        if index and index[0] == 0 and _lacks_first_norm(tensor_map, cfg):
             continue
-        yield row.hf.format(**dict(zip(named, at, strict=True))), at
+        yield tensor_map.name.format(**dict(zip(fields, index, strict=True))), index
 
 
-def _unused_norm(row: Row, cfg: EncoderConfig) -> bool:
-    """Whether block 0 does without this parameter, and files too."""
-    return not cfg.first_norm and row.ours[0].startswith("layers/attention_norm/")
+def _lacks_first_norm(tensor_map: TensorMap, cfg: EncoderConfig) -> bool:
+    """Whether block 0 does not use this parameter, and files do not hold it."""
+    is_norm = tensor_map.paths[0].startswith("layers/attention_norm/")
+    return is_norm and not cfg.first_norm
 
 
-def _fill(
+def _make_tensor(
+    flat: Mapping[str, np.ndarray], tensor_map: TensorMap, index: tuple[int, ...]
+) -> np.ndarray:
+    """A tensor of the file from our parameters."""
+    params = [flat[path][index] for path in tensor_map.paths]
+    tensor = TRANSFORMS[tensor_map.transform].write(*params)
+    return np.ascontiguousarray(tensor, np.float32)
+
+
+def _fill_leaves(
     leaves: dict[str, np.ndarray],
-    row: Row,
+    tensor_map: TensorMap,
     cfg: EncoderConfig,
-    stored: dict[str, Stored],
+    stored: dict[str, StoredTensor],
 ) -> None:
-    """Reads a row's tensors into our parameters."""
-    if _unused_norm(row, cfg):
+    """Reads the tensors of all layers into our parameters."""
+    if _lacks_first_norm(tensor_map, cfg):
         for path, leaf in leaves.items():
             leaf[0] = path.endswith("/scale")
-    for name, at in _names(row, cfg):
-        ours = [leaf[at] for leaf in leaves.values()]
-        if row.op == "same" and len(ours) == 1:
-            _read_pieces(ours[0], stored[name])
+    for name, index in _tensor_names(tensor_map, cfg):
+        params = [leaf[index] for leaf in leaves.values()]
+        if tensor_map.transform == "same" and len(params) == 1:
+            _read_slices(params[0], stored[name])
             continue
-        tensor = _read(stored[name])
-        parts = OPS[row.op].read(tensor, *(x.shape for x in ours))
-        for place, part in zip(ours, parts, strict=True):
-            place[...] = part  # casts
+        tensor = _read_tensor(stored[name])
+        transform = TRANSFORMS[tensor_map.transform]
+        parts = transform.read(tensor, *(x.shape for x in params))
+        for param, part in zip(params, parts, strict=True):
+            param[...] = part  # casts
 
 
-def _read(at: Stored, part: slice | None = None) -> np.ndarray:
+def _read_tensor(stored: StoredTensor, rows: slice | None = None) -> np.ndarray:
     """A tensor, or some of its rows.
 
     The file is opened anew each time, or its pages would count as ours until the end.
     """
-    with safe_open(at.file, framework="np") as file:
-        if part is None:
-            return file.get_tensor(at.name)
-        return file.get_slice(at.name)[part]
+    with safe_open(stored.file, framework="np") as file:
+        if rows is None:
+            return file.get_tensor(stored.name)
+        return file.get_slice(stored.name)[rows]
 
 
-def _read_pieces(leaf: np.ndarray, at: Stored) -> None:
-    """Reads a tensor into a parameter of its shape."""
-    rows = max(1, PIECE // max(1, leaf[:1].nbytes))
-    for start in range(0, len(leaf), rows):
-        part = slice(start, min(start + rows, len(leaf)))
-        leaf[part] = _read(at, part)
+def _read_slices(leaf: np.ndarray, stored: StoredTensor) -> None:
+    """Reads a tensor into a parameter of its shape, some rows at a time."""
+    size = max(1, SLICE_BYTES // max(1, leaf[:1].nbytes))
+    for start in range(0, len(leaf), size):
+        rows = slice(start, min(start + size, len(leaf)))
+        leaf[rows] = _read_tensor(stored, rows)
 
 
-def _placer(
+def _make_placer(
     tree: Params, sharding: Callable[[Params], Any] | None
 ) -> Callable[[str, np.ndarray], Array]:
-    """(path, parameter) -> the parameter where it belongs."""
+    """(path, parameter) -> the parameter on its devices."""
     if sharding is None:
         return lambda path, leaf: leaf
-    wanted = _flat(sharding(tree))
+    shardings = _flatten(sharding(tree))
 
     def place(path, leaf):
         # Waits, so that the host's copy goes before the next one comes.
-        return jax.block_until_ready(jax.device_put(leaf, wanted[path]))
+        return jax.block_until_ready(jax.device_put(leaf, shardings[path]))
 
     return place
 
 
-def _stored(
-    folder: Path, cfg: EncoderConfig, rows: list[Row], shapes: dict[str, Shape]
-) -> dict[str, Stored]:
-    """Where each tensor that the rows name is; everything wrong is in one error."""
+def _find_tensors(
+    folder: Path,
+    cfg: EncoderConfig,
+    tensor_maps: list[TensorMap],
+    shapes: Mapping[str, Shape],
+) -> dict[str, StoredTensor]:
+    """Where each needed tensor is stored; all that is wrong is in one error."""
+    # What the encoder needs
     expected = {}
-    for row in rows:
-        for name, at in _names(row, cfg):
-            ours = [shapes[path][len(at) :] for path in row.ours]
-            expected[name] = OPS[row.op].shape(*ours)
+    for tensor_map in tensor_maps:
+        for name, index in _tensor_names(tensor_map, cfg):
+            part_shapes = [shapes[path][len(index) :] for path in tensor_map.paths]
+            hf_shape = TRANSFORMS[tensor_map.transform].hf_shape
+            expected[name] = hf_shape(*part_shapes)
+    # What the files hold
     stored, faults = {}, []
-    for name, at in _tensors(folder):
-        if name not in expected and _ignored(name, family_of(cfg)):
+    for name, tensor in _list_tensors(folder):
+        if name not in expected and is_ignored(name, family_of(cfg)):
             continue
         if name not in expected or name in stored:
             faults.append(f"{'repeated' if name in stored else 'extra'} {name}")
             continue
-        stored[name] = at
-        if at.shape != expected[name]:
-            have, want = list(at.shape), list(expected[name])
-            faults.append(f"{name} is {have} instead of {want}")
+        stored[name] = tensor
+        if tensor.shape != expected[name]:
+            faults.append(
+                f"{name} is {list(tensor.shape)} instead of {list(expected[name])}"
+            )
     faults += [f"missing {name}" for name in expected if name not in stored]
     if faults:
         raise ValueError(
@@ -236,21 +319,21 @@ def _stored(
     return stored
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Stored]]:
-    """(canonical name, place) of every tensor of the folder."""
-    for path in _files(folder):
+def _list_tensors(folder: Path) -> Iterator[tuple[str, StoredTensor]]:
+    """(canonical name, where it is stored) of every tensor of the folder."""
+    for path in _list_files(folder):
         try:
             with safe_open(path, framework="np") as file:
                 for name in file.keys():  # noqa: SIM118 - not a dict
                     shape = tuple(file.get_slice(name).get_shape())
-                    yield canonical(name), Stored(path, name, shape)
+                    yield canonical_name(name), StoredTensor(path, name, shape)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from None
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     """The safetensors files of the folder."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX_FILE
     if index.exists():
         shards = json.loads(index.read_text())["weight_map"].values()
         files = [folder / shard for shard in sorted(set(shards))]
@@ -260,48 +343,3 @@ def _files(folder: Path) -> list[Path]:
         if not file.exists():
             raise FileNotFoundError(f"{folder} has no {file.name}")
     return files
-
-
-def canonical(name: str) -> str:
-    """The name as a base model saves it today."""
-    while name.startswith(PREFIXES):
-        name = name.partition(".")[2]
-    for old, new in RENAMED.items():
-        name = name.removesuffix(old) + new if name.endswith(old) else name
-    return name
-
-
-def _ignored(name: str, family: str) -> bool:
-    """Whether a tensor is a known part of a file that is no part of the encoder."""
-    parts = (*IGNORED, *IGNORED_OF.get(family, ()))
-    return name.startswith(parts) or name.endswith(BUFFERS)
-
-
-# What a model with a head, or a multimodal one, puts before its encoder's names.
-PREFIXES = (
-    "bert.",
-    "roberta.",
-    "mpnet.",
-    "nomic_bert.",
-    "model.",
-    "language_model.",
-    "transformer.",
-    "gpt_neox.",
-)
-# Files of before 2019's PyTorch.
-RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-# BERT's pooler (a layer of next-sentence prediction) and heads.
-IGNORED = ("pooler.", "cls.", "lm_head.", "embed_out.")
-IGNORED_OF = {
-    "modernbert": ("head.", "decoder."),
-    "t5": ("decoder.", "encoder.embed_tokens."),
-}
-# What old versions saved besides parameters.
-BUFFERS = (
-    "embeddings.position_ids",
-    ".rotary_emb.inv_freq",
-    ".attn.bias",
-    ".attn.masked_bias",
-    ".attention.bias",
-    ".attention.masked_bias",
-)

@@ -7,10 +7,10 @@ from research.models.config import EncoderConfig
 
 
 def read_t5(fields: Fields) -> EncoderConfig:
-    """The encoder of T5 (Raffel et al. 2020) and T5 v1.1, as Sentence-T5 and GTR.
+    """The encoder of T5 (Raffel et al. 2020) and T5 v1.1, as in Sentence-T5 and GTR.
 
-    The first is not gated. It has no longest text; 512 tokens are what it is trained at
-    (`n_positions` of its first files).
+    T5 v1.1 has a gated feed-forward layer, T5 has not. No length is the maximum; 512
+    tokens are the training length (`n_positions` of the first files).
     """
     require(
         fields,
@@ -19,6 +19,7 @@ def read_t5(fields: Fields) -> EncoderConfig:
         relative_attention_max_distance=(128,),
         feed_forward_proj=tuple(T5_ACTS),
     )
+    # "gated-gelu" and the like name the activation and the gate
     act, gated = T5_ACTS[fields.get("feed_forward_proj", "relu")]
     return EncoderConfig(
         vocab_size=fields["vocab_size"],
@@ -45,7 +46,7 @@ def read_t5(fields: Fields) -> EncoderConfig:
 
 def write_t5(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `read_t5`."""
-    names = {ours: name for name, ours in T5_ACTS.items()}
+    projections = {ours: name for name, ours in T5_ACTS.items()}
     return {
         "architectures": ["T5EncoderModel"],
         "vocab_size": cfg.vocab_size,
@@ -56,7 +57,7 @@ def write_t5(cfg: EncoderConfig) -> dict[str, Any]:
         "d_ff": cfg.mlp,
         "n_positions": cfg.max_len,
         "layer_norm_epsilon": cfg.norm_eps,
-        "feed_forward_proj": names.get((cfg.act, cfg.gated), cfg.act),
+        "feed_forward_proj": projections.get((cfg.act, cfg.gated), cfg.act),
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
         "dropout_rate": cfg.dropout,

@@ -1,84 +1,103 @@
-"""Where each tensor of a family's files lives in our parameter tree."""
+"""Names of a Hugging Face family's tensors, and their places in our parameter tree.
+
+A file of `transformers` keeps one tensor per layer, and sometimes several of our
+parameters in one; we stack the layers, and keep query, key and value apart.
+"""
 
 from functools import partial
 from typing import NamedTuple
 
 
-class Row(NamedTuple):
-    """One tensor of a family.
+class TensorMap(NamedTuple):
+    """One tensor of a family and the parameters that it holds.
 
     Attributes:
-        hf: its name in the file, without prefix; `{l}` stands for the layer, `{e}` for
-            an expert of it.
-        ours: its path in our tree, or those of the several tensors that it holds; with
-            `{l}` (and `{e}`) in `hf`, index l (and e) of their first axes.
-        op: how it is rearranged, a key of `rearrangements.OPS`.
-        gated: whether it is there in encoders with a gated feed-forward layer only, or
-            in the others only; None for both.
+        name: Its name in the file, without prefix; `{l}` stands for the layer, `{e}`
+            for an expert of the layer.
+        paths: The paths of the parameters in our tree; with `{l}` (and `{e}`) in the
+            name the tensor is index l (and e) of their first axes.
+        transform: How they are rearranged, a key of `weight_transforms.TRANSFORMS`.
+        gated: Whether the tensor exists only in encoders with a gated feed-forward
+            layer, or only in the others; None for both.
     """
 
-    hf: str
-    ours: tuple[str, ...]
-    op: str
+    name: str
+    paths: tuple[str, ...]
+    transform: str
     gated: bool | None = None
 
 
-def _table(hf: str, name: str) -> Row:
-    """The row of an embedding table."""
-    return Row(f"{hf}.weight", (f"{name}/embedding",), "same")
+def canonical_name(name: str) -> str:
+    """The tensor's name as the base model saves it in today's files."""
+    while name.startswith(PREFIXES):
+        name = name.partition(".")[2]
+    for old, new in RENAMED.items():
+        name = name.removesuffix(old) + new if name.endswith(old) else name
+    return name
 
 
-def _norm(hf: str, name: str) -> tuple[Row, Row]:
-    """The rows of a norm's scale and bias."""
+def is_ignored(name: str, family: str) -> bool:
+    """Whether a tensor is a known part of a file that is no part of the encoder."""
+    parts = (*IGNORED, *IGNORED_OF.get(family, ()))
+    return name.startswith(parts) or name.endswith(BUFFERS)
+
+
+def _embedding(name: str, path: str) -> TensorMap:
+    """An embedding table."""
+    return TensorMap(f"{name}.weight", (f"{path}/embedding",), "same")
+
+
+def _norm(name: str, path: str) -> tuple[TensorMap, TensorMap]:
+    """The scale and the bias of a norm."""
     return (
-        Row(f"{hf}.weight", (f"{name}/scale",), "same"),
-        Row(f"{hf}.bias", (f"{name}/bias",), "same"),
+        TensorMap(f"{name}.weight", (f"{path}/scale",), "same"),
+        TensorMap(f"{name}.bias", (f"{path}/bias",), "same"),
     )
 
 
 def _linear(
-    hf: str, *ours: str, kernel: str, bias: str, gated: bool | None = None
-) -> tuple[Row, Row]:
-    """The rows of a linear layer's weight and bias, in blocks of the encoder."""
-    kernels = tuple(f"layers/{path}/kernel" for path in ours)
-    biases = tuple(f"layers/{path}/bias" for path in ours)
+    name: str, *layers: str, kernel: str, bias: str, gated: bool | None = None
+) -> tuple[TensorMap, TensorMap]:
+    """The weight and the bias of a linear layer, which holds one or several of ours."""
+    kernels = tuple(f"layers/{layer}/kernel" for layer in layers)
+    biases = tuple(f"layers/{layer}/bias" for layer in layers)
     return (
-        Row(f"{hf}.weight", kernels, kernel, gated),
-        Row(f"{hf}.bias", biases, bias, gated),
+        TensorMap(f"{name}.weight", kernels, kernel, gated),
+        TensorMap(f"{name}.bias", biases, bias, gated),
     )
 
 
-_heads = partial(_linear, kernel="heads_in", bias="flat")
-_out = partial(_linear, kernel="heads_out", bias="same")
+_heads_in = partial(_linear, kernel="heads_in", bias="flat")
+_heads_out = partial(_linear, kernel="heads_out", bias="same")
 _dense = partial(_linear, kernel="transpose", bias="same")
 QKV = ("query", "key", "value")
-_joined_heads = partial(_linear, kernel="joined_heads_in", bias="joined_flat")
-_joined_dense = partial(_linear, kernel="joined_transpose", bias="joined_same")
+_fused_heads = partial(_linear, kernel="fused_heads_in", bias="fused_flat")
+_fused_dense = partial(_linear, kernel="fused_transpose", bias="fused_same")
 
 
-def _bert_attention(layer: str) -> tuple[Row, ...]:
+def _bert_attention(layer: str) -> tuple[TensorMap, ...]:
     return (
-        *_heads(f"{layer}.attention.self.query", "query"),
-        *_heads(f"{layer}.attention.self.key", "key"),
-        *_heads(f"{layer}.attention.self.value", "value"),
-        *_out(f"{layer}.attention.output.dense", "out"),
+        *_heads_in(f"{layer}.attention.self.query", "query"),
+        *_heads_in(f"{layer}.attention.self.key", "key"),
+        *_heads_in(f"{layer}.attention.self.value", "value"),
+        *_heads_out(f"{layer}.attention.output.dense", "out"),
         *_norm(f"{layer}.attention.output.LayerNorm", "layers/attention_norm"),
     )
 
 
-def _llama_attention(layer: str) -> tuple[Row, ...]:
+def _llama_attention(layer: str) -> tuple[TensorMap, ...]:
     return (
-        *_heads(f"{layer}.self_attn.q_proj", "query"),
-        *_heads(f"{layer}.self_attn.k_proj", "key"),
-        *_heads(f"{layer}.self_attn.v_proj", "value"),
+        *_heads_in(f"{layer}.self_attn.q_proj", "query"),
+        *_heads_in(f"{layer}.self_attn.k_proj", "key"),
+        *_heads_in(f"{layer}.self_attn.v_proj", "value"),
         *_norm(f"{layer}.self_attn.q_norm", "layers/query_norm"),
         *_norm(f"{layer}.self_attn.k_norm", "layers/key_norm"),
-        *_out(f"{layer}.self_attn.o_proj", "out"),
+        *_heads_out(f"{layer}.self_attn.o_proj", "out"),
         *_norm(f"{layer}.input_layernorm", "layers/attention_norm"),
     )
 
 
-def _llama_block(layer: str) -> tuple[Row, ...]:
+def _llama_block(layer: str) -> tuple[TensorMap, ...]:
     return (
         *_llama_attention(layer),
         *_dense(f"{layer}.mlp.gate_proj", "gate"),
@@ -87,12 +106,12 @@ def _llama_block(layer: str) -> tuple[Row, ...]:
     )
 
 
-# BERT's tensors around its feed-forward layer; those of its descendants vary there.
+# BERT's tensors; its descendants differ in attention or in the feed-forward layer.
 _BERT = "encoder.layer.{l}"
 _BERT_EMBEDDINGS = (
-    _table("embeddings.word_embeddings", "embed/token"),
-    _table("embeddings.position_embeddings", "embed/position"),
-    _table("embeddings.token_type_embeddings", "embed/type"),
+    _embedding("embeddings.word_embeddings", "embed/token"),
+    _embedding("embeddings.position_embeddings", "embed/position"),
+    _embedding("embeddings.token_type_embeddings", "embed/type"),
     *_norm("embeddings.LayerNorm", "embed/norm"),
 )
 _BERT_MLP = (
@@ -100,16 +119,16 @@ _BERT_MLP = (
     *_dense(f"{_BERT}.output.dense", "down"),
     *_norm(f"{_BERT}.output.LayerNorm", "layers/mlp_norm"),
 )
-_BERT_ROWS = (*_BERT_EMBEDDINGS, *_bert_attention(_BERT), *_BERT_MLP)
+_BERT_TENSORS = (*_BERT_EMBEDDINGS, *_bert_attention(_BERT), *_BERT_MLP)
 _LAYER = "layers.{l}"
-_LLAMA_ROWS = (
-    _table("embed_tokens", "embed/token"),
+_LLAMA_TENSORS = (
+    _embedding("embed_tokens", "embed/token"),
     *_llama_block(_LAYER),
     *_norm(f"{_LAYER}.post_attention_layernorm", "layers/mlp_norm"),
     *_norm("norm", "final_norm"),
 )
-_GEMMA_ROWS = (
-    _table("embed_tokens", "embed/token"),
+_GEMMA_TENSORS = (
+    _embedding("embed_tokens", "embed/token"),
     *_llama_block(_LAYER),
     *_norm(f"{_LAYER}.post_attention_layernorm", "layers/attention_post_norm"),
     *_norm(f"{_LAYER}.pre_feedforward_layernorm", "layers/mlp_norm"),
@@ -121,24 +140,25 @@ _NOMIC = "encoder.layers.{l}"
 _T5 = "encoder.block.{l}.layer"
 _T5_MLP = f"{_T5}.1.DenseReluDense"
 _OPT = "decoder.layers.{l}"
-ROWS = {
-    "bert": _BERT_ROWS,
-    "xlm-roberta": _BERT_ROWS,
-    "roberta": _BERT_ROWS,
+# {family: its tensors}
+WEIGHT_NAMES = {
+    "bert": _BERT_TENSORS,
+    "xlm-roberta": _BERT_TENSORS,
+    "roberta": _BERT_TENSORS,
     "mpnet": (
         *_BERT_EMBEDDINGS,
-        _table("encoder.relative_attention_bias", "position_bias"),
-        *_heads(f"{_BERT}.attention.attn.q", "query"),
-        *_heads(f"{_BERT}.attention.attn.k", "key"),
-        *_heads(f"{_BERT}.attention.attn.v", "value"),
-        *_out(f"{_BERT}.attention.attn.o", "out"),
+        _embedding("encoder.relative_attention_bias", "position_bias"),
+        *_heads_in(f"{_BERT}.attention.attn.q", "query"),
+        *_heads_in(f"{_BERT}.attention.attn.k", "key"),
+        *_heads_in(f"{_BERT}.attention.attn.v", "value"),
+        *_heads_out(f"{_BERT}.attention.attn.o", "out"),
         *_norm(f"{_BERT}.attention.LayerNorm", "layers/attention_norm"),
         *_BERT_MLP,
     ),
     "jina_bert": (
         *_BERT_EMBEDDINGS,
         *_bert_attention(_BERT),
-        *_joined_dense(f"{_BERT}.mlp.gated_layers", "gate", "up"),
+        *_fused_dense(f"{_BERT}.mlp.gated_layers", "gate", "up"),
         *_dense(f"{_BERT}.mlp.wo", "down"),
         *_norm(f"{_BERT}.mlp.layernorm", "layers/mlp_norm"),
     ),
@@ -146,8 +166,8 @@ ROWS = {
     "nomic_bert": (
         *_BERT_EMBEDDINGS[:3],
         *_norm("emb_ln", "embed/norm"),
-        *_joined_heads(f"{_NOMIC}.attn.Wqkv", *QKV),
-        *_out(f"{_NOMIC}.attn.out_proj", "out"),
+        *_fused_heads(f"{_NOMIC}.attn.Wqkv", *QKV),
+        *_heads_out(f"{_NOMIC}.attn.out_proj", "out"),
         *_norm(f"{_NOMIC}.norm1", "layers/attention_norm"),
         *_dense(f"{_NOMIC}.mlp.fc11", "up"),
         *_dense(f"{_NOMIC}.mlp.fc12", "gate"),
@@ -155,27 +175,27 @@ ROWS = {
         *_norm(f"{_NOMIC}.norm2", "layers/mlp_norm"),
     ),
     "modernbert": (
-        _table("embeddings.tok_embeddings", "embed/token"),
+        _embedding("embeddings.tok_embeddings", "embed/token"),
         *_norm("embeddings.norm", "embed/norm"),
         *_norm(f"{_LAYER}.attn_norm", "layers/attention_norm"),
-        *_joined_heads(f"{_LAYER}.attn.Wqkv", *QKV),
-        *_out(f"{_LAYER}.attn.Wo", "out"),
+        *_fused_heads(f"{_LAYER}.attn.Wqkv", *QKV),
+        *_heads_out(f"{_LAYER}.attn.Wo", "out"),
         *_norm(f"{_LAYER}.mlp_norm", "layers/mlp_norm"),
-        *_joined_dense(f"{_LAYER}.mlp.Wi", "gate", "up"),
+        *_fused_dense(f"{_LAYER}.mlp.Wi", "gate", "up"),
         *_dense(f"{_LAYER}.mlp.Wo", "down"),
         *_norm("final_norm", "final_norm"),
     ),
     "t5": (
-        _table("shared", "embed/token"),
-        _table(
+        _embedding("shared", "embed/token"),
+        _embedding(
             "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
             "position_bias",
         ),
         *_norm(f"{_T5}.0.layer_norm", "layers/attention_norm"),
-        *_heads(f"{_T5}.0.SelfAttention.q", "query"),
-        *_heads(f"{_T5}.0.SelfAttention.k", "key"),
-        *_heads(f"{_T5}.0.SelfAttention.v", "value"),
-        *_out(f"{_T5}.0.SelfAttention.o", "out"),
+        *_heads_in(f"{_T5}.0.SelfAttention.q", "query"),
+        *_heads_in(f"{_T5}.0.SelfAttention.k", "key"),
+        *_heads_in(f"{_T5}.0.SelfAttention.v", "value"),
+        *_heads_out(f"{_T5}.0.SelfAttention.o", "out"),
         *_norm(f"{_T5}.1.layer_norm", "layers/mlp_norm"),
         *_dense(f"{_T5_MLP}.wi", "up", gated=False),
         *_dense(f"{_T5_MLP}.wi_0", "gate", gated=True),
@@ -183,15 +203,15 @@ ROWS = {
         *_dense(f"{_T5_MLP}.wo", "down"),
         *_norm("encoder.final_layer_norm", "final_norm"),
     ),
-    "llama": _LLAMA_ROWS,
-    "eurobert": _LLAMA_ROWS,
-    "mistral": _LLAMA_ROWS,
-    "qwen2": _LLAMA_ROWS,
-    "qwen3": _LLAMA_ROWS,
-    "gemma2": _GEMMA_ROWS,
-    "gemma3_text": _GEMMA_ROWS,
+    "llama": _LLAMA_TENSORS,
+    "eurobert": _LLAMA_TENSORS,
+    "mistral": _LLAMA_TENSORS,
+    "qwen2": _LLAMA_TENSORS,
+    "qwen3": _LLAMA_TENSORS,
+    "gemma2": _GEMMA_TENSORS,
+    "gemma3_text": _GEMMA_TENSORS,
     "mixtral": (
-        _table("embed_tokens", "embed/token"),
+        _embedding("embed_tokens", "embed/token"),
         *_llama_attention(_LAYER),
         *_norm(f"{_LAYER}.post_attention_layernorm", "layers/mlp_norm"),
         *_dense(f"{_MOE}.gate", "router"),
@@ -200,11 +220,11 @@ ROWS = {
         *_dense(f"{_MOE}.experts.{{e}}.w2", "experts/down"),
         *_norm("norm", "final_norm"),
     ),
-    "gpt2": (  # whose linear layers are [in, out] as ours
-        _table("wte", "embed/token"),
-        _table("wpe", "embed/position"),
+    "gpt2": (  # its linear layers are [in, out] like ours
+        _embedding("wte", "embed/token"),
+        _embedding("wpe", "embed/position"),
         *_norm("h.{l}.ln_1", "layers/attention_norm"),
-        *_linear("h.{l}.attn.c_attn", *QKV, kernel="joined_flat", bias="joined_flat"),
+        *_linear("h.{l}.attn.c_attn", *QKV, kernel="fused_flat", bias="fused_flat"),
         *_linear("h.{l}.attn.c_proj", "out", kernel="flat_out", bias="same"),
         *_norm("h.{l}.ln_2", "layers/mlp_norm"),
         *_linear("h.{l}.mlp.c_fc", "up", kernel="same", bias="same"),
@@ -212,7 +232,7 @@ ROWS = {
         *_norm("ln_f", "final_norm"),
     ),
     "gpt_neox": (
-        _table("embed_in", "embed/token"),
+        _embedding("embed_in", "embed/token"),
         *_norm(f"{_LAYER}.input_layernorm", "layers/attention_norm"),
         *_linear(
             f"{_LAYER}.attention.query_key_value",
@@ -220,23 +240,67 @@ ROWS = {
             kernel="heads_in_by_head",
             bias="flat_by_head",
         ),
-        *_out(f"{_LAYER}.attention.dense", "out"),
+        *_heads_out(f"{_LAYER}.attention.dense", "out"),
         *_norm(f"{_LAYER}.post_attention_layernorm", "layers/mlp_norm"),
         *_dense(f"{_LAYER}.mlp.dense_h_to_4h", "up"),
         *_dense(f"{_LAYER}.mlp.dense_4h_to_h", "down"),
         *_norm("final_layer_norm", "final_norm"),
     ),
     "opt": (
-        _table("decoder.embed_tokens", "embed/token"),
-        _table("decoder.embed_positions", "embed/position"),
+        _embedding("decoder.embed_tokens", "embed/token"),
+        _embedding("decoder.embed_positions", "embed/position"),
         *_norm(f"{_OPT}.self_attn_layer_norm", "layers/attention_norm"),
-        *_heads(f"{_OPT}.self_attn.q_proj", "query"),
-        *_heads(f"{_OPT}.self_attn.k_proj", "key"),
-        *_heads(f"{_OPT}.self_attn.v_proj", "value"),
-        *_out(f"{_OPT}.self_attn.out_proj", "out"),
+        *_heads_in(f"{_OPT}.self_attn.q_proj", "query"),
+        *_heads_in(f"{_OPT}.self_attn.k_proj", "key"),
+        *_heads_in(f"{_OPT}.self_attn.v_proj", "value"),
+        *_heads_out(f"{_OPT}.self_attn.out_proj", "out"),
         *_norm(f"{_OPT}.final_layer_norm", "layers/mlp_norm"),
         *_dense(f"{_OPT}.fc1", "up"),
         *_dense(f"{_OPT}.fc2", "down"),
         *_norm("decoder.final_layer_norm", "final_norm"),
     ),
 }
+# The output layer of a causal language model, [V, D], where it is not tied to the token
+# table; and the prefix that such a model puts before its encoder's names.
+OUTPUT_LAYER = TensorMap("lm_head.weight", ("lm_head/kernel",), "same")
+_NEOX_OUTPUT_LAYER = OUTPUT_LAYER._replace(name="embed_out.weight")
+OUTPUT_LAYERS = {
+    "llama": (OUTPUT_LAYER, "model."),
+    "mistral": (OUTPUT_LAYER, "model."),
+    "mixtral": (OUTPUT_LAYER, "model."),
+    "qwen2": (OUTPUT_LAYER, "model."),
+    "qwen3": (OUTPUT_LAYER, "model."),
+    "gemma2": (OUTPUT_LAYER, "model."),
+    "gemma3_text": (OUTPUT_LAYER, "model."),
+    "gpt2": (OUTPUT_LAYER, "transformer."),
+    "gpt_neox": (_NEOX_OUTPUT_LAYER, "gpt_neox."),
+    "opt": (OUTPUT_LAYER, "model."),
+}
+# Prefixes of the encoder's names in files of models with a head or of several modes.
+PREFIXES = (
+    "bert.",
+    "roberta.",
+    "mpnet.",
+    "nomic_bert.",
+    "model.",
+    "language_model.",
+    "transformer.",
+    "gpt_neox.",
+)
+# Names in the first files of BERT, of 2018.
+RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+# BERT's pooler (a layer for next-sentence prediction) and heads.
+IGNORED = ("pooler.", "cls.", "lm_head.", "embed_out.")
+IGNORED_OF = {
+    "modernbert": ("head.", "decoder."),
+    "t5": ("decoder.", "encoder.embed_tokens."),
+}
+# Buffers that old versions saved beside the parameters.
+BUFFERS = (
+    "embeddings.position_ids",
+    ".rotary_emb.inv_freq",
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+)

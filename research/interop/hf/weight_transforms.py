@@ -1,7 +1,7 @@
-"""How a tensor of a Hugging Face file becomes one or several of ours, and back.
+"""Rearrangements between a tensor of a Hugging Face file and our parameters.
 
-PyTorch keeps a linear layer's weight as [out, in], we as [in, out], and those of
-attention as [in, H, D/H] and [H, D/H, out].
+PyTorch keeps the weight of a linear layer as [out, in], we as [in, out], and the
+weights of attention as [D, H, K] and [H, K, D], with H heads of K components.
 """
 
 from collections.abc import Callable
@@ -12,111 +12,120 @@ import numpy as np
 Shape = tuple[int, ...]
 
 
-class Op(NamedTuple):
-    """An invertible rearrangement of one or several of our tensors into one.
+class WeightTransform(NamedTuple):
+    """An invertible rearrangement of one or several of our parameters into one tensor.
 
     Attributes:
-        shape: (our shapes, one by one) -> the shape in the file.
-        read: (tensor of the file, our shapes, one by one) -> ours, views of it.
-        write: (ours, one by one) -> tensor of the file.
+        hf_shape: (shapes of our parameters) -> shape of the tensor in the file.
+        read: (tensor of the file, shapes of our parameters) -> our parameters, views.
+        write: (our parameters) -> tensor of the file.
     """
 
-    shape: Callable[..., Shape]
+    hf_shape: Callable[..., Shape]
     read: Callable[..., tuple[np.ndarray, ...]]
     write: Callable[..., np.ndarray]
 
 
-def _single(
-    shape: Callable[[Shape], Shape],
+def _one_to_one(
+    hf_shape: Callable[[Shape], Shape],
     read: Callable[[np.ndarray, Shape], np.ndarray],
     write: Callable[[np.ndarray], np.ndarray],
-) -> Op:
-    """An op of one tensor."""
-    return Op(shape, lambda x, s: (read(x, s),), write)
+) -> WeightTransform:
+    """The transform of a single parameter."""
+    return WeightTransform(hf_shape, lambda x, shape: (read(x, shape),), write)
 
 
-def _joined(op: Op, axis: int) -> Op:
-    """Several tensors, each rearranged by `op`, one after the other along `axis`."""
+def _concatenate(single: WeightTransform, axis: int) -> WeightTransform:
+    """Several parameters, transformed by `single`, one after another along `axis`."""
 
-    def shape(*shapes: Shape) -> Shape:
-        parts = [op.shape(s) for s in shapes]
-        whole = list(parts[0])
-        whole[axis] = sum(part[axis] for part in parts)
-        return tuple(whole)
+    def hf_shape(*shapes: Shape) -> Shape:
+        parts = [single.hf_shape(shape) for shape in shapes]
+        total = list(parts[0])
+        total[axis] = sum(part[axis] for part in parts)
+        return tuple(total)
 
     def read(x: np.ndarray, *shapes: Shape) -> tuple[np.ndarray, ...]:
-        ends = np.cumsum([op.shape(s)[axis] for s in shapes])
+        ends = np.cumsum([single.hf_shape(shape)[axis] for shape in shapes])
         parts = np.split(x, ends[:-1], axis)
-        return tuple(op.read(part, s)[0] for part, s in zip(parts, shapes, strict=True))
+        return tuple(
+            single.read(part, shape)[0]
+            for part, shape in zip(parts, shapes, strict=True)
+        )
 
-    def write(*ours: np.ndarray) -> np.ndarray:
-        return np.concatenate([op.write(x) for x in ours], axis)
+    def write(*params: np.ndarray) -> np.ndarray:
+        return np.concatenate([single.write(x) for x in params], axis)
 
-    return Op(shape, read, write)
+    return WeightTransform(hf_shape, read, write)
 
 
-def _by_head(op: Op) -> Op:
-    """Several tensors, each rearranged by `op`, that alternate from head to head."""
+def _interleave_heads(single: WeightTransform) -> WeightTransform:
+    """Several parameters, transformed by `single`, that alternate from head to head."""
 
-    def heads(shape: Shape) -> int:
-        return shape[-2]  # of a kernel [D, H, D/H] as of a bias [H, D/H]
+    def num_heads(shape: Shape) -> int:
+        return shape[-2]  # of a kernel [D, H, K] and of a bias [H, K]
 
-    def shape(*shapes: Shape) -> Shape:
-        rows, *rest = op.shape(shapes[0])
-        return (len(shapes) * rows, *rest)
+    def hf_shape(*shapes: Shape) -> Shape:
+        rows, *columns = single.hf_shape(shapes[0])
+        return (len(shapes) * rows, *columns)
 
     def read(x: np.ndarray, *shapes: Shape) -> tuple[np.ndarray, ...]:
-        whole = op.shape(shapes[0])
-        x = x.reshape(heads(shapes[0]), len(shapes), -1, *whole[1:])
-        parts = (part.reshape(whole) for part in np.moveaxis(x, 1, 0))
-        return tuple(op.read(part, s)[0] for part, s in zip(parts, shapes, strict=True))
+        part_shape = single.hf_shape(shapes[0])
+        # [H, parameters, K, ...]
+        x = x.reshape(num_heads(shapes[0]), len(shapes), -1, *part_shape[1:])
+        parts = (part.reshape(part_shape) for part in np.moveaxis(x, 1, 0))
+        return tuple(
+            single.read(part, shape)[0]
+            for part, shape in zip(parts, shapes, strict=True)
+        )
 
-    def write(*ours: np.ndarray) -> np.ndarray:
-        parts = [op.write(x) for x in ours]
-        rest = parts[0].shape[1:]
-        parts = [x.reshape(heads(ours[0].shape), -1, *rest) for x in parts]
-        return np.stack(parts, axis=1).reshape(-1, *rest)
+    def write(*params: np.ndarray) -> np.ndarray:
+        parts = [single.write(x) for x in params]
+        columns = parts[0].shape[1:]
+        # [H, K, ...] each, then [H, parameters, K, ...]
+        parts = [x.reshape(num_heads(params[0].shape), -1, *columns) for x in parts]
+        return np.stack(parts, axis=1).reshape(-1, *columns)
 
-    return Op(shape, read, write)
+    return WeightTransform(hf_shape, read, write)
 
 
-SAME = _single(lambda s: s, lambda x, s: x, lambda x: x)
-TRANSPOSE = _single(lambda s: s[::-1], lambda x, s: x.T, lambda x: x.T)
-# [D, H, D/H] <-> [D, H*D/H], and the bias [H, D/H] <-> [H*D/H]
-FLAT = _single(
+SAME = _one_to_one(lambda s: s, lambda x, s: x, lambda x: x)
+TRANSPOSE = _one_to_one(lambda s: s[::-1], lambda x, s: x.T, lambda x: x.T)
+# [D, H, K] <-> [D, H*K], and the bias [H, K] <-> [H*K]
+FLAT = _one_to_one(
     lambda s: (*s[:-2], s[-2] * s[-1]),
     lambda x, s: x.reshape(s),
     lambda x: x.reshape(*x.shape[:-2], -1),
 )
-# kernel [D, H, D/H] <-> weight [H*D/H, D]
-HEADS_IN = _single(
+# kernel [D, H, K] <-> weight [H*K, D]
+HEADS_IN = _one_to_one(
     lambda s: (s[1] * s[2], s[0]),
     lambda x, s: x.T.reshape(s),
     lambda x: x.reshape(len(x), -1).T,
 )
-# kernel [H, D/H, D] <-> weight [D, H*D/H]
-HEADS_OUT = _single(
+# kernel [H, K, D] <-> weight [D, H*K]
+HEADS_OUT = _one_to_one(
     lambda s: (s[2], s[0] * s[1]),
     lambda x, s: x.T.reshape(s),
     lambda x: x.reshape(-1, x.shape[-1]).T,
 )
-# kernel [H, D/H, D] <-> weight [H*D/H, D]
-FLAT_OUT = _single(
+# kernel [H, K, D] <-> weight [H*K, D]
+FLAT_OUT = _one_to_one(
     lambda s: (s[0] * s[1], s[2]),
     lambda x, s: x.reshape(s),
     lambda x: x.reshape(-1, x.shape[-1]),
 )
-OPS = {
+# {name: transform}, as weight_names.WEIGHT_NAMES has it
+TRANSFORMS = {
     "same": SAME,
     "transpose": TRANSPOSE,
     "flat": FLAT,
     "heads_in": HEADS_IN,
     "heads_out": HEADS_OUT,
     "flat_out": FLAT_OUT,
-    "joined_heads_in": _joined(HEADS_IN, 0),
-    "joined_flat": _joined(FLAT, -1),
-    "joined_transpose": _joined(TRANSPOSE, 0),
-    "joined_same": _joined(SAME, 0),
-    "heads_in_by_head": _by_head(HEADS_IN),
-    "flat_by_head": _by_head(FLAT),
+    "fused_heads_in": _concatenate(HEADS_IN, 0),
+    "fused_flat": _concatenate(FLAT, -1),
+    "fused_transpose": _concatenate(TRANSPOSE, 0),
+    "fused_same": _concatenate(SAME, 0),
+    "heads_in_by_head": _interleave_heads(HEADS_IN),
+    "flat_by_head": _interleave_heads(FLAT),
 }

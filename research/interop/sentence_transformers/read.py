@@ -1,4 +1,4 @@
-"""The modules of a sentence-transformers folder: what follows the transformer."""
+"""Reads the modules of a sentence-transformers folder: pooling, dense, prompts."""
 
 import json
 import re
@@ -13,20 +13,20 @@ from research.models.pooling.projection import Dense
 
 
 class Modules(NamedTuple):
-    """What the folder says.
+    """The modules of a folder and their options.
 
     Attributes:
-        body: the folder of the transformer.
-        max_length: of texts in tokens; None where it says nothing.
-        lower_case: whether texts are lower-cased first.
-        pool: a key of `BASIC_POOLINGS`.
-        prompts: what is put before a text, for the roles "query" and "document".
-        normalize: whether embeddings are divided by their length.
-        dense: layers that the pooled vector goes through.
-        dim: how many leading numbers are kept; None for all.
+        transformer: Folder of the transformer.
+        max_length: Maximum length of a text in tokens; None if the folder has none.
+        lower_case: Whether texts are lower-cased first.
+        pool: A key of `BASIC_POOLINGS`.
+        prompts: Prefixes of texts, for the roles "query" and "document".
+        normalize: Whether embeddings are scaled to length 1.
+        dense: Linear layers after the pooling.
+        dim: Number of leading components that are kept; None for all.
     """
 
-    body: Path
+    transformer: Path
     max_length: int | None
     lower_case: bool
     pool: str
@@ -39,34 +39,36 @@ class Modules(NamedTuple):
 def read_modules(path: Path) -> Modules:
     """The modules of a folder: Transformer, Pooling and perhaps more.
 
-    A last Dense module that only cuts the vector to its first numbers, as `export`
-    writes it, is our `dim`.
+    A last Dense module that only truncates the vector, as `export` writes it, becomes
+    `dim`.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: the folder asks for something that we do not compute.
+        FileNotFoundError: A file is missing.
+        ValueError: The folder asks for something that we do not compute.
     """
+    # The order of the modules
     modules = read_json(path / "modules.json")
     kinds = [module["type"].split(".")[-1] for module in modules]
-    whole = " ".join(kinds)
-    if not re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", whole):
+    if not re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", " ".join(kinds)):
         raise ValueError(
             f"{path / 'modules.json'} has the modules {', '.join(kinds)}; we compute "
             "Transformer, Pooling, any number of Dense, and Normalize, in this order"
         )
     paths = [path / module["path"] for module in modules]
     options = read_json(paths[0] / "sentence_bert_config.json", missing={})
-    said = read_json(path / "config_sentence_transformers.json", missing={})
-    prompts = _prompts(said)
-    dense = [_dense(p) for p, k in zip(paths, kinds, strict=True) if k == "Dense"]
+    prompts = _read_prompts(
+        read_json(path / "config_sentence_transformers.json", missing={})
+    )
+    # Dense modules, of which the last may be a truncation
+    dense = [_read_dense(p) for p, k in zip(paths, kinds, strict=True) if k == "Dense"]
     dim = None
-    if dense and _only_cuts(dense[-1]):
+    if dense and _is_truncation(dense[-1]):
         dim = dense.pop().kernel.shape[1]
     return Modules(
-        body=paths[0],
+        transformer=paths[0],
         max_length=options.get("max_seq_length"),
         lower_case=bool(options.get("do_lower_case")),
-        pool=_pool(paths[1] / "config.json", prompts),
+        pool=_read_pooling(paths[1] / "config.json", prompts),
         prompts=prompts,
         normalize="Normalize" in kinds,
         dense=tuple(dense),
@@ -74,8 +76,8 @@ def read_modules(path: Path) -> Modules:
     )
 
 
-def _pool(file: Path, prompts: Mapping[str, str]) -> str:
-    """Our name of the pooling that 1_Pooling/config.json asks for."""
+def _read_pooling(file: Path, prompts: Mapping[str, str]) -> str:
+    """Our name for the pooling of 1_Pooling/config.json."""
     fields = read_json(file)
     modes = fields.get("pooling_mode")
     if modes is None:  # before version 6: a flag for each
@@ -91,8 +93,8 @@ def _pool(file: Path, prompts: Mapping[str, str]) -> str:
     return POOLINGS[modes[0]]
 
 
-def _prompts(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The prompts of queries and of documents; the default prompt where not named."""
+def _read_prompts(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The prompts for queries and documents; the default prompt if one has no name."""
     named = fields.get("prompts") or {}
     default = named.get(fields.get("default_prompt_name"), "")
     documents = [named[n] for n in ("document", "passage", "corpus") if n in named]
@@ -102,8 +104,8 @@ def _prompts(fields: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _dense(path: Path) -> Dense:
-    """The layer of a Dense module."""
+def _read_dense(path: Path) -> Dense:
+    """The linear layer of a Dense module."""
     fields = read_json(path / "config.json")
     activation = fields.get("activation_function", "torch.nn.modules.activation.Tanh")
     if activation not in ACTIVATIONS:
@@ -125,19 +127,19 @@ def _dense(path: Path) -> Dense:
     return Dense(kernel, weights.get("linear.bias"), ACTIVATIONS[activation])
 
 
-def _only_cuts(layer: Dense) -> bool:
-    """Whether a layer does nothing but keep the first numbers."""
-    before, after = layer.kernel.shape
+def _is_truncation(layer: Dense) -> bool:
+    """Whether a layer only keeps the leading components."""
+    in_features, out_features = layer.kernel.shape
     linear = layer.bias is None and layer.activation == "identity"
     return (
         linear
-        and after <= before
-        and np.array_equal(layer.kernel, np.eye(before, after))
+        and out_features <= in_features
+        and np.array_equal(layer.kernel, np.eye(in_features, out_features))
     )
 
 
 def read_json(file: Path, missing: Any = None) -> Any:
-    """The parsed file; `missing` if given and there is no such file."""
+    """The parsed file; `missing`, unless it is None, if there is no such file."""
     if missing is not None and not file.exists():
         return missing
     if not file.exists():
@@ -148,7 +150,7 @@ def read_json(file: Path, missing: Any = None) -> Any:
         raise ValueError(f"{file} is not JSON: {error}") from None
 
 
-# Poolings: their name -> ours.
+# {sentence-transformers' name of a pooling: ours}
 POOLINGS = {
     "mean": "mean",
     "cls": "cls",
@@ -156,6 +158,7 @@ POOLINGS = {
     "lasttoken": "last",
     "weightedmean": "weighted_mean",
 }
+# {flag of a version before 6: its name of a pooling}
 POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -164,7 +167,7 @@ POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# Activations of Dense modules: their name -> ours.
+# {activation of a Dense module: our name}
 ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": "identity",
     "torch.nn.modules.activation.Tanh": "tanh",

@@ -1,6 +1,6 @@
-"""A model as a sentence-transformers folder, whole or cut in depth and width.
+"""Writes a sentence-transformers folder of a model, at full or smaller depth and width.
 
-The layout is the one of before version 6: every version of sentence-transformers loads
+The layout is that of versions before 6: every version of sentence-transformers loads
 it, and it is the only one that text-embeddings-inference parses.
 """
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer
 
 from research.atomic_write import atomic_write
@@ -23,6 +23,7 @@ from research.interop.sentence_transformers.read import (
     POOLINGS,
 )
 from research.models import encoder
+from research.models.lora import num_params
 from research.models.pooling.projection import Dense
 
 
@@ -33,31 +34,39 @@ def export(
     depth: int | None = None,
     dim: int | None = None,
 ) -> dict[str, Any]:
-    """Writes a folder that `SentenceTransformer(output)` loads, whole or not at all.
+    """Writes a folder that `SentenceTransformer(output)` loads, in one atomic step.
 
-    `encode` of it gives our embeddings. The width is cut by a Dense module that keeps
-    the first numbers, before the vector is normalised.
+    Its `encode` gives our embeddings. The width is truncated by a Dense module that
+    keeps the leading components, before the vector is normalized.
 
     Args:
-        model: what to write; its adapter is merged, if it has one.
-        output: a folder that does not exist yet, or is empty.
-        depth: how many blocks to keep, all by default.
-        dim: how many numbers of the embedding to keep, by default what the model says.
+        model: The model; its adapter is merged, if it has one.
+        output: A folder that does not exist yet, or is empty.
+        depth: Number of blocks that are kept; all by default.
+        dim: Number of components of the embedding that are kept; by default those of
+            the model.
 
     Returns:
         output, depth, dim, parameters: what was written.
 
     Raises:
-        FileExistsError: the folder is there and not empty.
-        ValueError: the model has no such depth or dim, no family of `transformers`
-            computes it, or sentence-transformers does not pool as it does.
-        OSError: no space, or no right to write.
+        FileExistsError: The folder exists and is not empty.
+        ValueError: The model has no such depth or dim, no family of `transformers`
+            computes it, or sentence-transformers does not have its pooling.
+        OSError: No space, or no right to write.
     """
+    # What sentence-transformers cannot express
     if model.pool not in POOLINGS.values():
         raise ValueError(
             f"sentence-transformers has no module that pools by {model.pool}; it has "
             f"{', '.join(POOLINGS.values())}"
         )
+    if model.prompt is not None:
+        raise ValueError(
+            "the model puts texts into templates, which sentence-transformers has not; "
+            "it can only be used by us"
+        )
+    # The model at its size
     if model.adapters:
         model = merge_adapter(model)
     depth = model.config.depth if depth is None else depth
@@ -65,51 +74,47 @@ def export(
     params, cfg = encoder.truncate_depth(model.params, model.config, depth)
     if not 1 <= dim <= model.width:
         raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
-    if model.prompt is not None:
-        raise ValueError(
-            "the model puts texts into templates, which sentence-transformers has not; "
-            "it can only be used by us"
-        )
     model = model._replace(params=params, config=cfg, dim=dim)
+    # The folder
     with atomic_write(output, folder=True) as folder:
         write_safetensors(folder, params, cfg)
-        _write_json(folder / "config.json", _config(model))
+        _write_json(folder / "config.json", _transformer_config(model))
         _write_tokenizer(folder, model)
         _write_modules(folder, model)
         sizes = {
             "depth": cfg.depth,
             "dim": dim,
-            "parameters": sum(x.size for x in jax.tree.leaves(params)),
+            "parameters": num_params(params),
         }
-        (folder / "README.md").write_text(_card(model, sizes), encoding="utf-8")
+        _model_card(model, sizes).save(folder / "README.md")
     return {"output": str(output), **sizes}
 
 
-def _config(model: EmbeddingModel) -> dict[str, Any]:
+def _transformer_config(model: EmbeddingModel) -> dict[str, Any]:
     """The fields of config.json."""
-    special = {name: number for name, _, number in _special(model.tokenizer)}
+    special = {name: number for name, _, number in _special_tokens(model.tokenizer)}
     ids = {
         "pad_token_id": special.get("pad_token"),
         "bos_token_id": special.get("cls_token"),
         "eos_token_id": special.get("sep_token"),
     }
     if model.config.position_offset:
-        del ids["pad_token_id"]  # says where positions begin
+        del ids["pad_token_id"]  # positions begin after it
     fields = write_config(model.config)
     fields |= {name: ids[name] for name in ids.keys() & fields.keys()}
     fields["torch_dtype"] = "float32"
-    dims = _dims(model)
+    dims = _remaining_dims(model)
     return fields | ({"matryoshka_dimensions": dims} if dims else {})
 
 
-def _dims(model: EmbeddingModel) -> list[int]:
-    """The widths that it was trained at and that it still has."""
+def _remaining_dims(model: EmbeddingModel) -> list[int]:
+    """The trained widths that the truncated model still has."""
     return [dim for dim in model.dims if dim <= model.dim]
 
 
-def _special(tokenizer: Tokenizer) -> Iterator[tuple[str, str, int]]:
-    """(name in `transformers`, token, id) of the special tokens that there are."""
-    for name, candidates in SPECIAL.items():
+def _special_tokens(tokenizer: Tokenizer) -> Iterator[tuple[str, str, int]]:
+    """(name in `transformers`, token, id) of the tokenizer's special tokens."""
+    for name, candidates in SPECIAL_TOKENS.items():
         for token in candidates:
             if (number := tokenizer.token_to_id(token)) is not None:
                 yield name, token, number
@@ -117,8 +122,8 @@ def _special(tokenizer: Tokenizer) -> Iterator[tuple[str, str, int]]:
 
 
 def _write_tokenizer(folder: Path, model: EmbeddingModel) -> None:
-    """tokenizer.json, and what AutoTokenizer wants beside it."""
-    special = {name: token for name, token, _ in _special(model.tokenizer)}
+    """tokenizer.json, and the files that AutoTokenizer reads with it."""
+    special = {name: token for name, token, _ in _special_tokens(model.tokenizer)}
     inputs = ["input_ids", "attention_mask"]
     if model.config.type_vocab:
         inputs.insert(1, "token_type_ids")
@@ -139,12 +144,14 @@ def _write_tokenizer(folder: Path, model: EmbeddingModel) -> None:
 
 
 def _write_modules(folder: Path, model: EmbeddingModel) -> None:
-    """modules.json, each module's folder, and the options of the whole."""
+    """modules.json, each module's folder, and the options of the model."""
+    # The modules after the transformer: (class, config.json, tensors)
     modules = [("Pooling", _pooling_config(model), {})]
-    for layer in _layers(model):
+    for layer in _dense_layers(model):
         modules.append(("Dense", _dense_config(layer), _dense_tensors(layer)))
     if model.normalize:
         modules.append(("Normalize", _normalize_config(), {}))
+    # A folder for each
     paths = [("Transformer", "")]
     for i, (kind, config, tensors) in enumerate(modules, start=1):
         path = f"{i}_{kind}"
@@ -153,22 +160,23 @@ def _write_modules(folder: Path, model: EmbeddingModel) -> None:
         if tensors:
             save_tensors(folder / path / "model.safetensors", tensors)
         paths.append((kind, path))
-    listed = [
+    # modules.json and the options
+    entries = [
         {"idx": i, "name": str(i), "path": path, "type": f"{PACKAGE}.{kind}"}
         for i, (kind, path) in enumerate(paths)
     ]
-    _write_json(folder / "modules.json", listed)
+    _write_json(folder / "modules.json", entries)
     _write_json(
         folder / "sentence_bert_config.json",
         {"max_seq_length": model.max_length, "do_lower_case": False},
     )
-    # One prompt for every text is what `encode` puts before it unasked.
-    same = model.prompts["query"] == model.prompts["document"] != ""
+    # `encode` uses the default prompt; there is one if both roles have the same.
+    has_default = model.prompts["query"] == model.prompts["document"] != ""
     _write_json(
         folder / "config_sentence_transformers.json",
         {
             "prompts": model.prompts,
-            "default_prompt_name": "document" if same else None,
+            "default_prompt_name": "document" if has_default else None,
             "similarity_fn_name": "cosine",
         },
     )
@@ -176,21 +184,22 @@ def _write_modules(folder: Path, model: EmbeddingModel) -> None:
 
 def _pooling_config(model: EmbeddingModel) -> dict[str, Any]:
     """1_Pooling/config.json, for versions before 6 and after."""
-    theirs = {ours: name for name, ours in POOLINGS.items()}[model.pool]
+    mode = {ours: name for name, ours in POOLINGS.items()}[model.pool]
     return {
         "word_embedding_dimension": model.config.width,
-        **{flag: name == theirs for flag, name in POOLING_FLAGS.items()},
+        **{flag: name == mode for flag, name in POOLING_FLAGS.items()},
         "include_prompt": True,
         "embedding_dimension": model.config.width,
-        "pooling_mode": theirs,
+        "pooling_mode": mode,
     }
 
 
-def _layers(model: EmbeddingModel) -> list[Dense]:
-    """The linear layers of the model, and the one that cuts the width."""
-    whole = model._replace(dim=None).width
-    cut = [Dense(np.eye(whole, model.dim, dtype="f4"))] if model.dim < whole else []
-    return [*model.dense, *cut]
+def _dense_layers(model: EmbeddingModel) -> list[Dense]:
+    """The linear layers of the model, and one that truncates the width."""
+    layers, full_width = list(model.dense), model._replace(dim=None).width
+    if model.dim < full_width:
+        layers.append(Dense(np.eye(full_width, model.dim, dtype="f4")))
+    return layers
 
 
 def _dense_config(layer: Dense) -> dict[str, Any]:
@@ -212,22 +221,33 @@ def _dense_tensors(layer: Dense) -> dict[str, np.ndarray]:
 
 
 def _normalize_config() -> dict[str, Any]:
-    """3_Normalize/config.json; there because git and the hub drop empty folders."""
+    """3_Normalize/config.json; without it git and the hub would drop the folder."""
     name = "sentence_embedding"
     return {"module_input_name": name, "module_output_name": name}
 
 
-def _card(model: EmbeddingModel, sizes: dict[str, int]) -> str:
-    """README.md: what the model is, its sizes and how to use it."""
+def _model_card(model: EmbeddingModel, sizes: dict[str, int]) -> ModelCard:
+    """README.md: the model, its sizes and how to use it."""
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=[
+            "sentence-transformers",
+            "feature-extraction",
+            "sentence-similarity",
+            "embax",
+        ],
+    )
+    # The text, in the words of the config
     cfg = model.config
     positions = [name for name in (cfg.position, cfg.position_bias) if name != "none"]
-    dims = ", ".join(map(str, _dims(model)))
+    dims = ", ".join(map(str, _remaining_dims(model)))
     prompts = "".join(
         f"* before a {role}: `{prompt}`\n"
         for role, prompt in model.prompts.items()
         if prompt
     )
-    return CARD.format(
+    text = CARD.format(
         **sizes,
         width=cfg.width,
         heads=cfg.num_heads,
@@ -235,11 +255,12 @@ def _card(model: EmbeddingModel, sizes: dict[str, int]) -> str:
         position=" and ".join(positions) or "no",
         vocab=cfg.vocab_size,
         pool=model.pool.replace("_", " "),
-        unit="of length 1" if model.normalize else "not normalised",
+        length="of length 1" if model.normalize else "not normalized",
         max_length=model.max_length,
         dims=f" It was trained at the widths {dims}." if dims else "",
         prompts=prompts and f"\nPrompts:\n\n{prompts}",
     )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
 def _write_json(file: Path, fields: Any) -> None:
@@ -247,25 +268,19 @@ def _write_json(file: Path, fields: Any) -> None:
 
 
 PACKAGE = "sentence_transformers.models"
-# Names of special tokens in `transformers`, and what tokenisers call them.
-SPECIAL = {
+# {name in `transformers`: the special token in tokenizers, by preference}
+SPECIAL_TOKENS = {
     "pad_token": ("[PAD]", "<pad>", "<|endoftext|>", "<|end_of_text|>", "</s>"),
     "unk_token": ("[UNK]", "<unk>"),
     "cls_token": ("[CLS]", "<s>", "<bos>", "<|begin_of_text|>"),
     "sep_token": ("[SEP]", "</s>", "<eos>", "<|im_end|>", "<|end_of_text|>"),
     "mask_token": ("[MASK]", "<mask>"),
 }
-CARD = """---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, feature-extraction, sentence-similarity, embax]
----
-
-# Text embeddings of {dim} numbers
+CARD = """# Text embeddings of {dim} numbers
 
 A {direction} encoder of {depth} layers, width {width}, {heads} heads and {position}
 positions ({parameters:,} parameters, {vocab:,} of vocabulary). A text of up to
-{max_length} tokens becomes one vector: {pool} pooling, {dim} numbers, {unit}.{dims}
+{max_length} tokens becomes one vector: {pool} pooling, {dim} numbers, {length}.{dims}
 {prompts}
 Trained and exported with Embax, elastic text embeddings in JAX.
 
