@@ -1,4 +1,8 @@
-"""The few types that every part of the library passes around."""
+"""Types that several packages share: batches, labels, training state, objectives.
+
+Shapes: B queries, K documents per query, R rows, S tokens of a row, M texts of a row,
+D the width of an embedding, L blocks.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-# Names operations over the vocabulary, in profiles and where a step is priced.
+# Scope name of operations over the vocabulary; profiles and the dry run look for it.
 VOCABULARY = "vocabulary"
 Array = jax.Array
 Key = jax.Array
@@ -16,14 +20,15 @@ Metrics = Mapping[str, Array]
 
 
 class Tokens(NamedTuple):
-    """A batch of rows of tokens; a row holds one text, or several packed end to end.
+    """Rows of tokens; a row holds one text, or several packed end to end.
 
     Attributes:
-        ids: [B, S] int32 token ids.
-        segment: [B, S] int32; 0 is padding, m >= 1 the m-th text of the row.
-        pool: [B, S] bool, tokens that count in pooling (instructions are left out).
-        adapter: [B, S] int32, the number of the adapter that each token goes through,
-            -1 for none; None for the first one, if there is any.
+        token_ids: [R, S] int32 token ids.
+        segment_ids: [R, S] int32; 0 for padding, m >= 1 for the m-th text of the row.
+        pooling_mask: [R, S] bool, tokens that count in pooling (those of an
+            instruction do not).
+        adapter_ids: [R, S] int32 number of the adapter that each token goes through,
+            -1 for none; None if all go through the first one, or there is none.
     """
 
     token_ids: Array
@@ -33,17 +38,20 @@ class Tokens(NamedTuple):
 
 
 def max_segments(length: int) -> int:
-    """Texts that fit in a packed row of `length` tokens: one for every 8 tokens."""
+    """M, the most texts in a packed row of a contrastive batch: one for every 8 tokens.
+
+    The packer keeps to it, and the encoder makes M vectors of every row.
+    """
     return max(1, length // 8)
 
 
 class PretrainingBatch(NamedTuple):
-    """The batch of a pre-training step: packed rows, nothing masked yet.
+    """Rows of a pre-training step, nothing masked yet.
 
     Attributes:
-        tokens: Tokens [R, S]; every text has its own special tokens.
-        word: [R, S] int32, 1 + the number of the word of its row that a token belongs
-            to; 0 for special tokens and padding.
+        tokens: Tokens of R rows; every text has its own special tokens.
+        word_ids: [R, S] int32 number of the word in its row that a token belongs to,
+            from 1; 0 for special tokens and padding.
     """
 
     tokens: Tokens
@@ -51,21 +59,26 @@ class PretrainingBatch(NamedTuple):
 
 
 def max_documents(length: int) -> int:
-    """Documents that fit in a pre-training row of `length` tokens: one for every 16."""
+    """M, the most documents in a pre-training row: one for every 16 tokens.
+
+    Fewer than `max_segments`: documents are longer than queries, and each costs an
+    objective a vector, a buffer of masked tokens or a bag of words.
+    """
     return max(1, length // 16)
 
 
 class TokenizerInfo(NamedTuple):
-    """What pre-training needs to know of a tokenizer.
+    """Facts about a tokenizer that pre-training needs.
 
     Attributes:
-        vocab: how many token ids there are.
-        mask_id: the id of [MASK]; None where there is none.
-        special: the ids of special tokens, never put in place of another.
-        counts: [vocab] how often each token occurs in the data; None if unknown.
-        blank: the id of "_", which stands for a mask where there is none; None without.
-        end: the id of the token that ends a text; None without.
-        shortest: the fewest tokens of a text, its special ones included.
+        vocab_size: Number of token ids.
+        mask_id: Id of [MASK]; None if there is none.
+        special_ids: Ids of special tokens, which never replace another token.
+        token_counts: [vocab_size] count of each token in the data; None if unknown.
+        blank_id: Id of "_", the mask of tokenizers without [MASK]; None if there is
+            none.
+        end_id: Id of the token that ends a text; None if there is none.
+        min_length: Smallest number of tokens of a text, its special ones included.
     """
 
     vocab_size: int
@@ -78,12 +91,12 @@ class TokenizerInfo(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """What the data says about the pairs of a batch; a field that is unknown is None.
+    """Labels of the pairs of a batch; an unknown field is None.
 
     Attributes:
         score: [B] graded similarity, or [B, K] teacher scores of a query's documents.
-        query_id: [B, 2] uint32 halves of a 64-bit hash of the query's text (or of the
-            group that the pair belongs to): equal ids are never each other's negatives.
+        query_id: [B, 2] uint32, a 64-bit hash of the query's text (or of the pair's
+            group) in two halves: pairs of equal ids are never each other's negatives.
         document_id: [B*K, 2] uint32, the same for the documents' texts.
     """
 
@@ -93,14 +106,14 @@ class Labels(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One step's texts, queries and documents packed together in the same rows.
+    """A contrastive batch: queries and documents packed together in the same rows.
 
     Attributes:
-        tokens: Tokens with rows [R, S]; the encoder makes R * slots(S) vectors of them.
-        query: [B] int32, which of these vectors is query i.
-        document: [B*K] int32; row i*K is query i's positive, the next K-1 its hard
-            negatives.
-        labels: what is known about the pairs.
+        tokens: Tokens of R rows; the encoder makes R * max_segments(S) vectors of them.
+        query_index: [B] int32 index of each query's vector among these.
+        document_index: [B*K] int32, the same for documents; entry i*K is query i's
+            positive, the next K-1 are its hard negatives.
+        labels: Labels of the pairs.
     """
 
     tokens: Tokens
@@ -110,12 +123,13 @@ class Batch(NamedTuple):
 
 
 class ChunkEmbeddings(NamedTuple):
-    """The embeddings of texts that are cut into chunks, text after text.
+    """Embeddings of the chunks of texts, text after text.
 
     Attributes:
-        vectors: [C, D] float32 numpy array.
-        document: [C] which text a chunk is of; each has at least one.
-        start, end: [C] its characters, text[start:end].
+        vectors: [C, D] float32 NumPy array.
+        document_numbers: [C] number of each chunk's text; every text has a chunk.
+        start: [C] first character of the chunk in its text.
+        end: [C] character after its last one.
     """
 
     vectors: Any
@@ -125,12 +139,12 @@ class ChunkEmbeddings(NamedTuple):
 
 
 class EncoderOutput(NamedTuple):
-    """What the encoder computes.
+    """Hidden states of the encoder.
 
     Attributes:
-        tokens: [B, S, D] final hidden states.
-        layers: [L+1, B, S, D] the embedding layer's output and every block's, each
-            after the final norm where the family has one; None unless asked for.
+        hidden_states: [R, S, D] final hidden states.
+        layers: [L+1, R, S, D] outputs of the embedding layer and of every block, each
+            after the final norm if the family has one; None unless requested.
     """
 
     hidden_states: Array
@@ -143,11 +157,11 @@ class TrainState:
     """Everything that a checkpoint holds.
 
     Attributes:
-        step: [] int32, the number of updates made.
-        params: what is trained.
-        frozen: what is not: base weights under LoRA, a teacher's weights, running
-            statistics.
-        opt_state: the optimizer's moments.
+        step: [] int32 number of updates made.
+        params: Trained parameters.
+        frozen: Parameters that are not trained: base weights under LoRA, a teacher's
+            weights, running statistics.
+        opt_state: State of the optimizer.
     """
 
     step: Array
@@ -158,7 +172,7 @@ class TrainState:
 
 # pool(tokens [B, S, D], mask [B, M, S]) -> [B, M, D], a vector for each text of a row.
 Pool = Callable[[Array, Array], Array]
-# encode(params, tokens [R, S], key) -> [R*M, ...], the vectors of the rows' M texts.
+# encode(params, tokens of R rows, key) -> [R*M, ...], the vectors of their M texts.
 Encode = Callable[[Params, Tokens, Key | None], Array]
 # embed(texts, role) -> [N, D] float32, role "query" or "document"; Chunks of documents
 # from an embedder that cuts them.
@@ -169,10 +183,12 @@ class SizeLoss(NamedTuple):
     """A loss over the sizes of an elastic model.
 
     Attributes:
-        loss: (q [B, L+1, D], d [B*K, L+1, D], labels, key) -> ([B], metrics) if `deep`,
-            else (q [B, D], d [B*K, D], labels, key) -> ([B], metrics). Index l of the
-            depth axis is the pooled output of block l, 0 the embedding layer's.
-        deep: whether the loss wants every layer's embedding, or only the last one's.
+        loss: (q [B, D], d [B*K, D], labels, key) -> ([B], metrics), or if
+            `needs_all_layers` (q [B, L+1, D], d [B*K, L+1, D], labels, key) -> ([B],
+            metrics). Index l of the depth axis is the pooled output of block l, 0 that
+            of the embedding layer.
+        needs_all_layers: Whether the loss takes every layer's embedding, or only the
+            last one's.
     """
 
     loss: Callable[[Array, Array, Labels, Key], tuple[Array, Metrics]]

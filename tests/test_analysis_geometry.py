@@ -38,7 +38,7 @@ def test_mean_cosines_with_known_values():
     assert mean_cosine(center_rows(x)) == pytest.approx(0, abs=0.01)
 
 
-def test_centred_rows_that_differ_by_rounding_are_zeros():
+def test_centered_rows_that_differ_by_rounding_are_zeros():
     x = np.full((6, 4), 0.1) + 1e-9 * noise(6, 4)
     assert not center_rows(x).any()
     np.testing.assert_allclose(

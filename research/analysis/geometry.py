@@ -1,11 +1,12 @@
-"""How a set of vectors fills its space: cosines, IsoScore, effective rank."""
+"""Geometry of a set of vectors: anisotropy, IsoScore, effective rank."""
 
+import chex
 import numpy as np
 from scipy.stats import entropy
 
 from research.transforms.normalize import l2_normalize_rows
 
-# A spread of this share of the vectors' size is what float32 rounding leaves.
+# Differences below this share of the vectors' norm are float32 rounding.
 ROUNDING = 1e-6
 
 
@@ -17,7 +18,7 @@ def pair_cosines(x: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: there are fewer than two rows.
     """
-    x = l2_normalize_rows(_checked(x))
+    x = l2_normalize_rows(_check_vectors(x))
     return (x @ x.T)[np.triu_indices(len(x), 1)]
 
 
@@ -30,25 +31,25 @@ def mean_cosine(x: np.ndarray) -> float:
     Raises:
         ValueError: there are fewer than two rows.
     """
-    x = l2_normalize_rows(_checked(x))
+    x = l2_normalize_rows(_check_vectors(x))
     pairs = np.sum(x.sum(0) ** 2) - np.sum(x**2)
     return float(pairs / (len(x) * (len(x) - 1)))
 
 
 def center_rows(x: np.ndarray) -> np.ndarray:
-    """Rows of [N, D] less their mean; zeros where they differ by rounding alone."""
+    """Subtracts the mean row from [N, D]; zeros if rows differ by rounding alone."""
     x = np.asarray(x, np.float64)
-    spread = x - x.mean(0)
-    if np.linalg.norm(spread) <= ROUNDING * np.linalg.norm(x):
+    centered = x - x.mean(0)
+    if np.linalg.norm(centered) <= ROUNDING * np.linalg.norm(x):
         return np.zeros_like(x)
-    return spread
+    return centered
 
 
 def isoscore(x: np.ndarray) -> float:
     """IsoScore: the share of dimensions that vectors use evenly (Rudman et al. 2022).
 
-    Algorithm 1 there, of N vectors in D dimensions: the variances v along the principal
-    components (D of them, zeros included) are scaled to w = sqrt(D) v / |v|. The
+    Algorithm 1 of the paper, for N vectors in D dimensions: the variances v along the D
+    principal components (zeros included) are scaled to w = sqrt(D) v / |v|. The
     isotropy defect is d = |w - 1| / sqrt(2 (D - sqrt(D))), the fraction of dimensions
     used f = (D - d^2 (D - sqrt(D)))^2 / D^2, and the score (D f - 1) / (D - 1).
 
@@ -59,7 +60,7 @@ def isoscore(x: np.ndarray) -> float:
     Raises:
         ValueError: there are fewer than two rows or columns.
     """
-    x = _checked(x)
+    x = _check_vectors(x)
     if (width := x.shape[1]) < 2:
         raise ValueError("IsoScore needs vectors of 2 numbers or more")
     values = np.linalg.svd(center_rows(x), compute_uv=False)
@@ -84,7 +85,9 @@ def effective_rank(x: np.ndarray) -> float:
     return float(np.exp(entropy(values))) if values.any() else 0.0
 
 
-def _checked(x: np.ndarray) -> np.ndarray:
+def _check_vectors(x: np.ndarray) -> np.ndarray:
+    x = np.asarray(x, np.float64)
+    chex.assert_rank(x, 2)
     if len(x) < 2:
         raise ValueError(f"{len(x)} vectors have no pair: there must be 2 or more")
-    return np.asarray(x, np.float64)
+    return x

@@ -1,4 +1,4 @@
-"""Documents of a chosen length, cut and joined from a corpus, and edits of them."""
+"""Documents of a given length, joined from a corpus, and edits of them."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -6,18 +6,19 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-# A text of so many characters for each token wanted is long enough on its own, and
-# what comes after the second number of characters need not be tokenised.
-ENOUGH, AT_MOST = 6, 40
+# A text with this many characters per token wanted is long enough on its own.
+ENOUGH_CHARS = 6
+# No more characters per token wanted need to be tokenized.
+MAX_CHARS = 40
 
 
 class Document(NamedTuple):
-    """A document in pieces that an edit leaves whole.
+    """A document in pieces that edits leave intact.
 
     Attributes:
-        pieces: words with what follows them; joined, they are the document.
+        pieces: Words with what follows them; joined, they are the document.
         sizes: [P] tokens of each piece.
-        source: [P] which of the texts that were joined a piece is from: 0, 1, ...
+        source: [P] number of the joined text that a piece is from: 0, 1, ...
     """
 
     pieces: tuple[str, ...]
@@ -35,49 +36,53 @@ def make_documents(
 ) -> list[Document]:
     """`count` documents of `length` tokens or more, which share no text.
 
-    Texts are taken in an order shuffled by `seed`, those that look long enough on their
-    own first; shorter ones are joined. A document ends where the text does in which
-    the length is reached: `prefix` cuts it.
+    Texts are used in an order shuffled by `seed`, those that look long enough on their
+    own first; shorter ones are joined. A document ends with the text that reaches the
+    length; `truncate_document` cuts it.
 
     Args:
-        texts: a corpus.
-        tokenizer: counts the tokens, special ones not included.
-        length: in tokens.
-        count: of documents.
-        seed: of the order.
+        texts: Texts of a corpus.
+        tokenizer: Tokenizer that counts the tokens, special ones excluded.
+        length: Smallest number of tokens of a document.
+        count: Number of documents.
+        seed: Seed of the order.
 
     Raises:
         ValueError: the corpus is too short.
     """
     order = np.random.default_rng(seed).permutation(len(texts))
-    short = [len(texts[i]) < ENOUGH * length for i in order]
-    found, parts, total = [], [], 0
-    for i in order[np.argsort(short, kind="stable")]:
-        parts.append(_pieces(texts[i][: AT_MOST * length], tokenizer))
+    is_short = [len(texts[i]) < ENOUGH_CHARS * length for i in order]
+    documents, parts, total = [], [], 0
+    # Texts are joined until their tokens reach the length.
+    for i in order[np.argsort(is_short, kind="stable")]:
+        parts.append(_split_pieces(texts[i][: MAX_CHARS * length], tokenizer))
         total += sum(size for _, size in parts[-1])
         if total >= length:
-            found.append(_joined(parts))
+            documents.append(_join_texts(parts))
             parts, total = [], 0
-        if len(found) == count:
-            return found
+        if len(documents) == count:
+            return documents
     raise ValueError(
-        f"the corpus of {len(texts)} texts gives {len(found)} documents of {length} "
-        f"tokens and {count} are needed: give more text, or ask for fewer or shorter "
-        "documents"
+        f"the corpus of {len(texts)} texts gives {len(documents)} documents of "
+        f"{length} tokens and {count} are needed: give more text, or ask for fewer or "
+        "shorter documents"
     )
 
 
 def truncate_document(document: Document, length: int) -> Document:
-    """The first pieces, `length` tokens at most but one piece at least."""
-    end = max(1, _index(document, length))
+    """The first pieces, at most `length` tokens but at least one piece."""
+    end = max(1, _count_pieces(document, length))
     return Document(*(field[:end] for field in document))
 
 
-def rotate_document(document: Document, place: float) -> Document:
-    """The document from a place in [0, 1) on, and then its beginning."""
-    at = _index(document, place * document.sizes.sum())
-    pieces = (*document.pieces[at:], *document.pieces[:at])
-    return Document(pieces, np.roll(document.sizes, -at), np.roll(document.source, -at))
+def rotate_document(document: Document, position: float) -> Document:
+    """Moves what stands before a relative position in [0, 1) to the end."""
+    split = _count_pieces(document, position * document.sizes.sum())
+    return Document(
+        pieces=(*document.pieces[split:], *document.pieces[:split]),
+        sizes=np.roll(document.sizes, -split),
+        source=np.roll(document.source, -split),
+    )
 
 
 def join_pieces(document: Document) -> str:
@@ -85,23 +90,25 @@ def join_pieces(document: Document) -> str:
     return "".join(document.pieces).strip()
 
 
-def insert_text(document: Document, extra: str, place: float) -> str:
-    """The document with `extra` put in at a place: 0 the start, 1 the end."""
-    at = _index(document, place * document.sizes.sum())
-    return _spaced(document.pieces[:at], (extra,), document.pieces[at:])
+def insert_text(document: Document, text: str, position: float) -> str:
+    """Inserts a text at a relative position: 0 the start, 1 the end."""
+    split = _count_pieces(document, position * document.sizes.sum())
+    return _join_with_spaces(document.pieces[:split], (text,), document.pieces[split:])
 
 
-def remove_tokens(document: Document, size: int, place: float) -> str:
-    """The document without about `size` tokens: 0 its first ones, 1 its last."""
-    start = place * (document.sizes.sum() - size)
-    first, last = _index(document, start), _index(document, start + size)
-    return _spaced(document.pieces[:first], document.pieces[last:])
+def remove_tokens(document: Document, size: int, position: float) -> str:
+    """Removes about `size` tokens at a relative position: 0 the first, 1 the last."""
+    start = position * (document.sizes.sum() - size)
+    first = _count_pieces(document, start)
+    last = _count_pieces(document, start + size)
+    return _join_with_spaces(document.pieces[:first], document.pieces[last:])
 
 
-def _pieces(text: str, tokenizer: tokenizers.Tokenizer) -> list[tuple[str, int]]:
-    """(piece, its tokens): tokens of a word stay together.
+def _split_pieces(text: str, tokenizer: tokenizers.Tokenizer) -> list[tuple[str, int]]:
+    """Splits a text into [(piece, number of its tokens)], between words.
 
-    A tokeniser that does not split words first (SentencePiece's own) has spaces for it.
+    A tokenizer that does not split text into words first (SentencePiece's own) has its
+    pieces split at spaces.
     """
     encoding = tokenizer.encode(text, add_special_tokens=False)
     starts, sizes, word = [], [], None
@@ -113,27 +120,27 @@ def _pieces(text: str, tokenizer: tokenizers.Tokenizer) -> list[tuple[str, int]]
         sizes[-1] += 1
         word = number
     ends = [*starts[1:], len(text)]
-    return [
-        (text[start:end], size)
-        for start, end, size in zip(starts, ends, sizes, strict=True)
-    ]
+    pieces = [text[start:end] for start, end in zip(starts, ends, strict=True)]
+    return list(zip(pieces, sizes, strict=True))
 
 
-def _joined(parts: Sequence[Sequence[tuple[str, int]]]) -> Document:
-    rows = [
-        (piece + "\n" * (place == len(part) - 1), size, source)
-        for source, part in enumerate(parts)
-        for place, (piece, size) in enumerate(part)
-    ]
-    pieces, sizes, source = zip(*rows, strict=True)
-    return Document(pieces, np.array(sizes), np.array(source))
+def _join_texts(texts: Sequence[Sequence[tuple[str, int]]]) -> Document:
+    """The document of several texts in pieces, with a line break after each text."""
+    pieces, sizes, source = [], [], []
+    for number, text in enumerate(texts):
+        pieces += [piece for piece, _ in text]
+        if text:
+            pieces[-1] += "\n"
+        sizes += [size for _, size in text]
+        source += [number] * len(text)
+    return Document(tuple(pieces), np.array(sizes), np.array(source))
 
 
-def _index(document: Document, tokens: float) -> int:
-    """How many of the first pieces have `tokens` tokens or fewer together."""
+def _count_pieces(document: Document, tokens: float) -> int:
+    """Number of the first pieces that have at most `tokens` tokens together."""
     return int(np.searchsorted(np.cumsum(document.sizes), tokens, side="right"))
 
 
-def _spaced(*parts: Iterable[str]) -> str:
-    """The parts with a space between, so that no two words grow together."""
+def _join_with_spaces(*parts: Iterable[str]) -> str:
+    """Joins the parts by spaces, so that no two words grow together."""
     return " ".join("".join(part) for part in parts).strip()

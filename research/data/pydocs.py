@@ -26,7 +26,7 @@ SENTENCE = re.compile(r"[A-Z][A-Za-z'-]* [^<>|=\\]*")
 
 
 class DocstringPair(NamedTuple):
-    """What a function does, in words and in code; `package` is its top-level one."""
+    """A function's description and its code, and its top-level package."""
 
     package: str
     query: str
@@ -34,14 +34,14 @@ class DocstringPair(NamedTuple):
 
 
 CACHE = "~/.cache/embax/tfds"
-PER_PACKAGE = 2000  # pairs; a few large packages would be half of the set
-TEST_SHARE = 8  # one package in so many is in "test"
+PER_PACKAGE = 2000  # pairs; else a few large packages would be half of the set
+TEST_SHARE = 8  # one package of this many is in "test"
 
 
 class PyDocs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Pairs of a function's docstring (query) and its code (document)."""
 
-    # To be raised with any change of what docstrings.py picks or TEST_SHARE.
+    # To be raised with any change of `extract_pairs` or TEST_SHARE.
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, folders: tuple[str, ...], **kwargs):
@@ -71,8 +71,8 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
 
     Args:
         split: "train" or "test".
-        cache: folder of TFDS data sets.
-        folders: where packages are; the interpreter's own if empty.
+        cache: Folder of TFDS data sets.
+        folders: Folders of packages; the interpreter's own if empty.
 
     Raises:
         ValueError: there is no such split.
@@ -81,11 +81,11 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
         raise ValueError(f"pydocs has no split {split!r}; it has train, test")
     folders = tuple(folders) or find_package_folders()
     files = find_python_files(folders)
-    seen = hashlib.blake2b(repr((files, PER_PACKAGE)).encode(), digest_size=8)
+    content = hashlib.blake2b(repr((files, PER_PACKAGE)).encode(), digest_size=8)
     make = partial(
         PyDocs,
         folders=folders,
-        data_dir=Path(cache).expanduser() / seen.hexdigest(),
+        data_dir=Path(cache).expanduser() / content.hexdigest(),
         file_format="array_record",
     )
     builder = make()
@@ -99,33 +99,34 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
 def make_splits(folders: tuple[str, ...]) -> tuple[list[dict], list[dict]]:
     """(train, test): the packages' pairs as examples, no text in two of them."""
     packages = find_python_files(folders)
-    seen: set[str] = set()
-    out: tuple[list[dict], list[dict]] = ([], [])
-    found = list(_read(packages))
+    used: set[str] = set()
+    train_and_test: tuple[list[dict], list[dict]] = ([], [])
+    pairs = list(_parse_packages(packages))
+    # Training comes first: a text of both splits stays in training.
     for test in (False, True):
-        for pair in found:
+        for pair in pairs:
             if is_test(pair.package, TEST_SHARE) is not test:
                 continue
-            if pair.query not in seen and pair.document not in seen:
-                seen.update((pair.query, pair.document))
-                out[test].append(pair._asdict())
-    return out
+            if pair.query not in used and pair.document not in used:
+                used.update((pair.query, pair.document))
+                train_and_test[test].append(pair._asdict())
+    return train_and_test
 
 
-def _read(packages: dict) -> Iterator[DocstringPair]:
-    """The pairs of all packages, in order; parsed by several processes."""
+def _parse_packages(packages: dict) -> Iterator[DocstringPair]:
+    """Yields the pairs of all packages, in order; parsed by several processes."""
     workers = min(8, os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        most = [PER_PACKAGE] * len(packages)
+        limits = [PER_PACKAGE] * len(packages)
         parsed = pool.map(
-            extract_package_pairs, packages.keys(), packages.values(), most
+            extract_package_pairs, packages.keys(), packages.values(), limits
         )
         for pairs in parsed:
             yield from pairs
 
 
 def find_package_folders() -> tuple[str, ...]:
-    """The folders of the standard library and of the installed packages."""
+    """Folders of the standard library and of the installed packages."""
     paths = sysconfig.get_paths()
     return tuple(sorted({paths["stdlib"], paths["purelib"], paths["platlib"]}))
 
@@ -133,8 +134,8 @@ def find_package_folders() -> tuple[str, ...]:
 def find_python_files(folders: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
     """{top-level package: [(path, bytes), ...]} of all Python files but tests.
 
-    Everything is sorted, except that a package's files are in the order of a hash of
-    their names: the first of them are a fair sample.
+    Packages are sorted; a package's files are in the order of a hash of their names, so
+    that the first of them are a fair sample.
     """
     packages: dict[str, list[tuple[str, int]]] = {}
     for folder in folders:
@@ -145,38 +146,44 @@ def find_python_files(folders: Iterable[str]) -> dict[str, list[tuple[str, int]]
                 if name.endswith(".py"):
                     top = name if inside == os.curdir else inside
                     path = os.path.join(parent, name)
-                    found = packages.setdefault(top.removesuffix(".py"), [])
-                    found.append((path, os.path.getsize(path)))
+                    package_files = packages.setdefault(top.removesuffix(".py"), [])
+                    package_files.append((path, os.path.getsize(path)))
     ordered = {}
     for package in sorted(packages):
-        found = packages[package]
-        ordered[package] = sorted(found, key=lambda f: _hash(_tail(f[0], package)))
+        # A package's path depends on the machine, the part from its name on does not.
+        ordered[package] = sorted(
+            packages[package],
+            key=lambda file, name=package: _hash_text(file[0][file[0].rindex(name) :]),
+        )
     return ordered
 
 
 def extract_package_pairs(
-    package: str, files: list[tuple[str, int]], most: int
+    package: str, files: list[tuple[str, int]], limit: int
 ) -> list[DocstringPair]:
-    """The first `most` pairs of a package's files; unreadable files are passed over."""
-    out: list[DocstringPair] = []
+    """The first `limit` pairs of a package's files; unreadable files are skipped."""
+    pairs: list[DocstringPair] = []
     for path, size in files:
         if size > LARGEST:
             continue
         try:
             source = Path(path).read_text(encoding="utf-8")
-            out.extend(DocstringPair(package, *pair) for pair in extract_pairs(source))
+            pairs.extend(
+                DocstringPair(package, *pair) for pair in extract_pairs(source)
+            )
         except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
             continue  # Python 2, templates, other encodings, deep expressions
-        if len(out) >= most:
+        if len(pairs) >= limit:
             break
-    return out[:most]
+    return pairs[:limit]
 
 
 def extract_pairs(source: str) -> Iterator[tuple[str, str]]:
     """(first paragraph of the docstring, code without it) of a file's functions.
 
-    Left out: paragraphs that are not an ASCII sentence of 4 words and 20 to 400
-    characters, and functions that are a docstring only or over 4,000 characters.
+    Paragraphs that are not an ASCII sentence of 4 words and 20 to 400 characters are
+    left out, and so are functions with nothing but a docstring or with over 4,000
+    characters.
 
     Raises:
         SyntaxError, ValueError: the source is not Python of this version.
@@ -194,7 +201,7 @@ def extract_pairs(source: str) -> Iterator[tuple[str, str]]:
         if not docstring or len(node.body) < 2:
             continue
         query = " ".join(docstring.split("\n\n")[0].split())
-        code = _code(node, lines)
+        code = _cut_docstring(node, lines)
         if (
             20 <= len(query) <= 400
             and query.isascii()
@@ -206,22 +213,20 @@ def extract_pairs(source: str) -> Iterator[tuple[str, str]]:
 
 
 def is_test(package: str, share: int) -> bool:
-    """Whether a package is one of the 1 in `share` that are kept for testing."""
-    return _hash(package) % share == 0
+    """Whether a package is held out for testing: one of `share` packages."""
+    return _hash_text(package) % share == 0
 
 
-def _code(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> str:
-    """The function's lines but for its decorators and its docstring."""
+def _cut_docstring(
+    node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]
+) -> str:
+    """The function's code without its decorators and its docstring."""
     docstring = node.body[0]
     head = lines[node.lineno - 1 : docstring.lineno - 1]
     body = lines[docstring.end_lineno : node.end_lineno]
     return textwrap.dedent("\n".join(head + body)).strip()
 
 
-def _tail(path: str, package: str) -> str:
-    return path[path.rindex(package) :]
-
-
-def _hash(text: str) -> int:
+def _hash_text(text: str) -> int:
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "little")
