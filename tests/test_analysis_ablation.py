@@ -1,10 +1,12 @@
 """Ablations: which runs there are, and what becomes of their scores."""
 
 import json
+import re
 import types
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from configs import context_extension as configs_context_extension
 from configs.ablations import context_extension
@@ -48,6 +50,11 @@ def scores():
     return found
 
 
+def squeeze(text):
+    """The text without the spaces that align a table's columns."""
+    return re.sub(" +", " ", text)
+
+
 def test_the_table_has_means_and_spreads_and_says_what_failed():
     records = ablation_table.summarize_scores(TWO, scores())
     cell = {(r["row"], r["column"]): r for r in records}
@@ -56,21 +63,36 @@ def test_the_table_has_means_and_spreads_and_says_what_failed():
     np.testing.assert_allclose(plain["spread"], np.std([10, 12], ddof=1))
     one = cell["one", "2 × 8"]
     assert (one["mean"], one["spread"], one["runs"], one["paper"]) == (2.0, None, 1, 60)
-    text = ablation_table.format_markdown(TWO, records)
+    text = squeeze(ablation_table.format_markdown(TWO, records))
     assert "| plain | 11.00 ± 1.41 | 11.00 ± 1.41 |" in text
     assert "| *paper: one* | 50.00 | 60.00 |" in text
     failed = {run.name: "out of memory" for run in ablations.plan_runs(TWO)}
-    assert "| one | failed | failed |" in ablation_table.format_markdown(
-        TWO, ablation_table.summarize_scores(TWO, failed)
+    records = ablation_table.summarize_scores(TWO, failed)
+    text = squeeze(ablation_table.format_markdown(TWO, records))
+    assert "| one | failed | failed |" in text
+
+
+def draw(monkeypatch, ablation, records, path):
+    """The matplotlib Figure that is written to `path`."""
+    pictures = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda picture, *_, **__: pictures.append(picture)
     )
+    ablation_table.plot_ablation(ablation, records, path)
+    return pictures[0]
 
 
-def test_the_files_are_written(tmp_path):
+def test_the_files_are_written(tmp_path, monkeypatch):
     records = ablation_table.summarize_scores(TWO, scores())
     ablation_table.write_csv(records, tmp_path / "table.csv")
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 7
-    ablation_table.plot_ablation(TWO, records, tmp_path / "table.png")
-    assert (tmp_path / "table.png").stat().st_size > 1_000
+    picture = draw(monkeypatch, TWO, records, tmp_path / "table.png")
+    (axes,) = picture.axes
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == ["paper", "plain", "separate", "one"]
+    plain = axes.containers[0].lines[0]
+    assert list(plain.get_ydata()) == [11.0, 11.0]
+    assert axes.get_ylabel() == "main score, %"
 
 
 def test_a_finished_run_is_not_repeated_and_a_failed_one_stops_no_other(tmp_path):
@@ -99,7 +121,9 @@ def test_what_others_start_from_can_be_scored_as_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(
         ablations, "_train", lambda _, run, workdir: trained.append(run.name)
     )
-    monkeypatch.setattr(ablations, "_scores", lambda a, model, name, *_: {name: 1.0})
+    monkeypatch.setattr(
+        ablations, "_evaluate_cell", lambda a, model, name, *_: {name: 1.0}
+    )
     monkeypatch.setattr(ablations.load, "load", loaded.append)
     ablations.run_ablation(both, tmp_path, jobs=1, report=lambda line: None)
     first = "before-seed0-start"
@@ -141,7 +165,7 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
         return {name: float(len(evaluated))}
 
     monkeypatch.setattr(ablations, "_train", train)
-    monkeypatch.setattr(ablations, "_scores", score)
+    monkeypatch.setattr(ablations, "_evaluate_cell", score)
     monkeypatch.setattr(ablations.load, "load", lambda name: name)
     broken = "linear", "task 16"
     said = []
@@ -156,9 +180,8 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
         "other-seed0",
         "cut-seed0: task 16 linear(scale=2)",
     }
-    text = ablation_table.format_markdown(
-        LONGER, ablation_table.summarize_scores(LONGER, found)
-    )
+    records = ablation_table.summarize_scores(LONGER, found)
+    text = squeeze(ablation_table.format_markdown(LONGER, records))
     assert "| cut | 1.00 | 2.00 | 3.00 |" in text
     assert "| linear | 4.00 | failed | 6.00 |" in text
     broken = None
@@ -169,10 +192,11 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
     )
     ablations.run_ablation(LONGER, tmp_path, jobs=1, report=said.append)
     assert len(evaluated) == 10 and "cut-seed0: done before" in said
-    ablation_table.plot_ablation(
-        LONGER, ablation_table.summarize_scores(LONGER, again), tmp_path / "table.png"
-    )
-    assert (tmp_path / "table.png").stat().st_size > 1_000
+    records = ablation_table.summarize_scores(LONGER, again)
+    picture = draw(monkeypatch, LONGER, records, tmp_path / "table.png")
+    assert [axes.get_title() for axes in picture.axes] == ["task", "other"]
+    ticks = [label.get_text() for label in picture.axes[0].get_xticklabels()]
+    assert ticks == ["8", "16"]
 
 
 AFTER = ablations.Ablation(
@@ -200,7 +224,7 @@ def test_a_start_is_trained_once_and_its_workdir_goes_to_the_recipes(
         return done
 
     monkeypatch.setattr(ablations.subprocess, "run", run)
-    monkeypatch.setattr(ablations, "_scores", lambda *told: {told[2]: 1.0})
+    monkeypatch.setattr(ablations, "_evaluate_cell", lambda *told: {told[2]: 1.0})
     monkeypatch.setattr(ablations.load, "load", lambda name: name)
     found = ablations.run_ablation(AFTER, tmp_path, jobs=2, report=lambda _: None)
     model = {seed: f"model={tmp_path}/a-seed{seed}-start" for seed in (0, 1)}

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from test_analysis_synthetic_documents import TOKENIZER, WORDS, corpus
 
 from research.analysis import diagnostics, figures
@@ -122,7 +123,7 @@ def test_geometry_by_depth():
     assert record["gaussian"]["isoscore"] == pytest.approx(1, abs=0.05)
 
 
-def test_pictures_and_records(tmp_path):
+def test_pictures_and_records(tmp_path, monkeypatch):
     collapse = diagnostics.measure_length_collapse(
         {"x": collapsing}, made(20, 12), [8, 20]
     )
@@ -130,6 +131,10 @@ def test_pictures_and_records(tmp_path):
     assert moved["rotated"]["insert"]["start_over_end"] > 1.2
     x = np.random.default_rng(0).standard_normal((20, 13, 5))
     geometry = diagnostics.measure_geometry(x, range(13))
+    pictures = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda picture, *_, **__: pictures.append(picture)
+    )
     for name, record in (
         ("length_collapse", collapse),
         ("positional_bias", moved),
@@ -138,7 +143,17 @@ def test_pictures_and_records(tmp_path):
         assert json.loads(json.dumps(record, allow_nan=False)) == record
         draw = getattr(figures, f"plot_{name}")
         draw(record, "a title", tmp_path / f"{name}.png")
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert pictures[-1].get_suptitle() == "a title"
+    outputs, depths = pictures[0].axes[:2]
+    np.testing.assert_allclose(
+        outputs.lines[0].get_ydata(), collapse["models"]["x"]["mean"]
+    )
+    assert depths.get_title() == "Every depth of x"
+    edited = pictures[1].axes[0].containers[0].lines[0]
+    cosines = moved["as_written"]["insert"]["cosine"]["start"]
+    np.testing.assert_allclose(list(edited.get_ydata()), cosines)
+    ranks = pictures[2].axes[2].lines[0]
+    np.testing.assert_allclose(ranks.get_ydata(), geometry["effective_rank"])
 
 
 def test_too_few_texts():

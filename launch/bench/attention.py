@@ -1,4 +1,4 @@
-"""What `launch.bench attention` measures: attention alone, by the length of its row."""
+"""Benchmark of attention by row length: seconds and memory of every implementation."""
 
 import statistics
 import time
@@ -9,15 +9,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from launch import main as cli
 from research.models.attention.attend import attend
 from research.models.attention.inputs import make_attention_inputs
 from research.models.config import EncoderConfig
 from research.models.positions.segment_positions import segment_positions
 from research.types import Array
 
-# Where rows are shorter, so many more of them: a batch as `eval.embed` makes it on CPU.
+# Tokens of a batch: shorter rows come in larger batches, as the embedder makes them.
 TOKENS = 1_024
-# Longer rows are left out for 'plain': at 16,384 tokens its scores take 12 GiB.
+# Longest rows of 'plain': at 16,384 tokens its logits take 12 GiB.
 PLAIN = {"forward": 8_192, "gradient": 4_096}
 # Seconds after which no further turn of an implementation begins.
 PATIENCE = 60.0
@@ -25,16 +26,25 @@ WINDOW = 64
 KERNELS = {"gpu": ("flash",), "tpu": ("splash",)}
 
 
-class Measured(NamedTuple):
+class AttentionShape(NamedTuple):
+    """Size of a measurement: R rows of S tokens, H heads of E channels."""
+
+    rows: int
+    length: int
+    heads: int
+    head_dim: int
+
+
+class Measurement(NamedTuple):
     """One implementation at one length.
 
     Attributes:
-        attention: the implementation; 'local' is 'auto' in a block of windows.
-        what: 'forward' or 'gradient', of queries, keys and values.
-        length: tokens of a row.
-        rows: rows of the batch.
-        seconds: the median of the turns.
-        mebibytes: what the compiled program holds at most, beside its arguments.
+        attention: The implementation; 'local' is 'auto' in a sliding-window block.
+        what: 'forward' or 'gradient', with respect to queries, keys and values.
+        length: Tokens of a row.
+        rows: Rows of the batch.
+        seconds: Median of the turns.
+        mebibytes: Peak memory of the compiled program, its arguments excluded.
     """
 
     attention: str
@@ -45,45 +55,41 @@ class Measured(NamedTuple):
     mebibytes: float
 
 
-def measure(
-    lengths: Sequence[int], heads: int, size: int, rounds: int, say: Callable
-) -> list[Measured]:
-    """Medians of turns of every implementation that this machine has.
+def measure_attention(
+    lengths: Sequence[int], heads: int, head_dim: int, rounds: int
+) -> list[Measurement]:
+    """Measures every implementation that this machine has.
 
     Args:
-        lengths: tokens of a row.
-        heads: H.
-        size: channels of a head.
-        rounds: turns of each; fewer of what takes long.
-        say: told each row of the table.
+        lengths: Tokens of a row.
+        heads: H, number of heads.
+        head_dim: E, channels of a head.
+        rounds: Turns of each; fewer of what takes long.
     """
-    names = ("plain", "blockwise", *KERNELS.get(jax.default_backend(), ()), "auto")
-    found = []
+    kernels = KERNELS.get(jax.default_backend(), ())
+    names = ("plain", "blockwise", *kernels, "auto", "local")
+    measurements = []
     for what in ("forward", "gradient"):
         for length in lengths:
-            chosen = [
-                name
-                for name in (*names, "local")
-                if name != "plain" or length <= PLAIN[what]
-            ]
-            for row in _turns(chosen, what, length, heads, size, rounds):
-                say(
+            shape = AttentionShape(max(1, TOKENS // length), length, heads, head_dim)
+            usable = [n for n in names if n != "plain" or length <= PLAIN[what]]
+            for row in _time_implementations(usable, what, shape, rounds):
+                cli.log(
                     f"{row.what:8} {row.length:6} tokens {row.attention:9} "
                     f"{1e3 * row.seconds:10.1f} ms {row.mebibytes:9.1f} MiB"
                 )
-                found.append(row)
-    return found
+                measurements.append(row)
+    return measurements
 
 
-def _turns(
-    names: Sequence[str], what: str, length: int, heads: int, size: int, rounds: int
-) -> list[Measured]:
-    """The implementations, taking turns."""
-    rows = max(1, TOKENS // length)
-    runs = {name: _compiled(name, what, rows, length, heads, size) for name in names}
+def _time_implementations(
+    names: Sequence[str], what: str, shape: AttentionShape, rounds: int
+) -> list[Measurement]:
+    """Times the implementations, which take turns."""
+    programs = {name: _compile_attention(name, what, shape) for name in names}
     seconds = {name: [] for name in names}
     for turn in range(rounds + 1):  # the first one warms up
-        for name, (run, arguments, _) in runs.items():
+        for name, (run, arguments, _) in programs.items():
             if sum(seconds[name]) > PATIENCE:
                 continue
             start = time.perf_counter()
@@ -92,21 +98,28 @@ def _turns(
             if turn or elapsed > PATIENCE:
                 seconds[name].append(elapsed)
     return [
-        Measured(name, what, length, rows, statistics.median(seconds[name]), mebibytes)
-        for name, (_, _, mebibytes) in runs.items()
+        Measurement(
+            attention=name,
+            what=what,
+            length=shape.length,
+            rows=shape.rows,
+            seconds=statistics.median(seconds[name]),
+            mebibytes=mebibytes,
+        )
+        for name, (_, _, mebibytes) in programs.items()
     ]
 
 
-def _compiled(
-    name: str, what: str, rows: int, length: int, heads: int, size: int
+def _compile_attention(
+    name: str, what: str, shape: AttentionShape
 ) -> tuple[Callable, tuple[Array, ...], float]:
-    """A compiled program, its arguments, and the MiB that it holds at most."""
+    """(compiled program, its arguments, MiB that it holds at most)."""
     local = name == "local"
     cfg = EncoderConfig(
         vocab_size=1,
-        width=heads * size,
+        width=shape.heads * shape.head_dim,
         depth=1,
-        num_heads=heads,
+        num_heads=shape.heads,
         mlp=1,
         attention="auto" if local else name,
         sliding_window_layers=(local,),
@@ -114,22 +127,28 @@ def _compiled(
         dropout=0.0,
         dtype="float32" if jax.default_backend() == "cpu" else "bfloat16",
     )
-    run = partial(_attended, cfg)
+    run = partial(_attend_rows, cfg)
     if what == "gradient":
-        run = jax.grad(lambda *a: _attended(cfg, *a).sum(), argnums=(0, 1, 2))
-    shape = (rows, length, heads, size)
+        run = jax.grad(lambda *a: _attend_rows(cfg, *a).sum(), argnums=(0, 1, 2))
     keys = jax.random.split(jax.random.key(0), 3)
-    vectors = [jax.random.normal(key, shape, cfg.compute_dtype) for key in keys]
-    # The segment is an argument: a mask known to be all true would be compiled away.
-    arguments = (*vectors, jnp.ones((rows, length), jnp.int32), jnp.bool_(True))
+    qkv = [jax.random.normal(key, shape, cfg.compute_dtype) for key in keys]
+    # The segments are an argument: a mask known to be all true would be compiled away.
+    segment_ids = jnp.ones((shape.rows, shape.length), jnp.int32)
+    arguments = (*qkv, segment_ids, jnp.bool_(True))
     compiled = jax.jit(run).lower(*arguments).compile()
     return compiled, arguments, compiled.memory_analysis().temp_size_in_bytes / 2**20
 
 
-def _attended(
-    cfg: EncoderConfig, q: Array, k: Array, v: Array, segment: Array, local: Array
+def _attend_rows(
+    cfg: EncoderConfig,
+    q: Array,
+    k: Array,
+    v: Array,
+    segment_ids: Array,
+    is_local: Array,
 ) -> Array:
-    attn = make_attention_inputs({}, segment_positions(segment), cfg)
+    """Attention [R, S, H, E] of rows of one text to themselves."""
+    attn = make_attention_inputs({}, segment_positions(segment_ids), cfg)
     q = q * jnp.asarray(cfg.scale, q.dtype)
-    is_local = local if cfg.sliding_window_layers else None
-    return attend(cfg, (q,), (k,), v, attn, is_local=is_local)
+    block_is_local = is_local if cfg.sliding_window_layers else None
+    return attend(cfg, (q,), (k,), v, attn, is_local=block_is_local)

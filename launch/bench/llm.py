@@ -1,13 +1,17 @@
-"""What `launch.bench llm` measures: a decoder that embeds, and its methods' cost."""
+"""Benchmark of a decoder that embeds, and the cost of its prompting methods."""
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 
+from launch.bench.encode import compare_encoding, load_docstrings
+from launch.bench.timing import Turn, time_turns
 from research.inference.embedder import Embedder
 from research.interop import load
 from research.text.prompts import PROMPTS
 
+MAX_CHARS = 400  # of a docstring
 # Qwen2-0.5B (Yang et al. 2024, table 1).
 QWEN2 = {
     "hidden_size": 896,
@@ -20,16 +24,40 @@ QWEN2 = {
 }
 
 
-def qwen2(folder: str, tokenizer: str, depth: int) -> None:
-    """Saves a sentence-transformers folder: a random Qwen2-0.5B, its first blocks.
+def llm(model: str, count: int, blocks: int, rounds: int) -> dict:
+    """Embeds docstrings by a random decoder with both; then ours by each method.
 
     Args:
-        folder: where to.
-        tokenizer: a model folder with a tokenizer.
-        depth: how many blocks.
+        model: Model whose tokenizer is used.
+        count: Number of docstrings.
+        blocks: Number of the decoder's blocks.
+        rounds: Timed turns of each side and each method.
+    """
+    texts = [text for text in load_docstrings() if len(text) < MAX_CHARS][:count]
+    with tempfile.TemporaryDirectory() as folder:
+        save_qwen2(folder, str(load.resolve_folder(model)), blocks)
+        result = compare_encoding(folder, texts, batch_size=8, rounds=rounds)
+        seconds = time_turns(make_method_turns(folder, texts), rounds)
+    return {
+        "blocks": blocks,
+        **result,
+        "method_seconds": seconds,
+        "echo_cost": seconds["echo"] / seconds["classical"],
+        "prepending_cost": seconds["prepending"] / seconds["prompteol"],
+    }
+
+
+def save_qwen2(folder: str, tokenizer: str, depth: int) -> None:
+    """Saves a random Qwen2-0.5B as a sentence-transformers folder.
+
+    Args:
+        folder: Folder to write to.
+        tokenizer: Model folder with a tokenizer.
+        depth: Number of blocks.
     """
     import transformers
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import models as modules
 
     config = transformers.Qwen2Config(**QWEN2 | {"num_hidden_layers": depth})
     body = f"{folder}/body"
@@ -37,29 +65,29 @@ def qwen2(folder: str, tokenizer: str, depth: int) -> None:
     transformers.AutoTokenizer.from_pretrained(
         tokenizer, model_input_names=["input_ids", "attention_mask"]
     ).save_pretrained(body)
-    first = models.Transformer(body, max_seq_length=512)
-    pooling = models.Pooling(first.get_word_embedding_dimension(), "lasttoken")
-    SentenceTransformer(modules=[first, pooling], device="cpu").save(folder)
+    transformer = modules.Transformer(body, max_seq_length=512)
+    width = transformer.get_word_embedding_dimension()
+    pooling = modules.Pooling(width, "lasttoken")
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save(folder)
 
 
-def costs(folder: str, texts: Sequence[str]) -> dict[str, Callable[[int], None]]:
-    """Turns of embedding the texts: as they are, twice, and asked for one word.
+def make_method_turns(folder: str, texts: Sequence[str]) -> dict[str, Turn]:
+    """Turns of embedding the texts: unchanged, repeated (echo), asked for one word.
 
     Token prepending runs over the first half of the blocks; "prompteol" has the same
     prompt, with its <PST>, and copies nothing.
     """
     model = load.load(folder)
-    window = (1, model.config.depth // 2)
-    asked = PROMPTS["prompteol"](prepend=True)
-    ways = {
+    one_word = PROMPTS["prompteol"](prepend=True)
+    methods = {
         "classical": {},
         "echo": {"prompt": PROMPTS["echo"](pool="last")},
-        "prompteol": {"prompt": asked},
-        "prepending": {"prompt": asked, "prepend": window},
+        "prompteol": {"prompt": one_word},
+        "prepending": {"prompt": one_word, "prepend": (1, model.config.depth // 2)},
     }
-    embedders = {name: Embedder(model, **options) for name, options in ways.items()}
 
-    def turn(embed):
-        return lambda number: np.asarray(embed(texts, "query"))
+    def make_turn(options: dict) -> Turn:
+        embed = Embedder(model, **options)
+        return lambda turn: np.asarray(embed(texts, "query"))
 
-    return {name: turn(embed) for name, embed in embedders.items()}
+    return {name: make_turn(options) for name, options in methods.items()}

@@ -1,4 +1,4 @@
-"""What `launch.bench` compares a training step with: the same step in PyTorch."""
+"""PyTorch peers of the training benchmarks: the same updates, by transformers."""
 
 from pathlib import Path
 
@@ -11,18 +11,18 @@ from research.models.config import EncoderConfig
 from research.types import Batch, max_segments
 
 
-def unpacked(batch: Batch) -> list[list[np.ndarray]]:
-    """The token ids of a packed batch's texts: K+1 columns of B texts each."""
-    ids, segment = batch.tokens.token_ids, batch.tokens.segment_ids
-    size = max_segments(ids.shape[1])
+def unpack_texts(batch: Batch) -> list[list[np.ndarray]]:
+    """Token ids of a packed batch's texts: K+1 columns of B texts each."""
+    token_ids, segment_ids = batch.tokens.token_ids, batch.tokens.segment_ids
+    size = max_segments(token_ids.shape[1])
 
-    def text(slot):
-        row, number = divmod(int(slot), size)
-        return ids[row][segment[row] == number + 1]
+    def read_text(index):
+        row, number = divmod(int(index), size)
+        return token_ids[row][segment_ids[row] == number + 1]
 
-    ways = len(batch.document_index) // len(batch.query_index)
-    columns = [batch.query_index, *(batch.document_index[k::ways] for k in range(ways))]
-    return [[text(slot) for slot in column] for column in columns]
+    docs_per_query = len(batch.document_index) // len(batch.query_index)
+    documents = [batch.document_index[k::docs_per_query] for k in range(docs_per_query)]
+    return [list(map(read_text, column)) for column in (batch.query_index, *documents)]
 
 
 class StarbucksPeer:
@@ -40,16 +40,16 @@ class StarbucksPeer:
         self.clip = settings.clip_norm
 
     def update(self, *columns: list[np.ndarray]) -> float:
-        """One update; the loss before it."""
+        """Makes one update on columns of texts; returns the loss before it."""
         self.optimizer.zero_grad()
-        layers = [self._pooled(texts) for texts in columns]
+        layers = [self._pool_layers(texts) for texts in columns]
         value = self._loss([torch.stack(x) for x in layers])
         value.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
         return float(value.detach())
 
-    def _pooled(self, texts: list[np.ndarray]) -> list[torch.Tensor]:
+    def _pool_layers(self, texts: list[np.ndarray]) -> list[torch.Tensor]:
         """Mean-pooled states [B, D] of every layer."""
         padded = [torch.from_numpy(text.astype(np.int64)) for text in texts]
         ids = torch.nn.utils.rnn.pad_sequence(padded, batch_first=True)
@@ -81,9 +81,9 @@ class StarbucksPeer:
 
 
 class MaskedPeer:
-    """transformers' BertForMaskedLM, of the shape of one of our encoders.
+    """transformers' BertForMaskedLM with the shape of one of our encoders.
 
-    As it comes: logits of every token, the hidden ones picked by the loss.
+    It is unchanged: logits of every token, of which the loss picks the masked ones.
     """
 
     def __init__(self, cfg: EncoderConfig, settings):
@@ -106,7 +106,7 @@ class MaskedPeer:
         self.clip = settings.clip_norm
 
     def update(self, ids: np.ndarray, labels: np.ndarray) -> float:
-        """One update on [R, S] ids, -100 where a label does not count; the loss."""
+        """Makes one update on [R, S] ids and labels (-100: none); returns the loss."""
         self.optimizer.zero_grad()
         ids, labels = torch.from_numpy(ids), torch.from_numpy(labels)
         value = self.model(input_ids=ids, labels=labels).loss

@@ -1,24 +1,49 @@
-"""Our side of the training benches: a recipe's batches, and updates on them."""
+"""Benchmark of a training step: a recipe's updates beside the same ones in PyTorch."""
 
 import importlib
+import tempfile
 from pathlib import Path
 
 import jax
 import ml_collections
-import numpy as np
 
+from launch.bench.timing import compare_turns
 from research import sharding
-from research.data.document_cache import tokenizer_info
 from research.experiment.workdir import prepare_run
-from research.objectives import mlm_masking
-from research.text import tokenization
+from research.interop import load
 from research.train.loop import abstract_state, initial_state
 from research.train.step import make_step
-from research.types import PretrainingBatch
 
 
-def recipe(name: str, variant: str = "") -> ml_collections.ConfigDict:
-    """The config of configs/x.py[:arg], a variant added, with nothing to evaluate."""
+def train_step(recipe: str, model: str, rounds: int) -> dict:
+    """Updates on the recipe's batches; the peer is PyTorch with the same loss.
+
+    Args:
+        recipe: File of a Starbucks recipe for similarity, configs/x.py.
+        model: Model that both sides train on.
+        rounds: Timed updates of each side.
+    """
+    from launch.bench.torch_peer import StarbucksPeer, unpack_texts
+
+    config = load_recipe(recipe, f"model={model}")
+    with tempfile.TemporaryDirectory() as folder:
+        steps = TrainingSteps(config, Path(folder), rounds + 1)
+    folder = load.resolve_folder(model)
+    peer = StarbucksPeer(folder, config.size_loss.pairs, config.optimizer)
+    losses = {"ours": [], "theirs": []}
+
+    def update_ours(turn):
+        losses["ours"].append(steps.update(turn))
+
+    def update_theirs(turn):
+        losses["theirs"].append(peer.update(*unpack_texts(steps.batches[turn])))
+
+    result = compare_turns(update_ours, update_theirs, rounds)
+    return {"config": recipe, "losses": losses, **result}
+
+
+def load_recipe(name: str, variant: str = "") -> ml_collections.ConfigDict:
+    """The config of configs/x.py[:arg] with a further variant, and no evaluators."""
     path, _, arg = name.partition(":")
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
     config = module.get_config(",".join(filter(None, [arg, variant])))
@@ -26,11 +51,11 @@ def recipe(name: str, variant: str = "") -> ml_collections.ConfigDict:
     return config
 
 
-class Steps:
+class TrainingSteps:
     """Updates of a new run, compiled for each of its first batches.
 
     Attributes:
-        batches: numpy arrays, as they come.
+        batches: The first `count` batches, NumPy arrays.
     """
 
     def __init__(
@@ -40,47 +65,21 @@ class Steps:
         count: int,
         cache: Path | None = None,
     ):
-        parts = prepare_run(config, workdir, cache=cache)
-        self._mesh = parts.mesh
-        self._state = initial_state(parts, abstract_state(parts, parts.mesh))
-        places = jax.tree.map(lambda x: x.sharding, self._state)
-        self._step = make_step(parts.objective, parts.tx, places)
+        experiment = prepare_run(config, workdir, cache=cache)
+        self._mesh = experiment.mesh
+        abstract = abstract_state(experiment, self._mesh)
+        self._state = initial_state(experiment, abstract)
+        state_sharding = jax.tree.map(lambda x: x.sharding, self._state)
+        self._step = make_step(experiment.objective, experiment.tx, state_sharding)
         self._key = jax.random.key(config.seed)
-        self.batches = [parts.batches(turn) for turn in range(count)]
+        self.batches = [experiment.batches(step) for step in range(count)]
+        # Compile every shape before anything is timed.
         shapes = {b.tokens.token_ids.shape: turn for turn, b in enumerate(self.batches)}
         for turn in shapes.values():
             self.update(turn)
 
     def update(self, turn: int) -> float:
-        """One update on a batch; the loss before it."""
+        """Makes one update on a batch; returns the loss before it."""
         batch = sharding.put_batch(self.batches[turn], self._mesh)
         self._state, metrics = self._step(self._state, batch, self._key)
         return float(metrics["loss"])
-
-
-def hidden(
-    rows: PretrainingBatch, workdir: Path, ratio: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """A batch as transformers takes it: ids with words hidden, and labels [R, S].
-
-    Labels are the ids of hidden tokens, elsewhere -100.
-
-    Args:
-        rows: a batch.
-        workdir: the run's, with its tokenizer.
-        ratio: of hidden tokens.
-    """
-    info = tokenizer_info(tokenization.load_tokenizer(workdir), [])
-    mask_key, key = jax.random.split(jax.random.key(0))
-    rows = jax.tree.map(jax.numpy.asarray, rows)
-    (mask,) = mlm_masking.mask_whole_words(mask_key, rows, (ratio,))
-    ids = mlm_masking.replace_masked(
-        key,
-        rows.tokens.token_ids,
-        mask,
-        mask_id=info.mask_id,
-        vocab=info.vocab_size,
-        special=info.special_ids,
-    )
-    labels = jax.numpy.where(mask, rows.tokens.token_ids, -100)
-    return np.asarray(ids, np.int64), np.asarray(labels, np.int64)

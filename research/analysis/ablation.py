@@ -1,4 +1,4 @@
-"""Grids of runs: every recipe at every size or length, over seeds, in one table."""
+"""Ablations: every recipe at every size or length, over seeds, in one table."""
 
 import json
 import re
@@ -19,28 +19,31 @@ from research.inference.options import embedder_options
 from research.interop import load
 from research.models.positions.methods import extend_context
 from research.text import chunking
-from research.types import EmbedFn, Evaluator
+from research.types import Evaluator
 
-# What a recipe begins with that names a model instead of a training.
+# Prefix of a recipe that names a model instead of a training.
 MODEL = "model="
-# Fields of a Row that say how the model is read.
-READ = ("prompt", "prepend", "layers", "bidirectional", "pool")
+# Fields of a row that choose how the model embeds.
+EMBEDDING_FIELDS = ("prompt", "prepend", "layers", "bidirectional", "pool")
 
 
 class AblationRow(NamedTuple):
-    """A line of the table; "{field}" in it is replaced by the column's field.
+    """A row of the table; "{field}" in it is replaced by the column's field.
 
     Attributes:
-        recipe: what is trained, or `model=NAME`, a model that is scored as it is; one
+        recipe: Recipe to train, or `model=NAME`, a model that is scored as it is; one
             run for each column if it names a field. Rows of the same recipe share its
             runs.
         extend: Position methods as call text, "yarn(scale=8)", for texts longer than
             those of the training; without it longer texts are cut.
-        chunk: how documents are cut into chunks, as `parse_chunking` reads it.
-        start: a recipe that is trained first; "{start}" in `recipe` is its workdir,
-            which `model={start}` scores as it is. Rows of the same start share it.
-        prompt, prepend, layers, bidirectional, pool: as `embedder_options` reads
-            them; "" where it is as the model has it.
+        chunk: Chunking of documents as call text, see `parse_chunking`.
+        start: Recipe that is trained first; "{start}" in `recipe` is its workdir, which
+            `model={start}` scores as it is. Rows of the same start share it.
+        prompt: Prompt of the texts; here and below "" for the model's own.
+        prepend: Layers of token prepending.
+        layers: Layers that are pooled.
+        bidirectional: Whether attention is bidirectional.
+        pool: Pooling.
     """
 
     recipe: str
@@ -54,20 +57,24 @@ class AblationRow(NamedTuple):
     pool: str = ""
 
 
+# {run: {evaluation: score}}; a sentence in place of either says why it failed.
+Results = Mapping[str, Mapping[str, float | str] | str]
+
+
 class Ablation(NamedTuple):
-    """What is compared.
+    """Recipes (rows) that are compared by evaluations (columns).
 
     Attributes:
-        title: of the table and the plot.
-        rows: name -> the fields of a Row, or its recipe alone.
-        columns: name -> fields; depth and dim cut the model, max_length its texts, eval
-            names its evaluator (else the only one), and columns of a `panel`, whose
-            name theirs begin with, have a plot of their own.
-        seeds: one run of each recipe for each.
-        evals: name -> evaluator.
-        paper: row -> the published number of each column.
-        note: what the published numbers are.
-        overrides: config keys that every run sets, such as {"steps": 100}.
+        title: Title of the table and the plot.
+        rows: Fields of an AblationRow, or its recipe alone, by its name.
+        columns: Fields by the column's name. depth and dim cut the model, max_length
+            its texts, eval names its evaluator (else the only one), and columns of one
+            `panel`, with which their names begin, have a plot of their own.
+        seeds: Seeds; each recipe runs once with each.
+        evals: Evaluators by their names.
+        paper: The published number of each column, by row.
+        note: What the published numbers are.
+        overrides: Config keys that every run sets, such as {"steps": 100}.
     """
 
     title: str
@@ -84,11 +91,11 @@ class Run(NamedTuple):
     """One training run, and the cells that it is evaluated for.
 
     Attributes:
-        name: of its folder: the first row that needs it, the fields, the seed.
-        config: its recipe.
-        seed: config.seed.
-        cells: (row, column) of the table.
-        start: the run whose workdir is "{start}" in `config`.
+        name: Name of its folder: the first row that needs it, the fields, the seed.
+        config: Its recipe.
+        seed: Value of config.seed.
+        cells: (row, column) of every cell of the table that it serves.
+        start: Run whose workdir is "{start}" in `config`.
     """
 
     name: str
@@ -99,19 +106,19 @@ class Run(NamedTuple):
 
 
 def fill_row(ablation: Ablation, row: str, column: str) -> AblationRow:
-    """A line of the table with the fields of a column."""
+    """A row of the table with the fields of a column filled in."""
     fields = ablation.rows[row]
-    whole = AblationRow(fields) if isinstance(fields, str) else AblationRow(**fields)
+    template = AblationRow(fields) if isinstance(fields, str) else AblationRow(**fields)
     values = {**ablation.columns[column], "start": "{start}"}  # known when it is run
-    return AblationRow(*(part.format(**values) for part in whole))
+    return AblationRow(*(part.format(**values) for part in template))
 
 
 def name_evaluation(ablation: Ablation, row: str, column: str) -> str:
-    """The name of what a cell's run is evaluated for; equal cells have the same."""
+    """Name of the evaluation of a cell's run; equal evaluations have equal names."""
     line = fill_row(ablation, row, column)._asdict()
-    how = [line[name] for name in ("extend", "chunk")]
-    how += [f"{name}={line[name]}" for name in READ if line[name]]
-    return " ".join([column, *filter(None, how)])
+    settings = [line[name] for name in ("extend", "chunk")]
+    settings += [f"{name}={line[name]}" for name in EMBEDDING_FIELDS if line[name]]
+    return " ".join([column, *filter(None, settings)])
 
 
 def plan_runs(ablation: Ablation) -> list[Run]:
@@ -119,62 +126,66 @@ def plan_runs(ablation: Ablation) -> list[Run]:
 
     Rows whose recipes come out equal share a run.
     """
-    found: dict[tuple[str, str, int], Run] = {}
+    planned: dict[tuple[str, str, int], Run] = {}
     starts: dict[tuple[str, int], Run] = {}
     for seed in ablation.seeds:
         for row, fields in ablation.rows.items():
             recipe = fields if isinstance(fields, str) else fields["recipe"]
             for column, values in ablation.columns.items():
                 line = fill_row(ablation, row, column)
+                # Named by the fields of the column that the recipe depends on.
                 keys = [key for key in re.findall(r"{(\w+)}", recipe) if key in values]
                 used = [f"{key}{values[key]}" for key in keys]
                 name = re.sub(r"[^\w.-]+", "_", "-".join([row, *used, f"seed{seed}"]))
+                # Runs of the same start share it, runs of the same recipe are one.
                 start = None
                 if line.start:
                     start = Run(f"{name}-start", line.start, seed)
                     start = starts.setdefault((line.start, seed), start)
                 run = Run(name, line.recipe, seed, start=start)
-                run = found.setdefault((line.recipe, line.start, seed), run)
+                run = planned.setdefault((line.recipe, line.start, seed), run)
                 cells = (*run.cells, (row, column))
-                found[line.recipe, line.start, seed] = run._replace(cells=cells)
-    return list(found.values())
+                planned[line.recipe, line.start, seed] = run._replace(cells=cells)
+    return list(planned.values())
 
 
 def run_ablation(
     ablation: Ablation, workdir: Path, *, jobs: int, report: Callable[[str], None]
-) -> dict[str, dict[str, float | str] | str]:
-    """Run -> evaluation -> score, or the sentence that says why it, or all, failed.
+) -> Results:
+    """Runs and evaluates what has no score yet.
 
     A score that is in a run's scores.json is not computed again; a run that was
-    interrupted resumes. What several runs start from is trained once.
+    interrupted resumes. A run that several others start from is trained once.
 
     Args:
-        ablation: what is compared.
-        workdir: a folder for each run.
-        jobs: runs at a time.
-        report: called with a line when a run or an evaluation starts or ends.
+        ablation: What is compared.
+        workdir: Folder of the runs' folders.
+        jobs: Number of runs at a time.
+        report: Function that takes a line when a run or an evaluation starts or ends.
     """
 
-    def one(run: Run) -> dict[str, float | str] | str:
+    def score_run(run: Run) -> dict[str, float | str] | str:
         wanted = {name_evaluation(ablation, *cell): cell for cell in run.cells}
         path = workdir / run.name / "scores.json"
         scores = json.loads(path.read_text()) if path.exists() else {}
         if set(wanted) <= set(scores):
             report(f"{run.name}: done before")
             return scores
+        # Train, unless that was done before.
         try:
             if run.start and not scores:
                 with locks[run.start.name]:
                     report(f"{run.name}: starts from {run.start.config}")
                     _train(ablation, run.start, workdir)
-            model = _model(ablation, run, workdir, report, trained=bool(scores))
+            model = _load_or_train(ablation, run, workdir, report, trained=bool(scores))
         except (ValueError, OSError) as error:
             report(f"{run.name}: failed: {error}")
             return str(error)
+        # Evaluate; every score is written at once, failures are tried again later.
         failed = {}
         for name in [name for name in wanted if name not in scores]:
             try:
-                scores |= _scores(ablation, model, name, *wanted[name])
+                scores |= _evaluate_cell(ablation, model, name, *wanted[name])
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_json(path, scores)
             except ValueError as error:
@@ -187,10 +198,12 @@ def run_ablation(
     plan = plan_runs(ablation)
     locks = {run.start.name: threading.Lock() for run in plan if run.start}
     with ThreadPoolExecutor(jobs) as pool:
-        return dict(zip([run.name for run in plan], pool.map(one, plan), strict=True))
+        return dict(
+            zip([run.name for run in plan], pool.map(score_run, plan), strict=True)
+        )
 
 
-def _model(
+def _load_or_train(
     ablation: Ablation,
     run: Run,
     workdir: Path,
@@ -198,9 +211,9 @@ def _model(
     *,
     trained: bool,
 ) -> EmbeddingModel:
-    """The model of a run, which is trained unless it was or is one already."""
+    """The model of a run, trained first unless that was done or it names a model."""
     if run.config.startswith(MODEL):
-        return load.load(_config(run, workdir).removeprefix(MODEL))
+        return load.load(_resolve_recipe(run, workdir).removeprefix(MODEL))
     if not trained:
         report(f"{run.name}: training {run.config}")
         _train(ablation, run, workdir)
@@ -210,7 +223,7 @@ def _model(
 def _train(ablation: Ablation, run: Run, workdir: Path) -> None:
     """Trains in a process of its own, unless the run's folder has a result.json.
 
-    Its messages go to log.txt there, what it prints at the end is the result.
+    Its messages go to log.txt there; what it prints at the end is the result.
     """
     folder = workdir / run.name
     if (folder / "result.json").exists():
@@ -218,8 +231,12 @@ def _train(ablation: Ablation, run: Run, workdir: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = {**ablation.overrides, "seed": run.seed}
     command = [
-        *(sys.executable, "-m", "launch.train", f"--config={_config(run, workdir)}"),
-        *(f"--workdir={folder}", f"--cache={workdir / 'tokens'}"),
+        sys.executable,
+        "-m",
+        "launch.train",
+        f"--config={_resolve_recipe(run, workdir)}",
+        f"--workdir={folder}",
+        f"--cache={workdir / 'tokens'}",
         *(f"--config.{key}={value}" for key, value in settings.items()),
     ]
     with (folder / "log.txt").open("ab") as log:
@@ -233,38 +250,40 @@ def _train(ablation: Ablation, run: Run, workdir: Path) -> None:
     write_json(folder / "result.json", result)
 
 
-def _config(run: Run, workdir: Path) -> str:
-    """The run's recipe with the folder of what it starts from."""
+def _resolve_recipe(run: Run, workdir: Path) -> str:
+    """The run's recipe with the workdir of the run that it starts from."""
     if run.start is None:
         return run.config
     return run.config.format(start=workdir / run.start.name)
 
 
-def _scores(
+def _evaluate_cell(
     ablation: Ablation,
     model: EmbeddingModel,
     name: str,
     row: str,
     column: str,
 ) -> dict[str, float]:
-    """The main score of a cell by its name; the bounds of an interval by "name low"."""
+    """{name: main score} of a cell, and the bounds of its interval as "{name} low"."""
     fields = ablation.columns[column]
     evaluator = ablation.evals[fields.get("eval") or next(iter(ablation.evals))]
-    found = evaluator(_embedder(ablation, model, row, column))
-    bounds = {f"{name} {end}": found[end] for end in ("low", "high") if end in found}
-    return {name: float(found["main_score"]), **bounds}
+    scores = evaluator(_make_embedder(ablation, model, row, column))
+    bounds = {f"{name} {end}": scores[end] for end in ("low", "high") if end in scores}
+    return {name: float(scores["main_score"]), **bounds}
 
 
-def _embedder(
+def _make_embedder(
     ablation: Ablation, model: EmbeddingModel, row: str, column: str
-) -> EmbedFn:
-    """The trained model as the cell's row and column have it."""
+) -> Embedder:
+    """The embedder that a cell's row and column ask for."""
     fields, line = ablation.columns[column], fill_row(ablation, row, column)
+    # The column cuts the model and its texts, the row chooses how it embeds.
     options = {"max_length": model.max_length}
     for name in ("depth", "dim", "max_length"):
         if name in fields:
             options[name] = fields[name]
-    options |= embedder_options(**{name: getattr(line, name) for name in READ})
+    options |= embedder_options(**{n: getattr(line, n) for n in EMBEDDING_FIELDS})
+    # Longer texts are extended to, chunked, or cut.
     if line.extend:
         params, cfg = extend_context(model.params, model.config, line.extend)
         model = model._replace(params=params, config=cfg)
@@ -276,15 +295,15 @@ def _embedder(
 
 
 def collect_failures(
-    found: Mapping[str, Mapping[str, float | str] | str],
+    results: Results,
 ) -> dict[str, str]:
-    """Why a run failed, or some of its evaluations."""
-    whole = {run: why for run, why in found.items() if isinstance(why, str)}
-    parts = {
+    """{run, or "run: evaluation": sentence that says why it failed}."""
+    runs = {run: why for run, why in results.items() if isinstance(why, str)}
+    evaluations = {
         f"{run}: {name}": why
-        for run, cells in found.items()
-        if run not in whole
+        for run, cells in results.items()
+        if run not in runs
         for name, why in cells.items()
         if isinstance(why, str)
     }
-    return whole | parts
+    return runs | evaluations

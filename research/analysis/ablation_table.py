@@ -1,4 +1,4 @@
-"""The results of an ablation as a table and as a plot."""
+"""Results of an ablation as a table, as CSV and as a plot."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -7,29 +7,41 @@ from typing import Any
 
 import numpy as np
 
-from research.analysis.ablation import Ablation, fill_row, name_evaluation, plan_runs
+from research.analysis.ablation import (
+    Ablation,
+    Results,
+    fill_row,
+    name_evaluation,
+    plan_runs,
+)
+from research.eval.figures import figure
+from research.eval.tables import markdown_page
 
 # The bounds of a score's confidence interval.
-ENDS = ("low", "high")
+BOUNDS = ("low", "high")
+MANY_ROWS = 8  # with more of them the legend stands beside the plot
 
 
-def summarize_scores(
-    ablation: Ablation, found: Mapping[str, Mapping[str, float | str] | str]
-) -> list[dict[str, Any]]:
+def summarize_scores(ablation: Ablation, results: Results) -> list[dict[str, Any]]:
     """A record for each row and column: mean, spread and number of its scores.
 
-    The spread is the standard deviation over seeds (of a sample); None for one seed,
+    The spread is the sample standard deviation over seeds. It is None for one seed,
     which has the bounds of its score's interval instead, if the evaluator gives them.
+
+    Args:
+        ablation: What was compared.
+        results: What `run_ablation` returned.
     """
-    plan = plan_runs(ablation)
+    runs = plan_runs(ablation)
     records = []
     for row in ablation.rows:
         for i, column in enumerate(ablation.columns):
+            # Scores of the runs of this cell that did not fail, one per seed.
             name = name_evaluation(ablation, row, column)
-            cells = [found[run.name] for run in plan if (row, column) in run.cells]
-            cells = [cell for cell in cells if not isinstance(cell, str)]
-            values = [c[name] for c in cells if not isinstance(c[name], str)]
-            alone = cells[0] if len(values) == 1 else {}
+            scores = [results[run.name] for run in runs if (row, column) in run.cells]
+            scores = [s for s in scores if not isinstance(s, str)]
+            values = [s[name] for s in scores if not isinstance(s[name], str)]
+            single = scores[0] if len(values) == 1 else {}
             paper = ablation.paper.get(row)
             records.append(
                 {
@@ -38,7 +50,7 @@ def summarize_scores(
                     "mean": float(np.mean(values)) if values else None,
                     "spread": float(np.std(values, ddof=1)) if values[1:] else None,
                     "runs": len(values),
-                    **{end: alone.get(f"{name} {end}") for end in ENDS},
+                    **{bound: single.get(f"{name} {bound}") for bound in BOUNDS},
                     "paper": None if paper is None else paper[i],
                 }
             )
@@ -47,38 +59,32 @@ def summarize_scores(
 
 def format_markdown(ablation: Ablation, records: Sequence[Mapping[str, Any]]) -> str:
     """The table: a line for each row, and one for the paper's numbers below it."""
-    columns = list(ablation.columns)
-    lines = [f"# {ablation.title}", "", _line(["", *columns])]
-    lines.append(_line(["---", *["---:"] * len(columns)]))
+    lines = []
     for row in ablation.rows:
         cells = [record for record in records if record["row"] == row]
-        lines.append(_line([row, *map(_cell, cells)]))
+        lines.append([row, *map(_format_cell, cells)])
         if row in ablation.paper:
             published = [f"{cell['paper']:.2f}" for cell in cells]
-            lines.append(_line([f"*paper: {row}*", *published]))
+            lines.append([f"*paper: {row}*", *published])
     seeds = len(ablation.seeds)
-    what = f"Mean ± standard deviation of {seeds} seeds." if seeds > 1 else "One seed."
+    note = f"Mean ± standard deviation of {seeds} seeds." if seeds > 1 else "One seed."
     if any(record["low"] is not None for record in records):
-        what += " In brackets the 95 % interval of a bootstrap over pairs or queries."
-    lines += ["", " ".join(filter(None, [what, ablation.note]))]
-    return "\n".join(lines) + "\n"
+        note += " In brackets the 95 % interval of a bootstrap over pairs or queries."
+    note = " ".join(filter(None, [note, ablation.note]))
+    return markdown_page(ablation.title, ["", *ablation.columns], lines, note)
 
 
-def _cell(record: Mapping[str, Any]) -> str:
+def _format_cell(record: Mapping[str, Any]) -> str:
     if record["mean"] is None:
         return "failed"
     spread = "" if record["spread"] is None else f" ± {record['spread']:.2f}"
-    low, high = (record[end] for end in ENDS)
+    low, high = (record[bound] for bound in BOUNDS)
     interval = "" if low is None else f" ({low:.1f} to {high:.1f})"
     return f"{record['mean']:.2f}{spread}{interval}"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
 def write_csv(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """The records, one a line."""
+    """Writes the records, one on each line."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(records[0]))
         writer.writeheader()
@@ -88,64 +94,56 @@ def write_csv(records: Sequence[Mapping[str, Any]], path: Path) -> None:
 def plot_ablation(
     ablation: Ablation, records: Sequence[Mapping[str, Any]], path: Path
 ) -> None:
-    """Draws every row over the columns, with its spread; the paper's numbers dashed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """Plots every row over the columns, with its spread; the paper's numbers dashed."""
     panels: dict[str, list[str]] = {}
     for column, fields in ablation.columns.items():
         panels.setdefault(fields.get("panel", ""), []).append(column)
-    many = len(ablation.rows) > 8
-    figure, every = plt.subplots(
-        1,
-        len(panels),
-        figsize=(6 * len(panels) + 1 + many, 4.2 + many),
-        layout="constrained",
-        squeeze=False,
-    )
-    for axes, (panel, columns) in zip(every[0], panels.items(), strict=True):
-        _panel(axes, ablation, records, panel, columns)
-    every[0][0].set(ylabel="main score, %")
-    if many:
-        figure.legend(*every[0][-1].get_legend_handles_labels(), loc="outside right")
-    else:
-        every[0][-1].legend()
-    figure.suptitle(ablation.title)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    many = len(ablation.rows) > MANY_ROWS
+    size = (6 * len(panels) + 1 + many, 4.2 + many)
+    options = {"columns": len(panels), "squeeze": False, "title": ablation.title}
+    with figure(path, size, **options) as (picture, grid):
+        for axes, (panel, columns) in zip(grid[0], panels.items(), strict=True):
+            _plot_panel(axes, ablation, records, panel, columns)
+        grid[0][0].set(ylabel="main score, %")
+        # One legend serves all panels: their rows are the same.
+        if many:
+            handles = grid[0][-1].get_legend_handles_labels()
+            picture.legend(*handles, loc="outside right")
+        else:
+            grid[0][-1].legend()
 
 
-def _panel(
+def _plot_panel(
     axes,
     ablation: Ablation,
     records: Sequence[Mapping[str, Any]],
     panel: str,
     columns: Sequence[str],
 ) -> None:
-    """Draws every row over some columns; rows of one training look alike."""
+    """Plots every row over some columns; rows of one training have the same marker."""
     import matplotlib
 
     names = [column.removeprefix(panel).strip() for column in columns]
-    colours = matplotlib.colormaps["tab10" if len(ablation.rows) <= 10 else "tab20"]
+    colors = matplotlib.colormaps["tab10" if len(ablation.rows) <= 10 else "tab20"]
     recipes = list(dict.fromkeys(run.config for run in plan_runs(ablation)))
-    shared = len(recipes) < len(ablation.rows)
+    shares_runs = len(recipes) < len(ablation.rows)
     for number, row in enumerate(ablation.rows):
-        found = {r["column"]: r for r in records if r["row"] == row}
-        cells = [found[column] for column in columns]
+        # The row's cells, in the order of the columns.
+        by_column = {r["column"]: r for r in records if r["row"] == row}
+        cells = [by_column[column] for column in columns]
         mean = [np.nan if cell["mean"] is None else cell["mean"] for cell in cells]
         spread = [cell["spread"] or 0 for cell in cells]
+        # A color for each row, a marker for each training.
         recipe = recipes.index(fill_row(ablation, row, columns[0]).recipe)
-        look = {
-            "color": colours(number % colours.N),
-            "marker": "osD^v"[recipe % 5] if shared else "o",
+        style = {
+            "color": colors(number % colors.N),
+            "marker": "osD^v"[recipe % 5] if shares_runs else "o",
             "markersize": 4,
         }
-        axes.errorbar(names, mean, spread, label=row, capsize=3, **look)
+        axes.errorbar(names, mean, spread, label=row, capsize=3, **style)
         if row in ablation.paper:
             paper = [cell["paper"] for cell in cells]
-            axes.plot(names, paper, "--", alpha=0.45, **look)
+            axes.plot(names, paper, "--", alpha=0.45, **style)
     if ablation.paper:
         axes.plot([], [], "--", color="grey", label="paper")
     axes.set(title=panel)

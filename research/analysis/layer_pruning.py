@@ -1,6 +1,7 @@
-"""Where to cut an encoder's depth before it is tuned (L3Prune, Fischer et al. 2024).
+"""Layer pruning before fine-tuning (L3Prune, Fischer et al. 2024).
 
-`encoder.truncated` cuts: the first blocks and the final norm stay.
+It finds how many blocks to keep; `encoder.truncate_depth` cuts the rest and keeps the
+final norm.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,11 +21,11 @@ from research.types import Array, Batch, Params, max_segments
 
 
 class PruneDepths(NamedTuple):
-    """Blocks to keep.
+    """Numbers of blocks to keep.
 
     Attributes:
-        small: the best of the first half.
-        large: the best of the second half.
+        small: The depth of least loss in the first half.
+        large: The depth of least loss in the second half.
     """
 
     small: int
@@ -42,25 +43,31 @@ def layer_losses(
     """The mean loss of the embeddings after each block: [L] float64.
 
     Args:
-        params: the encoder's.
-        cfg: its shape.
-        batches: of pairs; the authors take 100 of 64.
-        pool: as `parse_pooling` reads it.
-        loss: of a batch's embeddings; InfoNCE at its default temperature if None.
+        params: Parameters of the encoder.
+        cfg: Its config.
+        batches: Batches of pairs; the authors take 100 of 64.
+        pool: Pooling, as `parse_pooling` reads it.
+        loss: Loss of a batch's embeddings; InfoNCE at its default temperature if None.
 
     Raises:
         ValueError: there is no batch.
     """
     loss = score_loss(infonce) if loss is None else loss
-    run = jax.jit(partial(_losses, cfg=cfg, pool=pool, loss=loss))
-    found = [run(params, jax.tree.map(jnp.asarray, batch)) for batch in batches]
-    if not found:
+    batch_losses = jax.jit(partial(_batch_losses, cfg=cfg, pool=pool, loss=loss))
+    losses = [
+        batch_losses(params, jax.tree.map(jnp.asarray, batch)) for batch in batches
+    ]
+    if not losses:
         raise ValueError("the losses of layers need at least one batch of pairs")
-    return np.mean(np.asarray(found, np.float64), axis=0)
+    return np.mean(np.asarray(losses, np.float64), axis=0)
 
 
 def find_prune_depths(losses: np.ndarray) -> PruneDepths:
-    """The prune points of the losses of L blocks.
+    """The depths of least loss in each half of L blocks.
+
+    Args:
+        losses: [L] loss after each block.
+
 
     Raises:
         ValueError: there are not two blocks.
@@ -74,21 +81,21 @@ def find_prune_depths(losses: np.ndarray) -> PruneDepths:
 
 
 def remaining_depth(depth: int, share: float) -> int:
-    """Blocks that stay of `depth` if the last `share` of them goes.
+    """Number of blocks that stay if the last `share` of `depth` blocks is cut.
 
     Raises:
         ValueError: none would stay, or the share is no fraction.
     """
-    left = depth - round(share * depth)
-    if not 0 <= share < 1 or left < 1:
+    remaining = depth - round(share * depth)
+    if not 0 <= share < 1 or remaining < 1:
         raise ValueError(
             f"a share {share} of {depth} blocks to prune leaves none, or is not in "
             "[0, 1)"
         )
-    return left
+    return remaining
 
 
-def _losses(
+def _batch_losses(
     params: Params,
     batch: Batch,
     *,
@@ -96,7 +103,7 @@ def _losses(
     pool: str,
     loss: Callable[..., Array],
 ) -> Array:
-    """[L] means over a batch."""
+    """[L] mean loss of a batch after each block."""
     size = max_segments(batch.tokens.token_ids.shape[1])
     x = encode(
         params,
@@ -107,6 +114,7 @@ def _losses(
         every_layer=True,
     )
     layers = jnp.moveaxis(x, 1, 0)[1:]  # [L, R*M, D], without the embedding layer's
+    # [L, B, D] and [L, B*K, D]
     q, d = layers[:, batch.query_index], layers[:, batch.document_index]
     pairs = zip(q, d, strict=True)
     return jnp.stack([loss(*pair, batch.labels).mean() for pair in pairs])

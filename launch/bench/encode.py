@@ -1,0 +1,113 @@
+"""Benchmark of embedding: Embax beside `SentenceTransformer.encode`, same weights."""
+
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from launch.bench.timing import compare_turns
+from research.inference.embedder import Embedder
+from research.interop import load
+
+
+def encode(model: str, count: int, rounds: int) -> dict:
+    """Embeds `count` docstrings with both."""
+    texts = load_docstrings()[:count]
+    return compare_encoding(model, texts, batch_size=32, rounds=rounds)
+
+
+def encode_long(model: str, count: int, length: int, rounds: int) -> dict:
+    """Embeds `count` documents of `length` tokens with both, by a random ModernBERT.
+
+    Args:
+        model: Model whose tokenizer is used.
+        count: Number of documents.
+        length: Tokens of each document.
+        rounds: Timed turns of each side.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = save_modernbert(folder, model, length)
+        corpus = " ".join(load_docstrings())
+        token_ids = tokenizer(corpus, add_special_tokens=False)["input_ids"]
+        # Every document is longer than the model reads, and is truncated.
+        size = length - 2
+        documents = [token_ids[i * size : (i + 2) * size] for i in range(count)]
+        texts = list(map(tokenizer.decode, documents))
+        # One text at a time is the peer's fastest: no padding, and less memory.
+        result = compare_encoding(folder, texts, batch_size=1, rounds=rounds)
+    return {"tokens": length, **result}
+
+
+def load_docstrings() -> list[str]:
+    """The docstrings of the installed Python packages, training split."""
+    from research.data.sources import SOURCES
+
+    return [example.query for example in SOURCES["pydocs"](split="train").examples]
+
+
+def save_modernbert(folder: str, model: str, length: int):
+    """Saves a random ModernBERT of MiniLM's size; returns its tokenizer.
+
+    Args:
+        folder: Folder to write to.
+        model: Model whose tokenizer is used.
+        length: Longest text in tokens.
+    """
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        load.resolve_folder(model),
+        model_max_length=length,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    config = transformers.ModernBertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=384,
+        intermediate_size=576,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        max_position_embeddings=length,
+        **{f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")},
+    )
+    transformers.ModernBertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def compare_encoding(
+    name: str, texts: Sequence[str], *, batch_size: int, rounds: int
+) -> dict:
+    """Embeds the texts by one model, with Embax and with sentence-transformers.
+
+    Args:
+        name: Name of the model.
+        texts: N texts.
+        batch_size: The peer's batch size.
+        rounds: Timed turns of each side.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    model = load.load(name)
+    embed = Embedder(model)
+    peer = SentenceTransformer(str(load.resolve_folder(name)), device="cpu")
+    vectors = {}  # [N, D] of each side
+
+    def run_ours(turn):
+        vectors["ours"] = embed(texts, "document")
+
+    def run_theirs(turn):
+        vectors["theirs"] = peer.encode(
+            texts, batch_size=batch_size, normalize_embeddings=model.normalize
+        )
+
+    result = compare_turns(run_ours, run_theirs, rounds)
+    rates = {side: len(texts) / s for side, s in result["seconds"].items()}
+    difference = np.abs(vectors["ours"] - vectors["theirs"]).max()
+    return {
+        "texts": len(texts),
+        "texts_per_second": rates,
+        "largest_difference": float(difference),
+        "torch_threads": torch.get_num_threads(),
+        **result,
+    }
