@@ -1,18 +1,29 @@
-"""Every recipe's :tiny trains, is saved, and loads again."""
+"""Every recipe's :tiny builds and traces; some train, are saved, and load again."""
 
 import importlib
 import json
 from pathlib import Path
 
+import jax
 import pytest
 from absl import flags
 
 from configs.common import parse_arg
 from launch import train
-from research.experiment.config_keys import config_keys
+from research.analysis.dry_run import abstract_batch
+from research.experiment.build import build
+from research.experiment.config_keys import (
+    GROUP_TABLES,
+    SECTION_TABLES,
+    config_keys,
+    replace_section,
+)
 from research.experiment.workdir import prepare_run
 from research.interop import load
+from research.models.config import CHOICES
+from research.models.positions.methods import POSITION_METHODS
 from research.train import loop
+from research.train.step import make_step
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(
@@ -30,6 +41,8 @@ SPLIT = (
     "smae",
     "starbucks_sts",
 )
+# Recipes that train in the default run; the others do with `launch/test.sh --all`.
+TRAINED = ("lora_llm", "smae", "starbucks_sts")
 HEADINGS = ("Source:", "Command:", "Variants:", "Cost:", "Expected:")
 
 
@@ -43,17 +56,42 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_tiny_builds_and_its_step_keeps_the_state(name, cache, one_device):
+    """The update is traced and not compiled: its shapes must be those of the state."""
+    recipe = config(name)
+    assert set(recipe) == set(config_keys(recipe.objective.name))
+    experiment = build(recipe, cache=cache)
+    assert experiment.model_card["encoder"]["depth"] == 6
+    state = loop.abstract_state(experiment, experiment.mesh)
+    batch = abstract_batch(experiment.batches(0), experiment.mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    step = make_step(experiment.objective, experiment.tx, shardings)
+    new, metrics = jax.eval_shape(step, state, batch, jax.random.key(0))
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    shapes = [[x.shape for x in jax.tree.leaves(tree)] for tree in (new, state)]
+    assert shapes[0] == shapes[1]
+    assert {"loss", "grad_norm", "learning_rate"} <= set(metrics)
+    assert all(value.shape == () for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in TRAINED else pytest.param(name, marks=pytest.mark.slow)
+        for name in RECIPES
+    ],
+)
 def test_tiny_trains_two_steps_and_loads(name, tmp_path, cache, request):
     if name not in SPLIT:
         request.getfixturevalue("one_device")
     recipe = config(name)
     recipe.steps = recipe.save_every = recipe.log_every = 2
-    parts = prepare_run(recipe, tmp_path, cache=cache)
-    result = loop.train(parts, tmp_path)
+    experiment = prepare_run(recipe, tmp_path, cache=cache)
+    result = loop.train(experiment, tmp_path)
     assert int(result.state.step) == 2
     assert result.evals["pydocs"]["main_score"] > 0
     model = load.load(str(tmp_path))
-    assert model.pool.partition(":")[0] == recipe.pool.name
+    assert model.pool.partition("(")[0] == recipe.pool.name
     assert model.config.depth == 6
 
 
@@ -70,12 +108,6 @@ def test_a_run_replays_from_its_config(tmp_path, cache):
     replayed = config("replay", str(tmp_path / "config.json"))
     assert replayed.to_dict() == recipe.to_dict()
     replayed.loss.temperature = 0.1  # an override
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_keys_are_those_of_the_objective(name):
-    recipe = config(name)
-    assert set(recipe) == set(config_keys(recipe.objective.name))
 
 
 def test_a_workdir_keeps_its_config(tmp_path, cache):
@@ -153,3 +185,97 @@ def test_a_section_is_replaced_by_a_call_on_the_command_line():
     assert kept == [*command, "--config.steps=3"]
     assert config.loss.to_dict() == {"name": "cosent", "scale": 30}
     assert set(config.evals) == {"a", "pydocs"} and config.is_locked
+
+
+# Arguments of the functions that cannot be called without any.
+ARGUMENTS = {
+    "matryoshka": "dims=(8, 48)",
+    "two_dimensional": "pairs=((2, 8), (6, 48))",
+    "starbucks_sts": "pairs=((2, 8), (6, 48))",
+    "starbucks_retrieval": "pairs=((2, 8), (6, 48))",
+    "mse2d_v1": "dims=(8, 48)",
+    "mse2d_later": "dims=(8, 48)",
+    "st_adaptive": "",
+    "st_matryoshka2d": "dims=(8, 48)",
+    "ese": "dim=8",
+    "smae": "pairs=((2, 8), (6, 48))",
+    "spans": "kind='cot'",
+    "template": "query='{text}'",
+    "lexicon": "clusters=8",
+    "moee": "",
+}
+# Options that a tiny recipe builds with; other tables need files or other models.
+BUILT = [
+    (recipe, key, name)
+    for recipe, key in (
+        ("separate", "loss"),
+        ("separate", "size_loss"),
+        ("separate", "tuning"),
+        ("separate", "optimizer"),
+        ("mlm", "row_layout"),
+    )
+    for name in SECTION_TABLES[key]
+]
+
+
+def replaced(recipe, key, name):
+    """A tiny recipe with another function for a section, as a flag sets it."""
+    new = config(recipe)
+    replace_section(new, key, f"{name}({ARGUMENTS.get(name, '')})")
+    return new
+
+
+@pytest.mark.parametrize("recipe, key, name", BUILT)
+def test_every_option_builds_by_a_flag(recipe, key, name, cache, one_device):
+    new = replaced(recipe, key, name)
+    if (key, name) == ("row_layout", "spans"):
+        replace_section(new, "objective", "cot_mae()")
+    assert new[key].name == name
+    build(new, cache=cache)
+
+
+@pytest.mark.parametrize("key", sorted(SECTION_TABLES | GROUP_TABLES))
+def test_every_table_is_reached_by_a_flag(key):
+    """Sections are made of the functions' signatures, data and models not read."""
+    table = (SECTION_TABLES | GROUP_TABLES)[key]
+    recipe = "mlm" if key == "row_layout" else "separate"
+    for name in table:
+        new = config(recipe)
+        entry = f"{key}.new" if key in GROUP_TABLES else key
+        try:
+            replace_section(new, entry, f"{name}({ARGUMENTS.get(name, '')})")
+        except ValueError as error:
+            assert "needs a value for" in str(error), error
+            continue
+        section = new[key].new if key in GROUP_TABLES else new[key]
+        assert section.name == name
+
+
+@pytest.mark.parametrize("bias", CHOICES["position_bias"])
+def test_every_position_bias_builds_by_a_flag(bias, cache, one_device):
+    new = config("separate")
+    sizes = "vocab_size=512, width=48, depth=2, num_heads=2, mlp=64, max_len=64"
+    call = f"modern(position='none', position_bias='{bias}', {sizes})"
+    replace_section(new, "encoder", call)
+    assert build(new, cache=cache).model_card["encoder"]["position_bias"] == bias
+
+
+def test_every_position_method_has_call_text():
+    assert all(name.isidentifier() for name in POSITION_METHODS)
+
+
+@pytest.mark.parametrize(
+    "key, text, message",
+    [
+        ("loss", "cosent(scal=3)", "config.loss: cosent has no argument scal"),
+        ("loss", "cosent(", "config.loss: 'cosent\\(' is no call"),
+        ("loss", "cosent(20)", "cosent\\(20\\): write argument=value"),
+        ("loss", "cosent(scale='x')", "cosent's scale is 'x'; it takes a number"),
+        ("size_loss", "matryoshka()", "matryoshka needs a value for dims"),
+        ("row_layout", "packed()", "this config has no key row_layout"),
+        ("data", "pydocs() | pydocs()", "names pydocs twice"),
+    ],
+)
+def test_a_wrong_section_is_one_sentence(key, text, message):
+    with pytest.raises(ValueError, match=message):
+        replace_section(config("separate"), key, text)

@@ -56,7 +56,6 @@ def test_a_state_comes_back_bit_equal_on_any_mesh(folder, devices):
 
 
 def test_parameters_are_read_without_a_target(folder):
-    assert checkpoints.latest_step(folder) == 2
     params = checkpoints.restore_params(folder)
     equal(params, state(2)[0].params)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
@@ -65,7 +64,6 @@ def test_parameters_are_read_without_a_target(folder):
 def test_no_checkpoint(tmp_path):
     restored, steps = restore(tmp_path / "c")
     assert restored is None and steps == []
-    assert checkpoints.latest_step(tmp_path / "missing") is None
     with pytest.raises(FileNotFoundError, match="no checkpoint in"):
         checkpoints.restore_params(tmp_path / "missing")
 
@@ -99,7 +97,9 @@ def truncate_manifests(folder):
 def test_a_damaged_newest_one_falls_back(folder, damage, capfd):
     damage(folder / "2")
     params = checkpoints.restore_params(folder)
-    if damage is not delete_largest and damage is not truncate:  # may be in `rest`
+    if (
+        damage is not delete_largest and damage is not truncate
+    ):  # may be in the other item
         equal(params, state(1)[0].params)
     restored, steps = restore(folder)
     equal(restored, state(1)[0])
@@ -184,7 +184,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     manager.close()
-    assert checkpoints.latest_step(tmp_path) == 1
+    assert [path.name for path in tmp_path.glob("[0-9]*")] == ["1"]
     np.testing.assert_array_equal(checkpoints.restore_params(tmp_path)["w"], values)
 
 

@@ -1,12 +1,14 @@
 """Checkpoints of a run: the only file that calls orbax.
 
-A checkpoint is a folder named by its step with two items, `params` (what is trained,
-readable alone) and `rest` (step, frozen parameters, optimizer), each with a checksum of
-its bits, because the files have none. It appears whole or not at all. Randomness needs
-no state: a step's key is the run's key folded with the step.
+A checkpoint is a folder named by its step with two items, `params` (the trained
+parameters, readable alone) and `training` (step, frozen parameters, optimizer state),
+each with a checksum of its bits, because the files have none. It appears complete or
+not at all. Randomness needs no state: a step's key is the run's key folded with the
+step.
 """
 
 import contextlib
+import functools
 import logging
 import re
 import sys
@@ -21,32 +23,26 @@ import orbax.checkpoint as ocp
 from research.types import Params, TrainState
 
 Manager = ocp.CheckpointManager
-# What goes wrong in orbax reaches us as an exception; it also logs the traceback.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-# Arrays that several devices hold whole are written in parts, a part by each, and every
-# part is cut by a program that is compiled for it: worth it for large ones only.
-LARGE = 2**24  # bytes
-ocp.type_handlers.register_type_handler(
-    jax.Array,
-    ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=LARGE),
-    override=True,
-)
+# Smallest array, in bytes, that devices which all hold it write in parts.
+PARALLEL_WRITE_BYTES = 2**24
 
 
 def open_manager(folder: Path, *, keep: int = 2, keep_every: int = 0) -> Manager:
     """The checkpoints of a folder, which is made if missing; close() it at the end.
 
     Args:
-        folder: holds one folder per step.
-        keep: the newest ones that stay.
-        keep_every: also keep the steps that this divides; 0 for none.
+        folder: Folder with one folder per step.
+        keep: Number of newest checkpoints that stay.
+        keep_every: Steps that it divides stay too; 0 for none.
+
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: The folder cannot be written.
     """
+    _configure_orbax()
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
     )
-    with _writing(folder):
+    with _catch_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         return Manager(folder.absolute(), options=options)
 
@@ -55,29 +51,24 @@ def save(manager: Manager, state: TrainState) -> None:
     """Starts to write the state under its step; training may go on meanwhile.
 
     Raises:
-        ValueError: this one, or the one before, could not be written.
+        ValueError: This checkpoint, or the one before, could not be written.
     """
-    with _writing(manager.directory):
+    with _catch_write_errors(manager.directory):
         args = ocp.args.Composite(
-            params=ocp.args.StandardSave(_sealed(state.params)),
-            rest=ocp.args.StandardSave(_sealed(_rest(state))),
+            params=ocp.args.StandardSave(_with_checksum(state.params)),
+            training=ocp.args.StandardSave(_with_checksum(_training_state(state))),
         )
         manager.save(int(state.step), args=args)
 
 
 def wait(manager: Manager) -> None:
-    """Returns when everything that was saved is on disk.
+    """Returns when every checkpoint that was saved is on disk.
 
     Raises:
-        ValueError: it could not be written.
+        ValueError: One could not be written.
     """
-    with _writing(manager.directory):
+    with _catch_write_errors(manager.directory):
         manager.wait_until_finished()
-
-
-def latest_step(folder: Path) -> int | None:
-    """The newest step of a folder, None if it has none."""
-    return max(_steps(folder), default=None)
 
 
 def restore(manager: Manager, target: TrainState) -> TrainState | None:
@@ -87,22 +78,23 @@ def restore(manager: Manager, target: TrainState) -> TrainState | None:
     can write them again.
 
     Args:
-        manager: the folder's.
-        target: ShapeDtypeStructs with the shardings wanted, on any mesh.
+        manager: Checkpoints of the run.
+        target: ShapeDtypeStructs with the shardings to restore to, on any mesh.
+
     Raises:
-        ValueError: there are checkpoints, and none fits the target.
+        ValueError: There are checkpoints, and none fits the target.
     """
     damaged = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            params, rest = _read(manager, step, target)
+            params, training = _read(manager, step, target)
         except Exception as error:  # what a broken file raises depends on the file
             damaged.append(step)
             _report(step, error)
             continue
-        for other in damaged:
-            manager.delete(other)
-        return TrainState(params=params, **rest)
+        for newer in damaged:
+            manager.delete(newer)
+        return TrainState(params=params, **training)
     if damaged:
         raise ValueError(
             f"none of the checkpoints {damaged} in {manager.directory} can be read "
@@ -114,32 +106,47 @@ def restore(manager: Manager, target: TrainState) -> TrainState | None:
 def restore_params(
     folder: Path, *, frozen: bool = False
 ) -> Params | tuple[Params, Params]:
-    """The trained parameters of the newest checkpoint that can be read, in numpy.
+    """The parameters of the newest checkpoint that can be read, as NumPy arrays.
 
     Args:
-        folder: holds one folder per step.
-        frozen: give (trained, frozen) parameters.
+        folder: Folder with one folder per step.
+        frozen: Whether to return (trained, frozen) parameters instead of trained ones.
 
     Raises:
-        FileNotFoundError: the folder holds no checkpoint.
-        ValueError: none can be read.
+        FileNotFoundError: The folder holds no checkpoint.
+        ValueError: None can be read.
     """
+    _configure_orbax()
     steps = sorted(_steps(folder), reverse=True)
     if not steps:
         raise FileNotFoundError(f"no checkpoint in {folder}")
     for step in steps:
         try:
-            place = folder.absolute() / str(step)
-            params = _read_item(place / "params")
+            checkpoint = folder.absolute() / str(step)
+            params = _read_item(checkpoint / "params")
             if not frozen:
                 return params
-            return params, _read_item(place / "rest").get("frozen") or {}
+            return params, _read_item(checkpoint / "training").get("frozen") or {}
         except Exception as error:  # what a broken file raises depends on the file
             _report(step, error)
     raise ValueError(f"none of the checkpoints {steps} in {folder} can be read")
 
 
-def _rest(state: TrainState) -> dict:
+@functools.cache
+def _configure_orbax() -> None:
+    """Sets orbax's logging and array handler for this process, once."""
+    # Errors in orbax reach us as exceptions; it also logs their tracebacks.
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    # Arrays that several devices hold are written in parts, one by each, and every part
+    # is cut by a program that is compiled for it: worth it for large ones only.
+    handler = ocp.type_handlers.ArrayHandler(
+        min_slice_bytes_for_replica_parallel=PARALLEL_WRITE_BYTES
+    )
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+
+
+def _training_state(state: TrainState) -> dict:
+    """The part of a state that only training needs."""
     return {
         "step": state.step,
         "frozen": state.frozen,
@@ -149,18 +156,19 @@ def _rest(state: TrainState) -> dict:
 
 def _restore_args(target: TrainState):
     number = jax.ShapeDtypeStruct((), jnp.uint32, sharding=target.step.sharding)
-    params, rest = (
+    params, training = (
         ocp.args.StandardRestore({"tree": tree, "checksum": number})
-        for tree in (target.params, _rest(target))
+        for tree in (target.params, _training_state(target))
     )
-    return ocp.args.Composite(params=params, rest=rest)
+    return ocp.args.Composite(params=params, training=training)
 
 
-def _sealed(tree) -> dict:
+def _with_checksum(tree) -> dict:
     return {"tree": tree, "checksum": _checksum(tree)}
 
 
-def _opened(item: dict):
+def _check_checksum(item: dict):
+    """The tree of an item, if its bits are those that were written."""
     if int(_checksum(item["tree"])) != int(item["checksum"]):
         raise ValueError("its checksum does not match")
     return item["tree"]
@@ -168,30 +176,30 @@ def _opened(item: dict):
 
 @jax.jit
 def _checksum(tree) -> jax.Array:
-    """[] uint32, the sum of all bits taken as numbers, wrapped around."""
+    """The sum of all bits taken as unsigned integers, modulo 2^32: [] uint32."""
 
-    def bits(x):
+    def sum_bits(x):
         if x.dtype != jnp.bool_:
             unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
             x = jax.lax.bitcast_convert_type(x, unsigned)
         return x.astype(jnp.uint32).sum(dtype=jnp.uint32)
 
-    return sum(map(bits, jax.tree.leaves(tree)), jnp.uint32(0))
+    return sum(map(sum_bits, jax.tree.leaves(tree)), jnp.uint32(0))
 
 
 def _read(manager: Manager, step: int, target: TrainState):
-    with _quietly():
+    with _silence_asyncio():
         items = manager.restore(step, args=_restore_args(target))
-    return _opened(items["params"]), _opened(items["rest"])
+    return _check_checksum(items["params"]), _check_checksum(items["training"])
 
 
 def _read_item(folder: Path) -> Params:
-    with _quietly(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    with _silence_asyncio(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         tree = reader.metadata(folder).item_metadata.tree
         as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         restore_args = jax.tree.map(lambda _: as_numpy, tree)
         args = ocp.args.PyTreeRestore(restore_args=restore_args)
-        return _opened(reader.restore(folder, args=args))
+        return _check_checksum(reader.restore(folder, args=args))
 
 
 def _steps(folder: Path) -> list[int]:
@@ -208,15 +216,15 @@ def _report(step: int, error: Exception) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The system's own words if tensorstore quotes them, else the first line."""
+    """The operating system's message if tensorstore quotes it, else the first line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    quoted = re.search(r": ([^:]+) \[os_error_code", lines[0])
-    return quoted[1] if quoted else lines[0][:200]
+    message = re.search(r": ([^:]+) \[os_error_code", lines[0])
+    return message[1] if message else lines[0][:200]
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what asyncio logs about the other reads when one has failed."""
+def _silence_asyncio() -> Iterator[None]:
+    """Hides the log lines of asyncio about other reads when one has failed."""
     logger = logging.getLogger("asyncio")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -227,7 +235,7 @@ def _quietly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _writing(folder) -> Iterator[None]:
+def _catch_write_errors(folder) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # tensorstore has no class of its own for a full disk

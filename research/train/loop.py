@@ -1,4 +1,4 @@
-"""The training loop: there is one, and what differs between runs is handed to it."""
+"""The training loop: steps, reports, evaluations and checkpoints of one experiment."""
 
 import contextlib
 import signal
@@ -33,21 +33,21 @@ class Experiment(NamedTuple):
     """The built parts of a run.
 
     Attributes:
-        objective: what is minimised.
-        tx: how.
+        objective: Initial parameters and loss.
+        tx: Optimizer.
         batches: batches(step) -> Batch of numpy arrays, this host's part;
-            batches.source_name(step) -> the name of the source that the batch is from.
-        mesh: axes 'data' and 'model'.
-        steps: updates of the whole run.
-        seed: of parameters and dropout.
-        fsdp: split parameters over 'data' too.
-        log_every, save_every, eval_every: in steps; 0 for only at the end. With
-            eval_every, step 0 is evaluated too: the model before training.
-        keep: the newest checkpoints that stay.
-        keep_every: checkpoints at its multiples stay too; 0 for none.
-        evaluators: name -> function of an EmbedFn that gives scores.
+            batches.source_name(step) -> name of the source of the batch.
+        mesh: Device mesh with the axes 'data' and 'model'.
+        steps: Number of updates of the run.
+        seed: Seed of parameters and dropout.
+        fsdp: Whether parameters are split over 'data' too.
+        log_every, save_every, eval_every: Number of steps between two; 0 for only at
+            the end. With eval_every, step 0 is evaluated too: the untrained model.
+        keep: Number of newest checkpoints that stay.
+        keep_every: Checkpoints at its multiples stay too; 0 for none.
+        evaluators: name -> function of an EmbedFn that returns scores.
         make_embedder: (trained, frozen parameters) -> EmbedFn, for the evaluators.
-        measures: name -> function of (trained, frozen parameters) that gives scores.
+        measures: name -> function of (trained, frozen parameters) that returns scores.
         initialize: key -> (trained, frozen) parameters to start from, in host memory;
             None for `objective.init`.
         note: Sentence on these parameters, printed and logged.
@@ -80,10 +80,10 @@ class Result(NamedTuple):
     """How a run ended.
 
     Attributes:
-        state: the last one.
-        metrics: the last row of the log.
-        evals: name -> the scores at the last step, if it was evaluated now.
-        finished: False if a signal stopped it.
+        state: State after the last step.
+        metrics: Last row of the log.
+        evals: name -> scores at the last step, if this call evaluated it.
+        finished: False if a signal stopped the run.
     """
 
     state: TrainState
@@ -93,17 +93,17 @@ class Result(NamedTuple):
 
 
 def abstract_state(experiment: Experiment, mesh: Mesh) -> TrainState:
-    """The state's shapes, with their shardings on a mesh."""
+    """The shapes of the run's state, with their shardings on a mesh."""
 
     def init(key):
         return init_state(*experiment.objective.init(key), experiment.tx)
 
     shapes = jax.eval_shape(init, jax.random.key(0))
-    places = sharding.shardings(shapes, mesh, fsdp=experiment.fsdp)
+    shardings = sharding.shardings(shapes, mesh, fsdp=experiment.fsdp)
     return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
         shapes,
-        places,
+        shardings,
     )
 
 
@@ -114,7 +114,7 @@ def train(experiment: Experiment, workdir: Path) -> Result:
     first write their logs under hosts/.
 
     Raises:
-        ValueError: a loss or gradient is not finite, or the workdir cannot be written.
+        ValueError: A loss or gradient is not finite, or the workdir cannot be written.
     """
     folder = workdir = Path(workdir)
     if jax.process_index():
@@ -126,7 +126,7 @@ def train(experiment: Experiment, workdir: Path) -> Result:
     manager = checkpoints.open_manager(
         workdir / "checkpoints", keep=experiment.keep, keep_every=experiment.keep_every
     )
-    with contextlib.closing(manager), _signals() as stopped:
+    with contextlib.closing(manager), _stop_signals() as should_stop:
         target = abstract_state(experiment, experiment.mesh)
         state = checkpoints.restore(manager, target)
         if state is None:
@@ -137,8 +137,8 @@ def train(experiment: Experiment, workdir: Path) -> Result:
             if experiment.note and not int(state.step):
                 print(experiment.note, file=sys.stderr)
                 log.write({"step": 0, "note": experiment.note})
-            parts = _Run(experiment, folder, manager, log, Meter())
-            result = _train(parts, state, stopped)
+            run = _Run(experiment, folder, manager, log, Meter())
+            result = _train_steps(run, state, should_stop)
         checkpoints.wait(manager)
     return result
 
@@ -151,20 +151,24 @@ class _Run(NamedTuple):
     meter: Meter
 
 
-def _train(parts: _Run, state: TrainState, stopped: Callable[[int], bool]) -> Result:
-    experiment = parts.experiment
+def _train_steps(
+    run: _Run, state: TrainState, should_stop: Callable[[int], bool]
+) -> Result:
+    """Steps to the end of the run, with their reports, checkpoints and evaluations."""
+    experiment = run.experiment
     first = done = int(state.step)
     row, evals = {}, {}
-    if _due(first, experiment.eval_every, experiment.steps):
-        evals = _evaluate(parts, state, first)
-        parts.meter.restart()
-    advance = _make_advance(parts, state)
-    with contextlib.closing(_batches(experiment, first)) as batches:
+    # The untrained model, or the one of the checkpoint.
+    if _is_due(first, experiment.eval_every, experiment.steps):
+        evals = _evaluate(run, state, first)
+        run.meter.restart()
+    advance = _make_advance(run, state)
+    with contextlib.closing(_prepare_batches(experiment, first)) as batches:
         for done in range(first + 1, experiment.steps + 1):
             state = advance(state, batches, done)
-            stop = stopped(done)
+            stop = should_stop(done)
             save, evaluate, report = (
-                _due(done, every, experiment.steps)
+                _is_due(done, every, experiment.steps)
                 for every in (
                     experiment.save_every,
                     experiment.eval_every,
@@ -172,64 +176,65 @@ def _train(parts: _Run, state: TrainState, stopped: Callable[[int], bool]) -> Re
                 )
             )
             if stop or save or evaluate or report:
-                row = _report(parts, done)
+                row = _report(run, done)
             if stop or save:
-                checkpoints.save(parts.manager, state)
+                checkpoints.save(run.manager, state)
             if evaluate:
-                evals = _evaluate(parts, state, done)
+                evals = _evaluate(run, state, done)
             if stop:
                 break
             if save or evaluate:
-                parts.meter.restart()
+                run.meter.restart()
     return Result(state, row, evals, done == experiment.steps)
 
 
-def _make_advance(parts: _Run, state: TrainState):
+def _make_advance(run: _Run, state: TrainState):
     """(state, batches, number of the step) -> state, without waiting for the device."""
-    experiment, meter = parts.experiment, parts.meter
-    places = jax.tree.map(lambda x: x.sharding, state)
-    step = make_step(experiment.objective, experiment.tx, places)
-    key = _keys(experiment)[1]
+    experiment, meter = run.experiment, run.meter
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    step = make_step(experiment.objective, experiment.tx, shardings)
+    key = _run_keys(experiment)[1]
     queue = deque()
 
     def advance(state, batches, done):
-        asked = time.perf_counter()
-        batch, fact = next(batches)
-        got = time.perf_counter()
+        start = time.perf_counter()
+        batch, stats = next(batches)
+        ready = time.perf_counter()
+        # Waiting for a batch costs nothing while the device has steps left.
         idle = not queue or queue[-1].is_ready()
         state, metrics = step(state, batch, key)
-        compiled = time.perf_counter() - got if meter.is_new(fact) else 0.0
-        meter.add(done, fact, metrics, (got - asked) * idle, compiled)
+        compiling = time.perf_counter() - ready if meter.is_new(stats) else 0.0
+        meter.add(done, stats, metrics, (ready - start) * idle, compiling)
         queue.append(metrics["loss"])
         if len(queue) > _IN_FLIGHT:  # the device has work left while this waits
             queue.popleft().block_until_ready()
-        parts.log.progress(done)
+        run.log.progress(done)
         return state
 
     return advance
 
 
-def _report(parts: _Run, done: int) -> dict[str, Any]:
+def _report(run: _Run, done: int) -> dict[str, Any]:
     """Writes the rows of the steps since the last report; gives the last one."""
-    rows = parts.meter.rows()
+    rows = run.meter.rows()
     for row in rows:
         if not row["finite"]:
-            parts.log.flush()
+            run.log.flush()
             raise ValueError(
                 f"the loss ({row['loss']}) or its gradient (norm {row['grad_norm']}) "
                 f"is not finite at step {row['step']}, on a batch of {row['source']}; "
                 "the checkpoints are as they were"
             )
-        parts.log.write(row)
-    parts.log.flush()
-    left = (parts.experiment.steps - done) / rows[-1]["steps_per_second"]
-    parts.log.show(rows[-1], left)
+        run.log.write(row)
+    run.log.flush()
+    left = (run.experiment.steps - done) / rows[-1]["steps_per_second"]
+    run.log.show(rows[-1], left)
     return rows[-1]
 
 
-def _evaluate(parts: _Run, state: TrainState, done: int) -> dict[str, dict[str, Any]]:
+def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, Any]]:
     """Runs every evaluator and measure; scores go to the log and to evals/."""
-    experiment = parts.experiment
+    experiment = run.experiment
     model = state.params, state.frozen
     calls = {name: partial(f, *model) for name, f in experiment.measures.items()}
     if experiment.evaluators:
@@ -240,46 +245,49 @@ def _evaluate(parts: _Run, state: TrainState, done: int) -> dict[str, dict[str, 
     evals, row = {}, {"step": done}
     for name, call in calls.items():
         scores = evals[name] = dict(call())
-        path = parts.folder / "evals" / f"{name}-{done}.json"
+        path = run.folder / "evals" / f"{name}-{done}.json"
         write_json(path, {"step": done, **scores})
         row |= {
             f"eval/{name}/{key}": float(value)
             for key, value in scores.items()
             if np.isscalar(value) and not isinstance(value, str)
         }
-    parts.log.write(row)
-    parts.log.flush()
+    run.log.write(row)
+    run.log.flush()
     return evals
 
 
 def initial_state(experiment: Experiment, target: TrainState) -> TrainState:
     """The state before the first step, with the shardings of `abstract_state`."""
-    places = jax.tree.map(lambda x: x.sharding, target)
-    key = _keys(experiment)[0]
-    where = (places.params, places.frozen)
+    shardings = jax.tree.map(lambda x: x.sharding, target)
+    key = _run_keys(experiment)[0]
+    parameter_shardings = (shardings.params, shardings.frozen)
     if experiment.initialize is None:
-        params, frozen = jax.jit(experiment.objective.init, out_shardings=where)(key)
+        init = jax.jit(experiment.objective.init, out_shardings=parameter_shardings)
+        params, frozen = init(key)
     else:
-        params, frozen = jax.device_put(experiment.initialize(key), where)
-    start = jax.jit(
+        params, frozen = jax.device_put(experiment.initialize(key), parameter_shardings)
+    make_state = jax.jit(
         lambda params, frozen: init_state(params, frozen, experiment.tx),
-        out_shardings=places,
+        out_shardings=shardings,
     )
-    return start(params, frozen)
+    return make_state(params, frozen)
 
 
-def _keys(experiment: Experiment) -> Key:
-    """[2] keys: of the parameters, and of the steps."""
+def _run_keys(experiment: Experiment) -> Key:
+    """Keys of the parameters and of the steps, [2]."""
     return jax.random.split(jax.random.key(experiment.seed))
 
 
-def _batches(experiment: Experiment, first: int) -> Iterator[tuple[Any, BatchStats]]:
-    """(batch on the mesh, its facts) from a step on, prepared ahead in a thread."""
+def _prepare_batches(
+    experiment: Experiment, first: int
+) -> Iterator[tuple[Any, BatchStats]]:
+    """(batch on the mesh, its counts) from a step on, prepared ahead in a thread."""
 
     def prepare(step):
         batch = experiment.batches(step)
-        fact = batch_stats(batch, experiment.batches.source_name(step))
-        return sharding.put_batch(batch, experiment.mesh), fact
+        stats = batch_stats(batch, experiment.batches.source_name(step))
+        return sharding.put_batch(batch, experiment.mesh), stats
 
     with ThreadPoolExecutor(1) as pool:
         steps = range(first, experiment.steps)
@@ -291,18 +299,19 @@ def _batches(experiment: Experiment, first: int) -> Iterator[tuple[Any, BatchSta
             yield ready
 
 
-def _due(done: int, every: int, steps: int) -> bool:
+def _is_due(done: int, every: int, steps: int) -> bool:
+    """Whether something is done after this step: at multiples, and at the end."""
     return done == steps or bool(every) and done % every == 0
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[Callable[[int], bool]]:
-    """Whether to stop after a step: the first SIGTERM or SIGINT asks for it.
+def _stop_signals() -> Iterator[Callable[[int], bool]]:
+    """A function of the step: whether a SIGTERM or SIGINT asks to stop after it.
 
-    A second one acts as it would without us. With several hosts, all stop after the
+    A second signal acts as it would without us. With several hosts, all stop after the
     same step.
     """
-    asked = []
+    received = []
     names = (signal.SIGTERM, signal.SIGINT)
     if threading.current_thread() is not threading.main_thread():
         yield lambda done: False
@@ -313,18 +322,18 @@ def _signals() -> Iterator[Callable[[int], bool]]:
         for name in names:
             signal.signal(name, before[name])
 
-    def ask(number, _):
-        asked.append(number)
+    def receive(number, _):
+        received.append(number)
         restore()
 
-    def stopped(done):
+    def should_stop(done):
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(done)
-        return bool(asked)
+        return bool(received)
 
     for name in names:
-        signal.signal(name, ask)
+        signal.signal(name, receive)
     try:
-        yield stopped
+        yield should_stop
     finally:
         restore()
