@@ -5,6 +5,7 @@ import numpy as np
 
 from research.data.files import read_sts
 from research.eval.metrics import bootstrap, correlations, spearman
+from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator
 
 
@@ -47,5 +48,4 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine of each row of a with the same row of b: [N, D], [N, D] -> [N]."""
     chex.assert_rank([a, b], 2)
     chex.assert_equal_shape([a, b])
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.einsum("nd,nd->n", a, b) / np.maximum(norms, 1e-12)
+    return np.einsum("nd,nd->n", l2_normalize_rows(a), l2_normalize_rows(b))

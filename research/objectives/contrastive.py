@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from research.losses.similarity import cosine
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.pooling import basic, registry
@@ -101,9 +102,8 @@ def _similarities(q: Array, d: Array) -> Metrics:
     """How the full-size embeddings of the queries rank their own documents."""
     if q.ndim == 3:
         q, d = q[:, -1], d[:, -1]
-    q, d = (x / jnp.maximum(jnp.linalg.norm(x, axis=1)[:, None], 1e-12) for x in (q, d))
-    positives = d[:: len(d) // len(q)]
-    scores = jax.lax.stop_gradient(q @ positives.T)
+    positives = d[:: len(d) // len(q)]  # [B, D]
+    scores = jax.lax.stop_gradient(cosine(q, positives))  # [B, B]
     own = jnp.diagonal(scores)
     return {
         "positive_cosine": own.mean(),

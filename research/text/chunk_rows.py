@@ -92,6 +92,7 @@ def tokenize_documents(
     Raises:
         ValueError: a text has no tokens, or the prompt leaves it no room.
     """
+    # How many special tokens the tokenizer adds before and after a text.
     special = tokenizer.encode("a").special_tokens_mask
     num_special = special.index(0), special[::-1].index(0)
     for start in range(0, len(texts), ENCODE_BATCH_SIZE):
@@ -176,9 +177,11 @@ def make_windows(
     rows = []
     for start in range(0, max(1, len(token_ids) - overlap), window - overlap):
         numbers = chunk_numbers[start : start + window].copy()
+        # Tokens of the window before are pooled there.
         if start:
             numbers[:overlap] = -1
         chunks = np.unique(numbers[numbers >= 0])  # [M]
+        # A window without pooled tokens, such as between landmarks, is not read.
         if len(chunks):
             span_ids = np.where(numbers >= 0, np.searchsorted(chunks, numbers) + 1, 0)
             row = token_ids[start : start + window]

@@ -10,10 +10,9 @@ naive     each chunk is encoded as a text of its own
 pcw       parallel context windows: the average of windows that together cover the
           text is its one vector (LongEmbed, Zhu et al. 2024)
 
-Opening special tokens and the prompt belong to the first chunk of `late`, closing ones
-to the last. `naive` and `pcw` repeat them in every row. LongEmbed decodes its windows
-to text and tokenizes them again with the prompt, which costs each window its last few
-tokens; here a window keeps its tokens.
+The prompt and opening special tokens belong to the first chunk of `late`, closing ones
+to the last; `naive` and `pcw` repeat them in every row. LongEmbed tokenizes the text of
+each window again with the prompt, and loses its last few tokens; these are kept here.
 """
 
 from collections.abc import Callable, Sequence
@@ -110,6 +109,7 @@ class Late(Chunking):
 
     def __post_init__(self):
         _check_size(self, self.tokens, self.sentences)
+        # Without a window the full text is read, and nothing overlaps.
         if self.window is None:
             if self.overlap is not None:
                 raise ValueError(f"{self}: overlap needs a window")
@@ -165,6 +165,7 @@ class Landmark(Late):
 
     def select_pooled(self, chunk_numbers: np.ndarray) -> np.ndarray:
         """[S] the chunk whose last token this is, -1 for all other tokens."""
+        # A token is the last of its chunk where the next token's number differs.
         is_last = np.diff(chunk_numbers, append=-1) != 0
         return np.where(is_last, chunk_numbers, -1)
 
@@ -177,9 +178,6 @@ class Naive(Chunking):
         tokens: tokens per chunk.
         sentences: sentences per chunk, in place of `tokens`. Chunks that are longer
             than the encoder reads are cut further.
-
-    Raises:
-        ValueError: there is not exactly one size, or it is below 1.
     """
 
     tokens: int | None = None
@@ -209,6 +207,7 @@ class Naive(Chunking):
         self, text: TokenizedText, chunk_numbers: np.ndarray
     ) -> list[ChunkRow]:
         """One row for each chunk."""
+        # The first token of every chunk but the first.
         starts = np.flatnonzero(np.diff(chunk_numbers)) + 1
         bodies = np.split(text.body_ids, starts)
         return [make_row(text, body, number) for number, body in enumerate(bodies)]
@@ -220,9 +219,6 @@ class ParallelWindows(Chunking):
 
     Attributes:
         tokens: tokens per window, surrounding ones included.
-
-    Raises:
-        ValueError: `tokens` is below 1.
     """
 
     tokens: int
@@ -248,6 +244,7 @@ class ParallelWindows(Chunking):
     ) -> list[ChunkRow]:
         """Windows side by side; the last moves back to be as long as the others."""
         del chunk_numbers
+        # A window holds the surrounding tokens and `room` tokens of the text.
         room = compute_room(self, self.tokens, text.num_surrounding)
         final = max(0, len(text.body_ids) - room)
         starts = [*range(0, final, room), final]
@@ -318,7 +315,8 @@ def split_texts(
     for text in tokenize_documents(tokenizer, texts, prompt, max_length):
         numbers = chunking.assign_chunks(text, encoder_max_len)
         rows = chunking.make_rows(text, numbers)
-        first = np.flatnonzero(np.diff(numbers, prepend=-1))  # [C] first tokens
+        # [C] the first and the last token of each chunk
+        first = np.flatnonzero(np.diff(numbers, prepend=-1))
         last = np.append(first[1:], len(numbers)) - 1
         chunked.append(ChunkedText(rows, text.start[first], text.end[last]))
     return chunked
@@ -326,6 +324,7 @@ def split_texts(
 
 def _check_size(chunking: Chunking, tokens: int | None, sentences: int | None) -> None:
     """Checks that a chunking has exactly one size, and that it is at least 1."""
+    # The options that were given; None is the default.
     sizes = {"tokens": tokens, "sentences": sentences}
     sizes = {name: size for name, size in sizes.items() if size is not None}
     if len(sizes) != 1:

@@ -274,6 +274,7 @@ def parse_prompt(
     call = parse_call(text)
     if call.name not in PROMPTS:
         raise ValueError(f"unknown prompt {call.name!r}; known: {', '.join(PROMPTS)}")
+    # Arguments that other flags give; a prompt without them cannot take them.
     kwargs = dict(call.kwargs)
     for argument, value in {"instruction": instruction, "prepend": prepend}.items():
         takers = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import chex
 import numpy as np
 
 # The least variance of a direction, as a part of the largest one's: directions of less
@@ -32,6 +33,7 @@ def fit_whitening(
     """
     from sklearn.decomposition import PCA
 
+    chex.assert_rank(vectors, 2)
     count, width = vectors.shape
     dims = width if dims is None else dims
     if not 1 <= dims <= width:
@@ -43,10 +45,10 @@ def fit_whitening(
             f"whitening to {dims} dimensions needs more than {dims} texts, not "
             f"{count}, or fewer dimensions"
         )
+    if not np.ptp(vectors, axis=0).any():
+        raise ValueError(f"whitening: the vectors of all {count} texts are equal")
     pca = PCA(dims, svd_solver="full").fit(np.asarray(vectors, np.float64))
     variances = pca.explained_variance_  # [K], the largest first
-    if not variances[0] > 0:
-        raise ValueError(f"whitening: the vectors of all {count} texts are equal")
     # PCA(whiten=True) divides by these too, but without a lower bound.
     variances = np.maximum(variances, MIN_VARIANCE_RATIO * variances[0])
     return pca.mean_, pca.components_.T / np.sqrt(variances)

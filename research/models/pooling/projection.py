@@ -49,6 +49,7 @@ def project(layers: Sequence[Dense], x: Array) -> Array:
         [..., E] float32.
     """
     for layer in layers:
+        # Full precision: sentence-transformers computes these layers in float32.
         kernel = jnp.asarray(layer.kernel)
         chex.assert_shape(kernel, (x.shape[-1], None))
         x = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
