@@ -252,7 +252,7 @@ def test_remat_changes_no_gradient(key, name):
         ({"num_heads": 5, "head_dim": 0}, "width 16 does not divide by heads 5"),
         ({"num_heads": 5}, "num_heads 5 does not divide by num_kv_heads 2"),
         ({"head_dim": 7, "position": "rope"}, "even head size, not 7"),
-        ({"sliding_window_layers": [True]}, "which of 3 blocks are local, but has 1"),
+        ({"sliding_window_layers": [True]}, "has 1 entries for 3 blocks"),
         ({"sliding_window_layers": [True] * 3}, "a window of at least 1, not 0"),
         ({"bias": ("up", "q")}, "bias names q; allowed: qkv, out, up, down"),
         ({"anchor_token": True}, "needs causal attention"),

@@ -1,5 +1,8 @@
 """The shape of an encoder: one dataclass for every family."""
 
+import dataclasses
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -169,8 +172,8 @@ class EncoderConfig:
             )
         if self.sliding_window_layers and len(self.sliding_window_layers) != self.depth:
             raise ValueError(
-                f"encoder.sliding_window_layers says which of {self.depth} blocks are local, but has "
-                f"{len(self.sliding_window_layers)} entries"
+                f"encoder.sliding_window_layers has {len(self.sliding_window_layers)} "
+                f"entries for {self.depth} blocks"
             )
         if any(self.sliding_window_layers) and self.window < 1:
             raise ValueError(
@@ -198,134 +201,91 @@ class EncoderConfig:
         return jnp.dtype(self.dtype)
 
 
-def bert(
-    *,
-    vocab_size: int = 30_522,
-    width: int = 384,
-    depth: int = 6,
-    num_heads: int = 12,
-    mlp: int = 1_536,
-    max_len: int = 512,
-    dropout: float = 0.1,
-    dtype: str = "float32",
-    remat: str = "dots",
-    attention: str = "auto",
-) -> EncoderConfig:
-    """BERT (Devlin et al. 2019): post-norm, learned positions, exact GELU."""
-    return EncoderConfig(
-        vocab_size=vocab_size,
-        width=width,
-        depth=depth,
-        num_heads=num_heads,
-        mlp=mlp,
-        max_len=max_len,
-        dropout=dropout,
-        dtype=dtype,
-        remat=remat,
-        attention=attention,
-    )
+def _preset(
+    doc: str, *, global_every: int, **overrides
+) -> Callable[..., EncoderConfig]:
+    """A function of EncoderConfig's fields, with other defaults for some of them.
 
-
-def modern(
-    *,
-    vocab_size: int = 30_522,
-    width: int = 384,
-    depth: int = 6,
-    num_heads: int = 12,
-    mlp: int = 1_024,
-    max_len: int = 512,
-    position: str = "rope",
-    position_bias: str = "none",
-    rope_theta: float = 10_000.0,
-    causal: bool = False,
-    window: int = 0,
-    global_every: int = 1,
-    dropout: float = 0.0,
-    dtype: str = "float32",
-    remat: str = "dots",
-    attention: str = "auto",
-) -> EncoderConfig:
-    """The pre-norm body of recent models: RMSNorm, RoPE, gated SiLU, no biases.
-
-    Block 0 and every `global_every`-th after it see the whole text, the others
-    `window` tokens to each side (ModernBERT, Warner et al. 2024).
+    Its signature, which config sections are made of, has all fields but RUN_FIELDS,
+    and `global_every`: with a `window`, block 0 and every `global_every`-th one after
+    it attend to the full text, the others to `window` tokens on each side (ModernBERT,
+    Warner et al. 2024); with 0 none attends to the full text.
     """
-    return EncoderConfig(
-        vocab_size=vocab_size,
-        width=width,
-        depth=depth,
-        num_heads=num_heads,
-        mlp=mlp,
-        max_len=max_len,
-        norm="rms",
-        norm_at="pre",
-        norm_eps=1e-6,
-        bias=(),
-        act="silu",
-        gated=True,
-        position=position,
-        position_bias=position_bias,
-        rope_theta=rope_theta,
-        causal=causal,
-        window=window,
-        sliding_window_layers=tuple(layer % global_every > 0 for layer in range(depth)),
-        type_vocab=0,
-        embed_norm=False,
-        dropout=dropout,
-        dtype=dtype,
-        remat=remat,
-        attention=attention,
+    default_every = global_every
+
+    def preset(*, global_every: int = default_every, **changes) -> EncoderConfig:
+        fields = {**overrides, **changes}
+        if fields.get("window") and not fields.get("sliding_window_layers"):
+            fields["sliding_window_layers"] = tuple(
+                not global_every or layer % global_every > 0
+                for layer in range(fields["depth"])
+            )
+        return EncoderConfig(**fields)
+
+    parameters = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=overrides.get(field.name, field.default),
+            annotation=field.type,
+        )
+        for field in dataclasses.fields(EncoderConfig)
+        if field.name not in RUN_FIELDS
+    ]
+    every = inspect.Parameter(
+        "global_every",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=global_every,
+        annotation=int,
     )
+    preset.__signature__ = inspect.Signature([*parameters, every])
+    preset.__doc__ = doc
+    return preset
 
 
-def decoder(
-    *,
-    vocab_size: int = 32_000,
-    width: int = 4_096,
-    depth: int = 32,
-    num_heads: int = 32,
-    num_kv_heads: int = 8,
-    mlp: int = 14_336,
-    max_len: int = 32_768,
-    window: int = 0,
-    rope_theta: float = 10_000.0,
-    norm_eps: float = 1e-5,
-    causal: bool = True,
-    dropout: float = 0.0,
-    dtype: str = "float32",
-    remat: str = "dots",
-    attention: str = "auto",
-) -> EncoderConfig:
-    """Llama's kind of decoder; as it is the body of Mistral-7B (Jiang et al. 2023).
-
-    Every block sees `window` tokens to each side, or all of them with 0.
-    """
-    return EncoderConfig(
-        vocab_size=vocab_size,
-        width=width,
-        depth=depth,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        mlp=mlp,
-        max_len=max_len,
-        norm="rms",
-        norm_at="pre",
-        norm_eps=norm_eps,
-        bias=(),
-        act="silu",
-        gated=True,
-        position="rope",
-        rope_theta=rope_theta,
-        causal=causal,
-        window=window,
-        sliding_window_layers=(window > 0,) * depth,
-        type_vocab=0,
-        embed_norm=False,
-        dropout=dropout,
-        dtype=dtype,
-        remat=remat,
-        attention=attention,
-    )
-
-
+# Fields that a run sets from its position methods, not from its encoder's section.
+RUN_FIELDS = ("position_methods", "position_stride", "random_offset")
+# The pre-norm body of recent models: RMSNorm, RoPE, gated SiLU, no biases.
+PRE_NORM = {
+    "norm": "rms",
+    "norm_at": "pre",
+    "norm_eps": 1e-6,
+    "bias": (),
+    "act": "silu",
+    "gated": True,
+    "position": "rope",
+    "type_vocab": 0,
+    "embed_norm": False,
+    "dropout": 0.0,
+}
+SMALL = {"vocab_size": 30_522, "width": 384, "depth": 6, "num_heads": 12}
+# Mistral-7B (Jiang et al. 2023).
+MISTRAL_7B = {
+    "vocab_size": 32_000,
+    "width": 4_096,
+    "depth": 32,
+    "num_heads": 32,
+    "num_kv_heads": 8,
+    "mlp": 14_336,
+    "max_len": 32_768,
+}
+bert = _preset(
+    "BERT (Devlin et al. 2019): post-norm, learned positions, exact GELU.",
+    global_every=1,
+    **SMALL,
+    mlp=1_536,
+)
+modern = _preset(
+    "The pre-norm body of recent encoders: RMSNorm, RoPE, gated SiLU, no biases.",
+    global_every=1,
+    **SMALL,
+    **PRE_NORM,
+    mlp=1_024,
+)
+decoder = _preset(
+    "Decoder of Llama's kind; the default sizes are those of Mistral-7B.",
+    global_every=0,
+    **MISTRAL_7B,
+    **PRE_NORM | {"norm_eps": 1e-5, "causal": True},
+)
 ENCODERS = {"bert": bert, "modern": modern, "decoder": decoder}
