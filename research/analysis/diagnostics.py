@@ -103,7 +103,7 @@ def measure_length_collapse(
     }
 
 
-def measure_positional_measure_edits(
+def measure_positional_bias(
     embed: EmbedFn,
     documents: Sequence[Document],
     fillers: Sequence[Document],
