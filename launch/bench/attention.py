@@ -40,7 +40,7 @@ class Measurement(NamedTuple):
 
     Attributes:
         attention: The implementation; 'local' is 'auto' in a sliding-window block.
-        what: 'forward' or 'gradient', with respect to queries, keys and values.
+        direction: 'forward' or 'gradient', with respect to queries, keys and values.
         length: Tokens of a row.
         rows: Rows of the batch.
         seconds: Median of the turns.
@@ -48,7 +48,7 @@ class Measurement(NamedTuple):
     """
 
     attention: str
-    what: str
+    direction: str
     length: int
     rows: int
     seconds: float
@@ -69,13 +69,13 @@ def measure_attention(
     kernels = KERNELS.get(jax.default_backend(), ())
     names = ("plain", "blockwise", *kernels, "auto", "local")
     measurements = []
-    for what in ("forward", "gradient"):
+    for direction in ("forward", "gradient"):
         for length in lengths:
             shape = AttentionShape(max(1, TOKENS // length), length, heads, head_dim)
-            usable = [n for n in names if n != "plain" or length <= PLAIN[what]]
-            for row in _time_implementations(usable, what, shape, rounds):
+            usable = [n for n in names if n != "plain" or length <= PLAIN[direction]]
+            for row in _time_implementations(usable, direction, shape, rounds):
                 cli.log(
-                    f"{row.what:8} {row.length:6} tokens {row.attention:9} "
+                    f"{row.direction:8} {row.length:6} tokens {row.attention:9} "
                     f"{1e3 * row.seconds:10.1f} ms {row.mebibytes:9.1f} MiB"
                 )
                 measurements.append(row)
@@ -83,10 +83,10 @@ def measure_attention(
 
 
 def _time_implementations(
-    names: Sequence[str], what: str, shape: AttentionShape, rounds: int
+    names: Sequence[str], direction: str, shape: AttentionShape, rounds: int
 ) -> list[Measurement]:
     """Times the implementations, which take turns."""
-    programs = {name: _compile_attention(name, what, shape) for name in names}
+    programs = {name: _compile_attention(name, direction, shape) for name in names}
     seconds = {name: [] for name in names}
     for turn in range(rounds + 1):  # the first one warms up
         for name, (run, arguments, _) in programs.items():
@@ -100,7 +100,7 @@ def _time_implementations(
     return [
         Measurement(
             attention=name,
-            what=what,
+            direction=direction,
             length=shape.length,
             rows=shape.rows,
             seconds=statistics.median(seconds[name]),
@@ -111,7 +111,7 @@ def _time_implementations(
 
 
 def _compile_attention(
-    name: str, what: str, shape: AttentionShape
+    name: str, direction: str, shape: AttentionShape
 ) -> tuple[Callable, tuple[Array, ...], float]:
     """(compiled program, its arguments, MiB that it holds at most)."""
     local = name == "local"
@@ -128,7 +128,7 @@ def _compile_attention(
         dtype="float32" if jax.default_backend() == "cpu" else "bfloat16",
     )
     run = partial(_attend_rows, cfg)
-    if what == "gradient":
+    if direction == "gradient":
         run = jax.grad(lambda *a: _attend_rows(cfg, *a).sum(), argnums=(0, 1, 2))
     keys = jax.random.split(jax.random.key(0), 3)
     qkv = [jax.random.normal(key, shape, cfg.compute_dtype) for key in keys]

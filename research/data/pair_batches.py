@@ -91,17 +91,19 @@ class PairBatches(sampling.SourceMixture):
         vectors = packing.row * max_segments(source.length) + packing.segment_ids - 1
         vectors = vectors.reshape(plan.texts.shape).astype(np.int32)  # [B, 1+K]
         has_scores = not np.isnan(table.scores[plan.examples[0]])
-        scores = self._share(table.scores[plan.examples]) if has_scores else None
+        scores = self._take_share(table.scores[plan.examples]) if has_scores else None
         labels = Labels(
             score=scores,
-            query_id=self._share(table.group_hashes[plan.examples]),
-            document_id=self._share(table.text_hashes[plan.texts[:, 1:].reshape(-1)]),
+            query_id=self._take_share(table.group_hashes[plan.examples]),
+            document_id=self._take_share(
+                table.text_hashes[plan.texts[:, 1:].reshape(-1)]
+            ),
         )
         adapters = find_source_adapters(self.adapters, source.name)
         return Batch(
             tokens=_fill_rows(plan, *self.process_slice(plan.rows), adapters),
-            query_index=self._share(vectors[:, 0]),
-            document_index=self._share(vectors[:, 1:].reshape(-1)),
+            query_index=self._take_share(vectors[:, 0]),
+            document_index=self._take_share(vectors[:, 1:].reshape(-1)),
             labels=labels,
         )
 
@@ -124,7 +126,7 @@ class PairBatches(sampling.SourceMixture):
         rows = source.rows + source.row_increment * ceil(excess / source.row_increment)
         return BatchPlan(source, examples, texts, packing, rows)
 
-    def _share(self, array: np.ndarray) -> np.ndarray:
+    def _take_share(self, array: np.ndarray) -> np.ndarray:
         """This process's equal share of an array's first axis."""
         low, high = self.process_slice(len(array))
         return np.ascontiguousarray(array[low:high])

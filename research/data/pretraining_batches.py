@@ -102,6 +102,7 @@ def make_pretraining_batches(
             f"max_length {max_length} leaves no room beside {num_special} special "
             "tokens"
         )
+    # Tokenize every source and lay out its rows.
     states = []
     for index, (name, source) in enumerate(sources.items()):
         shape = RowShape(batch_size, max_length, num_special, (seed, index))
