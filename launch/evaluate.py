@@ -6,6 +6,7 @@ python -m launch.evaluate --model=M --task=sts --data=stsb/test.jsonl.gz [--grid
 python -m launch.evaluate --model=M --task=longembed [--lengths=256,512] [--data=qmsum]
 python -m launch.evaluate --model=M --task=retrieval --data=D --chunk="none | late(64)"
 python -m launch.evaluate --model=M --task=perplexity --data=texts.txt|pydocs
+python -m launch.evaluate --model=M --task=mteb --tasks=STS12,SciFact
 python -m launch.evaluate --model=M --task=sts --data=D --prompt=ke --prepend="(1, 7)"
 """
 
@@ -23,11 +24,12 @@ from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
+from research.interop.mteb import mteb_evaluator
 from research.models.encoder import truncate_depth
 from research.types import ModelEvaluator
 
 TASK = flags.DEFINE_enum(
-    "task", None, list(EVALS), "The task that is scored.", required=True
+    "task", None, [*EVALS, "mteb"], "The task that is scored.", required=True
 )
 DATA = flags.DEFINE_string(
     "data",
@@ -41,7 +43,9 @@ GRID = flags.DEFINE_bool(
     "grid", False, "Whether the model is scored at every depth and width."
 )
 TASKS = flags.DEFINE_list(
-    "tasks", list(longembed.TASKS), "The needle tasks of longembed; may be empty."
+    "tasks",
+    list(longembed.TASKS),
+    "The needle tasks of longembed, may be empty; or tasks of mteb.",
 )
 LENGTHS = flags.DEFINE_list(
     "lengths", list(longembed.LENGTHS), "The numbers of tokens of longembed's texts."
@@ -121,6 +125,10 @@ def _compare_chunkings(evaluator, model, chunkings) -> dict:
 
 
 def _build_evaluator():
+    if TASK.value == "mteb":
+        if not flags.FLAGS["tasks"].present:
+            raise ValueError("--task=mteb needs --tasks, such as --tasks=STS12,STS13")
+        return mteb_evaluator(TASKS.value)
     sources = {
         "sts": {"data": DATA.value, "samples": SAMPLES.value},
         "retrieval": {

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +14,7 @@ from research.interop.load import load, resolve_folder
 from research.interop.sentence_transformers import read
 from research.interop.sentence_transformers.write import export
 from research.models.pooling.projection import Dense
+from research.models.positions.methods import config_fields
 from research.text.chunking import parse_chunking
 from research.train import checkpoints
 from research.types import TrainState
@@ -223,12 +223,13 @@ def test_workdir(tmp_path, key):
     tmp_path.joinpath("model.json").write_text(
         json.dumps(
             {
-                "encoder": dataclasses.asdict(model.config),
+                "encoder": config_fields(model.config),
                 "pool": "mean",
                 "max_length": 30,
                 "prompts": model.prompts,
                 "normalize": True,
                 "dims": [8, 16],
+                "prompt": "plain",
             }
         )
     )
@@ -241,8 +242,10 @@ def test_workdir(tmp_path, key):
     loaded = load(str(tmp_path))
     np.testing.assert_array_equal(loaded.head["bias"], np.zeros(3))
     assert_same(loaded._replace(head=None), model._replace(dropped=dropped))
-    edit(tmp_path / "model.json", encoder={"width": 16, "colour": "red"})
-    with pytest.raises(ValueError, match=r"model.json does not fit.*colour"):
+    edit(
+        tmp_path / "model.json", encoder=config_fields(model.config) | {"color": "red"}
+    )
+    with pytest.raises(ValueError, match=r"model.json does not fit.*color"):
         load(str(tmp_path))
 
 

@@ -3,7 +3,7 @@ import pytest
 from tiny_models import TEXTS, make_model
 
 from research.inference.embedder import Embedder
-from research.interop.mteb import make_mteb_model
+from research.interop.mteb import make_mteb_model, mteb_evaluator
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +37,17 @@ def test_batches_of_mteb_are_embedded_by_role(embed, mteb_model):
 def test_mteb_runs_a_tiny_model_on_its_mock_tasks(mteb_model):
     mteb = pytest.importorskip("mteb")
     assert mteb.mock_run(mteb_model).all_passed
+
+
+@pytest.mark.slow  # imports torch
+def test_the_evaluator_scores_tasks_of_mteb_by_name_or_object(embed):
+    pytest.importorskip("mteb")
+    from mteb.mocks.mock_tasks.sts import MockSTSTask
+
+    scores = mteb_evaluator([MockSTSTask()])(embed)
+    assert list(scores) == ["main_score", "MockSTSTask"]
+    assert -100 <= scores["main_score"] == scores["MockSTSTask"] <= 100
+    with pytest.raises(ValueError, match="mteb has no such task: .*NoSuchTask"):
+        mteb_evaluator(["NoSuchTask"])
+    with pytest.raises(ValueError, match="needs the name of a task"):
+        mteb_evaluator([])

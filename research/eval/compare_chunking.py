@@ -50,6 +50,7 @@ def to_record(records: Sequence[ChunkingScores]) -> dict[str, Any]:
 
 def format_markdown(records: Sequence[ChunkingScores], title: str) -> str:
     """A table with a row for each chunking and a column for each score."""
+    # The main score is one of the others
     names = [name for name in records[0] if name not in ("chunk", "main_score")]
     rows = [
         [record["chunk"], *(f"{record[name]:.2f}" for name in names)]

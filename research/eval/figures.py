@@ -37,6 +37,7 @@ def figure(
     """
     from matplotlib.figure import Figure
 
+    # A Figure without pyplot has the Agg canvas
     picture = Figure(figsize=size, layout="constrained")
     axes = picture.subplots(rows, columns, **options)
     if title:

@@ -81,9 +81,11 @@ def bootstrap(
                 method="percentile",
                 rng=np.random.default_rng(seed),
             ).bootstrap_distribution
+        # Samples for which the statistic is defined
         values = values[np.isfinite(values)]
     if not len(values):
         values = np.array([statistic(*data)])
+    # The percentiles of the samples
     low, high = np.percentile(values, (2.5, 97.5))
     return {"low": float(low), "high": float(high)}
 

@@ -81,9 +81,11 @@ def passkey(length: int, seed: int = 0) -> RetrievalTask:
     Raises:
         ValueError: The length is too short.
     """
+    # The same filler in all documents
     words = list(islice(cycle(FILLER.split()), filler_words(length)))
     rng = np.random.default_rng((seed, length))
     names = " ".join(NAMES.split()).split(", ")
+    # A key of five digits for each person
     keys = rng.choice(np.arange(10_000, 100_000), len(names), replace=False)
     lines = [
         f"{name}'s pass key is {key}. Remember it. {key} is the pass key for {name}."
@@ -170,6 +172,7 @@ def _hide_lines(
     rng: np.random.Generator,
 ) -> RetrievalTask:
     """A document for each line, hidden between the words, and 50 of the questions."""
+    # A word boundary for each line
     positions = rng.integers(1, len(words), len(lines))
     corpus = {
         f"document{i}": "\n".join(
@@ -177,6 +180,7 @@ def _hide_lines(
         )
         for i, (line, position) in enumerate(zip(lines, positions, strict=True))
     }
+    # The questions that are asked
     numbers = sorted(rng.permutation(len(lines))[:NUM_QUERIES])
     queries = {f"query{i}": questions[i] for i in numbers}
     return corpus, queries, {f"query{i}": {f"document{i}": 1} for i in numbers}

@@ -46,6 +46,7 @@ def perplexity(
     Raises:
         ValueError: There is no text to read; on a call, the encoder is not causal.
     """
+    # A sample of the texts, in their order
     _, texts = read_corpus(data)
     order = np.random.default_rng(seed).permutation(len(texts))[: max(0, documents)]
     sample = [texts[i] for i in sorted(order)]
@@ -82,6 +83,7 @@ def cut_windows(
     Raises:
         ValueError: Such a row has no room for a token that is predicted.
     """
+    # Tokens that give context only
     opening = tokenization.enclosing_tokens(tokenizer)[0]
     given_tokens = max(1, len(opening))
     room = max_length - given_tokens
@@ -90,6 +92,7 @@ def cut_windows(
             f"max_length {max_length} leaves no token to predict beside "
             f"{given_tokens} given"
         )
+    # The windows of all texts
     rows = []
     for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
         rows += _text_windows(np.array(encoding.ids, np.int32), opening, room)
@@ -100,6 +103,7 @@ def _text_windows(
     token_ids: np.ndarray, opening: np.ndarray, room: int
 ) -> Iterator[np.ndarray]:
     """The windows of a text, each with at most `room` tokens to predict."""
+    # Without opening tokens the first token of the text is not predicted
     first = 0 if len(opening) else 1
     for start in range(first, len(token_ids), room):
         context = opening if len(opening) else token_ids[start - 1 : start]
@@ -154,6 +158,7 @@ def _row_losses(
     valid = index[None] < lengths[:, None]  # [R, S]
     tokens = Tokens(token_ids, valid.astype(jnp.int32), valid)
     _, predictions = next_tokens(params, tokens, cfg)
+    # [R, S-1] losses, of which the first are of given tokens
     return predictions.loss[:, given_tokens - 1 :].sum(1)
 
 

@@ -50,6 +50,7 @@ def load(
         ValueError: The folder asks for something that we do not compute, or its
             weights do not fit its config.
     """
+    # The kind of folder is told by its files
     path = resolve_folder(model)
     if (path / "model.json").exists():
         loaded = _load_workdir(path, lm_head)
@@ -80,6 +81,7 @@ def load_adapted(
         if set(loaded.adapters) in (set(), {"query", "document"}):
             return loaded
         return merge_adapter(loaded)
+    # One of its own adapters
     if adapter in loaded.adapters or not Path(adapter).expanduser().is_dir():
         return merge_adapter(loaded, adapter)
     if loaded.adapters:
@@ -87,6 +89,7 @@ def load_adapted(
             f"{adapter} is a folder, but {model} has adapters of its own: "
             f"{', '.join(loaded.adapters)}"
         )
+    # The adapter of a folder
     folder = Path(adapter).expanduser()
     params = read_adapter(folder, loaded.params, loaded.config)
     return merge_adapter(loaded._replace(params=params, adapters=(adapter,)))
@@ -118,6 +121,7 @@ def _package_folder(name: str) -> Path:
     """The outermost folder of an installed package with a config.json and weights."""
     if not name.isidentifier() or (spec := importlib.util.find_spec(name)) is None:
         raise FileNotFoundError(f"no Python package {name!r} is installed")
+    # The folders with weights, the outermost first
     roots = [Path(root) for root in spec.submodule_search_locations or ()]
     folders = [
         file.parent
@@ -186,6 +190,7 @@ def _load_transformers(
     """A Hugging Face folder, with the defaults of `load`."""
     fields = read_json(path / "config.json")
     config = read_config(fields)
+    # A tokenizer may allow more tokens than the encoder has positions
     if max_length is None:
         tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
         max_length = tokenizer_config.get("model_max_length") or config.max_len

@@ -3,15 +3,62 @@
 Muennighoff et al. 2023, "MTEB: Massive Text Embedding Benchmark" (arXiv:2210.07316).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from research.types import EmbedFn
+from research.types import EmbedFn, Evaluator
+
+
+def mteb_evaluator(tasks: Sequence[Any]) -> Evaluator:
+    """The evaluator of tasks of mteb, which downloads their data from the hub.
+
+    Args:
+        tasks: Names of tasks, such as "STS12", or task objects of mteb.
+
+    Returns:
+        embed -> {"main_score", task: its main score} in percent; the main score is the
+        mean over tasks.
+
+    Raises:
+        ValueError: mteb is not installed, or has no such task.
+    """
+    try:
+        import mteb
+    except ImportError:
+        raise ValueError("tasks of mteb need the package: pip install mteb") from None
+    # Task objects, of those that are named
+    names = [task for task in tasks if isinstance(task, str)]
+    try:
+        task_objects = [*mteb.get_tasks(tasks=names)] if names else []
+    except KeyError as error:
+        raise ValueError(f"mteb has no such task: {error.args[0]}") from None
+    task_objects += [task for task in tasks if not isinstance(task, str)]
+    if not task_objects:
+        raise ValueError("mteb needs the name of a task, such as STS12")
+
+    def evaluate(embed: EmbedFn) -> dict[str, float]:
+        dim = np.asarray(embed(["a text"], "query")).shape[1]
+        model = make_mteb_model(embed, name="embax/model", revision="none", dim=dim)
+        # Results are not cached: mteb could not tell two models apart
+        results = mteb.evaluate(model, task_objects, cache=None)
+        scores = {
+            result.task_name: 100 * float(result.get_score())
+            for result in results.task_results
+        }
+        return {"main_score": float(np.mean(list(scores.values()))), **scores}
+
+    return evaluate
 
 
 def make_mteb_model(
-    embed: EmbedFn, *, name: str, revision: str, dim: int, max_length: int
+    embed: EmbedFn,
+    *,
+    name: str,
+    revision: str,
+    dim: int,
+    max_length: int | None = None,
 ):
     """A model for `mteb.evaluate(model, tasks)`; needs `mteb` and torch.
 
@@ -26,7 +73,7 @@ def make_mteb_model(
         name: "organization/model", the folder in which mteb keeps results.
         revision: Distinguishes the checkpoints of a model.
         dim: D.
-        max_length: Maximum length of a text in tokens.
+        max_length: Maximum length of a text in tokens; None if unknown.
     """
     from mteb.models import ModelMeta
     from mteb.models.abs_encoder import AbsEncoder
@@ -36,6 +83,7 @@ def make_mteb_model(
         mteb_model_meta = ModelMeta(**_model_meta(name, revision, dim, max_length))
 
         def encode(self, inputs, *, prompt_type=None, **kwargs) -> np.ndarray:
+            # All texts at once
             texts = [text for batch in inputs for text in batch["text"]]
             is_document = prompt_type == PromptType.document
             return embed(texts, "document" if is_document else "query")
@@ -43,7 +91,9 @@ def make_mteb_model(
     return MtebModel()
 
 
-def _model_meta(name: str, revision: str, dim: int, max_length: int) -> dict[str, Any]:
+def _model_meta(
+    name: str, revision: str, dim: int, max_length: int | None
+) -> dict[str, Any]:
     unknown = (
         "loader",
         "release_date",

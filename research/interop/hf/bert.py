@@ -84,6 +84,7 @@ def write_mpnet(cfg: EncoderConfig) -> dict[str, Any]:
         "architectures": ["MPNetModel"],
         **_write_bert(cfg),
         "max_position_embeddings": cfg.max_len + 2,
+        # Buckets of the attention bias
         "relative_attention_num_buckets": 32,
         "pad_token_id": 1,
         "bos_token_id": None,
@@ -135,11 +136,13 @@ def read_modernbert(fields: Fields) -> EncoderConfig:
     period = fields.get("global_attn_every_n_layers") or 3
     is_local = [layer % period > 0 for layer in range(depth)]
     return EncoderConfig(
+        # Sizes
         vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
         depth=depth,
         num_heads=fields["num_attention_heads"],
         mlp=fields["intermediate_size"],
+        # Norms and linear layers
         norm_at="pre",
         norm_eps=fields.get("norm_eps", 1e-5),
         norm_bias=fields.get("norm_bias", False),
@@ -150,6 +153,7 @@ def read_modernbert(fields: Fields) -> EncoderConfig:
         ),
         act=activation(fields, "hidden_activation", "gelu"),
         gated=True,
+        # Positions
         **common.read_local_rope(
             fields, old_names=MODERN_BASES, thetas=(160_000.0, 10_000.0), max_len=8_192
         ),
@@ -165,20 +169,26 @@ def write_modernbert(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `read_modernbert`; all dropout rates are `cfg.dropout`."""
     return {
         "architectures": ["ModernBertModel"],
+        # Sizes
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
         "num_attention_heads": cfg.num_heads,
         "intermediate_size": cfg.mlp,
+        # Norms and linear layers
         "norm_eps": cfg.norm_eps,
         "norm_bias": cfg.norm_bias,
         "attention_bias": "qkv" in cfg.bias,
         "mlp_bias": "up" in cfg.bias,
         "hidden_activation": HF_ACTS[cfg.act],
+        # Positions
         **common.write_local_rope(cfg, old_names=MODERN_BASES),
+        # Sliding windows
         "layer_types": common.layer_types(cfg),
         "local_attention": 2 * cfg.window,
+        # All dropout rates are one
         "embedding_dropout": cfg.dropout,
+        # All dropout rates are one
         "attention_dropout": cfg.dropout,
         "mlp_dropout": cfg.dropout,
         "pad_token_id": 0,
@@ -237,11 +247,13 @@ def write_nomic_bert(cfg: EncoderConfig) -> dict[str, Any]:
 def _bert(fields: Fields, **specific: Any) -> EncoderConfig:
     """The config from fields that all descendants of BERT have, and specific ones."""
     return EncoderConfig(
+        # Sizes
         vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
         depth=fields["num_hidden_layers"],
         num_heads=fields["num_attention_heads"],
         mlp=fields["intermediate_size"],
+        # Norms and linear layers
         norm_eps=fields.get("layer_norm_eps", 1e-12),
         act=activation(fields, "hidden_act", "gelu"),
         dropout=float(fields.get("hidden_dropout_prob", 0.1)),
@@ -252,13 +264,16 @@ def _bert(fields: Fields, **specific: Any) -> EncoderConfig:
 def _write_bert(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `_bert`."""
     return {
+        # Sizes
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
         "num_attention_heads": cfg.num_heads,
         "intermediate_size": cfg.mlp,
+        # Norms and linear layers
         "layer_norm_eps": cfg.norm_eps,
         "hidden_act": HF_ACTS[cfg.act],
+        # All dropout rates are one
         "hidden_dropout_prob": cfg.dropout,
         "attention_probs_dropout_prob": cfg.dropout,
         "initializer_range": 0.02,

@@ -27,16 +27,19 @@ def read_gpt2(fields: Fields) -> EncoderConfig:
     )
     width = fields["n_embd"]
     return EncoderConfig(
+        # Sizes
         vocab_size=fields["vocab_size"],
         width=width,
         depth=fields["n_layer"],
         num_heads=fields["n_head"],
         mlp=fields.get("n_inner") or 4 * width,
         max_len=fields.get("n_positions", 1_024),
+        # Norms and linear layers
         norm_at="pre",
         norm_eps=fields.get("layer_norm_epsilon", 1e-5),
         act=activation(fields, "activation_function", "gelu_new"),
         causal=fields.get("is_causal", True),
+        # A decoder has no token types and no norm after the embeddings
         scale=0.0 if fields.get("scale_attn_weights", True) else 1.0,
         type_vocab=0,
         embed_norm=False,
@@ -49,15 +52,18 @@ def write_gpt2(cfg: EncoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["GPT2Model"],
         **write_causality(cfg),
+        # Sizes
         "vocab_size": cfg.vocab_size,
         "n_embd": cfg.width,
         "n_layer": cfg.depth,
         "n_head": cfg.num_heads,
         "n_inner": cfg.mlp,
         "n_positions": cfg.max_len,
+        # Norms and linear layers
         "layer_norm_epsilon": cfg.norm_eps,
         "activation_function": HF_ACTS[cfg.act],
         "scale_attn_weights": cfg.scale != 1,
+        # All dropout rates are one
         "resid_pdrop": cfg.dropout,
         "embd_pdrop": cfg.dropout,
         "attn_pdrop": cfg.dropout,
@@ -73,20 +79,24 @@ def read_gpt_neox(fields: Fields) -> EncoderConfig:
     fraction = rope.pop("partial_rotary_factor", None)
     parallel = fields.get("use_parallel_residual", True)
     return EncoderConfig(
+        # Sizes
         vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
         depth=fields["num_hidden_layers"],
         num_heads=fields["num_attention_heads"],
         mlp=fields["intermediate_size"],
+        # Norms and linear layers
         norm_at="parallel" if parallel else "pre",
         norm_eps=fields.get("layer_norm_eps", 1e-5),
         bias=bias_groups(
             ("qkv out", fields.get("attention_bias", True)), ("up down", True)
         ),
         act=activation(fields, "hidden_act", "gelu"),
+        # Positions
         **common.read_rope({**rope_fields, "rope_parameters": rope}, max_len=2_048),
         rope_fraction=fields.get("rotary_pct", 0.25) if fraction is None else fraction,
         causal=fields.get("is_causal", True),
+        # A decoder has no token types and no norm after the embeddings
         type_vocab=0,
         embed_norm=False,
         dropout=float(fields.get("hidden_dropout", 0.0)),
@@ -100,11 +110,13 @@ def write_gpt_neox(cfg: EncoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["GPTNeoXModel"],
         **write_causality(cfg),
+        # Sizes
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
         "num_attention_heads": cfg.num_heads,
         "intermediate_size": cfg.mlp,
+        # Norms and linear layers
         "layer_norm_eps": cfg.norm_eps,
         "hidden_act": HF_ACTS[cfg.act],
         "attention_bias": "qkv" in cfg.bias,
@@ -112,7 +124,9 @@ def write_gpt_neox(cfg: EncoderConfig) -> dict[str, Any]:
         **rope,
         "rotary_emb_base": cfg.rope_theta,
         "rotary_pct": cfg.rope_fraction,
+        # All dropout rates are one
         "hidden_dropout": cfg.dropout,
+        # All dropout rates are one
         "attention_dropout": cfg.dropout,
         **UNUSED_FIELDS,
     }
@@ -129,18 +143,22 @@ def read_opt(fields: Fields) -> EncoderConfig:
         word_embed_proj_dim=(width, None),
     )
     return EncoderConfig(
+        # Sizes
         vocab_size=fields["vocab_size"],
         width=width,
         depth=fields["num_hidden_layers"],
         num_heads=fields["num_attention_heads"],
         mlp=fields["ffn_dim"],
         max_len=fields.get("max_position_embeddings", 2_048),
+        # Norms and linear layers
         norm_at="pre",
         norm_eps=1e-5,
         bias=common.all_biases(fields.get("enable_bias", True)),
         act=activation(fields, "activation_function", "relu"),
+        # Positions
         position_offset=2,
         causal=fields.get("is_causal", True),
+        # A decoder has no token types and no norm after the embeddings
         type_vocab=0,
         embed_norm=False,
         dropout=fields.get("dropout", 0.1),
@@ -152,6 +170,7 @@ def write_opt(cfg: EncoderConfig) -> dict[str, Any]:
     return {
         "architectures": ["OPTModel"],
         **write_causality(cfg),
+        # Sizes
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
@@ -160,7 +179,9 @@ def write_opt(cfg: EncoderConfig) -> dict[str, Any]:
         "max_position_embeddings": cfg.max_len,
         "activation_function": HF_ACTS[cfg.act],
         "enable_bias": bool(cfg.bias),
+        # All dropout rates are one
         "dropout": cfg.dropout,
+        # All dropout rates are one
         "attention_dropout": cfg.dropout,
         **UNUSED_FIELDS,
     }

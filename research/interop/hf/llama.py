@@ -227,6 +227,7 @@ def _gemma(fields: Fields, **specific: Any) -> EncoderConfig:
 def _decoder(fields: Fields, **specific: Any) -> EncoderConfig:
     """The config from fields that Llama and Gemma share, and specific ones."""
     return EncoderConfig(
+        # Sizes
         vocab_size=fields["vocab_size"],
         width=fields["hidden_size"],
         depth=fields["num_hidden_layers"],
@@ -234,9 +235,11 @@ def _decoder(fields: Fields, **specific: Any) -> EncoderConfig:
         num_kv_heads=fields.get("num_key_value_heads") or 0,
         head_dim=fields.get("head_dim") or 0,
         mlp=fields["intermediate_size"],
+        # Norms and linear layers
         norm_eps=fields.get("rms_norm_eps", 1e-6),
         gated=True,
         causal=fields.get("is_causal", True),
+        # A decoder has no token types and no norm after the embeddings
         type_vocab=0,
         embed_norm=False,
         dropout=float(fields.get("attention_dropout", 0.0)),
@@ -271,6 +274,7 @@ def _write_gemma(cfg: EncoderConfig) -> dict[str, Any]:
 def _write_decoder(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `_decoder`."""
     return {
+        # Sizes
         "vocab_size": cfg.vocab_size,
         "hidden_size": cfg.width,
         "num_hidden_layers": cfg.depth,
@@ -278,7 +282,9 @@ def _write_decoder(cfg: EncoderConfig) -> dict[str, Any]:
         "num_key_value_heads": cfg.num_kv_heads,
         "head_dim": cfg.head_dim,
         "intermediate_size": cfg.mlp,
+        # Norms and linear layers
         "rms_norm_eps": cfg.norm_eps,
+        # All dropout rates are one
         "attention_dropout": cfg.dropout,
         **UNUSED_FIELDS,
     }

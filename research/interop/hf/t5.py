@@ -22,6 +22,7 @@ def read_t5(fields: Fields) -> EncoderConfig:
     # "gated-gelu" and the like name the activation and the gate
     act, gated = T5_ACTS[fields.get("feed_forward_proj", "relu")]
     return EncoderConfig(
+        # Sizes
         vocab_size=fields["vocab_size"],
         width=fields["d_model"],
         depth=fields["num_layers"],
@@ -30,12 +31,15 @@ def read_t5(fields: Fields) -> EncoderConfig:
         mlp=fields["d_ff"],
         max_len=fields.get("n_positions", 512),
         norm="rms",
+        # Norms and linear layers
         norm_at="pre",
         norm_eps=fields.get("layer_norm_epsilon", 1e-6),
         bias=(),
         act=act,
         gated=gated,
+        # Positions
         position="none",
+        # Positions
         position_bias="t5",
         scale=1.0,
         type_vocab=0,
@@ -49,6 +53,7 @@ def write_t5(cfg: EncoderConfig) -> dict[str, Any]:
     projections = {ours: name for name, ours in T5_ACTS.items()}
     return {
         "architectures": ["T5EncoderModel"],
+        # Sizes
         "vocab_size": cfg.vocab_size,
         "d_model": cfg.width,
         "num_layers": cfg.depth,
@@ -56,10 +61,13 @@ def write_t5(cfg: EncoderConfig) -> dict[str, Any]:
         "d_kv": cfg.head_dim,
         "d_ff": cfg.mlp,
         "n_positions": cfg.max_len,
+        # Norms and linear layers
         "layer_norm_epsilon": cfg.norm_eps,
         "feed_forward_proj": projections.get((cfg.act, cfg.gated), cfg.act),
+        # Buckets of the attention bias
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
+        # All dropout rates are one
         "dropout_rate": cfg.dropout,
         "is_encoder_decoder": False,
         "is_decoder": False,
