@@ -21,6 +21,7 @@ from research.interop.hf.safetensors import (
 )
 from research.models import encoder
 from research.models.config import EncoderConfig, bert, modern
+from research.models.positions.methods import config_fields
 
 TINY = {
     "bert": bert(vocab_size=60, width=32, depth=3, num_heads=4, mlp=48, max_len=40),
@@ -194,7 +195,7 @@ import json, sys
 from pathlib import Path
 import jax
 jax.config.update("jax_platforms", "cpu")
-from research.models.config import EncoderConfig
+from research.models.positions.methods import encoder_config
 from research.interop.hf.safetensors import read_safetensors
 
 def peak():  # unlike getrusage's, not that of the process that started this one
@@ -205,7 +206,7 @@ device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 sharding = {"host": None, "placed": lambda tree: jax.tree.map(lambda _: device, tree)}
 for name in ("small", "large"):  # small for what the program itself needs
     folder = Path(sys.argv[1]) / name
-    cfg = EncoderConfig(**json.loads((folder / "encoder.json").read_text()))
+    cfg = encoder_config(json.loads((folder / "encoder.json").read_text()))
     before = peak()
     params = read_safetensors(folder, cfg, sharding[sys.argv[2]])
     print(peak() - before)
@@ -217,7 +218,7 @@ def write_zeros(folder, cfg, dtype):
     tree = jax.eval_shape(lambda: encoder.init(jax.random.key(0), cfg))
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), tree)
     folder.mkdir()
-    cfg.save(folder / "encoder.json")
+    (folder / "encoder.json").write_text(json.dumps(config_fields(cfg)))
     write_safetensors(folder, params, cfg)
     tensors = load_file(folder / "model.safetensors")
     names, files = sorted(tensors), {}
