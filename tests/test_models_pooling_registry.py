@@ -313,7 +313,15 @@ def test_a_run_takes_over_the_pooling_or_drops_it(params):
         encoder.encode(params, tokens, CFG, pooling)
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "latent_attention",
+        pytest.param("layer_attention", marks=pytest.mark.slow),
+        pytest.param("lexicon", marks=pytest.mark.slow),
+        pytest.param("dupmae", marks=pytest.mark.slow),
+    ],
+)
 def test_a_workdir_remembers_its_pooling(name, tmp_path, tmp_path_factory):
     config = readouts.get_config(f"tiny,pool={name}")
     config.encoder.depth, config.steps, config.evals = 2, 1, {}

@@ -2,6 +2,11 @@
 
 The strings are those of the papers or their code unless a function says otherwise.
 Instructions that a paper does not give are those of its demonstration, or E5's.
+
+Arguments that many prompts share:
+    instruction: the task of queries, in words.
+    symmetric: whether documents get the template of queries.
+    pool: name of the pooling that the prompt is made for; empty for the model's own.
 """
 
 import inspect
@@ -39,8 +44,6 @@ def template(
         query: template of queries.
         document: template of documents; empty for the same as queries.
         instruction: text that replaces {instruction}.
-        pool: name of the pooling that the templates are made for; empty for the
-            model's own.
 
     Raises:
         ValueError: as `parse_template`, or the instruction is missing.
@@ -64,8 +67,6 @@ def echo(
     pooled too.
 
     Args:
-        instruction: the task of queries.
-        symmetric: whether documents get the template of queries.
         pool: "mean" or "last", which the paper compares.
     """
     if not instruction:
@@ -111,13 +112,7 @@ def instruct(
     symmetric: bool = False,
     pool: str = "last",
 ) -> Prompt:
-    """E5-Mistral (Wang et al. 2024): queries with an instruction; last-token pooling.
-
-    Args:
-        instruction: the task of queries.
-        symmetric: whether documents get the template of queries.
-        pool: name of a pooling.
-    """
+    """E5-Mistral (Wang et al. 2024): an instruction for queries; last-token pooling."""
     query = _instruct_template(
         "Instruct: {instruction}\nQuery: {text}{eos}", instruction
     )
@@ -147,10 +142,7 @@ def icl(
     """bge-en-icl (Li et al. 2024): queries after demonstrations of the task.
 
     Args:
-        instruction: the task of queries.
         examples: (query, response) of each demonstration; none for zero-shot.
-        symmetric: whether documents get the template of queries.
-        pool: name of a pooling.
     """
     prefix = "<instruct>{instruction}\n<query>"
     for pair in examples:
@@ -174,8 +166,6 @@ def nv_embed(
     does not count the token that opens a text; this is not reproduced.
 
     Args:
-        instruction: the task of queries.
-        symmetric: whether documents get the template of queries.
         pool: empty for the model's own pooling, which is latent attention.
     """
     line = "Instruct: {instruction}\nQuery: {text}{eos}"
@@ -192,9 +182,7 @@ def llm2vec(
     """LLM2Vec (BehnamGhader et al. 2024): an instruction, and the text that is pooled.
 
     Args:
-        instruction: the task of queries; empty for none.
-        symmetric: whether documents get the template of queries.
-        pool: name of a pooling.
+        instruction: empty for none.
     """
     document = parse_template("{text}")
     if not instruction:
@@ -212,9 +200,7 @@ def gritlm(
     """GritLM's embedding mode (Muennighoff et al. 2024): only the text is pooled.
 
     Args:
-        instruction: the task of queries; empty for none.
-        symmetric: whether documents get the template of queries.
-        pool: name of a pooling.
+        instruction: empty for none.
     """
     document = parse_template("<|embed|>\n{text}")
     if not instruction:
@@ -236,8 +222,6 @@ def gemma(
     Args:
         task: task of queries, such as "search result" or "sentence similarity".
         title: title of documents.
-        symmetric: whether documents get the template of queries.
-        pool: name of a pooling.
     """
     query = _instruct_template("task: {instruction} | query: {text}{close}", task)
     document = _instruct_template("title: {instruction} | text: {text}{close}", title)
