@@ -11,13 +11,13 @@ Expected: not measured here.
 
 from configs.common import pre_training
 from research.config_sections import section
-from research.objectives.registry import PRETRAINING
+from research.objectives.registry import OBJECTIVES
 
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     config = pre_training(arg, pool="mean", name="spans", kind="declutr")
-    config.objective = section(PRETRAINING, "declutr")
+    config.objective = section(OBJECTIVES, "declutr")
     # Groups of 2 anchors with 2 positives each; eight devices split them.
     config.batch_size = 24 if config.max_length < 128 else 48
     return config

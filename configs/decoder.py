@@ -16,7 +16,7 @@ from configs.common import pre_training
 from research.config_sections import section
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
-from research.objectives.registry import PRETRAINING
+from research.objectives.registry import OBJECTIVES
 
 SIZES = ("vocab_size", "width", "depth", "num_heads", "max_len")
 
@@ -24,7 +24,7 @@ SIZES = ("vocab_size", "width", "depth", "num_heads", "max_len")
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     config = pre_training(arg, pool="mean")
-    config.objective = section(PRETRAINING, "causal_lm")
+    config.objective = section(OBJECTIVES, "causal_lm")
     if config.encoder.name == "bert":  # not that of a given model
         shape = {name: config.encoder[name] for name in SIZES}
         shape["mlp"] = config.encoder.width * 8 // 3  # three kernels, not two

@@ -15,7 +15,7 @@ from configs import decoder
 from configs.common import DATA, parse_arg, pre_training, start_from
 from research.config_sections import section
 from research.models.pooling.registry import BASIC_POOLINGS
-from research.objectives.registry import PRETRAINING
+from research.objectives.registry import OBJECTIVES
 from research.text.prompts import PROMPTS
 
 
@@ -24,7 +24,7 @@ def get_config(arg: str = ""):
     arg = parse_arg(arg, tiny=False, model="", data=DATA, steps=200)
     tiny = ",tiny" if arg.tiny else ""
     config = pre_training(f"data={arg.data},steps={arg.steps}{tiny}")
-    config.objective = section(PRETRAINING, "gem")
+    config.objective = section(OBJECTIVES, "gem")
     config.prompt = section(PROMPTS, "template", query="{text}{eos}", pool="last")
     config.pool = section(BASIC_POOLINGS, "last")
     config.optimizer.learning_rate = 1e-4

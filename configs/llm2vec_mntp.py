@@ -15,7 +15,7 @@ Expected: not measured here.
 from configs import decoder
 from configs.common import DATA, parse_arg, pre_training, start_from
 from research.config_sections import section
-from research.objectives.registry import PRETRAINING
+from research.objectives.registry import OBJECTIVES
 
 
 def get_config(arg: str = ""):
@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     arg = parse_arg(arg, tiny=False, model="", data=DATA, steps=200)
     tiny = ",tiny" if arg.tiny else ""
     config = pre_training(f"data={arg.data},steps={arg.steps}{tiny}", pool="mean")
-    config.objective = section(PRETRAINING, "mntp")
+    config.objective = section(OBJECTIVES, "mntp")
     config.optimizer.learning_rate = 1e-4
     if arg.tiny and not arg.model:
         decoder.small(config, causal=False)

@@ -11,11 +11,11 @@ Expected: not measured here.
 
 from configs.common import pre_training
 from research.config_sections import section
-from research.objectives.registry import PRETRAINING
+from research.objectives.registry import OBJECTIVES
 
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     config = pre_training(arg)
-    config.objective = section(PRETRAINING, "retromae")
+    config.objective = section(OBJECTIVES, "retromae")
     return config

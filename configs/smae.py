@@ -12,12 +12,12 @@ Expected: not measured here.
 
 from configs.common import pre_training, starbucks_pairs
 from research.config_sections import section
-from research.objectives.registry import PRETRAINING
+from research.objectives.registry import OBJECTIVES
 
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     config = pre_training(arg)
     pairs = starbucks_pairs(config)
-    config.objective = section(PRETRAINING, "smae", pairs=pairs)
+    config.objective = section(OBJECTIVES, "smae", pairs=pairs)
     return config

@@ -11,7 +11,7 @@ from research.analysis import dry_run
 from research.losses.token_prediction import cross_entropy
 from research.models.config import bert
 from research.objectives import mlm_masking
-from research.objectives.registry import PRETRAINING
+from research.objectives.registry import OBJECTIVES
 from research.types import VOCABULARY, PretrainingBatch, TokenizerInfo, Tokens
 
 LABELS = np.arange(4, dtype=np.int32)
@@ -71,7 +71,7 @@ def test_products_of_a_scope_count_alone_with_their_gradient():
 @pytest.mark.parametrize("name", ["mlm", "mae_lm"])
 def test_the_vocabulary_is_priced_with_and_without_the_buffer(name):
     cfg = bert(vocab_size=60, width=8, depth=1, num_heads=1, mlp=8, max_len=32)
-    objective = PRETRAINING[name](
+    objective = OBJECTIVES[name](
         cfg, TokenizerInfo(60, 4, (0, 1, 2, 3, 4)), ratio=0.25
     )
     ids = np.ones((2, 32), np.int32)

@@ -45,7 +45,7 @@ def test_every_position_has_its_own_view_of_the_text(key):
     rows = random_rows(1, 3, 32)
     segment, word = np.asarray(rows.tokens.segment_ids), rows.word_ids
     sees = np.asarray(
-        jax.jit(retromae.visibility, static_argnums=(2, 3))(key, rows, 0.5, 8)
+        jax.jit(retromae.decoder_visibility, static_argnums=(2, 3))(key, rows, 0.5, 8)
     )
     assert not sees.diagonal(axis1=1, axis2=2).any()
     views = set()
@@ -64,7 +64,7 @@ def test_every_position_has_its_own_view_of_the_text(key):
 
 def test_one_pattern_is_the_same_view_for_all(key):
     rows = random_rows(1, 3, 32)
-    sees = jax.jit(retromae.visibility, static_argnums=(2, 3))(key, rows, 0.5, 1)
+    sees = jax.jit(retromae.decoder_visibility, static_argnums=(2, 3))(key, rows, 0.5, 1)
     sees = np.asarray(sees) | np.eye(32, dtype=bool)[None]
     # All but the diagonal of a column is alike.
     hidden = (~sees).sum(1)

@@ -22,10 +22,10 @@ from research.losses.registry import score_loss
 from research.models import encoder
 from research.models.config import modern
 from research.models.pooling.registry import BASIC_POOLINGS
-from research.objectives.causal import causal_lm, next_tokens
+from research.objectives.causal import causal_lm, next_token_loss
 from research.objectives.contrastive import contrastive
 from research.objectives.gritlm import gritlm
-from research.objectives.registry import PRETRAINING
+from research.objectives.registry import OBJECTIVES
 from research.text.tokenization import (
     CAUSAL_SPECIAL_TOKENS,
     tokenize_texts,
@@ -68,7 +68,7 @@ def rows():
 @pytest.fixture(scope="module")
 def run():
     """Compiled: params, tokens -> (mean, each)."""
-    return jax.jit(lambda params, tokens: next_tokens(params, tokens, CFG))
+    return jax.jit(lambda params, tokens: next_token_loss(params, tokens, CFG))
 
 
 def test_the_loss_is_that_of_a_loop_over_texts(params, rows):
@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_a_loop_over_texts(params, rows):
             for state, label in zip(z[:-1], ids[1:], strict=True):
                 losses.append(np.log(np.exp(state).sum()) - state[label])
                 right.append(state.argmax() == label)
-    objective = PRETRAINING["causal_lm"](CFG, TEXT)
+    objective = OBJECTIVES["causal_lm"](CFG, TEXT)
     value, metrics, _ = jax.jit(objective.loss)(
         {"encoder": params}, {}, rows, jax.random.key(0)
     )
@@ -135,7 +135,7 @@ def test_the_gradient_is_that_of_whole_logits(params, rows):
         real = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
         return -jnp.where(real, picked, 0.0).sum() / real.sum(dtype=jnp.float32)
 
-    ours = jax.jit(jax.grad(lambda p: next_tokens(p, rows.tokens, CFG)[0]))(params)
+    ours = jax.jit(jax.grad(lambda p: next_token_loss(p, rows.tokens, CFG)[0]))(params)
     theirs = jax.jit(jax.grad(plain))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
 
@@ -177,7 +177,7 @@ def test_transformers_has_the_same_loss_and_states(params, rows, tokenizer, tmp_
         loss = theirs(input_ids=asked, labels=asked).loss.item()
     ours = encoder.forward(params, tokens, CFG).hidden_states
     np.testing.assert_allclose(ours, states, atol=1e-5)
-    np.testing.assert_allclose(next_tokens(params, tokens, CFG)[0], loss, rtol=1e-5)
+    np.testing.assert_allclose(next_token_loss(params, tokens, CFG)[0], loss, rtol=1e-5)
 
 
 def test_a_decoders_tokenizer(tokenizer):
@@ -249,7 +249,7 @@ def test_perplexity_is_that_of_the_windows_one_by_one(tokenizer, tmp_path, param
     )
     texts = [text.strip() for text in texts]  # as the file is read
     rows, _ = cut_windows(tokenizer, texts, 16)
-    run = jax.jit(lambda params, tokens: next_tokens(params, tokens, cfg)[0])
+    run = jax.jit(lambda params, tokens: next_token_loss(params, tokens, cfg)[0])
     total = 0.0
     for ids in rows:
         alone = jnp.zeros((1, 20), jnp.int32).at[0, : len(ids)].set(ids)
@@ -294,7 +294,7 @@ def test_gritlm_is_both_losses_of_the_same_parameters(params):
     alone = contrastive(*parts).loss(tree, {}, batch, key)[0]
     joint = gritlm(*parts, weight=0.5)
     value, metrics, _ = jax.jit(joint.loss)(tree, {}, batch, key)
-    language = next_tokens(params, tokens, CFG)[0]
+    language = next_token_loss(params, tokens, CFG)[0]
     np.testing.assert_allclose(value, alone + 0.5 * language, rtol=1e-5)
     np.testing.assert_allclose(metrics["contrastive"], alone, rtol=1e-5)
     np.testing.assert_allclose(metrics["perplexity"], np.exp(language), rtol=1e-4)

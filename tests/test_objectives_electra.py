@@ -7,7 +7,12 @@ import pytest
 from packed import CFG, TEXT, VOCAB, lively, random_rows
 
 from research.objectives import electra as module
-from research.objectives.electra import detection, electra, replaced, sampled
+from research.objectives.electra import (
+    detection_loss,
+    electra,
+    replace_tokens,
+    sample_tokens,
+)
 
 ROWS = random_rows(4, 2, 32)
 
@@ -16,7 +21,7 @@ def test_drawn_tokens_stand_where_real_ones_were_hidden():
     ids = jnp.arange(12, dtype=jnp.int32).reshape(2, 6)
     at = jnp.asarray([[1, 4, 0], [5, 0, 2]], jnp.int32)
     real = jnp.asarray([[True, True, False], [True, False, False]])
-    got = replaced(ids, at, real, jnp.full((2, 3), 40, jnp.int32))
+    got = replace_tokens(ids, at, real, jnp.full((2, 3), 40, jnp.int32))
     assert got.tolist() == [[0, 40, 2, 3, 40, 5], [6, 7, 8, 9, 10, 40]]
 
 
@@ -24,7 +29,7 @@ def test_detection_is_binary_cross_entropy_over_real_tokens(key):
     scores = 3 * jax.random.normal(key, (2, 7))
     fake = jnp.arange(14).reshape(2, 7) % 3 == 0
     real = jnp.arange(7)[None] < jnp.asarray([[7], [4]])
-    loss, metrics = detection(scores, fake, real)
+    loss, metrics = detection_loss(scores, fake, real)
     z, f, r = (np.asarray(x)[np.asarray(real)] for x in (scores, fake, real))
     p = 1 / (1 + np.exp(-z.astype(np.float64)))
     expected = -np.log(np.where(f, p, 1 - p)).mean()
@@ -37,7 +42,9 @@ def test_detection_is_binary_cross_entropy_over_real_tokens(key):
 def test_draws_follow_the_output_layer(key, logits):
     table = jnp.zeros((VOCAB, 4))
     bias = jnp.full(VOCAB, -50.0).at[7].set(0.0).at[9].set(np.log(3.0))
-    got = np.asarray(sampled(key, jnp.zeros((400, 4)), table, bias, logits=logits))
+    got = np.asarray(
+        sample_tokens(key, jnp.zeros((400, 4)), table, bias, logits=logits)
+    )
     assert set(got) == {7, 9}
     assert (got == 9).mean() == pytest.approx(0.75, abs=0.08)
 
@@ -52,7 +59,7 @@ def test_the_right_token_is_not_replaced(key, monkeypatch):
         def draw(key, x, table, bias):
             return jnp.full(len(x), token, jnp.int32)
 
-        monkeypatch.setattr(module, "sampled", draw)
+        monkeypatch.setattr(module, "sample_tokens", draw)
         return jax.jit(lambda p: objective.loss(p, {}, rows, key)[1])(params)
 
     wrong, right = always(8), always(7)

@@ -11,7 +11,7 @@ from packed import lively, random_rows
 
 from research.models import encoder
 from research.models.config import modern
-from research.objectives.gem import Parts, divided, gem, visible
+from research.objectives.gem import Division, attention_mask, gem, place_special_tokens
 from research.types import TokenizerInfo
 
 CFG = modern(
@@ -36,7 +36,11 @@ def params():
 
 
 def parts_of(key, count=2, ratio=1.0):
-    return Parts(*map(np.asarray, divided(key, ROWS.tokens.segment_ids, count, ratio)))
+    return Division(
+        *map(
+            np.asarray, place_special_tokens(key, ROWS.tokens.segment_ids, count, ratio)
+        )
+    )
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -60,7 +64,7 @@ def test_texts_are_divided_within(key, count):
 
 
 def test_a_share_of_the_texts_is_divided():
-    split = jax.jit(divided, static_argnums=(2, 3))
+    split = jax.jit(place_special_tokens, static_argnums=(2, 3))
     keys = jax.random.split(jax.random.key(0), 200)
     segment = ROWS.tokens.segment_ids
     some = np.mean([np.asarray(split(k, segment, 1, 0.25).special).sum() for k in keys])
@@ -75,7 +79,9 @@ def states(params, ids, sees):
 
 def test_what_stands_before_goes_through_the_special_tokens(params, key):
     special, after = parts_of(key)
-    sees = np.asarray(visible(Parts(jnp.asarray(special), jnp.asarray(after))))
+    sees = np.asarray(
+        attention_mask(Division(jnp.asarray(special), jnp.asarray(after)))
+    )
     before = ~special & ~after & (SEGMENT > 0)
     ids = np.where(special, 2, np.asarray(ROWS.tokens.token_ids))
     other = np.where(before, (ids + 7) % 50, ids)
@@ -89,7 +95,7 @@ def test_what_stands_before_goes_through_the_special_tokens(params, key):
 def test_special_tokens_do_not_see_each_other(params, key):
     """The first state is that of the token alone after what stands before it."""
     special, after = parts_of(key, 3)
-    sees = visible(Parts(jnp.asarray(special), jnp.asarray(after)))
+    sees = attention_mask(Division(jnp.asarray(special), jnp.asarray(after)))
     ids = np.where(special, 2, np.asarray(ROWS.tokens.token_ids))
     got = states(params, ids, sees)
     plain = states(params, ids, None)
@@ -103,10 +109,11 @@ def test_the_loss_is_that_of_the_predicted_tokens(params, key):
     objective = gem(CFG, TEXT, count=2, ratio=1.0)
     total, metrics, _ = jax.jit(objective.loss)({"encoder": params}, {}, ROWS, key)
     special, after = map(
-        np.asarray, divided(jax.random.split(key)[0], ROWS.tokens.segment_ids, 2, 1.0)
+        np.asarray,
+        place_special_tokens(jax.random.split(key)[0], ROWS.tokens.segment_ids, 2, 1.0),
     )
     ids = np.where(special, 2, np.asarray(ROWS.tokens.token_ids))
-    sees = visible(Parts(jnp.asarray(special), jnp.asarray(after)))
+    sees = attention_mask(Division(jnp.asarray(special), jnp.asarray(after)))
     x = states(params, ids, sees).astype(np.float64)
     z = x @ np.asarray(params["embed"]["token"]["embedding"], np.float64).T
     losses, later = [], []

@@ -13,7 +13,7 @@ from research.models.positions.learned import table_rows
 from research.models.positions.segment_positions import segment_positions
 from research.models.token_ops import compact_tokens
 from research.objectives import mlm_masking
-from research.objectives.mae_lm import mae_lm, mask_later, seen
+from research.objectives.mae_lm import decoder_inputs, mae_lm, mask_later
 
 ROWS = random_rows(4, 2, 32)
 SHAPES = pytest.mark.parametrize(
@@ -26,7 +26,7 @@ SHAPES = pytest.mark.parametrize(
 def inputs(cfg, params, rows, at, real):
     """What the decoder reads, before positions of its own are added."""
     params = {**params, "decoder": {}}
-    return seen(cfg, params, TEXT, rows.tokens, (at, real), None)
+    return decoder_inputs(params, rows.tokens, (at, real), None, cfg, TEXT)
 
 
 @SHAPES
@@ -47,8 +47,10 @@ def test_without_masks_the_encoder_is_the_ordinary_one(key, cfg):
 @SHAPES
 def test_order_and_masked_tokens_do_not_matter(key, cfg):
     params = lively(mae_lm(cfg, TEXT).init)[0]
-    (mask,) = mlm_masking.row_tokens(key, ROWS, (0.3,))
-    at, real = mlm_masking.masked_positions(~mask, mlm_masking.kept_size(32, 0.3))
+    (mask,) = mlm_masking.mask_row_tokens(key, ROWS, (0.3,))
+    at, real = mlm_masking.masked_positions(
+        ~mask, mlm_masking.unmasked_buffer_size(32, 0.3)
+    )
     states = jax.jit(lambda *x: inputs(cfg, params, *x))
     before = np.asarray(states(ROWS, at, real))
     other = jnp.where(mask, 9, ROWS.tokens.token_ids)
@@ -65,8 +67,8 @@ def test_order_and_masked_tokens_do_not_matter(key, cfg):
 
 @pytest.mark.parametrize("make", [mae_lm, mask_later])
 def test_the_loss_is_of_the_masked_tokens(key, make, monkeypatch):
-    mask = mlm_masking.row_tokens(key, ROWS, (0.25,))[0]
-    monkeypatch.setattr(mlm_masking, "row_tokens", lambda *_: (mask,) * 3)
+    mask = mlm_masking.mask_row_tokens(key, ROWS, (0.25,))[0]
+    monkeypatch.setattr(mlm_masking, "mask_row_tokens", lambda *_: (mask,) * 3)
     objective = make(CFG, TEXT, ratio=0.25, replace=(1.0, 0.0))
     params = lively(objective.init)[0]
     total, _, _ = jax.jit(objective.loss)(params, {}, ROWS, key)
@@ -74,7 +76,7 @@ def test_the_loss_is_of_the_masked_tokens(key, make, monkeypatch):
     @jax.jit
     def reference(params):
         at, real = mlm_masking.masked_positions(~mask, 32)
-        x = seen(CFG, params, TEXT, ROWS.tokens, (at, real), None)
+        x = decoder_inputs(params, ROWS.tokens, (at, real), None, CFG, TEXT)
         where = segment_positions(ROWS.tokens.segment_ids)
         x = decoders.decode(params["encoder"], params["decoder"], x, where, CFG)
         z = heads.apply_mlm_head(params["head"], x, CFG)
@@ -86,8 +88,10 @@ def test_the_loss_is_of_the_masked_tokens(key, make, monkeypatch):
 def test_what_is_left_of_a_text_stands_in_one_stretch_of_a_longer_table(key):
     cfg = dataclasses.replace(CFG, max_len=512, random_offset=480)
     rows = random_rows(1, 8, 64)
-    (mask,) = mlm_masking.row_tokens(key, rows, (0.5,))
-    kept = mlm_masking.masked_positions(~mask, mlm_masking.kept_size(64, 0.5))
+    (mask,) = mlm_masking.mask_row_tokens(key, rows, (0.5,))
+    kept = mlm_masking.masked_positions(
+        ~mask, mlm_masking.unmasked_buffer_size(64, 0.5)
+    )
     _, where = compact_tokens(rows.tokens, *kept)
     starts = np.asarray(table_rows(where, cfg, key) - where.position_ids)
     segment = np.asarray(where.segment_ids)

@@ -56,7 +56,7 @@ def test_heavier_words_are_masked_more_often():
 
 def test_single_tokens_are_masked_to_the_count():
     rows = random_rows(3)
-    mask = np.asarray(mlm_masking.tokens(jax.random.key(0), rows, 0.15))
+    mask = np.asarray(mlm_masking.mask_single_tokens(jax.random.key(0), rows, 0.15))
     segment = np.asarray(rows.tokens.segment_ids)
     for r in range(len(segment)):
         for text in range(1, segment[r].max() + 1):
@@ -69,7 +69,12 @@ def test_eight_in_ten_are_hidden_and_one_is_random():
     ids = jnp.full((100, 200), 7, jnp.int32)
     mask = jnp.ones_like(ids, bool).at[:, 0].set(False)
     got = mlm_masking.replace_masked(
-        jax.random.key(0), ids, mask, mask_id=3, vocab=40, special=(0, 1, 2, 3, 4)
+        jax.random.key(0),
+        ids,
+        mask,
+        mask_id=3,
+        vocab_size=40,
+        special_ids=(0, 1, 2, 3, 4),
     )
     got = np.asarray(got)
     assert (got[:, 0] == 7).all()

@@ -17,7 +17,7 @@ from research.interop import load
 from research.models import encoder
 from research.models.config import modern
 from research.objectives import mlm_masking
-from research.objectives.causal import hideable, mntp
+from research.objectives.causal import drop_first_tokens, mntp
 from research.text.tokenization import train_tokenizer
 from research.train import loop
 from research.types import PretrainingBatch, TokenizerInfo, Tokens
@@ -58,14 +58,16 @@ def packed(opening):
 def parts(key, rows, ratio, replace=ALL):
     """What the objective draws of this key: the mask, and the ids that are seen."""
     mask_key, hide_key, _ = jax.random.split(key, 3)
-    mask = hideable(mlm_masking.tokens(mask_key, rows, ratio), rows.tokens.segment_ids)
+    mask = drop_first_tokens(
+        mlm_masking.mask_single_tokens(mask_key, rows, ratio), rows.tokens.segment_ids
+    )
     ids = mlm_masking.replace_masked(
         hide_key,
         rows.tokens.token_ids,
         mask,
         mask_id=4,
-        vocab=50,
-        special=TEXT.special_ids,
+        vocab_size=50,
+        special_ids=TEXT.special_ids,
         replace=replace,
     )
     return np.asarray(mask), ids

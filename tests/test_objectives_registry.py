@@ -10,15 +10,20 @@ import pytest
 from packed import CFG, TEXT, lively, random_rows
 
 from research import sharding
-from research.objectives.registry import PRETRAINING, check_rows
+from research.objectives.registry import OBJECTIVES, check_row_layout, objective_inputs
 
 # Those that predict hidden tokens from both sides; the others have tests of their own.
-MASKED = [name for name in PRETRAINING if name not in ("causal_lm", "mntp", "gem")]
+MASKED = [
+    name
+    for name in OBJECTIVES
+    if objective_inputs(name).is_pretraining
+    and name not in ("causal_lm", "mntp", "gem")
+]
 ARGUMENTS = {"smae": {"pairs": ((1, 4), (2, 16))}}
 
 
 def make(name, cfg=CFG, text=TEXT, **options):
-    return PRETRAINING[name](cfg, text, **ARGUMENTS.get(name, {}) | options)
+    return OBJECTIVES[name](cfg, text, **ARGUMENTS.get(name, {}) | options)
 
 
 @pytest.mark.parametrize("name", MASKED)
@@ -89,12 +94,12 @@ def test_tokens_need_a_mask_and_two_sides(name):
 def test_spans_are_those_of_the_objective():
     declutr = {"name": "declutr", "anchors": 2, "positives": 3}
     spans = {"name": "spans", "kind": "declutr", "anchors": 2, "positives": 3}
-    check_rows(declutr, spans)
-    check_rows({"name": "mlm"}, {"name": "packed"})
+    check_row_layout(declutr, spans)
+    check_row_layout({"name": "mlm"}, {"name": "packed"})
     with pytest.raises(ValueError, match="rows.positives is 2 and objective.positives"):
-        check_rows(declutr, spans | {"positives": 2})
+        check_row_layout(declutr, spans | {"positives": 2})
     for rows in ({"name": "packed"}, spans | {"kind": "cot"}):
         with pytest.raises(
             ValueError, match="declutr needs row_layout.name 'spans' of kind"
         ):
-            check_rows(declutr, rows)
+            check_row_layout(declutr, rows)

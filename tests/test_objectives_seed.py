@@ -10,7 +10,7 @@ from research.models import encoder, heads, token_ops
 from research.models.attention.masks import decoder_mask
 from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
-from research.objectives.seed import continued, seed
+from research.objectives.seed import decode_next_tokens, seed
 
 ROWS = random_rows(4, 2, 32)
 
@@ -35,7 +35,7 @@ def test_a_token_reaches_the_states_of_its_window(key):
         rows = rows._replace(
             tokens=rows.tokens._replace(token_ids=ids, segment_ids=segment)
         )
-        return continued(CFG, params, rows, sentences, 2, None)
+        return decode_next_tokens(params, rows, sentences, 2, None, CFG)
 
     ids = jnp.full((1, 16), 7, jnp.int32)
     before = np.asarray(states(ids))
@@ -61,7 +61,7 @@ def test_the_loss_is_of_hidden_and_of_next_tokens(key, monkeypatch):
         c = token_ops.gather_tokens(
             x, token_ops.first_token_positions(tokens.segment_ids, 2)
         )
-        y = continued(CFG, params, ROWS, c, 3, None)
+        y = decode_next_tokens(params, ROWS, c, 3, None, CFG)
         ids, segment = ROWS.tokens.token_ids, ROWS.tokens.segment_ids
         asked = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
         z = heads.apply_mlm_head(params["head"], x, CFG)

@@ -11,7 +11,7 @@ from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.mlm import mlm
 from research.objectives.mlm_masking import MaskedTokens
-from research.objectives.smae import reconstructed, smae
+from research.objectives.smae import decode_masked, smae
 
 PAIRS = ((1, 4), (2, 16))
 ROWS = random_rows(4, 3, 32)
@@ -89,7 +89,7 @@ def test_the_decoder_does_not_see_the_token_in_place_of_the_sentence(key, masks)
     @jax.jit
     def states(ids):
         dark = MaskedTokens(ids, at, real, ids)
-        return reconstructed(CFG, params, ROWS, dark, sentences, key)
+        return decode_masked(params, ROWS, dark, sentences, key, CFG)
 
     ids = ROWS.tokens.token_ids
     other = jnp.where(jnp.asarray(firsts(ROWS)), 9, ids)
@@ -116,7 +116,7 @@ def test_the_whole_size_without_a_decoder_is_half_of_mlm(key, masks, monkeypatch
     "options, message",
     [
         ({"ratios": (0.2,)}, r"objective.ratios is \(0.2,\); it should be two"),
-        ({"ratios": (0.4, 0.2)}, "hides 0.2 of the tokens from the decoder, less than"),
+        ({"ratios": (0.4, 0.2)}, "masks 0.2 of the tokens in the decoder, less than"),
         ({"ratios": (0.2, 1.0)}, r"objective.ratios is 1.0; it must lie in \(0, 1\)"),
         ({"pairs": ((3, 4),)}, r"has \(3, 4\), but the encoder has 2 blocks of width"),
         ({"pairs": ((1, 17),)}, r"has \(1, 17\), but the encoder has 2 blocks of"),

@@ -8,14 +8,15 @@ from packed import CFG, TEXT, lively, rows_of
 
 from research.losses.token_prediction import token_losses
 from research.objectives import mlm_masking
+from research.objectives.masked_prediction import mlm_output
 from research.objectives.mlm_masking import mask_tokens
 from research.objectives.spans import (
-    averaged,
+    average_positives,
     cot_mae,
-    cot_predictions,
     declutr,
     nt_xent,
-    swapped,
+    predict_from_partners,
+    swap_partners,
 )
 
 SPANS = [[[2, *range(10 + n, 17 + 2 * n), 3]] for n in range(4)]
@@ -31,21 +32,21 @@ def test_swapping_partners_permutes_the_terms(key):
 
     @jax.jit
     def losses(params, rows, seen, dark):
-        parts = cot_predictions(CFG, params, rows, seen, dark, (None,) * 3)
-        total, each = token_losses(params, parts, [1.0, 1.0])
+        parts = predict_from_partners(params, rows, seen, dark, (None,) * 3, CFG)
+        total, each = token_losses(*mlm_output(params), parts, [1.0, 1.0])
         return total, [
             jnp.where(p.valid, x.loss, 0.0) for p, x in zip(parts, each, strict=True)
         ]
 
     total, each = losses(params, ROWS, seen, dark)
-    other = jax.tree.map(swapped, (ROWS, seen, dark))
+    other = jax.tree.map(swap_partners, (ROWS, seen, dark))
     again, moved = losses(params, *other)
     np.testing.assert_allclose(again, total, rtol=1e-5)
     for a, b in zip(each, moved, strict=True):
         assert np.asarray(a).any()
-        np.testing.assert_allclose(swapped(a), b, atol=1e-4)
+        np.testing.assert_allclose(swap_partners(a), b, atol=1e-4)
     # The decoder reads its partner's vector: without the swap it is another's.
-    alone = losses(params, ROWS, jax.tree.map(swapped, seen), dark)[1]
+    alone = losses(params, ROWS, jax.tree.map(swap_partners, seen), dark)[1]
     assert not np.allclose(alone[1], each[1], atol=1e-3)
 
 
@@ -64,16 +65,16 @@ def test_nt_xent_is_a_loop_over_all_others(key):
 
 def test_positives_are_averaged_as_they_are():
     vectors = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
-    got = averaged(jnp.asarray(vectors), 2, 3)  # two documents of 2 + 6 spans
+    got = average_positives(jnp.asarray(vectors), 2, 3)  # two documents of 2 + 6 spans
     expected = [vectors[i : i + 3].mean(0) for i in (2, 5, 10, 13)]
     np.testing.assert_allclose(got, expected, rtol=1e-6)
-    one = averaged(jnp.asarray(vectors), 4, 1)
+    one = average_positives(jnp.asarray(vectors), 4, 1)
     np.testing.assert_array_equal(one, vectors[[4, 5, 6, 7, 12, 13, 14, 15]])
 
 
 def test_errors(key):
     with pytest.raises(ValueError, match="3 rows are no pairs of spans"):
-        swapped(jnp.zeros((3, 2)))
+        swap_partners(jnp.zeros((3, 2)))
     with pytest.raises(ValueError, match="objective.depth is 0"):
         cot_mae(CFG, TEXT, depth=0)
     objective = declutr(CFG, TEXT)

@@ -100,8 +100,8 @@ def mask_batch(
         rows.tokens.token_ids,
         mask,
         mask_id=info.mask_id,
-        vocab=info.vocab_size,
-        special=info.special_ids,
+        vocab_size=info.vocab_size,
+        special_ids=info.special_ids,
     )
     labels = jax.numpy.where(mask, rows.tokens.token_ids, -100)
     return np.asarray(masked_ids, np.int64), np.asarray(labels, np.int64)

@@ -174,7 +174,7 @@ def vocabulary(experiment: Experiment, shapes: tuple) -> dict[str, float]:
 
     gathered = mlm_masking.masked_positions
     rows = {
-        "buffer_size": lambda length, ratio, shortest: length,
+        "buffer_size": lambda length, ratio, min_length: length,
         "masked_positions": lambda mask, size: gathered(mask, mask.shape[1]),
     }
     if not (found := teraflops()):

@@ -16,7 +16,7 @@ from research.data.corpus import read_corpus
 from research.inference.batching import choose_batch_sizes, group_by_length
 from research.inference.forward import place_params
 from research.models.config import EncoderConfig
-from research.objectives.causal import next_tokens
+from research.objectives.causal import next_token_loss
 from research.text import tokenization
 from research.types import Array, ModelEvaluator, Params, Tokens
 
@@ -157,7 +157,7 @@ def _row_losses(
     index = jnp.arange(token_ids.shape[1], dtype=jnp.int32)
     valid = index[None] < lengths[:, None]  # [R, S]
     tokens = Tokens(token_ids, valid.astype(jnp.int32), valid)
-    _, predictions = next_tokens(params, tokens, cfg)
+    _, predictions = next_token_loss(params, tokens, cfg)
     # [R, S-1] losses, of which the first are of given tokens
     return predictions.loss[:, given_tokens - 1 :].sum(1)
 

@@ -45,7 +45,7 @@ from research.models.positions.methods import (
     read_methods,
 )
 from research.objectives.gradcache import num_chunks
-from research.objectives.registry import OBJECTIVES, PRETRAINING
+from research.objectives.registry import OBJECTIVES
 from research.objectives.tuning import TUNING, is_partial
 from research.text.prompts import build_prompt
 from research.text.templates import Prompt
@@ -219,7 +219,7 @@ def _build_objective(
                 f"{', '.join(BASIC_POOLINGS)}"
             )
         info = tokenizer_info(tokenizer, [part.table for part in batches.sources])
-        objective = build_section(PRETRAINING, config.objective, encoder, info)
+        objective = build_section(OBJECTIVES, config.objective, encoder, info)
     else:
         loss = build_loss(config.loss, config.similarity)
         size_loss = build_section(SIZE_LOSSES, config.size_loss, loss)

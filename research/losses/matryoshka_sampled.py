@@ -32,8 +32,8 @@ def mse2d_v1(
     """2DMSE as first released (Li et al. 2024; SeanLee97/AnglE 74e5ba2).
 
     With a layer l sampled from 1..L-1 and a width k from `dims` at each step: the loss
-    at (L, D), (l, D), (L, k) and (l, k), plus temperature^2 times the feature divergence
-    of (l, D) from (L, D), which gives gradient to both.
+    at (L, D), (l, D), (L, k) and (l, k), plus temperature^2 times the feature
+    divergence of (l, D) from (L, D), which gives gradient to both.
 
     Args:
         loss: The base loss.

@@ -151,7 +151,7 @@ def _rank_loss(values: Array, grades: Array) -> Array:
 
 
 def _perturbed_cosines(q: Array, d: Array) -> Array:
-    """[B, K] |cos(x, y) + cos((b, -a), y)| of queries x = (a, b) and own documents y."""
+    """[B, K] |cos(x, y) + cos((b, -a), y)|, queries x = (a, b), own documents y."""
     width = q.shape[1]
     if width % 2:
         raise ValueError(f"angle needs an even number of dimensions, not {width}")

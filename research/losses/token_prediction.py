@@ -1,25 +1,26 @@
-"""Losses over the vocabulary, with only a part of the logits in memory at a time.
+"""Cross-entropy over the vocabulary, with only part of the logits in memory at a time.
 
-They are sums, so that padding, chunks and devices change no value.
+Losses are weighted sums, so that padding, chunks and devices change no value.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.types import VOCABULARY, Array, Params, PretrainingBatch
+from research.types import VOCABULARY, Array, PretrainingBatch
 
 
 class PredictedTokens(NamedTuple):
-    """States from which tokens are predicted; [R, P, ...].
+    """States from which tokens are predicted.
 
     Attributes:
-        states: [R, P, D], after the head.
+        states: [R, P, D], after the head if there is one.
         labels: [R, P] int32 token ids.
-        real: [R, P] bool, which count.
+        valid: [R, P] bool, which tokens count.
     """
 
     states: Array
@@ -27,21 +28,21 @@ class PredictedTokens(NamedTuple):
     valid: Array
 
 
-def most_logits() -> int:
-    """How many logits stand in memory at a time, about.
+def max_logits() -> int:
+    """Number of logits in memory at a time, about.
 
-    16 MiB of float32 on CPU, where more leave the cache: of 8,192 tokens the loss takes
-    1.0 s so, 1.4 s with 64 MiB. Accelerators want larger products.
+    16 MiB of float32 on CPU, where more leave the cache: the loss of 8,192 tokens takes
+    1.0 s this way, and 1.4 s with 64 MiB. Accelerators want larger products.
     """
     return 1 << 22 if jax.default_backend() == "cpu" else 1 << 24
 
 
 class TokenLosses(NamedTuple):
-    """What a loss over tokens says of each; without a gradient.
+    """The loss of each token; without a gradient.
 
     Attributes:
-        loss: [N] float32 cross-entropy.
-        right: [N] bool, whether the token is (among) the most likely.
+        loss: [N] float32 cross-entropy, in nats.
+        correct: [N] bool, whether the token is (among) the most likely.
     """
 
     loss: Array
@@ -58,25 +59,27 @@ def cross_entropy(
     *,
     logits: int | None = None,
 ) -> tuple[Array, TokenLosses]:
-    """Softmax cross-entropy over the vocabulary of a tied output layer.
+    """Softmax cross-entropy over the vocabulary.
 
-    Logits are x @ table.T + bias, in float32. Their gradient is computed beside them,
-    while they stand in memory, and kept as that of x and of the table: three products
+    Logits are x @ table.T + bias, in float32. Their gradient is computed together with
+    them, chunk by chunk, and kept as the gradients of x and the table: three products
     of [N, D] with [V, D], where computing the logits again would make it four.
 
     Args:
         x: [N, D] states.
-        table: [V, D] token embeddings.
+        table: [V, D] output embeddings.
         bias: [V].
         labels: [N] int32 token ids.
-        weight: [N] float32, each row's in the sum; 0 for rows that do not count. It has
-            no gradient.
-        logits: how many of them may stand in memory at a time; None for `most_logits`.
+        weight: [N] float32 weight of each row in the sum; 0 for rows that do not count.
+            It has no gradient.
+        logits: Number of logits in memory at a time; None for `max_logits`.
 
     Returns:
         the weighted sum [], float32, and every row's own loss.
     """
-    chunks = min(len(x), -(-len(x) * len(table) // (logits or most_logits())))
+    chex.assert_rank([x, table, bias], [2, 2, 1])
+    chex.assert_equal_shape_prefix([x, labels, weight], 1)
+    chunks = min(len(x), -(-len(x) * len(table) // (logits or max_logits())))
     size = -(-len(x) // chunks)
     pad = chunks * size - len(x)
 
@@ -85,36 +88,36 @@ def cross_entropy(
         y = jnp.pad(y, ((0, pad), *((0, 0),) * (y.ndim - 1)))
         return y.reshape(size, chunks, *y.shape[1:]).swapaxes(0, 1)
 
-    total, each = _in_chunks(split(x), table, bias, split(labels), split(weight))
+    total, each = _chunked_loss(split(x), table, bias, split(labels), split(weight))
     return total, jax.tree.map(lambda y: y.swapaxes(0, 1).reshape(-1)[: len(x)], each)
 
 
 @jax.custom_vjp
-def _in_chunks(x, table, bias, labels, weight):
+def _chunked_loss(x, table, bias, labels, weight):
     """`cross_entropy` of x [chunks, N/chunks, D] and the like."""
 
     def chunk(parts):
         states, targets, weights = parts
-        loss, right, _ = _softmax(states, table, bias, targets)
-        return (loss * weights).sum(), TokenLosses(loss, right)
+        loss, correct, _ = _softmax(states, table, bias, targets)
+        return (loss * weights).sum(), TokenLosses(loss, correct)
 
     total, each = jax.lax.map(chunk, (x, labels, weight))
     return total.sum(), each
 
 
-def _in_chunks_forward(x, table, bias, labels, weight):
+def _chunked_loss_forward(x, table, bias, labels, weight):
     """The same, and the gradient of the sum by x, table and bias."""
     narrow = table.astype(x.dtype)
 
     def chunk(sums, parts):
         states, targets, weights = parts
-        loss, right, p = _softmax(states, narrow, bias, targets)
+        loss, correct, p = _softmax(states, narrow, bias, targets)
         hit = jnp.arange(p.shape[1], dtype=targets.dtype)[None] == targets[:, None]
         d = (p - hit.astype(p.dtype)) * weights[:, None]
         by_bias = d.sum(0)
         d = d.astype(x.dtype)
         by_table = jnp.matmul(d.T, states, preferred_element_type=jnp.float32)
-        out = (d @ narrow, (loss * weights).sum(), TokenLosses(loss, right))
+        out = (d @ narrow, (loss * weights).sum(), TokenLosses(loss, correct))
         return (sums[0] + by_table, sums[1] + by_bias), out
 
     zeros = jnp.zeros(table.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)
@@ -124,26 +127,27 @@ def _in_chunks_forward(x, table, bias, labels, weight):
     return (total.sum(), each), (by_x, by_table, by_bias)
 
 
-def _in_chunks_backward(gradients, cotangents):
+def _chunked_loss_backward(gradients, cotangents):
     scale = cotangents[0]
     return (*(g * scale.astype(g.dtype) for g in gradients), None, None)
 
 
-_in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
+_chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
 
 
 def _softmax(x, table, bias, labels):
-    """Of [n, D] states: losses [n], whether right [n], probabilities [n, V]."""
+    """Losses [n], whether correct [n] and probabilities [n, V] of states [n, D]."""
     z = vocabulary_logits(x, table, bias)
-    most = z.max(1)
-    p = jnp.exp(z - most[:, None])
+    largest = z.max(1)
+    p = jnp.exp(z - largest[:, None])
     total = p.sum(1)
-    picked = jnp.take_along_axis(z, labels[:, None], 1)[:, 0]
-    return jnp.log(total) + most - picked, picked >= most, p / total[:, None]
+    label_logits = jnp.take_along_axis(z, labels[:, None], 1)[:, 0]
+    losses = jnp.log(total) + largest - label_logits
+    return losses, label_logits >= largest, p / total[:, None]
 
 
 def vocabulary_logits(x: Array, table: Array, bias: Array) -> Array:
-    """[N, D] states -> [N, V] float32 logits of the tied output layer."""
+    """[N, D] states -> [N, V] float32 logits x @ table.T + bias."""
     table = table.astype(x.dtype)
     z = jnp.matmul(x, table.T, preferred_element_type=jnp.float32)
     return z + bias[None]
@@ -153,7 +157,7 @@ def vocabulary_logits(x: Array, table: Array, bias: Array) -> Array:
 def bag_of_words(
     x: Array, table: Array, bias: Array, rows: PretrainingBatch, texts: int
 ) -> tuple[Array, Array]:
-    """Predicting the set of a text's tokens from its ordinary tokens (DupMAE).
+    """Cross-entropy of a text's set of tokens, from its ordinary tokens (DupMAE).
 
     The logits of a text are the largest over its tokens but the first ([CLS]); each
     distinct ordinary token of the text weighs 1/n, n the number of its ordinary tokens
@@ -163,86 +167,128 @@ def bag_of_words(
         x: [R, S, D] states of the masked texts, after the head's transform.
         table: [V, D] token embeddings.
         bias: [V].
-        rows: the unmasked texts.
-        texts: M, the most texts of a row.
+        rows: The unmasked texts.
+        texts: M, the largest number of texts per row.
 
     Returns:
         the sum over the texts of minus the weighted log-softmax [], and the number of
         texts [] (float32).
     """
+    chex.assert_shape(x, (*rows.word_ids.shape, table.shape[1]))
 
-    def row(parts):
-        states, ids, segment, word = parts
+    def row_loss(row):
+        states, ids, segment, word = row  # [S, D], and [S] each
+        # [M, V] logits of the texts: the largest over tokens that are not [CLS]
         first = jnp.pad(segment[1:] != segment[:-1], (1, 0), constant_values=True)
-        shown = jnp.where(first, 0, segment)  # neither [CLS] nor padding
+        pooled_segment = jnp.where(first, 0, segment)
         z = vocabulary_logits(states, table, bias)
-        most = jax.ops.segment_max(z, shown, texts + 1)[1:]  # [M, V]
+        text_logits = jax.ops.segment_max(z, pooled_segment, texts + 1)[1:]
         # A text without tokens has a maximum of -inf, but no target either.
-        most = jnp.where(jnp.isfinite(most), most, 0.0)
-        log_p = jax.nn.log_softmax(most, axis=1)
+        text_logits = jnp.where(jnp.isfinite(text_logits), text_logits, 0.0)
+        log_p = jax.nn.log_softmax(text_logits, axis=1)
+
+        # [S] whether a token is ordinary, and the first of its kind in its text
         ordinary = word > 0
         same = (ids[:, None] == ids[None]) & (segment[:, None] == segment[None])
         earlier = jnp.tril(same, -1) & ordinary[None]
         distinct = ordinary & ~earlier.any(1)
+
+        # [S] weights, 1/n for distinct tokens
         count = jax.ops.segment_sum(ordinary.astype(jnp.float32), segment, texts + 1)
         weight = jnp.where(distinct, 1 / jnp.maximum(count[segment], 1), 0.0)
         loss = -(weight * log_p[jnp.maximum(segment, 1) - 1, ids]).sum()
         return loss, (count[1:] > 0).sum(dtype=jnp.float32)
 
     tokens = rows.tokens
-    parts = (x, tokens.token_ids, tokens.segment_ids, rows.word_ids)
-    loss, count = jax.lax.map(jax.checkpoint(row), parts)
+    inputs = (x, tokens.token_ids, tokens.segment_ids, rows.word_ids)
+    loss, count = jax.lax.map(jax.checkpoint(row_loss), inputs)
     return loss.sum(), count.sum()
 
 
-def predictions(
-    params: Params, parts: Sequence[PredictedTokens], weights: Sequence[float]
-) -> tuple[Array, list[tuple[Array, Array]]]:
-    """The weighted sum of mean cross-entropies, all of them in one pass.
+class TokenMeans(NamedTuple):
+    """Means over the valid tokens of one `PredictedTokens`; without a gradient.
+
+    Attributes:
+        loss: [] float32 cross-entropy.
+        accuracy: [] float32, the share of tokens that are the most likely.
+    """
+
+    loss: Array
+    accuracy: Array
+
+
+def mean_token_losses(
+    table: Array,
+    bias: Array | None,
+    parts: Sequence[PredictedTokens],
+    weights: Sequence[float] = (1.0,),
+) -> tuple[Array, list[TokenMeans]]:
+    """The weighted sum of several mean cross-entropies, in one pass over the vocabulary.
 
     Args:
-        params: {"encoder", "head", ...}.
-        parts: what is predicted.
-        weights: of the parts' means.
+        table: [V, D] output embeddings.
+        bias: [V] of the logits; None for none.
+        parts: What is predicted.
+        weights: One weight per part's mean.
 
     Returns:
-        the sum [], and each part's (mean loss, share of right tokens), which have no
-        gradient.
+        the sum [], and each part's means.
     """
-    total, each = token_losses(params, parts, weights)
-    return total, list(map(means, parts, each))
-
-
-def means(part: PredictedTokens, each: TokenLosses) -> tuple[Array, Array]:
-    """The mean loss, and the share of right tokens, of a part's real ones."""
-    count = jnp.maximum(part.valid.sum(dtype=jnp.float32), 1.0)
-    loss, right = (
-        jnp.where(part.valid, x.astype(jnp.float32), 0.0).sum() / count for x in each
-    )
-    return loss, right
+    total, losses = token_losses(table, bias, parts, weights)
+    return total, list(map(average_tokens, parts, losses))
 
 
 def token_losses(
-    params: Params, parts: Sequence[PredictedTokens], weights: Sequence[float]
+    table: Array,
+    bias: Array | None,
+    parts: Sequence[PredictedTokens],
+    weights: Sequence[float] = (1.0,),
 ) -> tuple[Array, list[TokenLosses]]:
-    """The same sum, and each part's losses [R, P], real or not."""
+    """The sum of `mean_token_losses`, and the losses of every token.
 
-    def flat(arrays):
-        whole = jnp.concatenate(arrays, 1)
-        return whole.reshape(-1, *whole.shape[2:])
+    Args:
+        table: [V, D] output embeddings.
+        bias: [V] of the logits; None for none.
+        parts: What is predicted, all of R rows.
+        weights: One weight per part's mean.
 
-    shares = [
+    Returns:
+        the sum [], and each part's losses [R, P], valid or not, which have no gradient.
+    """
+    chex.assert_rank(table, 2)
+    for part in parts:
+        chex.assert_equal_shape([part.labels, part.valid])
+        chex.assert_shape(part.states, (*part.labels.shape, table.shape[1]))
+
+    def flatten(arrays):
+        joined = jnp.concatenate(arrays, 1)  # [R, sum of P, ...]
+        return joined.reshape(-1, *joined.shape[2:])
+
+    # [R, P] weight of each token in the sum: 0, or its part's weight over its count
+    token_weights = [
         part.valid.astype(jnp.float32)
         * (weight / jnp.maximum(part.valid.sum(dtype=jnp.float32), 1.0))
         for part, weight in zip(parts, weights, strict=True)
     ]
-    total, each = cross_entropy(
-        flat([part.states for part in parts]),
-        params["encoder"]["embed"]["token"]["embedding"],
-        params["head"]["bias"],
-        flat([part.labels for part in parts]),
-        flat(shares),
+    total, losses = cross_entropy(
+        flatten([part.states for part in parts]),
+        table,
+        jnp.zeros(len(table), jnp.float32) if bias is None else bias,
+        flatten([part.labels for part in parts]),
+        flatten(token_weights),
     )
+    # [R * sum of P] back to each part's [R, P]
     ends = np.cumsum([part.valid.shape[1] for part in parts])[:-1]
-    values = [jnp.split(x.reshape(len(parts[0].valid), -1), ends, 1) for x in each]
+    values = [jnp.split(x.reshape(len(parts[0].valid), -1), ends, 1) for x in losses]
     return total, [TokenLosses(*part) for part in zip(*values, strict=True)]
+
+
+def average_tokens(part: PredictedTokens, losses: TokenLosses) -> TokenMeans:
+    """Averages a part's losses [R, P] over its valid tokens."""
+    count = jnp.maximum(part.valid.sum(dtype=jnp.float32), 1.0)
+    return TokenMeans(
+        *(
+            jnp.where(part.valid, x.astype(jnp.float32), 0.0).sum() / count
+            for x in losses
+        )
+    )

@@ -42,7 +42,7 @@ def apply_mlm_head(params: Params, x: Array, cfg: EncoderConfig) -> Array:
         logits.
     """
     dense = params["transform"]
-    chex.assert_shape(dense["kernel"], (cfg.width, cfg.width))
+    chex.assert_shape(dense["kernel"], (None, cfg.width))
     # [N, d] x [d, D] -> [N, D]
     kernel = dense["kernel"][: x.shape[-1]].astype(x.dtype)
     y = x.reshape(-1, x.shape[-1]) @ kernel + dense["bias"].astype(x.dtype)[None]

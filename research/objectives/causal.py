@@ -1,19 +1,26 @@
-"""Predicting the next token: of decoders, and of decoders made to see both sides.
+"""Next-token prediction: causal language modeling, and masked next-token prediction.
 
-The logits are final states times the output embeddings, without bias: those of the
-model's own output layer, `lm_head`, if the parameters have one, else the token table.
+Logits are final states times the output embeddings, without head or bias: the untied
+output layer of a language model (`heads.output_embeddings`), else the token table.
 """
 
-from functools import partial
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
-from research.losses import token_prediction
+from research.losses.token_prediction import (
+    PredictedTokens,
+    mean_token_losses,
+    token_losses,
+)
 from research.models import encoder, heads, token_ops
 from research.models.config import EncoderConfig
+from research.models.positions.bias import position_penalty
 from research.objectives import mlm_masking
+from research.objectives.inputs import reads_rows
+from research.objectives.masked_prediction import init_params
 from research.objectives.mlm_masking import BERT_REPLACE, masked_fraction
 from research.types import (
     Array,
@@ -28,114 +35,115 @@ from research.types import (
 )
 
 
-class Following(NamedTuple):
-    """What the tokens of rows say about the token after them; [R, S-1].
+class NextTokenLosses(NamedTuple):
+    """The predictions of the token after each token of rows; [R, S-1].
 
     Attributes:
         loss: float32 cross-entropy, in nats; 0 where no token of the text follows.
-        right: bool, whether what follows is the most likely token.
-        real: bool, where a token of the same text follows.
+        correct: bool, whether the next token is the most likely one.
+        valid: bool, where a token of the same text follows.
     """
 
     loss: Array
-    right: Array
-    real: Array
+    correct: Array
+    valid: Array
 
 
-def follows(segment: Array) -> Array:
+def has_next_token(segment_ids: Array) -> Array:
     """Whether a token's text goes on after it: [R, S] int32 -> [R, S-1] bool."""
-    return (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
+    chex.assert_rank(segment_ids, 2)
+    same_text = segment_ids[:, 1:] == segment_ids[:, :-1]
+    return same_text & (segment_ids[:, 1:] > 0)
 
 
-def predicted(
-    params: Params, states: Array, labels: Array, real: Array
-) -> tuple[Array, token_prediction.TokenLosses]:
-    """The mean cross-entropy of tokens, by the token table.
-
-    Args:
-        params: the encoder's.
-        states: [R, P, D], after the final norm.
-        labels: [R, P] int32 token ids.
-        real: [R, P] bool, which count; the mean is over these.
-
-    Returns:
-        the mean [], 0 where none counts, and each token's own loss [R, P], which has no
-        gradient.
-    """
-    weight = real.astype(jnp.float32)
-    weight /= jnp.maximum(weight.sum(), 1.0)
-    table = heads.output_embeddings(params)
-    mean, each = token_prediction.cross_entropy(
-        states.reshape(-1, states.shape[-1]),
-        table,
-        jnp.zeros(len(table), jnp.float32),
-        labels.reshape(-1),
-        weight.reshape(-1),
-    )
-    shaped = (x.reshape(real.shape) for x in each)
-    return mean, token_prediction.TokenLosses(*shaped)
-
-
-def next_tokens(
+def next_token_loss(
     params: Params, tokens: Tokens, cfg: EncoderConfig, key: Key | None = None
-) -> tuple[Array, Following]:
-    """Language modelling of rows of texts, each of which is predicted from itself only.
+) -> tuple[Array, NextTokenLosses]:
+    """Language modeling loss of rows of texts, each predicted from itself only.
 
     Args:
-        params: the encoder's.
-        tokens: rows [R, S].
-        cfg: the encoder's shape, which should be causal.
-        key: dropout key; None runs without.
+        params: The encoder's parameters.
+        tokens: Rows [R, S].
+        cfg: The encoder's shape, which should be causal.
+        key: Dropout key; None runs without.
 
     Returns:
-        the mean loss [] of the tokens that are not the first of their text, and what
-        there is of each token.
+        the mean loss [] over the tokens that are not the first of their text, and the
+        loss of each.
     """
-    x, _ = encoder.apply(params, tokens, cfg, key=key)
-    real = follows(tokens.segment_ids)
-    mean, each = predicted(params, x[:, :-1], tokens.token_ids[:, 1:], real)
-    return mean, Following(jnp.where(real, each.loss, 0.0), each.correct, real)
+    x, _ = encoder.apply(params, tokens, cfg, key=key)  # [R, S, D]
+    return predict_next_tokens(
+        params, x, tokens.token_ids, has_next_token(tokens.segment_ids)
+    )
 
 
-def language_metrics(mean: Array, each: Following) -> Metrics:
-    """Perplexity by token, and the share of tokens that were the most likely."""
-    count = jnp.maximum(each.real.sum(dtype=jnp.float32), 1.0)
-    right = (each.right & each.real).sum(dtype=jnp.float32) / count
-    return {"perplexity": jnp.exp(mean), "accuracy": right}
-
-
-def causal_lm(cfg: EncoderConfig, text: TokenizerInfo) -> Objective:
-    """Causal language modelling: every token from those before it in its text.
+def predict_next_tokens(
+    params: Params, x: Array, token_ids: Array, valid: Array
+) -> tuple[Array, NextTokenLosses]:
+    """The loss of predicting each token from the state before it.
 
     Args:
-        cfg: the encoder's shape.
-        text: not used; other objectives of pre-training need it.
+        params: The encoder's parameters.
+        x: [R, S, D] final states.
+        token_ids: [R, S] int32.
+        valid: [R, S-1] bool, which states predict a token.
 
     Returns:
-        an Objective of batches of type Rows, with the metrics perplexity and accuracy
-        (shares of the predicted tokens).
+        the mean loss [], 0 where none counts, and the loss of each.
+    """
+    part = PredictedTokens(x[:, :-1], token_ids[:, 1:], valid)
+    mean, [losses] = token_losses(heads.output_embeddings(params), None, [part])
+    each = NextTokenLosses(jnp.where(valid, losses.loss, 0.0), losses.correct, valid)
+    return mean, each
+
+
+def language_metrics(mean: Array, losses: NextTokenLosses) -> Metrics:
+    """Perplexity per token, and the share of tokens that were the most likely."""
+    count = jnp.maximum(losses.valid.sum(dtype=jnp.float32), 1.0)
+    correct = (losses.correct & losses.valid).sum(dtype=jnp.float32)
+    return {"perplexity": jnp.exp(mean), "accuracy": correct / count}
+
+
+@reads_rows
+def causal_lm(cfg: EncoderConfig, tokenizer: TokenizerInfo) -> Objective:
+    """Causal language modeling: every token from those before it in its text.
+
+    Args:
+        cfg: The encoder's shape.
+        tokenizer: Not used; other objectives of rows need it.
+
+    Returns:
+        an Objective of batches of type PretrainingBatch, with the metrics perplexity
+        and accuracy (over the predicted tokens).
 
     Raises:
-        ValueError: the encoder sees what it should predict.
+        ValueError: The encoder is not causal.
     """
-    del text
+    del tokenizer
     if not cfg.causal:
         raise ValueError(
-            "causal_lm needs an encoder that sees only what stands before, but "
+            "causal_lm needs an encoder whose tokens attend to earlier ones only, but "
             "encoder.causal is False"
         )
 
-    def loss(params: Params, frozen: Params, batch: PretrainingBatch, key: Key):
+    def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
+        return init_params(key, cfg, encoder_params, mlm_head=False)[0], {}
+
+    def loss(
+        params: Params, frozen: Params, batch: PretrainingBatch, key: Key
+    ) -> LossOutput:
         del frozen
-        mean, each = next_tokens(params["encoder"], batch.tokens, cfg, key)
-        return LossOutput(mean, language_metrics(mean, each))
+        mean, losses = next_token_loss(params["encoder"], batch.tokens, cfg, key)
+        total = mean + position_penalty(key, params["encoder"], cfg)
+        return LossOutput(total, language_metrics(mean, losses))
 
-    return Objective(started(cfg), loss)
+    return Objective(init, loss)
 
 
+@reads_rows
 def mntp(
     cfg: EncoderConfig,
-    text: TokenizerInfo,
+    tokenizer: TokenizerInfo,
     *,
     ratio: float = 0.2,
     replace: tuple[float, float] = BERT_REPLACE,
@@ -143,95 +151,101 @@ def mntp(
 ) -> Objective:
     """Masked next-token prediction (LLM2Vec, BehnamGhader et al. 2024, section 2.2).
 
-    Of a decoder whose causal mask is taken away: a hidden token is predicted from the
-    state of the token before it, as its pre-training did. The first token of a text is
-    never hidden, as none stands before it. The authors hide with `ratio` and `replace`
+    For a decoder without its causal mask: a masked token is predicted from the state of
+    the token before it, as in the decoder's pre-training. The first token of a text is
+    never masked, as nothing is before it. The authors mask with `ratio` and `replace`
     0.2 and (0.8, 0.1) in Llama, 0.8 and (1, 0) in Mistral.
 
     Args:
-        cfg: the encoder's shape.
-        text: the tokenizer's ids.
-        ratio: of a text's ordinary tokens that are hidden, single tokens, not words.
-        replace: the chances of the mask token and of a random one; the rest is kept.
-        mask_id: the mask token; -1 for the tokenizer's, else its "_".
+        cfg: The encoder's shape.
+        tokenizer: The tokenizer's ids.
+        ratio: Share of a text's ordinary tokens that are masked; single tokens, not
+            words.
+        replace: Chances of the mask token and of a random one; the remaining tokens
+            are kept.
+        mask_id: Id of the mask token; -1 for the tokenizer's, else its "_".
 
     Returns:
-        an Objective of batches of type Rows.
+        an Objective of batches of type PretrainingBatch.
 
     Raises:
-        ValueError: the encoder is causal, the ratio is not in (0, 1), or there is no
+        ValueError: The encoder is causal, the ratio is not in (0, 1), or there is no
             such token.
     """
     if cfg.causal:
         raise ValueError(
-            "mntp needs an encoder that sees both sides, but encoder.causal is True"
+            "mntp needs an encoder that attends to both sides, but encoder.causal is "
+            "True"
         )
     if not 0 < ratio < 1:
         raise ValueError(f"objective.ratio is {ratio}; it must lie in (0, 1)")
-    rule = _Hiding(ratio, replace, _mask_id(text, mask_id))
-    return Objective(started(cfg), partial(_mntp_loss, cfg, text, rule))
+    mask_token = _resolve_mask_id(tokenizer, mask_id)
+
+    def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
+        return init_params(key, cfg, encoder_params, mlm_head=False)[0], {}
+
+    def loss(
+        params: Params, frozen: Params, batch: PretrainingBatch, key: Key
+    ) -> LossOutput:
+        del frozen
+        mask_key, replace_key, dropout_key = jax.random.split(key, 3)
+
+        # [R, S] masked tokens, each with a token of its text before it
+        mask = mlm_masking.mask_single_tokens(mask_key, batch, ratio)
+        mask = drop_first_tokens(mask, batch.tokens.segment_ids)
+        token_ids = mlm_masking.replace_masked(
+            replace_key,
+            batch.tokens.token_ids,
+            mask,
+            mask_id=mask_token,
+            vocab_size=tokenizer.vocab_size,
+            special_ids=tokenizer.special_ids,
+            replace=replace,
+        )
+        tokens = batch.tokens._replace(token_ids=token_ids)
+        x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
+
+        # [R, P, D] states before the masked tokens
+        size = mlm_masking.buffer_size(mask.shape[1], ratio, tokenizer.min_length)
+        positions, valid = mlm_masking.masked_positions(mask, size)
+        states = token_ops.gather_tokens(x, jnp.maximum(positions - 1, 0))
+        labels = token_ops.gather_tokens(batch.tokens.token_ids, positions)
+
+        part = PredictedTokens(states, labels, valid)
+        table = heads.output_embeddings(params["encoder"])
+        total, [means] = mean_token_losses(table, None, [part])
+        total += position_penalty(key, params["encoder"], cfg)
+        metrics = {
+            "accuracy": means.accuracy,
+            "masked": masked_fraction(valid, batch),
+        }
+        return LossOutput(total, metrics)
+
+    return Objective(init, loss)
 
 
-class _Hiding(NamedTuple):
-    """The arguments of `mntp`."""
-
-    ratio: float
-    replace: tuple[float, float]
-    mask_id: int
+def drop_first_tokens(mask: Array, segment_ids: Array) -> Array:
+    """A mask [R, S] without the first token of each text."""
+    chex.assert_equal_shape([mask, segment_ids])
+    return mask & jnp.pad(has_next_token(segment_ids), ((0, 0), (1, 0)))
 
 
-def _mntp_loss(cfg, text, rule, params, frozen, batch, key):
-    """The loss of an Objective; shapes as there."""
-    del frozen
-    mask_key, hide_key, dropout_key = jax.random.split(key, 3)
-    mask = mlm_masking.tokens(mask_key, batch, rule.ratio)
-    mask = hideable(mask, batch.tokens.segment_ids)
-    ids = mlm_masking.replace_masked(
-        hide_key,
-        batch.tokens.token_ids,
-        mask,
-        mask_id=rule.mask_id,
-        vocab=text.vocab_size,
-        special=text.special_ids,
-        replace=rule.replace,
-    )
-    tokens = batch.tokens._replace(token_ids=ids)
-    x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.min_length)
-    at, real = mlm_masking.masked_positions(mask, size)
-    states = token_ops.gather_tokens(x, jnp.maximum(at - 1, 0))
-    labels = token_ops.gather_tokens(batch.tokens.token_ids, at)
-    mean, each = predicted(params["encoder"], states, labels, real)
-    count = real.sum(dtype=jnp.float32)
-    right = (each.correct & real).sum(dtype=jnp.float32) / jnp.maximum(count, 1.0)
-    metrics = {"accuracy": right, "masked": masked_fraction(real, batch)}
-    return LossOutput(mean, metrics)
-
-
-def hideable(mask: Array, segment: Array) -> Array:
-    """A mask [R, S] without the tokens that no token of their text stands before."""
-    return mask & jnp.pad(follows(segment), ((0, 0), (1, 0)))
-
-
-def _mask_id(text: TokenizerInfo, wanted: int) -> int:
-    known = [wanted if wanted >= 0 else None, text.mask_id, text.blank_id]
-    found = next((number for number in known if number is not None), None)
-    if found is None:
+def _resolve_mask_id(tokenizer: TokenizerInfo, mask_id: int) -> int:
+    """The first that there is: the id asked for, [MASK], or "_"."""
+    candidates = [
+        mask_id if mask_id >= 0 else None,
+        tokenizer.mask_id,
+        tokenizer.blank_id,
+    ]
+    token_id = next((number for number in candidates if number is not None), None)
+    if token_id is None:
         raise ValueError(
-            "the vocabulary has neither a mask token nor '_' to hide words by; "
+            "the vocabulary has neither a mask token nor '_' to mask words by; "
             "objective.mask_id can name another"
         )
-    if found >= text.vocab_size:
+    if token_id >= tokenizer.vocab_size:
         raise ValueError(
-            f"objective.mask_id is {found}; the vocabulary has 0 ... {text.vocab_size - 1}"
+            f"objective.mask_id is {token_id}; the vocabulary has 0 ... "
+            f"{tokenizer.vocab_size - 1}"
         )
-    return found
-
-
-def started(cfg: EncoderConfig):
-    """The `init` of an Objective that trains an encoder and nothing else."""
-
-    def init(key: Key, start: Params | None = None) -> tuple[Params, Params]:
-        return {"encoder": encoder.init(key, cfg) if start is None else start}, {}
-
-    return init
+    return token_id

@@ -1,14 +1,17 @@
-"""Training objectives: an encoder and a loss put together."""
+"""The contrastive objective: queries against documents, at one or all model sizes."""
 
 import jax
 import jax.numpy as jnp
 
-from research.losses.similarity import cosine
+from research.losses.similarity import cosine, docs_per_query
 from research.models import encoder
 from research.models.config import EncoderConfig
-from research.models.pooling import basic, registry
+from research.models.pooling import registry
+from research.models.pooling.basic import LearnedPooling
 from research.models.positions.bias import position_penalty
 from research.objectives.gradcache import encode_in_chunks, num_chunks
+from research.objectives.inputs import reads_pairs
+from research.objectives.masked_prediction import init_params
 from research.types import (
     Array,
     Batch,
@@ -23,41 +26,42 @@ from research.types import (
 )
 
 
+@reads_pairs
 def contrastive(
     cfg: EncoderConfig,
-    pool: Pool | basic.LearnedPooling,
-    nested: SizeLoss,
+    pool: Pool | LearnedPooling,
+    size_loss: SizeLoss,
     *,
     micro_batch: int = 0,
     head: str = "none",
 ) -> Objective:
-    """Contrasts the queries of a batch with its documents, at every size that is asked.
+    """Contrasts the queries of a batch with its documents, at every size of a SizeLoss.
 
     Args:
-        cfg: the encoder's shape.
-        pool: one of `BASIC_POOLINGS`, or a LearnedPooling, whose
-            parameters are trained too, and dropped where the pooling has none.
-        nested: a loss over sizes, from `nested.NESTED`.
-        micro_batch: pairs that are encoded at a time; 0 encodes all at once. The
-            gradient is that of the whole batch (GradCache, Gao et al. 2021).
-        head: 'tanh' puts a dense layer with tanh over the pooled vector in training
-            only (SimCSE, Gao et al. 2021, section 3), 'none' nothing.
-
-    Positions by SeqPE add their penalty to the loss.
+        cfg: The encoder's shape.
+        pool: A pooling function, or one with parameters, which are trained too. Those
+            that the encoder has are dropped if the pooling has none.
+        size_loss: A loss over sizes, from `matryoshka.SIZE_LOSSES`.
+        micro_batch: Number of pairs encoded at a time; 0 encodes all at once. The
+            gradient is the whole batch's (GradCache, Gao et al. 2021).
+        head: "tanh" puts a dense layer with tanh over the pooled vector in training
+            only (SimCSE, Gao et al. 2021, section 3), "none" nothing.
 
     Returns:
         an Objective of batches of type Batch.
 
     Raises:
-        ValueError: the head is neither.
+        ValueError: The head is unknown.
     """
     if head not in ("none", "tanh"):
         raise ValueError(f"objective.head is {head!r}; allowed: none, tanh")
 
-    def init(key: Key, start: Params | None = None) -> tuple[Params, Params]:
-        start = encoder.init(key, cfg) if start is None else start
-        readout_key = jax.random.fold_in(key, 2)
-        params = {"encoder": registry.add_pooling_params(readout_key, start, cfg, pool)}
+    def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
+        params, _ = init_params(key, cfg, encoder_params, mlm_head=False)
+        pool_key = jax.random.fold_in(key, 2)
+        params["encoder"] = registry.add_pooling_params(
+            pool_key, params["encoder"], cfg, pool
+        )
         if head == "tanh":
             shape = (cfg.width, cfg.width)
             kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), shape)
@@ -66,7 +70,21 @@ def contrastive(
 
     def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
         del frozen
-        size = max_segments(batch.tokens.token_ids.shape[1])
+        encode_key, loss_key = jax.random.split(key)
+
+        # [N, D], or [N, L+1, D]: embeddings of the texts of all rows
+        embeddings = encode_batch(params["encoder"], batch, encode_key)
+        if head == "tanh":
+            embeddings = _apply_tanh_head(params["head"], embeddings)
+
+        q = embeddings[batch.query_index]  # [B, ...]
+        d = embeddings[batch.document_index]  # [B*K, ...]
+        losses, metrics = size_loss.loss(q, d, batch.labels, loss_key)
+        total = losses.mean() + position_penalty(key, params["encoder"], cfg)
+        return LossOutput(total, {**metrics, **ranking_metrics(q, d)})
+
+    def encode_batch(params: Params, batch: Batch, key: Key) -> Array:
+        texts_per_row = max_segments(batch.tokens.token_ids.shape[1])
 
         def encode(params, tokens, key):
             return encoder.encode(
@@ -74,39 +92,37 @@ def contrastive(
                 tokens,
                 cfg,
                 pool,
-                max_segments=size,
+                max_segments=texts_per_row,
                 key=key,
-                every_layer=nested.needs_all_layers,
+                every_layer=size_loss.needs_all_layers,
             )
 
-        encode_key, loss_key = jax.random.split(key)
-        encode = encode_in_chunks(
-            encode, num_chunks(len(batch.query_index), micro_batch)
-        )
-        vectors = encode(params["encoder"], batch.tokens, encode_key)
-        if head == "tanh":
-            dense = params["head"]
-            bias = jnp.broadcast_to(dense["bias"], vectors.shape)
-            vectors = jnp.tanh(vectors @ dense["kernel"] + bias)
-        q, d = vectors[batch.query_index], vectors[batch.document_index]
-        values, metrics = nested.loss(q, d, batch.labels, loss_key)
-        value = values.mean()
-        penalty_key = jax.random.fold_in(loss_key, 1)
-        value += position_penalty(penalty_key, params["encoder"], cfg)
-        return LossOutput(value, {**metrics, **_similarities(q, d)})
+        chunks = num_chunks(len(batch.query_index), micro_batch)
+        return encode_in_chunks(encode, chunks)(params, batch.tokens, key)
 
     return Objective(init, loss)
 
 
-def _similarities(q: Array, d: Array) -> Metrics:
-    """How the full-size embeddings of the queries rank their own documents."""
+def _apply_tanh_head(params: Params, x: Array) -> Array:
+    """tanh(W x + b) of embeddings [..., D]."""
+    return jnp.tanh(x @ params["kernel"] + jnp.broadcast_to(params["bias"], x.shape))
+
+
+def ranking_metrics(q: Array, d: Array) -> Metrics:
+    """Cosines of full-size queries and positives, and how often the own one is largest.
+
+    Args:
+        q: [B, D] queries, or [B, L+1, D] of every layer.
+        d: [B*K, D] or [B*K, L+1, D] documents.
+    """
     if q.ndim == 3:
         q, d = q[:, -1], d[:, -1]
-    positives = d[:: len(d) // len(q)]  # [B, D]
-    scores = jax.lax.stop_gradient(cosine(q, positives))  # [B, B]
-    own = jnp.diagonal(scores)
+    q, d = jax.lax.stop_gradient((q, d))
+    scores = cosine(q, d[:: docs_per_query(q, d)])  # [B, B]
+    positives = jnp.diagonal(scores)
+    num_negatives = max(1, scores.size - len(positives))
     return {
-        "positive_cosine": own.mean(),
-        "negative_cosine": (scores.sum() - own.sum()) / max(1, scores.size - len(own)),
-        "accuracy": (own >= scores.max(1)).mean(dtype=jnp.float32),
+        "positive_cosine": positives.mean(),
+        "negative_cosine": (scores.sum() - positives.sum()) / num_negatives,
+        "accuracy": (positives >= scores.max(1)).mean(dtype=jnp.float32),
     }

@@ -1,60 +1,66 @@
-"""GEM: a language model learns to put what it has read into special tokens."""
+"""GEM: language modeling through special tokens that summarize the preceding text."""
 
-from functools import partial
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.positions.segment_positions import segment_positions
+from research.models.positions.bias import position_penalty
 from research.objectives.causal import (
-    Following,
-    follows,
+    has_next_token,
     language_metrics,
-    predicted,
-    started,
+    predict_next_tokens,
 )
+from research.objectives.inputs import reads_rows
+from research.objectives.masked_prediction import init_params
 from research.types import (
     Array,
     Key,
     LossOutput,
     Objective,
+    Params,
     PretrainingBatch,
     TokenizerInfo,
     max_documents,
 )
 
 
+@reads_rows
 def gem(
     cfg: EncoderConfig,
-    text: TokenizerInfo,
+    tokenizer: TokenizerInfo,
     *,
     count: int = 1,
     ratio: float = 0.5,
     token_id: int = -1,
 ) -> Objective:
-    """Next tokens, part of them from what special tokens keep (GEM, Zhang et al. 2025).
+    """Next tokens, some of them from special tokens only (GEM, Zhang et al. 2025).
 
-    `count` special tokens stand somewhere within a text. What follows them sees them
-    and itself, but not what stands before; they see that, and not each other. The
-    first of them is then an embedding of what it follows: the token that ends a text.
-    Here they take the places of tokens, which nothing predicts; the paper inserts them.
+    `count` special tokens are put somewhere within a text. The tokens after them attend
+    to them and to each other, but not to those before; special tokens attend to those
+    before, and not to each other. The first of them then is an embedding of the text
+    before it: the token that ends a text. Here they take the places of tokens, which
+    nothing predicts; the paper inserts them.
 
     Args:
-        cfg: the encoder's shape.
-        text: the tokenizer's ids.
-        count: of special tokens.
-        ratio: of texts that are divided; the others keep the language model.
-        token_id: the special tokens; -1 for the tokenizer's end token.
+        cfg: The encoder's shape.
+        tokenizer: The tokenizer's ids.
+        count: Number of special tokens per text.
+        ratio: Share of texts that get special tokens; the other texts keep the
+            language modeling loss.
+        token_id: Id of the special tokens; -1 for the tokenizer's end token.
 
     Returns:
-        an Objective of batches of type Rows, with the metrics perplexity and accuracy,
-        of all predicted tokens and ("after/...") of those after the special ones.
+        an Objective of batches of type PretrainingBatch, with the metrics perplexity
+        and accuracy over all predicted tokens and ("after/...") over those after
+        special tokens.
 
     Raises:
-        ValueError: the encoder is not causal, there is no such token, the count is
+        ValueError: The encoder is not causal, there is no such token, the count is
             below 1, or the ratio is not in (0, 1].
     """
     if not cfg.causal:
@@ -64,88 +70,107 @@ def gem(
             f"objective.count is {count} and ratio {ratio}; allowed: at least 1, and "
             "(0, 1]"
         )
-    found = text.end_id if token_id < 0 else token_id
-    if found is None or found >= text.vocab_size:
+    special_id = tokenizer.end_id if token_id < 0 else token_id
+    if special_id is None or special_id >= tokenizer.vocab_size:
         raise ValueError(
-            f"objective.token_id is {token_id}; allowed: 0 ... {text.vocab_size - 1}, or -1 "
-            "for an end token, if the tokenizer has one"
+            f"objective.token_id is {token_id}; allowed: 0 ... "
+            f"{tokenizer.vocab_size - 1}, or -1 for an end token, if the tokenizer has "
+            "one"
         )
-    rule = _Division(count, ratio, found)
-    return Objective(started(cfg), partial(_gem_loss, cfg, rule))
+
+    def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
+        return init_params(key, cfg, encoder_params, mlm_head=False)[0], {}
+
+    def loss(
+        params: Params, frozen: Params, batch: PretrainingBatch, key: Key
+    ) -> LossOutput:
+        del frozen
+        step_key = key
+        key, dropout_key = jax.random.split(key)
+        segment_ids = batch.tokens.segment_ids
+
+        # [R, S, D] states of the rows with special tokens
+        division = place_special_tokens(key, segment_ids, count, ratio)
+        token_ids = jnp.where(division.special, special_id, batch.tokens.token_ids)
+        x, _ = encoder.apply(
+            params["encoder"],
+            batch.tokens._replace(token_ids=token_ids),
+            cfg,
+            extra_mask=attention_mask(division),
+            key=dropout_key,
+        )
+
+        # mean over all tokens that are predicted, which special ones are not
+        valid = has_next_token(segment_ids) & ~division.special[:, 1:]
+        mean, losses = predict_next_tokens(params["encoder"], x, token_ids, valid)
+        metrics = dict(language_metrics(mean, losses))
+
+        # the same over tokens after special ones
+        after = valid & division.after[:, 1:]
+        after_count = jnp.maximum(after.sum(dtype=jnp.float32), 1.0)
+        after_mean = jnp.where(after, losses.loss, 0.0).sum() / after_count
+        after_metrics = language_metrics(after_mean, losses._replace(valid=after))
+        metrics |= {f"after/{name}": value for name, value in after_metrics.items()}
+        total = mean + position_penalty(step_key, params["encoder"], cfg)
+        return LossOutput(total, metrics)
+
+    return Objective(init, loss)
 
 
-class _Division(NamedTuple):
-    """The arguments of `gem`."""
-
-    count: int
-    ratio: float
-    token_id: int
-
-
-class Parts(NamedTuple):
-    """Which tokens of rows stand where; each [R, S] bool.
+class Division(NamedTuple):
+    """How special tokens divide the texts of rows; each [R, S] bool.
 
     Attributes:
-        special: they keep what stands before.
-        after: they follow these.
+        special: The special tokens, which summarize the tokens before them.
+        after: The tokens after them.
     """
 
     special: Array
     after: Array
 
 
-def divided(key: Key, segment: Array, count: int, ratio: float) -> Parts:
-    """Where the texts of rows are divided: a token at least stands on each side.
+def place_special_tokens(
+    key: Key, segment_ids: Array, count: int, ratio: float
+) -> Division:
+    """Draws where special tokens divide texts, with at least a token on each side.
 
     Args:
         key: PRNG key.
-        segment: [R, S] int32, the text of each token.
-        count: of special tokens.
-        ratio: of texts that are divided, if they are long enough.
+        segment_ids: [R, S] int32, the text of each token.
+        count: Number of special tokens per text.
+        ratio: Share of texts that are divided, of those that are long enough.
     """
-    which_key, where_key = jax.random.split(key)
-    r, s = segment.shape
-    where = segment_positions(segment)
-    drawn = (
-        jax.random.uniform(k, (r, max_documents(s) + 1)) for k in (which_key, where_key)
+    chex.assert_rank(segment_ids, 2)
+    text_key, place_key = jax.random.split(key)
+    r, s = segment_ids.shape
+    positions = segment_positions(segment_ids)
+
+    # two uniform numbers per text, spread over its tokens: [R, S]
+    text_draw, place_draw = (
+        jnp.take_along_axis(
+            jax.random.uniform(k, (r, max_documents(s) + 1)), segment_ids, 1
+        )
+        for k in (text_key, place_key)
     )
-    which, at = (jnp.take_along_axis(u, segment, 1) for u in drawn)
-    room = where.lengths - count - 1  # places that the special tokens may begin at
-    begin = 1 + jnp.floor(at * room.astype(at.dtype)).astype(jnp.int32)
-    whole = (which >= ratio) | (room < 1) | (segment == 0)
-    begin = jnp.where(whole, s, begin)
-    after = where.position_ids >= begin + count
-    return Parts((where.position_ids >= begin) & ~after, after)
+
+    # [R, S] position in its text of the first special token; s for none
+    num_places = positions.lengths - count - 1
+    start = 1 + jnp.floor(place_draw * num_places.astype(place_draw.dtype))
+    undivided = (text_draw >= ratio) | (num_places < 1) | (segment_ids == 0)
+    start = jnp.where(undivided, s, start.astype(jnp.int32))
+
+    after = positions.position_ids >= start + count
+    return Division((positions.position_ids >= start) & ~after, after)
 
 
-def visible(parts: Parts) -> Array:
-    """Which tokens of its text each may look at, if they stand before: [R, S, S]."""
-    special, after = parts
+def attention_mask(division: Division) -> Array:
+    """[R, S, S] bool, which earlier tokens of its text each token may attend to."""
+    special, after = division
+    chex.assert_equal_shape([special, after])
     before = ~special & ~after
+    # tokens after special ones do not attend to those before
     hidden = after[:, :, None] & before[:, None, :]
-    apart = special[:, :, None] & special[:, None, :]
-    apart &= ~jnp.eye(special.shape[1], dtype=bool)[None]
-    return ~(hidden | apart)
-
-
-def _gem_loss(cfg, rule, params, frozen, batch: PretrainingBatch, key):
-    """The loss of an Objective; shapes as there."""
-    del frozen
-    key, dropout_key = jax.random.split(key)
-    segment = batch.tokens.segment_ids
-    parts = divided(key, segment, rule.count, rule.ratio)
-    ids = jnp.where(parts.special, rule.token_id, batch.tokens.token_ids)
-    tokens = batch.tokens._replace(token_ids=ids)
-    x, _ = encoder.apply(
-        params["encoder"], tokens, cfg, extra_mask=visible(parts), key=dropout_key
-    )
-    real = follows(segment) & ~parts.special[:, 1:]
-    mean, each = predicted(params["encoder"], x[:, :-1], ids[:, 1:], real)
-    all_of = Following(jnp.where(real, each.loss, 0.0), each.correct, real)
-    metrics = language_metrics(mean, all_of)
-    later = real & parts.after[:, 1:]
-    count = jnp.maximum(later.sum(dtype=jnp.float32), 1.0)
-    loss = jnp.where(later, each.loss, 0.0).sum() / count
-    some = language_metrics(loss, all_of._replace(real=later))
-    metrics |= {f"after/{name}": value for name, value in some.items()}
-    return LossOutput(mean, metrics)
+    # special tokens do not attend to each other
+    other_special = special[:, :, None] & special[:, None, :]
+    other_special &= ~jnp.eye(special.shape[1], dtype=bool)[None]
+    return ~(hidden | other_special)

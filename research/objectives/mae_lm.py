@@ -1,19 +1,17 @@
-"""Masked language modelling with encoders that never see a mask token."""
+"""MLM without [MASK] in the encoder: MAE-LM, and masking more and later (3ML)."""
 
-from functools import partial
-from typing import NamedTuple
-
+import chex
 import jax
 
-from research.losses.token_prediction import PredictedTokens, predictions
-from research.models import decoders, heads, token_ops
-from research.models import encoder as models_encoder
+from research.losses.token_prediction import PredictedTokens
+from research.models import decoders, encoder, heads, token_ops
 from research.models.config import EncoderConfig
 from research.models.linear import KERNEL_INIT
 from research.models.positions.segment_positions import segment_positions
-from research.models.token_ops import compact_tokens, scatter_tokens
+from research.models.positions.bias import position_penalty
 from research.objectives import mlm_masking
-from research.objectives.mlm import started
+from research.objectives.inputs import reads_rows
+from research.objectives.masked_prediction import init_params, mlm_losses
 from research.objectives.mlm_masking import check_mlm, masked_fraction
 from research.types import (
     Array,
@@ -21,14 +19,16 @@ from research.types import (
     LossOutput,
     Objective,
     Params,
+    PretrainingBatch,
     TokenizerInfo,
     Tokens,
 )
 
 
+@reads_rows
 def mae_lm(
     cfg: EncoderConfig,
-    text: TokenizerInfo,
+    tokenizer: TokenizerInfo,
     *,
     ratio: float = 0.15,
     depth: int = 4,
@@ -36,30 +36,33 @@ def mae_lm(
 ) -> Objective:
     """MLM without [MASK] in the encoder (MAE-LM, Meng et al. 2024).
 
-    The encoder reads the tokens that are left, each at its own position; a decoder puts
-    the embedding of [MASK] where the others stood and predicts them. It has no dropout,
-    and its own position table if the encoder has one.
+    The encoder reads the remaining tokens, each at its own position; a decoder puts the
+    embedding of [MASK] where the masked ones stood and predicts them. It has no
+    dropout, and its own position table if the encoder has one.
 
     Args:
-        cfg: the encoder's shape.
-        text: the tokenizer's ids.
-        ratio: of tokens that are predicted, of each row; single tokens, not words.
-        depth: blocks of the decoder.
-        replace: the shares of these that the encoder does not see, and that it sees
-            replaced by a random token; the rest it sees as they are.
+        cfg: The encoder's shape.
+        tokenizer: The tokenizer's ids.
+        ratio: Share of each row's tokens that are predicted; single tokens, not words.
+        depth: Number of the decoder's blocks.
+        replace: Shares of these tokens that the encoder does not read, and that it
+            reads replaced by a random token; it reads the remaining ones as they are.
 
     Returns:
-        an Objective of batches of type Rows.
+        an Objective of batches of type PretrainingBatch.
 
     Raises:
-        ValueError: as `mlm`; shares that hide nothing from the encoder.
+        ValueError: As `mlm`; or the shares hide nothing from the encoder.
     """
-    return _maskless(cfg, text, _Maskless(ratio, depth, replace, own_mask=False))
+    return _maskless_encoder(
+        cfg, tokenizer, ratio=ratio, depth=depth, replace=replace, mask_vector=False
+    )
 
 
+@reads_rows
 def mask_later(
     cfg: EncoderConfig,
-    text: TokenizerInfo,
+    tokenizer: TokenizerInfo,
     *,
     ratio: float = 0.5,
     depth: int = 2,
@@ -67,131 +70,158 @@ def mask_later(
 ) -> Objective:
     """Masks more and later (3ML, Liao et al. 2022, with self-attention only).
 
-    As `mae_lm`, but half of the tokens are predicted, by a shallow decoder; what stands
-    for a masked token there is a vector of its own, and the encoder sees random tokens
-    as in BERT. With 40 % of the tokens gone the encoder's blocks cost that much less.
+    As `mae_lm`, but half of the tokens are predicted, by a shallow decoder; a vector of
+    its own stands for a masked token there, and the encoder reads random tokens as in
+    BERT. Without 40 % of the tokens the encoder's blocks cost that much less.
 
     Args:
-        cfg: the encoder's shape.
-        text: the tokenizer's ids.
-        ratio, depth, replace: as in `mae_lm`.
+        cfg: The encoder's shape.
+        tokenizer: The tokenizer's ids.
+        ratio: As in `mae_lm`.
+        depth: As in `mae_lm`.
+        replace: As in `mae_lm`.
 
     Returns:
-        an Objective of batches of type Rows.
+        an Objective of batches of type PretrainingBatch.
 
     Raises:
-        ValueError: as `mae_lm`.
+        ValueError: As `mae_lm`.
     """
-    return _maskless(cfg, text, _Maskless(ratio, depth, replace, own_mask=True))
+    return _maskless_encoder(
+        cfg, tokenizer, ratio=ratio, depth=depth, replace=replace, mask_vector=True
+    )
 
 
-class _Maskless(NamedTuple):
-    """The arguments of `mae_lm`, and whether masks have a vector of their own."""
+def _maskless_encoder(
+    cfg: EncoderConfig,
+    tokenizer: TokenizerInfo,
+    *,
+    ratio: float,
+    depth: int,
+    replace: tuple[float, float],
+    mask_vector: bool,
+) -> Objective:
+    """MAE-LM or 3ML; `mask_vector` trains a vector for masks in the decoder."""
+    check_mlm(cfg, tokenizer, ratio=ratio)
+    _check_shares(replace)
+    if depth < 1:
+        raise ValueError(f"objective.depth is {depth}; it should be at least 1")
 
-    ratio: float
-    depth: int
-    replace: tuple[float, float]
-    own_mask: bool
-
-
-def _maskless(cfg: EncoderConfig, text: TokenizerInfo, rule: _Maskless) -> Objective:
-    """MAE-LM or 3ML."""
-    check_mlm(cfg, text, ratio=rule.ratio)
-    gone, random = rule.replace
-    if gone <= 0 or random < 0 or gone + random > 1:
-        raise ValueError(
-            f"objective.replace is {tuple(rule.replace)}; it should be a share above 0 "
-            "of tokens that the encoder does not see, and one that it sees replaced"
-        )
-    if rule.depth < 1:
-        raise ValueError(f"objective.depth is {rule.depth}; it should be at least 1")
-
-    def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
-        key, params = started(key, cfg, encoder)
+    def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
+        params, key = init_params(key, cfg, encoder_params)
         keys = jax.random.split(key, 3)
-        decoder = dict(decoders.init_decoder(keys[0], cfg, rule.depth))
+        decoder = dict(decoders.init_decoder(keys[0], cfg, depth))
         if cfg.position == "learned":
             decoder["position"] = KERNEL_INIT(keys[1], (cfg.max_len, cfg.width))
-        if rule.own_mask:
+        if mask_vector:
             decoder["mask"] = KERNEL_INIT(keys[2], (cfg.width,))
         return {**params, "decoder": decoder}, {}
 
-    return Objective(init, partial(_maskless_loss, cfg, text, rule))
+    def loss(
+        params: Params, frozen: Params, batch: PretrainingBatch, key: Key
+    ) -> LossOutput:
+        del frozen
+        mask_key, replace_key, dropout_key = jax.random.split(key, 3)
+
+        # nested masks [R, S]: dropped, dropped or replaced, and all that are predicted
+        drop_share, random_share = replace
+        shares = (drop_share, drop_share + random_share, 1)
+        ratios = [ratio * share for share in shares]
+        dropped, changed, predicted = mlm_masking.mask_row_tokens(
+            mask_key, batch, ratios
+        )
+        token_ids = mlm_masking.replace_masked(
+            replace_key,
+            batch.tokens.token_ids,
+            changed & ~dropped,
+            mask_id=tokenizer.mask_id,
+            vocab_size=tokenizer.vocab_size,
+            special_ids=tokenizer.special_ids,
+            replace=(0.0, 1.0),
+        )
+
+        # [R, S, D] the encoder's states, and mask vectors in the dropped places
+        tokens = batch.tokens._replace(token_ids=token_ids)
+        length = dropped.shape[1]
+        size = mlm_masking.unmasked_buffer_size(length, ratios[0])
+        unmasked = mlm_masking.masked_positions(~dropped, size)
+        x = decoder_inputs(params, tokens, unmasked, dropout_key, cfg, tokenizer)
+
+        # [R, P, D] the decoder's states of what is predicted
+        positions, valid = mlm_masking.masked_positions(
+            predicted, round(ratio * length)
+        )
+        x = decoders.decode(
+            params["encoder"],
+            params["decoder"],
+            x,
+            segment_positions(tokens.segment_ids),
+            cfg,
+            query_positions=positions,
+        )
+        x = heads.apply_mlm_head(params["head"], x, cfg)
+
+        labels = token_ops.gather_tokens(batch.tokens.token_ids, positions)
+        part = PredictedTokens(x, labels, valid)
+        total, [means] = mlm_losses(params, [part], [1.0])
+        total += position_penalty(key, params["encoder"], cfg)
+        metrics = {
+            "mlm": means.loss,
+            "accuracy": means.accuracy,
+            "masked": masked_fraction(valid, batch),
+        }
+        return LossOutput(total, metrics)
+
+    return Objective(init, loss)
 
 
-def _maskless_loss(cfg, text, rule, params, frozen, batch, key):
-    """The loss of an Objective; shapes as there."""
-    del frozen
-    mask_key, hide_key, dropout_key = jax.random.split(key, 3)
-    gone, random = rule.replace
-    ratios = [rule.ratio * part for part in (gone, gone + random, 1)]
-    dropped, changed, mask = mlm_masking.row_tokens(mask_key, batch, ratios)
-    ids = mlm_masking.replace_masked(
-        hide_key,
-        batch.tokens.token_ids,
-        changed & ~dropped,
-        mask_id=text.mask_id,
-        vocab=text.vocab_size,
-        special=text.special,
-        replace=(0.0, 1.0),
-    )
-    tokens = batch.tokens._replace(token_ids=ids)
-    size = mlm_masking.kept_size(mask.shape[1], ratios[0])
-    x = seen(
-        cfg,
-        params,
-        text,
-        tokens,
-        mlm_masking.masked_positions(~dropped, size),
-        dropout_key,
-    )
-    at, real = mlm_masking.masked_positions(mask, round(rule.ratio * mask.shape[1]))
-    where = segment_positions(tokens.segment_ids)
-    x = decoders.decode(
-        params["encoder"], params["decoder"], x, where, cfg, query_positions=at
-    )
-    x = heads.apply_mlm_head(params["head"], x, cfg)
-    part = PredictedTokens(x, token_ops.gather_tokens(batch.tokens.token_ids, at), real)
-    total, [(mean, right)] = predictions(params, [part], [1.0])
-    metrics = {
-        "mlm": mean,
-        "accuracy": right,
-        "masked": masked_fraction(real, batch),
-    }
-    return LossOutput(total, metrics)
+def _check_shares(replace: tuple[float, float]) -> None:
+    """Raises ValueError where no token would be hidden from the encoder."""
+    drop_share, random_share = replace
+    if drop_share <= 0 or random_share < 0 or drop_share + random_share > 1:
+        raise ValueError(
+            f"objective.replace is {tuple(replace)}; it should be a share above 0 of "
+            "tokens that the encoder does not read, and one that it reads replaced"
+        )
 
 
-def seen(
-    cfg: EncoderConfig,
+def decoder_inputs(
     params: Params,
-    text: TokenizerInfo,
     tokens: Tokens,
-    kept: tuple[Array, Array],
+    unmasked: tuple[Array, Array],
     key: Key | None,
+    cfg: EncoderConfig,
+    tokenizer: TokenizerInfo,
 ) -> Array:
-    """The decoder's inputs, of an encoder that reads some of the tokens.
+    """The encoder's states of unmasked tokens, with mask vectors in between.
 
     Args:
-        cfg: the encoder's shape.
         params: {"encoder", "decoder"}.
-        text: the tokenizer's ids.
-        tokens: rows [R, S].
-        kept: [R, P] int32 places of the tokens that the encoder reads, in any order,
-            and [R, P] bool, which of these count.
-        key: dropout key of the encoder; None runs without.
+        tokens: Rows [R, S].
+        unmasked: [R, P] int32 positions in the row of the tokens that the encoder
+            reads, in any order, and [R, P] bool, which of these count.
+        key: Dropout key of the encoder; None runs without.
+        cfg: The encoder's shape.
+        tokenizer: The tokenizer's ids.
 
     Returns:
-        [R, S, D] the encoder's states, and between them what stands for a mask.
+        [R, S, D].
     """
-    at, real = kept
-    rows, where = compact_tokens(
-        tokens, at, real & token_ops.gather_tokens(tokens.segment_ids > 0, at)
-    )
-    x, _ = models_encoder.apply(params["encoder"], rows, cfg, positions=where, key=key)
-    fill = params["decoder"].get("mask")
-    if fill is None:
-        fill = params["encoder"]["embed"]["token"]["embedding"][text.mask_id]
-    x = scatter_tokens(x, at, real, fill, tokens.token_ids.shape[1])
+    positions, valid = unmasked
+    chex.assert_equal_shape([positions, valid])
+
+    # [R, P, D] states of the unmasked tokens, at their own positions
+    valid &= token_ops.gather_tokens(tokens.segment_ids > 0, positions)
+    rows, row_positions = token_ops.compact_tokens(tokens, positions, valid)
+    x, _ = encoder.apply(params["encoder"], rows, cfg, positions=row_positions, key=key)
+
+    # [R, S, D] back in their places, between mask vectors [D]
+    mask_vector = params["decoder"].get("mask")
+    if mask_vector is None:
+        table = params["encoder"]["embed"]["token"]["embedding"]
+        mask_vector = table[tokenizer.mask_id]
+    length = tokens.token_ids.shape[1]
+    x = token_ops.scatter_tokens(x, unmasked[0], unmasked[1], mask_vector, length)
     if "position" in params["decoder"]:
         table = params["decoder"]["position"].astype(x.dtype)
         x += table[segment_positions(tokens.segment_ids).position_ids]

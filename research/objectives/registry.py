@@ -1,6 +1,8 @@
-"""The pre-training objectives by name.
+"""The training objectives by name.
 
-Each is name(cfg, text, *, keyword arguments) -> Objective of batches of type Rows.
+Each is a function that makes an Objective: of pairs, objective(cfg, pool, size_loss, *,
+options); or of rows of raw text, objective(cfg, tokenizer, *, options).
+`objective_inputs` says which.
 """
 
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ from research.objectives.contrastive import contrastive
 from research.objectives.electra import electra
 from research.objectives.gem import gem
 from research.objectives.gritlm import gritlm
+from research.objectives.inputs import ObjectiveInputs
 from research.objectives.mae_lm import mae_lm, mask_later
 from research.objectives.mlm import mlm
 from research.objectives.retromae import dupmae, retromae
@@ -18,10 +21,9 @@ from research.objectives.seed import seed
 from research.objectives.smae import smae
 from research.objectives.spans import cot_mae, declutr
 
-OBJECTIVES = {"contrastive": contrastive, "gritlm": gritlm}
-# objective -> the kind of spans that its rows have to hold.
-SPANS = {"cot_mae": "cot", "declutr": "declutr"}
-PRETRAINING = {
+OBJECTIVES = {
+    "contrastive": contrastive,
+    "gritlm": gritlm,
     "mlm": mlm,
     "retromae": retromae,
     "dupmae": dupmae,
@@ -38,18 +40,33 @@ PRETRAINING = {
 }
 
 
-def check_rows(objective: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
-    """Raises ValueError where an objective would misread rows of such a section."""
+def objective_inputs(name: str) -> ObjectiveInputs:
+    """The batches that an objective reads.
+
+    Raises:
+        ValueError: There is no such objective.
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(f"unknown objective {name!r}; known: {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name].inputs
+
+
+def check_row_layout(objective: Mapping[str, Any], layout: Mapping[str, Any]) -> None:
+    """Checks that an objective's section fits the section of its rows.
+
+    Raises:
+        ValueError: The objective would misread such rows.
+    """
     name = objective["name"]
-    if name not in SPANS:
+    kind = objective_inputs(name).span_kind
+    if not kind:
         return
-    kind = SPANS[name]
-    if (rows["name"], rows.get("kind")) != ("spans", kind):
+    if (layout["name"], layout.get("kind")) != ("spans", kind):
         raise ValueError(f"{name} needs row_layout.name 'spans' of kind '{kind}'")
     for argument in ("anchors", "positives"):
-        here, there = rows.get(argument), objective.get(argument)
-        if there is not None and here != there:
+        in_layout, in_objective = layout.get(argument), objective.get(argument)
+        if in_objective is not None and in_layout != in_objective:
             raise ValueError(
-                f"row_layout.{argument} is {here} and objective.{argument} {there}; they "
-                "should be equal"
+                f"row_layout.{argument} is {in_layout} and objective.{argument} "
+                f"{in_objective}; they should be equal"
             )

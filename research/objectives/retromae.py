@@ -1,25 +1,27 @@
-"""RetroMAE and DupMAE: a decoder that has little but the vector of the text."""
+"""RetroMAE and DupMAE: a decoder that reads little but the text's embedding."""
 
 from functools import partial
-from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
-from research.losses.token_prediction import PredictedTokens, bag_of_words, predictions
-from research.models import decoders, heads, layers, stack, token_ops
-from research.models import encoder as models_encoder
+from research.losses.token_prediction import PredictedTokens, bag_of_words
+from research.models import decoders, encoder, heads, layers, stack, token_ops
 from research.models.config import EncoderConfig
 from research.models.positions.segment_positions import segment_positions
-from research.models.token_ops import gather_tokens
+from research.models.positions.bias import position_penalty
 from research.objectives import mlm_masking
-from research.objectives.mlm import started
-from research.objectives.mlm_masking import (
-    BERT_REPLACE,
-    check_mlm,
-    mask_tokens,
-    masked_fraction,
+from research.objectives.inputs import reads_rows
+from research.objectives.masked_prediction import (
+    init_params,
+    mask_batch,
+    masked_inputs,
+    mlm_losses,
+    mlm_output,
+    predict_masked,
 )
+from research.objectives.mlm_masking import BERT_REPLACE, check_mlm, masked_fraction
 from research.types import (
     Array,
     Key,
@@ -32,9 +34,10 @@ from research.types import (
 )
 
 
+@reads_rows
 def retromae(
     cfg: EncoderConfig,
-    text: TokenizerInfo,
+    tokenizer: TokenizerInfo,
     *,
     ratio: float = 0.3,
     decoder_ratio: float = 0.5,
@@ -45,30 +48,39 @@ def retromae(
 
     The decoder is one random block. Its queries are the vector plus the raw position
     embedding (the vector alone in an encoder without a position table, whose blocks
-    know positions by themselves); its keys and values are the text's embeddings, of
-    which each query sees others (`mae.visibility`). Weights 1.
+    encode positions themselves); its keys and values are the text's embeddings, of
+    which each query attends to others (`decoder_visibility`). Both losses weigh 1.
 
     Args:
-        cfg: the encoder's shape.
-        text: the tokenizer's ids.
-        ratio: of tokens hidden from the encoder.
-        decoder_ratio: of tokens hidden from a query of the decoder.
-        patterns: different masks of the decoder in a text, at most.
-        replace: the chances of [MASK] and of a random token; the rest is kept.
+        cfg: The encoder's shape.
+        tokenizer: The tokenizer's ids.
+        ratio: Share of tokens masked in the encoder.
+        decoder_ratio: Share of tokens hidden from a query of the decoder.
+        patterns: Largest number of different masks per text in the decoder.
+        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
 
     Returns:
-        an Objective of batches of type Rows.
+        an Objective of batches of type PretrainingBatch.
 
     Raises:
-        ValueError: as `mlm`; no pattern.
+        ValueError: As `mlm`; or there is no pattern.
     """
-    rule = _Enhanced(ratio, decoder_ratio, patterns, replace, False, 0.0)
-    return _enhanced(cfg, text, rule)
+    return _enhanced_decoding(
+        cfg,
+        tokenizer,
+        ratio=ratio,
+        decoder_ratio=decoder_ratio,
+        patterns=patterns,
+        replace=replace,
+        embed_queries=False,
+        bag_weight=0.0,
+    )
 
 
+@reads_rows
 def dupmae(
     cfg: EncoderConfig,
-    text: TokenizerInfo,
+    tokenizer: TokenizerInfo,
     *,
     ratio: float = 0.3,
     decoder_ratio: float = 0.5,
@@ -80,168 +92,200 @@ def dupmae(
 
     The decoder's queries are the embedding layer's output for the vector in place of
     each token. The ordinary tokens of the encoder predict the set of tokens
-    (`reconstruction.bag_of_words`).
+    (`token_prediction.bag_of_words`).
 
     Args:
-        cfg: the encoder's shape.
-        text: the tokenizer's ids.
-        ratio: of tokens hidden from the encoder.
-        decoder_ratio: of tokens hidden from a query of the decoder.
-        patterns: different masks of the decoder in a text, at most.
-        bag_weight: of the bag of words; 0.1 in the authors' code, 1 in the paper.
-        replace: the chances of [MASK] and of a random token; the rest is kept.
+        cfg: The encoder's shape.
+        tokenizer: The tokenizer's ids.
+        ratio: Share of tokens masked in the encoder.
+        decoder_ratio: Share of tokens hidden from a query of the decoder.
+        patterns: Largest number of different masks per text in the decoder.
+        bag_weight: Weight of the bag of words; 0.1 in the authors' code, 1 in the
+            paper.
+        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
 
     Returns:
-        an Objective of batches of type Rows.
+        an Objective of batches of type PretrainingBatch.
 
     Raises:
-        ValueError: as `mlm`; no pattern.
+        ValueError: As `mlm`; or there is no pattern.
     """
-    rule = _Enhanced(ratio, decoder_ratio, patterns, replace, True, bag_weight)
-    return _enhanced(cfg, text, rule)
+    return _enhanced_decoding(
+        cfg,
+        tokenizer,
+        ratio=ratio,
+        decoder_ratio=decoder_ratio,
+        patterns=patterns,
+        replace=replace,
+        embed_queries=True,
+        bag_weight=bag_weight,
+    )
 
 
-class _Enhanced(NamedTuple):
-    """The arguments of `dupmae`, and whether queries pass the embedding layer."""
+def _enhanced_decoding(
+    cfg: EncoderConfig,
+    tokenizer: TokenizerInfo,
+    *,
+    ratio: float,
+    decoder_ratio: float,
+    patterns: int,
+    replace: tuple[float, float],
+    embed_queries: bool,
+    bag_weight: float,
+) -> Objective:
+    """RetroMAE or DupMAE, whose queries pass the embedding layer."""
+    check_mlm(cfg, tokenizer, ratio=ratio, decoder_ratio=decoder_ratio)
+    if patterns < 1:
+        raise ValueError(f"objective.patterns is {patterns}; it should be at least 1")
 
-    ratio: float
-    decoder_ratio: float
-    patterns: int
-    replace: tuple[float, float]
-    embedded_queries: bool
-    bag_weight: float
-
-
-def _enhanced(cfg: EncoderConfig, text: TokenizerInfo, rule: _Enhanced) -> Objective:
-    """RetroMAE or DupMAE."""
-    check_mlm(cfg, text, ratio=rule.ratio, decoder_ratio=rule.decoder_ratio)
-    if rule.patterns < 1:
-        raise ValueError(
-            f"objective.patterns is {rule.patterns}; it should be at least 1"
-        )
-
-    def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
-        key, params = started(key, cfg, encoder)
+    def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
+        params, key = init_params(key, cfg, encoder_params)
         return {**params, "decoder": decoders.init_decoder(key, cfg, 1)}, {}
 
-    return Objective(init, partial(_enhanced_loss, cfg, text, rule))
+    def loss(
+        params: Params, frozen: Params, batch: PretrainingBatch, key: Key
+    ) -> LossOutput:
+        del frozen
+        keys = jax.random.split(key, 4)
+        mask_key, replace_key, dropout_key, decoder_key = keys
+
+        # [R, S, D] states of the masked rows, and [R, M, D] of their texts' first tokens
+        masked = mask_batch(mask_key, replace_key, batch, ratio, tokenizer, replace)
+        tokens = masked_inputs(batch, masked)
+        x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
+        num_texts = max_documents(tokens.token_ids.shape[1])
+        first_tokens = token_ops.first_token_positions(tokens.segment_ids, num_texts)
+        text_vectors = token_ops.gather_tokens(x, first_tokens)
+
+        # MLM, and every ordinary token again from the decoder's states [R, S, D]
+        y = enhanced_decode(
+            params,
+            batch,
+            text_vectors,
+            decoder_key,
+            cfg,
+            decoder_ratio=decoder_ratio,
+            patterns=patterns,
+            embed_queries=embed_queries,
+        )
+        y = heads.apply_mlm_head(params["head"], y, cfg)
+        parts = [
+            predict_masked(params, x, masked, cfg),
+            PredictedTokens(y, batch.tokens.token_ids, batch.word_ids > 0),
+        ]
+        total, [mlm, decoded] = mlm_losses(params, parts, [1.0, 1.0])
+        metrics = {
+            "mlm": mlm.loss,
+            "decoder": decoded.loss,
+            "accuracy": mlm.accuracy,
+            "masked": masked_fraction(masked.valid, batch),
+        }
+        if bag_weight:
+            states = heads.apply_mlm_head(params["head"], x, cfg)
+            bag, count = bag_of_words(states, *mlm_output(params), batch, num_texts)
+            metrics["bag"] = bag / jnp.maximum(count, 1.0)
+            total += bag_weight * metrics["bag"]
+        total += position_penalty(key, params["encoder"], cfg)
+        return LossOutput(total, metrics)
+
+    return Objective(init, loss)
 
 
-def _enhanced_loss(cfg, text, rule, params, frozen, batch, key):
-    """The loss of an Objective; shapes as there."""
-    del frozen
-    mask_key, hide_key, dropout_key, decoder_key = jax.random.split(key, 4)
-    (mask,) = mlm_masking.mask_whole_words(mask_key, batch, (rule.ratio,))
-    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.min_length)
-    seen = mask_tokens(hide_key, batch, mask, size, text, rule.replace)
-    tokens = batch.tokens._replace(token_ids=seen.token_ids)
-    x, _ = models_encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-    begins = token_ops.first_token_positions(
-        tokens.segment_ids, max_documents(mask.shape[1])
-    )
-    y = enhanced(
-        cfg, rule, params, batch, token_ops.gather_tokens(x, begins), decoder_key
-    )
-    head = partial(heads.apply_mlm_head, params["head"], cfg=cfg)
-    parts = [
-        PredictedTokens(
-            head(token_ops.gather_tokens(x, seen.positions)), seen.labels, seen.valid
-        ),
-        PredictedTokens(head(y), batch.tokens.token_ids, batch.word_ids > 0),
-    ]
-    total, [(loss, right), (decoder_loss, _)] = predictions(params, parts, [1.0, 1.0])
-    metrics = {"mlm": loss, "decoder": decoder_loss, "accuracy": right}
-    metrics["masked"] = masked_fraction(seen.valid, batch)
-    if rule.bag_weight:
-        table = params["encoder"]["embed"]["token"]["embedding"]
-        bias = params["head"]["bias"]
-        bag, count = bag_of_words(head(x), table, bias, batch, begins.shape[1])
-        metrics["bag"] = bag / jnp.maximum(count, 1.0)
-        total += rule.bag_weight * metrics["bag"]
-    return LossOutput(total, metrics)
-
-
-def enhanced(
-    cfg: EncoderConfig,
-    rule: _Enhanced,
+def enhanced_decode(
     params: Params,
     batch: PretrainingBatch,
-    sentences: Array,
+    text_vectors: Array,
     key: Key,
+    cfg: EncoderConfig,
+    *,
+    decoder_ratio: float,
+    patterns: int,
+    embed_queries: bool,
 ) -> Array:
     """RetroMAE's enhanced decoding: two streams, and another view for every position.
 
     Args:
-        cfg: the encoder's shape.
-        rule: the arguments of the objective.
         params: {"encoder", "head", "decoder"}.
-        batch: the texts [R, S], nothing hidden.
-        sentences: [R, M, D] vectors of the texts.
-        key: of masks and dropout.
+        batch: The texts [R, S], nothing masked.
+        text_vectors: [R, M, D].
+        key: PRNG key of masks and dropout.
+        cfg: The encoder's shape.
+        decoder_ratio: Share of tokens hidden from a query.
+        patterns: Largest number of different masks per text.
+        embed_queries: Whether queries pass the embedding layer (DupMAE).
 
     Returns:
         [R, S, D] states of the decoder.
     """
-    where = segment_positions(batch.tokens.segment_ids)
-    keys = jax.random.split(key, 3)
-    sees = visibility(keys[0], batch, rule.decoder_ratio, rule.patterns)
+    positions = segment_positions(batch.tokens.segment_ids)
+    view_key, embed_key, dropout_key = jax.random.split(key, 3)
+    visible = decoder_visibility(view_key, batch, decoder_ratio, patterns)
+
+    # [R, S, D] keys and values: the text's embeddings, its vector in the first place.
     # One key: where texts begin anywhere in a longer table, queries and keys agree.
-    embedded = partial(
+    embed = partial(
         layers.embed_tokens,
         params["encoder"],
         batch.tokens.token_ids,
-        where,
+        positions,
         cfg,
-        key=keys[1],
+        key=embed_key,
     )
-    memory = token_ops.replace_first_tokens(embedded(), sentences, where)
-    queries = token_ops.spread_over_tokens(sentences, where.segment_ids)
-    table = decoders.position_embeddings(params["encoder"], where, cfg, keys[1])
-    if rule.embedded_queries:
-        queries = embedded(states=queries)
+    kv_inputs = token_ops.replace_first_tokens(embed(), text_vectors, positions)
+
+    # [R, S, D] queries: the text's vector at every position
+    queries = token_ops.spread_over_tokens(text_vectors, positions.segment_ids)
+    table = decoders.position_embeddings(params["encoder"], positions, cfg, embed_key)
+    if embed_queries:
+        queries = embed(states=queries)
     elif table is not None:
         queries += table
 
-    def decode(queries, memory):
+    def decode(queries, kv_inputs):
         return decoders.decode(
             params["encoder"],
             params["decoder"],
             queries,
-            where,
+            positions,
             cfg,
-            kv_inputs=memory,
-            extra_mask=sees,
-            key=keys[2],
+            kv_inputs=kv_inputs,
+            extra_mask=visible,
+            key=dropout_key,
         )
 
-    decode = stack.rematerialize(decode, cfg)
-    return decode(queries, memory)
+    return stack.rematerialize(decode, cfg)(queries, kv_inputs)
 
 
-def visibility(key: Key, rows: PretrainingBatch, ratio: float, patterns: int) -> Array:
-    """What each position sees in RetroMAE's decoder (Xiao et al. 2022, section 3.2).
+def decoder_visibility(
+    key: Key, batch: PretrainingBatch, ratio: float, patterns: int
+) -> Array:
+    """Which tokens each position of RetroMAE's decoder attends to.
 
-    A bank of whole-word masks is drawn for every text; each position takes one of them
-    at random, and does not see what that hides, nor itself. The first token is in no
-    mask: all but itself see it. (The authors' code draws as many masks as a text has
-    tokens, or 256; here the bank is as large for short texts as for long ones.)
+    Xiao et al. 2022, section 3.2: whole-word masks are drawn for every text; each
+    position takes one of them at random, and attends neither to what it masks nor to
+    itself. The first token is in no mask: all positions but itself attend to it. (The
+    authors' code draws as many masks as a text has tokens, or 256; here short texts
+    have as many masks as long ones.)
 
     Args:
         key: PRNG key.
-        rows: packed texts [R, S].
-        ratio: of tokens that a mask hides.
-        patterns: masks in the bank, at most S of which are drawn.
+        batch: Packed texts [R, S].
+        ratio: Share of tokens that a mask hides.
+        patterns: Number of masks per text, at most S of which are drawn.
 
     Returns:
         [R, S, S] bool; only entries within a text mean anything.
     """
-    bank_key, pick_key = jax.random.split(key)
-    r, s = rows.word_ids.shape
+    chex.assert_rank(batch.word_ids, 2)
+    masks_key, choice_key = jax.random.split(key)
+    r, s = batch.word_ids.shape
     count = min(s, patterns)
 
-    def mask(key):
-        return mlm_masking.mask_whole_words(key, rows, (ratio,))[0]
+    def draw_mask(key):
+        return mlm_masking.mask_whole_words(key, batch, (ratio,))[0]
 
-    bank = jax.vmap(mask, out_axes=1)(jax.random.split(bank_key, count))  # [R, K, S]
-    pick = jax.random.randint(pick_key, (r, s), 0, count)
-    return ~gather_tokens(bank, pick) & ~jnp.eye(s, dtype=bool)[None]
+    # [R, K, S] masks, of which each position takes one: [R, S, S]
+    masks = jax.vmap(draw_mask, out_axes=1)(jax.random.split(masks_key, count))
+    choice = jax.random.randint(choice_key, (r, s), 0, count)
+    hidden = token_ops.gather_tokens(masks, choice)
+    return ~hidden & ~jnp.eye(s, dtype=bool)[None]

@@ -1,24 +1,23 @@
-"""SEED-Encoder: a decoder too weak to do without the vector of the text."""
-
-from functools import partial
-from typing import NamedTuple
+"""SEED-Encoder: a decoder too weak to predict without the text's embedding."""
 
 import jax
 
-from research.losses.token_prediction import PredictedTokens, predictions
-from research.models import decoders, heads, layers, token_ops
-from research.models import encoder as models_encoder
+from research.losses.token_prediction import PredictedTokens
+from research.models import decoders, encoder, layers, token_ops
 from research.models.attention.masks import decoder_mask
 from research.models.config import EncoderConfig
 from research.models.positions.segment_positions import segment_positions
-from research.objectives import mlm_masking
-from research.objectives.mlm import started
-from research.objectives.mlm_masking import (
-    BERT_REPLACE,
-    check_mlm,
-    mask_tokens,
-    masked_fraction,
+from research.models.positions.bias import position_penalty
+from research.objectives.causal import has_next_token
+from research.objectives.inputs import reads_rows
+from research.objectives.masked_prediction import (
+    init_params,
+    mask_batch,
+    masked_inputs,
+    mlm_losses,
+    predict_masked,
 )
+from research.objectives.mlm_masking import BERT_REPLACE, check_mlm, masked_fraction
 from research.types import (
     Array,
     Key,
@@ -31,9 +30,10 @@ from research.types import (
 )
 
 
+@reads_rows
 def seed(
     cfg: EncoderConfig,
-    text: TokenizerInfo,
+    tokenizer: TokenizerInfo,
     *,
     ratio: float = 0.15,
     depth: int = 3,
@@ -41,120 +41,110 @@ def seed(
     weight: float = 0.5,
     replace: tuple[float, float] = BERT_REPLACE,
 ) -> Objective:
-    """MLM, and the text word by word from its vector (SEED-Encoder, Lu et al. 2021).
+    """MLM, and the text token by token from its vector (SEED-Encoder, Lu et al. 2021).
 
     Each token of the text is predicted from the last few before it and the vector,
-    which stands in the place of [CLS], in sight of all; in the authors' code it is a
-    memory of one vector, of which attention makes the same for every query. The output
-    layer is the token table (and the head's bias), without the head's dense layer.
-    Released models have 3 blocks with a window of 2, or 1 with a window of 8.
+    which takes the place of [CLS], visible to all; in the authors' code it is a memory
+    of one vector, which attention turns into the same output for every query. The
+    output layer is the token table (and the head's bias), without the head's dense
+    layer. Released models have 3 blocks with a window of 2, or 1 with a window of 8.
 
     Args:
-        cfg: the encoder's shape.
-        text: the tokenizer's ids.
-        ratio: of tokens hidden from the encoder.
-        depth: blocks of the decoder.
-        window: the tokens that one sees in a block, itself included.
-        weight: of the decoder's loss; the MLM's is 1 less it.
-        replace: the chances of [MASK] and of a random token; the rest is kept.
+        cfg: The encoder's shape.
+        tokenizer: The tokenizer's ids.
+        ratio: Share of tokens masked in the encoder.
+        depth: Number of the decoder's blocks.
+        window: Number of tokens that a token attends to in a block, itself included.
+        weight: Weight of the decoder's loss; the MLM's is 1 minus it.
+        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
 
     Returns:
-        an Objective of batches of type Rows.
+        an Objective of batches of type PretrainingBatch.
 
     Raises:
-        ValueError: as `mlm`; no block, or no window.
+        ValueError: As `mlm`; or there is no block, or no window.
     """
-    check_mlm(cfg, text, ratio=ratio, weight=weight)
+    check_mlm(cfg, tokenizer, ratio=ratio, weight=weight)
     if depth < 1 or window < 1:
         raise ValueError(
             f"objective.depth is {depth} and objective.window {window}; both should be "
             "at least 1"
         )
-    rule = _Weak(ratio, window, weight, replace)
 
-    def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
-        key, params = started(key, cfg, encoder)
+    def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
+        params, key = init_params(key, cfg, encoder_params)
         return {**params, "decoder": decoders.init_decoder(key, cfg, depth)}, {}
 
-    return Objective(init, partial(_seed_loss, cfg, text, rule))
+    def loss(
+        params: Params, frozen: Params, batch: PretrainingBatch, key: Key
+    ) -> LossOutput:
+        del frozen
+        keys = jax.random.split(key, 4)
+        mask_key, replace_key, dropout_key, decoder_key = keys
 
+        # [R, S, D] states of the masked rows, and [R, M, D] of their texts' first tokens
+        masked = mask_batch(mask_key, replace_key, batch, ratio, tokenizer, replace)
+        tokens = masked_inputs(batch, masked)
+        x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
+        first_tokens = token_ops.first_token_positions(
+            tokens.segment_ids, max_documents(tokens.token_ids.shape[1])
+        )
+        text_vectors = token_ops.gather_tokens(x, first_tokens)
 
-class _Weak(NamedTuple):
-    """The arguments of `seed`."""
-
-    ratio: float
-    window: int
-    weight: float
-    replace: tuple[float, float]
-
-
-def _seed_loss(cfg, text, rule, params, frozen, batch, key):
-    """The loss of an Objective; shapes as there."""
-    del frozen
-    mask_key, hide_key, dropout_key, decoder_key = jax.random.split(key, 4)
-    (mask,) = mlm_masking.mask_whole_words(mask_key, batch, (rule.ratio,))
-    size = mlm_masking.buffer_size(mask.shape[1], rule.ratio, text.min_length)
-    seen = mask_tokens(hide_key, batch, mask, size, text, rule.replace)
-    tokens = batch.tokens._replace(token_ids=seen.token_ids)
-    x, _ = models_encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
-    begins = token_ops.first_token_positions(
-        tokens.segment_ids, max_documents(mask.shape[1])
-    )
-    y = continued(
-        cfg, params, batch, token_ops.gather_tokens(x, begins), rule.window, decoder_key
-    )
-    states = heads.apply_mlm_head(
-        params["head"], token_ops.gather_tokens(x, seen.positions), cfg
-    )
-    segment = batch.tokens.segment_ids
-    parts = [
-        PredictedTokens(states, seen.labels, seen.valid),
-        PredictedTokens(
+        # MLM, and the next token from the decoder's states [R, S, D]
+        y = decode_next_tokens(params, batch, text_vectors, window, decoder_key, cfg)
+        next_tokens = PredictedTokens(
             y[:, :-1],
             batch.tokens.token_ids[:, 1:],
-            (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0),
-        ),
-    ]
-    weights = [1 - rule.weight, rule.weight]
-    total, [(loss, right), (decoder, _)] = predictions(params, parts, weights)
-    metrics = {"mlm": loss, "decoder": decoder, "accuracy": right}
-    metrics["masked"] = masked_fraction(seen.valid, batch)
-    return LossOutput(total, metrics)
+            has_next_token(batch.tokens.segment_ids),
+        )
+        parts = [predict_masked(params, x, masked, cfg), next_tokens]
+        total, [mlm, decoded] = mlm_losses(params, parts, [1 - weight, weight])
+        total += position_penalty(key, params["encoder"], cfg)
+        metrics = {
+            "mlm": mlm.loss,
+            "decoder": decoded.loss,
+            "accuracy": mlm.accuracy,
+            "masked": masked_fraction(masked.valid, batch),
+        }
+        return LossOutput(total, metrics)
+
+    return Objective(init, loss)
 
 
-def continued(
-    cfg: EncoderConfig,
+def decode_next_tokens(
     params: Params,
     batch: PretrainingBatch,
-    sentences: Array,
+    text_vectors: Array,
     window: int,
     key: Key | None,
+    cfg: EncoderConfig,
 ) -> Array:
-    """States of the weak decoder, from each of which the next token is predicted.
+    """States of the weak decoder, each of which predicts the next token.
 
     Args:
-        cfg: the encoder's shape.
         params: {"encoder", "decoder"}.
-        batch: the texts [R, S], nothing hidden.
-        sentences: [R, M, D] vectors of the texts.
-        window: the tokens that one sees, itself included.
-        key: dropout key; None runs without.
+        batch: The texts [R, S], nothing masked.
+        text_vectors: [R, M, D].
+        window: Number of tokens that a token attends to, itself included.
+        key: Dropout key; None runs without.
+        cfg: The encoder's shape.
 
     Returns:
         [R, S, D].
     """
-    where = segment_positions(batch.tokens.segment_ids)
+    positions = segment_positions(batch.tokens.segment_ids)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
     x = layers.embed_tokens(
-        params["encoder"], batch.tokens.token_ids, where, cfg, key=embed_key
+        params["encoder"], batch.tokens.token_ids, positions, cfg, key=embed_key
     )
-    x = token_ops.replace_first_tokens(x, sentences, where)
+    x = token_ops.replace_first_tokens(x, text_vectors, positions)
     return decoders.decode(
         params["encoder"],
         params["decoder"],
         x,
-        where,
+        positions,
         cfg,
-        extra_mask=decoder_mask(window, where, where),
+        extra_mask=decoder_mask(window, positions, positions),
         key=key,
     )

@@ -1,19 +1,23 @@
-"""Starbucks' pre-training: masked autoencoding at every size of an encoder."""
+"""Starbucks' pre-training (SMAE): masked autoencoding at every size of an encoder."""
 
 from collections.abc import Sequence
-from functools import partial
-from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
-from research.losses.token_prediction import PredictedTokens, predictions
-from research.models import decoders, heads, layers, stack, token_ops
-from research.models import encoder as models_encoder
+from research.losses.token_prediction import PredictedTokens, TokenMeans
+from research.models import decoders, encoder, heads, layers, stack, token_ops
 from research.models.config import EncoderConfig
 from research.models.positions.segment_positions import segment_positions
+from research.models.positions.bias import position_penalty
 from research.objectives import mlm_masking
-from research.objectives.mlm import started
+from research.objectives.inputs import reads_rows
+from research.objectives.masked_prediction import (
+    init_params,
+    masked_inputs,
+    mlm_losses,
+)
 from research.objectives.mlm_masking import (
     BERT_REPLACE,
     MaskedTokens,
@@ -25,6 +29,7 @@ from research.types import (
     Array,
     Key,
     LossOutput,
+    Metrics,
     Objective,
     Params,
     PretrainingBatch,
@@ -33,9 +38,10 @@ from research.types import (
 )
 
 
+@reads_rows
 def smae(
     cfg: EncoderConfig,
-    text: TokenizerInfo,
+    tokenizer: TokenizerInfo,
     *,
     pairs: tuple[tuple[int, int], ...],
     ratios: tuple[float, float] = (0.2, 0.4),
@@ -45,54 +51,108 @@ def smae(
     """Starbucks' masked autoencoding at every size (Wang et al. 2024, SMAE).
 
     The mean over the sizes (l, d) of (MLM + MAE) / 2. MLM reads the first d components
-    of block l's states; MAE gives a decoder of one block, which begins as a copy of the
-    encoder's first, the text with more hidden (what the encoder's input hides is hidden
-    there too), and in place of [CLS] what the head makes of block l's first d
-    components there.
+    of block l's states. MAE gives a decoder of one block, which starts as a copy of the
+    encoder's first, the text with more tokens masked (the encoder's masked tokens among
+    them), and in place of [CLS] the head's output for block l's first d components
+    there.
 
     Args:
-        cfg: the encoder's shape.
-        text: the tokenizer's ids.
-        pairs: the sizes, ((depth, dim), ...); depth counts blocks from 1.
-        ratios: of tokens hidden from the encoder and from the decoder.
-        replace: the chances of [MASK] and of a random token; the rest is kept.
-        decoder: False leaves out the MAE, not the division by 2.
+        cfg: The encoder's shape.
+        tokenizer: The tokenizer's ids.
+        pairs: The sizes, ((depth, dim), ...); depth counts blocks from 1.
+        ratios: Shares of tokens masked in the encoder and in the decoder.
+        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
+        decoder: False leaves out the MAE, but not the division by 2.
 
     Returns:
-        an Objective of batches of type Rows.
+        an Objective of batches of type PretrainingBatch.
 
     Raises:
-        ValueError: as `mlm`; a size that the encoder lacks; a decoder that has less
-            hidden than the encoder.
+        ValueError: As `mlm`; or the encoder lacks a size, or the decoder's ratio is
+            below the encoder's.
     """
-    _check_ratios(cfg, text, ratios)
+    _check_ratios(cfg, tokenizer, ratios)
     _check_sizes(cfg, pairs)
-    rule = _Starbucks(tuple(tuple(pair) for pair in pairs), ratios, replace, decoder)
 
-    def init(key: Key, encoder: Params | None = None) -> tuple[Params, Params]:
-        _, params = started(key, cfg, encoder)
+    def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
+        params, _ = init_params(key, cfg, encoder_params)
         if decoder:
             params["decoder"] = decoders.copy_decoder(params["encoder"], 1)
         return params, {}
 
-    return Objective(init, partial(_smae_loss, cfg, text, rule))
+    def loss(
+        params: Params, frozen: Params, batch: PretrainingBatch, key: Key
+    ) -> LossOutput:
+        del frozen
+        keys = jax.random.split(key, 4)
+        mask_key, replace_key, dropout_key, decoder_key = keys
+
+        # what is masked in the encoder, and in the decoder
+        masks = mlm_masking.mask_whole_words(mask_key, batch, ratios)
+        replace_keys = replace_key, jax.random.fold_in(replace_key, 1)
+        length = batch.word_ids.shape[1]
+        masked, decoder_masked = (
+            mask_tokens(
+                k,
+                batch,
+                mask,
+                mlm_masking.buffer_size(length, ratio, tokenizer.min_length),
+                tokenizer,
+                replace,
+            )
+            for k, mask, ratio in zip(replace_keys, masks, ratios, strict=True)
+        )
+
+        # MLM: [R, P, D] head states of each size; MAE: [N, R, M, D] text vectors
+        states, text_vectors = size_states(
+            params, batch, masked, pairs, dropout_key, cfg
+        )
+        parts = [PredictedTokens(x, masked.labels, masked.valid) for x in states]
+        if decoder:
+            states = decode_masked(  # [N, R, P, D]
+                params, batch, decoder_masked, text_vectors, decoder_key, cfg
+            )
+            labels, valid = decoder_masked.labels, decoder_masked.valid
+            parts += [PredictedTokens(x, labels, valid) for x in states]
+        total, means = mlm_losses(params, parts, [0.5 / len(pairs)] * len(parts))
+        total += position_penalty(key, params["encoder"], cfg)
+
+        metrics = _average_sizes("mlm", pairs, means[: len(pairs)])
+        if decoder:
+            metrics |= _average_sizes("mae", pairs, means[len(pairs) :])
+        metrics["accuracy"] = means[len(pairs) - 1].accuracy
+        metrics["masked"] = masked_fraction(masked.valid, batch)
+        return LossOutput(total, metrics)
+
+    return Objective(init, loss)
+
+
+def _average_sizes(
+    name: str, pairs: Sequence[tuple[int, int]], means: Sequence[TokenMeans]
+) -> Metrics:
+    """The losses of all sizes by name, and their mean."""
+    losses = {
+        f"{name}/{depth}x{width}": mean.loss
+        for (depth, width), mean in zip(pairs, means, strict=True)
+    }
+    return {name: sum(mean.loss for mean in means) / len(pairs), **losses}
 
 
 def _check_ratios(
-    cfg: EncoderConfig, text: TokenizerInfo, ratios: Sequence[float]
+    cfg: EncoderConfig, tokenizer: TokenizerInfo, ratios: Sequence[float]
 ) -> None:
-    """Raises ValueError where tokens cannot be hidden in these ratios."""
+    """Raises ValueError where tokens cannot be masked in these ratios."""
     if len(ratios) != 2:
         raise ValueError(
-            f"objective.ratios is {tuple(ratios)}; it should be two: of tokens hidden "
-            "from the encoder and from the decoder"
+            f"objective.ratios is {tuple(ratios)}; it should be two: shares of tokens "
+            "masked in the encoder and in the decoder"
         )
     small, large = ratios
-    check_mlm(cfg, text, ratios=small)
-    check_mlm(cfg, text, ratios=large)
+    check_mlm(cfg, tokenizer, ratios=small)
+    check_mlm(cfg, tokenizer, ratios=large)
     if large < small:
         raise ValueError(
-            f"objective.ratios hides {large} of the tokens from the decoder, less than "
+            f"objective.ratios masks {large} of the tokens in the decoder, less than "
             f"the {small} of the encoder"
         )
 
@@ -109,107 +169,90 @@ def _check_sizes(cfg: EncoderConfig, pairs: Sequence[tuple[int, int]]) -> None:
         raise ValueError("objective.pairs names no size")
 
 
-class _Starbucks(NamedTuple):
-    """The arguments of `smae`."""
-
-    pairs: tuple[tuple[int, int], ...]
-    ratios: tuple[float, float]
-    replace: tuple[float, float]
-    decoder: bool
-
-
-def _smae_loss(cfg, text, rule, params, frozen, batch, key):
-    """The loss of an Objective; shapes as there."""
-    del frozen
-    mask_key, hide_key, dropout_key, decoder_key = jax.random.split(key, 4)
-    length, pairs = batch.word_ids.shape[1], len(rule.pairs)
-    masks = mlm_masking.mask_whole_words(mask_key, batch, rule.ratios)
-    sizes = [
-        mlm_masking.buffer_size(length, ratio, text.min_length) for ratio in rule.ratios
-    ]
-    hide_keys = hide_key, jax.random.fold_in(hide_key, 1)
-    seen, dark = (
-        mask_tokens(k, batch, mask, size, text, rule.replace)
-        for k, mask, size in zip(hide_keys, masks, sizes, strict=True)
-    )
-    begins = token_ops.first_token_positions(
-        batch.tokens.segment_ids, max_documents(length)
-    )
-    at = jnp.concatenate([seen.positions, begins], 1)
-    tokens = batch.tokens._replace(token_ids=seen.token_ids)
-    _, kept = models_encoder.apply(
-        params["encoder"],
-        tokens,
-        cfg,
-        lambda x, _: token_ops.gather_tokens(
-            layers.apply_final_norm(params["encoder"], x, cfg), at
-        ),
-        key=dropout_key,
-    )
-    states = [
-        heads.apply_mlm_head(params["head"], kept[depth][..., :width], cfg)
-        for depth, width in rule.pairs
-    ]
-    parts = [PredictedTokens(x[:, : sizes[0]], seen.labels, seen.valid) for x in states]
-    names = ["mlm"]
-    if rule.decoder:
-        names.append("mae")
-        sentences = jnp.stack([x[:, sizes[0] :] for x in states])
-        states = reconstructed(cfg, params, batch, dark, sentences, decoder_key)
-        parts += [PredictedTokens(x, dark.labels, dark.valid) for x in states]
-    total, found = predictions(params, parts, [0.5 / pairs] * len(parts))
-    metrics = {
-        "accuracy": found[pairs - 1][1],
-        "masked": masked_fraction(seen.valid, batch),
-    }
-    for place, name in enumerate(names):
-        losses = [loss for loss, _ in found[place * pairs : (place + 1) * pairs]]
-        metrics[name] = sum(losses) / pairs
-        for (depth, width), loss in zip(rule.pairs, losses, strict=True):
-            metrics[f"{name}/{depth}x{width}"] = loss
-    return LossOutput(total, metrics)
-
-
-def reconstructed(
-    cfg: EncoderConfig,
+def size_states(
     params: Params,
     batch: PretrainingBatch,
-    dark: MaskedTokens,
-    sentences: Array,
+    masked: MaskedTokens,
+    pairs: Sequence[tuple[int, int]],
     key: Key,
-) -> Array:
-    """What the decoder makes of hidden tokens, once with each of several vectors.
+    cfg: EncoderConfig,
+) -> tuple[list[Array], Array]:
+    """The head's states of masked tokens, and of the texts' first tokens, at each size.
 
     Args:
-        cfg: the encoder's shape.
-        params: {"encoder", "head", "decoder"}.
-        batch: the texts [R, S].
-        dark: the same for the decoder.
-        sentences: [N, R, M, D] vectors of the texts.
-        key: dropout key.
+        params: {"encoder", "head"}.
+        batch: The texts [R, S].
+        masked: What is masked in the encoder.
+        pairs: The N sizes.
+        key: Dropout key.
+        cfg: The encoder's shape.
 
     Returns:
-        [N, R, P, D], after the head.
+        N of [R, P, D], and [N, R, M, D].
     """
-    where = segment_positions(batch.tokens.segment_ids)
+    # Only these tokens' states are kept of every layer: [L+1, R, P + M, D].
+    first_tokens = token_ops.first_token_positions(
+        batch.tokens.segment_ids, max_documents(batch.word_ids.shape[1])
+    )
+    positions = jnp.concatenate([masked.positions, first_tokens], 1)
+
+    def gather_states(x, _):
+        x = layers.apply_final_norm(params["encoder"], x, cfg)
+        return token_ops.gather_tokens(x, positions)
+
+    _, layer_states = encoder.apply(
+        params["encoder"], masked_inputs(batch, masked), cfg, gather_states, key=key
+    )
+    states = [
+        heads.apply_mlm_head(params["head"], layer_states[depth][..., :width], cfg)
+        for depth, width in pairs
+    ]
+    size = masked.positions.shape[1]
+    text_vectors = jnp.stack([x[:, size:] for x in states])
+    return [x[:, :size] for x in states], text_vectors
+
+
+def decode_masked(
+    params: Params,
+    batch: PretrainingBatch,
+    masked: MaskedTokens,
+    text_vectors: Array,
+    key: Key,
+    cfg: EncoderConfig,
+) -> Array:
+    """The decoder's head states of masked tokens, once with the vectors of each size.
+
+    Args:
+        params: {"encoder", "head", "decoder"}.
+        batch: The texts [R, S].
+        masked: What is masked in the decoder.
+        text_vectors: [N, R, M, D] vectors of the texts.
+        key: Dropout key.
+        cfg: The encoder's shape.
+
+    Returns:
+        [N, R, P, D].
+    """
+    chex.assert_rank(text_vectors, 4)
+    positions = segment_positions(batch.tokens.segment_ids)
     embed_key, key = jax.random.split(key)
-    x = layers.embed_tokens(
-        params["encoder"], dark.token_ids, where, cfg, key=embed_key
+    embedded = layers.embed_tokens(  # [R, S, D]
+        params["encoder"], masked.token_ids, positions, cfg, key=embed_key
     )
 
-    def one(parts):
-        vectors, key = parts
-        y = token_ops.replace_first_tokens(x, vectors, where)
-        y = decoders.decode(
+    def decode_size(inputs):
+        vectors, key = inputs  # [R, M, D]
+        x = token_ops.replace_first_tokens(embedded, vectors, positions)
+        x = decoders.decode(
             params["encoder"],
             params["decoder"],
-            y,
-            where,
+            x,
+            positions,
             cfg,
-            query_positions=dark.positions,
+            query_positions=masked.positions,
             key=key,
         )
-        return heads.apply_mlm_head(params["head"], y, cfg)
+        return heads.apply_mlm_head(params["head"], x, cfg)
 
-    one = stack.rematerialize(one, cfg)
-    return jax.lax.map(one, (sentences, jax.random.split(key, len(sentences))))
+    keys = jax.random.split(key, len(text_vectors))
+    return jax.lax.map(stack.rematerialize(decode_size, cfg), (text_vectors, keys))

@@ -1,8 +1,8 @@
-"""What of a model is trained: all of it, adapters beside it, or its biases.
+"""Which parameters are trained: all of them, LoRA adapters, or biases (BitFit).
 
-Each is name(objective, *, ...) -> Objective. The wrapped one need not know: its loss
-gets the whole tree, joined of what is trained and of the base, which stays in the
-frozen parameters, so that it has neither gradients nor moments.
+A tuning maps an Objective to another. The wrapped one's loss gets the full tree of
+parameters, combined from the trained ones and the base, which stays in the frozen
+parameters, so that it has neither gradients nor moments.
 """
 
 import re
@@ -15,11 +15,10 @@ from research.models.lora import LORA_LEAVES, full_params, init_lora, partition
 from research.sharding import path_name
 from research.types import Key, LossOutput, Objective, Params
 
-# What is not the encoder's own, and is trained whatever becomes of it: heads, decoders,
-# and a pooling with parameters.
+# Parameters that are trained with every tuning: heads, decoders, and a pooling's.
 _OUTSIDE = r"^(?!encoder/)|^encoder/pooling/"
 _BIASES = r"^encoder/.*/bias$"
-# What a frozen base keeps in another type; norms and biases stay float32.
+# Parameters of a frozen base that are kept in `base_dtype`; others stay float32.
 _LARGE = r"/(kernel|embedding)$"
 
 
@@ -38,24 +37,24 @@ def lora(
     adapters: tuple[str, ...] = ("default",),
     base_dtype: str = "float32",
 ) -> Objective:
-    """Low-rank adapters beside the linear layers of the blocks (Hu et al. 2021).
+    """Low-rank adapters beside the linear layers of the blocks (LoRA, Hu et al. 2021).
 
-    Several of them serve a text each: by its role, where they are named 'query' and
-    'document', or by its source, where they are named as the config's data is
-    (jina-embeddings-v3, Sturua et al. 2024).
+    With several adapters, each text goes through one: by its role, where adapters are
+    named "query" and "document", or by its source, where they are named as the config's
+    data sources are (jina-embeddings-v3, Sturua et al. 2024).
 
     Args:
-        objective: what is minimised.
-        rank: of each adapter.
-        alpha: adapters are multiplied by alpha / rank.
-        targets: pattern of the layers that get one: query, key, value, out, gate, up
-            and down.
-        dropout: rate of the adapters' inputs.
-        adapters: their names.
-        base_dtype: of the kernels and tables of the base: 'float32' or 'bfloat16'.
+        objective: What is minimized.
+        rank: Rank of each adapter.
+        alpha: Adapters are multiplied by alpha / rank.
+        targets: Pattern of the layers that get adapters: query, key, value, out, gate,
+            up and down.
+        dropout: Dropout rate of the adapters' inputs.
+        adapters: The adapters' names.
+        base_dtype: Type of the base's kernels and tables: "float32" or "bfloat16".
 
     Raises:
-        ValueError: another base_dtype, or two adapters of one name.
+        ValueError: The base_dtype is unknown, or two adapters have one name.
     """
     _check_dtype(base_dtype)
     if len(set(adapters)) < len(adapters) or not adapters:
@@ -64,7 +63,7 @@ def lora(
             "that differ"
         )
 
-    def adapted(key: Key, params: Params) -> Params:
+    def add_adapters(key: Key, params: Params) -> Params:
         return init_lora(
             jax.random.fold_in(key, 2),
             params,
@@ -76,28 +75,30 @@ def lora(
         )
 
     trained = rf"{_OUTSIDE}|{LORA_LEAVES}"
-    return _partly(objective, trained, base_dtype, adapted)
+    return _train_partly(objective, trained, base_dtype, add_adapters)
 
 
 def bitfit(objective: Objective, *, base_dtype: str = "float32") -> Objective:
-    """Biases alone, those of norms too (BitFit, Ben Zaken et al. 2022; SGPT).
+    """Trains biases only, those of norms too (BitFit, Ben Zaken et al. 2022; SGPT).
 
     Args:
-        objective: what is minimised.
-        base_dtype: as of `lora`.
+        objective: What is minimized.
+        base_dtype: As in `lora`.
 
     Raises:
-        ValueError: another base_dtype; when initialised, the encoder has no biases.
+        ValueError: The base_dtype is unknown; when initialized, the encoder has no
+            biases.
     """
     _check_dtype(base_dtype)
 
-    def checked(key: Key, params: Params) -> Params:
+    def check_biases(key: Key, params: Params) -> Params:
         del key
         if not partition({"encoder": params}, _BIASES)[0]:
             raise ValueError("tuning is bitfit, but the encoder has no biases to train")
         return params
 
-    return _partly(objective, rf"{_OUTSIDE}|{_BIASES}", base_dtype, checked)
+    trained = rf"{_OUTSIDE}|{_BIASES}"
+    return _train_partly(objective, trained, base_dtype, check_biases)
 
 
 def is_partial(name: str) -> bool:
@@ -110,22 +111,33 @@ def _check_dtype(name: str) -> None:
         raise ValueError(f"tuning.base_dtype is {name!r}; allowed: float32, bfloat16")
 
 
-def _partly(
+def _train_partly(
     objective: Objective,
     trained: str,
     base_dtype: str,
-    prepared: Callable[[Key, Params], Params],
+    prepare_encoder: Callable[[Key, Params], Params],
 ) -> Objective:
-    """The objective, of which the parameters that `trained` is found in are trained.
+    """Trains some parameters of an objective.
 
-    The frozen parameters are {"base": the others, "own": the objective's frozen ones}.
+    Args:
+        objective: What is minimized.
+        trained: Pattern of the paths of the parameters that are trained.
+        base_dtype: Type of the other kernels and tables.
+        prepare_encoder: (key, encoder's parameters) -> those to train on.
+
+    Returns:
+        an Objective whose frozen parameters are {"base": those not trained, "own": the
+        wrapped objective's frozen ones}.
     """
 
     def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
-        params, own = objective.init(key, encoder_params)
-        params = {**params, "encoder": prepared(key, params["encoder"])}
+        params, objective_frozen = objective.init(key, encoder_params)
+        params = {**params, "encoder": prepare_encoder(key, params["encoder"])}
         params, base = partition(params, trained)
-        return params, {"base": _kept(base, jnp.dtype(base_dtype)), "own": own}
+        return params, {
+            "base": _cast_base(base, jnp.dtype(base_dtype)),
+            "own": objective_frozen,
+        }
 
     def loss(params: Params, frozen: Params, batch, key: Key) -> LossOutput:
         params = full_params(params, frozen)
@@ -137,8 +149,8 @@ def _partly(
     return Objective(init, loss)
 
 
-def _kept(base: Params, dtype: jnp.dtype) -> Params:
-    """The base with its kernels and tables in a type."""
+def _cast_base(base: Params, dtype: jnp.dtype) -> Params:
+    """Casts the base's kernels and tables."""
 
     def cast(path, leaf):
         large = re.search(_LARGE, path_name(path))

@@ -56,6 +56,8 @@ def position_penalty(key: Key, params: Params, cfg: EncoderConfig) -> Array | fl
     """
     if cfg.position_bias != "seqpe":
         return 0.0
+    # A key of its own: no step splits its key into this many.
+    key = jax.random.fold_in(key, 2**31 - 1)
     return seqpe.penalty(key, params["position_bias"], cfg)
 
 

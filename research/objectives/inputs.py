@@ -1,0 +1,49 @@
+"""Which batches an objective is trained on, said where the objective is defined."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from research.types import Batch, PretrainingBatch
+
+
+@dataclass(frozen=True)
+class ObjectiveInputs:
+    """The batches that an objective reads.
+
+    Attributes:
+        batch: Batch, pairs of texts; or PretrainingBatch, rows of raw text.
+        span_kind: The kind of spans that its rows must hold (the row layout "spans");
+            "" for an objective that reads any rows.
+    """
+
+    batch: type
+    span_kind: str = ""
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the objective reads rows of raw text."""
+        return self.batch is PretrainingBatch
+
+
+def reads_pairs(objective: Callable) -> Callable:
+    """Marks an objective of pairs: objective(cfg, pool, size_loss, *, options)."""
+    return _mark(objective, ObjectiveInputs(Batch))
+
+
+def reads_rows(objective: Callable) -> Callable:
+    """Marks an objective of rows: objective(cfg, tokenizer, *, options)."""
+    return _mark(objective, ObjectiveInputs(PretrainingBatch))
+
+
+def reads_spans(kind: str) -> Callable:
+    """Marks an objective of rows that hold one kind of spans."""
+
+    def mark_spans(objective):
+        return _mark(objective, ObjectiveInputs(PretrainingBatch, kind))
+
+    return mark_spans
+
+
+def _mark(objective, inputs: ObjectiveInputs):
+    objective.inputs = inputs
+    return objective
