@@ -158,26 +158,61 @@ def tokenizer():
 
 
 def test_transformers_has_the_same_loss_and_states(params, rows, tokenizer, tmp_path):
-    """LlamaForCausalLM with tied weights, on the exported folder."""
+    """LlamaForCausalLM on the exported folder, with tied and with untied weights."""
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
     export(model(jax.device_get(params), tokenizer), tmp_path / "out")
     bare = transformers.LlamaModel.from_pretrained(tmp_path / "out").eval()
     config = transformers.LlamaConfig.from_pretrained(tmp_path / "out")
-    config.tie_word_embeddings = True
-    theirs = transformers.LlamaForCausalLM(config).eval()
-    theirs.model.load_state_dict(bare.state_dict())
-    theirs.tie_weights()
     ids = rows.tokens.token_ids[1:2, :12]
     ones = jnp.ones_like(ids)
     tokens = Tokens(ids, ones, ones > 0)
     asked = torch.tensor(np.asarray(ids), dtype=torch.long)
-    with torch.no_grad():
-        states = bare(input_ids=asked).last_hidden_state.numpy()
-        loss = theirs(input_ids=asked, labels=asked).loss.item()
-    ours = encoder.forward(params, tokens, CFG).hidden_states
-    np.testing.assert_allclose(ours, states, atol=1e-5)
-    np.testing.assert_allclose(next_token_loss(params, tokens, CFG)[0], loss, rtol=1e-5)
+    run = jax.jit(
+        lambda params: (
+            encoder.apply(params, tokens, CFG)[0],
+            next_token_loss(params, tokens, CFG)[0],
+        )
+    )
+    kernel = jax.random.normal(jax.random.key(9), (50, 32))
+    for tied in (True, False):
+        config.tie_word_embeddings = tied
+        theirs = transformers.LlamaForCausalLM(config).eval()
+        theirs.model.load_state_dict(bare.state_dict())
+        if tied:
+            theirs.tie_weights()
+            states, loss = run(params)
+        else:
+            theirs.lm_head.weight.data = torch.tensor(np.asarray(kernel))
+            states, loss = run({**params, "lm_head": {"kernel": kernel}})
+        with torch.no_grad():
+            expected = bare(input_ids=asked).last_hidden_state.numpy()
+            expected_loss = theirs(input_ids=asked, labels=asked).loss.item()
+        np.testing.assert_allclose(states, expected, atol=1e-5)
+        np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["causal_lm", "gem", "mntp"])
+def test_an_untied_output_layer_is_trained_in_place_of_the_token_table(
+    params, rows, name
+):
+    cfg = dataclasses.replace(CFG, causal=name != "mntp")
+    tokenizer = TEXT._replace(end_id=2, blank_id=4)
+    objective = OBJECTIVES[name](cfg, tokenizer)
+    key, table = jax.random.key(0), params["embed"]["token"]["embedding"]
+
+    @jax.jit
+    def value_and_grad(params):
+        return jax.value_and_grad(
+            lambda p: objective.loss({"encoder": p}, {}, rows, key).value
+        )(params)
+
+    tied, _ = value_and_grad(params)
+    untied, slope = value_and_grad({**params, "lm_head": {"kernel": table}})
+    np.testing.assert_allclose(untied, tied, rtol=1e-6)
+    assert np.abs(slope["lm_head"]["kernel"]).max() > 0
+    doubled, _ = value_and_grad({**params, "lm_head": {"kernel": 2 * table}})
+    assert abs(doubled - tied) > 1e-3
 
 
 def test_a_decoders_tokenizer(tokenizer):

@@ -10,6 +10,7 @@ import pytest
 from packed import CFG, TEXT, lively, random_rows
 
 from research import sharding
+from research.models.positions import seqpe
 from research.objectives.registry import OBJECTIVES, check_row_layout, objective_inputs
 
 # Those that predict hidden tokens from both sides; the others have tests of their own.
@@ -87,7 +88,7 @@ def test_a_ratio_lies_between_zero_and_one(name, argument):
 def test_tokens_need_a_mask_and_two_sides(name):
     with pytest.raises(ValueError, match=r"the vocabulary has no \[MASK\] token"):
         make(name, text=TEXT._replace(mask_id=None))
-    with pytest.raises(ValueError, match="needs an encoder that sees both sides"):
+    with pytest.raises(ValueError, match="needs an encoder that attends to both"):
         make(name, dataclasses.replace(CFG, causal=True))
 
 
@@ -96,10 +97,40 @@ def test_spans_are_those_of_the_objective():
     spans = {"name": "spans", "kind": "declutr", "anchors": 2, "positives": 3}
     check_row_layout(declutr, spans)
     check_row_layout({"name": "mlm"}, {"name": "packed"})
-    with pytest.raises(ValueError, match="rows.positives is 2 and objective.positives"):
+    with pytest.raises(
+        ValueError, match="row_layout.positives is 2 and objective.positi"
+    ):
         check_row_layout(declutr, spans | {"positives": 2})
     for rows in ({"name": "packed"}, spans | {"kind": "cot"}):
         with pytest.raises(
             ValueError, match="declutr needs row_layout.name 'spans' of kind"
         ):
             check_row_layout(declutr, rows)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in OBJECTIVES if objective_inputs(name).is_pretraining]
+)
+def test_the_penalty_of_seqpe_is_part_of_every_loss(key, name, monkeypatch):
+    causal = name in ("causal_lm", "gem")
+    cfg = dataclasses.replace(CFG, position_bias="seqpe", causal=causal)
+    objective = make(name, cfg, TEXT._replace(end_id=3))
+    params, frozen = jax.eval_shape(objective.init, key)
+    calls = []
+
+    def penalty(key, params, cfg):
+        calls.append(cfg)
+        return jnp.zeros(())
+
+    monkeypatch.setattr(seqpe, "penalty", penalty)
+    jax.eval_shape(objective.loss, params, frozen, random_rows(0, 12, 32), key)
+    assert len(calls) == 1
+
+
+def test_an_objective_says_which_batches_it_reads():
+    assert not objective_inputs("contrastive").is_pretraining
+    assert not objective_inputs("gritlm").is_pretraining
+    assert objective_inputs("mlm").is_pretraining
+    assert objective_inputs("cot_mae").span_kind == "cot"
+    with pytest.raises(ValueError, match="unknown objective 'bert'; known: contrast"):
+        objective_inputs("bert")

@@ -31,13 +31,13 @@ def by_loop(params, small, large):
     """[(MLM, MAE)] of the sizes, from every layer's states and whole rows of logits."""
     tokens, where = ROWS.tokens, segment_positions(ROWS.tokens.segment_ids)
     seen, dark = (jnp.where(mask, MASK, tokens.token_ids) for mask in (small, large))
-    layers = encoder.forward(
+    states = encoder.forward(
         params["encoder"], tokens._replace(token_ids=seen), CFG, every_layer=True
     ).layers
     words = layers.embed_tokens(params["encoder"], dark, where, CFG)
     losses = []
     for depth, width in PAIRS:
-        padded = layers[depth].at[..., width:].set(0.0)
+        padded = states[depth].at[..., width:].set(0.0)
         x = heads.apply_mlm_head(params["head"], padded, CFG)
         y = jnp.where(jnp.asarray(firsts(ROWS))[:, :, None], x, words)
         y = decoders.decode(params["encoder"], params["decoder"], y, where, CFG)
@@ -65,7 +65,7 @@ def test_mae_reads_a_prefix_of_the_first_token_only(key, masks, monkeypatch):
 
     def total(states, decoder):
         def apply(params, tokens, cfg, keep, *, key):
-            return states[-1], jax.vmap(keep)(states)
+            return states[-1], jax.vmap(lambda x: keep(x, None))(states)
 
         monkeypatch.setattr(encoder, "apply", apply)
         objective = smae(CFG, TEXT, pairs=PAIRS[:1], decoder=decoder)

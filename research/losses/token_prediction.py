@@ -223,7 +223,7 @@ def mean_token_losses(
     parts: Sequence[PredictedTokens],
     weights: Sequence[float] = (1.0,),
 ) -> tuple[Array, list[TokenMeans]]:
-    """The weighted sum of several mean cross-entropies, in one pass over the vocabulary.
+    """The weighted sum of mean cross-entropies, in one pass over the vocabulary.
 
     Args:
         table: [V, D] output embeddings.

@@ -13,8 +13,8 @@ from research.models import encoder, heads, layers, token_ops
 from research.models.config import EncoderConfig
 from research.models.layers import ACTIVATIONS
 from research.models.linear import KERNEL_INIT
-from research.models.positions.segment_positions import segment_positions
 from research.models.positions.bias import position_penalty
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.inputs import reads_rows
 from research.objectives.masked_prediction import (

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from research.models import encoder
 from research.models.config import EncoderConfig
-from research.models.positions.segment_positions import segment_positions
 from research.models.positions.bias import position_penalty
+from research.models.positions.segment_positions import segment_positions
 from research.objectives.causal import (
     has_next_token,
     language_metrics,

@@ -7,8 +7,8 @@ from research.losses.token_prediction import PredictedTokens
 from research.models import decoders, encoder, heads, token_ops
 from research.models.config import EncoderConfig
 from research.models.linear import KERNEL_INIT
-from research.models.positions.segment_positions import segment_positions
 from research.models.positions.bias import position_penalty
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.inputs import reads_rows
 from research.objectives.masked_prediction import init_params, mlm_losses

@@ -1,4 +1,4 @@
-"""Steps that the objectives share: initial parameters, masked rows, their prediction."""
+"""Steps that objectives share: initial parameters, masked rows, their prediction."""
 
 import jax
 

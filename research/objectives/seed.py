@@ -6,8 +6,8 @@ from research.losses.token_prediction import PredictedTokens
 from research.models import decoders, encoder, layers, token_ops
 from research.models.attention.masks import decoder_mask
 from research.models.config import EncoderConfig
-from research.models.positions.segment_positions import segment_positions
 from research.models.positions.bias import position_penalty
+from research.models.positions.segment_positions import segment_positions
 from research.objectives.causal import has_next_token
 from research.objectives.inputs import reads_rows
 from research.objectives.masked_prediction import (
@@ -82,7 +82,7 @@ def seed(
         keys = jax.random.split(key, 4)
         mask_key, replace_key, dropout_key, decoder_key = keys
 
-        # [R, S, D] states of the masked rows, and [R, M, D] of their texts' first tokens
+        # [R, S, D] states of the masked rows, [R, M, D] those of first tokens
         masked = mask_batch(mask_key, replace_key, batch, ratio, tokenizer, replace)
         tokens = masked_inputs(batch, masked)
         x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)

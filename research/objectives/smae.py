@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from research.losses.token_prediction import PredictedTokens, TokenMeans
 from research.models import decoders, encoder, heads, layers, stack, token_ops
 from research.models.config import EncoderConfig
-from research.models.positions.segment_positions import segment_positions
 from research.models.positions.bias import position_penalty
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.inputs import reads_rows
 from research.objectives.masked_prediction import (

@@ -13,8 +13,8 @@ from research.models import decoders, encoder, heads, layers, token_ops
 from research.models.attention.masks import pooling_masks
 from research.models.config import EncoderConfig
 from research.models.pooling.basic import mean_pool
-from research.models.positions.segment_positions import segment_positions
 from research.models.positions.bias import position_penalty
+from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.inputs import reads_spans
 from research.objectives.masked_prediction import (
