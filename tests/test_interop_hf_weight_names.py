@@ -17,7 +17,7 @@ from research.interop.hf.families import (
 from research.interop.hf.safetensors import read_safetensors, write_safetensors
 from research.models import encoder
 from research.models.heads import output_embeddings
-from research.objectives.causal import next_tokens
+from research.objectives.causal import next_token_loss
 from research.types import Tokens
 
 SIZES = {
@@ -243,7 +243,7 @@ def test_untied_output_layers_give_the_logits_of_transformers(name, tmp_path):
             labels=torch.tensor(labels),
         )
     np.testing.assert_allclose(logits[mask], output.logits.numpy()[mask], atol=1e-4)
-    mean, _ = next_tokens(params, tokens, cfg)
+    mean, _ = next_token_loss(params, tokens, cfg)
     np.testing.assert_allclose(mean, output.loss.item(), atol=1e-4)
     # Written back: the same names and bytes, and `transformers` reads them
     (tmp_path / "ours").mkdir()
