@@ -140,35 +140,82 @@ def test_clex_gets_a_network_that_starts_at_ntk(params):
 @pytest.mark.parametrize(
     "cfg, text, message",
     [
-        (LEARNED, "yarn(scale=2)", "yarn is for models whose positions are 'rope'; .* "
-         "'learned', which .*interpolated, extrapolate fit"),
-        (ROPE, "grouped(scale=2)", "positions are 'learned'; those of this one are 'ro"),
+        (
+            LEARNED,
+            "yarn(scale=2)",
+            "yarn is for models whose positions are 'rope'; .* "
+            "'learned', which .*interpolated, extrapolate fit",
+        ),
+        (
+            ROPE,
+            "grouped(scale=2)",
+            "positions are 'learned'; those of this one are 'ro",
+        ),
         (ALIBI, "self_extend(group=2, window=4)", "positions are 'rope'; .* 'none'"),
         (ROPE, "linear(scale=0.5)", "linear's scale is 0.5; it must be at least 1"),
-        (LEARNED, "grouped(scale=0)", "grouped's scale is 0; it must be a whole number"),
+        (LEARNED, "grouped(scale=0)", "grouped's scale is 0; it must be at least 1"),
         (LEARNED, "grouped(scale=1.5)", "scale is 1.5; it takes a whole number"),
         (ROPE, "rebase(factor=-2)", "rebase's factor is -2; it must be at least 1"),
         (ROPE, "yarn(scale='x')", "yarn's scale is 'x'; it takes a number"),
         (ROPE, "yarn(size=2)", "yarn has no argument size; it has scale, original"),
+        (ROPE, "dpe(sizes=4, window=8)", "dpe's sizes is 4; it takes tuple"),
+        (ROPE, "dpe(sizes=(2, 'x'), window=8)", "sizes is .*'x'.*; it takes tuple"),
+        (ROPE, "dpe(sizes=(2, 2), window=8, key_dims=3)", "key_dims is 3; it takes tu"),
         (ROPE, "self_extend(group=2)", "self_extend needs a value for window"),
         (ROPE, "stretch", "unknown name 'stretch'; known: clex, dpe"),
-        (ROPE, "linear(scale=2) | extrapolate(length=99)", "linear allows texts of 32 tokens, "
-         r"not of 99; linear\(scale=7\) does"),
-        (ROPE, "self_extend(group=2, window=8) | extrapolate(length=99)", r"yarn\(scale=7\) does"),
-        (LEARNED, "extrapolate(length=99)", "position table allows texts of 16 tokens, not "
-         r"of 99; interpolated\(scale=7\) does"),
-        (LEARNED, "grouped(scale=2) | recurrent(scale=2)", "grouped and recurrent cannot be com"),
-        (ROPE, "self_extend(group=2, window=8) | dpe(sizes=(2, 2), window=8)", "choose one"),
-        (ROPE, "clex(max_factor=2) | linear(scale=2)", "clex and linear cannot be comb"),
-        (ROPE, "linear(scale=2) | clex(max_factor=2)", "linear and clex cannot be comb"),
-        (ROPE, "linear(scale=2) | linear(scale=2)", "linear extends this model already"),
+        (
+            ROPE,
+            "linear(scale=2) | extrapolate(length=99)",
+            "linear allows texts of 32 tokens, "
+            r"not of 99; linear\(scale=7\) does",
+        ),
+        (
+            ROPE,
+            "self_extend(group=2, window=8) | extrapolate(length=99)",
+            r"yarn\(scale=7\) does",
+        ),
+        (
+            LEARNED,
+            "extrapolate(length=99)",
+            "position table allows texts of 16 tokens, not "
+            r"of 99; interpolated\(scale=7\) does",
+        ),
+        (
+            LEARNED,
+            "grouped(scale=2) | recurrent(scale=2)",
+            "grouped and recurrent cannot be com",
+        ),
+        (
+            ROPE,
+            "self_extend(group=2, window=8) | dpe(sizes=(2, 2), window=8)",
+            "choose one",
+        ),
+        (
+            ROPE,
+            "clex(max_factor=2) | linear(scale=2)",
+            "clex and linear cannot be comb",
+        ),
+        (
+            ROPE,
+            "linear(scale=2) | clex(max_factor=2)",
+            "linear and clex cannot be comb",
+        ),
+        (
+            ROPE,
+            "linear(scale=2) | linear(scale=2)",
+            "linear extends this model already",
+        ),
         (ROPE, "longrope(scale=2, long=(1,))", "it takes 4 positive ones"),
         (ROPE, "log_position", "log_position is for causal models"),
         (ROPE, "lm_infinite(window=8)", "lm_infinite is for causal models"),
-        (ROPE, "extrapolate(length=0)", "extrapolate's length is 0; it must be at least 1"),
+        (
+            ROPE,
+            "extrapolate(length=0)",
+            "extrapolate's length is 0; it must be at least 1",
+        ),
         (ALIBI, "temp_scale(tau=0)", "tau is 0; it must be above 0"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_one_sentence(cfg, text, message):
     with pytest.raises(ValueError, match=message):
         extend_config(cfg, text)

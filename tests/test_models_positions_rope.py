@@ -170,9 +170,7 @@ def test_longrope_chooses_by_each_texts_own_length():
     assert np.abs(halved).max() <= 1
     assert factor.shape == (1, 1) and factor[0, 0] > 1
     arguments["choice"] = "long"
-    fixed, _ = rope.rope_angles(
-        with_methods(LongRoPE(**arguments)), row_of(17, 16), {}
-    )
+    fixed, _ = rope.rope_angles(with_methods(LongRoPE(**arguments)), row_of(17, 16), {})
     np.testing.assert_array_equal(fixed[0, 0], turns[0, 0])
     assert fixed.shape == (1, 1, 8)
 

@@ -30,7 +30,7 @@ def params():
 
 def test_channels_are_of_each_position_alone(params):
     position = jnp.array([[0, 1, 2, 3], [2, 99_999, 1, 0]], jnp.int32)
-    query, key = seqpe.channels(params, CFG, position)
+    query, key = seqpe.position_channels(params, CFG, position)
     for x, heads in ((query, 4), (key, 2)):
         assert x.shape == (2, 4, heads, seqpe.CHANNELS) and x.dtype == jnp.float32
         np.testing.assert_allclose(x[0, 2], x[1, 0], atol=1e-5)
@@ -40,7 +40,7 @@ def test_channels_are_of_each_position_alone(params):
 
 def test_every_digit_and_its_place_counts(params):
     position = jnp.array([0, 1, 10, 100, 1_000, 10_000, 12, 21], jnp.int32)
-    vectors = np.asarray(seqpe.vectors(params, position))
+    vectors = np.asarray(seqpe.position_vectors(params, position))
     apart = np.abs(vectors[:, None] - vectors[None]).max(-1)
     assert apart[~np.eye(len(position), dtype=bool)].min() > 1e-2
 
@@ -49,7 +49,7 @@ def test_attention_among_digits_is_causal(params):
     p = jax.tree.map(lambda x: x[0], params["blocks"])
     x = jax.random.normal(jax.random.key(2), (seqpe.DIGITS, seqpe.WIDTH))
     changed = x.at[3].add(1.0)
-    gap = np.abs(seqpe._attention(p, x) - seqpe._attention(p, changed)).max(-1)
+    gap = np.abs(seqpe.attend_digits(p, x) - seqpe.attend_digits(p, changed)).max(-1)
     np.testing.assert_array_equal(gap[:3], 0)
     assert (gap[3:] > 0).all()
 
@@ -68,16 +68,16 @@ def test_nearest_is_the_cross_entropy_of_the_nearest_position():
         for i, right in enumerate((1, 0, 1)):
             others = [j for j in range(3) if j != i]
             expected += [np.log(np.exp(head[i, others]).sum()) - head[i, right]]
-    got = seqpe.nearest(scores, position)
+    got = seqpe.nearest_position_loss(scores, position)
     np.testing.assert_allclose(got, np.mean(expected), rtol=1e-5)
 
 
 def test_transfer_is_a_divergence_that_trains_only_the_shifted(key):
     inside, outside = jax.random.normal(key, (2, 3, 5, 5))
-    assert seqpe.transfer(inside, outside) > 0.1
+    assert seqpe.transfer_loss(inside, outside) > 0.1
     # A softmax does not see what is added to a row.
-    np.testing.assert_allclose(seqpe.transfer(inside, inside + 3), 0, atol=1e-6)
-    slopes = jax.grad(seqpe.transfer, argnums=(0, 1))(inside, outside)
+    np.testing.assert_allclose(seqpe.transfer_loss(inside, inside + 3), 0, atol=1e-6)
+    slopes = jax.grad(seqpe.transfer_loss, argnums=(0, 1))(inside, outside)
     np.testing.assert_array_equal(slopes[0], 0)
     assert np.abs(slopes[1]).max() > 0
 

@@ -131,7 +131,7 @@ def make_attention_inputs(
     # [B, S, H, E] and [B, S, KV, E], whose products are SeqPE's bias
     extra_channels = None
     if cfg.position_bias == "seqpe":
-        extra_channels = seqpe.channels(
+        extra_channels = seqpe.position_channels(
             params["position_bias"], cfg, positions.position_ids
         )
     return AttentionInputs(

@@ -16,6 +16,11 @@ from research.models.positions.segment_positions import Positions
 from research.types import Array, Key, Params
 
 
+def at_least(least: float, default: Any = dataclasses.MISSING) -> Any:
+    """A field of a position method whose value must be at least `least`."""
+    return dataclasses.field(default=default, metadata={"least": least})
+
+
 @dataclass(frozen=True, kw_only=True)
 class PositionMethod:
     """Base class of all position methods; by itself it changes nothing.
@@ -42,6 +47,15 @@ class PositionMethod:
     hf_type: ClassVar[str] = ""
     hf_fields: ClassVar[Mapping[str, str]] = {}
     hf_infers_scale: ClassVar[bool] = False
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, least = getattr(self, field.name), field.metadata.get("least")
+            if None not in (value, least) and not value >= least:
+                raise ValueError(
+                    f"{self.name}'s {field.name} is {value}; it must be at least "
+                    f"{least}"
+                )
 
     @property
     def prefix_cacheable(self) -> bool:
@@ -101,14 +115,6 @@ class PositionMethod:
     def logit_scale(self) -> float:
         """The part of `query_scale` that is for full logits, with their bias."""
         return 1.0
-
-    def require_at_least(self, field: str, least: float) -> None:
-        """Raises ValueError for an argument below `least` or that is not a number."""
-        value = getattr(self, field)
-        if value is not None and not value >= least:
-            raise ValueError(
-                f"{self.name}'s {field} is {value}; it must be at least {least}"
-            )
 
     def require_above(self, field: str, lower_field: str) -> None:
         """Raises ValueError unless one argument is above another one."""
@@ -182,10 +188,7 @@ class Extrapolate(PositionMethod):
 
     name = "extrapolate"
     bounded = False
-    length: int
-
-    def __post_init__(self):
-        self.require_at_least("length", 1)
+    length: int = at_least(1)
 
     def max_context(self, cfg: EncoderConfig) -> int:
         return self.length

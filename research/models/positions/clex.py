@@ -20,7 +20,7 @@ import numpy as np
 
 from research.config_sections import check_option
 from research.models.config import EncoderConfig
-from research.models.positions.base import PositionMethod
+from research.models.positions.base import PositionMethod, at_least
 from research.models.positions.rope import Rope, plain_rope
 from research.models.positions.rope_scaling import RopeMethod, ntk_aware
 from research.types import Array, Key, Params
@@ -44,15 +44,14 @@ class Clex(RopeMethod):
     """
 
     name = "clex"
-    original: int | None = None
-    max_factor: int
-    expansion: int = 1
+    original: int | None = at_least(1, None)
+    max_factor: int = at_least(1)
+    expansion: int = at_least(1, 1)
     act: str = "silu"
     step: float = 0.1
 
     def __post_init__(self):
-        for field in ("original", "max_factor", "expansion"):
-            self.require_at_least(field, 1)
+        super().__post_init__()
         check_option("clex's act", self.act, ACTIVATIONS)
         steps = 1 / self.step if 0 < self.step <= 1 else 0.5
         if abs(steps - round(steps)) > 1e-6:

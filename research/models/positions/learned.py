@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.models.positions.base import PositionMethod
+from research.models.positions.base import PositionMethod, at_least
 from research.models.positions.segment_positions import Positions
 from research.types import Array, Key, Params
 
@@ -24,18 +24,11 @@ class TableMethod(PositionMethod):
     They change the parameters once and do not stay in the encoder's config.
 
     Attributes:
-        scale: How many times longer the table becomes, a whole number.
+        scale: How many times longer the table becomes.
     """
 
     requires = "learned"
-    scale: int
-
-    def __post_init__(self):
-        if self.scale < 1 or self.scale != int(self.scale):
-            raise ValueError(
-                f"{self.name}'s scale is {self.scale}; it must be a whole number of at "
-                "least 1"
-            )
+    scale: int = at_least(1)
 
     def check(self, cfg: EncoderConfig) -> None:
         if cfg.position_stride > 1:

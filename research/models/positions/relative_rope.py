@@ -12,13 +12,13 @@ training CLEX gives float32 radians instead.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from research.models.config import EncoderConfig
-from research.models.positions.base import PositionMethod
+from research.models.positions.base import PositionMethod, at_least
 from research.types import Array
 
 # (positions [B, S] int32, angles per token [B|1, S|1, R/2] uint32)
@@ -97,11 +97,11 @@ class GroupedRemapping(RemappingMethod):
         original: L0, the longest text of the training; None for the model's `max_len`.
     """
 
-    window: int
+    window: int = at_least(1)
     original: int | None = None
 
     def __post_init__(self):
-        _check_positive(self.name, "window", self.window)
+        super().__post_init__()
         if self.original is not None and self.window > self.original:
             raise ValueError(
                 f"{self.name}'s window {self.window} is longer than the {self.original}"
@@ -163,11 +163,7 @@ class SelfExtend(GroupedRemapping):
     """
 
     name = "self_extend"
-    group: int
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check_positive(self.name, "group", self.group)
+    group: int = at_least(1)
 
     def largest_group(self) -> int:
         return self.group
@@ -202,17 +198,14 @@ class DPE(GroupedRemapping):
 
     name = "dpe"
     sizes: tuple[int, ...]
-    key_dims: tuple[tuple[int, ...] | int, ...] = ()
+    key_dims: tuple[tuple[int, ...], ...] | tuple[int, ...] = ()
 
     def __post_init__(self):
         super().__post_init__()
-        _check_tuple("sizes", self.sizes)
-        for size in self.sizes:
-            _check_positive("dpe", "sizes", size)
-        _check_tuple("key_dims", self.key_dims)
-        if any(isinstance(dims, tuple) for dims in self.key_dims):
-            for dims in self.key_dims:
-                _check_tuple("key_dims", dims)
+        if not self.sizes or min(self.sizes) < 1:
+            raise ValueError(
+                f"dpe's sizes are {self.sizes}; each must be a whole number >= 1"
+            )
 
     def largest_group(self) -> int:
         return max(self.sizes)
@@ -252,7 +245,7 @@ class DPE(GroupedRemapping):
     def _band_sizes(self, cfg: EncoderConfig) -> np.ndarray:
         """[1, 1, R/2] uint32 group size of every pair."""
         pairs, sizes = cfg.rotated // 2, self.sizes
-        if not sizes or pairs % len(sizes):
+        if pairs % len(sizes):
             raise ValueError(
                 f"dpe has {len(sizes)} sizes, which do not divide the {pairs} rotated "
                 "pairs of a head into equal bands"
@@ -297,12 +290,8 @@ class LMInfinite(RemappingMethod):
 
     name = "lm_infinite"
     bounded = False
-    window: int
-    sinks: int = 10
-
-    def __post_init__(self):
-        _check_positive(self.name, "window", self.window)
-        _check_positive(self.name, "sinks", self.sinks)
+    window: int = at_least(1)
+    sinks: int = at_least(1, 10)
 
     def remap(self, cfg: EncoderConfig) -> RelativeRemapping:
         if not cfg.causal:
@@ -330,18 +319,6 @@ class LMInfinite(RemappingMethod):
 def position_angles(position_ids: Array, angles: Array) -> Array:
     """[B, S, 1, R/2] angles of positions [B, S] int32, which are not negative."""
     return (position_ids.astype(angles.dtype)[..., None] * angles)[:, :, None]
-
-
-def _check_tuple(field: str, value: Any) -> None:
-    if not isinstance(value, tuple):
-        raise ValueError(f"dpe's {field} is {value!r}; it takes several whole numbers")
-
-
-def _check_positive(method: str, field: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(
-            f"{method}'s {field} is {value!r}; it must be a whole number >= 1"
-        )
 
 
 # Pairs of tokens by their positions.

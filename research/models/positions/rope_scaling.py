@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.models.config import EncoderConfig
-from research.models.positions.base import HF_SCALED, PositionMethod
+from research.models.positions.base import HF_SCALED, PositionMethod, at_least
 from research.models.positions.rope import Rope, plain_rope
 from research.types import Array, Key
 
@@ -38,10 +38,7 @@ class ScaledRope(RopeMethod):
         scale: s, at least 1.
     """
 
-    scale: float
-
-    def __post_init__(self):
-        self.require_at_least("scale", 1)
+    scale: float = at_least(1)
 
     def max_context(self, cfg: EncoderConfig) -> int:
         return int(cfg.max_len * self.scale)
@@ -55,11 +52,7 @@ class ScaledOriginalRope(ScaledRope):
         original: L0; None for the model's `max_len`.
     """
 
-    original: int | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.require_at_least("original", 1)
+    original: int | None = at_least(1, None)
 
     def max_context(self, cfg: EncoderConfig) -> int:
         return int(self.original * self.scale)
@@ -96,10 +89,7 @@ class RebasedRope(RopeMethod):
     """
 
     name = "rebase"
-    factor: float
-
-    def __post_init__(self):
-        self.require_at_least("factor", 1)
+    factor: float = at_least(1)
 
     def max_context(self, cfg: EncoderConfig) -> int:
         # The scale at which NTK-aware makes the same base.
@@ -156,6 +146,7 @@ class LongRoPE(ScaledOriginalRope):
         "attention": "attention_factor",
     }
     hf_infers_scale = True
+    original: int | None = at_least(2, None)
     long: tuple[float, ...]
     short: tuple[float, ...] = ()
     choice: str = "long"
@@ -163,7 +154,6 @@ class LongRoPE(ScaledOriginalRope):
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_at_least("original", 2)
         if self.choice not in ("long", "length"):
             raise ValueError(
                 f"longrope's choice is {self.choice!r}; allowed: long, length"
@@ -226,10 +216,10 @@ class ProportionalRope(RopeMethod):
     hf_type = "proportional"
     hf_fields = {"scale": "factor", "fraction": "partial_rotary_factor"}
     fraction: float = 1.0
-    scale: float = 1.0
+    scale: float = at_least(1, 1.0)
 
     def __post_init__(self):
-        self.require_at_least("scale", 1)
+        super().__post_init__()
         if not 0 <= self.fraction <= 1:
             raise ValueError(
                 f"proportional's fraction is {self.fraction}; allowed: 0 ... 1"
@@ -276,10 +266,7 @@ class PowerBasis(RopeMethod):
 
     name = "power_basis"
     bounded = False
-    power: float
-
-    def __post_init__(self):
-        self.require_at_least("power", 0)
+    power: float = at_least(0)
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
         pairs = len(rope.inv_freq)
@@ -298,10 +285,7 @@ class E2LLM(RopeMethod):
 
     name = "e2"
     bounded = False
-    largest: int
-
-    def __post_init__(self):
-        self.require_at_least("largest", 1)
+    largest: int = at_least(1)
 
     def training_angles(self, angles: Array, key: Key) -> Array:
         scale = jax.random.randint(key, (), 1, self.largest + 1)

@@ -1,7 +1,8 @@
-"""Where the tokens of packed rows stand."""
+"""Positions of tokens in packed rows."""
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -9,13 +10,13 @@ from research.types import Array
 
 
 class Positions(NamedTuple):
-    """Where tokens stand; every field is [B, S] int32.
+    """Positions of tokens; every field is [B, S] int32.
 
     Attributes:
-        segment: the text of its row that a token belongs to; 0 is padding.
-        position: its place in that text; 0 on padding.
-        length: how many tokens that text has; 0 on padding.
-        index: its place in the row.
+        segment_ids: The text of the row that a token belongs to, from 1; 0 on padding.
+        position_ids: Position of the token in its text; 0 on padding.
+        lengths: Number of tokens in its text; 0 on padding.
+        row_positions: Position of the token in its row.
     """
 
     segment_ids: Array
@@ -24,23 +25,27 @@ class Positions(NamedTuple):
     row_positions: Array
 
 
-def segment_positions(segment: Array, *, running: bool = False) -> Positions:
-    """The places of the tokens of packed rows.
+def segment_positions(segment_ids: Array, *, running: bool = False) -> Positions:
+    """Positions of the tokens of packed rows.
 
     Args:
-        segment: [B, S] int32, the text of its row that a token belongs to. The tokens
-            of a text are neighbours.
-        running: count positions through the row instead of restarting at every text.
+        segment_ids: [B, S] int32, the text of its row that a token belongs to. The
+            tokens of a text are neighbours.
+        running: Count positions through the row instead of restarting at every text.
     """
-    index = jnp.broadcast_to(
-        jnp.arange(segment.shape[1], dtype=jnp.int32), segment.shape
+    chex.assert_rank(segment_ids, 2)
+    size = segment_ids.shape[1]
+    index = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), segment_ids.shape)
+    # Index of the first and of the last token of each token's text, [B, S]
+    changes = segment_ids[:, 1:] != segment_ids[:, :-1]
+    is_first = jnp.pad(changes, ((0, 0), (1, 0)), constant_values=True)
+    is_last = jnp.pad(changes, ((0, 0), (0, 1)), constant_values=True)
+    first = jax.lax.cummax(jnp.where(is_first, index, 0), axis=1)
+    last = jax.lax.cummin(jnp.where(is_last, index, size), axis=1, reverse=True)
+    valid = segment_ids != 0
+    return Positions(
+        segment_ids,
+        position_ids=jnp.where(valid, index if running else index - first, 0),
+        lengths=jnp.where(valid, last - first + 1, 0),
+        row_positions=index,
     )
-    changes = segment[:, 1:] != segment[:, :-1]
-    begins = jnp.pad(changes, ((0, 0), (1, 0)), constant_values=True)
-    ends = jnp.pad(changes, ((0, 0), (0, 1)), constant_values=True)
-    first = jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
-    last = jnp.where(ends, index, segment.shape[1])
-    last = jax.lax.cummin(last, axis=1, reverse=True)
-    real = segment != 0
-    position = jnp.where(real, index if running else index - first, 0)
-    return Positions(segment, position, jnp.where(real, last - first + 1, 0), index)
