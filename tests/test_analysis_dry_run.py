@@ -78,7 +78,7 @@ def test_the_vocabulary_is_priced_with_and_without_the_buffer(name):
     batch = PretrainingBatch(Tokens(ids, ids, ids > 0), ids)
     key = jax.random.key(0)
     parts = toy.experiment()._replace(objective=objective)
-    report = dry_run.vocabulary(
+    report = dry_run.vocabulary_teraflops(
         parts, (*jax.eval_shape(objective.init, key), batch, key)
     )
     whole = report["ungathered_vocabulary_teraflops"] * 1e12

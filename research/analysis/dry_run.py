@@ -1,10 +1,9 @@
-"""What a step costs, by compiling it and not running it, here or for TPU chips."""
+"""Cost of a training step, compiled but not run: FLOPs, memory, communication."""
 
 import math
 import re
 from collections import Counter
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import numpy as np
@@ -25,18 +24,17 @@ _COLLECTIVES += ("collective-permute",)
 # "%x = f32[8,128]{1,0} all-gather(...)"; TPU writes "all-gather-start" as well.
 _INSTRUCTION = re.compile(rf"= (.+?) ({'|'.join(_COLLECTIVES)})(-start)?\(")
 _ARRAY = re.compile(r"([a-z]+\d+|pred)\[([\d,]*)\]")
-_SAMPLED = 16  # batches that the padding is measured on
+_PADDING_BATCHES = 16  # number of batches that the padding is measured on
 
 
 class Collective(NamedTuple):
-    """A kind of exchange between devices.
+    """A kind of communication between devices.
 
     Attributes:
-        kind: 'all-gather', 'all-reduce' and so on.
-        shape: its result on one device, such as 'f32[64,128]'; of several arrays, the
-            largest.
-        count: how often it is in the program; one inside a loop counts once.
-        mebibytes: the results of one of them, together.
+        kind: Name of the operation, such as 'all-gather' or 'all-reduce'.
+        shape: Largest array of its result on one device, such as 'f32[64,128]'.
+        count: Number of occurrences in the program; one inside a loop counts once.
+        mebibytes: Size of all results of one occurrence.
     """
 
     kind: str
@@ -46,32 +44,36 @@ class Collective(NamedTuple):
 
 
 def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, Any]:
-    """Compiles the step of the first batch's shape, and prints what it takes.
+    """Compiles a training step for the shape of the first batch, and prints its cost.
 
     Args:
-        experiment: the parts of a run.
-        topology: a TPU slice such as 'v5e:4x4', to compile for its chips (libtpu is
-            needed, a TPU is not); None for the devices at hand.
+        experiment: The parts of a run.
+        topology: TPU slice to compile for, such as 'v5e:4x4' (it needs libtpu and no
+            TPU); None for the devices of this machine.
+
     Returns:
-        What was printed: parameters; teraflops of matrix products of a step, the whole
-        batch's and recomputation included; of these, in pre-training, those with the
-        vocabulary, and how many there would be were not only the hidden tokens gathered
-        for them; mebibytes per device, of the step and (among "state and batch") of
-        what is trained, what is frozen and the moments; what is "temporary" is
-        activations and gradients; padding, a fraction; rows of Collective.
+        What was printed: numbers of parameters; teraflops of all matrix products of a
+        step, recomputation included; in pre-training, teraflops of the products with
+        the vocabulary, and the same if they were not restricted to masked tokens;
+        mebibytes per device of the step ("temporary" are activations and gradients) and
+        of the state's parts; the fraction of padding; rows of Collective.
+
     Raises:
-        ValueError: the topology is unknown, or libtpu is missing.
+        ValueError: The topology is unknown, or libtpu is missing.
     """
     mesh = experiment.mesh
     if topology:
         mesh = _topology_mesh(topology, mesh.shape["model"])
+    # Shapes and shardings of the step's arguments.
     state = abstract_state(experiment, mesh)
     batch = abstract_batch(experiment.batches(0), mesh)
-    everywhere = NamedSharding(mesh, P())
+    replicated = NamedSharding(mesh, P())
     key = jax.eval_shape(lambda: jax.random.key(0))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)
-    places = jax.tree.map(lambda x: x.sharding, state)
-    step = make_step(experiment.objective, experiment.tx, places)
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated)
+
+    # The compiled program and its memory.
+    state_shardings = jax.tree.map(lambda x: x.sharding, state)
+    step = make_step(experiment.objective, experiment.tx, state_shardings)
     traced = step.trace(state, batch, key)
     compiled = traced.lower().compile()
     memory = compiled.memory_analysis()
@@ -90,7 +92,7 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
         "frozen_parameters": _size(state.frozen),
         "rows_x_length": list(batch.tokens.token_ids.shape),
         "teraflops_per_step": matmul_flops(traced.jaxpr.jaxpr) / 1e12,
-        **vocabulary(experiment, (state.params, state.frozen, batch, key)),
+        **vocabulary_teraflops(experiment, (state.params, state.frozen, batch, key)),
         "mebibytes_per_device": {k: v / 2**20 for k, v in mebibytes.items()},
         "state_mebibytes_per_device": {
             name: _mebibytes(part)
@@ -108,7 +110,7 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
 
 
 def abstract_batch(batch: Any, mesh: Mesh):
-    """A batch's shapes, for a mesh: leading axes rounded up to what 'data' divides."""
+    """A batch's shapes on a mesh, leading axes rounded up to a multiple of 'data'."""
     data = mesh.shape["data"]
 
     def shape(leaf):
@@ -118,21 +120,22 @@ def abstract_batch(batch: Any, mesh: Mesh):
 
     shapes = jax.tree.map(shape, batch)
     return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
         sharding.batch_shardings(shapes, mesh),
     )
 
 
 def matmul_flops(jaxpr, scope: str = "") -> int:
-    """Operations in the matrix products of a jaxpr, loops counted as often as they run.
+    """Floating-point operations of a jaxpr's matrix products, loops included.
 
     XLA's own count takes a loop's body once, so a scan over layers would look as cheap
     as one layer.
 
     Args:
-        jaxpr: what is counted.
-        scope: only what was traced under this `jax.named_scope`, and its gradient.
+        jaxpr: Program to count.
+        scope: Name of a `jax.named_scope`: only operations traced within it, and their
+            gradients, count; '' for all.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -147,24 +150,26 @@ def matmul_flops(jaxpr, scope: str = "") -> int:
             times * matmul_flops(inner, "" if inside else scope)
             for inner in jaxprs_in_params(equation.params)
         ]
-        # One branch of a conditional runs: the dearest, to be safe.
+        # One branch of a conditional runs: count the most expensive one.
         branches = equation.primitive.name == "cond"
         total += max(parts, default=0) if branches else sum(parts)
     return total
 
 
-def vocabulary(experiment: Experiment, shapes: tuple) -> dict[str, float]:
-    """The teraflops of a step's products with the vocabulary, if it has any.
-
-    Those of the step as it is, and of one whose every token would be predicted.
+def vocabulary_teraflops(experiment: Experiment, shapes: tuple) -> dict[str, float]:
+    """Teraflops of a step's matrix products with the vocabulary; empty if it has none.
 
     Args:
-        experiment: the parts of a run.
-        shapes: of the arguments of its loss.
+        experiment: The parts of a run.
+        shapes: Shapes of the arguments of its loss.
+
+    Returns:
+        vocabulary_teraflops: The step as it is.
+        ungathered_vocabulary_teraflops: A step that predicts every token of its rows.
     """
 
-    def teraflops():
-        def loss(*arguments):  # a new function, of which no trace is kept
+    def count_teraflops():
+        def loss(*arguments):  # a new function, so that no trace of it is cached
             output = experiment.objective.loss(*arguments)
             return output.value, output
 
@@ -172,30 +177,29 @@ def vocabulary(experiment: Experiment, shapes: tuple) -> dict[str, float]:
         jaxpr = jax.make_jaxpr(gradient)(*shapes).jaxpr
         return matmul_flops(jaxpr, VOCABULARY) / 1e12
 
-    gathered = mlm_masking.masked_positions
-    rows = {
-        "buffer_size": lambda length, ratio, min_length: length,
-        "masked_positions": lambda mask, size: gathered(mask, mask.shape[1]),
-    }
-    if not (found := teraflops()):
+    gathered = count_teraflops()
+    if not gathered:
         return {}
-    with mock.patch.multiple(mlm_masking, **rows):  # buffers as long as the rows
-        whole = teraflops()
-    return {"vocabulary_teraflops": found, "ungathered_vocabulary_teraflops": whole}
+    with mlm_masking.full_length_buffers():
+        ungathered = count_teraflops()
+    return {
+        "vocabulary_teraflops": gathered,
+        "ungathered_vocabulary_teraflops": ungathered,
+    }
 
 
 def collectives(program: str) -> list[Collective]:
-    """The exchanges between devices in a compiled program, the largest first."""
-    found = Counter()
+    """The communication of a compiled program, the largest first."""
+    counts = Counter()
     for result, kind, _ in _INSTRUCTION.findall(program):
         arrays = _ARRAY.findall(result)
         sizes = [_bytes(kind, dims) for kind, dims in arrays]
         largest = arrays[int(np.argmax(sizes))] if arrays else ("", "")
         shape = f"{largest[0]}[{largest[1]}]"
-        found[kind, shape, sum(sizes) / 2**20] += 1
+        counts[kind, shape, sum(sizes) / 2**20] += 1
     rows = [
         Collective(kind, shape, count, size)
-        for (kind, shape, size), count in found.items()
+        for (kind, shape, size), count in counts.items()
     ]
     return sorted(rows, key=lambda row: -row.mebibytes * row.count)
 
@@ -217,7 +221,7 @@ def _topology_mesh(topology: str, model: int) -> Mesh:
 
 
 def _padding(experiment: Experiment) -> float:
-    steps = range(min(_SAMPLED, experiment.steps))
+    steps = range(min(_PADDING_BATCHES, experiment.steps))
     counts = [batch_stats(experiment.batches(step), "") for step in steps]
     return 1 - sum(c.tokens for c in counts) / sum(c.places for c in counts)
 
@@ -227,7 +231,7 @@ def _size(tree) -> int:
 
 
 def _mebibytes(tree) -> float:
-    """What a device holds of a tree of shapes with shardings."""
+    """Size of one device's shards of a tree of shapes with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

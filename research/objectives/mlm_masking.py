@@ -1,6 +1,8 @@
 """Masking of words and tokens for MLM, drawn on the device from a step's key."""
 
-from collections.abc import Sequence
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import chex
@@ -13,6 +15,7 @@ from research.models.config import EncoderConfig
 from research.types import Array, Key, PretrainingBatch, TokenizerInfo, max_documents
 
 BERT_REPLACE = (0.8, 0.1)
+_FULL_LENGTH = contextvars.ContextVar("full_length_buffers", default=False)
 
 
 class MaskedTokens(NamedTuple):
@@ -223,6 +226,19 @@ def replace_masked(
     return jnp.where(mask & (chance < sum(replace)), new_ids, token_ids)
 
 
+@contextlib.contextmanager
+def full_length_buffers() -> Iterator[None]:
+    """Within it, buffers of masked tokens are as long as the rows.
+
+    A step that is traced so shows what the gathering of masked tokens saves.
+    """
+    token = _FULL_LENGTH.set(True)
+    try:
+        yield
+    finally:
+        _FULL_LENGTH.reset(token)
+
+
 def masked_positions(mask: Array, size: int) -> tuple[Array, Array]:
     """Gathers the positions of a mask in a buffer of fixed size.
 
@@ -234,6 +250,7 @@ def masked_positions(mask: Array, size: int) -> tuple[Array, Array]:
         positions [R, P] int32 in ascending order, and which of them are valid, [R, P].
     """
     chex.assert_rank(mask, 2)
+    size = mask.shape[1] if _FULL_LENGTH.get() else size
     order = jnp.argsort(~mask, axis=1, stable=True)[:, :size].astype(jnp.int32)
     return order, jnp.take_along_axis(mask, order, 1)
 
@@ -249,6 +266,8 @@ def buffer_size(length: int, ratio: float, min_length: int = 1) -> int:
         ratio: Share of masked tokens.
         min_length: Smallest number of tokens per text, its special ones included.
     """
+    if _FULL_LENGTH.get():
+        return length
     sizes = range(min(min_length, length), length + 1)
     excess = max(_budget(ratio, size) - ratio * size for size in sizes)
     bound = ratio * length + max_documents(length) * max(excess, 0.0)
