@@ -12,7 +12,7 @@ from configs import context_extension as configs_context_extension
 from configs.ablations import context_extension
 from research.analysis import ablation as ablations
 from research.analysis import ablation_table
-from research.config_sections import build, parse
+from research.config_sections import build
 from research.experiment.initialization import ENCODERS
 from research.models.positions.methods import extend_config
 from research.text import chunking
@@ -255,7 +255,7 @@ def test_every_row_of_context_extension_reaches_its_columns(arg):
             cfg = build(ENCODERS, shape.encoder)
             assert cfg.max_len == shape.max_length == fields["original"]
             if line.extend:
-                new = extend_config(cfg, parse(line.extend))
+                new = extend_config(cfg, line.extend)
                 assert new.max_len >= fields["max_length"]
             if line.chunk:
                 chunking.check_row_length(
