@@ -1,4 +1,4 @@
-"""Heads and decoders of masked autoencoding."""
+"""Decoders of masked autoencoding."""
 
 import dataclasses
 from functools import partial
@@ -9,19 +9,10 @@ import numpy as np
 import pytest
 from packed import CFG, SHAPE, firsts, lively, random_rows
 
-from research.models import decoders, encoder, heads, token_ops
+from research.models import decoders, encoder, token_ops
 from research.models.config import modern
 from research.models.positions.segment_positions import segment_positions
 from research.objectives import retromae
-
-
-def test_the_head_of_a_prefix_is_that_of_its_zero_padding(key):
-    params = lively(partial(heads.init_mlm_head, cfg=CFG))
-    x = jax.random.normal(key, (2, 3, 16))
-    for width in (1, 5, 16):
-        padded = heads.apply_mlm_head(params, x.at[..., width:].set(0.0), CFG)
-        got = heads.apply_mlm_head(params, x[..., :width], CFG)
-        np.testing.assert_allclose(got, padded, atol=1e-5)
 
 
 def test_a_sentence_takes_the_first_place_of_its_text_as_it_is(key):
