@@ -21,7 +21,7 @@ from research.experiment.initialization import ENCODERS, TOKENIZERS
 POSITIONS = {
     "learned": {"position": "learned"},
     "rope": {"position": "rope"},
-    "alibi": {"position": "none", "relative": "alibi"},
+    "alibi": {"position": "none", "position_bias": "alibi"},
     "none": {"position": "none"},
 }
 

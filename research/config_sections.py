@@ -7,7 +7,6 @@ A section is a mapping {"name": ..., argument: value, ...}; as text it is a Pyth
 import ast
 import functools
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -295,39 +294,3 @@ def _literal(value: Any) -> str:
         items = ", ".join(map(_literal, value))
         return f"({items},)" if len(value) == 1 else f"({items})"
     return repr(value)
-
-
-def parse(text: str) -> dict[str, dict[str, Any]]:
-    """The methods of "yarn:scale=8,original=512+log_length", in this order.
-
-    Values are numbers, true, false or words; those of a tuple are joined by semicolons.
-
-    Raises:
-        ValueError: the text has another form, or names a method twice.
-    """
-    methods: dict[str, dict[str, Any]] = {}
-    for part in re.split(r"\+(?=[a-z])", text):
-        name, _, rest = part.partition(":")
-        arguments = dict(item.partition("=")[::2] for item in rest.split(",") if item)
-        if not name or not all(arguments) or not all(arguments.values()):
-            raise ValueError(
-                f"{part!r} is no method; write name:argument=value,argument=value, and "
-                "+ before the next one"
-            )
-        if name in methods:
-            raise ValueError(f"{name} is there twice")
-        methods[name] = {key: _parsed(value) for key, value in arguments.items()}
-    return methods
-
-
-def _parsed(value: str) -> Any:
-    if ";" in value:
-        return tuple(_parsed(item) for item in value.split(";") if item)
-    if value in ("true", "false"):
-        return value == "true"
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value

@@ -5,12 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import context_extension
+from research.config_sections import build
 from research.models import encoder
-from research.models.config import modern
+from research.models.config import ENCODERS, modern
 from research.models.positions.bias import (
     BUCKETS,
     POSITION_BIASES,
     alibi_slopes,
+    init_bias,
+    position_penalty,
     t5_buckets,
 )
 from research.types import Tokens
@@ -193,3 +197,18 @@ def test_the_parameters_of_a_bias_are_trained(key, name):
     params = INIT(key, cfg)
     for slope in jax.tree.leaves(jax.jit(jax.grad(loss))(params["position_bias"])):
         assert np.isfinite(slope).all() and np.abs(slope).max() > 0
+
+
+@pytest.mark.parametrize("name", [*POSITION_BIASES, "seqpe"])
+def test_every_bias_can_be_chosen_in_a_recipe_and_only_seqpe_has_a_penalty(key, name):
+    config = context_extension.get_config("tiny")
+    config.encoder.position, config.encoder.position_bias = "none", name
+    cfg = build(ENCODERS, config.encoder)
+    ids = jax.ShapeDtypeStruct((2, 24), jnp.int32)
+    tokens = Tokens(ids, ids, jax.ShapeDtypeStruct((2, 24), bool))
+    params = jax.eval_shape(lambda: encoder.init(key, cfg))
+    states = jax.eval_shape(lambda p, t: FORWARD(p, t, cfg), params, tokens)
+    assert states.hidden_states.shape == (2, 24, cfg.width)
+    assert ("position_bias" in params) == (name != "alibi")
+    penalty = position_penalty(key, {"position_bias": init_bias(key, cfg)}, cfg)
+    assert penalty > 0 if name == "seqpe" else penalty == 0.0

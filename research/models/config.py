@@ -23,60 +23,63 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What an encoder is made of; hashable, so it can be a static argument of jit.
+    """The shape of an encoder; hashable, so it can be a static argument of jit.
 
     Attributes:
-        vocab: rows of the token table.
+        vocab_size: Number of rows of the token table.
         width: D, the size of the hidden states.
         depth: L, the number of blocks.
-        heads: H, the number of attention heads.
-        mlp: the width inside the feed-forward layer.
-        max_len: the longest text, in tokens; the rows of a learned position table.
-        kv_heads: heads of keys and values, each shared by heads / kv_heads queries;
-            0 becomes `heads`.
-        head_dim: the size of one head; 0 becomes width / heads.
-        norm: 'layer', 'rms', or 'rms_plus_one', whose scale is kept less 1 (Gemma).
+        num_heads: H, the number of attention heads.
+        mlp: Width inside the feed-forward layer.
+        max_len: Longest text in tokens; the rows of a learned position table.
+        num_kv_heads: Number of heads of keys and values, each shared by
+            num_heads / num_kv_heads queries; 0 becomes `num_heads`.
+        head_dim: Size of one head; 0 becomes width / num_heads.
+        norm: 'layer', 'rms', or 'rms_plus_one', whose scale is stored less 1 (Gemma).
         norm_at: 'post' (after each residual sum, BERT), 'pre' (before each sublayer,
             with a final norm), 'sandwich' (before and after it, Gemma 2) or 'parallel'
             (both sublayers read the block's input, GPT-NeoX).
-        norm_eps: added to the variance.
-        norm_bias: whether layer norms have biases.
-        first_norm: whether the first block normalises the input of its attention;
+        norm_eps: Added to the variance.
+        norm_bias: Whether layer norms have biases.
+        first_norm: Whether the first block normalizes the input of its attention;
             ModernBERT's does not.
-        bias: the linear layers that have biases, among LINEAR.
+        bias: The linear layers that have biases, among LINEAR.
         act: 'gelu', 'gelu_tanh', 'silu' or 'relu'.
-        gated: whether the feed-forward layer multiplies the activation by a second
+        gated: Whether the feed-forward layer multiplies the activation by a second
             projection.
-        experts: E, gated feed-forward layers of every block, of which each token goes
-            through some; 0 for one that all go through.
-        experts_per_token: through how many.
-        qk_norm: whether queries and keys are normalised head by head.
+        num_experts: E, the number of gated feed-forward layers of every block, of which
+            each token goes through some; 0 for one that all go through.
+        experts_per_token: Number of experts that a token goes through.
+        qk_norm: Whether queries and keys are normalized head by head.
         position: 'learned', 'rope' or 'none'.
-        position_offset: rows of the position table before that of position 0.
-        stride: texts of at most max_len / stride tokens stand at every stride-th
-            position, where an extended table holds its original rows.
-        random_offset: in training a text begins at a random position of 0 ...
+        position_offset: Number of rows of the position table before position 0.
+        position_stride: Texts of at most max_len / position_stride tokens take every
+            stride-th position, where an extended table has its original rows.
+        random_offset: In training a text begins at a random position of 0 ...
             random_offset instead, to train a table longer than the texts.
-        relative: the attention bias: 'none', 'alibi', 't5', 'kerple_log',
-            'kerple_power' or 'seqpe'.
-        rope_theta: the base of the rotary frequencies.
-        rope_theta_local: that of local blocks; 0 is `rope_theta`.
-        rope_fraction: the part of a head's channels that is rotated.
-        causal: whether a token sees only what stands before it.
-        window: how many tokens to each side a local block sees.
-        local: for each block whether it is local; () for none.
-        anchor: whether all texts of a packed row see its first token, and positions
-            run on from text to text (AnchorAttention).
-        scale: factor of the attention scores; 0 becomes head_dim^-0.5.
-        softcap: scores are bounded to it by a tanh; 0 for never (Gemma 2).
+        position_bias: The attention bias by distance: 'none', 'alibi', 't5',
+            'kerple_log', 'kerple_power' or 'seqpe'.
+        rope_theta: Base of the rotary frequencies.
+        rope_theta_local: Their base in sliding-window blocks; 0 becomes `rope_theta`.
+        rope_fraction: Part of a head's channels that is rotated.
+        causal: Whether a token attends only to itself and those before it.
+        window: Number of tokens to each side that a sliding-window block attends to.
+        sliding_window_layers: For each block whether it has a sliding window; () for
+            none.
+        anchor_token: Whether all texts of a packed row attend to its first token, and
+            positions run on from text to text (AnchorAttention).
+        scale: Factor of the attention logits; 0 becomes head_dim^-0.5.
+        attn_logit_softcap: Bound of the attention logits, by a tanh; 0 for none
+            (Gemma 2).
         position_methods: Records of `positions.methods` that extend the context,
             applied in their order.
-        type_vocab: rows of the token type table; 0 for none (the types are all 0).
-        embed_scale: factor of the token embeddings.
-        embed_norm: whether the sum of the embeddings is normalised.
-        dropout: the rate after the embeddings, each sublayer and on attention weights.
-        dtype: the type of activations and matrix products; parameters are float32.
-        remat: what the backward pass recomputes of each block: 'none', 'dots' (all but
+        type_vocab: Number of rows of the token type table; 0 for none (all types are
+            0).
+        embed_scale: Factor of the token embeddings.
+        embed_norm: Whether the sum of the embeddings is normalized.
+        dropout: Rate after the embeddings, each sublayer and on attention weights.
+        dtype: Type of activations and matrix products; parameters are float32.
+        remat: What the backward pass recomputes of each block: 'none', 'dots' (all but
             the results of its projections; less memory and, limited by memory traffic,
             faster than none) or 'all'.
         attention: 'auto', or an implementation of `attention.attend`: 'plain',
