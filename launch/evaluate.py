@@ -71,7 +71,7 @@ def main():
     """Prints the scores; longembed, --grid and several chunkings also write files."""
     chunkings = options.chunkings()
     is_chunked = any(chunkings.values())
-    if is_chunked and (GRID.value or TASK.value in ("sts", "perplexity")):
+    if is_chunked and (GRID.value or TASK.value in ("sts", "perplexity", "mteb")):
         other = "--grid" if GRID.value else f"--task={TASK.value}"
         raise ValueError(f"--chunk={options.CHUNK.value} does not go with {other}")
     if GRID.value and TASK.value == "perplexity":

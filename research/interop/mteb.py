@@ -33,7 +33,8 @@ def mteb_evaluator(tasks: Sequence[Any]) -> Evaluator:
     try:
         task_objects = [*mteb.get_tasks(tasks=names)] if names else []
     except KeyError as error:
-        raise ValueError(f"mteb has no such task: {error.args[0]}") from None
+        message = error.args[0].removeprefix("KeyError: ")
+        raise ValueError(f"mteb has no such task: {message}") from None
     task_objects += [task for task in tasks if not isinstance(task, str)]
     if not task_objects:
         raise ValueError("mteb needs the name of a task, such as STS12")
