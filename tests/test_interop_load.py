@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from tiny_models import TEXTS, make_model
 
 from research.inference.embedder import Embedder
+from research.interop.hf.families import write_config
+from research.interop.hf.safetensors import write_safetensors
 from research.interop.load import load, resolve_folder
 from research.interop.sentence_transformers import read
 from research.interop.sentence_transformers.write import export
@@ -247,6 +250,21 @@ def test_workdir(tmp_path, key):
     )
     with pytest.raises(ValueError, match=r"model.json does not fit.*color"):
         load(str(tmp_path))
+
+
+def test_an_untied_output_layer_is_loaded_on_request_only(tmp_path):
+    model = make_model("modern")
+    cfg = dataclasses.replace(model.config, causal=True)
+    kernel = np.ones((cfg.vocab_size, cfg.width), np.float32)
+    params = {**model.params, "lm_head": {"kernel": kernel}}
+    write_safetensors(tmp_path, params, cfg)
+    fields = write_config(cfg, lm_head=True)
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    model.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    chex.assert_trees_all_equal(load(str(tmp_path), lm_head=True).params, params)
+    chex.assert_trees_all_equal(load(str(tmp_path)).params, model.params)
+    edit(tmp_path / "config.json", tie_word_embeddings=True)
+    assert "lm_head" not in load(str(tmp_path), lm_head=True).params
 
 
 def test_package():
