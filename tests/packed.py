@@ -1,4 +1,4 @@
-"""Small batches of pre-training, and a shape that reads them in milliseconds."""
+"""Small pre-training batches, and an encoder that takes milliseconds."""
 
 import jax
 import jax.numpy as jnp
@@ -64,18 +64,18 @@ def firsts(rows):
 
 
 def hide(monkeypatch, *masks):
-    """Makes an objective hide these tokens [R, S], all by [MASK], and nothing else."""
+    """Makes an objective mask these tokens [R, S], all by [MASK], and no others."""
 
-    def whole_words(key, rows, ratios, *, weights=None):
-        del key, rows, weights
+    def mask_whole_words(key, batch, ratios, *, weights=None):
+        del key, batch, weights
         return masks[: len(ratios)]
 
-    def corrupted(key, ids, mask, **_):
+    def replace_masked(key, token_ids, mask, **_):
         del key
-        return jnp.where(mask, MASK, ids)
+        return jnp.where(mask, MASK, token_ids)
 
-    monkeypatch.setattr(mlm_masking, "mask_whole_words", whole_words)
-    monkeypatch.setattr(mlm_masking, "replace_masked", corrupted)
+    monkeypatch.setattr(mlm_masking, "mask_whole_words", mask_whole_words)
+    monkeypatch.setattr(mlm_masking, "replace_masked", replace_masked)
 
 
 def lively(init):

@@ -158,7 +158,7 @@ def _allowed_pairs(
     of_same_query = jnp.repeat(same_query & ~diagonal, num_docs, axis=1)
     documents = ~(of_same_query | same_document)
     # [B, B] pairs of different texts
-    others = ~(same_query | same_document[:, ::num_docs] | diagonal)
+    different = ~(same_query | same_document[:, ::num_docs] | diagonal)
 
     positives = _positives(scores)
 
@@ -170,9 +170,9 @@ def _allowed_pairs(
     queries = scores.query_document[:, ::num_docs].T
     return AllowedPairs(
         within_margin(documents, scores.query_document) | _is_positive(count, num_docs),
-        within_margin(others, queries) | diagonal,
-        within_margin(others, scores.query_query),
-        within_margin(others, scores.positive_positive),
+        within_margin(different, queries) | diagonal,
+        within_margin(different, scores.query_query),
+        within_margin(different, scores.positive_positive),
     )
 
 

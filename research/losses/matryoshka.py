@@ -141,7 +141,8 @@ def two_dimensional(
         raise ValueError(f"pairs must be different sizes (depth, dim), not {pairs}")
     if weights and len(weights) != len(pairs):
         raise ValueError(f"{len(weights)} weights are given for {len(pairs)} pairs")
-    share = 1 / len(pairs) if reduction == "mean" else 1.0
+
+    # how a size differs from its teacher
     divergence = partial(
         feature_kl, temperature=kl_temperature, detach_teacher=detach_teacher
     )
@@ -154,6 +155,8 @@ def two_dimensional(
             full_width_teacher=kl_teacher == "full",
         )
 
+    scale = 1 / len(pairs) if reduction == "mean" else 1.0
+
     def choose_terms(key: Key, blocks: int, width: int):
         del key
         check_pairs(pairs, blocks, width)
@@ -163,10 +166,11 @@ def two_dimensional(
             if depth < blocks:
                 weight *= LAYER_WEIGHTS[layer_weight](depth)
             name = f"{depth}x{dim}"
-            tasks.append(Term(name, depth, dim, weight * share))
+            tasks.append(Term(name, depth, dim, weight * scale))
+            # a size that is not its own teacher has a divergence
             teacher = (blocks, width if kl_teacher == "full" else dim)
             if kl_on != "none" and (depth, dim) != teacher:
-                students.append(Term(name, depth, dim, kl_weight * share))
+                students.append(Term(name, depth, dim, kl_weight * scale))
         return tasks, students
 
     return sum_terms(loss, choose_terms, divergence)

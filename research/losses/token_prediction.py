@@ -83,13 +83,17 @@ def cross_entropy(
     size = -(-len(x) // chunks)
     pad = chunks * size - len(x)
 
-    def split(y):
+    def split_chunks(y):
         # Row i goes to chunk i % chunks: every chunk is spread over all devices.
         y = jnp.pad(y, ((0, pad), *((0, 0),) * (y.ndim - 1)))
         return y.reshape(size, chunks, *y.shape[1:]).swapaxes(0, 1)
 
-    total, each = _chunked_loss(split(x), table, bias, split(labels), split(weight))
-    return total, jax.tree.map(lambda y: y.swapaxes(0, 1).reshape(-1)[: len(x)], each)
+    total, losses = _chunked_loss(
+        split_chunks(x), table, bias, split_chunks(labels), split_chunks(weight)
+    )
+    # [chunks, N / chunks] back to [N]
+    losses = jax.tree.map(lambda y: y.swapaxes(0, 1).reshape(-1)[: len(x)], losses)
+    return total, losses
 
 
 @jax.custom_vjp
@@ -101,8 +105,8 @@ def _chunked_loss(x, table, bias, labels, weight):
         loss, correct, _ = _softmax(states, table, bias, targets)
         return (loss * weights).sum(), TokenLosses(loss, correct)
 
-    total, each = jax.lax.map(chunk, (x, labels, weight))
-    return total.sum(), each
+    total, losses = jax.lax.map(chunk, (x, labels, weight))
+    return total.sum(), losses
 
 
 def _chunked_loss_forward(x, table, bias, labels, weight):
@@ -122,9 +126,9 @@ def _chunked_loss_forward(x, table, bias, labels, weight):
 
     zeros = jnp.zeros(table.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)
     (by_table, by_bias), out = jax.lax.scan(chunk, zeros, (x, labels, weight))
-    by_x, total, each = out
+    by_x, total, losses = out
     by_table, by_bias = by_table.astype(table.dtype), by_bias.astype(bias.dtype)
-    return (total.sum(), each), (by_x, by_table, by_bias)
+    return (total.sum(), losses), (by_x, by_table, by_bias)
 
 
 def _chunked_loss_backward(gradients, cotangents):
@@ -189,8 +193,8 @@ def bag_of_words(
 
         # [S] whether a token is ordinary, and the first of its kind in its text
         ordinary = word > 0
-        same = (ids[:, None] == ids[None]) & (segment[:, None] == segment[None])
-        earlier = jnp.tril(same, -1) & ordinary[None]
+        equal = (ids[:, None] == ids[None]) & (segment[:, None] == segment[None])
+        earlier = jnp.tril(equal, -1) & ordinary[None]
         distinct = ordinary & ~earlier.any(1)
 
         # [S] weights, 1/n for distinct tokens
@@ -260,7 +264,7 @@ def token_losses(
         chex.assert_equal_shape([part.labels, part.valid])
         chex.assert_shape(part.states, (*part.labels.shape, table.shape[1]))
 
-    def flatten(arrays):
+    def flatten_parts(arrays):
         joined = jnp.concatenate(arrays, 1)  # [R, sum of P, ...]
         return joined.reshape(-1, *joined.shape[2:])
 
@@ -271,11 +275,11 @@ def token_losses(
         for part, weight in zip(parts, weights, strict=True)
     ]
     total, losses = cross_entropy(
-        flatten([part.states for part in parts]),
+        flatten_parts([part.states for part in parts]),
         table,
         jnp.zeros(len(table), jnp.float32) if bias is None else bias,
-        flatten([part.labels for part in parts]),
-        flatten(token_weights),
+        flatten_parts([part.labels for part in parts]),
+        flatten_parts(token_weights),
     )
     # [R * sum of P] back to each part's [R, P]
     ends = np.cumsum([part.valid.shape[1] for part in parts])[:-1]

@@ -93,8 +93,8 @@ def predict_next_tokens(
     """
     part = PredictedTokens(x[:, :-1], token_ids[:, 1:], valid)
     mean, [losses] = token_losses(heads.output_embeddings(params), None, [part])
-    each = NextTokenLosses(jnp.where(valid, losses.loss, 0.0), losses.correct, valid)
-    return mean, each
+    token_loss = jnp.where(valid, losses.loss, 0.0)
+    return mean, NextTokenLosses(token_loss, losses.correct, valid)
 
 
 def language_metrics(mean: Array, losses: NextTokenLosses) -> Metrics:

@@ -52,6 +52,7 @@ def gritlm(
     causal_cfg = dataclasses.replace(cfg, causal=True)
 
     def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
+        # contrastive, with attention to both sides; then language modeling, causal
         value, metrics, _ = embedding.loss(params, frozen, batch, key)
         key = jax.random.fold_in(key, 1)
         language, _ = next_token_loss(params["encoder"], batch.tokens, causal_cfg, key)

@@ -87,6 +87,18 @@ def predict_masked(
     return PredictedTokens(states, masked.labels, masked.valid)
 
 
+def decoder_metrics(
+    mlm: TokenMeans, decoded: TokenMeans, masked: MaskedTokens, batch: PretrainingBatch
+) -> dict[str, Array]:
+    """The metrics of an objective of MLM and a decoder."""
+    return {
+        "mlm": mlm.loss,
+        "decoder": decoded.loss,
+        "accuracy": mlm.accuracy,
+        "masked": mlm_masking.masked_fraction(masked.valid, batch),
+    }
+
+
 def mlm_output(params: Params) -> tuple[Array, Array]:
     """The token table [V, D] and the head's bias [V], which make logits of states."""
     return params["encoder"]["embed"]["token"]["embedding"], params["head"]["bias"]

@@ -14,6 +14,7 @@ from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.inputs import reads_rows
 from research.objectives.masked_prediction import (
+    decoder_metrics,
     init_params,
     mask_batch,
     masked_inputs,
@@ -21,7 +22,7 @@ from research.objectives.masked_prediction import (
     mlm_output,
     predict_masked,
 )
-from research.objectives.mlm_masking import BERT_REPLACE, check_mlm, masked_fraction
+from research.objectives.mlm_masking import BERT_REPLACE, check_mlm
 from research.types import (
     Array,
     Key,
@@ -174,12 +175,7 @@ def _enhanced_decoding(
             PredictedTokens(y, batch.tokens.token_ids, batch.word_ids > 0),
         ]
         total, [mlm, decoded] = mlm_losses(params, parts, [1.0, 1.0])
-        metrics = {
-            "mlm": mlm.loss,
-            "decoder": decoded.loss,
-            "accuracy": mlm.accuracy,
-            "masked": masked_fraction(masked.valid, batch),
-        }
+        metrics = decoder_metrics(mlm, decoded, masked, batch)
         if bag_weight:
             states = heads.apply_mlm_head(params["head"], x, cfg)
             bag, count = bag_of_words(states, *mlm_output(params), batch, num_texts)

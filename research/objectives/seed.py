@@ -11,13 +11,14 @@ from research.models.positions.segment_positions import segment_positions
 from research.objectives.causal import has_next_token
 from research.objectives.inputs import reads_rows
 from research.objectives.masked_prediction import (
+    decoder_metrics,
     init_params,
     mask_batch,
     masked_inputs,
     mlm_losses,
     predict_masked,
 )
-from research.objectives.mlm_masking import BERT_REPLACE, check_mlm, masked_fraction
+from research.objectives.mlm_masking import BERT_REPLACE, check_mlm
 from research.types import (
     Array,
     Key,
@@ -101,13 +102,7 @@ def seed(
         parts = [predict_masked(params, x, masked, cfg), next_tokens]
         total, [mlm, decoded] = mlm_losses(params, parts, [1 - weight, weight])
         total += position_penalty(key, params["encoder"], cfg)
-        metrics = {
-            "mlm": mlm.loss,
-            "decoder": decoded.loss,
-            "accuracy": mlm.accuracy,
-            "masked": masked_fraction(masked.valid, batch),
-        }
-        return LossOutput(total, metrics)
+        return LossOutput(total, decoder_metrics(mlm, decoded, masked, batch))
 
     return Objective(init, loss)
 

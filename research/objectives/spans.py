@@ -18,6 +18,7 @@ from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.inputs import reads_spans
 from research.objectives.masked_prediction import (
+    decoder_metrics,
     init_params,
     mask_batch,
     masked_inputs,
@@ -86,6 +87,7 @@ def cot_mae(
     ) -> LossOutput:
         del frozen
         keys = jax.random.split(key, 7)
+        # what is masked in the encoder, and in the decoder
         masked = mask_batch(*keys[:2], batch, ratio, tokenizer, replace)
         decoder_masked = mask_batch(
             *keys[2:4], batch, decoder_ratio, tokenizer, replace
@@ -95,13 +97,7 @@ def cot_mae(
         )
         total, [mlm, decoded] = mlm_losses(params, parts, [1.0, 1.0])
         total += position_penalty(key, params["encoder"], cfg)
-        metrics = {
-            "mlm": mlm.loss,
-            "decoder": decoded.loss,
-            "accuracy": mlm.accuracy,
-            "masked": masked_fraction(masked.valid, batch),
-        }
-        return LossOutput(total, metrics)
+        return LossOutput(total, decoder_metrics(mlm, decoded, masked, batch))
 
     return Objective(init, loss)
 

@@ -74,6 +74,7 @@ def lora(
             dropout=dropout,
         )
 
+    # heads, decoders and poolings are trained in full
     trained = rf"{_OUTSIDE}|{LORA_LEAVES}"
     return _train_partly(objective, trained, base_dtype, add_adapters)
 

@@ -27,15 +27,16 @@ def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) 
     A loss or gradient that is not finite leaves the state as it was, its step included.
 
     Args:
-        objective: its loss's metrics are passed on.
-        tx: the optimizer.
-        state_shardings: a TrainState of NamedShardings.
+        objective: What is minimized.
+        tx: The optimizer.
+        state_shardings: A TrainState of NamedShardings.
+
     Returns:
-        A function whose metrics are [] float32: loss, grad_norm, param_norm,
+        a function whose metrics are [] float32: loss, grad_norm, param_norm,
         learning_rate, finite (1 or 0), and the objective's.
     """
     mesh = state_shardings.step.mesh
-    everywhere = NamedSharding(mesh, P())
+    replicated = NamedSharding(mesh, P())
 
     def step(state, batch, key):
         key = jax.random.fold_in(key, state.step)
@@ -48,11 +49,18 @@ def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) 
             (value, output), grads = jax.value_and_grad(loss, has_aux=True)(
                 state.params
             )
+
+        # the next state, which is the old one where something is not finite
         frozen = state.frozen if output.frozen is None else output.frozen
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        next_state = TrainState(state.step + 1, params, frozen, opt_state)
+        next_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), next_state, state
+        )
+
         metrics = {
             **output.metrics,
             "loss": value,
@@ -62,7 +70,6 @@ def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) 
             "finite": finite,
         }
         metrics = {name: jnp.asarray(x, jnp.float32) for name, x in metrics.items()}
-        new = TrainState(state.step + 1, params, frozen, opt_state)
-        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state), metrics
+        return next_state, metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, everywhere))
+    return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, replicated))
