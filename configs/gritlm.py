@@ -10,7 +10,7 @@ Cost: not measured here.
 Expected: not measured here.
 """
 
-from configs import readouts
+from configs import learned_poolings
 from configs.common import DATA, parse_arg
 from research.config_sections import section
 from research.models.pooling.registry import POOLINGS
@@ -20,7 +20,7 @@ from research.objectives.registry import OBJECTIVES
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     parse_arg(arg, tiny=False, model="", data=DATA, steps=128)
-    config = readouts.get_config(arg)
+    config = learned_poolings.get_config(arg)
     config.pool = section(POOLINGS, "mean")
     config.objective = section(OBJECTIVES, "gritlm")
     config.loss.temperature = 0.02

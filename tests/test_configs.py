@@ -37,7 +37,7 @@ SPLIT = (
     "electra",
     "gritlm",
     "lora_llm",
-    "readouts",
+    "learned_poolings",
     "smae",
     "starbucks_sts",
 )

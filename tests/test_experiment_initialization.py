@@ -6,7 +6,7 @@ import chex
 import jax
 import pytest
 
-from configs import mlm, readouts, smae, starbucks_sts
+from configs import learned_poolings, mlm, smae, starbucks_sts
 from configs.common import start_from
 from research.config_sections import section
 from research.experiment.workdir import prepare_run
@@ -39,7 +39,7 @@ def before(tmp_path_factory, cache):
 
 
 def test_a_pooling_into_the_vocabulary_takes_the_head_too(before, tmp_path, cache):
-    config = readouts.get_config(f"tiny,pool=dupmae,model={before}")
+    config = learned_poolings.get_config(f"tiny,pool=dupmae,model={before}")
     config.evals = {}
     parts = prepare_run(config, tmp_path, cache=cache)
     assert parts.note.startswith(f"{before}: its encoder and head are kept, decoder (")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import readouts
+from configs import learned_poolings
 from research.config_sections import format_call, section
 from research.experiment.workdir import prepare_run
 from research.inference.embedder import Embedder
@@ -323,7 +323,7 @@ def test_a_run_takes_over_the_pooling_or_drops_it(params):
     ],
 )
 def test_a_workdir_remembers_its_pooling(name, tmp_path, tmp_path_factory):
-    config = readouts.get_config(f"tiny,pool={name}")
+    config = learned_poolings.get_config(f"tiny,pool={name}")
     config.encoder.depth, config.steps, config.evals = 2, 1, {}
     cache = tmp_path_factory.getbasetemp() / "tokens"
     parts = prepare_run(config, tmp_path / "run", cache=cache)

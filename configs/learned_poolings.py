@@ -5,7 +5,7 @@ Source: NV-Embed (Lee et al. 2024, arXiv:2405.17428: 512 latents, 8 heads of the
     all layers), or LENS (Lei et al. 2025, arXiv:2501.09749: 4,000 or 8,000 clusters of
     the vocabulary), here in small, on NLI triplets. dupmae (Xiao et al. 2023) reads an
     encoder that configs/dupmae.py has trained, with its head.
-Command: python -m launch.train --config=configs/readouts.py:model=runs/mntp \
+Command: python -m launch.train --config=configs/learned_poolings.py:model=runs/mntp \
     --workdir=runs/readout
 Variants: tiny, model=NAME (of configs/llm2vec_mntp.py, or any other; default
     runs/mntp, for dupmae runs/dupmae), data=DIR (with nli/ and stsb/), steps=N,
