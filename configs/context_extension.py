@@ -42,6 +42,7 @@ def get_config(arg: str = ""):
     config.evals = {"pydocs": section(EVALS, "pydocs_retrieval")}
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = 0.1
+    # Less to train on, and the smallest shape.
     if arg.tiny:
         tiny(config)
         shape = {"vocab_size": 512, "width": 48, "depth": 6, "num_heads": 2, "mlp": 64}

@@ -5,7 +5,7 @@ Source: the pre-training of decoders such as Llama (Touvron et al. 2023,
     tied embeddings, byte-level BPE.
 Command: python -m launch.train --config=configs/decoder.py --workdir=runs/decoder
 Variants: tiny, model=NAME, data=DIR (with rawtext/), steps=N, depth=N, width=N,
-    vocab_size=N, length=N tokens of a row. Perplexity by token and byte of another text:
+    vocab_size=N, length=N tokens of a row. Perplexity of another text:
     python -m launch.evaluate --model=runs/decoder --task=perplexity --data=FILE
 Cost: at steps=400,width=256,depth=6,vocab_size=8192,length=256 an hour of a core.
 Expected: of that, on the code of held-out packages, 2.26 bits by byte (a perplexity of

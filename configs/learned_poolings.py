@@ -34,15 +34,15 @@ def get_config(arg: str = ""):
     )
     if arg.pool not in SIZES:
         raise ValueError(f"variant pool is {arg.pool!r}; allowed: {', '.join(SIZES)}")
-    given, arg.model = arg.model, MINILM  # which the decoder replaces below
+    model, arg.model = arg.model, MINILM  # which the decoder replaces below
     config = fine_tuning(arg)
     sizes = dict(SIZES[arg.pool])
-    if arg.tiny and not given:
+    if arg.tiny and not model:
         decoder.small(config, causal=False)
         sizes = {name: 2 if name == "heads" else 16 for name in sizes}
     else:
         usual = "runs/dupmae" if arg.pool == "dupmae" else "runs/mntp"
-        start_from(config, given or usual, causal=False, dropout=0.0)
+        start_from(config, model or usual, causal=False, dropout=0.0)
     config.pool = section(POOLINGS, arg.pool, **sizes)
     if arg.pool == "dupmae":  # its scores are dot products
         config.similarity, config.loss.temperature = "dot", 1.0

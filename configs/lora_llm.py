@@ -49,8 +49,8 @@ def get_config(arg: str = ""):
     )
     config = base()
     config.steps, config.batch_size, config.max_length = arg.steps, arg.batch, 128
-    usual = "mean" if arg.bidirectional else "last"
-    config.pool = section(BASIC_POOLINGS, arg.pool or usual)
+    pool = "mean" if arg.bidirectional else "last"
+    config.pool = section(BASIC_POOLINGS, arg.pool or pool)
     config.loss = section(LOSSES, "infonce", temperature=0.02)
     config.optimizer.learning_rate = arg.rate
     config.optimizer.warmup = 0.1
@@ -61,6 +61,7 @@ def get_config(arg: str = ""):
         config.tuning = section(TUNING, "lora", **lora)
     if arg.echo:
         config.prompt = section(PROMPTS, "echo", symmetric=True, pool=config.pool.name)
+    # Data and model; the tiny decoder is random unless a model is named.
     if arg.tiny:
         tiny(config)
         config.objective.micro_batch = 4
@@ -86,18 +87,18 @@ def get_config(arg: str = ""):
 
 def _set_encoder(config, arg) -> None:
     """The model, or the shape of one."""
-    how = {"dtype": arg.dtype, "remat": "all", "dropout": 0.0}
+    changes = {"dtype": arg.dtype, "remat": "all", "dropout": 0.0}
     if arg.shape:
         if arg.shape not in SHAPES:
             raise ValueError(
                 f"variant shape is {arg.shape!r}; allowed: {', '.join(SHAPES)}"
             )
-        how["causal"] = not arg.bidirectional
+        changes["causal"] = not arg.bidirectional
         config.tokenizer = section(TOKENIZERS, "trained")
-        config.encoder = section(ENCODERS, "decoder", **how | SHAPES[arg.shape])
+        config.encoder = section(ENCODERS, "decoder", **changes | SHAPES[arg.shape])
         return
     if not arg.model:
         raise ValueError("configs/lora_llm.py needs model=NAME, a decoder")
     if arg.bidirectional:
-        how["causal"] = False
-    start_from(config, arg.model, **how)
+        changes["causal"] = False
+    start_from(config, arg.model, **changes)

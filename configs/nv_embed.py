@@ -32,18 +32,18 @@ TASKS = {
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
-    own = {"stage": 1, "dtype": "bfloat16"}
-    arg = parse_arg(arg, tiny=False, model="", data=DATA, steps=1_000, **own)
+    options = {"stage": 1, "dtype": "bfloat16"}
+    arg = parse_arg(arg, tiny=False, model="", data=DATA, steps=1_000, **options)
     if arg.stage not in (1, 2):
         raise ValueError(f"variant stage is {arg.stage}; allowed: 1, 2")
-    given, arg.model = arg.model, MINILM  # which the decoder replaces below
+    decoder_model, arg.model = arg.model, MINILM  # which the decoder replaces below
     config = fine_tuning(arg)
     rank, sizes = 16, {"latents": 512, "heads": 8}
     if arg.tiny:
         decoder.small(config, causal=False)
         rank, sizes = 2, {"latents": 16, "heads": 2}
-    if given:
-        start_from(config, given, causal=False, dropout=0.0, dtype=arg.dtype)
+    if decoder_model:
+        start_from(config, decoder_model, causal=False, dropout=0.0, dtype=arg.dtype)
     elif not arg.tiny:
         raise ValueError("configs/nv_embed.py needs model=NAME, a decoder")
     config.pool = section(POOLINGS, "latent_attention", **sizes)
@@ -65,13 +65,13 @@ def _mixture(arg) -> dict:
     if arg.stage == 1:
         path = f"{arg.data}/squad_retrieval"
         return {"squad": section(SOURCES, "beir", path=path, query_prompt=RETRIEVAL)}
-    said = {name: ASKED.format(task) for name, task in TASKS.items()}
+    prompts = {name: ASKED.format(task) for name, task in TASKS.items()}
     triplets = f"{arg.data}/nli/triplets.jsonl.gz"
     mixture = {
-        "nli": section(SOURCES, "files", path=triplets, query_prompt=said.pop("nli"))
+        "nli": section(SOURCES, "files", path=triplets, query_prompt=prompts.pop("nli"))
     }
-    for name, prompt in said.items():
+    for name, prompt in prompts.items():
         path = f"{arg.data}/{name}/train.jsonl.gz"
-        both = {"query_prompt": prompt, "document_prompt": prompt}  # texts of one kind
-        mixture[name] = section(SOURCES, "labeled_texts", path=path, **both)
+        roles = {"query_prompt": prompt, "document_prompt": prompt}  # texts of one kind
+        mixture[name] = section(SOURCES, "labeled_texts", path=path, **roles)
     return mixture

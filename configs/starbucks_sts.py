@@ -23,8 +23,8 @@ from research.losses.matryoshka import SIZE_LOSSES
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
-    own = {"rate": 5e-5, "pairs": False, "scratch": False}
-    arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128, **own)
+    options = {"rate": 5e-5, "pairs": False, "scratch": False}
+    arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128, **options)
     config = fine_tuning(arg)
     config.optimizer.learning_rate = arg.rate
     if arg.pairs and not arg.tiny:

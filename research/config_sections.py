@@ -88,7 +88,7 @@ def parse_calls(text: str) -> list[Call]:
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         nodes.append(node.right)
         node = node.left
-    return [_read_call(each, text) for each in [node, *reversed(nodes)]]
+    return [_read_call(item, text) for item in [node, *reversed(nodes)]]
 
 
 def parse_call(text: str) -> Call:

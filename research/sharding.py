@@ -148,11 +148,11 @@ def put_batch(batch: Any, mesh: Mesh):
     """
     hosts = jax.process_count()
 
-    def put(leaf):
+    def place_leaf(leaf):
         leaf = np.asarray(leaf)
         shape = (leaf.shape[0] * hosts, *leaf.shape[1:]) if leaf.ndim else ()
-        whole = jax.ShapeDtypeStruct(shape, leaf.dtype)
-        sharding = batch_shardings(whole, mesh)
+        full_shape = jax.ShapeDtypeStruct(shape, leaf.dtype)
+        sharding = batch_shardings(full_shape, mesh)
         if hosts > 1 and leaf.ndim and sharding.spec == P():
             raise ValueError(
                 f"{shape[0]} rows on {hosts} hosts do not divide over the "
@@ -160,7 +160,7 @@ def put_batch(batch: Any, mesh: Mesh):
             )
         return jax.make_array_from_process_local_data(sharding, leaf, shape)
 
-    return jax.tree.map(put, batch)
+    return jax.tree.map(place_leaf, batch)
 
 
 def split_rows(x: jax.Array) -> jax.Array:

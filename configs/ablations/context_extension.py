@@ -58,11 +58,11 @@ def get_config(arg: str = ""):
     """The ablation; see the header for its variants."""
     arg = parse_arg(arg, tiny=False, steps=160, seeds=(0,))
     original, scales, sizes = 128, (1, 2, 4, 8, 16), {}
-    every = f"steps={arg.steps}"
+    variant = f"steps={arg.steps}"
     if arg.tiny:
         original, scales, sizes = 32, (1, 2), {"candidates": 20}
-        every = "tiny"
-    recipe = "configs/context_extension.py:" + every + ",positions="
+        variant = "tiny"
+    recipe = "configs/context_extension.py:" + variant + ",positions="
     columns, evals = {}, {}
     for task in ("pydocs", "passkey"):
         for scale in scales:
@@ -88,8 +88,8 @@ def get_config(arg: str = ""):
         {
             "title": f"Trained at {original} tokens, read at more",
             "rows": tuple(
-                (name, {"recipe": recipe + positions, **how})
-                for name, (positions, how) in ROWS.items()
+                (name, {"recipe": recipe + positions, **fields})
+                for name, (positions, fields) in ROWS.items()
             ),
             "columns": tuple(columns.items()),
             "seeds": arg.seeds,

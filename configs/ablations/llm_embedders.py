@@ -37,8 +37,8 @@ def get_config(arg: str = ""):
     variant = "tiny" if arg.tiny else f"{sizes},length=256"
     recipe = f"configs/decoder.py:{variant}"
     # Prompts are longer than the texts of a tiny decoder.
-    reach = {"extend": "extrapolate(length=256)"} if arg.tiny else {}
-    longer = {"max_length": 256} if arg.tiny else {}
+    extended = {"extend": "extrapolate(length=256)"} if arg.tiny else {}
+    lengths = {"max_length": 256} if arg.tiny else {}
     evals = {
         "STS-B": section(
             EVALS, "sts", data=f"{arg.data}/stsb/dev.jsonl.gz", samples=1_000
@@ -52,8 +52,8 @@ def get_config(arg: str = ""):
         ),
     }
     if arg.tiny:
-        few = {"candidates": 50, "queries": 20}
-        evals = {"pydocs": section(EVALS, "pydocs_retrieval", **few)}
+        limits = {"candidates": 50, "queries": 20}
+        evals = {"pydocs": section(EVALS, "pydocs_retrieval", **limits)}
     depth = decoder.get_config(variant).encoder.depth
     source = f"model={arg.model}" if arg.model else recipe
     window = f"(1, {max(1, depth // 2)})"
@@ -61,11 +61,11 @@ def get_config(arg: str = ""):
         {
             "title": "A causal language model read as an embedder",
             "rows": tuple(
-                (name, {"recipe": source, **how, **reach})
-                for name, how in rows(window).items()
+                (name, {"recipe": source, **fields, **extended})
+                for name, fields in rows(window).items()
             ),
             "columns": tuple(
-                (name, {"eval": name, "panel": name, **longer}) for name in evals
+                (name, {"eval": name, "panel": name, **lengths}) for name in evals
             ),
             "seeds": (0,),
             "evals": evals,

@@ -29,31 +29,34 @@ READ = {"": "symmetric", ", echo": "echo"}
 def get_config(arg: str = ""):
     """The ablation; see the header for its variants."""
     shape = {"steps": 400, "width": 256, "depth": 6, "vocab_size": 8_192}
-    own = {"tuning": 40, "seeds": (0,)}
-    arg = parse_arg(arg, tiny=False, data=DATA, **own, **shape)
+    options = {"tuning": 40, "seeds": (0,)}
+    arg = parse_arg(arg, tiny=False, data=DATA, **options, **shape)
     sizes = ",".join(f"{name}={arg[name]}" for name in ("data", *shape))
     start = f"configs/decoder.py:{'tiny' if arg.tiny else f'{sizes},length=256'}"
     data = section(EVALS, "sts", data=f"{arg.data}/stsb/test.jsonl.gz", samples=1_000)
     evals, longer = {"STS-B": data}, {}
     if arg.tiny:
-        few = {"candidates": 50, "queries": 20}
-        evals = {"pydocs": section(EVALS, "pydocs_retrieval", **few)}
+        limits = {"candidates": 50, "queries": 20}
+        evals = {"pydocs": section(EVALS, "pydocs_retrieval", **limits)}
         longer = {"max_length": 64}
+    # A row for each mask, number of copies of the text, and amount of tuning.
     rows = {}
-    for side, both in SIDES.items():
-        for read, way in READ.items():
-            how = {"bidirectional": "True"} if both else {}
-            how |= (
-                {"prompt": "echo(symmetric=True, pool='mean')"} if way == "echo" else {}
+    for side, mask in SIDES.items():
+        for texts, variant in READ.items():
+            fields = {"bidirectional": "True"} if mask else {}
+            fields |= (
+                {"prompt": "echo(symmetric=True, pool='mean')"}
+                if variant == "echo"
+                else {}
             )
             untuned = {"recipe": "model={start}", "start": start, "pool": "mean"}
-            rows[f"untuned, {side}{read}"] = untuned | how
+            rows[f"untuned, {side}{texts}"] = untuned | fields
             for name, amount in TUNED.items():
                 tuned = ["tiny"] if arg.tiny else [f"data={arg.data}", "dtype=float32"]
                 tuned += ["model={start}", f"steps={arg.tuning}", "batch=64"]
-                tuned += ["pool=mean", amount, way, both]
+                tuned += ["pool=mean", amount, variant, mask]
                 recipe = f"configs/lora_llm.py:{','.join(filter(None, tuned))}"
-                rows[f"{name}, {side}{read}"] = {"recipe": recipe, "start": start}
+                rows[f"{name}, {side}{texts}"] = {"recipe": recipe, "start": start}
     return ml_collections.ConfigDict(
         {
             "title": "A causal language model tuned on NLI",

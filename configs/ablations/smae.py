@@ -33,14 +33,15 @@ ROWS = {"scratch": "mlm", "mlm": "mlm", "retromae": "retromae", "smae": "smae"}
 def get_config(arg: str = ""):
     """The ablation; see the header for its variants."""
     shape = {"depth": 6, "width": 128, "vocab_size": 4_096}
-    own = {"steps": 300, "tuning": 200, "rate": 5e-4, "seeds": (0, 1)}
-    arg = parse_arg(arg, tiny=False, data=DATA, **own, **shape)
+    options = {"steps": 300, "tuning": 200, "rate": 5e-4, "seeds": (0, 1)}
+    arg = parse_arg(arg, tiny=False, data=DATA, **options, **shape)
     before = ",".join(f"{name}={arg[name]}" for name in ("data", "steps", *shape))
     after = f"pairs,data={arg.data},steps={arg.tuning},rate={arg.rate}"
     evals = {
         "STS-B": section(EVALS, "sts", data=f"{arg.data}/stsb/test.jsonl.gz"),
         "SQuAD": section(EVALS, "retrieval", data=f"{arg.data}/squad_retrieval"),
     }
+    # The tiny variant has one evaluator, which needs no files.
     if arg.tiny:
         before = after = "tiny"
         evals = {"pydocs": section(EVALS, "pydocs_retrieval", candidates=50)}

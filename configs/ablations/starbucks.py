@@ -23,25 +23,26 @@ SIZES = ((1, 16), (2, 32), (3, 64), (4, 128), (5, 256), (6, 384))
 def get_config(arg: str = ""):
     """The ablation; see the header for its variants."""
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128, seeds=(0, 1))
-    every = f"model={arg.model},data={arg.data},steps={arg.steps}"
+    variant = f"model={arg.model},data={arg.data},steps={arg.steps}"
     sizes = SIZES
     evals = {"stsb": section(EVALS, "sts", data=f"{arg.data}/stsb/test.jsonl.gz")}
     if arg.tiny:
-        every, sizes = "tiny", ((1, 2), (3, 8), (6, 48))
+        variant, sizes = "tiny", ((1, 2), (3, 8), (6, 48))
         evals = {"pydocs": section(EVALS, "pydocs_retrieval", candidates=50)}
     config = {
         "title": "STS-B test, Spearman × 100, by depth × width",
         "rows": (
-            ("plain", f"configs/separate.py:depth={sizes[-1][0]},{every}"),
-            ("separate", "configs/separate.py:depth={depth}," + every),
-            ("mse2d", f"configs/mse2d.py:{every}"),
-            ("matryoshka", f"configs/matryoshka.py:{every}"),
-            ("starbucks_sts", f"configs/starbucks_sts.py:{every}"),
+            ("plain", f"configs/separate.py:depth={sizes[-1][0]},{variant}"),
+            ("separate", "configs/separate.py:depth={depth}," + variant),
+            ("mse2d", f"configs/mse2d.py:{variant}"),
+            ("matryoshka", f"configs/matryoshka.py:{variant}"),
+            ("starbucks_sts", f"configs/starbucks_sts.py:{variant}"),
         ),
         "columns": tuple((f"{n} × {d}", {"depth": n, "dim": d}) for n, d in sizes),
         "seeds": arg.seeds,
         "evals": evals,
     }
+    # The published scores of the same methods, at their sizes.
     if not arg.tiny:
         config["paper"] = {
             "plain": (59.19, 60.21, 61.28, 64.33, 73.31, 84.11),

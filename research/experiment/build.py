@@ -310,9 +310,9 @@ def _adapter_names(config) -> list[str]:
 
 def _shared_prompts(sources: Mapping[str, Source]) -> dict[str, str]:
     """The prompts of the sources where all agree, else empty ones."""
-    first, *others = [dict(source.prompts) for source in sources.values()]
-    if all(prompts == first for prompts in others):
-        return first
+    prompts = [dict(source.prompts) for source in sources.values()]
+    if all(pair == prompts[0] for pair in prompts):
+        return prompts[0]
     return {"query": "", "document": ""}
 
 

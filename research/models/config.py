@@ -164,6 +164,7 @@ class EncoderConfig:
             )
 
     def _check_sizes(self):
+        # Sizes that must divide or agree.
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"encoder.num_heads {self.num_heads} does not divide by num_kv_heads "
@@ -225,6 +226,7 @@ def _preset(
             )
         return EncoderConfig(**fields)
 
+    # The signature: every field, with the preset's defaults.
     parameters = [
         inspect.Parameter(
             field.name,
@@ -235,13 +237,13 @@ def _preset(
         for field in dataclasses.fields(EncoderConfig)
         if field.name not in RUN_FIELDS
     ]
-    every = inspect.Parameter(
+    every_parameter = inspect.Parameter(
         "global_every",
         inspect.Parameter.KEYWORD_ONLY,
         default=global_every,
         annotation=int,
     )
-    preset.__signature__ = inspect.Signature([*parameters, every])
+    preset.__signature__ = inspect.Signature([*parameters, every_parameter])
     preset.__doc__ = doc
     return preset
 

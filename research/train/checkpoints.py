@@ -87,7 +87,7 @@ def restore(manager: Manager, target: TrainState) -> TrainState | None:
     damaged = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            params, training = _read(manager, step, target)
+            params, training = _restore_step(manager, step, target)
         except Exception as error:  # what a broken file raises depends on the file
             damaged.append(step)
             _report(step, error)
@@ -187,7 +187,7 @@ def _checksum(tree) -> jax.Array:
     return sum(map(sum_bits, jax.tree.leaves(tree)), jnp.uint32(0))
 
 
-def _read(manager: Manager, step: int, target: TrainState):
+def _restore_step(manager: Manager, step: int, target: TrainState):
     with _silence_asyncio():
         items = manager.restore(step, args=_restore_args(target))
     return _check_checksum(items["params"]), _check_checksum(items["training"])

@@ -35,7 +35,7 @@ class Log:
 
     def __init__(self, workdir: Path, steps: int, resumed: int):
         path = workdir / "metrics.jsonl"
-        rows = _read(path, resumed)
+        rows = _load_rows(path, resumed)
         with atomic_write(path) as draft:
             draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self._file = path.open("a")
@@ -110,7 +110,7 @@ def _revision() -> str:
         return "unknown"
 
 
-def _read(path: Path, last: int) -> list[dict]:
+def _load_rows(path: Path, last: int) -> list[dict]:
     if not path.exists():
         return []
     rows = []

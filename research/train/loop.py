@@ -123,6 +123,7 @@ def train(experiment: Experiment, workdir: Path) -> Result:
         write_json(folder / "versions.json", versions())
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
+    # The newest checkpoint, or the first parameters.
     manager = checkpoints.open_manager(
         workdir / "checkpoints", keep=experiment.keep, keep_every=experiment.keep_every
     )
@@ -168,8 +169,8 @@ def _train_steps(
             state = advance(state, batches, done)
             stop = should_stop(done)
             save, evaluate, report = (
-                _is_due(done, every, experiment.steps)
-                for every in (
+                _is_due(done, interval, experiment.steps)
+                for interval in (
                     experiment.save_every,
                     experiment.eval_every,
                     experiment.log_every,
@@ -299,9 +300,9 @@ def _prepare_batches(
             yield ready
 
 
-def _is_due(done: int, every: int, steps: int) -> bool:
+def _is_due(done: int, interval: int, steps: int) -> bool:
     """Whether something is done after this step: at multiples, and at the end."""
-    return done == steps or bool(every) and done % every == 0
+    return done == steps or bool(interval) and done % interval == 0
 
 
 @contextlib.contextmanager

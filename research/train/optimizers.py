@@ -95,7 +95,7 @@ def adamw(
         _zero_rows(freeze_rows),
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
         optax.scale_by_adam(*betas, eps),
-        optax.add_decayed_weights(weight_decay, _decayed),
+        optax.add_decayed_weights(weight_decay, _decay_mask),
         _scale_by_path(multipliers),
         optax.scale_by_learning_rate(rate),
         _zero_rows(freeze_rows),  # of what decay adds
@@ -111,7 +111,7 @@ def adamw(
     return Optimizer(tx.init, update, rate)
 
 
-def _decayed(params: Params) -> Params:
+def _decay_mask(params: Params) -> Params:
     return _by_path(params, lambda name: not re.search(_UNDECAYED, name))
 
 
@@ -119,10 +119,10 @@ def _groups(params: Params, freeze: str) -> Params:
     groups = _by_path(
         params, lambda name: "freeze" if re.search(freeze, name) else "train"
     )
-    found = set(jax.tree.leaves(groups))
-    if found != {"train", "freeze"}:
-        what = "no parameter" if found == {"train"} else "every parameter"
-        raise ValueError(f"freeze {freeze!r} matches {what}")
+    present = set(jax.tree.leaves(groups))
+    if present != {"train", "freeze"}:
+        extent = "no parameter" if present == {"train"} else "every parameter"
+        raise ValueError(f"freeze {freeze!r} matches {extent}")
     return groups
 
 
@@ -149,7 +149,7 @@ def _zero_rows(
 ) -> optax.GradientTransformation:
     """Makes the updates of some rows zero."""
 
-    def zeroed(path, update):
+    def zero_rows(path, update):
         for pattern, start, stop, step in rows:
             if re.search(pattern, path_name(path)):
                 update = update.at[start:stop:step].set(0)
@@ -157,7 +157,7 @@ def _zero_rows(
 
     def update(updates, state, params=None):
         del params
-        return jax.tree_util.tree_map_with_path(zeroed, updates), state
+        return jax.tree_util.tree_map_with_path(zero_rows, updates), state
 
     def init(params):
         _check_found("freeze_rows", params, [pattern for pattern, *_ in rows])
