@@ -76,9 +76,14 @@ def test_an_extended_model_embeds_texts_as_long_as_its_context(
             40,
             "max_length=40: rope embeds .* 16 .* --extend=yarn.scale=3.",
         ),
-        ("alibi", None, 40, "longer ones with --extend=extrapolate.length=40."),
-        ("learned", "grouped(scale=2)", 40, "reaches texts of 32 tokens, not of 40"),
-        ("learned", "log_length", 40, "position table reaches .* 16 tokens, not of 40"),
+        ("alibi", None, 40, "for longer ones use --extend=extrapolate.length=40."),
+        (
+            "learned",
+            "grouped(scale=2)",
+            40,
+            "grouped allows texts of 32 tokens, not of 40",
+        ),
+        ("learned", "log_length", 40, "position table allows .* 16 tokens, not of 40"),
         (
             "learned",
             "yarn(scale=4)",

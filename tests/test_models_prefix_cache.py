@@ -101,24 +101,39 @@ def row(start, length):
 
 def test_how_many_tokens_are_shared():
     found = [row(40, 60), row(35, 60), row(50, 70)]  # alike up to the 35th
-    assert common_prefix_length(TokenRows(found), last=True) == 32
-    assert common_prefix_length(TokenRows(found), last=False) == 0  # all pool
+    assert common_prefix_length(TokenRows(found), pools_last_token=True) == 32
     assert (
-        common_prefix_length(TokenRows(found[:1]), last=True) == 0
+        common_prefix_length(TokenRows(found), pools_last_token=False) == 0
+    )  # all pool
+    assert (
+        common_prefix_length(TokenRows(found[:1]), pools_last_token=True) == 0
     )  # one row gains nothing
-    assert common_prefix_length(TokenRows([row(15, 60), *found]), last=True) == 0
-    after = [(np.arange(len(x)) >= 20).astype("i4") for x in found]
-    assert common_prefix_length(TokenRows(found, after), last=False) == 16
-    assert common_prefix_length(TokenRows(found, after), last=True) == 32
-    marks = np.int32([33, 31, 40])
-    assert common_prefix_length(TokenRows(found, None, marks), last=True) == 16
-    long = [row(40, 600), row(50, 700)]
-    assert common_prefix_length(TokenRows(long), last=True) == 0  # too much memory
     assert (
-        common_prefix_length(TokenRows([row(40, 40), row(40, 41)]), last=True) == 32
+        common_prefix_length(TokenRows([row(15, 60), *found]), pools_last_token=True)
+        == 0
+    )
+    after = [(np.arange(len(x)) >= 20).astype("i4") for x in found]
+    assert common_prefix_length(TokenRows(found, after), pools_last_token=False) == 16
+    assert common_prefix_length(TokenRows(found, after), pools_last_token=True) == 32
+    marks = np.int32([33, 31, 40])
+    assert (
+        common_prefix_length(TokenRows(found, None, marks), pools_last_token=True) == 16
+    )
+    long = [row(40, 600), row(50, 700)]
+    assert (
+        common_prefix_length(TokenRows(long), pools_last_token=True) == 0
+    )  # too much memory
+    assert (
+        common_prefix_length(
+            TokenRows([row(40, 40), row(40, 41)]), pools_last_token=True
+        )
+        == 32
     )  # one is left
     assert (
-        common_prefix_length(TokenRows(found, [2 * x for x in after]), last=True) == 0
+        common_prefix_length(
+            TokenRows(found, [2 * x for x in after]), pools_last_token=True
+        )
+        == 0
     )
 
 

@@ -38,6 +38,7 @@ class RowEncoder:
         depths: Number of blocks of each vector, K vectors per span; None for one.
         layers: Numbers of the hidden states whose pooled vectors are averaged, before
             the final norm; None for the last one after it.
+        can_share_prefix: Whether the first tokens of all rows may be computed once.
     """
 
     params: Params
@@ -48,6 +49,7 @@ class RowEncoder:
     blocks: Array | None = None
     depths: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
+    can_share_prefix: bool = False
 
     def __call__(
         self, rows: PaddedRows, max_segments: int = 1, prefix: PrefixKV | None = None
@@ -75,11 +77,6 @@ class RowEncoder:
                 depths=self.depths,
                 layers=self.layers,
             )
-
-    @property
-    def can_share_prefix(self) -> bool:
-        """Whether the first tokens of all rows may be computed once."""
-        return prefix_cache.can_share_prefix(self.cfg)
 
     def encode_prefix(self, token_ids: np.ndarray) -> PrefixKV:
         """Keys and values of the tokens [P] that all rows begin with."""
@@ -115,8 +112,9 @@ def make_row_encoders(
     every_params = [params]
     if num_adapters:
         every_params = [lora.select_adapter(params, i) for i in range(num_adapters)]
+    shares = prefix_cache.can_share_prefix(cfg)
     return [
-        RowEncoder(p, cfg, pool, mesh, dense, blocks, depths, layers)
+        RowEncoder(p, cfg, pool, mesh, dense, blocks, depths, layers, shares)
         for p in every_params
     ]
 
