@@ -87,7 +87,7 @@ class Ablation(NamedTuple):
     overrides: Mapping[str, Any] = {}
 
 
-class Run(NamedTuple):
+class AblationRun(NamedTuple):
     """One training run, and the cells that it is evaluated for.
 
     Attributes:
@@ -95,14 +95,14 @@ class Run(NamedTuple):
         config: Its recipe.
         seed: Value of config.seed.
         cells: (row, column) of every cell of the table that it serves.
-        start: Run whose workdir is "{start}" in `config`.
+        start: AblationRun whose workdir is "{start}" in `config`.
     """
 
     name: str
     config: str
     seed: int
     cells: tuple[tuple[str, str], ...] = ()
-    start: "Run | None" = None
+    start: "AblationRun | None" = None
 
 
 def fill_row(ablation: Ablation, row: str, column: str) -> AblationRow:
@@ -121,13 +121,13 @@ def name_evaluation(ablation: Ablation, row: str, column: str) -> str:
     return " ".join([column, *filter(None, settings)])
 
 
-def plan_runs(ablation: Ablation) -> list[Run]:
+def plan_runs(ablation: Ablation) -> list[AblationRun]:
     """Every distinct run, seed by seed, so that an early stop leaves whole seeds.
 
     Rows whose recipes come out equal share a run.
     """
-    planned: dict[tuple[str, str, int], Run] = {}
-    starts: dict[tuple[str, int], Run] = {}
+    planned: dict[tuple[str, str, int], AblationRun] = {}
+    starts: dict[tuple[str, int], AblationRun] = {}
     for seed in ablation.seeds:
         for row, fields in ablation.rows.items():
             recipe = fields if isinstance(fields, str) else fields["recipe"]
@@ -140,9 +140,9 @@ def plan_runs(ablation: Ablation) -> list[Run]:
                 # Runs of the same start share it, runs of the same recipe are one.
                 start = None
                 if line.start:
-                    start = Run(f"{name}-start", line.start, seed)
+                    start = AblationRun(f"{name}-start", line.start, seed)
                     start = starts.setdefault((line.start, seed), start)
-                run = Run(name, line.recipe, seed, start=start)
+                run = AblationRun(name, line.recipe, seed, start=start)
                 run = planned.setdefault((line.recipe, line.start, seed), run)
                 cells = (*run.cells, (row, column))
                 planned[line.recipe, line.start, seed] = run._replace(cells=cells)
@@ -164,7 +164,7 @@ def run_ablation(
         report: Function that takes a line when a run or an evaluation starts or ends.
     """
 
-    def score_run(run: Run) -> dict[str, float | str] | str:
+    def score_run(run: AblationRun) -> dict[str, float | str] | str:
         wanted = {name_evaluation(ablation, *cell): cell for cell in run.cells}
         path = workdir / run.name / "scores.json"
         scores = json.loads(path.read_text()) if path.exists() else {}
@@ -205,7 +205,7 @@ def run_ablation(
 
 def _load_or_train(
     ablation: Ablation,
-    run: Run,
+    run: AblationRun,
     workdir: Path,
     report: Callable[[str], None],
     *,
@@ -220,7 +220,7 @@ def _load_or_train(
     return load.load(str(workdir / run.name))
 
 
-def _train(ablation: Ablation, run: Run, workdir: Path) -> None:
+def _train(ablation: Ablation, run: AblationRun, workdir: Path) -> None:
     """Trains in a process of its own, unless the run's folder has a result.json.
 
     Its messages go to log.txt there; what it prints at the end is the result.
@@ -250,7 +250,7 @@ def _train(ablation: Ablation, run: Run, workdir: Path) -> None:
     write_json(folder / "result.json", result)
 
 
-def _resolve_recipe(run: Run, workdir: Path) -> str:
+def _resolve_recipe(run: AblationRun, workdir: Path) -> str:
     """The run's recipe with the workdir of the run that it starts from."""
     if run.start is None:
         return run.config
