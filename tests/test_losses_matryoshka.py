@@ -74,7 +74,19 @@ def test_every_wrapper_is_tested():
 @pytest.mark.parametrize("name", SIZE_LOSSES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_wrapper_fits_every_loss(key, name, loss):
+    """Traced only; values are those of the tests below."""
     nested = SIZE_LOSSES[name](build_loss({"name": loss}), **ARGUMENTS[name])
+    arrays = every_layer(key)
+    value, metrics, grads = jax.eval_shape(
+        lambda *arrays: run(nested, *arrays, grad=True), *arrays
+    )
+    assert value.shape == () and {x.shape for x in metrics.values()} <= {()}
+    assert [grad.shape for grad in grads] == [x.shape for x in arrays[:2]]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_is_finite_at_sampled_sizes(key, loss):
+    nested = SIZE_LOSSES["st_matryoshka2d"](build_loss({"name": loss}), dims=(4, 16))
     results = run(nested, *every_layer(key), grad=True)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(results))
 
@@ -88,6 +100,7 @@ def test_8_devices_equal_1(key, name, ways):
     arrays = every_layer(key, 16, ways)
     nested = SIZE_LOSSES[name](infonce, **ARGUMENTS[name])
     one = run(nested, *arrays, grad=True)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(one))
     many = run(nested, *jax.device_put(arrays, rows), grad=True)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, many
