@@ -15,9 +15,13 @@ from research.atomic_write import atomic_write
 from research.config_sections import build
 from research.eval.evaluators import EVALS
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The ablation.")
-WORKDIR = flags.DEFINE_string("workdir", None, "A folder for its runs.", required=True)
-JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time.", lower_bound=1)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The ablation, such as configs/ablations/starbucks.py."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The folder of the ablation's runs.", required=True
+)
+JOBS = flags.DEFINE_integer("jobs", 1, "The number of runs at a time.", lower_bound=1)
 
 
 def main():
@@ -30,8 +34,8 @@ def main():
     pairs = {name: dict(config.pop(name)) for name in ("rows", "columns")}
     ablation = ablations.Ablation(evals=evals, **pairs, **config)
     workdir = Path(WORKDIR.value)
-    found = ablations.run_ablation(ablation, workdir, jobs=JOBS.value, report=cli.log)
-    records = ablation_table.summarize_scores(ablation, found)
+    scores = ablations.run_ablation(ablation, workdir, jobs=JOBS.value, report=cli.log)
+    records = ablation_table.summarize_scores(ablation, scores)
     with (
         atomic_write(workdir / "table.md") as table,
         atomic_write(workdir / "table.csv") as data,
@@ -41,7 +45,7 @@ def main():
         ablation_table.write_csv(records, data)
         ablation_table.plot_ablation(ablation, records, picture)
     print((workdir / "table.md").read_text())
-    failed = ablations.collect_failures(found)
+    failed = ablations.collect_failures(scores)
     return {"workdir": str(workdir), "table": records, "failed": failed}
 
 

@@ -1,9 +1,10 @@
-"""What a model's embeddings of a corpus are like: three reports, JSON and PNG each.
+"""Diagnoses a model's embeddings of a corpus: three reports, JSON and PNG each.
 
 python -m launch.diagnose --model=M --corpus=texts.txt|pydocs [--output=folder]
 
 length_collapse: cosines of documents cut to each length, with and without TempScale.
-positional_bias: the change from text put in or taken out at start, middle and end.
+positional_bias: the change of embeddings by insertions and removals at the start,
+  middle and end of a text.
 geometry: anisotropy, IsoScore and effective rank of every depth.
 """
 
@@ -72,8 +73,8 @@ def main():
         "corpus": CORPUS.value,
         "output": str(Path(OUTPUT.value)),
         "mean_cosine_by_length": {
-            label: dict(zip(collapse["lengths"], found["mean"], strict=True))
-            for label, found in collapse["models"].items()
+            label: dict(zip(collapse["lengths"], statistics["mean"], strict=True))
+            for label, statistics in collapse["models"].items()
         },
         "start_over_end": {
             variant: {k: bias[variant][k]["start_over_end"] for k in diagnostics.EDITS}

@@ -69,17 +69,20 @@ OUTPUT = flags.DEFINE_string(
 
 def main():
     """Prints the scores; longembed, --grid and several chunkings also write files."""
+    # Flags that exclude each other
     chunkings = options.chunkings()
     is_chunked = any(chunkings.values())
     if is_chunked and (GRID.value or TASK.value in ("sts", "perplexity", "mteb")):
-        other = "--grid" if GRID.value else f"--task={TASK.value}"
-        raise ValueError(f"--chunk={options.CHUNK.value} does not go with {other}")
+        option = "--grid" if GRID.value else f"--task={TASK.value}"
+        raise ValueError(f"--chunk={options.CHUNK.value} does not go with {option}")
     if GRID.value and TASK.value == "perplexity":
         raise ValueError(f"--grid does not go with --task={TASK.value}")
+    # The task and the model
     evaluator = _build_evaluator()
     model = options.load_model(lm_head=isinstance(evaluator, ModelEvaluator))
     if isinstance(evaluator, ModelEvaluator):
         return _evaluate_model(evaluator, model)
+    # Scores of every size, of every chunking, or of one embedder
     if GRID.value:
         scores = _score_grid(evaluator, model)
         record = grid.to_record(scores)

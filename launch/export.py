@@ -16,15 +16,23 @@ from research.interop.peft import export_adapter
 from research.interop.sentence_transformers.write import export
 
 MODEL = flags.DEFINE_string(
-    "model", None, "A workdir, a model folder, package:NAME or a hub id."
+    "model",
+    None,
+    "The model: a workdir of launch.train, a model folder, package:NAME or a hub id.",
 )
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write: new, or empty.")
-DEPTH = flags.DEFINE_integer("depth", None, "Keep the first blocks only.", 1)
-DIM = flags.DEFINE_integer("dim", None, "Keep the first numbers only.", 1)
-ADAPTER = flags.DEFINE_string(
-    "adapter", None, "Of several adapters the one that is written, or a peft folder."
+DEPTH = flags.DEFINE_integer(
+    "depth", None, "The number of first blocks to keep. Default: all.", 1
 )
-ADAPTER_ONLY = flags.DEFINE_bool("adapter_only", False, "Write no more than it.")
+DIM = flags.DEFINE_integer(
+    "dim", None, "The number of leading values to keep. Default: all.", 1
+)
+ADAPTER = flags.DEFINE_string(
+    "adapter", None, "The name of one of several adapters, or a peft folder."
+)
+ADAPTER_ONLY = flags.DEFINE_bool(
+    "adapter_only", False, "Whether only the adapter is written."
+)
 flags.mark_flags_as_required(["model", "output"])
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
-VIRTUAL = "--xla_force_host_platform_device_count"  # several devices of one CPU
+VIRTUAL = "--xla_force_host_platform_device_count"  # several devices on one CPU
 ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-# User mistakes; anything else is a fault of ours and keeps its traceback.
+# Mistakes of the user; any other exception is a bug and keeps its traceback.
 MISTAKES = (ValueError, OSError)
 
 
@@ -23,12 +23,12 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
     `--verbosity=1` adds the traceback.
     """
 
-    def called(arguments):
+    def run_command(arguments):
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # orbax tells of every file
+            logging.set_verbosity(logging.WARNING)  # orbax logs every file
         if VIRTUAL in os.environ.get("XLA_FLAGS", ""):
             order_collectives()
-        # At its default level jax tells of every accelerator that is not there.
+        # At its default level jax warns of every accelerator that is missing.
         logging.get_absl_logger().parent.getChild("jax").setLevel("WARNING")
         if len(arguments) > 1:
             _fail(f"unexpected argument {arguments[1]!r}; options start with --")
@@ -41,11 +41,11 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
             sys.stderr.flush()
             print(json.dumps(result), flush=True)
 
-    app.run(called, flags_parser=_parsed)
+    app.run(run_command, flags_parser=_parse_flags)
 
 
 def order_collectives() -> None:
-    """Keeps virtual devices from waiting for each other for ever; before any compiling.
+    """Keeps virtual devices from a deadlock; to be called before anything compiles.
 
     XLA's usual scheduler for CPUs puts independent collectives side by side, and each
     device begins with any of them: with fewer cores than devices, two of these may hold
@@ -82,7 +82,8 @@ def _innermost(error: Exception) -> str:
     return re.sub(r"^'(.+?)'", r"\1", text)
 
 
-def _parsed(arguments: list[str]) -> list[str]:
+def _parse_flags(arguments: list[str]) -> list[str]:
+    """The arguments that are no flags, after the flags are parsed."""
     # An unknown config key is an AttributeError, a wrong type a TypeError.
     mistakes = (flags.Error, AttributeError, KeyError, TypeError, *MISTAKES)
     try:

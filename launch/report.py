@@ -8,7 +8,7 @@ from launch import main as cli
 from research.analysis import report
 from research.atomic_write import atomic_write
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
 
 
 def main():

@@ -93,8 +93,8 @@ class Embedder:
     ):
         model = _describe(model, dim, pool, prompt, normalize)
         if chunk is not None and (model.prompt or depths):
-            other = "the templates of a prompt" if model.prompt else "several depths"
-            raise ValueError(f"chunk {chunk} does not go with {other}")
+            reason = "the templates of a prompt" if model.prompt else "several depths"
+            raise ValueError(f"chunk {chunk} does not go with {reason}")
         self.model, self.chunk, self.transform = model, chunk, transform
         # The encoder, cut to the blocks that are needed.
         params, cfg = model.params, model.config
@@ -258,19 +258,19 @@ def _truncate_to_depths(params, cfg, depths: Sequence[int], layers: tuple[int, .
 
 
 def _choose_lengths(
-    own: int, max_len: int, max_length: int | None, chunk: Chunking | None
+    model_length: int, max_len: int, max_length: int | None, chunk: Chunking | None
 ) -> tuple[int, int | None]:
     """Number of tokens that texts, and documents in chunks, are cut to.
 
     Args:
-        own: The model's own longest text.
+        model_length: The model's own longest text.
         max_len: The longest row of the encoder.
         max_length: The caller's choice, if any.
         chunk: How documents are cut.
     """
     in_several_rows = chunk is not None and not chunk.reads_full_text
     if max_length is None and not in_several_rows:
-        max_length = own
+        max_length = model_length
     text_length = max_len if max_length is None else max_length
     if in_several_rows:
         text_length = min(text_length, max_len)

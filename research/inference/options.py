@@ -37,6 +37,7 @@ def embedder_options(
         ValueError: An option has another form, or there is an instruction and no
             prompt.
     """
+    # What changes the encoder
     options = {}
     if prepend:
         options["prepend"] = parse_window(prepend)
@@ -45,6 +46,7 @@ def embedder_options(
     if bidirectional:
         check_option("bidirectional", bidirectional, ("True", "False"))
         options["bidirectional"] = bidirectional == "True"
+    # What changes the tokens and their pooling
     if pool:
         options["pool"] = pool
     if instruction and not prompt:

@@ -47,7 +47,7 @@ def make_template_tokenize(
     def tokenize(texts, role):
         return [
             TokenRows(
-                _put_pst(token_ids, pst_positions),
+                put_pst(token_ids, pst_positions),
                 [mask.astype(np.int32) for mask in pooling_mask],
                 pst_positions,
             )
@@ -56,7 +56,7 @@ def make_template_tokenize(
             )
         ]
 
-    def _put_pst(token_ids, positions):
+    def put_pst(token_ids, positions):
         # The id in the model's table, which may be another than the tokenizer's.
         if positions is None:
             return token_ids
@@ -76,8 +76,10 @@ def has_pst(prompt: Prompt | None) -> bool:
     """
     if prompt is None:
         return False
-    every = [t for templates in prompt.templates.values() for t in templates]
-    answers = {any(piece.special == PST for piece in template) for template in every}
+    templates = [t for group in prompt.templates.values() for t in group]
+    answers = {
+        any(piece.special == PST for piece in template) for template in templates
+    }
     if len(answers) > 1:
         raise ValueError(f"only some templates of the prompt have the token {PST}")
     return answers.pop()
