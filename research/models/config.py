@@ -170,9 +170,9 @@ class EncoderConfig:
                 f"encoder.num_heads {self.num_heads} does not divide by num_kv_heads "
                 f"{self.num_kv_heads}"
             )
-        if self.position == "rope" and (self.rotated % 2 or not self.rotated):
+        if self.position == "rope" and (self.rotary_dim % 2 or not self.rotary_dim):
             raise ValueError(
-                f"rotary positions need an even head size, not {self.rotated}"
+                f"rotary positions need an even head size, not {self.rotary_dim}"
             )
         if self.sliding_window_layers and len(self.sliding_window_layers) != self.depth:
             raise ValueError(
@@ -195,8 +195,8 @@ class EncoderConfig:
             raise ValueError("an anchor token needs causal attention")
 
     @property
-    def rotated(self) -> int:
-        """How many channels of a head are rotated."""
+    def rotary_dim(self) -> int:
+        """R, the number of rotated channels of a head."""
         return int(self.head_dim * self.rope_fraction)
 
     @property

@@ -70,7 +70,7 @@ class PositionMethod:
     def check(self, cfg: EncoderConfig) -> None:
         """Raises ValueError if the method does not fit the encoder."""
 
-    def conflicts_with(self, other: "PositionMethod") -> bool:
+    def conflicts_with(self, method: "PositionMethod") -> bool:
         """Whether the two cannot be combined."""
         return False
 

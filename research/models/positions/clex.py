@@ -63,16 +63,16 @@ class Clex(RopeMethod):
     def prefix_cacheable(self) -> bool:
         return False
 
-    def conflicts_with(self, other: PositionMethod) -> bool:
+    def conflicts_with(self, method: PositionMethod) -> bool:
         # Its network knows no other frequencies than the model's own.
-        return isinstance(other, RopeMethod)
+        return isinstance(method, RopeMethod)
 
     def max_context(self, cfg: EncoderConfig) -> int:
         return self.original * self.max_factor
 
     def init(self, key: Key, cfg: EncoderConfig) -> Params:
         """The network: `up` [R/2, f R] uniform as Kaiming's, `down` [f R, R/2] zero."""
-        pairs, hidden = cfg.rotated // 2, self.expansion * cfg.rotated
+        pairs, hidden = cfg.rotary_dim // 2, self.expansion * cfg.rotary_dim
         bound = pairs**-0.5  # Kaiming's with a = sqrt(5), torch's default
         up = jax.random.uniform(key, (pairs, hidden), jnp.float32, -bound, bound)
         return {"up": up, "down": jnp.zeros((hidden, pairs), jnp.float32)}
@@ -89,7 +89,7 @@ class Clex(RopeMethod):
         In training they are float32 radians, for gradients to get to the network:
         angles are then off by 2e-3 at position 32,768.
         """
-        rope = plain_rope(cfg.rope_theta, cfg.rotated)
+        rope = plain_rope(cfg.rope_theta, cfg.rotary_dim)
         factors = range(1, self.max_factor + 1)
         untrained = np.stack([_ntk(rope, t).inv_freq for t in factors])  # [T, R/2]
         growth = integrate_growth(

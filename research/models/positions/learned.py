@@ -34,8 +34,8 @@ class TableMethod(PositionMethod):
         if cfg.position_stride > 1:
             raise ValueError("a position table can be extended once; this one has been")
 
-    def conflicts_with(self, other: PositionMethod) -> bool:
-        return isinstance(other, TableMethod)
+    def conflicts_with(self, method: PositionMethod) -> bool:
+        return isinstance(method, TableMethod)
 
     def max_context(self, cfg: EncoderConfig) -> int:
         return cfg.max_len * self.scale

@@ -69,6 +69,7 @@ def extend_config(
     """
     methods = [method.resolve(cfg) for method in read_methods(methods)]
     _check_methods(cfg, methods)
+    # A longer table is in the parameters: only the others stay in the config.
     tables = [m for m in methods if isinstance(m, TableMethod)]
     lasting = [m for m in methods if not isinstance(m, TableMethod | Extrapolate)]
     longer = dataclasses.replace(
@@ -156,12 +157,12 @@ def _check_methods(cfg: EncoderConfig, methods: Sequence[PositionMethod]) -> Non
                 f"those of this one are {cfg.position!r}, which {', '.join(fitting)} "
                 "fit"
             )
-        if method.name in [other.name for other in earlier]:
+        if method.name in [m.name for m in earlier]:
             raise ValueError(f"{method.name} extends this model already")
-        for other in earlier:
-            if method.conflicts_with(other) or other.conflicts_with(method):
+        for first in earlier:
+            if method.conflicts_with(first) or first.conflicts_with(method):
                 raise ValueError(
-                    f"{other.name} and {method.name} cannot be combined; choose one"
+                    f"{first.name} and {method.name} cannot be combined; choose one"
                 )
         method.check(cfg)
         earlier.append(method)

@@ -74,8 +74,8 @@ class RemappingMethod(PositionMethod):
     def prefix_cacheable(self) -> bool:
         return False
 
-    def conflicts_with(self, other: PositionMethod) -> bool:
-        return isinstance(other, RemappingMethod)
+    def conflicts_with(self, method: PositionMethod) -> bool:
+        return isinstance(method, RemappingMethod)
 
     def check(self, cfg: EncoderConfig) -> None:
         self.remap(cfg)
@@ -121,14 +121,15 @@ class GroupedRemapping(RemappingMethod):
         return (self.original - self.window) * self.largest_group() + self.window
 
     def grouped_remapping(
-        self, cfg: EncoderConfig, shifted: Callable, grouped: Callable
+        self, cfg: EncoderConfig, shift_angles: Callable, group_angles: Callable
     ) -> RelativeRemapping:
         """Near pairs by their positions; of far pairs the later token is shifted.
 
         Args:
             cfg: The encoder's shape.
-            shifted: Angles of the later token; an `AngleFn` with the argument `heads`.
-            grouped: Angles of the earlier token.
+            shift_angles: Angles of the later token, an `AngleFn` with the argument
+                `heads`.
+            group_angles: Angles of the earlier token.
         """
 
         def is_behind(query, key):
@@ -144,9 +145,10 @@ class GroupedRemapping(RemappingMethod):
                 pair_mask,
             )
 
-        branches = [PLAIN_BRANCH, make_branch(shifted, grouped, is_behind)]
+        # The later token is the query behind the diagonal, and the key ahead of it.
+        branches = [PLAIN_BRANCH, make_branch(shift_angles, group_angles, is_behind)]
         if not cfg.causal:
-            branches.append(make_branch(grouped, shifted, is_ahead))
+            branches.append(make_branch(group_angles, shift_angles, is_ahead))
         return RelativeRemapping(tuple(branches))
 
 
@@ -171,13 +173,13 @@ class SelfExtend(GroupedRemapping):
     def remap(self, cfg: EncoderConfig) -> RelativeRemapping:
         shift = self.window - self.window // self.group
 
-        def shifted(position_ids, angles, heads):
+        def shift_angles(position_ids, angles, heads):
             return position_angles(position_ids // self.group + shift, angles)
 
-        def grouped(position_ids, angles, heads):
+        def group_angles(position_ids, angles, heads):
             return position_angles(position_ids // self.group, angles)
 
-        return self.grouped_remapping(cfg, shifted, grouped)
+        return self.grouped_remapping(cfg, shift_angles, group_angles)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +228,7 @@ class DPE(GroupedRemapping):
             mask = np.repeat(key_mask, heads // cfg.num_kv_heads, axis=0)
             return jnp.where(mask[None, None], remapped, plain)
 
-        def shifted(position_ids, angles, heads):
+        def shift_angles(position_ids, angles, heads):
             divided = divide(angles)
             shift = jnp.asarray(self.window, angles.dtype) * (angles - divided)
             remapped = position_angles(position_ids, divided) + shift[:, :, None]
@@ -234,17 +236,17 @@ class DPE(GroupedRemapping):
                 remapped, position_angles(position_ids, angles), heads
             )
 
-        def grouped(position_ids, angles, heads):
+        def group_angles(position_ids, angles, heads):
             remapped = position_angles(position_ids, divide(angles))
             return select_key_dims(
                 remapped, position_angles(position_ids, angles), heads
             )
 
-        return self.grouped_remapping(cfg, shifted, grouped)
+        return self.grouped_remapping(cfg, shift_angles, group_angles)
 
     def _band_sizes(self, cfg: EncoderConfig) -> np.ndarray:
         """[1, 1, R/2] uint32 group size of every pair."""
-        pairs, sizes = cfg.rotated // 2, self.sizes
+        pairs, sizes = cfg.rotary_dim // 2, self.sizes
         if pairs % len(sizes):
             raise ValueError(
                 f"dpe has {len(sizes)} sizes, which do not divide the {pairs} rotated "
@@ -254,7 +256,7 @@ class DPE(GroupedRemapping):
 
     def _key_mask(self, cfg: EncoderConfig) -> np.ndarray:
         """[KV, R/2] bool, the pairs that take part."""
-        pairs, key_dims = cfg.rotated // 2, self.key_dims
+        pairs, key_dims = cfg.rotary_dim // 2, self.key_dims
         if not key_dims:
             return np.ones((cfg.num_kv_heads, pairs), bool)
         if not isinstance(key_dims[0], tuple):
@@ -300,10 +302,10 @@ class LMInfinite(RemappingMethod):
                 "self_extend and dpe are for both"
             )
 
-        def saturated(position_ids, angles):
+        def saturate_angles(position_ids, angles):
             return position_angles(jnp.minimum(position_ids, self.window), angles)
 
-        def unrotated(position_ids, angles):
+        def zero_angles(position_ids, angles):
             return position_angles(jnp.zeros_like(position_ids), angles)
 
         def is_far(query, key):
@@ -312,7 +314,7 @@ class LMInfinite(RemappingMethod):
         def visible(query, key):
             return (query - key < self.window) | (key < self.sinks)
 
-        branches = (PLAIN_BRANCH, RopeBranch(saturated, unrotated, is_far))
+        branches = (PLAIN_BRANCH, RopeBranch(saturate_angles, zero_angles, is_far))
         return RelativeRemapping(branches, visible)
 
 

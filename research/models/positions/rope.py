@@ -59,7 +59,7 @@ def extended_rope(cfg: EncoderConfig, length: int) -> Rope:
         cfg: The encoder's shape.
         length: Number of tokens in the text.
     """
-    rope = plain_rope(cfg.rope_theta, cfg.rotated)
+    rope = plain_rope(cfg.rope_theta, cfg.rotary_dim)
     for method in cfg.position_methods:
         rope = method.scale_rope(rope, length)
     return rope
@@ -110,7 +110,7 @@ def rope_angles(
 
 def local_rope_angles(cfg: EncoderConfig) -> tuple[Array, Array]:
     """The same for sliding-window blocks: a base of their own, no position method."""
-    rope = plain_rope(cfg.rope_theta_local, cfg.rotated)
+    rope = plain_rope(cfg.rope_theta_local, cfg.rotary_dim)
     return jnp.asarray(_turn_fractions(rope.inv_freq))[None, None], jnp.ones((1, 1))
 
 

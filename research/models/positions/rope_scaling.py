@@ -27,7 +27,7 @@ class RopeMethod(PositionMethod):
     requires = "rope"
 
     def check(self, cfg: EncoderConfig) -> None:
-        self.scale_rope(plain_rope(cfg.rope_theta, cfg.rotated), cfg.max_len)
+        self.scale_rope(plain_rope(cfg.rope_theta, cfg.rotary_dim), cfg.max_len)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class RebasedRope(RopeMethod):
 
     def max_context(self, cfg: EncoderConfig) -> int:
         # The scale at which NTK-aware makes the same base.
-        return int(cfg.max_len * self.factor ** (1 - 2 / cfg.rotated))
+        return int(cfg.max_len * self.factor ** (1 - 2 / cfg.rotary_dim))
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
         return rebase(rope, self.factor)

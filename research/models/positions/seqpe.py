@@ -47,6 +47,7 @@ def init_seqpe(key: Key, cfg: EncoderConfig) -> Params:
         shape = (*stack, WIDTH)
         return {"scale": jnp.ones(shape), "bias": jnp.zeros(shape)}
 
+    # Tables of digits and of their places, a transformer, a projection to the heads
     return {
         "digit": init_table(10),
         "place": init_table(DIGITS),
