@@ -16,7 +16,7 @@ from research.models.positions import learned
 from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives import retromae as mae
-from research.objectives.retromae import dupmae, enhanced_decode, retromae
+from research.objectives.retromae import dupmae, decode_enhanced, retromae
 
 ROWS = random_rows(4, 2, 32)
 RULES = {
@@ -58,7 +58,7 @@ def block(p, queries, memory, sees):
 @BOTH
 def test_the_decoder_is_a_block_of_two_streams(key, params, embedded):
     sentences = jax.random.normal(key, (2, 2, 16))
-    got = jax.jit(lambda *x: enhanced_decode(*x, CFG, **RULES[embedded]))(
+    got = jax.jit(lambda *x: decode_enhanced(*x, CFG, **RULES[embedded]))(
         params, ROWS, sentences, key
     )
     visibility = jax.jit(mae.decoder_visibility, static_argnums=(2, 3))
@@ -87,7 +87,7 @@ def test_no_position_sees_its_own_token(key, params, embedded):
     @jax.jit
     def states(ids):
         rows = ROWS._replace(tokens=ROWS.tokens._replace(token_ids=ids))
-        return enhanced_decode(params, rows, sentences, key, CFG, **RULES[embedded])
+        return decode_enhanced(params, rows, sentences, key, CFG, **RULES[embedded])
 
     before, moved = states(ROWS.tokens.token_ids), False
     for place in (1, 2, 3):
@@ -105,7 +105,7 @@ def test_who_sees_the_sentence_only_knows_the_text_by_it(key, params, monkeypatc
     @jax.jit
     def states(ids, sentences):
         rows = ROWS._replace(tokens=ROWS.tokens._replace(token_ids=ids))
-        return enhanced_decode(params, rows, sentences, key, CFG, **RULES[False])
+        return decode_enhanced(params, rows, sentences, key, CFG, **RULES[False])
 
     sentences = jax.random.normal(key, (2, 2, 16))
     ids, ordinary = ROWS.tokens.token_ids, ROWS.word_ids > 0
@@ -136,7 +136,7 @@ def test_losses_are_over_hidden_ordinary_and_distinct_tokens(
         c = token_ops.gather_tokens(
             x, token_ops.first_token_positions(tokens.segment_ids, 2)
         )
-        y = enhanced_decode(params, ROWS, c, key, CFG, **rule)
+        y = decode_enhanced(params, ROWS, c, key, CFG, **rule)
         z = models_heads.apply_mlm_head(params["head"], x, CFG)
         table = params["encoder"]["embed"]["token"]["embedding"]
         bag, texts = bag_of_words(z, table, params["head"]["bias"], ROWS, 2)
@@ -168,7 +168,7 @@ def test_queries_and_keys_begin_at_the_same_row_of_a_longer_table(
     with pytest.MonkeyPatch.context() as patch:
         for module in (layers, decoders):
             patch.setattr(module, "table_rows", rows)
-        enhanced_decode(params, ROWS, sentences, key, cfg, **RULES[embedded])
+        decode_enhanced(params, ROWS, sentences, key, cfg, **RULES[embedded])
     assert len(looked) >= 2
     for other in looked[1:]:
         np.testing.assert_array_equal(other, looked[0])

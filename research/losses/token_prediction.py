@@ -100,12 +100,12 @@ def cross_entropy(
 def _chunked_loss(x, table, bias, labels, weight):
     """`cross_entropy` of x [chunks, N/chunks, D] and the like."""
 
-    def chunk(parts):
+    def sum_chunk(parts):
         states, targets, weights = parts
         loss, correct, _ = _softmax(states, table, bias, targets)
         return (loss * weights).sum(), TokenLosses(loss, correct)
 
-    total, losses = jax.lax.map(chunk, (x, labels, weight))
+    total, losses = jax.lax.map(sum_chunk, (x, labels, weight))
     return total.sum(), losses
 
 
@@ -113,7 +113,7 @@ def _chunked_loss_forward(x, table, bias, labels, weight):
     """The same, and the gradient of the sum by x, table and bias."""
     narrow = table.astype(x.dtype)
 
-    def chunk(sums, parts):
+    def add_chunk(sums, parts):
         states, targets, weights = parts
         loss, correct, p = _softmax(states, narrow, bias, targets)
         hit = jnp.arange(p.shape[1], dtype=targets.dtype)[None] == targets[:, None]
@@ -125,7 +125,7 @@ def _chunked_loss_forward(x, table, bias, labels, weight):
         return (sums[0] + by_table, sums[1] + by_bias), out
 
     zeros = jnp.zeros(table.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32)
-    (by_table, by_bias), out = jax.lax.scan(chunk, zeros, (x, labels, weight))
+    (by_table, by_bias), out = jax.lax.scan(add_chunk, zeros, (x, labels, weight))
     by_x, total, losses = out
     by_table, by_bias = by_table.astype(table.dtype), by_bias.astype(bias.dtype)
     return (total.sum(), losses), (by_x, by_table, by_bias)

@@ -159,7 +159,7 @@ def _enhanced_decoding(
         text_vectors = token_ops.gather_tokens(x, first_tokens)
 
         # MLM, and every ordinary token again from the decoder's states [R, S, D]
-        y = enhanced_decode(
+        y = decode_enhanced(
             params,
             batch,
             text_vectors,
@@ -187,7 +187,7 @@ def _enhanced_decoding(
     return Objective(init, loss)
 
 
-def enhanced_decode(
+def decode_enhanced(
     params: Params,
     batch: PretrainingBatch,
     text_vectors: Array,
