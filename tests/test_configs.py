@@ -218,7 +218,13 @@ BUILT = [
 ]
 
 
-def replaced(recipe, key, name):
+@pytest.fixture(scope="module")
+def tokenizer(cache):
+    """The tokenizer of the tiny recipes, trained once."""
+    return build(config("separate"), cache=cache).tokenizer
+
+
+def with_section(recipe, key, name):
     """A tiny recipe with another function for a section, as a flag sets it."""
     new = config(recipe)
     replace_section(new, key, f"{name}({ARGUMENTS.get(name, '')})")
@@ -226,12 +232,12 @@ def replaced(recipe, key, name):
 
 
 @pytest.mark.parametrize("recipe, key, name", BUILT)
-def test_every_option_builds_by_a_flag(recipe, key, name, cache, one_device):
-    new = replaced(recipe, key, name)
+def test_every_option_builds_by_a_flag(recipe, key, name, cache, tokenizer, one_device):
+    new = with_section(recipe, key, name)
     if (key, name) == ("row_layout", "spans"):
         replace_section(new, "objective", "cot_mae()")
     assert new[key].name == name
-    build(new, cache=cache)
+    build(new, cache=cache, tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize("key", sorted(SECTION_TABLES | GROUP_TABLES))
@@ -252,12 +258,13 @@ def test_every_table_is_reached_by_a_flag(key):
 
 
 @pytest.mark.parametrize("bias", CHOICES["position_bias"])
-def test_every_position_bias_builds_by_a_flag(bias, cache, one_device):
+def test_every_position_bias_builds_by_a_flag(bias, cache, tokenizer, one_device):
     new = config("separate")
     sizes = "vocab_size=512, width=48, depth=2, num_heads=2, mlp=64, max_len=64"
     call = f"modern(position='none', position_bias='{bias}', {sizes})"
     replace_section(new, "encoder", call)
-    assert build(new, cache=cache).model_card["encoder"]["position_bias"] == bias
+    experiment = build(new, cache=cache, tokenizer=tokenizer)
+    assert experiment.model_card["encoder"]["position_bias"] == bias
 
 
 def test_every_position_method_has_call_text():
