@@ -55,7 +55,9 @@ def test_every_position_has_its_own_view_of_the_text(key):
 
 def test_one_pattern_is_the_same_view_for_all(key):
     rows = random_rows(1, 3, 32)
-    sees = jax.jit(retromae.decoder_visibility, static_argnums=(2, 3))(key, rows, 0.5, 1)
+    sees = jax.jit(retromae.decoder_visibility, static_argnums=(2, 3))(
+        key, rows, 0.5, 1
+    )
     sees = np.asarray(sees) | np.eye(32, dtype=bool)[None]
     # All but the diagonal of a column is alike.
     hidden = (~sees).sum(1)
@@ -67,7 +69,7 @@ def test_one_pattern_is_the_same_view_for_all(key):
     [CFG, dataclasses.replace(CFG, position_bias="t5"), modern(**SHAPE, max_len=64)],
     ids=["learned", "relative", "rotary"],
 )
-def test_a_decoder_gives_the_asked_places_what_it_gives_them_among_all(key, cfg):
+def test_a_decoder_of_some_positions_gives_their_states_among_all(key, cfg):
     params = lively(partial(encoder.init, cfg=cfg))
     decoder = lively(partial(decoders.init_decoder, cfg=cfg, depth=2))
     where = segment_positions(random_rows(2, 2, 32).tokens.segment_ids)
