@@ -74,7 +74,7 @@ def attend(
     if cfg.attention == "auto":
         branches = {
             platform: make_kernel(name)
-            for name, platform in _compilable_kernels()
+            for name, platform in _find_kernels()
             if not find_obstacles(cfg, name, dropout=dropout)
         }
     if not branches:
@@ -82,7 +82,7 @@ def attend(
     return jax.lax.platform_dependent(default=run_blockwise, **branches)
 
 
-def _compilable_kernels() -> list[tuple[str, str]]:
+def _find_kernels() -> list[tuple[str, str]]:
     """(kernel, platform) of those that can be compiled here; tracing takes time."""
     kernels = []
     if jax.default_backend() == "gpu":

@@ -55,7 +55,7 @@ from research.models.attention.dot_product import (
     head_products,
     make_attention_masks,
     softmax_weighted_sum,
-    weighted_values,
+    sum_values,
 )
 from research.models.attention.inputs import AttentionInputs
 from research.models.config import EncoderConfig
@@ -202,7 +202,7 @@ def _forward(cfg, block, q, k, v, bias_params, positions, key, is_local):
             # Dropped weights stay in the sum: dropout comes after the softmax.
             block_key = _fold_in(key, row, column)
             weights = dropout(weights, cfg.dropout, block_key).astype(v.dtype)
-            return new_max, running_sum, acc * decay + weighted_values(weights, v_block)
+            return new_max, running_sum, acc * decay + sum_values(weights, v_block)
 
         def step(carry, xs):
             attends_block, *kv = xs

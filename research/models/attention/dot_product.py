@@ -139,7 +139,7 @@ def softmax_weighted_sum(
     weights = jnp.exp(logits - highest)  # [B, H, q, k]
     total = weights.sum(-1, keepdims=True)  # [B, H, q, 1]
     weights = dropout(weights, rate, key).astype(v.dtype)
-    y = weighted_values(weights, v) / total  # [B, H, q, D/H]
+    y = sum_values(weights, v) / total  # [B, H, q, D/H]
     return y.astype(v.dtype).transpose(0, 2, 1, 3)
 
 
@@ -156,7 +156,7 @@ def head_products(q: Array, k: Array) -> Array:
     return x.reshape(b, h, s, -1)
 
 
-def weighted_values(weights: Array, v: Array) -> Array:
+def sum_values(weights: Array, v: Array) -> Array:
     """Sums of values: [B, H, q, k] and [B, k, KV, E] -> [B, H, q, E] float32."""
     b, h, s, _ = weights.shape
     kv = v.shape[2]

@@ -130,7 +130,7 @@ def splash_attention(
     mesh = jax.sharding.get_abstract_mesh()
     rows = _dividing_axis(mesh, "data", v.shape[0])
     heads = _dividing_axis(mesh, "model", v.shape[2])
-    run = partial(_splash_on_device, cfg, block, interpret)
+    run = partial(_run_splash, cfg, block, interpret)
     if mesh.size > 1:
         split = P(rows, None, heads)
         specs = (split, split, split, P(rows), P())
@@ -144,7 +144,7 @@ def _dividing_axis(mesh, name: str, size: int) -> str | None:
     return name if name in mesh.shape and size % mesh.shape[name] == 0 else None
 
 
-def _splash_on_device(cfg, block, interpret, q, k, v, segment_ids, is_local):
+def _run_splash(cfg, block, interpret, q, k, v, segment_ids, is_local):
     """Splash attention of one device's rows and heads."""
     # Equal blocks, multiples of the lanes, over a row padded to a multiple of them
     length = v.shape[1]
@@ -152,7 +152,7 @@ def _splash_on_device(cfg, block, interpret, q, k, v, segment_ids, is_local):
     size = -(-length // (LANES * count)) * LANES
     padding = (0, size * count - length)
 
-    def heads_first(x):  # [B, S, H, E] -> [B, H, padded S, E]
+    def put_heads_first(x):  # [B, S, H, E] -> [B, H, padded S, E]
         x = jnp.pad(x, [(0, 0), padding, (0, 0), (0, 0)])
         return x.transpose(0, 2, 1, 3)
 
@@ -166,7 +166,7 @@ def _splash_on_device(cfg, block, interpret, q, k, v, segment_ids, is_local):
         return jax.vmap(kernel)(*arrays)
 
     segment_ids = jnp.pad(segment_ids, [(0, 0), padding])
-    arrays = [heads_first(x) for x in (q, k, v)]
+    arrays = [put_heads_first(x) for x in (q, k, v)]
     arrays.append(kernels.SegmentIds(segment_ids, segment_ids))
     global_mask, local_mask = _splash_masks(cfg, size * count)
     if cfg.sliding_window_layers:
