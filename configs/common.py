@@ -70,7 +70,7 @@ def _parse_value(name: str, text: str, default):
     return value
 
 
-def base() -> ml_collections.ConfigDict:
+def make_base() -> ml_collections.ConfigDict:
     """Every top-level key with its default; a recipe changes what it is about."""
     return ml_collections.ConfigDict(
         {
@@ -159,7 +159,7 @@ def fine_tuning(arg: ml_collections.ConfigDict, **encoder) -> ml_collections.Con
     in-batch and hard negatives, mean pooling. The variants tiny, model, data and steps
     are taken from `arg`.
     """
-    config = base()
+    config = make_base()
     config.steps = arg.steps
     config.optimizer.learning_rate = 5e-5
     config.optimizer.warmup = 0.1
@@ -195,7 +195,7 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
         **{"tiny": False, "model": "", "data": DATA, "steps": 400},
         **{"depth": 6, "width": 192, "vocab_size": 8_192, "length": 128},
     )
-    config = base()
+    config = make_base()
     del config["loss"], config["size_loss"], config["similarity"]
     config.pool = section(POOLINGS, pool)
     config.row_layout = section(ROW_LAYOUTS, **{"name": "packed"} | rows)

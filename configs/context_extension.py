@@ -12,7 +12,7 @@ Cost: 4 minutes on 2 CPU cores.
 Expected: see configs/ablations/context_extension.py.
 """
 
-from configs.common import base, parse_arg, tiny
+from configs.common import make_base, parse_arg, tiny
 from research.config_sections import section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
@@ -33,7 +33,7 @@ def get_config(arg: str = ""):
         raise ValueError(
             f"variant positions is {arg.positions!r}; allowed: {', '.join(POSITIONS)}"
         )
-    config = base()
+    config = make_base()
     config.steps, config.batch_size, config.max_length = arg.steps, 128, 128
     config.tokenizer = section(TOKENIZERS, "trained", vocab=8_192)
     shape = {"vocab_size": 8_192, "width": 192, "depth": 4, "num_heads": 6, "mlp": 512}

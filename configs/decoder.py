@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
     return config
 
 
-def small(config, causal: bool) -> None:
+def set_tiny_decoder(config, causal: bool) -> None:
     """Replaces a config's encoder by the tiny decoder, random."""
     body = get_config("tiny")
     config.tokenizer, config.encoder = body.tokenizer, body.encoder

@@ -29,7 +29,7 @@ def get_config(arg: str = ""):
     config.pool = section(BASIC_POOLINGS, "last")
     config.optimizer.learning_rate = 1e-4
     if arg.tiny and not arg.model:
-        decoder.small(config, causal=True)
+        decoder.set_tiny_decoder(config, causal=True)
     else:
         start_from(config, arg.model or "runs/decoder", dropout=0.0)
     return config

@@ -38,7 +38,7 @@ def get_config(arg: str = ""):
     config = fine_tuning(arg)
     sizes = dict(SIZES[arg.pool])
     if arg.tiny and not model:
-        decoder.small(config, causal=False)
+        decoder.set_tiny_decoder(config, causal=False)
         sizes = {name: 2 if name == "heads" else 16 for name in sizes}
     else:
         usual = "runs/dupmae" if arg.pool == "dupmae" else "runs/mntp"

@@ -26,7 +26,7 @@ def get_config(arg: str = ""):
     config.objective = section(OBJECTIVES, "mntp")
     config.optimizer.learning_rate = 1e-4
     if arg.tiny and not arg.model:
-        decoder.small(config, causal=False)
+        decoder.set_tiny_decoder(config, causal=False)
     else:
         start_from(config, arg.model or "runs/decoder", causal=False, dropout=0.0)
     return config

@@ -15,7 +15,7 @@ Cost: not measured here.
 Expected: not measured here.
 """
 
-from configs.common import DATA, base, parse_arg, start_from, tiny
+from configs.common import DATA, make_base, parse_arg, start_from, tiny
 from research.config_sections import section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
@@ -47,7 +47,7 @@ def get_config(arg: str = ""):
         **{"batch": 512, "rate": 1e-4, "bidirectional": False, "shape": ""},
         **{"pool": "", "dtype": "bfloat16", "symmetric": False, "echo": False},
     )
-    config = base()
+    config = make_base()
     config.steps, config.batch_size, config.max_length = arg.steps, arg.batch, 128
     pool = "mean" if arg.bidirectional else "last"
     config.pool = section(BASIC_POOLINGS, arg.pool or pool)

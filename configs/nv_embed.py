@@ -40,7 +40,7 @@ def get_config(arg: str = ""):
     config = fine_tuning(arg)
     rank, sizes = 16, {"latents": 512, "heads": 8}
     if arg.tiny:
-        decoder.small(config, causal=False)
+        decoder.set_tiny_decoder(config, causal=False)
         rank, sizes = 2, {"latents": 16, "heads": 2}
     if decoder_model:
         start_from(config, decoder_model, causal=False, dropout=0.0, dtype=arg.dtype)

@@ -9,7 +9,7 @@ Expected: nDCG@10 of docstring to code on held-out packages 39.8 (untrained 5.7,
     51.9) with the packages of requirements.txt; other packages are other data.
 """
 
-from configs.common import base, parse_arg, starbucks_pairs, tiny
+from configs.common import make_base, parse_arg, starbucks_pairs, tiny
 from research.config_sections import section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
@@ -20,7 +20,7 @@ from research.losses.matryoshka import SIZE_LOSSES
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     arg = parse_arg(arg, tiny=False, steps=250)
-    config = base()
+    config = make_base()
     config.steps, config.batch_size, config.max_length = arg.steps, 128, 64
     config.tokenizer = section(TOKENIZERS, "trained", vocab=8_192)
     shape = {"vocab_size": 8_192, "width": 192, "depth": 4, "num_heads": 6, "mlp": 512}

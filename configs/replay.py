@@ -16,10 +16,12 @@ import ml_collections
 
 def get_config(path: str = ""):
     """The config in a JSON file, its lists turned back into tuples."""
-    return ml_collections.ConfigDict(_tuples(json.loads(Path(path).read_text())))
+    return ml_collections.ConfigDict(
+        _convert_tuples(json.loads(Path(path).read_text()))
+    )
 
 
-def _tuples(value):
+def _convert_tuples(value):
     if isinstance(value, dict):
-        return {name: _tuples(part) for name, part in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return {name: _convert_tuples(part) for name, part in value.items()}
+    return tuple(map(_convert_tuples, value)) if isinstance(value, list) else value

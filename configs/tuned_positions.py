@@ -10,7 +10,7 @@ Cost: not measured here.
 Expected: not measured here; texts that fitted before are embedded as before.
 """
 
-from configs.common import MINILM, base, parse_arg, start_from, tiny
+from configs.common import MINILM, make_base, parse_arg, start_from, tiny
 from research.config_sections import build, section
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
@@ -23,7 +23,7 @@ def get_config(arg: str = ""):
     arg = parse_arg(
         arg, tiny=False, model=MINILM, start="interpolated", scale=8, steps=1_000
     )
-    config = base()
+    config = make_base()
     config.steps, config.max_length = arg.steps, 256
     config.loss.temperature = 0.01
     config.optimizer.learning_rate = 5e-4

@@ -65,7 +65,7 @@ def main():
     long = make_documents(texts, length=room, count=DOCUMENTS.value, **choice)
     edited = make_documents(texts, length=part, count=2 * DOCUMENTS.value, **choice)
     edited = [truncate_document(document, part) for document in edited]
-    collapse = _length_collapse(model, long, lengths)
+    collapse = _measure_length_collapse(model, long, lengths)
     bias = _positional_bias(model, edited)
     geometry = _geometry(model, texts)
     return {
@@ -87,7 +87,7 @@ def main():
     }
 
 
-def _length_collapse(model, documents, lengths):
+def _measure_length_collapse(model, documents, lengths):
     params, cfg = extend_context(model.params, model.config, [TempScale(tau=TAU.value)])
     embedders = {
         "the model": _embed_depths(model),

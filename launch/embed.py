@@ -38,7 +38,7 @@ def main():
     output = Path(OUTPUT.value).expanduser()
     if output.suffix != ".npy":
         raise ValueError(f"--output={output} should end in .npy")
-    chunk = options.single_chunking()
+    chunk = options.parse_single_chunk()
     names, texts = read_corpus(INPUT.value)
     model = options.load_model()
     embedder = options.make_embedder(model, chunk, normalize=NORMALIZE.value)

@@ -70,7 +70,7 @@ OUTPUT = flags.DEFINE_string(
 def main():
     """Prints the scores; longembed, --grid and several chunkings also write files."""
     # Flags that exclude each other
-    chunkings = options.chunkings()
+    chunkings = options.parse_chunks()
     is_chunked = any(chunkings.values())
     if is_chunked and (GRID.value or TASK.value in ("sts", "perplexity", "mteb")):
         option = "--grid" if GRID.value else f"--task={TASK.value}"
@@ -184,7 +184,7 @@ def _score_grid(evaluator, model) -> grid.Grid:
     )
 
 
-def _folder() -> Path:
+def _find_folder() -> Path:
     """evals/ of a workdir; the current folder for a model from elsewhere."""
     workdir = Path(options.MODEL.value).expanduser()
     return workdir / "evals" if (workdir / "model.json").exists() else Path()
@@ -197,7 +197,7 @@ def _title() -> str:
 def _write(name: str, scores, record: dict, markdown: Callable, plot: Callable) -> dict:
     """Writes scores as JSON, as a markdown table and as a PNG; returns the JSON."""
     result = {"model": options.MODEL.value, "task": TASK.value, **record}
-    folder = Path(OUTPUT.value) if OUTPUT.value else _folder()
+    folder = Path(OUTPUT.value) if OUTPUT.value else _find_folder()
     with (
         atomic_write(folder / f"{name}.json") as data,
         atomic_write(folder / f"{name}.md") as table,

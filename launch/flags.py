@@ -183,7 +183,7 @@ def check_plain(model: EmbeddingModel, reader: str) -> None:
         )
 
 
-def chunkings() -> dict[str, Chunking | None]:
+def parse_chunks() -> dict[str, Chunking | None]:
     """The chunkings of --chunk by name; None for documents that are one text.
 
     Raises:
@@ -192,13 +192,13 @@ def chunkings() -> dict[str, Chunking | None]:
     return {str(chunk).lower(): chunk for chunk in parse_chunkings(CHUNK.value)}
 
 
-def single_chunking() -> Chunking | None:
+def parse_single_chunk() -> Chunking | None:
     """The chunking of --chunk, for a command that takes only one.
 
     Raises:
-        ValueError: There are several, or as in `chunkings`.
+        ValueError: There are several, or as in `parse_chunks`.
     """
-    chunks = list(chunkings().values())
+    chunks = list(parse_chunks().values())
     if len(chunks) > 1:
         raise ValueError(f"--chunk={CHUNK.value}: this command takes one chunking")
     return chunks[0]

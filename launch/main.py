@@ -65,7 +65,7 @@ def format_error(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     text = str(error)
     if isinstance(error, (KeyError, AttributeError)):  # ConfigDict's unknown keys
-        text = f"unknown config key: {_innermost(error)}"
+        text = f"unknown config key: {_find_innermost(error)}"
     if missing := re.search(
         r"Failed loading config file.*No such file.*'(.*)'", text, re.S
     ):
@@ -75,10 +75,10 @@ def format_error(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _innermost(error: Exception) -> str:
+def _find_innermost(error: Exception) -> str:
     """The message within a KeyError, whose own str() is a repr."""
     inner = error.args[0] if error.args else ""
-    text = _innermost(inner) if isinstance(inner, Exception) else str(inner)
+    text = _find_innermost(inner) if isinstance(inner, Exception) else str(inner)
     return re.sub(r"^'(.+?)'", r"\1", text)
 
 

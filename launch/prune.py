@@ -51,7 +51,7 @@ def main() -> dict:
     }
     pool = options.POOL.value or "weighted_mean"
     losses = layer_pruning.layer_losses(
-        model.params, model.config, _batches(model), pool=pool
+        model.params, model.config, _make_batches(model), pool=pool
     )
     small, large = layer_pruning.find_prune_depths(losses)
     return {
@@ -64,7 +64,7 @@ def main() -> dict:
     }
 
 
-def _batches(model):
+def _make_batches(model):
     source = SOURCES["pydocs"]() if DATA.value == "pydocs" else None
     source = source or SOURCES["files"](path=DATA.value)
     length = options.MAX_LENGTH.value or model.max_length

@@ -31,7 +31,7 @@ def main():
     names, texts = read_corpus(CORPUS.value)
     if not QUERY.value.strip():
         raise ValueError("--query is empty: it needs a token")
-    embedder = options.make_embedder(options.load_model(), options.single_chunking())
+    embedder = options.make_embedder(options.load_model(), options.parse_single_chunk())
     query, documents = embedder([QUERY.value], "query"), embedder(texts, "document")
     scores, rows = rank_documents(query, documents, HITS.value)
     hits = [

@@ -42,7 +42,7 @@ def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
         if value is inspect.Parameter.empty:
             raise ValueError(f"{name} needs a value for {key}")
         if value is None:
-            value = placeholder(_type(parameter.annotation))
+            value = placeholder(_resolve_type(parameter.annotation))
         values[key] = value
     return ml_collections.ConfigDict(values)
 
@@ -83,7 +83,7 @@ def parse_calls(text: str) -> list[Call]:
     try:
         node = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
-        raise _no_call(text) from None
+        raise _make_call_error(text) from None
     nodes = []
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         nodes.append(node.right)
@@ -111,7 +111,7 @@ def parse_section(table: Table, text: str) -> ml_collections.ConfigDict:
         ValueError: The text is not one call, the table has no such function, or an
             argument is unknown, missing, of another type or not named.
     """
-    return _section_of(table, parse_call(text))
+    return _make_section(table, parse_call(text))
 
 
 def parse_sections(table: Table, text: str) -> ml_collections.ConfigDict:
@@ -124,11 +124,11 @@ def parse_sections(table: Table, text: str) -> ml_collections.ConfigDict:
     for call in parse_calls(text):
         if call.name in sections:
             raise ValueError(f"{text!r} names {call.name} twice; set one key for each")
-        sections[call.name] = _section_of(table, call)
+        sections[call.name] = _make_section(table, call)
     return ml_collections.ConfigDict(sections)
 
 
-def _section_of(table: Table, call: Call) -> ml_collections.ConfigDict:
+def _make_section(table: Table, call: Call) -> ml_collections.ConfigDict:
     if call.args:
         raise ValueError(
             f"{call.name}({call.args[0]!r}): write argument=value; a config section "
@@ -144,7 +144,9 @@ def format_call(config: Mapping[str, Any]) -> str:
     """The text of a section, which `parse_call` reads: "yarn(scale=8)" or "mean"."""
     arguments = dict(config.items())
     name = arguments.pop("name")
-    listed = ", ".join(f"{key}={_literal(value)}" for key, value in arguments.items())
+    listed = ", ".join(
+        f"{key}={_format_literal(value)}" for key, value in arguments.items()
+    )
     return f"{name}({listed})" if listed else name
 
 
@@ -233,7 +235,7 @@ def keyword_parameters(
     return known
 
 
-def _type(annotation) -> type:
+def _resolve_type(annotation) -> type:
     """The type T of an annotation `T | None`."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation):
         options = [a for a in typing.get_args(annotation) if a is not type(None)]
@@ -267,9 +269,9 @@ def _read_call(node: ast.expr, text: str) -> Call:
     if isinstance(node, ast.Name):
         return Call(node.id)
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-        raise _no_call(text)
+        raise _make_call_error(text)
     if any(keyword.arg is None for keyword in node.keywords):
-        raise _no_call(text)
+        raise _make_call_error(text)
     try:
         args = tuple(ast.literal_eval(arg) for arg in node.args)
         kwargs = {k.arg: ast.literal_eval(k.value) for k in node.keywords}
@@ -281,16 +283,16 @@ def _read_call(node: ast.expr, text: str) -> Call:
     return Call(node.func.id, args, kwargs)
 
 
-def _no_call(text: str) -> ValueError:
+def _make_call_error(text: str) -> ValueError:
     return ValueError(
         f"{text!r} is no call; write name or name(argument=value), with | between "
         'several and text in quotes, such as yarn(scale=8) or template(query="{text}")'
     )
 
 
-def _literal(value: Any) -> str:
+def _format_literal(value: Any) -> str:
     """A value as Python writes it; lists, which JSON makes of tuples, as tuples."""
     if isinstance(value, list | tuple):
-        items = ", ".join(map(_literal, value))
+        items = ", ".join(map(_format_literal, value))
         return f"({items},)" if len(value) == 1 else f"({items})"
     return repr(value)

@@ -51,7 +51,7 @@ def initialize(*, timeout: int = 300) -> None:
     Raises:
         ValueError: the processes did not find each other.
     """
-    if not _multiprocess(os.environ):
+    if not _is_multiprocess(os.environ):
         return
     count, index = (
         int(os.environ[name]) if name in os.environ else None
@@ -175,7 +175,7 @@ def split_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P("data"))
 
 
-def _multiprocess(environ: Mapping[str, str]) -> bool:
+def _is_multiprocess(environ: Mapping[str, str]) -> bool:
     if any(environ.get(name) for name in _ADDRESSES):
         return True
     lists = [environ.get(name, "") for name in _HOSTS]

@@ -71,9 +71,7 @@ def test_products_of_a_scope_count_alone_with_their_gradient():
 @pytest.mark.parametrize("name", ["mlm", "mae_lm"])
 def test_the_vocabulary_is_priced_with_and_without_the_buffer(name):
     cfg = bert(vocab_size=60, width=8, depth=1, num_heads=1, mlp=8, max_len=32)
-    objective = OBJECTIVES[name](
-        cfg, TokenizerInfo(60, 4, (0, 1, 2, 3, 4)), ratio=0.25
-    )
+    objective = OBJECTIVES[name](cfg, TokenizerInfo(60, 4, (0, 1, 2, 3, 4)), ratio=0.25)
     ids = np.ones((2, 32), np.int32)
     batch = PretrainingBatch(Tokens(ids, ids, ids > 0), ids)
     key = jax.random.key(0)

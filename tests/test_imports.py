@@ -125,3 +125,10 @@ def test_flax_is_nine_names_of_linen():
                 and node.value.id == "nn"
             ):
                 assert node.attr in LINEN, f"{path}: nn.{node.attr}"
+
+
+def test_models_have_no_collections_besides_params():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = {getattr(node, "attr", None), getattr(node, "arg", None)}
+            assert not names & COLLECTIONS, f"{path}: {names & COLLECTIONS}"

@@ -2,7 +2,12 @@ import dataclasses
 
 import pytest
 
-from research.interop.hf.families import FAMILIES, family_of, read_config, write_config
+from research.interop.hf.families import (
+    FAMILIES,
+    find_family,
+    read_config,
+    write_config,
+)
 from research.models.config import bert, modern
 from research.models.positions.relative_rope import SelfExtend
 
@@ -107,7 +112,7 @@ def fields_of(name):
 def test_written_config_reads_back(name):
     cfg = CONFIGS[name]
     assert read_config(fields_of(name)) == cfg
-    assert family_of(cfg) == TWINS.get(name, name)
+    assert find_family(cfg) == TWINS.get(name, name)
     assert read_config(write_config(cfg)) == cfg
 
 
@@ -133,7 +138,7 @@ def test_written_config_reads_back(name):
 )
 def test_other_configs_of_a_family_read_back(family, changes):
     cfg = dataclasses.replace(CONFIGS[family], **changes)
-    assert family_of(cfg) == family
+    assert find_family(cfg) == family
     assert read_config(write_config(cfg)) == cfg
 
 
@@ -141,8 +146,8 @@ def test_how_arithmetic_is_run_does_not_choose_the_family():
     cfg = dataclasses.replace(
         BERT, dtype="bfloat16", remat="all", attention="plain", norm_eps=1e-6
     )
-    assert family_of(cfg) == "bert"
-    assert family_of(dataclasses.replace(CAUSAL, anchor_token=True)) == "llama"
+    assert find_family(cfg) == "bert"
+    assert find_family(dataclasses.replace(CAUSAL, anchor_token=True)) == "llama"
 
 
 @pytest.mark.parametrize("field", ["gated", "embed_norm"])
@@ -283,7 +288,7 @@ def test_rope_scaling_reads_back(family, rope, max_len):
     parameters.get("full_attention", parameters).update(rope)
     cfg = read_config(fields)
     assert (len(cfg.position_methods), cfg.max_len) == (1, max_len)
-    assert family_of(cfg) == family
+    assert find_family(cfg) == family
     assert read_config(write_config(cfg)) == cfg
     assert write_config(cfg)["max_position_embeddings"] == 64
 

@@ -10,7 +10,7 @@ from test_interop_hf_families import CONFIGS
 from tiny_models import PRESETS, TEXTS, make_model, random_params
 
 from research.inference.embedder import Embedder
-from research.interop.hf.families import family_of
+from research.interop.hf.families import find_family
 from research.interop.load import load
 from research.interop.sentence_transformers.read import POOLINGS
 from research.interop.sentence_transformers.write import export
@@ -133,7 +133,7 @@ def test_files_of_the_old_layout(tmp_path):
 
 def test_config_of_a_bidirectional_llama(tmp_path):
     model = make_model("modern")
-    assert family_of(model.config) == "llama"
+    assert find_family(model.config) == "llama"
     export(model, tmp_path / "out", depth=2)
     fields = json.loads((tmp_path / "out" / "config.json").read_text())
     assert fields["is_causal"] is False

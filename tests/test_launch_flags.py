@@ -177,7 +177,7 @@ def test_chunks_go_with_plain_texts_only(name):
             ValueError, match=rf"--{name}=.* does not go with --chunk=late\(4\)"
         ),
     ):
-        options.make_embedder(options.load_model(), options.single_chunking())
+        options.make_embedder(options.load_model(), options.parse_single_chunk())
 
 
 def test_whitening_from_a_file(tmp_path):

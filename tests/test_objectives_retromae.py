@@ -16,7 +16,7 @@ from research.models.positions import learned
 from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives import retromae as mae
-from research.objectives.retromae import dupmae, decode_enhanced, retromae
+from research.objectives.retromae import decode_enhanced, dupmae, retromae
 
 ROWS = random_rows(4, 2, 32)
 RULES = {

@@ -62,7 +62,7 @@ def get_config(arg: str = ""):
             "title": "A causal language model read as an embedder",
             "rows": tuple(
                 (name, {"recipe": source, **fields, **extended})
-                for name, fields in rows(window).items()
+                for name, fields in make_rows(window).items()
             ),
             "columns": tuple(
                 (name, {"eval": name, "panel": name, **lengths}) for name in evals
@@ -73,7 +73,7 @@ def get_config(arg: str = ""):
     )
 
 
-def rows(window: str) -> dict[str, dict[str, str]]:
+def make_rows(window: str) -> dict[str, dict[str, str]]:
     """How the model is read, with the window of token prepending."""
     prompts = ("prompteol", "cot", "ke")
     prepended = {

@@ -193,7 +193,7 @@ def collectives(program: str) -> list[Collective]:
     counts = Counter()
     for result, kind, _ in _INSTRUCTION.findall(program):
         arrays = _ARRAY.findall(result)
-        sizes = [_bytes(kind, dims) for kind, dims in arrays]
+        sizes = [_count_bytes(kind, dims) for kind, dims in arrays]
         largest = arrays[int(np.argmax(sizes))] if arrays else ("", "")
         shape = f"{largest[0]}[{largest[1]}]"
         counts[kind, shape, sum(sizes) / 2**20] += 1
@@ -204,7 +204,7 @@ def collectives(program: str) -> list[Collective]:
     return sorted(rows, key=lambda row: -row.mebibytes * row.count)
 
 
-def _bytes(kind: str, dims: str) -> int:
+def _count_bytes(kind: str, dims: str) -> int:
     bits = 8 if kind == "pred" else int(re.search(r"\d+", kind)[0])
     return math.prod(int(n) for n in dims.split(",") if n) * bits // 8
 

@@ -140,7 +140,7 @@ def read_words(source: str, count: int) -> list[str]:
         FileNotFoundError: There is no such file, or no .txt file in the folder.
         ValueError: A file is not text.
     """
-    lines = _file_lines(Path(source).expanduser()) if source else _plain_docstrings()
+    lines = _read_lines(Path(source).expanduser()) if source else _plain_docstrings()
     return list(islice((word for line in lines for word in line.split()), count))
 
 
@@ -151,7 +151,7 @@ def _plain_docstrings() -> Iterator[str]:
                 yield example.query
 
 
-def _file_lines(path: Path) -> Iterator[str]:
+def _read_lines(path: Path) -> Iterator[str]:
     files: Iterable[Path] = [path]
     if path.is_dir():
         files = sorted([*path.glob("*.txt"), *path.glob("*.txt.gz")])

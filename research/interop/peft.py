@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from research.atomic_write import atomic_write
 from research.inference.model import EmbeddingModel
-from research.interop.hf.families import family_of
+from research.interop.hf.families import find_family
 from research.interop.hf.safetensors import save_tensors
 from research.interop.hf.weight_names import WEIGHT_NAMES, canonical_name
 from research.models import lora
@@ -127,7 +127,7 @@ def write_adapter(
         "lora_dropout": round(dropout, 6),
         "target_modules": _target_modules(modules, list(loras)),
         "bias": "none",
-        "fan_in_fan_out": family_of(cfg) == "gpt2",
+        "fan_in_fan_out": find_family(cfg) == "gpt2",
         "inference_mode": True,
         "init_lora_weights": True,
     }
@@ -181,7 +181,7 @@ def read_adapter(folder: Path, params: Params, cfg: EncoderConfig) -> Params:
 def _linear_modules(cfg: EncoderConfig) -> dict[str, LinearModule]:
     """{our linear layer: its module in the family}."""
     modules = {}
-    for tensor in WEIGHT_NAMES[family_of(cfg)]:
+    for tensor in WEIGHT_NAMES[find_family(cfg)]:
         if tensor.gated not in (None, cfg.gated) or not tensor.name.endswith(".weight"):
             continue
         module = LinearModule(

@@ -252,7 +252,7 @@ class ParallelWindows(Chunking):
         return [make_row(text, body, 0) for body in bodies]
 
 
-def no_chunking() -> None:
+def keep_text() -> None:
     """Documents are not cut."""
 
 
@@ -338,7 +338,7 @@ def _check_size(chunking: Chunking, tokens: int | None, sentences: int | None) -
 
 
 CHUNKINGS: dict[str, Callable[..., Chunking | None]] = {
-    "none": no_chunking,
+    "none": keep_text,
     "late": Late,
     "landmark": Landmark,
     "naive": Naive,

@@ -117,7 +117,7 @@ def restore_params(
         ValueError: None can be read.
     """
     _configure_orbax()
-    steps = sorted(_steps(folder), reverse=True)
+    steps = sorted(_list_steps(folder), reverse=True)
     if not steps:
         raise FileNotFoundError(f"no checkpoint in {folder}")
     for step in steps:
@@ -202,7 +202,7 @@ def _read_item(folder: Path) -> Params:
         return _check_checksum(reader.restore(folder, args=args))
 
 
-def _steps(folder: Path) -> list[int]:
+def _list_steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return [int(path.name) for path in folder.iterdir() if path.name.isdigit()]

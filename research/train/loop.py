@@ -217,7 +217,7 @@ def _make_advance(run: _Run, state: TrainState):
 
 def _report(run: _Run, done: int) -> dict[str, Any]:
     """Writes the rows of the steps since the last report; gives the last one."""
-    rows = run.meter.rows()
+    rows = run.meter.collect_rows()
     for row in rows:
         if not row["finite"]:
             run.log.flush()

@@ -102,7 +102,7 @@ def adamw(
     )
     if freeze:
         groups = {"train": tx, "freeze": optax.set_to_zero()}
-        tx = optax.partition(groups, lambda params: _groups(params, freeze))
+        tx = optax.partition(groups, lambda params: _group_params(params, freeze))
 
     def update(gradients, state, params):
         with jax.numpy_dtype_promotion("standard"):  # optax counts steps in integers
@@ -112,11 +112,11 @@ def adamw(
 
 
 def _decay_mask(params: Params) -> Params:
-    return _by_path(params, lambda name: not re.search(_UNDECAYED, name))
+    return _map_by_path(params, lambda name: not re.search(_UNDECAYED, name))
 
 
-def _groups(params: Params, freeze: str) -> Params:
-    groups = _by_path(
+def _group_params(params: Params, freeze: str) -> Params:
+    groups = _map_by_path(
         params, lambda name: "freeze" if re.search(freeze, name) else "train"
     )
     present = set(jax.tree.leaves(groups))
@@ -134,7 +134,7 @@ def _scale_by_path(
 
     def update(updates, state, params=None):
         del params
-        factors = _by_path(updates, factor)
+        factors = _map_by_path(updates, factor)
         return jax.tree.map(lambda u, f: u * f, updates, factors), state
 
     def init(params):
@@ -167,13 +167,13 @@ def _zero_rows(
 
 
 def _check_found(argument: str, params: Params, patterns: Sequence[str]) -> None:
-    names = jax.tree.leaves(_by_path(params, str))
+    names = jax.tree.leaves(_map_by_path(params, str))
     for pattern in patterns:
         if not any(re.search(pattern, name) for name in names):
             raise ValueError(f"{argument}: {pattern!r} matches no parameter")
 
 
-def _by_path(tree: Params, value: Callable[[str], Any]) -> Params:
+def _map_by_path(tree: Params, value: Callable[[str], Any]) -> Params:
     return jax.tree_util.tree_map_with_path(lambda p, _: value(path_name(p)), tree)
 
 

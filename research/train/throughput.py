@@ -33,7 +33,7 @@ def batch_stats(batch: Batch, source: str) -> BatchStats:
 
 
 class Meter:
-    """Gathers steps without waiting for them; `rows` fetches them all at once."""
+    """Gathers steps without waiting; `collect_rows` fetches them all at once."""
 
     def __init__(self):
         self._shapes = set()
@@ -65,7 +65,7 @@ class Meter:
         self._waited += waited
         self._compiled += compiled
 
-    def rows(self) -> list[dict[str, Any]]:
+    def collect_rows(self) -> list[dict[str, Any]]:
         """A row for each step since the last call; the last one has the speed too.
 
         tokens_per_second and steps_per_second leave out compilation; data_wait and
@@ -79,7 +79,7 @@ class Meter:
             for (step, fact, _), values in zip(self._steps, metrics, strict=True)
         ]
         if rows:
-            rows[-1] |= self._speed(seconds)
+            rows[-1] |= self._measure_speed(seconds)
         self._start()
         return rows
 
@@ -87,7 +87,7 @@ class Meter:
         """Starts the clock again, after something that is not training."""
         self._began = time.perf_counter()
 
-    def _speed(self, seconds: float) -> dict[str, float]:
+    def _measure_speed(self, seconds: float) -> dict[str, float]:
         tokens = sum(fact.tokens for _, fact, _ in self._steps)
         places = sum(fact.places for _, fact, _ in self._steps)
         training = max(seconds - self._compiled, 1e-9)

@@ -2,7 +2,7 @@
 
 These are readers and writers for `families.FAMILIES`. A reader refuses what our encoder
 does not compute; a writer leaves out what its family cannot express (see
-`families.family_of`). Defaults are those of `transformers` 5.
+`families.find_family`). Defaults are those of `transformers` 5.
 """
 
 from typing import Any

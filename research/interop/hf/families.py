@@ -23,7 +23,7 @@ class Family(NamedTuple):
         read: Fields of a `config.json` -> EncoderConfig.
         write: EncoderConfig -> fields of a `config.json`, with `model_type` only if it
             is not the family's name; what the family cannot express is left out (see
-            `family_of`).
+            `find_family`).
     """
 
     read: Callable[[Fields], EncoderConfig]
@@ -79,7 +79,7 @@ def write_config(cfg: EncoderConfig, *, lm_head: bool = False) -> dict[str, Any]
     Raises:
         ValueError: No family of `transformers` computes it.
     """
-    name = family_of(cfg)
+    name = find_family(cfg)
     fields = {"model_type": name, **FAMILIES[name].write(cfg)}
     if lm_head:
         base = (
@@ -90,7 +90,7 @@ def write_config(cfg: EncoderConfig, *, lm_head: bool = False) -> dict[str, Any]
     return fields
 
 
-def family_of(cfg: EncoderConfig) -> str:
+def find_family(cfg: EncoderConfig) -> str:
     """The first family that can express all of `cfg`: reading back gives `cfg`.
 
     Options of how the arithmetic is run are ours and not compared, nor are fields that
@@ -99,10 +99,10 @@ def family_of(cfg: EncoderConfig) -> str:
     Raises:
         ValueError: No family can.
     """
-    ours, nearest = config_fields(_comparable(cfg)), None
+    ours, nearest = config_fields(_normalize_config(cfg)), None
     for name, family in FAMILIES.items():
         try:
-            read_back = config_fields(_comparable(family.read(family.write(cfg))))
+            read_back = config_fields(_normalize_config(family.read(family.write(cfg))))
         except ValueError:
             continue
         differing = [field for field in ours if ours[field] != read_back[field]]
@@ -118,7 +118,7 @@ def family_of(cfg: EncoderConfig) -> str:
     raise ValueError(message)
 
 
-def _comparable(cfg: EncoderConfig) -> EncoderConfig:
+def _normalize_config(cfg: EncoderConfig) -> EncoderConfig:
     """The config with defaults for the fields that no `config.json` has.
 
     An anchor token, which packed texts share, has no effect with one text per row.
@@ -137,7 +137,7 @@ def _comparable(cfg: EncoderConfig) -> EncoderConfig:
 UNTIED = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gpt_neox")
 # Ends of the names of causal language models, where it is not "ForCausalLM".
 CAUSAL_LM = {"gpt2": "LMHeadModel"}
-# In the order in which `family_of` tries them.
+# In the order in which `find_family` tries them.
 FAMILIES = {
     "bert": Family(bert.read_bert, bert.write_bert),
     "xlm-roberta": Family(bert.read_roberta, bert.write_roberta),

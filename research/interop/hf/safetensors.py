@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from research.interop.hf.families import family_of
+from research.interop.hf.families import find_family
 from research.interop.hf.weight_names import (
     OUTPUT_LAYERS,
     WEIGHT_NAMES,
@@ -119,7 +119,7 @@ def write_safetensors(
     flat = _flatten(jax.device_get(params))
     tree = _abstract_params(cfg, "lm_head" in params)
     shapes = {path: leaf.shape for path, leaf in _flatten(tree).items()}
-    prefix = OUTPUT_LAYERS[family_of(cfg)][1] if "lm_head" in params else ""
+    prefix = OUTPUT_LAYERS[find_family(cfg)][1] if "lm_head" in params else ""
     # Where each tensor of the files comes from, and its size
     sources, sizes = {}, {}
     for tensor_map in _tensor_maps(cfg, shapes):
@@ -182,7 +182,7 @@ def _tensor_maps(cfg: EncoderConfig, shapes: Mapping[str, Shape]) -> list[Tensor
 
     Tensors that others of its family have (biases, token types) are skipped.
     """
-    family = family_of(cfg)
+    family = find_family(cfg)
     candidates = [*WEIGHT_NAMES[family], *OUTPUT_LAYERS.get(family, ())[:1]]
     tensor_maps = [
         tensor_map
@@ -301,7 +301,7 @@ def _find_tensors(
     # What the files hold
     stored, faults = {}, []
     for name, tensor in _list_tensors(folder):
-        if name not in expected and is_ignored(name, family_of(cfg)):
+        if name not in expected and is_ignored(name, find_family(cfg)):
             continue
         if name not in expected or name in stored:
             faults.append(f"{'repeated' if name in stored else 'extra'} {name}")

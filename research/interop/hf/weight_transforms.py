@@ -26,7 +26,7 @@ class WeightTransform(NamedTuple):
     write: Callable[..., np.ndarray]
 
 
-def _one_to_one(
+def _transform_single(
     hf_shape: Callable[[Shape], Shape],
     read: Callable[[np.ndarray, Shape], np.ndarray],
     write: Callable[[np.ndarray], np.ndarray],
@@ -88,28 +88,28 @@ def _interleave_heads(single: WeightTransform) -> WeightTransform:
     return WeightTransform(hf_shape, read, write)
 
 
-SAME = _one_to_one(lambda s: s, lambda x, s: x, lambda x: x)
-TRANSPOSE = _one_to_one(lambda s: s[::-1], lambda x, s: x.T, lambda x: x.T)
+SAME = _transform_single(lambda s: s, lambda x, s: x, lambda x: x)
+TRANSPOSE = _transform_single(lambda s: s[::-1], lambda x, s: x.T, lambda x: x.T)
 # [D, H, K] <-> [D, H*K], and the bias [H, K] <-> [H*K]
-FLAT = _one_to_one(
+FLAT = _transform_single(
     lambda s: (*s[:-2], s[-2] * s[-1]),
     lambda x, s: x.reshape(s),
     lambda x: x.reshape(*x.shape[:-2], -1),
 )
 # kernel [D, H, K] <-> weight [H*K, D]
-HEADS_IN = _one_to_one(
+HEADS_IN = _transform_single(
     lambda s: (s[1] * s[2], s[0]),
     lambda x, s: x.T.reshape(s),
     lambda x: x.reshape(len(x), -1).T,
 )
 # kernel [H, K, D] <-> weight [D, H*K]
-HEADS_OUT = _one_to_one(
+HEADS_OUT = _transform_single(
     lambda s: (s[2], s[0] * s[1]),
     lambda x, s: x.T.reshape(s),
     lambda x: x.reshape(-1, x.shape[-1]).T,
 )
 # kernel [H, K, D] <-> weight [H*K, D]
-FLAT_OUT = _one_to_one(
+FLAT_OUT = _transform_single(
     lambda s: (s[0] * s[1], s[2]),
     lambda x, s: x.reshape(s),
     lambda x: x.reshape(-1, x.shape[-1]),

@@ -16,7 +16,7 @@ from research.models.positions.segment_positions import Positions
 from research.types import Array, Key, Params
 
 
-def at_least(least: float, default: Any = dataclasses.MISSING) -> Any:
+def make_bounded_field(least: float, default: Any = dataclasses.MISSING) -> Any:
     """A field of a position method whose value must be at least `least`."""
     return dataclasses.field(default=default, metadata={"least": least})
 
@@ -188,7 +188,7 @@ class Extrapolate(PositionMethod):
 
     name = "extrapolate"
     bounded = False
-    length: int = at_least(1)
+    length: int = make_bounded_field(1)
 
     def max_context(self, cfg: EncoderConfig) -> int:
         return self.length

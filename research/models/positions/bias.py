@@ -71,12 +71,12 @@ def alibi_slopes(heads: int) -> np.ndarray:
         [H] float32.
     """
 
-    def geometric(count):
+    def make_geometric(count):
         return 2.0 ** (-8.0 * np.arange(1, count + 1) / count)
 
     below = 2 ** (heads.bit_length() - 1)
-    between = geometric(2 * below)[::2][: heads - below]
-    return np.concatenate([geometric(below), between]).astype(np.float32)
+    between = make_geometric(2 * below)[::2][: heads - below]
+    return np.concatenate([make_geometric(below), between]).astype(np.float32)
 
 
 def t5_buckets(distance: np.ndarray, *, causal: bool) -> np.ndarray:

@@ -20,7 +20,7 @@ import numpy as np
 
 from research.config_sections import check_option
 from research.models.config import EncoderConfig
-from research.models.positions.base import PositionMethod, at_least
+from research.models.positions.base import PositionMethod, make_bounded_field
 from research.models.positions.rope import Rope, plain_rope
 from research.models.positions.rope_scaling import RopeMethod, ntk_aware
 from research.types import Array, Key, Params
@@ -44,9 +44,9 @@ class Clex(RopeMethod):
     """
 
     name = "clex"
-    original: int | None = at_least(1, None)
-    max_factor: int = at_least(1)
-    expansion: int = at_least(1, 1)
+    original: int | None = make_bounded_field(1, None)
+    max_factor: int = make_bounded_field(1)
+    expansion: int = make_bounded_field(1, 1)
     act: str = "silu"
     step: float = 0.1
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.models.positions.base import PositionMethod, at_least
+from research.models.positions.base import PositionMethod, make_bounded_field
 from research.models.positions.segment_positions import Positions
 from research.types import Array, Key, Params
 
@@ -28,7 +28,7 @@ class TableMethod(PositionMethod):
     """
 
     requires = "learned"
-    scale: int = at_least(1)
+    scale: int = make_bounded_field(1)
 
     def check(self, cfg: EncoderConfig) -> None:
         if cfg.position_stride > 1:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.models.positions.base import PositionMethod, at_least
+from research.models.positions.base import PositionMethod, make_bounded_field
 from research.models.positions.segment_positions import Positions
 from research.types import Array
 
@@ -69,7 +69,7 @@ class LogLength(PositionMethod):
     name = "log_length"
     bounded = False
     depends_on_length = True
-    original: int | None = at_least(2, None)
+    original: int | None = make_bounded_field(2, None)
 
     def query_scale(self, cfg: EncoderConfig, positions: Positions) -> Array:
         return self._log_ratio(positions.lengths)

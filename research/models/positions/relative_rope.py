@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.models.config import EncoderConfig
-from research.models.positions.base import PositionMethod, at_least
+from research.models.positions.base import PositionMethod, make_bounded_field
 from research.types import Array
 
 # (positions [B, S] int32, angles per token [B|1, S|1, R/2] uint32)
@@ -97,7 +97,7 @@ class GroupedRemapping(RemappingMethod):
         original: L0, the longest text of the training; None for the model's `max_len`.
     """
 
-    window: int = at_least(1)
+    window: int = make_bounded_field(1)
     original: int | None = None
 
     def __post_init__(self):
@@ -165,7 +165,7 @@ class SelfExtend(GroupedRemapping):
     """
 
     name = "self_extend"
-    group: int = at_least(1)
+    group: int = make_bounded_field(1)
 
     def largest_group(self) -> int:
         return self.group
@@ -292,8 +292,8 @@ class LMInfinite(RemappingMethod):
 
     name = "lm_infinite"
     bounded = False
-    window: int = at_least(1)
-    sinks: int = at_least(1, 10)
+    window: int = make_bounded_field(1)
+    sinks: int = make_bounded_field(1, 10)
 
     def remap(self, cfg: EncoderConfig) -> RelativeRemapping:
         if not cfg.causal:
@@ -311,11 +311,11 @@ class LMInfinite(RemappingMethod):
         def is_far(query, key):
             return query - key >= self.window
 
-        def visible(query, key):
+        def is_visible(query, key):
             return (query - key < self.window) | (key < self.sinks)
 
         branches = (PLAIN_BRANCH, RopeBranch(saturate_angles, zero_angles, is_far))
-        return RelativeRemapping(branches, visible)
+        return RelativeRemapping(branches, is_visible)
 
 
 def position_angles(position_ids: Array, angles: Array) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.models.config import EncoderConfig
-from research.models.positions.base import HF_SCALED, PositionMethod, at_least
+from research.models.positions.base import HF_SCALED, PositionMethod, make_bounded_field
 from research.models.positions.rope import Rope, plain_rope
 from research.types import Array, Key
 
@@ -38,7 +38,7 @@ class ScaledRope(RopeMethod):
         scale: s, at least 1.
     """
 
-    scale: float = at_least(1)
+    scale: float = make_bounded_field(1)
 
     def max_context(self, cfg: EncoderConfig) -> int:
         return int(cfg.max_len * self.scale)
@@ -52,7 +52,7 @@ class ScaledOriginalRope(ScaledRope):
         original: L0; None for the model's `max_len`.
     """
 
-    original: int | None = at_least(1, None)
+    original: int | None = make_bounded_field(1, None)
 
     def max_context(self, cfg: EncoderConfig) -> int:
         return int(self.original * self.scale)
@@ -89,7 +89,7 @@ class RebasedRope(RopeMethod):
     """
 
     name = "rebase"
-    factor: float = at_least(1)
+    factor: float = make_bounded_field(1)
 
     def max_context(self, cfg: EncoderConfig) -> int:
         # The scale at which NTK-aware makes the same base.
@@ -146,7 +146,7 @@ class LongRoPE(ScaledOriginalRope):
         "attention": "attention_factor",
     }
     hf_infers_scale = True
-    original: int | None = at_least(2, None)
+    original: int | None = make_bounded_field(2, None)
     long: tuple[float, ...]
     short: tuple[float, ...] = ()
     choice: str = "long"
@@ -216,7 +216,7 @@ class ProportionalRope(RopeMethod):
     hf_type = "proportional"
     hf_fields = {"scale": "factor", "fraction": "partial_rotary_factor"}
     fraction: float = 1.0
-    scale: float = at_least(1, 1.0)
+    scale: float = make_bounded_field(1, 1.0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -266,7 +266,7 @@ class PowerBasis(RopeMethod):
 
     name = "power_basis"
     bounded = False
-    power: float = at_least(0)
+    power: float = make_bounded_field(0)
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
         pairs = len(rope.inv_freq)
@@ -285,7 +285,7 @@ class E2LLM(RopeMethod):
 
     name = "e2"
     bounded = False
-    largest: int = at_least(1)
+    largest: int = make_bounded_field(1)
 
     def training_angles(self, angles: Array, key: Key) -> Array:
         scale = jax.random.randint(key, (), 1, self.largest + 1)
