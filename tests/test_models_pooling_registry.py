@@ -226,14 +226,14 @@ def test_the_bag_of_words_takes_the_head_of_the_pre_training(params):
     key = jax.random.key(5)
     head = models_heads.init_mlm_head(key, CFG)
     objective = contrastive(CFG, pooling, SIZE_LOSSES["full_size"](score_loss(infonce)))
-    start = objective.init(key, start={**params, "head": head})[0]["encoder"]
+    start = objective.init(key, encoder_params={**params, "head": head})[0]["encoder"]
     assert "head" not in start and start["pooling"]["head"] is head
-    random = objective.init(key, start=params)[0]["encoder"]["pooling"]["head"]
+    random = objective.init(key, encoder_params=params)[0]["encoder"]["pooling"]["head"]
     assert (random["transform"]["kernel"] != head["transform"]["kernel"]).any()
     plain = contrastive(
         CFG, BASIC_POOLINGS["cls"], SIZE_LOSSES["full_size"](score_loss(infonce))
     )
-    assert "head" not in plain.init(key, start={**params, "head": head})[0]["encoder"]
+    assert "head" not in plain.init(key, encoder_params={**params, "head": head})[0]["encoder"]
     with pytest.raises(ValueError, match="pool.top is 61; allowed: 1 ... 60"):
         parse_pooling("dupmae(top=61)").init(key, CFG, params)
 
@@ -296,17 +296,17 @@ def test_a_run_takes_over_the_pooling_or_drops_it(params):
     objective = contrastive(CFG, pooling, nested)
     fresh = objective.init(jax.random.key(0))[0]["encoder"]
     assert fresh["pooling"]["latents"].shape == (6, 32)
-    continued = objective.init(jax.random.key(1), start=fresh)[0]["encoder"]
+    continued = objective.init(jax.random.key(1), encoder_params=fresh)[0]["encoder"]
     assert continued["pooling"] is fresh["pooling"]
     plain = contrastive(CFG, BASIC_POOLINGS["mean"], nested).init(
-        jax.random.key(1), start=fresh
+        jax.random.key(1), encoder_params=fresh
     )
     assert "pooling" not in plain[0]["encoder"]
     changed = contrastive(
         CFG, parse_pooling("latent_attention(latents=7, heads=2)"), nested
     )
     with pytest.raises(ValueError, match=r"latents \[7, 32\].*latents \[6, 32\]"):
-        changed.init(jax.random.key(1), start=fresh)
+        changed.init(jax.random.key(1), encoder_params=fresh)
     ones = jnp.ones((1, 4), jnp.int32)
     tokens = Tokens(ones, ones, ones > 0)
     with pytest.raises(ValueError, match="the model was not trained with it"):
