@@ -10,15 +10,15 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """A draft to write to, which becomes `path` if the block ends without an error.
+    """Yields a draft path that is renamed to `path` if the block raises no error.
 
     Args:
         path: File or folder to make. An existing file is replaced.
         folder: Whether `path` is a folder; the draft is then an empty one.
 
     Yields:
-        Path of the draft. Its name is that of `path`, so that writers which go by the
-        suffix (NumPy, Matplotlib) see the same one.
+        Path of the draft. It has the same file name as `path`, because some writers
+        (NumPy, Matplotlib) choose the format by the suffix.
 
     Raises:
         FileExistsError: The folder exists and is not empty.
@@ -27,8 +27,9 @@ def atomic_write(path: Path, *, folder: bool = False) -> Iterator[Path]:
     if folder and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} is there and not empty")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target: a rename is atomic only within one file system. Files made in
-    # the temporary folder have the usual rights, unlike those of `mkstemp`.
+    # The draft is in the target's folder: a rename is atomic only within one file
+    # system. Files in a temporary folder get the default permissions, which those
+    # made by `mkstemp` do not.
     with tempfile.TemporaryDirectory(
         dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
     ) as temporary:

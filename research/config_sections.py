@@ -19,7 +19,7 @@ Table = Mapping[str, Callable[..., Any]]
 
 
 def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
-    """The config of calling `table[name]`: every keyword-only argument with its value.
+    """Makes the config section for `table[name]`: all its keyword-only arguments.
 
     A default of None becomes a placeholder of the annotated type, so that it can be
     overridden on the command line.
@@ -27,10 +27,10 @@ def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
     Args:
         table: Functions by name.
         name: Name of the function.
-        **arguments: Values of arguments; the others have their defaults.
+        **arguments: Values of some arguments; the others get their defaults.
 
     Returns:
-        ConfigDict of `name` and of every keyword-only argument.
+        ConfigDict with `name` and every keyword-only argument.
 
     Raises:
         ValueError: The table has no such name, the function no such argument, or a
@@ -41,6 +41,7 @@ def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
         value = arguments.get(key, parameter.default)
         if value is inspect.Parameter.empty:
             raise ValueError(f"{name} needs a value for {key}")
+        # A placeholder keeps the type, so that the flag can be parsed.
         if value is None:
             value = placeholder(_resolve_type(parameter.annotation))
         values[key] = value
@@ -61,7 +62,7 @@ def build(table: Table, config: Mapping[str, Any], *args):
 
 
 class Call(NamedTuple):
-    """A call that was read from text: `name(*args, **kwargs)`, not made yet."""
+    """A call parsed from text, not executed yet: `name(*args, **kwargs)`."""
 
     name: str
     args: tuple[Any, ...] = ()
@@ -69,21 +70,22 @@ class Call(NamedTuple):
 
 
 def parse_calls(text: str) -> list[Call]:
-    """Reads calls as Python writes them: "yarn(scale=8) | log_length()".
+    """Parses calls in Python syntax: "yarn(scale=8) | log_length()".
 
     A name alone is a call without arguments. Values are Python's literals: numbers,
     quoted text, True, False, None, and tuples of these.
 
     Args:
-        text: calls with | between them.
+        text: Calls separated by |.
 
     Raises:
-        ValueError: the text has another form.
+        ValueError: The text is not a sequence of calls.
     """
     try:
         node = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
         raise _make_call_error(text) from None
+    # "a | b | c" is parsed as (a | b) | c: collect the calls from right to left.
     nodes = []
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         nodes.append(node.right)
@@ -92,10 +94,10 @@ def parse_calls(text: str) -> list[Call]:
 
 
 def parse_call(text: str) -> Call:
-    """Reads one call, as `parse_calls` does.
+    """Parses one call in the syntax of `parse_calls`.
 
     Raises:
-        ValueError: the text has another form, or holds several calls.
+        ValueError: The text is not a call, or holds several calls.
     """
     calls = parse_calls(text)
     if len(calls) > 1:
@@ -105,7 +107,7 @@ def parse_call(text: str) -> Call:
 
 
 def parse_section(table: Table, text: str) -> ml_collections.ConfigDict:
-    """The config section that a call such as "cosent(scale=20)" stands for.
+    """Parses a call such as "cosent(scale=20)" into a config section.
 
     Raises:
         ValueError: The text is not one call, the table has no such function, or an
@@ -115,7 +117,7 @@ def parse_section(table: Table, text: str) -> ml_collections.ConfigDict:
 
 
 def parse_sections(table: Table, text: str) -> ml_collections.ConfigDict:
-    """The sections of "pydocs(limit=400) | files(path='a.jsonl')" by function name.
+    """Parses "pydocs(limit=400) | files(path='a.jsonl')" into sections by name.
 
     Raises:
         ValueError: As `parse_section`, or a function is named twice.
@@ -141,7 +143,7 @@ def _make_section(table: Table, call: Call) -> ml_collections.ConfigDict:
 
 
 def format_call(config: Mapping[str, Any]) -> str:
-    """The text of a section, which `parse_call` reads: "yarn(scale=8)" or "mean"."""
+    """Writes a section as text for `parse_call`: "yarn(scale=8)" or "mean"."""
     arguments = dict(config.items())
     name = arguments.pop("name")
     listed = ", ".join(
@@ -151,16 +153,17 @@ def format_call(config: Mapping[str, Any]) -> str:
 
 
 def bind_call(table: Table, call: Call, *args) -> Callable[..., Any]:
-    """The table's function with `args` before the call's own arguments.
+    """Binds a call's arguments to the table's function, after the arguments `args`.
 
     Raises:
-        ValueError: the table has no such function, or the function no such argument, or
+        ValueError: The table has no such function, or the function no such argument, or
             an argument is missing or of another type.
     """
     if call.name not in table:
         raise ValueError(
             f"unknown name {call.name!r}; known: {', '.join(sorted(table))}"
         )
+    # Check the names of the arguments, then bind them and check their types.
     function = functools.partial(table[call.name], *args)
     parameters = inspect.signature(function).parameters
     allowed = ", ".join(parameters) or "none"
@@ -178,10 +181,10 @@ def bind_call(table: Table, call: Call, *args) -> Callable[..., Any]:
 
 
 def build_call(table: Table, call: Call, *args):
-    """Makes a call that was read from text: `table[name](*args, ...)`.
+    """Executes a call parsed from text: `table[name](*args, ...)`.
 
     Raises:
-        ValueError: as `bind_call`, or a needed argument is missing.
+        ValueError: As `bind_call`, or a required argument is missing.
     """
     function = bind_call(table, call, *args)
     for key, parameter in inspect.signature(function).parameters.items():
@@ -194,7 +197,7 @@ def build_call(table: Table, call: Call, *args):
 
 
 def check_type(function: str, argument: str, value: Any, annotation: Any) -> None:
-    """Raises ValueError if a value is not of the type that an argument is annotated."""
+    """Raises ValueError if a value does not match the annotation of its argument."""
     if not _fits(value, annotation):
         words = {int: "a whole number", float: "a number", str: "quoted text"}
         words |= {bool: "True or False"}
@@ -203,13 +206,13 @@ def check_type(function: str, argument: str, value: Any, annotation: Any) -> Non
 
 
 def check_option(argument: str, value: str, allowed: Iterable[str]) -> None:
-    """Raises ValueError if an argument's value is not one of those allowed."""
+    """Raises ValueError if an argument's value is not an allowed one."""
     if value not in allowed:
         raise ValueError(f"{argument} is {value!r}; allowed: {', '.join(allowed)}")
 
 
 def diff_configs(old: Any, new: Any, name: str = "") -> list[str]:
-    """The differences of two mappings: lines such as "loss.scale is 2 and was 1"."""
+    """Lists the differences of two mappings: "loss.scale is 2 and was 1"."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             line
@@ -222,7 +225,7 @@ def diff_configs(old: Any, new: Any, name: str = "") -> list[str]:
 def keyword_parameters(
     table: Table, name: str, arguments: Mapping[str, Any]
 ) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of `table[name]`, which the arguments are among."""
+    """The keyword-only parameters of `table[name]`; checks the arguments' names."""
     if name not in table:
         raise ValueError(f"unknown name {name!r}; known: {', '.join(sorted(table))}")
     parameters = inspect.signature(table[name]).parameters.values()
@@ -244,9 +247,10 @@ def _resolve_type(annotation) -> type:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a literal is of an annotated type; unknown annotations fit anything."""
+    """Whether a literal matches an annotation; unknown annotations match anything."""
     if isinstance(annotation, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(annotation))
+    # bool is a subclass of int, so it is excluded from the numbers.
     origin = typing.get_origin(annotation) or annotation
     if origin is float:
         return isinstance(value, int | float) and not isinstance(value, bool)

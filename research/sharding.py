@@ -1,4 +1,4 @@
-"""Where arrays live: the device mesh, and one table of shardings by parameter path."""
+"""Device mesh, parameter shardings by path, and start of multi-host runs."""
 
 import math
 import os
@@ -12,10 +12,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 Rules = Sequence[tuple[str, P]]
-# The first pattern found in a leaf's path decides; optimizer moments carry the path of
-# their parameter, so they follow it. Everything else is on every device. The token
-# table is split over 'data' by its width: few vocabularies divide, and its gradient is
-# then exchanged as rows of the batch, not as a table.
+# The first pattern that matches a leaf's path decides. The path of an optimizer moment
+# contains the path of its parameter, so it is sharded alike. All other leaves are
+# replicated. The token table is split over 'data' along its width: few vocabulary sizes
+# are divisible, and devices then exchange its gradient as rows of the batch, not as a
+# table.
 RULES: Rules = (
     (r"embed/token/embedding", P("model", "data")),
     (r"lm_head/kernel", P("model", "data")),
@@ -27,14 +28,14 @@ RULES: Rules = (
     (r"layers/experts/down/kernel", P(None, None, "model", "data")),
     (r"pooling/(query|key_value|up)/kernel", P("data", "model")),
     (r"pooling/(out|down)/kernel", P("model", "data")),
-    # Adapters, [..., in, rank] and [rank, out, ...], follow their kernel.
+    # Adapters, a [..., in, rank] and b [..., rank, out], are split like their kernel.
     (r"layers/(query|key|value|gate|up)/lora/a", P(None, "data", None)),
     (r"layers/(query|key|value|gate|up)/lora/b", P(None, None, "model")),
     (r"layers/(out|down)/lora/a", P(None, "model", None)),
     (r"layers/(out|down)/lora/b", P(None, None, "data")),
     (r"(head|detector)/transform/kernel", P("data", "model")),
 )
-# Set by whatever starts one process per host: by hand, SLURM, Open MPI, TPU pods.
+# Environment variables that tell of several processes: SLURM, Open MPI, TPU pods.
 _SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 _HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 _ADDRESSES = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS")
@@ -43,13 +44,14 @@ _ADDRESSES = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS")
 def initialize(*, timeout: int = 300) -> None:
     """Joins the processes of a multi-host run; does nothing in a single-process one.
 
-    Call it before anything touches a device. By hand, set JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID; SLURM, Open MPI and TPU pods are recognised.
+    Call it before JAX initializes its devices. SLURM, Open MPI and TPU pods are
+    detected; for a manual start, set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID.
 
     Args:
-        timeout: seconds to wait for the other processes.
+        timeout: Seconds to wait for the other processes.
     Raises:
-        ValueError: the processes did not find each other.
+        ValueError: The processes did not find each other.
     """
     if not _is_multiprocess(os.environ):
         return
@@ -74,11 +76,12 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence | None = None) -> Mesh
     """A mesh of named axes, such as {'data': -1, 'model': 1}.
 
     Args:
-        shape: axis sizes in order; one of them may be -1, which takes what is left.
-        devices: all devices of the run, unless given.
+        shape: Axis sizes in order; one of them may be -1 for the remaining devices.
+        devices: Devices of the mesh; None for all devices of the run.
     Raises:
-        ValueError: the shape does not fit the devices.
+        ValueError: The shape does not fit the devices.
     """
+    # Fill in the size that is -1
     devices = jax.devices() if devices is None else list(devices)
     sizes = [int(size) for size in shape.values()]
     known = math.prod(size for size in sizes if size != -1)
@@ -94,7 +97,7 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence | None = None) -> Mesh
 
 
 def path_name(path) -> str:
-    """A leaf's path as it is written in tables: 'layers/query/kernel'."""
+    """A leaf's path as text, as patterns match it: 'layers/query/kernel'."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -102,20 +105,22 @@ def shardings(tree: Any, mesh: Mesh, *, fsdp: bool = False, rules: Rules = RULES
     """The sharding of every leaf of a tree of arrays or shapes.
 
     Args:
-        tree: parameters, a TrainState, or anything with the same paths inside.
-        mesh: axes 'data' and 'model'.
-        fsdp: also split parameters and moments over 'data'; without it each group of
-            'model' devices holds a whole copy (data parallelism).
-        rules: (pattern, spec) rows. An axis that the mesh lacks, or that does not
-            divide the dimension, is dropped.
+        tree: Parameters, a TrainState, or any tree whose paths contain theirs.
+        mesh: Mesh with the axes 'data' and 'model'.
+        fsdp: Whether to also split parameters and moments over 'data'; otherwise each
+            group of 'model' devices holds a full copy (data parallelism).
+        rules: (pattern, spec) rows. A mesh axis that does not exist, or whose size does
+            not divide the dimension, is dropped.
     """
 
     def sharding(path, leaf):
         name = path_name(path)
         spec = next((spec for pattern, spec in rules if re.search(pattern, name)), P())
+        # A leaf with fewer axes than its pattern's spec is replicated
         if leaf.ndim < len(spec):
             spec = P()
         axes = [axis if fsdp or axis != "data" else None for axis in spec]
+        # Keep the axes that exist and that divide their dimension
         fits = [
             axis if axis in mesh.shape and size % mesh.shape[axis] == 0 else None
             for axis, size in zip(axes, leaf.shape, strict=False)
@@ -126,7 +131,7 @@ def shardings(tree: Any, mesh: Mesh, *, fsdp: bool = False, rules: Rules = RULES
 
 
 def batch_shardings(batch: Any, mesh: Mesh):
-    """The sharding of a global batch: leading axes over 'data' where they divide."""
+    """The sharding of a global batch: leading axes over 'data' where divisible."""
 
     def sharding(leaf):
         split = leaf.ndim > 0 and leaf.shape[0] % mesh.shape["data"] == 0
@@ -139,12 +144,12 @@ def put_batch(batch: Any, mesh: Mesh):
     """This host's part of a batch, as global arrays on the mesh.
 
     Args:
-        batch: tree of numpy arrays. Leading axes are split over 'data', and the hosts'
-            parts joined along them; scalars are the same everywhere. With one host, a
-            leading axis that does not divide is kept whole on every device.
-        mesh: the mesh of the run.
+        batch: Tree of NumPy arrays. Leading axes are split over 'data', and the hosts'
+            parts are concatenated along them; scalars are equal on all hosts. With one
+            host, an array whose leading axis is not divisible is replicated.
+        mesh: The mesh of the run.
     Raises:
-        ValueError: with several hosts, a leading axis does not divide.
+        ValueError: With several hosts, a leading axis is not divisible.
     """
     hosts = jax.process_count()
 
@@ -164,10 +169,11 @@ def put_batch(batch: Any, mesh: Mesh):
 
 
 def split_rows(x: jax.Array) -> jax.Array:
-    """x, with its leading axis over 'data' if the ambient mesh has it and it divides.
+    """Constrains x to be split over 'data' along its leading axis, where divisible.
 
-    The step sets the ambient mesh. Applied to the states between layers, it makes the
-    compiler move the weights of a split layer, and not the larger activations.
+    The training step sets the ambient mesh. Applied to the hidden states between
+    layers, it makes the compiler move the weights of a sharded layer between devices
+    instead of the larger activations.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if "data" not in mesh.shape or x.shape[0] % mesh.shape["data"]:
@@ -180,5 +186,5 @@ def _is_multiprocess(environ: Mapping[str, str]) -> bool:
         return True
     lists = [environ.get(name, "") for name in _HOSTS]
     if any("," in hosts and " " not in hosts for hosts in lists):
-        return True  # without a TPU, libtpu writes a sentence there
+        return True  # without a TPU, libtpu stores an error message there
     return any(int(environ.get(name) or 1) > 1 for name in _SIZES)

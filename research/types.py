@@ -1,4 +1,4 @@
-"""Types that several packages share: batches, labels, training state, objectives.
+"""Shared types: batches, labels, encoder output, training state, objectives.
 
 Shapes: B queries, K documents per query, R rows, S tokens of a row, M texts of a row,
 D the width of an embedding, L blocks.
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-# Scope name of operations over the vocabulary; profiles and the dry run look for it.
+# `jax.named_scope` of operations over the vocabulary; profiles and the dry run use it
+# to attribute their cost.
 VOCABULARY = "vocabulary"
 Array = jax.Array
 Key = jax.Array
@@ -20,15 +21,15 @@ Metrics = Mapping[str, Array]
 
 
 class Tokens(NamedTuple):
-    """Rows of tokens; a row holds one text, or several packed end to end.
+    """Rows of tokens; a row holds one text, or several packed one after the other.
 
     Attributes:
         token_ids: [R, S] int32 token ids.
         segment_ids: [R, S] int32; 0 for padding, m >= 1 for the m-th text of the row.
-        pooling_mask: [R, S] bool, tokens that count in pooling (those of an
-            instruction do not).
-        adapter_ids: [R, S] int32 number of the adapter that each token goes through,
-            -1 for none; None if all go through the first one, or there is none.
+        pooling_mask: [R, S] bool, whether a token is pooled (tokens of an instruction
+            are not).
+        adapter_ids: [R, S] int32 index of the LoRA adapter applied to each token, -1
+            for none; None if all tokens use the first adapter, or there is none.
     """
 
     token_ids: Array
@@ -40,17 +41,17 @@ class Tokens(NamedTuple):
 def max_segments(length: int) -> int:
     """M, the most texts in a packed row of a contrastive batch: one for every 8 tokens.
 
-    The packer keeps to it, and the encoder makes M vectors of every row.
+    The packer respects this limit, and the encoder returns M vectors for every row.
     """
     return max(1, length // 8)
 
 
 class PretrainingBatch(NamedTuple):
-    """Rows of a pre-training step, nothing masked yet.
+    """Rows of a pre-training step, before any token is masked.
 
     Attributes:
         tokens: Tokens of R rows; every text has its own special tokens.
-        word_ids: [R, S] int32 number of the word in its row that a token belongs to,
+        word_ids: [R, S] int32, the word of its row that a token belongs to, counted
             from 1; 0 for special tokens and padding.
     """
 
@@ -61,24 +62,24 @@ class PretrainingBatch(NamedTuple):
 def max_documents(length: int) -> int:
     """M, the most documents in a pre-training row: one for every 16 tokens.
 
-    Fewer than `max_segments`: documents are longer than queries, and each costs an
-    objective a vector, a buffer of masked tokens or a bag of words.
+    Fewer than `max_segments`: documents are longer than queries, and for each one an
+    objective allocates a vector, a buffer of masked tokens or a bag of words.
     """
     return max(1, length // 16)
 
 
 class TokenizerInfo(NamedTuple):
-    """Facts about a tokenizer that pre-training needs.
+    """Properties of a tokenizer that pre-training needs.
 
     Attributes:
         vocab_size: Number of token ids.
         mask_id: Id of [MASK]; None if there is none.
-        special_ids: Ids of special tokens, which never replace another token.
+        special_ids: Ids of special tokens; random replacements never use them.
         token_counts: [vocab_size] count of each token in the data; None if unknown.
         blank_id: Id of "_", the mask of tokenizers without [MASK]; None if there is
             none.
         end_id: Id of the token that ends a text; None if there is none.
-        min_length: Smallest number of tokens of a text, its special ones included.
+        min_length: Smallest number of tokens in a text, including special tokens.
     """
 
     vocab_size: int
@@ -94,9 +95,9 @@ class Labels(NamedTuple):
     """Labels of the pairs of a batch; an unknown field is None.
 
     Attributes:
-        score: [B] graded similarity, or [B, K] teacher scores of a query's documents.
+        score: [B] graded similarity, or [B, K] teacher scores for a query's documents.
         query_id: [B, 2] uint32, a 64-bit hash of the query's text (or of the pair's
-            group) in two halves: pairs of equal ids are never each other's negatives.
+            group) as two halves; pairs with equal ids are never each other's negatives.
         document_id: [B*K, 2] uint32, the same for the documents' texts.
     """
 
@@ -109,8 +110,9 @@ class Batch(NamedTuple):
     """A contrastive batch: queries and documents packed together in the same rows.
 
     Attributes:
-        tokens: Tokens of R rows; the encoder makes R * max_segments(S) vectors of them.
-        query_index: [B] int32 index of each query's vector among these.
+        tokens: Tokens of R rows, from which the encoder computes R * max_segments(S)
+            vectors.
+        query_index: [B] int32 index of each query's vector among them.
         document_index: [B*K] int32, the same for documents; entry i*K is query i's
             positive, the next K-1 are its hard negatives.
         labels: Labels of the pairs.
@@ -123,13 +125,13 @@ class Batch(NamedTuple):
 
 
 class ChunkEmbeddings(NamedTuple):
-    """Embeddings of the chunks of texts, text after text.
+    """Embeddings of the chunks of texts, in the order of the texts.
 
     Attributes:
         vectors: [C, D] float32 NumPy array.
-        document_numbers: [C] number of each chunk's text; every text has a chunk.
-        start: [C] first character of the chunk in its text.
-        end: [C] character after its last one.
+        document_numbers: [C] index of each chunk's text; every text has a chunk.
+        start: [C] offset of the chunk's first character in its text.
+        end: [C] offset one past its last character.
     """
 
     vectors: Any
@@ -170,12 +172,12 @@ class TrainState:
     opt_state: optax.OptState
 
 
-# pool(tokens [B, S, D], mask [B, M, S]) -> [B, M, D], a vector for each text of a row.
+# pool(tokens [B, S, D], mask [B, M, S]) -> [B, M, D], one vector per text of a row.
 Pool = Callable[[Array, Array], Array]
 # encode(params, tokens of R rows, key) -> [R*M, ...], the vectors of their M texts.
 Encode = Callable[[Params, Tokens, Key | None], Array]
-# embed(texts, role) -> [N, D] float32, role "query" or "document"; Chunks of documents
-# from an embedder that cuts them.
+# embed(texts, role) -> [N, D] float32, with role "query" or "document". An embedder
+# that chunks documents returns ChunkEmbeddings for them.
 EmbedFn = Callable[[Any, str], Any]
 
 
@@ -185,10 +187,10 @@ class SizeLoss(NamedTuple):
     Attributes:
         loss: (q [B, D], d [B*K, D], labels, key) -> ([B], metrics), or if
             `needs_all_layers` (q [B, L+1, D], d [B*K, L+1, D], labels, key) -> ([B],
-            metrics). Index l of the depth axis is the pooled output of block l, 0 that
-            of the embedding layer.
+            metrics). Index l of the depth axis is the pooled output of block l; index
+            0 is the pooled output of the embedding layer.
         needs_all_layers: Whether the loss takes every layer's embedding, or only the
-            last one's.
+            last layer's.
     """
 
     loss: Callable[[Array, Array, Labels, Key], tuple[Array, Metrics]]
@@ -199,10 +201,10 @@ class LossOutput(NamedTuple):
     """The result of an objective's loss.
 
     Attributes:
-        value: [] float32, what is minimized.
+        value: [] float32 loss to be minimized.
         metrics: name -> [] float32.
-        frozen: the frozen parameters after the step, where running statistics are part
-            of them; None leaves them unchanged.
+        frozen: Updated frozen parameters, if they include running statistics; None
+            leaves them unchanged.
     """
 
     value: Array
@@ -215,8 +217,7 @@ class Objective(NamedTuple):
 
     Attributes:
         init: (key, encoder_params=None) -> (trained parameters, frozen parameters).
-            `encoder_params` are those of an encoder that is trained on; None starts
-            from random ones.
+            Training starts from `encoder_params`; None starts from random parameters.
         loss: (params, frozen, batch, key) -> LossOutput.
     """
 

@@ -56,7 +56,7 @@ def sum_terms(
         divergence: Divergence of a size from its teacher; None where no size has one.
 
     Returns:
-        a SizeLoss of every layer; its metrics are the terms' means before their
+        A SizeLoss of every layer; its metrics are the terms' means before their
         weights.
     """
 

@@ -75,7 +75,7 @@ def cross_entropy(
         logits: Number of logits in memory at a time; None for `max_logits`.
 
     Returns:
-        the weighted sum [], float32, and every row's own loss.
+        The weighted sum [], float32, and every row's own loss.
     """
     chex.assert_rank([x, table, bias], [2, 2, 1])
     chex.assert_equal_shape_prefix([x, labels, weight], 1)
@@ -175,7 +175,7 @@ def bag_of_words(
         texts: M, the largest number of texts per row.
 
     Returns:
-        the sum over the texts of minus the weighted log-softmax [], and the number of
+        The sum over the texts of minus the weighted log-softmax [], and the number of
         texts [] (float32).
     """
     chex.assert_shape(x, (*rows.word_ids.shape, table.shape[1]))
@@ -236,7 +236,7 @@ def mean_token_losses(
         weights: One weight per part's mean.
 
     Returns:
-        the sum [], and each part's means.
+        The sum [], and each part's means.
     """
     total, losses = token_losses(table, bias, parts, weights)
     return total, list(map(average_tokens, parts, losses))
@@ -257,7 +257,7 @@ def token_losses(
         weights: One weight per part's mean.
 
     Returns:
-        the sum [], and each part's losses [R, P], valid or not, which have no gradient.
+        The sum [], and each part's losses [R, P], valid or not, which have no gradient.
     """
     chex.assert_rank(table, 2)
     for part in parts:

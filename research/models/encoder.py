@@ -89,7 +89,7 @@ def forward(
             the final norm where the family has one.
 
     Returns:
-        hidden states [B, S, D] and, if asked for, layers [L+1, B, S, D].
+        Hidden states [B, S, D] and, if asked for, layers [L+1, B, S, D].
     """
 
     def normalize_layer(x, router_logits):

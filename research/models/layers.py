@@ -173,7 +173,7 @@ class Block(nn.Module):
             key: Dropout key; None runs without dropout.
 
         Returns:
-            hidden states [B, q, D]; the router's logits [B, q, E], None without
+            Hidden states [B, q, D]; the router's logits [B, q, E], None without
             experts; keys and values [B, S, ...] of the block's own tokens.
         """
         cfg, lora = self.cfg, lora or {}

@@ -36,7 +36,7 @@ def encode_prefix(params: Params, token_ids: Array, cfg: EncoderConfig) -> Prefi
         cfg: The shape of an encoder for which `can_share_prefix` holds.
 
     Returns:
-        key and value, [L, P, KV, D/H].
+        Key and value, [L, P, KV, D/H].
     """
     chex.assert_rank(token_ids, 1)
     positions = segment_positions(jnp.ones_like(token_ids)[None])

@@ -68,7 +68,7 @@ def next_token_loss(
         key: Dropout key; None runs without.
 
     Returns:
-        the mean loss [] over the tokens that are not the first of their text, and the
+        The mean loss [] over the tokens that are not the first of their text, and the
         loss of each.
     """
     x, _ = encoder.apply(params, tokens, cfg, key=key)  # [R, S, D]
@@ -89,7 +89,7 @@ def predict_next_tokens(
         valid: [R, S-1] bool, which states predict a token.
 
     Returns:
-        the mean loss [], 0 where none counts, and the loss of each.
+        The mean loss [], 0 where none counts, and the loss of each.
     """
     part = PredictedTokens(x[:, :-1], token_ids[:, 1:], valid)
     mean, [losses] = token_losses(heads.output_embeddings(params), None, [part])
@@ -113,7 +113,7 @@ def causal_lm(cfg: EncoderConfig, tokenizer: TokenizerInfo) -> Objective:
         tokenizer: Not used; other objectives of rows need it.
 
     Returns:
-        an Objective of batches of type PretrainingBatch, with the metrics perplexity
+        An Objective of batches of type PretrainingBatch, with the metrics perplexity
         and accuracy (over the predicted tokens).
 
     Raises:
@@ -166,7 +166,7 @@ def mntp(
         mask_id: Id of the mask token; -1 for the tokenizer's, else its "_".
 
     Returns:
-        an Objective of batches of type PretrainingBatch.
+        An Objective of batches of type PretrainingBatch.
 
     Raises:
         ValueError: The encoder is causal, the ratio is not in (0, 1), or there is no

@@ -48,7 +48,7 @@ def contrastive(
             only (SimCSE, Gao et al. 2021, section 3), "none" nothing.
 
     Returns:
-        an Objective of batches of type Batch.
+        An Objective of batches of type Batch.
 
     Raises:
         ValueError: The head is unknown.

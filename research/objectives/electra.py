@@ -62,7 +62,7 @@ def electra(
         weight: Weight of the detection loss beside the generator's.
 
     Returns:
-        an Objective of batches of type PretrainingBatch.
+        An Objective of batches of type PretrainingBatch.
 
     Raises:
         ValueError: As `mlm`; or the generator has no width, or is wider than the
@@ -306,7 +306,7 @@ def detection_loss(
         valid: [R, S] bool, not padding.
 
     Returns:
-        the mean over all valid tokens [], and {"replaced": the share of tokens that
+        The mean over all valid tokens [], and {"replaced": the share of tokens that
         are replaced, "found": the share of these that is recognized}.
     """
     chex.assert_equal_shape([logits, replaced, valid])

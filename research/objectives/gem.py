@@ -55,7 +55,7 @@ def gem(
         token_id: Id of the special tokens; -1 for the tokenizer's end token.
 
     Returns:
-        an Objective of batches of type PretrainingBatch, with the metrics perplexity
+        An Objective of batches of type PretrainingBatch, with the metrics perplexity
         and accuracy over all predicted tokens and ("after/...") over those after
         special tokens.
 

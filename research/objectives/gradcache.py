@@ -22,7 +22,7 @@ def encode_in_chunks(encode: Encode, chunks: int) -> Encode:
         chunks: Number of chunks, which divides R.
 
     Returns:
-        a function like `encode`.
+        A function like `encode`.
 
     Raises:
         ValueError: On call, the rows do not divide into the chunks.

@@ -37,7 +37,7 @@ def gritlm(
         weight: Weight of the language modeling loss, a mean over all predicted tokens.
 
     Returns:
-        an Objective of batches of type Batch, with the metrics of `contrastive`, and
+        An Objective of batches of type Batch, with the metrics of `contrastive`, and
         "contrastive" and "language", the two losses, and "perplexity".
 
     Raises:

@@ -49,7 +49,7 @@ def mae_lm(
             reads replaced by a random token; it reads the remaining ones as they are.
 
     Returns:
-        an Objective of batches of type PretrainingBatch.
+        An Objective of batches of type PretrainingBatch.
 
     Raises:
         ValueError: As `mlm`; or the shares hide nothing from the encoder.
@@ -82,7 +82,7 @@ def mask_later(
         replace: As in `mae_lm`.
 
     Returns:
-        an Objective of batches of type PretrainingBatch.
+        An Objective of batches of type PretrainingBatch.
 
     Raises:
         ValueError: As `mae_lm`.

@@ -57,7 +57,7 @@ def mlm(
         power: Exponent of the weighting.
 
     Returns:
-        an Objective of batches of type PretrainingBatch.
+        An Objective of batches of type PretrainingBatch.
 
     Raises:
         ValueError: The encoder is causal, there is no [MASK], the ratio is not in

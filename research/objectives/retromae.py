@@ -61,7 +61,7 @@ def retromae(
         replace: Chances of [MASK] and of a random token; the remaining ones are kept.
 
     Returns:
-        an Objective of batches of type PretrainingBatch.
+        An Objective of batches of type PretrainingBatch.
 
     Raises:
         ValueError: As `mlm`; or there is no pattern.
@@ -106,7 +106,7 @@ def dupmae(
         replace: Chances of [MASK] and of a random token; the remaining ones are kept.
 
     Returns:
-        an Objective of batches of type PretrainingBatch.
+        An Objective of batches of type PretrainingBatch.
 
     Raises:
         ValueError: As `mlm`; or there is no pattern.

@@ -60,7 +60,7 @@ def seed(
         replace: Chances of [MASK] and of a random token; the remaining ones are kept.
 
     Returns:
-        an Objective of batches of type PretrainingBatch.
+        An Objective of batches of type PretrainingBatch.
 
     Raises:
         ValueError: As `mlm`; or there is no block, or no window.

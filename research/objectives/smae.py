@@ -65,7 +65,7 @@ def smae(
         decoder: False leaves out the MAE, but not the division by 2.
 
     Returns:
-        an Objective of batches of type PretrainingBatch.
+        An Objective of batches of type PretrainingBatch.
 
     Raises:
         ValueError: As `mlm`; or the encoder lacks a size, or the decoder's ratio is

@@ -69,7 +69,7 @@ def cot_mae(
         replace: Chances of [MASK] and of a random token; the remaining ones are kept.
 
     Returns:
-        an Objective of batches of type PretrainingBatch.
+        An Objective of batches of type PretrainingBatch.
 
     Raises:
         ValueError: As `mlm`; or there is no block; on call, the number of rows is odd.
@@ -188,7 +188,7 @@ def declutr(
         replace: Chances of [MASK] and of a random token; the remaining ones are kept.
 
     Returns:
-        an Objective of batches of type PretrainingBatch.
+        An Objective of batches of type PretrainingBatch.
 
     Raises:
         ValueError: As `mlm`; on call, the rows are not those of whole documents.

@@ -127,7 +127,7 @@ def _train_partly(
         prepare_encoder: (key, encoder's parameters) -> those to train on.
 
     Returns:
-        an Objective whose frozen parameters are {"base": those not trained, "own": the
+        An Objective whose frozen parameters are {"base": those not trained, "own": the
         wrapped objective's frozen ones}.
     """
 

@@ -1,10 +1,10 @@
-"""Checkpoints of a run: the only file that calls orbax.
+"""Checkpoints of a run, by Orbax: saving and restoring, with checksums.
 
 A checkpoint is a folder named by its step with two items, `params` (the trained
 parameters, readable alone) and `training` (step, frozen parameters, optimizer state),
-each with a checksum of its bits, because the files have none. It appears complete or
-not at all. Randomness needs no state: a step's key is the run's key folded with the
-step.
+each with a checksum of its bits, because the files have none. It is written
+atomically. No random state is stored: the key of a step is the run's key with the
+step's number folded in.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ import orbax.checkpoint as ocp
 from research.types import Params, TrainState
 
 Manager = ocp.CheckpointManager
-# Smallest array, in bytes, that devices which all hold it write in parts.
+# Replicated arrays of at least this many bytes are written in parts, one per device.
 PARALLEL_WRITE_BYTES = 2**24
 
 
 def open_manager(folder: Path, *, keep: int = 2, keep_every: int = 0) -> Manager:
-    """The checkpoints of a folder, which is made if missing; close() it at the end.
+    """Opens the checkpoints of a folder, creating it if missing; close() it when done.
 
     Args:
         folder: Folder with one folder per step.
-        keep: Number of newest checkpoints that stay.
-        keep_every: Steps that it divides stay too; 0 for none.
+        keep: Number of newest checkpoints to keep.
+        keep_every: Checkpoints at multiples of this are kept too; 0 for none.
 
     Raises:
         ValueError: The folder cannot be written.
@@ -48,10 +48,10 @@ def open_manager(folder: Path, *, keep: int = 2, keep_every: int = 0) -> Manager
 
 
 def save(manager: Manager, state: TrainState) -> None:
-    """Starts to write the state under its step; training may go on meanwhile.
+    """Starts writing the state under its step number, in the background.
 
     Raises:
-        ValueError: This checkpoint, or the one before, could not be written.
+        ValueError: This checkpoint, or the previous one, could not be written.
     """
     with _catch_write_errors(manager.directory):
         args = ocp.args.Composite(
@@ -62,7 +62,7 @@ def save(manager: Manager, state: TrainState) -> None:
 
 
 def wait(manager: Manager) -> None:
-    """Returns when every checkpoint that was saved is on disk.
+    """Waits until every checkpoint is on disk.
 
     Raises:
         ValueError: One could not be written.
@@ -72,26 +72,27 @@ def wait(manager: Manager) -> None:
 
 
 def restore(manager: Manager, target: TrainState) -> TrainState | None:
-    """The newest state that can be read, None if the folder holds none.
+    """Restores the newest readable checkpoint; None if the folder has none.
 
-    Newer ones that cannot be read are reported on stderr and removed, so that the run
-    can write them again.
+    Newer checkpoints that cannot be read are reported on stderr and deleted, so that
+    the run can write them again.
 
     Args:
         manager: Checkpoints of the run.
         target: ShapeDtypeStructs with the shardings to restore to, on any mesh.
 
     Raises:
-        ValueError: There are checkpoints, and none fits the target.
+        ValueError: There are checkpoints, but none can be read as the target.
     """
     damaged = []
     for step in sorted(manager.all_steps(), reverse=True):
         try:
             params, training = _restore_step(manager, step, target)
-        except Exception as error:  # what a broken file raises depends on the file
+        except Exception as error:  # the class depends on which file is damaged
             damaged.append(step)
             _report(step, error)
             continue
+        # Newer checkpoints are removed only once an older one was read
         for newer in damaged:
             manager.delete(newer)
         return TrainState(params=params, **training)
@@ -106,7 +107,7 @@ def restore(manager: Manager, target: TrainState) -> TrainState | None:
 def restore_params(
     folder: Path, *, frozen: bool = False
 ) -> Params | tuple[Params, Params]:
-    """The parameters of the newest checkpoint that can be read, as NumPy arrays.
+    """Restores the parameters of the newest readable checkpoint, as NumPy arrays.
 
     Args:
         folder: Folder with one folder per step.
@@ -114,7 +115,7 @@ def restore_params(
 
     Raises:
         FileNotFoundError: The folder holds no checkpoint.
-        ValueError: None can be read.
+        ValueError: No checkpoint can be read.
     """
     _configure_orbax()
     steps = sorted(_list_steps(folder), reverse=True)
@@ -127,7 +128,7 @@ def restore_params(
             if not frozen:
                 return params
             return params, _read_item(checkpoint / "training").get("frozen") or {}
-        except Exception as error:  # what a broken file raises depends on the file
+        except Exception as error:  # the class depends on which file is damaged
             _report(step, error)
     raise ValueError(f"none of the checkpoints {steps} in {folder} can be read")
 
@@ -135,10 +136,10 @@ def restore_params(
 @functools.cache
 def _configure_orbax() -> None:
     """Sets orbax's logging and array handler for this process, once."""
-    # Errors in orbax reach us as exceptions; it also logs their tracebacks.
+    # Errors in Orbax are raised as exceptions; hide the tracebacks that it also logs.
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    # Arrays that several devices hold are written in parts, one by each, and every part
-    # is cut by a program that is compiled for it: worth it for large ones only.
+    # By default each device that holds a replicated array writes a part of it, and XLA
+    # compiles a slicing program for every part: worth it for large arrays only.
     handler = ocp.type_handlers.ArrayHandler(
         min_slice_bytes_for_replica_parallel=PARALLEL_WRITE_BYTES
     )
@@ -168,7 +169,7 @@ def _with_checksum(tree) -> dict:
 
 
 def _check_checksum(item: dict):
-    """The tree of an item, if its bits are those that were written."""
+    """Returns the tree of an item after checking its bits against the checksum."""
     if int(_checksum(item["tree"])) != int(item["checksum"]):
         raise ValueError("its checksum does not match")
     return item["tree"]
@@ -176,10 +177,11 @@ def _check_checksum(item: dict):
 
 @jax.jit
 def _checksum(tree) -> jax.Array:
-    """The sum of all bits taken as unsigned integers, modulo 2^32: [] uint32."""
+    """The sum of all values' bits read as unsigned integers, modulo 2^32: [] uint32."""
 
     def sum_bits(x):
         if x.dtype != jnp.bool_:
+            # The unsigned integer type of the same size; 8-byte types use uint32 pairs
             unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
             x = jax.lax.bitcast_convert_type(x, unsigned)
         return x.astype(jnp.uint32).sum(dtype=jnp.uint32)
@@ -195,6 +197,7 @@ def _restore_step(manager: Manager, step: int, target: TrainState):
 
 def _read_item(folder: Path) -> Params:
     with _silence_asyncio(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        # The stored tree says which arrays to read
         tree = reader.metadata(folder).item_metadata.tree
         as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         restore_args = jax.tree.map(lambda _: as_numpy, tree)
@@ -216,7 +219,7 @@ def _report(step: int, error: Exception) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The operating system's message if tensorstore quotes it, else the first line."""
+    """The operating system's message if TensorStore quotes it, else the first line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     message = re.search(r": ([^:]+) \[os_error_code", lines[0])
     return message[1] if message else lines[0][:200]
@@ -224,7 +227,7 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _silence_asyncio() -> Iterator[None]:
-    """Hides the log lines of asyncio about other reads when one has failed."""
+    """Hides asyncio's log lines about pending reads after one has failed."""
     logger = logging.getLogger("asyncio")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -238,7 +241,7 @@ def _silence_asyncio() -> Iterator[None]:
 def _catch_write_errors(folder) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # tensorstore has no class of its own for a full disk
+    except Exception as error:  # TensorStore has no exception class for a full disk
         raise ValueError(
             f"cannot write checkpoints to {folder}: {_reason(error)}"
         ) from error

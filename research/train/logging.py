@@ -1,4 +1,4 @@
-"""What a run writes for people: metrics.jsonl, TensorBoard, a progress bar."""
+"""Logging of a run: metrics.jsonl, TensorBoard, a progress bar, library versions."""
 
 import importlib.metadata
 import json
@@ -29,12 +29,13 @@ class Log:
     """The metrics of a run: one JSON object a line in metrics.jsonl, TensorBoard, and a
     progress bar on a terminal or plain lines elsewhere (both on stderr).
 
-    Rows are dicts with 'step'. What an earlier run wrote beyond the step that this one
-    resumes from is dropped, so that no step appears twice.
+    Rows are dicts with the key 'step'. On resuming, rows of steps after the resumed one
+    are dropped, so that no step appears twice.
     """
 
     def __init__(self, workdir: Path, steps: int, resumed: int):
         path = workdir / "metrics.jsonl"
+        # Keep the rows of an earlier run up to the step that this one resumes from
         rows = _load_rows(path, resumed)
         with atomic_write(path) as draft:
             draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -42,6 +43,7 @@ class Log:
         self._board = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=resumed + 1
         )
+        # A progress bar on a terminal; otherwise `show` prints lines
         terminal = sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=resumed, disable=not terminal, unit="it")
         self._steps = steps
@@ -54,13 +56,13 @@ class Log:
                 self._board.add_scalar(name, value, row["step"])
 
     def flush(self) -> None:
-        """Puts what was written on disk."""
+        """Writes all buffered rows to disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._board.flush()
 
     def progress(self, step: int) -> None:
-        """Moves the bar."""
+        """Advances the progress bar to a step."""
         self._bar.update(step - self._bar.n)
 
     def show(self, row: Mapping[str, float], seconds_left: float) -> None:
@@ -78,7 +80,7 @@ class Log:
         )
 
     def close(self) -> None:
-        """Ends the bar and closes the files."""
+        """Closes the progress bar and the files."""
         self._bar.close()
         self._file.close()
         self._board.close()
@@ -117,9 +119,9 @@ def _load_rows(path: Path, last: int) -> list[dict]:
     for line in path.read_text().splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:  # the line that a killed run was writing
+        except json.JSONDecodeError:  # a line cut off when a run was killed
             continue
-        # A run evaluates again at the step that it resumes from.
+        # A run repeats the evaluation at the step that it resumes from.
         if row["step"] < last or (row["step"] == last and "loss" in row):
             rows.append(row)
     return rows

@@ -30,27 +30,27 @@ _IN_FLIGHT = 2  # steps queued on the device, and batches prepared ahead of it
 
 
 class Experiment(NamedTuple):
-    """The built parts of a run.
+    """Everything that a training run needs, built from a config.
 
     Attributes:
         objective: Initial parameters and loss.
         tx: Optimizer.
-        batches: batches(step) -> Batch of numpy arrays, this host's part;
-            batches.source_name(step) -> name of the source of the batch.
+        batches: batches(step) -> this host's part of the Batch, in NumPy arrays;
+            batches.source_name(step) -> name of the data source of that batch.
         mesh: Device mesh with the axes 'data' and 'model'.
         steps: Number of updates of the run.
         seed: Seed of parameters and dropout.
         fsdp: Whether parameters are split over 'data' too.
-        log_every, save_every, eval_every: Number of steps between two; 0 for only at
-            the end. With eval_every, step 0 is evaluated too: the untrained model.
-        keep: Number of newest checkpoints that stay.
-        keep_every: Checkpoints at its multiples stay too; 0 for none.
+        log_every, save_every, eval_every: Interval in steps; 0 for the last step only.
+            With eval_every, the untrained model is evaluated too, at step 0.
+        keep: Number of newest checkpoints to keep.
+        keep_every: Interval in steps of further checkpoints to keep; 0 for none.
         evaluators: name -> function of an EmbedFn that returns scores.
         make_embedder: (trained, frozen parameters) -> EmbedFn, for the evaluators.
         measures: name -> function of (trained, frozen parameters) that returns scores.
         initialize: key -> (trained, frozen) parameters to start from, in host memory;
             None for `objective.init`.
-        note: Sentence on these parameters, printed and logged.
+        note: Sentence about these initial parameters, printed and logged.
         tokenizer: Tokenizer of the run, for its workdir.
         model_card: Content of model.json: how the trained model embeds.
     """
@@ -108,10 +108,10 @@ def abstract_state(experiment: Experiment, mesh: Mesh) -> TrainState:
 
 
 def train(experiment: Experiment, workdir: Path) -> Result:
-    """Trains to the last step, from the newest checkpoint in the workdir if it has one.
+    """Trains to the last step; resumes from the newest checkpoint in the workdir.
 
     SIGTERM and SIGINT save a checkpoint and return. With several hosts, all but the
-    first write their logs under hosts/.
+    first host write their logs under hosts/.
 
     Raises:
         ValueError: A loss or gradient is not finite, or the workdir cannot be written.
@@ -123,7 +123,7 @@ def train(experiment: Experiment, workdir: Path) -> Result:
         write_json(folder / "versions.json", versions())
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
-    # The newest checkpoint, or the first parameters.
+    # Restore the newest checkpoint, or start from the initial parameters
     manager = checkpoints.open_manager(
         workdir / "checkpoints", keep=experiment.keep, keep_every=experiment.keep_every
     )
@@ -155,11 +155,11 @@ class _Run(NamedTuple):
 def _train_steps(
     run: _Run, state: TrainState, should_stop: Callable[[int], bool]
 ) -> Result:
-    """Steps to the end of the run, with their reports, checkpoints and evaluations."""
+    """Runs all remaining steps, with reports, checkpoints and evaluations."""
     experiment = run.experiment
     first = done = int(state.step)
     row, evals = {}, {}
-    # The untrained model, or the one of the checkpoint.
+    # Evaluate the initial model, or the one restored from the checkpoint
     if _is_due(first, experiment.eval_every, experiment.steps):
         evals = _evaluate(run, state, first)
         run.meter.restart()
@@ -167,6 +167,7 @@ def _train_steps(
     with contextlib.closing(_prepare_batches(experiment, first)) as batches:
         for done in range(first + 1, experiment.steps + 1):
             state = advance(state, batches, done)
+            # What is due after this step; a signal saves a checkpoint and stops
             stop = should_stop(done)
             save, evaluate, report = (
                 _is_due(done, interval, experiment.steps)
@@ -190,7 +191,7 @@ def _train_steps(
 
 
 def _make_advance(run: _Run, state: TrainState):
-    """(state, batches, number of the step) -> state, without waiting for the device."""
+    """Makes (state, batches, step number) -> state, which only queues the step."""
     experiment, meter = run.experiment, run.meter
     shardings = jax.tree.map(lambda x: x.sharding, state)
     step = make_step(experiment.objective, experiment.tx, shardings)
@@ -201,13 +202,14 @@ def _make_advance(run: _Run, state: TrainState):
         start = time.perf_counter()
         batch, stats = next(batches)
         ready = time.perf_counter()
-        # Waiting for a batch costs nothing while the device has steps left.
+        # Waiting for a batch costs nothing while the device has queued steps.
         idle = not queue or queue[-1].is_ready()
         state, metrics = step(state, batch, key)
+        # A batch with new shapes compiles the step, which blocks the call
         compiling = time.perf_counter() - ready if meter.is_new(stats) else 0.0
         meter.add(done, stats, metrics, (ready - start) * idle, compiling)
         queue.append(metrics["loss"])
-        if len(queue) > _IN_FLIGHT:  # the device has work left while this waits
+        if len(queue) > _IN_FLIGHT:  # the device still has queued steps meanwhile
             queue.popleft().block_until_ready()
         run.log.progress(done)
         return state
@@ -216,7 +218,11 @@ def _make_advance(run: _Run, state: TrainState):
 
 
 def _report(run: _Run, done: int) -> dict[str, Any]:
-    """Writes the rows of the steps since the last report; gives the last one."""
+    """Logs the steps since the last report and returns the last row of the log.
+
+    Raises:
+        ValueError: A loss or gradient is not finite.
+    """
     rows = run.meter.collect_rows()
     for row in rows:
         if not row["finite"]:
@@ -234,8 +240,9 @@ def _report(run: _Run, done: int) -> dict[str, Any]:
 
 
 def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, Any]]:
-    """Runs every evaluator and measure; scores go to the log and to evals/."""
+    """Runs every evaluator and measure; writes scores to the log and to evals/."""
     experiment = run.experiment
+    # Evaluators take an embedder, measures take the parameters
     model = state.params, state.frozen
     calls = {name: partial(f, *model) for name, f in experiment.measures.items()}
     if experiment.evaluators:
@@ -248,6 +255,7 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
         scores = evals[name] = dict(call())
         path = run.folder / "evals" / f"{name}-{done}.json"
         write_json(path, {"step": done, **scores})
+        # The log holds scalars only; the JSON file also holds lists and text
         row |= {
             f"eval/{name}/{key}": float(value)
             for key, value in scores.items()
@@ -259,7 +267,7 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
 
 
 def initial_state(experiment: Experiment, target: TrainState) -> TrainState:
-    """The state before the first step, with the shardings of `abstract_state`."""
+    """The state before the first step, sharded as `abstract_state`."""
     shardings = jax.tree.map(lambda x: x.sharding, target)
     key = _run_keys(experiment)[0]
     parameter_shardings = (shardings.params, shardings.frozen)
@@ -276,14 +284,14 @@ def initial_state(experiment: Experiment, target: TrainState) -> TrainState:
 
 
 def _run_keys(experiment: Experiment) -> Key:
-    """Keys of the parameters and of the steps, [2]."""
+    """The two PRNG keys of a run, [2]: one for initialization, one for the steps."""
     return jax.random.split(jax.random.key(experiment.seed))
 
 
 def _prepare_batches(
     experiment: Experiment, first: int
 ) -> Iterator[tuple[Any, BatchStats]]:
-    """(batch on the mesh, its counts) from a step on, prepared ahead in a thread."""
+    """Yields (batch on the mesh, its statistics), prepared ahead in a thread."""
 
     def prepare(step):
         batch = experiment.batches(step)
@@ -301,19 +309,20 @@ def _prepare_batches(
 
 
 def _is_due(done: int, interval: int, steps: int) -> bool:
-    """Whether something is done after this step: at multiples, and at the end."""
+    """Whether an action is due: at multiples of the interval, and at the last step."""
     return done == steps or bool(interval) and done % interval == 0
 
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[Callable[[int], bool]]:
-    """A function of the step: whether a SIGTERM or SIGINT asks to stop after it.
+    """Yields a function of the step: whether SIGTERM or SIGINT was received.
 
-    A second signal acts as it would without us. With several hosts, all stop after the
-    same step.
+    A second signal has its default effect. With several hosts, all hosts stop after
+    the same step.
     """
     received = []
     names = (signal.SIGTERM, signal.SIGINT)
+    # Python allows signal handlers in the main thread only
     if threading.current_thread() is not threading.main_thread():
         yield lambda done: False
         return
@@ -328,6 +337,7 @@ def _stop_signals() -> Iterator[Callable[[int], bool]]:
         restore()
 
     def should_stop(done):
+        # JAX agrees on the step at which all hosts stop
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(done)
         return bool(received)

@@ -1,4 +1,4 @@
-"""Optimizers, their learning rates, and which parameters they touch."""
+"""Optimizers: AdamW, learning rate schedules, multipliers and frozen parameters."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,12 +10,12 @@ import optax
 from research.sharding import path_name
 from research.types import Params
 
-# Biases, the scales of norms and KERPLE's parameters: never decayed.
+# Parameters without weight decay: biases, scales of norms, KERPLE's p and a.
 _UNDECAYED = r"(^|/)(bias|scale|position_bias/[ap])$"
 
 
 class Optimizer(NamedTuple):
-    """An optax.GradientTransformation that knows its learning rate.
+    """An optax.GradientTransformation together with its learning rate schedule.
 
     Attributes:
         init: params -> state.
@@ -31,20 +31,23 @@ class Optimizer(NamedTuple):
 def learning_rate_schedule(
     steps: int, learning_rate: float, warmup: float, schedule: str
 ) -> optax.Schedule:
-    """The learning rate at a step: a linear rise from 0, then `schedule`.
+    """Learning rate schedule: linear warmup from 0, then `schedule`.
 
     Args:
-        steps: updates of the whole run.
-        learning_rate: the highest value.
-        warmup: the length of the rise, a fraction of `steps` below 1, else in steps.
-        schedule: 'linear' or 'cosine', both to 0 at `steps`, or 'constant'.
+        steps: Number of updates in the whole run.
+        learning_rate: Peak learning rate.
+        warmup: Length of the warmup: a fraction of `steps` if below 1, else a number of
+            steps.
+        schedule: 'linear' or 'cosine', both decaying to 0 at `steps`, or 'constant'.
     """
+    # Number of warmup steps
     rise = round(warmup * steps) if warmup < 1 else round(warmup)
     if not 0 <= rise <= steps:
         raise ValueError(f"warmup {warmup} does not fit a run of {steps} steps")
     if schedule not in SCHEDULES:
         known = ", ".join(SCHEDULES)
         raise ValueError(f"schedule is {schedule!r}; allowed: {known}")
+    # The warmup, joined with the schedule over the remaining steps
     after = SCHEDULES[schedule](learning_rate, max(steps - rise, 1))
     if rise:
         before = optax.linear_schedule(0.0, learning_rate, rise)
@@ -74,21 +77,22 @@ def adamw(
     """AdamW; its defaults are the Hugging Face Trainer's.
 
     Args:
-        steps: updates of the whole run.
-        learning_rate: the highest value.
-        warmup: a fraction of `steps` below 1, else in steps.
+        steps: Number of updates in the whole run.
+        learning_rate: Peak learning rate.
+        warmup: A fraction of `steps` if below 1, else a number of steps.
         schedule: 'linear', 'cosine' or 'constant'.
-        weight_decay: decoupled, times the learning rate; not on biases and norms.
-        betas: decay of the two moments.
-        eps: added to the root of the second moment.
-        clip_norm: gradients are scaled down to this global norm; 0 for never.
+        weight_decay: Decoupled weight decay, multiplied by the learning rate; not
+            applied to biases and norms.
+        betas: Decay rates of the two moments.
+        eps: Addend of the square root of the second moment.
+        clip_norm: Largest global norm of the gradients; 0 for no clipping.
         multipliers: (pattern, factor) rows; the first pattern found in a parameter's
             path scales its learning rate.
-        freeze: pattern of the parameters that stay as they are and have no moments;
-            '' for none.
-        freeze_rows: (pattern, start, stop, step) of parameters some of whose rows
-            stay as they are, such as those of a longer position table that it had
-            before (`context`).
+        freeze: Pattern of the parameters that are not updated and have no moments; ''
+            for none.
+        freeze_rows: (pattern, start, stop, step) for parameters in which the rows
+            start:stop:step are not updated, such as the original rows of an extended
+            position table.
     """
     rate = learning_rate_schedule(steps, learning_rate, warmup, schedule)
     tx = optax.chain(
@@ -98,8 +102,9 @@ def adamw(
         optax.add_decayed_weights(weight_decay, _decay_mask),
         _scale_by_path(multipliers),
         optax.scale_by_learning_rate(rate),
-        _zero_rows(freeze_rows),  # of what decay adds
+        _zero_rows(freeze_rows),  # the updates that weight decay added
     )
+    # Frozen parameters get no moments
     if freeze:
         groups = {"train": tx, "freeze": optax.set_to_zero()}
         tx = optax.partition(groups, lambda params: _group_params(params, freeze))
@@ -147,7 +152,7 @@ def _scale_by_path(
 def _zero_rows(
     rows: Sequence[tuple[str, int, int, int]],
 ) -> optax.GradientTransformation:
-    """Makes the updates of some rows zero."""
+    """Sets the updates of some rows of some parameters to zero."""
 
     def zero_rows(path, update):
         for pattern, start, stop, step in rows:

@@ -1,4 +1,4 @@
-"""One update of the parameters."""
+"""The training step: loss, gradient and one update of the parameters, compiled."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,18 +21,19 @@ def init_state(params: Params, frozen: Params, tx: Optimizer) -> TrainState:
 
 
 def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) -> Step:
-    """The compiled update (state, batch, key) -> (state, metrics).
+    """Makes the compiled update (state, batch, key) -> (state, metrics).
 
-    The state is donated. The key is the run's: it is folded with the state's step here.
-    A loss or gradient that is not finite leaves the state as it was, its step included.
+    The state's buffers are donated. The key is that of the whole run; the step's number
+    is folded into it here. If the loss or the gradient is not finite, the state is
+    returned unchanged, with the same step number.
 
     Args:
-        objective: What is minimized.
+        objective: The objective to minimize.
         tx: The optimizer.
         state_shardings: A TrainState of NamedShardings.
 
     Returns:
-        a function whose metrics are [] float32: loss, grad_norm, param_norm,
+        A function whose metrics are [] float32: loss, grad_norm, param_norm,
         learning_rate, finite (1 or 0), and the objective's.
     """
     mesh = state_shardings.step.mesh
@@ -45,12 +46,13 @@ def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) 
             output = objective.loss(params, state.frozen, batch, key)
             return output.value, output
 
+        # The loss and its gradient with respect to the trained parameters
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for split_rows
             (value, output), grads = jax.value_and_grad(loss, has_aux=True)(
                 state.params
             )
 
-        # the next state, which is the old one where something is not finite
+        # The next state, or the old one if the loss or the gradient is not finite
         frozen = state.frozen if output.frozen is None else output.frozen
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -61,6 +63,7 @@ def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) 
             lambda new, old: jnp.where(finite, new, old), next_state, state
         )
 
+        # The objective's metrics and those of the step, all [] float32
         metrics = {
             **output.metrics,
             "loss": value,

@@ -1,4 +1,4 @@
-"""The steps since the last report: their metrics, still on the device, and speed."""
+"""Metrics and speed of the training steps since the last report."""
 
 import time
 from typing import Any, NamedTuple
@@ -10,13 +10,13 @@ from research.types import Batch, Metrics
 
 
 class BatchStats(NamedTuple):
-    """What the host knows of a batch.
+    """Statistics of a batch that are known on the host.
 
     Attributes:
-        source: where it is from.
-        shape: of its arrays; a new one costs a compilation.
-        tokens: real ones, on this host.
-        places: real ones and padding, on this host.
+        source: Name of the data source.
+        shape: Shapes of its arrays; the step is compiled once for each new value.
+        tokens: Number of tokens on this host, without padding.
+        places: Number of tokens on this host, with padding.
     """
 
     source: str
@@ -26,21 +26,21 @@ class BatchStats(NamedTuple):
 
 
 def batch_stats(batch: Batch, source: str) -> BatchStats:
-    """Counts a batch of numpy arrays."""
+    """Statistics of a batch of NumPy arrays."""
     shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
     segment = batch.tokens.segment_ids
     return BatchStats(source, shape, int(np.count_nonzero(segment)), segment.size)
 
 
 class Meter:
-    """Gathers steps without waiting; `collect_rows` fetches them all at once."""
+    """Records steps without waiting for the device; `collect_rows` fetches metrics."""
 
     def __init__(self):
         self._shapes = set()
         self._start()
 
     def is_new(self, fact: BatchStats) -> bool:
-        """Whether a batch of this shape comes for the first time."""
+        """Whether no batch of this shape was recorded before."""
         return fact.shape not in self._shapes
 
     def add(
@@ -51,14 +51,14 @@ class Meter:
         waited: float,
         compiled: float,
     ) -> None:
-        """Notes a step that was started.
+        """Records a step that was started.
 
         Args:
-            step: its number, from 1.
-            fact: its batch's.
-            metrics: arrays on the device.
-            waited: seconds that the device had nothing to do for want of a batch.
-            compiled: seconds spent compiling.
+            step: Number of the step, from 1.
+            fact: Statistics of its batch.
+            metrics: Its metrics, arrays on the device.
+            waited: Seconds for which the device was idle, waiting for a batch.
+            compiled: Seconds spent compiling.
         """
         self._shapes.add(fact.shape)
         self._steps.append((step, fact, metrics))
@@ -66,11 +66,12 @@ class Meter:
         self._compiled += compiled
 
     def collect_rows(self) -> list[dict[str, Any]]:
-        """A row for each step since the last call; the last one has the speed too.
+        """Returns a log row per step since the last call; the last row has the speed.
 
-        tokens_per_second and steps_per_second leave out compilation; data_wait and
-        padding are fractions.
+        tokens_per_second and steps_per_second exclude compilation; data_wait (the part
+        of the time spent waiting for batches) and padding are fractions.
         """
+        # Waits for the device to finish all recorded steps
         metrics = jax.device_get([metrics for _, _, metrics in self._steps])
         seconds = time.perf_counter() - self._began
         rows = [
@@ -84,10 +85,11 @@ class Meter:
         return rows
 
     def restart(self) -> None:
-        """Starts the clock again, after something that is not training."""
+        """Restarts the clock, after an evaluation or a checkpoint."""
         self._began = time.perf_counter()
 
     def _measure_speed(self, seconds: float) -> dict[str, float]:
+        # Tokens of this host, without and with padding; seconds without compilation
         tokens = sum(fact.tokens for _, fact, _ in self._steps)
         places = sum(fact.places for _, fact, _ in self._steps)
         training = max(seconds - self._compiled, 1e-9)

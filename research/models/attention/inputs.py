@@ -207,7 +207,7 @@ def apply_positions(
             is.
 
     Returns:
-        queries and keys of each branch; one of each without RoPE.
+        Queries and keys of each branch; one of each without RoPE.
     """
     # [B, q, H, E] scaled queries
     scale = jnp.asarray(cfg.scale * attn.query_scale, jnp.float32).astype(q.dtype)

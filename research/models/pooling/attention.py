@@ -26,10 +26,10 @@ def latent_attention(
     the same for all texts and never masked.
 
     Args:
-        latents: number of latents.
-        heads: attention heads.
-        head_dim: width of a head; 0 is the encoder's width, as in the authors' code.
-        mult: width inside the feed-forward layer, in units of the encoder's width.
+        latents: Number of latents.
+        heads: Attention heads.
+        head_dim: Width of a head; 0 is the encoder's width, as in the authors' code.
+        mult: Width inside the feed-forward layer, in units of the encoder's width.
     """
     sizes = _BlockSizes(latents, heads, head_dim, mult)
 
@@ -58,9 +58,9 @@ def layer_attention(
     it. An encoder that is truncated in depth uses the embeddings of its layers.
 
     Args:
-        latents, heads, mult: as in `latent_attention`.
-        head_dim: width of a head; 0 is half the encoder's, as in the authors' code.
-        layer_vector: the vector of a layer: its "last" token, or the "mean".
+        latents, heads, mult: As in `latent_attention`.
+        head_dim: Width of a head; 0 is half the encoder's, as in the authors' code.
+        layer_vector: The vector of a layer: its "last" token, or the "mean".
     """
     check_option("pool.layer_vector", layer_vector, LAYER_VECTORS)
     sizes = _BlockSizes(latents, heads, head_dim, mult)
@@ -123,10 +123,10 @@ def _apply_block(params: Params, x: Array, kv: Array, heads: int) -> Array:
     """Pre-norm cross-attention and a gated GELU layer, each with a residual sum.
 
     Args:
-        params: as `_init_block` makes them.
+        params: As `_init_block` makes them.
         x: [B, N, D] queries.
         kv: [B, K, D] what they attend to.
-        heads: attention heads.
+        heads: Attention heads.
 
     Returns:
         [B, N, D].

@@ -26,9 +26,9 @@ class LearnedPooling(NamedTuple):
             the last layer's tokens [B, S, D], or [L, B, M, D] with `pool_layer`.
         pool_layer: (tokens [B, S, D], mask) -> [B, M, D], applied to each of the L
             layers first; None reads the last layer only.
-        reads_router: whether `pool_layer` takes (tokens, router logits
+        reads_router: Whether `pool_layer` takes (tokens, router logits
             [B, S, experts], mask).
-        reuses_head: whether `init` reads the "head" of a pre-training, if there is one.
+        reuses_head: Whether `init` reads the "head" of a pre-training, if there is one.
         width: (encoder config) -> E; None if it is the encoder's width.
     """
 

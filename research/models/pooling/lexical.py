@@ -24,7 +24,7 @@ def cluster_centroids(table: Array, clusters: int, seed: int) -> Array:
     Args:
         table: [V, D].
         clusters: K.
-        seed: seed of scikit-learn's MiniBatchKMeans.
+        seed: Seed of scikit-learn's MiniBatchKMeans.
 
     Returns:
         [K, D] float32.
@@ -93,7 +93,7 @@ def lexicon(*, clusters: int = 4_000, seed: int = 0) -> LearnedPooling:
 
     Args:
         clusters: K, the width of the embedding.
-        seed: seed of k-means.
+        seed: Seed of k-means.
     """
 
     def init(key: Key, cfg: EncoderConfig, params: Params) -> Params:
@@ -126,8 +126,8 @@ def dupmae(*, dim: int = 384, top: int = 384) -> LearnedPooling:
     random.
 
     Args:
-        dim: width of the linear layer.
-        top: number of words that are kept.
+        dim: Width of the linear layer.
+        top: Number of words that are kept.
     """
 
     def init(key: Key, cfg: EncoderConfig, params: Params) -> Params:

@@ -42,7 +42,7 @@ def project(layers: Sequence[Dense], x: Array) -> Array:
     """Applies linear layers one after the other.
 
     Args:
-        layers: the layers; none leaves the vectors as they are.
+        layers: The layers; none leaves the vectors as they are.
         x: [..., D] float32.
 
     Returns:

@@ -43,7 +43,7 @@ def parse_pooling(text: str) -> Pool | LearnedPooling:
     """Reads a pooling such as "mean" or "latent_attention(heads=4)".
 
     Raises:
-        ValueError: the text is no call, there is no such pooling, or it has no such
+        ValueError: The text is no call, there is no such pooling, or it has no such
             argument.
     """
     call = parse_call(text)
@@ -73,13 +73,13 @@ def add_pooling_params(
     part of a new pooling that reuses it, and is removed otherwise.
 
     Args:
-        key: random key of new parameters.
-        params: the encoder's parameters.
-        cfg: the encoder's shape.
-        pool: the pooling.
+        key: Random key of new parameters.
+        params: The encoder's parameters.
+        cfg: The encoder's shape.
+        pool: The pooling.
 
     Raises:
-        ValueError: the parameters are those of another pooling, or have other shapes.
+        ValueError: The parameters are those of another pooling, or have other shapes.
     """
     encoder = {k: v for k, v in params.items() if k not in ("pooling", "head")}
     if not isinstance(pool, LearnedPooling) or pool.init is None:
@@ -107,16 +107,16 @@ def bind_pooling(
     """The pooling of an encoder as a function of states and mask alone.
 
     Args:
-        pool: the pooling.
-        params: the encoder's parameters.
-        cfg: the encoder's shape.
+        pool: The pooling.
+        params: The encoder's parameters.
+        cfg: The encoder's shape.
 
     Returns:
         pool: (states, mask) -> vectors.
         pool_layer: applied to each layer first; None reads the last layer only.
 
     Raises:
-        ValueError: the encoder lacks the pooling's parameters, or routers.
+        ValueError: The encoder lacks the pooling's parameters, or routers.
     """
     if not isinstance(pool, LearnedPooling):
         return pool, None

@@ -25,7 +25,7 @@ def moee(
     Args:
         include_state: False for the router weights alone.
         scores: "softmax" as in the paper, or "logits", as in its code for most models.
-        weight: weight of the router weights beside the state.
+        weight: Weight of the router weights beside the state.
     """
     check_option("pool.scores", scores, ROUTER_SCORES)
     if weight < 0:

@@ -87,7 +87,7 @@ def t5_buckets(distance: np.ndarray, *, causal: bool) -> np.ndarray:
 
     Args:
         distance: [...] int, the key's position less the query's.
-        causal: whether keys ahead of the query share the bucket of distance 0.
+        causal: Whether keys ahead of the query share the bucket of distance 0.
 
     Returns:
         [...] int32 in 0 ... BUCKETS - 1.
