@@ -1,4 +1,4 @@
-"""From a config to the parts of a run: the only module that reads a whole config."""
+"""Builds an Experiment from a config; no other module reads a whole config."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ from research.train.loop import Experiment
 from research.train.optimizers import OPTIMIZERS
 from research.types import EmbedFn, ModelEvaluator, Objective, Params
 
-# Where texts are tokenized once, for runs that name no folder of their own.
+# Default folder of tokenized texts, shared by runs.
 TOKEN_CACHE = Path("~/.cache/embax/tokens").expanduser()
 
 
@@ -63,15 +63,16 @@ def build(
     cache: Path = TOKEN_CACHE,
     tokenizer: Tokenizer | None = None,
 ) -> Experiment:
-    """The parts that the training loop runs; writes nothing but the token cache.
+    """Builds everything that the training loop needs; writes only the token cache.
 
     Args:
-        config: Every top-level key of `config_keys`, as configs/common.py makes them.
+        config: Config with every top-level key of `config_keys`, as configs/common.py
+            makes it.
         cache: Folder of tokenized texts.
-        tokenizer: Tokenizer of the run; made as the config says if None.
+        tokenizer: Tokenizer of the run; None builds it from the config.
 
     Returns:
-        The experiment, its tokenizer and its model card included.
+        The experiment, including its tokenizer and model card.
 
     Raises:
         ValueError: A key is missing or unknown, or the config does not fit its data,
@@ -82,18 +83,18 @@ def build(
     fsdp = mesh_shape.pop("fsdp")
     mesh = sharding.make_mesh(mesh_shape)
 
-    # Texts: sources, tokenizer, prompt.
+    # Texts: sources, tokenizer, prompt
     sources = {name: build_section(SOURCES, part) for name, part in config.data.items()}
     if tokenizer is None:
         tokenizer = make_tokenizer(config.tokenizer, sources)
     prompt = _build_prompt(config)
 
-    # The encoder, as it is and with its context extended.
+    # The encoder, before and after its context is extended
     base_encoder = build_section(ENCODERS, config.encoder)
     encoder = extend_config(base_encoder, config.position_methods)
     check_lengths(config, encoder, tokenizer)
 
-    # What is trained, on what, from which parameters.
+    # Batches, objective and initial parameters
     batches = _build_batches(config, sources, tokenizer, mesh, cache, prompt)
     training = _training_encoder(config, encoder)
     objective = _build_objective(config, training, tokenizer, batches)
@@ -109,7 +110,7 @@ def build(
         objective, base_encoder, config.position_methods, initialization
     )
 
-    # How the trained model embeds.
+    # How the trained model embeds, and its evaluators
     card = _model_card(config, base_encoder, encoder, sources)
     evaluators = {name: build_section(EVALS, p) for name, p in config.evals.items()}
     return Experiment(
@@ -143,9 +144,10 @@ def build(
 
 
 def _training_encoder(config, encoder: EncoderConfig) -> EncoderConfig:
-    """The encoder as it is trained.
+    """The encoder's shape in training.
 
-    Texts begin anywhere in a longer position table, so that all its rows are trained.
+    With an extended position table, texts begin at random positions, so that all rows
+    of the table are trained.
     """
     methods = read_methods(config.position_methods)
     if not any(isinstance(method, TableMethod) for method in methods):
@@ -156,10 +158,11 @@ def _training_encoder(config, encoder: EncoderConfig) -> EncoderConfig:
 
 
 def _build_prompt(config) -> Prompt | None:
-    """The prompt that texts are put into; None for plain texts.
+    """The prompt that texts are formatted with; None for plain texts.
 
     Raises:
-        ValueError: There is no such prompt, or the config pools in another way.
+        ValueError: There is no such prompt, or it needs another pooling than the
+            config's.
     """
     prompt = build_prompt(config.prompt)
     if prompt and prompt.pool not in (None, config.pool.name):
@@ -188,6 +191,7 @@ def _build_batches(
         "process_count": jax.process_count(),
     }
     devices = mesh.shape["data"]
+    # Pre-training reads rows of raw text
     if "row_layout" in config:
         layout = bind(ROW_LAYOUTS, config.row_layout)
         return make_pretraining_batches(
@@ -198,7 +202,7 @@ def _build_batches(
         sources,
         tokenizer,
         row_length=config.max_length,
-        # Rows divide over the devices in every chunk of a large batch.
+        # The rows of every GradCache chunk must be divisible by the devices.
         row_multiple=devices
         * num_chunks(config.batch_size, config.objective.micro_batch),
         prompt=prompt,
@@ -218,9 +222,11 @@ def _build_objective(
                 f"{config.objective.name} does not train; allowed: "
                 f"{', '.join(BASIC_POOLINGS)}"
             )
+        # Pre-training objectives take the tokenizer and its token counts
         info = tokenizer_info(tokenizer, [part.table for part in batches.sources])
         objective = build_section(OBJECTIVES, config.objective, encoder, info)
     else:
+        # Contrastive objectives take a pooling and a loss over sizes
         loss = build_loss(config.loss, config.similarity)
         size_loss = build_section(SIZE_LOSSES, config.size_loss, loss)
         objective = build_section(
@@ -236,6 +242,7 @@ def _model_card(
     sources: Mapping[str, Source],
 ) -> dict[str, Any]:
     """The content of model.json: how the trained model embeds."""
+    # A model with extended context embeds texts up to its new length
     extended = encoder.max_len > base_encoder.max_len
     return {
         "encoder": config_fields(encoder),
@@ -260,7 +267,7 @@ def _make_embedder(
     params: Params,
     frozen: Params,
 ) -> EmbedFn:
-    """The embedder of a state's parameters, for evaluators."""
+    """Makes an embedder from trained and frozen parameters, for evaluators."""
     trained = EmbeddingModel(
         params=full_params(params, frozen)["encoder"],
         config=encoder,
@@ -284,7 +291,7 @@ def _measure(
     params: Params,
     frozen: Params,
 ) -> Mapping[str, float]:
-    """The scores of an evaluator that reads the encoder itself, such as perplexity."""
+    """Scores of an evaluator that needs the encoder itself, such as perplexity."""
     encoder_params = full_params(params, frozen)["encoder"]
     return evaluator.evaluate(
         encoder_params, encoder, tokenizer, card["max_length"], mesh
@@ -292,10 +299,11 @@ def _measure(
 
 
 def _adapter_names(config) -> list[str]:
-    """The names of the adapters that are trained, in order; empty without any.
+    """The names of the trained adapters, in order; empty without adapters.
 
     Raises:
-        ValueError: There are several, and the objective reads rows of text.
+        ValueError: There are several adapters, but the objective trains on rows of text
+            rather than pairs.
     """
     if "adapters" not in config.tuning:
         return []
@@ -309,7 +317,7 @@ def _adapter_names(config) -> list[str]:
 
 
 def _shared_prompts(sources: Mapping[str, Source]) -> dict[str, str]:
-    """The prompts of the sources where all agree, else empty ones."""
+    """The prompts of the sources if all sources have the same, else empty prompts."""
     prompts = [dict(source.prompts) for source in sources.values()]
     if all(pair == prompts[0] for pair in prompts):
         return prompts[0]

@@ -19,7 +19,7 @@ from research.objectives.tuning import TUNING
 from research.text.prompts import PROMPTS
 from research.train.optimizers import OPTIMIZERS
 
-# Keys whose value is a section, and the functions that the section may name.
+# Keys whose value is one section, and the functions that the section may name.
 SECTION_TABLES: Mapping[str, Table] = {
     "tokenizer": TOKENIZERS,
     "encoder": ENCODERS,
@@ -32,7 +32,7 @@ SECTION_TABLES: Mapping[str, Table] = {
     "row_layout": ROW_LAYOUTS,
     "optimizer": OPTIMIZERS,
 }
-# Keys whose value is a mapping from a name to a section.
+# Keys whose value maps names to sections.
 GROUP_TABLES: Mapping[str, Table] = {
     "data": SOURCES,
     "evals": EVALS,
@@ -83,13 +83,13 @@ def replace_section(config: ml_collections.ConfigDict, key: str, text: str) -> N
     """Sets a section of a config, in place, by a call such as "cosent(scale=20)".
 
     Args:
-        config: The config; locked ones stay locked.
-        key: Key of SECTION_TABLES ("loss"); key of GROUP_TABLES ("data"), whose text
-            holds calls with | between them; or one entry of such a group ("data.nli").
-        text: The call.
+        config: The config; a locked config stays locked.
+        key: A key of SECTION_TABLES ("loss"), a key of GROUP_TABLES ("data"), or one
+            entry of such a group ("data.nli").
+        text: The call; several calls separated by | for a key of GROUP_TABLES.
 
     Raises:
-        ValueError: The config has no such key, or the text is no section of it.
+        ValueError: The config has no such key, or the text is no valid section for it.
     """
     head, _, name = key.partition(".")
     if head not in config:
@@ -112,6 +112,7 @@ def check_keys(config: ml_collections.ConfigDict) -> None:
     """Raises ValueError if keys are missing or unknown, or a count is below 1."""
     objective = config.objective.name if "objective" in config else "contrastive"
     allowed = config_keys(objective)
+    # The top-level keys, which depend on the objective
     unknown = sorted(set(config) - set(allowed))
     missing = sorted(set(allowed) - set(config))
     if unknown or missing:
@@ -120,6 +121,7 @@ def check_keys(config: ml_collections.ConfigDict) -> None:
             f"{problem} config key {', '.join(unknown or missing)}; "
             f"the keys of {objective} are {', '.join(allowed)}"
         )
+    # Counts, data and row layout
     for key in ("steps", "batch_size", "max_length", "log_every"):
         if config[key] < 1:
             raise ValueError(f"{key} is {config[key]}; it should be at least 1")

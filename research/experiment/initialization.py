@@ -1,4 +1,4 @@
-"""Initial parameters and tokenizer of a run: new ones, or those of a model."""
+"""Initial parameters and tokenizer of a run: new, or from an existing model."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ from research.models.positions.methods import (
 from research.text import tokenization
 from research.types import Key, Objective, Params, Pool
 
-# Examples of a source that a tokenizer is trained on, about.
+# Approximate number of examples per source that a tokenizer is trained on.
 TOKENIZER_EXAMPLES = 10_000
 
 
@@ -32,8 +32,8 @@ class Initialization(NamedTuple):
 
     Attributes:
         params: Parameters of the encoder, and "head" for a pooling that has one.
-        note: Sentence on what the run leaves behind of the model, and on a changed
-            attention mask; empty if there is nothing to say.
+        note: Sentence about dropped parts of the model and a changed attention mask;
+            empty if there are none.
     """
 
     params: Params
@@ -43,17 +43,17 @@ class Initialization(NamedTuple):
 def load_initialization(
     model: str, cfg: EncoderConfig, tokenizer: Tokenizer, pool: str = "mean"
 ) -> Initialization:
-    """The encoder of a model, such as the workdir of a pre-training.
+    """Loads the encoder of a model to start a run from, such as a pre-training run.
 
     Args:
         model: Name of the model, as `interop.load` takes it.
         cfg: Shape of the run's encoder. It may have fewer blocks than the model (the
-            first ones are taken) and another causal mask; else they must agree.
+            first blocks are used) and another causal mask; all else must be equal.
         tokenizer: Tokenizer of the run.
         pool: Pooling of the run, as `parse_pooling` reads it.
 
     Raises:
-        ValueError: The model has another shape, other token ids, or adapters.
+        ValueError: The model has another shape, another vocabulary, or adapters.
     """
     loaded = load.load(model)
     if loaded.adapters:
@@ -65,7 +65,7 @@ def load_initialization(
         loaded.params, loaded.config, min(cfg.depth, loaded.config.depth)
     )
 
-    # Fields that decide how the encoder is computed, not what its weights mean.
+    # Fields that change how the encoder is computed, but not what its weights mean
     free = ("dropout", "dtype", "remat", "attention", "causal")
     changes = {name: getattr(cfg, name) for name in free}
     if dataclasses.replace(shape, **changes) != cfg:
@@ -93,14 +93,17 @@ def _select_parts(
 ) -> tuple[Params, str, list[str]]:
     """Parameters for a run with this pooling, their names, and names of dropped parts.
 
-    A learned pooling keeps the model's own, or begins from its language model head.
+    A learned pooling starts from the model's pooling parameters if it has any, or from
+    its language model head.
     """
     learned = isinstance(pool, LearnedPooling)
     parts, dropped = "encoder is", list(loaded.dropped)
+    # Keep the head for a pooling that reuses it
     takes_head = learned and pool.reuses_head and "pooling" not in params
     if takes_head and loaded.head is not None:
         params, parts = {**params, "head": loaded.head}, "encoder and head are"
         dropped = [name for name in dropped if not name.startswith("head ")]
+    # Drop the parameters of a learned pooling that the run does not use
     if "pooling" in params and not learned:
         params = {name: part for name, part in params.items() if name != "pooling"}
         dropped.append(f"its pooling by {loaded.pool}")
@@ -113,13 +116,13 @@ def make_initialize(
     position_methods: str,
     initialization: Initialization | None,
 ) -> Callable[[Key], tuple[Params, Params]] | None:
-    """A function key -> (trained, frozen) parameters; None for `objective.init`.
+    """Makes key -> (trained, frozen) parameters; None if `objective.init` suffices.
 
     Args:
         objective: Objective of the run.
         cfg: Shape of the encoder before its context is extended.
-        position_methods: Call text of the methods that extend the context.
-        initialization: Parameters of the encoder; None for random ones.
+        position_methods: Position methods that extend the context, as call text.
+        initialization: Initial parameters of the encoder; None for random ones.
     """
     methods = read_methods(position_methods)
     longer_table = any(isinstance(method, TableMethod) for method in methods)
@@ -139,16 +142,16 @@ def make_initialize(
 def make_tokenizer(
     config: Mapping[str, Any], sources: Mapping[str, Source]
 ) -> Tokenizer:
-    """The tokenizer of a config's section, trained on the sources if it asks for that.
+    """Builds the tokenizer of a config section; "trained" is trained on the sources.
 
     Args:
-        config: Section of TOKENIZERS.
+        config: Config section that names one of TOKENIZERS.
         sources: Training data by name.
     """
 
     def iterate_texts() -> Iterator[str]:
         for source in sources.values():
-            # Evenly spaced examples say as much about words as all of them.
+            # Evenly spaced examples suffice for the statistics of words.
             step = -(-len(source.examples) // TOKENIZER_EXAMPLES)
             for row in source.examples[::step]:
                 yield from dict.fromkeys((row.query, *row.positives, *row.negatives))
@@ -159,14 +162,14 @@ def make_tokenizer(
 def trained_tokenizer(
     corpus: Callable[[], Iterable[str]], *, vocab: int = 8_192, kind: str = "wordpiece"
 ) -> Tokenizer:
-    """A tokenizer of at most `vocab` tokens, trained on the run's own texts."""
+    """Trains a tokenizer of at most `vocab` tokens on the texts of the run."""
     return tokenization.train_tokenizer(corpus(), vocab, kind)
 
 
 def pretrained_tokenizer(
     corpus: Callable[[], Iterable[str]], *, model: str
 ) -> Tokenizer:
-    """The tokenizer of a model."""
+    """The tokenizer of an existing model."""
     del corpus
     return load.load(model).tokenizer
 
@@ -180,16 +183,16 @@ def pretrained_encoder(
     dtype: str = "float32",
     remat: str = "dots",
 ) -> EncoderConfig:
-    """The shape of a model's encoder, or of its first `depth` blocks.
+    """The shape of an existing model's encoder, or of its first `depth` blocks.
 
     Args:
         model: Name of the model, as `interop.load` takes it.
         depth: Number of blocks; -1 for all.
-        causal: Whether attention is causal, such as False for a bidirectional decoder
-            (LLM2Vec); None keeps the model's mask.
+        causal: Whether attention is causal; False makes a decoder bidirectional
+            (LLM2Vec), None keeps the model's mask.
         dropout: Dropout rate in training.
-        dtype: Type of activations.
-        remat: What the backward pass recomputes.
+        dtype: Data type of activations.
+        remat: What the backward pass recomputes, as in `EncoderConfig`.
     """
     cfg = load.load(model).config
     if not (depth == -1 or 1 <= depth <= cfg.depth):

@@ -15,22 +15,23 @@ from research.train.loop import Experiment
 def prepare_run(
     config: ml_collections.ConfigDict, workdir: Path, *, cache: Path | None = None
 ) -> Experiment:
-    """Builds an experiment and writes the files that its workdir needs to be loaded.
+    """Builds an experiment and writes the files of its workdir except checkpoints.
 
     Args:
         config: The config of the run.
-        workdir: Folder of the run, new or left by a run of the same config, whose
-            tokenizer is then used again.
+        workdir: Folder of the run: new, or that of an earlier run of the same config,
+            whose tokenizer is then reused.
         cache: Folder of tokenized texts; workdir/tokens if None.
 
     Returns:
         The experiment, for `train.loop.train(experiment, workdir)`.
 
     Raises:
-        ValueError: The config does not fit, or the workdir has a run of another one.
+        ValueError: The config is invalid, or the workdir holds a run of another config.
     """
     workdir = Path(workdir)
     check_workdir(workdir, config)
+    # A resumed run keeps the tokenizer that its checkpoints were trained with
     tokenizer = None
     if (workdir / "tokenizer.json").exists():
         tokenizer = load_tokenizer(workdir)
@@ -54,10 +55,10 @@ def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
 def write_workdir(
     workdir: Path, config: ml_collections.ConfigDict, experiment: Experiment
 ) -> None:
-    """Writes what `interop.load` and a resumed run read, all but the checkpoints.
+    """Writes the files that `interop.load` and a resumed run need besides checkpoints.
 
-    config.json is the config, which configs/replay.py reads again; tokenizer.json the
-    tokenizer; model.json says how the model embeds.
+    config.json holds the config, which configs/replay.py can run again; tokenizer.json
+    holds the tokenizer; model.json describes how the model embeds.
     """
     write_json(workdir / "config.json", _to_json(config))
     if not (workdir / "tokenizer.json").exists():
@@ -67,5 +68,5 @@ def write_workdir(
 
 
 def _to_json(config: ml_collections.ConfigDict) -> dict:
-    """The config as it comes back from a JSON file: tuples are lists."""
+    """The config as it is after a round trip through JSON: tuples become lists."""
     return json.loads(config.to_json())

@@ -1,7 +1,7 @@
 """Softmax losses of similarity scores: InfoNCE, and the improved loss of GTE.
 
-A loss maps a batch's `PairScores` and `Labels` to [B] float32, one number per query;
-training minimizes the mean. Which similarity the scores are is not its concern.
+A loss maps a batch's `PairScores` and `Labels` to [B] float32, one loss per query;
+training minimizes the mean. It works with any similarity.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from research.config_sections import check_option
 from research.losses.similarity import PairScores
 from research.types import Array, Labels
 
-# Logit of what is left out of a softmax: finite, so that no gradient is NaN.
+# Logit of pairs left out of a softmax: finite, so that no gradient is NaN.
 NEG_INF = float(jnp.finfo(jnp.float32).min)
 
 
@@ -31,10 +31,10 @@ def infonce(
 ) -> Array:
     """Softmax cross-entropy of each query's positive against the batch's documents.
 
-    van den Oord et al. 2018, eq. 4. A document is left out of a query's softmax where
-    its text equals the positive's, or its own query's text equals this query's (by the
-    labels' ids; Lee et al. 2025, EmbeddingGemma). The positive itself always stays, and
-    so do the query's own hard negatives unless their text is the positive's.
+    van den Oord et al. 2018, eq. 4. A document is left out of a query's softmax if its
+    text equals the positive's, or if it belongs to another query with the same text (by
+    the labels' ids; Lee et al. 2025, EmbeddingGemma). The positive itself always stays,
+    and so do the query's own hard negatives unless their text equals the positive's.
 
     Args:
         scores: Similarities of the batch.
@@ -48,10 +48,10 @@ def infonce(
             which excludes `symmetric` and `same_side`.
         same_side: Whether both directions also contrast query i with the other queries
             and positive i with the other positives.
-        margin: Negatives more similar than the positive's similarity plus this are left
-            out (Qwen3 embeddings use 0.1); None keeps all.
-        alpha: Addend of the logits, after the temperature, of a query's own hard
-            negatives (SimCSE's hard-negative weight is its exponential).
+        margin: Negatives whose similarity exceeds the positive's by more than this are
+            left out (Qwen3 embeddings use 0.1); None keeps all.
+        alpha: Addend, after the temperature, of the logits of a query's own hard
+            negatives (exp(alpha) is SimCSE's hard-negative weight).
 
     Returns:
         [B] float32 loss per query.
@@ -74,12 +74,13 @@ def infonce(
     is_own = jnp.repeat(jnp.eye(count, dtype=bool), num_docs, axis=1)
     is_hard = (jnp.arange(count * num_docs) % num_docs > 0)[None, :]
     logits = jnp.where(is_own & is_hard, logits + alpha, logits)
+    # Leave out other queries' hard negatives, or all documents of other queries
     if negatives == "own":
         logits = jnp.where(is_hard & ~is_own, NEG_INF, logits)
     if negatives == "hard":
         logits = jnp.where(is_own, logits, NEG_INF)
 
-    # two of [B, B], in the softmax of both directions
+    # Two [B, B] blocks of logits, in the softmax of both directions
     same_side_logits = []
     if same_side:
         same_side_logits = _same_side_logits(scores, allowed, temperature)
@@ -104,9 +105,9 @@ def gte(
 ) -> Array:
     """One softmax over documents, other queries, other positives and reverse pairs.
 
-    Li et al. 2023 (GTE), "improved contrastive loss". As printed there the positive
-    counts twice, so that a batch of one pair costs log 2; we follow the print. Equal
-    texts are left out as in `infonce`.
+    Li et al. 2023 (GTE), "improved contrastive loss". As printed in the paper, the
+    denominator counts the positive twice, so that a batch of one pair has the loss
+    log 2. Equal texts are left out as in `infonce`.
 
     Args:
         scores: Similarities of the batch.
@@ -119,6 +120,7 @@ def gte(
     """
     num_docs = scores.own_documents.shape[1]
     allowed = _allowed_pairs(scores, labels, margin)
+    # [B, B*K] logits of documents, and [B, B] logits of queries for each positive
     documents = scores.query_document / temperature
     queries = scores.query_document[:, ::num_docs].T / temperature
     total = _logsumexp(
@@ -133,10 +135,10 @@ class AllowedPairs(NamedTuple):
     """Which pairs of texts a softmax contrasts.
 
     Attributes:
-        query_document: [B, B*K] query i and document j, positives included.
-        positive_query: [B, B] positive i and query j, i = j included.
-        query_query: [B, B] queries i and j != i.
-        positive_positive: [B, B] positives i and j != i.
+        query_document: [B, B*K] bool, query i and document j, including the positive.
+        positive_query: [B, B] bool, positive i and query j, including i = j.
+        query_query: [B, B] bool, queries i and j != i.
+        positive_positive: [B, B] bool, positives i and j != i.
     """
 
     query_document: Array
@@ -148,13 +150,14 @@ class AllowedPairs(NamedTuple):
 def _allowed_pairs(
     scores: PairScores, labels: Labels, margin: float | None
 ) -> AllowedPairs:
-    """The pairs that are a positive, or no equal text and not above the margin."""
+    """The positives, and pairs of different texts with scores within the margin."""
     count, num_docs = scores.own_documents.shape
     chex.assert_shape(scores.query_document, (count, count * num_docs))
     diagonal = jnp.eye(count, dtype=bool)
     same_query, same_document = _same_texts(labels, count, num_docs)
 
-    # [B, B*K] documents that are no duplicate of the positive or of its query
+    # [B, B*K] documents whose text is not the positive's, and whose query's text is not
+    # this query's
     of_same_query = jnp.repeat(same_query & ~diagonal, num_docs, axis=1)
     documents = ~(of_same_query | same_document)
     # [B, B] pairs of different texts
@@ -177,9 +180,9 @@ def _allowed_pairs(
 
 
 def _same_texts(labels: Labels, count: int, num_docs: int) -> tuple[Array, Array]:
-    """Which queries have query i's text [B, B], which documents positive i's [B, B*K].
+    """Queries that equal query i [B, B], and documents that equal positive i [B, B*K].
 
-    A query has its own text, and a positive too; nothing is equal without ids.
+    A query equals itself, and so does a positive. Without ids all entries are False.
     """
     same_query = jnp.zeros((count, count), bool)
     same_document = jnp.zeros((count, count * num_docs), bool)
@@ -199,7 +202,7 @@ def _is_positive(count: int, num_docs: int) -> Array:
 
 
 def _positives(scores: PairScores) -> Array:
-    """[B] score of each query's positive, the same bits as in the matrix."""
+    """[B] score of each query's positive, bit for bit that of `query_document`."""
     is_positive = _is_positive(*scores.own_documents.shape)
     return jnp.sum(jnp.where(is_positive, scores.query_document, 0.0), axis=1)
 
@@ -207,7 +210,7 @@ def _positives(scores: PairScores) -> Array:
 def _same_side_logits(
     scores: PairScores, allowed: AllowedPairs, temperature: float
 ) -> list[Array]:
-    """Two of [B, B]: logits among queries, and among positives."""
+    """Two [B, B] blocks of logits: among queries, and among positives."""
     return [
         _mask_logits(scores.query_query / temperature, allowed.query_query),
         _mask_logits(scores.positive_positive / temperature, allowed.positive_positive),
@@ -221,7 +224,7 @@ def _mask_logits(logits: Array, allowed: Array) -> Array:
 def _logsumexp(*blocks: Array) -> Array:
     """[B] logsumexp over the rows of all blocks [B, ...], without concatenating them.
 
-    Sharded blocks stay on their devices; a concatenation would move them.
+    Sharded blocks stay on their devices; a concatenation would move data between them.
     """
     parts = jnp.stack([jax.nn.logsumexp(block, axis=1) for block in blocks], axis=1)
     return jax.nn.logsumexp(parts, axis=1)

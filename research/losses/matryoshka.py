@@ -1,8 +1,8 @@
 """Losses over the sizes of an elastic model: Matryoshka, Starbucks, ESE.
 
-Each wraps a loss of one embedding. A size (l, k) is the first k dimensions of the
-pooled output of block l of L, of D dimensions. Metrics are the terms of the sum before
-their weights (`size_terms.sum_terms`).
+Each function wraps a base loss, which is computed at one size. A size (l, k) is the
+first k of D dimensions of the pooled output of block l of L. The metrics are the
+unweighted terms of the sum (`size_terms.sum_terms`).
 """
 
 from functools import partial
@@ -33,7 +33,7 @@ from research.types import Array, Key, Labels, SizeLoss
 
 
 def full_size(loss: Loss) -> SizeLoss:
-    """The loss of the last layer at full width, and nothing else."""
+    """The base loss of the last layer at full width only."""
 
     def loss_of_last_layer(q: Array, d: Array, labels: Labels, key: Key):
         del key
@@ -43,7 +43,7 @@ def full_size(loss: Loss) -> SizeLoss:
 
 
 def single_size(loss: Loss, *, depth: int = -1, dim: int = -1) -> SizeLoss:
-    """The loss at one size.
+    """The base loss at one size.
 
     Args:
         loss: The base loss.
@@ -77,7 +77,8 @@ def matryoshka(
         weights: One weight per width; all 1 if empty.
 
     Raises:
-        ValueError: The model has no such width, or not one weight for each width.
+        ValueError: The model has no such width, or the numbers of weights and widths
+            differ.
     """
     if not dims:
         raise ValueError("matryoshka needs at least one width in dims")
@@ -88,6 +89,7 @@ def matryoshka(
         del key
         chex.assert_rank([q, d], 2)
         check_dims(dims, q.shape[-1])
+        # The base loss at each width, and the weighted sum
         losses = [loss(q[:, :k], d[:, :k], labels) for k in dims]  # each [B]
         metrics = {f"task/{k}": jnp.mean(x) for k, x in zip(dims, losses, strict=True)}
         weighted = zip(weights or (1.0,) * len(dims), losses, strict=True)
@@ -109,27 +111,27 @@ def two_dimensional(
     kl_temperature: float = 1.0,
     detach_teacher: bool = False,
 ) -> SizeLoss:
-    """The loss at fixed sizes, smaller ones pulled towards the last layer.
+    """The base loss at fixed sizes, with distillation from the last layer (KL).
 
     Args:
-        loss: The base loss, whose similarity also makes the "scores".
+        loss: The base loss; `kl_on` "scores" uses its similarity.
         pairs: Sizes (depth, dim), depth from 1; the full size is trained only if it is
             one of them.
         weights: One weight per size's task loss; all 1 if empty.
-        reduction: "sum" of the sizes' terms, or their "mean".
+        reduction: "sum" or "mean" over the sizes.
         layer_weight: Weight of the task loss at depth l below the last: "uniform" 1,
             "linear" 1/l or "log" 1/(1 + ln(1 + l)).
         kl_on: "none", "features" (softmax over the dimensions of each unnormalized
             embedding) or "scores" (over each query's similarities to all documents).
-        kl_teacher: The last layer's "same_prefix", or its "full" width ("scores" only);
-            a size that is its own teacher has no term.
+        kl_teacher: Teacher of a size: the last layer at the "same_prefix" or at "full"
+            width ("scores" only); a size that is its own teacher has no divergence.
         kl_weight: Factor of the divergences.
         kl_temperature: Divisor of the features or similarities before the softmax.
         detach_teacher: Whether the teacher gets no gradient from the divergence.
 
     Raises:
-        ValueError: The model has no such size, an option is unknown, or the number of
-            weights is not that of the sizes.
+        ValueError: The model has no such size, an option is unknown, or the numbers of
+            weights and sizes differ.
     """
     check_option("reduction", reduction, ("sum", "mean"))
     check_option("layer_weight", layer_weight, LAYER_WEIGHTS)
@@ -142,7 +144,7 @@ def two_dimensional(
     if weights and len(weights) != len(pairs):
         raise ValueError(f"{len(weights)} weights are given for {len(pairs)} pairs")
 
-    # how a size differs from its teacher
+    # Divergence of a size from its teacher: by features, or by scores
     divergence = partial(
         feature_kl, temperature=kl_temperature, detach_teacher=detach_teacher
     )
@@ -167,7 +169,7 @@ def two_dimensional(
                 weight *= LAYER_WEIGHTS[layer_weight](depth)
             name = f"{depth}x{dim}"
             tasks.append(Term(name, depth, dim, weight * scale))
-            # a size that is not its own teacher has a divergence
+            # Sizes that are not their own teacher have a divergence
             teacher = (blocks, width if kl_teacher == "full" else dim)
             if kl_on != "none" and (depth, dim) != teacher:
                 students.append(Term(name, depth, dim, kl_weight * scale))
@@ -179,15 +181,16 @@ def two_dimensional(
 def starbucks_sts(loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0) -> SizeLoss:
     """Starbucks fine-tuning as its STS code does it (Zhuang et al. 2024).
 
-    The sum, not the mean, over the sizes of the loss and, below the last layer, of
+    The sum, not the mean, over the sizes of the base loss and, below the last layer, of
     0.3 * kl_weight * KL(softmax(teacher) || softmax(size)) over the features of every
     query and document. The teacher is the last layer's prefix of the same width and
-    does get gradient; 0.3, there called a temperature, divides nothing.
+    receives gradient. The code calls 0.3 a temperature, but only multiplies by it.
 
     Args:
-        loss: The base loss; theirs is `infonce` of cosines at 0.05 (or `cosent`).
-        pairs: Sizes (depth, dim), the full one among them.
-        kl_weight: Factor of the divergences, beside 0.3.
+        loss: The base loss; the authors use `infonce` of cosines with temperature 0.05
+            (or `cosent`).
+        pairs: Sizes (depth, dim), including the full size.
+        kl_weight: Factor of the divergences, in addition to 0.3.
     """
     return two_dimensional(
         loss, pairs=pairs, kl_on="features", kl_weight=0.3 * kl_weight
@@ -197,17 +200,17 @@ def starbucks_sts(loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0) -> SizeLo
 def starbucks_retrieval(
     loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0
 ) -> SizeLoss:
-    """Starbucks fine-tuning as its retrieval code does it, which is another loss.
+    """Starbucks fine-tuning as its retrieval code does it, unlike its STS code.
 
-    The sum over the sizes of the loss and, except at the full size, of
+    The sum over the sizes of the base loss and, except at the full size, of
     kl_weight * KL(softmax(teacher) || softmax(size)) over each query's similarities to
     all documents of the batch, divided by the loss's temperature. The teacher is the
-    full size and gets no gradient.
+    full size and receives no gradient.
 
     Args:
-        loss: The base loss, whose similarity and temperature the divergences share;
-            theirs is `infonce` of dot products at 1.
-        pairs: Sizes (depth, dim), the full one among them.
+        loss: The base loss, whose similarity and temperature the divergences share; the
+            authors use `infonce` of dot products with temperature 1.
+        pairs: Sizes (depth, dim), including the full size.
         kl_weight: Factor of the divergences.
     """
     return two_dimensional(
@@ -224,17 +227,17 @@ def starbucks_retrieval(
 def ese(loss: Loss, *, dim: int = 128) -> SizeLoss:
     """Espresso sentence embeddings (Li et al. 2024; SeanLee97/AnglE), task losses only.
 
-    The loss at (L, D) and (L, k), plus 1/(L-1) of the sum over i = 0..L-2, the
-    embedding layer first, of the loss at (i, k) / (1 + ln(1 + i)): block L-1 is never
-    trained, as in their code. Their alignment of the prefixes with a target from a
-    singular value decomposition is left out.
+    The base loss at (L, D) and (L, k), plus 1/(L-1) times the sum over i = 0..L-2 of
+    the base loss at (i, k) divided by 1 + ln(1 + i), where i = 0 is the embedding
+    layer. As in the authors' code, block L-1 has no term. The paper's alignment of the
+    prefixes with a target from a singular value decomposition is not implemented.
 
     Args:
         loss: The base loss.
         dim: The width k.
 
     Raises:
-        ValueError: The model has no such width, or a single layer.
+        ValueError: The model has no such width, or only one layer.
     """
 
     def choose_terms(key: Key, blocks: int, width: int):
@@ -245,6 +248,7 @@ def ese(loss: Loss, *, dim: int = 128) -> SizeLoss:
             Term(f"{blocks}x{width}", blocks, width, 1.0),
             Term(f"{blocks}x{dim}", blocks, dim, 1.0),
         ]
+        # Smaller depths at width k, from the embedding layer up
         for i in range(blocks - 1):
             weight = LAYER_WEIGHTS["log"](i) / (blocks - 1)
             tasks.append(Term(f"{i}x{dim}", i, dim, weight))

@@ -1,4 +1,4 @@
-"""Losses over sizes of which some are sampled anew at every step: 2DMSE and others.
+"""Losses over sizes that are sampled at every step: 2DMSE, sentence-transformers'.
 
 Sizes and metrics are as in `matryoshka`.
 """
@@ -31,18 +31,18 @@ def mse2d_v1(
 ) -> SizeLoss:
     """2DMSE as first released (Li et al. 2024; SeanLee97/AnglE 74e5ba2).
 
-    With a layer l sampled from 1..L-1 and a width k from `dims` at each step: the loss
-    at (L, D), (l, D), (L, k) and (l, k), plus temperature^2 times the feature
-    divergence of (l, D) from (L, D), which gives gradient to both.
+    Each step samples a layer l from 1..L-1 and a width k from `dims`. The loss is the
+    base loss at (L, D), (l, D), (L, k) and (l, k), plus temperature^2 times the feature
+    divergence of (l, D) from (L, D); both receive gradient from it.
 
     Args:
         loss: The base loss.
-        dims: Widths to sample from; the powers of two from 8 to below D if empty.
+        dims: Widths to sample from; if empty, the powers of two from 8 up to below D.
         kl_weight: Factor of the divergence.
         kl_temperature: Divisor of the features before the softmax.
 
     Raises:
-        ValueError: The model has no such width, or a single layer.
+        ValueError: The model has no such width, or only one layer.
     """
     kl_scale = kl_weight * kl_temperature**2
     return _sample_size(loss, dims, "uniform", kl_scale, kl_temperature)
@@ -55,7 +55,7 @@ def mse2d_later(
     kl_weight: float = 1.0,
     kl_temperature: float = 1.0,
 ) -> SizeLoss:
-    """2DMSE as later released (SeanLee97/AnglE 708220d): `mse2d_v1`, but reweighted.
+    """2DMSE as later released (SeanLee97/AnglE 708220d): `mse2d_v1`, reweighted.
 
     The sampled layer's two losses are divided by l, and the divergence is multiplied by
     the temperature, not by its square.
@@ -75,27 +75,28 @@ def st_adaptive(
     layer_weight: str = "linear",
     detach_teacher: bool = False,
 ) -> SizeLoss:
-    """AdaptiveLayerLoss of sentence-transformers, by default as it was until 5.2.
+    """AdaptiveLayerLoss of sentence-transformers; the defaults are those up to 5.2.
 
     The last layer's loss, plus the mean over layers sampled from 1..L-1 of their
-    weighted losses, plus for each temperature times the feature divergence from the
-    last layer. Later releases weight layers uniformly, detach the teacher, and sample
-    the embedding layer too (which this never does).
+    weighted losses, plus, for each sampled layer, temperature times the feature
+    divergence from the last layer. Later releases weight layers uniformly, detach the
+    teacher, and also sample the embedding layer (not supported here).
 
     Args:
         loss: The base loss.
-        layers_per_step: Layers sampled per step, without replacement; -1 for all.
+        layers_per_step: Number of layers sampled per step, without replacement; -1 for
+            all.
         last_weight: Weight of the last layer's loss.
         prior_weight: Weight of the other layers' losses.
         kl_weight: Factor of the divergences.
-        kl_temperature: Divisor of the features before the softmax; 0 leaves out the
+        kl_temperature: Divisor of the features before the softmax; with 0 there are no
             divergences.
         layer_weight: Weight of layer l: "uniform" 1, "linear" 1/l or "log"
             1/(1 + ln(1 + l)).
         detach_teacher: Whether the last layer gets no gradient from the divergences.
 
     Raises:
-        ValueError: The model has a single layer, or an option is unknown.
+        ValueError: The model has only one layer, or an option is unknown.
     """
     options = AdaptiveOptions(
         dims=(),
@@ -124,23 +125,23 @@ def st_matryoshka2d(
 ) -> SizeLoss:
     """Matryoshka2dLoss of sentence-transformers: `st_adaptive` at sampled widths.
 
-    Each of the task losses samples its own width from `dims`, so the full size is
-    trained only when the last layer samples full width; the divergences are at full
-    width. This is what the Starbucks paper calls 2DMSE in its STS experiments.
+    Each task loss samples its own width from `dims`, so the full size is trained only
+    when the full width is sampled for the last layer. The divergences are at full
+    width. The Starbucks paper calls this loss 2DMSE in its STS experiments.
 
     Args:
         loss: The base loss.
         dims: Widths to sample from.
-        layers_per_step: As in `st_adaptive`, like all arguments below.
-        last_weight: See there.
-        prior_weight: See there.
-        kl_weight: See there.
-        kl_temperature: See there.
-        layer_weight: See there.
-        detach_teacher: See there.
+        layers_per_step: As in `st_adaptive`.
+        last_weight: As in `st_adaptive`.
+        prior_weight: As in `st_adaptive`.
+        kl_weight: As in `st_adaptive`.
+        kl_temperature: As in `st_adaptive`.
+        layer_weight: As in `st_adaptive`.
+        detach_teacher: As in `st_adaptive`.
 
     Raises:
-        ValueError: The model has no such width or a single layer, or an option is
+        ValueError: The model has no such width or only one layer, or an option is
             unknown.
     """
     if not dims:
@@ -160,7 +161,7 @@ def st_matryoshka2d(
 
 @dataclass(frozen=True)
 class AdaptiveOptions:
-    """The arguments of `st_matryoshka2d`; without dims, those of `st_adaptive`."""
+    """The options of `st_matryoshka2d`; with empty dims, those of `st_adaptive`."""
 
     dims: tuple[int, ...]
     layers_per_step: int
@@ -182,12 +183,14 @@ def _sample_size(
     """2DMSE: the last layer and a sampled one, each at full and at a sampled width."""
 
     def choose_terms(key: Key, blocks: int, width: int):
+        # A layer below the last, and a width for this step
         candidates = tuple(dims) or _powers_of_two(width)
         check_dims(candidates, width)
         layer_key, width_key = jax.random.split(key)
         (layer,) = sample_layers(layer_key, blocks, 1)
         sampled_width = sample_width(width_key, candidates)
         weight = LAYER_WEIGHTS[layer_weight](layer)
+        # Each of the two layers, at full width and at the sampled width
         tasks = [
             Term(f"{blocks}x{width}", blocks, width, 1.0),
             Term(f"drawnx{width}", layer, width, weight),
@@ -208,7 +211,7 @@ def _adaptive_layers(loss: Loss, options: AdaptiveOptions) -> SizeLoss:
 
     def choose_terms(key: Key, blocks: int, width: int):
         check_dims(dims, width)
-        # the layers of this step, and a width for the last layer and for each of them
+        # Sampled layers, and one width for the last layer and for each of them
         key, layers_key = jax.random.split(key)
         layers = sample_layers(layers_key, blocks, options.layers_per_step)
         keys = jax.random.split(key, 1 + len(layers))
@@ -216,6 +219,7 @@ def _adaptive_layers(loss: Loss, options: AdaptiveOptions) -> SizeLoss:
 
         label = "drawn" if dims else width
         tasks = [Term(f"{blocks}x{label}", blocks, widths[0], options.last_weight)]
+        # Task losses at sampled widths, divergences at full width
         students = []
         for i, layer in enumerate(layers):
             weight = LAYER_WEIGHTS[options.layer_weight](layer)
@@ -234,5 +238,5 @@ def _adaptive_layers(loss: Loss, options: AdaptiveOptions) -> SizeLoss:
 
 
 def _powers_of_two(width: int) -> tuple[int, ...]:
-    """8, 16, ... below the width."""
+    """The powers of two from 8 up to below the width."""
     return tuple(2**m for m in range(3, width.bit_length()) if 2**m < width) or (width,)

@@ -1,4 +1,4 @@
-"""Losses of graded pairs and of triplets: CoSENT, regression, AnglE, triplet.
+"""Losses for graded pairs and for triplets: CoSENT, regression, AnglE, triplet.
 
 `cosent` and `cosine_mse` are losses of scores, (PairScores, Labels) -> [B]; `angle` and
 `triplet` need the vectors themselves, (q [B, D], d [B*K, D], Labels) -> [B].
@@ -21,19 +21,19 @@ from research.types import Array, Labels
 
 
 def cosent(scores: PairScores, labels: Labels, *, scale: float = 20.0) -> Array:
-    """Ranking loss over pairs of pairs in the wrong order (CoSENT, Su 2022).
+    """Ranking loss over all pairs of scores (CoSENT, Su 2022).
 
     log(1 + sum over g_i < g_j of exp(scale * (s_i - s_j))) for scores s and grades g,
     one number per batch. It grows with the logarithm of the number of pairs, and is 0
-    where all grades are equal.
+    if all grades are equal.
 
     Args:
-        scores: Similarities of the batch; only each query's own documents count.
-        labels: score [B] (where K is 1) or [B, K]; only its order matters.
+        scores: Similarities of the batch; only `own_documents` is used.
+        labels: Labels with score [B] (if K is 1) or [B, K]; only its order matters.
         scale: Factor of the similarities.
 
     Returns:
-        [B] float32, the batch's loss in every row.
+        [B] float32, the loss of the batch, repeated.
 
     Raises:
         ValueError: The labels' scores are missing, or not one per pair.
@@ -45,14 +45,14 @@ def cosent(scores: PairScores, labels: Labels, *, scale: float = 20.0) -> Array:
 def cosine_mse(scores: PairScores, labels: Labels) -> Array:
     """Squared difference of each pair's similarity from its score.
 
-    Reimers and Gurevych 2019, section 3.2 (regression objective), there of cosines.
+    Reimers and Gurevych 2019, section 3.2 (regression objective), who use cosines.
 
     Args:
-        scores: Similarities of the batch; only each query's own documents count.
-        labels: score [B] (where K is 1) or [B, K], in the similarity's range.
+        scores: Similarities of the batch; only `own_documents` is used.
+        labels: Labels with score [B] (if K is 1) or [B, K], in the similarity's range.
 
     Returns:
-        [B] float32, averaged over a query's documents.
+        [B] float32, the mean over a query's documents.
 
     Raises:
         ValueError: The labels' scores are missing, or not one per pair.
@@ -73,22 +73,23 @@ def angle(
 ) -> Array:
     """CoSENT on the complex "angle" of AnglE, as its code computes it.
 
-    Li and Li 2023; SeanLee97/AnglE loss.py. With halves x = (a, b) read as a + ib the
-    code takes |cos(x, y) + cos((b, -a), y)| in place of the cosine, which is a
-    perturbed cosine and no angle difference: 1 for y = x and for y = -x, not symmetric.
+    Li and Li 2023; SeanLee97/AnglE loss.py. For x = (a, b), read as a + ib, the code
+    uses |cos(x, y) + cos((b, -a), y)| in place of the cosine. This is a perturbed
+    cosine rather than an angle difference: it is 1 for y = x and for y = -x, and not
+    symmetric.
 
     Args:
         q: [B, D] queries, D even.
         d: [B*K, D] documents; query i is paired with each of its K.
-        labels: score [B] (where K is 1) or [B, K].
+        labels: Labels with score [B] (if K is 1) or [B, K].
         scale: Factor of every term's similarities.
         angle_weight: Weight of the perturbed cosines' ranking loss.
         cosine_weight: Weight of `cosent` of the cosines.
-        in_batch_weight: Weight of the cross-entropy of a pair's other text among all
-            texts of the batch, for pairs with a score above 0 (of a binary score).
+        in_batch_weight: Weight of the cross-entropy of each text's partner among all
+            texts of the batch, for pairs whose (binary) score is above 0.
 
     Returns:
-        [B] float32; the ranking terms are the batch's, the same in every row.
+        [B] float32; the ranking terms are one number per batch, equal in every entry.
 
     Raises:
         ValueError: D is odd, or the scores are missing or not one per pair.
@@ -111,7 +112,7 @@ def triplet(
     margin: float = 5.0,
     distance: str = "euclidean",
 ) -> Array:
-    """Hinge loss: how far each positive is from being closer than its hard negatives.
+    """Hinge loss: the positive should be closer than each hard negative by a margin.
 
     Reimers and Gurevych 2019, section 3.2, averaged over the K-1 hard negatives.
 
@@ -119,8 +120,8 @@ def triplet(
         q: [B, D] queries.
         d: [B*K, D] documents, K at least 2.
         labels: Ignored.
-        margin: By how much the positive should be closer, in units of the distance.
-        distance: "euclidean", or "cosine", which is 1 - cosine.
+        margin: The margin, in units of the distance.
+        distance: "euclidean", or "cosine" for 1 - cosine.
 
     Returns:
         [B] float32 loss per query.
@@ -136,8 +137,10 @@ def triplet(
     if distance == "cosine":
         distances = 1 - own_document_scores(q, d, "cosine")
     else:
+        # [B, K, D]
         d = to_float32(d).reshape(q.shape[0], num_docs, q.shape[1])
         distances = l2_norm(to_float32(q)[:, None] - d)
+    # [B] mean over the hard negatives
     return jnp.mean(jax.nn.relu(distances[:, :1] - distances[:, 1:] + margin), axis=1)
 
 
@@ -145,6 +148,7 @@ def _rank_loss(values: Array, grades: Array) -> Array:
     """[B] log(1 + sum over g_i < g_j of exp(v_i - v_j)) of [B, K] values and grades."""
     v, g = values.ravel(), grades.ravel()
     differences = v[:, None] - v[None, :]  # [B*K, B*K]
+    # Keep pairs (i, j) in which j should have the higher score
     differences = jnp.where(g[:, None] < g[None, :], differences, NEG_INF)
     loss = jnp.logaddexp(0.0, jax.nn.logsumexp(differences))
     return jnp.full(values.shape[0], loss)
@@ -155,6 +159,7 @@ def _perturbed_cosines(q: Array, d: Array) -> Array:
     width = q.shape[1]
     if width % 2:
         raise ValueError(f"angle needs an even number of dimensions, not {width}")
+    # x times -i: (a + ib) * -i = b - ia
     a, b = jnp.split(q, 2, axis=1)
     turned = jnp.concatenate([b, -a], axis=1)
     return jnp.abs(
@@ -168,10 +173,12 @@ def _in_batch_loss(q: Array, d: Array, grades: Array, scale: float) -> Array:
     texts = jnp.concatenate([jnp.repeat(q, docs_per_query(q, d), axis=0), d])
     count = d.shape[0]
     diagonal = jnp.eye(2 * count, dtype=bool)
+    # [2*B*K, 2*B*K] logits, and each text's logit of its partner
     logits = scale * cosine(texts, texts)
     is_partner = jnp.roll(diagonal, count, axis=1)
     partner = jnp.sum(jnp.where(is_partner, logits, 0.0), axis=1)
+    # A text is left out of its own softmax
     total = jax.nn.logsumexp(jnp.where(diagonal, NEG_INF, logits), axis=1)
-    # [B, K] mean of both texts' losses, of pairs that belong together
+    # [B, K] mean of the losses of a pair's two texts; 0 where its score is not positive
     loss = jnp.mean((total - partner).reshape(2, *grades.shape), axis=0)
     return jnp.mean(jnp.where(grades > 0, loss, 0.0), axis=1)

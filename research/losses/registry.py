@@ -1,8 +1,8 @@
-"""The losses of embeddings by name, and their binding to a similarity.
+"""The table of contrastive losses, and their binding to a similarity.
 
-Losses of scores are (PairScores, Labels, *, options) -> [B]; those that need vectors
-are (q [B, D], d [B*K, D], Labels, *, options) -> [B]. Bound, both are a `Loss`, which
-the losses over sizes (`matryoshka.SIZE_LOSSES`) cut vectors for.
+Losses of scores are (PairScores, Labels, *, options) -> [B]; losses that need vectors
+are (q [B, D], d [B*K, D], Labels, *, options) -> [B]. Once bound, both are a `Loss`,
+which the losses over sizes (`matryoshka.SIZE_LOSSES`) apply to truncated vectors.
 """
 
 import inspect
@@ -24,13 +24,13 @@ VectorLoss = Callable[[Array, Array, Labels], Array]
 class Loss:
     """A loss of embeddings: loss(q, d, labels) -> [B] float32.
 
-    Embeddings are not normalized, q [B, D] and d [B*K, D]: row i*K of d is query i's
-    positive, the next K-1 rows its hard negatives.
+    The embeddings q [B, D] and d [B*K, D] are not normalized. Row i*K of d is query i's
+    positive, the next K-1 rows are its hard negatives.
 
     Attributes:
-        fn: The loss.
-        similarity: The name of the similarity that embeddings are compared by.
-        temperature: What the loss divides similarities by; 1 if it does not.
+        fn: The loss function (q, d, labels) -> [B].
+        similarity: Name of the similarity that compares embeddings.
+        temperature: Divisor of the similarities in the loss; 1 if it has none.
     """
 
     fn: VectorLoss
@@ -43,11 +43,11 @@ class Loss:
 
 
 def score_loss(loss: ScoreLoss, similarity: str = "cosine") -> Loss:
-    """Binds a loss of scores to the similarity that makes them.
+    """Binds a loss of scores to the similarity that computes them.
 
     Args:
-        loss: One of SCORE_LOSSES, its options bound by functools.partial.
-        similarity: A name of SIMILARITIES.
+        loss: One of SCORE_LOSSES, with its options bound by functools.partial.
+        similarity: A name in SIMILARITIES.
 
     Raises:
         ValueError: The similarity is unknown.
@@ -61,11 +61,11 @@ def score_loss(loss: ScoreLoss, similarity: str = "cosine") -> Loss:
 
 
 def vector_loss(loss: VectorLoss, similarity: str = "cosine") -> Loss:
-    """Names the similarity that a loss of vectors is used with.
+    """Wraps a loss of vectors, with the similarity that its embeddings are used with.
 
     Args:
-        loss: One of VECTOR_LOSSES, its options bound by functools.partial.
-        similarity: A name of SIMILARITIES.
+        loss: One of VECTOR_LOSSES, with its options bound by functools.partial.
+        similarity: A name in SIMILARITIES.
 
     Raises:
         ValueError: The similarity is unknown.
@@ -78,8 +78,8 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
     """The loss of a config section, bound to a similarity.
 
     Args:
-        config: A section of LOSSES.
-        similarity: A name of SIMILARITIES.
+        config: A config section that names one of LOSSES.
+        similarity: A name in SIMILARITIES.
 
     Raises:
         ValueError: The loss, one of its arguments or the similarity is unknown.
@@ -91,7 +91,7 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
 
 
 def _temperature(loss: Callable[..., Array]) -> float:
-    """A loss's argument `temperature`, or 1 over its argument `scale`, or 1."""
+    """The temperature of a loss: its argument `temperature`, or 1 / `scale`, or 1."""
     parameters = inspect.signature(loss).parameters
     if "temperature" in parameters:
         return parameters["temperature"].default

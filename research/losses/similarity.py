@@ -1,7 +1,7 @@
 """Similarities of queries and documents: cosine and dot product.
 
-Losses of scores read a batch's similarities as `PairScores`; a new similarity is a
-function in SIMILARITIES.
+Losses of scores take the similarities of a batch as `PairScores`. To add a similarity,
+add a function ([N, D], [M, D]) -> [N, M] to SIMILARITIES.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from research.types import Array, Labels
 class PairScores(NamedTuple):
     """Similarities between the texts of a batch, float32.
 
-    A compiled loss computes only the fields that it reads.
+    Under jit, fields that a loss does not use are not computed.
 
     Attributes:
         query_document: [B, B*K] scores of query i and document j.
@@ -40,11 +40,11 @@ def pair_scores(q: Array, d: Array, similarity: str) -> PairScores:
     Args:
         q: [B, D] queries.
         d: [B*K, D] documents; rows i*K ... i*K + K-1 belong to query i.
-        similarity: A name of SIMILARITIES.
+        similarity: A name in SIMILARITIES.
 
     Raises:
-        ValueError: The similarity is unknown, or the number of documents is no multiple
-            of the number of queries.
+        ValueError: The similarity is unknown, or the number of documents is not a
+            multiple of the number of queries.
     """
     check_option("similarity", similarity, SIMILARITIES)
     score = SIMILARITIES[similarity]
@@ -63,7 +63,7 @@ def own_document_scores(q: Array, d: Array, similarity: str) -> Array:
     Args:
         q: [B, D] queries.
         d: [B*K, D] documents.
-        similarity: A name of SIMILARITIES.
+        similarity: A name in SIMILARITIES.
 
     Returns:
         [B, K] float32.
@@ -76,8 +76,8 @@ def own_document_scores(q: Array, d: Array, similarity: str) -> Array:
 def dot(x: Array, y: Array) -> Array:
     """Dot products of [N, D] and [M, D]: [N, M] float32."""
     chex.assert_rank([x, y], 2)
-    # The default precision multiplies in bfloat16 on TPU, where a cosine near 1 is off
-    # by up to 0.004: 0.4 of a logit at a temperature of 0.01.
+    # With the default precision TPUs multiply in bfloat16: a cosine near 1 is then off
+    # by up to 0.004, and its logit by 0.4 at a temperature of 0.01.
     return jnp.matmul(
         to_float32(x),
         to_float32(y).T,
@@ -92,7 +92,7 @@ def cosine(x: Array, y: Array) -> Array:
 
 
 def docs_per_query(q: Array, d: Array) -> int:
-    """Number of documents per query, K.
+    """K, the number of documents per query.
 
     Args:
         q: [B, D] queries.
@@ -113,7 +113,7 @@ def target_scores(labels: Labels, shape: tuple[int, int]) -> Array:
     """The labels' graded similarities, one per query and document.
 
     Args:
-        labels: score [B] (where K is 1) or [B, K].
+        labels: Labels with score [B] (if K is 1) or [B, K].
         shape: (B, K).
 
     Returns:

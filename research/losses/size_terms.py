@@ -1,4 +1,4 @@
-"""The terms that a loss over an elastic model's sizes is the sum of.
+"""Terms of losses over the sizes of an elastic model: task losses and divergences.
 
 A size (l, k) is the first k dimensions of the pooled output of block l, cut before the
 similarity (and so before it is normalized). Index 0 of the depth axis is the embedding
@@ -24,14 +24,14 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 class SampledWidth(NamedTuple):
-    """One of several widths, known only when the step runs."""
+    """One of several widths, chosen on the device by a sampled index."""
 
     index: Array
     widths: tuple[int, ...]
 
 
 class Term(NamedTuple):
-    """A size, sampled or fixed, with the weight of its term in the sum."""
+    """A size, fixed or sampled, and the weight of its term in the sum."""
 
     name: str
     layer: int | Array
@@ -39,7 +39,7 @@ class Term(NamedTuple):
     weight: float | Array
 
 
-# choose_terms(key, L, D) -> the sizes with a task loss, and the sizes with a divergence
+# choose_terms(key, L, D) -> (terms with a task loss, terms with a divergence)
 ChooseTerms = Callable[[Key, int, int], tuple[Sequence[Term], Sequence[Term]]]
 # divergence(q [B, L+1, D], d [B*K, L+1, D], term) -> [B]
 Divergence = Callable[[Array, Array, Term], Array]
@@ -48,20 +48,21 @@ Divergence = Callable[[Array, Array, Term], Array]
 def sum_terms(
     loss: Loss, choose_terms: ChooseTerms, divergence: Divergence | None = None
 ) -> SizeLoss:
-    """The weighted sum of the base loss at some sizes and of others' divergences.
+    """The weighted sum of task losses and divergences at some sizes.
 
     Args:
         loss: The base loss.
-        choose_terms: (key, L, D) -> the sizes of both kinds of terms.
+        choose_terms: (key, L, D) -> (terms with a task loss, terms with a divergence).
         divergence: Divergence of a size from its teacher; None where no size has one.
 
     Returns:
-        A SizeLoss of every layer; its metrics are the terms' means before their
-        weights.
+        A SizeLoss that needs all layers; its metrics are the unweighted means of the
+        terms.
     """
 
     def sum_of_terms(q: Array, d: Array, labels: Labels, key: Key):
         chex.assert_rank([q, d], 3)
+        # Terms are chosen anew at every step: [] indices and weights
         tasks, students = choose_terms(key, q.shape[1] - 1, q.shape[2])
         total, metrics = jnp.zeros(q.shape[0]), {}
         for term in tasks:
@@ -83,8 +84,8 @@ def feature_kl(
     """KL(last layer || size) over the dimensions of each unnormalized embedding.
 
     Returns:
-        [B] mean over a query and its documents; the mean over [B] is that over all
-        B + B*K texts.
+        [B], the mean over a query and its documents, so that the mean over the batch is
+        the mean over all B + B*K texts.
     """
 
     def text_kl(x):
@@ -92,7 +93,7 @@ def feature_kl(
         teacher = jax.lax.stop_gradient(teacher) if detach_teacher else teacher
         return _softmax_kl(teacher, x[:, term.layer, : term.width], temperature)
 
-    # [B, 1 + K]: a query's own divergence and its documents'
+    # [B, 1 + K] divergences of each query and of its documents
     grouped = [text_kl(x).reshape(q.shape[0], -1) for x in (q, d)]
     return jnp.mean(jnp.concatenate(grouped, axis=1), axis=1)
 
@@ -117,19 +118,19 @@ def score_kl(
 
 
 def sample_layers(key: Key, blocks: int, count: int) -> list[Array]:
-    """Different layers of 1..L-1 in a random order, or all of them for -1."""
+    """Samples `count` distinct layers of 1..L-1 in random order; all of them for -1."""
     check_depth(blocks)
     layers = jax.random.permutation(key, jnp.arange(1, blocks))
     return list(layers[: blocks - 1 if count < 0 else min(count, blocks - 1)])
 
 
 def sample_width(key: Key, widths: tuple[int, ...]) -> SampledWidth:
-    """One of the widths, all equally likely."""
+    """Samples one of the widths uniformly."""
     return SampledWidth(jax.random.randint(key, (), 0, len(widths)), tuple(widths))
 
 
 def check_depth(blocks: int) -> None:
-    """Raises ValueError for a model with no layer below the last."""
+    """Raises ValueError for a model with only one layer."""
     if blocks < 2:
         raise ValueError("this loss needs 2 layers or more, but the model has 1")
 
@@ -152,9 +153,9 @@ def check_pairs(pairs: Pairs, blocks: int, width: int) -> None:
 
 
 def _task_loss(loss: Loss, q: Array, d: Array, labels: Labels, term: Term) -> Array:
-    """[B] loss at a size; a sampled width is a branch, since a loss may depend on it.
+    """[B] base loss at a size; a sampled width selects a branch of `lax.switch`.
 
-    (Zeros in place of the dimensions that are cut would do for cosines, but not for
+    (Replacing the truncated dimensions by zeros would suffice for cosines, but not for
     `angle`, which splits its input into halves.)
     """
 
@@ -175,7 +176,7 @@ def _softmax_kl(teacher: Array, student: Array, temperature: float) -> Array:
     return jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
 
 
-# The weight of layer l's task loss, an int or [] int32.
+# Weight of the task loss at layer l; l is an int or [] int32.
 LAYER_WEIGHTS = {
     "uniform": lambda layer: 1.0,
     "linear": lambda layer: 1 / jnp.float32(layer),

@@ -1,6 +1,7 @@
-"""Cross-entropy over the vocabulary, with only part of the logits in memory at a time.
+"""Token prediction losses: chunked cross-entropy over the vocabulary, bag of words.
 
-Losses are weighted sums, so that padding, chunks and devices change no value.
+Only a part of the logits is in memory at a time. Losses are weighted sums, so that they
+do not depend on padding, chunks or the number of devices.
 """
 
 from collections.abc import Sequence
@@ -15,12 +16,12 @@ from research.types import VOCABULARY, Array, PretrainingBatch
 
 
 class PredictedTokens(NamedTuple):
-    """States from which tokens are predicted.
+    """Hidden states and the tokens that are predicted from them.
 
     Attributes:
-        states: [R, P, D], after the head if there is one.
-        labels: [R, P] int32 token ids.
-        valid: [R, P] bool, which tokens count.
+        states: [R, P, D] states, after the prediction head if there is one.
+        labels: [R, P] int32 ids of the tokens to predict.
+        valid: [R, P] bool, whether a prediction counts in the loss.
     """
 
     states: Array
@@ -29,20 +30,20 @@ class PredictedTokens(NamedTuple):
 
 
 def max_logits() -> int:
-    """Number of logits in memory at a time, about.
+    """Approximate number of logits in memory at a time.
 
-    16 MiB of float32 on CPU, where more leave the cache: the loss of 8,192 tokens takes
-    1.0 s this way, and 1.4 s with 64 MiB. Accelerators want larger products.
+    16 MiB of float32 on CPU, because larger chunks do not fit the cache: the loss of
+    8,192 tokens takes 1.0 s, and 1.4 s with 64 MiB. Accelerators need larger products.
     """
     return 1 << 22 if jax.default_backend() == "cpu" else 1 << 24
 
 
 class TokenLosses(NamedTuple):
-    """The loss of each token; without a gradient.
+    """The loss of each token, which has no gradient.
 
     Attributes:
         loss: [N] float32 cross-entropy, in nats.
-        correct: [N] bool, whether the token is (among) the most likely.
+        correct: [N] bool, whether no other token has a larger logit.
     """
 
     loss: Array
@@ -61,21 +62,22 @@ def cross_entropy(
 ) -> tuple[Array, TokenLosses]:
     """Softmax cross-entropy over the vocabulary.
 
-    Logits are x @ table.T + bias, in float32. Their gradient is computed together with
-    them, chunk by chunk, and kept as the gradients of x and the table: three products
-    of [N, D] with [V, D], where computing the logits again would make it four.
+    Logits are x @ table.T + bias, in float32. The forward pass computes their gradient
+    with them, chunk by chunk, and stores the gradients of x, table and bias for the
+    backward pass. This takes three matrix products of N * D * V; recomputing the logits
+    in the backward pass would take four.
 
     Args:
         x: [N, D] states.
         table: [V, D] output embeddings.
-        bias: [V].
+        bias: [V] bias of the logits.
         labels: [N] int32 token ids.
         weight: [N] float32 weight of each row in the sum; 0 for rows that do not count.
-            It has no gradient.
+            Weights have no gradient.
         logits: Number of logits in memory at a time; None for `max_logits`.
 
     Returns:
-        The weighted sum [], float32, and every row's own loss.
+        The weighted sum, [] float32, and the loss of every row.
     """
     chex.assert_rank([x, table, bias], [2, 2, 1])
     chex.assert_equal_shape_prefix([x, labels, weight], 1)
@@ -84,7 +86,7 @@ def cross_entropy(
     pad = chunks * size - len(x)
 
     def split_chunks(y):
-        # Row i goes to chunk i % chunks: every chunk is spread over all devices.
+        # Row i goes to chunk i % chunks, so that all devices hold rows of every chunk.
         y = jnp.pad(y, ((0, pad), *((0, 0),) * (y.ndim - 1)))
         return y.reshape(size, chunks, *y.shape[1:]).swapaxes(0, 1)
 
@@ -98,7 +100,7 @@ def cross_entropy(
 
 @jax.custom_vjp
 def _chunked_loss(x, table, bias, labels, weight):
-    """`cross_entropy` of x [chunks, N/chunks, D] and the like."""
+    """`cross_entropy` of x [chunks, N/chunks, D], labels and weights alike."""
 
     def sum_chunk(parts):
         states, targets, weights = parts
@@ -110,14 +112,17 @@ def _chunked_loss(x, table, bias, labels, weight):
 
 
 def _chunked_loss_forward(x, table, bias, labels, weight):
-    """The same, and the gradient of the sum by x, table and bias."""
+    """The same, with the gradients of the sum by x, table and bias as residuals."""
     narrow = table.astype(x.dtype)
 
     def add_chunk(sums, parts):
         states, targets, weights = parts
+        # n = N / chunks rows: [n] losses, [n, V] probabilities
         loss, correct, p = _softmax(states, narrow, bias, targets)
+        # [n, V] gradient of the logits: (p - onehot) * weight
         hit = jnp.arange(p.shape[1], dtype=targets.dtype)[None] == targets[:, None]
         d = (p - hit.astype(p.dtype)) * weights[:, None]
+        # Gradients of bias [V] and table [V, D], summed over chunks; of x [n, D]
         by_bias = d.sum(0)
         d = d.astype(x.dtype)
         by_table = jnp.matmul(d.T, states, preferred_element_type=jnp.float32)
@@ -132,6 +137,7 @@ def _chunked_loss_forward(x, table, bias, labels, weight):
 
 
 def _chunked_loss_backward(gradients, cotangents):
+    # The stored gradients are those of the sum: multiply by its cotangent
     scale = cotangents[0]
     return (*(g * scale.astype(g.dtype) for g in gradients), None, None)
 
@@ -140,8 +146,9 @@ _chunked_loss.defvjp(_chunked_loss_forward, _chunked_loss_backward)
 
 
 def _softmax(x, table, bias, labels):
-    """Losses [n], whether correct [n] and probabilities [n, V] of states [n, D]."""
+    """Losses [n], correctness [n] and probabilities [n, V] of states [n, D]."""
     z = vocabulary_logits(x, table, bias)
+    # Softmax, stabilized by the largest logit of each row
     largest = z.max(1)
     p = jnp.exp(z - largest[:, None])
     total = p.sum(1)
@@ -161,37 +168,37 @@ def vocabulary_logits(x: Array, table: Array, bias: Array) -> Array:
 def bag_of_words(
     x: Array, table: Array, bias: Array, rows: PretrainingBatch, texts: int
 ) -> tuple[Array, Array]:
-    """Cross-entropy of a text's set of tokens, from its ordinary tokens (DupMAE).
+    """Cross-entropy of the set of a text's tokens, from its ordinary tokens (DupMAE).
 
-    The logits of a text are the largest over its tokens but the first ([CLS]); each
-    distinct ordinary token of the text weighs 1/n, n the number of its ordinary tokens
+    The logits of a text are the maximum over its tokens except the first ([CLS]). Each
+    distinct ordinary token of the text has weight 1/n, where n counts ordinary tokens
     (Xiao et al. 2023, RetroMAE-2, equations 6 to 8, as in the authors' code).
 
     Args:
-        x: [R, S, D] states of the masked texts, after the head's transform.
+        x: [R, S, D] states of the masked texts, after the prediction head.
         table: [V, D] token embeddings.
-        bias: [V].
+        bias: [V] bias of the logits.
         rows: The unmasked texts.
         texts: M, the largest number of texts per row.
 
     Returns:
-        The sum over the texts of minus the weighted log-softmax [], and the number of
-        texts [] (float32).
+        The sum over texts of the negative weighted log-softmax, [] float32, and the
+        number of texts, [] float32.
     """
     chex.assert_shape(x, (*rows.word_ids.shape, table.shape[1]))
 
     def row_loss(row):
         states, ids, segment, word = row  # [S, D], and [S] each
-        # [M, V] logits of the texts: the largest over tokens that are not [CLS]
+        # [M, V] logits of the texts: the maximum over tokens that are not [CLS]
         first = jnp.pad(segment[1:] != segment[:-1], (1, 0), constant_values=True)
         pooled_segment = jnp.where(first, 0, segment)
         z = vocabulary_logits(states, table, bias)
         text_logits = jax.ops.segment_max(z, pooled_segment, texts + 1)[1:]
-        # A text without tokens has a maximum of -inf, but no target either.
+        # A missing text has the maximum -inf, but its targets have weight 0.
         text_logits = jnp.where(jnp.isfinite(text_logits), text_logits, 0.0)
         log_p = jax.nn.log_softmax(text_logits, axis=1)
 
-        # [S] whether a token is ordinary, and the first of its kind in its text
+        # [S] whether a token is ordinary, and whether its id occurs for the first time
         ordinary = word > 0
         equal = (ids[:, None] == ids[None]) & (segment[:, None] == segment[None])
         earlier = jnp.tril(equal, -1) & ordinary[None]
@@ -210,11 +217,11 @@ def bag_of_words(
 
 
 class TokenMeans(NamedTuple):
-    """Means over the valid tokens of one `PredictedTokens`; without a gradient.
+    """Means over the valid tokens of one `PredictedTokens`, without a gradient.
 
     Attributes:
         loss: [] float32 cross-entropy.
-        accuracy: [] float32, the share of tokens that are the most likely.
+        accuracy: [] float32, the share of tokens that are predicted correctly.
     """
 
     loss: Array
@@ -231,12 +238,12 @@ def mean_token_losses(
 
     Args:
         table: [V, D] output embeddings.
-        bias: [V] of the logits; None for none.
-        parts: What is predicted.
-        weights: One weight per part's mean.
+        bias: [V] bias of the logits; None for none.
+        parts: Groups of predicted tokens.
+        weights: Weight of each part's mean.
 
     Returns:
-        The sum [], and each part's means.
+        The weighted sum, [] float32, and the means of each part.
     """
     total, losses = token_losses(table, bias, parts, weights)
     return total, list(map(average_tokens, parts, losses))
@@ -248,16 +255,17 @@ def token_losses(
     parts: Sequence[PredictedTokens],
     weights: Sequence[float] = (1.0,),
 ) -> tuple[Array, list[TokenLosses]]:
-    """The sum of `mean_token_losses`, and the losses of every token.
+    """The weighted sum of mean cross-entropies, and the loss of every token.
 
     Args:
         table: [V, D] output embeddings.
-        bias: [V] of the logits; None for none.
-        parts: What is predicted, all of R rows.
-        weights: One weight per part's mean.
+        bias: [V] bias of the logits; None for none.
+        parts: Groups of predicted tokens, all with R rows.
+        weights: Weight of each part's mean.
 
     Returns:
-        The sum [], and each part's losses [R, P], valid or not, which have no gradient.
+        The weighted sum, [] float32, and the losses [R, P] of each part, for valid and
+        other tokens alike; they have no gradient.
     """
     chex.assert_rank(table, 2)
     for part in parts:
