@@ -1,6 +1,8 @@
 """Strict JAX for every test, and eight virtual devices."""
 
 import os
+import tomllib
+from pathlib import Path
 
 import jax
 import pytest
@@ -17,6 +19,21 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # --all compiles them as users do.
 if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0":
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+# {file: {function: the cases that run by default}}; the others are slow.
+CASES = tomllib.loads((Path(__file__).parent / "cases.toml").read_text())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Leaves to launch/test.sh --all the cases that cases.toml does not list."""
+    for item in items:
+        functions = CASES.get(item.path.stem.removeprefix("test_"), {})
+        cases = functions.get(getattr(item, "originalname", item.name))
+        case = item.callspec.id if hasattr(item, "callspec") else ""
+        if cases is not None and case not in cases:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

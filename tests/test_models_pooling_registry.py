@@ -233,7 +233,10 @@ def test_the_bag_of_words_takes_the_head_of_the_pre_training(params):
     plain = contrastive(
         CFG, BASIC_POOLINGS["cls"], SIZE_LOSSES["full_size"](score_loss(infonce))
     )
-    assert "head" not in plain.init(key, encoder_params={**params, "head": head})[0]["encoder"]
+    assert (
+        "head"
+        not in plain.init(key, encoder_params={**params, "head": head})[0]["encoder"]
+    )
     with pytest.raises(ValueError, match="pool.top is 61; allowed: 1 ... 60"):
         parse_pooling("dupmae(top=61)").init(key, CFG, params)
 

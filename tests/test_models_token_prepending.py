@@ -155,13 +155,15 @@ def test_layers_are_numbered_as_hidden_states():
 
 def test_what_flags_say():
     assert parse_layers("-2") == (-2,)
-    assert parse_layers("1;12") == (1, 12)
-    assert parse_window("1:7") == (1, 7)
-    for text in ("", "1,2", "last"):
-        with pytest.raises(ValueError, match="is not layers; write -2 or 1;12"):
+    assert parse_layers("(1, 12)") == (1, 12)
+    assert parse_window("(1, 7)") == (1, 7)
+    for text in ("", "1;2", "last", "()"):
+        with pytest.raises(
+            ValueError, match=r"names no layers; write -2, or \(1, 12\)"
+        ):
             parse_layers(text)
-    for text in ("1", "1:2:3", "a:b"):
-        with pytest.raises(ValueError, match="not a window of blocks; write 1:7"):
+    for text in ("1", "(1, 2, 3)", "1:7", "a"):
+        with pytest.raises(ValueError, match=r"not a window of blocks; write \(1, 7\)"):
             parse_window(text)
 
 
