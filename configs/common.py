@@ -186,9 +186,9 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
     tiny, model, data, steps, depth, width, vocab and length.
 
     Args:
-        arg: the variant.
-        pool: how the evaluators pool, and later uses of the workdir.
-        rows: the section of the rows, if they are not "packed".
+        arg: The variant.
+        pool: How the evaluators pool, and later uses of the workdir.
+        rows: The section of the rows, if they are not "packed".
     """
     arg = parse_arg(
         arg,

@@ -44,7 +44,7 @@ def choose_lengths(max_length: int) -> list[int]:
     """The lengths to compare, in tokens: powers of two, and `max_length` itself.
 
     Raises:
-        ValueError: there is only one.
+        ValueError: There is only one.
     """
     powers = [2**i for i in range(MIN_LENGTH.bit_length() - 1, max_length.bit_length())]
     powers = [power for power in powers if power < 0.8 * max_length]
@@ -76,7 +76,7 @@ def measure_length_collapse(
         means.
 
     Raises:
-        ValueError: there are too few documents.
+        ValueError: There are too few documents.
     """
     _check_count(documents, "documents")
     cuts = [
@@ -134,7 +134,7 @@ def measure_positional_bias(
         end, 1 without bias.
 
     Raises:
-        ValueError: there are too few documents.
+        ValueError: There are too few documents.
     """
     _check_count(documents, "documents")
     shifts = np.random.default_rng(seed).random(len(documents))
@@ -164,7 +164,7 @@ def measure_geometry(
         the same for as many vectors of Gaussian noise: those of an isotropic model.
 
     Raises:
-        ValueError: there are too few texts.
+        ValueError: There are too few texts.
     """
     chex.assert_rank(x, 3)
     chex.assert_axis_dimension(x, 1, len(depths))

@@ -16,7 +16,7 @@ def pair_cosines(x: np.ndarray) -> np.ndarray:
     A zero row has cosine 0 with every other.
 
     Raises:
-        ValueError: there are fewer than two rows.
+        ValueError: There are fewer than two rows.
     """
     x = l2_normalize_rows(_check_vectors(x))
     return (x @ x.T)[np.triu_indices(len(x), 1)]
@@ -29,7 +29,7 @@ def mean_cosine(x: np.ndarray) -> float:
     pairs, from the sum of the unit rows: (|sum|^2 - sum of |row|^2) / (N (N - 1)).
 
     Raises:
-        ValueError: there are fewer than two rows.
+        ValueError: There are fewer than two rows.
     """
     x = l2_normalize_rows(_check_vectors(x))
     pairs = np.sum(x.sum(0) ** 2) - np.sum(x**2)
@@ -58,7 +58,7 @@ def isoscore(x: np.ndarray) -> float:
     same shape, which scores about N / (N + D).
 
     Raises:
-        ValueError: there are fewer than two rows or columns.
+        ValueError: There are fewer than two rows or columns.
     """
     x = _check_vectors(x)
     if (width := x.shape[1]) < 2:

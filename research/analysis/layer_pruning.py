@@ -50,7 +50,7 @@ def layer_losses(
         loss: Loss of a batch's embeddings; InfoNCE at its default temperature if None.
 
     Raises:
-        ValueError: there is no batch.
+        ValueError: There is no batch.
     """
     loss = score_loss(infonce) if loss is None else loss
     batch_losses = jax.jit(partial(_batch_losses, cfg=cfg, pool=pool, loss=loss))
@@ -70,7 +70,7 @@ def find_prune_depths(losses: np.ndarray) -> PruneDepths:
 
 
     Raises:
-        ValueError: there are not two blocks.
+        ValueError: There are not two blocks.
     """
     middle = len(losses) // 2
     if not middle:
@@ -84,7 +84,7 @@ def remaining_depth(depth: int, share: float) -> int:
     """Number of blocks that stay if the last `share` of `depth` blocks is cut.
 
     Raises:
-        ValueError: none would stay, or the share is no fraction.
+        ValueError: None would stay, or the share is no fraction.
     """
     remaining = depth - round(share * depth)
     if not 0 <= share < 1 or remaining < 1:

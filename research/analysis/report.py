@@ -13,7 +13,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Reads the records of a run's metrics.jsonl.
 
     Raises:
-        FileNotFoundError: the folder holds no run.
+        FileNotFoundError: The folder holds no run.
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():

@@ -48,7 +48,7 @@ def make_documents(
         seed: Seed of the order.
 
     Raises:
-        ValueError: the corpus is too short.
+        ValueError: The corpus is too short.
     """
     order = np.random.default_rng(seed).permutation(len(texts))
     is_short = [len(texts[i]) < ENOUGH_CHARS * length for i in order]

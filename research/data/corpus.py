@@ -7,24 +7,27 @@ from research.data.sources import SOURCES
 
 
 def read_corpus(path: str | Path) -> tuple[list[str], list[str]]:
-    """(names, texts) of a file or of a BEIR folder's corpus, all of them in order.
+    """Reads (names, texts) from a file or from the corpus of a BEIR folder, in order.
 
-    A .txt file has a text on each line; a jsonl, tsv or csv file has the field `text`,
-    optionally `title`, which is put before it, and `_id`. Files may be gzipped (.gz). A
-    text without `_id` is named by its line number.
+    A .txt file has one text per line. A jsonl, tsv or csv file has the field `text` and
+    optionally `_id` and `title`; a title is put before its text. Files may be gzipped
+    (.gz). A text without `_id` is named by its line number.
 
     Args:
-        path: A file, a BEIR folder, or "pydocs": the code of the installed packages
-            that are held out from training.
+        path: A file, a BEIR folder, or "pydocs", which stands for the code of those
+            installed Python packages that are held out from training.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is empty, malformed or has no text; it is named by number.
+        FileNotFoundError: There is no such file.
+        ValueError: A line is empty, malformed or has no text; the message gives its
+            number.
     """
+    # Held-out packages: the code of each function is a text.
     if str(path) == "pydocs":
         held_out = SOURCES["pydocs"](split="test").examples
         code = [example.positives[0] for example in held_out]
         return [str(number) for number in range(len(code))], code
+    # A BEIR folder, a text file, or a file of records.
     path = Path(path).expanduser()
     if path.is_dir():
         plain = path / "corpus.jsonl"

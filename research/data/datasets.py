@@ -1,4 +1,4 @@
-"""Examples of data sets that hold records: TFDS, the Hugging Face hub, pydocs."""
+"""Loaders of data sets as training examples: TFDS, the Hugging Face hub, pydocs."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +12,12 @@ CHUNK = 1024  # records read at once
 
 @dataclass(frozen=True)
 class LazyExamples(Sequence):
-    """Examples that are converted from a data set's records when they are read."""
+    """Examples that are converted from a data set's records when they are read.
+
+    Attributes:
+        data: Sequence of records.
+        convert: Function from a record to an Example.
+    """
 
     data: Any
     convert: Callable[[Mapping[str, Any]], Example]
@@ -34,7 +39,7 @@ class LazyExamples(Sequence):
 def load_pydocs(
     *, split: str = "train", limit: int = 0, cache: str = ""
 ) -> LoadedExamples:
-    """Docstring and code of the functions of the installed Python packages.
+    """Pairs of docstring and code, from the functions of installed Python packages.
 
     Args:
         split: "train" or "test", which share no package.
@@ -63,17 +68,17 @@ def load_tfds(
     score_range: float = 1.0,
     data_dir: str = "",
 ) -> LoadedExamples:
-    """Any TFDS data set of texts, read at random with no TensorFlow installed.
+    """Any TFDS data set of texts, with random access and without TensorFlow.
 
     Args:
-        dataset: Name of the data set and, after a slash, its config.
-        split: Split or a part of it, such as "train[:10%]".
+        dataset: Name of the data set, optionally followed by a slash and its config.
+        split: The split, or a part of it, such as "train[:10%]".
         query: Feature that holds the query.
         document: Feature that holds its positive.
         negatives: Features that hold hard negatives.
         score: Feature that holds the score, if there is one.
         score_range: Scores are divided by it.
-        data_dir: Folder of TFDS data sets; TFDS' own choice if empty.
+        data_dir: Folder of TFDS data sets; the default folder of TFDS if empty.
     """
     import tensorflow_datasets as tfds
 
@@ -86,7 +91,7 @@ def load_tfds(
     columns = {"query": query, "document": document, "score": score}
     columns |= {"negatives": negatives, "score_range": score_range}
     examples = _convert_dataset(dataset, data, columns)
-    # The converted columns are part of the content, the data set alone is not.
+    # Other columns of the same data set are other content, so they are named too.
     identity = repr((str(data.dataset_info.data_dir), split, columns))
     return LoadedExamples(examples, len(negatives), identity)
 
@@ -120,6 +125,7 @@ def load_hub(
         raise ValueError(
             f"data set {dataset!r} needs the package datasets: pip install datasets"
         ) from None
+    # Rows are converted to examples when they are read, not here.
     data = datasets.load_dataset(dataset, subset or None, split=split)
     columns = {"query": query, "document": document, "score": score}
     columns |= {"negatives": negatives, "score_range": score_range}
@@ -135,10 +141,10 @@ def _convert_record(
     score: str = "",
     score_range: float = 1.0,
 ) -> Example:
-    """The example of a record, whose columns the arguments name."""
+    """Converts a record to an example; the arguments name the columns to use."""
 
     def read_text(column: str) -> str:
-        value = record[column]
+        value = record[column]  # TFDS stores texts as bytes
         return value.decode() if isinstance(value, bytes) else str(value)
 
     return Example(
@@ -150,9 +156,16 @@ def _convert_record(
 
 
 def _convert_dataset(dataset: str, data, columns: Mapping[str, Any]) -> LazyExamples:
-    """The examples of a data set that has the columns, see `_convert_record`."""
+    """The examples of a data set, after a check that it has the columns.
+
+    Args:
+        dataset: Name of the data set, for error messages.
+        data: Sequence of records.
+        columns: Keyword arguments of `_convert_record`.
+    """
     if not len(data):
         raise ValueError(f"data set {dataset!r} has no rows in this split")
+    # Check the names of the columns once, on the first record.
     known = set(data[0])
     used = (columns["query"], columns["document"], *columns["negatives"])
     missing = [name for name in (*used, columns["score"]) if name and name not in known]

@@ -1,4 +1,4 @@
-"""Dataset decomposition: rows of one document each, of several lengths.
+"""Dataset decomposition: batches of rows of one length, one document per row.
 
 Pouransari et al. 2024, "Dataset decomposition: faster LLM training with variable
 sequence length curriculum".
@@ -14,7 +14,7 @@ from research.data import sampling
 from research.data.document_cache import DocumentTable
 from research.data.packing import BatchLayout, LayoutFn, RowShape, one_text_per_row
 
-# Odds of a length against others, with as many batches left.
+# Relative probability of each length to be drawn next, per remaining batch.
 CURRICULA = {
     "uniform": lambda length: 1.0,
     "short_to_long": lambda length: 1.0 / length,
@@ -25,7 +25,7 @@ class _Bucket(NamedTuple):
     """Texts of one length.
 
     Attributes:
-        length: Tokens of a text, special ones included.
+        length: Number of tokens in a text, special tokens included.
         count: Number of texts in a batch.
         first_token: [M] int64 index of each text's first token in the table.
     """
@@ -43,27 +43,30 @@ def decompose_documents(
     curriculum: str = "uniform",
     cycle: int = 0,
 ) -> LayoutFn:
-    """Full rows of one document each, in batches of one length.
+    """Rows without padding, one document per row, in batches of one length.
 
     A document is split into texts of exactly min_length, 2 * min_length ... S tokens,
-    special ones included, the longest that fits first; what is left of it is not used.
-    Words may be split. A batch has texts of one length, R * S / length of them; a
-    length with fewer than one batch is not used. Within a cycle the next batch has
-    length b with probability o_b n_b / sum_c o_c n_c, where n are the batches that
-    remain in the cycle, each length's in proportion to its tokens, and the odds o are 1
-    for "uniform", S / length for "short_to_long".
+    special tokens included. The longest length that fits is taken first, words may be
+    split, and a rest shorter than min_length is not used. A batch holds R * S / length
+    texts of one length; a length with too few texts for one batch is not used.
+
+    The order of the lengths is drawn in cycles. The next batch of a cycle has length b
+    with probability o_b n_b / sum_c o_c n_c, where n_b is the number of batches of
+    length b that remain in the cycle (in total proportional to the tokens of that
+    length), and the odds o_b are 1 for "uniform" and S / b for "short_to_long".
 
     Args:
         table: Tokenized documents.
         shape: Rows of a batch of the longest length.
-        min_length: Tokens of the shortest texts, S over a power of two.
+        min_length: Number of tokens in the shortest texts: S divided by a power of two.
         curriculum: One of CURRICULA.
-        cycle: Number of batches in a cycle; 0 for those of an epoch.
+        cycle: Number of batches in a cycle; 0 for as many as an epoch has.
     """
     if curriculum not in CURRICULA:
         raise ValueError(f"curriculum {curriculum!r}; known: {', '.join(CURRICULA)}")
     if cycle < 0:
         raise ValueError(f"cycle is {cycle}; it should be a number of batches, or 0")
+    # The texts of each length, and the order in which the lengths take their turns.
     buckets = _fill_buckets(table, shape, min_length)
     schedule = _schedule_buckets(buckets, shape.seed, CURRICULA[curriculum], cycle)
     permute = sampling.cache_permutations(2 * len(buckets))
@@ -71,6 +74,7 @@ def decompose_documents(
     def layout(source_step: int) -> BatchLayout:
         index, bucket_step = schedule(source_step)
         length, count, first_token = buckets[index]
+        # [count] texts of the bucket, each in a row of its own.
         texts = sampling.draw_examples(
             permute, (*shape.seed, index), bucket_step, count, len(first_token)
         )
@@ -83,11 +87,12 @@ def decompose_documents(
 def _fill_buckets(
     table: DocumentTable, shape: RowShape, min_length: int
 ) -> list[_Bucket]:
-    """The buckets that fill a batch, in ascending order of length."""
+    """The buckets with enough texts for a batch, in ascending order of length."""
     lengths = _bucket_lengths(shape, min_length)
     first_tokens = _split_documents(
         table, [length - shape.num_special for length in lengths]
     )
+    # Shorter texts come in larger batches, so that all have the same number of tokens.
     counts = [shape.rows * shape.length // length for length in lengths]
     buckets = map(_Bucket, lengths, counts, first_tokens)
     usable = [bucket for bucket in buckets if bucket.count <= len(bucket.first_token)]
@@ -105,14 +110,15 @@ def _schedule_buckets(
     odds: Callable[[int], float],
     cycle: int,
 ) -> Callable[[int], tuple[int, int]]:
-    """Makes source_step -> (bucket, number of its earlier steps).
+    """Makes source_step -> (index of a bucket, number of its earlier steps).
 
     Args:
         buckets: Texts by length.
         seed: Seed of the order of the buckets.
         odds: One of CURRICULA.
-        cycle: Number of batches in a cycle; 0 for those of an epoch.
+        cycle: Number of batches in a cycle; 0 for as many as an epoch has.
     """
+    # A bucket takes turns in proportion to its number of batches.
     num_batches = [len(bucket.first_token) / bucket.count for bucket in buckets]
     size = cycle or max(1, round(sum(num_batches)))
     rates = np.array([odds(bucket.length) for bucket in buckets])
@@ -122,8 +128,8 @@ def _schedule_buckets(
     def schedule_cycle(number: int) -> list[tuple[int, int]]:
         steps = range(number * size, (number + 1) * size)
         turns = [sampling.source_step(step, num_batches, offsets) for step in steps]
-        # The cycle's batches arrive at random with rates o: the first of those that
-        # remain is of bucket b with a probability in proportion to o_b n_b.
+        # Exponential clocks: of the batches that remain, the next one belongs to bucket
+        # b with probability proportional to o_b n_b.
         rng = np.random.default_rng((*seed, len(buckets), number))
         arrival = rng.exponential(size=size) / rates[[bucket for bucket, _ in turns]]
         return [turns[i] for i in np.argsort(arrival)]
@@ -145,7 +151,15 @@ def _bucket_lengths(shape: RowShape, min_length: int) -> list[int]:
 
 
 def _split_documents(table: DocumentTable, sizes: list[int]) -> list[np.ndarray]:
-    """[M] int64 first tokens of the texts of every size (ascending), none shared."""
+    """Splits documents into disjoint texts of the given sizes, longest first.
+
+    Args:
+        table: Tokenized documents.
+        sizes: Numbers of tokens, ascending.
+
+    Returns:
+        For each size, [M] int64 index of the first token of each text in the table.
+    """
     begin, end = table.starts[:-1], table.starts[1:]
     first_tokens = [[] for _ in sizes]
     while len(begin):

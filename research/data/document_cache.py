@@ -18,7 +18,7 @@ from research.types import TokenizerInfo
 MASKS = ("[MASK]", "<mask>")  # BERT's, and RoBERTa's
 BLANK = "_"  # LLM2Vec's mask for tokenizers that have none
 COUNT_CHUNK = 1 << 24  # tokens counted at once
-# A longer "word" is text written without spaces: each of its tokens becomes a word.
+# Longer "words" are text written without spaces: each of their tokens counts as a word.
 MAX_WORD_TOKENS = 16
 WORD_START, SENTENCE_START = 1, 2  # bits of `DocumentTable.boundaries`
 PREFIXES = ("\u2581", "\u0120")  # SentencePiece's and byte-level BPE's leading space
@@ -29,8 +29,8 @@ class DocumentTable(NamedTuple):
 
     Attributes:
         token_ids: [tokens] uint16 or uint32, all documents end to end.
-        boundaries: [tokens] uint8; WORD_START where a word begins, SENTENCE_START too
-            where a sentence does. Every document begins with both.
+        boundaries: [tokens] uint8 of two bits: WORD_START where a word begins, and
+            SENTENCE_START where a sentence begins. Every document begins with both.
         starts: [N+1] int64; document n is token_ids[starts[n]:starts[n+1]].
     """
 
@@ -42,15 +42,16 @@ class DocumentTable(NamedTuple):
 def tokenize_documents(
     source: Source, tokenizer: tokenizers.Tokenizer, cache: Path
 ) -> DocumentTable:
-    """The source's table, read from the cache or written there first.
+    """The token table of a source, read from the cache or written there first.
 
-    Every text of an example is a document, without the source's prompts; a text that
-    an example holds twice is one document. Text that looks like a special token is
-    tokenized as text.
+    Every text of an example is a document, without the source's prompts. A text that
+    occurs twice in an example is one document. Text that looks like a special token is
+    tokenized as ordinary text.
 
     Raises:
-        ValueError: no text has any tokens.
+        ValueError: No text has any tokens.
     """
+    # A copy of the tokenizer that never truncates and takes special tokens as text.
     plain = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     plain.no_truncation()
     plain.no_padding()
@@ -67,9 +68,10 @@ def tokenize_documents(
 def last_word_start(
     table: DocumentTable, low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """[M] the last position in (low, high] where a word begins, or `high`.
+    """The last position in each interval (low, high] at which a word begins: [M].
 
-    `high` is returned if no word begins there, or if it is the end of the table.
+    The result is `high` if no word begins in the interval, or if `high` is the end of
+    the table.
 
     Args:
         table: Tokenized documents.
@@ -79,6 +81,7 @@ def last_word_start(
     chex.assert_equal_shape([low, high])
     size = len(table.token_ids)
     candidates = high[:, None] - np.arange(MAX_WORD_TOKENS + 1)  # [M, 17], descending
+    # The first candidate that is inside the interval and starts a word.
     inside = (candidates > low[:, None]) & (candidates < size)
     starts_word = table.boundaries[np.where(inside, candidates, 0)] > 0
     valid = inside & starts_word
@@ -106,9 +109,11 @@ def _tokenize_texts(
     source: Source, tokenizer: tokenizers.Tokenizer
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (token_ids [T] int64, boundaries [T] uint8) of documents with tokens."""
+    # Some tokenizers (SentencePiece) do not number the words of a text.
     word_ids = tokenizer.encode("a a", add_special_tokens=False).word_ids
     knows_words = len(set(word_ids)) > 1
     for _, examples in token_cache.iterate_chunks(source):
+        # All distinct texts of each example are documents.
         texts = [
             text
             for example in examples
@@ -126,13 +131,13 @@ def _tokenize_texts(
 def _find_boundaries(
     text: str, encoding: tokenizers.Encoding, knows_words: bool
 ) -> np.ndarray:
-    """[T] uint8, see DocumentTable.
+    """Starts of words and sentences of a document: [T] uint8 as in DocumentTable.
 
     Args:
         text: Text of the document.
-        encoding: The tokenizer's encoding of it, T tokens.
-        knows_words: Whether the tokenizer splits text into words first; otherwise its
-            tokens are written with the leading space of their word.
+        encoding: Encoding of the text, T tokens.
+        knows_words: Whether the tokenizer splits text into words first. Otherwise the
+            first token of each word is marked by a leading space.
     """
     # Words: [T] bool, true at their first tokens.
     if knows_words:
@@ -161,13 +166,15 @@ def _find_boundaries(
 def tokenizer_info(
     tokenizer: tokenizers.Tokenizer, tables: Iterable[DocumentTable]
 ) -> TokenizerInfo:
-    """The tokenizer's special ids, and the count of every token in the tables."""
+    """Ids of a tokenizer's special tokens, and counts of all tokens in the tables."""
+    # Special tokens: {id: text}
     special = {
         number: token.content
         for number, token in sorted(tokenizer.get_added_tokens_decoder().items())
         if token.special
     }
     masks = [number for number, name in special.items() if name in MASKS]
+    # [V] count of each token, from a part of a table at a time to save memory.
     vocab_size = tokenizer.get_vocab_size()
     counts = np.zeros(vocab_size, np.int64)
     for table in tables:

@@ -1,4 +1,7 @@
-"""Training examples, parsed from records in any of three column conventions."""
+"""Training examples, and their parsing from records in three column conventions.
+
+The conventions are those of sentence-transformers, FlagEmbedding and Tevatron.
+"""
 
 import re
 import zlib
@@ -19,9 +22,9 @@ class Example(NamedTuple):
     """One training example.
 
     Attributes:
-        query: Text that searches.
-        positives: Texts that answer it, at least one; a step draws one of them.
-        negatives: Texts that do not; a step draws the source's number of them.
+        query: The query.
+        positives: Relevant texts, at least one; each step draws one of them.
+        negatives: Hard negatives; each step draws as many as the source asks for.
         score: Graded similarity of the query and its positive, if known.
         group: Examples of the same group are never each other's negatives.
     """
@@ -38,8 +41,8 @@ class LoadedExamples(NamedTuple):
 
     Attributes:
         examples: Sequence of Example; it need not be in memory.
-        negatives_per_query: Number of hard negatives that a query gets in every step.
-        identity: Name of the content, where it is known without reading the examples.
+        negatives_per_query: Number of hard negatives per query in every step.
+        identity: Name of the content, if it is known without reading the examples.
     """
 
     examples: Sequence[Example]
@@ -50,17 +53,18 @@ class LoadedExamples(NamedTuple):
 def parse_example(
     path: str, line: int, record: Mapping, documents: Mapping | None
 ) -> Example:
-    """The example of a record in any of the three conventions.
+    """Parses a record in any of the three conventions.
 
     Args:
-        path: File of the record, for errors.
-        line: Its line, for errors.
+        path: File of the record, for error messages.
+        line: Line number of the record, for error messages.
         record: Values by column.
-        documents: Tevatron's corpus, if the record names its documents by id.
+        documents: Tevatron's corpus {id: text}, for records that name documents by id.
 
     Raises:
-        ValueError: a column is missing or holds no text, or there is no positive.
+        ValueError: A column is missing or holds no text, or there is no positive.
     """
+    # The columns that are present decide the convention.
     group = record.get("group")
     group = None if group in (None, "") else str(group)
     if "pos" in record:  # FlagEmbedding
@@ -87,6 +91,7 @@ def parse_example(
         negatives = [v for k, v in record.items() if NEGATIVE.fullmatch(k) and v]
         score = next((record[k] for k in SCORES if record.get(k) is not None), None)
         score = None if score is None else files.to_number(path, line, score)
+    # All values must be strings, and one of them a positive.
     positives, negatives = (
         _check_texts(path, line, texts) for texts in (positives, negatives)
     )
@@ -115,13 +120,14 @@ def read_tevatron_corpus(path: str) -> dict[str, str]:
 
 
 def read_texts(path: str, unit: str) -> Iterator[str]:
-    """Yields the texts of a file or of a folder's files, see sources.load_texts."""
+    """Yields the texts of a file or folder, as `sources.load_texts` describes."""
     if unit not in UNITS:
         raise ValueError(f"unit {unit!r}; known: {', '.join(UNITS)}")
     top = Path(path).expanduser()
     endings = tuple(files.READERS)
     for file in sorted(top.rglob("*")) if top.is_dir() else [top]:
         name = file.name.removesuffix(".gz")
+        # Text files are split into units; other files have a text per record.
         if name.endswith(".txt"):
             yield from _read_units(file, unit)
         elif file == top or name.endswith(endings):
@@ -130,7 +136,7 @@ def read_texts(path: str, unit: str) -> Iterator[str]:
 
 
 def read_labeled_texts(path: str) -> tuple[list[str], list[str]]:
-    """Reads (texts, labels) from the fields text and label of a file of records."""
+    """Reads (texts, labels) from a file of records with the fields text and label."""
     texts, labels = [], []
     for line, record in files.read_records(path):
         texts.append(read_field(path, line, record, ("text",)))
@@ -179,4 +185,5 @@ def _find_documents(path: str, line: int, ids, documents: Mapping | None) -> lis
     return [documents[str(identifier)] for identifier in ids]
 
 
+# What one text of a .txt file is.
 UNITS = {"block": _split_blocks, "line": iter, "file": lambda lines: ["".join(lines)]}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+# {field of an STS file: the names that it may have}
 STS_FIELDS = {
     "sentence1": ("sentence1", "text1", "sent1", "s1"),
     "sentence2": ("sentence2", "text2", "sent2", "s2"),
@@ -19,7 +20,7 @@ def open_text(path: str | Path) -> IO[str]:
     """Opens a UTF-8 text file, gzipped if its name ends in .gz.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: There is no such file.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -32,13 +33,13 @@ def open_text(path: str | Path) -> IO[str]:
 def read_records(path: str | Path) -> Iterator[tuple[int, dict]]:
     """Yields (line number from 1, record) for every row of a jsonl, tsv or csv file.
 
-    The name decides the format: .jsonl or .json with one object on each line, .tsv
-    (tabs, no quoting) or .csv with a header line; each may be gzipped (.gz). Empty
+    The ending of the name decides the format: .jsonl or .json with one object per line,
+    .tsv (tabs, no quoting) or .csv with a header line. Each may be gzipped (.gz). Empty
     lines are skipped.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the format is unknown, a line is malformed, or there are no rows.
+        FileNotFoundError: There is no such file.
+        ValueError: The format is unknown, a line is malformed, or there are no rows.
     """
     path = Path(path).expanduser()
     suffix = Path(path.name.removesuffix(".gz")).suffix
@@ -57,14 +58,15 @@ def read_records(path: str | Path) -> Iterator[tuple[int, dict]]:
 
 
 def read_sts(path: str | Path) -> tuple[list[str], list[str], list[float]]:
-    """(first sentences, second sentences, scores) of a file of scored sentence pairs.
+    """Reads (first sentences, second sentences, scores) from a file of scored pairs.
 
-    Fields are sentence1, sentence2 and score, or the aliases in STS_FIELDS.
+    The fields are sentence1, sentence2 and score, or their aliases in STS_FIELDS.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a column is missing, or a score is not a number.
+        FileNotFoundError: There is no such file.
+        ValueError: A column is missing, or a score is not a number.
     """
+    # Three lists of N values, one per pair.
     first, second, scores = [], [], []
     for number, record in read_records(path):
         first.append(str(_read_field(path, number, record, STS_FIELDS["sentence1"])))
@@ -77,22 +79,23 @@ def read_sts(path: str | Path) -> tuple[list[str], list[str], list[float]]:
 def read_beir(
     path: str | Path, split: str
 ) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, int]]]:
-    """(corpus {id: text}, queries {id: text}, qrels {query id: {document id: grade}}).
+    """Reads (corpus {id: text}, queries {id: text}, qrels {query id: {id: grade}}).
 
     A BEIR folder holds corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and
     qrels/SPLIT.tsv (a header line, then query id, document id, grade), plain or .gz.
-    A document's text is its title, a space and its text. Only queries that the split
-    judges are returned.
+    The text of a document is its title, a space and its text. Only queries with judged
+    documents in the split are returned.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is malformed or empty, or qrels name an unknown id.
+        FileNotFoundError: A file is missing.
+        ValueError: A file is malformed or empty, or qrels name an unknown id.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}")
     # Grades of the split decide which queries are kept.
     qrels = _read_qrels(_find_file(path, f"qrels/{split}.tsv"))
+    # A title is put before its text.
     corpus = {}
     for identifier, record in _read_texts_by_id(_find_file(path, "corpus.jsonl")):
         title = record.get("title") or ""
@@ -118,7 +121,7 @@ def to_number(path: str | Path, line: int, value) -> float:
     """The number in a field.
 
     Raises:
-        ValueError: the field holds no number; its file and line are named.
+        ValueError: The field holds no number; the message gives its file and line.
     """
     try:
         return float(value)
@@ -145,6 +148,7 @@ def _parse_jsonl(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} line {number} is not JSON: {error}") from error
+        # A line may be valid JSON and still no record.
         if not isinstance(record, dict):
             raise ValueError(
                 f"{path} line {number} is a JSON {type(record).__name__}, not an object"
@@ -163,7 +167,7 @@ def _parse_tsv(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
 
 
 def _parse_table(path: Path, reader) -> Iterator[tuple[int, dict]]:
-    header = next(reader, [])
+    header = next(reader, [])  # names of the columns
     for row in reader:
         if not row:
             continue
@@ -179,6 +183,7 @@ def _find_file(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
+    # The files that are there may show a misspelled name.
     siblings = sorted(p.name for p in (folder / name).parent.glob("*"))
     raise FileNotFoundError(
         f"there is no {folder / name}(.gz); found {', '.join(siblings) or 'nothing'}"
@@ -210,6 +215,7 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
+# {ending of the file name: its parser}
 READERS = {
     ".jsonl": _parse_jsonl,
     ".json": _parse_jsonl,

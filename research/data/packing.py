@@ -8,16 +8,17 @@ import numpy as np
 
 from research.data.sampling import Seed
 
+# Row lengths: few of them, so that few shapes are compiled.
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
 class Packing(NamedTuple):
-    """Where each of M texts is placed.
+    """The row and the position of each of M texts.
 
     Attributes:
-        row: [M] row of every text.
-        segment_ids: [M] number of the text in its row, from 1.
-        start: [M] position of its first token in the row.
+        row: [M] row of each text.
+        segment_ids: [M] number of each text in its row, from 1.
+        start: [M] position of each text's first token in its row.
         rows: Number of rows.
     """
 
@@ -28,11 +29,11 @@ class Packing(NamedTuple):
 
 
 class RowShape(NamedTuple):
-    """Rows of the pre-training batches of a source.
+    """Shape and seed of a source's pre-training batches.
 
     Attributes:
-        rows: R, rows of a batch.
-        length: S, tokens of a row.
+        rows: R, number of rows in a batch.
+        length: S, number of tokens in a row.
         num_special: Number of special tokens around every text.
         seed: Seed of everything that is drawn.
     """
@@ -44,16 +45,16 @@ class RowShape(NamedTuple):
 
 
 class BatchLayout(NamedTuple):
-    """Which M texts a pre-training batch holds, and where each is placed.
+    """The M texts of a pre-training batch, and the row and position of each.
 
     Attributes:
-        first_token: [M] int64 index of the text's first token in the source's table.
-        num_tokens: [M] int64 number of its tokens, special ones excluded.
-        row: [M] its row.
-        segment_ids: [M] its number in the row, from 1.
-        start: [M] position in the row at which it begins.
-        rows: R, rows of the batch.
-        length: S, tokens of a row.
+        first_token: [M] int64 index of each text's first token in the source's table.
+        num_tokens: [M] int64 number of tokens per text, special tokens excluded.
+        row: [M] row of each text.
+        segment_ids: [M] number of each text in its row, from 1.
+        start: [M] position in the row at which each text begins.
+        rows: R, number of rows in the batch.
+        length: S, number of tokens in a row.
     """
 
     first_token: np.ndarray
@@ -71,7 +72,7 @@ LayoutFn = Callable[[int], BatchLayout]  # the layout of a source's step
 def one_text_per_row(
     first_token: np.ndarray, num_tokens: np.ndarray, length: int
 ) -> BatchLayout:
-    """The layout of M texts [M] in M rows."""
+    """The layout of M texts in M rows, one text per row."""
     chex.assert_equal_shape([first_token, num_tokens])
     rows = np.arange(len(first_token))
     segment_ids = np.ones_like(rows)
@@ -93,12 +94,12 @@ def best_fit(lengths: np.ndarray, size: int, max_texts: int) -> Packing:
     """Best-fit decreasing: each text, longest first, into the fullest row it fits in.
 
     Args:
-        lengths: [M] tokens of every text, each in [1, size].
-        size: Tokens in a row.
-        max_texts: Largest number of texts in a row.
+        lengths: [M] number of tokens of each text, in [1, size].
+        size: Number of tokens in a row.
+        max_texts: Maximum number of texts in a row.
 
     Raises:
-        ValueError: a text is longer than a row.
+        ValueError: A text is longer than a row.
     """
     chex.assert_rank(lengths, 1)
     if lengths.max() > size:
@@ -108,11 +109,12 @@ def best_fit(lengths: np.ndarray, size: int, max_texts: int) -> Packing:
     row, segment, start = ([0] * len(sizes) for _ in range(3))
     row_texts: list[int] = []  # number of texts in each row
     open_rows: dict[int, list[int]] = {}  # rows by their number of free tokens
-    # Bit n says that some row has n free tokens: the fullest row that a text fits in
-    # is the lowest bit from its length upward.
+    # Bit n is set if some row has n free tokens. The lowest set bit at or above the
+    # length of a text then gives the fullest row with room for it.
     free_sizes = 0
     for text in order:
         length = sizes[text]
+        # Take the fullest row that has room, or open a new one.
         fitting = free_sizes >> length
         if fitting:
             free = length + (fitting & -fitting).bit_length() - 1
@@ -134,5 +136,5 @@ def best_fit(lengths: np.ndarray, size: int, max_texts: int) -> Packing:
 
 
 def token_offsets(lengths: np.ndarray) -> np.ndarray:
-    """[sum of lengths] position of every token in its text, texts end to end."""
+    """Position of every token in its text, for texts end to end: [sum of lengths]."""
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -1,7 +1,7 @@
 """Batches of pairs for contrastive training, as a function of the step.
 
-A step draws from one source of the mixture: examples of its permutation, a positive and
-hard negatives for each, all packed into rows of a fixed length.
+A step draws from one source of the mixture: examples in the order of a permutation, and
+for each a positive and hard negatives. All texts are packed into rows of fixed length.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from research.data.sources import Source
 from research.text.templates import Prompt
 from research.types import Batch, Labels, Tokens, max_segments
 
-TRIAL_BATCHES = 8  # batches packed beforehand, to know how many rows a source needs
+TRIAL_BATCHES = 8  # batches that are packed to find how many rows a source needs
 
 
 class PairSourceState(NamedTuple):
@@ -28,12 +28,13 @@ class PairSourceState(NamedTuple):
 
     Attributes:
         name: Name of the source in the config.
-        table: Tokens of its texts.
+        table: Tokens of the source's texts.
         weight: Share of the steps, relative to the other sources.
-        docs_per_query: K, the positive and the hard negatives of a query.
-        length: S, tokens in a row.
-        rows: R, rows of an ordinary batch.
-        row_increment: A fuller batch has a multiple of it more rows.
+        docs_per_query: K, number of documents per query: the positive and the hard
+            negatives.
+        length: S, number of tokens in a row.
+        rows: R, number of rows in a usual batch.
+        row_increment: Batches that need more rows grow by multiples of this number.
     """
 
     name: str
@@ -46,14 +47,14 @@ class PairSourceState(NamedTuple):
 
 
 class BatchPlan(NamedTuple):
-    """What a batch over all processes holds.
+    """The contents of a batch over all processes.
 
     Attributes:
-        source: Source of all its examples.
+        source: Source of all examples of the batch.
         examples: [B] indices of the examples.
-        texts: [B, 1+K] indices of the query and its documents in the source's table.
-        packing: Where each of these B*(1+K) texts is placed.
-        rows: R, rows of the batch.
+        texts: [B, 1+K] indices of each query and its documents in the source's table.
+        packing: Row and position of each of these B*(1+K) texts.
+        rows: R, number of rows in the batch.
     """
 
     source: PairSourceState
@@ -65,13 +66,13 @@ class BatchPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class PairBatches(sampling.SourceMixture):
-    """batches(step) -> this process's share of a Batch of NumPy arrays.
+    """A callable: batches(step) -> this process's share of a Batch of NumPy arrays.
 
     Attributes:
         sources: One PairSourceState per source.
-        batch_size: B, queries in a batch over all processes.
-        permute: Permutations of a source's examples, see sampling.cache_permutations.
-        adapters: Names of the adapters that texts go through; () for a single one.
+        batch_size: B, number of queries in a batch over all processes.
+        permute: Permutations of a source's examples; see sampling.cache_permutations.
+        adapters: Names of the adapters that embed the texts; () for a single one.
     """
 
     sources: tuple[PairSourceState, ...]
@@ -87,9 +88,10 @@ class PairBatches(sampling.SourceMixture):
         plan = self.plan_batch(step)
         source, packing = plan.source, plan.packing
         table = source.table
-        # A text's vector: its row's segments come after those of the rows before.
+        # Index of each text's vector, if every row has max_segments of them: [B, 1+K].
         vectors = packing.row * max_segments(source.length) + packing.segment_ids - 1
-        vectors = vectors.reshape(plan.texts.shape).astype(np.int32)  # [B, 1+K]
+        vectors = vectors.reshape(plan.texts.shape).astype(np.int32)
+        # Labels: graded scores if the source has them, and ids to find equal texts.
         has_scores = not np.isnan(table.scores[plan.examples[0]])
         scores = self._take_share(table.scores[plan.examples]) if has_scores else None
         labels = Labels(
@@ -108,7 +110,7 @@ class PairBatches(sampling.SourceMixture):
         )
 
     def plan_batch(self, step: int) -> BatchPlan:
-        """What the full batch of a step holds, over all processes."""
+        """Draws and packs the texts of a step's batch over all processes."""
         index, source_step = self.find_source(step)
         source = self.sources[index]
         examples = sampling.draw_examples(
@@ -118,10 +120,11 @@ class PairBatches(sampling.SourceMixture):
             self.batch_size,
             len(source.table.query_text),
         )
+        # [B, 1+K] texts: every process draws the same ones.
         rng = np.random.default_rng((self.seed, step))
         texts = _draw_texts(source.table, examples, source.docs_per_query, rng)
         packing = _pack_texts(source, texts)
-        # A batch that does not fit grows in few steps, so that few shapes compile.
+        # A batch that does not fit grows in large steps, so that few shapes compile.
         excess = max(0, packing.rows - source.rows)
         rows = source.rows + source.row_increment * ceil(excess / source.row_increment)
         return BatchPlan(source, examples, texts, packing, rows)
@@ -147,26 +150,27 @@ def make_pair_batches(
     process_count: int = 1,
     adapters: Sequence[str] = (),
 ) -> PairBatches:
-    """Batches over a mixture of sources, every batch from one of them.
+    """Batches from a mixture of sources; each batch draws from one source.
 
     Args:
         sources: Sources by their names.
         tokenizer: Tokenizer of the model.
-        batch_size: B, queries in a batch over all processes.
-        max_length: Number of tokens that a text is cut to.
+        batch_size: B, number of queries in a batch over all processes.
+        max_length: Maximum number of tokens; longer texts are cut.
         seed: Seed of the mixture, the permutations and the draws.
         cache: Folder of the tokenized sources.
-        row_length: Tokens in a packed row, raised to one of packing.LENGTHS and to
-            the longest text of the source.
-        row_multiple: The number of rows R is a multiple of it (and of the processes).
-        prompt: Prompt template that texts are put into, see `tokenize_pairs`.
-        process_index: Number of this process.
+        row_length: Number of tokens in a packed row. It is raised to the longest text
+            of the source, and then to one of packing.LENGTHS.
+        row_multiple: The number of rows R is a multiple of this number and of the
+            number of processes.
+        prompt: Prompt template for the texts; see `tokenize_pairs`.
+        process_index: Index of this process.
         process_count: Number of processes that share a batch.
-        adapters: Names of several adapters; each text goes through that of its role or
-            its source. () leaves the choice to the encoder.
+        adapters: Names of several adapters; each text is embedded with the adapter of
+            its source or of its role. () leaves the choice to the encoder.
 
     Raises:
-        ValueError: there is no source, one has no adapter or fewer examples than a
+        ValueError: There is no source, one has no adapter or fewer examples than a
             batch, or the batch cannot be split evenly over the processes.
     """
     if not sources:
@@ -175,6 +179,7 @@ def make_pair_batches(
         raise ValueError(
             f"batch_size {batch_size} cannot be split over {process_count} processes"
         )
+    # Tokenize every source, and choose the shapes of its batches.
     multiple = lcm(row_multiple, process_count)
     states = []
     for name, source in sources.items():
@@ -184,7 +189,7 @@ def make_pair_batches(
             table = tokenize_pairs(source, tokenizer, max_length, cache, prompt)
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
-        # No text is cut again: rows are as long as the longest one.
+        # Rows are at least as long as the longest text, so that no text is cut again.
         longest = int(np.diff(table.starts).max())
         state = PairSourceState(
             name=name,
@@ -202,16 +207,17 @@ def make_pair_batches(
         process_index=process_index,
         process_count=process_count,
         batch_size=batch_size,
-        # Two per source: an epoch's batches reach into the next one.
+        # Two per source: the last batch of an epoch also draws from the next epoch.
         permute=sampling.cache_permutations(2 * len(states)),
         adapters=tuple(adapters),
     )
 
 
 def find_source_adapters(names: Sequence[str], source: str) -> tuple[int, int] | None:
-    """Numbers of the adapters of a source's queries and of its documents.
+    """Indices of the adapters for a source's queries and for its documents.
 
-    The adapter is that named like the source, or like the role.
+    An adapter with the name of the source serves both roles; otherwise those named
+    "query" and "document" serve one role each.
 
     Args:
         names: Names of the adapters.
@@ -221,7 +227,7 @@ def find_source_adapters(names: Sequence[str], source: str) -> tuple[int, int] |
         (query adapter, document adapter), or None if there are no names.
 
     Raises:
-        ValueError: the names serve neither the source nor both roles.
+        ValueError: The names serve neither the source nor both roles.
     """
     if not names:
         return None
@@ -249,13 +255,13 @@ def _draw_texts(
     docs_per_query: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """[B, 1+K] texts: the query, one of its positives, K-1 of its negatives."""
+    """Draws [B, 1+K] texts: each query, one of its positives, K-1 of its negatives."""
     query = table.query_text[examples]  # [B]
     num_positives = table.num_positives[examples]  # [B]
     positive = query + 1 + (rng.random(len(examples)) * num_positives).astype(np.int64)
     columns = [query[:, None], positive[:, None]]
     if docs_per_query > 1:
-        # Negatives: those of each example in random order, of which the first K-1.
+        # Negatives: shuffle those of each example, and take the first K-1.
         counts = table.num_negatives[examples]  # [B]
         begins = np.cumsum(counts) - counts
         owner = np.repeat(np.arange(len(examples)), counts)  # [all negatives]
@@ -266,7 +272,7 @@ def _draw_texts(
 
 
 def _text_lengths(table: PairTable, texts: np.ndarray) -> np.ndarray:
-    """[M] tokens of each of M texts."""
+    """Number of tokens of each of M texts: [M]."""
     return table.starts[texts + 1] - table.starts[texts]
 
 
@@ -278,12 +284,13 @@ def _pack_texts(source: PairSourceState, texts: np.ndarray) -> Packing:
 def _set_rows(
     source: PairSourceState, batch_size: int, multiple: int
 ) -> PairSourceState:
-    """The source with its ordinary number of rows, so that few shapes compile.
+    """Sets the number of rows of a usual batch, so that few shapes compile.
 
-    Half a deviation above the mean of some random batches: two batches of three fit,
-    and the others have an eighth more rows, a second shape to compile. That is less
-    padding than in one shape that all batches fit.
+    The number is half a standard deviation above the mean of some random batches. Two
+    batches out of three fit; the others have an eighth more rows, a second shape to
+    compile. This gives less padding than one shape in which all batches fit.
     """
+    # Rows that each trial batch needs.
     rng = np.random.default_rng(0)
     used = []
     for _ in range(TRIAL_BATCHES):
@@ -302,13 +309,14 @@ def _fill_rows(
     """The tokens [high - low, S] of the batch's rows low to high.
 
     Args:
-        plan: What the batch holds.
+        plan: The contents of the batch.
         low: First row.
         high: Row after the last one.
-        adapters: Adapters of queries and documents; None for a single adapter.
+        adapters: Indices of the adapters for queries and documents; None for a single
+            adapter.
     """
     table, packing, length = plan.source.table, plan.packing, plan.source.length
-    # The M texts of these rows, and the position of each of their T tokens.
+    # The M texts of these rows, and the position in its text of each of their T tokens.
     placed = np.flatnonzero((packing.row >= low) & (packing.row < high))  # [M]
     texts = plan.texts.reshape(-1)[placed]
     lengths = _text_lengths(table, texts)
@@ -316,7 +324,7 @@ def _fill_rows(
     begin = (packing.row[placed] - low) * length + packing.start[placed]  # [M]
     target = np.repeat(begin, lengths) + offsets  # [T] in the batch
     origin = np.repeat(table.starts[texts], lengths) + offsets  # [T] in the table
-    # Copy what the table holds of each token; the remaining ones are padding.
+    # Copy the tokens from the table; all other positions are padding, with segment 0.
     shape = (high - low, length)
     token_ids = np.zeros((high - low) * length, np.int32)
     segment_ids = np.zeros_like(token_ids)
@@ -325,6 +333,7 @@ def _fill_rows(
     pooling_mask = segment_ids > 0
     if table.pooling_mask is not None:
         pooling_mask[target] = table.pooling_mask[origin]
+    # An adapter per token; -1 for padding.
     adapter_ids = None
     if adapters is not None:
         is_query = placed % plan.texts.shape[1] == 0  # texts are [B, 1+K], flat

@@ -15,7 +15,7 @@ from research.text.templates import Prompt, tokenize_with_prompt
 
 
 class PairTable(NamedTuple):
-    """The T texts of n examples: every example's query, positives, then negatives.
+    """The T texts of n examples: for each example its query, positives and negatives.
 
     Attributes:
         token_ids: [tokens] uint16 or uint32, all texts end to end.
@@ -26,7 +26,7 @@ class PairTable(NamedTuple):
         num_negatives: [n] int64 number of negatives that follow the positives.
         scores: [n] float32, NaN where unknown.
         group_hashes: [n, 2] uint32 hash of the example's group, or else of its query.
-        pooling_mask: [tokens] bool, tokens that count in pooling; None if all do.
+        pooling_mask: [tokens] bool, tokens that are pooled; None if all are.
     """
 
     token_ids: np.ndarray
@@ -41,7 +41,7 @@ class PairTable(NamedTuple):
 
 
 class _Encoding(NamedTuple):
-    """How texts become tokens: the arguments of `tokenize_pairs`."""
+    """How texts are tokenized; the fields are arguments of `tokenize_pairs`."""
 
     tokenizer: tokenizers.Tokenizer
     max_length: int
@@ -54,7 +54,7 @@ class _Chunk(NamedTuple):
     Attributes:
         texts: Texts without their prompts.
         token_ids: Token ids of each text.
-        pooling_mask: Tokens of each text that count in pooling; [] if all do.
+        pooling_mask: Tokens of each text that are pooled; [] if all are.
         counts: (number of positives, number of negatives) of each example.
         scores: Score of each example, NaN where unknown.
         groups: Name of each example's group.
@@ -75,25 +75,26 @@ def tokenize_pairs(
     cache: Path,
     prompt: Prompt | None = None,
 ) -> PairTable:
-    """The source's table, read from the cache or written there first.
+    """The token table of a source, read from the cache or written there first.
 
-    The folder's name is a fingerprint of everything that decides the content.
+    The name of the table's folder is a hash of everything that decides its content.
 
     Args:
         source: Examples, and the prompts that are put before their texts.
         tokenizer: Tokenizer of the model.
-        max_length: Number of tokens that a text is cut to.
+        max_length: Maximum number of tokens; longer texts are cut.
         cache: Folder of all tables.
-        prompt: Prompt template that texts are put into; None puts the source's own
-            prompts before them.
+        prompt: Prompt template for the texts; None puts the source's own prompts before
+            them.
 
     Raises:
-        ValueError: there are no examples, a text has no tokens, some examples have a
+        ValueError: There are no examples, a text has no tokens, some examples have a
             score and others none, both the source and the run have a prompt, or the
             prompt has several templates.
     """
     if not len(source.examples):
         raise ValueError("the source has no rows")
+    # Whatever changes the tokens is part of the name.
     settings = (max_length,)
     if prompt is not None:
         _check_prompt(prompt, source)
@@ -128,16 +129,17 @@ def _write_table(source: Source, encoding: _Encoding, folder: Path) -> None:
         if encoding.prompt is not None:
             mask_file = files.enter_context(open(folder / "pooling_mask.bin", "wb"))
         for chunk in _tokenize_chunks(source, encoding):
-            # What has a number per token goes to disk at once.
+            # Values per token are written at once, to save memory.
             ids_file.write(np.concatenate(chunk.token_ids).astype(dtype).tobytes())
             if encoding.prompt is not None:
                 mask_file.write(np.concatenate(chunk.pooling_mask).tobytes())
-            # What has a number per text or per example is collected.
+            # Values per text or per example are collected in memory.
             lengths.extend(map(len, chunk.token_ids))
             hashes.append(tokenization.hash_texts(chunk.texts))
             counts.extend(chunk.counts)
             scores.extend(chunk.scores)
             groups.append(tokenization.hash_texts(chunk.groups))
+    # Either all examples have a score or none has.
     unscored = np.isnan(scores)
     if 0 < unscored.sum() < len(scores):
         row = int(np.flatnonzero(unscored)[0])
@@ -169,12 +171,14 @@ def _load_table(folder: Path) -> PairTable:
 def _tokenize_chunks(source: Source, encoding: _Encoding) -> Iterator[_Chunk]:
     """Yields the tokenized texts of the source, some examples at a time."""
     for start, examples in token_cache.iterate_chunks(source):
+        # One entry per text: query, positives and negatives of each example.
         texts, roles, labels = [], [], []
         for index, example in enumerate(examples, start):
             documents = example.positives + example.negatives
             texts += [example.query, *documents]
             roles += ["query", *["document"] * len(documents)]
             labels += [f"row {index}"] * (1 + len(documents))
+        # An empty text would have special tokens only.
         for text, role, label in zip(texts, roles, labels, strict=True):
             if not text.strip():
                 raise ValueError(f"{label} has a {role} without text")
@@ -196,16 +200,17 @@ def _tokenize(
     roles: list[str],
     labels: list[str],
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """(token ids, pooling mask) of every text; no masks without prompt templates.
+    """Token ids and pooling mask of every text; no masks without prompt templates.
 
     Args:
         source: Source of the texts, with its own prompts.
-        encoding: How texts become tokens.
+        encoding: How texts are tokenized.
         texts: Texts without prompts.
         roles: "query" or "document", for each text.
-        labels: What an error calls each text.
+        labels: Name of each text in error messages.
     """
     tokenizer, max_length, prompt = encoding
+    # The source's own prompts are prefixes.
     if prompt is None:
         prefixed = [source.prompts[r] + t for r, t in zip(roles, texts, strict=True)]
         token_ids = tokenization.tokenize_texts(

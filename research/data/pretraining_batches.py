@@ -16,7 +16,7 @@ from research.data.sources import Source
 from research.text import tokenization
 from research.types import PretrainingBatch, Tokens
 
-SpecialTokens = tuple[np.ndarray, np.ndarray]  # those before and after a text
+SpecialTokens = tuple[np.ndarray, np.ndarray]  # ids before and after a text
 
 
 class DocumentSourceState(NamedTuple):
@@ -24,9 +24,9 @@ class DocumentSourceState(NamedTuple):
 
     Attributes:
         name: Name of the source in the config.
-        table: Tokens of its documents.
+        table: Tokens of the source's documents.
         weight: Share of the steps, relative to the other sources.
-        layout: What its batch of every step holds.
+        layout: Function from the source's step to the layout of its batch.
     """
 
     name: str
@@ -37,18 +37,18 @@ class DocumentSourceState(NamedTuple):
 
 @dataclass(frozen=True)
 class PretrainingBatches(sampling.SourceMixture):
-    """batches(step) -> this process's share of a PretrainingBatch of NumPy arrays.
+    """A callable: batches(step) -> this process's share of a PretrainingBatch.
 
     Attributes:
         sources: One DocumentSourceState per source.
-        special_tokens: Special tokens before and after every text.
+        special_tokens: Ids of the special tokens before and after every text.
     """
 
     sources: tuple[DocumentSourceState, ...]
     special_tokens: SpecialTokens
 
     def __call__(self, step: int) -> PretrainingBatch:
-        """The rows of a step, this process's equal share of them."""
+        """The batch of a step: this process's equal share of its rows, in NumPy."""
         index, source_step = self.find_source(step)
         source = self.sources[index]
         layout = source.layout(source_step)
@@ -69,22 +69,22 @@ def make_pretraining_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> PretrainingBatches:
-    """Rows of the documents of a mixture of sources, every batch from one of them.
+    """Batches of documents from a mixture of sources; each draws from one source.
 
     Args:
         sources: Sources by their names.
         tokenizer: Tokenizer of the model.
-        layout: One of row_packing.ROW_LAYOUTS with its arguments.
-        batch_size: R, rows of a batch over all processes.
-        max_length: S, tokens of a row.
+        layout: One of row_packing.ROW_LAYOUTS with its keyword arguments bound.
+        batch_size: R, number of rows in a batch over all processes.
+        max_length: S, number of tokens in a row.
         seed: Seed of the mixture and the layouts.
         cache: Folder of the tokenized sources.
-        row_multiple: Number that R should be a multiple of.
-        process_index: Number of this process.
+        row_multiple: Number that R must be a multiple of.
+        process_index: Index of this process.
         process_count: Number of processes that share a batch.
 
     Raises:
-        ValueError: there is no source, one has too few documents for a batch, or the
+        ValueError: There is no source, one has too few documents for a batch, or the
             batch cannot be split evenly over processes, devices and micro-batches.
     """
     if not sources:
@@ -128,16 +128,16 @@ def fill_rows(
     low: int,
     high: int,
 ) -> PretrainingBatch:
-    """Rows low to high of a batch: [high - low, S].
+    """Fills the rows low to high of a batch: [high - low, S].
 
     Args:
         table: Tokenized documents.
-        layout: What the batch holds.
-        special_tokens: Special tokens before and after every text.
+        layout: The texts of the batch, with their rows and positions.
+        special_tokens: Ids of the special tokens before and after every text.
         low: First row.
         high: Row after the last one.
     """
-    # The M texts of these rows, and the position of each of their T tokens.
+    # The M texts of these rows, and the position in its text of each of their T tokens.
     texts = np.flatnonzero((layout.row >= low) & (layout.row < high))  # [M]
     num_tokens = layout.num_tokens[texts]
     segments = layout.segment_ids[texts]
@@ -159,6 +159,7 @@ def fill_rows(
     # Words are numbered in each row; special tokens and padding have number 0.
     word_starts[target] = table.boundaries[origin] > 0
     word_starts[begin + len(before)] = 1  # a text may begin within a word
+    # [high - low, S] arrays from the flat ones.
     shape = (high - low, layout.length)
     words = np.cumsum(word_starts.reshape(shape), axis=1, dtype=np.int32)
     is_text = np.zeros(size, bool)

@@ -1,7 +1,7 @@
 """A TFDS data set of the docstrings and code of the installed Python packages.
 
-Real text with no download: what is installed decides what is in it. A package is in
-"train" or in "test" as a whole, by a hash of its name.
+Real text without a download; its content depends on the packages that are installed. A
+package belongs to "train" or to "test" as a whole, by a hash of its name.
 """
 
 import ast
@@ -20,8 +20,10 @@ from typing import NamedTuple
 
 import tensorflow_datasets as tfds
 
+# Folders without code that was written for the package.
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "_vendor"}
 LARGEST = 1_000_000  # bytes; larger files are generated tables
+# A docstring that starts like a sentence and holds no markup.
 SENTENCE = re.compile(r"[A-Z][A-Za-z'-]* [^<>|=\\]*")
 
 
@@ -34,14 +36,14 @@ class DocstringPair(NamedTuple):
 
 
 CACHE = "~/.cache/embax/tfds"
-PER_PACKAGE = 2000  # pairs; else a few large packages would be half of the set
-TEST_SHARE = 8  # one package of this many is in "test"
+PER_PACKAGE = 2000  # pairs; without a limit few large packages would be half of the set
+TEST_SHARE = 8  # one package in so many is in "test"
 
 
 class PyDocs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Pairs of a function's docstring (query) and its code (document)."""
 
-    # To be raised with any change of `extract_pairs` or TEST_SHARE.
+    # Raise it with every change of `extract_pairs` or TEST_SHARE.
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, folders: tuple[str, ...], **kwargs):
@@ -67,7 +69,7 @@ class PyDocs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
-    """The data source of a split, made first if these packages were not seen before.
+    """The data source of a split; built first if the installed packages have changed.
 
     Args:
         split: "train" or "test".
@@ -75,10 +77,11 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
         folders: Folders of packages; the interpreter's own if empty.
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: There is no such split.
     """
     if split not in ("train", "test"):
         raise ValueError(f"pydocs has no split {split!r}; it has train, test")
+    # The folder of the data set is named by a hash of the package files.
     folders = tuple(folders) or find_package_folders()
     files = find_python_files(folders)
     content = hashlib.blake2b(repr((files, PER_PACKAGE)).encode(), digest_size=8)
@@ -97,7 +100,7 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
 
 
 def make_splits(folders: tuple[str, ...]) -> tuple[list[dict], list[dict]]:
-    """(train, test): the packages' pairs as examples, no text in two of them."""
+    """(train, test): the packages' pairs as records; no text occurs twice."""
     packages = find_python_files(folders)
     used: set[str] = set()
     train_and_test: tuple[list[dict], list[dict]] = ([], [])
@@ -114,7 +117,7 @@ def make_splits(folders: tuple[str, ...]) -> tuple[list[dict], list[dict]]:
 
 
 def _parse_packages(packages: dict) -> Iterator[DocstringPair]:
-    """Yields the pairs of all packages, in order; parsed by several processes."""
+    """Yields the pairs of all packages in order; several processes parse them."""
     workers = min(8, os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         limits = [PER_PACKAGE] * len(packages)
@@ -132,15 +135,16 @@ def find_package_folders() -> tuple[str, ...]:
 
 
 def find_python_files(folders: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
-    """{top-level package: [(path, bytes), ...]} of all Python files but tests.
+    """{top-level package: [(path, size in bytes), ...]} of all Python files but tests.
 
-    Packages are sorted; a package's files are in the order of a hash of their names, so
-    that the first of them are a fair sample.
+    Packages are sorted by name, and the files of a package by a hash of their paths, so
+    that the first files are a random sample.
     """
     packages: dict[str, list[tuple[str, int]]] = {}
     for folder in folders:
         for parent, children, names in os.walk(folder):
             children[:] = [c for c in children if c not in SKIPPED]
+            # The top-level package: the first folder, or a module beside the packages.
             inside = os.path.relpath(parent, folder).split(os.sep)[0]
             for name in names:
                 if name.endswith(".py"):
@@ -150,7 +154,8 @@ def find_python_files(folders: Iterable[str]) -> dict[str, list[tuple[str, int]]
                     package_files.append((path, os.path.getsize(path)))
     ordered = {}
     for package in sorted(packages):
-        # A package's path depends on the machine, the part from its name on does not.
+        # The path to a package depends on the machine; the part from its name on does
+        # not, and is hashed.
         ordered[package] = sorted(
             packages[package],
             key=lambda file, name=package: _hash_text(file[0][file[0].rindex(name) :]),
@@ -179,20 +184,21 @@ def extract_package_pairs(
 
 
 def extract_pairs(source: str) -> Iterator[tuple[str, str]]:
-    """(first paragraph of the docstring, code without it) of a file's functions.
+    """Yields (first paragraph of the docstring, code without it) of each function.
 
-    Paragraphs that are not an ASCII sentence of 4 words and 20 to 400 characters are
-    left out, and so are functions with nothing but a docstring or with over 4,000
-    characters.
+    The paragraph must be an ASCII sentence of at least 4 words and of 20 to 400
+    characters, and the code must have 40 to 4,000 characters; other functions are left
+    out.
 
     Raises:
-        SyntaxError, ValueError: the source is not Python of this version.
+        SyntaxError, ValueError: The source is not Python of this version.
     """
     if '"""' not in source and "'''" not in source:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in other people's code
         tree = ast.parse(source)
+    # Functions and methods, in the order of ast.walk.
     lines = source.split("\n")
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -213,7 +219,7 @@ def extract_pairs(source: str) -> Iterator[tuple[str, str]]:
 
 
 def is_test(package: str, share: int) -> bool:
-    """Whether a package is held out for testing: one of `share` packages."""
+    """Whether a package is held out for testing: one package in `share` is."""
     return _hash_text(package) % share == 0
 
 

@@ -1,6 +1,7 @@
-"""Layouts of pre-training rows, each a function of the source's step.
+"""Packing of documents into pre-training rows, and the table of all row layouts.
 
-Documents packed by best fit; the other entries of ROW_LAYOUTS have files of their own.
+A layout says for every step of a source which texts its batch holds, and where. The
+other entries of ROW_LAYOUTS are defined in `decomposition` and `span_rows`.
 """
 
 import numpy as np
@@ -22,17 +23,17 @@ from research.types import max_documents
 def pack_documents(
     table: DocumentTable, shape: RowShape, *, texts: int | None = None
 ) -> LayoutFn:
-    """Rows of full documents; documents longer than a row are split.
+    """Rows of several documents each; only documents longer than a row are split.
 
-    A document is split where words begin. The pieces are packed once, by best fit, into
-    rows (Ding et al. 2024, "Fewer truncations improve language modeling"), at most
-    types.max_documents(S) in one. Every epoch has another order of the rows; the batch
-    at its end is filled up from the next one.
+    Documents are split between words. The pieces are packed once, by best fit (Ding et
+    al. 2024, "Fewer truncations improve language modeling"), at most
+    types.max_documents(S) into a row. Every epoch has its own order of the rows; its
+    last batch is filled up with rows of the next epoch.
 
     Args:
         table: Tokenized documents.
-        shape: Rows of a batch.
-        texts: Largest number of texts in a row; 1 pads every text to a row of its own.
+        shape: Shape of a batch.
+        texts: Maximum number of texts in a row; 1 pads every text to a row of its own.
     """
     most = max_documents(shape.length)
     if texts is not None and not 1 <= texts <= most:
@@ -47,13 +48,14 @@ def pack_documents(
             f"its documents fill {packing.rows} rows of {shape.length} tokens, fewer "
             f"than one batch of {shape.rows}"
         )
-    # The pieces sorted by row: row r has pieces by_row[begin[r] : begin[r] + count[r]].
+    # Sort the pieces by row; row r has pieces by_row[begin[r] : begin[r] + count[r]].
     by_row = np.argsort(packing.row, kind="stable")
     count = np.bincount(packing.row)
     begin = np.cumsum(count) - count
     permute = sampling.cache_permutations(2)
 
     def layout(source_step: int) -> BatchLayout:
+        # [R] packed rows of this batch, then the M pieces in them.
         rows = sampling.draw_examples(
             permute, shape.seed, source_step, shape.rows, packing.rows
         )
@@ -80,6 +82,7 @@ def split_documents(
     Returns:
         ([M] first token of each piece, [M] number of its tokens).
     """
+    # Each round cuts one piece off every document that has tokens left.
     begin, end = table.starts[:-1], table.starts[1:]
     piece_starts, piece_ends = [], []
     while len(begin):
@@ -93,7 +96,7 @@ def split_documents(
     return first_token, np.concatenate(piece_ends) - first_token
 
 
-# layout(table, shape) -> LayoutFn, by the name in the config's row_layout.
+# {name in the config's row_layout: function layout(table, shape) -> LayoutFn}
 ROW_LAYOUTS = {
     "packed": pack_documents,
     "decomposed": decompose_documents,

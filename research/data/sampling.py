@@ -1,7 +1,7 @@
-"""Sampling as a function of the step: which source a step draws from, which examples.
+"""Sampling as a function of the step: which source and examples a step draws.
 
-Nothing is remembered between steps, so training resumes at any step with the batches
-that it would have had.
+No state is kept between steps, so that training can resume at any step with exactly the
+batches of an uninterrupted run.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ Seed = tuple[int, ...]
 
 @dataclass(frozen=True)
 class SourceMixture:
-    """Sources that take turns, and the process's share of every batch.
+    """A mixture of sources, and this process's share of every batch.
 
     Attributes:
-        sources: One per source of the config, with at least a `name` and a `weight`.
+        sources: One entry per source of the config, each with a `name` and a `weight`.
         seed: Seed of the mixture.
-        process_index: Number of this process.
+        process_index: Index of this process.
         process_count: Number of processes that share a batch.
     """
 
@@ -33,6 +33,7 @@ class SourceMixture:
 
     def find_source(self, step: int) -> tuple[int, int]:
         """(index of the source that a step draws from, number of its earlier steps)."""
+        # A random phase for each source, so that they do not all start at step 0.
         offsets = np.random.default_rng(self.seed).random(len(self.sources))
         weights = [source.weight for source in self.sources]
         return source_step(step, weights, offsets.tolist())
@@ -42,7 +43,7 @@ class SourceMixture:
         return self.sources[self.find_source(step)[0]].name
 
     def process_slice(self, size: int) -> tuple[int, int]:
-        """[low, high) of this process's equal share of `size` rows."""
+        """(low, high): the range of this process's equal share of `size` rows."""
         share = size // self.process_count
         return self.process_index * share, (self.process_index + 1) * share
 
@@ -52,15 +53,18 @@ def source_step(
 ) -> tuple[int, int]:
     """(index of the source that a step draws from, number of its earlier steps).
 
-    The first source takes its share of the steps evenly spaced, the second its share
-    of the remaining ones, and so on; all counts are in closed form.
+    The first source takes its share of the steps, evenly spaced; the second takes its
+    share of the remaining steps, and so on. All counts are in closed form, so that the
+    result for a step needs no loop over earlier steps.
 
     Args:
         step: Step of the training, from 0.
         weights: Shares of the sources, relative to each other.
-        offsets: Position in [0, 1) of each source's first step within its interval.
+        offsets: Phase of each source in [0, 1): the position of its first step within
+            its interval.
     """
     for index, offset in enumerate(offsets):
+        # Its share of the remaining steps, and how many of them it has had so far.
         share = weights[index] / sum(weights[index:])
         earlier = floor(step * share + offset)
         if floor((step + 1) * share + offset) > earlier:
@@ -70,7 +74,11 @@ def source_step(
 
 
 def cache_permutations(max_cached: int) -> Callable[[Seed, int], np.ndarray]:
-    """Makes (seed, size) -> [size] uint32, a permutation; remembers `max_cached`."""
+    """Makes a function (seed, size) -> permutation [size] uint32, with a cache.
+
+    Args:
+        max_cached: Number of permutations that are kept in memory.
+    """
 
     @lru_cache(maxsize=max_cached)
     def permute(seed: Seed, size: int) -> np.ndarray:
@@ -87,12 +95,12 @@ def draw_examples(
     count: int,
     size: int,
 ) -> np.ndarray:
-    """[count] indices below `size`, without repetition within an epoch.
+    """Draws [count] indices below `size`, without repetition within an epoch.
 
-    A draw that ends an epoch is filled up from the permutation of the next one.
+    The last draw of an epoch is filled up from the permutation of the next epoch.
 
     Args:
-        permute: Function made by `cache_permutations`; an epoch's seed is
+        permute: Function made by `cache_permutations`. The seed of an epoch is
             (*seed, epoch).
         seed: Seed of the source.
         source_step: Number of earlier draws from this source.
@@ -102,6 +110,7 @@ def draw_examples(
     epoch, start = divmod(source_step * count, size)
     indices = permute((*seed, epoch), size)[start : start + count]
     if len(indices) < count:
+        # The epoch ends within this draw.
         next_epoch = permute((*seed, epoch + 1), size)
         indices = np.concatenate([indices, next_epoch[: count - len(indices)]])
     return indices

@@ -1,4 +1,4 @@
-"""Training data of every kind as a Source: examples with a weight and prompts."""
+"""Sources of training data: examples with a weight and prompts, and their table."""
 
 import functools
 import inspect
@@ -19,10 +19,10 @@ class Source:
 
     Attributes:
         examples: Sequence of Example; it need not be in memory.
-        negatives_per_query: Number of hard negatives that a query gets in every step.
+        negatives_per_query: Number of hard negatives per query in every step.
         weight: Share of the steps, relative to the other sources.
-        prompts: Text that is put before the texts, for "query" and "document".
-        identity: Name of the content, where it is known without reading the examples.
+        prompts: Prefix of the texts for each role, "query" and "document".
+        identity: Name of the content, if it is known without reading the examples.
     """
 
     examples: Sequence[Example]
@@ -33,15 +33,15 @@ class Source:
 
 
 def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source]:
-    """Turns a loader of examples into a source, by the arguments all sources share.
-
-    The result takes the loader's keyword arguments and
+    """Turns a loader of examples into a function that makes a Source.
 
     Args:
         load: Function that loads the examples.
-        weight: Share of the steps, relative to the other sources.
-        query_prompt: Text that is put before every query.
-        document_prompt: Text that is put before every document.
+
+    Returns:
+        A function with the keyword arguments of `load` and three more: `weight`, the
+        share of the steps relative to the other sources; `query_prompt` and
+        `document_prompt`, prefixes of every query and every document.
     """
 
     def make_source(
@@ -57,7 +57,8 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
         prompts = {"query": query_prompt, "document": document_prompt}
         return Source(examples, negatives, weight, prompts, identity)
 
-    # The signature lists the arguments of both, for config sections and errors.
+    # The signature lists the arguments of both: config sections and error messages read
+    # it.
     signature = inspect.signature(load)
     shared = list(inspect.signature(make_source).parameters.values())[:-1]
     parameters = [*signature.parameters.values(), *shared]
@@ -71,18 +72,25 @@ def load_files(
 ) -> LoadedExamples:
     """Examples of a jsonl, tsv or csv file, plain or gzipped.
 
-    Columns are named as by sentence-transformers (anchor | query | question |
-    sentence1; positive | answer | sentence2; negative, negative_1..n; score | label),
-    FlagEmbedding (query, pos, neg) or Tevatron (query | query_text; positive_passages,
-    negative_passages, or positive_document_ids, negative_document_ids with `corpus`).
-    A column `group` is read too.
+    The columns follow one of three conventions:
+
+    sentence-transformers  anchor | query | question | sentence1; positive | answer |
+                           sentence2; negative, negative_1..n; score | label
+    FlagEmbedding          query, pos, neg
+    Tevatron               query | query_text; positive_passages, negative_passages, or
+                           positive_document_ids, negative_document_ids with `corpus`
+
+    Examples with the same value in an optional column `group` are never each other's
+    negatives.
 
     Args:
         path: The file.
-        negatives: Number of hard negatives per query; -1 for as many as every row has.
-        corpus: Tevatron's file with docid and document_text.
+        negatives: Number of hard negatives per query; -1 for the smallest number that
+            any row has.
+        corpus: Tevatron's corpus file, with the columns docid and document_text.
         score_range: Scores are divided by it (5 for STS-B).
     """
+    # {id: text}, for rows that name documents by id.
     documents = example_files.read_tevatron_corpus(corpus) if corpus else None
     examples = []
     for line, record in files.read_records(path):
@@ -95,6 +103,7 @@ def load_files(
                 f"{path} line {line} has {len(example.negatives)} negatives, "
                 f"not the {negatives} asked for"
             )
+    # Every query gets the same number of negatives, so that batches have one shape.
     if negatives < 0:
         negatives = min(len(example.negatives) for example in examples)
     return LoadedExamples(examples, negatives)
@@ -103,14 +112,14 @@ def load_files(
 def load_labeled_texts(
     *, path: str, positives: int = 4, negatives: int = 1, seed: int = 0
 ) -> LoadedExamples:
-    """Texts with class labels: positives of the same class, hard negatives of others
-    (NV-Embed, Lee et al. 2024).
+    """Texts with class labels (NV-Embed, Lee et al. 2024).
 
-    They are drawn once for each text. A class of one text gives only negatives.
+    The positives of a text are of its class, its hard negatives of other classes. Both
+    are drawn once per text. A text that is alone in its class is only a negative.
 
     Args:
         path: A jsonl, tsv or csv file with the fields text and label.
-        positives: Largest number of positives, of which a step draws one.
+        positives: Maximum number of positives per query; each step draws one of them.
         negatives: Number of hard negatives per query.
         seed: Seed of the draws.
     """
@@ -130,6 +139,7 @@ def load_labeled_texts(
         if len(members) == 1:  # its text has no positive
             continue
         for query in members:
+            # Positives of the same class, negatives of all others.
             near = rng.permutation(members[members != query])[:positives]
             far = rng.choice(outsiders, negatives, replace=False)
             near, far = (tuple(texts[i] for i in part) for part in (near, far))
@@ -145,8 +155,8 @@ def load_texts(*, path: str, unit: str = "line", min_chars: int = 0) -> LoadedEx
     Args:
         path: A .txt file, a jsonl, tsv or csv file with the field text, each plain or
             gzipped, or a folder of such files, which is searched recursively.
-        unit: Unit of a .txt file that is one text: a "line", a "block" between blank
-            lines or the complete "file". Empty ones are skipped.
+        unit: What one text of a .txt file is: a "line", a "block" between blank lines,
+            or the whole "file". Empty texts are skipped.
         min_chars: Texts with fewer characters are left out.
     """
     texts = map(str.strip, example_files.read_texts(path, unit))
@@ -161,12 +171,14 @@ def load_beir(*, path: str, split: str = "train", negatives: int = 0) -> LoadedE
 
     Args:
         path: The folder.
-        split: Name of the file in qrels.
-        negatives: Number of hard negatives per query, from its documents of grade 0.
+        split: Name of the file in qrels/, without its ending.
+        negatives: Number of hard negatives per query, drawn from the documents that are
+            judged irrelevant (grade 0).
     """
     corpus, queries, qrels = files.read_beir(path, split)
     examples = []
     for identifier, grades in qrels.items():
+        # Queries without a relevant document have no positive.
         relevant = tuple(corpus[d] for d, grade in grades.items() if grade > 0)
         irrelevant = tuple(corpus[d] for d, grade in grades.items() if grade <= 0)
         if not relevant:
@@ -180,6 +192,7 @@ def load_beir(*, path: str, split: str = "train", negatives: int = 0) -> LoadedE
     return LoadedExamples(examples, negatives)
 
 
+# {name in a config: function that makes the source}
 SOURCES: Mapping[str, Callable[..., Source]] = {
     "files": weighted_source(load_files),
     "labeled_texts": weighted_source(load_labeled_texts),

@@ -1,4 +1,4 @@
-"""Layouts of rows with spans of one document, for CoT-MAE and DeCLUTR."""
+"""Row layouts whose rows hold one span of a document each, for CoT-MAE and DeCLUTR."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from research.data import sampling, spans
 from research.data.document_cache import SENTENCE_START, DocumentTable, last_word_start
 from research.data.packing import BatchLayout, LayoutFn, RowShape, one_text_per_row
 
-# (rng, low, high) -> [G, 2] start and end of spans of the document [low, high).
+# (rng, low, high) -> [G, 2] start and end of G spans of the document [low, high).
 DrawSpans = Callable[[np.random.Generator, int, int], np.ndarray]
 
 
@@ -22,22 +22,23 @@ def draw_spans(
     positives: int = 2,
     min_length: int = 32,
 ) -> LayoutFn:
-    """Groups of spans of one document each, every span in a row of its own.
+    """Groups of spans, each group from one document and each span in its own row.
 
-    "cot": rows 2i and 2i+1 hold two spans of a document, see
-    spans.draw_neighbor_spans. "declutr": A anchors, then the P positives of the first
-    anchor, the second's, and so on, see spans.draw_anchor_spans; the longest span fills
-    a row. Their ends are moved back to the start of a word, so that a span may be a few
+    "cot": rows 2i and 2i+1 hold two spans of a document; see spans.draw_neighbor_spans.
+
+    "declutr": a group holds A anchors, then the P positives of the first anchor, of the
+    second, and so on; see spans.draw_anchor_spans. The longest span fills a row. Both
+    ends of a span are moved back to the start of a word, so that it may become a few
     tokens shorter or longer.
 
     Args:
         table: Tokenized documents.
-        shape: Rows of a batch.
+        shape: Shape of a batch.
         kind: "cot" or "declutr".
         short_probability: Probability of a short span, for "cot".
-        anchors: A, number of anchors of a document, for "declutr".
+        anchors: A, number of anchors per document, for "declutr".
         positives: P, number of positives per anchor, for "declutr".
-        min_length: Smallest number of tokens of a document for "cot", of a span for
+        min_length: Minimum number of tokens: of a document for "cot", of a span for
             "declutr".
     """
     max_tokens = shape.length - shape.num_special
@@ -54,6 +55,7 @@ def draw_spans(
     if kind == "cot":
 
         def draw_neighbors(rng, low: int, high: int) -> np.ndarray:
+            # Positions in the document of words and sentences, and its end.
             boundaries = table.boundaries[low:high]
             words = np.flatnonzero(boundaries)
             sentences = np.flatnonzero(boundaries & SENTENCE_START)
@@ -88,7 +90,15 @@ def _draw_groups(
     min_tokens: int,
     draw_group: DrawSpans,
 ) -> LayoutFn:
-    """Groups of `group_size` spans, from documents of at least `min_tokens` tokens."""
+    """The layout of groups of spans, drawn anew for every step.
+
+    Args:
+        table: Tokenized documents.
+        shape: Shape of a batch.
+        group_size: Number of spans per group.
+        min_tokens: Minimum number of tokens of a document.
+        draw_group: Function that draws the spans of a document.
+    """
     if shape.rows % group_size:
         raise ValueError(
             f"batch_size {shape.rows} is not a multiple of {group_size} spans"
@@ -107,7 +117,7 @@ def _draw_groups(
             permute, shape.seed, source_step, count, len(usable)
         )
         bounds = [table.starts[n : n + 2].tolist() for n in usable[indices]]
-        # The permutations' seeds are one number shorter.
+        # One number more than the seeds of the permutations, so that none is equal.
         rng = np.random.default_rng((*shape.seed, source_step, 0))
         groups = [draw_group(rng, low, high) for low, high in bounds]
         starts, ends = np.concatenate(groups).T  # [R] each

@@ -1,9 +1,9 @@
-"""Pairs of spans of one document: CoT-MAE's neighbors, DeCLUTR's anchors."""
+"""Sampling of spans of a document: CoT-MAE's neighbors, DeCLUTR's anchors."""
 
 import numpy as np
 
 Span = tuple[int, int]  # [start, end) in tokens of a document
-# Token positions at which a span may begin or end, coarse ones (sentences) first.
+# Token positions at which a span may begin or end: of sentences, then of words.
 Bounds = tuple[np.ndarray, np.ndarray]
 
 
@@ -16,20 +16,21 @@ def draw_neighbor_spans(
 ) -> tuple[Span, Span]:
     """Two spans of a document (CoT-MAE, Wu et al. 2023, section 3.1).
 
-    A span holds as many full sentences as fit in its length, which is `max_length`, or
-    with probability `short_probability` uniform in 2 ... max_length. If the first
-    sentence does not fit, the span holds its first words. The first span covers at most
-    half of the document, so that there is text beside it. The second is, with equal
-    chances, any other span, adjacent to the first, or partly overlapping it.
+    The length of a span is `max_length` or, with probability `short_probability`,
+    uniform in 2 ... max_length. A span holds as many full sentences as fit in its
+    length, or the first words of a sentence that does not fit. The first span covers at
+    most half of the document, so that there is text beside it. The second one is, with
+    equal probability, at random, adjacent to the first, or partly overlapping it.
 
     Args:
         rng: Source of randomness.
-        words: Positions at which words begin, from 0, then the document's length N,
-            at least 2.
-        sentences: Positions at which sentences begin, from 0, then N.
-        max_length: Largest number of tokens of a span.
+        words: Positions at which words begin, from 0, followed by the document's length
+            N >= 2.
+        sentences: Positions at which sentences begin, from 0, followed by N.
+        max_length: Maximum number of tokens of a span.
         short_probability: Probability of a span shorter than `max_length`.
     """
+    # The lengths of both spans.
     size = int(words[-1])
     bounds = (sentences, words)
     length_a, length_b = (
@@ -62,7 +63,7 @@ def draw_neighbor_spans(
 def _draw_overlapping(
     rng: np.random.Generator, bounds: Bounds, span: Span, after: bool, length: int
 ) -> Span:
-    """A span of at most `length` tokens over one end of `span` but not all of it."""
+    """A span of at most `length` tokens that covers one end of `span` only."""
     for positions in bounds:
         inside = positions[(positions > span[0]) & (positions < span[1])]
         if len(inside):
@@ -70,14 +71,14 @@ def _draw_overlapping(
     else:
         inside = np.arange(span[0] + 1, span[1])
     middle = int(rng.choice(inside))
-    # If full words end where `span` does, one span would lie within the other.
+    # It ends at least one token beyond `span`, so that neither contains the other.
     if after:
         return middle, max(_find_end(bounds, middle, length), span[1] + 1)
     return min(_find_start(bounds, middle, length), span[0] - 1), middle
 
 
 def _find_end(bounds: Bounds, start: int, length: int) -> int:
-    """End of the longest span from `start` of at most `length` tokens."""
+    """End of the longest span of at most `length` tokens that begins at `start`."""
     for positions in bounds:
         end = int(positions[np.searchsorted(positions, start + length, "right") - 1])
         if end > start:
@@ -86,7 +87,7 @@ def _find_end(bounds: Bounds, start: int, length: int) -> int:
 
 
 def _find_start(bounds: Bounds, end: int, length: int) -> int:
-    """Start of the longest span up to `end` of at most `length` tokens."""
+    """Start of the longest span of at most `length` tokens that ends at `end`."""
     for positions in bounds:
         start = int(positions[np.searchsorted(positions, end - length)])
         if start < end:
@@ -112,15 +113,15 @@ def draw_anchor_spans(
 
     Args:
         rng: Source of randomness.
-        size: N tokens of the document, at least 2 * count * max_length.
+        size: N, number of tokens of the document, at least 2 * count * max_length.
         count: A, number of anchors.
         positives: P, number of positives per anchor.
-        min_length: Smallest number of tokens of a span.
-        max_length: Largest number of tokens of a span.
+        min_length: Minimum number of tokens of a span.
+        max_length: Maximum number of tokens of a span.
 
     Returns:
-        [A + A*P, 2] start and end of the anchors, then of the first anchor's positives,
-        the second's, and so on.
+        [A + A*P, 2] start and end of the anchors, then of the positives of the first
+        anchor, of the second, and so on.
     """
     span = max_length - min_length
     lengths = (rng.beta(4, 2, count) * span + min_length).astype(int)  # [A]
@@ -134,7 +135,7 @@ def draw_anchor_spans(
         starts[i] = cell * max_length + rng.integers(max_length - lengths[i] + 1)
         cells = cells[np.abs(cells - cell) > 1]
     ends = starts + lengths
-    # Positives begin anywhere between touching the anchor's start and its end.
+    # A positive begins anywhere such that it overlaps or touches its anchor.
     sizes = (rng.beta(2, 4, (count, positives)) * span + min_length).astype(int)
     low = np.maximum(starts[:, None] - sizes, 0)  # [A, P]
     high = np.minimum(ends[:, None], size - sizes)  # [A, P]

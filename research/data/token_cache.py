@@ -1,6 +1,6 @@
 """Token caches on disk: a source is tokenized once and mapped into memory.
 
-`pair_cache` and `document_cache` say what their tables hold; here is what they share.
+It holds what `pair_cache` and `document_cache` have in common.
 """
 
 import hashlib
@@ -16,14 +16,14 @@ from research.atomic_write import atomic_write
 from research.data.examples import Example
 from research.data.sources import Source
 
-FORMAT = 2  # changes with the files of a table: a table of another format is rewritten
+FORMAT = 2  # of the files; tables of another format are written anew
 CHUNK = 1024  # examples tokenized at once
 
 
 def write_once(cache: Path, name: str, write: Callable[[Path], None]) -> Path:
     """The folder `name` of a cache, written first if it does not exist.
 
-    It appears complete or not at all, so that several runs may share a cache.
+    The write is atomic, so that several runs may share a cache.
 
     Args:
         cache: Folder of all tables.
@@ -42,12 +42,13 @@ def write_once(cache: Path, name: str, write: Callable[[Path], None]) -> Path:
 
 
 def fingerprint(source: Source, tokenizer: tokenizers.Tokenizer, *settings) -> str:
-    """Hash of a source's content, its tokenizer and the tokenization's settings."""
+    """Hash of a source's content, the tokenizer and the settings of tokenization."""
     digest = hashlib.blake2b(digest_size=10)
     digest.update(tokenizer.to_str().encode())
     prompts = sorted(source.prompts.items())
     digest.update(repr((FORMAT, prompts, *settings)).encode())
     digest.update(source.identity.encode())
+    # Without a known identity the examples themselves are hashed.
     if not source.identity:
         for start in range(0, len(source.examples), CHUNK):
             for example in source.examples[start : start + CHUNK]:
@@ -56,19 +57,19 @@ def fingerprint(source: Source, tokenizer: tokenizers.Tokenizer, *settings) -> s
 
 
 def iterate_chunks(source: Source) -> Iterator[tuple[int, Sequence[Example]]]:
-    """Yields (index of the first, up to CHUNK examples), with a progress bar."""
+    """Yields (index of the first example, CHUNK examples or fewer); shows progress."""
     starts = range(0, len(source.examples), CHUNK)
     for start in tqdm(starts, "tokenizing", delay=5, leave=False, disable=None):
         yield start, source.examples[start : start + CHUNK]
 
 
 def token_dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:
-    """The smaller of uint16 and uint32 that holds every token id."""
+    """uint16 if it can hold every token id, otherwise uint32."""
     return np.dtype(np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32)
 
 
 def cumulate(counts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """[N+1] int64 starts of N groups, and their end, from their sizes [N]."""
+    """Starts of N groups and the end of the last, from their sizes [N]: [N+1] int64."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 

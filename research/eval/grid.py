@@ -52,8 +52,8 @@ def score_grid(
         evaluator: Scores an EmbedFn.
         embed_all_depths: (texts, role) -> [N, depths, D], the embeddings at these
             depths. All are kept until the end: 4 * N * depths * D bytes.
-        make_embedder: depth -> EmbedFn of the encoder truncated to it, whose speed is
-            measured.
+        make_embedder: Function depth -> EmbedFn of the encoder truncated to that depth;
+            its speed is measured.
         depths: Numbers of blocks.
         dims: Widths; a vector is truncated, then normalized.
         normalize: Whether vectors are scaled to length 1.

@@ -1,4 +1,4 @@
-"""Batches of token rows in few shapes, computed without waiting for the device."""
+"""Batches token rows into few shapes, and encodes them asynchronously."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from research.models.attention.inputs import MAX_DENSE_LENGTH, PrefixKV
 from research.types import Array
 
-# Batches that compute or wait at the same time; more would only hold their inputs.
+# Maximum number of batches in the device's queue; more would only take memory.
 MAX_IN_FLIGHT = 16
-# A shared prefix is computed on its own from this many tokens on, and in multiples of
-# it, because programs are compiled for every length of a prefix.
+# Lengths of a shared prefix are multiples of this number, because every length is
+# compiled separately; shorter prefixes are not shared.
 PREFIX_STEP = 16
 
 
@@ -22,9 +22,10 @@ class TokenRows(NamedTuple):
     """Rows of tokens, each at most as long as the encoder's longest text.
 
     Attributes:
-        token_ids: An [S] int32 array per row.
-        span_ids: An [S] int32 array per row: m >= 1 for the tokens of its m-th span,
-            each span of at least one token; None where a row is one span.
+        token_ids: N arrays [S] int32, one per row.
+        span_ids: N arrays [S] int32, m >= 1 for the tokens of the row's m-th span and 0
+            for tokens that are not pooled; every span has a token. None if each row is
+            a single span.
         pst_positions: [N] int32 position of <PST> in each row; None without the token.
     """
 
@@ -37,8 +38,8 @@ class PaddedRows(NamedTuple):
     """The inputs of one batch, padded to one shape.
 
     Attributes:
-        token_ids: [R, S] int32.
-        lengths: [R] int32 number of tokens of each row.
+        token_ids: [R, S] int32 token ids.
+        lengths: [R] int32 number of tokens in each row.
         span_ids: [R, S] int32, as in `TokenRows`.
         pst_positions: [R] int32, as in `TokenRows`.
     """
@@ -53,8 +54,8 @@ class BatchSizes(NamedTuple):
     """How rows are grouped into batches.
 
     Attributes:
-        batch_tokens: Number of rows times row length, approximately.
-        max_length: Length of the longest row.
+        batch_tokens: Approximate number of rows times row length.
+        max_length: Maximum length of a row.
         row_multiple: The number of rows of a batch is a multiple of this.
     """
 
@@ -69,9 +70,9 @@ def choose_batch_sizes(
     """Batch sizes for the devices of a mesh, or for the default device.
 
     Args:
-        max_length: Length of the longest row.
-        batch_tokens: Tokens of a batch on each device; None takes 1,024 on CPU, where
-            a larger batch leaves the cache, and 32,768 elsewhere.
+        max_length: Maximum length of a row.
+        batch_tokens: Number of tokens per batch and device; None for 1,024 on CPU,
+            where a larger batch does not fit the cache, and 32,768 elsewhere.
         mesh: Rows are spread over its 'data' axis.
     """
     devices = 1 if mesh is None else mesh.shape["data"]
@@ -81,7 +82,7 @@ def choose_batch_sizes(
 
 
 def padded_length(length: int) -> int:
-    """The smallest compiled row length >= length: steps of 8, 16, 32, 64 ..."""
+    """Rounds a row length up to one of few compiled lengths: steps of 8, 16, 32 ..."""
     step = max(8, 1 << max(0, (length - 1).bit_length() - 3))
     return -(-length // step) * step
 
@@ -96,12 +97,13 @@ def group_by_length(
         sizes: The sizes of a batch.
 
     Yields:
-        Row numbers, number of rows of the batch (at least as many), and row length. All
-        full batches of one length have the same number of rows; the last batch has a
-        power of two times `row_multiple`.
+        Indices of rows [n], the number of rows in the padded batch (at least n), and
+        the row length. All full batches of one length have the same number of rows; the
+        last batch has a power of two times `row_multiple`.
     """
     order = np.argsort(-lengths, kind="stable")
     multiple = sizes.row_multiple
+    # Each batch is as long as its first row, which is the longest.
     start = 0
     while start < len(order):
         length = min(padded_length(int(lengths[order[start]])), sizes.max_length)
@@ -120,28 +122,28 @@ def encode_rows(
     *,
     pools_last_token: bool = False,
 ) -> np.ndarray:
-    """Vectors of the spans of token rows.
+    """Computes the vectors of all spans of token rows.
 
     Args:
         rows: The rows of tokens.
         sizes: The sizes of a batch.
-        encode: (padded rows, M, keys and values of the prefix) -> [R, M, ...], the
-            vectors of the first M spans of each row; it should not wait for them.
-        encode_prefix: token ids [P] -> the keys and values of a prefix that rows share;
-            None for a model that cannot share a prefix.
+        encode: Function (padded rows, M, keys and values of the prefix) -> [R, M, ...],
+            the vectors of the first M spans of each row. It should not wait for them.
+        encode_prefix: Function from token ids [P] to the keys and values of a prefix
+            that all rows share; None for a model that cannot share a prefix.
         pools_last_token: Whether a vector is the state of the last pooled token alone.
 
     Returns:
-        [sum of spans, ...] float32, the spans of the first row first.
+        [total number of spans, ...] float32, in the order of the rows.
     """
-    # What all rows begin with is computed once.
+    # A prefix that all rows share is computed once.
     prefix = None
     if encode_prefix is not None:
         length = common_prefix_length(rows, pools_last_token=pools_last_token)
         if length:
             prefix = encode_prefix(rows.token_ids[0][:length])
             rows = _drop_prefix(rows, length)
-    # [N] number of spans per row, and where the vectors of each row start.
+    # [N] number of spans per row, and index of the first vector of each row.
     if rows.span_ids is None:
         counts = np.ones(len(rows.token_ids), int)
     else:
@@ -151,7 +153,7 @@ def encode_rows(
     for numbers, output in _run_ahead(pad_batches(rows, counts, sizes), encode, prefix):
         if vectors is None:
             vectors = np.empty((counts.sum(), *output.shape[2:]), np.float32)
-        # Scatter [R, M, ...] to the rows' vectors; fill-in rows and spans are left out.
+        # Scatter [R, M, ...] to the vectors of the rows, without padded rows and spans.
         span = np.arange(output.shape[1])
         valid = span < counts[numbers, None]  # [n, M]
         vectors[(first[numbers, None] + span)[valid]] = np.asarray(output)[
@@ -163,7 +165,7 @@ def encode_rows(
 def pad_batches(
     rows: TokenRows, counts: np.ndarray, sizes: BatchSizes
 ) -> Iterator[tuple[np.ndarray, PaddedRows, int]]:
-    """Batches of padded rows.
+    """Groups rows into batches, and pads each batch.
 
     Args:
         rows: The rows of tokens.
@@ -171,12 +173,12 @@ def pad_batches(
         sizes: The sizes of a batch.
 
     Yields:
-        Row numbers [n], the padded rows [R, S] with R >= n, and the number of spans
-        that a row of the batch has at most, a power of two.
+        Indices of rows [n], the padded rows [R, S] with R >= n, and the maximum number
+        of spans in a row of the batch, rounded up to a power of two.
     """
     lengths = np.array([len(row) for row in rows.token_ids])
     for numbers, row_count, length in group_by_length(lengths, sizes):
-        # Fill-in rows have one token, since attention needs one.
+        # Padded rows have one token, since attention needs one.
         row_lengths = np.ones(row_count, np.int32)
         row_lengths[: len(numbers)] = lengths[numbers]
         spans = positions = None
@@ -191,11 +193,11 @@ def pad_batches(
 
 
 def common_prefix_length(rows: TokenRows, *, pools_last_token: bool) -> int:
-    """Number of first tokens that all rows share and that may be computed once.
+    """Length of the prefix that all rows share and that can be computed once.
 
-    These tokens are not pooled, unless only the last token is (`pools_last_token`). The
-    result is 0 where it would be below `PREFIX_STEP`, or where the attention scores of
-    the remaining tokens would take too much memory.
+    No token of the prefix may be pooled, unless only the last token is pooled
+    (`pools_last_token`). The length is rounded down to a multiple of PREFIX_STEP; it is
+    0 if the attention scores of the remaining tokens would take too much memory.
     """
     token_ids, span_ids, pst_positions = rows
     if len(token_ids) < 2 or (span_ids is None and not pools_last_token):
@@ -211,6 +213,7 @@ def common_prefix_length(rows: TokenRows, *, pools_last_token: bool) -> int:
         limits += [np.flatnonzero(spans)[pooled] for spans in span_ids]
     if min(limits) < PREFIX_STEP:
         return 0
+    # The first position at which a row differs from the others.
     starts = np.stack([row[: min(limits)] for row in token_ids])
     is_equal = np.append((starts == starts[:1]).all(0), False)
     length = int(is_equal.argmin()) // PREFIX_STEP * PREFIX_STEP
@@ -234,7 +237,7 @@ def _run_ahead(
     encode: Callable[[PaddedRows, int, PrefixKV | None], Array],
     prefix: PrefixKV | None,
 ) -> Iterator[tuple[np.ndarray, Array]]:
-    """Yields row numbers and outputs in order, while later batches compute already."""
+    """Yields row indices and outputs in order, while later batches are computed."""
     pending = deque()
     for numbers, padded, max_segments in batches:
         pending.append((numbers, encode(padded, max_segments, prefix)))
@@ -244,7 +247,7 @@ def _run_ahead(
 
 
 def _pad(arrays: Sequence[np.ndarray], rows: int, length: int) -> np.ndarray:
-    """[rows, length] int32 of arrays that are at most as long, padded with 0."""
+    """Stacks arrays of at most `length` values, padded with 0: [rows, length] int32."""
     table = np.zeros((rows, length), np.int32)
     for i, array in enumerate(arrays):
         table[i, : len(array)] = array

@@ -79,7 +79,7 @@ def search(
         equal scores the smaller number comes first.
 
     Raises:
-        ValueError: k is not positive, there are no vectors, or the widths differ.
+        ValueError: `k` is not positive, there are no vectors, or the widths differ.
     """
     _check(queries, vectors, k)
     mesh = mesh or jax.make_mesh(

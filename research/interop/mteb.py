@@ -22,7 +22,7 @@ def mteb_evaluator(tasks: Sequence[Any]) -> Evaluator:
         mean over tasks.
 
     Raises:
-        ValueError: mteb is not installed, or has no such task.
+        ValueError: `mteb` is not installed, or has no such task.
     """
     try:
         import mteb

@@ -1,6 +1,6 @@
-"""Rows of tokens for the chunks of a document: tokens with their characters, windows.
+"""Token rows for chunked documents: tokens with character offsets, and windows of them.
 
-`research.text.chunking` says which chunk a token belongs to; the rows are made here.
+`chunking` decides which chunk a token belongs to; this file makes the rows.
 """
 
 import re
@@ -12,7 +12,7 @@ import tokenizers
 
 from research.text.tokenization import ENCODE_BATCH_SIZE
 
-# The end of a sentence, or an empty line; the space behind it starts the next sentence.
+# The end of a sentence, or an empty line; a space after it starts the next sentence.
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s)|[。！？]+[”’」』]*|\n\s*\n")
 
 
@@ -20,11 +20,12 @@ class ChunkRow(NamedTuple):
     """A row of tokens for the encoder, and the spans that are pooled from it.
 
     Attributes:
-        token_ids: [S] int32.
-        span_ids: [S] int32, m >= 1 for the tokens of the row's m-th span, 0 for tokens
-            that are not pooled.
+        token_ids: [S] int32 token ids.
+        span_ids: [S] int32, m >= 1 for the tokens of the m-th span of the row, 0 for
+            tokens that are not pooled.
         chunk_numbers: [M] int, the chunk of the text that each span belongs to. The
-            vector of a chunk is the mean of its spans', weighted by their tokens.
+            vector of a chunk is the mean of its spans' vectors, weighted by their
+            numbers of tokens.
     """
 
     token_ids: np.ndarray
@@ -36,9 +37,9 @@ class ChunkedText(NamedTuple):
     """The chunks of one text.
 
     Attributes:
-        rows: the rows that the encoder reads, in the order of the text.
-        start, end: [C] int, the characters [start, end) of each chunk, from its first
-            token to its last.
+        rows: The rows that the encoder reads, in the order of the text.
+        start, end: [C] int, the range of characters [start, end) of each chunk, from
+            its first token to its last.
     """
 
     rows: list[ChunkRow]
@@ -47,14 +48,14 @@ class ChunkedText(NamedTuple):
 
 
 class TokenizedText(NamedTuple):
-    """A text, its N tokens, and the tokens that surround them.
+    """A text, its N tokens, and the special tokens and the prompt around them.
 
     Attributes:
-        text: the characters, without the prompt.
-        opening_ids: [P] int32, opening special tokens and the prompt.
-        body_ids: [N] int32, the tokens of the text itself.
-        closing_ids: [Q] int32, closing special tokens.
-        start, end: [N] int, the characters [start, end) of each token of the text.
+        text: The characters, without the prompt.
+        opening_ids: [P] int32 ids of the opening special tokens and the prompt.
+        body_ids: [N] int32 ids of the text itself.
+        closing_ids: [Q] int32 ids of the closing special tokens.
+        start, end: [N] int, the range of characters [start, end) of each token.
     """
 
     text: str
@@ -66,7 +67,7 @@ class TokenizedText(NamedTuple):
 
     @property
     def num_surrounding(self) -> int:
-        """Number of tokens that are not of the text itself."""
+        """Number of special tokens and tokens of the prompt."""
         return len(self.opening_ids) + len(self.closing_ids)
 
     def surround(self, body_ids: np.ndarray) -> np.ndarray:
@@ -80,17 +81,17 @@ def tokenize_documents(
     prompt: str,
     max_length: int | None,
 ) -> Iterator[TokenizedText]:
-    """Tokenizes documents, and separates their tokens from those around them.
+    """Tokenizes documents, and separates the text from special tokens and the prompt.
 
     Args:
-        tokenizer: without truncation and padding.
-        texts: the documents.
-        prompt: text before each document.
-        max_length: longer documents are cut to this many tokens, special tokens and the
-            prompt included; None keeps all.
+        tokenizer: Tokenizer without truncation and padding.
+        texts: The documents.
+        prompt: Prefix of each document.
+        max_length: Maximum number of tokens, special tokens and the prompt included;
+            longer documents are cut. None keeps all tokens.
 
     Raises:
-        ValueError: a text has no tokens, or the prompt leaves it no room.
+        ValueError: A text has no tokens, or the prompt leaves no room for it.
     """
     # How many special tokens the tokenizer adds before and after a text.
     special = tokenizer.encode("a").special_tokens_mask
@@ -116,6 +117,7 @@ def _split_encoding(
 ) -> TokenizedText:
     """Separates the tokens of a text from special tokens and those of the prompt."""
     token_ids = np.array(encoding.ids, np.int32)
+    # Character offsets in the text itself; those of the prompt are negative.
     stop = len(token_ids) - num_closing
     offsets = np.array(encoding.offsets).reshape(-1, 2) - prompt_length  # [S, 2]
     # Tokens that end before the first character of the text are the prompt's.
@@ -137,7 +139,13 @@ def _truncate(text: TokenizedText, max_length: int | None) -> TokenizedText:
 
 
 def compute_room(limit: object, length: int, num_surrounding: int) -> int:
-    """Tokens of the text itself in a row of `length` tokens."""
+    """Number of tokens of the text itself that fit into a row of `length` tokens.
+
+    Args:
+        limit: Name of the limit, for the error message.
+        length: Number of tokens in the row.
+        num_surrounding: Number of special tokens and tokens of the prompt.
+    """
     if length <= num_surrounding:
         raise ValueError(
             f"{limit} leaves no room beside {num_surrounding} tokens of the prompt and "
@@ -149,7 +157,13 @@ def compute_room(limit: object, length: int, num_surrounding: int) -> int:
 def number_chunks(
     text: TokenizedText, tokens: int | None, sentences: int | None
 ) -> np.ndarray:
-    """[N] int, the chunk of each token: every so many tokens or sentences."""
+    """The chunk of each token, [N] int, for chunks of a number of tokens or sentences.
+
+    Args:
+        text: The tokenized text.
+        tokens: Number of tokens per chunk; None to count sentences.
+        sentences: Number of sentences per chunk.
+    """
     if tokens is not None:
         return np.arange(len(text.body_ids)) // tokens
     ends = [match.end() for match in SENTENCE_END.finditer(text.text)]
@@ -166,22 +180,22 @@ def number_runs(values: np.ndarray) -> np.ndarray:
 def make_windows(
     token_ids: np.ndarray, chunk_numbers: np.ndarray, window: int, overlap: int
 ) -> list[ChunkRow]:
-    """Overlapping rows; of a token in two windows, the state in the first counts.
+    """Overlapping rows; a token in two windows is pooled in the first one.
 
     Args:
         token_ids: [S] all tokens of the text.
-        chunk_numbers: [S] the chunk that each is pooled into, -1 for none.
-        window: tokens per row.
-        overlap: tokens that a row shares with the one before it.
+        chunk_numbers: [S] the chunk that each token is pooled into, -1 for none.
+        window: Number of tokens per row.
+        overlap: Number of tokens that a row shares with the row before it.
     """
     rows = []
     for start in range(0, max(1, len(token_ids) - overlap), window - overlap):
         numbers = chunk_numbers[start : start + window].copy()
-        # Tokens of the window before are pooled there.
+        # Tokens that are also in the window before are pooled there.
         if start:
             numbers[:overlap] = -1
         chunks = np.unique(numbers[numbers >= 0])  # [M]
-        # A window without pooled tokens, such as between landmarks, is not read.
+        # A window without pooled tokens, such as between landmarks, is left out.
         if len(chunks):
             span_ids = np.where(numbers >= 0, np.searchsorted(chunks, numbers) + 1, 0)
             row = token_ids[start : start + window]
@@ -190,6 +204,6 @@ def make_windows(
 
 
 def make_row(text: TokenizedText, body_ids: np.ndarray, number: int) -> ChunkRow:
-    """A row of one span: some tokens of a text, surrounded as the full text is."""
+    """A row of one span: some tokens of a text, with its prompt and special tokens."""
     token_ids = text.surround(body_ids)
     return ChunkRow(token_ids, np.ones_like(token_ids), np.array([number]))

@@ -1,18 +1,18 @@
 """Chunking of documents: late chunking, landmarks, naive chunks and parallel windows.
 
-A chunking is written as a call, `late(256, window=8192)`, and says two things: which
-chunk each token of a document belongs to, and which rows of tokens the encoder reads.
+A chunking is written as a call, `late(256, window=8192)`. It decides which chunk each
+token of a document belongs to, and which rows of tokens the encoder embeds.
 
-late      the encoder reads the full text, and the token states of each chunk are
-          averaged (Guenther et al. 2024)
-landmark  the same, but the state of a chunk's last token is its vector
-naive     each chunk is encoded as a text of its own
-pcw       parallel context windows: the average of windows that together cover the
-          text is its one vector (LongEmbed, Zhu et al. 2024)
+late      the encoder embeds the full text; the vector of a chunk is the mean of its
+          token states (Guenther et al. 2024)
+landmark  the same, but the vector of a chunk is the state of its last token
+naive     each chunk is embedded as a text of its own
+pcw       parallel context windows that together cover the text; the text has one
+          vector, the mean of the windows' vectors (LongEmbed, Zhu et al. 2024)
 
-The prompt and opening special tokens belong to the first chunk of `late`, closing ones
-to the last; `naive` and `pcw` repeat them in every row. LongEmbed tokenizes the text of
-each window again with the prompt, and loses its last few tokens; these are kept here.
+With `late`, the prompt and opening special tokens belong to the first chunk, closing
+ones to the last; `naive` and `pcw` repeat them in every row. LongEmbed's code tokenizes
+each window again with the prompt and thereby loses a few tokens; here they are kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,17 +35,17 @@ from research.text.chunk_rows import (
     tokenize_documents,
 )
 
-# jina-ai/late-chunking run_chunked_eval.py: the default of its command.
+# The default of run_chunked_eval.py in jina-ai/late-chunking.
 DEFAULT_OVERLAP = 256
 
 
 class Chunking:
-    """Base class: where a text is cut, and the rows that the encoder reads for it.
+    """Base class: where a text is cut, and the rows that the encoder embeds for it.
 
     Attributes:
-        name: the name in CHUNKINGS.
-        span_pooling: name of the pooling of each span; None for the model's own.
-        one_vector_per_text: whether the vectors of all rows are averaged, so that the
+        name: Name in CHUNKINGS.
+        span_pooling: Name of the pooling of each span; None for the model's own.
+        one_vector_per_text: Whether the vectors of all rows are averaged, so that the
             text has one vector.
     """
 
@@ -55,26 +55,26 @@ class Chunking:
 
     @property
     def row_length(self) -> int | None:
-        """Tokens that the encoder reads at a time; None if the text decides."""
+        """Number of tokens in a row; None if it depends on the text."""
         return None
 
     @property
     def reads_full_text(self) -> bool:
-        """Whether a text is one row, so that the encoder's maximum length cuts it."""
+        """Whether a text is one row, which the encoder's maximum length may cut."""
         return self.span_pooling is not None and self.row_length is None
 
     def assign_chunks(self, text: TokenizedText, encoder_max_len: int) -> np.ndarray:
-        """[N] int, the chunk of each token of the text, from 0 without gaps."""
+        """[N] int, the chunk of each token, numbered from 0 without gaps."""
         raise NotImplementedError
 
     def make_rows(
         self, text: TokenizedText, chunk_numbers: np.ndarray
     ) -> list[ChunkRow]:
-        """The rows of tokens that the encoder reads for a text."""
+        """The rows of tokens that the encoder embeds for a text."""
         raise NotImplementedError
 
     def __str__(self) -> str:
-        """The call that `parse_chunking` reads; the number of tokens stands first."""
+        """The call that `parse_chunking` reads; the number of tokens comes first."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         arguments = [
             f"{value}" if name == "tokens" else f"{name}={value}"
@@ -89,14 +89,15 @@ class Late(Chunking):
     """Late chunking (Guenther et al. 2024): the mean of token states in context.
 
     Attributes:
-        tokens: tokens per chunk.
-        sentences: sentences per chunk, in place of `tokens`.
-        window: tokens that the encoder reads at a time; None reads the full text.
-        overlap: tokens of the window before that a window reads again; None is
-            DEFAULT_OVERLAP.
+        tokens: Number of tokens per chunk.
+        sentences: Number of sentences per chunk, instead of `tokens`.
+        window: Number of tokens per row; None for the full text in one row.
+        overlap: Number of tokens that a window shares with the window before it; None
+            for DEFAULT_OVERLAP.
 
     Raises:
-        ValueError: there is not exactly one size, or a number is out of range.
+        ValueError: Not exactly one of `tokens` and `sentences` is given, or a number is
+            out of range.
     """
 
     tokens: int | None = None
@@ -109,7 +110,7 @@ class Late(Chunking):
 
     def __post_init__(self):
         _check_size(self, self.tokens, self.sentences)
-        # Without a window the full text is read, and nothing overlaps.
+        # Without a window the full text is one row, and nothing overlaps.
         if self.window is None:
             if self.overlap is not None:
                 raise ValueError(f"{self}: overlap needs a window")
@@ -129,13 +130,13 @@ class Late(Chunking):
 
     @property
     def overlap_length(self) -> int:
-        """Tokens that a window shares with the one before it."""
+        """Number of tokens that a window shares with the window before it."""
         if self.window is None:
             return 0
         return DEFAULT_OVERLAP if self.overlap is None else self.overlap
 
     def assign_chunks(self, text: TokenizedText, encoder_max_len: int) -> np.ndarray:
-        """[N] int: every so many tokens or sentences."""
+        """[N] int, the chunk of each token, by number of tokens or sentences."""
         del encoder_max_len
         return number_chunks(text, self.tokens, self.sentences)
 
@@ -144,7 +145,7 @@ class Late(Chunking):
     ) -> list[ChunkRow]:
         """The full text, or overlapping windows of it."""
         token_ids = text.surround(text.body_ids)
-        # A surrounding token joins the nearest chunk.
+        # Special tokens and the prompt join the first or the last chunk: [S].
         chunk_numbers = np.pad(
             chunk_numbers, (len(text.opening_ids), len(text.closing_ids)), mode="edge"
         )
@@ -153,18 +154,18 @@ class Late(Chunking):
         return make_windows(token_ids, chunk_numbers, window, self.overlap_length)
 
     def select_pooled(self, chunk_numbers: np.ndarray) -> np.ndarray:
-        """[S] the chunk whose vector a token is part of, -1 for none."""
+        """[S] the chunk that each token is pooled into, -1 for none."""
         return chunk_numbers
 
 
 @dataclass(frozen=True)
 class Landmark(Late):
-    """The state of the last token of each chunk; arguments as of `Late`."""
+    """The vector of a chunk is its last token's state; arguments as for `Late`."""
 
     name = "landmark"
 
     def select_pooled(self, chunk_numbers: np.ndarray) -> np.ndarray:
-        """[S] the chunk whose last token this is, -1 for all other tokens."""
+        """[S] the chunk for the last token of each chunk, -1 for all other tokens."""
         # A token is the last of its chunk where the next token's number differs.
         is_last = np.diff(chunk_numbers, append=-1) != 0
         return np.where(is_last, chunk_numbers, -1)
@@ -172,12 +173,12 @@ class Landmark(Late):
 
 @dataclass(frozen=True)
 class Naive(Chunking):
-    """Every chunk is encoded as a text of its own.
+    """Every chunk is embedded as a text of its own.
 
     Attributes:
-        tokens: tokens per chunk.
-        sentences: sentences per chunk, in place of `tokens`. Chunks that are longer
-            than the encoder reads are cut further.
+        tokens: Number of tokens per chunk.
+        sentences: Number of sentences per chunk, instead of `tokens`. Chunks that are
+            longer than the encoder's maximum length are cut further.
     """
 
     tokens: int | None = None
@@ -189,7 +190,7 @@ class Naive(Chunking):
         _check_size(self, self.tokens, self.sentences)
 
     def assign_chunks(self, text: TokenizedText, encoder_max_len: int) -> np.ndarray:
-        """[N] int: as `Late`, and chunks that are longer than a row are cut."""
+        """[N] int: as in `Late`, but chunks that are longer than a row are cut."""
         limit = f"an encoder of {encoder_max_len} tokens"
         room = compute_room(limit, encoder_max_len, text.num_surrounding)
         if self.tokens is not None and self.tokens > room:
@@ -198,7 +199,7 @@ class Naive(Chunking):
                 f"encoder reads chunks of 1 ... {room} tokens"
             )
         numbers = number_chunks(text, self.tokens, self.sentences)
-        # Cut chunks of sentences that are too long: number (chunk, part of it) pairs.
+        # Cut long chunks of sentences: number the pairs (chunk, part of the chunk).
         indices = np.arange(len(numbers))
         offsets = indices - np.searchsorted(numbers, numbers)  # [N] within the chunk
         return number_runs(numbers * len(numbers) + offsets // room)
@@ -207,7 +208,7 @@ class Naive(Chunking):
         self, text: TokenizedText, chunk_numbers: np.ndarray
     ) -> list[ChunkRow]:
         """One row for each chunk."""
-        # The first token of every chunk but the first.
+        # The first token of every chunk but the first one.
         starts = np.flatnonzero(np.diff(chunk_numbers)) + 1
         bodies = np.split(text.body_ids, starts)
         return [make_row(text, body, number) for number, body in enumerate(bodies)]
@@ -215,10 +216,10 @@ class Naive(Chunking):
 
 @dataclass(frozen=True)
 class ParallelWindows(Chunking):
-    """Parallel context windows (LongEmbed): one vector, the average of all windows.
+    """Parallel context windows (LongEmbed): a text's vector is the mean over windows.
 
     Attributes:
-        tokens: tokens per window, surrounding ones included.
+        tokens: Number of tokens per window, special tokens and the prompt included.
     """
 
     tokens: int
@@ -231,18 +232,18 @@ class ParallelWindows(Chunking):
 
     @property
     def row_length(self) -> int | None:
-        """Tokens per window."""
+        """Number of tokens per window."""
         return self.tokens
 
     def assign_chunks(self, text: TokenizedText, encoder_max_len: int) -> np.ndarray:
-        """[N] int, all 0: the text has one vector."""
+        """[N] int, all 0, because the text has one vector."""
         del encoder_max_len
         return np.zeros(len(text.body_ids), np.int64)
 
     def make_rows(
         self, text: TokenizedText, chunk_numbers: np.ndarray
     ) -> list[ChunkRow]:
-        """Windows side by side; the last moves back to be as long as the others."""
+        """Adjacent windows; the last one starts earlier, so that it is full as well."""
         del chunk_numbers
         # A window holds the surrounding tokens and `room` tokens of the text.
         room = compute_room(self, self.tokens, text.num_surrounding)
@@ -253,15 +254,15 @@ class ParallelWindows(Chunking):
 
 
 def keep_text() -> None:
-    """Documents are not cut."""
+    """The chunking "none": documents are not cut."""
 
 
 def parse_chunking(text: str) -> Chunking | None:
     """Reads one chunking, such as "late(256, window=8192)"; None for "none".
 
     Raises:
-        ValueError: the text is no call of one of CHUNKINGS, or its arguments do not go
-            together.
+        ValueError: The text is not a call of one of CHUNKINGS, or its arguments exclude
+            each other.
     """
     return build_call(CHUNKINGS, parse_call(text))
 
@@ -270,16 +271,16 @@ def parse_chunkings(text: str) -> list[Chunking | None]:
     """Reads chunkings with | between them, such as "none | late(sentences=5)".
 
     Raises:
-        ValueError: as `parse_chunking`.
+        ValueError: As in `parse_chunking`.
     """
     return [build_call(CHUNKINGS, call) for call in parse_calls(text)]
 
 
 def check_row_length(chunking: Chunking, encoder_max_len: int) -> None:
-    """Checks that an encoder reads rows as long as a chunking makes them.
+    """Checks that a chunking's rows are not longer than the encoder allows.
 
     Raises:
-        ValueError: the rows are longer.
+        ValueError: They are longer.
     """
     if (chunking.row_length or 1) > encoder_max_len:
         raise ValueError(
@@ -300,22 +301,22 @@ def split_texts(
     """Cuts texts into chunks.
 
     Args:
-        tokenizer: without truncation and padding.
-        texts: the documents.
-        chunking: where they are cut.
-        encoder_max_len: tokens of the longest row that the encoder reads.
-        max_length: longer texts are cut to this many tokens, special tokens and the
-            prompt included; None keeps all.
-        prompt: text before each document; character positions do not count it.
+        tokenizer: Tokenizer without truncation and padding.
+        texts: The documents.
+        chunking: How the documents are cut.
+        encoder_max_len: Maximum number of tokens per row of the encoder.
+        max_length: Maximum number of tokens, special tokens and the prompt included;
+            longer texts are cut. None keeps all tokens.
+        prompt: Prefix of each document, which character offsets do not count.
 
     Raises:
-        ValueError: a text has no tokens, or the prompt leaves it no room.
+        ValueError: A text has no tokens, or the prompt leaves no room for it.
     """
     chunked = []
     for text in tokenize_documents(tokenizer, texts, prompt, max_length):
         numbers = chunking.assign_chunks(text, encoder_max_len)
         rows = chunking.make_rows(text, numbers)
-        # [C] the first and the last token of each chunk
+        # The first and the last token of each chunk: [C] each.
         first = np.flatnonzero(np.diff(numbers, prepend=-1))
         last = np.append(first[1:], len(numbers)) - 1
         chunked.append(ChunkedText(rows, text.start[first], text.end[last]))
@@ -324,7 +325,7 @@ def split_texts(
 
 def _check_size(chunking: Chunking, tokens: int | None, sentences: int | None) -> None:
     """Checks that a chunking has exactly one size, and that it is at least 1."""
-    # The options that were given; None is the default.
+    # The sizes that are set.
     sizes = {"tokens": tokens, "sentences": sentences}
     sizes = {name: size for name, size in sizes.items() if size is not None}
     if len(sizes) != 1:
@@ -337,6 +338,7 @@ def _check_size(chunking: Chunking, tokens: int | None, sentences: int | None) -
             raise ValueError(f"{chunking}: {name} {size} is below 1")
 
 
+# {name in a call: class of the chunking}
 CHUNKINGS: dict[str, Callable[..., Chunking | None]] = {
     "none": keep_text,
     "late": Late,

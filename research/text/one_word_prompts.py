@@ -1,6 +1,6 @@
-"""Prompts that ask a language model for one word with the meaning of a sentence.
+"""Prompts that make a language model summarize a sentence in one word.
 
-Each ends in an open quote; the state of that last token is the embedding (PromptEOL).
+Each prompt ends in an opening quotation mark, whose state is the embedding (PromptEOL).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ KE = (
     "while descriptive terms provide additional but less central details. With this "
     'in mind , this sentence : "{text}" means in one word:"'
 )
-# In our words after the description of Lei et al. 2024: two prompts for each of
+# Our own wording of the prompts that Lei et al. 2024 describe: two prompts for each of
 # classification, sentiment, similarity and information extraction.
 METAEOL = (
     "Sort short passages by their subject, such as science, money, sport, law, art or "
@@ -44,17 +44,18 @@ def prompteol(
     prepend: bool = False,
     pool: str = "last",
 ) -> Prompt:
-    """PromptEOL (Jiang et al. 2023): the one word that a sentence means.
+    """PromptEOL (Jiang et al. 2023): what a sentence means in one word.
 
     Args:
-        example, answer: a demonstration before the sentence, such as "A jockey riding a
+        example, answer: A demonstration before the sentence, such as "A jockey riding a
             horse." and "Equestrian"; empty for none.
-        prepend: whether <PST> stands before the sentence (Fu et al. 2024), as it also
-            does in the baseline of token prepending.
-        pool: name of a pooling.
+        prepend: Whether the token <PST> comes before the sentence (Fu et al. 2024); the
+            baseline of token prepending has it, too.
+        pool: Name of a pooling.
     """
     if bool(example) != bool(answer):
         raise ValueError(f"example {example!r} and answer {answer!r} go together")
+    # The demonstration is the same prompt with its answer.
     demonstration = ""
     if example:
         demonstration = PROMPTEOL.replace("{text}", escape_braces(example))
@@ -78,22 +79,22 @@ def metaeol(
     prepend: bool = False,
     pool: str = "last",
 ) -> Prompt:
-    """MetaEOL (Lei et al. 2024): the average of eight prompts for four kinds of tasks.
+    """MetaEOL (Lei et al. 2024): the mean over eight prompts for four kinds of tasks.
 
     The default prompts are not the authors'; they describe the same tasks in our words.
 
     Args:
-        prompts: the prompts, each with "{text}" in place of the sentence.
-        prepend: as in `prompteol`.
-        pool: name of a pooling.
+        prompts: The prompts, each with "{text}" in place of the sentence.
+        prepend: As in `prompteol`.
+        pool: Name of a pooling.
     """
     return _make_prompt(prompts, prepend, pool, rewrite=punctuate_statement)
 
 
 def punctuate(text: str) -> str:
-    """Adds a full stop unless the text ends in . ? " or '; makes double quotes single.
+    """Adds a period unless the text ends in . ? " or '; makes double quotes single.
 
-    From the code of PromptEOL.
+    This is what the code of PromptEOL does.
     """
     if text.strip() and text[-1] not in ".?\"'":
         text += "."
@@ -101,9 +102,9 @@ def punctuate(text: str) -> str:
 
 
 def punctuate_statement(text: str) -> str:
-    """As `punctuate`, and the last question mark becomes a full stop.
+    """As `punctuate`, but a question mark at the end becomes a period.
 
-    From the code of MetaEOL and of token prepending.
+    This is what the code of MetaEOL and of token prepending does.
     """
     text = punctuate(text)
     return f"{text[:-1]}." if text.endswith("?") else text
@@ -117,13 +118,23 @@ def _make_prompt(
     demonstration: str = "",
     rewrite: Callable[[str], str] = punctuate,
 ) -> Prompt:
-    """The prompt of template lines, each after the same demonstration."""
+    """Makes a prompt of one or several templates, the same for both roles.
+
+    Args:
+        lines: Templates as `parse_template` reads them.
+        prepend: Whether <PST> is put before the quoted text of every template.
+        pool: Name of a pooling; empty for the model's own.
+        demonstration: Text before every template.
+        rewrite: Function applied to a text before it is put into a template.
+    """
     if prepend:
+        # <PST> goes before the quotation mark that opens the text.
         quoted = '"{text}"'
         if unquoted := [line for line in lines if quoted not in line]:
             raise ValueError(f"{unquoted[0]!r} has no {quoted} to put {PST} before")
         lines = [line.replace(quoted, f"{PST} {quoted}") for line in lines]
         rewrite = punctuate_statement
+    # All tokens are pooled, which last-token pooling reduces to the last one.
     templates = tuple(
         parse_template(demonstration + line, pool_all=True) for line in lines
     )

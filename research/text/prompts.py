@@ -1,12 +1,12 @@
 """Published prompts that turn a language model into a text embedder.
 
-The strings are those of the papers or their code unless a function says otherwise.
-Instructions that a paper does not give are those of its demonstration, or E5's.
+The strings are those of the papers or of their code unless a docstring says otherwise.
+Where a paper gives no default instruction, that of its example or of E5 is used.
 
 Arguments that many prompts share:
-    instruction: the task of queries, in words.
-    symmetric: whether documents get the template of queries.
-    pool: name of the pooling that the prompt is made for; empty for the model's own.
+    instruction: Description of the queries' task.
+    symmetric: Whether documents get the same template as queries.
+    pool: Name of the pooling that the prompt is made for; empty for the model's own.
 """
 
 import inspect
@@ -26,7 +26,7 @@ DOCUMENT_TEMPLATE = parse_template("{text}{eos}", pool_all=True)
 
 
 def plain() -> Prompt:
-    """Texts as they are, with the special tokens that the tokenizer adds."""
+    """Texts without a prompt, with the special tokens that the tokenizer adds."""
     template = (
         Piece(special="bos", pooled=True),
         Piece(is_text=True, pooled=True),
@@ -38,15 +38,15 @@ def plain() -> Prompt:
 def template(
     *, query: str, document: str = "", instruction: str = "", pool: str = ""
 ) -> Prompt:
-    """Templates of the user's own, as `parse_template` reads them.
+    """The user's own templates, as `parse_template` reads them.
 
     Args:
-        query: template of queries.
-        document: template of documents; empty for the same as queries.
-        instruction: text that replaces {instruction}.
+        query: Template for queries.
+        document: Template for documents; empty for that of queries.
+        instruction: Text that replaces {instruction}.
 
     Raises:
-        ValueError: as `parse_template`, or the instruction is missing.
+        ValueError: As in `parse_template`, or the instruction is missing.
     """
     query, document = (
         _fill_instruction(parse_template(line), instruction)
@@ -61,13 +61,12 @@ def echo(
     symmetric: bool = False,
     pool: str = "mean",
 ) -> Prompt:
-    """Echo embeddings (Springer et al. 2024): the text twice; the second is pooled.
+    """Echo embeddings (Springer et al. 2024): the text twice; the second one is pooled.
 
-    Each piece is tokenized by itself, the instruction with its comma. The end token is
-    pooled too.
+    Each piece of the template is tokenized separately. The end token is pooled, too.
 
     Args:
-        pool: "mean" or "last", which the paper compares.
+        pool: "mean" or "last"; the paper compares both.
     """
     if not instruction:
         raise ValueError("echo needs an instruction")
@@ -82,6 +81,7 @@ def echo(
             Piece(special="eos", pooled=True),
         )
 
+    # The comma is tokenized together with the instruction.
     task = escape_braces(instruction) + ","
     query = repeat_text("Instruct:", task, "\nQuery:", between="\nQuery again:")
     document = repeat_text("Document:", between="\nDocument again:")
@@ -89,10 +89,9 @@ def echo(
 
 
 def sgpt(*, pool: str = "weighted_mean") -> Prompt:
-    """SGPT specb (Muennighoff 2022): queries in [ ] and documents in { }.
+    """SGPT with special brackets (Muennighoff 2022): [query] and {document}.
 
-    The brackets are tokens of their own, whatever the text begins and ends with, and
-    are pooled.
+    The brackets are tokenized separately from the text, and are pooled.
     """
 
     def enclose(opening: str, closing: str) -> Template:
@@ -142,12 +141,13 @@ def icl(
     """bge-en-icl (Li et al. 2024): queries after demonstrations of the task.
 
     Args:
-        examples: (query, response) of each demonstration; none for zero-shot.
+        examples: Pairs (query, response) as demonstrations; () for zero-shot.
     """
     prefix = "<instruct>{instruction}\n<query>"
     for pair in examples:
         if isinstance(pair, str) or len(pair) != 2:
             raise ValueError(f"example {pair!r} is not a (query, response)")
+    # Every demonstration has the form of the query, with its response filled in.
     demonstrations = "".join(
         f"{prefix}{escape_braces(query)}\n<response>{escape_braces(response)}\n\n"
         for query, response in examples
@@ -162,11 +162,11 @@ def nv_embed(
 ) -> Prompt:
     """NV-Embed (Lee et al. 2024): the query and the end token are pooled.
 
-    The instruction is not pooled. The authors' code pools its last token, because it
-    does not count the token that opens a text; this is not reproduced.
+    The instruction is not pooled. The authors' code pools its last token as well,
+    because it does not count the opening token; this is not reproduced here.
 
     Args:
-        pool: empty for the model's own pooling, which is latent attention.
+        pool: Name of the pooling; empty for the model's own, which is latent attention.
     """
     line = "Instruct: {instruction}\nQuery: {text}{eos}"
     query = _instruct_template(line, instruction, pool_all=False)
@@ -179,10 +179,10 @@ def llm2vec(
     symmetric: bool = False,
     pool: str = "mean",
 ) -> Prompt:
-    """LLM2Vec (BehnamGhader et al. 2024): an instruction, and the text that is pooled.
+    """LLM2Vec (BehnamGhader et al. 2024): an instruction; only the text is pooled.
 
     Args:
-        instruction: empty for none.
+        instruction: Description of the queries' task; empty for none.
     """
     document = parse_template("{text}")
     if not instruction:
@@ -200,7 +200,7 @@ def gritlm(
     """GritLM's embedding mode (Muennighoff et al. 2024): only the text is pooled.
 
     Args:
-        instruction: empty for none.
+        instruction: Description of the queries' task; empty for none.
     """
     document = parse_template("<|embed|>\n{text}")
     if not instruction:
@@ -217,11 +217,11 @@ def gemma(
     symmetric: bool = False,
     pool: str = "mean",
 ) -> Prompt:
-    """EmbeddingGemma (2025): a task or a title before the text; all is pooled.
+    """EmbeddingGemma (2025): a task or a title before the text; all tokens are pooled.
 
     Args:
-        task: task of queries, such as "search result" or "sentence similarity".
-        title: title of documents.
+        task: Task of the queries, such as "search result" or "sentence similarity".
+        title: Title of the documents.
     """
     query = _instruct_template("task: {instruction} | query: {text}{close}", task)
     document = _instruct_template("title: {instruction} | text: {text}{close}", title)
@@ -229,10 +229,10 @@ def gemma(
 
 
 def build_prompt(config: Mapping[str, Any]) -> Prompt | None:
-    """The prompt of a config section; None for plain, which keeps the model's prefixes.
+    """The prompt of a config section; None for "plain", which keeps the model's own.
 
     Raises:
-        ValueError: there is no such prompt, or it has no such argument.
+        ValueError: There is no such prompt, or it has no such argument.
     """
     prompt = build(PROMPTS, config)
     return None if prompt == plain() else prompt
@@ -244,21 +244,21 @@ def parse_prompt(
     """Reads a prompt such as 'echo(pool="last")'.
 
     Args:
-        text: a call of one of PROMPTS.
-        instruction: value of its argument of that name; empty for what `text` says.
-        prepend: whether <PST> stands before the text, for token prepending.
+        text: A call of one of PROMPTS.
+        instruction: Overrides the prompt's argument of that name, unless empty.
+        prepend: Whether <PST> comes before the text, for token prepending.
 
     Returns:
-        the prompt; None for plain, which keeps the model's prefixes.
+        The prompt; None for "plain", which keeps the model's own.
 
     Raises:
-        ValueError: the text is no such call, or the prompt has no instruction or no
-            place for <PST>.
+        ValueError: The text is not such a call, or the prompt does not take an
+            instruction or <PST>.
     """
     call = parse_call(text)
     if call.name not in PROMPTS:
         raise ValueError(f"unknown prompt {call.name!r}; known: {', '.join(PROMPTS)}")
-    # Arguments that other flags give; a prompt without them cannot take them.
+    # Arguments from other flags; not every prompt has them.
     kwargs = dict(call.kwargs)
     for argument, value in {"instruction": instruction, "prepend": prepend}.items():
         takers = [
@@ -277,14 +277,14 @@ def parse_prompt(
 def _instruct_template(
     line: str, instruction: str, *, pool_all: bool = True
 ) -> Template:
-    """The template of a line with {instruction} in it."""
+    """Reads a template, and fills in its instruction, which must not be empty."""
     if not instruction:
         raise ValueError(f"the template {line!r} needs an instruction")
     return _fill_instruction(parse_template(line, pool_all=pool_all), instruction)
 
 
 def _fill_instruction(template: Template, instruction: str) -> Template:
-    """Replaces {instruction} in all pieces."""
+    """Replaces {instruction} in all pieces of a template."""
     return tuple(
         piece._replace(
             literal=escape_braces(fill_placeholders(piece.literal, instruction))
@@ -296,12 +296,13 @@ def _fill_instruction(template: Template, instruction: str) -> Template:
 def _make_prompt(
     query: Template, document: Template | None = None, pool: str = ""
 ) -> Prompt:
-    """The prompt of one template for each role, or the same for both."""
+    """Makes a prompt with one template per role, or one for both."""
     document = query if document is None else document
     templates = {"query": (query,), "document": (document,)}
     return Prompt(templates, pool or None)
 
 
+# {name in a call or a config: function that makes the prompt}
 PROMPTS: dict[str, Callable[..., Prompt]] = {
     "plain": plain,
     "template": template,

@@ -1,4 +1,4 @@
-"""Prompt templates: the tokens of texts in a template, and which tokens are pooled."""
+"""Prompt templates: tokenizes texts in a template, and marks the tokens to pool."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,7 @@ from research.text.tokens import (
     group_pieces,
 )
 
+# {placeholder in a template: its piece}
 PLACEHOLDER_PIECES = {
     "{text}": Piece(is_text=True, joined=True),
     "{text!}": Piece(is_text=True, joined=True, pooled=True),
@@ -29,13 +30,13 @@ PLACEHOLDER_PIECES = {
 
 
 class PromptedTexts(NamedTuple):
-    """N texts in a template.
+    """N texts, tokenized in a template.
 
     Attributes:
         token_ids: N arrays [S] int32.
-        pooling_mask: N arrays [S] bool, at least one True each.
+        pooling_mask: N arrays [S] bool, each with at least one True.
         pst_positions: [N] int32, the position of <PST> in each row; None if the
-            template has none.
+            template does not have the token.
     """
 
     token_ids: list[np.ndarray]
@@ -49,13 +50,13 @@ def identity(text: str) -> str:
 
 
 class Prompt(NamedTuple):
-    """The templates that a model embeds texts in.
+    """The templates for the texts of each role.
 
     Attributes:
-        templates: role "query" or "document" -> its templates; with several, their
-            vectors are averaged.
-        pool: the pooling that the prompt is made for; None for the model's own.
-        rewrite: function applied to a text before it is put into a template.
+        templates: {"query" or "document": templates}. The vectors of several templates
+            are averaged.
+        pool: Name of the pooling that the prompt is made for; None for the model's own.
+        rewrite: Function applied to a text before it is put into a template.
     """
 
     templates: Mapping[str, tuple[Template, ...]]
@@ -74,32 +75,32 @@ def tokenize_with_template(
 ) -> PromptedTexts:
     """Tokenizes texts in a template.
 
-    In rows that are longer than max_length only the text is truncated, after a full
-    token and never within a character: each copy of the text to floor((max_length -
-    the other tokens) / copies) tokens, as in Echo embeddings (Springer et al. 2024).
-    The shorter text is tokenized again, so that the row is what a text of that length
-    would give. A token across the border of two pieces belongs to the piece of its
-    last character.
+    If a row is longer than max_length, only the text is truncated, at the end of a
+    token. Each copy of the text keeps floor((max_length - the other tokens) / copies)
+    tokens, as in Echo embeddings (Springer et al. 2024). The shorter text is tokenized
+    again, so that the row equals that of a text of this length. A token that crosses
+    the border of two pieces belongs to the piece of its last character.
 
     Args:
-        template: the pieces.
-        tokenizer: without truncation and padding.
+        template: The template.
+        tokenizer: Tokenizer without truncation and padding.
         texts: N texts.
-        max_length: tokens per row, all pieces included.
-        instruction: replaces {instruction}.
-        label: names the text of an index in an error message.
+        max_length: Maximum number of tokens per row, all pieces included.
+        instruction: Text that replaces {instruction}.
+        label: Function from the index of a text to its name in error messages.
 
     Raises:
-        ValueError: the template has no place for a text or an unknown placeholder, its
+        ValueError: The template has no {text} or an unknown placeholder, its
             instruction is missing, the tokenizer lacks one of its special tokens, it
             leaves no room for a text, or a text has no tokens.
     """
     runs = group_pieces(template, tokenizer, instruction)
-    # Facts about the P pieces, each [P] bool.
+    # Properties of the P pieces: [P] bool each.
     is_text = np.array([piece.is_text for piece in template])
     is_pooled = np.array([piece.pooled for piece in template])
     is_pst = np.array([piece.special == PST for piece in template])
     _check_room(runs, is_text, tokenizer, max_length)
+    # Some texts at a time, since encodings take much memory.
     token_ids, pooling_masks, pst_positions = [], [], []
     for start in range(0, len(texts), ENCODE_BATCH_SIZE):
         batch = texts[start : start + ENCODE_BATCH_SIZE]
@@ -109,7 +110,8 @@ def tokenize_with_template(
                 raise ValueError(f"{label(index)} has no tokens: {text!r}")
         rows = _truncate(rows, batch, runs, is_text, tokenizer, max_length)
         for index, row in enumerate(rows, start):
-            mask = is_pooled[row.last_piece]  # [S] bool
+            # [S] bool: a token is pooled if the piece that it ends in is.
+            mask = is_pooled[row.last_piece]
             if not mask.any():
                 raise ValueError(f"{label(index)} has no tokens to pool")
             token_ids.append(row.token_ids)
@@ -131,13 +133,15 @@ def tokenize_with_prompt(
     """Tokenizes texts in every template that a prompt has for a role.
 
     Raises:
-        ValueError: the prompt has none for the role, or as `tokenize_with_template`.
+        ValueError: The prompt has no template for the role, or as in
+            `tokenize_with_template`.
     """
     if role not in prompt.templates:
         raise ValueError(
             f"the prompt has no template for the role {role!r}; it has those of "
             f"{', '.join(prompt.templates)}"
         )
+    # One result per template.
     texts = [prompt.rewrite(text) for text in texts]
     return [
         tokenize_with_template(template, tokenizer, texts, max_length, label=label)
@@ -148,19 +152,24 @@ def tokenize_with_prompt(
 def parse_template(line: str, *, pool_all: bool = False) -> Template:
     r"""Reads a template such as "Query: {text}\nAgain: {text!}".
 
-    {text} is the text, and {text!} a copy that is pooled; without any {text!}, all
-    copies are pooled. What follows the last pooled copy is pooled too, so that last-
-    token pooling takes the last token of the row. {instruction} is the instruction,
-    {eos} the end token, {close} what the tokenizer adds after a text, <PST> the token
-    of that name; {{ and }} are braces. What the tokenizer adds before a text comes
-    first. All of the line is tokenized as one string.
+    {text}         the text; pooled if there is no {text!}
+    {text!}        a copy of the text that is pooled
+    {instruction}  the instruction
+    {eos}          the end token
+    {close}        the special tokens that the tokenizer adds after a text
+    <PST>          the token of token prepending
+    {{ and }}      braces
+
+    Everything after the last pooled copy is pooled, too, so that last-token pooling
+    takes the last token of the row. The special tokens that the tokenizer adds before a
+    text come first. The whole line is tokenized as one string.
 
     Args:
-        line: the template.
-        pool_all: whether all tokens are pooled.
+        line: The template.
+        pool_all: Whether all tokens are pooled.
 
     Raises:
-        ValueError: there is no {text}, or an unknown placeholder.
+        ValueError: There is no {text}, or a placeholder is unknown.
     """
     # Split the line into pieces.
     pieces, literal = [Piece(special="bos")], ""
@@ -179,7 +188,7 @@ def parse_template(line: str, *, pool_all: bool = False) -> Template:
         fill_placeholders(piece.literal, "any instruction")
     if not any(piece.is_text for piece in pieces):
         raise ValueError(f"the template {line!r} has no {{text}}")
-    # Pool the copies with a !, or all copies, and what follows the last of them.
+    # Pool the copies with a !, or all copies, and everything after the last of them.
     pooled = [i for i, piece in enumerate(pieces) if piece.pooled]
     pooled = pooled or [i for i, piece in enumerate(pieces) if piece.is_text]
     return tuple(
@@ -189,16 +198,16 @@ def parse_template(line: str, *, pool_all: bool = False) -> Template:
 
 
 def escape_braces(text: str) -> str:
-    """Doubles the braces of a text, so that a template reads them literally."""
+    """Doubles the braces of a text, so that `parse_template` takes them literally."""
     return text.replace("{", "{{").replace("}", "}}")
 
 
 def _has_text_tokens(row: TemplateRow, is_text: np.ndarray) -> bool:
-    """Whether a token covers any of the text."""
+    """Whether any token of a row covers a part of the text."""
     text_pieces_before = np.concatenate([[0], np.cumsum(is_text)])  # [P + 1]
     num_text_pieces = (
         text_pieces_before[row.last_piece + 1] - text_pieces_before[row.first_piece]
-    )  # [S], of the pieces that a token covers
+    )  # [S] number of text pieces that each token covers
     return bool((num_text_pieces > 0).any())
 
 
@@ -208,7 +217,7 @@ def _check_room(
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
 ) -> None:
-    """Checks that a short text has room beside the template."""
+    """Checks that the template leaves room for a short text."""
     row = encode_runs(runs, tokenizer, ["a"])[0]
     if len(row.token_ids) > max_length:
         template_length = len(row.token_ids) - is_text[row.last_piece].sum()
@@ -226,19 +235,19 @@ def _truncate(
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
 ) -> list[TemplateRow]:
-    """Replaces rows that are too long by those of truncated texts."""
+    """Replaces rows that are too long by rows of truncated texts."""
     rows = list(rows)
     num_copies, first_copy = int(is_text.sum()), int(is_text.argmax())
-    # For each long row the characters up to the end of each token of its text, and the
-    # number of these tokens that have room.
+    # For each long row: the end of each token of its text, in characters, and the
+    # number of these tokens that fit.
     token_ends, num_kept = {}, {}
     for index, row in enumerate(rows):
         if len(row.token_ids) > max_length:
             template_length = len(row.token_ids) - is_text[row.last_piece].sum()
             token_ends[index] = row.text_end[row.last_piece == first_copy]
-            # At least one: it has room beside a template that passed _check_room.
+            # At least one token fits, as _check_room has checked.
             num_kept[index] = max(1, (max_length - template_length) // num_copies)
-    # The tokens of a shorter text may differ; shorten until each row has room.
+    # The tokens of a shorter text may differ; shorten further until each row fits.
     while num_kept:
         lengths = {  # in characters
             index: max(1, token_ends[index][:count].max(initial=0))

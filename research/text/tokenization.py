@@ -1,4 +1,4 @@
-"""Tokenization: loads and trains tokenizers, turns texts into token ids and hashes."""
+"""Tokenization: loads and trains tokenizers; texts to token ids and hashes."""
 
 import hashlib
 import json
@@ -12,22 +12,21 @@ from tokenizers import trainers as tokenizer_trainers
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CAUSAL_SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
-ENCODE_BATCH_SIZE = (
-    2048  # texts encoded at once; bounds what the encodings hold in memory
-)
+ENCODE_BATCH_SIZE = 2048  # texts encoded at once; bounds the memory of the encodings
 
 
 def load_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
     """Loads a tokenizer.json, or the tokenizer of a model folder.
 
-    A folder with only a vocab.txt has BERT's WordPiece; whether it lowercases is read
-    from tokenizer_config.json (do_lower_case) and true by default. Padding and
-    truncation are off.
+    A folder with only a vocab.txt has BERT's WordPiece tokenizer; whether it lowercases
+    is read from tokenizer_config.json (do_lower_case; true by default). Padding and
+    truncation are switched off.
 
     Raises:
-        FileNotFoundError: there is neither file.
-        ValueError: the file is not a tokenizer.
+        FileNotFoundError: There is neither a tokenizer.json nor a vocab.txt.
+        ValueError: The file is not a tokenizer.
     """
+    # A tokenizers file, or a WordPiece vocabulary.
     path = Path(path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     vocab = path / "vocab.txt"
@@ -56,15 +55,16 @@ def train_tokenizer(
     """Trains a tokenizer of at most `vocab_size` tokens.
 
     Args:
-        texts: the training texts.
-        vocab_size: the most tokens that are learned.
+        texts: Training texts.
+        vocab_size: Maximum size of the vocabulary.
         kind: "wordpiece", BERT's, which lowercases; "bpe", which works on bytes and
-            keeps case; or "causal", which is "bpe" for a decoder. Ids 0 to 4 are [PAD]
-            [UNK] [CLS] [SEP] [MASK], and a text becomes [CLS] ... [SEP]; those of
-            "causal" are 0 to 3, <pad> <s> </s> <unk>, and a text becomes <s> ...
+            keeps case; or "causal", which is "bpe" for a decoder. The ids 0 to 4 of the
+            first two are [PAD] [UNK] [CLS] [SEP] [MASK], and a text becomes [CLS] ...
+            [SEP]; the ids 0 to 3 of "causal" are <pad> <s> </s> <unk>, and a text
+            becomes <s> ...
 
     Raises:
-        ValueError: the kind is unknown, or there is no text to learn from.
+        ValueError: The kind is unknown, or there is no text to train on.
     """
     texts = list(texts)
     if kind == "wordpiece":
@@ -76,6 +76,7 @@ def train_tokenizer(
         raise ValueError(f"unknown tokenizer {kind!r}; known: wordpiece, bpe, causal")
     if not any(text.strip() for text in texts):
         raise ValueError("there is no text to train the tokenizer on")
+    # Special tokens around every text.
     if kind == "causal":
         _add_causal_special(tokenizer)
     else:
@@ -92,21 +93,21 @@ def tokenize_texts(
     allow_empty: bool = False,
     label: Callable[[int], str] = "text {}".format,
 ) -> list[np.ndarray]:
-    """Tokenizes each text, after a prompt and with special tokens, to [S] int32.
+    """Tokenizes each text, with a prompt before it and special tokens, to [S] int32.
 
-    A longer text is truncated to max_length tokens, and keeps its closing special
+    Longer texts are truncated to max_length tokens, and keep their closing special
     tokens.
 
     Args:
-        tokenizer: without truncation and padding.
+        tokenizer: Tokenizer without truncation and padding.
         texts: N texts.
-        max_length: tokens per text, special ones and the prompt's included.
-        prompt: text before each text.
-        allow_empty: whether a text may have no tokens but special ones.
-        label: names the text of an index in an error message.
+        max_length: Maximum number of tokens, special tokens and the prompt included.
+        prompt: Prefix of each text.
+        allow_empty: Whether a text may have no tokens besides special tokens.
+        label: Function from the index of a text to its name in error messages.
 
     Raises:
-        ValueError: a text has no tokens, or max_length leaves no room for one.
+        ValueError: A text has no tokens, or max_length leaves no room for one.
     """
     special = tokenizer.num_special_tokens_to_add(False)
     if max_length <= special:
@@ -119,7 +120,7 @@ def tokenize_texts(
         batch = [prompt + text for text in texts[start : start + ENCODE_BATCH_SIZE]]
         for encoding in tokenizer.encode_batch_fast(batch):
             ids, index = encoding.ids, len(token_ids)
-            # A prompt alone is no text.
+            # A text must have tokens besides the prompt and the special tokens.
             has_tokens = len(ids) > special and texts[index].strip()
             if not ids or not (allow_empty or has_tokens):
                 raise ValueError(f"{label(index)} has no tokens: {texts[index]!r}")
@@ -131,6 +132,7 @@ def tokenize_texts(
 
 def enclosing_tokens(tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The special tokens before and after a text, each [n] int32."""
+    # The special tokens around any text, such as "a".
     encoding = tokenizer.encode("a")
     ids, mask = np.array(encoding.ids, np.int32), encoding.special_tokens_mask
     if 0 not in mask:
@@ -148,14 +150,14 @@ def hash_texts(texts: Iterable[str]) -> np.ndarray:
 
 
 def _train_wordpiece(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
-    """Trains WordPiece; the same texts give the same tokenizer.
+    """Trains WordPiece such that the same texts always give the same tokenizer.
 
-    The trainer numbers the ##characters in the order of a random hash and breaks ties
-    by number, so they are passed to it in order, as if they were special tokens.
+    The library numbers the ##characters in the order of a random hash and breaks ties
+    by number. To fix their order, they are passed to it as if they were special tokens.
     """
     tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     _set_bert(tokenizer, lowercase=True)
-    # Characters that may stand inside a word.
+    # Characters that may occur inside a word.
     characters = " ".join(sorted(set().union(*texts)))
     inner = {
         character
@@ -172,7 +174,7 @@ def _train_wordpiece(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # Without what made them special.
+    # A new tokenizer from the learned vocabulary, in which they are not special.
     learned = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
     tokenizer = tokenizers.Tokenizer(learned)
     _set_bert(tokenizer, lowercase=True)

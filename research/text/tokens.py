@@ -1,7 +1,7 @@
-"""Pieces of prompt templates, and their tokens.
+"""Pieces of prompt templates, and their tokenization.
 
-A template is a tuple of pieces: literal text, the place of the text, special tokens.
-Neighboring pieces that are one string for the tokenizer form a run.
+A template is a tuple of pieces: literal text, the inserted text, special tokens.
+Adjacent pieces that are tokenized together form a run.
 """
 
 import re
@@ -29,7 +29,7 @@ END_TOKENS = (
 )
 # Special pieces whose token ids do not depend on their neighbors.
 ID_PIECES = ("bos", "eos", "close")
-# As in str.format, {{ and }} are braces; but a single brace stands for itself.
+# As in str.format, {{ and }} are braces; unlike there, a single brace is literal.
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+!?)\}")
 MAX_LISTED = 8  # names that an error message lists
 
@@ -38,14 +38,13 @@ class Piece(NamedTuple):
     """A part of a template.
 
     Attributes:
-        literal: literal text, which may contain {instruction}; {{ and }} are braces.
-        is_text: whether the text is inserted here, truncated to fit.
+        literal: Literal text, which may contain {instruction}; {{ and }} are braces.
+        is_text: Whether the text is inserted here; it is truncated if necessary.
         special: "bos" and "close" are the tokens that the tokenizer adds before and
-            after a text, "eos" is its end token; any other value is the name of an
+            after a text, "eos" is its end token, and any other value is the name of an
             added token, such as <PST>.
-        pooled: whether the tokens of the piece are pooled.
-        joined: whether the piece and the one before it are tokenized as one string. A
-            piece that is not joined is tokenized by itself.
+        pooled: Whether the tokens of the piece are pooled.
+        joined: Whether the piece is tokenized as one string with the piece before it.
     """
 
     literal: str = ""
@@ -59,12 +58,12 @@ Template = tuple[Piece, ...]
 
 
 class TemplateRun(NamedTuple):
-    """Pieces that are tokenized together: P strings end to end, or token ids.
+    """Pieces that are tokenized together: P concatenated strings, or token ids.
 
     Attributes:
         pieces: [P] indices of the pieces in the template.
-        strings: [P] literal text; None for the text that is inserted.
-        token_ids: [S] int32, the tokens of a piece of ID_PIECES; None for strings.
+        strings: [P] literal text; None for the inserted text.
+        token_ids: [S] int32 ids of a piece of ID_PIECES; None for strings.
     """
 
     pieces: list[int]
@@ -73,13 +72,14 @@ class TemplateRun(NamedTuple):
 
 
 class TemplateRow(NamedTuple):
-    """The tokens of a text in a template, each array [S].
+    """The S tokens of a text in a template.
 
     Attributes:
-        token_ids: int32.
-        first_piece, last_piece: index of the piece that a token begins and ends in.
-        text_end: for a token that ends inside the text, the number of the text's
-            characters up to its end.
+        token_ids: [S] int32 token ids.
+        first_piece, last_piece: [S] index of the pieces that a token begins and ends
+            in.
+        text_end: [S] number of the text's characters up to the end of a token, for
+            tokens that end inside the text.
     """
 
     token_ids: np.ndarray
@@ -94,7 +94,7 @@ def add_special_token(
     """Adds a token to a copy of a tokenizer.
 
     Returns:
-        the copy, and the id of the new token: the old vocabulary size.
+        The copy, and the id of the new token: the old vocabulary size.
     """
     copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     copy.add_special_tokens([tokenizers.AddedToken(name, normalized=False)])
@@ -104,11 +104,11 @@ def add_special_token(
 def find_end_token(tokenizer: tokenizers.Tokenizer) -> int:
     """The id of the token that ends a text.
 
-    It is the token that the tokenizer itself adds after a text, if that is one token,
-    otherwise the first of END_TOKENS among its added tokens.
+    If the tokenizer adds exactly one token after a text, it is that token; otherwise it
+    is the first of END_TOKENS that is among the added tokens.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is no such token.
     """
     closing = enclosing_tokens(tokenizer)[1]
     if len(closing) == 1:
@@ -129,8 +129,9 @@ def group_pieces(
     """Groups the pieces of a template into runs that are tokenized together.
 
     Raises:
-        ValueError: no piece is the text, a placeholder is not {instruction}, the
-            instruction is missing, or the tokenizer lacks a special token.
+        ValueError: The template has no text piece, a placeholder other than
+            {instruction}, no instruction for it, or a special token that the tokenizer
+            lacks.
     """
     if not any(piece.is_text for piece in template):
         line = "".join(piece.literal or f"<{piece.special}>" for piece in template)
@@ -148,7 +149,7 @@ def group_pieces(
         if piece.special:
             _special_token_ids(tokenizer, piece.special)  # the tokenizer must have it
             string = piece.special
-        # Strings are one run with the piece before them if they are joined to it.
+        # A joined string continues the run of the piece before it.
         if piece.joined and runs and runs[-1].token_ids is None:
             runs[-1].pieces.append(index)
             runs[-1].strings.append(string)
@@ -161,7 +162,7 @@ def fill_placeholders(literal: str, instruction: str) -> str:
     """Replaces {instruction}, {{ and }} in the literal text of a template.
 
     Raises:
-        ValueError: there is another placeholder, or the instruction is missing.
+        ValueError: There is a different placeholder, or the instruction is missing.
     """
 
     def replace(match: re.Match) -> str:
@@ -186,16 +187,17 @@ def encode_runs(
     """Tokenizes each text in a template, without truncation."""
     rows_per_run, cache = [], {}
     for run in runs:
-        # The same token ids for all texts.
+        # Token ids are the same for all texts.
         if run.token_ids is not None:
             piece = np.full(len(run.token_ids), run.pieces[0])  # [S]
             row = TemplateRow(run.token_ids, piece, piece, np.zeros_like(piece))
             rows_per_run.append([row] * len(texts))
             continue
-        # Runs of the same strings, such as copies of the text, are encoded once.
+        # Runs of the same strings, such as copies of the text, are tokenized once.
         key = tuple(run.strings)
         if key not in cache:
             cache[key] = list(_encode_strings(run, tokenizer, texts))
+        # From numbers within the run to numbers within the template.
         pieces = np.array(run.pieces)
         rows_per_run.append(
             [
@@ -214,7 +216,7 @@ def encode_runs(
 
 
 def _special_token_ids(tokenizer: tokenizers.Tokenizer, special: str) -> np.ndarray:
-    """[S] int32, the tokens of a special piece."""
+    """[S] int32 ids of a special piece."""
     if special in ("bos", "close"):
         opening, closing = enclosing_tokens(tokenizer)
         return opening if special == "bos" else closing
@@ -230,6 +232,7 @@ def _special_token_ids(tokenizer: tokenizers.Tokenizer, special: str) -> np.ndar
 
 
 def _added_tokens(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:
+    # {name: id}
     decoder = tokenizer.get_added_tokens_decoder()
     return {token.content: token_id for token_id, token in decoder.items()}
 

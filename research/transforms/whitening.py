@@ -61,10 +61,10 @@ def make_whitening(
 
     Args:
         vectors: [N, D], the sample.
-        dims: as in `fit_whitening`.
+        dims: As in `fit_whitening`.
 
     Raises:
-        ValueError: as in `fit_whitening`.
+        ValueError: As in `fit_whitening`.
     """
     mean, matrix = fit_whitening(vectors, dims=dims)
     return lambda x: (np.asarray(x, np.float64) - mean[None]) @ matrix

@@ -94,7 +94,7 @@ def read_local_rope(
     Args:
         fields: Fields with `rope_parameters` for each kind of block (transformers v5),
             or the bases of v4.
-        old_names: v4's names for the base of global and of local blocks.
+        old_names: The names in v4 for the bases of global and of local blocks.
         thetas: The family's bases, if the fields have none.
         max_len: The family's maximum length, if the fields have none.
     """

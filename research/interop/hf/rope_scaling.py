@@ -18,7 +18,7 @@ def from_hugging_face(
         parameters: Parameters for one kind of layer. A top-level
             original_max_position_embeddings of a `config.json` (Phi-3) overrides
             theirs, so put it in.
-        max_positions: max_position_embeddings of the `config.json`.
+        max_positions: The field max_position_embeddings of the `config.json`.
 
     Returns:
         `EncoderConfig.position_methods`: one method or none.
