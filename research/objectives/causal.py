@@ -1,7 +1,8 @@
 """Next-token prediction: causal language modeling, and masked next-token prediction.
 
-Logits are final states times the output embeddings, without head or bias: the untied
-output layer of a language model (`heads.output_embeddings`), else the token table.
+Logits are final hidden states times the output embeddings, without head or bias: the
+untied output layer of a language model if there is one, else the token table
+(`heads.output_embeddings`).
 """
 
 from typing import NamedTuple
@@ -36,12 +37,12 @@ from research.types import (
 
 
 class NextTokenLosses(NamedTuple):
-    """The predictions of the token after each token of rows; [R, S-1].
+    """Losses of the predictions of the next token, each [R, S-1].
 
     Attributes:
-        loss: float32 cross-entropy, in nats; 0 where no token of the text follows.
-        correct: bool, whether the next token is the most likely one.
-        valid: bool, where a token of the same text follows.
+        loss: float32 cross-entropy, in nats; 0 for the last token of a text.
+        correct: bool, whether the next token has the largest logit.
+        valid: bool, whether a token of the same text follows.
     """
 
     loss: Array
@@ -50,7 +51,7 @@ class NextTokenLosses(NamedTuple):
 
 
 def has_next_token(segment_ids: Array) -> Array:
-    """Whether a token's text goes on after it: [R, S] int32 -> [R, S-1] bool."""
+    """Whether the next token is in the same text: [R, S] int32 -> [R, S-1] bool."""
     chex.assert_rank(segment_ids, 2)
     same_text = segment_ids[:, 1:] == segment_ids[:, :-1]
     return same_text & (segment_ids[:, 1:] > 0)
@@ -59,17 +60,17 @@ def has_next_token(segment_ids: Array) -> Array:
 def next_token_loss(
     params: Params, tokens: Tokens, cfg: EncoderConfig, key: Key | None = None
 ) -> tuple[Array, NextTokenLosses]:
-    """Language modeling loss of rows of texts, each predicted from itself only.
+    """Language modeling loss of packed rows; a text is predicted from itself only.
 
     Args:
         params: The encoder's parameters.
         tokens: Rows [R, S].
-        cfg: The encoder's shape, which should be causal.
-        key: Dropout key; None runs without.
+        cfg: The encoder's shape, with causal attention.
+        key: Dropout key; None runs without dropout.
 
     Returns:
-        The mean loss [] over the tokens that are not the first of their text, and the
-        loss of each.
+        The mean loss, [] float32, over all tokens that are not the first of their text,
+        and the losses of the single predictions.
     """
     x, _ = encoder.apply(params, tokens, cfg, key=key)  # [R, S, D]
     return predict_next_tokens(
@@ -80,25 +81,27 @@ def next_token_loss(
 def predict_next_tokens(
     params: Params, x: Array, token_ids: Array, valid: Array
 ) -> tuple[Array, NextTokenLosses]:
-    """The loss of predicting each token from the state before it.
+    """The loss of predicting each token from the hidden state of the token before it.
 
     Args:
         params: The encoder's parameters.
-        x: [R, S, D] final states.
+        x: [R, S, D] final hidden states.
         token_ids: [R, S] int32.
-        valid: [R, S-1] bool, which states predict a token.
+        valid: [R, S-1] bool, which predictions count.
 
     Returns:
-        The mean loss [], 0 where none counts, and the loss of each.
+        The mean loss, [] float32, 0 if no prediction counts; and the losses of the
+        single predictions.
     """
     part = PredictedTokens(x[:, :-1], token_ids[:, 1:], valid)
+    # State i predicts token i + 1
     mean, [losses] = token_losses(heads.output_embeddings(params), None, [part])
     token_loss = jnp.where(valid, losses.loss, 0.0)
     return mean, NextTokenLosses(token_loss, losses.correct, valid)
 
 
 def language_metrics(mean: Array, losses: NextTokenLosses) -> Metrics:
-    """Perplexity per token, and the share of tokens that were the most likely."""
+    """Perplexity per token, and the share of tokens that are predicted correctly."""
     count = jnp.maximum(losses.valid.sum(dtype=jnp.float32), 1.0)
     correct = (losses.correct & losses.valid).sum(dtype=jnp.float32)
     return {"perplexity": jnp.exp(mean), "accuracy": correct / count}
@@ -106,14 +109,14 @@ def language_metrics(mean: Array, losses: NextTokenLosses) -> Metrics:
 
 @reads_rows
 def causal_lm(cfg: EncoderConfig, tokenizer: TokenizerInfo) -> Objective:
-    """Causal language modeling: every token from those before it in its text.
+    """Causal language modeling: predicts every token from the text before it.
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: Not used; other objectives of rows need it.
+        tokenizer: Not used; objectives on rows share this signature.
 
     Returns:
-        An Objective of batches of type PretrainingBatch, with the metrics perplexity
+        An Objective whose batches are PretrainingBatch, with the metrics perplexity
         and accuracy (over the predicted tokens).
 
     Raises:
@@ -151,26 +154,27 @@ def mntp(
 ) -> Objective:
     """Masked next-token prediction (LLM2Vec, BehnamGhader et al. 2024, section 2.2).
 
-    For a decoder without its causal mask: a masked token is predicted from the state of
-    the token before it, as in the decoder's pre-training. The first token of a text is
-    never masked, as nothing is before it. The authors mask with `ratio` and `replace`
-    0.2 and (0.8, 0.1) in Llama, 0.8 and (1, 0) in Mistral.
+    Adapts a decoder to bidirectional attention: a masked token is predicted from the
+    hidden state of the token before it, as in the decoder's pre-training. The first
+    token of a text is never masked, because no token precedes it. The authors use ratio
+    0.2 and replace (0.8, 0.1) for Llama, 0.8 and (1, 0) for Mistral.
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
-        ratio: Share of a text's ordinary tokens that are masked; single tokens, not
-            words.
-        replace: Chances of the mask token and of a random one; the remaining tokens
-            are kept.
-        mask_id: Id of the mask token; -1 for the tokenizer's, else its "_".
+        tokenizer: Properties of the tokenizer.
+        ratio: Share of a text's ordinary tokens that are masked, as single tokens
+            rather than whole words.
+        replace: Probabilities of the mask token and of a random token for a masked
+            token; it is unchanged otherwise.
+        mask_id: Id of the mask token; -1 for the tokenizer's mask token or, without
+            one, its "_".
 
     Returns:
-        An Objective of batches of type PretrainingBatch.
+        An Objective whose batches are PretrainingBatch.
 
     Raises:
         ValueError: The encoder is causal, the ratio is not in (0, 1), or there is no
-            such token.
+            mask token.
     """
     if cfg.causal:
         raise ValueError(
@@ -202,15 +206,17 @@ def mntp(
             special_ids=tokenizer.special_ids,
             replace=replace,
         )
+        # [R, S, D] hidden states of the masked rows
         tokens = batch.tokens._replace(token_ids=token_ids)
         x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
 
-        # [R, P, D] states before the masked tokens
+        # [R, P, D] hidden states of the tokens before the masked ones
         size = mlm_masking.buffer_size(mask.shape[1], ratio, tokenizer.min_length)
         positions, valid = mlm_masking.masked_positions(mask, size)
         states = token_ops.gather_tokens(x, jnp.maximum(positions - 1, 0))
         labels = token_ops.gather_tokens(batch.tokens.token_ids, positions)
 
+        # Cross-entropy over the vocabulary, without head or bias
         part = PredictedTokens(states, labels, valid)
         table = heads.output_embeddings(params["encoder"])
         total, [means] = mean_token_losses(table, None, [part])
@@ -225,13 +231,13 @@ def mntp(
 
 
 def drop_first_tokens(mask: Array, segment_ids: Array) -> Array:
-    """A mask [R, S] without the first token of each text."""
+    """Removes the first token of each text from a mask [R, S]."""
     chex.assert_equal_shape([mask, segment_ids])
     return mask & jnp.pad(has_next_token(segment_ids), ((0, 0), (1, 0)))
 
 
 def _resolve_mask_id(tokenizer: TokenizerInfo, mask_id: int) -> int:
-    """The first that there is: the id asked for, [MASK], or "_"."""
+    """The given id if it is not negative; else that of [MASK], else that of "_"."""
     candidates = [
         mask_id if mask_id >= 0 else None,
         tokenizer.mask_id,

@@ -1,4 +1,4 @@
-"""The contrastive objective: queries against documents, at one or all model sizes."""
+"""Contrastive objective of queries and documents, at one or several model sizes."""
 
 import jax
 import jax.numpy as jnp
@@ -35,20 +35,20 @@ def contrastive(
     micro_batch: int = 0,
     head: str = "none",
 ) -> Objective:
-    """Contrasts the queries of a batch with its documents, at every size of a SizeLoss.
+    """Contrasts the queries of a batch with its documents, by a loss over sizes.
 
     Args:
         cfg: The encoder's shape.
-        pool: A pooling function, or one with parameters, which are trained too. Those
-            that the encoder has are dropped if the pooling has none.
+        pool: A pooling function, or a pooling with parameters, which are trained too.
+            Pooling parameters of the encoder are dropped if the pooling has none.
         size_loss: A loss over sizes, from `matryoshka.SIZE_LOSSES`.
         micro_batch: Number of pairs encoded at a time; 0 encodes all at once. The
-            gradient is the whole batch's (GradCache, Gao et al. 2021).
-        head: "tanh" puts a dense layer with tanh over the pooled vector in training
-            only (SimCSE, Gao et al. 2021, section 3), "none" nothing.
+            gradient is that of the full batch (GradCache, Gao et al. 2021).
+        head: "tanh" applies a dense layer with tanh to the pooled vector, in training
+            only (SimCSE, Gao et al. 2021, section 3); "none" has no head.
 
     Returns:
-        An Objective of batches of type Batch.
+        An Objective whose batches are Batch.
 
     Raises:
         ValueError: The head is unknown.
@@ -58,10 +58,12 @@ def contrastive(
 
     def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
         params, _ = init_params(key, cfg, encoder_params, mlm_head=False)
+        # Parameters of a learned pooling, kept with the encoder's
         pool_key = jax.random.fold_in(key, 2)
         params["encoder"] = registry.add_pooling_params(
             pool_key, params["encoder"], cfg, pool
         )
+        # The dense layer of the training head
         if head == "tanh":
             shape = (cfg.width, cfg.width)
             kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), shape)
@@ -72,7 +74,7 @@ def contrastive(
         del frozen
         encode_key, loss_key = jax.random.split(key)
 
-        # [N, D], or [N, L+1, D]: embeddings of the texts of all rows
+        # [N, D], or [N, L+1, D] for all layers: embeddings of the texts of all rows
         embeddings = encode_batch(params["encoder"], batch, encode_key)
         if head == "tanh":
             embeddings = _apply_tanh_head(params["head"], embeddings)
@@ -97,6 +99,7 @@ def contrastive(
                 every_layer=size_loss.needs_all_layers,
             )
 
+        # With micro-batches, chunk by chunk
         chunks = num_chunks(len(batch.query_index), micro_batch)
         return encode_in_chunks(encode, chunks)(params, batch.tokens, key)
 
@@ -109,12 +112,13 @@ def _apply_tanh_head(params: Params, x: Array) -> Array:
 
 
 def ranking_metrics(q: Array, d: Array) -> Metrics:
-    """Cosines of full-size queries and positives, and how often the own one is largest.
+    """Mean cosines of positives and negatives at full size, and in-batch accuracy.
 
     Args:
-        q: [B, D] queries, or [B, L+1, D] of every layer.
+        q: [B, D] queries, or [B, L+1, D] for every layer.
         d: [B*K, D] or [B*K, L+1, D] documents.
     """
+    # The last layer
     if q.ndim == 3:
         q, d = q[:, -1], d[:, -1]
     q, d = jax.lax.stop_gradient((q, d))

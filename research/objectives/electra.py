@@ -48,21 +48,21 @@ def electra(
 ) -> Objective:
     """Replaced-token detection (ELECTRA, Clark et al. 2020).
 
-    A narrow generator learns MLM; the encoder classifies every token of the text,
-    special ones too, as original or sampled by the generator. A sampled token that
-    equals the original counts as original. The embedding layer is shared, the
-    generator's other parameters are its own; samples have no gradient.
+    A narrow generator is trained by MLM; the encoder classifies every token of the
+    text, including special tokens, as original or replaced by a sample of the
+    generator. A sample that equals the original token counts as original. Generator and
+    encoder share the embedding layer only; samples have no gradient.
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
-        ratio: Share of masked tokens; single tokens, all [MASK] to the generator.
-        size: The generator's width, heads and feed-forward layer relative to the
-            encoder's.
-        weight: Weight of the detection loss beside the generator's.
+        tokenizer: Properties of the tokenizer.
+        ratio: Share of masked tokens; the generator reads all of them as [MASK].
+        size: Ratio of the generator's width, number of heads and feed-forward width to
+            the encoder's.
+        weight: Weight of the detection loss; the generator's loss has weight 1.
 
     Returns:
-        An Objective of batches of type PretrainingBatch.
+        An Objective whose batches are PretrainingBatch.
 
     Raises:
         ValueError: As `mlm`; or the generator has no width, or is wider than the
@@ -86,7 +86,7 @@ def electra(
         keys = jax.random.split(key, 5)
         mask_key, replace_key, generator_key, sample_key, dropout_key = keys
 
-        # the generator's MLM, all masked tokens being [MASK]
+        # MLM of the generator, which reads every masked token as [MASK]
         mask = mlm_masking.mask_single_tokens(mask_key, batch, ratio)  # [R, S]
         buffer = mlm_masking.buffer_size(mask.shape[1], ratio, tokenizer.min_length)
         masked = mask_tokens(replace_key, batch, mask, buffer, tokenizer, (1.0, 0.0))
@@ -101,7 +101,7 @@ def electra(
         part = PredictedTokens(states, masked.labels, masked.valid)
         mlm_loss, [means] = mlm_losses(params, [part], [1.0])
 
-        # [R, S] rows with tokens that the generator sampled
+        # [R, S] rows in which the generator's samples replace the masked tokens
         sampled_ids = sample_tokens(
             sample_key, states.reshape(-1, cfg.width), *mlm_output(params)
         )
@@ -112,7 +112,7 @@ def electra(
             sampled_ids.reshape(masked.positions.shape),
         )
 
-        # detection by the encoder
+        # The encoder detects replaced tokens
         tokens = batch.tokens._replace(token_ids=token_ids)
         x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
         logits = detection_logits(params["detector"], x, cfg)  # [R, S]
@@ -133,7 +133,7 @@ def electra(
 
 
 def narrow_config(cfg: EncoderConfig, size: float) -> EncoderConfig:
-    """The shape of a generator: as deep, with fewer heads of the same size."""
+    """The generator's shape: the encoder's depth, fewer heads of the same size."""
     num_heads = max(1, round(cfg.num_heads * size))
     return dataclasses.replace(
         cfg,
@@ -150,12 +150,12 @@ def _init_electra(
     generator_cfg: EncoderConfig,
     encoder_params: Params | None,
 ) -> Params:
-    """Random parameters, but for those of an encoder that is given."""
+    """Random parameters, except for those of a given encoder."""
     keys = jax.random.split(key, 6)
     if encoder_params is None:
         encoder_params = encoder.init(keys[0], cfg)
 
-    # the generator: its own blocks behind a projection of the shared embeddings
+    # Generator: a projection of the shared embeddings [D, d], then its own blocks
     generator = dict(encoder.init(keys[1], generator_cfg))
     del generator["embed"]
     kernel = KERNEL_INIT(keys[2], (cfg.width, generator_cfg.width))
@@ -164,12 +164,13 @@ def _init_electra(
         "bias": jnp.zeros(generator_cfg.width),
     }
 
-    # its head, which has as many inputs as the generator is wide
+    # Its MLM head, whose dense layer [d, D] has the generator's width d as input
     head = heads.init_mlm_head(keys[3], cfg)
     transform = head["transform"]
     kernel = transform["kernel"][: generator_cfg.width]
     head["transform"] = {**transform, "kernel": kernel}
 
+    # Detector: a dense layer [D, D] and one output per token
     detector = {
         "transform": {
             "kernel": KERNEL_INIT(keys[4], (cfg.width, cfg.width)),
@@ -193,12 +194,12 @@ def generator_states(
     cfg: EncoderConfig,
     generator_cfg: EncoderConfig,
 ) -> Array:
-    """The head's states of the generator.
+    """The generator's states after its MLM head.
 
     Args:
         params: {"encoder", "generator", "head"}.
         tokens: Masked rows [R, S].
-        positions: [R, P] int32 positions in the row of the tokens to predict.
+        positions: [R, P] int32 row positions of the tokens to predict.
         key: Dropout key.
         cfg: The encoder's shape.
         generator_cfg: The generator's shape.
@@ -214,13 +215,14 @@ def generator_states(
         cfg,
         key=embed_key,
     )
-    # [R, S, the generator's width]
+    # [R, S, d] projected to the generator's width d, then through its blocks
     projection = params["generator"]["projection"]
     kernel, bias = (projection[name].astype(x.dtype) for name in ("kernel", "bias"))
     x = x @ kernel + bias[None, None]
     x, _ = encoder.apply(
         params["generator"], tokens, generator_cfg, input_embeddings=x, key=key
     )
+    # [R, P, d] states of the masked tokens, and [R, P, D] after the head
     x = token_ops.gather_tokens(x, positions)
     return heads.apply_mlm_head(params["head"], x, cfg)
 
@@ -234,13 +236,13 @@ def sample_tokens(
     *,
     logits: int | None = None,
 ) -> Array:
-    """Samples tokens from the softmax of the output layer; without a gradient.
+    """Samples tokens from the softmax of the output layer, without a gradient.
 
     Args:
         key: PRNG key.
         x: [N, D] states.
         table: [V, D] token embeddings.
-        bias: [V].
+        bias: [V] bias of the logits.
         logits: Number of logits in memory at a time; None for
             `token_prediction.max_logits`.
 
@@ -253,12 +255,13 @@ def sample_tokens(
     num_chunks = min(count, -(-count * len(table) // logits))
     chunk_size = -(-count // num_chunks)
     x, table, bias = jax.lax.stop_gradient((x, table, bias))
-    # Row i goes to chunk i % num_chunks: every chunk is spread over all devices.
+    # Row i goes to chunk i % num_chunks, so that all devices hold rows of every chunk.
     x = jnp.pad(x, ((0, num_chunks * chunk_size - count), (0, 0)))
     x = x.reshape(chunk_size, num_chunks, -1).swapaxes(0, 1)
 
     def sample_chunk(chunk):
         states, key = chunk
+        # [chunk_size, V] logits
         z = token_prediction.vocabulary_logits(states, table, bias)
         return jax.random.categorical(key, z).astype(jnp.int32)
 
@@ -272,16 +275,17 @@ def replace_tokens(
     """Puts new ids [R, P] at valid positions [R, P] of the rows [R, S]."""
     chex.assert_equal_shape([positions, valid, new_ids])
     row = jnp.arange(len(token_ids), dtype=jnp.int32)[:, None]
+    # Other positions move out of the row, where mode="drop" ignores them
     positions = jnp.where(valid, positions, token_ids.shape[1])
     return token_ids.at[row, positions].set(new_ids, mode="drop")
 
 
 def detection_logits(params: Params, x: Array, cfg: EncoderConfig) -> Array:
-    """Logits that tokens are replaced: a dense layer, then one number per token.
+    """Logits of replacement: a dense layer, then one number per token.
 
     Args:
         params: {"transform", "output"}, each with a kernel and a bias.
-        x: [R, S, D] states.
+        x: [R, S, D] hidden states.
         cfg: The encoder's shape.
 
     Returns:
@@ -298,16 +302,16 @@ def detection_logits(params: Params, x: Array, cfg: EncoderConfig) -> Array:
 def detection_loss(
     logits: Array, replaced: Array, valid: Array
 ) -> tuple[Array, Metrics]:
-    """Binary cross-entropy over the tokens of the texts, and metrics.
+    """Binary cross-entropy of replaced-token detection, and its metrics.
 
     Args:
-        logits: [R, S] float32, that a token is replaced.
-        replaced: [R, S] bool, whether it is.
-        valid: [R, S] bool, not padding.
+        logits: [R, S] float32 logits of a token being replaced.
+        replaced: [R, S] bool, whether a token is replaced.
+        valid: [R, S] bool, False for padding.
 
     Returns:
-        The mean over all valid tokens [], and {"replaced": the share of tokens that
-        are replaced, "found": the share of these that is recognized}.
+        The mean over all valid tokens, [] float32, and {"replaced": the share of tokens
+        that are replaced, "found": the share of those that are detected}.
     """
     chex.assert_equal_shape([logits, replaced, valid])
 
@@ -315,6 +319,7 @@ def detection_loss(
         count = jnp.maximum(total_mask.sum(dtype=jnp.float32), 1.0)
         return (mask & total_mask).sum(dtype=jnp.float32) / count
 
+    # [R, S] -log sigmoid(logit) if replaced, else -log(1 - sigmoid(logit))
     losses = jax.nn.softplus(jnp.where(replaced, -logits, logits))
     count = jnp.maximum(valid.sum(dtype=jnp.float32), 1.0)
     metrics = {

@@ -38,26 +38,27 @@ def gem(
     ratio: float = 0.5,
     token_id: int = -1,
 ) -> Objective:
-    """Next tokens, some of them from special tokens only (GEM, Zhang et al. 2025).
+    """Language modeling through special tokens in the text (GEM, Zhang et al. 2025).
 
-    `count` special tokens are put somewhere within a text. The tokens after them attend
-    to them and to each other, but not to those before; special tokens attend to those
-    before, and not to each other. The first of them then is an embedding of the text
-    before it: the token that ends a text. Here they take the places of tokens, which
-    nothing predicts; the paper inserts them.
+    `count` special tokens are placed at a random position within a text. Tokens after
+    them attend to the special tokens and to each other, but not to tokens before them;
+    special tokens attend to the tokens before them, but not to each other. The hidden
+    state of a special token is thus trained as an embedding of the text before it; by
+    default it is the token that ends a text. Here special tokens replace tokens of the
+    text, which are then not predicted; in the paper they are inserted.
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
+        tokenizer: Properties of the tokenizer.
         count: Number of special tokens per text.
-        ratio: Share of texts that get special tokens; the other texts keep the
-            language modeling loss.
+        ratio: Share of texts with special tokens; the other texts are used for plain
+            language modeling.
         token_id: Id of the special tokens; -1 for the tokenizer's end token.
 
     Returns:
-        An Objective of batches of type PretrainingBatch, with the metrics perplexity
-        and accuracy over all predicted tokens and ("after/...") over those after
-        special tokens.
+        An Objective whose batches are PretrainingBatch, with the metrics perplexity
+        and accuracy over all predicted tokens, and the same as "after/..." over tokens
+        after special tokens.
 
     Raises:
         ValueError: The encoder is not causal, there is no such token, the count is
@@ -89,7 +90,7 @@ def gem(
         key, dropout_key = jax.random.split(key)
         segment_ids = batch.tokens.segment_ids
 
-        # [R, S, D] states of the rows with special tokens
+        # [R, S, D] hidden states of the rows with special tokens
         division = place_special_tokens(key, segment_ids, count, ratio)
         token_ids = jnp.where(division.special, special_id, batch.tokens.token_ids)
         x, _ = encoder.apply(
@@ -100,12 +101,12 @@ def gem(
             key=dropout_key,
         )
 
-        # mean over all tokens that are predicted, which special ones are not
+        # Mean over all predicted tokens; special tokens are not predicted
         valid = has_next_token(segment_ids) & ~division.special[:, 1:]
         mean, losses = predict_next_tokens(params["encoder"], x, token_ids, valid)
         metrics = dict(language_metrics(mean, losses))
 
-        # the same over tokens after special ones
+        # Metrics over the tokens after special tokens
         after = valid & division.after[:, 1:]
         after_count = jnp.maximum(after.sum(dtype=jnp.float32), 1.0)
         after_mean = jnp.where(after, losses.loss, 0.0).sum() / after_count
@@ -118,11 +119,11 @@ def gem(
 
 
 class Division(NamedTuple):
-    """How special tokens divide the texts of rows; each [R, S] bool.
+    """How special tokens divide the texts of packed rows; each [R, S] bool.
 
     Attributes:
-        special: The special tokens, which summarize the tokens before them.
-        after: The tokens after them.
+        special: Whether a token is a special token, which summarizes those before it.
+        after: Whether a token is after the special tokens of its text.
     """
 
     special: Array
@@ -132,20 +133,20 @@ class Division(NamedTuple):
 def place_special_tokens(
     key: Key, segment_ids: Array, count: int, ratio: float
 ) -> Division:
-    """Draws where special tokens divide texts, with at least a token on each side.
+    """Samples where special tokens divide texts, with at least a token on each side.
 
     Args:
         key: PRNG key.
-        segment_ids: [R, S] int32, the text of each token.
+        segment_ids: [R, S] int32, the text that each token belongs to.
         count: Number of special tokens per text.
-        ratio: Share of texts that are divided, of those that are long enough.
+        ratio: Share of texts that are divided, among those that are long enough.
     """
     chex.assert_rank(segment_ids, 2)
     text_key, place_key = jax.random.split(key)
     r, s = segment_ids.shape
     positions = segment_positions(segment_ids)
 
-    # two uniform numbers per text, spread over its tokens: [R, S]
+    # [R, S] two uniform random numbers per text, repeated for all of its tokens
     text_draw, place_draw = (
         jnp.take_along_axis(
             jax.random.uniform(k, (r, max_documents(s) + 1)), segment_ids, 1
@@ -153,7 +154,7 @@ def place_special_tokens(
         for k in (text_key, place_key)
     )
 
-    # [R, S] position in its text of the first special token; s for none
+    # [R, S] position of the first special token in the text; s if there is none
     num_places = positions.lengths - count - 1
     start = 1 + jnp.floor(place_draw * num_places.astype(place_draw.dtype))
     undivided = (text_draw >= ratio) | (num_places < 1) | (segment_ids == 0)
@@ -164,13 +165,13 @@ def place_special_tokens(
 
 
 def attention_mask(division: Division) -> Array:
-    """[R, S, S] bool, which earlier tokens of its text each token may attend to."""
+    """[R, S, S] bool, the pairs that may attend, besides the causal mask."""
     special, after = division
     chex.assert_equal_shape([special, after])
     before = ~special & ~after
-    # tokens after special ones do not attend to those before
+    # Tokens after special tokens do not attend to tokens before them
     hidden = after[:, :, None] & before[:, None, :]
-    # special tokens do not attend to each other
+    # Special tokens do not attend to each other
     other_special = special[:, :, None] & special[:, None, :]
     other_special &= ~jnp.eye(special.shape[1], dtype=bool)[None]
     return ~(hidden | other_special)

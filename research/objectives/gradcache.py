@@ -9,23 +9,23 @@ from research.types import Array, Encode, Key, Params, Tokens
 
 
 def encode_in_chunks(encode: Encode, chunks: int) -> Encode:
-    """Encodes the rows in chunks, recomputing each in the backward pass.
+    """Makes an encode function that processes the rows in rematerialized chunks.
 
-    The loss still reads the full batch, so value and gradient are those of encoding it
-    at once (GradCache, Gao et al. 2021), while activations of one chunk are alive at a
-    time. Row i goes to chunk i % chunks, so that every chunk stays spread over all
-    devices. The chunks' dropout keys are inputs of the map: the recomputation draws the
-    same masks.
+    The loss is still computed on the full batch, so its value and gradient equal those
+    of encoding the batch at once (GradCache, Gao et al. 2021), but only the activations
+    of one chunk are in memory at a time. Row i goes to chunk i % chunks, so that all
+    devices hold rows of every chunk. The dropout keys of the chunks are inputs of the
+    map, so that the recomputation uses the same dropout masks.
 
     Args:
         encode: (params, tokens [R, S], key) -> [R*M, ...].
         chunks: Number of chunks, which divides R.
 
     Returns:
-        A function like `encode`.
+        A function with the signature of `encode`.
 
     Raises:
-        ValueError: On call, the rows do not divide into the chunks.
+        ValueError: When called, the number of rows is not divisible by the chunks.
     """
     if chunks == 1:
         return encode
@@ -54,10 +54,10 @@ def encode_in_chunks(encode: Encode, chunks: int) -> Encode:
 
 
 def num_chunks(batch_size: int, micro_batch: int) -> int:
-    """Number of chunks that a batch is encoded in.
+    """Number of chunks in which a batch is encoded.
 
     Raises:
-        ValueError: The batch does not divide into micro-batches of that size.
+        ValueError: The batch size is not divisible by the micro-batch size.
     """
     if micro_batch <= 0:
         return 1

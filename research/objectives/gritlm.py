@@ -24,21 +24,21 @@ def gritlm(
 ) -> Objective:
     """Trains embeddings and a causal language model (GritLM, Muennighoff et al. 2024).
 
-    The sum of the contrastive loss, with attention to both sides, and the language
-    modeling loss of the same texts, with causal attention: the same parameters under
-    another mask (equation 3; the authors use other texts for it).
+    The sum of the contrastive loss, with bidirectional attention, and the language
+    modeling loss of the same texts, with causal attention; both use the same parameters
+    (equation 3; the authors use other texts for language modeling).
 
     Args:
         cfg: The encoder's shape, not causal.
         pool: As in `contrastive`.
         size_loss: As in `contrastive`.
-        micro_batch: As in `contrastive`; the language modeling loss is computed at
-            once.
-        weight: Weight of the language modeling loss, a mean over all predicted tokens.
+        micro_batch: As in `contrastive`; the language modeling loss is computed on the
+            full batch at once.
+        weight: Weight of the language modeling loss, which is a mean over tokens.
 
     Returns:
-        An Objective of batches of type Batch, with the metrics of `contrastive`, and
-        "contrastive" and "language", the two losses, and "perplexity".
+        An Objective whose batches are Batch, with the metrics of `contrastive`, the
+        two losses "contrastive" and "language", and "perplexity".
 
     Raises:
         ValueError: The encoder is causal.
@@ -52,7 +52,7 @@ def gritlm(
     causal_cfg = dataclasses.replace(cfg, causal=True)
 
     def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
-        # contrastive, with attention to both sides; then language modeling, causal
+        # Contrastive loss with bidirectional attention, then language modeling
         value, metrics, _ = embedding.loss(params, frozen, batch, key)
         key = jax.random.fold_in(key, 1)
         language, _ = next_token_loss(params["encoder"], batch.tokens, causal_cfg, key)

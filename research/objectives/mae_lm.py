@@ -1,4 +1,4 @@
-"""MLM without [MASK] in the encoder: MAE-LM, and masking more and later (3ML)."""
+"""MLM whose encoder never reads [MASK]: MAE-LM and 3ML (masking more and later)."""
 
 import chex
 import jax
@@ -36,23 +36,24 @@ def mae_lm(
 ) -> Objective:
     """MLM without [MASK] in the encoder (MAE-LM, Meng et al. 2024).
 
-    The encoder reads the remaining tokens, each at its own position; a decoder puts the
-    embedding of [MASK] where the masked ones stood and predicts them. It has no
-    dropout, and its own position table if the encoder has one.
+    The encoder reads only the unmasked tokens, each at its original position. A decoder
+    inserts the embedding of [MASK] at the masked positions and predicts their tokens.
+    It has no dropout, and a position table of its own if the encoder has one.
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
-        ratio: Share of each row's tokens that are predicted; single tokens, not words.
+        tokenizer: Properties of the tokenizer.
+        ratio: Share of each row's tokens that are predicted, as single tokens rather
+            than whole words.
         depth: Number of the decoder's blocks.
-        replace: Shares of these tokens that the encoder does not read, and that it
-            reads replaced by a random token; it reads the remaining ones as they are.
+        replace: Shares of the predicted tokens that are dropped from the encoder's
+            input and that are replaced by random tokens; the others are unchanged.
 
     Returns:
-        An Objective of batches of type PretrainingBatch.
+        An Objective whose batches are PretrainingBatch.
 
     Raises:
-        ValueError: As `mlm`; or the shares hide nothing from the encoder.
+        ValueError: As `mlm`; or `replace` drops no token.
     """
     return _maskless_encoder(
         cfg, tokenizer, ratio=ratio, depth=depth, replace=replace, mask_vector=False
@@ -70,19 +71,19 @@ def mask_later(
 ) -> Objective:
     """Masks more and later (3ML, Liao et al. 2022, with self-attention only).
 
-    As `mae_lm`, but half of the tokens are predicted, by a shallow decoder; a vector of
-    its own stands for a masked token there, and the encoder reads random tokens as in
-    BERT. Without 40 % of the tokens the encoder's blocks cost that much less.
+    Like `mae_lm`, but half of the tokens are predicted, by a shallow decoder with a
+    learned vector for masked positions, and the encoder reads some random tokens as in
+    BERT. The encoder reads 40 % fewer tokens, so its blocks cost 40 % less.
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
+        tokenizer: Properties of the tokenizer.
         ratio: As in `mae_lm`.
         depth: As in `mae_lm`.
         replace: As in `mae_lm`.
 
     Returns:
-        An Objective of batches of type PretrainingBatch.
+        An Objective whose batches are PretrainingBatch.
 
     Raises:
         ValueError: As `mae_lm`.
@@ -101,7 +102,7 @@ def _maskless_encoder(
     replace: tuple[float, float],
     mask_vector: bool,
 ) -> Objective:
-    """MAE-LM or 3ML; `mask_vector` trains a vector for masks in the decoder."""
+    """MAE-LM, or 3ML with `mask_vector`: a learned vector for masked tokens."""
     check_mlm(cfg, tokenizer, ratio=ratio)
     _check_shares(replace)
     if depth < 1:
@@ -111,6 +112,7 @@ def _maskless_encoder(
         params, key = init_params(key, cfg, encoder_params)
         keys = jax.random.split(key, 3)
         decoder = dict(decoders.init_decoder(keys[0], cfg, depth))
+        # The decoder's position table and mask vector
         if cfg.position == "learned":
             decoder["position"] = KERNEL_INIT(keys[1], (cfg.max_len, cfg.width))
         if mask_vector:
@@ -123,7 +125,7 @@ def _maskless_encoder(
         del frozen
         mask_key, replace_key, dropout_key = jax.random.split(key, 3)
 
-        # nested masks [R, S]: dropped, dropped or replaced, and all that are predicted
+        # Nested masks [R, S]: dropped, dropped or replaced, and all predicted tokens
         drop_share, random_share = replace
         shares = (drop_share, drop_share + random_share, 1)
         ratios = [ratio * share for share in shares]
@@ -140,14 +142,14 @@ def _maskless_encoder(
             replace=(0.0, 1.0),
         )
 
-        # [R, S, D] the encoder's states, and mask vectors in the dropped places
+        # [R, S, D] the encoder's states, with mask vectors at the dropped positions
         tokens = batch.tokens._replace(token_ids=token_ids)
         length = dropped.shape[1]
         size = mlm_masking.unmasked_buffer_size(length, ratios[0])
         unmasked = mlm_masking.masked_positions(~dropped, size)
         x = decoder_inputs(params, tokens, unmasked, dropout_key, cfg, tokenizer)
 
-        # [R, P, D] the decoder's states of what is predicted
+        # [R, P, D] the decoder's states of the predicted tokens
         positions, valid = mlm_masking.masked_positions(
             predicted, round(ratio * length)
         )
@@ -159,6 +161,7 @@ def _maskless_encoder(
             cfg,
             query_positions=positions,
         )
+        # Cross-entropy of the predicted tokens
         x = heads.apply_mlm_head(params["head"], x, cfg)
 
         labels = token_ops.gather_tokens(batch.tokens.token_ids, positions)
@@ -176,7 +179,7 @@ def _maskless_encoder(
 
 
 def _check_shares(replace: tuple[float, float]) -> None:
-    """Raises ValueError where no token would be hidden from the encoder."""
+    """Raises ValueError if no token is dropped, or the shares are invalid."""
     drop_share, random_share = replace
     if drop_share <= 0 or random_share < 0 or drop_share + random_share > 1:
         raise ValueError(
@@ -193,16 +196,16 @@ def decoder_inputs(
     cfg: EncoderConfig,
     tokenizer: TokenizerInfo,
 ) -> Array:
-    """The encoder's states of unmasked tokens, with mask vectors in between.
+    """The encoder's states of unmasked tokens, and mask vectors everywhere else.
 
     Args:
         params: {"encoder", "decoder"}.
         tokens: Rows [R, S].
-        unmasked: [R, P] int32 positions in the row of the tokens that the encoder
-            reads, in any order, and [R, P] bool, which of these count.
+        unmasked: [R, P] int32 row positions of the tokens that the encoder reads, in
+            any order, and [R, P] bool, whether an entry is valid.
         key: Dropout key of the encoder; None runs without.
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
+        tokenizer: Properties of the tokenizer.
 
     Returns:
         [R, S, D].
@@ -210,18 +213,19 @@ def decoder_inputs(
     positions, valid = unmasked
     chex.assert_equal_shape([positions, valid])
 
-    # [R, P, D] states of the unmasked tokens, at their own positions
+    # [R, P, D] states of the unmasked tokens, computed with their original positions
     valid &= token_ops.gather_tokens(tokens.segment_ids > 0, positions)
     rows, row_positions = token_ops.compact_tokens(tokens, positions, valid)
     x, _ = encoder.apply(params["encoder"], rows, cfg, positions=row_positions, key=key)
 
-    # [R, S, D] back in their places, between mask vectors [D]
+    # [R, S, D] states at their row positions, the mask vector [D] everywhere else
     mask_vector = params["decoder"].get("mask")
     if mask_vector is None:
         table = params["encoder"]["embed"]["token"]["embedding"]
         mask_vector = table[tokenizer.mask_id]
     length = tokens.token_ids.shape[1]
     x = token_ops.scatter_tokens(x, unmasked[0], unmasked[1], mask_vector, length)
+    # The decoder's own position embeddings
     if "position" in params["decoder"]:
         table = params["decoder"]["position"].astype(x.dtype)
         x += table[segment_positions(tokens.segment_ids).position_ids]

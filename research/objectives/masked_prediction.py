@@ -1,4 +1,4 @@
-"""Steps that objectives share: initial parameters, masked rows, their prediction."""
+"""Shared steps of MLM objectives: initial parameters, masking, prediction, metrics."""
 
 import jax
 
@@ -18,16 +18,16 @@ def init_params(
     *,
     mlm_head: bool = True,
 ) -> tuple[dict[str, Params], Key]:
-    """The parameters of an encoder and of its prediction head.
+    """Initial parameters of an encoder and its MLM head.
 
     Args:
         key: PRNG key.
         cfg: The encoder's shape.
         encoder_params: Parameters that training starts from; None for random ones.
-        mlm_head: Whether there is a head, which is random.
+        mlm_head: Whether to add a randomly initialized MLM head.
 
     Returns:
-        {"encoder": ..., "head": ...}, and a key for what else the objective trains.
+        {"encoder": ..., "head": ...}, and a PRNG key for further parameters.
     """
     encoder_key = key
     if mlm_head:
@@ -50,36 +50,38 @@ def mask_batch(
     *,
     weights: Array | None = None,
 ) -> MaskedTokens:
-    """Masks whole words of every text, and gathers them in a buffer.
+    """Masks whole words of every text, and gathers the masked tokens.
 
     Args:
-        mask_key: PRNG key of the choice of words.
-        replace_key: PRNG key of what stands in their place.
+        mask_key: PRNG key for the choice of words.
+        replace_key: PRNG key for their replacements.
         batch: Packed texts [R, S].
         ratio: Share of masked tokens.
-        tokenizer: The tokenizer's ids.
-        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
-        weights: [R, S] as in `mlm_masking.mask_whole_words`.
+        tokenizer: Properties of the tokenizer.
+        replace: Probabilities of [MASK] and of a random token for a masked token; it is
+            unchanged otherwise.
+        weights: [R, S], as in `mlm_masking.mask_whole_words`.
     """
     (mask,) = mlm_masking.mask_whole_words(mask_key, batch, (ratio,), weights=weights)
+    # [R, S] masked rows, and buffers [R, P] of the masked tokens
     size = mlm_masking.buffer_size(mask.shape[1], ratio, tokenizer.min_length)
     return mlm_masking.mask_tokens(replace_key, batch, mask, size, tokenizer, replace)
 
 
 def masked_inputs(batch: PretrainingBatch, masked: MaskedTokens) -> Tokens:
-    """The rows as the encoder reads them."""
+    """The rows with masked tokens replaced, as the encoder reads them."""
     return batch.tokens._replace(token_ids=masked.token_ids)
 
 
 def predict_masked(
     params: Params, x: Array, masked: MaskedTokens, cfg: EncoderConfig
 ) -> PredictedTokens:
-    """The head's prediction of masked tokens, from the encoder's states.
+    """The head's states for masked tokens, from the encoder's hidden states.
 
     Args:
         params: {"head", ...}.
         x: [R, S, D] final hidden states.
-        masked: What was masked.
+        masked: The masked tokens.
         cfg: The encoder's shape.
     """
     states = token_ops.gather_tokens(x, masked.positions)  # [R, P, D]
@@ -90,7 +92,7 @@ def predict_masked(
 def decoder_metrics(
     mlm: TokenMeans, decoded: TokenMeans, masked: MaskedTokens, batch: PretrainingBatch
 ) -> dict[str, Array]:
-    """The metrics of an objective of MLM and a decoder."""
+    """Metrics of an objective that combines MLM and a decoder."""
     return {
         "mlm": mlm.loss,
         "decoder": decoded.loss,
@@ -100,12 +102,12 @@ def decoder_metrics(
 
 
 def mlm_output(params: Params) -> tuple[Array, Array]:
-    """The token table [V, D] and the head's bias [V], which make logits of states."""
+    """The token table [V, D] and the head's bias [V], which turn states into logits."""
     return params["encoder"]["embed"]["token"]["embedding"], params["head"]["bias"]
 
 
 def mlm_losses(
     params: Params, parts: list[PredictedTokens], weights: list[float]
 ) -> tuple[Array, list[TokenMeans]]:
-    """`token_prediction.mean_token_losses` by the token table and the head's bias."""
+    """`token_prediction.mean_token_losses` with the token table and the head's bias."""
     return token_prediction.mean_token_losses(*mlm_output(params), parts, weights)

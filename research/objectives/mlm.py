@@ -1,9 +1,9 @@
-"""Masked language modeling of whole words (BERT), optionally of rare or hard words.
+"""Masked language modeling of whole words (BERT), optionally weighted.
 
-Every mean is over all masked tokens (or texts) of the global batch, so that neither
-padding nor devices change it; the authors' programs average each device's micro-batch
-by itself. Masked tokens are gathered into a buffer of fixed size, and nothing else
-meets the vocabulary.
+Losses are means over all masked tokens (or texts) of the global batch, independent of
+padding and the number of devices; the authors' programs average each device's
+micro-batch separately. Logits are computed for masked tokens only, which are gathered
+into a buffer of fixed size.
 """
 
 import jax
@@ -47,17 +47,19 @@ def mlm(
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids, and token counts.
+        tokenizer: Properties of the tokenizer, including token counts.
         ratio: Share of masked tokens.
-        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
-        weighting: Which words are masked first (Zhang et al. 2023): "none": all are
-            alike; "frequency": a token weighs count^-power; "loss": it weighs the
-            running mean of its own loss (`word_weights.update_losses`) to the power. A
-            word weighs the mean of its tokens.
-        power: Exponent of the weighting.
+        replace: Probabilities of [MASK] and of a random token for a masked token; it is
+            unchanged otherwise.
+        weighting: Weights with which words are sampled (Zhang et al. 2023): "none" for
+            equal weights; "frequency" for count^-power of a token; "loss" for
+            loss^power, where loss is a running mean per token
+            (`word_weights.update_losses`). The weight of a word is the mean over its
+            tokens.
+        power: Exponent of the weights.
 
     Returns:
-        An Objective of batches of type PretrainingBatch.
+        An Objective whose batches are PretrainingBatch.
 
     Raises:
         ValueError: The encoder is causal, there is no [MASK], the ratio is not in
@@ -81,20 +83,21 @@ def mlm(
     ) -> LossOutput:
         mask_key, replace_key, dropout_key = jax.random.split(key, 3)
 
-        # [R, S] weight of each token's word, of a table [V]
+        # [R, S] weight of each token, looked up in a table [V]
         weights = fixed_weights
         if weighting == "loss":
             weights = frozen["losses"] ** power
         if weights is not None:
             weights = jnp.asarray(weights)[batch.tokens.token_ids]
 
-        # [R, S, D] states of the masked rows
+        # [R, S, D] hidden states of the masked rows
         masked = mask_batch(
             mask_key, replace_key, batch, ratio, tokenizer, replace, weights=weights
         )
         tokens = masked_inputs(batch, masked)
         x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
 
+        # Cross-entropy of the masked tokens [R, P]
         part = predict_masked(params, x, masked, cfg)
         total, [losses] = token_losses(*mlm_output(params), [part])
         means = average_tokens(part, losses)
@@ -106,6 +109,7 @@ def mlm(
         total += position_penalty(key, params["encoder"], cfg)
         if weighting != "loss":
             return LossOutput(total, metrics)
+        # [V] running losses, the weights of the next step
         running_losses = word_weights.update_losses(
             frozen["losses"], masked.labels, losses.loss, masked.valid
         )

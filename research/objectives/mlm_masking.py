@@ -1,4 +1,4 @@
-"""Masking of words and tokens for MLM, drawn on the device from a step's key."""
+"""Masking of words and tokens for MLM, sampled on the device from a step's key."""
 
 import contextlib
 import contextvars
@@ -22,10 +22,10 @@ class MaskedTokens(NamedTuple):
     """Rows with some tokens masked.
 
     Attributes:
-        token_ids: [R, S] int32, what the model reads.
-        positions: [R, P] int32, positions of the masked tokens in their row.
-        valid: [R, P] bool, which of these positions count.
-        labels: [R, P] int32, the original tokens there.
+        token_ids: [R, S] int32 input ids, with masked tokens replaced.
+        positions: [R, P] int32 row positions of the masked tokens.
+        valid: [R, P] bool, whether an entry of `positions` is a masked token.
+        labels: [R, P] int32, the original tokens at these positions.
     """
 
     token_ids: Array
@@ -41,24 +41,25 @@ def mask_whole_words(
     *,
     weights: Array | None = None,
 ) -> tuple[Array, ...]:
-    """Masks whole words in nested masks, each within its budget for every text.
+    """Masks whole words in nested masks, each with a token budget per text.
 
-    The words of a text come in random order. A word is skipped if it would overflow the
-    largest budget; else it joins the largest mask, and each smaller one in turn until
-    one that it would overflow. A budget is max(1, round(ratio * T)), T the number of
-    the text's tokens with its special ones (Starbucks' SMAE, Wang et al. 2024; with one
-    ratio the whole-word masking of BERT).
+    The words of a text are visited in random order. A word is skipped if it exceeds
+    what is left of the largest budget; otherwise it is added to the largest mask, and
+    then to the smaller masks in descending order until one has too little budget left.
+    A budget is max(1, round(ratio * T)), where T counts the tokens of the text with its
+    special tokens (Starbucks' SMAE, Wang et al. 2024; with one ratio this is BERT's
+    whole-word masking).
 
     Args:
         key: PRNG key.
         batch: Packed texts [R, S].
         ratios: Shares of masked tokens, in ascending order.
-        weights: [R, S] positive chance of each token's word to come early, relative to
-            the others' (the mean over its tokens); None for equal chances.
+        weights: [R, S] positive sampling weights of tokens; a word's weight is the mean
+            over its tokens. None for equal weights.
 
     Returns:
-        [R, S] bool for each ratio, every one a subset of the next. Special tokens and
-        padding are in none.
+        [R, S] bool for each ratio, each mask a subset of the next. Special tokens and
+        padding are never masked.
     """
     chex.assert_equal_shape([batch.word_ids, batch.tokens.segment_ids])
     r, s = batch.word_ids.shape
@@ -69,12 +70,12 @@ def mask_whole_words(
     def sum_by_word(values):
         return jnp.zeros((r, s), values.dtype).at[row, word].add(values)
 
-    # [R, W] length and text of each word, W = S
+    # [R, W] number of tokens and text of each word; W = S is an upper bound
     length = sum_by_word(in_word.astype(jnp.int32))
     segment_ids = jnp.where(in_word, batch.tokens.segment_ids, 0)
     text = jnp.zeros((r, s), jnp.int32).at[row, word].max(segment_ids)
 
-    # [R, W] a random order of the words: by Gumbel noise plus the log of their weights
+    # [R, W] random order of the words, by Gumbel noise plus the log of their weights
     rank = jax.random.gumbel(key, (r, s))
     if weights is not None:
         total = sum_by_word(jnp.where(in_word, weights.astype(jnp.float32), 0.0))
@@ -82,7 +83,7 @@ def mask_whole_words(
         rank += jnp.log(jnp.maximum(mean, 1e-30))
     order = jnp.argsort(jnp.where(length > 0, -rank, jnp.inf), axis=1)
 
-    # for each ratio: [R, W] words that fit, in this order; and [R, S] their tokens
+    # For each ratio, the masked words [R, W] in this order, then their tokens [R, S]
     word_masks = _fit_budgets(
         jnp.take_along_axis(length, order, 1),
         jnp.take_along_axis(text, order, 1),
@@ -94,12 +95,12 @@ def mask_whole_words(
 
 
 def _text_budgets(batch: PretrainingBatch, ratios: Sequence[float]) -> Array:
-    """[ratios, R, M+1] int32 tokens that each text of a row may lose; 0 for padding."""
+    """[ratios, R, M+1] int32 token budget of each text of a row; 0 for padding."""
     length = batch.word_ids.shape[1]
     texts = jnp.arange(max_documents(length) + 1, dtype=jnp.int32)
     in_text = batch.tokens.segment_ids[:, None, :] == texts[None, :, None]
     sizes = in_text.sum(-1, dtype=jnp.int32)  # [R, M+1]
-    # Of host floats: 0.3 * 15 tokens rounds here as it does for everyone else.
+    # Computed in Python floats, so that 0.3 * 15 rounds as in plain Python code.
     table = np.array(
         [[_budget(ratio, n) for n in range(length + 1)] for ratio in ratios], np.int32
     )
@@ -108,19 +109,19 @@ def _text_budgets(batch: PretrainingBatch, ratios: Sequence[float]) -> Array:
 
 
 def _budget(ratio: float, size: int) -> int:
-    """Number of tokens that a text of `size` may lose."""
+    """Number of tokens that may be masked in a text of `size` tokens."""
     return max(1, round(ratio * size))
 
 
 def _fit_budgets(length: Array, text: Array, budgets: Array) -> list[Array]:
-    """Which of the words [R, W], in this order, fit each budget: [R, W] bool."""
+    """Whether each word [R, W], in this order, fits each budget: [R, W] bool each."""
     count, _, m = budgets.shape
 
     def add_word(remaining, word):
         size, segment = word  # [R]
         in_text = jax.nn.one_hot(segment, m, dtype=jnp.int32)  # [R, M+1]
         fits, masked = (size > 0), []
-        for budget in reversed(range(count)):  # the largest first
+        for budget in reversed(range(count)):  # largest budget first
             fits &= size <= (remaining[budget] * in_text).sum(1)
             masked.append(fits)
         masked = jnp.stack(masked[::-1])  # [ratios, R]
@@ -132,7 +133,7 @@ def _fit_budgets(length: Array, text: Array, budgets: Array) -> list[Array]:
 
 
 def mask_single_tokens(key: Key, batch: PretrainingBatch, ratio: float) -> Array:
-    """Masks round(ratio * T) single tokens of each text, T its ordinary tokens.
+    """Masks round(ratio * T) of the T ordinary tokens of each text, as single tokens.
 
     Args:
         key: PRNG key.
@@ -146,7 +147,8 @@ def mask_single_tokens(key: Key, batch: PretrainingBatch, ratio: float) -> Array
     segment = batch.tokens.segment_ids
     ordinary = batch.word_ids > 0
     rank = jnp.where(ordinary, jax.random.uniform(key, segment.shape), 2.0)
-    # [R, S] number of its text's ordinary tokens, and of those with a lower rank
+    # [R, S, S] pairs of tokens of one text; [R, S] number of ordinary tokens, and of
+    # those with a lower rank
     same_text = (segment[:, :, None] == segment[:, None, :]) & ordinary[:, None, :]
     lower = same_text & (rank[:, None, :] < rank[:, :, None])
     size = same_text.sum(-1, dtype=jnp.int32)
@@ -158,10 +160,10 @@ def mask_single_tokens(key: Key, batch: PretrainingBatch, ratio: float) -> Array
 def mask_row_tokens(
     key: Key, batch: PretrainingBatch, ratios: Sequence[float]
 ) -> tuple[Array, ...]:
-    """Masks single tokens in nested masks, whose sizes depend on the row's length.
+    """Masks single tokens in nested masks, with budgets per row instead of per text.
 
-    round(ratio * T) of the row's ordinary tokens are masked, T all its tokens: whatever
-    texts a row holds, a buffer of `unmasked_buffer_size` has room for the others.
+    Masks round(ratio * T) of the row's ordinary tokens, where T counts all its tokens.
+    The unmasked tokens then always fit a buffer of `unmasked_buffer_size`.
 
     Args:
         key: PRNG key.
@@ -169,9 +171,10 @@ def mask_row_tokens(
         ratios: Shares of masked tokens, in ascending order.
 
     Returns:
-        [R, S] bool for each ratio, every one a subset of the next.
+        [R, S] bool for each ratio, each mask a subset of the next.
     """
     ordinary = batch.word_ids > 0
+    # [R, S] random order of the tokens of a row; special tokens and padding come last
     rank = jnp.where(ordinary, jax.random.uniform(key, ordinary.shape), 2.0)
     order = jnp.argsort(jnp.argsort(rank, axis=1), axis=1)  # [R, S]
     size = (batch.tokens.segment_ids > 0).sum(1)  # [R]
@@ -184,9 +187,9 @@ def mask_row_tokens(
 
 
 def unmasked_buffer_size(length: int, ratio: float) -> int:
-    """Largest number of tokens that `mask_row_tokens` leaves in a row of `length`.
+    """Largest number of unmasked tokens in a row of `length` tokens.
 
-    At least the two special tokens of every text.
+    That is what `mask_row_tokens` leaves, at least two special tokens per text.
     """
     return max(length - round(ratio * length), 2 * max_documents(length))
 
@@ -201,16 +204,17 @@ def replace_masked(
     special_ids: tuple[int, ...] = (),
     replace: tuple[float, float] = BERT_REPLACE,
 ) -> Array:
-    """Replaces the tokens of a mask (BERT, Devlin et al. 2019, section 3.1).
+    """Replaces masked tokens by [MASK] or random ones (BERT, Devlin et al. 2019, 3.1).
 
     Args:
         key: PRNG key.
         token_ids: [R, S] int32.
-        mask: [R, S] bool.
+        mask: [R, S] bool, the masked tokens.
         mask_id: Id of [MASK].
-        vocab_size: Number of ids.
+        vocab_size: Number of token ids.
         special_ids: Ids that are never used as random tokens.
-        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
+        replace: Probabilities of [MASK] and of a random token for a masked token; it is
+            unchanged otherwise.
 
     Returns:
         [R, S] int32.
@@ -220,6 +224,7 @@ def replace_masked(
     ordinary_ids = jnp.asarray(
         np.setdiff1d(np.arange(vocab_size, dtype=np.int32), np.asarray(special_ids))
     )
+    # [R, S] a random ordinary id, and a number in [0, 1) that decides what is used
     number = jax.random.randint(id_key, token_ids.shape, 0, len(ordinary_ids))
     chance = jax.random.uniform(choice_key, token_ids.shape)
     new_ids = jnp.where(chance < replace[0], mask_id, ordinary_ids[number])
@@ -228,9 +233,9 @@ def replace_masked(
 
 @contextlib.contextmanager
 def full_length_buffers() -> Iterator[None]:
-    """Within it, buffers of masked tokens are as long as the rows.
+    """Context in which buffers of masked tokens are as long as the rows.
 
-    A step that is traced so shows what the gathering of masked tokens saves.
+    Tracing a step in it measures what gathering the masked tokens saves.
     """
     token = _FULL_LENGTH.set(True)
     try:
@@ -240,17 +245,18 @@ def full_length_buffers() -> Iterator[None]:
 
 
 def masked_positions(mask: Array, size: int) -> tuple[Array, Array]:
-    """Gathers the positions of a mask in a buffer of fixed size.
+    """Gathers the positions of a mask into a buffer of fixed size.
 
     Args:
-        mask: [R, S] bool, at most `size` per row.
-        size: P.
+        mask: [R, S] bool, with at most `size` entries per row.
+        size: P, the size of the buffer.
 
     Returns:
-        positions [R, P] int32 in ascending order, and which of them are valid, [R, P].
+        Row positions [R, P] int32, ascending, and whether they are valid, [R, P] bool.
     """
     chex.assert_rank(mask, 2)
     size = mask.shape[1] if _FULL_LENGTH.get() else size
+    # A stable sort puts masked positions first, in ascending order
     order = jnp.argsort(~mask, axis=1, stable=True)[:, :size].astype(jnp.int32)
     return order, jnp.take_along_axis(mask, order, 1)
 
@@ -258,13 +264,13 @@ def masked_positions(mask: Array, size: int) -> tuple[Array, Array]:
 def buffer_size(length: int, ratio: float, min_length: int = 1) -> int:
     """Upper bound of the tokens that `mask_whole_words` masks in a row of `length`.
 
-    Rounding, and the one token that every text may lose, add most to texts of a certain
-    length: the bound assumes that all texts have it.
+    Rounding, and the minimum of one token per text, can exceed ratio * T. The bound
+    assumes that all texts have the length T for which this excess is largest.
 
     Args:
         length: S.
         ratio: Share of masked tokens.
-        min_length: Smallest number of tokens per text, its special ones included.
+        min_length: Smallest number of tokens per text, including special tokens.
     """
     if _FULL_LENGTH.get():
         return length
@@ -282,18 +288,19 @@ def mask_tokens(
     tokenizer: TokenizerInfo,
     replace: tuple[float, float] = BERT_REPLACE,
 ) -> MaskedTokens:
-    """Replaces the tokens of a mask, and gathers their positions and labels.
+    """Replaces masked tokens, and gathers their positions and labels.
 
     Args:
         key: PRNG key.
         batch: Packed texts [R, S].
-        mask: [R, S] bool, at most `size` per row.
-        size: P, the buffer's size.
-        tokenizer: The tokenizer's ids.
-        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
+        mask: [R, S] bool, with at most `size` entries per row.
+        size: P, the size of the buffers.
+        tokenizer: Properties of the tokenizer.
+        replace: Probabilities of [MASK] and of a random token for a masked token; it is
+            unchanged otherwise.
 
     Raises:
-        ValueError: `replace` is no two chances.
+        ValueError: `replace` is not two probabilities.
     """
     if len(replace) != 2 or min(replace) < 0 or sum(replace) > 1:
         raise ValueError(
@@ -315,7 +322,7 @@ def mask_tokens(
 
 
 def check_mlm(cfg: EncoderConfig, tokenizer: TokenizerInfo, **ratios: float) -> None:
-    """Raises ValueError where tokens cannot be masked, or not in such a ratio."""
+    """Raises ValueError if the encoder or tokenizer does not fit MLM, or a ratio."""
     if cfg.causal:
         raise ValueError(
             "pre-training by masked tokens needs an encoder that attends to both "
@@ -331,6 +338,6 @@ def check_mlm(cfg: EncoderConfig, tokenizer: TokenizerInfo, **ratios: float) -> 
 
 
 def masked_fraction(valid: Array, batch: PretrainingBatch) -> Array:
-    """The share of the texts' tokens (special ones too) that is masked."""
+    """The share of tokens, including special tokens, that are masked."""
     num_tokens = (batch.tokens.segment_ids > 0).sum(dtype=jnp.float32)
     return valid.sum(dtype=jnp.float32) / jnp.maximum(num_tokens, 1.0)

@@ -1,8 +1,8 @@
-"""The training objectives by name.
+"""The table of training objectives.
 
-Each is a function that makes an Objective: of pairs, objective(cfg, pool, size_loss, *,
-options); or of rows of raw text, objective(cfg, tokenizer, *, options).
-`objective_inputs` says which.
+Each entry is a function that returns an Objective: objective(cfg, pool, size_loss, *,
+options) for pairs, or objective(cfg, tokenizer, *, options) for rows of raw text. Its
+kind is declared by a decorator (see `objective_inputs`).
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ OBJECTIVES = {
 
 
 def objective_inputs(name: str) -> ObjectiveInputs:
-    """The batches that an objective reads.
+    """The batches that an objective is trained on.
 
     Raises:
         ValueError: There is no such objective.
@@ -52,10 +52,10 @@ def objective_inputs(name: str) -> ObjectiveInputs:
 
 
 def check_row_layout(objective: Mapping[str, Any], layout: Mapping[str, Any]) -> None:
-    """Checks that an objective's section fits the section of its rows.
+    """Checks that the sections of an objective and of its row layout agree.
 
     Raises:
-        ValueError: The objective would misread such rows.
+        ValueError: The objective needs another row layout.
     """
     name = objective["name"]
     kind = objective_inputs(name).span_kind
@@ -63,6 +63,7 @@ def check_row_layout(objective: Mapping[str, Any], layout: Mapping[str, Any]) ->
         return
     if (layout["name"], layout.get("kind")) != ("spans", kind):
         raise ValueError(f"{name} needs row_layout.name 'spans' of kind '{kind}'")
+    # DeCLUTR divides rows into groups by these numbers
     for argument in ("anchors", "positives"):
         in_layout, in_objective = layout.get(argument), objective.get(argument)
         if in_objective is not None and in_layout != in_objective:

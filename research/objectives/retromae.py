@@ -1,4 +1,4 @@
-"""RetroMAE and DupMAE: a decoder that reads little but the text's embedding."""
+"""RetroMAE and DupMAE: MLM and reconstruction of a text from its embedding."""
 
 from functools import partial
 
@@ -45,26 +45,28 @@ def retromae(
     patterns: int = 256,
     replace: tuple[float, float] = BERT_REPLACE,
 ) -> Objective:
-    """MLM, and every token again from the text's vector (RetroMAE, Xiao et al. 2022).
+    """MLM, and reconstruction from the text's vector (RetroMAE, Xiao et al. 2022).
 
-    The decoder is one random block. Its queries are the vector plus the raw position
-    embedding (the vector alone in an encoder without a position table, whose blocks
-    encode positions themselves); its keys and values are the text's embeddings, of
-    which each query attends to others (`decoder_visibility`). Both losses weigh 1.
+    The decoder is one randomly initialized block. Its queries are the text's vector
+    plus the position embedding (the vector alone in an encoder without position table,
+    whose blocks encode positions). Its keys and values are the embedding layer's
+    output, of which each query attends to a different random subset
+    (`decoder_visibility`). Both losses have weight 1.
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
+        tokenizer: Properties of the tokenizer.
         ratio: Share of tokens masked in the encoder.
-        decoder_ratio: Share of tokens hidden from a query of the decoder.
+        decoder_ratio: Share of tokens that a query of the decoder cannot attend to.
         patterns: Largest number of different masks per text in the decoder.
-        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
+        replace: Probabilities of [MASK] and of a random token for a masked token; it is
+            unchanged otherwise.
 
     Returns:
-        An Objective of batches of type PretrainingBatch.
+        An Objective whose batches are PretrainingBatch.
 
     Raises:
-        ValueError: As `mlm`; or there is no pattern.
+        ValueError: As `mlm`; or `patterns` is below 1.
     """
     return _enhanced_decoding(
         cfg,
@@ -89,27 +91,28 @@ def dupmae(
     bag_weight: float = 0.1,
     replace: tuple[float, float] = BERT_REPLACE,
 ) -> Objective:
-    """RetroMAE, and the text's bag of words (DupMAE, Xiao et al. 2023).
+    """RetroMAE, and prediction of the text's bag of words (DupMAE, Xiao et al. 2023).
 
-    The decoder's queries are the embedding layer's output for the vector in place of
-    each token. The ordinary tokens of the encoder predict the set of tokens
-    (`token_prediction.bag_of_words`).
+    The decoder's queries are the embedding layer's output with the text's vector as the
+    token embedding at every position. The encoder's states of ordinary tokens also
+    predict the set of the text's tokens (`token_prediction.bag_of_words`).
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
+        tokenizer: Properties of the tokenizer.
         ratio: Share of tokens masked in the encoder.
-        decoder_ratio: Share of tokens hidden from a query of the decoder.
+        decoder_ratio: Share of tokens that a query of the decoder cannot attend to.
         patterns: Largest number of different masks per text in the decoder.
-        bag_weight: Weight of the bag of words; 0.1 in the authors' code, 1 in the
+        bag_weight: Weight of the bag-of-words loss; 0.1 in the authors' code, 1 in the
             paper.
-        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
+        replace: Probabilities of [MASK] and of a random token for a masked token; it is
+            unchanged otherwise.
 
     Returns:
-        An Objective of batches of type PretrainingBatch.
+        An Objective whose batches are PretrainingBatch.
 
     Raises:
-        ValueError: As `mlm`; or there is no pattern.
+        ValueError: As `mlm`; or `patterns` is below 1.
     """
     return _enhanced_decoding(
         cfg,
@@ -134,7 +137,7 @@ def _enhanced_decoding(
     embed_queries: bool,
     bag_weight: float,
 ) -> Objective:
-    """RetroMAE or DupMAE, whose queries pass the embedding layer."""
+    """RetroMAE, or DupMAE with `embed_queries` and `bag_weight`."""
     check_mlm(cfg, tokenizer, ratio=ratio, decoder_ratio=decoder_ratio)
     if patterns < 1:
         raise ValueError(f"objective.patterns is {patterns}; it should be at least 1")
@@ -150,7 +153,7 @@ def _enhanced_decoding(
         keys = jax.random.split(key, 4)
         mask_key, replace_key, dropout_key, decoder_key = keys
 
-        # [R, S, D] states of the masked rows, [R, M, D] those of first tokens
+        # [R, S, D] hidden states of the masked rows, [R, M, D] of first tokens
         masked = mask_batch(mask_key, replace_key, batch, ratio, tokenizer, replace)
         tokens = masked_inputs(batch, masked)
         x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
@@ -158,7 +161,7 @@ def _enhanced_decoding(
         first_tokens = token_ops.first_token_positions(tokens.segment_ids, num_texts)
         text_vectors = token_ops.gather_tokens(x, first_tokens)
 
-        # MLM, and every ordinary token again from the decoder's states [R, S, D]
+        # [R, S, D] decoder states, from which every ordinary token is predicted
         y = decode_enhanced(
             params,
             batch,
@@ -170,12 +173,14 @@ def _enhanced_decoding(
             embed_queries=embed_queries,
         )
         y = heads.apply_mlm_head(params["head"], y, cfg)
+        # MLM and reconstruction, in one pass over the vocabulary
         parts = [
             predict_masked(params, x, masked, cfg),
             PredictedTokens(y, batch.tokens.token_ids, batch.word_ids > 0),
         ]
         total, [mlm, decoded] = mlm_losses(params, parts, [1.0, 1.0])
         metrics = decoder_metrics(mlm, decoded, masked, batch)
+        # Bag of words, from the encoder's states
         if bag_weight:
             states = heads.apply_mlm_head(params["head"], x, cfg)
             bag, count = bag_of_words(states, *mlm_output(params), batch, num_texts)
@@ -198,27 +203,29 @@ def decode_enhanced(
     patterns: int,
     embed_queries: bool,
 ) -> Array:
-    """RetroMAE's enhanced decoding: two streams, and another view for every position.
+    """RetroMAE's enhanced decoding: every position attends to different tokens.
 
     Args:
         params: {"encoder", "head", "decoder"}.
-        batch: The texts [R, S], nothing masked.
-        text_vectors: [R, M, D].
+        batch: The unmasked texts [R, S].
+        text_vectors: [R, M, D] vectors of the texts.
         key: PRNG key of masks and dropout.
         cfg: The encoder's shape.
-        decoder_ratio: Share of tokens hidden from a query.
+        decoder_ratio: Share of tokens that a query cannot attend to.
         patterns: Largest number of different masks per text.
-        embed_queries: Whether queries pass the embedding layer (DupMAE).
+        embed_queries: Whether queries go through the embedding layer (DupMAE).
 
     Returns:
-        [R, S, D] states of the decoder.
+        [R, S, D] hidden states of the decoder.
     """
     positions = segment_positions(batch.tokens.segment_ids)
     view_key, embed_key, dropout_key = jax.random.split(key, 3)
+    # [R, S, S] pairs that attend
     visible = decoder_visibility(view_key, batch, decoder_ratio, patterns)
 
-    # [R, S, D] keys and values: the text's embeddings, its vector in the first place.
-    # One key: where texts begin anywhere in a longer table, queries and keys agree.
+    # [R, S, D] inputs of keys and values: the embedded text, with the text's vector at
+    # the first token. Queries use the same PRNG key: with an extended position table, a
+    # text then begins at the same random position in both.
     embed = partial(
         layers.embed_tokens,
         params["encoder"],
@@ -257,20 +264,20 @@ def decoder_visibility(
 ) -> Array:
     """Which tokens each position of RetroMAE's decoder attends to.
 
-    Xiao et al. 2022, section 3.2: whole-word masks are drawn for every text; each
-    position takes one of them at random, and attends neither to what it masks nor to
-    itself. The first token is in no mask: all positions but itself attend to it. (The
-    authors' code draws as many masks as a text has tokens, or 256; here short texts
-    have as many masks as long ones.)
+    Xiao et al. 2022, section 3.2: several whole-word masks are sampled for every text.
+    Each position chooses one of them at random, and attends neither to the tokens that
+    it masks nor to itself. The first token is never masked: all other positions attend
+    to it. (The authors' code samples as many masks as a text has tokens, at most 256;
+    here the number does not depend on the length.)
 
     Args:
         key: PRNG key.
         batch: Packed texts [R, S].
-        ratio: Share of tokens that a mask hides.
-        patterns: Number of masks per text, at most S of which are drawn.
+        ratio: Share of tokens in a mask.
+        patterns: Number of masks per text; at most S are sampled.
 
     Returns:
-        [R, S, S] bool; only entries within a text mean anything.
+        [R, S, S] bool; only entries within a text are meaningful.
     """
     chex.assert_rank(batch.word_ids, 2)
     masks_key, choice_key = jax.random.split(key)
@@ -280,7 +287,7 @@ def decoder_visibility(
     def draw_mask(key):
         return mlm_masking.mask_whole_words(key, batch, (ratio,))[0]
 
-    # [R, K, S] masks, of which each position takes one: [R, S, S]
+    # [R, K, S] sampled masks; each position chooses one: [R, S, S]
     masks = jax.vmap(draw_mask, out_axes=1)(jax.random.split(masks_key, count))
     choice = jax.random.randint(choice_key, (r, s), 0, count)
     hidden = token_ops.gather_tokens(masks, choice)

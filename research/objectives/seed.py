@@ -1,4 +1,4 @@
-"""SEED-Encoder: a decoder too weak to predict without the text's embedding."""
+"""SEED-Encoder: MLM and a weak decoder that depends on the text's embedding."""
 
 import jax
 
@@ -42,28 +42,30 @@ def seed(
     weight: float = 0.5,
     replace: tuple[float, float] = BERT_REPLACE,
 ) -> Objective:
-    """MLM, and the text token by token from its vector (SEED-Encoder, Lu et al. 2021).
+    """MLM, and a weak decoder on the text's vector (SEED-Encoder, Lu et al. 2021).
 
-    Each token of the text is predicted from the last few before it and the vector,
-    which takes the place of [CLS], visible to all; in the authors' code it is a memory
-    of one vector, which attention turns into the same output for every query. The
-    output layer is the token table (and the head's bias), without the head's dense
-    layer. Released models have 3 blocks with a window of 2, or 1 with a window of 8.
+    Each token of the text is predicted from the last few tokens before it and from the
+    text's vector, which replaces the embedding of [CLS] and which all tokens attend to.
+    (In the authors' code it is a cross-attention memory of one vector, whose output is
+    the same for every query.) The output layer is the token table (and the head's
+    bias), without the head's dense layer. Released models have 3 blocks with a window
+    of 2, or 1 block with a window of 8.
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
+        tokenizer: Properties of the tokenizer.
         ratio: Share of tokens masked in the encoder.
         depth: Number of the decoder's blocks.
         window: Number of tokens that a token attends to in a block, itself included.
-        weight: Weight of the decoder's loss; the MLM's is 1 minus it.
-        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
+        weight: Weight of the decoder's loss; the weight of MLM is 1 - weight.
+        replace: Probabilities of [MASK] and of a random token for a masked token; it is
+            unchanged otherwise.
 
     Returns:
-        An Objective of batches of type PretrainingBatch.
+        An Objective whose batches are PretrainingBatch.
 
     Raises:
-        ValueError: As `mlm`; or there is no block, or no window.
+        ValueError: As `mlm`; or the depth or the window is below 1.
     """
     check_mlm(cfg, tokenizer, ratio=ratio, weight=weight)
     if depth < 1 or window < 1:
@@ -83,7 +85,7 @@ def seed(
         keys = jax.random.split(key, 4)
         mask_key, replace_key, dropout_key, decoder_key = keys
 
-        # [R, S, D] states of the masked rows, [R, M, D] those of first tokens
+        # [R, S, D] hidden states of the masked rows, [R, M, D] of first tokens
         masked = mask_batch(mask_key, replace_key, batch, ratio, tokenizer, replace)
         tokens = masked_inputs(batch, masked)
         x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
@@ -92,13 +94,14 @@ def seed(
         )
         text_vectors = token_ops.gather_tokens(x, first_tokens)
 
-        # MLM, and the next token from the decoder's states [R, S, D]
+        # [R, S, D] decoder states, each of which predicts the next token
         y = decode_next_tokens(params, batch, text_vectors, window, decoder_key, cfg)
         next_tokens = PredictedTokens(
             y[:, :-1],
             batch.tokens.token_ids[:, 1:],
             has_next_token(batch.tokens.segment_ids),
         )
+        # MLM and next tokens, in one pass over the vocabulary
         parts = [predict_masked(params, x, masked, cfg), next_tokens]
         total, [mlm, decoded] = mlm_losses(params, parts, [1 - weight, weight])
         total += position_penalty(key, params["encoder"], cfg)
@@ -115,14 +118,14 @@ def decode_next_tokens(
     key: Key | None,
     cfg: EncoderConfig,
 ) -> Array:
-    """States of the weak decoder, each of which predicts the next token.
+    """Hidden states of the weak decoder, each of which predicts the next token.
 
     Args:
         params: {"encoder", "decoder"}.
-        batch: The texts [R, S], nothing masked.
-        text_vectors: [R, M, D].
+        batch: The unmasked texts [R, S].
+        text_vectors: [R, M, D] vectors of the texts.
         window: Number of tokens that a token attends to, itself included.
-        key: Dropout key; None runs without.
+        key: Dropout key; None runs without dropout.
         cfg: The encoder's shape.
 
     Returns:
@@ -130,6 +133,7 @@ def decode_next_tokens(
     """
     positions = segment_positions(batch.tokens.segment_ids)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
+    # [R, S, D] embedded text, with the text's vector at the first token
     x = layers.embed_tokens(
         params["encoder"], batch.tokens.token_ids, positions, cfg, key=embed_key
     )

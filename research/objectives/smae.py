@@ -1,4 +1,4 @@
-"""Starbucks' pre-training (SMAE): masked autoencoding at every size of an encoder."""
+"""Starbucks pre-training (SMAE): masked autoencoding at several sizes of an encoder."""
 
 from collections.abc import Sequence
 
@@ -50,22 +50,23 @@ def smae(
 ) -> Objective:
     """Starbucks' masked autoencoding at every size (Wang et al. 2024, SMAE).
 
-    The mean over the sizes (l, d) of (MLM + MAE) / 2. MLM reads the first d components
-    of block l's states. MAE gives a decoder of one block, which starts as a copy of the
-    encoder's first, the text with more tokens masked (the encoder's masked tokens among
-    them), and in place of [CLS] the head's output for block l's first d components
-    there.
+    The mean over the sizes (l, d) of (MLM + MAE) / 2. MLM predicts from the first d
+    components of block l's hidden states. MAE predicts by a decoder of one block, which
+    is initialized as a copy of the encoder's first block. Its input is the text with
+    more tokens masked (including those masked in the encoder), with the embedding of
+    [CLS] replaced by the head's output for the first d components of block l's state.
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
-        pairs: The sizes, ((depth, dim), ...); depth counts blocks from 1.
+        tokenizer: Properties of the tokenizer.
+        pairs: Sizes ((depth, dim), ...); depth counts blocks from 1.
         ratios: Shares of tokens masked in the encoder and in the decoder.
-        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
-        decoder: False leaves out the MAE, but not the division by 2.
+        replace: Probabilities of [MASK] and of a random token for a masked token; it is
+            unchanged otherwise.
+        decoder: Whether to train with MAE; without it, MLM is still divided by 2.
 
     Returns:
-        An Objective of batches of type PretrainingBatch.
+        An Objective whose batches are PretrainingBatch.
 
     Raises:
         ValueError: As `mlm`; or the encoder lacks a size, or the decoder's ratio is
@@ -87,7 +88,7 @@ def smae(
         keys = jax.random.split(key, 4)
         mask_key, replace_key, dropout_key, decoder_key = keys
 
-        # what is masked in the encoder, and in the decoder
+        # Masked tokens of the encoder and, nested around them, of the decoder
         masks = mlm_masking.mask_whole_words(mask_key, batch, ratios)
         replace_keys = replace_key, jax.random.fold_in(replace_key, 1)
         length = batch.word_ids.shape[1]
@@ -103,7 +104,7 @@ def smae(
             for k, mask, ratio in zip(replace_keys, masks, ratios, strict=True)
         )
 
-        # MLM: [R, P, D] head states of each size; MAE: [N, R, M, D] text vectors
+        # MLM: head states [R, P, D] of each size; MAE: text vectors [N, R, M, D]
         states, text_vectors = size_states(
             params, batch, masked, pairs, dropout_key, cfg
         )
@@ -114,6 +115,7 @@ def smae(
             )
             labels, valid = decoder_masked.labels, decoder_masked.valid
             parts += [PredictedTokens(x, labels, valid) for x in states]
+        # All sizes in one pass over the vocabulary
         total, means = mlm_losses(params, parts, [0.5 / len(pairs)] * len(parts))
         total += position_penalty(key, params["encoder"], cfg)
 
@@ -130,7 +132,7 @@ def smae(
 def _average_sizes(
     name: str, pairs: Sequence[tuple[int, int]], means: Sequence[TokenMeans]
 ) -> Metrics:
-    """The losses of all sizes by name, and their mean."""
+    """The loss of each size, and their mean, as metrics."""
     losses = {
         f"{name}/{depth}x{width}": mean.loss
         for (depth, width), mean in zip(pairs, means, strict=True)
@@ -141,7 +143,7 @@ def _average_sizes(
 def _check_ratios(
     cfg: EncoderConfig, tokenizer: TokenizerInfo, ratios: Sequence[float]
 ) -> None:
-    """Raises ValueError where tokens cannot be masked in these ratios."""
+    """Raises ValueError if tokens cannot be masked with these ratios."""
     if len(ratios) != 2:
         raise ValueError(
             f"objective.ratios is {tuple(ratios)}; it should be two: shares of tokens "
@@ -158,7 +160,7 @@ def _check_ratios(
 
 
 def _check_sizes(cfg: EncoderConfig, pairs: Sequence[tuple[int, int]]) -> None:
-    """Raises ValueError where there is no size, or one that the encoder lacks."""
+    """Raises ValueError if there is no size, or the encoder lacks one."""
     for depth, width in pairs:
         if not (1 <= depth <= cfg.depth and 1 <= width <= cfg.width):
             raise ValueError(
@@ -177,20 +179,20 @@ def size_states(
     key: Key,
     cfg: EncoderConfig,
 ) -> tuple[list[Array], Array]:
-    """The head's states of masked tokens, and of the texts' first tokens, at each size.
+    """The head's states of masked tokens and of the texts' first tokens, at each size.
 
     Args:
         params: {"encoder", "head"}.
         batch: The texts [R, S].
-        masked: What is masked in the encoder.
+        masked: Masked tokens of the encoder.
         pairs: The N sizes.
         key: Dropout key.
         cfg: The encoder's shape.
 
     Returns:
-        N of [R, P, D], and [N, R, M, D].
+        N arrays [R, P, D] for masked tokens, and [N, R, M, D] for first tokens.
     """
-    # Only these tokens' states are kept of every layer: [L+1, R, P + M, D].
+    # [R, P+M] row positions; only states of these tokens are stored for every layer
     first_tokens = token_ops.first_token_positions(
         batch.tokens.segment_ids, max_documents(batch.word_ids.shape[1])
     )
@@ -200,6 +202,7 @@ def size_states(
         x = layers.apply_final_norm(params["encoder"], x, cfg)
         return token_ops.gather_tokens(x, positions)
 
+    # [L+1, R, P+M, D] states after the final norm, and N of [R, P+M, D] after the head
     _, layer_states = encoder.apply(
         params["encoder"], masked_inputs(batch, masked), cfg, gather_states, key=key
     )
@@ -220,12 +223,12 @@ def decode_masked(
     key: Key,
     cfg: EncoderConfig,
 ) -> Array:
-    """The decoder's head states of masked tokens, once with the vectors of each size.
+    """The decoder's states of masked tokens after the head, for each size's vectors.
 
     Args:
         params: {"encoder", "head", "decoder"}.
         batch: The texts [R, S].
-        masked: What is masked in the decoder.
+        masked: Masked tokens of the decoder.
         text_vectors: [N, R, M, D] vectors of the texts.
         key: Dropout key.
         cfg: The encoder's shape.
@@ -254,5 +257,6 @@ def decode_masked(
         )
         return heads.apply_mlm_head(params["head"], x, cfg)
 
+    # One size at a time
     keys = jax.random.split(key, len(text_vectors))
     return jax.lax.map(stack.rematerialize(decode_size, cfg), (text_vectors, keys))

@@ -1,4 +1,4 @@
-"""Objectives of several spans per document, one per row: CoT-MAE and DeCLUTR."""
+"""Objectives on spans of documents, one span per row: CoT-MAE and DeCLUTR."""
 
 from collections.abc import Sequence
 
@@ -54,25 +54,28 @@ def cot_mae(
     depth: int = 2,
     replace: tuple[float, float] = BERT_REPLACE,
 ) -> Objective:
-    """MLM, and a span again from its partner's vector (CoT-MAE, Wu et al. 2023).
+    """MLM, and prediction of a span from its partner (CoT-MAE, Wu et al. 2023).
 
-    Rows 2i and 2i+1 hold two spans of a document, as the row layout "spans" makes them.
-    A decoder of random blocks reads a span with more tokens masked and, in the place of
-    its first token, the last state of its partner's. Both losses weigh 1.
+    Rows 2i and 2i+1 hold two spans of a document, as in the row layout "spans". The
+    input of a randomly initialized decoder is a span with more tokens masked, whose
+    first embedding is replaced by the final hidden state of its partner's first token.
+    Both losses have weight 1.
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
+        tokenizer: Properties of the tokenizer.
         ratio: Share of tokens masked in the encoder.
-        decoder_ratio: Share of tokens masked in the decoder, drawn independently.
+        decoder_ratio: Share of tokens masked in the decoder, sampled independently.
         depth: Number of the decoder's blocks.
-        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
+        replace: Probabilities of [MASK] and of a random token for a masked token; it is
+            unchanged otherwise.
 
     Returns:
-        An Objective of batches of type PretrainingBatch.
+        An Objective whose batches are PretrainingBatch.
 
     Raises:
-        ValueError: As `mlm`; or there is no block; on call, the number of rows is odd.
+        ValueError: As `mlm`, or the depth is below 1; when called, the number of rows
+            is odd.
     """
     check_mlm(cfg, tokenizer, ratio=ratio, decoder_ratio=decoder_ratio)
     if depth < 1:
@@ -87,7 +90,7 @@ def cot_mae(
     ) -> LossOutput:
         del frozen
         keys = jax.random.split(key, 7)
-        # what is masked in the encoder, and in the decoder
+        # Masked tokens of the encoder, and independently of the decoder
         masked = mask_batch(*keys[:2], batch, ratio, tokenizer, replace)
         decoder_masked = mask_batch(
             *keys[2:4], batch, decoder_ratio, tokenizer, replace
@@ -110,18 +113,18 @@ def predict_from_partners(
     keys: Sequence[Key | None],
     cfg: EncoderConfig,
 ) -> list[PredictedTokens]:
-    """CoT-MAE's predictions: the encoder's masked tokens, and the decoder's.
+    """CoT-MAE's predictions of masked tokens, by the encoder and by the decoder.
 
     Args:
         params: {"encoder", "head", "decoder"}.
-        batch: Spans [R, S], one per row, partners in neighboring rows.
-        masked: What is masked in the encoder.
-        decoder_masked: What is masked in the decoder.
-        keys: Keys of dropout in the encoder, in the decoder's embedding layer and in
-            its blocks; None for none.
+        batch: Spans [R, S], one per row, with partners in neighboring rows.
+        masked: Masked tokens of the encoder.
+        decoder_masked: Masked tokens of the decoder.
+        keys: Dropout keys of the encoder, of the decoder's embedding layer and of its
+            blocks; None runs without dropout.
         cfg: The encoder's shape.
     """
-    # [R, S, D] the encoder's states; [R, 1, D] the vectors of the spans' partners
+    # [R, S, D] the encoder's states; [R, 1, D] the vectors of each span's partner
     tokens = masked_inputs(batch, masked)
     positions = segment_positions(tokens.segment_ids)
     x, _ = encoder.apply(params["encoder"], tokens, cfg, key=keys[0])
@@ -150,7 +153,7 @@ def predict_from_partners(
 
 
 def swap_partners(x: Array) -> Array:
-    """Rows 1, 0, 3, 2, ... of x [R, ...].
+    """Swaps neighboring rows: rows 1, 0, 3, 2, ... of x [R, ...].
 
     Raises:
         ValueError: A row has no partner.
@@ -174,24 +177,26 @@ def declutr(
     """Contrasts spans near each other with all others (DeCLUTR, Giorgi et al. 2021).
 
     A document has A + A*P neighboring rows: its anchors, then the positives of each
-    anchor, as the row layout "spans" makes them. NT-Xent of the anchors' mean-pooled
-    vectors with the means of their positives', plus MLM on the anchors; the contrasted
-    anchor is the one with masked tokens.
+    anchor, as in the row layout "spans". The loss is NT-Xent between the mean-pooled
+    vectors of anchors and the means of their positives' vectors, plus MLM on the
+    anchors, whose vectors are computed from the masked rows.
 
     Args:
         cfg: The encoder's shape.
-        tokenizer: The tokenizer's ids.
+        tokenizer: Properties of the tokenizer.
         anchors: A, the number of anchors per document.
         positives: P, the number of positives per anchor.
-        ratio: Share of masked tokens of the anchors; single tokens, not words.
+        ratio: Share of the anchors' tokens that are masked, as single tokens rather
+            than whole words.
         temperature: Divisor of the cosines.
-        replace: Chances of [MASK] and of a random token; the remaining ones are kept.
+        replace: Probabilities of [MASK] and of a random token for a masked token; it is
+            unchanged otherwise.
 
     Returns:
-        An Objective of batches of type PretrainingBatch.
+        An Objective whose batches are PretrainingBatch.
 
     Raises:
-        ValueError: As `mlm`; on call, the rows are not those of whole documents.
+        ValueError: As `mlm`; when called, the rows do not form complete documents.
     """
     check_mlm(cfg, tokenizer, ratio=ratio)
     group = anchors * (1 + positives)
@@ -213,7 +218,7 @@ def declutr(
         if rows % group:
             raise ValueError(f"{rows} rows do not divide into groups of {group} spans")
 
-        # [R, S, D] states of the rows, the anchors' with masked tokens
+        # [R, S, D] hidden states of the rows; tokens of anchors are masked
         is_anchor = (jnp.arange(rows) % group < anchors)[:, None]
         mask = mlm_masking.mask_single_tokens(mask_key, batch, ratio) & is_anchor
         size = mlm_masking.buffer_size(length, ratio, tokenizer.min_length)
@@ -221,13 +226,13 @@ def declutr(
         tokens = masked_inputs(batch, masked)
         x, _ = encoder.apply(params["encoder"], tokens, cfg, key=dropout_key)
 
-        # [R, D] vectors of spans, of which anchors are contrasted with positives
+        # [R, D] vectors of spans; anchors are contrasted with means of positives
         pooling = pooling_masks(tokens.segment_ids, tokens.pooling_mask, 1)
         vectors = mean_pool(x, pooling)[:, 0]
         positive_means = average_positives(vectors, anchors, positives)
         contrast = nt_xent(select_anchors(vectors), positive_means, temperature)
 
-        # MLM of the anchors
+        # MLM on the anchors
         anchor_masked = MaskedTokens(*map(select_anchors, masked))
         part = predict_masked(params, select_anchors(x), anchor_masked, cfg)
         mlm_loss, [means] = mlm_losses(params, [part], [1.0])
@@ -245,15 +250,15 @@ def declutr(
 
 
 def average_positives(vectors: Array, anchors: int, positives: int) -> Array:
-    """The mean of each anchor's positives, not normalized before.
+    """The mean of each anchor's positives, which are not normalized.
 
     Args:
         vectors: [G * (A + A*P), D]: each document's anchors, then their positives.
-        anchors: A.
-        positives: P.
+        anchors: A, the number of anchors per document.
+        positives: P, the number of positives per anchor.
 
     Returns:
-        [G * A, D].
+        [G * A, D] means.
     """
     chex.assert_rank(vectors, 2)
     width = vectors.shape[-1]
@@ -267,17 +272,17 @@ def nt_xent(x: Array, y: Array, temperature: float) -> Array:
     Chen et al. 2020, equation 1.
 
     Args:
-        x: [N, D].
-        y: [N, D]; x_i and y_i are partners.
+        x: [N, D] vectors.
+        y: [N, D] vectors; x_i and y_i are partners.
         temperature: Divisor of the cosines.
 
     Returns:
-        [] the mean of the cross-entropies.
+        [] float32, the mean of the 2N cross-entropies.
     """
     chex.assert_equal_shape([x, y])
     pair = jnp.arange(len(x), dtype=jnp.uint32)
-    # A vector is its partner's positive: with the same query id, it is left out of its
-    # own softmax.
+    # Queries are x and y, documents y and x. Partners share a query id, so that infonce
+    # leaves a vector out of its own softmax.
     query_ids = jnp.tile(jnp.stack([pair, pair], 1), (2, 1))
     scores = pair_scores(jnp.concatenate([x, y]), jnp.concatenate([y, x]), "cosine")
     return infonce(scores, Labels(query_id=query_ids), temperature=temperature).mean()

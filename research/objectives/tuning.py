@@ -1,8 +1,8 @@
-"""Which parameters are trained: all of them, LoRA adapters, or biases (BitFit).
+"""Parameter-efficient tuning: full training, LoRA adapters, or biases (BitFit).
 
-A tuning maps an Objective to another. The wrapped one's loss gets the full tree of
-parameters, combined from the trained ones and the base, which stays in the frozen
-parameters, so that it has neither gradients nor moments.
+A tuning maps an Objective to another Objective. The base parameters become frozen
+parameters, without gradients and optimizer moments; the loss of the wrapped objective
+receives the full tree, combined from trained and base parameters.
 """
 
 import re
@@ -15,15 +15,15 @@ from research.models.lora import LORA_LEAVES, full_params, init_lora, partition
 from research.sharding import path_name
 from research.types import Key, LossOutput, Objective, Params
 
-# Parameters that are trained with every tuning: heads, decoders, and a pooling's.
+# Parameters that every tuning trains: heads, decoders, and those of a pooling.
 _OUTSIDE = r"^(?!encoder/)|^encoder/pooling/"
 _BIASES = r"^encoder/.*/bias$"
-# Parameters of a frozen base that are kept in `base_dtype`; others stay float32.
+# Parameters of a frozen base that are stored in `base_dtype`; others stay float32.
 _LARGE = r"/(kernel|embedding)$"
 
 
 def full(objective: Objective) -> Objective:
-    """Everything that the objective trains."""
+    """Trains all parameters: returns the objective unchanged."""
     return objective
 
 
@@ -37,24 +37,25 @@ def lora(
     adapters: tuple[str, ...] = ("default",),
     base_dtype: str = "float32",
 ) -> Objective:
-    """Low-rank adapters beside the linear layers of the blocks (LoRA, Hu et al. 2021).
+    """Trains low-rank adapters of the blocks' linear layers (LoRA, Hu et al. 2021).
 
-    With several adapters, each text goes through one: by its role, where adapters are
-    named "query" and "document", or by its source, where they are named as the config's
-    data sources are (jina-embeddings-v3, Sturua et al. 2024).
+    With several adapters, one is applied to each text: by its role, if the adapters are
+    named "query" and "document", or by its data source, if they are named like the
+    config's sources (jina-embeddings-v3, Sturua et al. 2024).
 
     Args:
-        objective: What is minimized.
+        objective: The objective to wrap.
         rank: Rank of each adapter.
-        alpha: Adapters are multiplied by alpha / rank.
-        targets: Pattern of the layers that get adapters: query, key, value, out, gate,
-            up and down.
+        alpha: Numerator of the adapters' factor alpha / rank.
+        targets: Regular expression for the names of layers with adapters, among query,
+            key, value, out, gate, up and down.
         dropout: Dropout rate of the adapters' inputs.
-        adapters: The adapters' names.
-        base_dtype: Type of the base's kernels and tables: "float32" or "bfloat16".
+        adapters: Names of the adapters.
+        base_dtype: Type of the base's kernels and embedding tables: "float32" or
+            "bfloat16".
 
     Raises:
-        ValueError: The base_dtype is unknown, or two adapters have one name.
+        ValueError: The base_dtype is unknown, or two adapters have the same name.
     """
     _check_dtype(base_dtype)
     if len(set(adapters)) < len(adapters) or not adapters:
@@ -74,20 +75,20 @@ def lora(
             dropout=dropout,
         )
 
-    # heads, decoders and poolings are trained in full
+    # Heads, decoders and poolings are trained in full
     trained = rf"{_OUTSIDE}|{LORA_LEAVES}"
     return _train_partly(objective, trained, base_dtype, add_adapters)
 
 
 def bitfit(objective: Objective, *, base_dtype: str = "float32") -> Objective:
-    """Trains biases only, those of norms too (BitFit, Ben Zaken et al. 2022; SGPT).
+    """Trains biases only, including norms' (BitFit, Ben Zaken et al. 2022; SGPT).
 
     Args:
-        objective: What is minimized.
+        objective: The objective to wrap.
         base_dtype: As in `lora`.
 
     Raises:
-        ValueError: The base_dtype is unknown; when initialized, the encoder has no
+        ValueError: The base_dtype is unknown; on initialization, the encoder has no
             biases.
     """
     _check_dtype(base_dtype)
@@ -103,7 +104,7 @@ def bitfit(objective: Objective, *, base_dtype: str = "float32") -> Objective:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a tuning leaves a part of the model frozen."""
+    """Whether a tuning freezes a part of the model."""
     return name != "full"
 
 
@@ -118,22 +119,24 @@ def _train_partly(
     base_dtype: str,
     prepare_encoder: Callable[[Key, Params], Params],
 ) -> Objective:
-    """Trains some parameters of an objective.
+    """Trains some parameters of an objective and freezes the others.
 
     Args:
-        objective: What is minimized.
-        trained: Pattern of the paths of the parameters that are trained.
-        base_dtype: Type of the other kernels and tables.
-        prepare_encoder: (key, encoder's parameters) -> those to train on.
+        objective: The objective to wrap.
+        trained: Regular expression for the paths of trained parameters.
+        base_dtype: Type of the frozen kernels and embedding tables.
+        prepare_encoder: (key, encoder's parameters) -> the encoder's parameters, with
+            adapters if the tuning has them.
 
     Returns:
-        An Objective whose frozen parameters are {"base": those not trained, "own": the
-        wrapped objective's frozen ones}.
+        An Objective whose frozen parameters are {"base": untrained parameters, "own":
+        frozen parameters of the wrapped objective}.
     """
 
     def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
         params, objective_frozen = objective.init(key, encoder_params)
         params = {**params, "encoder": prepare_encoder(key, params["encoder"])}
+        # Trained parameters, and the others as a frozen base
         params, base = partition(params, trained)
         return params, {
             "base": _cast_base(base, jnp.dtype(base_dtype)),
@@ -141,6 +144,7 @@ def _train_partly(
         }
 
     def loss(params: Params, frozen: Params, batch, key: Key) -> LossOutput:
+        # The wrapped objective gets all parameters, and its own frozen parameters
         params = full_params(params, frozen)
         output = objective.loss(params, frozen["own"], batch, key)
         if output.frozen is not None:
@@ -151,7 +155,7 @@ def _train_partly(
 
 
 def _cast_base(base: Params, dtype: jnp.dtype) -> Params:
-    """Casts the base's kernels and tables."""
+    """Casts the kernels and embedding tables of the base."""
 
     def cast(path, leaf):
         large = re.search(_LARGE, path_name(path))

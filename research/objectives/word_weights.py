@@ -1,6 +1,6 @@
-"""Weights of words for masking: rare words, or words that are hard to predict.
+"""Sampling weights for masking: by the rarity of a token, or by its loss.
 
-A table over the vocabulary says how likely a token is to be masked, relative to others
+A table over the vocabulary holds the weight with which a token is sampled for masking
 (Zhang et al. 2023, "Weighted sampling for masked language modeling").
 """
 
@@ -13,14 +13,14 @@ from research.config_sections import check_option
 from research.types import Array, TokenizerInfo
 
 WEIGHTINGS = ("none", "frequency", "loss")
-# Tokens that occur less often than this count as if they occurred this often.
+# Smaller token counts are raised to this number.
 MIN_COUNT = 10
-# The share of a step in a token's running loss.
+# Weight of the current step in the running loss of a token.
 RATE = 0.1
 
 
 def check_weighting(weighting: str, tokenizer: TokenizerInfo) -> None:
-    """Raises ValueError for an unknown weighting, or one whose counts are unknown."""
+    """Raises ValueError for an unknown weighting, or missing token counts."""
     check_option("objective.weighting", weighting, WEIGHTINGS)
     if weighting == "frequency" and tokenizer.token_counts is None:
         raise ValueError(
@@ -30,28 +30,28 @@ def check_weighting(weighting: str, tokenizer: TokenizerInfo) -> None:
 
 
 def frequency_weights(counts: np.ndarray, power: float) -> np.ndarray:
-    """max(count, MIN_COUNT)^-power: [V] float32 of token counts [V]."""
+    """[V] float32 weights max(count, MIN_COUNT)^-power of token counts [V]."""
     return (np.maximum(counts, MIN_COUNT) ** -float(power)).astype(np.float32)
 
 
 def initial_losses(vocab_size: int) -> Array:
-    """[V] float32 running losses before the first step: log V, a uniform guess's."""
+    """[V] float32 initial running losses: log V, the loss of a uniform guess."""
     return jnp.full(vocab_size, np.log(vocab_size), jnp.float32)
 
 
 def update_losses(
     running_losses: Array, labels: Array, losses: Array, valid: Array
 ) -> Array:
-    """Running losses after another step.
+    """Updates the running losses by the losses of a step.
 
-    Each token that was masked in the step moves by RATE towards the mean of its losses
-    there.
+    The running loss of each masked token moves by RATE towards its mean loss in the
+    step.
 
     Args:
-        running_losses: [V] float32.
-        labels: [...] int32 tokens that were predicted.
+        running_losses: [V] float32 running losses.
+        labels: [...] int32 ids of the predicted tokens.
         losses: [...] float32 loss of each prediction.
-        valid: [...] bool, which predictions count.
+        valid: [...] bool, whether a prediction counts.
 
     Returns:
         [V] float32.
@@ -62,6 +62,7 @@ def update_losses(
         values = jnp.where(valid, values, 0.0).ravel()
         return jax.ops.segment_sum(values, labels.ravel(), len(running_losses))
 
+    # [V] number and mean loss of each token in this step
     count = sum_by_token(jnp.ones_like(losses))
     mean = sum_by_token(losses) / jnp.maximum(count, 1.0)
     moved = running_losses + RATE * (mean - running_losses)
