@@ -1,4 +1,4 @@
-"""The shape of an encoder: one dataclass for every family."""
+"""EncoderConfig: the architecture of an encoder of any model family, and presets."""
 
 import dataclasses
 import inspect
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-# The groups of linear layers that may have biases.
+# Groups of linear layers for `EncoderConfig.bias`.
 LINEAR = ("qkv", "out", "up", "down")
 CHOICES = {
     "norm": ("layer", "rms", "rms_plus_one"),
@@ -23,65 +23,66 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The shape of an encoder; hashable, so it can be a static argument of jit.
+    """The architecture of an encoder; hashable, so it can be a static argument of jit.
 
     Attributes:
         vocab_size: Number of rows of the token table.
         width: D, the size of the hidden states.
         depth: L, the number of blocks.
         num_heads: H, the number of attention heads.
-        mlp: Width inside the feed-forward layer.
-        max_len: Longest text in tokens; the rows of a learned position table.
+        mlp: F, the inner width of the feed-forward layer.
+        max_len: Longest text in tokens; number of rows of a learned position table.
         num_kv_heads: Number of heads of keys and values, each shared by
-            num_heads / num_kv_heads queries; 0 becomes `num_heads`.
+            num_heads / num_kv_heads query heads; 0 becomes `num_heads`.
         head_dim: Size of one head; 0 becomes width / num_heads.
-        norm: 'layer', 'rms', or 'rms_plus_one', whose scale is stored less 1 (Gemma).
+        norm: 'layer', 'rms', or 'rms_plus_one', which stores scale - 1 (Gemma).
         norm_at: 'post' (after each residual sum, BERT), 'pre' (before each sublayer,
             with a final norm), 'sandwich' (before and after it, Gemma 2) or 'parallel'
             (both sublayers read the block's input, GPT-NeoX).
-        norm_eps: Added to the variance.
+        norm_eps: Epsilon added to the variance.
         norm_bias: Whether layer norms have biases.
         first_norm: Whether the first block normalizes the input of its attention;
-            ModernBERT's does not.
-        bias: The linear layers that have biases, among LINEAR.
-        act: 'gelu', 'gelu_tanh', 'silu' or 'relu'.
+            False in ModernBERT.
+        bias: Groups of linear layers with biases, among LINEAR.
+        act: Activation: 'gelu', 'gelu_tanh', 'silu' or 'relu'.
         gated: Whether the feed-forward layer multiplies the activation by a second
             projection.
-        num_experts: E, the number of gated feed-forward layers of every block, of which
-            each token goes through some; 0 for one that all go through.
-        experts_per_token: Number of experts that a token goes through.
-        qk_norm: Whether queries and keys are normalized head by head.
-        position: 'learned', 'rope' or 'none'.
+        num_experts: Number of experts (gated feed-forward layers) per block; 0 for a
+            single feed-forward layer.
+        experts_per_token: Number of experts that each token is routed to.
+        qk_norm: Whether queries and keys are normalized per head.
+        position: Position encoding: 'learned', 'rope' or 'none'.
         position_offset: Number of rows of the position table before position 0.
-        position_stride: Texts of at most max_len / position_stride tokens take every
-            stride-th position, where an extended table has its original rows.
-        random_offset: In training a text begins at a random position of 0 ...
-            random_offset instead, to train a table longer than the texts.
-        position_bias: The attention bias by distance: 'none', 'alibi', 't5',
-            'kerple_log', 'kerple_power' or 'seqpe'.
+        position_stride: Texts of at most max_len / position_stride tokens use every
+            stride-th row of the position table, the original rows of an extended table.
+        random_offset: In training, a text begins at a random position in 0 ...
+            random_offset, to train a table that is longer than the texts.
+        position_bias: Attention bias by distance: 'none', 'alibi', 't5', 'kerple_log',
+            'kerple_power' or 'seqpe'.
         rope_theta: Base of the rotary frequencies.
-        rope_theta_local: Their base in sliding-window blocks; 0 becomes `rope_theta`.
-        rope_fraction: Part of a head's channels that is rotated.
-        causal: Whether a token attends only to itself and those before it.
-        window: Number of tokens to each side that a sliding-window block attends to.
-        sliding_window_layers: For each block whether it has a sliding window; () for
-            none.
+        rope_theta_local: Base of the rotary frequencies in sliding-window blocks; 0
+            becomes `rope_theta`.
+        rope_fraction: Fraction of a head's channels that are rotated.
+        causal: Whether a token attends only to itself and earlier tokens.
+        window: Number of tokens on each side that a sliding-window block attends to.
+        sliding_window_layers: Whether each block has a sliding window; () for none.
         anchor_token: Whether all texts of a packed row attend to its first token, and
-            positions run on from text to text (AnchorAttention).
+            positions continue from text to text (AnchorAttention).
         scale: Factor of the attention logits; 0 becomes head_dim^-0.5.
-        attn_logit_softcap: Bound of the attention logits, by a tanh; 0 for none
+        attn_logit_softcap: Bound of the attention logits, applied by a tanh; 0 for none
             (Gemma 2).
-        position_methods: Records of `positions.methods` that extend the context,
-            applied in their order.
-        type_vocab: Number of rows of the token type table; 0 for none (all types are
-            0).
+        position_methods: Position methods (`positions.methods`) that extend the
+            context, applied in order.
+        type_vocab: Number of rows of the token type table; 0 for none. All tokens have
+            type 0.
         embed_scale: Factor of the token embeddings.
         embed_norm: Whether the sum of the embeddings is normalized.
-        dropout: Rate after the embeddings, each sublayer and on attention weights.
+        dropout: Dropout rate after the embeddings and each sublayer, and of attention
+            weights.
         dtype: Type of activations and matrix products; parameters are float32.
-        remat: What the backward pass recomputes of each block: 'none', 'dots' (all but
-            the results of its projections; less memory and, limited by memory traffic,
-            faster than none) or 'all'.
+        remat: What the backward pass recomputes of each block: 'none', 'dots'
+            (everything except the outputs of linear layers; this takes less memory
+            and, where memory bandwidth is the limit, less time than 'none') or 'all'.
         attention: 'auto', or an implementation of `attention.attend`: 'plain',
             'blockwise', 'flash' (GPU) or 'splash' (TPU).
     """
@@ -130,22 +131,22 @@ class EncoderConfig:
 
     def __post_init__(self):
         for field in ("bias", "sliding_window_layers", "position_methods"):
-            # Lists where they come from JSON, and not hashable.
+            # Lists from JSON become tuples, which are hashable.
             object.__setattr__(self, field, tuple(getattr(self, field)))
         self._check_choices()
         if not self.head_dim and self.width % self.num_heads:
             raise ValueError(
                 f"encoder.width {self.width} does not divide by heads {self.num_heads}"
             )
+        # Defaults that depend on other fields
         filled = {
             "num_kv_heads": self.num_kv_heads or self.num_heads,
             "head_dim": self.head_dim or self.width // self.num_heads,
             "rope_theta_local": self.rope_theta_local or self.rope_theta,
         }
         filled["scale"] = self.scale or filled["head_dim"] ** -0.5
-        if not any(
-            self.sliding_window_layers
-        ):  # one way to say that every block is global
+        # Only one representation of "every block is global"
+        if not any(self.sliding_window_layers):
             filled.update(sliding_window_layers=(), window=0)
         for field, value in filled.items():
             object.__setattr__(self, field, value)
@@ -164,7 +165,7 @@ class EncoderConfig:
             )
 
     def _check_sizes(self):
-        # Sizes that must divide or agree.
+        # Heads and rotated channels
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"encoder.num_heads {self.num_heads} does not divide by num_kv_heads "
@@ -174,6 +175,7 @@ class EncoderConfig:
             raise ValueError(
                 f"rotary positions need an even head size, not {self.rotary_dim}"
             )
+        # Sliding windows
         if self.sliding_window_layers and len(self.sliding_window_layers) != self.depth:
             raise ValueError(
                 f"encoder.sliding_window_layers has {len(self.sliding_window_layers)} "
@@ -183,6 +185,7 @@ class EncoderConfig:
             raise ValueError(
                 f"local blocks need a window of at least 1, not {self.window}"
             )
+        # Mixture of experts, anchor token
         if self.num_experts and not (
             self.gated and 1 <= self.experts_per_token <= self.num_experts
         ):
@@ -201,19 +204,19 @@ class EncoderConfig:
 
     @property
     def compute_dtype(self):
-        """The JAX type of activations."""
+        """The data type of activations."""
         return jnp.dtype(self.dtype)
 
 
 def _preset(
     doc: str, *, global_every: int, **overrides
 ) -> Callable[..., EncoderConfig]:
-    """A function of EncoderConfig's fields, with other defaults for some of them.
+    """Makes a function of EncoderConfig's fields, with other defaults for some of them.
 
-    Its signature, which config sections are made of, has all fields but RUN_FIELDS,
-    and `global_every`: with a `window`, block 0 and every `global_every`-th one after
-    it attend to the full text, the others to `window` tokens on each side (ModernBERT,
-    Warner et al. 2024); with 0 none attends to the full text.
+    Config sections are built from its signature. It has all fields except RUN_FIELDS,
+    and `global_every`: with a `window`, every `global_every`-th block, starting with
+    block 0, attends to the full text, and the others to `window` tokens on each side
+    (ModernBERT, Warner et al. 2024); with 0 no block attends to the full text.
     """
     default_every = global_every
 
@@ -226,7 +229,7 @@ def _preset(
             )
         return EncoderConfig(**fields)
 
-    # The signature: every field, with the preset's defaults.
+    # Its signature: every field, with the defaults of the preset
     parameters = [
         inspect.Parameter(
             field.name,
@@ -248,7 +251,7 @@ def _preset(
     return preset
 
 
-# Fields that a run sets from its position methods, not from its encoder's section.
+# Fields that are set from a run's position methods, not in its encoder section.
 RUN_FIELDS = ("position_methods", "position_stride", "random_offset")
 # The pre-norm body of recent models: RMSNorm, RoPE, gated SiLU, no biases.
 PRE_NORM = {

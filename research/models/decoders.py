@@ -1,7 +1,8 @@
 """Decoders of masked-autoencoder pre-training, on packed rows.
 
-A few blocks of the encoder's kind that rebuild a text from one vector of it (RetroMAE,
-SEED-Encoder, MAE-LM, Starbucks), and that only the pre-training loss uses.
+A few blocks of the encoder's architecture that reconstruct a text, in most objectives
+from its embedding (RetroMAE, SEED-Encoder, MAE-LM, Starbucks). Only pre-training losses
+use them.
 """
 
 import dataclasses
@@ -22,13 +23,13 @@ from research.types import Array, Key, Params
 
 
 def init_decoder(key: Key, cfg: EncoderConfig, depth: int) -> Params:
-    """`depth` random blocks like the encoder's, with a final norm if it has one."""
+    """Random parameters of `depth` blocks, and a final norm if the encoder has one."""
     params = encoder.init(key, _decoder_config(cfg, depth))
     return {name: params[name] for name in ("layers", "final_norm") if name in params}
 
 
 def copy_decoder(params: Params, depth: int) -> Params:
-    """A decoder that begins as a copy of the encoder's first `depth` blocks."""
+    """Initializes a decoder as a copy of the encoder's first `depth` blocks."""
     parts = {"layers": jax.tree.map(lambda x: x[:depth], params["layers"])}
     if "final_norm" in params:
         parts["final_norm"] = params["final_norm"]
@@ -47,24 +48,24 @@ def decode(
     extra_mask: Array | None = None,
     key: Key | None = None,
 ) -> Array:
-    """The final states of a decoder.
+    """Final hidden states of a decoder.
 
-    All of its blocks are global. RoPE and attention bias are the encoder's; in a
-    pre-norm family a decoder ends with a norm of its own.
+    All its blocks attend to the full text. RoPE and attention bias are the encoder's;
+    in pre-norm families a decoder has its own final norm.
 
     Args:
-        params: The encoder's.
-        decoder: The decoder's, as `init_decoder` makes them.
-        x: [R, S, D] inputs.
+        params: The encoder's parameters.
+        decoder: The decoder's parameters, from `init_decoder`.
+        x: [R, S, D] input states.
         positions: Positions [R, S] of the tokens.
         cfg: The encoder's shape.
-        query_positions: [R, P] int32, the positions in the row whose states are
-            returned; None for all. Where the logits of full rows stand in memory, the
-            last block computes nothing of the other tokens but their keys and values.
-        kv_inputs: [R, S, D], what keys and values of the first block are made of; None
-            for x.
+        query_positions: [R, P] int32 row positions whose states are returned; None for
+            all. With dense attention, the last block computes only keys and values of
+            the other tokens.
+        kv_inputs: [R, S, D] inputs of the keys and values of the first block; None for
+            x.
         extra_mask: [R, S, S] bool, the pairs of tokens of a text that attend; None for
-            all. The logits of full rows then stand in memory.
+            all. It requires dense attention, with the logits of full rows in memory.
         key: Dropout key; None runs without dropout.
 
     Returns:
@@ -73,9 +74,9 @@ def decode(
     chex.assert_shape(x, (*positions.segment_ids.shape, cfg.width))
     depth = len(jax.tree.leaves(decoder["layers"])[0])
     cfg = _decoder_config(cfg, depth)
-    # A dropout key for each block, and one for positions drawn in training
+    # One key per block for dropout, and one for positions sampled in training
     keys = (None,) * (depth + 1) if key is None else jax.random.split(key, depth + 1)
-    # Masks [R, S, S], RoPE angles and biases, which all blocks share
+    # Masks [R, S, S], RoPE angles and biases, shared by all blocks
     attn = make_attention_inputs(
         params, positions, cfg, keys[depth], extra_mask=extra_mask
     )
@@ -87,6 +88,7 @@ def decode(
             x = gather_tokens(x, query_positions)
             attn = select_queries(attn, query_positions)
             query_positions = None
+        # [R, S, D], or [R, P, D] in the last block
         x, _, _ = Block(cfg).apply(
             {"params": jax.tree.map(lambda w, i=number: w[i], decoder["layers"])},
             x,
@@ -105,7 +107,7 @@ def decode(
 
 
 def _decoder_config(cfg: EncoderConfig, depth: int) -> EncoderConfig:
-    """The shape of a decoder: the encoder's, with global blocks only."""
+    """The decoder's config: the encoder's, without sliding windows."""
     return dataclasses.replace(cfg, depth=depth, sliding_window_layers=(), window=0)
 
 
@@ -114,7 +116,7 @@ def position_embeddings(
 ) -> Array | None:
     """Position embeddings [R, S, D] of the tokens; None for an encoder without a table.
 
-    With the same key they are those that `layers.embed_tokens` adds.
+    With the same key they equal those that `layers.embed_tokens` adds.
     """
     if cfg.position != "learned":
         return None

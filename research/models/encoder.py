@@ -1,7 +1,7 @@
-"""The encoder: from tokens to hidden states, and to embeddings of texts.
+"""The encoder: from token ids to hidden states and to embeddings of texts.
 
-One function for every family (BERT, ModernBERT, Llama, T5 ...): embedding layer, a scan
-over blocks, final norm. `config.EncoderConfig` says what they are.
+One implementation for all families (BERT, ModernBERT, Llama, T5 ...): embedding layer,
+a scan over blocks, final norm. `config.EncoderConfig` describes the architecture.
 """
 
 import dataclasses
@@ -36,13 +36,13 @@ from research.sharding import split_rows
 from research.types import Array, EncoderOutput, Key, Params, Pool, Tokens
 
 
-# Called outside of a jit too, these compile once and not operation by operation.
+# Jitted, so that a call outside of jit compiles once instead of op by op.
 @partial(jax.jit, static_argnames="cfg")
 def init(key: Key, cfg: EncoderConfig) -> Params:
-    """Random parameters: normal(0.02) kernels and tables, as BERT's."""
+    """Random parameters: kernels and tables are normal with std 0.02, as in BERT."""
     embed_key, layers_key, norm_key, position_key = jax.random.split(key, 4)
     params = _init_positions(position_key, cfg)
-    # Two tokens are enough for the shapes, which need no attention kernel.
+    # Inputs that determine the shapes: two tokens, dense attention
     token_ids = jnp.zeros((1, 2), jnp.int32)
     positions = segment_positions(jnp.ones_like(token_ids))
     x = jnp.zeros((1, 2, cfg.width), cfg.compute_dtype)
@@ -53,6 +53,7 @@ def init(key: Key, cfg: EncoderConfig) -> Params:
     def init_block(key):
         return Block(cfg).init(key, x, attn, **flags)["params"]
 
+    # Parameters of blocks are stacked: [L, ...]
     embedding = TokenEmbedding(cfg)
     params["embed"] = embedding.init(embed_key, token_ids, positions, None)["params"]
     params["layers"] = jax.vmap(init_block)(jax.random.split(layers_key, cfg.depth))
@@ -62,7 +63,7 @@ def init(key: Key, cfg: EncoderConfig) -> Params:
 
 
 def _init_positions(key: Key, cfg: EncoderConfig) -> Params:
-    """The parameters of attention biases and of position methods, if there are any."""
+    """Parameters of the attention bias and of position methods, if they have any."""
     params = {"position_bias": init_bias(key, cfg)}
     for method in cfg.position_methods:
         params[method.name] = method.init(key, cfg)
@@ -78,18 +79,18 @@ def forward(
     key: Key | None = None,
     every_layer: bool = False,
 ) -> EncoderOutput:
-    """Hidden states of the tokens of a batch.
+    """Computes the hidden states of the tokens of a batch.
 
     Args:
-        params: The parameters, as `init` makes them.
+        params: The parameters, from `init`.
         tokens: Rows [B, S].
         cfg: The encoder's shape.
         key: Dropout key; None runs without dropout.
-        every_layer: Also return the embedding layer's output and each block's, after
-            the final norm where the family has one.
+        every_layer: Whether to also return the outputs of the embedding layer and of
+            every block, each after the final norm if the family has one.
 
     Returns:
-        Hidden states [B, S, D] and, if asked for, layers [L+1, B, S, D].
+        Hidden states [B, S, D] and, with `every_layer`, layers [L+1, B, S, D].
     """
 
     def normalize_layer(x, router_logits):
@@ -111,36 +112,35 @@ def apply(
     prepend: Prepend | None = None,
     key: Key | None = None,
 ) -> tuple[Array, Array | None]:
-    """Final hidden states, and an array made of every layer's.
+    """Final hidden states, and optionally an array computed from every layer's states.
 
     Args:
-        params: The parameters, as `init` makes them.
+        params: The parameters, from `init`.
         tokens: Rows [B, S].
         cfg: The encoder's shape.
-        per_layer_fn: Makes an array of the states of a layer, before the final norm
-            (see `apply_final_norm`), and of its router's logits, as `scan_blocks` says;
-            None for nothing.
-        positions: Positions [B, S] of the tokens, where rows lack some tokens of their
-            texts (`token_ops.compact_tokens`); None where every text is complete.
-            Kernels, which go by the order of the row, are not used then.
-        input_embeddings: [B, S, D] in place of the embedding layer's output.
-        extra_mask: [B, S, S] bool, the pairs of tokens that attend, of those that the
-            architecture lets attend; None for all. The logits of full rows then stand
-            in memory.
-        prepend: What token prepending copies before some blocks; None for nothing.
+        per_layer_fn: Function of a layer's states, before the final norm, and router
+            logits, applied inside the scan (see `scan_blocks`); None for none.
+        positions: Positions [B, S] of the tokens, if rows lack some tokens of their
+            texts (`token_ops.compact_tokens`); None if every text is complete. Fused
+            kernels, which assume consecutive tokens, are not used then.
+        input_embeddings: [B, S, D] states that replace the embedding layer's output.
+        extra_mask: [B, S, S] bool, a mask in addition to the architecture's; None for
+            none. It requires dense attention, with the logits of full rows in memory.
+        prepend: Positions and blocks of token prepending; None for none.
         key: Dropout key; None runs without dropout.
 
     Returns:
-        [B, S, D], and [L+1, ...] of the embedding layer and every block, or None.
+        Hidden states [B, S, D], and the results of `per_layer_fn` for the embedding
+        layer and every block, [L+1, ...] or None.
     """
     chex.assert_rank(tokens.token_ids, 2)
     chex.assert_equal_shape((tokens.token_ids, tokens.segment_ids))
-    # A dropout key for each block, for positions drawn in training, for the embeddings
+    # Keys [L] for blocks, and one each for sampled positions and for embeddings
     keys = None if key is None else jax.random.split(key, cfg.depth + 2)
     block_keys, position_key, embed_key = (
         (None,) * 3 if keys is None else (keys[:-2], keys[-2], keys[-1])
     )
-    # Masks [B, S, S], RoPE angles and biases, which all blocks share
+    # Masks [B, S, S], RoPE angles and biases, shared by all blocks
     aligned = positions is None
     if aligned:
         positions = segment_positions(tokens.segment_ids, running=cfg.anchor_token)
@@ -172,7 +172,7 @@ def apply(
 
 
 def _attend_by_position(cfg: EncoderConfig, length: int) -> EncoderConfig:
-    """The same with attention that goes by tokens' positions, not by their order."""
+    """The config with an attention that does not assume consecutive tokens in rows."""
     dense = (
         length <= MAX_DENSE_LENGTH
         or cfg.position_bias in POSITION_BIASES
@@ -199,38 +199,38 @@ def encode(
     prefix: PrefixKV | None = None,
     key: Key | None = None,
 ) -> Array:
-    """Embeddings of texts, not normalized.
+    """Computes the embeddings of texts, not normalized.
 
     Args:
-        params: The parameters, as `init` makes them.
+        params: The parameters, from `init`.
         tokens: Rows [B, S].
         cfg: The encoder's shape.
         pool: One of `BASIC_POOLINGS`, or the result of `parse_pooling`.
-        max_segments: M, the most texts (or spans) in a row.
+        max_segments: M, the largest number of texts (or spans) in a row.
         span_ids: [B, S] int32, m >= 1 for the tokens of the m-th span of a row, to pool
-            spans of texts; None pools whole texts.
-        every_layer: Pool the embedding layer's output and each block's.
-        before_final_norm: With `every_layer`, pool these before the final norm, and
-            append the last one after it.
-        prepend: What token prepending copies; None for nothing.
-        prefix: Keys and values of the tokens before every row, from
-            `prefix_cache.encode_prefix`; rows then hold the remaining tokens of one
-            text each, and there is no dropout.
+            spans of texts; None pools full texts.
+        every_layer: Whether to pool the outputs of the embedding layer and every block.
+        before_final_norm: With `every_layer`, pool states before the final norm, and
+            append the last layer's states after it.
+        prepend: Positions and blocks of token prepending; None for none.
+        prefix: Cached keys and values of the first tokens of all texts, from
+            `prefix_cache.encode_prefix`; each row then holds the remaining tokens of
+            one text, and there is no dropout.
         key: Dropout key; None runs without dropout.
 
     Returns:
-        [B*M, D] float32, row b*M + m-1 for the m-th text of row b (zero where there is
-        none); [B*M, L+1, D] with `every_layer`, [B*M, L+2, D] if `before_final_norm`
-        too. D is the pooling's width, if it has its own.
+        [B*M, D] float32, with the m-th text of row b in row b*M + m-1 (zeros for a
+        missing text); [B*M, L+1, D] with `every_layer`, [B*M, L+2, D] with
+        `before_final_norm` too. D is the output width of the pooling.
 
     Raises:
-        ValueError: The encoder lacks the pooling's parameters, or `every_layer` is
-            asked of a pooling that makes one vector of all layers.
+        ValueError: The encoder lacks the pooling's parameters, or `every_layer` is used
+            with a pooling that combines all layers.
     """
     # [B, M, S] tokens of each text or span
     segment_ids = tokens.segment_ids if span_ids is None else span_ids
     mask = pooling_masks(segment_ids, tokens.pooling_mask, max_segments)
-    # (per_layer_fn) -> the last hidden states [B, S, D] and what it makes of each layer
+    # run(per_layer_fn) -> final states [B, S, D], results of every layer [L+1, ...]
     if prefix is None:
         run = partial(apply, params, tokens, cfg, prepend=prepend, key=key)
     else:
@@ -240,7 +240,7 @@ def encode(
     if pool_layer is not None and every_layer:
         raise ValueError("this pooling makes one vector of all layers, not of each")
 
-    # Pooled inside the scan: [L, B, M, D] is stacked, never [L, B, S, D].
+    # Pool inside the scan, which stacks [L, B, M, D] instead of [L, B, S, D]
     def pool_in_scan(x, router_logits):
         if not before_final_norm:
             x = apply_final_norm(params, x, cfg)
@@ -248,7 +248,7 @@ def encode(
             return pool(x, mask)
         return pool_layer(x, *([router_logits] if uses_router else []), mask=mask)
 
-    # [B*M, D] of all layers together, of the last one, or [B*M, L+1, D] of each
+    # [B*M, D] from all layers, [B*M, D] from the last, or [B*M, L+1, D] from each
     if pool_layer is not None:
         _, layers = run(pool_in_scan)
         return _flatten_texts(pool(layers[1:], mask))
@@ -269,7 +269,7 @@ def _flatten_texts(vectors: Array) -> Array:
 def truncate_depth(
     params: Params, cfg: EncoderConfig, depth: int
 ) -> tuple[Params, EncoderConfig]:
-    """The encoder of the first `depth` blocks; it keeps the final norm if there is one.
+    """Truncates an encoder to its first `depth` blocks; a final norm is kept.
 
     Raises:
         ValueError: The encoder has no such depth.
@@ -284,11 +284,11 @@ def truncate_depth(
 
 
 def hidden_state_indices(layers: tuple[int, ...], depth: int) -> tuple[int, ...]:
-    """Indices of layers among the L+2 states of `encode(before_final_norm=True)`.
+    """Indices of layers in the L+2 outputs of `encode(before_final_norm=True)`.
 
-    Layers are numbered as `hidden_states` in transformers: 0 is the embedding layer's
-    output, k < L that of block k before the final norm, and L, or -1, that of the last
-    block after it.
+    Layers are numbered like `hidden_states` in transformers: 0 is the output of the
+    embedding layer, k < L that of block k before the final norm, and L or -1 that of
+    the last block after the final norm.
 
     Raises:
         ValueError: The encoder has no such layer.

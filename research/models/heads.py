@@ -1,7 +1,7 @@
 """Heads that predict tokens: BERT's MLM head, and a language model's output layer.
 
-Logits over the vocabulary are states times `output_embeddings`, computed a part at a
-time by `losses.token_prediction`, so that [B, S, V] never stands in memory.
+Logits over the vocabulary are hidden states times `output_embeddings`. They are
+computed in chunks by `losses.token_prediction`, so that [B, S, V] is never in memory.
 """
 
 import chex
@@ -27,19 +27,19 @@ def init_mlm_head(key: Key, cfg: EncoderConfig) -> Params:
 
 
 def apply_mlm_head(params: Params, x: Array, cfg: EncoderConfig) -> Array:
-    """norm(act(W x + b)), with the first d input columns of W (BERT; Starbucks' SMAE).
+    """norm(act(W x + b)), with the first d input channels of W (BERT; Starbucks' SMAE).
 
     For truncated states this equals the full head applied to states padded with zeros,
-    at less cost.
+    but costs less.
 
     Args:
-        params: The head, as `init_mlm_head` makes it.
-        x: [..., d] the first d of the D components of hidden states.
+        params: The head, from `init_mlm_head`.
+        x: [..., d], the first d of the D components of hidden states.
         cfg: The encoder's shape.
 
     Returns:
-        [..., D]; times the output embeddings, plus `params["bias"]`, they are the
-        logits.
+        [..., D] states; logits are these times the output embeddings, plus
+        `params["bias"]`.
     """
     dense = params["transform"]
     chex.assert_shape(dense["kernel"], (None, cfg.width))
@@ -53,8 +53,8 @@ def apply_mlm_head(params: Params, x: Array, cfg: EncoderConfig) -> Array:
 def init_lm_head(key: Key, cfg: EncoderConfig) -> Params:
     """The output layer of a language model that is not tied to the token table.
 
-    It stands in the encoder's parameters under "lm_head", beside "embed" and "layers";
-    a tied model has none.
+    It is stored in the encoder's parameters as "lm_head", beside "embed" and "layers".
+    Tied models have none.
 
     Returns:
         {"kernel": [V, D]}.
@@ -63,10 +63,10 @@ def init_lm_head(key: Key, cfg: EncoderConfig) -> Params:
 
 
 def output_embeddings(params: Params) -> Array:
-    """The matrix that turns states into logits, of the output layer or the token table.
+    """The output layer's matrix: "lm_head" if there is one, else the token table.
 
     Args:
-        params: The encoder's.
+        params: The encoder's parameters.
 
     Returns:
         [V, D]; logits of states x are x @ output_embeddings.T.

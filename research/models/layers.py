@@ -1,7 +1,7 @@
 """The layers of the encoder: embeddings, the transformer block, norms.
 
-They are Linen modules without state: what a block says besides its hidden states (its
-keys and values, the logits of its router) it returns.
+They are Linen modules without state or collections: a block returns its keys and values
+and the logits of its router beside the hidden states.
 """
 
 from functools import partial
@@ -31,7 +31,7 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
     "relu": jax.nn.relu,
 }
-# The linear layers of a block, and their groups in `EncoderConfig.bias`.
+# Linear layers of a block, and their groups in `EncoderConfig.bias`.
 BIAS_GROUPS = {
     "query": "qkv",
     "key": "qkv",
@@ -45,7 +45,7 @@ LINEAR_LAYERS = tuple(BIAS_GROUPS)
 
 
 class PlusOneRMSNorm(nn.Module):
-    """RMSNorm whose scale is kept less 1 (Gemma)."""
+    """RMSNorm with factor 1 + scale, so that scale is initialized to 0 (Gemma)."""
 
     epsilon: float
     dtype: jnp.dtype
@@ -61,7 +61,7 @@ class PlusOneRMSNorm(nn.Module):
 
 
 def norm(cfg: EncoderConfig, name: str | None) -> nn.Module:
-    """The family's normalization over the last axis; statistics in float32."""
+    """The config's norm over the last axis, with statistics in float32."""
     options = {"epsilon": cfg.norm_eps, "dtype": cfg.compute_dtype, "name": name}
     if cfg.norm == "rms":
         return nn.RMSNorm(**options)
@@ -71,7 +71,7 @@ def norm(cfg: EncoderConfig, name: str | None) -> nn.Module:
 
 
 def apply_final_norm(params: Params, x: Array, cfg: EncoderConfig) -> Array:
-    """The norm after the last block, where the family has one; else x."""
+    """Applies the norm after the last block if the family has one; else returns x."""
     if cfg.norm_at == "post":
         return x
     return norm(cfg, None).apply({"params": params["final_norm"]}, x)
@@ -90,7 +90,7 @@ class TokenEmbedding(nn.Module):
         key: Key | None,
         states: Array | None = None,
     ) -> Array:
-        """Embeds token_ids [B, S], or `states` [B, S, D] in their place."""
+        """Embeds token_ids [B, S]; `states` [B, S, D] replace the token embeddings."""
         cfg = self.cfg
 
         def table(rows, name):
@@ -102,11 +102,11 @@ class TokenEmbedding(nn.Module):
                 name=name,
             )
 
-        # [B, S, D] token embeddings, scaled in Gemma
+        # [B, S, D] token embeddings (Gemma scales them)
         x = table(cfg.vocab_size, "token")(token_ids) if states is None else states
         if cfg.embed_scale != 1 and states is None:
             x = x * jnp.asarray(cfg.embed_scale, x.dtype)
-        # [B, S, D] plus those of positions and of type 0
+        # [B, S, D] plus embeddings of positions and of token type 0
         if cfg.position == "learned":
             num_rows = cfg.max_len + cfg.position_offset
             x = x + table(num_rows, "position")(table_rows(positions, cfg, key))
@@ -126,14 +126,14 @@ def embed_tokens(
     states: Array | None = None,
     key: Key | None = None,
 ) -> Array:
-    """The encoder's embedding layer: [B, S, D].
+    """Applies the encoder's embedding layer; returns [B, S, D].
 
     Args:
-        params: The encoder's.
+        params: The encoder's parameters.
         token_ids: [B, S] int32.
         positions: Positions [B, S] of the tokens.
         cfg: The encoder's shape.
-        states: [B, S, D] in place of the token embeddings; None for none.
+        states: [B, S, D] states that replace the token embeddings; None for none.
         key: Dropout key; None runs without dropout.
     """
     chex.assert_equal_shape((token_ids, positions.segment_ids))
@@ -142,7 +142,7 @@ def embed_tokens(
 
 
 class Block(nn.Module):
-    """One transformer block: attention and feed-forward, each with its residual sum."""
+    """One transformer block: attention and feed-forward, each with a residual sum."""
 
     cfg: EncoderConfig
 
@@ -158,17 +158,17 @@ class Block(nn.Module):
         lora: Params | None = None,
         key: Key | None = None,
     ) -> tuple[Array, Array | None, PrefixKV]:
-        """Maps hidden states to those after the block.
+        """Applies the block to hidden states.
 
         Args:
             x: [B, q, D] hidden states.
-            attn: The inputs that all blocks share. Those of queries are for x, those
-                of keys for `kv_inputs`.
-            is_local: [] bool, whether this is a sliding-window block; None where no
-                block is.
-            is_first: [] bool, whether this is the block whose attention input is not
-                normalized; None where every one is.
-            kv_inputs: [B, S, D], what keys and values are made of; None for x.
+            attn: The inputs that all blocks share. Query-side inputs refer to x,
+                key-side inputs to `kv_inputs`.
+            is_local: [] bool, whether this is a sliding-window block; None if the
+                encoder has none.
+            is_first: [] bool, whether this is the first block, whose attention input is
+                not normalized; None if it is normalized in every block.
+            kv_inputs: [B, S, D] inputs of keys and values; None for x.
             lora: Adapters {layer: parameters}, from `linear.lora_params`.
             key: Dropout key; None runs without dropout.
 
@@ -191,12 +191,12 @@ class Block(nn.Module):
                 y = norm(cfg, norm_name)(y)
             return dropout(y, cfg.dropout, key)
 
-        # [B, q, D] attention
+        # [B, q, D] attention sublayer
         q_inputs = attention_input(x)
         kv_inputs = q_inputs if kv_inputs is None else attention_input(kv_inputs)
         y, kv = self.attention(q_inputs, kv_inputs, attn, is_local, lora, attention_key)
         y = finish_sublayer(y, "attention_post_norm", residual_key)
-        # [B, q, D] its residual sum, and the input of the feed-forward layer
+        # [B, q, D] residual sum, and the input of the feed-forward layer
         if cfg.norm_at == "post":
             x = mlp_input = attention_norm(x + y)
         elif cfg.norm_at == "parallel":
@@ -211,10 +211,10 @@ class Block(nn.Module):
         return mlp_norm(x) if cfg.norm_at == "post" else x, router_logits, kv
 
     def attention(self, q_inputs, kv_inputs, attn, is_local, lora, key):
-        """Multi-head attention of [B, q, D] to [B, S, D], after a cached prefix if any.
+        """Multi-head attention of [B, q, D] to [B, S, D] and a cached prefix, if any.
 
         Returns:
-            [B, q, D], and the keys and values of `kv_inputs`.
+            Output [B, q, D], and the keys and values of `kv_inputs`.
         """
         cfg = self.cfg
         linear = partial(self.linear, lora=lora, adapter_ids=attn.adapter_ids, key=key)
@@ -229,7 +229,7 @@ class Block(nn.Module):
         v = project(kv_inputs, "value", cfg.num_kv_heads)
         if cfg.qk_norm:
             q, k = norm(cfg, "query_norm")(q), norm(cfg, "key_norm")(k)
-        q, k = apply_positions(cfg, q, k, attn, is_local)  # for each RoPE branch
+        q, k = apply_positions(cfg, q, k, attn, is_local)  # one per RoPE branch
         kv = PrefixKV(k[0], v)
         if attn.prefix_kv is not None:  # [B, P+S, KV, E]
             k = (_prepend_rows(attn.prefix_kv.key, k[0]),)
@@ -243,33 +243,34 @@ class Block(nn.Module):
         """Feed-forward layer, gated or not, or a mixture of experts.
 
         Returns:
-            [B, S, D], and the router's logits [B, S, E] or None.
+            Output [B, S, D], and the router's logits [B, S, experts] or None.
         """
         cfg = self.cfg
         linear = partial(self.linear, lora=lora, adapter_ids=adapter_ids, key=key)
         act = ACTIVATIONS[cfg.act]
         rows = _flatten_rows(x)
         if cfg.num_experts:
+            # Mixture of experts: [B*S, D] -> [B*S, D]
             router = Linear((cfg.num_experts,), False, cfg.compute_dtype, name="router")
-            logits = router(rows)  # [B*S, E]
+            logits = router(rows)  # [B*S, experts]
             y = Experts(cfg, name="experts")(rows, logits, act)
             return y.reshape(x.shape), logits.reshape(*x.shape[:2], -1)
-        # [B*S, F] -> [B*S, D]
+        # Feed-forward layer: [B*S, D] -> [B*S, F] -> [B*S, D]
         y = linear("up", (cfg.mlp,), rows)
         y = act(linear("gate", (cfg.mlp,), rows)) * y if cfg.gated else act(y)
         return linear("down", (cfg.width,), y).reshape(x.shape), None
 
     def linear(self, name, features, rows, *, lora, adapter_ids, key, axes=1):
-        """A linear layer over the tokens of all rows.
+        """Applies a linear layer to the tokens of all rows.
 
         Args:
-            name: The layer's name, of LINEAR_LAYERS.
-            features: The shape of the result for one token.
-            rows: [B*S, ...].
-            lora: The adapters of the block.
+            name: Name of the layer, one of LINEAR_LAYERS.
+            features: Shape of the output for one token.
+            rows: [B*S, ...] inputs.
+            lora: Adapters of the block.
             adapter_ids: [B, S] int32 or None, as in `AttentionInputs`.
             key: Dropout key of the sublayer; None runs without dropout.
-            axes: How many of the last axes of the rows belong to one token.
+            axes: Number of trailing axes of `rows` that are contracted.
 
         Returns:
             [B*S, *features].
@@ -284,12 +285,13 @@ class Block(nn.Module):
         if adapter_ids is not None:
             adapter_ids = adapter_ids.reshape(-1)
         if key is not None:
+            # Each layer has its own key for the dropout of adapter inputs
             key = jax.random.fold_in(key, 1 + LINEAR_LAYERS.index(name))
         return layer(rows, lora.get(name), adapter_ids, key)
 
 
 def _prepend_rows(prefix: Array, x: Array) -> Array:
-    """[P, ...] before each row of [B, S, ...]: [B, P+S, ...]."""
+    """Prepends [P, ...] to each row of [B, S, ...]: [B, P+S, ...]."""
     prefix = jnp.broadcast_to(prefix[None], (len(x), *prefix.shape))
     return jnp.concatenate([prefix, x], 1)
 
@@ -297,12 +299,12 @@ def _prepend_rows(prefix: Array, x: Array) -> Array:
 def _flatten_rows(x: Array) -> Array:
     """[B, S, ...] as [B*S, ...].
 
-    From three axes XLA's CPU compiler makes transposed copies for the gradient of a
-    kernel, which take longer than the product.
+    With three axes, XLA on CPU makes transposed copies for the gradient of a kernel,
+    which take longer than the matrix product.
     """
     return x.reshape(-1, *x.shape[2:])
 
 
 def _split_key(key: Key | None, count: int):
-    """So many keys, or Nones."""
+    """Splits a key into `count` keys; `count` times None without a key."""
     return (None,) * count if key is None else jax.random.split(key, count)

@@ -1,7 +1,7 @@
 """The linear layer of the blocks, with optional low-rank adapters (LoRA).
 
-LoRA is Hu et al. 2021. The adapters' parameters are an argument of the layer; where
-they stand in the encoder's tree is said in `lora`.
+LoRA is from Hu et al. 2021. The adapters' parameters are an argument of the layer;
+`lora` describes where the encoder's parameters hold them.
 """
 
 import chex
@@ -16,13 +16,13 @@ KERNEL_INIT = nn.initializers.normal(0.02)
 
 
 class Linear(nn.Module):
-    """y = x W + b, plus scale (x a) b for the adapter of each row (LoRA, equation 3).
+    """y = x W + bias, plus scale (x a) b for the adapter of each row (LoRA, eq. 3).
 
     Attributes:
-        features: The shape of one row of y.
+        features: Shape of one row of y.
         use_bias: Whether there is a bias.
-        dtype: The type of the product; parameters are cast to it.
-        axes: How many of the last axes of x belong to one row.
+        dtype: Data type of the product; parameters are cast to it.
+        axes: Number of trailing axes of x that are contracted with the kernel.
     """
 
     features: tuple[int, ...]
@@ -41,10 +41,10 @@ class Linear(nn.Module):
         """Maps rows [N, ...] to [N, *features].
 
         Args:
-            x: The rows.
-            lora: The layer's adapters, as `lora_delta` takes them; None for none.
-            adapter_ids: [N] int32, the adapter of each row, -1 for none; None for the
-                first.
+            x: [N, ...] rows.
+            lora: Adapters of the layer, as in `lora_delta`; None for none.
+            adapter_ids: [N] int32 adapter of each row, -1 for none; None uses the first
+                adapter for all rows.
             key: Dropout key of the adapters; None runs without dropout.
         """
         in_shape = x.shape[-self.axes :]
@@ -60,24 +60,25 @@ class Linear(nn.Module):
 
 
 def lora_params(layer_params: Params) -> Params:
-    """The adapters of a block's linear layers: {layer name: its "lora" subtree}."""
+    """The adapters of a block's linear layers: {layer name: "lora" subtree}."""
     return {name: p["lora"] for name, p in layer_params.items() if "lora" in p}
 
 
 def lora_delta(
     lora: Params, x: Array, axes: int, adapter_ids: Array | None, key: Key | None
 ) -> Array:
-    """What the adapters add to the output of a linear layer: scale (x a) b.
+    """The term that adapters add to the output of a linear layer: scale (x a) b.
 
-    The A adapters of rank r lie side by side along one axis of A*r, so that rows of
-    different adapters take one product; what other adapters give is multiplied by 0.
+    The A adapters of rank r are concatenated along one axis of size A*r, so that one
+    product serves rows with different adapters; the other adapters' activations are
+    multiplied by 0.
 
     Args:
-        lora: a [...in, A*r], b [A*r, ...out], scale [A], and rate [] where training
-            drops inputs.
-        x: [N, ...in].
-        axes: How many axes `in` has.
-        adapter_ids: [N] int32, -1 for none; None for the first adapter.
+        lora: {"a": [...in, A*r], "b": [A*r, ...out], "scale": [A]}, and "rate" [] for
+            dropout of the inputs.
+        x: [N, ...in] inputs.
+        axes: Number of axes of `in`.
+        adapter_ids: [N] int32 adapter of each row, -1 for none; None for the first.
         key: Dropout key; None runs without dropout.
 
     Returns:
@@ -87,7 +88,7 @@ def lora_delta(
     scale = lora["scale"].astype(x.dtype)
     rank = lora["a"].shape[-1] // len(scale)
     a, b = lora["a"].astype(x.dtype), lora["b"].astype(x.dtype)
-    # [N|1, A] the scale of each row's adapter, 0 for the other adapters
+    # [N, A] scale of each row's adapter, 0 for the others; [1] with one adapter only
     if adapter_ids is None:
         a, b, weights = a[..., :rank], b[:rank], scale[:1]
     else:
@@ -97,11 +98,12 @@ def lora_delta(
     if "rate" in lora:
         x = dropout(x, lora["rate"], key)
     weights = jnp.repeat(weights, rank, axis=-1).reshape(-1, a.shape[-1])  # [N|1, A*r]
+    # [N, A*r] -> [N, ...out]
     return product(product(x, a, axes) * weights, b, 1)
 
 
 def product(x: Array, kernel: Array, axes: int) -> Array:
-    """The last `axes` axes of x [N, ...in] times the first of a kernel [...in, ...]."""
+    """Contracts the last `axes` axes of x [N, ...in] with a kernel [...in, ...out]."""
     x = x.astype(kernel.dtype)
     last = tuple(range(x.ndim - axes, x.ndim))
     return jax.lax.dot_general(x, kernel, ((last, tuple(range(axes))), ((), ())))

@@ -1,15 +1,15 @@
-"""LoRA as functions of trees: adapters beside the kernels of an encoder's blocks.
+"""LoRA adapters in the parameter tree: create, select, merge, remove, partition.
 
-Under a linear layer of the blocks, `layers/query/lora` holds A adapters of rank r side
-by side:
+The parameters of a linear layer of the blocks, such as `layers/query`, get a subtree
+`lora` with A adapters of rank r, concatenated along one axis:
 
     a      [L, ...in, A*r]
     b      [L, A*r, ...out]
     scale  [L, A]           alpha / r of each adapter, a constant that is never trained
-    rate   [L]              the dropout rate of inputs, only where training has one
+    rate   [L]              the dropout rate of inputs, only if training has dropout
 
-How many adapters there are, and what each one weighs, is thus said by the tree and not
-by the encoder's config, which stays the one that a config.json describes.
+The number of adapters and their factors are thus part of the tree and not of the
+encoder's config, which stays equal to that of the base model.
 """
 
 import math
@@ -25,7 +25,7 @@ from research.models.linear import product
 from research.sharding import path_name
 from research.types import Array, Key, Params
 
-# The trained leaves of adapters, by path.
+# Paths of the adapters' trained leaves.
 LORA_LEAVES = r"(^|/)lora/[ab]$"
 
 
@@ -39,23 +39,23 @@ def init_lora(
     count: int = 1,
     dropout: float = 0.0,
 ) -> Params:
-    """An encoder with adapters that change nothing yet (Hu et al. 2021, section 4.1).
+    """Adds adapters that do not change the outputs yet (Hu et al. 2021, section 4.1).
 
-    a is Kaiming-uniform with sqrt(5), which is U(-1, 1) / sqrt(inputs), and b zero.
+    a is Kaiming-uniform with a = sqrt(5), that is U(-1, 1) / sqrt(inputs); b is zero.
 
     Args:
         key: PRNG key.
-        params: The encoder's; shapes are enough under `jax.eval_shape`.
-        rank: r of each adapter.
-        alpha: Adapters are multiplied by alpha / rank.
-        targets: Pattern of the names of the linear layers that get adapters, among
+        params: The encoder's parameters, or their shapes under `jax.eval_shape`.
+        rank: r, the rank of each adapter.
+        alpha: Numerator of the adapters' factor alpha / rank.
+        targets: Regular expression for the names of linear layers with adapters, among
             `layers.LINEAR_LAYERS`.
-        count: A, how many adapters lie side by side.
-        dropout: Rate at which inputs of adapters are dropped in training.
+        count: A, the number of adapters.
+        dropout: Dropout rate of the adapters' inputs in training.
 
     Raises:
-        ValueError: The rank is below 1, no layer matches, or there are adapters
-            already.
+        ValueError: The rank is below 1, no layer matches, or the encoder already has
+            adapters.
     """
     if rank < 1 or count < 1 or not 0 <= dropout < 1:
         raise ValueError(
@@ -70,7 +70,7 @@ def init_lora(
     targeted = [name for name in names if re.fullmatch(targets, name)]
     if not targeted:
         raise ValueError(f"targets {targets!r} matches none of {', '.join(names)}")
-    # Their adapters: a and b, and the constants of each layer
+    # Their adapters: a [L, ...in, A*r], b [L, A*r, ...out], and constants per layer
     adapters = {}
     keys = jax.random.split(key, len(targeted))
     for name, layer_key in zip(targeted, keys, strict=True):
@@ -85,12 +85,12 @@ def init_lora(
 
 
 def input_axes(name: str) -> int:
-    """How many axes the input of a linear layer has in its kernel."""
+    """Number of input axes in the kernel of a linear layer, after the layer axis."""
     return 2 if name == "out" else 1
 
 
 def _init_layer(key: Key, shape: tuple[int, ...], axes: int, rank: int) -> Params:
-    """The a and b of a kernel [L, ...in, ...out]."""
+    """Random a and zero b for a kernel [L, ...in, ...out]."""
     depth, in_shape, out_shape = shape[0], shape[1 : 1 + axes], shape[1 + axes :]
     bound = math.prod(in_shape) ** -0.5
     a = jax.random.uniform(key, (depth, *in_shape, rank), minval=-bound, maxval=bound)
@@ -98,7 +98,7 @@ def _init_layer(key: Key, shape: tuple[int, ...], axes: int, rank: int) -> Param
 
 
 def num_adapters(params: Params) -> int:
-    """How many adapters an encoder has, side by side; 0 without."""
+    """A, the number of adapters of an encoder; 0 if it has none."""
     for layer in params["layers"].values():
         if "lora" in layer:
             return layer["lora"]["scale"].shape[-1]
@@ -106,10 +106,11 @@ def num_adapters(params: Params) -> int:
 
 
 def select_adapter(params: Params, adapter: int) -> Params:
-    """The encoder with one of its adapters only."""
+    """Keeps only one of the encoder's adapters."""
 
     def select(layer: Params) -> Params:
         lora = layer["lora"]
+        # The adapter's r columns of a and rows of b
         rank = lora["a"].shape[-1] // lora["scale"].shape[-1]
         columns = slice(adapter * rank, (adapter + 1) * rank)
         selected = {
@@ -123,7 +124,7 @@ def select_adapter(params: Params, adapter: int) -> Params:
 
 
 def remove_adapters(params: Params) -> Params:
-    """The encoder without its adapters."""
+    """Removes the encoder's adapters."""
 
     def remove(layer: Params) -> Params:
         return {key: value for key, value in layer.items() if key != "lora"}
@@ -132,9 +133,9 @@ def remove_adapters(params: Params) -> Params:
 
 
 def merge_lora(params: Params, adapter: int = 0) -> Params:
-    """The encoder without adapters that computes what one of them does: W + scale a b.
+    """Merges one adapter into the kernels, W + scale a b, and removes all adapters.
 
-    The kernels that change become float32, whatever they were.
+    The merged kernels are float32, whatever their type was.
     """
 
     def merge(layer: Params) -> Params:
@@ -149,13 +150,13 @@ def merge_lora(params: Params, adapter: int = 0) -> Params:
 
 
 def _merge_kernel(kernel: Array, a: Array, b: Array, scale: Array) -> Array:
-    """W + scale a b of one block's layer, in float32."""
+    """W + scale a b for the layer of one block, in float32."""
     delta = product(a.reshape(-1, a.shape[-1]), b, 1).reshape(kernel.shape)
     return kernel.astype(jnp.float32) + scale * delta
 
 
 def _map_adapted_layers(function: Callable[[Params], Params], params: Params) -> Params:
-    """The encoder with `function(layer)` for its layers that have adapters."""
+    """Applies `function` to the parameters of every layer that has adapters."""
     layers = {
         name: function(layer) if "lora" in layer else layer
         for name, layer in params["layers"].items()
@@ -164,9 +165,9 @@ def _map_adapted_layers(function: Callable[[Params], Params], params: Params) ->
 
 
 def partition(tree: Params, pattern: str) -> tuple[Params, Params]:
-    """The leaves in whose path the pattern occurs, and the others, as two trees.
+    """Splits a tree into the leaves whose path matches the pattern, and the others.
 
-    Neither holds empty dicts; `combine` puts them together again.
+    Neither tree has empty dicts; `combine` is the inverse.
     """
 
     def select(tree: Any, path: tuple, matching: bool) -> Any:
@@ -183,7 +184,7 @@ def partition(tree: Params, pattern: str) -> tuple[Params, Params]:
 
 
 def combine(tree: Params, second: Params) -> Params:
-    """Two trees of different leaves as one."""
+    """Merges two trees with disjoint leaves into one."""
     combined = dict(tree)
     for key, value in second.items():
         combined[key] = combine(tree[key], value) if key in tree else value
@@ -191,10 +192,10 @@ def combine(tree: Params, second: Params) -> Params:
 
 
 def num_params(tree: Params) -> int:
-    """How many numbers a tree holds."""
+    """Number of scalar parameters in a tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def full_params(params: Params, frozen: Params) -> Params:
-    """All parameters of a model, from those that are trained and those that are not."""
+    """The parameters of a model, combined from trained and frozen ones."""
     return combine(params, frozen.get("base", {}))

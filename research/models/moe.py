@@ -24,11 +24,11 @@ class Kernel(nn.Module):
 
 
 class Experts(nn.Module):
-    """Gated feed-forward layers, of which each token goes through a few.
+    """Gated feed-forward layers (experts); each token is routed to a few of them.
 
-    The router's `experts_per_token` largest logits choose the experts of a token, and
-    their softmax weighs them (section 2.1). No token is dropped, and padding goes
-    through experts too.
+    The `experts_per_token` largest router logits choose the experts of a token, and the
+    softmax of these logits weights them (section 2.1). No token is dropped; padding is
+    routed too.
     """
 
     cfg: EncoderConfig
@@ -37,7 +37,7 @@ class Experts(nn.Module):
     def __call__(
         self, x: Array, router_logits: Array, act: Callable[[Array], Array]
     ) -> Array:
-        """Maps tokens [N, D], with the router's logits [N, E], to [N, D]."""
+        """Maps token states [N, D], with router logits [N, E], to [N, D]."""
         cfg = self.cfg
         chex.assert_shape(x, (None, cfg.width))
         chex.assert_shape(router_logits, (len(x), cfg.num_experts))

@@ -1,8 +1,8 @@
-"""Prefix caching: keys and values of tokens that all texts begin with, computed once.
+"""Prefix caching: keys and values of the common first tokens of all texts.
 
-A long instruction before every text costs its own length once and not once a text.
-Exact for causal encoders whose positions do not depend on the length of the text
-(`can_share_prefix`).
+A long instruction before every text is then computed once instead of once per text.
+This is exact for causal encoders whose positions do not depend on the length of the
+text (`can_share_prefix`).
 """
 
 from functools import partial
@@ -28,15 +28,15 @@ from research.types import Array, Params, Tokens
 
 @partial(jax.jit, static_argnames="cfg")
 def encode_prefix(params: Params, token_ids: Array, cfg: EncoderConfig) -> PrefixKV:
-    """Keys and values of every block for the first tokens of all texts.
+    """Computes the keys and values of the common first tokens in every block.
 
     Args:
-        params: The encoder's.
-        token_ids: [P] int32, special tokens included.
-        cfg: The shape of an encoder for which `can_share_prefix` holds.
+        params: The encoder's parameters.
+        token_ids: [P] int32 token ids, including special tokens.
+        cfg: The encoder's shape, for which `can_share_prefix` holds.
 
     Returns:
-        Key and value, [L, P, KV, D/H].
+        Keys and values, each [L, P, KV, E].
     """
     chex.assert_rank(token_ids, 1)
     positions = segment_positions(jnp.ones_like(token_ids)[None])
@@ -45,6 +45,7 @@ def encode_prefix(params: Params, token_ids: Array, cfg: EncoderConfig) -> Prefi
     def layer(x, scanned):
         layer_params, flags = scanned
         variables, lora = {"params": layer_params}, lora_params(layer_params)
+        # x [1, P, D]; keys and values lose the batch axis: [P, KV, E]
         x, _, kv = Block(cfg).apply(variables, x, attn, lora=lora, **flags)
         return x, jax.tree.map(lambda row: row[0], kv)
 
@@ -61,21 +62,23 @@ def apply_after_prefix(
     *,
     prepend: Prepend | None = None,
 ) -> tuple[Array, Array | None]:
-    """`encoder.apply`, without dropout, of the tokens that follow a cached prefix.
+    """`encoder.apply`, without dropout, for the tokens after a cached prefix.
 
     Args:
-        params: The encoder's.
-        tokens: Rows [B, S] of one text each, without its first P tokens.
+        params: The encoder's parameters.
+        tokens: Rows [B, S] with one text each, without its first P tokens.
         cfg: The encoder's shape.
-        prefix: Keys and values of these, [L, P, ...], from `encode_prefix`.
+        prefix: Keys and values of these P tokens, [L, P, ...], from `encode_prefix`.
         per_layer_fn: As in `scan_blocks`.
-        prepend: What token prepending copies; None for nothing.
+        prepend: Positions and blocks of token prepending; None for none.
 
     Returns:
-        [B, S, D], and [L+1, ...] of the embedding layer and every block, or None.
+        Hidden states [B, S, D], and the results of `per_layer_fn` for the embedding
+        layer and every block, [L+1, ...] or None.
     """
     length = prefix.value.shape[1]
     chex.assert_equal_shape_prefix((prefix.key, prefix.value), 3)
+    # Positions continue after the prefix; there are P + S keys
     positions = shift_positions(segment_positions(tokens.segment_ids), length)
     attn = make_attention_inputs(
         params,
@@ -92,10 +95,10 @@ def apply_after_prefix(
 
 
 def can_share_prefix(cfg: EncoderConfig) -> bool:
-    """Whether the first tokens of a text have the same keys and values in any text.
+    """Whether the first tokens of a text have the same keys and values in all texts.
 
-    Not where they attend to what follows, or where positions depend on the length of
-    the text. Sliding-window blocks and distance biases are left out too.
+    False if they attend to later tokens, or if positions depend on the length of the
+    text. Sliding-window blocks and distance biases are not supported either.
     """
     fixed = all(method.prefix_cacheable for method in cfg.position_methods)
     independent = not (

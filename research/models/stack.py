@@ -1,6 +1,7 @@
 """The stack of blocks: one scan over parameters that are stacked over layers [L, ...].
 
-One block is compiled, whatever the depth; what sets blocks apart is scanned over too.
+Only one block is compiled, whatever the depth; flags that differ between blocks are
+scanned over too.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from research.types import Array, Params
 
 # (hidden states [B, S, D], the router's logits [B, S, E] or None) -> an array
 PerLayerFn = Callable[[Array, Array | None], Array]
-# What the backward pass finds stored of a block, for each `EncoderConfig.remat`.
+# What is stored of a block for the backward pass, for each `EncoderConfig.remat`.
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "all": jax.checkpoint_policies.nothing_saveable,
@@ -38,23 +39,24 @@ def scan_blocks(
     prefix: PrefixKV | None = None,
     prepend: Prepend | None = None,
 ) -> tuple[Array, Array | None]:
-    """The states after the last block, and an array made of every layer's states.
+    """Applies all blocks; also collects a function of every layer's states.
 
     Args:
-        params: The encoder's.
-        x: [B, S, D] embeddings.
+        params: The encoder's parameters.
+        x: [B, S, D] output of the embedding layer.
         cfg: The encoder's shape.
         attn: The inputs that all blocks share.
-        per_layer_fn: Makes an array of a layer's states [B, S, D], before the final
-            norm, and the logits of its router. It runs inside the scan, so that the
-            states of all layers never stand in memory together. None for nothing.
+        per_layer_fn: Function of a layer's states [B, S, D], before the final norm, and
+            its router logits that returns an array. It runs inside the scan, so that
+            the states of all layers are never in memory at once. None for none.
         keys: [L] dropout keys; None runs without dropout.
-        prefix: Keys and values [L, P, ...] of a cached prefix; None without.
-        prepend: What token prepending copies; None for nothing.
+        prefix: Keys and values [L, P, ...] of a cached prefix; None for none.
+        prepend: Positions and blocks of token prepending; None for none.
 
     Returns:
-        [B, S, D], and [L+1, ...] of the embedding layer, whose router logits are 0, and
-        of every block, or None.
+        The final states [B, S, D] before the final norm, and the results of
+        `per_layer_fn` for the embedding layer (with router logits 0) and for every
+        block, [L+1, ...] or None.
     """
     chex.assert_shape(x, (*attn.positions.segment_ids.shape, cfg.width))
     per_layer_fn = per_layer_fn or (lambda x, router_logits: None)
@@ -69,15 +71,16 @@ def scan_blocks(
             key=key,
             **flags,
         )
-        # Without this a compiler that sees weights split over devices splits the hidden
-        # states by width, and moves them around instead of the weights.
+        # Without this constraint, the compiler shards the hidden states by width where
+        # weights are sharded, and moves states between devices instead of weights.
         x = split_rows(x)
         return x, per_layer_fn(x, router_logits)
 
     scanned = (params["layers"], layer_flags(cfg), keys, prefix)
+    # Token prepending wraps the layer, rematerialization wraps both
     layer, scanned = prepend_in_layers(layer, scanned, prepend)
     layer = rematerialize(layer, cfg)
-    # The embedding layer's states, then those of every block
+    # `per_layer_fn` of the embedding layer, then of every block: [L+1, ...]
     router_logits = None
     if cfg.num_experts:
         router_logits = jnp.zeros((*x.shape[:2], cfg.num_experts), cfg.compute_dtype)
@@ -89,16 +92,16 @@ def scan_blocks(
 
 
 def rematerialize(function: Callable, cfg: EncoderConfig) -> Callable:
-    """A block's function whose backward pass stores only what `cfg.remat` says."""
+    """Wraps a function so that only what `cfg.remat` allows is stored for backward."""
     if cfg.remat == "none":
         return function
     return jax.checkpoint(function, policy=REMAT_POLICIES[cfg.remat])
 
 
 def layer_flags(cfg: EncoderConfig) -> dict[str, np.ndarray | None]:
-    """What sets blocks apart, as arguments of `Block`: [L] bool, or None for all alike.
+    """Arguments of `Block` that differ between blocks: [L] bool, or None if none does.
 
-    Scanned over with the parameters, so that one program serves all blocks.
+    They are scanned over with the parameters, so that one program serves all blocks.
     """
     return {
         "is_local": np.array(cfg.sliding_window_layers)

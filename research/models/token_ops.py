@@ -11,16 +11,16 @@ from research.types import Array, Tokens
 def compact_tokens(
     tokens: Tokens, row_positions: Array, valid: Array
 ) -> tuple[Tokens, Positions]:
-    """Shorter rows of some of the tokens, which keep their positions in their texts.
+    """Gathers some tokens of each row; they keep their positions in their texts.
 
     Args:
         tokens: Rows [R, S].
-        row_positions: [R, P] int32 positions in the row, in any order.
-        valid: [R, P] bool, which of these count; the others become padding.
+        row_positions: [R, P] int32 row positions of the tokens, in any order.
+        valid: [R, P] bool, whether an entry is a token; the others become padding.
 
     Returns:
-        rows [R, P], and their positions, lengths of texts and positions in the row of
-        length S.
+        Rows [R, P], and Positions [R, P] with the positions, text lengths and row
+        positions that the tokens had in the rows [R, S].
     """
     chex.assert_rank(row_positions, 2)
     chex.assert_equal_shape((row_positions, valid))
@@ -36,14 +36,14 @@ def compact_tokens(
 def scatter_tokens(
     x: Array, row_positions: Array, valid: Array, fill: Array, length: int
 ) -> Array:
-    """States back at their positions in the row, and a vector everywhere else.
+    """Scatters states to their row positions; a vector fills all other positions.
 
     Args:
         x: [R, P, D] states.
-        row_positions: [R, P] int32 positions in the row.
-        valid: [R, P] bool, which of the states count.
-        fill: [D] the vector of all other positions.
-        length: S.
+        row_positions: [R, P] int32 row positions of the states.
+        valid: [R, P] bool, whether a state is scattered.
+        fill: [D] vector of all other positions.
+        length: S, the length of the result's rows.
 
     Returns:
         [R, S, D].
@@ -52,16 +52,17 @@ def scatter_tokens(
     row_count = len(x)
     filled = jnp.broadcast_to(fill.astype(x.dtype), (row_count, length, x.shape[-1]))
     rows = jnp.arange(row_count, dtype=jnp.int32)[:, None]
+    # Other states move out of the row, where mode="drop" ignores them
     columns = jnp.where(valid, row_positions, length)
     return filled.at[rows, columns].set(x, mode="drop")
 
 
 def first_token_positions(segment_ids: Array, max_segments: int) -> Array:
-    """The position in the row at which each text begins; 0 for a text that is missing.
+    """Row position of the first token of each text; 0 for a missing text.
 
     Args:
         segment_ids: [R, S] int32.
-        max_segments: M, the most texts in a row.
+        max_segments: M, the largest number of texts in a row.
 
     Returns:
         [R, M] int32.
@@ -72,16 +73,16 @@ def first_token_positions(segment_ids: Array, max_segments: int) -> Array:
 
 
 def spread_over_tokens(vectors: Array, segment_ids: Array) -> Array:
-    """For every token the vector of its text: [R, M, D], [R, S] -> [R, S, D]."""
+    """Copies the vector of each text to its tokens: [R, M, D], [R, S] -> [R, S, D]."""
     return gather_tokens(vectors, jnp.maximum(segment_ids, 1) - 1)
 
 
 def replace_first_tokens(x: Array, vectors: Array, positions: Positions) -> Array:
-    """x [R, S, D] with the vector [R, M, D] of every text as its first token's state.
+    """Replaces the state of each text's first token by the vector of the text.
 
     Args:
         x: [R, S, D] states.
-        vectors: [R, M, D], one for each text of a row.
+        vectors: [R, M, D], one vector per text of a row.
         positions: Positions [R, S] of the tokens.
     """
     is_first = (positions.position_ids == 0) & (positions.segment_ids > 0)
@@ -90,7 +91,7 @@ def replace_first_tokens(x: Array, vectors: Array, positions: Positions) -> Arra
 
 
 def gather_tokens(x: Array, positions: Array) -> Array:
-    """States at positions in the row: [R, S, ...], [R, P] int32 -> [R, P, ...]."""
+    """Gathers states at row positions: [R, S, ...], [R, P] int32 -> [R, P, ...]."""
     chex.assert_rank(positions, 2)
     chex.assert_equal_shape_prefix((x, positions), 1)
     return jax.vmap(lambda row, indices: row[indices])(x, positions)

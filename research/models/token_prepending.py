@@ -1,8 +1,8 @@
-"""Token prepending (Fu et al. 2024): an early token takes the state of the last one.
+"""Token prepending (Fu et al. 2024): copies the last token's state to an early token.
 
-Under causal attention early tokens do not know how the text ends. Before some blocks
-the hidden state of the text's last token is copied to the place of a token <PST> at its
-start, which all later tokens attend to.
+With causal attention, early tokens do not attend to the end of the text. Before some
+blocks, the hidden state of the text's last token is copied to the position of a token
+<PST> at its start, which all later tokens attend to.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ LayerFn = Callable[[Array, Any], tuple[Array, Any]]
 
 
 class Prepend(NamedTuple):
-    """Where token prepending copies states from and to.
+    """Positions and blocks of token prepending.
 
     Attributes:
-        target: [B] int32, the row position of <PST>.
-        source: [B] int32, the row position of the last token, whose state it takes.
-        blocks: [L] bool, the blocks before which it does so.
+        target: [B] int32 row position of <PST>, to which the state is copied.
+        source: [B] int32 row position of the last token, whose state is copied.
+        blocks: [L] bool, whether the state is copied before each block.
     """
 
     target: Array
@@ -36,7 +36,7 @@ class Prepend(NamedTuple):
 
 
 def prepend_blocks(window: tuple[int, int], depth: int) -> np.ndarray:
-    """[L] bool: the blocks start <= l < exit of a window (start, exit).
+    """[L] bool mask of the blocks start <= l < exit of a window (start, exit).
 
     Raises:
         ValueError: The encoder has no such blocks.
@@ -54,18 +54,20 @@ def prepend_blocks(window: tuple[int, int], depth: int) -> np.ndarray:
 def add_token(
     params: Params, cfg: EncoderConfig, key: Key
 ) -> tuple[Params, EncoderConfig]:
-    """The encoder with one more token, whose id is the old `cfg.vocab_size`.
+    """Adds a token to the encoder's vocabulary; its id is the old `cfg.vocab_size`.
 
-    Its row of the table is drawn from a normal distribution of variance 1, as that of
-    <PST> in the code of Fu et al. 2024, and not of the variance of the table. An output
-    layer of its own (`heads.init_lm_head`) gets a row of zeros.
+    Its embedding is sampled from a normal distribution of variance 1, as for <PST> in
+    the code of Fu et al. 2024, not of the variance of the table. An untied output layer
+    (`heads.init_lm_head`) gets a row of zeros.
     """
     embed = params["embed"]
+    # [V+1, D] token table
     table = jnp.asarray(embed["token"]["embedding"])
     row = jax.random.normal(key, (1, table.shape[1]), table.dtype)
     embed = {**embed, "token": {"embedding": jnp.concatenate([table, row])}}
     params = {**params, "embed": embed}
     if "lm_head" in params:
+        # [V+1, D] output layer
         kernel = jnp.asarray(params["lm_head"]["kernel"])
         params["lm_head"] = {"kernel": jnp.pad(kernel, [(0, 1), (0, 0)])}
     return params, dataclasses.replace(cfg, vocab_size=cfg.vocab_size + 1)
@@ -74,12 +76,12 @@ def add_token(
 def prepend_in_layers(
     layer_fn: LayerFn, scanned: Any, prepend: Prepend | None
 ) -> tuple[LayerFn, Any]:
-    """A layer function and its scan inputs, with token prepending before some layers.
+    """Adds token prepending to a layer function and its scan inputs.
 
     Args:
-        layer_fn: The function that is scanned over layers.
+        layer_fn: Function that is scanned over layers.
         scanned: Its inputs, stacked over layers [L, ...].
-        prepend: What is copied; None changes nothing.
+        prepend: Positions and blocks of token prepending; None changes nothing.
     """
     if prepend is None:
         return layer_fn, scanned
@@ -92,7 +94,7 @@ def prepend_in_layers(
 
 
 def _copy_states(x: Array, prepend: Prepend, copies: Array) -> Array:
-    """States [B, S, D] with those at `source` put at `target`, if copies [] says so."""
+    """Copies states of x [B, S, D] from `source` to `target` if `copies` [] is True."""
 
     def copy_in_row(row, target, source):
         state = jnp.where(copies, row[source], row[target])

@@ -22,8 +22,8 @@ def attending_blocks(
         cfg: The encoder's shape.
         query: Positions [n, B, rows] of blocks of queries.
         key: Positions [m, B, columns] of blocks of keys.
-        is_local: [] bool, whether this is a sliding-window block; None where no block
-            is.
+        is_local: [] bool, whether this is a sliding-window block; None if the encoder
+            has none.
 
     Returns:
         [n, m] bool.

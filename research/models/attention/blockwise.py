@@ -94,8 +94,8 @@ def blockwise_attention(
         k: [B, S, KV, E] keys, rotated, for each RoPE branch.
         v: [B, S, KV, D/H] values.
         attn: The inputs that all blocks share; positions and bias are read.
-        is_local: [] bool, whether this is a sliding-window block; None where no block
-            is.
+        is_local: [] bool, whether this is a sliding-window block; None if the encoder
+            has none.
         key: Dropout key of the attention weights; None runs without dropout.
         block: Queries and keys of a block; None chooses.
 

@@ -93,8 +93,8 @@ def attention_logits(
         q: [B, q, H, E] queries, scaled and rotated, for each RoPE branch.
         k: [B, k, KV, E] keys, rotated, for each RoPE branch.
         masks: The masks and bias of these queries and keys.
-        is_local: [] bool, whether this is a sliding-window block; None where no block
-            is.
+        is_local: [] bool, whether this is a sliding-window block; None if the encoder
+            has none.
     """
     # [B, H, q, k] logits of the first branch, replaced where another one applies
     logits = head_products(q[0], k[0])

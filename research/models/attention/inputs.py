@@ -94,7 +94,7 @@ def make_attention_inputs(
     """The inputs that all blocks of an encoder share.
 
     Args:
-        params: The encoder's.
+        params: The encoder's parameters.
         positions: Positions [B, S] of the tokens.
         cfg: The encoder's shape.
         key: A key in training, where some position methods draw a scale; None
@@ -203,8 +203,8 @@ def apply_positions(
         q: [B, q, H, E] queries.
         k: [B, S, KV, E] keys.
         attn: The inputs that all blocks share.
-        is_local: [] bool, whether this is a sliding-window block; None where no block
-            is.
+        is_local: [] bool, whether this is a sliding-window block; None if the encoder
+            has none.
 
     Returns:
         Queries and keys of each branch; one of each without RoPE.

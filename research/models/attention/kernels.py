@@ -66,8 +66,8 @@ def flash_attention(
         k: [B, S, KV, E] keys, one branch.
         v: [B, S, KV, D/H] values.
         attn: The inputs that all blocks share.
-        is_local: [] bool, whether this is a sliding-window block; None where no block
-            is.
+        is_local: [] bool, whether this is a sliding-window block; None if the encoder
+            has none.
 
     Returns:
         [B, S, H, D/H].
@@ -119,8 +119,8 @@ def splash_attention(
         k: [B, S, KV, E] keys, one branch.
         v: [B, S, KV, D/H] values.
         attn: The inputs that all blocks share.
-        is_local: [] bool, whether this is a sliding-window block; None where no block
-            is.
+        is_local: [] bool, whether this is a sliding-window block; None if the encoder
+            has none.
         block: The most queries and keys of a block, a multiple of 128.
         interpret: Run the kernel's Python code; for tests.
 
