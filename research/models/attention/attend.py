@@ -1,4 +1,4 @@
-"""Attention by the implementation that suits the config, length and machine."""
+"""Multi-head attention: chooses the implementation by config, length and platform."""
 
 import importlib.util
 
@@ -27,16 +27,16 @@ def attend(
     is_local: Array | None = None,
     key: Key | None = None,
 ) -> Array:
-    """Multi-head attention of rows to themselves.
+    """Multi-head self-attention of packed rows.
 
-    With masks of full rows in `attn` the logits stand in memory at once. Otherwise
-    `cfg.attention` names the implementation; 'auto' is splash attention on TPU and
-    cuDNN's on GPU, where they can do what the config wants, and else `blockwise`.
+    If `attn` has masks of full rows, attention is dense: all logits are in memory at
+    once. Otherwise `cfg.attention` names the implementation; 'auto' is splash attention
+    on TPU and cuDNN attention on GPU if they support the config, else `blockwise`.
 
     Args:
         cfg: The encoder's shape.
-        q: [B, q, H, E] queries, scaled and rotated, for each RoPE branch.
-        k: [B, S, KV, E] keys, rotated, for each RoPE branch.
+        q: [B, q, H, E] queries, scaled and rotated, one array per RoPE branch.
+        k: [B, S, KV, E] keys, rotated, one array per RoPE branch.
         v: [B, S, KV, D/H] values.
         attn: The inputs that all blocks share.
         is_local: [] bool, whether this is a sliding-window block; None if the encoder
@@ -47,23 +47,23 @@ def attend(
         [B, q, H, D/H] in the type of v.
 
     Raises:
-        ValueError: The implementation cannot do what the config wants.
+        ValueError: The implementation does not support the config.
     """
     chex.assert_rank((*q, *k, v), 4)
     chex.assert_equal_shape_prefix((*k, v), 3)
     chex.assert_equal(len(q), len(k))
-    # Logits [B, H, q, S] of full rows in memory
+    # Dense attention, with all logits [B, H, q, S] in memory
     if attn.masks is not None:
         chex.assert_shape(attn.masks.mask, (len(v), q[0].shape[1], v.shape[1]))
         logits = attention_logits(cfg, q, k, attn.masks, is_local)
         return softmax_weighted_sum(logits, v, cfg.dropout, key)
-    # The kernel that the config names
+    # The fused kernel that the config names
     dropout = key is not None and cfg.dropout > 0
     if cfg.attention in KERNELS:
         _check_kernel(cfg, dropout)
         return KERNELS[cfg.attention](cfg, q, k, v, attn, is_local)
 
-    # The fastest on the platform that the program is compiled for
+    # The fastest implementation on the platform of compilation
     def run_blockwise():
         return blockwise_attention(cfg, q, k, v, attn, is_local, key)
 
@@ -83,18 +83,18 @@ def attend(
 
 
 def _find_kernels() -> list[tuple[str, str]]:
-    """(kernel, platform) of those that can be compiled here; tracing takes time."""
+    """(kernel, platform) pairs that can be compiled here; others are not traced."""
     kernels = []
     if jax.default_backend() == "gpu":
         kernels.append(("flash", "cuda"))
-    # Where there is no TPU too: programs are compiled for the topology of another one.
+    # Also without a TPU: programs can be compiled ahead of time for one.
     if importlib.util.find_spec("libtpu"):
         kernels.append(("splash", "tpu"))
     return kernels
 
 
 def _check_kernel(cfg: EncoderConfig, dropout: bool) -> None:
-    """Raises if the implementation that the config names cannot do what it wants."""
+    """Raises ValueError if the named implementation does not support the config."""
     if obstacles := find_obstacles(cfg, cfg.attention, dropout=dropout):
         able = ["auto", "blockwise", "plain"]
         able += [

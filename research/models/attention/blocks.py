@@ -1,4 +1,4 @@
-"""Blocks of queries and keys: cutting rows into them, and which pairs attend at all."""
+"""Blocks of queries and keys: splitting rows, and which pairs of blocks attend."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from research.types import Array
 def attending_blocks(
     cfg: EncoderConfig, query: Positions, key: Positions, is_local: Array | None
 ) -> Array:
-    """Whether any query of a block may attend to any key of a block.
+    """Whether any query of one block may attend to any key of another.
 
-    Only the first and last segment of a block are looked at: where the texts of a row
-    are not in the order of their numbers, some pairs are True in vain.
+    Blocks are compared by the range of their segment ids: if the texts of a row are not
+    in ascending order, some pairs are True unnecessarily.
 
     Args:
         cfg: The encoder's shape.
-        query: Positions [n, B, rows] of blocks of queries.
-        key: Positions [m, B, columns] of blocks of keys.
+        query: Positions [n, B, rows] of n blocks of queries.
+        key: Positions [m, B, columns] of m blocks of keys.
         is_local: [] bool, whether this is a sliding-window block; None if the encoder
             has none.
 
@@ -30,7 +30,7 @@ def attending_blocks(
     """
 
     def find_ranges(positions):
-        """The least and largest segment [n, B], and first and last position [n]."""
+        """Smallest and largest segment id [n, B], first and last row position [n]."""
         segment_ids = positions.segment_ids
         numbers = jnp.where(segment_ids > 0, segment_ids, 2**30)
         row_positions = positions.row_positions[:, 0]
@@ -43,20 +43,22 @@ def attending_blocks(
 
     q_low, q_high, q_first, q_last = (x[:, None] for x in find_ranges(query))
     k_low, k_high, k_first, k_last = (x[None] for x in find_ranges(key))
-    # [n, m] blocks that share a text, or whose keys hold the anchor
+    # [n, m] pairs of blocks that share a text, or whose keys include the anchor token
     attends = ((q_low <= k_high) & (k_low <= q_high)).any(-1)
     if cfg.anchor_token:
         attends |= k_first == 0
+    # Causal: not if all keys come after all queries
     if cfg.causal:
         attends &= k_first <= q_last
     if is_local is not None:
+        # Sliding window: distance of the nearest query and key
         near = (k_first - q_last <= cfg.window) & (q_first - k_last <= cfg.window)
         attends &= near | ~is_local
     return attends
 
 
 def split_blocks(tree: Any, size: int) -> Any:
-    """[B, S, ...] as blocks [n, B, size, ...], padded by tokens of no text."""
+    """Splits [B, S, ...] into blocks [n, B, size, ...]; padding has segment id 0."""
     length = jax.tree.leaves(tree)[0].shape[1]
 
     def split_array(x):
@@ -66,15 +68,16 @@ def split_blocks(tree: Any, size: int) -> Any:
 
 
 def join_blocks(blocks: Array, length: int) -> Array:
-    """[n, B, size, ...] as [B, length, ...]."""
+    """Joins blocks [n, B, size, ...] into [B, length, ...]."""
     x = jnp.moveaxis(blocks, 0, 1)
     return x.reshape(len(x), -1, *x.shape[3:])[:, :length]
 
 
 def pad_tokens(tree: Any, before: int, after: int) -> Any:
-    """Zeros around the second axis; positions in the row count on."""
+    """Pads the second axis with zeros; row positions are continued instead."""
 
     def pad(x):
+        # Row positions -before ... S + after - 1, so that distances stay correct
         if isinstance(x, Positions):
             rows, length = x.row_positions.shape
             index = jnp.arange(-before, length + after, dtype=jnp.int32)

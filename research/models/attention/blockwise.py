@@ -1,39 +1,39 @@
 """FlashAttention in plain JAX: exact attention, and its gradient, in O(S) memory.
 
-For what no fused kernel computes: CPUs, attention biases, several RoPE branches, anchor
-tokens, dropout of attention weights (Dao et al. 2022; the softmax over blocks is that
-of Milakov & Gimelshein 2018, in JAX of Rabe & Staats 2021).
+It covers what no fused kernel supports: CPUs, attention biases, several RoPE branches,
+anchor tokens, dropout of attention weights (Dao et al. 2022; the online softmax is from
+Milakov & Gimelshein 2018, its first form in JAX from Rabe & Staats 2021).
 
-Forward. Queries are cut into n blocks, keys and values into m. For each block of
-queries the blocks of keys are scanned, and three numbers of each query are carried:
+Forward. Queries are split into n blocks, keys and values into m. For each block of
+queries the blocks of keys are scanned, with a carry for each query:
 
     max  [B, H, q, 1]  the largest logit so far
     sum  [B, H, q, 1]  the sum of exp(logit - max) so far
     acc  [B, H, q, E]  the sum of exp(logit - max) * value so far
 
 A block that raises max to max' multiplies sum and acc by exp(max - max'). In the end
-the output is O = acc / sum, and L = max + log(sum), the logsumexp of a query's logits,
-is all that the backward pass needs of the softmax.
+the output is O = acc / sum. The backward pass needs only O and L = max + log(sum), the
+logsumexp of a query's logits.
 
 Backward. With logits S and the cotangent dO, for every pair of blocks
 
-    P = exp(S - L)          the weights, computed again
+    P = exp(S - L)          the attention weights, recomputed
     D = rowsum(dO * O)      [B, H, q, 1], once for each query
     dS = P * (dO V^T - D)   dV = P^T dO
 
-and dQ, dK and the gradient of the bias follow from dS by whatever made the logits:
-RoPE branches, bias, softcap, masks. Instead of writing that by hand, the scalar
+and dQ, dK and the gradient of the bias follow from dS through the computation of the
+logits: RoPE branches, bias, softcap, masks. Instead of writing that by hand, the scalar
 
     sum(P * (dO V^T - D))   with constant dO, D and L
 
 is differentiated by JAX: its derivative by S is dS, and by V it is dV. Dropout scales
-the entries of dO V^T by the factors that it had for P in the forward pass: its key
-is folded with the numbers of the two blocks.
+the entries of dO V^T by the same factors as those of P in the forward pass, because its
+key is derived from the indices of the two blocks.
 
 Pairs of blocks in which no query attends to any key are skipped by `lax.cond`: causal
-attention takes half of the time, and a packed row what its texts take. A
+attention takes half of the time, and a packed row only the time of its texts. A
 sliding-window block (`_window_attention`) costs O(S * window): each block of queries
-takes the keys in reach of its window, without an online softmax.
+attends to the keys within its window, without an online softmax.
 """
 
 from functools import partial
@@ -62,16 +62,17 @@ from research.models.config import EncoderConfig
 from research.models.dropout import dropout
 from research.types import Array, Key
 
-# Queries and keys of a block. At 4,096 tokens and 12 heads 512 x 256 took 226 ms,
-# 128 x 256 548 ms (XLA uses both cores only from some size on), all keys 284 ms.
+# Number of queries and keys in a block. At 4,096 tokens and 12 heads 512 x 256 took
+# 226 ms, 128 x 256 548 ms (XLA uses both cores for large products only), and blocks of
+# all keys 284 ms.
 BLOCK = (512, 256)
-# Logits that stand in memory at once: more leave the cache.
+# Largest number of logits in memory at once: more do not fit the cache.
 MAX_LOGITS = 2**22
-# Queries of a block in a sliding-window layer: with fewer, fewer keys lie outside their
-# windows.
+# Largest number of queries in a block of sliding-window attention: smaller blocks waste
+# less on keys outside the windows.
 WINDOW_BLOCK = 128
-# Where the running max starts: above the logits of masked pairs, below all others, so
-# that a masked pair weighs nothing even before any other.
+# Initial running max: above the logits of masked pairs and below all others, so that
+# masked pairs have weight 0 even if they come first.
 INITIAL_MAX = float(jnp.finfo(jnp.float32).min) / 2
 
 
@@ -86,18 +87,18 @@ def blockwise_attention(
     *,
     block: tuple[int, int] | None = None,
 ) -> Array:
-    """Attention of rows to themselves in O(S) memory, its gradient too.
+    """Self-attention of packed rows in O(S) memory, also for the gradient.
 
     Args:
         cfg: The encoder's shape.
-        q: [B, S, H, E] queries, scaled and rotated, for each RoPE branch.
-        k: [B, S, KV, E] keys, rotated, for each RoPE branch.
+        q: [B, S, H, E] queries, scaled and rotated, one array per RoPE branch.
+        k: [B, S, KV, E] keys, rotated, one array per RoPE branch.
         v: [B, S, KV, D/H] values.
-        attn: The inputs that all blocks share; positions and bias are read.
+        attn: The inputs that all blocks share; only positions and bias are used.
         is_local: [] bool, whether this is a sliding-window block; None if the encoder
             has none.
         key: Dropout key of the attention weights; None runs without dropout.
-        block: Queries and keys of a block; None chooses.
+        block: Number of queries and of keys in a block; None chooses it.
 
     Returns:
         [B, S, H, D/H] in the type of v; zero where a token attends to nothing.
@@ -107,6 +108,7 @@ def blockwise_attention(
     block = block or _choose_block(q[0].shape)
     arguments = (q, k, v, attn.bias_params, attn.positions, key)
     window_rows = min(block[0], WINDOW_BLOCK)
+    # Windows that cover the row need no blocks of their own
     if is_local is None or window_rows + 2 * cfg.window >= length:
         return _full_attention(cfg, block, *arguments, is_local)
     return jax.lax.cond(
@@ -117,7 +119,7 @@ def blockwise_attention(
 
 
 def _choose_block(q_shape: tuple[int, ...]) -> tuple[int, int]:
-    """Queries and keys of a block for queries [B, S, H, E]: small if rows are many."""
+    """Numbers of queries and keys in a block, for q [B, S, H, E]; few if B is large."""
     rows, columns = BLOCK
     while q_shape[0] * q_shape[2] * rows * columns > MAX_LOGITS and rows > 128:
         rows, columns = columns, rows // 2
@@ -125,7 +127,7 @@ def _choose_block(q_shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _equal_blocks(length: int, block: int) -> int:
-    """Equal blocks, multiples of 8, instead of a short last one."""
+    """Size of equal blocks, a multiple of 8, so that the last one is not shorter."""
     count = -(-length // block)
     return -(-length // (8 * count)) * 8
 
@@ -133,7 +135,7 @@ def _equal_blocks(length: int, block: int) -> int:
 def _window_attention(cfg, rows, q, k, v, bias_params, positions, key):
     """Sliding-window attention: blocks of queries, each with the keys in its window.
 
-    As many blocks as make `rows` queries are computed together.
+    Several blocks, with up to `rows` queries together, are computed at a time.
 
     Returns:
         [B, S, H, D/H] in the type of v.
@@ -145,7 +147,7 @@ def _window_attention(cfg, rows, q, k, v, bias_params, positions, key):
     block_keys = block + 2 * cfg.window
 
     def cut_blocks(tree, before, size):
-        """[B, S, ...] as overlapping blocks [n / group, B * group, size, ...]."""
+        """Cuts [B, S, ...] into overlapping [n / group, B * group, size, ...]."""
         tree = pad_tokens(tree, before, block * count + before - length)
         indices = np.add.outer(block * np.arange(count), np.arange(size))
 
@@ -163,6 +165,7 @@ def _window_attention(cfg, rows, q, k, v, bias_params, positions, key):
         )
         return softmax_weighted_sum(logits, v, cfg.dropout, _fold_in(key, number))
 
+    # [n / group, B * group, block or block_keys, ...]
     numbers = jnp.arange(count // group)
     q_blocks = cut_blocks((q, positions), 0, block)
     kv_blocks = cut_blocks((k, v, positions), cfg.window, block_keys)
@@ -181,7 +184,7 @@ def _full_attention(cfg, block, q, k, v, bias_params, positions, key, is_local):
 
 
 def _forward(cfg, block, q, k, v, bias_params, positions, key, is_local):
-    """(output [B, S, H, D/H], residuals of the backward pass)."""
+    """Returns the output [B, S, H, D/H] and the residuals of the backward pass."""
     q_blocks = split_blocks((q, positions), block[0])  # [n, B, rows, ...]
     kv_blocks = split_blocks((k, v, positions), block[1])  # [m, B, columns, ...]
     attends = attending_blocks(cfg, q_blocks[1], kv_blocks[2], is_local)  # [n, m]
@@ -199,7 +202,7 @@ def _forward(cfg, block, q, k, v, bias_params, positions, key, is_local):
             new_max = jnp.maximum(running_max, logits.max(-1, keepdims=True))
             weights, decay = jnp.exp(logits - new_max), jnp.exp(running_max - new_max)
             running_sum = running_sum * decay + weights.sum(-1, keepdims=True)
-            # Dropped weights stay in the sum: dropout comes after the softmax.
+            # Dropout comes after the softmax: the sum keeps the dropped weights.
             block_key = _fold_in(key, row, column)
             weights = dropout(weights, cfg.dropout, block_key).astype(v.dtype)
             return new_max, running_sum, acc * decay + sum_values(weights, v_block)
@@ -217,6 +220,7 @@ def _forward(cfg, block, q, k, v, bias_params, positions, key, is_local):
         (running_max, running_sum, acc), _ = jax.lax.scan(
             step, carry, (attends_row, columns, *kv_blocks)
         )
+        # A query without any key (padding) has the output 0
         running_sum = jnp.where(running_sum > 0, running_sum, 1)
         out = (acc / running_sum).astype(v.dtype).transpose(0, 2, 1, 3)
         return out, running_max + jnp.log(
@@ -231,7 +235,7 @@ def _forward(cfg, block, q, k, v, bias_params, positions, key, is_local):
 
 
 def _backward(cfg, block, residuals, d_out):
-    """Cotangents of queries, keys, values and the bias's parameters."""
+    """Cotangents of queries, keys, values and parameters of the bias."""
     q, k, v, bias_params, positions, key, is_local, out, logsumexp = residuals
     # [B, S, H, 1] D = rowsum(dO * O)
     delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
@@ -241,12 +245,12 @@ def _backward(cfg, block, residuals, d_out):
     columns = jnp.arange(attends.shape[1])
 
     def add_query_block(carry, xs):
-        """Adds to the cotangents of bias, keys and values; returns that of q_block."""
+        """Accumulates cotangents of bias, keys and values; returns that of q_block."""
         d_bias, d_kv_blocks = carry
         row, attends_row, q_block, q_positions, d_out_block, delta_block, lse = xs
 
         def surrogate(bias_params, q_block, k_block, v_block, k_positions, column):
-            """sum(P * (dO V^T - D)), which has the derivatives of the block."""
+            """sum(P * (dO V^T - D)), whose derivatives are those of this block."""
             # [B, H, rows, columns] dO V^T - D
             inner = head_products(d_out_block, v_block)
             inner = dropout(inner, cfg.dropout, _fold_in(key, row, column))
@@ -280,6 +284,7 @@ def _backward(cfg, block, residuals, d_out):
         )
         return (d_bias, d_kv_blocks), d_q_block
 
+    # Scan the blocks of queries, then cast cotangents to the types of the inputs
     carry = (_zeros_like(bias_params), _zeros_like(kv_blocks[:2]))
     xs = (jnp.arange(len(attends)), attends, *q_blocks, logsumexp)
     (d_bias, (d_k, d_v)), d_q = jax.lax.scan(add_query_block, carry, xs)
@@ -302,17 +307,17 @@ def _block_logits(cfg, q, k, bias_params, q_positions, k_positions, is_local):
 
 
 def _fold_in(key: Key | None, *numbers: Array) -> Key | None:
-    """A key of its own for each block, or for each pair of blocks."""
+    """Derives the dropout key of a block, or of a pair of blocks, by its indices."""
     for number in numbers:
         key = None if key is None else jax.random.fold_in(key, number)
     return key
 
 
 def _add(sums: Any, terms: Any) -> Any:
-    """The sum of two trees in the types of the first."""
+    """Adds two trees, in the types of the first."""
     return jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, terms)
 
 
 def _zeros_like(tree: Any) -> Any:
-    """Float32 zeros."""
+    """Float32 zeros in the shapes of a tree."""
     return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), tree)

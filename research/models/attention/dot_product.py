@@ -1,7 +1,7 @@
-"""Dot-product attention whose logits [B, H, q, k] stand in memory at once.
+"""Dense dot-product attention: all logits [B, H, q, k] are in memory at once.
 
-Masks, attention biases, several RoPE branches, softcap and dropout are computed here,
-for full rows and for the blocks of `blockwise`.
+Masks, attention biases, RoPE branches, softcap and dropout are applied here, for full
+rows and for the blocks of `blockwise`.
 """
 
 from typing import NamedTuple
@@ -23,15 +23,15 @@ NEG_INF = float(jnp.finfo(jnp.float32).min)
 
 
 class AttentionMasks(NamedTuple):
-    """What attention logits depend on besides queries and keys; no block changes it.
+    """Masks and bias of the attention logits, shared by all blocks of the encoder.
 
     Attributes:
-        mask: [B, q, k] bool, the pairs that attend in a global block.
-        sliding_window_mask: [B, q, k] bool, the pairs inside the window of a local
-            block; None where no block is local.
-        bias: [1 or B, H, q, k] float32, added to the logits; None without.
+        mask: [B, q, k] bool, the pairs that attend in blocks without sliding window.
+        sliding_window_mask: [B, q, k] bool, the pairs within the sliding window; None
+            if no block has one.
+        bias: [1 or B, H, q, k] float32 addend of the logits; None for none.
         branch_masks: [B, q, k] bool for each RoPE branch after the first, the pairs
-            whose logits that branch computes.
+            whose logits come from that branch.
     """
 
     mask: Array
@@ -48,15 +48,15 @@ def make_attention_masks(
     *,
     aligned: bool = True,
 ) -> AttentionMasks:
-    """Masks and bias of queries [B, q] with keys [B, k].
+    """Makes the masks and bias for queries [B, q] and keys [B, k].
 
     Args:
         cfg: The encoder's shape.
-        bias_params: The parameters of the attention bias; None without.
+        bias_params: Parameters of the attention bias; None for none.
         query: Positions [B, q] of the queries.
         key: Positions [B, k] of the keys.
-        aligned: Whether the i-th tokens of all rows have the same position in their
-            row, so that all rows share one bias.
+        aligned: Whether the i-th tokens of all rows have the same row position, so that
+            all rows share one bias.
     """
     remapping = relative_remapping(cfg)
     # [B, q, k] pairs that attend
@@ -64,7 +64,7 @@ def make_attention_masks(
     q_ids, k_ids = query.position_ids[:, :, None], key.position_ids[:, None, :]
     if remapping.visible is not None:
         mask &= remapping.visible(q_ids, k_ids)
-    # [1 or B, H, q, k] bias, by distances in the row: inside a text they are the same
+    # [1 or B, H, q, k] bias by distances in the row, which equal those in a text
     bias = None
     if cfg.position_bias in POSITION_BIASES:
         rows = slice(1) if aligned else slice(None)
@@ -90,13 +90,13 @@ def attention_logits(
 
     Args:
         cfg: The encoder's shape.
-        q: [B, q, H, E] queries, scaled and rotated, for each RoPE branch.
-        k: [B, k, KV, E] keys, rotated, for each RoPE branch.
-        masks: The masks and bias of these queries and keys.
+        q: [B, q, H, E] queries, scaled and rotated, one array per RoPE branch.
+        k: [B, k, KV, E] keys, rotated, one array per RoPE branch.
+        masks: Masks and bias for these queries and keys.
         is_local: [] bool, whether this is a sliding-window block; None if the encoder
             has none.
     """
-    # [B, H, q, k] logits of the first branch, replaced where another one applies
+    # [B, H, q, k] logits of the first branch, or of another one where its mask is True
     logits = head_products(q[0], k[0])
     for branch_mask, q_branch, k_branch in zip(
         masks.branch_masks, q[1:], k[1:], strict=True
@@ -108,10 +108,11 @@ def attention_logits(
         )
     if masks.bias is not None:
         logits += masks.bias
+    # Softcap, scaled like the logits
     if cfg.attn_logit_softcap:
         cap = cfg.attn_logit_softcap * logit_scale(cfg)
         logits = cap * jnp.tanh(logits / cap)
-    # [B, q, k] mask, of the window too in a local block
+    # [B, q, k] mask, with the window in a sliding-window block
     mask = masks.mask
     if is_local is not None:
         mask &= masks.sliding_window_mask | ~is_local
@@ -121,10 +122,10 @@ def attention_logits(
 def softmax_weighted_sum(
     logits: Array, v: Array, rate: float, key: Key | None
 ) -> Array:
-    """softmax(logits) v.
+    """Attention output softmax(logits) v.
 
-    The softmax's sum divides the [S, D/H] result instead of the [S, S] weights, which
-    is faster on CPU.
+    The [q, D/H] result is divided by the softmax's denominator instead of the [q, k]
+    weights, which is faster on CPU.
 
     Args:
         logits: [B, H, q, k] float32.
@@ -146,20 +147,22 @@ def softmax_weighted_sum(
 def head_products(q: Array, k: Array) -> Array:
     """q k^T of every head: [B, q, H, E] and [B, k, KV, E] -> [B, H, q, k] float32.
 
-    Heads come before positions and keys are laid out transposed, which is the fastest
-    on CPU; the queries that share a key head are rows of one product.
+    Heads come before positions and keys are transposed, which is the fastest layout on
+    CPU. The query heads that share a key head are rows of one matrix product.
     """
     b, s, h, e = q.shape
     kv = k.shape[2]
+    # [B, KV, H/KV * q, E] x [B, KV, E, k]
     q = q.transpose(0, 2, 1, 3).reshape(b, kv, h // kv * s, e)
     x = jnp.matmul(q, k.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
     return x.reshape(b, h, s, -1)
 
 
 def sum_values(weights: Array, v: Array) -> Array:
-    """Sums of values: [B, H, q, k] and [B, k, KV, E] -> [B, H, q, E] float32."""
+    """Weighted sums: [B, H, q, k] and [B, k, KV, E] -> [B, H, q, E] float32."""
     b, h, s, _ = weights.shape
     kv = v.shape[2]
+    # [B, KV, H/KV * q, k] x [B, KV, k, E]
     weights = weights.reshape(b, kv, h // kv * s, -1)
     y = jnp.matmul(weights, v.transpose(0, 2, 1, 3), preferred_element_type=jnp.float32)
     return y.reshape(b, h, s, -1)

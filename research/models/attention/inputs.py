@@ -1,4 +1,4 @@
-"""AttentionInputs: masks, RoPE angles and biases, made once and read by every block."""
+"""AttentionInputs: masks, RoPE cosines and sines, and biases shared by all blocks."""
 
 from typing import NamedTuple
 
@@ -19,14 +19,14 @@ from research.models.positions.segment_positions import Positions, segment_posit
 from research.models.token_ops import gather_tokens
 from research.types import Array, Key, Params
 
-# The longest row whose [S, S] logits stand in memory at once. On CPU full rows and
-# blocks cost the same at 512 tokens, and at 1,024 blocks take a third of the time; the
-# length has not been measured on accelerators.
+# Longest row with dense attention, whose [S, S] logits are in memory at once. On CPU
+# dense and blockwise attention cost the same at 512 tokens, and blockwise takes a third
+# of the time at 1,024; this was not measured on accelerators.
 MAX_DENSE_LENGTH = 512
 
 
 class CosSin(NamedTuple):
-    """RoPE's cosines and sines, each [B|1, S|1, 1|H, R/2] float32.
+    """Cosines and sines of RoPE, each [B|1, S|1, 1|H, R/2] float32.
 
     Attributes:
         query: (cosines, sines) of the queries.
@@ -38,11 +38,11 @@ class CosSin(NamedTuple):
 
 
 class PrefixKV(NamedTuple):
-    """Keys and values of tokens; in a cache, those of a prefix that all rows share.
+    """Keys and values of one block; in a cache, of a prefix that all rows share.
 
     Attributes:
-        key: [P, KV, E], rotated.
-        value: [P, KV, D/H].
+        key: [P, KV, E] keys, rotated.
+        value: [P, KV, D/H] values.
     """
 
     key: Array
@@ -50,23 +50,23 @@ class PrefixKV(NamedTuple):
 
 
 class AttentionInputs(NamedTuple):
-    """What attention reads besides hidden states and weights; the same for all blocks.
+    """Inputs of attention besides hidden states and weights, the same for all blocks.
 
     Attributes:
         positions: Positions [B, S] of the tokens, with their segment ids.
-        rope: Cosines and sines for each RoPE branch; () without RoPE. More than one
-            branch comes of remapped distances (`positions.relative_rope`).
-        local_rope: Those of sliding-window blocks; None where no block is local.
+        rope: Cosines and sines of each RoPE branch; () without RoPE. Methods that remap
+            relative positions have several branches (`positions.relative_rope`).
+        local_rope: Cosines and sines of sliding-window blocks; None if there are none.
         query_scale: Factor of the queries besides `cfg.scale`, [B, S, 1, 1] or a float.
-        extra_channels: [B, S, H, E] and [B, S, KV, E] appended to queries and keys
-            (SeqPE); None for none.
-        bias_params: The parameters of the attention bias; None without.
-        masks: The masks and bias of full rows; None where attention computes them block
-            by block.
-        adapter_ids: [B, S] int32, the LoRA adapter of each token, -1 for none; None for
-            the first.
-        prefix_kv: Keys and values that all rows attend to before their own tokens, of
-            one block; None for none.
+        extra_channels: [B, S, H, E] and [B, S, KV, E] channels appended to queries and
+            keys (SeqPE); None for none.
+        bias_params: Parameters of the attention bias; None for none.
+        masks: Masks and bias of full rows for dense attention; None if attention
+            computes them block by block.
+        adapter_ids: [B, S] int32 LoRA adapter of each token, -1 for none; None uses the
+            first adapter.
+        prefix_kv: Cached keys and values, of one block, that all rows attend to before
+            their own tokens; None for none.
     """
 
     positions: Positions
@@ -91,22 +91,20 @@ def make_attention_inputs(
     extra_mask: Array | None = None,
     prefix_length: int = 0,
 ) -> AttentionInputs:
-    """The inputs that all blocks of an encoder share.
+    """Makes the inputs that all blocks of an encoder share.
 
     Args:
         params: The encoder's parameters.
         positions: Positions [B, S] of the tokens.
         cfg: The encoder's shape.
-        key: A key in training, where some position methods draw a scale; None
+        key: PRNG key in training, where some position methods sample a scale; None
             otherwise.
-        aligned: Whether the i-th tokens of all rows have the same position in their
-            row.
+        aligned: Whether the i-th tokens of all rows have the same row position.
         adapter_ids: [B, S] int32, as in `AttentionInputs`.
-        extra_mask: [B, S, S] bool, the pairs that attend, of those that the
-            architecture lets attend; None for all. The logits of full rows then stand
-            in memory.
-        prefix_length: P, how many tokens of a cached prefix come before every row; the
-            logits of full rows then stand in memory. `positions` count them.
+        extra_mask: [B, S, S] bool, a mask in addition to the architecture's; None for
+            none. With it attention is dense.
+        prefix_length: P, the number of cached tokens before every row, which
+            `positions` include. With a prefix attention is dense.
     """
     bias_params = (
         params.get("position_bias") if cfg.position_bias in POSITION_BIASES else None
@@ -124,11 +122,11 @@ def make_attention_inputs(
         )
     if extra_mask is not None:
         masks = masks._replace(mask=masks.mask & extra_mask)
-    # [B, S, 1, 1] scale of the queries, or one number
+    # [B, S, 1, 1] factor of the queries, or one number
     scale = query_scale(cfg, positions)
     if not isinstance(scale, float):
         scale = scale[:, :, None, None]
-    # [B, S, H, E] and [B, S, KV, E], whose products are SeqPE's bias
+    # [B, S, H, E] and [B, S, KV, E] channels, whose products are the bias of SeqPE
     extra_channels = None
     if cfg.position_bias == "seqpe":
         extra_channels = seqpe.position_channels(
@@ -147,18 +145,18 @@ def make_attention_inputs(
 
 
 def uses_dense_masks(cfg: EncoderConfig, length: int) -> bool:
-    """Whether rows of `length` tokens are attended to with full logits in memory."""
+    """Whether rows of `length` tokens use dense attention."""
     return cfg.attention == "plain" or (
         cfg.attention == "auto" and length <= MAX_DENSE_LENGTH
     )
 
 
 def select_queries(attn: AttentionInputs, positions: Array) -> AttentionInputs:
-    """The inputs for queries at some positions of the row only, keys at all.
+    """The inputs for queries at some row positions only, and keys at all positions.
 
     Args:
-        attn: Inputs with `masks`.
-        positions: [R, P] int32 positions in the row.
+        attn: Inputs of dense attention, with `masks`.
+        positions: [R, P] int32 row positions of the queries.
     """
     masks = attn.masks
     bias = masks.bias
@@ -174,7 +172,7 @@ def select_queries(attn: AttentionInputs, positions: Array) -> AttentionInputs:
         tuple(gather_tokens(mask, positions) for mask in masks.branch_masks),
     )
 
-    # [R, P, ...] what queries are rotated by, multiplied by and extended with
+    # [R, P, ...] cosines and sines, factors and extra channels of the queries
     rope_branches = tuple(
         CosSin(tuple(gather_tokens(x, positions) for x in branch.query), branch.key)
         for branch in attn.rope
@@ -207,14 +205,14 @@ def apply_positions(
             has none.
 
     Returns:
-        Queries and keys of each branch; one of each without RoPE.
+        Queries and keys of each branch; a single array of each without RoPE.
     """
     # [B, q, H, E] scaled queries
     scale = jnp.asarray(cfg.scale * attn.query_scale, jnp.float32).astype(q.dtype)
     q = q * (scale if scale.ndim else scale.reshape(1, 1, 1, 1))
     branches = attn.rope
     if attn.local_rope is not None:
-        # A sliding-window block takes the first branch only, with angles of its own.
+        # Sliding-window blocks use the first branch only, with angles of their own
         first = jax.tree.map(
             lambda local, full: jnp.where(is_local, local, full),
             attn.local_rope,
@@ -232,7 +230,7 @@ def apply_positions(
 
 
 def shift_positions(positions: Positions, count: int) -> Positions:
-    """The positions of tokens before which each text has `count` more."""
+    """Shifts positions by `count` tokens that precede each text."""
     valid = positions.segment_ids != 0
     return Positions(
         positions.segment_ids,
@@ -243,9 +241,10 @@ def shift_positions(positions: Positions, count: int) -> Positions:
 
 
 def _add_prefix(positions: Positions, count: int) -> Positions:
-    """Positions [B, P+S] of the keys: those of a prefix and of the row's tokens."""
+    """Positions [B, P+S] of the keys: the prefix, then the tokens of the row."""
     if not count:
         return positions
+    # The prefix belongs to text 1, the only text of every row
     prefix = jnp.ones((len(positions.segment_ids), count), jnp.int32)
     return jax.tree.map(
         lambda first, second: jnp.concatenate([first, second], 1),
@@ -260,6 +259,7 @@ def _rope_branches(
     """Cosines and sines of each RoPE branch."""
     if cfg.position != "rope":
         return ()
+    # [B, S] positions, [B|1, S|1, R/2] angles per token, [1, 1] attention factor
     position_ids = rope.rope_positions(cfg, positions.position_ids, key)
     angles, factor = rope.rope_angles(cfg, positions.lengths, params, key)
     return tuple(
@@ -269,7 +269,7 @@ def _rope_branches(
 
 
 def _local_rope(positions: Positions, cfg: EncoderConfig) -> CosSin | None:
-    """Cosines and sines of sliding-window blocks, which no position method changes."""
+    """Cosines and sines of sliding-window blocks; position methods do not apply."""
     if cfg.position != "rope" or not cfg.sliding_window_layers:
         return None
     angles, factor = rope.local_rope_angles(cfg)

@@ -1,4 +1,4 @@
-"""Fused attention kernels of accelerators: cuDNN's on GPU, splash (Pallas) on TPU."""
+"""Fused attention kernels: cuDNN attention on GPU, splash attention (Pallas) on TPU."""
 
 from functools import partial
 
@@ -18,18 +18,18 @@ from research.models.config import EncoderConfig
 from research.models.positions.relative_rope import relative_remapping
 from research.types import Array
 
-# Splash: the most queries and keys of a block, and the chip's lanes, of which a block
-# is a multiple.
+# Splash attention: largest number of queries and keys in a block, and number of vector
+# lanes of a TPU, of which the block size is a multiple.
 BLOCK, LANES = 512, 128
 
 
 def find_obstacles(cfg: EncoderConfig, name: str, *, dropout: bool) -> list[str]:
-    """What a kernel, 'flash' or 'splash', cannot do of what the config wants.
+    """Lists what the config requires and a kernel ('flash', 'splash') does not support.
 
     Args:
         cfg: The encoder's shape.
         name: The kernel's name.
-        dropout: Whether attention weights are dropped.
+        dropout: Whether attention weights have dropout.
     """
     remapping = relative_remapping(cfg)
     obstacles = {
@@ -55,15 +55,15 @@ def flash_attention(
     attn: AttentionInputs,
     is_local: Array | None = None,
 ) -> Array:
-    """cuDNN's attention where rows hold one text at their start; else `blockwise`.
+    """cuDNN attention if each row holds one text at its start; else `blockwise`.
 
-    cuDNN takes the lengths of rows, but neither packed rows without a mask of [S, S]
-    nor windows to both sides.
+    cuDNN supports rows of different lengths, but neither packed rows without an [S, S]
+    mask nor windows on both sides.
 
     Args:
-        cfg: The shape of an encoder without obstacles.
-        q: [B, S, H, E] bfloat16 queries, one branch.
-        k: [B, S, KV, E] keys, one branch.
+        cfg: The encoder's shape, for which `find_obstacles` lists nothing.
+        q: [B, S, H, E] bfloat16 queries, of a single RoPE branch.
+        k: [B, S, KV, E] keys, of a single RoPE branch.
         v: [B, S, KV, D/H] values.
         attn: The inputs that all blocks share.
         is_local: [] bool, whether this is a sliding-window block; None if the encoder
@@ -80,7 +80,7 @@ def flash_attention(
         fits &= ~is_local
 
     def run_cudnn():
-        # Queries are scaled already; a row without tokens counts as one of one token.
+        # Queries are already scaled; rows without tokens are given the length 1
         return jax.nn.dot_product_attention(
             q[0],
             k[0],
@@ -108,26 +108,27 @@ def splash_attention(
     block: int = BLOCK,
     interpret: bool = False,
 ) -> Array:
-    """Splash attention: packed rows by their segments, local blocks by their window.
+    """Splash attention, with segment ids for packed rows and sliding-window masks.
 
-    The compiler cannot split the kernel over devices, so each runs it for its rows, and
-    heads, of the ambient mesh.
+    The compiler cannot partition the kernel, so `shard_map` runs it on each device of
+    the ambient mesh for its rows and heads.
 
     Args:
-        cfg: The shape of an encoder without obstacles.
-        q: [B, S, H, E] queries, one branch.
-        k: [B, S, KV, E] keys, one branch.
+        cfg: The encoder's shape, for which `find_obstacles` lists nothing.
+        q: [B, S, H, E] queries, of a single RoPE branch.
+        k: [B, S, KV, E] keys, of a single RoPE branch.
         v: [B, S, KV, D/H] values.
         attn: The inputs that all blocks share.
         is_local: [] bool, whether this is a sliding-window block; None if the encoder
             has none.
-        block: The most queries and keys of a block, a multiple of 128.
-        interpret: Run the kernel's Python code; for tests.
+        block: Largest number of queries and keys in a block, a multiple of 128.
+        interpret: Whether to run the kernel in interpret mode, for tests.
 
     Returns:
         [B, S, H, D/H].
     """
     mesh = jax.sharding.get_abstract_mesh()
+    # Mesh axes that split rows and heads; None if not divisible
     rows = _dividing_axis(mesh, "data", v.shape[0])
     heads = _dividing_axis(mesh, "model", v.shape[2])
     run = partial(_run_splash, cfg, block, interpret)
@@ -140,13 +141,13 @@ def splash_attention(
 
 
 def _dividing_axis(mesh, name: str, size: int) -> str | None:
-    """The mesh axis of that name, if there is one and it divides the size."""
+    """The name of a mesh axis if it exists and divides the size; else None."""
     return name if name in mesh.shape and size % mesh.shape[name] == 0 else None
 
 
 def _run_splash(cfg, block, interpret, q, k, v, segment_ids, is_local):
-    """Splash attention of one device's rows and heads."""
-    # Equal blocks, multiples of the lanes, over a row padded to a multiple of them
+    """Splash attention for the rows and heads of one device."""
+    # Block size, a multiple of the lanes, and padding of rows to equal blocks
     length = v.shape[1]
     count = -(-length // block)
     size = -(-length // (LANES * count)) * LANES
@@ -166,6 +167,7 @@ def _run_splash(cfg, block, interpret, q, k, v, segment_ids, is_local):
         return jax.vmap(kernel)(*arrays)
 
     segment_ids = jnp.pad(segment_ids, [(0, 0), padding])
+    # [B, H, padded S, E] queries, keys and values; [B, padded S] segment ids
     arrays = [put_heads_first(x) for x in (q, k, v)]
     arrays.append(kernels.SegmentIds(segment_ids, segment_ids))
     global_mask, local_mask = _splash_masks(cfg, size * count)
@@ -179,7 +181,7 @@ def _run_splash(cfg, block, interpret, q, k, v, segment_ids, is_local):
 
 
 def _splash_masks(cfg: EncoderConfig, length: int) -> tuple[masks.Mask, masks.Mask]:
-    """The masks of global and of sliding-window blocks."""
+    """The masks of blocks without and with a sliding window."""
     shape = (length, length)
     global_mask = masks.CausalMask(shape) if cfg.causal else masks.FullMask(shape)
     window_after = 0 if cfg.causal else cfg.window

@@ -1,4 +1,4 @@
-"""Masks: the pairs of tokens that attend, and the tokens of each text for pooling."""
+"""Masks: which pairs of tokens attend, and which tokens of a text are pooled."""
 
 import chex
 import jax.numpy as jnp
@@ -9,13 +9,13 @@ from research.types import Array
 
 
 def attention_mask(cfg: EncoderConfig, query: Positions, key: Positions) -> Array:
-    """Attention inside each text of a packed row, bidirectional or causal.
+    """Attention mask within each text of a packed row, bidirectional or causal.
 
     With `cfg.anchor_token` every text also attends to the first token of its row, which
-    attends to nothing but itself (AnchorAttention, Wang et al. 2024).
+    attends only to itself (AnchorAttention, Wang et al. 2024).
 
     Args:
-        cfg: Says whether attention is causal, and whether it has an anchor token.
+        cfg: The encoder's shape; `causal` and `anchor_token` are used.
         query: Positions [B, q] of the queries.
         key: Positions [B, k] of the keys.
 
@@ -40,12 +40,12 @@ def sliding_window_mask(cfg: EncoderConfig, query: Positions, key: Positions) ->
 
 
 def decoder_mask(window: int, query: Positions, key: Positions) -> Array:
-    """The weak decoder's mask: a text's first token and its last `window` so far.
+    """Mask of the weak decoder: the text's first token and the last `window` tokens.
 
-    The query itself is among the `window` tokens (SEED-Encoder, Lu et al. 2021).
+    The `window` tokens include the query itself (SEED-Encoder, Lu et al. 2021).
 
     Returns:
-        [B, q, k] bool; only entries within a text mean anything.
+        [B, q, k] bool; only entries within a text are meaningful.
     """
     distance = query.row_positions[:, :, None] - key.row_positions[:, None, :]
     is_first = (key.position_ids == 0)[:, None, :]
@@ -53,12 +53,12 @@ def decoder_mask(window: int, query: Positions, key: Positions) -> Array:
 
 
 def pooling_masks(segment_ids: Array, pooling_mask: Array, max_segments: int) -> Array:
-    """The tokens of each text of a row that count in pooling.
+    """Mask of the pooled tokens of each text in a row.
 
     Args:
         segment_ids: [B, S] int32, m >= 1 for the m-th text, 0 for padding.
-        pooling_mask: [B, S] bool.
-        max_segments: M, the most texts in a row.
+        pooling_mask: [B, S] bool, whether a token is pooled.
+        max_segments: M, the largest number of texts in a row.
 
     Returns:
         [B, M, S] bool.

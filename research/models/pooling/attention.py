@@ -1,4 +1,4 @@
-"""Attention poolings with learned latents: NV-Embed's, and one over all layers."""
+"""Attention poolings with learned latents: NV-Embed, and attention over layers."""
 
 from functools import partial
 from typing import NamedTuple
@@ -19,17 +19,17 @@ LAYER_VECTORS = {"last": last_token_pool, "mean": mean_pool}
 def latent_attention(
     *, latents: int = 512, heads: int = 8, head_dim: int = 0, mult: int = 4
 ) -> LearnedPooling:
-    """Attention of tokens to latents, then the mean (NV-Embed, Lee et al. 2024).
+    """Tokens attend to learned latents, then mean pooling (NV-Embed, Lee et al. 2024).
 
-    Tokens are the queries, latents the keys and values, both normalized; a residual sum
+    Queries are the tokens, keys and values the latents, both normalized; a residual sum
     and a gated GELU layer follow, as in Perceiver (equations 3 to 5). The latents are
-    the same for all texts and never masked.
+    the same for all texts, and all tokens attend to all of them.
 
     Args:
         latents: Number of latents.
-        heads: Attention heads.
-        head_dim: Width of a head; 0 is the encoder's width, as in the authors' code.
-        mult: Width inside the feed-forward layer, in units of the encoder's width.
+        heads: Number of attention heads.
+        head_dim: Size of a head; 0 is the encoder's width, as in the authors' code.
+        mult: Inner width of the feed-forward layer, in units of the encoder's width.
     """
     sizes = _BlockSizes(latents, heads, head_dim, mult)
 
@@ -50,17 +50,18 @@ def layer_attention(
     mult: int = 4,
     layer_vector: str = "last",
 ) -> LearnedPooling:
-    """Attention of learned latents to the vectors of all layers (Tang & Yang 2024).
+    """Learned latents attend to the vectors of all layers (Tang & Yang 2024).
 
-    The vector of each block, plus a learned embedding of the layer, is key and value;
-    the latents are the queries, and the mean of their outputs is the embedding. The
-    vectors are taken after the final norm, as in all poolings here, the authors' before
-    it. An encoder that is truncated in depth uses the embeddings of its layers.
+    Keys and values are the pooled vectors of the blocks, plus a learned embedding of
+    the layer; queries are the latents, and the mean of their outputs is the embedding
+    of the text. The vectors are computed after the final norm, as in all poolings here,
+    while the authors use states before it. An encoder truncated in depth uses the layer
+    embeddings of the remaining layers.
 
     Args:
         latents, heads, mult: As in `latent_attention`.
-        head_dim: Width of a head; 0 is half the encoder's, as in the authors' code.
-        layer_vector: The vector of a layer: its "last" token, or the "mean".
+        head_dim: Head size; 0 is half the encoder's width, as in the authors' code.
+        layer_vector: Pooling of each layer: "last" token or "mean".
     """
     check_option("pool.layer_vector", layer_vector, LAYER_VECTORS)
     sizes = _BlockSizes(latents, heads, head_dim, mult)
@@ -80,13 +81,13 @@ def layer_attention(
         x = jnp.moveaxis(x.reshape(depth, b * m, d), 0, 1)
         queries = jnp.broadcast_to(weights["latents"][None], (b * m, latents, d))
         y = _apply_block(weights, queries, x, heads).mean(1).reshape(b, m, d)
-        return jnp.where(mask.any(2)[:, :, None], y, 0.0)  # 0 for a text of no tokens
+        return jnp.where(mask.any(2)[:, :, None], y, 0.0)  # 0 for a missing text
 
     return LearnedPooling(init, pool, pool_layer=LAYER_VECTORS[layer_vector])
 
 
 class _BlockSizes(NamedTuple):
-    """Sizes of a cross-attention block; head_dim 0 is the encoder's width."""
+    """Sizes of a cross-attention block; head_dim 0 stands for the encoder's width."""
 
     latents: int
     heads: int
@@ -97,10 +98,11 @@ class _BlockSizes(NamedTuple):
 def _init_block(
     sizes: _BlockSizes, key: Key, cfg: EncoderConfig, params: Params
 ) -> Params:
-    """Latents, and the attention and feed-forward layer of `_apply_block`."""
+    """Random latents, and attention and feed-forward parameters for `_apply_block`."""
     del params
     latents_key, *keys = jax.random.split(key, 6)
     d, inner = cfg.width, sizes.heads * (sizes.head_dim or cfg.width)
+    # Kernels [in, out]; "key_value" and "up" each hold two of them
     shapes = {
         "query": (d, inner),
         "key_value": (d, 2 * inner),
@@ -112,6 +114,7 @@ def _init_block(
         name: {"kernel": KERNEL_INIT(kernel_key, shape)}
         for kernel_key, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
+    # Biases of the feed-forward layer, scales and biases of the norms
     for name in ("up", "down"):
         block[name]["bias"] = jnp.zeros(shapes[name][1])
     for name in ("query_norm", "memory_norm", "mlp_norm"):
@@ -123,10 +126,10 @@ def _apply_block(params: Params, x: Array, kv: Array, heads: int) -> Array:
     """Pre-norm cross-attention and a gated GELU layer, each with a residual sum.
 
     Args:
-        params: As `_init_block` makes them.
-        x: [B, N, D] queries.
-        kv: [B, K, D] what they attend to.
-        heads: Attention heads.
+        params: Parameters from `_init_block`.
+        x: [B, N, D] inputs of the queries.
+        kv: [B, K, D] inputs of keys and values.
+        heads: Number of attention heads.
 
     Returns:
         [B, N, D].
@@ -147,8 +150,9 @@ def _apply_block(params: Params, x: Array, kv: Array, heads: int) -> Array:
     keys_values = dense("key_value", _layer_norm(params["memory_norm"], kv))
     k, v = map(split_heads, jnp.split(keys_values, 2, -1))
     y = jax.nn.dot_product_attention(q, k, v)
+    # [B, N, D] residual sum
     x = x + dense("out", y.reshape(*y.shape[:2], -1))
-    # Gated feed-forward layer
+    # [B, N, D] gated feed-forward layer and residual sum
     inner = dense("up", _layer_norm(params["mlp_norm"], x))  # [B, N, 2 * mult * D]
     value, gate = jnp.split(inner, 2, -1)
     return x + dense("down", value * jax.nn.gelu(gate, approximate=False))

@@ -1,7 +1,7 @@
 """Poolings without parameters: mean, first, last, maximum, position-weighted mean.
 
-A pooling is a function of token states [B, S, D] and a mask [B, M, S], which says for
-each of the M texts of a row which tokens are pooled; its result is [B, M, D] float32.
+A pooling is a function of hidden states [B, S, D] and a mask [B, M, S] of the tokens to
+pool for each of the M texts of a row. It returns [B, M, D] float32.
 """
 
 from collections.abc import Callable
@@ -16,20 +16,21 @@ from research.types import Array, Key, Params
 
 
 class LearnedPooling(NamedTuple):
-    """A pooling that has parameters, or that reads more than the last layer.
+    """A pooling that has parameters, or that uses more than the last layer.
 
     Attributes:
         init: (key, encoder config, encoder parameters) -> the pooling's parameters;
             None if it has none.
         pool: (encoder parameters, encoder config, states, mask [B, M, S]) ->
-            [B, M, E]. Its own parameters are "pooling" of the encoder's. The states are
-            the last layer's tokens [B, S, D], or [L, B, M, D] with `pool_layer`.
-        pool_layer: (tokens [B, S, D], mask) -> [B, M, D], applied to each of the L
-            layers first; None reads the last layer only.
-        reads_router: Whether `pool_layer` takes (tokens, router logits
+            [B, M, E]. The encoder parameters hold those of the pooling as "pooling".
+            The states are those of the last layer [B, S, D] or, with `pool_layer`, the
+            pooled vectors of all layers [L, B, M, D].
+        pool_layer: (states [B, S, D], mask) -> [B, M, D], applied first to each of the
+            L layers; None uses the last layer only.
+        reads_router: Whether `pool_layer` takes (states, router logits
             [B, S, experts], mask).
-        reuses_head: Whether `init` reads the "head" of a pre-training, if there is one.
-        width: (encoder config) -> E; None if it is the encoder's width.
+        reuses_head: Whether `init` uses the MLM "head" of a pre-training run, if any.
+        width: (encoder config) -> E; None if E is the encoder's width.
     """
 
     init: Callable[[Key, EncoderConfig, Params], Params] | None
@@ -41,11 +42,11 @@ class LearnedPooling(NamedTuple):
 
 
 def mean_pool(tokens: Array, mask: Array) -> Array:
-    """Average of the tokens of each text; 0 for a text without tokens.
+    """Mean of the states of each text; 0 for a text without tokens.
 
     Args:
-        tokens: [B, S, D] token states.
-        mask: [B, M, S] bool, the tokens of text m of the row.
+        tokens: [B, S, D] hidden states.
+        mask: [B, M, S] bool, the tokens to pool for text m of the row.
 
     Returns:
         [B, M, D] float32.
@@ -54,12 +55,12 @@ def mean_pool(tokens: Array, mask: Array) -> Array:
 
 
 def cls_pool(tokens: Array, mask: Array) -> Array:
-    """First token of each text; shapes as in `mean_pool`."""
+    """State of the first token of each text; shapes as in `mean_pool`."""
     return _weighted_mean(tokens, first_token_mask(mask).astype(jnp.float32))
 
 
 def last_token_pool(tokens: Array, mask: Array) -> Array:
-    """Last token of each text; shapes as in `mean_pool`."""
+    """State of the last token of each text; shapes as in `mean_pool`."""
     last = jnp.flip(first_token_mask(jnp.flip(mask, -1)), -1)  # [B, M, S]
     return _weighted_mean(tokens, last.astype(jnp.float32))
 
@@ -80,10 +81,11 @@ def max_pool(tokens: Array, mask: Array) -> Array:
 
 
 def weighted_mean_pool(tokens: Array, mask: Array) -> Array:
-    """Average with weights 1, 2, 3, ... along the text (SGPT, Muennighoff 2022, eq. 2).
+    """Mean with weights 1, 2, 3, ... along the text (SGPT, Muennighoff 2022, eq. 2).
 
     Shapes as in `mean_pool`.
     """
+    # [B, M, S] rank of each token in its text, 0 for others
     ranks = jnp.cumsum(mask, -1, dtype=jnp.int32) * mask.astype(jnp.int32)
     return _weighted_mean(tokens, ranks.astype(jnp.float32))
 
@@ -94,7 +96,7 @@ def first_token_mask(mask: Array) -> Array:
 
 
 def _weighted_mean(tokens: Array, weights: Array) -> Array:
-    """Weighted average of the tokens: [B, S, D], [B, M, S] -> [B, M, D] float32."""
+    """Weighted mean of states: [B, S, D], [B, M, S] -> [B, M, D] float32."""
     _check_shapes(tokens, weights)
     weights /= jnp.maximum(weights.sum(-1, keepdims=True), 1)
     return jnp.einsum(
@@ -106,6 +108,6 @@ def _weighted_mean(tokens: Array, weights: Array) -> Array:
 
 
 def _check_shapes(tokens: Array, mask: Array) -> None:
-    """Checks tokens [B, S, D] against a mask [B, M, S]."""
+    """Checks the shapes of states [B, S, D] and a mask [B, M, S]."""
     chex.assert_rank(tokens, 3)
     chex.assert_shape(mask, (tokens.shape[0], None, tokens.shape[1]))

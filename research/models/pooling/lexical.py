@@ -1,4 +1,4 @@
-"""Poolings into the vocabulary: the largest logits of a text (LENS, DupMAE)."""
+"""Lexical poolings: the maximum logits of a text over a vocabulary (LENS, DupMAE)."""
 
 from functools import partial
 
@@ -17,13 +17,14 @@ KMEANS_BATCH_SIZE = 4_096  # rows of the token table
 
 
 def cluster_centroids(table: Array, clusters: int, seed: int) -> Array:
-    """Centroids of the rows of a token table, by k-means on the host, under jit too.
+    """Centroids of the rows of a token table, by k-means on the host, also under jit.
 
-    A centroid is the mean of all rows of its cluster; k-means' center if it is empty.
+    A centroid is the mean of all rows of its cluster, or the center that k-means found
+    if the cluster is empty.
 
     Args:
-        table: [V, D].
-        clusters: K.
+        table: [V, D] token embeddings.
+        clusters: K, the number of clusters.
         seed: Seed of scikit-learn's MiniBatchKMeans.
 
     Returns:
@@ -44,7 +45,7 @@ def _run_kmeans(table, *, clusters: int, seed: int) -> np.ndarray:
     kmeans = MiniBatchKMeans(
         clusters, batch_size=KMEANS_BATCH_SIZE, n_init=1, random_state=seed
     ).fit(rows)
-    # Mini-batches leave centers a little off the means of all rows: average again.
+    # Centers from mini-batches differ a little from the means of all rows: [K, D]
     sizes = np.bincount(kmeans.labels_, minlength=clusters)[:, None]  # [K, 1]
     sums = np.zeros((clusters, rows.shape[1]), np.float64)
     np.add.at(sums, kmeans.labels_, rows)
@@ -53,13 +54,13 @@ def _run_kmeans(table, *, clusters: int, seed: int) -> np.ndarray:
 
 
 def max_logits(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
-    """Maximum over the tokens of each text of their logits.
+    """Maximum of the logits over the tokens of each text.
 
     Args:
-        tokens: [B, S, D] token states.
+        tokens: [B, S, D] hidden states.
         table: [K, D] output embeddings.
-        bias: [K].
-        mask: [B, M, S] bool, the tokens of text m of the row.
+        bias: [K] bias of the logits.
+        mask: [B, M, S] bool, the tokens to pool for text m of the row.
 
     Returns:
         [B, M, K] float32; 0 for a text without tokens.
@@ -79,17 +80,17 @@ def max_logits(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
 
         return jax.lax.map(pool_text, masks)  # [M, K]
 
-    # One row at a time: [B, S, K] is never in memory.
+    # One row at a time, so that [B, S, K] is never in memory
     return jax.lax.map(jax.checkpoint(pool_row), (tokens, mask))
 
 
 def lexicon(*, clusters: int = 4_000, seed: int = 0) -> LearnedPooling:
-    """Scores of clusters of the vocabulary for a text (LENS, Lei et al. 2025).
+    """Scores of the clusters of a vocabulary for a text (LENS, Lei et al. 2025).
 
-    The rows of the token table are clustered once, by k-means; the vector of a text is
-    the largest log(1 + relu(logit)) of its tokens for each centroid. The authors read
-    the logits of a token from the state before it, as a causal model does; here its own
-    state is read.
+    The rows of the token table are clustered once, by k-means. The vector of a text is
+    the maximum of log(1 + relu(logit)) over its tokens for each centroid. Logits of a
+    token are computed from its own state; the authors use the state before it, as in a
+    causal language model.
 
     Args:
         clusters: K, the width of the embedding.
@@ -109,7 +110,7 @@ def lexicon(*, clusters: int = 4_000, seed: int = 0) -> LearnedPooling:
     def pool(params: Params, cfg: EncoderConfig, tokens: Array, mask: Array) -> Array:
         centroids = params["pooling"]["centroids"]
         maximum = max_logits(tokens, centroids, jnp.zeros(clusters), mask)
-        # log(1 + relu(x)) is monotone, so that it may follow the maximum.
+        # log(1 + relu(x)) is monotone, so it can be applied after the maximum
         return jnp.log1p(jax.nn.relu(maximum))
 
     return LearnedPooling(init, pool, width=lambda cfg: clusters)
@@ -118,16 +119,16 @@ def lexicon(*, clusters: int = 4_000, seed: int = 0) -> LearnedPooling:
 def dupmae(*, dim: int = 384, top: int = 384) -> LearnedPooling:
     """Projected [CLS] state and a sparse bag of words (DupMAE, Xiao et al. 2023).
 
-    A vector is `dim` numbers, a linear layer of the first token's state, then one for
-    each token of the vocabulary: the largest logit of the text's other tokens, if it is
-    among the `top` largest, otherwise 0. Dot products of vectors are the paper's
-    scores, except that the paper cuts only passages to their `top` words. The head that
-    computes logits is that of the pre-training if the run starts from one, otherwise
+    The first `dim` components are a linear projection of the first token's state. Then
+    follows one component per token of the vocabulary: the maximum logit over the text's
+    other tokens if it is among the `top` largest, else 0. Dot products of these vectors
+    are the paper's scores, except that the paper limits only passages to `top` words.
+    The MLM head is that of the pre-training run if the run starts from one, else
     random.
 
     Args:
-        dim: Width of the linear layer.
-        top: Number of words that are kept.
+        dim: Output width of the linear layer.
+        top: Number of vocabulary components that are kept.
     """
 
     def init(key: Key, cfg: EncoderConfig, params: Params) -> Params:
@@ -150,6 +151,7 @@ def dupmae(*, dim: int = 384, top: int = 384) -> LearnedPooling:
             weights["head"]["bias"],
             mask & ~first_token_mask(mask),
         )  # [B, M, V]
+        # [B, M, 1] the smallest logit that is kept
         threshold = jax.lax.top_k(words, top)[0][..., -1:]
         words = jnp.where(words >= threshold, words, 0.0)
         return jnp.concatenate([projected, words], -1)

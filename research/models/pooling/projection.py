@@ -1,4 +1,4 @@
-"""Linear layers between the pooled vector of a text and its embedding."""
+"""Dense layers from the pooled vector of a text to its embedding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class Dense:
     """A linear layer and its activation.
 
     Attributes:
-        kernel: [D, E].
-        bias: [E] or None.
-        activation: a name in ACTIVATIONS.
+        kernel: [D, E] weights.
+        bias: [E] bias; None for none.
+        activation: Name in ACTIVATIONS.
     """
 
     kernel: Array
@@ -39,14 +39,14 @@ class Dense:
 
 
 def project(layers: Sequence[Dense], x: Array) -> Array:
-    """Applies linear layers one after the other.
+    """Applies dense layers one after the other.
 
     Args:
-        layers: The layers; none leaves the vectors as they are.
-        x: [..., D] float32.
+        layers: The layers; without layers, x is returned.
+        x: [..., D] float32 vectors.
 
     Returns:
-        [..., E] float32.
+        [..., E] float32 vectors.
     """
     for layer in layers:
         # Full precision: sentence-transformers computes these layers in float32.

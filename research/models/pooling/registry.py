@@ -1,9 +1,10 @@
-"""All poolings by name, and the parameters of those that learn.
+"""The table of poolings, and the parameters of learned poolings.
 
 A pooling is written as a call, "mean" or "latent_attention(latents=64, heads=4)", in
-model.json and on the command line. Its parameters are "pooling" of the encoder's.
+model.json and on the command line. The encoder's parameters hold those of its pooling
+as "pooling".
 
-To add a pooling `name(tokens, mask)`, write it in a file of this folder and name it in
+To add a pooling `name(tokens, mask)`, write it in a file of this folder and add it to
 BASIC_POOLINGS.
 """
 
@@ -19,7 +20,7 @@ from research.models.pooling import attention, basic, lexical, router
 from research.models.pooling.basic import LearnedPooling
 from research.types import Array, Key, Params, Pool
 
-# Functions of tokens and mask, which have no options.
+# Functions of hidden states and mask, without options.
 BASIC_POOLINGS: dict[str, Pool] = {
     "mean": basic.mean_pool,
     "cls": basic.cls_pool,
@@ -27,7 +28,7 @@ BASIC_POOLINGS: dict[str, Pool] = {
     "max": basic.max_pool,
     "weighted_mean": basic.weighted_mean_pool,
 }
-# Functions of options, which return a LearnedPooling.
+# Functions of options that return a LearnedPooling.
 LEARNED_POOLINGS: dict[str, Callable[..., LearnedPooling]] = {
     "latent_attention": attention.latent_attention,
     "layer_attention": attention.layer_attention,
@@ -35,15 +36,15 @@ LEARNED_POOLINGS: dict[str, Callable[..., LearnedPooling]] = {
     "dupmae": lexical.dupmae,
     "moee": router.moee,
 }
-# All that a config's section `pool` and the flag --pool can name.
+# All poolings that the config section `pool` and the flag --pool accept.
 POOLINGS = {**BASIC_POOLINGS, **LEARNED_POOLINGS}
 
 
 def parse_pooling(text: str) -> Pool | LearnedPooling:
-    """Reads a pooling such as "mean" or "latent_attention(heads=4)".
+    """Parses a pooling such as "mean" or "latent_attention(heads=4)".
 
     Raises:
-        ValueError: The text is no call, there is no such pooling, or it has no such
+        ValueError: The text is not a call, there is no such pooling, or it has no such
             argument.
     """
     call = parse_call(text)
@@ -57,7 +58,7 @@ def parse_pooling(text: str) -> Pool | LearnedPooling:
 
 
 def pooled_width(text: str, cfg: EncoderConfig) -> int:
-    """Width of the pooled vector."""
+    """Width of the pooled vectors."""
     pool = parse_pooling(text)
     if isinstance(pool, LearnedPooling) and pool.width is not None:
         return pool.width(cfg)
@@ -67,28 +68,28 @@ def pooled_width(text: str, cfg: EncoderConfig) -> int:
 def add_pooling_params(
     key: Key, params: Params, cfg: EncoderConfig, pool: Pool | LearnedPooling
 ) -> Params:
-    """The encoder's parameters with those of its pooling, and of no other.
+    """Adds the parameters of a pooling to the encoder's; removes those of others.
 
-    Parameters that are there already are kept. The "head" of a pre-training becomes
-    part of a new pooling that reuses it, and is removed otherwise.
+    Existing parameters of this pooling are kept. The MLM "head" of a pre-training run
+    is used by a new pooling that reuses it, and removed otherwise.
 
     Args:
-        key: Random key of new parameters.
+        key: PRNG key for new parameters.
         params: The encoder's parameters.
         cfg: The encoder's shape.
         pool: The pooling.
 
     Raises:
-        ValueError: The parameters are those of another pooling, or have other shapes.
+        ValueError: The parameters belong to another pooling, or have other shapes.
     """
     encoder = {k: v for k, v in params.items() if k not in ("pooling", "head")}
     if not isinstance(pool, LearnedPooling) or pool.init is None:
         return encoder
-    # New parameters.
+    # New parameters
     if "pooling" not in params:
         start = {**encoder, "head": params["head"]} if "head" in params else encoder
         return {**encoder, "pooling": pool.init(key, cfg, start)}
-    # Parameters of the model that the run starts from, which must fit.
+    # Parameters of the model that the run starts from, whose shapes must fit
     new = jax.eval_shape(partial(pool.init, cfg=cfg), key, params=encoder)
     expected = jax.tree.map(jnp.shape, new)
     shapes = jax.tree.map(jnp.shape, params["pooling"])
@@ -104,7 +105,7 @@ def add_pooling_params(
 def bind_pooling(
     pool: Pool | LearnedPooling, params: Params, cfg: EncoderConfig
 ) -> tuple[Pool, Callable[..., Array] | None]:
-    """The pooling of an encoder as a function of states and mask alone.
+    """Binds a pooling to the encoder's parameters: a function of states and mask.
 
     Args:
         pool: The pooling.
@@ -113,10 +114,10 @@ def bind_pooling(
 
     Returns:
         pool: (states, mask) -> vectors.
-        pool_layer: applied to each layer first; None reads the last layer only.
+        pool_layer: applied first to each layer; None uses the last layer only.
 
     Raises:
-        ValueError: The encoder lacks the pooling's parameters, or routers.
+        ValueError: The encoder lacks the pooling's parameters, or has no routers.
     """
     if not isinstance(pool, LearnedPooling):
         return pool, None

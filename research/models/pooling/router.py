@@ -1,4 +1,4 @@
-"""Pooling of the router weights of a mixture of experts (MoEE, Li & Zhou 2024)."""
+"""Pooling of router weights of a mixture of experts (MoEE, Li & Zhou 2024)."""
 
 import chex
 import jax
@@ -16,16 +16,17 @@ ROUTER_SCORES = ("softmax", "logits")
 def moee(
     *, include_state: bool = True, scores: str = "softmax", weight: float = 1.0
 ) -> LearnedPooling:
-    """The last token's router weights in all blocks, beside its state (MoEE).
+    """The last token's state and its router weights in all blocks (MoEE).
 
-    The state, after the final norm, and the concatenated router weights are each scaled
-    to length 1. Cosines of the embeddings are then (cosine of the states + weight *
+    The state, after the final norm, and the concatenated router weights are each L2
+    normalized. Cosines of the embeddings are then (cosine of the states + weight *
     cosine of the router weights) / (1 + weight), the paper's MoEE (sum).
 
     Args:
-        include_state: False for the router weights alone.
+        include_state: Whether to include the state; without it the vector has router
+            weights only.
         scores: "softmax" as in the paper, or "logits", as in its code for most models.
-        weight: Weight of the router weights beside the state.
+        weight: Weight of the router weights; the state has weight 1.
     """
     check_option("pool.scores", scores, ROUTER_SCORES)
     if weight < 0:
