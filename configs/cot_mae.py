@@ -1,10 +1,10 @@
-"""CoT-MAE: a span of a text again, from the vector of another.
+"""CoT-MAE: reconstructs a span of a text from the vector of a neighboring span.
 
-Source: Wu et al. 2023, arXiv:2208.07670, and its released code; theirs is 800k steps of
-    1,024 spans of MS MARCO at 1e-4.
+Source: Wu et al. 2023, arXiv:2208.07670, and its released code; they train
+    800k steps of 1,024 spans of MS MARCO at 1e-4.
 Command: python -m launch.train --config=configs/cot_mae.py --workdir=runs/cot_mae
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab_size=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N (tokens per row).
 Cost: not measured here.
 Expected: not measured here.
 """

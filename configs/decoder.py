@@ -1,15 +1,16 @@
-"""A small causal language model, from raw text.
+"""A small causal language model, trained from scratch on raw text.
 
 Source: the pre-training of decoders such as Llama (Touvron et al. 2023,
     arXiv:2302.13971), at a size for one machine: RMSNorm, rotary positions, gated SiLU,
     tied embeddings, byte-level BPE.
 Command: python -m launch.train --config=configs/decoder.py --workdir=runs/decoder
 Variants: tiny, model=NAME, data=DIR (with rawtext/), steps=N, depth=N, width=N,
-    vocab_size=N, length=N tokens of a row. Perplexity of another text:
+    vocab_size=N, length=N (tokens per row). For the perplexity of any text:
     python -m launch.evaluate --model=runs/decoder --task=perplexity --data=FILE
-Cost: at steps=400,width=256,depth=6,vocab_size=8192,length=256 an hour of a core.
-Expected: of that, on the code of held-out packages, 2.26 bits by byte (a perplexity of
-    130 by token).
+Cost: one hour of one CPU core with
+    steps=400,width=256,depth=6,vocab_size=8192,length=256.
+Expected: with these variants, 2.26 bits per byte on the code of held-out packages (a
+    perplexity of 130 per token).
 """
 
 from configs.common import pre_training
@@ -25,14 +26,14 @@ def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     config = pre_training(arg, pool="mean")
     config.objective = section(OBJECTIVES, "causal_lm")
-    if config.encoder.name == "bert":  # not that of a given model
+    if config.encoder.name == "bert":  # no model= is given
         shape = {name: config.encoder[name] for name in SIZES}
-        shape["mlp"] = config.encoder.width * 8 // 3  # three kernels, not two
+        shape["mlp"] = config.encoder.width * 8 // 3  # a gated layer has three kernels
         config.encoder = section(ENCODERS, "modern", causal=True, **shape)
         vocab = config.tokenizer.vocab
         config.tokenizer = section(TOKENIZERS, "trained", vocab=vocab, kind="causal")
         config.optimizer.learning_rate = 2e-3
-    # Another weight decay and memory of gradients than a few passes over pairs want.
+    # AdamW as is common for language models.
     config.optimizer.weight_decay = 0.1
     config.optimizer.betas = (0.9, 0.95)
     config.optimizer.schedule = "cosine"
@@ -41,7 +42,7 @@ def get_config(arg: str = ""):
 
 
 def set_tiny_decoder(config, causal: bool) -> None:
-    """Replaces a config's encoder by the tiny decoder, random."""
+    """Replaces the config's encoder and tokenizer by those of a tiny random decoder."""
     body = get_config("tiny")
     config.tokenizer, config.encoder = body.tokenizer, body.encoder
     config.encoder.causal = causal

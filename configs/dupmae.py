@@ -1,10 +1,10 @@
-"""DupMAE (RetroMAE v2): the text, and its bag of words, again.
+"""DupMAE (RetroMAE v2): reconstructs a text and its bag of words from its vector.
 
-Source: Xiao et al. 2023, arXiv:2211.08769, and its released code (the bag of words
-    weighs 0.1 there, 1 in the paper); their data and steps are those of RetroMAE.
+Source: Xiao et al. 2023, arXiv:2211.08769, and its released code (where the bag of
+    words has the weight 0.1, in the paper 1); data and steps are those of RetroMAE.
 Command: python -m launch.train --config=configs/dupmae.py --workdir=runs/dupmae
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab_size=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N (tokens per row).
 Cost: not measured here.
 Expected: not measured here.
 """

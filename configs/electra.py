@@ -1,10 +1,10 @@
-"""ELECTRA: which tokens did a small generator put there?
+"""ELECTRA: detects the tokens that a small generator has replaced.
 
-Source: Clark et al. 2020, arXiv:2003.10555; theirs is 1M steps of 128 x 128 tokens at
-    5e-4 for the small size.
+Source: Clark et al. 2020, arXiv:2003.10555; for the small size, they train 1M steps of
+    128 x 128 tokens at 5e-4.
 Command: python -m launch.train --config=configs/electra.py --workdir=runs/electra
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab_size=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N (tokens per row).
 Cost: not measured here.
 Expected: not measured here.
 """

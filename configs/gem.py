@@ -1,8 +1,8 @@
-"""GEM: a decoder learns to embed a text in the token that ends it.
+"""GEM: a decoder learns to summarize the text before a special token in its state.
 
-Source: Zhang et al. 2025, arXiv:2506.04344: decoders of 1 to 8 billion parameters, next
-    tokens of texts that special tokens divide. One special token here, the tokenizer's
-    end token, in every second text.
+Source: Zhang et al. 2025, arXiv:2506.04344: decoders of 1 to 8 billion parameters
+    predict the tokens after special tokens, which split the texts. Here there is one
+    special token, the tokenizer's end token, in every second text.
 Command: python -m launch.train --config=configs/gem.py:model=runs/decoder \
     --workdir=runs/gem
 Variants: tiny, model=NAME (any decoder; default runs/decoder), data=DIR (with rawtext/

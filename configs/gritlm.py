@@ -1,11 +1,12 @@
-"""One model that embeds and speaks: contrastive learning and language modelling.
+"""GritLM: contrastive learning and causal language modeling with one model.
 
 Source: Muennighoff et al. 2024, arXiv:2402.09906: 1,253 steps of 2,048 pairs and 256
-    conversations, temperature 0.02, mean pooling. Here the same texts serve both.
+    conversations, temperature 0.02, mean pooling. Here both losses use the same texts.
 Command: python -m launch.train --config=configs/gritlm.py:model=runs/decoder \
     --workdir=runs/gritlm
 Variants: tiny, model=NAME (any decoder; default runs/decoder), data=DIR (with nli/ and
-    stsb/), steps=N. Its weight: --config.objective.weight=0.5
+    stsb/), steps=N. To set the weight of language modeling:
+    --config.objective.weight=0.5
 Cost: not measured here.
 Expected: not measured here.
 """

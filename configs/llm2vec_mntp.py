@@ -1,12 +1,12 @@
-"""LLM2Vec, first part: a decoder without its causal mask learns to fill in tokens.
+"""LLM2Vec, step 1: masked next-token prediction without the causal mask.
 
 Source: BehnamGhader et al. 2024, arXiv:2404.05961, sections 2.1 and 2.2: 1,000 steps of
-    32 texts of 512 tokens, LoRA of rank 16, masked next-token prediction of a fifth of
-    the tokens (Llama), the mask being "_".
+    32 texts of 512 tokens with LoRA of rank 16; a fifth of the tokens is masked by "_"
+    and predicted (Llama).
 Command: python -m launch.train --config=configs/llm2vec_mntp.py:model=runs/decoder \
     --workdir=runs/mntp
 Variants: tiny, model=NAME (any decoder; default runs/decoder), data=DIR (with rawtext/
-    and stsb/), steps=N. As for Mistral:
+    and stsb/), steps=N. With the masking of the paper's Mistral:
     --config.objective.ratio=0.8 --config.objective.replace="(1.0, 0.0)"
 Cost: not measured here.
 Expected: not measured here.

@@ -1,12 +1,12 @@
-"""LLM2Vec, second part: unsupervised SimCSE of the decoder that sees both sides.
+"""LLM2Vec, step 2: unsupervised SimCSE of the bidirectional decoder.
 
 Source: BehnamGhader et al. 2024, arXiv:2404.05961, section 2.3: 1,000 steps of 128
     sentences of at most 128 tokens, scale 20 (temperature 0.05), 3e-5, mean pooling.
-    Their dropout of 0.3 is on attention weights; ours is after sublayers too.
+    Their dropout of 0.3 is on attention weights only, ours also after sublayers.
 Command: python -m launch.train --config=configs/llm2vec_simcse.py:model=runs/mntp \
     --workdir=runs/llm2vec
-Variants: tiny, model=NAME (of configs/llm2vec_mntp.py, or any decoder; default
-    runs/mntp), data=DIR (with rawtext/ and stsb/), steps=N, dropout=P.
+Variants: tiny, model=NAME (a run of configs/llm2vec_mntp.py, or any decoder;
+    default runs/mntp), data=DIR (with rawtext/ and stsb/), steps=N, dropout=P.
 Cost: not measured here.
 Expected: not measured here.
 """

@@ -1,16 +1,16 @@
-"""An embedder from a decoder: LoRA on NLI triplets, queries with an instruction.
+"""A decoder tuned into an embedder with LoRA, on NLI triplets with an instruction.
 
-Source: Wang et al. 2024, arXiv:2401.00368 (E5-Mistral): LoRA of rank 16, the last token
-    pooled, temperature 0.02, "Instruct: ... Query: ..." before queries only, 1e-4 at a
-    batch of 2,048; bidirectional, rank=16 and mean pooling are those of
-    BehnamGhader et al. 2024, arXiv:2404.05961 (LLM2Vec). alpha is twice the rank.
+Source: Wang et al. 2024, arXiv:2401.00368 (E5-Mistral): LoRA of rank 16, last-token
+    pooling, temperature 0.02, "Instruct: ... Query: ..." before queries only, 1e-4 at
+    batch 2,048. The variant bidirectional, with mean pooling, follows BehnamGhader et
+    al. 2024, arXiv:2404.05961 (LLM2Vec). alpha is twice the rank.
 Command: python -m launch.train --config=configs/lora_llm.py:model=DIR --workdir=DIR
     python -m launch.train --config=configs/lora_llm.py:shape=mistral7b --dry_run
 Variants: tiny, model=NAME (any decoder), data=DIR (with nli/ and stsb/), steps=N,
-    batch=N, rate=X, rank=N (0 trains every parameter), bidirectional, pool=NAME,
-    dtype=float32 (for CPU), symmetric (queries have no instruction), echo (every text
-    twice, as configs/ablations/llm_tuning.py compares); shape=mistral7b has that body
-    without weights, for --dry_run.
+    batch=N, rate=X (learning rate), rank=N (0 trains all parameters), bidirectional,
+    pool=NAME, dtype=float32 (for CPU), symmetric (no instruction), echo (every text is
+    repeated; see configs/ablations/llm_tuning.py), shape=mistral7b (that architecture
+    without weights, for --dry_run).
 Cost: not measured here.
 Expected: not measured here.
 """
@@ -28,6 +28,7 @@ from research.text.prompts import PROMPTS
 INSTRUCTION = (
     "Instruct: Given a premise, retrieve a hypothesis that is entailed by it\nQuery: "
 )
+# Architectures without weights: changes of the preset "decoder", for --dry_run.
 SHAPES = {"mistral7b": {"window": 4_095}}
 SMALL = {
     "vocab_size": 512,
@@ -56,12 +57,13 @@ def get_config(arg: str = ""):
     config.optimizer.warmup = 0.1
     config.mesh.fsdp = True
     config.objective.micro_batch = 64
+    # LoRA, unless all parameters are trained.
     if arg.rank:
         lora = {"rank": arg.rank, "alpha": 2.0 * arg.rank, "base_dtype": arg.dtype}
         config.tuning = section(TUNING, "lora", **lora)
     if arg.echo:
         config.prompt = section(PROMPTS, "echo", symmetric=True, pool=config.pool.name)
-    # Data and model; the tiny decoder is random unless a model is named.
+    # Data and model; the tiny decoder is random unless a model is given.
     if arg.tiny:
         tiny(config)
         config.objective.micro_batch = 4
@@ -86,7 +88,7 @@ def get_config(arg: str = ""):
 
 
 def _set_encoder(config, arg) -> None:
-    """The model, or the shape of one."""
+    """Sets the encoder: a model, or only the shape of one."""
     changes = {"dtype": arg.dtype, "remat": "all", "dropout": 0.0}
     if arg.shape:
         if arg.shape not in SHAPES:

@@ -1,10 +1,10 @@
-"""MAE-LM: an encoder that never sees [MASK].
+"""MAE-LM: masked language modeling in which the encoder never sees [MASK].
 
-Source: Meng et al. 2024, arXiv:2302.02060, and its released code; theirs is 2M updates
-    of 512 tokens at 2e-4, with a decoder of 4 blocks.
+Source: Meng et al. 2024, arXiv:2302.02060, and its released code; they train
+    2M steps of rows of 512 tokens at 2e-4, with a decoder of 4 blocks.
 Command: python -m launch.train --config=configs/mae_lm.py --workdir=runs/mae_lm
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab_size=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N (tokens per row).
 Cost: not measured here.
 Expected: not measured here.
 """

@@ -1,10 +1,10 @@
-"""Mask-later: [MASK] joins the kept tokens only in a small decoder, so half can go.
+"""Mask-later: masked tokens skip the encoder; a small decoder predicts them.
 
 Source: Liao et al. 2022, arXiv:2211.04898 (3ML, with self-attention only); half of the
-    tokens is predicted.
+    tokens are masked and predicted.
 Command: python -m launch.train --config=configs/mask_later.py --workdir=runs/mask_later
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab_size=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N (tokens per row).
 Cost: not measured here.
 Expected: not measured here.
 """

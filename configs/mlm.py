@@ -1,11 +1,11 @@
-"""Masked language modelling of whole words, from raw text.
+"""Masked language modeling of whole words on raw text (BERT).
 
-Source: Devlin et al. 2019, arXiv:1810.04805, with whole words hidden; theirs is 1M
+Source: Devlin et al. 2019, arXiv:1810.04805, with masks of whole words; they train 1M
     steps of 256 x 512 tokens of books and Wikipedia at 12 x 768.
 Command: python -m launch.train --config=configs/mlm.py --workdir=runs/mlm
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab_size=N, length=N tokens of a row. Rare or hard words first:
-    --config.objective.weighting=frequency or loss.
+    width=N, vocab_size=N, length=N (tokens per row). To mask rare or difficult words
+    more often: --config.objective.weighting=frequency or loss.
 Cost: not measured here.
 Expected: not measured here.
 """

@@ -1,13 +1,13 @@
-"""2D Matryoshka sentence embeddings: one drawn layer and drawn widths at each step.
+"""2D Matryoshka sentence embeddings: a random layer and random widths in each step.
 
-Source: Li et al. 2024, arXiv:2402.14776. variant=st_matryoshka2d is what the Starbucks
-paper compares with as "2DMSE" (sentence-transformers' Matryoshka2dLoss, its defaults at
-the time); mse2d_v1 and mse2d_later are the authors' own first and second code.
+Source: Li et al. 2024, arXiv:2402.14776. variant=st_matryoshka2d is "2DMSE" in the
+    Starbucks paper (sentence-transformers' Matryoshka2dLoss with the defaults of that
+    time); mse2d_v1 and mse2d_later are the first and the later code of the authors.
 Command: python -m launch.train --config=configs/mse2d.py --workdir=runs/mse2d
 Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N,
     variant=st_matryoshka2d|mse2d_v1|mse2d_later.
 Cost: 4 minutes on 2 CPU cores for 96 steps of 64 triplets.
-Expected: STS-B test at the six sizes: the row mse2d of README.md's table.
+Expected: STS-B test at the six sizes: the row mse2d in notebooks/README.md.
 """
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_dims

@@ -1,12 +1,14 @@
-"""A decoder made an embedder in two stages: retrieval, then every task.
+"""A decoder tuned into an embedder in two stages: retrieval, then all tasks.
 
-Source: NV-Embed (Lee et al. 2024, arXiv:2405.17428): both sides, latent attention, LoRA
-    of rank 16; first retrieval with in-batch negatives, then also other tasks, whose
-    texts may be alike, with nothing but hard negatives. Their 7 hard negatives are one
-    here, and the second stage has no retrieval: SQuAD has no hard negatives.
-Command: python -m launch.train --config=configs/nv_embed.py:model=DIR --workdir=DIR
-    and again with stage=2,model=DIR, the folder of the first stage.
-Variants: tiny, stage=1|2, model=NAME (a decoder; of stage 2 the run of stage 1),
+Source: NV-Embed (Lee et al. 2024, arXiv:2405.17428): bidirectional attention, latent
+    attention pooling, LoRA of rank 16. Stage 1 is retrieval with in-batch negatives;
+    stage 2 adds other tasks, where a batch may contain similar texts, and uses only
+    hard negatives. They have 7 hard negatives per query, here there is one; stage 2
+    has no retrieval here, since SQuAD has no hard negatives.
+Command: python -m launch.train --config=configs/nv_embed.py:model=DIR --workdir=DIR1
+    python -m launch.train --config=configs/nv_embed.py:stage=2,model=DIR1 \
+    --workdir=DIR2
+Variants: tiny, stage=1|2, model=NAME (a decoder; for stage 2 the run of stage 1),
     data=DIR (with squad_retrieval/, nli/, banking77/, trec/ and stsb/), steps=N,
     dtype=float32 (for CPU).
 Cost: not measured here.
@@ -36,7 +38,7 @@ def get_config(arg: str = ""):
     arg = parse_arg(arg, tiny=False, model="", data=DATA, steps=1_000, **options)
     if arg.stage not in (1, 2):
         raise ValueError(f"variant stage is {arg.stage}; allowed: 1, 2")
-    decoder_model, arg.model = arg.model, MINILM  # which the decoder replaces below
+    decoder_model, arg.model = arg.model, MINILM  # replaced by the decoder below
     config = fine_tuning(arg)
     rank, sizes = 16, {"latents": 512, "heads": 8}
     if arg.tiny:
@@ -46,6 +48,7 @@ def get_config(arg: str = ""):
         start_from(config, decoder_model, causal=False, dropout=0.0, dtype=arg.dtype)
     elif not arg.tiny:
         raise ValueError("configs/nv_embed.py needs model=NAME, a decoder")
+    # Pooling, adapters and loss.
     config.pool = section(POOLINGS, "latent_attention", **sizes)
     lora = {"rank": rank, "alpha": 2.0 * rank, "base_dtype": arg.dtype}
     config.tuning = section(TUNING, "lora", **lora)
@@ -61,10 +64,11 @@ def get_config(arg: str = ""):
 
 
 def _mixture(arg) -> dict:
-    """The sources of a stage."""
+    """The data sources of a stage."""
     if arg.stage == 1:
         path = f"{arg.data}/squad_retrieval"
         return {"squad": section(SOURCES, "beir", path=path, query_prompt=RETRIEVAL)}
+    # Stage 2: an instruction for each task.
     prompts = {name: ASKED.format(task) for name, task in TASKS.items()}
     triplets = f"{arg.data}/nli/triplets.jsonl.gz"
     mixture = {
@@ -72,6 +76,7 @@ def _mixture(arg) -> dict:
     }
     for name, prompt in prompts.items():
         path = f"{arg.data}/{name}/train.jsonl.gz"
-        roles = {"query_prompt": prompt, "document_prompt": prompt}  # texts of one kind
+        # Queries and documents are both questions, with the same prompt.
+        roles = {"query_prompt": prompt, "document_prompt": prompt}
         mixture[name] = section(SOURCES, "labeled_texts", path=path, **roles)
     return mixture

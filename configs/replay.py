@@ -1,11 +1,11 @@
-"""A run again, from the config.json that it left (replay.py:WORKDIR/config.json).
+"""Repeats a run from the config.json in its workdir (replay.py:WORKDIR/config.json).
 
-Source: the run's own file; overrides still work.
+Source: the run's own config; flags still override its values.
 Command: python -m launch.train --config=configs/replay.py:runs/a/config.json \
     --workdir=runs/b
-Variants: the path, and nothing else.
-Cost: the run's.
-Expected: the run's metrics again, to the last bit on the same devices.
+Variants: the path of the config.json, and nothing else.
+Cost: that of the run.
+Expected: the same metrics, to the last bit on the same devices.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""RetroMAE: the text again, from its vector and little else.
+"""RetroMAE: reconstructs a heavily masked text from its vector.
 
-Source: Xiao et al. 2022, arXiv:2205.12035, and its released code; theirs is 8 epochs of
-    Wikipedia and BookCorpus, 256 x 512 tokens a step at 1e-4.
+Source: Xiao et al. 2022, arXiv:2205.12035, and its released code; they train 8
+    epochs of Wikipedia and BookCorpus, 256 x 512 tokens per step at 1e-4.
 Command: python -m launch.train --config=configs/retromae.py --workdir=runs/retromae
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab_size=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N (tokens per row).
 Cost: not measured here.
 Expected: not measured here.
 """

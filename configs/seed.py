@@ -1,10 +1,10 @@
-"""SEED-Encoder: a decoder too weak to do without the vector of the text.
+"""SEED-Encoder: a weak decoder that has to rely on the vector of the text.
 
 Source: Lu et al. 2021, arXiv:2102.09206, and its released model; theirs is 12 x 768
-    with a decoder of 3 blocks that see 2 tokens, from Wikipedia.
+    with a decoder of 3 blocks that attends to 2 tokens, trained on Wikipedia.
 Command: python -m launch.train --config=configs/seed.py --workdir=runs/seed
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab_size=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N (tokens per row).
 Cost: not measured here.
 Expected: not measured here.
 """

@@ -1,11 +1,11 @@
-"""A plain model cut to its first blocks before training: the baseline of one per size.
+"""The baseline of one model per depth: a model cut to its first blocks, then trained.
 
-Source: Zhuang et al. 2024, arXiv:2410.13230, row "Separate": the loss sees the whole
-width, and a smaller one is cut only when it is evaluated.
+Source: Zhuang et al. 2024, arXiv:2410.13230, row "Separate": the loss is of the full
+    width, which is truncated only for evaluation.
 Command: python -m launch.train --config=configs/separate.py:depth=3 --workdir=runs/d3
 Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N, depth=L.
-Cost: 4 minutes on 2 CPU cores for 96 steps of 64 triplets, or less by depth.
-Expected: STS-B test at the six sizes: the row separate of README.md's table.
+Cost: 4 minutes on 2 CPU cores for 96 steps of 64 triplets; less for a smaller depth.
+Expected: STS-B test at the six sizes: the row separate in notebooks/README.md.
 """
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg

@@ -1,9 +1,9 @@
-"""Supervised SimCSE: InfoNCE on NLI triplets, the first token's state as embedding.
+"""Supervised SimCSE: InfoNCE on NLI triplets, with the first token's state.
 
 Source: Gao et al. 2021, arXiv:2104.08821, section 4 and appendix A: batch 512, 32
-tokens, 3 epochs, 5e-5 for base models, no warm-up. The authors keep the dense layer
-with tanh over the first token at test time; here it is dropped, as in the unsupervised
-recipe, so that every size of the encoder stays usable.
+    tokens, 3 epochs, 5e-5 for base models, no warm-up. At test time, the authors keep
+    the dense layer with tanh after the first token; here it is dropped, as in the
+    unsupervised recipe, so that the encoder can be truncated to any size.
 Command: python -m launch.train --config=configs/simcse_sup.py --workdir=runs/simcse
 Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N.
 Cost: not measured here.

@@ -1,8 +1,8 @@
-"""Unsupervised SimCSE: a sentence is its own positive under another dropout mask.
+"""Unsupervised SimCSE: a sentence is its own positive, with another dropout mask.
 
 Source: Gao et al. 2021, arXiv:2104.08821, section 3: batch 64, 32 tokens, 3e-5, one
-epoch of 10^6 sentences, first token through a dense layer with tanh that is dropped
-after training.
+    epoch of 10^6 sentences; the first token's state goes through a dense layer with
+    tanh, which is dropped after training.
 Command: python -m launch.train --config=configs/simcse_unsup.py --workdir=runs/unsup
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N.
 Cost: not measured here.

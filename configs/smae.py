@@ -1,11 +1,11 @@
-"""Starbucks' masked autoencoding: a bottleneck at each of six sizes of an encoder.
+"""SMAE, Starbucks' masked autoencoding: a bottleneck at each of six encoder sizes.
 
-Source: Zhuang et al. 2024, arXiv:2410.13230 (SMAE), and its released code; theirs is
-    one pass over FineWeb 100BT, 512 x 512 tokens a step at 1e-4, from
+Source: Zhuang et al. 2024, arXiv:2410.13230 (SMAE), and its released code; they train
+    one pass over FineWeb 100BT, 512 x 512 tokens per step at 1e-4, from
     bert-base-uncased.
 Command: python -m launch.train --config=configs/smae.py --workdir=runs/smae
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
-    width=N, vocab_size=N, length=N tokens of a row.
+    width=N, vocab_size=N, length=N (tokens per row).
 Cost: not measured here.
 Expected: not measured here.
 """

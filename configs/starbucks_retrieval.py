@@ -1,9 +1,9 @@
-"""Starbucks fine-tuning for retrieval: another loss under the same name.
+"""Starbucks fine-tuning for retrieval, whose loss differs from that for similarity.
 
 Source: Zhuang et al. 2024, arXiv:2410.13230, and the retrieval loss that its authors
-released: dot products of the first token's states at temperature 1, and the
-divergence of every size's scores from the full size's. Theirs is MS MARCO with 7 hard
-negatives at batch 128, 1e-4, 3 epochs.
+    released: dot products of the first token's states at temperature 1, and for every
+    size the divergence of its scores from those of the full size. They train on MS
+    MARCO with 7 hard negatives at batch 128, 1e-4, 3 epochs.
 Command: python -m launch.train --config=configs/starbucks_retrieval.py --workdir=runs/r
 Variants: tiny, model=NAME, data=DIR (with squad_retrieval/), steps=N.
 Cost: not measured here.
@@ -23,6 +23,7 @@ def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128)
     config = fine_tuning(arg)
+    # Dot products of the first token's states.
     config.pool = section(BASIC_POOLINGS, "cls")
     config.similarity = "dot"
     config.loss = section(LOSSES, "infonce", temperature=1.0)

@@ -1,12 +1,14 @@
 """Starbucks fine-tuning for sentence similarity: six fixed sizes of one encoder.
 
 Source: Zhuang et al. 2024, arXiv:2410.13230, and the loss that its authors released;
-theirs is one pass over 557,850 NLI triplets at batch 128 from bert-base-uncased.
+    they train one pass over 557,850 NLI triplets at batch 128 from bert-base-uncased.
 Command: python -m launch.train --config=configs/starbucks_sts.py --workdir=runs/sts
-Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N, rate=X; pairs
-    trains on DATA/pairs in every second step, scratch drops the model's weights.
+Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N, rate=X
+    (learning rate), pairs (every second step trains on data/pairs), scratch (random
+    weights instead of the model's).
 Cost: 4 minutes on 2 CPU cores for 96 steps of 64 triplets.
-Expected: STS-B test at the six sizes: the row starbucks_sts of README.md's table.
+Expected: STS-B test at the six sizes: the row starbucks_sts in
+    notebooks/README.md.
 """
 
 from configs.common import (

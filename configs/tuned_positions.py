@@ -1,13 +1,14 @@
-"""New positions for a model that has learned ones: they alone are trained.
+"""A longer table of learned positions, of which only the new rows are trained.
 
-Source: Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), section 4.1: a table that is
-    interpolated (or recurrent) to 8 times its rows, the old ones frozen, short texts at
-    random positions; 5e-4, 100 steps of warm-up, temperature 0.01. Theirs is E5-base on
-    MS MARCO, NQ and NLI, 3 epochs at batch 512 with 7 hard negatives.
+Source: Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), section 4.1: the table is
+    extended to 8 times its rows by interpolation (or repetition), its old rows are
+    frozen, and short texts get random positions; 5e-4, 100 steps of warm-up,
+    temperature 0.01. They train E5-base on MS MARCO, NQ and NLI, 3 epochs at batch 512
+    with 7 hard negatives.
 Command: python -m launch.train --config=configs/tuned_positions.py --workdir=runs/long
-Variants: tiny, model=NAME, start=recurrent, scale=N, steps=N.
+Variants: tiny, model=NAME, start=interpolated|recurrent, scale=N, steps=N.
 Cost: not measured here.
-Expected: not measured here; texts that fitted before are embedded as before.
+Expected: not measured here; texts within the old length keep their embeddings.
 """
 
 from configs.common import MINILM, make_base, parse_arg, start_from, tiny
@@ -34,6 +35,7 @@ def get_config(arg: str = ""):
         start_from(config, arg.model)
         config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}
         config.evals = {"pydocs": section(EVALS, "pydocs_long", length=1_024)}
+    # Freeze all parameters but the position table, and of that the old rows.
     config.position_methods = f"{arg.start}(scale={arg.scale})"
     shape = build(ENCODERS, config.encoder)
     begin, rows = shape.position_offset, shape.max_len

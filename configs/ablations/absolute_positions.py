@@ -1,17 +1,18 @@
-"""A model of 512 learned positions reads longer texts: every training-free method.
+"""Longer texts for a model with 512 learned positions: all training-free methods.
 
 Source: Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), section 4.1 and table 3.
 Command: python -m launch.ablate --config=configs/ablations/absolute_positions.py \
     --workdir=runs/absolute_positions
 Variants: tiny, model=NAME, data=DIR.
-Rows: "cut" reads the first 512 tokens; the methods make a table for the length of the
-    column; windows are averaged vectors of 512 tokens each.
-Columns: qmsum L: nDCG@10 of QMSum, reading L tokens. passkey L: Acc@1 of passkeys of
-    nominal length L, reading at least 512 tokens.
-Cost: no training; 45 evaluations, 20 to 40 minutes a row on 2 CPU cores, of which the
-    4,096 tokens of QMSum take half.
-Expected: the table in README.md; of all-MiniLM-L6-v2 at 4,096 tokens QMSum 20.5 cut,
-    28.4 to 29.6 with a longer table, 32.0 in windows; passkeys 14, 42 to 64, 16.
+Rows: "cut" uses the first 512 tokens; grouped, recurrent and interpolated extend the
+    position table to the length of the column; "windows" averages the vectors of
+    windows of 512 tokens.
+Columns: qmsum L: nDCG@10 of QMSum with the first L tokens. passkey L: Acc@1 of passkeys
+    of nominal length L, with L tokens but at least 512.
+Cost: no training; 45 evaluations, 20 to 40 minutes per row on 2 CPU cores, half of it
+    for QMSum at 4,096 tokens.
+Expected: the table in notebooks/README.md. all-MiniLM-L6-v2 at 4,096 tokens: QMSum 20.5
+    cut, 28.4 to 29.6 with a longer table, 32.0 in windows; passkeys 14, 42 to 64, 16.
 """
 
 import ml_collections
@@ -40,7 +41,7 @@ def get_config(arg: str = ""):
         evals[f"passkey {length}"] = section(
             EVALS, "longembed", tasks=("passkey",), lengths=(length,)
         )
-    # A column for each task and length: the model reads at least its 512 tokens.
+    # A column for each task and length; the model embeds at least 512 tokens.
     for task in ("passkey",) if arg.tiny else ("qmsum", "passkey"):
         for length in lengths:
             if task == "qmsum" and length < ORIGINAL:

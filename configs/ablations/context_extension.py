@@ -1,16 +1,17 @@
-"""Trained at 128 tokens, read at up to 2,048: positions and methods compared.
+"""Context extension from 128 to 2,048 tokens: kinds of positions, and methods.
 
-Source: Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), tables 2 and 3, in small: one
-    body trained with learned, rotary, ALiBi and no positions, and read at 1 to 16 times
-    the length with every method that needs no training and applies.
+Source: Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), tables 2 and 3, at a small scale:
+    the same encoder is trained with learned, rotary, ALiBi and no positions, and
+    evaluated at 1 to 16 times the length with all applicable training-free methods.
 Command: python -m launch.ablate --config=configs/ablations/context_extension.py \
     --workdir=runs/context_extension
 Variants: tiny, steps=N, seeds=(0,1).
-Rows: a training and a method; those of one training share its run. "cut" reads the
-    first 128 tokens only; "as it is" is the model beyond its training, unchanged.
-Columns: the tokens that are read. pydocs: nDCG@10 of finding the code of many
-    docstrings (`pydocs_long`); passkey: Acc@1, of documents of 0.75 of the nominal
-    length, which have more tokens with this tokeniser.
+Rows: a kind of positions and a method; rows with the same positions share one trained
+    model. "cut" uses only the first 128 tokens; "as it is" applies the model to longer
+    texts without any change.
+Columns: the number of tokens. pydocs: nDCG@10 of code search with many docstrings
+    (`pydocs_long`). passkey: Acc@1; the nominal length of the documents is 0.75 times
+    the column's, since this tokenizer needs more tokens per word.
 Cost: 4 trainings of 4 minutes, and 170 evaluations of 3 to 10 seconds, on 2 CPU cores.
 Expected: pydocs at 2,048 tokens, seed 0: learned 6.5 cut and 16.0 interpolated; rope
     7.2 cut, 31.8 as it is, 33.9 dynamic_ntk; alibi 26.7; none 40.5.
@@ -50,7 +51,7 @@ ROWS = {
     "alibi, as it is": ("alibi", {"extend": "extrapolate(length={max_length})"}),
     "none, as it is": ("none", {"extend": "extrapolate(length={max_length})"}),
 }
-# LongEmbed's factors of the base for 2, 4 and 8 times the length, and one more.
+# Factors of the RoPE base: LongEmbed's for 2, 4 and 8 times the length, and one more.
 FACTORS = {1: 1, 2: 3, 4: 5, 8: 10, 16: 20}
 
 
@@ -63,6 +64,7 @@ def get_config(arg: str = ""):
         original, scales, sizes = 32, (1, 2), {"candidates": 20}
         variant = "tiny"
     recipe = "configs/context_extension.py:" + variant + ",positions="
+    # A column for each task and length, with the values that rows fill in.
     columns, evals = {}, {}
     for task in ("pydocs", "passkey"):
         for scale in scales:
@@ -74,7 +76,7 @@ def get_config(arg: str = ""):
                 "original": original,
                 "scale": scale,
                 "factor": FACTORS[scale],
-                # The farthest token is then as far as the training's (their table 6).
+                # Keeps the largest distance at that of training (table 6).
                 "group": scale + 1,
                 "window": original // scale,
             }

@@ -1,4 +1,4 @@
-"""A causal language model as an embedder, without training: prompts, echo, poolings.
+"""A causal language model as an embedder without training: prompts and poolings.
 
 Source: Springer et al. 2024, arXiv:2402.15449 (echo); Jiang et al. 2024,
     arXiv:2307.16645 (PromptEOL); Zhang et al. 2024, arXiv:2404.03921 (Pretended CoT,
@@ -9,16 +9,16 @@ Command: python -m launch.ablate --config=configs/ablations/llm_embedders.py \
     --workdir=runs/llm_embedders
 Variants: tiny, model=NAME (a decoder, instead of training one), data=DIR (with
     rawtext/, stsb/ and squad_retrieval/), steps=N, width=N, depth=N, vocab_size=N.
-Rows: how one and the same model is read. Echo has the same token budget as the others,
-    so of a long text each copy is half. Token prepending goes before the blocks from
-    1 to half of the depth; its baseline, "off", has the same prompt and copies nothing.
-Columns: STS-B dev (Spearman x 100), and the paragraphs of 2,000 of SQuAD's questions
-    (nDCG@10).
+Rows: ways to embed with the same model. Echo has the same token budget as the others,
+    so that each copy of a long text is cut to half of it. Token prepending applies to
+    the blocks from 1 to half of the depth; its baseline, "off", has the same prompt and
+    copies no state. "Both sides" is bidirectional attention.
+Columns: STS-B dev (Spearman x 100), and SQuAD paragraphs for 2,000 questions (nDCG@10).
 Cost: one training of the decoder and 32 evaluations, 100 minutes of one CPU core.
 Expected: STS-B dev, SQuAD: mean 39.1, 1.6; last 25.8, 0.4; weighted mean 41.8, 1.6;
-    mean, both sides 37.7, 2.2; echo 39.3, 2.5, by its last token 24.7, 0.0; prompteol
-    20.5, 0.2; cot 19.7, 0.3; ke 20.2, 0.4; with their <PST>, prepending off and on,
-    19.1 and 19.3; 17.8 and 17.7; 17.7 and 17.8. metaeol is not measured here.
+    mean, both sides 37.7, 2.2; echo 39.3, 2.5, with last-token pooling 24.7, 0.0;
+    prompteol 20.5, 0.2; cot 19.7, 0.3; ke 20.2, 0.4; the three with <PST>, STS-B with
+    prepending off and on: 19.1, 19.3; 17.8, 17.7; 17.7, 17.8. metaeol: not measured.
 """
 
 import ml_collections
@@ -36,7 +36,7 @@ def get_config(arg: str = ""):
     sizes = ",".join(f"{name}={arg[name]}" for name in ("data", *shape))
     variant = "tiny" if arg.tiny else f"{sizes},length=256"
     recipe = f"configs/decoder.py:{variant}"
-    # Prompts are longer than the texts of a tiny decoder.
+    # The prompts are longer than the maximum length of the tiny decoder.
     extended = {"extend": "extrapolate(length=256)"} if arg.tiny else {}
     lengths = {"max_length": 256} if arg.tiny else {}
     evals = {
@@ -74,8 +74,13 @@ def get_config(arg: str = ""):
 
 
 def make_rows(window: str) -> dict[str, dict[str, str]]:
-    """How the model is read, with the window of token prepending."""
+    """The rows of the table.
+
+    Args:
+        window: Blocks of token prepending, such as "(1, 3)".
+    """
     prompts = ("prompteol", "cot", "ke")
+    # Each prompt with <PST>: an empty window copies no state.
     prepended = {
         f"{name} + prepending{off}": {"prompt": name, "prepend": blocks}
         for name in prompts

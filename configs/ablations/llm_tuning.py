@@ -1,16 +1,16 @@
-"""A causal language model tuned into an embedder: how much, and how it reads.
+"""A causal language model tuned into an embedder: tuning, attention and echo compared.
 
 Source: Springer et al. 2024, arXiv:2402.15449 (echo), and BehnamGhader et al. 2024,
-    arXiv:2404.05961 (both sides), of models of 7 billion parameters with LoRA.
+    arXiv:2404.05961 (bidirectional), with LoRA on models of 7 billion parameters.
 Command: python -m launch.ablate --config=configs/ablations/llm_tuning.py \
     --workdir=runs/llm_tuning
 Variants: tiny, data=DIR (with rawtext/, nli/ and stsb/), steps=N, width=N, depth=N and
-    vocab_size=N of the decoder's training, tuning=N steps after it, seeds=(0,1).
-Rows: the decoder as it is, with LoRA of rank 16 (1e-3) or with every parameter (2e-4)
-    trained on NLI triplets; causal or seeing both sides; texts once or twice (echo).
-    All pool the mean.
+    vocab_size=N (pre-training of the decoder), tuning=N (steps of tuning), seeds=(0,1).
+Rows: the decoder untuned, tuned with LoRA of rank 16 (learning rate 1e-3) or in all
+    parameters (2e-4) on NLI triplets; with causal or bidirectional attention ("both
+    sides"); with or without echo. All use mean pooling.
 Columns: STS-B test (Spearman x 100), with intervals over bootstrap samples.
-Cost: one training of the decoder, 8 tunings and 12 evaluations, 2 hours of a CPU core.
+Cost: one pre-training, 8 tunings and 12 evaluations: 2 hours of one CPU core.
 Expected: untuned, LoRA, full: causal 22.8 32.7 34.0, with echo 24.4 34.5 37.8; both
     sides 21.7 31.6 34.6, with echo 23.4 33.0 36.8.
 """
@@ -39,7 +39,7 @@ def get_config(arg: str = ""):
         limits = {"candidates": 50, "queries": 20}
         evals = {"pydocs": section(EVALS, "pydocs_retrieval", **limits)}
         longer = {"max_length": 64}
-    # A row for each mask, number of copies of the text, and amount of tuning.
+    # A row for each attention mask, with and without echo, and kind of tuning.
     rows = {}
     for side, mask in SIDES.items():
         for texts, variant in READ.items():

@@ -1,4 +1,4 @@
-"""What pre-training gives the small sizes: nothing, MLM, RetroMAE or SMAE before.
+"""The effect of pre-training (none, MLM, RetroMAE, SMAE) on small sizes.
 
 Source: Zhuang et al. 2024, arXiv:2410.13230: SMAE from bert-base-uncased, then
     Starbucks' fine-tuning, against fine-tuning alone. Here every objective pre-trains
@@ -6,17 +6,17 @@ Source: Zhuang et al. 2024, arXiv:2410.13230: SMAE from bert-base-uncased, then
     NLI triplets and pairs.
 Command: python -m launch.ablate --config=configs/ablations/smae.py --workdir=runs/smae
 Variants: tiny, data=DIR (with rawtext/, nli/, pairs/, stsb/ and squad_retrieval/),
-    steps=N of pre-training, tuning=N steps after it, rate=X of these, depth=N, width=N,
-    vocab_size=N, seeds=(0,1).
-Rows: scratch has no pre-training, but mlm's tokenizer; the others say what came first.
-Columns: depth x width; STS-B test (Spearman x 100) and the paragraphs of SQuAD's
-    questions (nDCG@10).
-Sizes: 6 x 128 (2 heads), 4,096 words, 64 rows of 128 tokens in a step.
-Cost: 6 pre-trainings and 8 fine-tunings, 85 minutes of one CPU core a seed.
+    steps=N (of pre-training), tuning=N (steps of fine-tuning), rate=X (their learning
+    rate), depth=N, width=N, vocab_size=N, seeds=(0,1).
+Rows: the pre-training objective; scratch has no pre-training, but mlm's tokenizer.
+Columns: depth x width; STS-B test (Spearman x 100) and SQuAD paragraphs for questions
+    (nDCG@10).
+Sizes: 6 x 128 (2 heads), a vocabulary of 4,096, 64 rows of 128 tokens per step.
+Cost: 6 pre-trainings and 8 fine-tunings, 85 minutes of one CPU core per seed.
 Expected: mean of two seeds, STS-B at the six sizes, then SQuAD at full size: scratch
     37.3 44.3 51.3 57.1 60.0 60.1, 30.0; mlm 35.1 42.1 53.5 59.5 62.2 60.4, 21.7;
     retromae 35.1 42.3 53.3 58.4 61.2 58.4, 20.3; smae 35.3 44.6 54.3 60.0 62.7 60.3,
-    21.8. SMAE is above MLM at five of six sizes; so short a pre-training helps STS-B
+    21.8. SMAE is above MLM at five of six sizes; this short pre-training helps STS-B
     from 3 x 21 on and harms SQuAD.
 """
 

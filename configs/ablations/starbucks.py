@@ -1,14 +1,14 @@
-"""One elastic encoder against one model per size: STS-B test at six sizes.
+"""Elastic encoders against one model per size: STS-B test at six sizes.
 
 Source: Zhuang et al. 2024, arXiv:2410.13230; their numbers are for bert-base-uncased
-(12 x 768), 4,359 steps of 128 All-NLI triplets, sizes (2,32) ... (12,768).
+    (12 x 768), 4,359 steps of 128 All-NLI triplets, sizes (2,32) ... (12,768).
 Command: python -m launch.ablate --config=configs/ablations/starbucks.py \
     --workdir=runs/starbucks
 Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N, seeds=(0,1).
-Rows: plain is one full model, only cut when it is evaluated (the paper's "BERT");
-    separate trains a model for each depth; the others train one model for all sizes.
+Rows: plain is one full model that is truncated only for evaluation ("BERT" in the
+    paper); separate trains a model per depth; the others train one for all sizes.
 Cost: 18 runs of 1 to 5 minutes on 2 CPU cores at steps=96.
-Expected: the table in README.md.
+Expected: the table in notebooks/README.md.
 """
 
 import ml_collections

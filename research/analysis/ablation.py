@@ -1,4 +1,4 @@
-"""Ablations: every recipe at every size or length, over seeds, in one table."""
+"""Ablations: trains recipes over several seeds, and scores them in every column."""
 
 import json
 import re
@@ -21,28 +21,29 @@ from research.models.positions.methods import extend_context
 from research.text import chunking
 from research.types import Evaluator
 
-# Prefix of a recipe that names a model instead of a training.
+# Prefix of a recipe that is an existing model instead of a training run.
 MODEL = "model="
-# Fields of a row that choose how the model embeds.
+# Fields of a row that are options of the embedder.
 EMBEDDING_FIELDS = ("prompt", "prepend", "layers", "bidirectional", "pool")
 
 
 class AblationRow(NamedTuple):
-    """A row of the table; "{field}" in it is replaced by the column's field.
+    """A row of the table. "{field}" in any value is replaced by the column's field.
 
     Attributes:
-        recipe: Recipe to train, or `model=NAME`, a model that is scored as it is; one
-            run for each column if it names a field. Rows of the same recipe share its
-            runs.
-        extend: Position methods as call text, "yarn(scale=8)", for texts longer than
-            those of the training; without it longer texts are cut.
-        chunk: Chunking of documents as call text, see `parse_chunking`.
-        start: Recipe that is trained first; "{start}" in `recipe` is its workdir, which
-            `model={start}` scores as it is. Rows of the same start share it.
-        prompt: Prompt of the texts; here and below "" for the model's own.
-        prepend: Layers of token prepending.
+        recipe: Recipe to train, or `model=NAME` for a model that is scored without
+            training. A recipe that contains a field is trained for each value of it.
+            Rows with the same recipe share its runs.
+        extend: Position methods for longer texts, such as "yarn(scale=8)"; without
+            them, texts longer than the model's maximum are cut.
+        chunk: Chunking of documents; see `parse_chunking`.
+        start: Recipe that is trained first. "{start}" in `recipe` is replaced by its
+            workdir, so that `model={start}` scores it without further training. Rows
+            with the same start share its run.
+        prompt: Prompt of the texts; here and below, "" is the model's own.
+        prepend: Blocks of token prepending.
         layers: Layers that are pooled.
-        bidirectional: Whether attention is bidirectional.
+        bidirectional: Whether attention is bidirectional, "True" or "False".
         pool: Pooling.
     """
 
@@ -57,7 +58,7 @@ class AblationRow(NamedTuple):
     pool: str = ""
 
 
-# {run: {evaluation: score}}; a sentence in place of either says why it failed.
+# {run: {evaluation: score}}; an error message replaces whatever failed.
 Results = Mapping[str, Mapping[str, float | str] | str]
 
 
@@ -66,15 +67,16 @@ class Ablation(NamedTuple):
 
     Attributes:
         title: Title of the table and the plot.
-        rows: Fields of an AblationRow, or its recipe alone, by its name.
-        columns: Fields by the column's name. depth and dim cut the model, max_length
-            its texts, eval names its evaluator (else the only one), and columns of one
-            `panel`, with which their names begin, have a plot of their own.
-        seeds: Seeds; each recipe runs once with each.
+        rows: {name: fields of an AblationRow, or only its recipe}.
+        columns: {name: fields}. The fields "depth" and "dim" truncate the model,
+            "max_length" its texts; "eval" names the evaluator (the first one if
+            missing); columns with the same "panel", with which their names begin, share
+            a plot. Further fields are values for the rows.
+        seeds: Seeds; each recipe is trained once per seed.
         evals: Evaluators by their names.
-        paper: The published number of each column, by row.
-        note: What the published numbers are.
-        overrides: Config keys that every run sets, such as {"steps": 100}.
+        paper: {row: published number for each column}.
+        note: Explanation of the published numbers.
+        overrides: Config values for every run, such as {"steps": 100}.
     """
 
     title: str
@@ -88,14 +90,15 @@ class Ablation(NamedTuple):
 
 
 class AblationRun(NamedTuple):
-    """One training run, and the cells that it is evaluated for.
+    """One training run, and the cells of the table that it is evaluated for.
 
     Attributes:
-        name: Name of its folder: the first row that needs it, the fields, the seed.
-        config: Its recipe.
+        name: Name of the run's folder, made from the first row that needs it, the
+            fields in its recipe and the seed.
+        config: The recipe.
         seed: Value of config.seed.
-        cells: (row, column) of every cell of the table that it serves.
-        start: AblationRun whose workdir is "{start}" in `config`.
+        cells: (row, column) of every cell that the run is evaluated for.
+        start: Run whose workdir replaces "{start}" in `config`; None if there is none.
     """
 
     name: str
@@ -114,7 +117,7 @@ def fill_row(ablation: Ablation, row: str, column: str) -> AblationRow:
 
 
 def name_evaluation(ablation: Ablation, row: str, column: str) -> str:
-    """Name of the evaluation of a cell's run; equal evaluations have equal names."""
+    """Name of a cell's evaluation in its run; equal evaluations have equal names."""
     line = fill_row(ablation, row, column)._asdict()
     settings = [line[name] for name in ("extend", "chunk")]
     settings += [f"{name}={line[name]}" for name in EMBEDDING_FIELDS if line[name]]
@@ -122,9 +125,9 @@ def name_evaluation(ablation: Ablation, row: str, column: str) -> str:
 
 
 def plan_runs(ablation: Ablation) -> list[AblationRun]:
-    """Every distinct run, seed by seed, so that an early stop leaves whole seeds.
+    """All distinct runs, seed by seed, so that an early stop leaves complete seeds.
 
-    Rows whose recipes come out equal share a run.
+    Rows with equal recipes, after their fields are filled in, share a run.
     """
     planned: dict[tuple[str, str, int], AblationRun] = {}
     starts: dict[tuple[str, int], AblationRun] = {}
@@ -133,11 +136,11 @@ def plan_runs(ablation: Ablation) -> list[AblationRun]:
             recipe = fields if isinstance(fields, str) else fields["recipe"]
             for column, values in ablation.columns.items():
                 line = fill_row(ablation, row, column)
-                # Named by the fields of the column that the recipe depends on.
+                # The name contains the fields that the recipe depends on.
                 keys = [key for key in re.findall(r"{(\w+)}", recipe) if key in values]
                 used = [f"{key}{values[key]}" for key in keys]
                 name = re.sub(r"[^\w.-]+", "_", "-".join([row, *used, f"seed{seed}"]))
-                # Runs of the same start share it, runs of the same recipe are one.
+                # Equal starts are one run, and so are equal recipes.
                 start = None
                 if line.start:
                     start = AblationRun(f"{name}-start", line.start, seed)
@@ -152,16 +155,17 @@ def plan_runs(ablation: Ablation) -> list[AblationRun]:
 def run_ablation(
     ablation: Ablation, workdir: Path, *, jobs: int, report: Callable[[str], None]
 ) -> Results:
-    """Runs and evaluates what has no score yet.
+    """Trains and evaluates everything that has no score yet.
 
-    A score that is in a run's scores.json is not computed again; a run that was
-    interrupted resumes. A run that several others start from is trained once.
+    Scores in a run's scores.json are not computed again, and an interrupted run
+    resumes. A run from which several others start is trained once.
 
     Args:
-        ablation: What is compared.
-        workdir: Folder of the runs' folders.
+        ablation: The ablation.
+        workdir: Folder that holds the folders of the runs.
         jobs: Number of runs at a time.
-        report: Function that takes a line when a run or an evaluation starts or ends.
+        report: Function that is called with a line of text when a run or an evaluation
+            starts or ends.
     """
 
     def score_run(run: AblationRun) -> dict[str, float | str] | str:
@@ -181,7 +185,7 @@ def run_ablation(
         except (ValueError, OSError) as error:
             report(f"{run.name}: failed: {error}")
             return str(error)
-        # Evaluate; every score is written at once, failures are tried again later.
+        # Evaluate. Each score is saved immediately; failures are retried next time.
         failed = {}
         for name in [name for name in wanted if name not in scores]:
             try:
@@ -191,7 +195,7 @@ def run_ablation(
             except ValueError as error:
                 failed[name] = str(error)
             report(f"{run.name}: {name}: {scores.get(name, failed.get(name))}")
-            # Programs of hundreds of evaluations would use up the process's mappings.
+            # Hundreds of compiled programs would exhaust the process's memory maps.
             jax.clear_caches()
         return scores | failed
 
@@ -211,7 +215,7 @@ def _load_or_train(
     *,
     trained: bool,
 ) -> EmbeddingModel:
-    """The model of a run, trained first unless that was done or it names a model."""
+    """Loads the model of a run; trains it first if that is necessary."""
     if run.config.startswith(MODEL):
         return load.load(_resolve_recipe(run, workdir).removeprefix(MODEL))
     if not trained:
@@ -221,9 +225,9 @@ def _load_or_train(
 
 
 def _train(ablation: Ablation, run: AblationRun, workdir: Path) -> None:
-    """Trains in a process of its own, unless the run's folder has a result.json.
+    """Trains a run in a separate process, unless its folder has a result.json.
 
-    Its messages go to log.txt there; what it prints at the end is the result.
+    Messages go to log.txt in that folder; the last line of output is the result.
     """
     folder = workdir / run.name
     if (folder / "result.json").exists():
@@ -239,6 +243,7 @@ def _train(ablation: Ablation, run: AblationRun, workdir: Path) -> None:
         f"--cache={workdir / 'tokens'}",
         *(f"--config.{key}={value}" for key, value in settings.items()),
     ]
+    # The last line of the log is the error message if the training fails.
     with (folder / "log.txt").open("ab") as log:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log)
     if done.returncode:
@@ -251,7 +256,7 @@ def _train(ablation: Ablation, run: AblationRun, workdir: Path) -> None:
 
 
 def _resolve_recipe(run: AblationRun, workdir: Path) -> str:
-    """The run's recipe with the workdir of the run that it starts from."""
+    """The run's recipe, with the workdir of the run that it starts from filled in."""
     if run.start is None:
         return run.config
     return run.config.format(start=workdir / run.start.name)
@@ -264,7 +269,7 @@ def _evaluate_cell(
     row: str,
     column: str,
 ) -> dict[str, float]:
-    """{name: main score} of a cell, and the bounds of its interval as "{name} low"."""
+    """{name: main score} of a cell, with its interval as "{name} low" and "high"."""
     fields = ablation.columns[column]
     evaluator = ablation.evals[fields.get("eval") or next(iter(ablation.evals))]
     scores = evaluator(_make_embedder(ablation, model, row, column))
@@ -275,15 +280,15 @@ def _evaluate_cell(
 def _make_embedder(
     ablation: Ablation, model: EmbeddingModel, row: str, column: str
 ) -> Embedder:
-    """The embedder that a cell's row and column ask for."""
+    """Makes the embedder for a cell from its row and column."""
     fields, line = ablation.columns[column], fill_row(ablation, row, column)
-    # The column cuts the model and its texts, the row chooses how it embeds.
+    # The column truncates the model and its texts; the row sets how it embeds.
     options = {"max_length": model.max_length}
     for name in ("depth", "dim", "max_length"):
         if name in fields:
             options[name] = fields[name]
     options |= embedder_options(**{n: getattr(line, n) for n in EMBEDDING_FIELDS})
-    # Longer texts are extended to, chunked, or cut.
+    # For longer texts, extend the context, use chunks, or cut the texts.
     if line.extend:
         params, cfg = extend_context(model.params, model.config, line.extend)
         model = model._replace(params=params, config=cfg)
@@ -297,7 +302,7 @@ def _make_embedder(
 def collect_failures(
     results: Results,
 ) -> dict[str, str]:
-    """{run, or "run: evaluation": sentence that says why it failed}."""
+    """Error messages of all failures: {"run" or "run: evaluation": message}."""
     runs = {run: why for run, why in results.items() if isinstance(why, str)}
     evaluations = {
         f"{run}: {name}": why

@@ -1,4 +1,4 @@
-"""Results of an ablation as a table, as CSV and as a plot."""
+"""Results of an ablation as a Markdown table, as CSV and as a plot."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -19,28 +19,29 @@ from research.eval.tables import markdown_page
 
 # The bounds of a score's confidence interval.
 BOUNDS = ("low", "high")
-MANY_ROWS = 8  # with more of them the legend stands beside the plot
+MANY_ROWS = 8  # with more rows the legend is beside the plot
 
 
 def summarize_scores(ablation: Ablation, results: Results) -> list[dict[str, Any]]:
-    """A record for each row and column: mean, spread and number of its scores.
+    """A record per row and column: mean, spread and number of the scores over seeds.
 
-    The spread is the sample standard deviation over seeds. It is None for one seed,
-    which has the bounds of its score's interval instead, if the evaluator gives them.
+    The spread is the sample standard deviation over seeds. With one seed it is None,
+    and the record has the bounds of the score's interval if the evaluator gives them.
 
     Args:
-        ablation: What was compared.
-        results: What `run_ablation` returned.
+        ablation: The ablation.
+        results: Results of `run_ablation`.
     """
     runs = plan_runs(ablation)
     records = []
     for row in ablation.rows:
         for i, column in enumerate(ablation.columns):
-            # Scores of the runs of this cell that did not fail, one per seed.
+            # Scores of this cell, one per seed, without failed runs.
             name = name_evaluation(ablation, row, column)
             scores = [results[run.name] for run in runs if (row, column) in run.cells]
             scores = [s for s in scores if not isinstance(s, str)]
             values = [s[name] for s in scores if not isinstance(s[name], str)]
+            # With a single score, its confidence interval is reported.
             single = scores[0] if len(values) == 1 else {}
             paper = ablation.paper.get(row)
             records.append(
@@ -58,7 +59,7 @@ def summarize_scores(ablation: Ablation, results: Results) -> list[dict[str, Any
 
 
 def format_markdown(ablation: Ablation, records: Sequence[Mapping[str, Any]]) -> str:
-    """The table: a line for each row, and one for the paper's numbers below it."""
+    """The Markdown table: a line per row, and below it the paper's numbers, if any."""
     lines = []
     for row in ablation.rows:
         cells = [record for record in records if record["row"] == row]
@@ -66,6 +67,7 @@ def format_markdown(ablation: Ablation, records: Sequence[Mapping[str, Any]]) ->
         if row in ablation.paper:
             published = [f"{cell['paper']:.2f}" for cell in cells]
             lines.append([f"*paper: {row}*", *published])
+    # A note on the numbers.
     seeds = len(ablation.seeds)
     note = f"Mean ± standard deviation of {seeds} seeds." if seeds > 1 else "One seed."
     if any(record["low"] is not None for record in records):
@@ -84,7 +86,7 @@ def _format_cell(record: Mapping[str, Any]) -> str:
 
 
 def write_csv(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes the records, one on each line."""
+    """Writes the records as CSV, one per line."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(records[0]))
         writer.writeheader()
@@ -95,6 +97,7 @@ def plot_ablation(
     ablation: Ablation, records: Sequence[Mapping[str, Any]], path: Path
 ) -> None:
     """Plots every row over the columns, with its spread; the paper's numbers dashed."""
+    # {panel: names of its columns}
     panels: dict[str, list[str]] = {}
     for column, fields in ablation.columns.items():
         panels.setdefault(fields.get("panel", ""), []).append(column)
@@ -105,7 +108,7 @@ def plot_ablation(
         for axes, (panel, columns) in zip(grid[0], panels.items(), strict=True):
             _plot_panel(axes, ablation, records, panel, columns)
         grid[0][0].set(ylabel="main score, %")
-        # One legend serves all panels: their rows are the same.
+        # One legend for all panels, which have the same rows.
         if many:
             handles = grid[0][-1].get_legend_handles_labels()
             picture.legend(*handles, loc="outside right")
@@ -120,7 +123,7 @@ def _plot_panel(
     panel: str,
     columns: Sequence[str],
 ) -> None:
-    """Plots every row over some columns; rows of one training have the same marker."""
+    """Plots every row over some columns; rows that share a run have the same marker."""
     import matplotlib
 
     names = [column.removeprefix(panel).strip() for column in columns]
@@ -133,7 +136,7 @@ def _plot_panel(
         cells = [by_column[column] for column in columns]
         mean = [np.nan if cell["mean"] is None else cell["mean"] for cell in cells]
         spread = [cell["spread"] or 0 for cell in cells]
-        # A color for each row, a marker for each training.
+        # A color per row, a marker per training recipe.
         recipe = recipes.index(fill_row(ablation, row, columns[0]).recipe)
         style = {
             "color": colors(number % colors.N),

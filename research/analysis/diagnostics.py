@@ -1,9 +1,9 @@
-"""Diagnostics of a model's embeddings: three reports as JSON records.
+"""Diagnostics of a model's embeddings: three reports, as records for JSON.
 
 Length collapse: embeddings of long documents crowd together (Zhou et al. 2024, "Length-
 Induced Embedding Collapse"). Positional bias: an edit at the start of a document moves
 its embedding more than one at its end (Lee et al. 2024, "Quantifying Positional
-Biases in Text Embedding Models"). Geometry: how evenly the vectors of every depth fill
+Biases in Text Embedding Models"). Geometry: how evenly the vectors at every depth fill
 their space.
 """
 
@@ -36,15 +36,15 @@ from research.types import EmbedFn
 POSITIONS = {"start": 0.0, "middle": 0.5, "end": 1.0}
 EDITS = {"insert": "Inserted", "remove": "Removed"}
 SIZES = (0.05, 0.1, 0.2, 0.4)
-MIN_DOCUMENTS = 10  # statistics of fewer texts or documents say nothing
-MIN_LENGTH = 8  # tokens of the shortest documents that are compared
+MIN_DOCUMENTS = 10  # fewer give no meaningful statistics
+MIN_LENGTH = 8  # tokens in the shortest documents
 
 
 def choose_lengths(max_length: int) -> list[int]:
     """The lengths to compare, in tokens: powers of two, and `max_length` itself.
 
     Raises:
-        ValueError: There is only one.
+        ValueError: `max_length` is too short for two lengths.
     """
     powers = [2**i for i in range(MIN_LENGTH.bit_length() - 1, max_length.bit_length())]
     powers = [power for power in powers if power < 0.8 * max_length]
@@ -64,16 +64,16 @@ def measure_length_collapse(
     The documents are the same at every length, so that only the length differs.
 
     Args:
-        embeds: Embed function of every label; it returns [N, K, D] for K depths, the
-            model's own output last.
+        embeds: {label: embed function}. It returns [N, K, D] for K depths, the last of
+            which is the model's output.
         documents: N documents, at least as long as the largest length.
-        lengths: Numbers of tokens, special ones excluded.
+        lengths: Numbers of tokens, special tokens excluded.
 
     Returns:
-        "lengths"; "texts_per_document", the mean number of texts that the documents of
-        each length were joined from; and for each label of "models" the "mean", "p10"
-        and "p90" (percentiles) of the cosines by length, and "layers": [K][lengths]
-        means.
+        A record of "lengths"; "documents", their number; "texts_per_document", the mean
+        number of texts that a document of each length is joined from; and "models",
+        which holds for each label the "mean", "p10" and "p90" (percentiles) of the
+        cosines by length, and "layers", [K][lengths] means.
 
     Raises:
         ValueError: There are too few documents.
@@ -83,11 +83,12 @@ def measure_length_collapse(
         [truncate_document(document, length) for document in documents]
         for length in lengths
     ]
-    # Statistics of every model, by length.
+    # Statistics for every model and length.
     models = {}
     for label, embed in embeds.items():
         layers, percentiles = [], []
         for cut in cuts:
+            # [N, K, D] vectors.
             x = embed([join_pieces(document) for document in cut], "document")
             layers.append([mean_cosine(x[:, k]) for k in range(x.shape[1])])
             percentiles.append(np.percentile(pair_cosines(x[:, -1]), (10, 90)))
@@ -113,30 +114,31 @@ def measure_positional_bias(
 ) -> dict[str, Any]:
     """Cosine between documents before and after text is inserted or removed.
 
-    Measured twice. "as_written" includes the documents' own bias: a text's beginning
-    may say most about it. In "rotated" each document starts at a random word and ends
-    with what stood before it, so that any difference between positions is the
-    model's.
+    Measured in two variants. "as_written" includes a bias of the documents themselves,
+    whose beginnings may be the most informative part. In "rotated", each document
+    starts at a random word and ends with the part before it, so that any difference
+    between positions is due to the model.
 
     Args:
         embed: Embed function that returns [N, D].
-        documents: N documents to edit; edited, they should not exceed the model's
-            length.
+        documents: N documents to edit. With an insertion they should not exceed the
+            model's maximum length.
         fillers: N further documents, whose beginnings are inserted.
-        sizes: Sizes of the edits, as shares of the document's tokens.
+        sizes: Sizes of the edits, as fractions of the document's tokens.
         seed: Seed of the rotations.
 
     Returns:
-        "documents" and their mean number of "tokens"; "sizes"; and under "as_written"
-        and "rotated", for "insert" and "remove", by position ("start", "middle", "end")
-        the mean "cosine" and its "standard_error", each by size; and "start_over_end":
-        the mean change (1 - cosine) from edits at the start over that from edits at the
-        end, 1 without bias.
+        A record of "documents", their number; "tokens", their mean length; "sizes"; and
+        for "as_written" and "rotated", for "insert" and "remove": the mean "cosine" and
+        its "standard_error" by position ("start", "middle", "end") and size, and
+        "start_over_end", the mean change (1 - cosine) by edits at the start divided by
+        that by edits at the end, which is 1 without bias.
 
     Raises:
         ValueError: There are too few documents.
     """
     _check_count(documents, "documents")
+    # Each document is rotated by a random share of its length.
     shifts = np.random.default_rng(seed).random(len(documents))
     rotated = list(map(rotate_document, documents, shifts))
     return {
@@ -151,17 +153,18 @@ def measure_positional_bias(
 def measure_geometry(
     x: np.ndarray, depths: Sequence[int], seed: int = 0
 ) -> dict[str, Any]:
-    """Geometry of texts' unit vectors at every depth.
+    """Geometry of the normalized vectors of texts, at every depth.
 
     Args:
         x: [N, K, D] vectors of N different texts at K depths.
         depths: The K depths; 0 is the embedding layer.
-        seed: Seed of the noise that they are compared with.
+        seed: Seed of the noise for comparison.
 
     Returns:
-        By depth "mean_cosine", "centered_mean_cosine" (after subtracting their mean),
-        "isoscore" and "effective_rank" of the centered vectors; and under "gaussian"
-        the same for as many vectors of Gaussian noise: those of an isotropic model.
+        A record of lists over depths: "mean_cosine", "centered_mean_cosine" (after
+        subtracting the mean vector), "isoscore", and "effective_rank" of the centered
+        vectors; and "gaussian", the same numbers for N vectors of Gaussian noise, as an
+        isotropic model would have them.
 
     Raises:
         ValueError: There are too few texts.
@@ -186,15 +189,15 @@ def _measure_edits(
     fillers: Sequence[Document],
     sizes: Sequence[float],
 ) -> dict[str, Any]:
-    """Cosines by kind, position and size of the edit, see measure_positional_bias."""
-    # Embed the documents and every edit of them at once.
+    """Cosines by kind, position and size of the edit; see measure_positional_bias."""
+    # Embed the documents and all their edited versions in one call.
     edits = list(product(EDITS, POSITIONS, sizes))
     texts = [join_pieces(document) for document in documents]
     for edit in edits:
         texts += map(partial(_edit_document, *edit), documents, fillers)
     x = l2_normalize_rows(embed(texts, "document"))
     x = x.reshape(1 + len(edits), len(documents), -1)  # [1 + edits, N, D]
-    cosines = np.sum(x[0] * x[1:], -1)  # [edits, N]
+    cosines = np.sum(x[0] * x[1:], -1)  # [edits, N], to the unedited documents
     cosines = cosines.reshape(len(EDITS), len(POSITIONS), len(sizes), -1)
     # Statistics over the documents.
     record = {}

@@ -24,16 +24,16 @@ _COLLECTIVES += ("collective-permute",)
 # "%x = f32[8,128]{1,0} all-gather(...)"; TPU writes "all-gather-start" as well.
 _INSTRUCTION = re.compile(rf"= (.+?) ({'|'.join(_COLLECTIVES)})(-start)?\(")
 _ARRAY = re.compile(r"([a-z]+\d+|pred)\[([\d,]*)\]")
-_PADDING_BATCHES = 16  # number of batches that the padding is measured on
+_PADDING_BATCHES = 16  # batches on which the padding is measured
 
 
 class Collective(NamedTuple):
-    """A kind of communication between devices.
+    """A collective operation of a compiled program.
 
     Attributes:
         kind: Name of the operation, such as 'all-gather' or 'all-reduce'.
         shape: Largest array of its result on one device, such as 'f32[64,128]'.
-        count: Number of occurrences in the program; one inside a loop counts once.
+        count: Number of occurrences in the program; an operation in a loop counts once.
         mebibytes: Size of all results of one occurrence.
     """
 
@@ -48,15 +48,15 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
 
     Args:
         experiment: The parts of a run.
-        topology: TPU slice to compile for, such as 'v5e:4x4' (it needs libtpu and no
-            TPU); None for the devices of this machine.
+        topology: TPU slice to compile for, such as 'v5e:4x4', which requires libtpu but
+            no TPU; None for the devices of this machine.
 
     Returns:
-        What was printed: numbers of parameters; teraflops of all matrix products of a
-        step, recomputation included; in pre-training, teraflops of the products with
-        the vocabulary, and the same if they were not restricted to masked tokens;
-        mebibytes per device of the step ("temporary" are activations and gradients) and
-        of the state's parts; the fraction of padding; rows of Collective.
+        The printed numbers: parameters; teraflops of all matrix products in a step,
+        including recomputation; for pre-training, teraflops of the products with the
+        vocabulary, as they are and without the restriction to masked tokens; mebibytes
+        per device of the step ("temporary" are activations and gradients) and of the
+        parts of the state; the fraction of padding; the collective operations.
 
     Raises:
         ValueError: The topology is unknown, or libtpu is missing.
@@ -64,14 +64,14 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
     mesh = experiment.mesh
     if topology:
         mesh = _topology_mesh(topology, mesh.shape["model"])
-    # Shapes and shardings of the step's arguments.
+    # Shapes and shardings of the arguments of a step; no arrays are made.
     state = abstract_state(experiment, mesh)
     batch = abstract_batch(experiment.batches(0), mesh)
     replicated = NamedSharding(mesh, P())
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated)
 
-    # The compiled program and its memory.
+    # Compile the step, and get its memory per device.
     state_shardings = jax.tree.map(lambda x: x.sharding, state)
     step = make_step(experiment.objective, experiment.tx, state_shardings)
     traced = step.trace(state, batch, key)
@@ -85,6 +85,7 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
     }
+    # The report, in the order in which it is printed.
     report = {
         "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
         "mesh": dict(mesh.shape),
@@ -110,7 +111,7 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
 
 
 def abstract_batch(batch: Any, mesh: Mesh):
-    """A batch's shapes on a mesh, leading axes rounded up to a multiple of 'data'."""
+    """Shapes and shardings of a batch; first axes are rounded up to fit 'data'."""
     data = mesh.shape["data"]
 
     def shape(leaf):
@@ -127,49 +128,51 @@ def abstract_batch(batch: Any, mesh: Mesh):
 
 
 def matmul_flops(jaxpr, scope: str = "") -> int:
-    """Floating-point operations of a jaxpr's matrix products, loops included.
+    """Number of floating-point operations in a jaxpr's matrix products.
 
-    XLA's own count takes a loop's body once, so a scan over layers would look as cheap
-    as one layer.
+    The body of a loop counts once per iteration. XLA's own count takes it only once, so
+    that a scan over layers would look as cheap as a single layer.
 
     Args:
-        jaxpr: Program to count.
-        scope: Name of a `jax.named_scope`: only operations traced within it, and their
-            gradients, count; '' for all.
+        jaxpr: The program.
+        scope: Name of a `jax.named_scope`; only operations in it, and their gradients,
+            are counted. '' for all operations.
     """
     total = 0
     for equation in jaxpr.eqns:
+        # A matrix product costs 2 operations per contracted and output element.
         inside = scope in str(equation.source_info.name_stack)
         if inside and equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left = equation.invars[0].aval.shape
             depth = math.prod(left[axis] for axis in contracted)
             total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
+        # Inner programs: the body of a scan runs `length` times.
         times = equation.params.get("length", 1)
         parts = [
             times * matmul_flops(inner, "" if inside else scope)
             for inner in jaxprs_in_params(equation.params)
         ]
-        # One branch of a conditional runs: count the most expensive one.
+        # Only one branch of a conditional runs; count the most expensive one.
         branches = equation.primitive.name == "cond"
         total += max(parts, default=0) if branches else sum(parts)
     return total
 
 
 def vocabulary_teraflops(experiment: Experiment, shapes: tuple) -> dict[str, float]:
-    """Teraflops of a step's matrix products with the vocabulary; empty if it has none.
+    """Teraflops of a step's matrix products with the vocabulary; {} if it has none.
 
     Args:
         experiment: The parts of a run.
         shapes: Shapes of the arguments of its loss.
 
     Returns:
-        vocabulary_teraflops: The step as it is.
-        ungathered_vocabulary_teraflops: A step that predicts every token of its rows.
+        vocabulary_teraflops: Those of the step as it is.
+        ungathered_vocabulary_teraflops: Those of a step that predicts every token.
     """
 
     def count_teraflops():
-        def loss(*arguments):  # a new function, so that no trace of it is cached
+        def loss(*arguments):  # a new function each time, so that no trace is cached
             output = experiment.objective.loss(*arguments)
             return output.value, output
 
@@ -189,7 +192,8 @@ def vocabulary_teraflops(experiment: Experiment, shapes: tuple) -> dict[str, flo
 
 
 def collectives(program: str) -> list[Collective]:
-    """The communication of a compiled program, the largest first."""
+    """The collective operations of a compiled program, the largest first."""
+    # {(kind, shape, MiB): number of occurrences} from the text of the program.
     counts = Counter()
     for result, kind, _ in _INSTRUCTION.findall(program):
         arrays = _ARRAY.findall(result)
@@ -205,6 +209,7 @@ def collectives(program: str) -> list[Collective]:
 
 
 def _count_bytes(kind: str, dims: str) -> int:
+    # Types are named by their bits, such as f32; booleans ("pred") take a byte.
     bits = 8 if kind == "pred" else int(re.search(r"\d+", kind)[0])
     return math.prod(int(n) for n in dims.split(",") if n) * bits // 8
 
@@ -221,6 +226,7 @@ def _topology_mesh(topology: str, model: int) -> Mesh:
 
 
 def _padding(experiment: Experiment) -> float:
+    # Share of the positions in the first batches that hold no token.
     steps = range(min(_PADDING_BATCHES, experiment.steps))
     counts = [batch_stats(experiment.batches(step), "") for step in steps]
     return 1 - sum(c.tokens for c in counts) / sum(c.places for c in counts)
@@ -231,7 +237,7 @@ def _size(tree) -> int:
 
 
 def _mebibytes(tree) -> float:
-    """Size of one device's shards of a tree of shapes with shardings."""
+    """Size of one device's part of a tree of arrays, in MiB."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -250,6 +256,7 @@ def _print(report: dict[str, Any]) -> None:
             f"vocabulary     {report['vocabulary_teraflops']:.4g} TFLOP of these; "
             f"{report['ungathered_vocabulary_teraflops']:.4g} if every token went there"
         )
+    # Memory, then communication.
     for name, size in report["state_mebibytes_per_device"].items():
         print(f"state          {size:,.1f} MiB a device, {name}")
     for name, size in report["mebibytes_per_device"].items():

@@ -1,4 +1,4 @@
-"""Figures of the reports in diagnostics.py."""
+"""Figures for the reports of `diagnostics`."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -14,11 +14,11 @@ PANEL_WIDTH, PANEL_HEIGHT = 4.4, 3.2  # inches
 
 
 def plot_length_collapse(record: Mapping[str, Any], title: str, path: Path) -> None:
-    """Plots the cosines by length: of every model, and of every depth of the first."""
+    """Plots cosines by length: of every model, and of every depth of the first one."""
     lengths = record["lengths"]
     size = 2 * PANEL_WIDTH, 0.6 + PANEL_HEIGHT
     with figure(path, size, columns=2, title=title) as (picture, (outputs, depths)):
-        # Left: the models' outputs, with percentiles.
+        # Left: the outputs of the models, with percentiles.
         for label, curves in record["models"].items():
             (line,) = outputs.plot(
                 lengths, curves["mean"], marker="o", ms=4, label=label
@@ -75,7 +75,7 @@ def plot_positional_bias(record: Mapping[str, Any], title: str, path: Path) -> N
 
 
 def plot_geometry(record: Mapping[str, Any], title: str, path: Path) -> None:
-    """Plots the statistics by depth; dashed, the value that Gaussian noise has."""
+    """Plots the statistics by depth; a dashed line shows those of Gaussian noise."""
     depths, noise = record["depths"], record["gaussian"]
     panels = (
         ("Anisotropy", "mean cosine", ("mean_cosine", "centered_mean_cosine")),
@@ -89,7 +89,7 @@ def plot_geometry(record: Mapping[str, Any], title: str, path: Path) -> None:
             for field in fields:
                 name = names.get(field, "the model")
                 axes.plot(depths, record[field], marker="o", ms=4, label=name)
-            # The noise's value does not depend on depth.
+            # Gaussian noise has no depth: a horizontal line.
             level = noise[fields[0]]
             axes.axhline(
                 level,
@@ -106,7 +106,7 @@ def plot_geometry(record: Mapping[str, Any], title: str, path: Path) -> None:
 
 
 def _depth_colors(count: int):
-    """(a color for every depth, dark to bright; what a color bar is made of)."""
+    """(colors of all depths from dark to bright, scale for a color bar)."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm
@@ -118,5 +118,5 @@ def _depth_colors(count: int):
 
 
 def _tick_indices(count: int) -> list[int]:
-    """At most nine of 0 ... count - 1, evenly spaced."""
+    """At most nine evenly spaced indices from 0 ... count - 1."""
     return list(range(0, count, -(-count // 9)))

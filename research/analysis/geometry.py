@@ -13,7 +13,7 @@ ROUNDING = 1e-6
 def pair_cosines(x: np.ndarray) -> np.ndarray:
     """The cosine of every pair of rows: [N, D] -> [N (N - 1) / 2] float64.
 
-    A zero row has cosine 0 with every other.
+    The cosine of a zero row with any other row is 0.
 
     Raises:
         ValueError: There are fewer than two rows.
@@ -25,8 +25,8 @@ def pair_cosines(x: np.ndarray) -> np.ndarray:
 def mean_cosine(x: np.ndarray) -> float:
     """The mean cosine of all pairs of rows of [N, D]: anisotropy (Ethayarajh 2019).
 
-    0 for directions spread evenly, 1 for a single direction. Computed without the
-    pairs, from the sum of the unit rows: (|sum|^2 - sum of |row|^2) / (N (N - 1)).
+    It is 0 for evenly spread directions and 1 for a single direction. It is computed
+    from the sum of the unit rows: (|sum|^2 - sum of |row|^2) / (N (N - 1)).
 
     Raises:
         ValueError: There are fewer than two rows.
@@ -37,7 +37,7 @@ def mean_cosine(x: np.ndarray) -> float:
 
 
 def center_rows(x: np.ndarray) -> np.ndarray:
-    """Subtracts the mean row from [N, D]; zeros if rows differ by rounding alone."""
+    """Subtracts the mean row from [N, D]; zeros if rows differ only by rounding."""
     x = np.asarray(x, np.float64)
     centered = x - x.mean(0)
     if np.linalg.norm(centered) <= ROUNDING * np.linalg.norm(x):
@@ -53,9 +53,9 @@ def isoscore(x: np.ndarray) -> float:
     isotropy defect is d = |w - 1| / sqrt(2 (D - sqrt(D))), the fraction of dimensions
     used f = (D - d^2 (D - sqrt(D)))^2 / D^2, and the score (D f - 1) / (D - 1).
 
-    Equal variances score 1, a single direction 0, and equal vectors 0 by convention.
-    No set of about D vectors or fewer comes near 1: compare with Gaussian noise of the
-    same shape, which scores about N / (N + D).
+    Equal variances score 1 and a single direction 0; equal vectors score 0 by
+    convention. With few vectors, N of about D or less, no score comes near 1: compare
+    it with Gaussian noise of the same shape, which scores about N / (N + D).
 
     Raises:
         ValueError: There are fewer than two rows or columns.
@@ -66,9 +66,11 @@ def isoscore(x: np.ndarray) -> float:
     values = np.linalg.svd(center_rows(x), compute_uv=False)
     if not values.any():
         return 0.0
+    # [D] variances along the principal components, scaled to the length sqrt(D).
     variances = np.zeros(width)
     variances[: len(values)] = values**2
     scaled = np.sqrt(width) * variances / np.linalg.norm(variances)
+    # The isotropy defect, and the fraction of dimensions used.
     slack = width - np.sqrt(width)
     defect = np.linalg.norm(scaled - 1) / np.sqrt(2 * slack)
     fraction = (width - defect**2 * slack) ** 2 / width**2
@@ -78,8 +80,8 @@ def isoscore(x: np.ndarray) -> float:
 def effective_rank(x: np.ndarray) -> float:
     """exp of the entropy of the singular values of [N, D] (Roy and Vetterli 2007).
 
-    The singular values are scaled to sum to 1. It is the rank where those that are not
-    zero are equal, and less elsewhere; 0 for a matrix of zeros, by convention.
+    The singular values are scaled to sum to 1. The result is the rank if all nonzero
+    singular values are equal, and less otherwise; 0 for zeros, by convention.
     """
     values = np.linalg.svd(np.asarray(x, np.float64), compute_uv=False)
     return float(np.exp(entropy(values))) if values.any() else 0.0

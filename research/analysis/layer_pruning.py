@@ -1,7 +1,7 @@
 """Layer pruning before fine-tuning (L3Prune, Fischer et al. 2024).
 
-It finds how many blocks to keep; `encoder.truncate_depth` cuts the rest and keeps the
-final norm.
+This file finds how many blocks to keep; `encoder.truncate_depth` removes the others and
+keeps the final norm.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,8 +24,8 @@ class PruneDepths(NamedTuple):
     """Numbers of blocks to keep.
 
     Attributes:
-        small: The depth of least loss in the first half.
-        large: The depth of least loss in the second half.
+        small: The depth of the smallest loss in the first half.
+        large: The depth of the smallest loss in the second half.
     """
 
     small: int
@@ -43,17 +43,18 @@ def layer_losses(
     """The mean loss of the embeddings after each block: [L] float64.
 
     Args:
-        params: Parameters of the encoder.
-        cfg: Its config.
-        batches: Batches of pairs; the authors take 100 of 64.
+        params: The encoder's parameters.
+        cfg: The encoder's shape.
+        batches: Batches of pairs; the authors use 100 batches of 64.
         pool: Pooling, as `parse_pooling` reads it.
-        loss: Loss of a batch's embeddings; InfoNCE at its default temperature if None.
+        loss: Loss of a batch's embeddings; None for InfoNCE at its default temperature.
 
     Raises:
-        ValueError: There is no batch.
+        ValueError: There are no batches.
     """
     loss = score_loss(infonce) if loss is None else loss
     batch_losses = jax.jit(partial(_batch_losses, cfg=cfg, pool=pool, loss=loss))
+    # [L] losses of each batch, then their mean.
     losses = [
         batch_losses(params, jax.tree.map(jnp.asarray, batch)) for batch in batches
     ]
@@ -63,14 +64,13 @@ def layer_losses(
 
 
 def find_prune_depths(losses: np.ndarray) -> PruneDepths:
-    """The depths of least loss in each half of L blocks.
+    """The depth of the smallest loss in each half of L blocks.
 
     Args:
         losses: [L] loss after each block.
 
-
     Raises:
-        ValueError: There are not two blocks.
+        ValueError: There are fewer than two blocks.
     """
     middle = len(losses) // 2
     if not middle:
@@ -81,10 +81,10 @@ def find_prune_depths(losses: np.ndarray) -> PruneDepths:
 
 
 def remaining_depth(depth: int, share: float) -> int:
-    """Number of blocks that stay if the last `share` of `depth` blocks is cut.
+    """Number of blocks that remain if the last `share` of `depth` blocks is cut.
 
     Raises:
-        ValueError: None would stay, or the share is no fraction.
+        ValueError: No block would remain, or the share is not in [0, 1).
     """
     remaining = depth - round(share * depth)
     if not 0 <= share < 1 or remaining < 1:
@@ -103,7 +103,7 @@ def _batch_losses(
     pool: str,
     loss: Callable[..., Array],
 ) -> Array:
-    """[L] mean loss of a batch after each block."""
+    """Mean loss of a batch after each block: [L]."""
     size = max_segments(batch.tokens.token_ids.shape[1])
     x = encode(
         params,
@@ -113,8 +113,8 @@ def _batch_losses(
         max_segments=size,
         every_layer=True,
     )
-    layers = jnp.moveaxis(x, 1, 0)[1:]  # [L, R*M, D], without the embedding layer's
-    # [L, B, D] and [L, B*K, D]
+    layers = jnp.moveaxis(x, 1, 0)[1:]  # [L, R*M, D], without the embedding layer
+    # Queries [L, B, D] and documents [L, B*K, D].
     q, d = layers[:, batch.query_index], layers[:, batch.document_index]
     pairs = zip(q, d, strict=True)
     return jnp.stack([loss(*pair, batch.labels).mean() for pair in pairs])

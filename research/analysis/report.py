@@ -1,4 +1,4 @@
-"""Report of a training run on one page: its curve, its scores, its sizes."""
+"""Report of a training run on one page: loss curve, scores, and grid of sizes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Reads the records of a run's metrics.jsonl.
 
     Raises:
-        FileNotFoundError: The folder holds no run.
+        FileNotFoundError: The folder does not hold a run.
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():
@@ -22,17 +22,17 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def collect_values(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
-    """{step: value} of the records that have a metric."""
+    """{step: value} of all records that have the metric."""
     return {record["step"]: record[name] for record in metrics if name in record}
 
 
 def format_markdown(workdir: Path) -> str:
-    """The report: what ran, scores before and after training, the sizes, the files."""
+    """The report: a summary, scores before and after training, the grid of sizes."""
     metrics = read_metrics(workdir)
     config = json.loads((workdir / "config.json").read_text())
     encoder = json.loads((workdir / "model.json").read_text())["encoder"]
     losses = collect_values(metrics, "loss")
-    # What was trained, in one sentence.
+    # A sentence about the training.
     objective, unit = config["objective"]["name"], "rows"
     if "loss" in config:
         objective = f"{config['size_loss']['name']} over {config['loss']['name']}"
@@ -44,7 +44,7 @@ def format_markdown(workdir: Path) -> str:
         f"{losses[first]:.2f} -> {losses[last]:.2f}."
     )
     parts = [f"# {workdir.name}", summary, "![loss and score by step](curve.png)"]
-    # A table for every evaluator, and the grid of sizes if it was evaluated.
+    # A table per evaluator, and the grid of sizes if there is one.
     for name in config["evals"]:
         parts += _compare_first_and_last(metrics, name)
     grid = workdir / "evals" / "grid.md"
@@ -56,7 +56,7 @@ def format_markdown(workdir: Path) -> str:
 def _compare_first_and_last(
     metrics: Sequence[Mapping[str, Any]], name: str
 ) -> list[str]:
-    """Heading and table of an evaluator's scores at its first and its last step."""
+    """Heading and table of an evaluator's scores, at its first and its last step."""
     prefix = f"eval/{name}/"
     evaluated = [record for record in metrics if prefix + "main_score" in record]
     if not evaluated:
@@ -77,11 +77,13 @@ def plot_loss(workdir: Path, path: Path) -> None:
     losses = collect_values(metrics, "loss")
     names = {key for record in metrics for key in record if key.endswith("/main_score")}
     with figure(path, (7, 3.6)) as (_, axes):
+        # The loss at every logged step.
         axes.plot(list(losses), list(losses.values()), color="C0", lw=1)
         axes.set(xlabel="step", ylabel="loss", title=f"{workdir.name}: loss and scores")
         axes.grid(alpha=0.3)
         if not names:
             return
+        # Scores have their own axis at the right.
         score_axes = axes.twinx()
         for number, name in enumerate(sorted(names), 1):
             scores = collect_values(metrics, name)

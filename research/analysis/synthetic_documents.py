@@ -1,4 +1,4 @@
-"""Documents of a given length, joined from a corpus, and edits of them."""
+"""Documents of a given length, joined from texts of a corpus, and edits of them."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -6,19 +6,19 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-# A text with this many characters per token wanted is long enough on its own.
+# A text with so many characters per required token is long enough by itself.
 ENOUGH_CHARS = 6
-# No more characters per token wanted need to be tokenized.
+# Maximum number of characters per required token; the rest of a text is not tokenized.
 MAX_CHARS = 40
 
 
 class Document(NamedTuple):
-    """A document in pieces that edits leave intact.
+    """A document as a sequence of pieces, which edits never split.
 
     Attributes:
-        pieces: Words with what follows them; joined, they are the document.
-        sizes: [P] tokens of each piece.
-        source: [P] number of the joined text that a piece is from: 0, 1, ...
+        pieces: P words, each with the white space after it; joined, they are the text.
+        sizes: [P] number of tokens of each piece.
+        source: [P] index of the corpus text that each piece comes from: 0, 1, ...
     """
 
     pieces: tuple[str, ...]
@@ -34,16 +34,16 @@ def make_documents(
     count: int,
     seed: int = 0,
 ) -> list[Document]:
-    """`count` documents of `length` tokens or more, which share no text.
+    """Makes `count` documents of at least `length` tokens, which share no text.
 
-    Texts are used in an order shuffled by `seed`, those that look long enough on their
-    own first; shorter ones are joined. A document ends with the text that reaches the
-    length; `truncate_document` cuts it.
+    Texts are taken in random order, but those that are long enough by themselves come
+    first; shorter ones are joined. A document ends with the text that reaches the
+    length; use `truncate_document` to cut it.
 
     Args:
         texts: Texts of a corpus.
-        tokenizer: Tokenizer that counts the tokens, special ones excluded.
-        length: Smallest number of tokens of a document.
+        tokenizer: Tokenizer that counts the tokens, special tokens excluded.
+        length: Minimum number of tokens of a document.
         count: Number of documents.
         seed: Seed of the order.
 
@@ -70,13 +70,13 @@ def make_documents(
 
 
 def truncate_document(document: Document, length: int) -> Document:
-    """The first pieces, at most `length` tokens but at least one piece."""
+    """Keeps the first pieces: at most `length` tokens, but at least one piece."""
     end = max(1, _count_pieces(document, length))
     return Document(*(field[:end] for field in document))
 
 
 def rotate_document(document: Document, position: float) -> Document:
-    """Moves what stands before a relative position in [0, 1) to the end."""
+    """Moves everything before a relative position in [0, 1) to the end."""
     split = _count_pieces(document, position * document.sizes.sum())
     return Document(
         pieces=(*document.pieces[split:], *document.pieces[:split]),
@@ -97,7 +97,7 @@ def insert_text(document: Document, text: str, position: float) -> str:
 
 
 def remove_tokens(document: Document, size: int, position: float) -> str:
-    """Removes about `size` tokens at a relative position: 0 the first, 1 the last."""
+    """Removes about `size` tokens at a relative position: 0 the start, 1 the end."""
     start = position * (document.sizes.sum() - size)
     first = _count_pieces(document, start)
     last = _count_pieces(document, start + size)
@@ -105,14 +105,14 @@ def remove_tokens(document: Document, size: int, position: float) -> str:
 
 
 def _split_pieces(text: str, tokenizer: tokenizers.Tokenizer) -> list[tuple[str, int]]:
-    """Splits a text into [(piece, number of its tokens)], between words.
+    """Splits a text between words into [(piece, number of its tokens)].
 
-    A tokenizer that does not split text into words first (SentencePiece's own) has its
-    pieces split at spaces.
+    If the tokenizer does not number words (SentencePiece), text is split at spaces.
     """
     encoding = tokenizer.encode(text, add_special_tokens=False)
     starts, sizes, word = [], [], None
     for (start, end), number in zip(encoding.offsets, encoding.word_ids, strict=True):
+        # A new piece begins where the word number changes, or after a space.
         after_space = text[start:end][:1].isspace() or text[start - 1 : start].isspace()
         if not starts or end > start and (number != word or after_space):
             starts.append(start)
@@ -125,7 +125,7 @@ def _split_pieces(text: str, tokenizer: tokenizers.Tokenizer) -> list[tuple[str,
 
 
 def _join_texts(texts: Sequence[Sequence[tuple[str, int]]]) -> Document:
-    """The document of several texts in pieces, with a line break after each text."""
+    """Joins several texts, given as pieces, with a line break after each text."""
     pieces, sizes, source = [], [], []
     for number, text in enumerate(texts):
         pieces += [piece for piece, _ in text]
@@ -137,10 +137,10 @@ def _join_texts(texts: Sequence[Sequence[tuple[str, int]]]) -> Document:
 
 
 def _count_pieces(document: Document, tokens: float) -> int:
-    """Number of the first pieces that have at most `tokens` tokens together."""
+    """Number of leading pieces that together have at most `tokens` tokens."""
     return int(np.searchsorted(np.cumsum(document.sizes), tokens, side="right"))
 
 
 def _join_with_spaces(*parts: Iterable[str]) -> str:
-    """Joins the parts by spaces, so that no two words grow together."""
+    """Joins parts with spaces, so that words at the borders stay separate."""
     return " ".join("".join(part) for part in parts).strip()

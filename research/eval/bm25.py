@@ -14,24 +14,24 @@ def bm25(
     b: float = 0.4,
     chunk: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best documents for each query by BM25, as Lucene computes it.
+    """The k best documents for each query by BM25, in Lucene's variant.
 
     score = sum over query words of ln(1 + (N - df + 1/2) / (df + 1/2)) *
     tf / (tf + k1 * (1 - b + b * length / mean length)); Kamphuis et al. 2020, Table 1.
     The defaults k1 = 0.9 and b = 0.4 are those of the BEIR paper's baseline. Words are
-    runs of letters and digits in lower case, so `read_file` is two words; there is no
-    stemming and there are no stop words.
+    runs of letters and digits in lower case, so that `read_file` is two words. There is
+    no stemming, and no stop words are removed.
 
     Args:
         queries: Q texts.
         documents: N texts.
-        k: Number of documents for each query; at most N are returned.
+        k: Number of documents per query; at most N are returned.
         k1: Saturation of the word count.
         b: Share of the length normalization that is applied, between 0 and 1.
         chunk: Number of queries scored at a time; takes 8 * chunk * N bytes.
 
     Returns:
-        scores [Q, k] float64 from best to worst, and document indices [Q, k].
+        Scores [Q, k] float64 from best to worst, and document indices [Q, k].
     """
     # [N, W] word counts of the documents
     vectorizer = CountVectorizer(token_pattern=r"(?u)[^\W_]+", dtype=np.float64)
@@ -45,7 +45,7 @@ def bm25(
     row, column = counts.nonzero()
     weights = counts.data / (counts.data + saturation[row]) * idf[column]
     word_weights = sparse.csr_matrix((weights, (row, column)), counts.shape).T.tocsr()
-    # [Q, N] scores, a chunk of queries at a time, of which only the best are kept
+    # [Q, N] scores for some queries at a time; only the k best are kept
     query_counts = vectorizer.transform(queries)
     best = [
         _top_k(np.asarray((query_counts[i : i + chunk] @ word_weights).todense()), k)
@@ -56,6 +56,6 @@ def bm25(
 
 
 def _top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest of each row and their columns; of equal ones the first."""
+    """The k largest scores of each row, and their columns; ties go to the first."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, 1), order

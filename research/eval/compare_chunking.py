@@ -1,4 +1,4 @@
-"""One evaluator's scores for several chunkings of the documents, side by side."""
+"""Comparison of several chunkings of the documents by one evaluator."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,18 +18,19 @@ def compare_chunkings(
     embedders: Mapping[str, Callable[[], EmbedFn]],
     log: Callable[[str], None],
 ) -> list[ChunkingScores]:
-    """The evaluator's scores and its duration for each embedder, one at a time.
+    """Scores and times each embedder, one after another.
 
     Args:
-        evaluator: Scores an EmbedFn.
+        evaluator: Evaluator of an EmbedFn.
         embedders: {name of the chunking: function that makes its embedder}.
-        log: Called with one line after each chunking.
+        log: Function that is called with a line of text after each chunking.
 
     Returns:
-        A record of each chunking: its name as "chunk", the scores, and "seconds".
+        A record per chunking: its name as "chunk", its scores, and "seconds".
     """
     records = []
     for name, make_embedder in embedders.items():
+        # The time includes compilation.
         start = time.perf_counter()
         scores = evaluator(make_embedder())
         seconds = time.perf_counter() - start
@@ -39,7 +40,7 @@ def compare_chunkings(
 
 
 def to_record(records: Sequence[ChunkingScores]) -> dict[str, Any]:
-    """The comparison for JSON; its main score is that of the best chunking."""
+    """The comparison as JSON; its main score is that of the best chunking."""
     best = max(records, key=lambda record: record["main_score"])
     return {
         "main_score": best["main_score"],
@@ -50,7 +51,7 @@ def to_record(records: Sequence[ChunkingScores]) -> dict[str, Any]:
 
 def format_markdown(records: Sequence[ChunkingScores], title: str) -> str:
     """A table with a row for each chunking and a column for each score."""
-    # The main score is one of the others
+    # The main score repeats one of the other scores.
     names = [name for name in records[0] if name not in ("chunk", "main_score")]
     rows = [
         [record["chunk"], *(f"{record[name]:.2f}" for name in names)]

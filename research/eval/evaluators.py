@@ -1,4 +1,4 @@
-"""The table of evaluators that a config or a command can name.
+"""The table of evaluators for configs and commands, and those of pydocs.
 
 An evaluator scores an EmbedFn; one that needs the model itself is a ModelEvaluator.
 """
@@ -14,25 +14,25 @@ from research.eval.retrieval import ranking, retrieval
 from research.eval.sts import sts
 from research.types import Evaluator, ModelEvaluator
 
-# Characters per token of code, about; few texts have more tokens than this says.
+# Approximate number of characters per token of code, chosen low so that few texts have
+# more tokens than it predicts.
 CHARACTERS_PER_TOKEN = 3
-# `pydocs_long` uses functions of at most so many characters.
+# Maximum number of characters of a function in `pydocs_long`.
 MAX_FUNCTION_CHARACTERS = 1_000
 
 
 def pydocs_retrieval(
     *, candidates: int = 1_000, queries: int = 1_000, seed: int = 0
 ) -> Evaluator:
-    """Code search: finds the function of a docstring, in packages not trained on.
+    """Code search: finds the function for a docstring, in held-out packages.
 
     Args:
-        candidates: Number of functions to search; fewer if the packages do not have as
-            many.
+        candidates: Maximum number of functions to search.
         queries: Number of docstrings to search with, those of the first candidates.
         seed: Seed of the choice of functions.
 
     Returns:
-        The evaluator of `retrieval`, with `bm25` beside it.
+        An evaluator with the scores of `retrieval` and of BM25 as "bm25".
 
     Raises:
         ValueError: There is nothing to search.
@@ -43,6 +43,7 @@ def pydocs_retrieval(
             f"pydocs_retrieval of {candidates} candidates and {queries} queries: "
             f"the test split holds {len(examples)} functions"
         )
+    # Every docstring has one relevant function: {id: text} of both, and qrels.
     order = np.random.default_rng(seed).permutation(len(examples))[:candidates]
     sample = [examples[int(i)] for i in order]
     corpus = {str(i): example.positives[0] for i, example in enumerate(sample)}
@@ -54,22 +55,21 @@ def pydocs_retrieval(
 def pydocs_long(
     *, length: int = 1_024, candidates: int = 100, seed: int = 0
 ) -> Evaluator:
-    """Code search in long texts: all docstrings of a text against all its functions.
+    """Code search in long documents of several functions each.
 
-    A document is the code of functions one after another, and its query their
-    docstrings in another order, so that a model has to read all of both. The functions
-    come from packages that are never trained on; the documents of a greater length
-    are those of a smaller one, continued.
+    A document is the code of several functions, and its query consists of their
+    docstrings in a different order, so that a model has to read all of both. The
+    functions come from held-out packages. The documents of a greater length start with
+    those of a smaller length.
 
     Args:
-        length: Length of the documents in tokens of `CHARACTERS_PER_TOKEN` characters;
-            a document holds the functions that fit, at least one. Queries are about a
-            sixth as long.
-        candidates: Number of documents to search, with a query for each.
+        length: Approximate length of the documents in tokens; a document holds the
+            functions that fit, at least one. Queries are about a sixth as long.
+        candidates: Number of documents to search, each with a query.
         seed: Seed of the choice of functions.
 
     Returns:
-        The evaluator of `retrieval`, with `bm25` beside it.
+        An evaluator with the scores of `retrieval` and of BM25 as "bm25".
 
     Raises:
         ValueError: There are too few functions for documents of that length, or no
@@ -88,7 +88,7 @@ def pydocs_long(
     shuffled = [examples[i] for i in rng.permutation(len(examples))]
     corpus, queries = {}, {}
     for number in range(candidates):
-        # Every document has functions of its own, as many as fit
+        # Every document has its own functions, as many as fit.
         functions = shuffled[number::candidates]
         ends = np.cumsum([len(example.positives[0]) for example in functions])
         limit = length * CHARACTERS_PER_TOKEN
@@ -100,13 +100,14 @@ def pydocs_long(
             )
         code = (example.positives[0] for example in functions[:count])
         corpus[str(number)] = "\n\n".join(code)
-        # The order of the docstrings says nothing
+        # The docstrings are shuffled, so that their order gives no hint.
         docstrings = (functions[i].query for i in rng.permutation(count))
         queries[str(number)] = " ".join(docstrings)
     qrels = {query: {query: 1} for query in queries}
     return ranking(corpus, queries, qrels, lexical=True)
 
 
+# {name in a config or a flag: function that makes the evaluator}
 EVALS: Mapping[str, Callable[..., Evaluator | ModelEvaluator]] = {
     "sts": sts,
     "retrieval": retrieval,

@@ -1,4 +1,4 @@
-"""Matplotlib figures that are written as PNG files, without any display."""
+"""Matplotlib figures that are written as PNG files, without a display."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +18,10 @@ def figure(
     title: str = "",
     **options: Any,
 ) -> Iterator[tuple[Any, Any]]:
-    """(figure, axes) to draw on; written to `path` at the end of the `with` block.
+    """Yields (figure, axes) to draw on, and then writes the figure to `path`.
 
-    pyplot is not used: it would choose a display for the whole process and keep the
-    figure in memory until it is closed.
+    pyplot is not used, because it would choose a display for the whole process and keep
+    the figure in memory until it is closed.
 
     Args:
         path: PNG file.
@@ -29,15 +29,15 @@ def figure(
         rows: Number of rows of axes.
         columns: Number of columns of axes.
         title: Title above all axes; "" for none.
-        options: Arguments of matplotlib's `Figure.subplots`, such as `sharex`.
+        options: Further arguments of matplotlib's `Figure.subplots`, such as `sharex`.
 
     Yields:
-        The matplotlib Figure, and its Axes: a single one, or an array as `subplots`
-        gives it.
+        The matplotlib Figure, and its Axes: a single one, or an array if there are
+        several.
     """
     from matplotlib.figure import Figure
 
-    # A Figure without pyplot has the Agg canvas
+    # A Figure without pyplot draws to memory (Agg).
     picture = Figure(figsize=size, layout="constrained")
     axes = picture.subplots(rows, columns, **options)
     if title:

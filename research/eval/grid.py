@@ -13,18 +13,18 @@ from research.eval.tables import markdown_page
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator
 
-# The speed of a depth is measured on at most so many texts.
+# Maximum number of texts that the speed of a depth is measured on.
 MAX_TIMED_TEXTS = 256
 
 
 class Grid(NamedTuple):
-    """The scores and the speed of an elastic model's sizes.
+    """The scores and the speed of an elastic model at several sizes.
 
     Attributes:
         depths: Numbers of blocks.
         dims: Widths of the embedding.
         scores: [depths][dims] results of the evaluator.
-        seconds: Seconds to embed 1,000 of the evaluator's texts, at each depth.
+        seconds: [depths] seconds to embed 1,000 of the evaluator's texts.
     """
 
     depths: tuple[int, ...]
@@ -33,7 +33,7 @@ class Grid(NamedTuple):
     seconds: list[float]
 
     def main_scores(self) -> np.ndarray:
-        """The main scores, [depths, dims]."""
+        """The main scores: [depths, dims]."""
         return np.array([[cell["main_score"] for cell in row] for row in self.scores])
 
 
@@ -46,22 +46,22 @@ def score_grid(
     dims: Sequence[int],
     normalize: bool = True,
 ) -> Grid:
-    """The evaluator's result at each depth and width; every text is embedded once.
+    """Evaluates each depth and width; every text is embedded only once.
 
     Args:
-        evaluator: Scores an EmbedFn.
-        embed_all_depths: (texts, role) -> [N, depths, D], the embeddings at these
-            depths. All are kept until the end: 4 * N * depths * D bytes.
+        evaluator: Evaluator of an EmbedFn.
+        embed_all_depths: Function (texts, role) -> [N, depths, D], the embeddings at
+            all depths. They stay in memory: 4 * N * depths * D bytes.
         make_embedder: Function depth -> EmbedFn of the encoder truncated to that depth;
             its speed is measured.
         depths: Numbers of blocks.
-        dims: Widths; a vector is truncated, then normalized.
+        dims: Widths. A vector is truncated and then normalized.
         normalize: Whether vectors are scaled to length 1.
     """
     cache: dict[tuple, np.ndarray] = {}  # (role, texts) -> [N, depths, D]
 
     def make_truncated(index: int, dim: int) -> EmbedFn:
-        """An embedder that reads the cache, at one depth and width."""
+        """An embedder at one depth and width, which takes vectors from the cache."""
 
         def embed(texts, role):
             key = role, tuple(texts)
@@ -77,7 +77,7 @@ def score_grid(
         [evaluator(make_truncated(index, dim)) for dim in dims]
         for index in range(len(depths))
     ]
-    # The speed, on some texts of the evaluator's longest call
+    # Measure the speed on some texts of the largest call.
     role, texts = max(cache, key=lambda key: len(key[1]))
     sample = list(texts[:: -(-len(texts) // MAX_TIMED_TEXTS)])
     seconds = [_time_1000_texts(make_embedder(depth), sample, role) for depth in depths]
@@ -85,13 +85,13 @@ def score_grid(
 
 
 def default_dims(width: int) -> tuple[int, ...]:
-    """Powers of two from 16 up, and the full width."""
+    """The powers of two from 16 that are below the full width, and the full width."""
     powers = [2**i for i in range(4, width.bit_length()) if 2**i < width]
     return (*powers, width)
 
 
 def to_record(grid: Grid) -> dict[str, Any]:
-    """The grid for JSON; its main score is the full model's."""
+    """The grid as JSON; its main score is that of the full model."""
     cells = [
         {"depth": depth, "dim": dim, **grid.scores[i][j]}
         for i, depth in enumerate(grid.depths)
@@ -132,12 +132,12 @@ def plot_heat_map(grid: Grid, title: str, path: Path):
     size = 2.6 + 0.75 * len(grid.dims), 1.6 + 0.5 * len(grid.depths)
     with figure(path, size) as (picture, axes):
         image = axes.imshow(scores, cmap="viridis", aspect="auto", origin="lower")
-        # The score of each cell, in the color that reads better
+        # The score of each cell, in a color with enough contrast.
         middle = (scores.min() + scores.max()) / 2
         for (i, j), score in np.ndenumerate(scores):
             color = "white" if score < middle else "black"
             axes.text(j, i, f"{score:.1f}", ha="center", va="center", color=color)
-        # Labels
+        # Labels of the axes.
         labels = [
             f"{depth}  ({seconds:.2g} s)"
             for depth, seconds in zip(grid.depths, grid.seconds, strict=True)
@@ -152,7 +152,7 @@ def plot_heat_map(grid: Grid, title: str, path: Path):
 
 def _time_1000_texts(embed: EmbedFn, texts: list[str], role: str) -> float:
     """Seconds to embed 1,000 texts, after compilation."""
-    embed(texts, role)  # compiles
+    embed(texts, role)  # compiles every shape
     start = time.perf_counter()
     embed(texts, role)
     return 1_000 * (time.perf_counter() - start) / len(texts)

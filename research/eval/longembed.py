@@ -37,24 +37,26 @@ def longembed(
 ) -> Evaluator:
     """The synthetic tasks of LongEmbed and, with `data`, one retrieval data set.
 
-    Documents longer than the model's own maximum are truncated, as in the paper. There
-    an encoder of 512 tokens finds 100, 100, 62, 22, 14, 4, 4, 2 % of the passkeys,
-    those inside its 512 tokens. With seed 0 BERT reads 100, 100, 42, 32, 18 % of them.
-    The hub's own data sets are the LEMB* tasks of mteb; see `interop/mteb.py`.
+    Documents longer than the model's maximum length are truncated, as in the paper.
+    There, an encoder of 512 tokens finds 100, 100, 62, 22, 14, 4, 4 and 2 % of the
+    passkeys at the eight lengths: those within its first 512 tokens. The first 512
+    tokens of BERT's tokenizer hold 100, 100, 42, 32 and 18 % of those of seed 0. The
+    real data sets of LongEmbed are the LEMB* tasks of mteb; see `interop/mteb.py`.
 
     Args:
-        tasks: Synthetic tasks, 'passkey' and 'needle'; may be empty if there is `data`.
-        lengths: Nominal lengths of their documents in tokens, at 0.75 words each.
-        data: A BEIR folder, which is one task more.
-        split: The split of its qrels.
-        text: The text that needles are hidden in: a text file or a folder of them; ""
-            is the docstrings of the installed Python packages.
+        tasks: Synthetic tasks, "passkey" and "needle"; may be empty if there is `data`.
+        lengths: Nominal lengths of the synthetic documents in tokens, at 0.75 words per
+            token.
+        data: A BEIR folder, which is one more task; empty for none.
+        split: Name of the file in the folder's qrels/, without its ending.
+        text: File or folder of texts to hide needles in; empty for the docstrings of
+            the installed Python packages.
         seed: Seed of the synthetic tasks.
 
     Returns:
         embed -> {"main_score", "passkey", "passkey_256", ..., "FOLDER_ndcg@10"} in
-        percent: Acc@1 at each length and its mean over lengths, nDCG@10 for a folder.
-        The main score is the mean over tasks.
+        percent: Acc@1 at each length and its mean over lengths; nDCG@10 for the data
+        set. The main score is the mean over tasks.
 
     Raises:
         ValueError: A task is unknown, a length too short, or the text too short.
@@ -62,14 +64,15 @@ def longembed(
     """
     if not (tasks or data):
         raise ValueError("longembed has neither a task nor the data of one")
+    # The data are made and read here, once for all calls of the evaluator.
     synthetic = _synthetic_tasks(tasks, lengths, text, seed)
     folder_evaluator = retrieval(data=data, split=split) if data else None
     folder_score = f"{Path(data).expanduser().resolve().name}_ndcg@10"
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
-        # Acc@1 of each task and length
+        # Acc@1 of each task and length.
         scores = {name: top1_accuracy(embed, *task) for name, task in synthetic.items()}
-        # The mean of each task over lengths
+        # The mean of each task over lengths.
         means = {
             task: float(np.mean(list(by_length.values())))
             for task, by_length in scores_by_length(scores).items()
@@ -89,8 +92,8 @@ def top1_accuracy(
 ) -> float:
     """Acc@1: percentage of queries whose nearest document by cosine is relevant.
 
-    Of equally near documents the first one counts. Documents that are truncated before
-    their hidden lines are all equal, and at most one query is then answered by chance.
+    Ties go to the first document. Documents that are truncated before their hidden
+    lines are all equal, so that at most one of their queries succeeds by chance.
     """
     query_vectors = embed(list(queries.values()), "query")  # [Q, D]
     document_vectors = embed(list(corpus.values()), "document")  # [N, D]
@@ -104,7 +107,7 @@ def top1_accuracy(
 
 
 def scores_by_length(scores: Mapping[str, float]) -> dict[str, dict[int, float]]:
-    """{task: {length: Acc@1}} of the synthetic tasks in an evaluator's scores."""
+    """Extracts {task: {length: Acc@1}} of the synthetic tasks from a result."""
     by_task: dict[str, dict[int, float]] = {}
     for name, score in scores.items():
         task, _, length = name.rpartition("_")
@@ -139,8 +142,8 @@ def plot_longembed(
         scores: Scores of the evaluator.
         title: Title of the plot.
         path: PNG file.
-        document_length: Tokens of a document that the model encodes, which a vertical
-            line marks.
+        document_length: Maximum number of tokens that the model embeds, marked by a
+            vertical line; None for no line.
 
     Returns:
         The matplotlib Figure.
@@ -148,7 +151,7 @@ def plot_longembed(
     by_task = scores_by_length(scores)
     lengths = sorted(_all_lengths(by_task))
     with figure(path, (7, 3.8)) as (picture, axes):
-        # Synthetic tasks, a curve each
+        # A curve for each synthetic task.
         for name, by_length in by_task.items():
             label = f"{name} (Acc@1, mean {scores[name]:.1f})"
             axes.plot(
@@ -160,7 +163,7 @@ def plot_longembed(
             axes.minorticks_off()
         else:
             axes.set_xticks([])
-        # The data set, whose documents have all lengths
+        # A horizontal line for the data set, whose documents have many lengths.
         data_sets = [name for name in _task_names(scores) if name not in by_task]
         for number, name in enumerate(data_sets, len(by_task)):
             label = f"{name.replace('_ndcg', ' (nDCG')}, {scores[name]:.1f})"
@@ -176,12 +179,12 @@ def plot_longembed(
 
 
 def _all_lengths(by_task: Mapping[str, Mapping[int, float]]) -> list[int]:
-    """The lengths of all tasks, each once."""
+    """The lengths of all tasks, without duplicates."""
     return list(dict.fromkeys(n for by_length in by_task.values() for n in by_length))
 
 
 def _task_names(scores: Mapping[str, float]) -> list[str]:
-    """The names of the tasks' own scores, whose mean is the main score."""
+    """The names of the scores of complete tasks, whose mean is the main score."""
     single_lengths = {
         f"{task}_{length}"
         for task, by_length in scores_by_length(scores).items()
@@ -195,7 +198,7 @@ def _task_names(scores: Mapping[str, float]) -> list[str]:
 def _synthetic_tasks(
     tasks: Sequence[str], lengths: Sequence[int], text: str, seed: int
 ) -> dict[str, RetrievalTask]:
-    """{task_length: its documents, queries and qrels}."""
+    """Makes the synthetic data: {"task_length": (corpus, queries, qrels)}."""
     if unknown := [task for task in tasks if task not in TASKS]:
         raise ValueError(f"unknown task {unknown[0]!r}; known: {', '.join(TASKS)}")
     if tasks and not lengths:

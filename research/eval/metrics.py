@@ -1,4 +1,4 @@
-"""Correlations, ranking metrics and bootstrap intervals, by SciPy and pytrec_eval.
+"""Correlations, ranking metrics and bootstrap intervals, with SciPy and pytrec_eval.
 
 Correlations and ranking metrics are in percent.
 """
@@ -11,6 +11,7 @@ import numpy as np
 import pytrec_eval
 from scipy import stats
 
+# {query id: {document id: grade}}, and {query id: {document id: score}}.
 Qrels = Mapping[str, Mapping[str, int]]
 Run = Mapping[str, Mapping[str, float]]
 
@@ -36,7 +37,7 @@ def correlations(predicted: np.ndarray, human: np.ndarray) -> dict[str, float]:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's correlation of two [N] arrays; nan if the values of one are equal."""
+    """Spearman's correlation of two [N] arrays; nan if an array is constant."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         return float(stats.spearmanr(x, y).statistic)
@@ -49,20 +50,19 @@ def bootstrap(
     samples: int,
     seed: int = 0,
 ) -> dict[str, float]:
-    """The 95 % percentile interval of a statistic by resampling (Efron 1979).
+    """The 95 % interval of a statistic by the percentile bootstrap (Efron 1979).
 
     Args:
-        data: Arrays [N, ...]; the same N indices are drawn from each, with
+        data: Arrays [N, ...]; every sample draws the same N indices from each, with
             replacement.
-        statistic: (arrays of N values) -> number; samples for which it is not finite do
-            not count.
-        samples: Number of resamples; 0 for no interval.
-        seed: Seed of the resamples.
+        statistic: Function (arrays of N values) -> number. Samples for which it is not
+            finite are ignored.
+        samples: Number of samples; 0 for no interval.
+        seed: Seed of the samples.
 
     Returns:
-        {"low", "high"}, the 2.5th and the 97.5th percentile; twice the statistic of the
-        data if it is finite for no sample or there is one value only; {} without
-        `samples`.
+        {"low", "high"}, the 2.5th and the 97.5th percentile; {} without samples. If N
+        is 1 or the statistic is finite for no sample, both are the statistic of `data`.
     """
     if not samples:
         return {}
@@ -70,7 +70,8 @@ def bootstrap(
     values = np.array([])
     if len(data[0]) > 1:
         with warnings.catch_warnings():
-            # SciPy's own interval is nan where one sample is; percentiles follow.
+            # SciPy's own interval would be nan if one sample is; only its samples are
+            # used.
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             values = stats.bootstrap(
                 data,
@@ -81,17 +82,17 @@ def bootstrap(
                 method="percentile",
                 rng=np.random.default_rng(seed),
             ).bootstrap_distribution
-        # Samples for which the statistic is defined
+        # Keep the samples for which the statistic is defined.
         values = values[np.isfinite(values)]
     if not len(values):
         values = np.array([statistic(*data)])
-    # The percentiles of the samples
+    # Percentiles over the samples.
     low, high = np.percentile(values, (2.5, 97.5))
     return {"low": float(low), "high": float(high)}
 
 
 def ranking_scores(qrels: Qrels, run: Run) -> dict[str, float]:
-    """Means of `query_scores` over the queries of `qrels`."""
+    """The means of `query_scores` over the queries of `qrels`."""
     scores = query_scores(qrels, run).items()
     return {name: float(np.mean(values)) for name, values in scores}
 
@@ -104,7 +105,7 @@ def query_scores(qrels: Qrels, run: Run) -> dict[str, np.ndarray]:
         run: {query id: {document id: score}}; a query without documents scores 0.
     """
     results = _evaluate_run(qrels, run, {"ndcg_cut.10", "recall.100"})
-    # trec_eval cuts no reciprocal rank, so MRR@10 is that of the first ten.
+    # trec_eval has no cutoff for the reciprocal rank: give it the first ten documents.
     first_ten = {
         query: dict(sorted(scores.items(), key=lambda item: -item[1])[:10])
         for query, scores in run.items()

@@ -1,6 +1,6 @@
 """LongEmbed's passkey and needle tasks: one line hidden in a long text.
 
-Zhu et al. 2024 (arXiv:2404.12096), section 3. Only the names and the facts are our own.
+Zhu et al. 2024 (arXiv:2404.12096), section 3. The names and the facts are our own.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 from research.data.files import open_text, read_records
 from research.data.sources import SOURCES
 
-# corpus {id: text}, queries {id: text}, qrels {query id: {document id: 1}}.
+# (corpus {id: text}, queries {id: text}, qrels {query id: {document id: 1}}).
 RetrievalTask = tuple[Mapping[str, str], Mapping[str, str], Mapping[str, Mapping]]
 NUM_QUERIES = 50
 NEEDLES_FILE = Path(__file__).with_name("needles.tsv")
@@ -23,7 +23,7 @@ FILLER = (
     "The grass is green. The sky is blue. The sun is yellow. Here we go. "
     "There and back again."
 )
-# Of 8 to 20 characters each and 1,259 in all, like those of the benchmark.
+# 100 names of 8 to 20 characters, 1,259 in total, as in the benchmark.
 NAMES = """
 Al Novak, Bo Larsen, Cyril Marsh, Abel Kern, Anna Bloomfield, Bela Horvat, Carl Jonsson,
 Cora Whitfield, Dina Castellan, Earl Hobson, Edie Langley, Elia Ferraro, Emma Thornton,
@@ -46,13 +46,13 @@ Marchand, Zelda Hargrove, Josephine Radcliff, Bartholomew Ashton, Maximilian Thi
 
 
 def filler_words(length: int) -> int:
-    """The number of words around the hidden line: 0.75 * length - 25.
+    """Number of words around the hidden line: 0.75 * length - 25.
 
     Args:
         length: Nominal length of the document in tokens.
 
     Raises:
-        ValueError: Fewer than two words, between which no line can be hidden.
+        ValueError: There would be fewer than two words to hide a line between.
     """
     words = 3 * length // 4 - 25
     if words < 2:
@@ -66,26 +66,26 @@ def filler_words(length: int) -> int:
 def passkey(length: int, seed: int = 0) -> RetrievalTask:
     """Passkey retrieval: 100 documents of the same filler, each with a person's key.
 
-    The line replaces the space at a word boundary, all boundaries equally likely: the
-    published statistics do not tell how deep the benchmark's own lines are. The
-    shortest and the longest document have as many characters as the benchmark's, at
-    every length.
+    The line with the key is at a uniformly random word boundary; the paper does not
+    tell how deep the benchmark's lines are. At every length, the shortest and the
+    longest document have as many characters as in the benchmark.
 
     Args:
         length: Nominal length of the documents in tokens; see `filler_words`.
-        seed: Seed of the keys, their positions, and the names that are asked for.
+        seed: Seed of the keys, their positions, and the choice of queries.
 
     Returns:
-        A corpus of 100 documents, each with another person and key; 50 queries; qrels.
+        A corpus of 100 documents, each with a different person and key; 50 queries;
+        qrels.
 
     Raises:
         ValueError: The length is too short.
     """
-    # The same filler in all documents
+    # The same filler in all documents.
     words = list(islice(cycle(FILLER.split()), filler_words(length)))
     rng = np.random.default_rng((seed, length))
     names = " ".join(NAMES.split()).split(", ")
-    # A key of five digits for each person
+    # A key of five digits for each person.
     keys = rng.choice(np.arange(10_000, 100_000), len(names), replace=False)
     lines = [
         f"{name}'s pass key is {key}. Remember it. {key} is the pass key for {name}."
@@ -96,16 +96,16 @@ def passkey(length: int, seed: int = 0) -> RetrievalTask:
 
 
 def needle(length: int, words: Sequence[str], seed: int = 0) -> RetrievalTask:
-    """Needle retrieval: 100 copies of a text, each with another fact.
+    """Needle retrieval: 100 copies of a text, each with a different fact.
 
-    As in the benchmark, the copies of a length differ in the fact only. There, some
-    questions occur twice with different answers, so that 100 % cannot be reached; here
-    every question is asked once.
+    As in the benchmark, the copies differ in the fact only. In the benchmark, some
+    questions occur twice with different answers, so that 100 % is out of reach; here
+    every question occurs once.
 
     Args:
         length: Nominal length of the documents in tokens; see `filler_words`.
-        words: Words of the text, as `read_words` gives them; the first
-            `filler_words(length)` are used.
+        words: Words of the text, from `read_words`; the first `filler_words(length)`
+            are used.
         seed: Seed of the facts' positions and the choice of questions.
 
     Returns:
@@ -119,6 +119,7 @@ def needle(length: int, words: Sequence[str], seed: int = 0) -> RetrievalTask:
         raise ValueError(
             f"needles at length {length} need a text of {count} words, not {len(words)}"
         )
+    # 100 facts with their questions.
     rng = np.random.default_rng((seed, length))
     records = [record for _, record in read_records(NEEDLES_FILE)]
     facts = [record["fact"] for record in records]
@@ -130,11 +131,12 @@ def read_words(source: str, count: int) -> list[str]:
     """The first `count` words of a text, or all of a shorter one.
 
     Args:
-        source: A text file, or a folder of .txt files in the order of their names,
-            plain or .gz; "" is the docstrings of the installed Python packages that
-            consist of plain words (code has many tokens per word, so that the nominal
-            length would be far off), with those that are never trained on first.
-        count: Number of words.
+        source: A text file, or a folder of .txt files that are read in the order of
+            their names, plain or .gz. Empty for the docstrings of the installed Python
+            packages, those of held-out packages first. Only docstrings of plain words
+            are used: code has many tokens per word, so that documents would be much
+            longer than their nominal length.
+        count: Maximum number of words.
 
     Raises:
         FileNotFoundError: There is no such file, or no .txt file in the folder.
@@ -171,8 +173,15 @@ def _hide_lines(
     questions: Sequence[str],
     rng: np.random.Generator,
 ) -> RetrievalTask:
-    """A document for each line, hidden between the words, and 50 of the questions."""
-    # A word boundary for each line
+    """Makes a document per line, hidden between the words, and 50 queries.
+
+    Args:
+        words: Words of the text.
+        lines: The line that each document hides.
+        questions: The question that each line answers.
+        rng: Source of randomness.
+    """
+    # A random word boundary for each line.
     positions = rng.integers(1, len(words), len(lines))
     corpus = {
         f"document{i}": "\n".join(
@@ -180,7 +189,7 @@ def _hide_lines(
         )
         for i, (line, position) in enumerate(zip(lines, positions, strict=True))
     }
-    # The questions that are asked
+    # A random sample of the questions.
     numbers = sorted(rng.permutation(len(lines))[:NUM_QUERIES])
     queries = {f"query{i}": questions[i] for i in numbers}
     return corpus, queries, {f"query{i}": {f"document{i}": 1} for i in numbers}

@@ -1,4 +1,4 @@
-"""Perplexity of a causal language model on texts that it was not trained on."""
+"""Perplexity of a causal language model on held-out texts."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,27 +26,28 @@ def perplexity(
 ) -> ModelEvaluator:
     """The perplexity of held-out texts, per token, byte and character.
 
-    A text is cut into disjoint windows of the model's length. Each begins with the
-    tokenizer's opening tokens, which are not predicted; if the tokenizer has none, a
-    window begins with the last token of the window before, and the first token of a
-    text is not predicted. Only the values per byte and per character compare models
-    with different tokenizers.
+    A text is cut into disjoint windows of the model's maximum length. Each window
+    begins with the tokenizer's opening tokens, which are not predicted. If there are
+    none, it begins with the last token of the window before, and the first token of the
+    text is not predicted. To compare models with different tokenizers, use the values
+    per byte or per character.
 
     Args:
-        data: What `corpus.read_corpus` reads; "pydocs" is code of Python packages that
-            are never trained on.
+        data: Corpus, as `corpus.read_corpus` reads it; "pydocs" is code of held-out
+            Python packages.
         documents: Maximum number of texts.
         seed: Seed of the choice of texts.
 
     Returns:
-        The evaluator of documents, tokens, loss (nats per token), perplexity,
-        bits_per_byte, byte_perplexity and character_perplexity. The logits are those
-        of the model's own output layer, `params["lm_head"]`, or of the token table.
+        An evaluator that returns documents, tokens, loss (nats per token), perplexity,
+        bits_per_byte, byte_perplexity and character_perplexity. Logits come from the
+        output layer `params["lm_head"]` or, if there is none, from the token table.
 
     Raises:
-        ValueError: There is no text to read; on a call, the encoder is not causal.
+        ValueError: There is no text; when the evaluator is called, the model is not
+            causal.
     """
-    # A sample of the texts, in their order
+    # A random sample of the texts, in their order.
     _, texts = read_corpus(data)
     order = np.random.default_rng(seed).permutation(len(texts))[: max(0, documents)]
     sample = [texts[i] for i in sorted(order)]
@@ -75,15 +76,16 @@ def perplexity(
 def cut_windows(
     tokenizer: tokenizers.Tokenizer, texts: Sequence[str], max_length: int
 ) -> tuple[list[np.ndarray], int]:
-    """Rows of at most `max_length` token ids, each with tokens that are not predicted.
+    """Cuts texts into rows of at most `max_length` token ids.
 
     Returns:
-        The rows, and the number of tokens at the start of each that only give context.
+        The rows, and the number of tokens at the start of each that only give context
+        and are not predicted.
 
     Raises:
-        ValueError: Such a row has no room for a token that is predicted.
+        ValueError: `max_length` leaves no room for a token to predict.
     """
-    # Tokens that give context only
+    # Tokens that only give context.
     opening = tokenization.enclosing_tokens(tokenizer)[0]
     given_tokens = max(1, len(opening))
     room = max_length - given_tokens
@@ -92,7 +94,7 @@ def cut_windows(
             f"max_length {max_length} leaves no token to predict beside "
             f"{given_tokens} given"
         )
-    # The windows of all texts
+    # The windows of all texts.
     rows = []
     for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
         rows += _text_windows(np.array(encoding.ids, np.int32), opening, room)
@@ -103,7 +105,7 @@ def _text_windows(
     token_ids: np.ndarray, opening: np.ndarray, room: int
 ) -> Iterator[np.ndarray]:
     """The windows of a text, each with at most `room` tokens to predict."""
-    # Without opening tokens the first token of the text is not predicted
+    # Without opening tokens, the first token of the text is not predicted.
     first = 0 if len(opening) else 1
     for start in range(first, len(token_ids), room):
         context = opening if len(opening) else token_ids[start - 1 : start]
@@ -117,14 +119,14 @@ def _sum_losses(
     given_tokens: int,
     mesh: Mesh | None,
 ) -> tuple[float, int]:
-    """(nats, tokens): the total cross-entropy of all rows, and its tokens."""
+    """(total cross-entropy of all rows in nats, number of predicted tokens)."""
     params = place_params(params, mesh)
     to_device = jnp.asarray
     if mesh is not None:
         to_device = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
     lengths = np.array([len(row) for row in rows])
     nats = 0.0
-    # Batches of rows of about one length; rows that only fill a batch have length 0
+    # Batches of rows of similar lengths; rows that only pad a batch have length 0.
     sizes = choose_batch_sizes(cfg.max_len, None, mesh)
     for numbers, count, length in group_by_length(lengths, sizes):
         token_ids = np.zeros((count, length), np.int32)
@@ -153,17 +155,17 @@ def _row_losses(
     cfg: EncoderConfig,
     given_tokens: int,
 ) -> Array:
-    """[R] cross-entropy of each row's tokens after the given ones, summed."""
+    """[R] total cross-entropy of each row's tokens after the given ones."""
     index = jnp.arange(token_ids.shape[1], dtype=jnp.int32)
     valid = index[None] < lengths[:, None]  # [R, S]
     tokens = Tokens(token_ids, valid.astype(jnp.int32), valid)
     _, predictions = next_token_loss(params, tokens, cfg)
-    # [R, S-1] losses, of which the first are of given tokens
+    # [R, S-1] losses; those of the given tokens are left out.
     return predictions.loss[:, given_tokens - 1 :].sum(1)
 
 
 def _normalize_loss(nats: float, tokens: int, texts: Sequence[str]) -> dict[str, float]:
-    """The loss per token, byte and character, and their exponentials."""
+    """Loss and perplexity per token, byte and character."""
     size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
     characters = sum(map(len, texts))
     return {

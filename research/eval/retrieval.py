@@ -25,24 +25,23 @@ def retrieval(
     samples: int = 0,
     queries: int = 0,
 ) -> Evaluator:
-    """Ranking of a BEIR folder's corpus for each query of a split, by exact search.
+    """Retrieval on a BEIR folder: exact search for each query of a split.
 
     Args:
         data: A folder with corpus.jsonl, queries.jsonl and qrels/, plain or .gz.
-        split: The file of qrels/, without its ending.
-        similarity: 'cosine', or 'dot' of the vectors as the model gives them.
-        ignore_identical_ids: Whether a document with the query's id is left out of its
-            ranking (ArguAna).
-        lexical: Whether BM25 is scored too, as "bm25".
+        split: Name of the file in qrels/, without its ending.
+        similarity: "cosine", or "dot" for dot products of the model's vectors.
+        ignore_identical_ids: Whether a document with the id of the query is left out of
+            the query's ranking (ArguAna).
+        lexical: Whether BM25 is scored, too, as "bm25".
         samples: Number of bootstrap samples of the queries for a confidence interval; 0
-            for none.
-        queries: Number of queries that are drawn from the split; 0, or more than it
-            has, for all.
+            for no interval.
+        queries: Number of queries, drawn at random from the split; 0 for all.
 
     Returns:
-        embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent, and with
-        `samples` also "low" and "high"; the main score is nDCG@10, and these are the
-        ends of its 95 % interval. The best chunk counts if documents are chunked.
+        embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent. The main
+        score is nDCG@10; with `samples`, "low" and "high" are the ends of its 95 %
+        interval. The score of a chunked document is that of its best chunk.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -52,7 +51,7 @@ def retrieval(
         raise ValueError(f"queries is {queries}; it should be 0, for all, or more")
     corpus, query_texts, qrels = read_beir(data, split)
     if 0 < queries < len(query_texts):
-        # A larger sample contains a smaller one.
+        # A prefix of a fixed permutation, so that larger samples contain smaller ones.
         order = np.random.default_rng(0).permutation(sorted(query_texts))
         sample = order[:queries].tolist()
         query_texts = {name: query_texts[name] for name in sample}
@@ -78,13 +77,14 @@ def ranking(
     lexical: bool = False,
     samples: int = 0,
 ) -> Evaluator:
-    """The evaluator of `retrieval` for texts in memory: {id: text} of each side."""
+    """The evaluator of `retrieval`, for a corpus and queries {id: text} in memory."""
     if similarity not in ("cosine", "dot"):
         raise ValueError(f"similarity is {similarity!r}; allowed: cosine, dot")
     documents, query_texts = list(corpus.values()), list(queries.values())
     names = list(queries), list(corpus), ignore_identical_ids
     # The query itself may take one rank before it is left out.
     ranks = MAX_RANK + ignore_identical_ids
+    # BM25 does not depend on the model, so it runs only once.
     baseline = {}
     if lexical:
         lexical_run = make_run(*bm25(query_texts, documents, ranks), *names)
@@ -109,17 +109,18 @@ def make_run(
     documents: Sequence[str],
     ignore_identical_ids: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """{query id: {document id: score}} of search results [Q, k], as trec_eval reads it.
+    """Converts search results to {query id: {document id: score}} for trec_eval.
 
     Args:
-        scores: [Q, k] scores of the documents that were found.
-        indices: [Q, k] their indices in `documents`.
-        queries: Q ids.
-        documents: N ids.
-        ignore_identical_ids: Whether a document with the query's id is left out.
+        scores: [Q, k] scores of the retrieved documents.
+        indices: [Q, k] indices of these documents in `documents`.
+        queries: Q query ids.
+        documents: N document ids.
+        ignore_identical_ids: Whether a document with the id of the query is left out.
     """
     chex.assert_equal_shape([scores, indices])
     chex.assert_shape(scores, (len(queries), None))
+    # A dict of the k documents of each query.
     return {
         query: {
             documents[row]: float(score)

@@ -10,7 +10,7 @@ from research.types import EmbedFn, Evaluator
 
 
 def sts(*, data: str, samples: int = 0) -> Evaluator:
-    """Correlation of the cosine of sentence pairs with human scores.
+    """Correlation of the cosines of sentence pairs with human scores.
 
     Both sentences are embedded as queries, because the task is symmetric.
 
@@ -18,12 +18,12 @@ def sts(*, data: str, samples: int = 0) -> Evaluator:
         data: A jsonl, tsv or csv file, plain or .gz, with the fields sentence1,
             sentence2 and score.
         samples: Number of bootstrap samples of the pairs for a confidence interval; 0
-            for none.
+            for no interval.
 
     Returns:
-        embed -> {"main_score", "spearman", "pearson"} in percent, and with `samples`
-        also "low" and "high", the ends of the 95 % interval of the main score, which is
-        Spearman's correlation.
+        embed -> {"main_score", "spearman", "pearson"} in percent. The main score is
+        Spearman's correlation; with `samples`, "low" and "high" are the ends of its
+        95 % interval.
 
     Raises:
         FileNotFoundError: The file is missing.
@@ -33,7 +33,7 @@ def sts(*, data: str, samples: int = 0) -> Evaluator:
     human = np.asarray(scores)  # [N]
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
-        # One call, so that the embedder can batch both sides by length: [2N, D]
+        # One call, so that the embedder can batch all sentences by length: [2N, D].
         a, b = np.split(np.asarray(embed(first + second, "query")), 2)
         predicted = cosine(a, b)  # [N]
         result = correlations(predicted, human)

@@ -1,4 +1,4 @@
-"""Markdown tables of scores, by `tabulate`."""
+"""Markdown tables of scores, with `tabulate`."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ from tabulate import tabulate
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A pipe table whose first column is aligned left and all others right.
+    """A Markdown table; the first column is left-aligned, all others right-aligned.
 
     Args:
-        header: Title of each column; may be empty strings.
-        rows: Cells of each row, already formatted; no number is parsed.
+        header: Title of each column; may be an empty string.
+        rows: Cells of each row, as formatted strings.
 
     Returns:
-        The lines of the table, without a line break at the end.
+        The table, without a line break at the end.
     """
     return tabulate(
         rows,
@@ -27,6 +27,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def markdown_page(
     title: str, header: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
 ) -> str:
-    """A heading, the table and, if there is one, a paragraph below it."""
+    """A Markdown page: a heading, a table and, unless empty, a note below it."""
     parts = [f"# {title}", markdown_table(header, rows), note]
     return "\n\n".join(filter(None, parts)) + "\n"

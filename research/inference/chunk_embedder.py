@@ -1,4 +1,4 @@
-"""Vectors of documents' chunks: late chunking (Guenther et al. 2024) and others."""
+"""Embeddings of document chunks: late chunking (Guenther et al. 2024) and others."""
 
 from collections.abc import Sequence
 
@@ -10,22 +10,22 @@ from research.types import ChunkEmbeddings
 
 
 def make_chunk_rows(texts: Sequence[ChunkedText]) -> TokenRows:
-    """The token rows of chunked texts; a span of a row is a piece of a chunk."""
+    """The token rows of chunked texts; each span of a row is a chunk or part of one."""
     rows = [row for text in texts for row in text.rows]
     return TokenRows([row.token_ids for row in rows], [row.span_ids for row in rows])
 
 
 def average_pieces(pieces: np.ndarray, texts: Sequence[ChunkedText]) -> np.ndarray:
-    """Vectors [C, D] float32 of all chunks of the texts in order.
+    """Vectors [C, D] float32 of all chunks, in the order of the texts.
 
-    A chunk that lies in several rows is the mean of its pieces, weighted by their
-    number of tokens.
+    The vector of a chunk that lies in several rows is the mean over its pieces,
+    weighted by their numbers of tokens.
 
     Args:
         pieces: [P, D] vectors of the spans of `make_chunk_rows`.
         texts: The chunked texts.
     """
-    # [P] number of tokens, and number of the chunk, of each piece.
+    # Number of tokens of each piece, and the chunk it belongs to: [P] each.
     rows = [row for text in texts for row in text.rows]
     tokens = np.concatenate([np.bincount(row.span_ids)[1:] for row in rows])
     first = np.cumsum([0, *(len(text.start) for text in texts)])
@@ -36,7 +36,7 @@ def average_pieces(pieces: np.ndarray, texts: Sequence[ChunkedText]) -> np.ndarr
             for row in text.rows
         ]
     )
-    # [C, D] weighted means over runs of pieces of the same chunk.
+    # Weighted means over runs of pieces of the same chunk: [C, D].
     starts = np.flatnonzero(np.diff(chunk, prepend=-1))
     weights = tokens.astype(np.float32)[:, None]
     total = np.add.reduceat(weights * pieces, starts)
@@ -46,8 +46,8 @@ def average_pieces(pieces: np.ndarray, texts: Sequence[ChunkedText]) -> np.ndarr
 def make_chunk_embeddings(
     vectors: np.ndarray, texts: Sequence[ChunkedText]
 ) -> ChunkEmbeddings:
-    """The vectors [C, D] of chunks with their documents and characters."""
-    counts = [len(text.start) for text in texts]
+    """The vectors [C, D] of chunks, with their document and range of characters."""
+    counts = [len(text.start) for text in texts]  # chunks per document
     return ChunkEmbeddings(
         vectors,
         np.repeat(np.arange(len(texts)), counts),

@@ -1,4 +1,4 @@
-"""`Embedder`: texts to embeddings by everything that an `EmbeddingModel` describes."""
+"""`Embedder`: turns texts into embeddings as an `EmbeddingModel` describes."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -31,41 +31,41 @@ from research.text.tokens import PST
 from research.transforms.normalize import l2_normalize_rows
 from research.types import ChunkEmbeddings
 
-# What an embedder returns: dense vectors [N, D], or the vectors of documents' chunks.
+# The output of an embedder: dense vectors [N, D], or vectors of chunks of documents.
 Embeddings = np.ndarray | ChunkEmbeddings
 
 
 class Embedder:
-    """A model that embeds: `embedder(texts, role)` is their embeddings.
+    """An embedding model as a callable: `embedder(texts, role)` returns embeddings.
 
     Args:
-        model: The model, which says how it embeds; other arguments override that.
-        depth: Number of blocks that are used; None uses all.
+        model: The model. The other arguments override its settings.
+        depth: Number of blocks; None for all.
         dim: Number of leading values that are kept, before vectors are normalized.
-        pool: Pooling, as `parse_pooling` reads it; None takes the prompt's, or else the
-            model's own.
-        prompt: Templates that texts are put into, instead of the model's prompts; the
-            vectors of several templates are averaged. A prompt without templates
-            (`options.PLAIN`) takes texts as they are, after the model's `prompts`.
+        pool: Pooling, as `parse_pooling` reads it; None for the prompt's pooling or, if
+            it has none, the model's.
+        prompt: Templates for the texts, instead of the model's prompts; the vectors of
+            several templates are averaged. A prompt without templates (`options.PLAIN`)
+            only puts the model's `prompts` before the texts.
         layers: Hidden states whose pooled vectors are averaged, numbered as in
             `hidden_state_indices`.
-        prepend: Window (start, exit) of blocks of token prepending, before which <PST>
-            takes the state of the last token (Fu et al. 2024). With start = exit, or
-            None for a prompt with <PST>, no state is copied.
-        bidirectional: Whether tokens attend to both sides; None as the model does.
-        max_length: Longer texts are cut to this many tokens, special ones included.
-            None takes the model's own, except for chunks that are encoded in several
-            rows, of which all tokens are used.
-        normalize: Whether vectors are scaled to length 1; None as the model does.
+        prepend: Blocks [start, exit) of token prepending, before each of which <PST>
+            gets the state of the last token (Fu et al. 2024). With start = exit, or
+            with None and a prompt with <PST>, no state is copied.
+        bidirectional: Whether attention is bidirectional; None for the model's own.
+        max_length: Maximum number of tokens, special tokens included; longer texts are
+            cut. None for the model's own maximum; chunked documents that are encoded in
+            several rows are then not cut.
+        normalize: Whether vectors are scaled to length 1; None for the model's own.
         chunk: How documents are cut into chunks; None embeds them as one text. The
-            vector of a late chunk is the mean of its token states and of a landmark
-            chunk its last one, whatever the pooling is.
-        transform: A function of vectors [N, dim], such as a whitening, applied before
+            vector of a late chunk is always the mean of its token states, that of a
+            landmark chunk the state of its last token, whatever `pool` is.
+        transform: Function of vectors [N, dim], such as a whitening, applied before
             they are normalized.
-        depths: Embeds at each of these numbers of blocks in one pass, 0 for the
-            embedding layer; vectors then are [N, len(depths), D].
+        depths: Numbers of blocks at which texts are embedded, in one pass; 0 is the
+            embedding layer. Vectors are then [N, len(depths), D].
         batch_tokens: As in `choose_batch_sizes`.
-        mesh: Rows are spread over its 'data' axis; None uses the default device.
+        mesh: Mesh over whose 'data' axis rows are spread; None for the default device.
 
     Raises:
         ValueError: The encoder has no such depth, dim, pooling, length, layer or
@@ -111,7 +111,7 @@ class Embedder:
             states = hidden_state_indices(tuple(layers), cfg.depth)
             deepest = max(1, *(min(state, cfg.depth) for state in states))
             params, cfg = truncate_depth(params, cfg, deepest)
-        # The lengths of texts, and their token ids.
+        # Tokenization: the maximum lengths of texts, and their prompts.
         self._text_length, self._document_length = _choose_lengths(
             model.max_length, cfg.max_len, max_length, chunk
         )
@@ -124,11 +124,12 @@ class Embedder:
             self._tokenize = make_template_tokenize(
                 model.prompt, model.tokenizer, self._text_length, pst_id
             )
+        # <PST> is a new row of the token table.
         if has_pst(model.prompt):
             params, cfg = add_token(params, cfg, jax.random.key(0))
         elif prepend is not None:
             raise ValueError(f"token prepending needs a prompt with the token {PST}")
-        # The compiled parts, one per adapter.
+        # The compiled encoders, one per adapter.
         self._max_len = cfg.max_len
         self._sizes = choose_batch_sizes(cfg.max_len, batch_tokens, mesh)
         self._row_encoders = make_row_encoders(
@@ -146,11 +147,11 @@ class Embedder:
             self._chunk_encoders = self._make_chunk_encoders(chunk)
 
     def __call__(self, texts: Sequence[str], role: str) -> Embeddings:
-        """Embeddings of texts for a role, "query" or "document".
+        """Embeds texts for a role, "query" or "document".
 
         Returns:
-            [N, D] float32, or `ChunkEmbeddings` for documents in chunks (pcw averages
-            the windows of a document, so that its embeddings are [N, D]).
+            [N, D] float32, or `ChunkEmbeddings` for documents in chunks. The chunking
+            pcw averages the windows of a document and returns [N, D].
 
         Raises:
             ValueError: There are no texts, or one has no tokens.
@@ -160,11 +161,12 @@ class Embedder:
         if self.chunk is not None and role == "document":
             return self._embed_chunks(texts)
         encoder = self._select(self._row_encoders, role)
+        # [N, D] vectors for each template, averaged over templates.
         vectors = [self._encode(encoder, rows) for rows in self._tokenize(texts, role)]
         return self._finish(np.mean(vectors, axis=0) if vectors[1:] else vectors[0])
 
     def _embed_chunks(self, texts: Sequence[str]) -> Embeddings:
-        """Embeddings of documents that are cut into chunks."""
+        """Embeds documents that are cut into chunks."""
         chunked = split_texts(
             self.model.tokenizer,
             texts,
@@ -173,10 +175,11 @@ class Embedder:
             max_length=self._document_length,
             prompt=self.model.prompts.get("document", ""),
         )
+        # [P, D] vectors of pieces of chunks, then [C, D] vectors of chunks.
         encoder = self._select(self._chunk_encoders, "document")
         pieces = self._encode(encoder, make_chunk_rows(chunked))
         vectors = average_pieces(pieces, chunked)
-        # A window of pcw is a vector of its own and went through the dense layers.
+        # The windows of pcw have been through the dense layers; other chunks have not.
         if self.chunk.one_vector_per_text:
             return self._finish(vectors)
         vectors = self._finish(np.asarray(project(self.model.dense, vectors)))
@@ -193,7 +196,7 @@ class Embedder:
         )
 
     def _finish(self, vectors: np.ndarray) -> np.ndarray:
-        """Cuts, transforms and normalizes vectors [..., D]: the one place for it."""
+        """Truncates, transforms and normalizes vectors [..., D], in this order."""
         vectors = vectors[..., : self.model.dim]
         if self.transform is not None:
             vectors = self.transform(vectors)
@@ -202,12 +205,15 @@ class Embedder:
         return np.asarray(vectors, np.float32)
 
     def _select(self, encoders: Sequence[RowEncoder], role: str) -> RowEncoder:
-        """The encoder with the adapter that is named like the role, or the first."""
+        """The encoder whose adapter has the name of the role, or else the first one."""
         adapters = self.model.adapters
         return encoders[adapters.index(role) if role in adapters else 0]
 
     def _make_chunk_encoders(self, chunk: Chunking) -> list[RowEncoder]:
-        """Encoders of the rows of chunks: their pooling, and no dense layers yet."""
+        """Encoders for rows of chunks, with their own pooling and no dense layers.
+
+        Dense layers are applied after the pieces of a chunk are averaged.
+        """
         check_row_length(chunk, self._max_len)
         if chunk.span_pooling and isinstance(
             parse_pooling(self.model.pool), LearnedPooling
@@ -229,13 +235,23 @@ def _describe(
     prompt: Prompt | None,
     normalize: bool | None,
 ) -> EmbeddingModel:
-    """The model with what the caller says in place of its own, checked."""
+    """The model with the caller's settings in place of its own, checked.
+
+    Args:
+        model: The model.
+        dim: Number of leading values that are kept; None for the model's own.
+        pool: Name of the pooling; None for that of the prompt or the model.
+        prompt: Templates for the texts; None for the model's own.
+        normalize: Whether vectors are scaled to length 1; None for the model's own.
+    """
+    # The caller's templates replace both the model's templates and its prefixes.
     if prompt is not None:
         model = model._replace(prompt=prompt if prompt.templates else None)
         if prompt.templates:
             model = model._replace(prompts={})
     if model.prompt is not None and any(model.prompts.values()):
         raise ValueError("the model has prompts and templates, which would ignore them")
+    # The caller's pooling comes before the prompt's, and that before the model's.
     pool = pool or (model.prompt and model.prompt.pool) or model.pool
     model = model._replace(pool=pool)
     if dim is not None:
@@ -248,7 +264,7 @@ def _describe(
 
 
 def _truncate_to_depths(params, cfg, depths: Sequence[int], layers: tuple[int, ...]):
-    """The encoder with as many blocks as the largest of the depths needs."""
+    """Cuts the encoder to the largest of the depths, at least one block."""
     if tuple(layers) != (-1,):
         raise ValueError(f"layers {layers} do not go with several depths")
     for depth in depths:
@@ -260,13 +276,16 @@ def _truncate_to_depths(params, cfg, depths: Sequence[int], layers: tuple[int, .
 def _choose_lengths(
     model_length: int, max_len: int, max_length: int | None, chunk: Chunking | None
 ) -> tuple[int, int | None]:
-    """Number of tokens that texts, and documents in chunks, are cut to.
+    """Maximum numbers of tokens of texts and of chunked documents.
 
     Args:
-        model_length: The model's own longest text.
-        max_len: The longest row of the encoder.
-        max_length: The caller's choice, if any.
-        chunk: How documents are cut.
+        model_length: The model's maximum length of a text.
+        max_len: The encoder's maximum length of a row.
+        max_length: The caller's choice; None for the model's own.
+        chunk: How documents are cut; None if they are not.
+
+    Returns:
+        (maximum length of a text, maximum length of a chunked document or None).
     """
     in_several_rows = chunk is not None and not chunk.reads_full_text
     if max_length is None and not in_several_rows:

@@ -1,4 +1,4 @@
-"""The compiled program of an embedder: padded rows of tokens to pooled vectors."""
+"""The compiled program of an embedder, from padded rows of tokens to pooled vectors."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,20 +25,21 @@ from research.types import Array, Params, Tokens
 
 @dataclasses.dataclass(frozen=True)
 class RowEncoder:
-    """An encoder on its devices, with its pooling, for batches of padded rows.
+    """An encoder on its devices, with a pooling, for batches of padded rows.
 
     Attributes:
         params: The encoder's parameters.
         cfg: The encoder's shape.
-        pool: A pooling, as `parse_pooling` reads it.
-        mesh: Rows are spread over its 'data' axis; None uses the default device.
-        dense: Layers that a pooled vector goes through.
-        blocks: [L] bool, the blocks before which <PST> takes the state of the last
-            token; None for never.
-        depths: Number of blocks of each vector, K vectors per span; None for one.
-        layers: Numbers of the hidden states whose pooled vectors are averaged, before
-            the final norm; None for the last one after it.
-        can_share_prefix: Whether the first tokens of all rows may be computed once.
+        pool: Pooling, as `parse_pooling` reads it.
+        mesh: Mesh over whose 'data' axis rows are spread; None for the default device.
+        dense: Linear layers after the pooling.
+        blocks: [L] bool, True for blocks before which <PST> gets the state of the last
+            token; None without token prepending.
+        depths: K numbers of blocks, each of which gives a vector per span; None for a
+            single vector after the last block.
+        layers: Indices of the hidden states, before the final norm, whose pooled
+            vectors are averaged; None for the last hidden state after the norm.
+        can_share_prefix: Whether a common prefix of all rows can be computed once.
     """
 
     params: Params
@@ -56,14 +57,15 @@ class RowEncoder:
     ) -> Array:
         """Vectors [R, M, D], or [R, M, K, D] with `depths`; M = max_segments.
 
-        The result is not waited for.
+        Returns at once, while the device still computes.
         """
         chex.assert_rank([rows.token_ids, rows.lengths], [2, 1])
+        # Rows go to the default device, or are spread over the mesh.
         place = jnp.asarray
         if self.mesh is not None:
             place = partial(jax.device_put, device=NamedSharding(self.mesh, P("data")))
         rows = jax.tree.map(place, rows)
-        # Splash attention spreads its rows as the ambient mesh says.
+        # Splash attention takes its sharding from the ambient mesh.
         with nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
             return _encode_rows(
                 self.params,
@@ -79,7 +81,7 @@ class RowEncoder:
             )
 
     def encode_prefix(self, token_ids: np.ndarray) -> PrefixKV:
-        """Keys and values of the tokens [P] that all rows begin with."""
+        """Keys and values of the prefix [P] that all rows share."""
         token_ids = place_params(token_ids, self.mesh)
         return prefix_cache.encode_prefix(self.params, token_ids, self.cfg)
 
@@ -96,17 +98,19 @@ def make_row_encoders(
     depths: tuple[int, ...] | None = None,
     layers: tuple[int, ...] | None = None,
 ) -> list[RowEncoder]:
-    """A row encoder for each adapter of the parameters, or the only one.
+    """Makes a row encoder for each adapter; a single one without adapters.
+
+    All of them have parameters of the same shapes and share one compiled program.
 
     Args:
         params: The encoder's parameters, with `num_adapters` adapters.
-        num_adapters: All encoders have the same shapes, so that one compiled program
-            serves all of them.
+        num_adapters: Number of adapters in the parameters.
         cfg, pool, mesh, dense, blocks, depths, layers: As in `RowEncoder`.
 
     Raises:
         ValueError: There is no such pooling, or the model lacks its parameters.
     """
+    # Raises an error if the pooling does not fit the parameters.
     bind_pooling(parse_pooling(pool), params, cfg)
     params, dense, blocks = place_params((params, tuple(dense), blocks), mesh)
     every_params = [params]
@@ -125,7 +129,7 @@ def place_params(params: Params, mesh: Mesh | None) -> Params:
         return jax.tree.map(jnp.asarray, params)
 
     def place(x):
-        # Parameters that are sharded over the mesh already stay as they are.
+        # Parameters that are already sharded over the mesh stay as they are.
         if isinstance(x, jax.Array) and x.sharding.device_set == set(mesh.devices.flat):
             return x
         return jax.device_put(x, NamedSharding(mesh, P()))
@@ -147,7 +151,7 @@ def _encode_rows(
     depths: tuple[int, ...] | None,
     layers: tuple[int, ...] | None,
 ) -> Array:
-    """The program of `RowEncoder`: [R, M, D], or [R, M, K, D] with depths."""
+    """The compiled program of `RowEncoder`: [R, M, D], or [R, M, K, D] with depths."""
     # [R, S] tokens, one text per row.
     is_token = jnp.arange(rows.token_ids.shape[1])[None] < rows.lengths[:, None]
     tokens = Tokens(rows.token_ids, is_token.astype(jnp.int32), is_token)

@@ -1,4 +1,4 @@
-"""`EmbeddingModel`: the parameters of an encoder and how it embeds texts."""
+"""`EmbeddingModel`: an encoder's parameters, and its settings for embedding texts."""
 
 from typing import NamedTuple
 
@@ -13,26 +13,26 @@ from research.types import Params
 
 
 class EmbeddingModel(NamedTuple):
-    """A model and everything that turns a text into its embedding.
+    """An encoder with everything that is needed to embed a text.
 
     Attributes:
         params: The encoder's parameters, as `encoder.init` makes them.
         config: The encoder's shape.
         tokenizer: The tokenizer, without padding or truncation.
         pool: The pooling, as `parse_pooling` reads it, such as "mean".
-        max_length: Number of tokens of the longest text, special tokens included.
-        prompts: The text before each text, for the roles "query" and "document".
+        max_length: Maximum number of tokens of a text, special tokens included.
+        prompts: Prefix of the texts for each role, "query" and "document".
         normalize: Whether embeddings are scaled to length 1.
-        dense: Layers that the pooled vector goes through.
+        dense: Linear layers after the pooling.
         dims: The widths that the model was trained at; empty if unknown.
         dim: Number of leading values of the vector that are kept before it is
             normalized; None keeps all.
-        prompt: The templates that texts are put into; None puts `prompts` before them.
-        dropped: Other parts that were trained with the encoder and are not part of the
-            model, such as 'decoder (443,904 parameters)'.
-        adapters: The names of the adapters in `params`, in their order; a text goes
-            through the one that is named like its role, or else through the first.
-        base: Name of the model that the training started from; '' if unknown.
+        prompt: Templates for the texts; None if only `prompts` are put before them.
+        dropped: Descriptions of parts that were trained with the encoder but are not
+            used for embedding, such as 'decoder (443,904 parameters)'.
+        adapters: Names of the adapters in `params`, in their order. A text is embedded
+            with the adapter that has the name of its role, or else with the first.
+        base: Name of the model from which the training started; '' if unknown.
         head: Parameters of the head that predicts tokens from hidden states, as
             `heads.init_head` makes them; None without a head.
     """
@@ -55,33 +55,34 @@ class EmbeddingModel(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Number of values of an embedding."""
+        """Width of an embedding."""
         return self.full_width if self.dim is None else self.dim
 
     @property
     def full_width(self) -> int:
-        """Number of values of an embedding of which all are kept."""
+        """Width of an embedding before it is truncated to `dim`."""
         if self.dense:
             return self.dense[-1].kernel.shape[1]
         return registry.pooled_width(self.pool, self.config)
 
 
 def merge_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingModel:
-    """The model with one of its adapters added to its kernels, and no adapters left.
+    """Adds one of the model's adapters to its kernels, and removes the adapters.
 
     Args:
         model: A model with adapters.
         name: Name of the adapter; None for the only one.
 
     Raises:
-        ValueError: The model has no adapter of that name, or several and no name.
+        ValueError: The model has no adapter of that name, or several adapters while no
+            name is given.
     """
     params = lora.merge_lora(model.params, _adapter_number(model, name))
     return model._replace(params=params, adapters=())
 
 
 def select_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingModel:
-    """The model with one of its adapters beside its kernels; as `merge_adapter`."""
+    """Removes all adapters but one, unmerged; arguments as in `merge_adapter`."""
     number = _adapter_number(model, name)
     return model._replace(
         params=lora.select_adapter(model.params, number),
@@ -90,7 +91,7 @@ def select_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingM
 
 
 def _adapter_number(model: EmbeddingModel, name: str | None) -> int:
-    known = ", ".join(model.adapters) or "none"
+    known = ", ".join(model.adapters) or "none"  # for error messages
     if name is None and len(model.adapters) != 1:
         raise ValueError(f"one adapter of the model must be named; it has {known}")
     if name is not None and name not in model.adapters:

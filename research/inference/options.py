@@ -1,4 +1,4 @@
-"""Parsing of the options that say how a model embeds, from flags and tables."""
+"""Parsing of embedding options, from flags and ablations, for `Embedder`."""
 
 import ast
 from typing import Any
@@ -7,7 +7,7 @@ from research.config_sections import check_option
 from research.text.prompts import parse_prompt
 from research.text.templates import Prompt
 
-# Texts as they are, after the model's own `prompts`.
+# No templates: only the model's own `prompts` are put before the texts.
 PLAIN = Prompt(templates={})
 
 
@@ -20,24 +20,20 @@ def embedder_options(
     bidirectional: str = "",
     pool: str = "",
 ) -> dict[str, Any]:
-    """The keyword arguments of `Embedder` that some options stand for.
+    """Converts options to keyword arguments of `Embedder`; empty options are left out.
 
     Args:
-        prompt: As `parse_prompt` reads it.
-        instruction: The instruction of the prompt.
-        prepend: As `parse_window` reads it.
-        layers: As `parse_layers` reads it.
+        prompt: Prompt, as `parse_prompt` reads it.
+        instruction: Instruction of the prompt.
+        prepend: Blocks of token prepending, as `parse_window` reads them.
+        layers: Layers, as `parse_layers` reads them.
         bidirectional: "True" or "False".
-        pool: A pooling, as `parse_pooling` reads it.
-
-    Returns:
-        The arguments of the options that are not empty.
+        pool: Pooling, as `parse_pooling` reads it.
 
     Raises:
-        ValueError: An option has another form, or there is an instruction and no
-            prompt.
+        ValueError: An option is malformed, or there is an instruction without a prompt.
     """
-    # What changes the encoder
+    # Options that change the encoder.
     options = {}
     if prepend:
         options["prepend"] = parse_window(prepend)
@@ -46,7 +42,7 @@ def embedder_options(
     if bidirectional:
         check_option("bidirectional", bidirectional, ("True", "False"))
         options["bidirectional"] = bidirectional == "True"
-    # What changes the tokens and their pooling
+    # Options that change the tokens and their pooling.
     if pool:
         options["pool"] = pool
     if instruction and not prompt:
@@ -60,10 +56,10 @@ def embedder_options(
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """The numbers of layers in "-2" or "(1, 12)".
+    """Reads numbers of layers, such as "-2" or "(1, 12)".
 
     Raises:
-        ValueError: The text has another form.
+        ValueError: The text does not have this form.
     """
     layers = _parse_integers(text)
     if not layers:
@@ -74,10 +70,10 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 
 def parse_window(text: str) -> tuple[int, int]:
-    """The window (start, exit) of blocks in "(1, 7)".
+    """Reads a window (start, exit) of blocks, such as "(1, 7)".
 
     Raises:
-        ValueError: The text has another form.
+        ValueError: The text does not have this form.
     """
     window = _parse_integers(text)
     if window is None or len(window) != 2:
@@ -86,7 +82,7 @@ def parse_window(text: str) -> tuple[int, int]:
 
 
 def _parse_integers(text: str) -> tuple[int, ...] | None:
-    """The integers of "-2" or "(1, 12)"; None for other text."""
+    """Reads integers, such as "-2" or "(1, 12)"; None for any other text."""
     try:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""Exact search: the best vectors for a query, over vectors sharded on the devices."""
+"""Exact nearest-neighbor search over vectors that are sharded over the devices."""
 
 from functools import partial
 
@@ -20,17 +20,18 @@ def rank_documents(
     *,
     similarity: str = "cosine",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best documents for each query; a document scores as its best chunk.
+    """The k best documents for each query; the best chunk gives a document's score.
 
     Args:
-        queries: [Q, D].
-        documents: [N, D], or the chunks of N documents.
-        k: Number of documents; at most N are returned.
+        queries: [Q, D] query vectors.
+        documents: [N, D] document vectors, or the chunks of N documents.
+        k: Number of documents per query; at most N are returned.
         similarity: 'cosine' or 'dot'.
 
     Returns:
-        Scores [Q, min(k, N)] float32 from best to worst, and numbers of documents.
+        Scores [Q, min(k, N)] float32 from best to worst, and indices of documents.
     """
+    # The cosine is the dot product of normalized vectors.
     if embedding_kind(documents) == "multi_vector":
         vectors = documents.vectors
         if similarity == "cosine":
@@ -44,8 +45,8 @@ def rank_documents(
 def embedding_kind(embeddings: np.ndarray | ChunkEmbeddings) -> str:
     """The kind of embeddings that an embedder returned.
 
-    "dense" is one vector per text, [N, D]; "multi_vector" is several vectors per text
-    with the number of their text, `ChunkEmbeddings`.
+    "dense" is one vector per text, [N, D]; "multi_vector" is several vectors per text,
+    `ChunkEmbeddings`.
     """
     return "multi_vector" if isinstance(embeddings, ChunkEmbeddings) else "dense"
 
@@ -59,24 +60,23 @@ def search(
     queries_per_step: int = 256,
     vectors_per_step: int = 65_536,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k vectors of largest dot product with each query, exactly.
+    """The k vectors with the largest dot products with each query, exactly.
 
-    Each device scores its part of a block of vectors and keeps its k best; the k best
-    of these are merged with those of earlier blocks. A device holds
-    vectors_per_step * (D + queries_per_step) values at a time, however many vectors
-    there are.
+    Vectors are searched in blocks. Each device scores its part of a block and keeps its
+    k best; the k best of all devices are merged with those of earlier blocks. A device
+    holds vectors_per_step * (D + queries_per_step) values at a time, independent of N.
 
     Args:
         queries: [Q, D] float32.
         vectors: [N, D] float32; may be memory-mapped.
-        k: Number of vectors; at most N are returned.
-        mesh: Vectors are spread over its 'data' axis; None uses all devices.
+        k: Number of vectors per query; at most N are returned.
+        mesh: Mesh over whose 'data' axis vectors are spread; None for all devices.
         queries_per_step: Number of queries scored at a time.
         vectors_per_step: Number of vectors on a device at a time.
 
     Returns:
-        Scores [Q, min(k, N)] float32 from best to worst, and numbers of vectors; of
-        equal scores the smaller number comes first.
+        Scores [Q, min(k, N)] float32 from best to worst, and indices of vectors. Of
+        equal scores, the one with the smaller index comes first.
 
     Raises:
         ValueError: `k` is not positive, there are no vectors, or the widths differ.
@@ -85,11 +85,12 @@ def search(
     mesh = mesh or jax.make_mesh(
         (len(jax.devices()),), ("data",), axis_types=(AxisType.Auto,)
     )
-    # Sizes of a block of vectors over all devices, and of a step of queries.
+    # Number of vectors in a block over all devices, and of queries in a step.
     k, devices, count = min(k, len(vectors)), mesh.shape["data"], len(queries)
     size = min(vectors_per_step, -(-len(vectors) // devices)) * devices
     step = min(queries_per_step, count)
     queries = jnp.asarray(_pad(queries, -(-count // step) * step))
+    # For each step of queries, the k best vectors so far: [step, k].
     best = [None] * (len(queries) // step)
     for start in range(0, len(vectors), size):
         block = _pad(vectors[start : start + size], size)
@@ -110,27 +111,30 @@ def search_chunks(
     *,
     scores_per_step: int = 1 << 24,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k documents whose best chunk has the largest dot product, on the host.
+    """The k documents whose best chunks have the largest dot products, on the host.
 
     Args:
         queries: [Q, D] float32.
         chunks: The chunks of N documents.
-        k: Number of documents; at most N are returned.
-        scores_per_step: Number of scores held at a time; at least one query is scored.
+        k: Number of documents per query; at most N are returned.
+        scores_per_step: Number of scores in memory at a time; at least those of one
+            query.
 
     Returns:
-        Scores [Q, min(k, N)] float32 from best to worst, and numbers of documents; of
-        equal scores the smaller number comes first.
+        Scores [Q, min(k, N)] float32 from best to worst, and indices of documents. Of
+        equal scores, the one with the smaller index comes first.
 
     Raises:
         ValueError: As in `search`.
     """
     _check(queries, chunks.vectors, k)
+    # [N] the first chunk of each document; chunks are in the order of documents.
     first = np.flatnonzero(np.diff(chunks.document_numbers, prepend=-1))
     step = max(1, scores_per_step // len(chunks.vectors))
     best = []
     for start in range(0, len(queries), step):
         scores = queries[start : start + step] @ chunks.vectors.T
+        # [q, C] scores of chunks to [q, N] scores of documents.
         scores = np.maximum.reduceat(scores, first, axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         best.append((np.take_along_axis(scores, order, 1), order))
@@ -170,28 +174,30 @@ def _top_of_block(
         scores = jnp.matmul(
             queries, rows.T, precision="highest", preferred_element_type=jnp.float32
         )
+        # Rows beyond `count` are padding.
         number = first + jnp.arange(len(rows))
         scores = jnp.where((number < count)[None], scores, -jnp.inf)
         scores, positions = jax.lax.top_k(scores, min(k, len(rows)))
         return scores, positions + first
 
-    # shard_map: a plain top_k over a sharded axis would gather every score.
+    # A plain top_k over a sharded axis would gather all scores on every device.
     specs = {"in_specs": (P(), P("data"), P()), "out_specs": (P(None, "data"),) * 2}
     scores, numbers = jax.shard_map(search_shard, mesh=mesh, **specs)(
         queries, block, count
     )
-    # [Q, devices * k] to the k best of all devices
+    # From [Q, devices * k] to the k best of all devices: [Q, k].
     scores, order = jax.lax.top_k(scores, min(k, scores.shape[1]))
     return scores, jnp.take_along_axis(numbers, order, 1)
 
 
 def _merge_top(best, top, start: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of those of earlier blocks (smaller numbers) and of this block."""
+    """Merges the k best of earlier blocks with those of a block from index `start`."""
     scores, numbers = (np.asarray(x) for x in top)
     numbers = numbers.astype(np.int64) + start
     if best is None:
         return scores, numbers
     scores = np.concatenate([best[0], scores], 1)
     numbers = np.concatenate([best[1], numbers], 1)
+    # Stable: of equal scores the smaller index, which is further left, comes first.
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(numbers, order, 1)

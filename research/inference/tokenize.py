@@ -1,4 +1,4 @@
-"""Texts to rows of tokens, after the prompt of their role or in templates."""
+"""Tokenization of texts for embedding, with prompts before them or in templates."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,15 +10,21 @@ from research.text.templates import Prompt, tokenize_with_prompt
 from research.text.tokenization import tokenize_texts
 from research.text.tokens import PST, add_special_token
 
-# tokenize(texts, role) -> the rows of the texts for each template; the vectors of
-# several templates are averaged.
+# tokenize(texts, role) -> the rows of all texts, for each template. The embedder
+# averages the vectors of several templates.
 TokenizeFn = Callable[[Sequence[str], str], list[TokenRows]]
 
 
 def make_plain_tokenize(
     tokenizer: tokenizers.Tokenizer, max_length: int, prompts: Mapping[str, str]
 ) -> TokenizeFn:
-    """Tokenizes texts after the prompt of their role, cut to `max_length` tokens."""
+    """Makes a function that tokenizes texts with the prompt of their role before them.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        max_length: Maximum number of tokens; longer texts are cut.
+        prompts: Prefix of the texts for each role.
+    """
 
     def tokenize(texts, role):
         prompt = prompts.get(role, "")
@@ -33,18 +39,19 @@ def make_template_tokenize(
     max_length: int,
     pst_id: int | None = None,
 ) -> TokenizeFn:
-    """Tokenizes texts in the templates of a prompt.
+    """Makes a function that tokenizes texts in the templates of a prompt.
 
     Args:
-        prompt: One of `prompts.PROMPTS`.
-        tokenizer: It need not know the token <PST>.
-        max_length: Number of tokens of a row, those of the template included.
-        pst_id: Token id of <PST>; None for a prompt without it.
+        prompt: The prompt.
+        tokenizer: Tokenizer of the model, with or without the token <PST>.
+        max_length: Maximum number of tokens in a row, the template's included.
+        pst_id: Id of <PST> in the model's token table; None for a prompt without it.
     """
     if pst_id is not None:
         tokenizer, _ = add_special_token(tokenizer)
 
     def tokenize(texts, role):
+        # One result per template; the pooled tokens of a text are one span.
         return [
             TokenRows(
                 put_pst(token_ids, pst_positions),
@@ -57,7 +64,7 @@ def make_template_tokenize(
         ]
 
     def put_pst(token_ids, positions):
-        # The id in the model's table, which may be another than the tokenizer's.
+        # The id of <PST> in the model's table may differ from the tokenizer's.
         if positions is None:
             return token_ids
         return [
@@ -72,7 +79,7 @@ def has_pst(prompt: Prompt | None) -> bool:
     """Whether every template of the prompt has the token <PST>.
 
     Raises:
-        ValueError: Only some of them have.
+        ValueError: Only some templates have it.
     """
     if prompt is None:
         return False

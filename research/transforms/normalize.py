@@ -1,4 +1,4 @@
-"""Norms and unit vectors, with gradients that are finite everywhere."""
+"""L2 norms and normalization, with gradients that are finite everywhere."""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ MIN_NORM = 1e-12  # shorter vectors have no direction
 
 def l2_norm(x: Array) -> Array:
     """Euclidean norm of the last axis; its gradient is 0 where the norm is 0."""
+    # The inner `where` keeps sqrt's infinite gradient at 0 out of the result.
     square = jnp.sum(jnp.square(x), axis=-1)
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
@@ -19,7 +20,7 @@ def l2_norm(x: Array) -> Array:
 def l2_normalize(x: Array) -> Array:
     """Scales the last axis to length 1, in float32, for use under jit.
 
-    A vector shorter than MIN_NORM becomes 0, and so does its gradient.
+    For a vector shorter than MIN_NORM, the result and its gradient are 0.
     """
     x = to_float32(x)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
@@ -28,9 +29,9 @@ def l2_normalize(x: Array) -> Array:
 
 
 def l2_normalize_rows(x: np.ndarray) -> np.ndarray:
-    """Scales the last axis to length 1, on the host in the array's precision.
+    """Scales the last axis to length 1, in NumPy and in the array's precision.
 
-    A vector of zeros stays one.
+    A vector of zeros stays zero.
     """
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), MIN_NORM)
 

@@ -1,27 +1,27 @@
-"""Whitening of embeddings (BERT-whitening, Su et al. 2021), by scikit-learn's PCA."""
+"""Whitening of embeddings (BERT-whitening, Su et al. 2021), with scikit-learn's PCA."""
 
 from collections.abc import Callable
 
 import chex
 import numpy as np
 
-# The least variance of a direction, as a part of the largest one's: directions of less
-# variance, which are noise, are not scaled up further.
+# Minimum variance of a direction relative to the largest one. Directions with less
+# variance are noise and are not scaled up further.
 MIN_VARIANCE_RATIO = 1e-6
 
 
 def fit_whitening(
     vectors: np.ndarray, *, dims: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and matrix that whiten vectors x, as (x - mean) @ matrix (eq. 5).
+    """Fits a mean and a matrix such that (x - mean) @ matrix is whitened (eq. 5).
 
-    The whitened vectors have the identity as covariance. WhiteningBERT (Huang et al.
+    The covariance of the whitened vectors is the identity. WhiteningBERT (Huang et al.
     2021) does not divide the covariance by N - 1, so that its vectors are sqrt(N - 1)
     times shorter; cosines are the same.
 
     Args:
-        vectors: [N, D].
-        dims: K, the number of directions of largest variance that are kept; None keeps
+        vectors: [N, D] vectors to fit.
+        dims: K, number of directions to keep, those of the largest variance; None for
             all.
 
     Returns:
@@ -29,7 +29,7 @@ def fit_whitening(
         matrix: [D, K] float64.
 
     Raises:
-        ValueError: N vectors of D numbers do not have K directions.
+        ValueError: K is not in 1 ... D, N is at most K, or all vectors are equal.
     """
     from sklearn.decomposition import PCA
 
@@ -57,10 +57,10 @@ def fit_whitening(
 def make_whitening(
     vectors: np.ndarray, *, dims: int | None = None
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The function that whitens vectors [M, D] -> [M, K], fitted to a sample.
+    """Makes a function that whitens vectors, [M, D] -> [M, K], fitted to a sample.
 
     Args:
-        vectors: [N, D], the sample.
+        vectors: [N, D] sample.
         dims: As in `fit_whitening`.
 
     Raises:
