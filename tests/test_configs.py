@@ -203,7 +203,6 @@ ARGUMENTS = {
     "template": "query='{text}'",
     "lexicon": "clusters=8",
     "moee": "",
-    "spans": "min_length=16",
 }
 # Options that a tiny recipe builds with; other tables need files or other models.
 BUILT = [
