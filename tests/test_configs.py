@@ -199,7 +199,7 @@ ARGUMENTS = {
     "st_matryoshka2d": "dims=(8, 48)",
     "ese": "dim=8",
     "smae": "pairs=((2, 8), (6, 48))",
-    "spans": "kind='cot'",
+    "spans": "kind='cot', min_length=16",
     "template": "query='{text}'",
     "lexicon": "clusters=8",
     "moee": "",
