@@ -1,8 +1,8 @@
-"""The record of a position method: what it changes, and how long texts may become.
+"""Base class of position methods, which extend a model to longer texts.
 
-A position method makes a model read longer texts than those of its training. It is one
-frozen dataclass whose fields are its arguments; `methods.POSITION_METHODS` names them
-all. What a class does not override stays as the model has it.
+A position method is a frozen dataclass whose fields are its arguments. It overrides the
+hooks for what it changes: frequencies, angles, positions, query scale, parameters, and
+the longest context. `methods.POSITION_METHODS` is the table of all methods.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from research.types import Array, Key, Params
 
 
 def make_bounded_field(least: float, default: Any = dataclasses.MISSING) -> Any:
-    """A field of a position method whose value must be at least `least`."""
+    """Makes a dataclass field whose value must be at least `least`."""
     return dataclasses.field(default=default, metadata={"least": least})
 
 
@@ -25,19 +25,20 @@ def make_bounded_field(least: float, default: Any = dataclasses.MISSING) -> Any:
 class PositionMethod:
     """Base class of all position methods; by itself it changes nothing.
 
-    A field `original` (L0, the longest text of the training in tokens) that is None is
-    filled with the model's `max_len` by `resolve`.
+    If a field `original` (L0, the longest text in training, in tokens) is None,
+    `resolve` sets it to the model's `max_len`.
 
     Attributes:
         name: Name in `POSITION_METHODS` and in call text: "yarn(scale=8)".
-        requires: The `EncoderConfig.position` that it works on; "" for any.
-        bounded: Whether texts beyond `max_context` are refused.
+        requires: The `EncoderConfig.position` that it needs; "" for any.
+        bounded: Whether texts longer than `max_context` are rejected.
         depends_on_length: Whether its RoPE frequencies or query factors depend on the
             length of the text.
-        prefix_cacheable: Whether a prefix's keys and values are the same in all texts.
+        prefix_cacheable: Whether the keys and values of a prefix are the same in all
+            texts.
         hf_type: Its rope_type in a config.json of `transformers`; "" for none.
-        hf_fields: The parameter of that rope_type for each of its arguments.
-        hf_infers_scale: Whether a missing factor is max_position_embeddings over L0.
+        hf_fields: Maps its arguments to the parameters of that rope_type.
+        hf_infers_scale: Whether a missing factor is max_position_embeddings / L0.
     """
 
     name: ClassVar[str] = ""
@@ -62,7 +63,7 @@ class PositionMethod:
         return not self.depends_on_length
 
     def resolve(self, cfg: EncoderConfig) -> Self:
-        """The method with the model's `max_len` for an `original` that is None."""
+        """Sets `original` to the model's `max_len` if it is None."""
         if getattr(self, "original", 0) is None:
             return dataclasses.replace(self, original=cfg.max_len)
         return self
@@ -71,40 +72,40 @@ class PositionMethod:
         """Raises ValueError if the method does not fit the encoder."""
 
     def conflicts_with(self, method: "PositionMethod") -> bool:
-        """Whether the two cannot be combined."""
+        """Whether this method cannot be combined with another one."""
         return False
 
     def max_context(self, cfg: EncoderConfig) -> int:
-        """Longest text in tokens that the method is for; 0 where it does not say."""
+        """Longest text, in tokens, that the method supports; 0 if it is unchanged."""
         return 0
 
     def init(self, key: Key, cfg: EncoderConfig) -> Params:
-        """Parameters of the method, which the encoder keeps under its name."""
+        """Initial parameters; the encoder's tree holds them under the method's name."""
         return {}
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
-        """The RoPE frequencies for a text of `length` tokens, changed from `rope`."""
+        """Changes the RoPE frequencies `rope` for a text of `length` tokens."""
         return rope
 
     def learned_angles(
         self, params: Params, cfg: EncoderConfig, lengths: Array, key: Key | None
     ) -> Array | None:
-        """Angles per token from parameters, [B, S, R/2]; None where none are learned.
+        """Learned angles per token, [B, S, R/2]; None if the method learns none.
 
         Args:
-            params: What `init` returned, after training.
+            params: The method's trained parameters, initialized by `init`.
             cfg: The encoder's shape.
-            lengths: [B, S] int32, number of tokens in the text of each token.
-            key: Random key in training; None otherwise.
+            lengths: [B, S] int32 number of tokens in the text of each token.
+            key: PRNG key in training; None otherwise.
         """
         return None
 
     def training_angles(self, angles: Array, key: Key) -> Array:
-        """Angles per token in training, [B|1, S|1, R/2], changed from `angles`."""
+        """Changes the angles per token, [B|1, S|1, R/2], in training."""
         return angles
 
     def training_positions(self, position_ids: Array, key: Key) -> Array:
-        """Positions [B, S] int32 that training rotates by."""
+        """Changes the positions [B, S] int32 of the rotation in training."""
         return position_ids
 
     def query_scale(self, cfg: EncoderConfig, positions: Positions) -> Array | float:
@@ -113,11 +114,11 @@ class PositionMethod:
 
     @property
     def logit_scale(self) -> float:
-        """The part of `query_scale` that is for full logits, with their bias."""
+        """The part of `query_scale` that also applies to bias and softcap."""
         return 1.0
 
     def require_above(self, field: str, lower_field: str) -> None:
-        """Raises ValueError unless one argument is above another one."""
+        """Raises ValueError unless one argument is greater than another."""
         value, lower = getattr(self, field), getattr(self, lower_field)
         if not lower < value:
             raise ValueError(
@@ -127,23 +128,26 @@ class PositionMethod:
 
     @classmethod
     def from_hugging_face(cls, parameters: Mapping[str, Any], max_positions: int):
-        """The method that `rope_parameters` of a config.json describe.
+        """Makes the method from the `rope_parameters` of a config.json.
 
-        What `transformers` fills in is made explicit: L0, and the scale of some types.
+        Values that `transformers` infers are made explicit: L0, and the scale of some
+        types.
 
         Raises:
-            ValueError: A needed parameter is missing.
+            ValueError: A required parameter is missing.
         """
         arguments = {
             ours: tuple(value) if isinstance(value, list) else value
             for ours, theirs in cls.hf_fields.items()
             if (value := parameters.get(theirs)) is not None
         }
+        # Values that `transformers` infers
         fields = {field.name: field.default for field in dataclasses.fields(cls)}
         if "original" in fields:
             arguments.setdefault("original", max_positions)
         if cls.hf_infers_scale:
             arguments.setdefault("scale", max_positions / arguments["original"])
+        # Required arguments
         missing = [
             cls.hf_fields[name]
             for name, default in fields.items()
@@ -156,7 +160,7 @@ class PositionMethod:
         return cls(**arguments)
 
     def to_hugging_face(self) -> dict[str, Any] | None:
-        """The inverse of `from_hugging_face`; None for what `transformers` lacks."""
+        """The inverse of `from_hugging_face`; None if `transformers` has no type."""
         if not self.hf_type:
             return None
         written: dict[str, Any] = {"rope_type": self.hf_type}
@@ -167,7 +171,7 @@ class PositionMethod:
         return written
 
     def max_len_from_hugging_face(self, max_positions: int) -> int:
-        """Longest text in tokens of a config.json with this max_position_embeddings."""
+        """Longest text, in tokens, for a config.json's max_position_embeddings."""
         return max_positions
 
     def max_len_to_hugging_face(self, max_len: int) -> int:
@@ -177,13 +181,13 @@ class PositionMethod:
 
 @dataclass(frozen=True, kw_only=True)
 class Extrapolate(PositionMethod):
-    """Texts up to `length` tokens without any change of the model.
+    """Allows texts of up to `length` tokens without any change of the model.
 
-    For models whose positions have no end: ALiBi, relative biases, none at all. Rotary
-    positions beyond the training are angles that the model was not trained on.
+    For models without a largest position: ALiBi, relative biases, no positions. With
+    RoPE, positions beyond the training context have angles unseen in training.
 
     Attributes:
-        length: Longest text in tokens.
+        length: Longest text, in tokens.
     """
 
     name = "extrapolate"
@@ -194,5 +198,5 @@ class Extrapolate(PositionMethod):
         return self.length
 
 
-# The arguments of the Hugging Face types that write L0 and the scale.
+# `hf_fields` of the rope_types that store L0 and the scale.
 HF_SCALED = {"scale": "factor", "original": "original_max_position_embeddings"}

@@ -12,21 +12,21 @@ from research.models.config import EncoderConfig
 from research.models.positions import seqpe
 from research.types import Array, Key, Params
 
-# T5's buckets of distances, and the distance from which all are in the last one.
+# T5: number of buckets, and the distance from which all fall into the last bucket.
 BUCKETS = 32
 FARTHEST = 128
-# KERPLE's parameters stay above the first, its p also below the second.
+# KERPLE: lower bound of both parameters, and upper bound of p.
 KERPLE_LEAST = 0.01
 KERPLE_MOST = 2.0
 
 
 class AttentionBias(NamedTuple):
-    """A kind of attention bias.
+    """An attention bias: its parameters and its function of the distance.
 
     Attributes:
-        init: (key, cfg) -> parameters, a dict of arrays; empty where there are none.
+        init: (key, cfg) -> parameters, a dict of arrays; empty if there are none.
         bias: (parameters, cfg, distance [B, q, k] int32) -> [B, H, q, k] float32; the
-            distance is the key's position less the query's.
+            distance is the key's position minus the query's.
     """
 
     init: Callable[[Key, EncoderConfig], Params]
@@ -34,10 +34,10 @@ class AttentionBias(NamedTuple):
 
 
 def init_bias(key: Key, cfg: EncoderConfig) -> Params:
-    """Parameters of `cfg.position_bias`; empty where it has none.
+    """Initial parameters of `cfg.position_bias`; empty if it has none.
 
     Raises:
-        ValueError: SeqPE cannot read positions of so long texts.
+        ValueError: The encoder's texts are too long for the digits of SeqPE.
     """
     if cfg.position_bias == "none":
         return {}
@@ -47,16 +47,16 @@ def init_bias(key: Key, cfg: EncoderConfig) -> Params:
 
 
 def position_penalty(key: Key, params: Params, cfg: EncoderConfig) -> Array | float:
-    """What every objective adds to its loss: SeqPE's penalty, 0.0 for other biases.
+    """Penalty that every objective adds to its loss: SeqPE's, or 0.0 for other biases.
 
     Args:
-        key: Random key of the training step.
+        key: PRNG key of the training step.
         params: The encoder's parameters.
         cfg: The encoder's shape.
     """
     if cfg.position_bias != "seqpe":
         return 0.0
-    # A key of its own: no step splits its key into this many.
+    # Independent of the keys that a step gets by splitting
     key = jax.random.fold_in(key, 2**31 - 1)
     return seqpe.penalty(key, params["position_bias"], cfg)
 
@@ -64,8 +64,8 @@ def position_penalty(key: Key, params: Params, cfg: EncoderConfig) -> Array | fl
 def alibi_slopes(heads: int) -> np.ndarray:
     """ALiBi's slope of each head (Press et al. 2022, section 3).
 
-    2^(-8h/H), h = 1 ... H, for a power of two; other numbers of heads take those of the
-    power below, and then every second one of the power above.
+    2^(-8h/H), h = 1 ... H, if H is a power of two. Otherwise the slopes for the next
+    smaller power, and then every second slope for the next larger power.
 
     Returns:
         [H] float32.
@@ -82,12 +82,12 @@ def alibi_slopes(heads: int) -> np.ndarray:
 def t5_buckets(distance: np.ndarray, *, causal: bool) -> np.ndarray:
     """T5's bucket of each distance (Raffel et al. 2020, section 2.1).
 
-    Half of the buckets of a direction hold one distance each, the others grow
-    logarithmically up to `FARTHEST`. Causal models have one direction, others two.
+    Half of the buckets of a direction hold one distance each; the sizes of the others
+    grow logarithmically up to `FARTHEST`. Causal models have one direction, others two.
 
     Args:
-        distance: [...] int, the key's position less the query's.
-        causal: Whether keys ahead of the query share the bucket of distance 0.
+        distance: [...] int, the key's position minus the query's.
+        causal: Whether keys after the query share the bucket of distance 0.
 
     Returns:
         [...] int32 in 0 ... BUCKETS - 1.
@@ -95,7 +95,7 @@ def t5_buckets(distance: np.ndarray, *, causal: bool) -> np.ndarray:
     count = BUCKETS if causal else BUCKETS // 2
     size = np.maximum(-distance, 0) if causal else np.abs(distance)
     exact = count // 2
-    # log2 is exact for powers of two, which are where buckets begin.
+    # log2 is exact for powers of two, at which buckets begin
     octaves = np.log2(np.maximum(size, exact) / exact) / np.log2(FARTHEST / exact)
     far = np.minimum(exact + (octaves * (count - exact)).astype(int), count - 1)
     bucket = np.where(size < exact, size, far)
@@ -104,26 +104,27 @@ def t5_buckets(distance: np.ndarray, *, causal: bool) -> np.ndarray:
 
 
 def init_nothing(key: Key, cfg: EncoderConfig) -> Params:
-    """ALiBi's slopes are fixed."""
+    """No parameters: the slopes of ALiBi are fixed."""
     return {}
 
 
 def alibi(params: Params, cfg: EncoderConfig, distance: Array) -> Array:
     """-slope * |distance| (Press et al. 2022; symmetric as in JinaBERT).
 
-    A causal mask hides what is ahead. The first implementation adds slope * key
-    position instead, which is the same under a causal softmax only.
+    With causal attention, later keys are masked. The authors' implementation adds slope
+    * key position instead, which is equivalent only for a causal softmax.
     """
     return -_by_head(alibi_slopes(cfg.num_heads)) * _absolute(distance)
 
 
 def init_t5(key: Key, cfg: EncoderConfig) -> Params:
-    """A [BUCKETS, H] table, shared by all blocks."""
+    """A random [BUCKETS, H] table, shared by all blocks."""
     return {"embedding": 0.02 * jax.random.normal(key, (BUCKETS, cfg.num_heads))}
 
 
 def t5(params: Params, cfg: EncoderConfig, distance: Array) -> Array:
-    """A learned value of each head and bucket of distances (see `t5_buckets`)."""
+    """A learned value for each head and bucket of distances (see `t5_buckets`)."""
+    # [H, 2 * FARTHEST + 1] value of each distance; farther ones are clipped
     distances = np.arange(-FARTHEST, FARTHEST + 1)
     table = params["embedding"][t5_buckets(distances, causal=cfg.causal)].T
     chex.assert_rank(distance, 3)
@@ -132,7 +133,7 @@ def t5(params: Params, cfg: EncoderConfig, distance: Array) -> Array:
 
 
 def init_kerple(key: Key, cfg: EncoderConfig) -> Params:
-    """p from U(0, 2) and a from U(0, 1), as the authors' code."""
+    """p from U(0, 2) and a from U(0, 1), as in the authors' code."""
     p_key, a_key = jax.random.split(key)
     return {
         "p": jax.random.uniform(
@@ -154,12 +155,12 @@ def kerple_power(params: Params, cfg: EncoderConfig, distance: Array) -> Array:
     """-a |distance|^p (Chi et al. 2022, KERPLE)."""
     p, a = _kerple_parameters(params)
     absolute = _absolute(distance)
-    # log 0 would make the gradient of p NaN.
+    # log 0 would make the gradient of p NaN
     return jnp.where(absolute > 0, -a * jnp.maximum(absolute, 1.0) ** p, 0.0)
 
 
 def _kerple_parameters(params: Params) -> tuple[Array, Array]:
-    """p and a [1, H, 1, 1] within bounds; gradients pass as if they were free."""
+    """p and a [1, H, 1, 1], clipped, with straight-through gradients."""
 
     def clip_value(x, most):
         return x + jax.lax.stop_gradient(jnp.clip(x, KERPLE_LEAST, most) - x)

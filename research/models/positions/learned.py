@@ -1,8 +1,9 @@
-"""Learned position tables: their rows for tokens, and longer tables from shorter ones.
+"""Learned position tables: rows of tokens, and methods that extend a table.
 
-Longer tables are made of the rows that a model has. They are used as they are, or as
-the start of training the new rows alone (LongEmbed, Zhu et al. 2024, section 4.1).
-Tables are [P, D], P positions, without the rows that a family keeps before position 0.
+Longer tables are made from the rows of the model's table. They are used without
+training, or as initialization for training only the new rows (LongEmbed, Zhu et al.
+2024, section 4.1). Tables are [P, D] for P positions, without the `position_offset`
+rows before position 0.
 """
 
 from dataclasses import dataclass
@@ -19,12 +20,12 @@ from research.types import Array, Key, Params
 
 @dataclass(frozen=True, kw_only=True)
 class TableMethod(PositionMethod):
-    """Base class of the methods that make a learned position table longer.
+    """Base class of the methods that extend a learned position table.
 
-    They change the parameters once and do not stay in the encoder's config.
+    They change the parameters once and are not stored in the encoder's config.
 
     Attributes:
-        scale: How many times longer the table becomes.
+        scale: Factor by which the table becomes longer.
     """
 
     requires = "learned"
@@ -42,16 +43,16 @@ class TableMethod(PositionMethod):
 
     @property
     def position_stride(self) -> int:
-        """Distance of the old rows in the longer table."""
+        """Distance between original rows in the longer table."""
         return self.scale
 
     def extend_table(self, table: Array) -> Array:
-        """The longer table [P * scale, D] of a table [P, D]."""
+        """Extends a table [P, D] to [P * scale, D]."""
         raise NotImplementedError
 
 
 class GroupedTable(TableMethod):
-    """Position p has the old row p // scale."""
+    """Position p has the original row p // scale."""
 
     name = "grouped"
 
@@ -60,7 +61,7 @@ class GroupedTable(TableMethod):
 
 
 class RecurrentTable(TableMethod):
-    """Position p has the old row p mod P, so that the old rows stay in front."""
+    """Position p has the original row p mod P, so the first P rows are unchanged."""
 
     name = "recurrent"
     position_stride = 1
@@ -70,10 +71,10 @@ class RecurrentTable(TableMethod):
 
 
 class InterpolatedTable(TableMethod):
-    """Position p has the old row p / scale, between two rows a mixture.
+    """Position p has the original row p / scale, linearly interpolated between rows.
 
-    The paper does not say what follows the last old row, which is position
-    (P - 1) * scale: here the scale - 1 positions after it repeat it.
+    The last original row is at position (P - 1) * scale. The paper does not define the
+    scale - 1 positions after it; here they repeat that row.
     """
 
     name = "interpolated"
@@ -88,7 +89,7 @@ class InterpolatedTable(TableMethod):
 def extend_position_table(
     params: Params, cfg: EncoderConfig, method: TableMethod
 ) -> Params:
-    """The encoder's parameters with a longer position table."""
+    """Extends the position table in the encoder's parameters."""
     embed = params["embed"]
     table = jnp.asarray(embed["position"]["embedding"])
     before, rows = table[: cfg.position_offset], table[cfg.position_offset :]
@@ -101,22 +102,22 @@ def table_rows(
 ) -> Array:
     """The row of the position table for each token: [B, S] int32.
 
-    A text that the table was long enough for before it was extended takes every
-    stride-th row, where the original rows are. To train the rows of a longer table,
-    texts begin anywhere instead (both LongEmbed, Zhu et al. 2024, section 4.1).
+    A text that fits the original table uses every stride-th row of the extended one,
+    which are the original rows. To train an extended table, texts begin at random
+    positions instead (both LongEmbed, Zhu et al. 2024, section 4.1).
 
     Args:
         positions: Positions of the tokens, [B, S].
         cfg: The encoder's shape.
-        key: Key of the embedding layer in training; None otherwise.
+        key: PRNG key of the embedding layer in training; None otherwise.
     """
     rows = positions.position_ids
     chex.assert_rank(rows, 2)
     if key is not None and cfg.random_offset:
-        key = jax.random.fold_in(key, 1)  # the layer's dropout takes the key itself
+        key = jax.random.fold_in(key, 1)  # the layer's dropout uses `key` itself
         offsets = jax.random.randint(key, rows.shape, 0, cfg.random_offset + 1)
-        # All tokens of a text take the offset at its number in the row: its first token
-        # may be absent from rows that were compacted.
+        # All tokens of text m use entry m - 1 of the offsets; entries are not chosen by
+        # the first token, which compacted rows may lack.
         number = jnp.maximum(positions.segment_ids, 1) - 1
         rows += jnp.take_along_axis(offsets, number, axis=1)
     elif cfg.position_stride > 1:

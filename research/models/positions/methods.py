@@ -1,8 +1,8 @@
-"""The table of position methods, and the one door that applies them to a model.
+"""The table of position methods, and `extend_context`, which applies them to a model.
 
-`extend_context` checks that methods fit a model and returns the model for longer texts.
-Most methods only enter `EncoderConfig.position_methods`; those of learned positions
-make a longer table.
+`extend_context` checks that the methods fit the model and returns the model for longer
+texts. Most methods are only added to `EncoderConfig.position_methods`; methods for
+learned positions extend the table in the parameters.
 """
 
 import dataclasses
@@ -29,16 +29,16 @@ from research.types import Params
 def extend_context(
     params: Params, cfg: EncoderConfig, methods: str | Sequence[PositionMethod]
 ) -> tuple[Params, EncoderConfig]:
-    """The encoder for longer texts, its weights as they were.
+    """Extends the context of an encoder, without training.
 
     Args:
         params: The encoder's parameters.
         cfg: The encoder's shape.
-        methods: Position methods, or call text: "yarn(scale=8) | log_length()".
+        methods: Position methods, or their call text: "yarn(scale=8) | log_length()".
 
     Returns:
-        (params, config). With a method of position tables the table is the longer one;
-        texts that fit the old table are embedded as before.
+        (params, config). With a table method, the position table is longer; texts that
+        fit the original table are embedded as before.
 
     Raises:
         ValueError: As `extend_config`.
@@ -49,6 +49,7 @@ def extend_context(
         if isinstance(method, TableMethod):
             params = extend_position_table(params, cfg, method)
         elif method.name not in params:
+            # Initial parameters of a method that has some (CLEX)
             learned_params = method.init(jax.random.key(0), longer)
             if learned_params:
                 params = {**params, method.name: learned_params}
@@ -58,18 +59,17 @@ def extend_context(
 def extend_config(
     cfg: EncoderConfig, methods: str | Sequence[PositionMethod]
 ) -> EncoderConfig:
-    """The shape of the encoder that `extend_context` returns.
+    """The config of the encoder that `extend_context` returns.
 
     Its `max_len` is the largest `max_context` of the methods, at least `cfg.max_len`.
 
     Raises:
-        ValueError: A method is unknown or does not fit the model's positions or another
-            method, its arguments do not fit it, or `extrapolate` asks for more than the
-            others allow.
+        ValueError: A method is unknown, has wrong arguments, does not fit the model's
+            positions or another method, or `extrapolate` exceeds the limit of another.
     """
     methods = [method.resolve(cfg) for method in read_methods(methods)]
     _check_methods(cfg, methods)
-    # A longer table is in the parameters: only the others stay in the config.
+    # Table methods change the parameters; only the others are stored in the config
     tables = [m for m in methods if isinstance(m, TableMethod)]
     lasting = [m for m in methods if not isinstance(m, TableMethod | Extrapolate)]
     longer = dataclasses.replace(
@@ -77,6 +77,7 @@ def extend_config(
         position_methods=(*cfg.position_methods, *lasting),
         position_stride=tables[0].position_stride if tables else cfg.position_stride,
     )
+    # The longest text
     limits = [method.max_context(cfg) for method in [*tables, *lasting]]
     longer = dataclasses.replace(longer, max_len=max(cfg.max_len, *limits, 0))
     for method in methods:
@@ -88,10 +89,10 @@ def extend_config(
 def read_methods(
     methods: str | Sequence[PositionMethod],
 ) -> tuple[PositionMethod, ...]:
-    """Position methods from call text: "yarn(scale=8) | log_length()".
+    """Parses position methods from call text: "yarn(scale=8) | log_length()".
 
     Raises:
-        ValueError: The text is no call, or not one of a method in POSITION_METHODS.
+        ValueError: The text is not a call, or names no method in POSITION_METHODS.
     """
     if isinstance(methods, str):
         calls = parse_calls(methods) if methods else []
@@ -100,7 +101,7 @@ def read_methods(
 
 
 def format_methods(methods: Sequence[PositionMethod]) -> str:
-    """The call text of methods, which `read_methods` reads; defaults are left out."""
+    """Writes methods as call text for `read_methods`, without default arguments."""
     calls = []
     for method in methods:
         arguments = {
@@ -113,24 +114,24 @@ def format_methods(methods: Sequence[PositionMethod]) -> str:
 
 
 def config_fields(cfg: EncoderConfig) -> dict[str, Any]:
-    """The fields of a config as JSON holds them: position methods are call text."""
+    """The fields of a config for JSON, with position methods as call text."""
     fields = dataclasses.asdict(dataclasses.replace(cfg, position_methods=()))
     return {**fields, "position_methods": format_methods(cfg.position_methods)}
 
 
 def encoder_config(fields: Mapping[str, Any]) -> EncoderConfig:
-    """The config of `config_fields`."""
+    """Makes a config from `config_fields`."""
     methods = read_methods(fields["position_methods"])
     return EncoderConfig(**{**fields, "position_methods": methods})
 
 
 def suggest_method(cfg: EncoderConfig, length: int, name: str = "") -> str:
-    """Call text of a method that takes this model to texts of `length` tokens.
+    """Call text of a method that extends this model to texts of `length` tokens.
 
     Args:
         cfg: The model's shape.
         length: Length of the texts in tokens.
-        name: The method to suggest, if its argument is a scale.
+        name: Name of the preferred method, which is suggested if it has a scale.
     """
     arguments = {
         f.name for f in dataclasses.fields(POSITION_METHODS.get(name, Extrapolate))
@@ -146,6 +147,7 @@ def _check_methods(cfg: EncoderConfig, methods: Sequence[PositionMethod]) -> Non
     """Raises ValueError if a method does not fit the encoder or another method."""
     earlier = list(cfg.position_methods)
     for method in methods:
+        # The kind of positions: learned, RoPE or any
         if method.requires not in ("", cfg.position):
             fitting = [
                 name
@@ -159,6 +161,7 @@ def _check_methods(cfg: EncoderConfig, methods: Sequence[PositionMethod]) -> Non
             )
         if method.name in [m.name for m in earlier]:
             raise ValueError(f"{method.name} extends this model already")
+        # Other methods of the model
         for first in earlier:
             if method.conflicts_with(first) or first.conflicts_with(method):
                 raise ValueError(
@@ -174,7 +177,11 @@ def _extrapolate(
     methods: Sequence[PositionMethod],
     length: int,
 ) -> EncoderConfig:
-    """`longer`, the extension of `cfg` by methods, for texts of `length` tokens."""
+    """Raises the `max_len` of `longer`, which extends `cfg` by methods, to `length`.
+
+    Raises:
+        ValueError: The position table or a bounded method does not allow this length.
+    """
     bounded = [method.name for method in methods if method.bounded]
     if length > longer.max_len and (bounded or cfg.position == "learned"):
         subject = " and ".join(bounded) or "this model's position table"

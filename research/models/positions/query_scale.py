@@ -28,9 +28,9 @@ def query_scale(cfg: EncoderConfig, positions: Positions) -> Array | float:
 
 
 def logit_scale(cfg: EncoderConfig) -> float:
-    """The part of `query_scale` that is for whole logits, not only for queries.
+    """The part of `query_scale` that applies to full logits, not only to queries.
 
-    An attention bias is multiplied by it too, and so is the bound of a softcap.
+    The attention bias and the bound of the softcap are also multiplied by it.
     """
     return math.prod([m.logit_scale for m in cfg.position_methods], start=1.0)
 
@@ -39,7 +39,7 @@ def logit_scale(cfg: EncoderConfig) -> float:
 class TempScale(PositionMethod):
     """softmax(logits / tau) (Zhou et al. 2025, TempScale).
 
-    A tau below 1 spreads the embeddings of long texts, with no training.
+    A tau below 1 spreads the embeddings of long texts, without training.
     """
 
     name = "temp_scale"
@@ -60,10 +60,10 @@ class TempScale(PositionMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class LogLength(PositionMethod):
-    """Queries times max(1, log n / log L0), n tokens of the text (Su 2021; LongEmbed).
+    """Queries times max(1, log n / log L0) for n tokens (Su 2021; LongEmbed).
 
     Attributes:
-        original: L0, the longest text of the training; None for the model's `max_len`.
+        original: L0, the longest text in training; None for the model's `max_len`.
     """
 
     name = "log_length"
@@ -75,14 +75,14 @@ class LogLength(PositionMethod):
         return self._log_ratio(positions.lengths)
 
     def _log_ratio(self, lengths: Array) -> Array:
-        """[B, S] float32; 1 up to L0 tokens."""
+        """max(1, log length / log L0), [B, S] float32."""
         logs = jnp.log(jnp.maximum(lengths, self.original).astype(jnp.float32))
-        # Not the rounded quotient: up to L0 nothing changes, to the bit.
+        # Exactly 1 up to L0, where the quotient could be rounded
         return jnp.where(lengths > self.original, logs / math.log(self.original), 1.0)
 
 
 class LogPosition(LogLength):
-    """Queries times max(1, log(p + 1) / log L0); a causal token attends to p + 1."""
+    """Queries times max(1, log(p + 1) / log L0), for p + 1 causally visible tokens."""
 
     name = "log_position"
     depends_on_length = False

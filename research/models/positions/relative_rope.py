@@ -1,12 +1,12 @@
 """Relative position remapping for RoPE: SelfExtend, DPE, LM-Infinite.
 
-Rotary logits depend on the difference of a query's and a key's angle. A method here
-gives pairs of tokens other angles than those of their positions, by several branches:
-each is a way to rotate queries and keys, for some of the pairs of tokens.
+Rotary logits depend on the difference between the angles of query and key. The methods
+here change this difference for some pairs of tokens, by several branches: a branch is a
+rotation of queries and keys and the pairs of tokens whose logits use it.
 
-Angles are uint32 fractions of a turn (see `rope`): products with positions wrap, which
-is exact arithmetic modulo one turn. Dividing a position is dividing the frequency. In
-training CLEX gives float32 radians instead.
+Angles are uint32 fractions of a full rotation (see `rope`): products with positions
+wrap around, which is exact arithmetic modulo one rotation. Dividing a position equals
+dividing the frequency. In training, CLEX has float32 radians instead.
 """
 
 from collections.abc import Callable
@@ -29,13 +29,13 @@ PairFn = Callable[[Array, Array], Array]
 
 
 class RopeBranch(NamedTuple):
-    """One way to rotate queries and keys, and the pairs of tokens that it is for.
+    """A rotation of queries and keys, and the pairs of tokens that use it.
 
     Attributes:
-        query_angles: Angles of queries, [B, S, 1|H, R/2] uint32.
-        key_angles: Angles of keys, [B, S, 1|KV, R/2] uint32.
-        pair_mask: The pairs that this branch scores; None in the first branch, which
-            scores the pairs that no other branch does.
+        query_angles: Function for the angles of queries, [B, S, 1|H, R/2] uint32.
+        key_angles: Function for the angles of keys, [B, S, 1|KV, R/2] uint32.
+        pair_mask: Function for the pairs whose logits use this branch; None in the
+            first branch, which is used for all other pairs.
     """
 
     query_angles: AngleFn
@@ -44,12 +44,12 @@ class RopeBranch(NamedTuple):
 
 
 class RelativeRemapping(NamedTuple):
-    """The branches of an attention, which exclude each other, and a mask of its own.
+    """The RoPE branches of attention, and a mask in addition to the usual one.
 
     Attributes:
-        branches: The first has no `pair_mask`.
-        visible: The pairs of tokens that attend to each other, where the causal or
-            other mask allows it too; None for all.
+        branches: Branches with disjoint pairs; the first has no `pair_mask`.
+        visible: Function for the pairs that attend, in addition to the causal or other
+            mask; None for all pairs.
     """
 
     branches: tuple[RopeBranch, ...]
@@ -57,7 +57,7 @@ class RelativeRemapping(NamedTuple):
 
 
 def relative_remapping(cfg: EncoderConfig) -> RelativeRemapping:
-    """The remapping by the encoder's position methods; else one plain branch."""
+    """The remapping of the encoder's position methods; one plain branch without any."""
     for method in cfg.position_methods:
         if isinstance(method, RemappingMethod):
             return method.remap(cfg)
@@ -81,7 +81,7 @@ class RemappingMethod(PositionMethod):
         self.remap(cfg)
 
     def remap(self, cfg: EncoderConfig) -> RelativeRemapping:
-        """The branches for an encoder of this shape."""
+        """The branches and mask for an encoder."""
         raise NotImplementedError
 
 
@@ -89,12 +89,12 @@ class RemappingMethod(PositionMethod):
 class GroupedRemapping(RemappingMethod):
     """Base class of SelfExtend and DPE: pairs at least a window apart are grouped.
 
-    Bidirectional encoders mirror the distance ahead (E5-RoPE of LongEmbed, Zhu et al.
-    2024).
+    In bidirectional encoders, distances to later keys are mirrored (E5-RoPE of
+    LongEmbed, Zhu et al. 2024).
 
     Attributes:
-        window: w, pairs of tokens nearer than this keep their distance.
-        original: L0, the longest text of the training; None for the model's `max_len`.
+        window: w; pairs of tokens closer than this keep their distance.
+        original: L0, the longest text in training; None for the model's `max_len`.
     """
 
     window: int = make_bounded_field(1)
@@ -109,27 +109,27 @@ class GroupedRemapping(RemappingMethod):
             )
 
     def largest_group(self) -> int:
-        """The most tokens that one group holds."""
+        """Largest number of tokens in a group."""
         raise NotImplementedError
 
     def max_context(self, cfg: EncoderConfig) -> int:
-        """The longest text whose distances are not above L0: (L0 - w) g + w.
+        """The longest text whose distances do not exceed L0: (L0 - w) g + w.
 
-        Jin et al. 2024. DPE's is that of its largest groups: its authors leave some
-        bands, whose angles were all in the training, on small ones.
+        Jin et al. 2024. For DPE, g is the largest group size; its authors use small
+        groups for bands whose angles all occur in training.
         """
         return (self.original - self.window) * self.largest_group() + self.window
 
     def grouped_remapping(
         self, cfg: EncoderConfig, shift_angles: Callable, group_angles: Callable
     ) -> RelativeRemapping:
-        """Near pairs by their positions; of far pairs the later token is shifted.
+        """Makes branches: near pairs keep their positions, far pairs use groups.
 
         Args:
             cfg: The encoder's shape.
-            shift_angles: Angles of the later token, an `AngleFn` with the argument
-                `heads`.
-            group_angles: Angles of the earlier token.
+            shift_angles: Function for the grouped and shifted angles of the later
+                token, an `AngleFn` with the argument `heads`.
+            group_angles: The same for the grouped angles of the earlier token.
         """
 
         def is_behind(query, key):
@@ -145,7 +145,7 @@ class GroupedRemapping(RemappingMethod):
                 pair_mask,
             )
 
-        # The later token is the query behind the diagonal, and the key ahead of it.
+        # The later token is the query below the diagonal, and the key above it
         branches = [PLAIN_BRANCH, make_branch(shift_angles, group_angles, is_behind)]
         if not cfg.causal:
             branches.append(make_branch(group_angles, shift_angles, is_ahead))
@@ -154,14 +154,14 @@ class GroupedRemapping(RemappingMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class SelfExtend(GroupedRemapping):
-    """SelfExtend (Jin et al. 2024): far tokens are as far apart as their groups.
+    """SelfExtend (Jin et al. 2024): distances of far tokens are counted in groups.
 
-    Query i and key j < i are i - j apart if that is below `window` (w), otherwise
-    (i // g + w - w // g) - j // g. Positions divide without remainder, as in the paper;
-    later code of its authors divides exactly.
+    Query i and key j < i have the distance i - j if it is below `window` (w), otherwise
+    (i // g + w - w // g) - j // g. The division is integer division, as in the paper;
+    later code of its authors uses true division.
 
     Attributes:
-        group: g, the number of tokens of a group.
+        group: g, the number of tokens in a group.
     """
 
     name = "self_extend"
@@ -184,17 +184,17 @@ class SelfExtend(GroupedRemapping):
 
 @dataclass(frozen=True, kw_only=True)
 class DPE(GroupedRemapping):
-    """Dimension-wise positions (Lu et al. 2025, DPE): each frequency its own groups.
+    """DPE (Lu et al. 2025): each band of frequencies has its own group size.
 
-    The rotated pairs of a head, from the highest frequency down, make equal bands; in
-    band i a token farther than `window` (w) is as far as with positions
-    p / s_i + w - w / s_i of the query and p / s_i of the key, by true division. Only
-    the key dimensions do so.
+    The rotated pairs of channels of a head are divided into equal bands, from the
+    highest frequency down. In band i, tokens at least `window` (w) apart have the
+    distance of the positions p / s_i + w - w / s_i of the query and p / s_i of the key,
+    by true division. Only `key_dims` are remapped.
 
     Attributes:
-        sizes: s_i of each band; 8 in the paper, multiples of 8 pairs.
-        key_dims: The pairs that take part, for each of the KV heads of keys or once for
-            all of them, the same in all blocks (in the paper for each block); () for
+        sizes: Group size s_i of each band; the paper has 8 bands.
+        key_dims: Pairs of channels that are remapped, for each key head or once for all
+            key heads, the same in all blocks (the paper chooses them per block); () for
             all.
     """
 
@@ -224,7 +224,7 @@ class DPE(GroupedRemapping):
         def select_key_dims(remapped, plain, heads):
             if not self.key_dims:
                 return remapped
-            # Queries of one key head rotate the pairs that their key rotates.
+            # Query heads use the pairs of their key head
             mask = np.repeat(key_mask, heads // cfg.num_kv_heads, axis=0)
             return jnp.where(mask[None, None], remapped, plain)
 
@@ -245,7 +245,7 @@ class DPE(GroupedRemapping):
         return self.grouped_remapping(cfg, shift_angles, group_angles)
 
     def _band_sizes(self, cfg: EncoderConfig) -> np.ndarray:
-        """[1, 1, R/2] uint32 group size of every pair."""
+        """[1, 1, R/2] uint32 group size of every pair of channels."""
         pairs, sizes = cfg.rotary_dim // 2, self.sizes
         if pairs % len(sizes):
             raise ValueError(
@@ -255,10 +255,11 @@ class DPE(GroupedRemapping):
         return np.repeat(np.asarray(sizes, np.uint32), pairs // len(sizes))[None, None]
 
     def _key_mask(self, cfg: EncoderConfig) -> np.ndarray:
-        """[KV, R/2] bool, the pairs that take part."""
+        """[KV, R/2] bool, the pairs of channels that are remapped."""
         pairs, key_dims = cfg.rotary_dim // 2, self.key_dims
         if not key_dims:
             return np.ones((cfg.num_kv_heads, pairs), bool)
+        # The same pairs for all key heads
         if not isinstance(key_dims[0], tuple):
             key_dims = (key_dims,) * cfg.num_kv_heads
         if len(key_dims) != cfg.num_kv_heads:
@@ -279,15 +280,14 @@ class DPE(GroupedRemapping):
 
 @dataclass(frozen=True, kw_only=True)
 class LMInfinite(RemappingMethod):
-    """LM-Infinite (Han et al. 2024): the last tokens, and the first ones from afar.
+    """LM-Infinite (Han et al. 2024): attention to the last tokens and to the first.
 
-    A token attends to the last `window` tokens, itself among them, and to the first
-    `sinks`, whose distance grows no farther than `window`.
+    A token attends to the last `window` tokens, including itself, and to the first
+    `sinks` tokens of the text, whose distance is limited to `window`.
 
     Attributes:
-        window: Number of tokens attended to at their distance; the longest text of the
-            training.
-        sinks: Number of tokens at the start of the text that all attend to.
+        window: Number of last tokens; the length of the longest text in training.
+        sinks: Number of first tokens that all tokens attend to.
     """
 
     name = "lm_infinite"
@@ -319,9 +319,9 @@ class LMInfinite(RemappingMethod):
 
 
 def position_angles(position_ids: Array, angles: Array) -> Array:
-    """[B, S, 1, R/2] angles of positions [B, S] int32, which are not negative."""
+    """[B, S, 1, R/2] angles of non-negative positions [B, S] int32."""
     return (position_ids.astype(angles.dtype)[..., None] * angles)[:, :, None]
 
 
-# Pairs of tokens by their positions.
+# Plain RoPE: angles of the positions, for all pairs.
 PLAIN_BRANCH = RopeBranch(position_angles, position_angles, None)

@@ -1,10 +1,10 @@
 """Rotary position embedding (RoPE): frequencies, angles and the rotation.
 
-Su et al. 2021. Angles are uint32 fractions of a turn: a frequency, float64 on the host,
-is rounded to 2^-32 of a turn per token, and its product with a position wraps, which is
-exact arithmetic modulo one turn. At position 32,768 an angle is off by at most 2.4e-5
-radians (float32 products: 2e-3, bfloat16 products: over a radian already at position
-300), and no table of positions is needed.
+Su et al. 2021. Angles are uint32 fractions of a full rotation: a frequency, float64 on
+the host, is rounded to 2^-32 rotations per token, and its product with a position wraps
+around, which is exact arithmetic modulo one rotation. At position 32,768 an angle is
+off by at most 2.4e-5 radians (float32 products: 2e-3, bfloat16 products: more than one
+radian already at position 300), and no table of positions is needed.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,13 @@ from research.types import Array, Key, Params
 
 
 class Rope(NamedTuple):
-    """The frequencies of a rotation.
+    """The frequencies of RoPE.
 
     Attributes:
-        base: inv_freq_j = base^(-2j/d) before anything but the base was changed.
-        inv_freq: [R/2] float64, radians per token.
-        attention_factor: Multiplies cosines and sines, so logits get its square.
+        base: Base of the frequencies base^(-2j/d), before other changes than of the
+            base.
+        inv_freq: [R/2] float64 frequencies, in radians per token.
+        attention_factor: Factor of cosines and sines; logits are scaled by its square.
     """
 
     base: float
@@ -34,7 +35,7 @@ class Rope(NamedTuple):
 
 
 def plain_rope(base: float, rotated: int) -> Rope:
-    """RoPE as trained: base^(-2j/d) (Su et al. 2021, section 3.2.2).
+    """RoPE without position methods: base^(-2j/d) (Su et al. 2021, section 3.2.2).
 
     Args:
         base: Base of the geometric series; 10,000 in the paper.
@@ -53,7 +54,7 @@ def plain_rope(base: float, rotated: int) -> Rope:
 
 
 def extended_rope(cfg: EncoderConfig, length: int) -> Rope:
-    """RoPE of a text in global blocks, after every position method in its order.
+    """RoPE for a text of some length, after all position methods in order.
 
     Args:
         cfg: The encoder's shape.
@@ -71,24 +72,25 @@ def rope_angles(
     params: Mapping[str, Params],
     key: Key | None = None,
 ) -> tuple[Array, Array]:
-    """Angle per token and attention factor of global blocks.
+    """Angle per token and attention factor of blocks without sliding window.
 
     Args:
-        cfg: The encoder's shape; its position methods are applied in their order.
-        lengths: [B, S] int32, number of tokens in the text of each token.
-        params: The encoder's parameters, with those of a method under its name.
-        key: Random key in training, where E2-LLM and CLEX draw a scale; None otherwise.
+        cfg: The encoder's shape; its position methods are applied in order.
+        lengths: [B, S] int32 number of tokens in the text of each token.
+        params: The encoder's parameters; each method's parameters are under its name.
+        key: PRNG key in training, where E2-LLM and CLEX sample a scale; None otherwise.
 
     Returns:
-        [B|1, S|1, R/2] angles by which a token's position is multiplied, uint32
-        fractions of a turn (CLEX in training: float32 radians), and the factor of
-        cosines and sines, [1, 1] float32.
+        [B|1, S|1, R/2] angles by which positions are multiplied, uint32 fractions of a
+        full rotation (CLEX in training: float32 radians), and the factor of cosines and
+        sines, [1, 1] float32.
     """
     chex.assert_rank(lengths, 2)
     methods = cfg.position_methods
-    # No text is longer than its row, so the table is not longer either.
+    # No text is longer than its row, so the table of lengths needs no more entries
     longest = min(cfg.max_len, lengths.shape[1])
     rope = extended_rope(cfg, longest)
+    # Angles from parameters, by the length of each text, or the same for all texts
     learned = [
         angles
         for method in methods
@@ -109,13 +111,13 @@ def rope_angles(
 
 
 def local_rope_angles(cfg: EncoderConfig) -> tuple[Array, Array]:
-    """The same for sliding-window blocks: a base of their own, no position method."""
+    """`rope_angles` of sliding-window blocks: their own base, no position methods."""
     rope = plain_rope(cfg.rope_theta_local, cfg.rotary_dim)
     return jnp.asarray(_turn_fractions(rope.inv_freq))[None, None], jnp.ones((1, 1))
 
 
 def rope_positions(cfg: EncoderConfig, position_ids: Array, key: Key | None) -> Array:
-    """Positions [B, S] int32 to rotate by, which CLEX stretches in training."""
+    """Positions [B, S] int32 for the rotation, which CLEX stretches in training."""
     if key is not None:
         for method in cfg.position_methods:
             position_ids = method.training_positions(position_ids, key)
@@ -126,11 +128,11 @@ def cos_sin(angles: Array, factor: Array) -> tuple[Array, Array]:
     """Cosines and sines, float32, times `factor`.
 
     Args:
-        angles: [..., R/2] uint32 fractions of a turn, or float32 radians.
+        angles: [..., R/2] uint32 fractions of a full rotation, or float32 radians.
         factor: Array that broadcasts to the shape of the angles.
     """
     if angles.dtype == jnp.uint32:
-        # Signed, so that what float32 rounds is at most half a turn.
+        # Signed, so that the value rounded to float32 is at most half a rotation
         signed = jax.lax.bitcast_convert_type(angles, jnp.int32)
         angles = signed.astype(jnp.float32) * jnp.float32(2 * np.pi / 2**32)
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
@@ -140,12 +142,12 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
     """Rotates the pairs (x_i, x_{i + R/2}) of the first R channels: Llama's layout.
 
     Args:
-        x: [B, S, H, D/H].
-        cos: [B, S, 1|H, R/2] float32.
-        sin: [B, S, 1|H, R/2] float32.
+        x: [B, S, H, E] queries or keys.
+        cos: [B, S, 1|H, R/2] float32 cosines.
+        sin: [B, S, 1|H, R/2] float32 sines.
 
     Returns:
-        [B, S, H, D/H], in the type of x; rotated in float32.
+        [B, S, H, E] in the type of x; the rotation is computed in float32.
     """
     chex.assert_rank([x, cos, sin], 4)
     chex.assert_equal_shape([cos, sin])
@@ -157,14 +159,15 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def _angle_table(cfg: EncoderConfig, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct angles [N, R/2] uint32, and the row for each length of a text."""
+    """Distinct angles [N, R/2] uint32, and the row of this table for each length."""
     inv_freq = [extended_rope(cfg, n).inv_freq for n in range(longest + 1)]
     table = _turn_fractions(np.stack(inv_freq))
+    # Consecutive lengths with equal angles share a row
     is_new = np.append(True, (table[1:] != table[:-1]).any(-1))
     return table[is_new], np.cumsum(is_new) - 1
 
 
 def _turn_fractions(radians: np.ndarray) -> np.ndarray:
-    """Frequencies as uint32 fractions of a turn per token, rounded to 2^-32."""
+    """Frequencies as uint32 fractions of a rotation per token, rounded to 2^-32."""
     fraction = np.round(radians / (2 * np.pi) % 1 * 2**32)
     return (fraction % 2**32).astype(np.uint32)

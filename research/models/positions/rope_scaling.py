@@ -1,9 +1,9 @@
-"""RoPE scaling with one rule for all frequencies: linear, NTK, LongRoPE, Giraffe, E2.
+"""RoPE scaling by one rule for all frequencies: linear, NTK, LongRoPE, Giraffe, E2.
 
-Methods can follow each other: `rebase`, then `yarn`. All arithmetic is float64 on the
-host. In the formulas d is the number of rotated channels, j = 0 ... d/2-1 a pair of
-them, theta_j its frequency, L0 (`original`) the longest text of the training in tokens,
-and s (`scale`) how many times longer texts become.
+Methods can be combined: `rebase`, then `yarn`. All arithmetic is float64 on the host.
+In the formulas d is the number of rotated channels, j = 0 ... d/2-1 the index of a pair
+of channels, theta_j its frequency, L0 (`original`) the longest text in training, in
+tokens, and s (`scale`) the factor by which texts become longer.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class ScaledRope(RopeMethod):
     """Base class of the methods for texts s times longer than the model's.
 
     Attributes:
-        scale: s, at least 1.
+        scale: s, the factor by which texts become longer; at least 1.
     """
 
     scale: float = make_bounded_field(1)
@@ -49,7 +49,7 @@ class ScaledOriginalRope(ScaledRope):
     """Base class of the methods for texts s times longer than L0.
 
     Attributes:
-        original: L0; None for the model's `max_len`.
+        original: L0, the longest text in training; None for the model's `max_len`.
     """
 
     original: int | None = make_bounded_field(1, None)
@@ -70,9 +70,9 @@ class LinearInterpolation(ScaledRope):
 
 
 class NTKAware(ScaledRope):
-    """Base times s^(d/(d-2)): the fastest pair unchanged, the slowest divided by s.
+    """Base times s^(d/(d-2)): highest frequency unchanged, lowest divided by s.
 
-    By u/bloc97 (2023); LongEmbed's method of this name is `rebase`.
+    By u/bloc97 (2023). LongEmbed's method of this name is `rebase` here.
     """
 
     name = "ntk_aware"
@@ -83,16 +83,16 @@ class NTKAware(ScaledRope):
 
 @dataclass(frozen=True, kw_only=True)
 class RebasedRope(RopeMethod):
-    """The base multiplied by `factor`, LongEmbed's NTK (Zhu et al. 2024).
+    """The base multiplied by `factor`: LongEmbed's NTK (Zhu et al. 2024).
 
-    Its authors take a little more than s: 3, 5, 10 for texts 2, 4, 8 times longer.
+    The authors use factors a little larger than s: 3, 5, 10 for s = 2, 4, 8.
     """
 
     name = "rebase"
     factor: float = make_bounded_field(1)
 
     def max_context(self, cfg: EncoderConfig) -> int:
-        # The scale at which NTK-aware makes the same base.
+        # The scale for which NTK-aware scaling has the same base
         return int(cfg.max_len * self.factor ** (1 - 2 / cfg.rotary_dim))
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
@@ -100,10 +100,10 @@ class RebasedRope(RopeMethod):
 
 
 class DynamicNTK(ScaledOriginalRope):
-    """NTK-aware by s L/L0 - (s-1) for a text of L > L0 tokens (u/emozilla 2023).
+    """NTK-aware scaling by s L/L0 - (s-1) for L > L0 tokens (u/emozilla 2023).
 
-    L is the text's own length. In `transformers`, where the type is "dynamic", it is
-    that of the batch's longest row, so that texts change their neighbours' vectors, and
+    L is the length of the text itself. In `transformers` (type "dynamic") it is the
+    longest row of the batch, so that a text's embedding depends on the other texts, and
     L0 is max_position_embeddings.
     """
 
@@ -118,7 +118,7 @@ class DynamicNTK(ScaledOriginalRope):
         return ntk_aware(rope, self.scale * ratio - (self.scale - 1))
 
     def max_len_from_hugging_face(self, max_positions: int) -> int:
-        return round(self.scale * self.original)  # `transformers` goes on growing there
+        return round(self.scale * self.original)  # `transformers` has no limit
 
     def max_len_to_hugging_face(self, max_len: int) -> int:
         return self.original
@@ -126,14 +126,14 @@ class DynamicNTK(ScaledOriginalRope):
 
 @dataclass(frozen=True, kw_only=True)
 class LongRoPE(ScaledOriginalRope):
-    """LongRoPE (Ding et al. 2024): each pair divided by a factor found by search.
+    """LongRoPE (Ding et al. 2024): each frequency divided by a factor found by search.
 
     Attributes:
-        long: R/2 factors.
-        short: R/2 factors for texts of at most L0 tokens, with choice 'length'.
-        choice: 'long' for one model at all lengths; 'length' by the text's own length,
-            which `transformers` does by the batch's longest row.
-        attention: Factor of the cosines and sines of all texts; None for
+        long: R/2 divisors of the frequencies.
+        short: R/2 divisors for texts of at most L0 tokens, with choice 'length'.
+        choice: 'long' for the same divisors at all lengths; 'length' to choose by the
+            length of the text (`transformers` uses the longest row of the batch).
+        attention: Factor of cosines and sines for all texts; None for
             sqrt(1 + ln s / ln L0).
     """
 
@@ -201,14 +201,14 @@ class LongRoPE(ScaledOriginalRope):
 
 @dataclass(frozen=True, kw_only=True)
 class ProportionalRope(RopeMethod):
-    """The first `fraction` of the pairs is rotated, the slow ones not (Gemma).
+    """Rotates only the first `fraction` of the pairs, the high frequencies (Gemma).
 
-    Unlike with `EncoderConfig.rope_fraction`, which rotates fewer channels, exponents
-    divide by the full head size.
+    Unlike `EncoderConfig.rope_fraction`, which rotates fewer channels, the exponents of
+    the frequencies are divided by the full head size.
 
     Attributes:
-        fraction: Part of the pairs that is rotated, 0 ... 1.
-        scale: Divides the frequencies of these.
+        fraction: Fraction of the pairs that are rotated, in 0 ... 1.
+        scale: Divisor of their frequencies.
     """
 
     name = "proportional"
@@ -238,10 +238,10 @@ class ProportionalRope(RopeMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatedBasis(RopeMethod):
-    """Frequencies of at most `low` become 0, those below `high` become `middle`.
+    """Frequencies up to `low` become 0; those between `low` and `high` become `middle`.
 
-    Giraffe (Pal et al. 2023), in radians per token: `high` is chosen so that the
-    remaining frequencies complete a cycle within the texts of the training.
+    Giraffe (Pal et al. 2023), in radians per token. `high` is chosen so that the
+    unchanged frequencies complete a full rotation within the texts in training.
     """
 
     name = "truncated_basis"
@@ -276,11 +276,11 @@ class PowerBasis(RopeMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class E2LLM(RopeMethod):
-    """E2-LLM (Liu et al. 2024): in training, positions divided by 1 ... `largest`.
+    """E2-LLM (Liu et al. 2024): divides positions in training by 1 ... `largest`.
 
-    One scale is drawn for each batch of the training. Texts s times longer are then
-    embedded by `linear` of scale s. The paper's offset of positions is left out, as
-    rotary logits do not depend on it.
+    One divisor is sampled per training batch. Texts s times longer are then embedded
+    with `linear(scale=s)`. The paper's random offset of positions is not implemented,
+    because rotary logits do not depend on it.
     """
 
     name = "e2"
@@ -293,7 +293,7 @@ class E2LLM(RopeMethod):
 
 
 def ntk_aware(rope: Rope, scale: float) -> Rope:
-    """The base times scale^(d/(d-2)).
+    """Multiplies the base by scale^(d/(d-2)).
 
     Raises:
         ValueError: Only one pair is rotated.
@@ -307,7 +307,7 @@ def ntk_aware(rope: Rope, scale: float) -> Rope:
 
 
 def rebase(rope: Rope, factor: float) -> Rope:
-    """The base times `factor`."""
+    """Multiplies the base by `factor`."""
     pairs = len(rope.inv_freq)
     return rope._replace(
         base=rope.base * factor,

@@ -1,4 +1,4 @@
-"""Positions of tokens in packed rows."""
+"""Positions of tokens in packed rows, from segment ids."""
 
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ class Positions(NamedTuple):
     """Positions of tokens; every field is [B, S] int32.
 
     Attributes:
-        segment_ids: The text of the row that a token belongs to, from 1; 0 on padding.
-        position_ids: Position of the token in its text; 0 on padding.
-        lengths: Number of tokens in its text; 0 on padding.
+        segment_ids: The text of the row that a token belongs to, from 1; 0 for padding.
+        position_ids: Position of the token in its text; 0 for padding.
+        lengths: Number of tokens in its text; 0 for padding.
         row_positions: Position of the token in its row.
     """
 
@@ -26,12 +26,13 @@ class Positions(NamedTuple):
 
 
 def segment_positions(segment_ids: Array, *, running: bool = False) -> Positions:
-    """Positions of the tokens of packed rows.
+    """Computes the positions of tokens in packed rows.
 
     Args:
         segment_ids: [B, S] int32, the text of its row that a token belongs to. The
-            tokens of a text are neighbours.
-        running: Count positions through the row instead of restarting at every text.
+            tokens of a text are contiguous.
+        running: Whether positions continue through the row instead of restarting at
+            every text.
     """
     chex.assert_rank(segment_ids, 2)
     size = segment_ids.shape[1]

@@ -1,8 +1,8 @@
 """SeqPE: positions encoded as digit sequences by a small transformer (Li et al. 2025).
 
-A causal pre-norm transformer computes the vector of a position from its decimal digits.
-Each head of the encoder projects it for queries and for keys; the product of the two is
-a bias of the attention logits, the form that the authors use by default.
+A small causal pre-norm transformer computes a vector for a position from its decimal
+digits. Each head of the encoder projects it for queries and for keys; the product of
+the projections is a bias of the attention logits, the authors' default variant.
 """
 
 import chex
@@ -14,21 +14,21 @@ from research.models.positions.query_scale import logit_scale
 from research.types import Array, Key, Params
 
 DIGITS = 5
-# The small transformer, and the channels E that it adds to each head of the encoder.
+# Sizes of the transformer, and number E of channels that it adds to each head.
 WIDTH = 32
 DEPTH = 2
 HEADS = 4
 CHANNELS = 16
-# Training of the vectors for positions beyond the texts: `penalty`.
+# `penalty`: largest position that is trained, and weight of the losses.
 FARTHEST = 20_000
 WEIGHT = 0.1
 
 
 def init_seqpe(key: Key, cfg: EncoderConfig) -> Params:
-    """Random parameters: normal(0.02), as the encoder's.
+    """Random parameters, normal with standard deviation 0.02, as in the encoder.
 
     Raises:
-        ValueError: The encoder's texts have more tokens than the digits can count.
+        ValueError: The encoder's longest text exceeds the number of digits.
     """
     if cfg.max_len > 10**DIGITS:
         raise ValueError(
@@ -47,7 +47,7 @@ def init_seqpe(key: Key, cfg: EncoderConfig) -> Params:
         shape = (*stack, WIDTH)
         return {"scale": jnp.ones(shape), "bias": jnp.zeros(shape)}
 
-    # Tables of digits and of their places, a transformer, a projection to the heads
+    # Embeddings of digits and of their places, the transformer, projections to heads
     return {
         "digit": init_table(10),
         "place": init_table(DIGITS),
@@ -75,8 +75,8 @@ def position_channels(
         position: [B, S] int32 below 10^DIGITS.
 
     Returns:
-        [B, S, H, E] and [B, S, KV, E] float32; their product over E is the bias of the
-        logits. Queries that share a head of keys share its channels too.
+        [B, S, H, E] and [B, S, KV, E] float32, whose products over E are the bias of
+        the logits. Query heads that share a key head also share its channels.
     """
     chex.assert_rank(position, 2)
     x = position_vectors(params, position.reshape(-1))  # [B*S, WIDTH]
@@ -85,13 +85,13 @@ def position_channels(
         y = jnp.einsum("nw,whe->nhe", x, params[name]["kernel"])
         return y.reshape(*position.shape, -1, CHANNELS)
 
-    # TempScale is for full logits, so for the bias too.
+    # TempScale applies to full logits, so to the bias too
     scale = logit_scale(cfg) * CHANNELS**-0.5
     return project_heads("query") * scale, project_heads("key")
 
 
 def position_vectors(params: Params, position: Array) -> Array:
-    """The vectors [N, WIDTH] float32 of positions [N]: those of their last digits."""
+    """Vectors [N, WIDTH] float32 of positions [N]: final states of the last digits."""
     chex.assert_rank(position, 1)
     powers = 10 ** jnp.arange(DIGITS - 1, -1, -1, dtype=jnp.int32)
     digits = position[:, None] // powers[None] % 10  # [N, DIGITS]
@@ -107,15 +107,15 @@ def position_vectors(params: Params, position: Array) -> Array:
 
 
 def penalty(key: Key, params: Params, cfg: EncoderConfig, *, count: int = 32) -> Array:
-    """Trains the vectors of positions up to FARTHEST, longer than any text.
+    """Losses that train the vectors of positions up to FARTHEST, longer than any text.
 
-    Draws positions for `nearest_position_loss` from all, and for `transfer_loss` from
-    the first `cfg.max_len`, shifted by a random distance; each has the weight of the
-    paper. Simplified: both compare the biases of heads, the only use of the vectors
-    here, and all positions are drawn uniformly.
+    Positions are sampled from all positions for `nearest_position_loss`, and from the
+    first `cfg.max_len`, plus a random shift, for `transfer_loss`; both have the paper's
+    weight. Simplifications: both losses compare the attention biases of heads, which
+    are the only use of the vectors here, and positions are sampled uniformly.
 
     Returns:
-        [] float32, to be added to the loss.
+        [] float32, an addend of the training loss.
     """
     far_key, near_key, shift_key = jax.random.split(key, 3)
     far = jax.random.randint(far_key, (count,), 0, FARTHEST)
@@ -130,16 +130,17 @@ def penalty(key: Key, params: Params, cfg: EncoderConfig, *, count: int = 32) ->
 
 
 def nearest_position_loss(bias: Array, position: Array) -> Array:
-    """Cross-entropy of choosing, for each position, the nearest of the others.
+    """Cross-entropy of predicting the nearest other position of each position.
 
     Args:
-        bias: [H, N, N] biases of each pair of positions.
-        position: [N] int32.
+        bias: [H, N, N] attention biases of all pairs of positions.
+        position: [N] int32 positions.
 
     Returns:
         [] float32, the mean over heads and positions.
     """
     chex.assert_shape(bias, (None, len(position), len(position)))
+    # [N] index of the nearest other position
     is_self = jnp.eye(len(position), dtype=bool)
     distance = jnp.abs(position[:, None] - position[None])
     nearest = jnp.argmin(jnp.where(is_self, jnp.iinfo(jnp.int32).max, distance), axis=1)
@@ -149,11 +150,11 @@ def nearest_position_loss(bias: Array, position: Array) -> Array:
 
 
 def transfer_loss(inside: Array, outside: Array) -> Array:
-    """KL of the attention among shifted positions from that among the unshifted ones.
+    """KL divergence between attention among unshifted and among shifted positions.
 
     Args:
-        inside: [H, N, N] biases of positions within the texts; not trained by this.
-        outside: [H, N, N] biases of the same positions plus a distance.
+        inside: [H, N, N] biases of positions within the texts, without gradient.
+        outside: [H, N, N] biases of the same positions plus a shift.
 
     Returns:
         [] float32, the mean over heads and positions.

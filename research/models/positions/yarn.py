@@ -1,7 +1,7 @@
 """RoPE scaling that keeps high frequencies and interpolates low ones.
 
-NTK-by-parts, YaRN (Peng et al. 2023) and Llama 3.1. The notation is that of
-`rope_scaling`; "rotations" of a pair are its full turns within L0 tokens.
+NTK-by-parts, YaRN (Peng et al. 2023) and Llama 3.1, in the notation of `rope_scaling`.
+The "rotations" of a pair of channels are its full rotations within L0 tokens.
 """
 
 import math
@@ -16,16 +16,17 @@ from research.models.positions.rope_scaling import ScaledOriginalRope, ntk_aware
 
 @dataclass(frozen=True, kw_only=True)
 class NTKByParts(ScaledOriginalRope):
-    """YaRN's precursor: slow pairs linear, the middle NTK-aware, fast ones unchanged.
+    """Predecessor of YaRN: low frequencies linear, middle NTK-aware, high unchanged.
 
-    jquesnelle/yarn, first version. Two ramps over the index of the pairs, as YaRN's:
-    from NTK-aware to linear, and from unchanged to that.
+    jquesnelle/yarn, first version. Two ramps over the index of the pairs, as in YaRN:
+    the first blends NTK-aware with linear frequencies, the second blends unchanged
+    frequencies with the result.
 
     Attributes:
-        base_fast: Rotations above which NTK-aware is not blended with linear.
-        base_slow: Rotations below which linear is used alone.
-        fast: Rotations above which a pair is left unchanged.
-        slow: Rotations below which nothing of the unchanged frequency is left.
+        base_fast: Rotations above which the first ramp is NTK-aware only.
+        base_slow: Rotations below which the first ramp is linear only.
+        fast: Rotations above which a frequency is unchanged.
+        slow: Rotations below which the second ramp has no unchanged part.
     """
 
     name = "ntk_by_parts"
@@ -36,6 +37,7 @@ class NTKByParts(ScaledOriginalRope):
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
         bounds = ramp_bounds(rope, self.original, self.base_fast, self.base_slow)
+        # First ramp: NTK-aware to linear; second ramp: unchanged to the first
         ntk = ntk_aware(rope, self.scale).inv_freq
         low = _blend(ntk, rope.inv_freq / self.scale, _index_ramp(rope, *bounds))
         bounds = ramp_bounds(rope, self.original, self.fast, self.slow)
@@ -46,21 +48,23 @@ class NTKByParts(ScaledOriginalRope):
 
 @dataclass(frozen=True, kw_only=True)
 class Yarn(ScaledOriginalRope):
-    """YaRN (Peng et al. 2023): fast pairs unchanged, slow ones linear, a ramp between.
+    """YaRN (Peng et al. 2023): high frequencies unchanged, low linear, a ramp between.
 
-    As in the authors' code and all checkpoints the ramp is over the index of the pairs;
-    the paper's is over their rotations, which differs by up to 57 % in between (d = 64,
-    L0 = 4096, s = 8). Cosines and sines are multiplied by 0.1 ln s + 1.
+    As in the authors' code and all checkpoints, the ramp is over the indices of pairs.
+    In the paper it is over their rotations; the frequencies differ by up to 57 % within
+    the ramp (d = 64, L0 = 4096, s = 8). Cosines and sines are multiplied by
+    0.1 ln s + 1.
 
     Attributes:
-        beta_fast: Rotations above which a pair is unchanged.
+        beta_fast: Rotations above which a frequency is unchanged.
         beta_slow: Rotations below which it is divided by s.
-        truncate: Round the ends of the ramp outwards to whole pairs; gpt-oss does not.
+        truncate: Whether to round the ends of the ramp outwards to integer indices;
+            False in gpt-oss.
         attention: Factor of cosines and sines; None for 0.1 ln s + 1.
-        mscale: With `mscale_all_dim`, the factor is (0.1 mscale ln s + 1) over the same
-            of `mscale_all_dim` (DeepSeek).
+        mscale: With `mscale_all_dim`, the factor is (0.1 mscale ln s + 1) /
+            (0.1 mscale_all_dim ln s + 1) (DeepSeek).
         mscale_all_dim: See `mscale`.
-        paper: Use the paper's ramp.
+        paper: Whether to use the paper's ramp.
     """
 
     name = "yarn"
@@ -113,9 +117,9 @@ class Yarn(ScaledOriginalRope):
 
 @dataclass(frozen=True, kw_only=True)
 class Llama3Rope(ScaledOriginalRope):
-    """Llama 3.1's: linear below `low` rotations, unchanged above `high` rotations.
+    """Llama 3.1: linear below `low` rotations, unchanged above `high` rotations.
 
-    In between the share of each is linear in the rotations (meta-llama/llama-models,
+    In between, the two are blended linearly in the rotations (meta-llama/llama-models,
     apply_scaling).
     """
 
@@ -141,8 +145,8 @@ def ramp_bounds(
 ) -> tuple[float, float]:
     """The indices of the pairs that make `fast` and `slow` rotations in L0 tokens.
 
-    With `truncate` rounded outwards, and never outside 0 ... d-1 (jquesnelle/yarn,
-    find_correction_range: d-1, although the last pair is d/2-1).
+    With `truncate` they are rounded outwards. They are clipped to 0 ... d-1, although
+    the last pair is d/2-1, as in find_correction_range of jquesnelle/yarn.
     """
     channels = 2 * len(rope.inv_freq)
 
@@ -159,12 +163,12 @@ def ramp_bounds(
 def _index_ramp(rope: Rope, low: float, high: float) -> np.ndarray:
     """0 up to pair `low`, 1 from pair `high` on, linear between them: [R/2]."""
     if low == high:
-        high += 0.001  # as the authors' code does; a step
+        high += 0.001  # a step function, as in the authors' code
     return np.clip((np.arange(len(rope.inv_freq)) - low) / (high - low), 0, 1)
 
 
 def _rotations_ramp(rope: Rope, original: int, fast: float, slow: float) -> np.ndarray:
-    """0 from `fast` rotations in L0 up, 1 from `slow` down, linear between: [R/2]."""
+    """0 above `fast` rotations in L0, 1 below `slow`, linear between them: [R/2]."""
     rotations = original * rope.inv_freq / (2 * math.pi)
     return np.clip((fast - rotations) / (fast - slow), 0, 1)
 
