@@ -1,4 +1,4 @@
-"""Runs a grid of recipes and seeds, and tabulates their scores.
+"""Command that runs an ablation: trains and scores recipes over seeds, in one table.
 
 python -m launch.ablate --config=configs/ablations/x.py[:arg] --workdir=DIR [--jobs=N]
 """
@@ -25,16 +25,17 @@ JOBS = flags.DEFINE_integer("jobs", 1, "The number of runs at a time.", lower_bo
 
 
 def main():
-    """Trains and scores what is not done yet; writes table.md, table.csv, table.png."""
+    """Trains and scores what is missing; writes table.md, table.csv and table.png."""
     if CONFIG.value is None:
         raise ValueError("--config is needed, such as configs/ablations/starbucks.py")
     config = CONFIG.value.to_dict()
     evals = {name: build(EVALS, part) for name, part in config.pop("evals").items()}
-    # Pairs of a name and its fields, as a ConfigDict sorts its keys.
+    # Rows and columns are (name, fields) pairs, because a ConfigDict sorts its keys.
     pairs = {name: dict(config.pop(name)) for name in ("rows", "columns")}
     ablation = ablations.Ablation(evals=evals, **pairs, **config)
     workdir = Path(WORKDIR.value)
     scores = ablations.run_ablation(ablation, workdir, jobs=JOBS.value, report=cli.log)
+    # The table in three forms.
     records = ablation_table.summarize_scores(ablation, scores)
     with (
         atomic_write(workdir / "table.md") as table,

@@ -1,11 +1,12 @@
-"""Diagnoses a model's embeddings of a corpus: three reports, JSON and PNG each.
+"""Command that diagnoses a model's embeddings in three reports, as JSON and PNG.
 
 python -m launch.diagnose --model=M --corpus=texts.txt|pydocs [--output=folder]
 
-length_collapse: cosines of documents cut to each length, with and without TempScale.
-positional_bias: the change of embeddings by insertions and removals at the start,
-  middle and end of a text.
-geometry: anisotropy, IsoScore and effective rank of every depth.
+length_collapse: cosines of pairs of documents that are cut to each length, with and
+  without TempScale.
+positional_bias: how much insertions and removals at the start, the middle and the end
+  of a document change its embedding.
+geometry: anisotropy, IsoScore and effective rank at every depth.
 """
 
 import json
@@ -53,18 +54,20 @@ TAU = flags.DEFINE_float(
 
 
 def main():
-    """Writes the reports as each is done, and prints what they come down to."""
+    """Writes each report when it is finished, and returns the main numbers."""
     model = options.load_model()
     options.check_plain(model, "launch.diagnose")
     _, texts = read_corpus(CORPUS.value)
     texts = list(dict.fromkeys(texts))  # equal texts would look like a collapse
+    # Long documents for the collapse; shorter ones to edit, so that insertions fit.
     room = _document_room(model)
     lengths = diagnostics.choose_lengths(room)
-    part = int(room / (1 + max(diagnostics.SIZES)))  # fits with an insertion, too
+    part = int(room / (1 + max(diagnostics.SIZES)))
     choice = {"tokenizer": model.tokenizer, "seed": SEED.value}
     long = make_documents(texts, length=room, count=DOCUMENTS.value, **choice)
     edited = make_documents(texts, length=part, count=2 * DOCUMENTS.value, **choice)
     edited = [truncate_document(document, part) for document in edited]
+    # The three reports.
     collapse = _measure_length_collapse(model, long, lengths)
     bias = _positional_bias(model, edited)
     geometry = _geometry(model, texts)
@@ -88,6 +91,7 @@ def main():
 
 
 def _measure_length_collapse(model, documents, lengths):
+    # The model with and without TempScale.
     params, cfg = extend_context(model.params, model.config, [TempScale(tau=TAU.value)])
     embedders = {
         "the model": _embed_depths(model),
@@ -101,6 +105,7 @@ def _measure_length_collapse(model, documents, lengths):
 
 def _positional_bias(model, documents):
     embedder = Embedder(model, **options.size_options())
+    # Every other document is edited; the others provide the inserted text.
     edited, inserted = documents[::2], documents[1::2]
     record = diagnostics.measure_positional_bias(
         embedder, edited, inserted, seed=SEED.value
@@ -111,13 +116,14 @@ def _positional_bias(model, documents):
 def _geometry(model, texts):
     order = np.random.default_rng(SEED.value).permutation(len(texts))
     sample = [texts[i] for i in order[: TEXTS.value]]
+    # [N, depths, D], the embedding layer first.
     vectors = _embed_depths(model)(sample, "document")
     record = diagnostics.measure_geometry(vectors, range(vectors.shape[1]))
     return _write("geometry", "Geometry", record)
 
 
 def _embed_depths(model: EmbeddingModel) -> Embedder:
-    """Embeds at the embedding layer and after every block: [N, K, D]."""
+    """An embedder at the embedding layer and after every block: [N, K, D]."""
     sizes = options.size_options()
     depth = sizes.pop("depth", model.config.depth)
     plain = model._replace(dense=())
@@ -125,9 +131,9 @@ def _embed_depths(model: EmbeddingModel) -> Embedder:
 
 
 def _document_room(model: EmbeddingModel) -> int:
-    """Number of tokens of a document beside its prompt and special tokens."""
+    """Maximum number of tokens of a document without its prompt and special tokens."""
     prompt = model.prompts.get("document", "")
-    prompt_length = len(model.tokenizer.encode(prompt).ids)  # with the special tokens
+    prompt_length = len(model.tokenizer.encode(prompt).ids)  # and special tokens
     return options.document_length(model, None) - prompt_length
 
 

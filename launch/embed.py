@@ -1,9 +1,9 @@
-"""Embeds the lines of a file: row i of the .npy file is line i.
+"""Command that embeds the texts of a file: row i of the .npy file is text i.
 
 python -m launch.embed --model=M --input=texts.txt --output=vectors.npy
 
-With --chunk, such as --chunk="late(256)", row i is the i-th chunk, and line i of a
-.jsonl file beside it names its text and its characters.
+With --chunk, such as --chunk="late(256)", row i is the i-th chunk. Line i of a .jsonl
+file of the same name then gives the text and the characters of that chunk.
 """
 
 import json
@@ -34,15 +34,17 @@ NORMALIZE = flags.DEFINE_bool(
 
 
 def main():
-    """Writes [N, D] float32, and reports their number and width."""
+    """Writes the embeddings as [N, D] float32, and returns their number and width."""
     output = Path(OUTPUT.value).expanduser()
     if output.suffix != ".npy":
         raise ValueError(f"--output={output} should end in .npy")
+    # Check the flags and the input before the model is loaded.
     chunk = options.parse_single_chunk()
     names, texts = read_corpus(INPUT.value)
     model = options.load_model()
     embedder = options.make_embedder(model, chunk, normalize=NORMALIZE.value)
     vectors, result = embedder(texts, "document"), {"output": str(output)}
+    # Chunks: a file of their positions beside the vectors.
     if embedding_kind(vectors) == "multi_vector":
         positions = output.with_suffix(".jsonl")
         _write_positions(positions, vectors, names)
@@ -54,7 +56,7 @@ def main():
 
 
 def _write_positions(output: Path, chunks: ChunkEmbeddings, names: list[str]) -> None:
-    """Writes the name of its text and its characters [start, end) for each chunk."""
+    """Writes a line per chunk: name of its text, range of characters [start, end)."""
     positions = zip(chunks.document_numbers, chunks.start, chunks.end, strict=True)
     with (
         atomic_write(output) as path,

@@ -1,6 +1,6 @@
-"""Scores a model on similarity, retrieval or long texts, at one size or at all sizes.
+"""Command that scores a model: similarity, retrieval, long texts, MTEB, perplexity.
 
-Or the perplexity of a causal language model.
+With --grid, the model is scored at every depth and width.
 
 python -m launch.evaluate --model=M --task=sts --data=stsb/test.jsonl.gz [--grid]
 python -m launch.evaluate --model=M --task=longembed [--lengths=256,512] [--data=qmsum]
@@ -68,8 +68,8 @@ OUTPUT = flags.DEFINE_string(
 
 
 def main():
-    """Prints the scores; longembed, --grid and several chunkings also write files."""
-    # Flags that exclude each other
+    """Returns the scores; longembed, --grid and several chunkings also write files."""
+    # Flags that exclude each other.
     chunkings = options.parse_chunks()
     is_chunked = any(chunkings.values())
     if is_chunked and (GRID.value or TASK.value in ("sts", "perplexity", "mteb")):
@@ -77,12 +77,12 @@ def main():
         raise ValueError(f"--chunk={options.CHUNK.value} does not go with {option}")
     if GRID.value and TASK.value == "perplexity":
         raise ValueError(f"--grid does not go with --task={TASK.value}")
-    # The task and the model
+    # The task and the model; some tasks score the model itself.
     evaluator = _build_evaluator()
     model = options.load_model(lm_head=isinstance(evaluator, ModelEvaluator))
     if isinstance(evaluator, ModelEvaluator):
         return _evaluate_model(evaluator, model)
-    # Scores of every size, of every chunking, or of one embedder
+    # Scores of every size, of every chunking, or of a single embedder.
     if GRID.value:
         scores = _score_grid(evaluator, model)
         record = grid.to_record(scores)
@@ -100,7 +100,7 @@ def main():
 
 
 def _evaluate_model(evaluator: ModelEvaluator, model: EmbeddingModel) -> dict:
-    """The scores of an evaluator of the model itself, not of its embeddings."""
+    """Scores the model itself, not its embeddings, such as its perplexity."""
     options.check_plain(model, f"--task={TASK.value}")
     sizes = options.size_options()
     params, cfg = model.params, model.config
@@ -112,7 +112,7 @@ def _evaluate_model(evaluator: ModelEvaluator, model: EmbeddingModel) -> dict:
 
 
 def _compare_chunkings(evaluator, model, chunkings) -> dict:
-    """The evaluator's scores of each chunking, written as a table and a picture."""
+    """Scores each chunking, and writes a table and a figure."""
     makers = {
         name: partial(options.make_embedder, model, chunk)
         for name, chunk in chunkings.items()
@@ -132,6 +132,7 @@ def _build_evaluator():
         if not flags.FLAGS["tasks"].present:
             raise ValueError("--task=mteb needs --tasks, such as --tasks=STS12,STS13")
         return mteb_evaluator(TASKS.value)
+    # {task: arguments of its evaluator}
     sources = {
         "sts": {"data": DATA.value, "samples": SAMPLES.value},
         "retrieval": {
@@ -162,9 +163,10 @@ def _parse_length(length: str | int) -> int:
 
 
 def _score_grid(evaluator, model) -> grid.Grid:
-    """The evaluator's scores at every depth and width, from one pass over the texts."""
+    """Scores every depth and width, from one pass over the texts."""
     options.check_plain(model, "--grid")
     sizes = options.size_options()
+    # --depth and --dim restrict the grid; widths are those of the training, if known.
     depth, dim = sizes.pop("depth", None), sizes.pop("dim", None)
     depths = [depth] if depth else list(range(1, model.config.depth + 1))
     dims = [dim] if dim else sorted(model.dims) or grid.default_dims(model.width)
@@ -185,7 +187,7 @@ def _score_grid(evaluator, model) -> grid.Grid:
 
 
 def _find_folder() -> Path:
-    """evals/ of a workdir; the current folder for a model from elsewhere."""
+    """The folder evals/ of a workdir; the current folder for other models."""
     workdir = Path(options.MODEL.value).expanduser()
     return workdir / "evals" if (workdir / "model.json").exists() else Path()
 
@@ -195,7 +197,7 @@ def _title() -> str:
 
 
 def _write(name: str, scores, record: dict, markdown: Callable, plot: Callable) -> dict:
-    """Writes scores as JSON, as a markdown table and as a PNG; returns the JSON."""
+    """Writes scores as JSON, as a Markdown table and as a PNG; returns the JSON."""
     result = {"model": options.MODEL.value, "task": TASK.value, **record}
     folder = Path(OUTPUT.value) if OUTPUT.value else _find_folder()
     with (

@@ -1,8 +1,8 @@
-"""Writes a model as a sentence-transformers folder.
+"""Command that writes a model as a sentence-transformers folder.
 
 python -m launch.export --model=M --output=DIR [--depth=L] [--dim=D] [--adapter=A]
 
-With --adapter_only the folder holds an adapter of it in the layout of peft.
+With --adapter_only, the folder holds only an adapter of the model, in peft's layout.
 """
 
 from pathlib import Path
@@ -37,8 +37,9 @@ flags.mark_flags_as_required(["model", "output"])
 
 
 def main() -> dict:
-    """Exports as the flags say, and returns what was written."""
+    """Exports the model or its adapter, and returns what was written."""
     output = Path(OUTPUT.value).expanduser()
+    # The adapter alone, or the model with its adapter merged.
     if ADAPTER_ONLY.value:
         model = load.load(MODEL.value, merge=False)
         return export_adapter(pretrained.select_adapter(model, ADAPTER.value), output)

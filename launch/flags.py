@@ -1,4 +1,4 @@
-"""The flags that choose a model and how it embeds, for the commands that embed."""
+"""Flags that choose a model and its embedding options, shared by several commands."""
 
 from absl import flags
 
@@ -99,14 +99,14 @@ WHITEN_DIM = flags.DEFINE_integer(
 
 
 def load_model(*, lm_head: bool = False) -> EmbeddingModel:
-    """The model of --model with the context of --extend, checked against the sizes.
+    """Loads the model of --model, applies --extend, and checks --depth and --dim.
 
     Args:
         lm_head: Whether an untied output layer is kept, as in `load.load`.
 
     Raises:
         FileNotFoundError, ValueError: There is no such model, depth or dim, or --extend
-            does not fit it.
+            does not fit the model.
     """
     model = _extend(load.load_adapted(MODEL.value, ADAPTER.value, lm_head=lm_head))
     for flag, largest in ((DEPTH, model.config.depth), (DIM, model.width)):
@@ -124,19 +124,20 @@ def make_embedder(
     *,
     normalize: bool | None = None,
 ) -> Embedder:
-    """The embedder of a model and the flags.
+    """Makes an embedder of a model from the flags.
 
     Args:
         model: The model.
         chunk: How documents are cut; None embeds them as one text.
-        normalize: Whether vectors are scaled to length 1; None as the model does.
+        normalize: Whether vectors are scaled to length 1; None for the model's own.
 
     Raises:
-        ValueError: --max_length is more than the model's longest text, or two flags
-            exclude each other.
+        ValueError: --max_length exceeds the model's maximum, or two flags exclude each
+            other.
     """
     if WHITEN.value is None and WHITEN_DIM.value is not None:
         raise ValueError(f"--whiten_dim={WHITEN_DIM.value} needs --whiten=FILE")
+    # Chunked documents take no prompt templates, layers or whitening.
     options = size_options()
     if chunk is not None:
         check_plain(model, f"--chunk={CHUNK.value}")
@@ -149,6 +150,7 @@ def make_embedder(
         layers=LAYERS.value,
         bidirectional="" if BIDIRECTIONAL.value is None else str(BIDIRECTIONAL.value),
     )
+    # Whitening is fitted to the unnormalized embeddings of a corpus: [N, D].
     if WHITEN.value is not None:
         _, texts = read_corpus(WHITEN.value)
         vectors = Embedder(model, normalize=False, **options)(texts, "document")
@@ -157,20 +159,20 @@ def make_embedder(
 
 
 def size_options() -> dict[str, int | str]:
-    """The keyword arguments of `Embedder` that the flags of sizes and --pool give."""
+    """Keyword arguments of `Embedder` from --depth, --dim, --max_length and --pool."""
     options = (DEPTH, DIM, MAX_LENGTH, POOL)
     return {flag.name: flag.value for flag in options if flag.value is not None}
 
 
 def check_plain(model: EmbeddingModel, reader: str) -> None:
-    """Refuses flags and models that embed in another way than `reader` can.
+    """Rejects flags and models that do not go with a flag or command.
 
     Args:
         model: The model.
-        reader: A flag or a command that embeds plain texts at their full width.
+        reader: Flag or command that embeds texts without templates or whitening.
 
     Raises:
-        ValueError: A flag differs from its default, or the model has templates.
+        ValueError: One of the flags is set, or the model has prompt templates.
     """
     refused = (PROMPT, INSTRUCTION, PREPEND, LAYERS, BIDIRECTIONAL, WHITEN, WHITEN_DIM)
     for flag in refused:
@@ -184,19 +186,19 @@ def check_plain(model: EmbeddingModel, reader: str) -> None:
 
 
 def parse_chunks() -> dict[str, Chunking | None]:
-    """The chunkings of --chunk by name; None for documents that are one text.
+    """{name: chunking} of --chunk; the chunking None embeds documents as one text.
 
     Raises:
-        ValueError: The flag names an unknown chunking.
+        ValueError: There is no such chunking, or its arguments are wrong.
     """
     return {str(chunk).lower(): chunk for chunk in parse_chunkings(CHUNK.value)}
 
 
 def parse_single_chunk() -> Chunking | None:
-    """The chunking of --chunk, for a command that takes only one.
+    """The chunking of --chunk, for commands that take only one.
 
     Raises:
-        ValueError: There are several, or as in `parse_chunks`.
+        ValueError: The flag has several chunkings, or as in `parse_chunks`.
     """
     chunks = list(parse_chunks().values())
     if len(chunks) > 1:
@@ -205,23 +207,24 @@ def parse_single_chunk() -> Chunking | None:
 
 
 def document_length(model: EmbeddingModel, chunk: Chunking | None) -> int | None:
-    """Number of tokens that a document is cut to; None for all of them."""
+    """Maximum number of tokens of a document; None if documents are not cut."""
     if MAX_LENGTH.value is not None:
         return MAX_LENGTH.value
     return model.max_length if chunk is None or chunk.reads_full_text else None
 
 
 def _extend(model: EmbeddingModel) -> EmbeddingModel:
-    """The model with the context of --extend.
+    """Applies the position methods of --extend to a model.
 
-    Its texts may then be as long as that context, which --max_length says where a
-    method has no longest text of its own.
+    The maximum length of texts becomes that of the extended context. Some methods set
+    no length; --max_length then does.
     """
     if EXTEND.value is None:
         return model
     methods = read_methods(EXTEND.value)
     if MAX_LENGTH.value and "extrapolate" not in [m.name for m in methods]:
         methods = (*methods, Extrapolate(length=MAX_LENGTH.value))
+    # Texts are cut at the new maximum only if it is larger than the old one.
     params, cfg = extend_context(model.params, model.config, methods)
     is_longer = cfg.max_len > model.config.max_len
     max_length = cfg.max_len if is_longer else model.max_length

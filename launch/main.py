@@ -1,4 +1,4 @@
-"""What every command does around its main: flags, one JSON object, one-line errors."""
+"""The frame of every command: parses flags, prints one JSON object or a short error."""
 
 import json
 import os
@@ -11,15 +11,15 @@ from absl import app, flags, logging
 
 VIRTUAL = "--xla_force_host_platform_device_count"  # several devices on one CPU
 ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-# Mistakes of the user; any other exception is a bug and keeps its traceback.
+# Errors of the user; any other exception is a bug and keeps its traceback.
 MISTAKES = (ValueError, OSError)
 
 
 def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
     """Parses the flags, calls `main()` and prints its result as one line of JSON.
 
-    Logs and progress belong on stderr. A user's mistake (a bad flag or config, a
-    ValueError or OSError out of main) prints one sentence there and exits with 1;
+    Logs and progress go to stderr. An error of the user (a bad flag or config, a
+    ValueError or OSError from main) prints one sentence there, and the exit code is 1;
     `--verbosity=1` adds the traceback.
     """
 
@@ -28,7 +28,7 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
             logging.set_verbosity(logging.WARNING)  # orbax logs every file
         if VIRTUAL in os.environ.get("XLA_FLAGS", ""):
             order_collectives()
-        # At its default level jax warns of every accelerator that is missing.
+        # At its default level, JAX warns about every missing accelerator.
         logging.get_absl_logger().parent.getChild("jax").setLevel("WARNING")
         if len(arguments) > 1:
             _fail(f"unexpected argument {arguments[1]!r}; options start with --")
@@ -45,22 +45,22 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
 
 
 def order_collectives() -> None:
-    """Keeps virtual devices from a deadlock; to be called before anything compiles.
+    """Prevents a deadlock of virtual devices; call it before anything is compiled.
 
-    XLA's usual scheduler for CPUs puts independent collectives side by side, and each
-    device begins with any of them: with fewer cores than devices, two of these may hold
-    all threads and wait, each in another collective, until XLA aborts the process.
+    XLA's default scheduler for CPUs runs independent collectives concurrently, and each
+    device may start with a different one. With fewer cores than devices, two devices
+    can then hold all threads and wait in different collectives, until XLA aborts.
     """
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ORDERED}".strip()
 
 
 def log(line: str) -> None:
-    """Prints a line about progress on stderr."""
+    """Prints a line of progress to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
 def format_error(error: Exception) -> str:
-    """An exception's message on one line, without Python's own decoration."""
+    """An exception's message on one line, without the name of its class."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     text = str(error)
@@ -70,21 +70,21 @@ def format_error(error: Exception) -> str:
         r"Failed loading config file.*No such file.*'(.*)'", text, re.S
     ):
         text = f"{missing[1]}: no such config file"
-    if "Error whilst parsing config file" in text:  # then a whole traceback follows
+    if "Error whilst parsing config file" in text:  # a traceback follows
         text = re.sub(r"^[\w.]+(Error|Exception): ", "", text.strip().split("\n")[-1])
     return " ".join(text.split())
 
 
 def _find_innermost(error: Exception) -> str:
-    """The message within a KeyError, whose own str() is a repr."""
+    """The innermost message of nested errors, without the quotes of a KeyError."""
     inner = error.args[0] if error.args else ""
     text = _find_innermost(inner) if isinstance(inner, Exception) else str(inner)
     return re.sub(r"^'(.+?)'", r"\1", text)
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
-    """The arguments that are no flags, after the flags are parsed."""
-    # An unknown config key is an AttributeError, a wrong type a TypeError.
+    """Parses the flags, and returns the other arguments."""
+    # An unknown config key raises an AttributeError, a wrong type a TypeError.
     mistakes = (flags.Error, AttributeError, KeyError, TypeError, *MISTAKES)
     try:
         return flags.FLAGS(arguments)

@@ -1,8 +1,9 @@
-"""Where to cut a model's depth: the loss of its embeddings after every block.
+"""Command that finds where to cut a model: the loss of embeddings after every block.
 
 python -m launch.prune --model=M --data=pairs.jsonl.gz|pydocs [--share=0.2,0.5]
 
-A cut model: python -m launch.export --model=M --depth=L, or a training's encoder.depth.
+To cut the model: python -m launch.export --model=M --output=DIR --depth=L, or train it
+with --config.encoder.depth=L.
 """
 
 import tempfile
@@ -37,19 +38,22 @@ SEED = flags.DEFINE_integer("seed", 0, "The seed of the batches' order.")
 
 
 def main() -> dict:
-    """The losses, and the depths to cut to; texts are pooled by weighted mean."""
+    """Returns the losses and the best depths; the default pooling is weighted mean."""
+    # Flags that would restrict the measurement.
     for flag in (options.DEPTH, options.DIM):
         if flag.value is not None:
             raise ValueError(
                 f"--{flag.name}={flag.value}: the loss of every block is measured"
             )
     model = options.load_model()
+    # Depths without the given shares of the last blocks.
     shares = [float(share) for share in SHARES.value]
     depths = {
         f"{share:g}": layer_pruning.remaining_depth(model.config.depth, share)
         for share in shares
     }
     pool = options.POOL.value or "weighted_mean"
+    # [L] losses, and the best depth in each half.
     losses = layer_pruning.layer_losses(
         model.params, model.config, _make_batches(model), pool=pool
     )
@@ -67,6 +71,7 @@ def main() -> dict:
 def _make_batches(model):
     source = SOURCES["pydocs"]() if DATA.value == "pydocs" else None
     source = source or SOURCES["files"](path=DATA.value)
+    # Tokenized texts are cached only while the command runs.
     length = options.MAX_LENGTH.value or model.max_length
     with tempfile.TemporaryDirectory() as cache:
         batches = make_pair_batches(

@@ -1,4 +1,7 @@
-"""Writes report.md and its plots from what a run left: launch.report --workdir=DIR."""
+"""Command that writes a report of a run.
+
+python -m launch.report --workdir=DIR
+"""
 
 from pathlib import Path
 

@@ -1,7 +1,9 @@
-"""Trains a model: python -m launch.train --config=configs/x.py[:variant] --workdir=DIR.
+"""Command that trains a model, or resumes its training.
 
-Every key of the config is a flag: --config.loss.temperature=0.02. A whole section is
-set by a call: --config.loss="cosent(scale=20)", --config.evals.b="sts(data='b.tsv')".
+python -m launch.train --config=configs/x.py[:variant] --workdir=DIR
+
+Every value of the config is a flag: --config.loss.temperature=0.02. A call replaces a
+whole section: --config.loss="cosent(scale=20)", --config.evals.b="sts(data='b.tsv')".
 """
 
 import re
@@ -37,7 +39,7 @@ TOPOLOGY = flags.DEFINE_string(
 
 
 def main():
-    """Trains, or with --dry_run says what a step costs."""
+    """Trains, or with --dry_run measures the cost of a training step."""
     if CONFIG.value is None:
         raise ValueError("--config is needed, such as configs/quickstart.py")
     if DRY_RUN.value:
@@ -48,6 +50,7 @@ def main():
 
 
 def _train(workdir: Path):
+    # Imported here, so that mistakes in flags are reported at once.
     from research import sharding
     from research.experiment.workdir import prepare_run
     from research.train import loop
@@ -74,7 +77,12 @@ def _dry_run():
 
 
 class _SectionParser(flags.ArgumentParser):
-    """Loads a config file and replaces some of its sections."""
+    """Parser of --config: loads the config file and replaces some of its sections.
+
+    Args:
+        parser: Parser of a config file.
+        sections: (key, call) of each section to replace.
+    """
 
     def __init__(self, parser: flags.ArgumentParser, sections: Sequence[tuple]):
         self._parser = parser
@@ -90,25 +98,30 @@ class _SectionParser(flags.ArgumentParser):
 
 
 def parse_section_flags(argv: Sequence[str]) -> list[str]:
-    """Makes --config set the sections that flags such as --config.loss=CALL name.
+    """Extracts flags that replace a section of the config, such as --config.loss=CALL.
 
-    The flags of ml_collections set single values only, and they check --config.loss.x
-    against the loaded config: sections are therefore replaced as it is loaded.
+    The flags of ml_collections only set single values, and check --config.loss.x
+    against the loaded config. Sections are therefore replaced when it is loaded.
+
+    Args:
+        argv: Arguments of the command line.
 
     Returns:
-        The arguments without these flags.
+        The other arguments.
     """
     from research.experiment.config_keys import is_section
 
     remaining, sections = [], []
     arguments = iter(argv)
     for argument in arguments:
+        # "--config.key=CALL", or "--config.key CALL" as two arguments.
         match = re.match(r"--?config\.([\w.]+)(?:=(.*))?$", argument, re.DOTALL)
         if not match or not is_section(match[1]):
             remaining.append(argument)
             continue
         text = next(arguments, "") if match[2] is None else match[2]
         sections.append((match[1], text))
+    # absl has not parsed any flags yet: give --config another parser.
     if sections:
         flag = flags.FLAGS["config"]
         flag.parser = _SectionParser(flag.parser, sections)

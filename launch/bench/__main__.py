@@ -1,4 +1,4 @@
-"""Benchmarks: Embax beside its peer on the same texts, weights and batches.
+"""Benchmarks of Embax against PyTorch on the same texts, weights and batches.
 
 python -m launch.bench encode|train_step [--model=M]
 python -m launch.bench pretrain [--variant=depth=12,width=768]
@@ -51,42 +51,42 @@ HEAD_DIM = flags.DEFINE_integer(
 
 
 def bench_encode() -> dict:
-    """Embeds docstrings with both sides."""
+    """Benchmark of embedding docstrings."""
     from launch.bench.encode import encode
 
     return encode(MODEL.value, TEXTS.value, ROUNDS.value)
 
 
 def bench_encode_long() -> dict:
-    """Embeds long documents with both sides."""
+    """Benchmark of embedding long documents."""
     from launch.bench.encode import encode_long
 
     return encode_long(MODEL.value, DOCUMENTS.value, LENGTH.value, ROUNDS.value)
 
 
 def bench_train_step() -> dict:
-    """Updates on a fine-tuning recipe's batches."""
+    """Benchmark of training steps of a fine-tuning recipe."""
     from launch.bench.train_step import train_step
 
     return train_step(CONFIG.value, MODEL.value, ROUNDS.value)
 
 
 def bench_pretrain() -> dict:
-    """Updates of MLM and SMAE."""
+    """Benchmark of pre-training steps of MLM and SMAE."""
     from launch.bench.pretrain import pretrain
 
     return pretrain(VARIANT.value, ROUNDS.value)
 
 
 def bench_llm() -> dict:
-    """Embeds docstrings by a decoder, and by its prompting methods."""
+    """Benchmark of a decoder that embeds docstrings, with several prompts."""
     from launch.bench.llm import llm
 
     return llm(MODEL.value, TEXTS.value, BLOCKS.value, ROUNDS.value)
 
 
 def bench_attention() -> dict:
-    """Measures time and memory of each implementation of attention, by length."""
+    """Benchmark of our implementations of attention: time and memory, by length."""
     import jax
 
     from launch.bench.attention import measure_attention
@@ -101,6 +101,7 @@ def bench_attention() -> dict:
     }
 
 
+# {name on the command line: benchmark}. They import PyTorch only when they run.
 BENCHES = {
     "encode": bench_encode,
     "encode_long": bench_encode_long,
@@ -117,6 +118,7 @@ def main() -> dict:
 
 
 if __name__ == "__main__":
+    # The name of the benchmark comes before the flags.
     NAME = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if NAME not in BENCHES:
         print(f"error: bench {NAME!r}; known: {', '.join(BENCHES)}", file=sys.stderr)

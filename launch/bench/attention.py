@@ -1,4 +1,4 @@
-"""Benchmark of attention by row length: seconds and memory of every implementation."""
+"""Benchmark of attention: time and memory of every implementation, by row length."""
 
 import statistics
 import time
@@ -16,18 +16,18 @@ from research.models.config import EncoderConfig
 from research.models.positions.segment_positions import segment_positions
 from research.types import Array
 
-# Tokens of a batch: shorter rows come in larger batches, as the embedder makes them.
+# Tokens per batch: shorter rows come in larger batches, as in the embedder.
 TOKENS = 1_024
-# Longest rows of 'plain': at 16,384 tokens its logits take 12 GiB.
+# Maximum row lengths of 'plain', whose logits would take 12 GiB at 16,384 tokens.
 PLAIN = {"forward": 8_192, "gradient": 4_096}
-# Seconds after which no further turn of an implementation begins.
+# Seconds after which an implementation is not run again.
 PATIENCE = 60.0
 WINDOW = 64
 KERNELS = {"gpu": ("flash",), "tpu": ("splash",)}
 
 
 class AttentionShape(NamedTuple):
-    """Size of a measurement: R rows of S tokens, H heads of E channels."""
+    """Shape of the measured queries: R rows, S tokens, H heads, E channels."""
 
     rows: int
     length: int
@@ -40,11 +40,11 @@ class Measurement(NamedTuple):
 
     Attributes:
         attention: The implementation; 'local' is 'auto' in a sliding-window block.
-        direction: 'forward' or 'gradient', with respect to queries, keys and values.
-        length: Tokens of a row.
-        rows: Rows of the batch.
-        seconds: Median of the turns.
-        mebibytes: Peak memory of the compiled program, its arguments excluded.
+        direction: 'forward' or 'gradient' (with respect to queries, keys and values).
+        length: Number of tokens per row.
+        rows: Number of rows in the batch.
+        seconds: Median over the rounds.
+        mebibytes: Peak memory of the compiled program, without its arguments.
     """
 
     attention: str
@@ -58,14 +58,15 @@ class Measurement(NamedTuple):
 def measure_attention(
     lengths: Sequence[int], heads: int, head_dim: int, rounds: int
 ) -> list[Measurement]:
-    """Measures every implementation that this machine has.
+    """Measures every implementation that runs on this machine.
 
     Args:
-        lengths: Tokens of a row.
+        lengths: Numbers of tokens per row.
         heads: H, number of heads.
-        head_dim: E, channels of a head.
-        rounds: Turns of each; fewer of what takes long.
+        head_dim: E, number of channels per head.
+        rounds: Number of runs of each implementation; slow ones are run fewer times.
     """
+    # Fused kernels exist on accelerators only.
     kernels = KERNELS.get(jax.default_backend(), ())
     names = ("plain", "blockwise", *kernels, "auto", "local")
     measurements = []
@@ -85,7 +86,7 @@ def measure_attention(
 def _time_implementations(
     names: Sequence[str], direction: str, shape: AttentionShape, rounds: int
 ) -> list[Measurement]:
-    """Times the implementations, which take turns."""
+    """Times the implementations in alternation."""
     programs = {name: _compile_attention(name, direction, shape) for name in names}
     seconds = {name: [] for name in names}
     for turn in range(rounds + 1):  # the first one warms up
@@ -95,6 +96,7 @@ def _time_implementations(
             start = time.perf_counter()
             jax.block_until_ready(run(*arguments))
             elapsed = time.perf_counter() - start
+            # A first run that takes very long is the only one, and counts.
             if turn or elapsed > PATIENCE:
                 seconds[name].append(elapsed)
     return [
@@ -113,7 +115,8 @@ def _time_implementations(
 def _compile_attention(
     name: str, direction: str, shape: AttentionShape
 ) -> tuple[Callable, tuple[Array, ...], float]:
-    """(compiled program, its arguments, MiB that it holds at most)."""
+    """(compiled program, its arguments, its peak memory in MiB)."""
+    # A single block; 'local' has a sliding window.
     local = name == "local"
     cfg = EncoderConfig(
         vocab_size=1,
@@ -130,9 +133,10 @@ def _compile_attention(
     run = partial(_attend_rows, cfg)
     if direction == "gradient":
         run = jax.grad(lambda *a: _attend_rows(cfg, *a).sum(), argnums=(0, 1, 2))
+    # Random queries, keys and values: [R, S, H, E].
     keys = jax.random.split(jax.random.key(0), 3)
     qkv = [jax.random.normal(key, shape, cfg.compute_dtype) for key in keys]
-    # The segments are an argument: a mask known to be all true would be compiled away.
+    # Segments are an argument: XLA would remove a mask that is known to be all true.
     segment_ids = jnp.ones((shape.rows, shape.length), jnp.int32)
     arguments = (*qkv, segment_ids, jnp.bool_(True))
     compiled = jax.jit(run).lower(*arguments).compile()
@@ -147,7 +151,7 @@ def _attend_rows(
     segment_ids: Array,
     is_local: Array,
 ) -> Array:
-    """Attention [R, S, H, E] of rows of one text to themselves."""
+    """Self-attention of rows that hold one text each: [R, S, H, E]."""
     attn = make_attention_inputs({}, segment_positions(segment_ids), cfg)
     q = q * jnp.asarray(cfg.scale, q.dtype)
     block_is_local = is_local if cfg.sliding_window_layers else None

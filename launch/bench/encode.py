@@ -1,4 +1,4 @@
-"""Benchmark of embedding: Embax beside `SentenceTransformer.encode`, same weights."""
+"""Benchmark of embedding, against `SentenceTransformer.encode` with equal weights."""
 
 import tempfile
 from collections.abc import Sequence
@@ -11,35 +11,35 @@ from research.interop import load
 
 
 def encode(model: str, count: int, rounds: int) -> dict:
-    """Embeds `count` docstrings with both."""
+    """Embeds `count` docstrings with Embax and with sentence-transformers."""
     texts = load_docstrings()[:count]
     return compare_encoding(model, texts, batch_size=32, rounds=rounds)
 
 
 def encode_long(model: str, count: int, length: int, rounds: int) -> dict:
-    """Embeds `count` documents of `length` tokens with both, by a random ModernBERT.
+    """Embeds long documents with both libraries, with a random ModernBERT.
 
     Args:
         model: Model whose tokenizer is used.
         count: Number of documents.
-        length: Tokens of each document.
-        rounds: Timed turns of each side.
+        length: Number of tokens per document.
+        rounds: Number of timed runs of each library.
     """
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = save_modernbert(folder, model, length)
         corpus = " ".join(load_docstrings())
         token_ids = tokenizer(corpus, add_special_tokens=False)["input_ids"]
-        # Every document is longer than the model reads, and is truncated.
+        # Every document is longer than the model's maximum, and is truncated.
         size = length - 2
         documents = [token_ids[i * size : (i + 2) * size] for i in range(count)]
         texts = list(map(tokenizer.decode, documents))
-        # One text at a time is the peer's fastest: no padding, and less memory.
+        # The peer is fastest with one text at a time: no padding and less memory.
         result = compare_encoding(folder, texts, batch_size=1, rounds=rounds)
     return {"tokens": length, **result}
 
 
 def load_docstrings() -> list[str]:
-    """The docstrings of the installed Python packages, training split."""
+    """Docstrings of the installed Python packages, from the training split."""
     from research.data.sources import SOURCES
 
     return [example.query for example in SOURCES["pydocs"](split="train").examples]
@@ -51,7 +51,7 @@ def save_modernbert(folder: str, model: str, length: int):
     Args:
         folder: Folder to write to.
         model: Model whose tokenizer is used.
-        length: Longest text in tokens.
+        length: Maximum number of tokens of a text.
     """
     import transformers
 
@@ -60,6 +60,7 @@ def save_modernbert(folder: str, model: str, length: int):
         model_max_length=length,
         model_input_names=["input_ids", "attention_mask"],
     )
+    # The sizes of all-MiniLM-L6-v2.
     config = transformers.ModernBertConfig(
         vocab_size=len(tokenizer),
         hidden_size=384,
@@ -77,13 +78,13 @@ def save_modernbert(folder: str, model: str, length: int):
 def compare_encoding(
     name: str, texts: Sequence[str], *, batch_size: int, rounds: int
 ) -> dict:
-    """Embeds the texts by one model, with Embax and with sentence-transformers.
+    """Times the embedding of texts with Embax and with sentence-transformers.
 
     Args:
         name: Name of the model.
         texts: N texts.
-        batch_size: The peer's batch size.
-        rounds: Timed turns of each side.
+        batch_size: Batch size of sentence-transformers.
+        rounds: Number of timed runs of each library.
     """
     import torch
     from sentence_transformers import SentenceTransformer
@@ -91,7 +92,7 @@ def compare_encoding(
     model = load.load(name)
     embed = Embedder(model)
     peer = SentenceTransformer(str(load.resolve_folder(name)), device="cpu")
-    vectors = {}  # [N, D] of each side
+    vectors = {}  # [N, D] of each library
 
     def run_ours(turn):
         vectors["ours"] = embed(texts, "document")
@@ -101,6 +102,7 @@ def compare_encoding(
             texts, batch_size=batch_size, normalize_embeddings=model.normalize
         )
 
+    # Texts per second, and the largest difference between the vectors.
     result = compare_turns(run_ours, run_theirs, rounds)
     rates = {side: len(texts) / s for side, s in result["seconds"].items()}
     difference = np.abs(vectors["ours"] - vectors["theirs"]).max()

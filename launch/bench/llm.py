@@ -1,4 +1,4 @@
-"""Benchmark of a decoder that embeds, and the cost of its prompting methods."""
+"""Benchmark of a decoder that embeds texts, and of the cost of several prompts."""
 
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from research.inference.embedder import Embedder
 from research.interop import load
 from research.text.prompts import PROMPTS
 
-MAX_CHARS = 400  # of a docstring
+MAX_CHARS = 400  # longer docstrings are left out
 # Qwen2-0.5B (Yang et al. 2024, table 1).
 QWEN2 = {
     "hidden_size": 896,
@@ -25,13 +25,13 @@ QWEN2 = {
 
 
 def llm(model: str, count: int, blocks: int, rounds: int) -> dict:
-    """Embeds docstrings by a random decoder with both; then ours by each method.
+    """Embeds docstrings with a random decoder: with both libraries, then with prompts.
 
     Args:
         model: Model whose tokenizer is used.
         count: Number of docstrings.
-        blocks: Number of the decoder's blocks.
-        rounds: Timed turns of each side and each method.
+        blocks: Number of blocks of the decoder.
+        rounds: Number of timed runs of each library and each prompt.
     """
     texts = [text for text in load_docstrings() if len(text) < MAX_CHARS][:count]
     with tempfile.TemporaryDirectory() as folder:
@@ -59,6 +59,7 @@ def save_qwen2(folder: str, tokenizer: str, depth: int) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers import models as modules
 
+    # Random weights, the given tokenizer, last-token pooling.
     config = transformers.Qwen2Config(**QWEN2 | {"num_hidden_layers": depth})
     body = f"{folder}/body"
     transformers.Qwen2Model(config).save_pretrained(body)
@@ -72,10 +73,10 @@ def save_qwen2(folder: str, tokenizer: str, depth: int) -> None:
 
 
 def make_method_turns(folder: str, texts: Sequence[str]) -> dict[str, Turn]:
-    """Turns of embedding the texts: unchanged, repeated (echo), asked for one word.
+    """Functions to time that embed the texts with no prompt, echo, and PromptEOL.
 
-    Token prepending runs over the first half of the blocks; "prompteol" has the same
-    prompt, with its <PST>, and copies nothing.
+    "prepending" is token prepending over the first half of the blocks; "prompteol" has
+    the same prompt with <PST>, but copies no state.
     """
     model = load.load(folder)
     one_word = PROMPTS["prompteol"](prepend=True)

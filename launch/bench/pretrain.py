@@ -1,4 +1,4 @@
-"""Benchmark of pre-training: MLM and SMAE beside transformers' MLM on the same rows."""
+"""Benchmark of pre-training: MLM and SMAE against MLM by transformers."""
 
 import tempfile
 from pathlib import Path
@@ -16,14 +16,14 @@ from research.types import PretrainingBatch
 
 
 def pretrain(variant: str, rounds: int) -> dict:
-    """Updates of MLM and of SMAE; the peer is transformers' MLM on the same rows.
+    """Times steps of MLM and SMAE; the peer is MLM by transformers on the same rows.
 
-    The peer takes a row for one text, and its tokens are masked beforehand. "padded" is
-    MLM on rows of one document each, for the tokens of text per second.
+    The peer treats each row as one text, and its tokens are masked beforehand. "padded"
+    is MLM on rows of one document each, to compare the tokens of text per second.
 
     Args:
         variant: Variant of configs/mlm.py and configs/smae.py.
-        rounds: Timed updates of each side.
+        rounds: Number of timed steps of each program.
     """
     import torch
 
@@ -36,7 +36,7 @@ def pretrain(variant: str, rounds: int) -> dict:
         "padded": load_recipe("configs/mlm.py", variant),
     }
     configs["padded"].row_layout.texts = 1
-    # Our side: compiled updates, and the batches that they are made on.
+    # Our side: compiled steps and their batches.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         steps = {
@@ -45,7 +45,7 @@ def pretrain(variant: str, rounds: int) -> dict:
         }
         tokenizer = tokenization.load_tokenizer(path / "mlm")
     batches = {name: step.batches for name, step in steps.items()}
-    # Their side: the same rows, masked beforehand.
+    # The peer: the same rows, masked beforehand.
     batches["theirs"] = batches["mlm"]
     ratio = configs["mlm"].objective.ratio
     masked = [mask_batch(batch, tokenizer, ratio) for batch in batches["mlm"]]
@@ -82,9 +82,9 @@ def pretrain(variant: str, rounds: int) -> dict:
 def mask_batch(
     rows: PretrainingBatch, tokenizer, ratio: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A batch as transformers takes it: (token ids with masks, labels), [R, S] each.
+    """A batch for transformers: (token ids with masks, labels), each [R, S].
 
-    Labels are the ids of masked tokens, elsewhere -100.
+    Labels are the ids of masked tokens, and -100 for all other tokens.
 
     Args:
         rows: Batch of R rows.
@@ -92,6 +92,7 @@ def mask_batch(
         ratio: Share of the tokens to mask.
     """
     info = tokenizer_info(tokenizer, [])
+    # [R, S] bool mask, then the token ids that replace masked tokens.
     mask_key, replace_key = jax.random.split(jax.random.key(0))
     rows = jax.tree.map(jax.numpy.asarray, rows)
     (mask,) = mlm_masking.mask_whole_words(mask_key, rows, (ratio,))

@@ -1,4 +1,4 @@
-"""Timing of programs that take turns, so that all of them meet the same machine."""
+"""Timing of programs in alternation, so that all run under the same conditions."""
 
 import statistics
 import time
@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 
 from launch import main as cli
 
-Turn = Callable[[int], None]  # one run of a program; the argument counts the turns
-# Seconds before a turn: the other side's idle threads spin for a while after theirs.
+Turn = Callable[[int], None]  # one run of a program; the argument is the round
+# Seconds of rest before a run, since idle threads of the run before spin for a while.
 REST = 0.5
 
 
 def time_turns(programs: Mapping[str, Turn], rounds: int) -> dict[str, float]:
-    """Median seconds of each program's turns, after one turn of each to warm up."""
+    """Median seconds per run of each program, after one run of each to warm up."""
     seconds = {name: [] for name in programs}
     for turn in range(rounds + 1):
         for name, run in programs.items():
@@ -27,7 +27,7 @@ def time_turns(programs: Mapping[str, Turn], rounds: int) -> dict[str, float]:
 
 
 def compare_turns(ours: Turn, theirs: Turn, rounds: int) -> dict:
-    """Median seconds of both sides, and how many times faster ours is."""
+    """Median seconds of both programs, and how many times faster ours is."""
     medians = time_turns({"ours": ours, "theirs": theirs}, rounds)
     ratio = medians["theirs"] / medians["ours"]
     return {"seconds": medians, "ratio": ratio, "rounds": rounds}

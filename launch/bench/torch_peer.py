@@ -1,4 +1,4 @@
-"""PyTorch peers of the training benchmarks: the same updates, by transformers."""
+"""PyTorch counterparts of our training steps, for the benchmarks."""
 
 from pathlib import Path
 
@@ -16,6 +16,7 @@ def unpack_texts(batch: Batch) -> list[list[np.ndarray]]:
     token_ids, segment_ids = batch.tokens.token_ids, batch.tokens.segment_ids
     size = max_segments(token_ids.shape[1])
 
+    # The index of a text is row * size + its number in the row, see `Batch`.
     def read_text(index):
         row, number = divmod(int(index), size)
         return token_ids[row][segment_ids[row] == number + 1]
@@ -40,7 +41,8 @@ class StarbucksPeer:
         self.clip = settings.clip_norm
 
     def update(self, *columns: list[np.ndarray]) -> float:
-        """Makes one update on columns of texts; returns the loss before it."""
+        """Makes one step on columns of texts; returns the loss before it."""
+        # A list over depths of [B, D] vectors, for each column of texts.
         self.optimizer.zero_grad()
         layers = [self._pool_layers(texts) for texts in columns]
         value = self._loss([torch.stack(x) for x in layers])
@@ -55,6 +57,7 @@ class StarbucksPeer:
         ids = torch.nn.utils.rnn.pad_sequence(padded, batch_first=True)
         lengths = torch.tensor([len(text) for text in texts])
         mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+        # The mean over the valid tokens of each layer.
         states = self.model(ids, attention_mask=mask, output_hidden_states=True)
         weights = mask[..., None].float()
         total = weights.sum(1)
@@ -65,9 +68,11 @@ class StarbucksPeer:
         total = torch.zeros(())
         for depth, dim in self.pairs:
             q, *d = (F.normalize(x[depth, :, :dim], dim=-1) for x in columns)
+            # InfoNCE of cosines at temperature 0.05: [B, B*K].
             scores = 20 * q @ torch.cat(d).T
             total = total + F.cross_entropy(scores, torch.arange(len(q)))
             if depth < len(columns[0]) - 1:
+                # KL divergence of the features from those of the last layer.
                 rows = torch.cat([x[depth, :, :dim] for x in columns])
                 teacher = torch.cat([x[-1, :, :dim] for x in columns])
                 kl = F.kl_div(
@@ -81,12 +86,14 @@ class StarbucksPeer:
 
 
 class MaskedPeer:
-    """transformers' BertForMaskedLM with the shape of one of our encoders.
+    """BertForMaskedLM of transformers, with the shape of one of our encoders.
 
-    It is unchanged: logits of every token, of which the loss picks the masked ones.
+    The model is unchanged: it computes logits for every token, and the loss uses those
+    of masked tokens.
     """
 
     def __init__(self, cfg: EncoderConfig, settings):
+        # The same sizes and dropout as our encoder.
         config = transformers.BertConfig(
             vocab_size=cfg.vocab_size,
             hidden_size=cfg.width,
@@ -106,7 +113,7 @@ class MaskedPeer:
         self.clip = settings.clip_norm
 
     def update(self, ids: np.ndarray, labels: np.ndarray) -> float:
-        """Makes one update on [R, S] ids and labels (-100: none); returns the loss."""
+        """Makes one step on ids and labels [R, S] (-100 for none); returns the loss."""
         self.optimizer.zero_grad()
         ids, labels = torch.from_numpy(ids), torch.from_numpy(labels)
         value = self.model(input_ids=ids, labels=labels).loss

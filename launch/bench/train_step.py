@@ -1,4 +1,4 @@
-"""Benchmark of a training step: a recipe's updates beside the same ones in PyTorch."""
+"""Benchmark of training steps: a recipe's steps against the same ones in PyTorch."""
 
 import importlib
 import tempfile
@@ -16,12 +16,12 @@ from research.train.step import make_step
 
 
 def train_step(recipe: str, model: str, rounds: int) -> dict:
-    """Updates on the recipe's batches; the peer is PyTorch with the same loss.
+    """Times steps on a recipe's batches; the peer is PyTorch with the same loss.
 
     Args:
         recipe: File of a Starbucks recipe for similarity, configs/x.py.
-        model: Model that both sides train on.
-        rounds: Timed updates of each side.
+        model: Model from which both start.
+        rounds: Number of timed steps of each.
     """
     from launch.bench.torch_peer import StarbucksPeer, unpack_texts
 
@@ -30,6 +30,7 @@ def train_step(recipe: str, model: str, rounds: int) -> dict:
         steps = TrainingSteps(config, Path(folder), rounds + 1)
     folder = load.resolve_folder(model)
     peer = StarbucksPeer(folder, config.size_loss.pairs, config.optimizer)
+    # Both make the same steps, so that their losses can be compared.
     losses = {"ours": [], "theirs": []}
 
     def update_ours(turn):
@@ -43,7 +44,7 @@ def train_step(recipe: str, model: str, rounds: int) -> dict:
 
 
 def load_recipe(name: str, variant: str = "") -> ml_collections.ConfigDict:
-    """The config of configs/x.py[:arg] with a further variant, and no evaluators."""
+    """The config of configs/x.py[:arg] with a further variant, without evaluators."""
     path, _, arg = name.partition(":")
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
     config = module.get_config(",".join(filter(None, [arg, variant])))
@@ -52,10 +53,10 @@ def load_recipe(name: str, variant: str = "") -> ml_collections.ConfigDict:
 
 
 class TrainingSteps:
-    """Updates of a new run, compiled for each of its first batches.
+    """The steps of a new run, compiled for the shapes of its first batches.
 
     Attributes:
-        batches: The first `count` batches, NumPy arrays.
+        batches: The first `count` batches, as NumPy arrays.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class TrainingSteps:
             self.update(turn)
 
     def update(self, turn: int) -> float:
-        """Makes one update on a batch; returns the loss before it."""
+        """Makes one step on a batch; returns the loss before it."""
         batch = sharding.put_batch(self.batches[turn], self._mesh)
         self._state, metrics = self._step(self._state, batch, self._key)
         return float(metrics["loss"])
