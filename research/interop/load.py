@@ -31,26 +31,28 @@ def load(
 ) -> EmbeddingModel:
     """Loads a model by its name.
 
-    A model is a workdir that `launch.train` made; a sentence-transformers folder, in
-    the layout of versions before or after 6; or a plain Hugging Face folder, which does
-    not say how to embed: mean pooling, normalized, no prompts (sentence-transformers
-    uses the same pooling without normalizing; cosines are equal).
+    A model is a workdir of `launch.train`; a sentence-transformers folder, in the
+    layout of any version; or a plain Hugging Face folder, which does not describe how
+    to embed: it gets mean pooling, normalization and no prompts (sentence-transformers
+    also uses mean pooling, without normalization; cosines are equal).
 
     Args:
-        model: A name that `resolve_folder` accepts.
-        sharding: Tree of shapes -> tree of shardings, on which parameters are placed as
-            they are read (see `read_safetensors`); those of a workdir stay on the host.
-        merge: Whether the adapter of a model that has just one is added to its kernels;
-            several adapters stay beside the kernels.
-        lm_head: Whether a causal language model keeps its output layer, as "lm_head" in
-            `params`, if that is not tied to the token table. Embedding does not use it.
+        model: Name of the model, as `resolve_folder` accepts it.
+        sharding: Function from a tree of shapes to a tree of shardings; parameters are
+            placed accordingly while they are read (see `read_safetensors`). Those of a
+            workdir stay on the host.
+        merge: Whether a single adapter is added to the kernels; several adapters always
+            stay separate.
+        lm_head: Whether the output layer of a causal language model is kept, as
+            "lm_head" in `params`, if it is not tied to the token table. Embedding does
+            not use it.
 
     Raises:
         FileNotFoundError: There is no such folder, or a file is missing in it.
-        ValueError: The folder asks for something that we do not compute, or its
+        ValueError: The folder needs something that Embax does not compute, or its
             weights do not fit its config.
     """
-    # The kind of folder is told by its files
+    # The files in the folder tell its kind.
     path = resolve_folder(model)
     if (path / "model.json").exists():
         loaded = _load_workdir(path, lm_head)
@@ -66,22 +68,22 @@ def load_adapted(
     """Loads a model by its name, with one of its adapters merged.
 
     Args:
-        model: A name that `resolve_folder` accepts.
-        adapter: Name of one of its adapters; or a folder that `peft` wrote, if the
-            model has none. None if it has no adapter, or one, or the two of the roles
-            "query" and "document", which are not merged.
+        model: Name of the model, as `resolve_folder` accepts it.
+        adapter: Name of one of the model's adapters, or a folder that `peft` wrote if
+            the model has none. None for a model with no adapter, with one, or with the
+            two of the roles "query" and "document", which are not merged.
         lm_head: Whether an untied output layer is kept, as in `load`.
 
     Raises:
-        ValueError: The model has no such adapter, or it has several that are not of
-            roles and none was named, or the folder's does not fit.
+        ValueError: The model has no such adapter, an adapter has to be named, or that
+            of the folder does not fit the model.
     """
     loaded = load(model, merge=False, lm_head=lm_head)
     if adapter is None:
         if set(loaded.adapters) in (set(), {"query", "document"}):
             return loaded
         return merge_adapter(loaded)
-    # One of its own adapters
+    # One of the model's own adapters.
     if adapter in loaded.adapters or not Path(adapter).expanduser().is_dir():
         return merge_adapter(loaded, adapter)
     if loaded.adapters:
@@ -89,23 +91,23 @@ def load_adapted(
             f"{adapter} is a folder, but {model} has adapters of its own: "
             f"{', '.join(loaded.adapters)}"
         )
-    # The adapter of a folder
+    # The adapter of a folder.
     folder = Path(adapter).expanduser()
     params = read_adapter(folder, loaded.params, loaded.config)
     return merge_adapter(loaded._replace(params=params, adapters=(adapter,)))
 
 
 def resolve_folder(model: str) -> Path:
-    """The folder that holds a model.
+    """Finds the folder that holds a model.
 
     Args:
-        model: A path; `package:NAME`, for the model inside an installed Python package;
-            or the id of a model of the Hugging Face hub, downloaded (or, with
-            HF_HUB_OFFLINE=1, read from the cache) by `huggingface_hub`.
+        model: A path; `package:NAME` for a model inside an installed Python package; or
+            the id of a model on the Hugging Face hub, which `huggingface_hub` downloads
+            (or, with HF_HUB_OFFLINE=1, takes from its cache).
 
     Raises:
         FileNotFoundError: There is no such folder or package.
-        ValueError: The hub cannot be reached, or does not give that model.
+        ValueError: The hub cannot be reached, or does not have the model.
     """
     if model.startswith("package:"):
         return _package_folder(model.removeprefix("package:"))
@@ -121,7 +123,7 @@ def _package_folder(name: str) -> Path:
     """The outermost folder of an installed package with a config.json and weights."""
     if not name.isidentifier() or (spec := importlib.util.find_spec(name)) is None:
         raise FileNotFoundError(f"no Python package {name!r} is installed")
-    # The folders with weights, the outermost first
+    # The folders with weights, the outermost first.
     roots = [Path(root) for root in spec.submodule_search_locations or ()]
     folders = [
         file.parent
@@ -150,9 +152,9 @@ def _hub_folder(name: str) -> Path:
 
 
 def _load_workdir(path: Path, lm_head: bool) -> EmbeddingModel:
-    """The newest checkpoint of a model that `launch.train` trained."""
+    """Loads the newest checkpoint of a workdir of `launch.train`."""
     fields = read_json(path / "model.json")
-    # The trained parameters, over the frozen ones if only some are trained
+    # Trained and frozen parameters are stored apart if only some are trained.
     partial = fields.get("partial", False)
     parts = restore_params(path / "checkpoints", frozen=partial)
     parts = dict(full_params(*parts) if partial else parts)
@@ -187,10 +189,10 @@ def _load_transformers(
     lm_head: bool,
     max_length: int | None = None,
 ) -> EmbeddingModel:
-    """A Hugging Face folder, with the defaults of `load`."""
+    """Loads a Hugging Face folder, with the defaults of `load`."""
     fields = read_json(path / "config.json")
     config = read_config(fields)
-    # A tokenizer may allow more tokens than the encoder has positions
+    # A tokenizer may allow more tokens than the encoder has positions.
     if max_length is None:
         tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
         max_length = tokenizer_config.get("model_max_length") or config.max_len
@@ -211,7 +213,7 @@ def _load_transformers(
 def _load_sentence_transformers(
     path: Path, sharding: Callable[[Params], Any] | None, lm_head: bool
 ) -> EmbeddingModel:
-    """A folder whose modules.json lists Transformer, Pooling and perhaps more."""
+    """Loads a folder whose modules.json lists Transformer, Pooling and perhaps more."""
     modules = read_modules(path)
     model = _load_transformers(
         modules.transformer, sharding, lm_head, modules.max_length
@@ -223,7 +225,7 @@ def _load_sentence_transformers(
 
 
 def _lower_case_input(tokenizer: Tokenizer) -> None:
-    """Makes the tokenizer lower-case its input first."""
+    """Makes the tokenizer lowercase its input first."""
     steps = [normalizers.Lowercase()]
     if tokenizer.normalizer is not None:
         steps.append(tokenizer.normalizer)

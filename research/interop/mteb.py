@@ -12,7 +12,7 @@ from research.types import EmbedFn, Evaluator
 
 
 def mteb_evaluator(tasks: Sequence[Any]) -> Evaluator:
-    """The evaluator of tasks of mteb, which downloads their data from the hub.
+    """An evaluator of mteb tasks; mteb downloads their data from the hub.
 
     Args:
         tasks: Names of tasks, such as "STS12", or task objects of mteb.
@@ -28,7 +28,7 @@ def mteb_evaluator(tasks: Sequence[Any]) -> Evaluator:
         import mteb
     except ImportError:
         raise ValueError("tasks of mteb need the package: pip install mteb") from None
-    # Task objects, of those that are named
+    # Names to task objects.
     names = [task for task in tasks if isinstance(task, str)]
     try:
         task_objects = [*mteb.get_tasks(tasks=names)] if names else []
@@ -42,7 +42,7 @@ def mteb_evaluator(tasks: Sequence[Any]) -> Evaluator:
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         dim = np.asarray(embed(["a text"], "query")).shape[1]
         model = make_mteb_model(embed, name="embax/model", revision="none", dim=dim)
-        # Results are not cached: mteb could not tell two models apart
+        # Results are not cached, since all our models have the same name in mteb.
         results = mteb.evaluate(model, task_objects, cache=None)
         scores = {
             result.task_name: 100 * float(result.get_score())
@@ -64,17 +64,17 @@ def make_mteb_model(
     """A model for `mteb.evaluate(model, tasks)`; needs `mteb` and torch.
 
     The texts of a task are embedded in one call, so that the embedder can batch them by
-    length. LongEmbed's own sets are `mteb.get_tasks(tasks=[...])` with
+    length. The data sets of LongEmbed are `mteb.get_tasks(tasks=[...])` with
     LEMBNarrativeQARetrieval, LEMBQMSumRetrieval, LEMBSummScreenFDRetrieval,
     LEMBWikimQARetrieval, LEMBPasskeyRetrieval and LEMBNeedleRetrieval; mteb downloads
     them from the hub.
 
     Args:
-        embed: (texts, role) -> [N, D].
-        name: "organization/model", the folder in which mteb keeps results.
-        revision: Distinguishes the checkpoints of a model.
-        dim: D.
-        max_length: Maximum length of a text in tokens; None if unknown.
+        embed: Function (texts, role) -> [N, D].
+        name: "organization/model", under which mteb stores results.
+        revision: Name of the checkpoint of the model.
+        dim: D, width of the embeddings.
+        max_length: Maximum number of tokens of a text; None if unknown.
     """
     from mteb.models import ModelMeta
     from mteb.models.abs_encoder import AbsEncoder
@@ -84,7 +84,7 @@ def make_mteb_model(
         mteb_model_meta = ModelMeta(**_model_meta(name, revision, dim, max_length))
 
         def encode(self, inputs, *, prompt_type=None, **kwargs) -> np.ndarray:
-            # All texts at once
+            # All texts in one call.
             texts = [text for batch in inputs for text in batch["text"]]
             is_document = prompt_type == PromptType.document
             return embed(texts, "document" if is_document else "query")
@@ -95,6 +95,7 @@ def make_mteb_model(
 def _model_meta(
     name: str, revision: str, dim: int, max_length: int | None
 ) -> dict[str, Any]:
+    # ModelMeta requires all of its fields.
     unknown = (
         "loader",
         "release_date",

@@ -1,7 +1,8 @@
 """A LoRA adapter of an encoder <-> a folder in the layout of Hugging Face's `peft`.
 
-adapter_config.json says rank, alpha and the modules; adapter_model.safetensors holds
-`base_model.model.<module>.lora_A.weight` [r, in] and `lora_B.weight` [out, r] of each.
+adapter_config.json holds rank, alpha and the names of modules;
+adapter_model.safetensors holds `base_model.model.<module>.lora_A.weight` [r, in] and
+`lora_B.weight` [out, r] of each module.
 """
 
 import json
@@ -27,7 +28,7 @@ from research.types import Params
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(.+)\.lora_([AB])\.(?:default\.)?weight")
-# Fields that change the arithmetic or the parameters, and the values without effect.
+# Fields that change the computation or the parameters, and their values without effect.
 _ALLOWED = {
     "use_dora": (False, None),
     "bias": ("none", None),
@@ -45,8 +46,8 @@ class LinearModule(NamedTuple):
     """The module of a Hugging Face family that holds one of our linear layers.
 
     Attributes:
-        name: Its name, with `{l}` for the layer.
-        is_fused: Whether it holds several of our linear layers in one.
+        name: Name of the module, with `{l}` for the number of the layer.
+        is_fused: Whether the module holds several of our linear layers in one.
     """
 
     name: str
@@ -54,14 +55,14 @@ class LinearModule(NamedTuple):
 
 
 def export_adapter(model: EmbeddingModel, output: Path) -> dict[str, Any]:
-    """Writes the adapter of a model alone, in the layout of Hugging Face's `peft`.
+    """Writes only the adapter of a model, in the layout of Hugging Face's `peft`.
 
     Args:
-        model: A model with one adapter, not merged.
+        model: A model with one adapter that is not merged.
         output: A folder that does not exist yet, or is empty.
 
     Returns:
-        output, adapter, rank, parameters: what was written.
+        A record of output, adapter, rank and number of parameters.
 
     Raises:
         FileExistsError: The folder exists and is not empty.
@@ -86,7 +87,7 @@ def export_adapter(model: EmbeddingModel, output: Path) -> dict[str, Any]:
 def write_adapter(
     folder: Path, params: Params, cfg: EncoderConfig, *, base: str = ""
 ) -> None:
-    """Writes the one adapter of an encoder.
+    """Writes the adapter of an encoder.
 
     Args:
         folder: An existing folder.
@@ -95,13 +96,13 @@ def write_adapter(
         base: Name of the model that the adapter belongs to.
 
     Raises:
-        ValueError: No Hugging Face family computes the encoder, or its file holds
-            several of our layers in one tensor.
+        ValueError: No Hugging Face family computes the encoder, or the family fuses an
+            adapted layer with others.
         OSError: No space, or no right to write.
     """
     loras = {n: x["lora"] for n, x in params["layers"].items() if "lora" in x}
     modules = _linear_modules(cfg)
-    # lora_A [r, in] and lora_B [out, r] of each layer
+    # Tensors: lora_A [r, in] and lora_B [out, r] of each layer.
     tensors = {}
     for name, layer_params in loras.items():
         module = _require_unfused(modules, name)
@@ -113,7 +114,7 @@ def write_adapter(
             up = b[layer].reshape(b.shape[1], -1)
             tensors[f"{prefix}.lora_A.weight"] = np.ascontiguousarray(down.T)
             tensors[f"{prefix}.lora_B.weight"] = np.ascontiguousarray(up.T)
-    # adapter_config.json
+    # The fields of adapter_config.json; all layers have the same rank and scale.
     first = next(iter(loras.values()))
     rank, scale = first["a"].shape[-1], float(first["scale"][0, 0])
     dropout = float(first["rate"][0]) if "rate" in first else 0.0
@@ -137,21 +138,21 @@ def write_adapter(
 
 
 def read_adapter(folder: Path, params: Params, cfg: EncoderConfig) -> Params:
-    """The encoder with the adapter of a folder beside its kernels.
+    """Adds the adapter of a folder to an encoder, without merging it.
 
     Args:
-        folder: Holds adapter_config.json and adapter_model.safetensors.
+        folder: Folder with adapter_config.json and adapter_model.safetensors.
         params: The encoder's parameters, without adapters.
         cfg: The encoder's shape.
 
     Raises:
         FileNotFoundError: One of the files is missing.
-        ValueError: It is no plain LoRA, or does not fit the encoder.
+        ValueError: The adapter is not plain LoRA, or does not fit the encoder.
     """
     fields = _read_config(folder)
     modules = _linear_modules(cfg)
     layer_of_module = {module.name: name for name, module in modules.items()}
-    # {our layer: {(block, "A" or "B"): tensor}}
+    # Group the tensors: {our layer: {(block, "A" or "B"): tensor}}.
     by_layer: dict[str, dict[tuple[int, str], np.ndarray]] = {}
     for name, tensor in _read_tensors(folder).items():
         match = _TENSOR.fullmatch(name.removeprefix(_PREFIX))
@@ -169,7 +170,7 @@ def read_adapter(folder: Path, params: Params, cfg: EncoderConfig) -> Params:
         by_layer.setdefault(layer, {})[int(block[0]), match[2]] = tensor
     if not by_layer:
         raise ValueError(f"{folder / WEIGHTS} holds no tensors")
-    # Stacked over blocks, and added to the encoder's tree
+    # Stack the tensors over blocks, and add them to the encoder's tree.
     loras = {
         name: _stack_lora(folder, fields, name, tensors, params, cfg)
         for name, tensors in by_layer.items()
@@ -179,7 +180,7 @@ def read_adapter(folder: Path, params: Params, cfg: EncoderConfig) -> Params:
 
 
 def _linear_modules(cfg: EncoderConfig) -> dict[str, LinearModule]:
-    """{our linear layer: its module in the family}."""
+    """{our linear layer: its module in the Hugging Face family}."""
     modules = {}
     for tensor in WEIGHT_NAMES[find_family(cfg)]:
         if tensor.gated not in (None, cfg.gated) or not tensor.name.endswith(".weight"):
@@ -195,7 +196,7 @@ def _linear_modules(cfg: EncoderConfig) -> dict[str, LinearModule]:
 
 
 def _require_unfused(modules: dict[str, LinearModule], name: str) -> str:
-    """The name of the module of one of our layers, which must hold no other layer."""
+    """The name of the module of a layer; an error if it also holds other layers."""
     module = modules[name]
     if module.is_fused:
         layers = [layer for layer, held in modules.items() if held.name == module.name]
@@ -209,12 +210,15 @@ def _require_unfused(modules: dict[str, LinearModule], name: str) -> str:
 def _target_modules(
     modules: dict[str, LinearModule], names: list[str]
 ) -> list[str] | str:
-    """`target_modules`: the last parts of the modules' names, or a pattern."""
+    """The field `target_modules`: last parts of the modules' names, or a pattern.
+
+    Last parts are used if they select exactly the given layers.
+    """
     targets = {modules[name].name for name in names}
     last = {module.name: module.name.rpartition(".")[2] for module in modules.values()}
     other_ends = {last[module] for module in last if module not in targets}
     ends = sorted({last[module] for module in targets})
-    # "dense" and the like would also match poolers.
+    # "dense" would also match poolers.
     if len(ends) == len(targets) and not other_ends & set(ends) and "dense" not in ends:
         return ends
     patterns = (
@@ -224,7 +228,7 @@ def _target_modules(
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json, of plain LoRA."""
+    """Reads adapter_config.json, and checks that it describes plain LoRA."""
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}")
@@ -258,18 +262,18 @@ def _stack_lora(
     params: Params,
     cfg: EncoderConfig,
 ) -> Params:
-    """{"a" [L, in..., r], "b" [L, r, out...], "scale" [L, 1]} of a linear layer.
+    """Stacks {"a" [L, in..., r], "b" [L, r, out...], "scale" [L, 1]} of a layer.
 
     Args:
-        folder: Folder of the adapter, for messages.
-        fields: Its adapter_config.json.
+        folder: Folder of the adapter, for error messages.
+        fields: Contents of its adapter_config.json.
         name: Name of the linear layer.
         tensors: {(block, "A" or "B"): tensor}.
         params: The encoder's parameters.
         cfg: The encoder's shape.
     """
     module = _linear_modules(cfg)[name].name
-    # The kernel is [L, in..., out...]
+    # Expected shapes, from our kernel [L, in..., out...].
     shape = params["layers"][name]["kernel"].shape[1:]
     axes = lora.input_axes(name)
     input_shape, output_shape = shape[:axes], shape[axes:]
@@ -278,7 +282,7 @@ def _stack_lora(
         "A": (rank, int(np.prod(input_shape))),
         "B": (int(np.prod(output_shape)), rank),
     }
-    # Every block has both tensors, of these shapes
+    # Every block must have both tensors, of these shapes.
     for layer in range(cfg.depth):
         for side, expected_shape in expected.items():
             label = f"{_PREFIX}{module.format(l=layer)}.lora_{side}.weight"
@@ -297,12 +301,12 @@ def _stack_lora(
             f"{folder / WEIGHTS} has {module.format(l=deepest)}, but the encoder has "
             f"{cfg.depth} blocks"
         )
-    # [L, in, r] and [L, r, out]
+    # a: [L, in, r], b: [L, r, out].
     a, b = (
         np.stack([tensors[layer, side].T for layer in range(cfg.depth)])
         for side in "AB"
     )
-    # rsLoRA (Kalajdzievski 2023) divides alpha by the root of the rank
+    # rsLoRA (Kalajdzievski 2023) divides alpha by the square root of the rank.
     divisor = rank**0.5 if fields.get("use_rslora") else rank
     scale = fields.get("lora_alpha", 8) / divisor
     return {

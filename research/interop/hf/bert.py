@@ -1,7 +1,7 @@
 """BERT and its descendants: the fields of their `config.json` <-> EncoderConfig.
 
-These are readers and writers for `families.FAMILIES`. A reader refuses what our encoder
-does not compute; a writer leaves out what its family cannot express (see
+These are readers and writers for `families.FAMILIES`. A reader raises an error for what
+our encoder does not compute; a writer leaves out what its family cannot express (see
 `families.find_family`). Defaults are those of `transformers` 5.
 """
 
@@ -130,8 +130,8 @@ def write_jina_bert(cfg: EncoderConfig) -> dict[str, Any]:
 
 
 def read_modernbert(fields: Fields) -> EncoderConfig:
-    """ModernBERT (Warner et al. 2024) and Ettin: local blocks between global ones."""
-    # Every third block is global unless the config says otherwise
+    """ModernBERT (Warner et al. 2024) and Ettin: local and global attention blocks."""
+    # Every third block has global attention unless the config has another period.
     depth = fields["num_hidden_layers"]
     period = fields.get("global_attn_every_n_layers") or 3
     is_local = [layer % period > 0 for layer in range(depth)]
@@ -183,12 +183,11 @@ def write_modernbert(cfg: EncoderConfig) -> dict[str, Any]:
         "hidden_activation": HF_ACTS[cfg.act],
         # Positions
         **common.write_local_rope(cfg, old_names=MODERN_BASES),
-        # Sliding windows
+        # Sliding windows: `window` tokens to each side
         "layer_types": common.layer_types(cfg),
         "local_attention": 2 * cfg.window,
-        # All dropout rates are one
+        # All dropout rates are equal
         "embedding_dropout": cfg.dropout,
-        # All dropout rates are one
         "attention_dropout": cfg.dropout,
         "mlp_dropout": cfg.dropout,
         "pad_token_id": 0,
@@ -273,7 +272,7 @@ def _write_bert(cfg: EncoderConfig) -> dict[str, Any]:
         # Norms and linear layers
         "layer_norm_eps": cfg.norm_eps,
         "hidden_act": HF_ACTS[cfg.act],
-        # All dropout rates are one
+        # All dropout rates are equal
         "hidden_dropout_prob": cfg.dropout,
         "attention_probs_dropout_prob": cfg.dropout,
         "initializer_range": 0.02,

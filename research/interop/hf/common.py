@@ -10,14 +10,14 @@ Fields = Mapping[str, Any]
 
 
 def require(fields: Fields, **allowed: tuple) -> None:
-    """Checks fields for which our encoder computes some values only.
+    """Checks fields for which our encoder computes only some values.
 
     Args:
         fields: Fields of a config.json.
-        allowed: {field: the values that it may have}; it may also be missing.
+        allowed: {field: the values that it may have}. A field may also be missing.
 
     Raises:
-        ValueError: Names every field that has another value.
+        ValueError: Fields have other values; the message lists all of them.
     """
     faults = [
         f"{name} {fields[name]!r} (allowed: {', '.join(map(repr, values))})"
@@ -43,7 +43,7 @@ def activation(fields: Fields, name: str, default: str) -> str:
 
 
 def bias_groups(*groups: tuple[str, bool]) -> tuple[str, ...]:
-    """The groups of linear layers with biases, from (names, whether they have any)."""
+    """The groups of linear layers with biases, from pairs (names, has a bias)."""
     return tuple(
         name for names, has_bias in groups if has_bias for name in names.split()
     )
@@ -60,7 +60,7 @@ def read_rope(fields: Fields, *, theta: float = 10_000.0, max_len: int) -> dict:
     Args:
         fields: Fields with `rope_parameters` of transformers v5, or `rope_theta` and
             `rope_scaling` of v4.
-        theta: The family's base, if the fields have none.
+        theta: The family's RoPE base, if the fields have none.
         max_len: The family's maximum length, if the fields have none.
     """
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
@@ -98,7 +98,7 @@ def read_local_rope(
         thetas: The family's bases, if the fields have none.
         max_len: The family's maximum length, if the fields have none.
     """
-    # v4's bases, which v5's parameters replace
+    # Bases by their names in v4, which the parameters of v5 override.
     theta, local_theta = (
         fields.get(name) or default
         for name, default in zip(old_names, thetas, strict=True)
@@ -107,7 +107,7 @@ def read_local_rope(
     scaling = fields.get("rope_scaling") or {}
     global_rope = {"rope_theta": theta, **scaling, **(rope.get(GLOBAL) or {})}
     local_rope = {"rope_theta": local_theta, **(rope.get(LOCAL) or {})}
-    # Local blocks have no scaling
+    # Blocks with a sliding window must have no RoPE scaling.
     require(local_rope, rope_type=("default",), partial_rotary_factor=(1.0, None))
     return {
         **_read_rope(fields, global_rope, max_len),
@@ -178,7 +178,7 @@ def layer_types(cfg: EncoderConfig) -> list[str]:
 
 
 def write_causality(cfg: EncoderConfig) -> dict[str, bool]:
-    """No field for a causal decoder; else the one that switches its mask off."""
+    """The field that switches the causal mask off; none for a causal decoder."""
     return {} if cfg.causal else {"is_causal": False}
 
 
@@ -200,7 +200,7 @@ HF_ACTS = {
 }
 # The kinds of blocks that `layer_types` may have.
 GLOBAL, LOCAL = BLOCKS = ("full_attention", "sliding_attention")
-# An encoder generates nothing, and its tokenizer knows the ids of special tokens.
+# An encoder does not generate text, and the tokenizer has the ids of special tokens.
 UNUSED_FIELDS = {
     "use_cache": False,
     "pad_token_id": 0,

@@ -1,8 +1,8 @@
 """Model families of Hugging Face `transformers`: `config.json` <-> EncoderConfig.
 
-A family is a reader and a writer in `FAMILIES`, and the names of its tensors in
-`weight_names.WEIGHT_NAMES`. The reader refuses whatever our encoder does not compute,
-so that what is read is what `transformers` would compute.
+A family has a reader and a writer in `FAMILIES`, and the names of its tensors in
+`weight_names.WEIGHT_NAMES`. A reader raises an error for whatever our encoder does not
+compute, so that a model that loads computes the same as in `transformers`.
 """
 
 from collections.abc import Callable
@@ -60,6 +60,7 @@ def has_output_layer(fields: Fields) -> bool:
         fields: The parsed `config.json` of a Hugging Face model folder.
     """
     family = fields.get("model_type")
+    # Whether the output layer is the token table, by default or explicitly.
     tied = fields.get("tie_word_embeddings", family not in UNTIED)
     causal_lm = any(
         "ForCausalLM" in name or "LMHead" in name
@@ -69,7 +70,7 @@ def has_output_layer(fields: Fields) -> bool:
 
 
 def write_config(cfg: EncoderConfig, *, lm_head: bool = False) -> dict[str, Any]:
-    """The `config.json` fields of the family that computes what `cfg` says.
+    """The `config.json` fields of the family that computes an encoder.
 
     Args:
         cfg: The encoder's shape.
@@ -77,7 +78,7 @@ def write_config(cfg: EncoderConfig, *, lm_head: bool = False) -> dict[str, Any]
             is then that of the family's causal language model.
 
     Raises:
-        ValueError: No family of `transformers` computes it.
+        ValueError: No family of `transformers` computes this encoder.
     """
     name = find_family(cfg)
     fields = {"model_type": name, **FAMILIES[name].write(cfg)}
@@ -91,16 +92,17 @@ def write_config(cfg: EncoderConfig, *, lm_head: bool = False) -> dict[str, Any]
 
 
 def find_family(cfg: EncoderConfig) -> str:
-    """The first family that can express all of `cfg`: reading back gives `cfg`.
+    """The first family whose `config.json` can express the encoder completely.
 
-    Options of how the arithmetic is run are ours and not compared, nor are fields that
-    have no effect.
+    A family can if writing `cfg` and reading it back gives `cfg`. Fields without an
+    effect are not compared, nor are those of the implementation, such as the dtype.
 
     Raises:
-        ValueError: No family can.
+        ValueError: No family can; the message names the nearest one.
     """
     ours, nearest = config_fields(_normalize_config(cfg)), None
     for name, family in FAMILIES.items():
+        # A family may reject values when it reads them back.
         try:
             read_back = config_fields(_normalize_config(family.read(family.write(cfg))))
         except ValueError:
@@ -119,9 +121,10 @@ def find_family(cfg: EncoderConfig) -> str:
 
 
 def _normalize_config(cfg: EncoderConfig) -> EncoderConfig:
-    """The config with defaults for the fields that no `config.json` has.
+    """Sets the fields that no `config.json` has to defaults.
 
-    An anchor token, which packed texts share, has no effect with one text per row.
+    One of them is the anchor token that packed texts share, which has no effect with
+    one text per row.
     """
     theta = cfg.rope_theta_local if cfg.sliding_window_layers else 0.0
     defaults = {
@@ -133,9 +136,9 @@ def _normalize_config(cfg: EncoderConfig) -> EncoderConfig:
     return replace(cfg, rope_theta_local=theta, **defaults)
 
 
-# Families whose output layer is untied if `config.json` does not say.
+# Families whose output layer is untied by default.
 UNTIED = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gpt_neox")
-# Ends of the names of causal language models, where it is not "ForCausalLM".
+# {family: end of the name of its causal language model}, if not "ForCausalLM".
 CAUSAL_LM = {"gpt2": "LMHeadModel"}
 # In the order in which `find_family` tries them.
 FAMILIES = {

@@ -19,7 +19,7 @@ from research.models.config import EncoderConfig
 
 
 def read_gpt2(fields: Fields) -> EncoderConfig:
-    """GPT-2 (Radford et al. 2019), and SGPT's smallest."""
+    """GPT-2 (Radford et al. 2019), also as the smallest SGPT."""
     require(
         fields,
         scale_attn_by_inverse_layer_idx=(False,),
@@ -63,7 +63,7 @@ def write_gpt2(cfg: EncoderConfig) -> dict[str, Any]:
         "layer_norm_epsilon": cfg.norm_eps,
         "activation_function": HF_ACTS[cfg.act],
         "scale_attn_weights": cfg.scale != 1,
-        # All dropout rates are one
+        # All dropout rates are equal
         "resid_pdrop": cfg.dropout,
         "embd_pdrop": cfg.dropout,
         "attn_pdrop": cfg.dropout,
@@ -72,8 +72,8 @@ def write_gpt2(cfg: EncoderConfig) -> dict[str, Any]:
 
 
 def read_gpt_neox(fields: Fields) -> EncoderConfig:
-    """GPT-NeoX (Black et al. 2022) and Pythia: a part of each head is rotated."""
-    # v4 has rotary_emb_base and rotary_pct, v5 rope_parameters
+    """GPT-NeoX (Black et al. 2022) and Pythia: partial rotary positions."""
+    # v4 has rotary_emb_base and rotary_pct, v5 rope_parameters.
     rope_fields = {"rope_theta": fields.get("rotary_emb_base", 10_000.0), **fields}
     rope = dict(fields.get("rope_parameters") or {})
     fraction = rope.pop("partial_rotary_factor", None)
@@ -124,9 +124,8 @@ def write_gpt_neox(cfg: EncoderConfig) -> dict[str, Any]:
         **rope,
         "rotary_emb_base": cfg.rope_theta,
         "rotary_pct": cfg.rope_fraction,
-        # All dropout rates are one
+        # All dropout rates are equal
         "hidden_dropout": cfg.dropout,
-        # All dropout rates are one
         "attention_dropout": cfg.dropout,
         **UNUSED_FIELDS,
     }
@@ -179,9 +178,8 @@ def write_opt(cfg: EncoderConfig) -> dict[str, Any]:
         "max_position_embeddings": cfg.max_len,
         "activation_function": HF_ACTS[cfg.act],
         "enable_bias": bool(cfg.bias),
-        # All dropout rates are one
+        # All dropout rates are equal
         "dropout": cfg.dropout,
-        # All dropout rates are one
         "attention_dropout": cfg.dropout,
         **UNUSED_FIELDS,
     }

@@ -1,7 +1,7 @@
 """Llama and its descendants: the fields of their `config.json` <-> EncoderConfig.
 
-They are causal unless `is_causal` is false, with which transformers >= 5.2 switches the
-causal mask of any of them off. Readers and writers are as in `bert.py`.
+They are causal unless `is_causal` is false, which switches off the causal mask of any
+of them in transformers >= 5.2. Readers and writers are as in `bert.py`.
 """
 
 from dataclasses import replace
@@ -55,7 +55,7 @@ def write_eurobert(cfg: EncoderConfig) -> dict[str, Any]:
 
 
 def read_mistral(fields: Fields) -> EncoderConfig:
-    """Mistral (Jiang et al. 2023): Llama, all of its blocks local, or none."""
+    """Mistral (Jiang et al. 2023): Llama, with a window in all blocks or in none."""
     defaults = {"num_key_value_heads": 8, "max_position_embeddings": 131_072}
     fields = {**defaults, **fields}
     is_local = [True] * fields["num_hidden_layers"]
@@ -131,7 +131,7 @@ def write_qwen3(cfg: EncoderConfig) -> dict[str, Any]:
 
 
 def read_gemma2(fields: Fields) -> EncoderConfig:
-    """Gemma 2 (Gemma Team 2024): every other block local, soft-capped logits."""
+    """Gemma 2 (Gemma Team 2024): a window in every other block, soft-capped logits."""
     require(fields, use_bidirectional_attention=(False, None))
     is_local = [layer % 2 == 0 for layer in range(fields["num_hidden_layers"])]
     return _gemma(
@@ -159,7 +159,7 @@ def read_gemma3(fields: Fields) -> EncoderConfig:
     `use_bidirectional_attention` halves `sliding_window`: a token attends to those at
     most half of it away.
     """
-    # The mask and the window
+    # The mask and the window.
     bidirectional = fields.get("use_bidirectional_attention")
     if bidirectional:
         require(fields, is_causal=(True, None))
@@ -167,7 +167,7 @@ def read_gemma3(fields: Fields) -> EncoderConfig:
     window = _read_window(fields)
     if bidirectional and window is not None:
         window //= 2
-    # Every sixth block is global unless the config says otherwise
+    # Every sixth block has global attention unless the config has another period.
     period = fields.get("sliding_window_pattern") or 6
     depth = fields["num_hidden_layers"]
     is_local = [(layer + 1) % period > 0 for layer in range(depth)]
@@ -284,14 +284,14 @@ def _write_decoder(cfg: EncoderConfig) -> dict[str, Any]:
         "intermediate_size": cfg.mlp,
         # Norms and linear layers
         "rms_norm_eps": cfg.norm_eps,
-        # All dropout rates are one
+        # These families have dropout of attention weights only
         "attention_dropout": cfg.dropout,
         **UNUSED_FIELDS,
     }
 
 
 def _read_window(fields: Fields) -> int | None:
-    """Tokens visible to each side in a local block; causal windows count the token."""
+    """Tokens visible to each side; `sliding_window` of a causal model is one more."""
     size = fields.get("sliding_window", 4_096)
     if size is None:
         return None
@@ -304,7 +304,7 @@ def _write_window(cfg: EncoderConfig) -> int:
 
 
 def _qwen_local_blocks(fields: Fields) -> dict[str, Any]:
-    """Qwen's local blocks: those from `max_window_layers` on, if switched on."""
+    """Qwen's sliding windows: in blocks from `max_window_layers` on, if switched on."""
     if not fields.get("use_sliding_window", False):
         return common.local_blocks(fields, (), None)
     first = fields.get("max_window_layers", 28)

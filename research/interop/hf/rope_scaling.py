@@ -12,12 +12,12 @@ def from_hugging_face(
 ) -> tuple[PositionMethod, ...]:
     """The position method that `rope_parameters` (formerly `rope_scaling`) describes.
 
-    Base and partial rotation are not read, except by "proportional".
+    The base and partial rotation are not read, except for "proportional".
 
     Args:
-        parameters: Parameters for one kind of layer. A top-level
-            original_max_position_embeddings of a `config.json` (Phi-3) overrides
-            theirs, so put it in.
+        parameters: RoPE parameters for one kind of layer. If a `config.json` has
+            original_max_position_embeddings at its top level (Phi-3), that overrides
+            theirs and should be included.
         max_positions: The field max_position_embeddings of the `config.json`.
 
     Returns:
@@ -36,10 +36,11 @@ def from_hugging_face(
 
 
 def to_hugging_face(methods: Sequence[PositionMethod]) -> dict[str, Any]:
-    """The inverse of `from_hugging_face`, but for base and partial rotation.
+    """The inverse of `from_hugging_face`, without the base and partial rotation.
 
-    `transformers` takes the L0 of "dynamic" from max_position_embeddings: write it
-    there. Elsewhere L0 and scale are always written out.
+    For "dynamic", `transformers` takes the original length from
+    max_position_embeddings, where the caller has to write it. For all other methods
+    the original length and the scale are written here.
 
     Raises:
         ValueError: `transformers` has no rope_type for these methods.

@@ -24,7 +24,7 @@ from research.models import encoder, heads
 from research.models.config import EncoderConfig
 from research.types import Array, Key, Params
 
-# A large embedding table is read in slices of so many bytes.
+# Large tensors, such as embedding tables, are read in slices of so many bytes.
 SLICE_BYTES = 1 << 24
 MAX_SHARD_SIZE = "5GB"  # as `transformers` and the hub
 INDEX_FILE = "model.safetensors.index.json"
@@ -51,35 +51,38 @@ def read_safetensors(
     *,
     lm_head: bool = False,
 ) -> Params:
-    """The encoder's parameters from `model.safetensors` or its shards.
+    """Reads the encoder's parameters from `model.safetensors` or its shards.
 
-    One parameter after another is filled from its tensors, which are read one at a
-    time and cast to float32, and is placed on its devices: the peak of memory is the
-    model and, with `sharding`, its largest parameter once more.
+    Parameters are filled one after another from their tensors, which are cast to
+    float32, and are placed on their devices. The peak memory is that of the model and,
+    with `sharding`, once more its largest parameter.
 
     Args:
-        folder: Holds model.safetensors, or model.safetensors.index.json and the files
-            that it names.
-        cfg: What the folder's `config.json` says (`families.read_config`).
-        sharding: Tree of shapes -> tree of shardings; None leaves all on the host.
-        lm_head: Whether the output layer is read too, as "lm_head"; the folder is then
-            that of a causal language model that does not tie it to the token table.
+        folder: Folder with model.safetensors, or with model.safetensors.index.json and
+            the files that it names.
+        cfg: Config of the encoder, from `families.read_config`.
+        sharding: Function from a tree of shapes to a tree of shardings; None leaves
+            all parameters on the host.
+        lm_head: Whether the output layer is read, too, as "lm_head". The folder must be
+            that of a causal language model whose output layer is not tied.
 
     Returns:
-        The nested dict of `encoder.init`, of float32 arrays: JAX's with `sharding`,
-        else NumPy's.
+        A tree as from `encoder.init`, of float32 arrays: JAX arrays with `sharding`,
+        NumPy arrays without.
 
     Raises:
         FileNotFoundError: There is no safetensors file in the folder, or a shard is
             missing.
-        ValueError: A file is not safetensors, or tensors are missing, unknown or have
-            other shapes than `cfg` says; all of them are listed.
+        ValueError: A file is not safetensors; or tensors are missing, unknown or have
+            unexpected shapes, all of which are listed.
     """
+    # Where each parameter is stored, checked before anything is read.
     tree = _abstract_params(cfg, lm_head)
     shapes = {path: leaf.shape for path, leaf in _flatten(tree).items()}
     tensor_maps = _tensor_maps(cfg, shapes)
     stored = _find_tensors(folder, cfg, tensor_maps, shapes)
     place = _make_placer(tree, sharding)
+    # Fill and place the parameters, the largest first.
     params = {}
     for tensor_map in tensor_maps:
         leaves = {path: np.empty(shapes[path], np.float32) for path in tensor_map.paths}
@@ -99,16 +102,15 @@ def write_safetensors(
     """Writes the parameters; the inverse of `read_safetensors`.
 
     A model of up to `max_shard_size` becomes model.safetensors; a larger one becomes
-    several such files and model.safetensors.index.json. One file after another is made
-    and written. With "lm_head" in the parameters, names are those of the family's
-    causal language model.
+    several files, which are written one after another, and an index. With "lm_head" in
+    the parameters, names are those of the family's causal language model.
 
     Args:
         folder: An existing folder.
         params: The encoder's parameters.
         cfg: The encoder's shape.
-        max_shard_size: Maximum size of a file, in bytes or as in "5GB"; a larger tensor
-            has a file of its own.
+        max_shard_size: Maximum size of a file, in bytes or such as "5GB"; a larger
+            tensor has its own file.
 
     Raises:
         ValueError: No Hugging Face family computes `cfg`.
@@ -120,7 +122,7 @@ def write_safetensors(
     tree = _abstract_params(cfg, "lm_head" in params)
     shapes = {path: leaf.shape for path, leaf in _flatten(tree).items()}
     prefix = OUTPUT_LAYERS[find_family(cfg)][1] if "lm_head" in params else ""
-    # Where each tensor of the files comes from, and its size
+    # The origin and the size of each tensor.
     sources, sizes = {}, {}
     for tensor_map in _tensor_maps(cfg, shapes):
         is_output = tensor_map.paths[0].startswith("lm_head/")
@@ -128,7 +130,7 @@ def write_safetensors(
             name = name if is_output else prefix + name
             sources[name] = tensor_map, index
             sizes[name] = 4 * sum(flat[path][index].size for path in tensor_map.paths)
-    # The files: only sizes are known here, so that no tensor is made before its file
+    # Assign tensors to files by size only; each is made when its file is written.
     split = split_state_dict_into_shards_factory(
         sizes,
         get_storage_size=lambda size: size,
@@ -151,7 +153,7 @@ def save_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
         OSError: No space, or no right to write.
     """
     file.touch()
-    mode = file.stat().st_mode  # safetensors would let nobody else read it
+    mode = file.stat().st_mode  # safetensors would restrict it to the owner
     try:
         save_file(tensors, file, metadata={"format": "pt"})
     except SafetensorError as error:
@@ -160,7 +162,7 @@ def save_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def _abstract_params(cfg: EncoderConfig, lm_head: bool) -> Params:
-    """The tree of the parameters' shapes; nothing is computed."""
+    """The tree of the parameters' shapes, without any computation."""
 
     def init(key: Key) -> Params:
         params = encoder.init(key, cfg)
@@ -180,7 +182,8 @@ def _flatten(tree: Params) -> dict[str, Any]:
 def _tensor_maps(cfg: EncoderConfig, shapes: Mapping[str, Shape]) -> list[TensorMap]:
     """The tensors that hold this encoder's parameters, the largest first.
 
-    Tensors that others of its family have (biases, token types) are skipped.
+    Tensors that only other encoders of the family have (biases, token types) are left
+    out.
     """
     family = find_family(cfg)
     candidates = [*WEIGHT_NAMES[family], *OUTPUT_LAYERS.get(family, ())[:1]]
@@ -214,7 +217,7 @@ def _tensor_names(
 
 
 def _lacks_first_norm(tensor_map: TensorMap, cfg: EncoderConfig) -> bool:
-    """Whether block 0 does not use this parameter, and files do not hold it."""
+    """Whether this is the first norm of an encoder whose block 0 has none."""
     is_norm = tensor_map.paths[0].startswith("layers/attention_norm/")
     return is_norm and not cfg.first_norm
 
@@ -222,7 +225,7 @@ def _lacks_first_norm(tensor_map: TensorMap, cfg: EncoderConfig) -> bool:
 def _make_tensor(
     flat: Mapping[str, np.ndarray], tensor_map: TensorMap, index: tuple[int, ...]
 ) -> np.ndarray:
-    """A tensor of the file from our parameters."""
+    """Makes a tensor of the file from our parameters."""
     params = [flat[path][index] for path in tensor_map.paths]
     tensor = TRANSFORMS[tensor_map.transform].write(*params)
     return np.ascontiguousarray(tensor, np.float32)
@@ -235,6 +238,7 @@ def _fill_leaves(
     stored: dict[str, StoredTensor],
 ) -> None:
     """Reads the tensors of all layers into our parameters."""
+    # A missing first norm gets scale 1 and bias 0; it is not used.
     if _lacks_first_norm(tensor_map, cfg):
         for path, leaf in leaves.items():
             leaf[0] = path.endswith("/scale")
@@ -253,7 +257,7 @@ def _fill_leaves(
 def _read_tensor(stored: StoredTensor, rows: slice | None = None) -> np.ndarray:
     """A tensor, or some of its rows.
 
-    The file is opened anew each time, or its pages would count as ours until the end.
+    The file is opened anew each time; otherwise its pages would stay in memory.
     """
     with safe_open(stored.file, framework="np") as file:
         if rows is None:
@@ -272,13 +276,13 @@ def _read_slices(leaf: np.ndarray, stored: StoredTensor) -> None:
 def _make_placer(
     tree: Params, sharding: Callable[[Params], Any] | None
 ) -> Callable[[str, np.ndarray], Array]:
-    """(path, parameter) -> the parameter on its devices."""
+    """Makes a function (path, parameter) -> the parameter on its devices."""
     if sharding is None:
         return lambda path, leaf: leaf
     shardings = _flatten(sharding(tree))
 
     def place(path, leaf):
-        # Waits, so that the host's copy goes before the next one comes.
+        # Wait, so that the host's copy is freed before the next one is made.
         return jax.block_until_ready(jax.device_put(leaf, shardings[path]))
 
     return place
@@ -290,15 +294,15 @@ def _find_tensors(
     tensor_maps: list[TensorMap],
     shapes: Mapping[str, Shape],
 ) -> dict[str, StoredTensor]:
-    """Where each needed tensor is stored; all that is wrong is in one error."""
-    # What the encoder needs
+    """Finds where each required tensor is stored; one error lists all faults."""
+    # Required: {name: shape in the file}.
     expected = {}
     for tensor_map in tensor_maps:
         for name, index in _tensor_names(tensor_map, cfg):
             part_shapes = [shapes[path][len(index) :] for path in tensor_map.paths]
             hf_shape = TRANSFORMS[tensor_map.transform].hf_shape
             expected[name] = hf_shape(*part_shapes)
-    # What the files hold
+    # Stored: compare names and shapes.
     stored, faults = {}, []
     for name, tensor in _list_tensors(folder):
         if name not in expected and is_ignored(name, find_family(cfg)):

@@ -9,8 +9,8 @@ from research.models.config import EncoderConfig
 def read_t5(fields: Fields) -> EncoderConfig:
     """The encoder of T5 (Raffel et al. 2020) and T5 v1.1, as in Sentence-T5 and GTR.
 
-    T5 v1.1 has a gated feed-forward layer, T5 has not. No length is the maximum; 512
-    tokens are the training length (`n_positions` of the first files).
+    T5 v1.1 has a gated feed-forward layer, T5 has not. T5 has no maximum length; it was
+    trained at 512 tokens (`n_positions` of the first files).
     """
     require(
         fields,
@@ -19,7 +19,7 @@ def read_t5(fields: Fields) -> EncoderConfig:
         relative_attention_max_distance=(128,),
         feed_forward_proj=tuple(T5_ACTS),
     )
-    # "gated-gelu" and the like name the activation and the gate
+    # feed_forward_proj names the activation and whether there is a gate.
     act, gated = T5_ACTS[fields.get("feed_forward_proj", "relu")]
     return EncoderConfig(
         # Sizes
@@ -39,7 +39,6 @@ def read_t5(fields: Fields) -> EncoderConfig:
         gated=gated,
         # Positions
         position="none",
-        # Positions
         position_bias="t5",
         scale=1.0,
         type_vocab=0,
@@ -67,7 +66,7 @@ def write_t5(cfg: EncoderConfig) -> dict[str, Any]:
         # Buckets of the attention bias
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
-        # All dropout rates are one
+        # All dropout rates are equal
         "dropout_rate": cfg.dropout,
         "is_encoder_decoder": False,
         "is_decoder": False,

@@ -1,7 +1,7 @@
-"""Names of a Hugging Face family's tensors, and their places in our parameter tree.
+"""Names of a Hugging Face family's tensors, and their paths in our parameter tree.
 
-A file of `transformers` keeps one tensor per layer, and sometimes several of our
-parameters in one; we stack the layers, and keep query, key and value apart.
+A file of `transformers` has a tensor per layer, which sometimes holds several of our
+parameters. Our parameters are stacked over layers; query, key and value are separate.
 """
 
 from functools import partial
@@ -12,11 +12,11 @@ class TensorMap(NamedTuple):
     """One tensor of a family and the parameters that it holds.
 
     Attributes:
-        name: Its name in the file, without prefix; `{l}` stands for the layer, `{e}`
-            for an expert of the layer.
-        paths: The paths of the parameters in our tree; with `{l}` (and `{e}`) in the
-            name the tensor is index l (and e) of their first axes.
-        transform: How they are rearranged, a key of `weight_transforms.TRANSFORMS`.
+        name: Name in the file, without prefix, with `{l}` for the layer and `{e}` for
+            the expert.
+        paths: Paths of the parameters in our tree. If the name has `{l}` (and `{e}`),
+            the tensor is at index l (and e) of their first axes.
+        transform: The rearrangement, a key of `weight_transforms.TRANSFORMS`.
         gated: Whether the tensor exists only in encoders with a gated feed-forward
             layer, or only in the others; None for both.
     """
@@ -28,7 +28,7 @@ class TensorMap(NamedTuple):
 
 
 def canonical_name(name: str) -> str:
-    """The tensor's name as the base model saves it in today's files."""
+    """The tensor's name without prefixes, as current files have it."""
     while name.startswith(PREFIXES):
         name = name.partition(".")[2]
     for old, new in RENAMED.items():
@@ -37,7 +37,7 @@ def canonical_name(name: str) -> str:
 
 
 def is_ignored(name: str, family: str) -> bool:
-    """Whether a tensor is a known part of a file that is no part of the encoder."""
+    """Whether a tensor is a known part of the files but not of the encoder."""
     parts = (*IGNORED, *IGNORED_OF.get(family, ()))
     return name.startswith(parts) or name.endswith(BUFFERS)
 

@@ -1,7 +1,7 @@
-"""Rearrangements between a tensor of a Hugging Face file and our parameters.
+"""Rearrangements between tensors of a Hugging Face file and our parameters.
 
-PyTorch keeps the weight of a linear layer as [out, in], we as [in, out], and the
-weights of attention as [D, H, K] and [H, K, D], with H heads of K components.
+The weight of a linear layer is [out, in] in PyTorch and [in, out] here. Weights of
+attention are [D, H, K] and [H, K, D] here, with H heads of K channels.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,10 @@ class WeightTransform(NamedTuple):
     """An invertible rearrangement of one or several of our parameters into one tensor.
 
     Attributes:
-        hf_shape: (shapes of our parameters) -> shape of the tensor in the file.
-        read: (tensor of the file, shapes of our parameters) -> our parameters, views.
-        write: (our parameters) -> tensor of the file.
+        hf_shape: Function (shapes of our parameters) -> shape of the file's tensor.
+        read: Function (tensor of the file, shapes of our parameters) -> our parameters
+            as views.
+        write: Function (our parameters) -> tensor of the file.
     """
 
     hf_shape: Callable[..., Shape]
@@ -114,7 +115,7 @@ FLAT_OUT = _transform_single(
     lambda x, s: x.reshape(s),
     lambda x: x.reshape(-1, x.shape[-1]),
 )
-# {name: transform}, as weight_names.WEIGHT_NAMES has it
+# {name in weight_names.WEIGHT_NAMES: transform}
 TRANSFORMS = {
     "same": SAME,
     "transpose": TRANSPOSE,

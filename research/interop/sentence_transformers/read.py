@@ -18,7 +18,7 @@ class Modules(NamedTuple):
     Attributes:
         transformer: Folder of the transformer.
         max_length: Maximum length of a text in tokens; None if the folder has none.
-        lower_case: Whether texts are lower-cased first.
+        lower_case: Whether texts are lowercased first.
         pool: A key of `BASIC_POOLINGS`.
         prompts: Prefixes of texts, for the roles "query" and "document".
         normalize: Whether embeddings are scaled to length 1.
@@ -37,16 +37,16 @@ class Modules(NamedTuple):
 
 
 def read_modules(path: Path) -> Modules:
-    """The modules of a folder: Transformer, Pooling and perhaps more.
+    """Reads the modules of a folder: Transformer, Pooling and perhaps more.
 
     A last Dense module that only truncates the vector, as `export` writes it, becomes
     `dim`.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: The folder asks for something that we do not compute.
+        ValueError: The folder needs something that Embax does not compute.
     """
-    # The order of the modules
+    # Check the order of the modules.
     modules = read_json(path / "modules.json")
     kinds = [module["type"].split(".")[-1] for module in modules]
     if not re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", " ".join(kinds)):
@@ -59,7 +59,7 @@ def read_modules(path: Path) -> Modules:
     prompts = _read_prompts(
         read_json(path / "config_sentence_transformers.json", missing={})
     )
-    # Dense modules, of which the last may be a truncation
+    # Dense modules; the last one may be a truncation.
     dense = [_read_dense(p) for p, k in zip(paths, kinds, strict=True) if k == "Dense"]
     dim = None
     if dense and _is_truncation(dense[-1]):
@@ -94,7 +94,7 @@ def _read_pooling(file: Path, prompts: Mapping[str, str]) -> str:
 
 
 def _read_prompts(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The prompts for queries and documents; the default prompt if one has no name."""
+    """The prompts for queries and documents, by name, or else the default prompt."""
     named = fields.get("prompts") or {}
     default = named.get(fields.get("default_prompt_name"), "")
     documents = [named[n] for n in ("document", "passage", "corpus") if n in named]
@@ -105,7 +105,8 @@ def _read_prompts(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _read_dense(path: Path) -> Dense:
-    """The linear layer of a Dense module."""
+    """Reads the linear layer of a Dense module."""
+    # Check the options of the module.
     fields = read_json(path / "config.json")
     activation = fields.get("activation_function", "torch.nn.modules.activation.Tanh")
     if activation not in ACTIVATIONS:
@@ -122,13 +123,14 @@ def _read_dense(path: Path) -> Dense:
     file = path / "model.safetensors"
     if not file.exists():
         raise FileNotFoundError(f"{path} has no {file.name}")
+    # PyTorch stores [out, in], we [in, out].
     weights = {name: x.astype(np.float32) for name, x in load_file(file).items()}
     kernel = np.ascontiguousarray(weights["linear.weight"].T)
     return Dense(kernel, weights.get("linear.bias"), ACTIVATIONS[activation])
 
 
 def _is_truncation(layer: Dense) -> bool:
-    """Whether a layer only keeps the leading components."""
+    """Whether a layer only keeps the leading values: an identity kernel, no bias."""
     in_features, out_features = layer.kernel.shape
     linear = layer.bias is None and layer.activation == "identity"
     return (
@@ -139,7 +141,7 @@ def _is_truncation(layer: Dense) -> bool:
 
 
 def read_json(file: Path, missing: Any = None) -> Any:
-    """The parsed file; `missing`, unless it is None, if there is no such file."""
+    """Parses a JSON file; if it is missing, returns `missing` unless that is None."""
     if missing is not None and not file.exists():
         return missing
     if not file.exists():

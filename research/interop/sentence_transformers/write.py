@@ -1,7 +1,7 @@
-"""Writes a sentence-transformers folder of a model, at full or smaller depth and width.
+"""Writes a model as a sentence-transformers folder, at full or smaller depth and width.
 
 The layout is that of versions before 6: every version of sentence-transformers loads
-it, and it is the only one that text-embeddings-inference parses.
+it, and text-embeddings-inference parses only this one.
 """
 
 import json
@@ -36,18 +36,17 @@ def export(
 ) -> dict[str, Any]:
     """Writes a folder that `SentenceTransformer(output)` loads, in one atomic step.
 
-    Its `encode` gives our embeddings. The width is truncated by a Dense module that
-    keeps the leading components, before the vector is normalized.
+    Its `encode` returns the same embeddings as Embax. A Dense module truncates the
+    width: it keeps the leading values, before the vector is normalized.
 
     Args:
         model: The model; its adapter is merged, if it has one.
         output: A folder that does not exist yet, or is empty.
-        depth: Number of blocks that are kept; all by default.
-        dim: Number of components of the embedding that are kept; by default those of
-            the model.
+        depth: Number of first blocks to keep; None for all.
+        dim: Number of leading values to keep; None for those of the model.
 
     Returns:
-        output, depth, dim, parameters: what was written.
+        A record of output, depth, dim and number of parameters.
 
     Raises:
         FileExistsError: The folder exists and is not empty.
@@ -55,7 +54,7 @@ def export(
             computes it, or sentence-transformers does not have its pooling.
         OSError: No space, or no right to write.
     """
-    # What sentence-transformers cannot express
+    # Reject what sentence-transformers cannot express.
     if model.pool not in POOLINGS.values():
         raise ValueError(
             f"sentence-transformers has no module that pools by {model.pool}; it has "
@@ -66,7 +65,7 @@ def export(
             "the model puts texts into templates, which sentence-transformers has not; "
             "it can only be used by us"
         )
-    # The model at its size
+    # The model at the requested size.
     if model.adapters:
         model = merge_adapter(model)
     depth = model.config.depth if depth is None else depth
@@ -75,7 +74,7 @@ def export(
     if not 1 <= dim <= model.width:
         raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
     model = model._replace(params=params, config=cfg, dim=dim)
-    # The folder
+    # Weights, config, tokenizer, modules, model card.
     with atomic_write(output, folder=True) as folder:
         write_safetensors(folder, params, cfg)
         _write_json(folder / "config.json", _transformer_config(model))
@@ -99,7 +98,7 @@ def _transformer_config(model: EmbeddingModel) -> dict[str, Any]:
         "eos_token_id": special.get("sep_token"),
     }
     if model.config.position_offset:
-        del ids["pad_token_id"]  # positions begin after it
+        del ids["pad_token_id"]  # write_config sets it: positions begin after it
     fields = write_config(model.config)
     fields |= {name: ids[name] for name in ids.keys() & fields.keys()}
     fields["torch_dtype"] = "float32"
@@ -124,6 +123,7 @@ def _special_tokens(tokenizer: Tokenizer) -> Iterator[tuple[str, str, int]]:
 def _write_tokenizer(folder: Path, model: EmbeddingModel) -> None:
     """tokenizer.json, and the files that AutoTokenizer reads with it."""
     special = {name: token for name, token, _ in _special_tokens(model.tokenizer)}
+    # Token type ids are inputs only if the encoder has a table for them.
     inputs = ["input_ids", "attention_mask"]
     if model.config.type_vocab:
         inputs.insert(1, "token_type_ids")
@@ -145,13 +145,13 @@ def _write_tokenizer(folder: Path, model: EmbeddingModel) -> None:
 
 def _write_modules(folder: Path, model: EmbeddingModel) -> None:
     """modules.json, each module's folder, and the options of the model."""
-    # The modules after the transformer: (class, config.json, tensors)
+    # The modules after the transformer: (class, config.json, tensors).
     modules = [("Pooling", _pooling_config(model), {})]
     for layer in _dense_layers(model):
         modules.append(("Dense", _dense_config(layer), _dense_tensors(layer)))
     if model.normalize:
         modules.append(("Normalize", _normalize_config(), {}))
-    # A folder for each
+    # A folder for each of them.
     paths = [("Transformer", "")]
     for i, (kind, config, tensors) in enumerate(modules, start=1):
         path = f"{i}_{kind}"
@@ -160,7 +160,7 @@ def _write_modules(folder: Path, model: EmbeddingModel) -> None:
         if tensors:
             save_tensors(folder / path / "model.safetensors", tensors)
         paths.append((kind, path))
-    # modules.json and the options
+    # modules.json and the options.
     entries = [
         {"idx": i, "name": str(i), "path": path, "type": f"{PACKAGE}.{kind}"}
         for i, (kind, path) in enumerate(paths)
@@ -170,7 +170,7 @@ def _write_modules(folder: Path, model: EmbeddingModel) -> None:
         folder / "sentence_bert_config.json",
         {"max_seq_length": model.max_length, "do_lower_case": False},
     )
-    # `encode` uses the default prompt; there is one if both roles have the same.
+    # `encode` uses a default prompt; there is one if both roles have the same prompt.
     has_default = model.prompts["query"] == model.prompts["document"] != ""
     _write_json(
         folder / "config_sentence_transformers.json",
@@ -183,7 +183,7 @@ def _write_modules(folder: Path, model: EmbeddingModel) -> None:
 
 
 def _pooling_config(model: EmbeddingModel) -> dict[str, Any]:
-    """1_Pooling/config.json, for versions before 6 and after."""
+    """The fields of 1_Pooling/config.json, for all versions."""
     mode = {ours: name for name, ours in POOLINGS.items()}[model.pool]
     return {
         "word_embedding_dimension": model.config.width,
@@ -195,7 +195,7 @@ def _pooling_config(model: EmbeddingModel) -> dict[str, Any]:
 
 
 def _dense_layers(model: EmbeddingModel) -> list[Dense]:
-    """The linear layers of the model, and one that truncates the width."""
+    """The linear layers of the model, and one more if the width is truncated."""
     layers, full_width = list(model.dense), model._replace(dim=None).width
     if model.dim < full_width:
         layers.append(Dense(np.eye(full_width, model.dim, dtype="f4")))
@@ -203,7 +203,7 @@ def _dense_layers(model: EmbeddingModel) -> list[Dense]:
 
 
 def _dense_config(layer: Dense) -> dict[str, Any]:
-    """2_Dense/config.json."""
+    """The fields of 2_Dense/config.json."""
     names = {ours: name for name, ours in ACTIVATIONS.items()}
     return {
         "in_features": layer.kernel.shape[0],
@@ -214,14 +214,14 @@ def _dense_config(layer: Dense) -> dict[str, Any]:
 
 
 def _dense_tensors(layer: Dense) -> dict[str, np.ndarray]:
-    """2_Dense/model.safetensors."""
+    """The tensors of 2_Dense/model.safetensors."""
     weight = np.ascontiguousarray(np.asarray(layer.kernel).T)
     bias = {} if layer.bias is None else {"linear.bias": np.asarray(layer.bias)}
     return {"linear.weight": weight, **bias}
 
 
 def _normalize_config() -> dict[str, Any]:
-    """3_Normalize/config.json; without it git and the hub would drop the folder."""
+    """The fields of 3_Normalize/config.json; git and the hub drop empty folders."""
     name = "sentence_embedding"
     return {"module_input_name": name, "module_output_name": name}
 
@@ -238,7 +238,7 @@ def _model_card(model: EmbeddingModel, sizes: dict[str, int]) -> ModelCard:
             "embax",
         ],
     )
-    # The text, in the words of the config
+    # The values of the template.
     cfg = model.config
     positions = [name for name in (cfg.position, cfg.position_bias) if name != "none"]
     dims = ", ".join(map(str, _remaining_dims(model)))
@@ -268,7 +268,7 @@ def _write_json(file: Path, fields: Any) -> None:
 
 
 PACKAGE = "sentence_transformers.models"
-# {name in `transformers`: the special token in tokenizers, by preference}
+# {name in `transformers`: tokens to look for in the tokenizer, by preference}
 SPECIAL_TOKENS = {
     "pad_token": ("[PAD]", "<pad>", "<|endoftext|>", "<|end_of_text|>", "</s>"),
     "unk_token": ("[UNK]", "<unk>"),
