@@ -37,6 +37,7 @@ def atomic_write(path: Path, *, folder: bool = False) -> Iterator[Path]:
         if folder:
             draft.mkdir()
         yield draft
+        # Atomic, and only if the block raised no error
         os.replace(draft, path)
 
 

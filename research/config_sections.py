@@ -36,6 +36,7 @@ def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
         ValueError: The table has no such name, the function no such argument, or a
             required argument is missing.
     """
+    # Defaults of the signature, replaced by the given arguments
     values = {"name": name}
     for key, parameter in keyword_parameters(table, name, arguments).items():
         value = arguments.get(key, parameter.default)
@@ -166,12 +167,14 @@ def bind_call(table: Table, call: Call, *args) -> Callable[..., Any]:
     # Check the names of the arguments, then bind them and check their types.
     function = functools.partial(table[call.name], *args)
     parameters = inspect.signature(function).parameters
+    # Unknown argument names
     allowed = ", ".join(parameters) or "none"
     if unknown := sorted(set(call.kwargs) - set(parameters)):
         raise ValueError(
             f"{call.name} has no argument {', '.join(unknown)}; it has {allowed}"
         )
     try:
+        # Required arguments may still be missing here
         bound = inspect.signature(function).bind_partial(*call.args, **call.kwargs)
     except TypeError as error:
         raise ValueError(f"{call.name}: {error}; its arguments are {allowed}") from None
@@ -187,6 +190,7 @@ def build_call(table: Table, call: Call, *args):
         ValueError: As `bind_call`, or a required argument is missing.
     """
     function = bind_call(table, call, *args)
+    # Required arguments that are still missing
     for key, parameter in inspect.signature(function).parameters.items():
         if parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_POSITIONAL,
@@ -199,6 +203,7 @@ def build_call(table: Table, call: Call, *args):
 def check_type(function: str, argument: str, value: Any, annotation: Any) -> None:
     """Raises ValueError if a value does not match the annotation of its argument."""
     if not _fits(value, annotation):
+        # Type names for users
         words = {int: "a whole number", float: "a number", str: "quoted text"}
         words |= {bool: "True or False"}
         kind = words.get(annotation, str(annotation).replace("typing.", ""))
@@ -216,6 +221,7 @@ def diff_configs(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             line
+            # Keys of both mappings, in order, without duplicates
             for key in dict.fromkeys([*old, *new])
             for line in diff_configs(old.get(key), new.get(key), f"{name}.{key}")
         ]
@@ -229,6 +235,7 @@ def keyword_parameters(
     if name not in table:
         raise ValueError(f"unknown name {name!r}; known: {', '.join(sorted(table))}")
     parameters = inspect.signature(table[name]).parameters.values()
+    # The other parameters are arguments of `build`, not of the config
     known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
     if unknown := sorted(set(arguments) - set(known)):
         raise ValueError(
@@ -258,6 +265,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin in (bool, str, type(None), types.NoneType):
         return isinstance(value, origin)
+    # tuple[T, ...] has any length, tuple[T, U] a fixed one
     if origin is tuple:
         if not isinstance(value, tuple | list):
             return False

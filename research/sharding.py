@@ -55,6 +55,7 @@ def initialize(*, timeout: int = 300) -> None:
     """
     if not _is_multiprocess(os.environ):
         return
+    # SLURM, Open MPI and TPU pods are detected by JAX
     count, index = (
         int(os.environ[name]) if name in os.environ else None
         for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -156,6 +157,7 @@ def put_batch(batch: Any, mesh: Mesh):
     def place_leaf(leaf):
         leaf = np.asarray(leaf)
         shape = (leaf.shape[0] * hosts, *leaf.shape[1:]) if leaf.ndim else ()
+        # Shape of the global array, and its sharding
         full_shape = jax.ShapeDtypeStruct(shape, leaf.dtype)
         sharding = batch_shardings(full_shape, mesh)
         if hosts > 1 and leaf.ndim and sharding.spec == P():

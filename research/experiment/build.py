@@ -79,6 +79,7 @@ def build(
             its model or the devices.
     """
     check_keys(config)
+    # Device mesh: sizes of the axes, and whether parameters are sharded too
     mesh_shape = config.mesh.to_dict()
     fsdp = mesh_shape.pop("fsdp")
     mesh = sharding.make_mesh(mesh_shape)
@@ -182,6 +183,7 @@ def _build_batches(
     cache: Path,
     prompt: Prompt | None,
 ) -> PairBatches | PretrainingBatches:
+    # Arguments of both kinds of batches
     shared = {
         "batch_size": config.batch_size,
         "max_length": config.max_length,
@@ -197,6 +199,7 @@ def _build_batches(
         return make_pretraining_batches(
             sources, tokenizer, layout, row_multiple=devices, **shared
         )
+    # With several adapters, each text is assigned to one
     adapters = _adapter_names(config)
     return make_pair_batches(
         sources,
@@ -232,6 +235,7 @@ def _build_objective(
         objective = build_section(
             OBJECTIVES, config.objective, encoder, pool, size_loss
         )
+    # LoRA and BitFit wrap the objective
     return build_section(TUNING, config.tuning, objective)
 
 
@@ -292,6 +296,7 @@ def _measure(
     frozen: Params,
 ) -> Mapping[str, float]:
     """Scores of an evaluator that needs the encoder itself, such as perplexity."""
+    # The encoder alone, without head and decoder
     encoder_params = full_params(params, frozen)["encoder"]
     return evaluator.evaluate(
         encoder_params, encoder, tokenizer, card["max_length"], mesh
@@ -327,6 +332,7 @@ def _shared_prompts(sources: Mapping[str, Source]) -> dict[str, str]:
 def _trained_dims(config) -> list[int]:
     """The widths that the loss trains, in descending order."""
     sizes = config.objective if "row_layout" in config else config.size_loss
+    # Widths of Matryoshka losses, and of (depth, dim) pairs
     dims = set(sizes.dims) if "dims" in sizes else set()
     if "pairs" in sizes:
         dims |= {int(dim) for _, dim in sizes.pairs}

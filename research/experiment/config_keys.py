@@ -98,6 +98,7 @@ def replace_section(config: ml_collections.ConfigDict, key: str, text: str) -> N
         )
     try:
         with config.unlocked():
+            # One entry of a group, a full group, or a section
             if name:
                 config[head][name] = parse_section(GROUP_TABLES[head], text)
             elif head in GROUP_TABLES:

@@ -56,11 +56,13 @@ def load_initialization(
         ValueError: The model has another shape, another vocabulary, or adapters.
     """
     loaded = load.load(model)
+    # Merged models have no adapters
     if loaded.adapters:
         raise ValueError(
             f"{model} has the adapters {', '.join(loaded.adapters)}; a run starts from "
             "a model without, such as the export of one of them"
         )
+    # The first blocks of the model
     params, shape = encoder.truncate_depth(
         loaded.params, loaded.config, min(cfg.depth, loaded.config.depth)
     )
@@ -73,6 +75,7 @@ def load_initialization(
         raise ValueError(
             f"the encoder of {model} is not the config's: {'; '.join(lines)}"
         )
+    # Token ids must mean the same tokens
     if loaded.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise ValueError(
             f"the tokenizer is not that of {model}, whose weights the run starts from; "
@@ -80,6 +83,7 @@ def load_initialization(
         )
 
     params, parts, dropped = _select_parts(loaded, params, parse_pooling(pool))
+    # Report what was dropped or changed
     notes = []
     if dropped:
         notes.append(f"its {parts} kept, {' and '.join(dropped)} dropped")
@@ -126,6 +130,7 @@ def make_initialize(
     """
     methods = read_methods(position_methods)
     longer_table = any(isinstance(method, TableMethod) for method in methods)
+    # `objective.init` can make random parameters
     if initialization is None and not longer_table:
         return None
 
@@ -134,6 +139,7 @@ def make_initialize(
             params = encoder.init(key, cfg)
         else:
             params = initialization.params
+        # Extend the context, then add the parameters of the objective
         return objective.init(key, extend_context(params, cfg, methods)[0])
 
     return initialize
@@ -154,6 +160,7 @@ def make_tokenizer(
             # Evenly spaced examples suffice for the statistics of words.
             step = -(-len(source.examples) // TOKENIZER_EXAMPLES)
             for row in source.examples[::step]:
+                # Each text of an example once
                 yield from dict.fromkeys((row.query, *row.positives, *row.negatives))
 
     return build(TOKENIZERS, config, iterate_texts)
@@ -212,5 +219,6 @@ MASK_NOTES = {
     True: "its attention was bidirectional, here it is causal",
 }
 
+# Functions that a config section `tokenizer` or `encoder` can name.
 TOKENIZERS = {"trained": trained_tokenizer, "pretrained": pretrained_tokenizer}
 ENCODERS = {**config.ENCODERS, "pretrained": pretrained_encoder}

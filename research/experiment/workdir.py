@@ -45,6 +45,7 @@ def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
+    # A run can be resumed only with an equal config
     if lines := diff_configs(json.loads(path.read_text()), _to_json(config)):
         raise ValueError(
             f"{workdir} holds a run of another config: {'; '.join(lines[:3])}; "

@@ -226,5 +226,6 @@ def _logsumexp(*blocks: Array) -> Array:
 
     Sharded blocks stay on their devices; a concatenation would move data between them.
     """
+    # [B, number of blocks]
     parts = jnp.stack([jax.nn.logsumexp(block, axis=1) for block in blocks], axis=1)
     return jax.nn.logsumexp(parts, axis=1)

@@ -137,6 +137,7 @@ def two_dimensional(
     check_option("layer_weight", layer_weight, LAYER_WEIGHTS)
     check_option("kl_on", kl_on, ("none", "features", "scores"))
     check_option("kl_teacher", kl_teacher, ("same_prefix", "full"))
+    # Combinations that make no sense
     if (kl_on, kl_teacher) == ("features", "full"):
         raise ValueError("kl_teacher 'full' has more features than a narrower student")
     if len(set(pairs)) != len(pairs) or not pairs:
@@ -157,6 +158,7 @@ def two_dimensional(
             full_width_teacher=kl_teacher == "full",
         )
 
+    # Factor of every term
     scale = 1 / len(pairs) if reduction == "mean" else 1.0
 
     def choose_terms(key: Key, blocks: int, width: int):
@@ -165,6 +167,7 @@ def two_dimensional(
         tasks, students = [], []
         size_weights = weights or (1.0,) * len(pairs)
         for (depth, dim), weight in zip(pairs, size_weights, strict=True):
+            # The last layer has weight 1
             if depth < blocks:
                 weight *= LAYER_WEIGHTS[layer_weight](depth)
             name = f"{depth}x{dim}"
@@ -257,6 +260,7 @@ def ese(loss: Loss, *, dim: int = 128) -> SizeLoss:
     return sum_terms(loss, choose_terms)
 
 
+# Functions of a base loss, by the name of a config section `size_loss`.
 SIZE_LOSSES = {
     "full_size": full_size,
     "single_size": single_size,

@@ -189,6 +189,7 @@ def _sample_size(
         layer_key, width_key = jax.random.split(key)
         (layer,) = sample_layers(layer_key, blocks, 1)
         sampled_width = sample_width(width_key, candidates)
+        # [] weight of the sampled layer
         weight = LAYER_WEIGHTS[layer_weight](layer)
         # Each of the two layers, at full width and at the sampled width
         tasks = [
@@ -217,6 +218,7 @@ def _adaptive_layers(loss: Loss, options: AdaptiveOptions) -> SizeLoss:
         keys = jax.random.split(key, 1 + len(layers))
         widths = [sample_width(k, dims) if dims else width for k in keys]
 
+        # Sampled sizes are named "drawn": names are fixed when the step is traced
         label = "drawn" if dims else width
         tasks = [Term(f"{blocks}x{label}", blocks, widths[0], options.last_weight)]
         # Task losses at sampled widths, divergences at full width

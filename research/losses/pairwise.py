@@ -150,6 +150,7 @@ def _rank_loss(values: Array, grades: Array) -> Array:
     differences = v[:, None] - v[None, :]  # [B*K, B*K]
     # Keep pairs (i, j) in which j should have the higher score
     differences = jnp.where(g[:, None] < g[None, :], differences, NEG_INF)
+    # log(1 + sum exp): logaddexp with 0
     loss = jnp.logaddexp(0.0, jax.nn.logsumexp(differences))
     return jnp.full(values.shape[0], loss)
 

@@ -92,6 +92,7 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
 
 def _temperature(loss: Callable[..., Array]) -> float:
     """The temperature of a loss: its argument `temperature`, or 1 / `scale`, or 1."""
+    # Options bound by functools.partial are defaults of its signature
     parameters = inspect.signature(loss).parameters
     if "temperature" in parameters:
         return parameters["temperature"].default
@@ -100,11 +101,14 @@ def _temperature(loss: Callable[..., Array]) -> float:
     return 1.0
 
 
+# Losses of scores, for any similarity.
 SCORE_LOSSES = {
     "infonce": infonce,
     "gte": gte,
     "cosent": cosent,
     "cosine_mse": cosine_mse,
 }
+# Losses of the vectors themselves.
 VECTOR_LOSSES = {"angle": angle, "triplet": triplet}
+# All losses that a config section `loss` can name.
 LOSSES = {**SCORE_LOSSES, **VECTOR_LOSSES}

@@ -132,4 +132,5 @@ def target_scores(labels: Labels, shape: tuple[int, int]) -> Array:
     return to_float32(labels.score).reshape(shape)
 
 
+# Functions ([N, D], [M, D]) -> [N, M] float32, by name.
 SIMILARITIES = {"cosine": cosine, "dot": dot}

@@ -162,6 +162,7 @@ def _task_loss(loss: Loss, q: Array, d: Array, labels: Labels, term: Term) -> Ar
     def loss_at_width(k, q, d, labels):
         return loss(q[:, :k], d[:, :k], labels)
 
+    # [B, D] and [B*K, D] at this layer
     q, d = q[:, term.layer], d[:, term.layer]
     if isinstance(term.width, int):
         return loss_at_width(term.width, q, d, labels)

@@ -81,6 +81,7 @@ def cross_entropy(
     """
     chex.assert_rank([x, table, bias], [2, 2, 1])
     chex.assert_equal_shape_prefix([x, labels, weight], 1)
+    # Number and size of chunks of rows, and number of padding rows
     chunks = min(len(x), -(-len(x) * len(table) // (logits or max_logits())))
     size = -(-len(x) // chunks)
     pad = chunks * size - len(x)

@@ -222,6 +222,7 @@ def _preset(
 
     def preset(*, global_every: int = default_every, **changes) -> EncoderConfig:
         fields = {**overrides, **changes}
+        # A window without an explicit list: every `global_every`-th block is global
         if fields.get("window") and not fields.get("sliding_window_layers"):
             fields["sliding_window_layers"] = tuple(
                 not global_every or layer % global_every > 0

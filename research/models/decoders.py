@@ -120,5 +120,6 @@ def position_embeddings(
     """
     if cfg.position != "learned":
         return None
+    # [P, D] position table
     table = params["embed"]["position"]["embedding"].astype(cfg.compute_dtype)
     return table[table_rows(positions, cfg, key)]

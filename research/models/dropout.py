@@ -20,6 +20,7 @@ def dropout(x: Array, rate: float | Array, key: Key | None) -> Array:
     """
     if key is None or (isinstance(rate, float) and rate == 0):
         return x
+    # [size / 2] words -> [size] 16-bit numbers
     words = jax.random.bits(key, (-(-x.size // 2),), jnp.uint32)
     halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)
     # An entry is dropped if its 16 random bits, as an integer, are below the threshold

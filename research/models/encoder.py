@@ -276,6 +276,7 @@ def truncate_depth(
     """
     if not 1 <= depth <= cfg.depth:
         raise ValueError(f"depth {depth} is not in 1 ... {cfg.depth} of this encoder")
+    # Parameters are stacked over layers: [L, ...] -> [depth, ...]
     layers = jax.tree.map(lambda x: x[:depth], params["layers"])
     shape = dataclasses.replace(
         cfg, depth=depth, sliding_window_layers=cfg.sliding_window_layers[:depth]
@@ -299,5 +300,6 @@ def hidden_state_indices(layers: tuple[int, ...], depth: int) -> tuple[int, ...]
                 f"layer {layer} is not in {-depth - 1} ... {depth} of this encoder, "
                 f"whose depth is {depth}"
             )
+    # Negative layers count from the last; its state after the norm comes last
     numbers = (layer % (depth + 1) for layer in layers)
     return tuple(number + (number == depth) for number in numbers)

@@ -71,6 +71,7 @@ def output_embeddings(params: Params) -> Array:
     Returns:
         [V, D]; logits of states x are x @ output_embeddings.T.
     """
+    # Untied models have an output layer
     if "lm_head" in params:
         return params["lm_head"]["kernel"]
     return params["embed"]["token"]["embedding"]

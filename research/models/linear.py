@@ -49,6 +49,7 @@ class Linear(nn.Module):
         """
         in_shape = x.shape[-self.axes :]
         kernel = self.param("kernel", KERNEL_INIT, (*in_shape, *self.features))
+        # [N, *features]
         y = product(x, kernel.astype(self.dtype), self.axes)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, self.features)
@@ -85,6 +86,7 @@ def lora_delta(
         [N, ...out] in the type of x.
     """
     chex.assert_shape(x, (None, *lora["a"].shape[:-1]))
+    # a and b of all adapters, in the type of x
     scale = lora["scale"].astype(x.dtype)
     rank = lora["a"].shape[-1] // len(scale)
     a, b = lora["a"].astype(x.dtype), lora["b"].astype(x.dtype)

@@ -151,6 +151,7 @@ def merge_lora(params: Params, adapter: int = 0) -> Params:
 
 def _merge_kernel(kernel: Array, a: Array, b: Array, scale: Array) -> Array:
     """W + scale a b for the layer of one block, in float32."""
+    # [in, r] x [r, ...out] -> the shape of the kernel
     delta = product(a.reshape(-1, a.shape[-1]), b, 1).reshape(kernel.shape)
     return kernel.astype(jnp.float32) + scale * delta
 
@@ -171,6 +172,7 @@ def partition(tree: Params, pattern: str) -> tuple[Params, Params]:
     """
 
     def select(tree: Any, path: tuple, matching: bool) -> Any:
+        # A leaf, which belongs to one of the two trees
         if not isinstance(tree, Mapping):
             matches = re.search(pattern, path_name(path)) is not None
             return tree if matches == matching else None
@@ -178,6 +180,7 @@ def partition(tree: Params, pattern: str) -> tuple[Params, Params]:
             key: select(value, (*path, jax.tree_util.DictKey(key)), matching)
             for key, value in tree.items()
         }
+        # Drop empty dicts
         return {key: value for key, value in parts.items() if value is not None} or None
 
     return select(tree, (), True) or {}, select(tree, (), False) or {}

@@ -100,6 +100,7 @@ def can_share_prefix(cfg: EncoderConfig) -> bool:
     False if they attend to later tokens, or if positions depend on the length of the
     text. Sliding-window blocks and distance biases are not supported either.
     """
+    # Position methods must not depend on the length of the text
     fixed = all(method.prefix_cacheable for method in cfg.position_methods)
     independent = not (
         cfg.sliding_window_layers or cfg.anchor_token or cfg.position_stride > 1

@@ -29,6 +29,7 @@ def compact_tokens(
         x = jnp.take_along_axis(x, row_positions, axis=1)
         return jnp.where(valid, x, jnp.zeros_like(x))
 
+    # [R, S] positions in the full rows, then those of the chosen tokens
     positions = segment_positions(tokens.segment_ids)
     return jax.tree.map(gather_valid, tokens), jax.tree.map(gather_valid, positions)
 
@@ -85,6 +86,7 @@ def replace_first_tokens(x: Array, vectors: Array, positions: Positions) -> Arra
         vectors: [R, M, D], one vector per text of a row.
         positions: Positions [R, S] of the tokens.
     """
+    # [R, S] first tokens of texts
     is_first = (positions.position_ids == 0) & (positions.segment_ids > 0)
     spread = spread_over_tokens(vectors, positions.segment_ids)
     return jnp.where(is_first[:, :, None], spread, x)

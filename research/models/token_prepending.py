@@ -97,6 +97,7 @@ def _copy_states(x: Array, prepend: Prepend, copies: Array) -> Array:
     """Copies states of x [B, S, D] from `source` to `target` if `copies` [] is True."""
 
     def copy_in_row(row, target, source):
+        # [D] the copied state, or the old one
         state = jnp.where(copies, row[source], row[target])
         return jax.lax.dynamic_update_index_in_dim(row, state, target, 0)
 

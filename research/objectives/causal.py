@@ -53,6 +53,7 @@ class NextTokenLosses(NamedTuple):
 def has_next_token(segment_ids: Array) -> Array:
     """Whether the next token is in the same text: [R, S] int32 -> [R, S-1] bool."""
     chex.assert_rank(segment_ids, 2)
+    # Padding has segment id 0
     same_text = segment_ids[:, 1:] == segment_ids[:, :-1]
     return same_text & (segment_ids[:, 1:] > 0)
 
@@ -93,6 +94,7 @@ def predict_next_tokens(
         The mean loss, [] float32, 0 if no prediction counts; and the losses of the
         single predictions.
     """
+    # The state of token i predicts token i + 1
     part = PredictedTokens(x[:, :-1], token_ids[:, 1:], valid)
     # State i predicts token i + 1
     mean, [losses] = token_losses(heads.output_embeddings(params), None, [part])

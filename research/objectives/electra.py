@@ -252,6 +252,7 @@ def sample_tokens(
     chex.assert_rank([x, table, bias], [2, 2, 1])
     count = len(x)
     logits = logits or token_prediction.max_logits()
+    # Number and size of chunks of rows
     num_chunks = min(count, -(-count * len(table) // logits))
     chunk_size = -(-count // num_chunks)
     x, table, bias = jax.lax.stop_gradient((x, table, bias))

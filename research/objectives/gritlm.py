@@ -48,12 +48,14 @@ def gritlm(
             "gritlm embeds with an encoder that attends to both sides, but "
             "encoder.causal is True"
         )
+    # One encoder, with bidirectional and with causal attention
     embedding = contrastive(cfg, pool, size_loss, micro_batch=micro_batch)
     causal_cfg = dataclasses.replace(cfg, causal=True)
 
     def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
         # Contrastive loss with bidirectional attention, then language modeling
         value, metrics, _ = embedding.loss(params, frozen, batch, key)
+        # Independent dropout in the second forward pass
         key = jax.random.fold_in(key, 1)
         language, _ = next_token_loss(params["encoder"], batch.tokens, causal_cfg, key)
         metrics = {

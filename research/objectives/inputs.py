@@ -45,5 +45,6 @@ def reads_spans(kind: str) -> Callable:
 
 
 def _mark(objective, inputs: ObjectiveInputs):
+    # An attribute of the function, which the registry reads
     objective.inputs = inputs
     return objective

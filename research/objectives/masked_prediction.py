@@ -29,6 +29,7 @@ def init_params(
     Returns:
         {"encoder": ..., "head": ...}, and a PRNG key for further parameters.
     """
+    # Keys for the encoder, for its head, and for the caller
     encoder_key = key
     if mlm_head:
         encoder_key, head_key, key = jax.random.split(key, 3)

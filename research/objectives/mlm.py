@@ -68,6 +68,7 @@ def mlm(
     check_mlm(cfg, tokenizer, ratio=ratio)
     word_weights.check_weighting(weighting, tokenizer)
     fixed_weights = None  # [V]
+    # Fixed weights are computed once on the host
     if weighting == "frequency":
         fixed_weights = word_weights.frequency_weights(tokenizer.token_counts, power)
 

@@ -221,6 +221,7 @@ def replace_masked(
     """
     chex.assert_equal_shape([token_ids, mask])
     choice_key, id_key = jax.random.split(key)
+    # Ids of ordinary tokens, which may replace a masked token
     ordinary_ids = jnp.asarray(
         np.setdiff1d(np.arange(vocab_size, dtype=np.int32), np.asarray(special_ids))
     )

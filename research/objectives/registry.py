@@ -21,6 +21,7 @@ from research.objectives.seed import seed
 from research.objectives.smae import smae
 from research.objectives.spans import cot_mae, declutr
 
+# Each function is decorated by `reads_pairs`, `reads_rows` or `reads_spans`.
 OBJECTIVES = {
     "contrastive": contrastive,
     "gritlm": gritlm,

@@ -238,7 +238,9 @@ def decode_enhanced(
 
     # [R, S, D] queries: the text's vector at every position
     queries = token_ops.spread_over_tokens(text_vectors, positions.segment_ids)
+    # [R, S, D] position embeddings, or None
     table = decoders.position_embeddings(params["encoder"], positions, cfg, embed_key)
+    # DupMAE embeds the queries, RetroMAE adds position embeddings
     if embed_queries:
         queries = embed(states=queries)
     elif table is not None:

@@ -96,6 +96,7 @@ def seed(
 
         # [R, S, D] decoder states, each of which predicts the next token
         y = decode_next_tokens(params, batch, text_vectors, window, decoder_key, cfg)
+        # The state of token i predicts token i + 1
         next_tokens = PredictedTokens(
             y[:, :-1],
             batch.tokens.token_ids[:, 1:],
@@ -138,6 +139,7 @@ def decode_next_tokens(
         params["encoder"], batch.tokens.token_ids, positions, cfg, key=embed_key
     )
     x = token_ops.replace_first_tokens(x, text_vectors, positions)
+    # Each token attends to the first token and to the last `window` tokens
     return decoders.decode(
         params["encoder"],
         params["decoder"],

@@ -119,6 +119,7 @@ def smae(
         total, means = mlm_losses(params, parts, [0.5 / len(pairs)] * len(parts))
         total += position_penalty(key, params["encoder"], cfg)
 
+        # Losses of all sizes; the accuracy is that of the last pair
         metrics = _average_sizes("mlm", pairs, means[: len(pairs)])
         if decoder:
             metrics |= _average_sizes("mae", pairs, means[len(pairs) :])
@@ -149,6 +150,7 @@ def _check_ratios(
             f"objective.ratios is {tuple(ratios)}; it should be two: shares of tokens "
             "masked in the encoder and in the decoder"
         )
+    # The masks are nested, so the decoder's ratio is the larger one
     small, large = ratios
     check_mlm(cfg, tokenizer, ratios=small)
     check_mlm(cfg, tokenizer, ratios=large)

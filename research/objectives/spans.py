@@ -98,6 +98,7 @@ def cot_mae(
         parts = predict_from_partners(
             params, batch, masked, decoder_masked, keys[4:], cfg
         )
+        # Both in one pass over the vocabulary
         total, [mlm, decoded] = mlm_losses(params, parts, [1.0, 1.0])
         total += position_penalty(key, params["encoder"], cfg)
         return LossOutput(total, decoder_metrics(mlm, decoded, masked, batch))
@@ -206,6 +207,7 @@ def declutr(
 
     def select_anchors(x: Array) -> Array:
         """The rows of anchors: [G * (A + A*P), ...] -> [G * A, ...]."""
+        # [G, A, ...] anchors of each document
         groups = x.reshape(-1, group, *x.shape[1:])[:, :anchors]
         return groups.reshape(-1, *x.shape[1:])
 
@@ -262,6 +264,7 @@ def average_positives(vectors: Array, anchors: int, positives: int) -> Array:
     """
     chex.assert_rank(vectors, 2)
     width = vectors.shape[-1]
+    # [G, A*P, D] positives of each document
     groups = vectors.reshape(-1, anchors * (1 + positives), width)[:, anchors:]
     return groups.reshape(-1, positives, width).mean(1)
 

@@ -164,4 +164,5 @@ def _cast_base(base: Params, dtype: jnp.dtype) -> Params:
     return jax.tree_util.tree_map_with_path(cast, base)
 
 
+# Functions that wrap an objective, by the name of a config section `tuning`.
 TUNING = {"full": full, "lora": lora, "bitfit": bitfit}

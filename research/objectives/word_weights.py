@@ -65,5 +65,6 @@ def update_losses(
     # [V] number and mean loss of each token in this step
     count = sum_by_token(jnp.ones_like(losses))
     mean = sum_by_token(losses) / jnp.maximum(count, 1.0)
+    # Other tokens keep their running loss
     moved = running_losses + RATE * (mean - running_losses)
     return jnp.where(count > 0, moved, running_losses)

@@ -156,6 +156,7 @@ def _training_state(state: TrainState) -> dict:
 
 
 def _restore_args(target: TrainState):
+    # The [] uint32 checksum of each item
     number = jax.ShapeDtypeStruct((), jnp.uint32, sharding=target.step.sharding)
     params, training = (
         ocp.args.StandardRestore({"tree": tree, "checksum": number})

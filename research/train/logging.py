@@ -68,6 +68,7 @@ class Log:
     def show(self, row: Mapping[str, float], seconds_left: float) -> None:
         """Shows the loss and the speed in the bar, or as a line."""
         speed = f"{row['tokens_per_second']:,.0f}"
+        # On a terminal
         if not self._bar.disable:
             self._bar.set_postfix_str(f"loss {row['loss']:.4f}, {speed} tokens/s")
             return
@@ -105,6 +106,7 @@ def _revision() -> str:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True)
         if head.returncode:
             return "unknown"
+        # Local changes of tracked files
         status = [*git, "status", "--porcelain", "--untracked-files=no"]
         changed = subprocess.run(status, capture_output=True).stdout
         return head.stdout.decode().strip() + ("+" if changed else "")

@@ -167,7 +167,6 @@ def _train_steps(
     with contextlib.closing(_prepare_batches(experiment, first)) as batches:
         for done in range(first + 1, experiment.steps + 1):
             state = advance(state, batches, done)
-            # What is due after this step; a signal saves a checkpoint and stops
             stop = should_stop(done)
             save, evaluate, report = (
                 _is_due(done, interval, experiment.steps)
@@ -185,6 +184,7 @@ def _train_steps(
                 evals = _evaluate(run, state, done)
             if stop:
                 break
+            # Their time does not count as training time
             if save or evaluate:
                 run.meter.restart()
     return Result(state, row, evals, done == experiment.steps)
@@ -276,6 +276,7 @@ def initial_state(experiment: Experiment, target: TrainState) -> TrainState:
         params, frozen = init(key)
     else:
         params, frozen = jax.device_put(experiment.initialize(key), parameter_shardings)
+    # Add the optimizer state, sharded like the parameters
     make_state = jax.jit(
         lambda params, frozen: init_state(params, frozen, experiment.tx),
         out_shardings=shardings,
@@ -299,6 +300,7 @@ def _prepare_batches(
         return sharding.put_batch(batch, experiment.mesh), stats
 
     with ThreadPoolExecutor(1) as pool:
+        # A batch is a function of its step: a resumed run gets the same batches
         steps = range(first, experiment.steps)
         queue = deque(pool.submit(prepare, step) for step in steps[:_IN_FLIGHT])
         for step in steps:
@@ -322,7 +324,6 @@ def _stop_signals() -> Iterator[Callable[[int], bool]]:
     """
     received = []
     names = (signal.SIGTERM, signal.SIGINT)
-    # Python allows signal handlers in the main thread only
     if threading.current_thread() is not threading.main_thread():
         yield lambda done: False
         return
@@ -337,7 +338,6 @@ def _stop_signals() -> Iterator[Callable[[int], bool]]:
         restore()
 
     def should_stop(done):
-        # JAX agrees on the step at which all hosts stop
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(done)
         return bool(received)

@@ -95,6 +95,7 @@ def adamw(
             position table.
     """
     rate = learning_rate_schedule(steps, learning_rate, warmup, schedule)
+    # Frozen rows are zeroed before clipping and after weight decay
     tx = optax.chain(
         _zero_rows(freeze_rows),
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
@@ -124,6 +125,7 @@ def _group_params(params: Params, freeze: str) -> Params:
     groups = _map_by_path(
         params, lambda name: "freeze" if re.search(freeze, name) else "train"
     )
+    # A pattern that matches nothing or everything is a mistake
     present = set(jax.tree.leaves(groups))
     if present != {"train", "freeze"}:
         extent = "no parameter" if present == {"train"} else "every parameter"
@@ -182,6 +184,7 @@ def _map_by_path(tree: Params, value: Callable[[str], Any]) -> Params:
     return jax.tree_util.tree_map_with_path(lambda p, _: value(path_name(p)), tree)
 
 
+# (peak learning rate, number of steps) -> schedule after the warmup.
 SCHEDULES = {
     "linear": lambda rate, steps: optax.linear_schedule(rate, 0.0, steps),
     "cosine": optax.cosine_decay_schedule,

@@ -60,6 +60,7 @@ class Meter:
             waited: Seconds for which the device was idle, waiting for a batch.
             compiled: Seconds spent compiling.
         """
+        # Each new shape is a compilation
         self._shapes.add(fact.shape)
         self._steps.append((step, fact, metrics))
         self._waited += waited

@@ -84,6 +84,7 @@ def attend(
 
 def _find_kernels() -> list[tuple[str, str]]:
     """(kernel, platform) pairs that can be compiled here; others are not traced."""
+    # Kernels that this process can compile
     kernels = []
     if jax.default_backend() == "gpu":
         kernels.append(("flash", "cuda"))

@@ -58,6 +58,7 @@ def make_attention_masks(
         aligned: Whether the i-th tokens of all rows have the same row position, so that
             all rows share one bias.
     """
+    # Branches and extra mask of remapped relative positions
     remapping = relative_remapping(cfg)
     # [B, q, k] pairs that attend
     mask = attention_mask(cfg, query, key)

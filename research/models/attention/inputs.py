@@ -231,6 +231,7 @@ def apply_positions(
 
 def shift_positions(positions: Positions, count: int) -> Positions:
     """Shifts positions by `count` tokens that precede each text."""
+    # Padding keeps position 0 and length 0
     valid = positions.segment_ids != 0
     return Positions(
         positions.segment_ids,

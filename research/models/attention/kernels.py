@@ -158,6 +158,7 @@ def _run_splash(cfg, block, interpret, q, k, v, segment_ids, is_local):
         return x.transpose(0, 2, 1, 3)
 
     def attend(mask, *arrays):
+        # One mask for each of H heads; 8 block sizes, forward and backward
         kernel = kernels.make_splash_mha_single_device(
             masks.MultiHeadMask([mask] * q.shape[2]),
             block_sizes=kernels.BlockSizes(*[size] * 8),

@@ -24,8 +24,10 @@ def attention_mask(cfg: EncoderConfig, query: Positions, key: Positions) -> Arra
     """
     chex.assert_rank((query.segment_ids, key.segment_ids), 2)
     q_segments, k_segments = query.segment_ids[:, :, None], key.segment_ids[:, None, :]
+    # [B, q, k] pairs within a text, without padding
     mask = (q_segments == k_segments) & (k_segments != 0)
     if cfg.anchor_token:
+        # [B, 1, k] the first token of a row
         is_anchor = (key.row_positions == 0)[:, None, :]
         mask |= is_anchor & (q_segments != 0) & (k_segments != 0)
     if cfg.causal:

@@ -142,6 +142,7 @@ def _apply_block(params: Params, x: Array, kv: Array, heads: int) -> Array:
             z = z + layer["bias"].astype(y.dtype)[None]
         return z.reshape(*y.shape[:-1], -1)
 
+    # [B, N, H * E] -> [B, N, H, E]
     def split_heads(y):
         return y.reshape(*y.shape[:2], heads, -1)
 

@@ -98,6 +98,7 @@ def first_token_mask(mask: Array) -> Array:
 def _weighted_mean(tokens: Array, weights: Array) -> Array:
     """Weighted mean of states: [B, S, D], [B, M, S] -> [B, M, D] float32."""
     _check_shapes(tokens, weights)
+    # [B, M, S] weights that sum to 1; all 0 for a missing text
     weights /= jnp.maximum(weights.sum(-1, keepdims=True), 1)
     return jnp.einsum(
         "bms,bsd->bmd",

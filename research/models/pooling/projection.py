@@ -53,6 +53,7 @@ def project(layers: Sequence[Dense], x: Array) -> Array:
         kernel = jnp.asarray(layer.kernel)
         chex.assert_shape(kernel, (x.shape[-1], None))
         x = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
+        # [..., E] plus bias, then the activation
         if layer.bias is not None:
             x = x + jnp.asarray(layer.bias).reshape((1,) * (x.ndim - 1) + (-1,))
         x = ACTIVATIONS[layer.activation](x)

@@ -82,6 +82,7 @@ def add_pooling_params(
     Raises:
         ValueError: The parameters belong to another pooling, or have other shapes.
     """
+    # The encoder without pooling and head
     encoder = {k: v for k, v in params.items() if k not in ("pooling", "head")}
     if not isinstance(pool, LearnedPooling) or pool.init is None:
         return encoder

@@ -52,6 +52,7 @@ class PositionMethod:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), field.metadata.get("least")
+            # None stands for a default that `resolve` fills in
             if None not in (value, least) and not value >= least:
                 raise ValueError(
                     f"{self.name}'s {field.name} is {value}; it must be at least "
@@ -163,6 +164,7 @@ class PositionMethod:
         """The inverse of `from_hugging_face`; None if `transformers` has no type."""
         if not self.hf_type:
             return None
+        # JSON has lists instead of tuples
         written: dict[str, Any] = {"rope_type": self.hf_type}
         for ours, theirs in self.hf_fields.items():
             value = getattr(self, ours)

@@ -93,7 +93,9 @@ def t5_buckets(distance: np.ndarray, *, causal: bool) -> np.ndarray:
         [...] int32 in 0 ... BUCKETS - 1.
     """
     count = BUCKETS if causal else BUCKETS // 2
+    # Distance to earlier keys, or in both directions
     size = np.maximum(-distance, 0) if causal else np.abs(distance)
+    # Distances below this have a bucket each, larger ones share buckets
     exact = count // 2
     # log2 is exact for powers of two, at which buckets begin
     octaves = np.log2(np.maximum(size, exact) / exact) / np.log2(FARTHEST / exact)

@@ -92,6 +92,7 @@ def extend_position_table(
     """Extends the position table in the encoder's parameters."""
     embed = params["embed"]
     table = jnp.asarray(embed["position"]["embedding"])
+    # [offset, D] rows before position 0, and [P, D] rows of positions
     before, rows = table[: cfg.position_offset], table[cfg.position_offset :]
     longer = jnp.concatenate([before, method.extend_table(rows)])
     return {**params, "embed": {**embed, "position": {"embedding": longer}}}

@@ -136,6 +136,7 @@ def suggest_method(cfg: EncoderConfig, length: int, name: str = "") -> str:
     arguments = {
         f.name for f in dataclasses.fields(POSITION_METHODS.get(name, Extrapolate))
     }
+    # Defaults by the kind of positions
     if "scale" not in arguments:
         name = {"learned": "interpolated", "rope": "yarn"}.get(cfg.position, "")
     if not name:
@@ -182,6 +183,7 @@ def _extrapolate(
     Raises:
         ValueError: The position table or a bounded method does not allow this length.
     """
+    # A position table and bounded methods limit the length
     bounded = [method.name for method in methods if method.bounded]
     if length > longer.max_len and (bounded or cfg.position == "learned"):
         subject = " and ".join(bounded) or "this model's position table"

@@ -21,6 +21,7 @@ def query_scale(cfg: EncoderConfig, positions: Positions) -> Array | float:
     Returns:
         [B, S] float32, or a float where it is the same for all tokens.
     """
+    # 1.0 without position methods that scale queries
     scale = 1.0
     for method in cfg.position_methods:
         scale = scale * method.query_scale(cfg, positions)
@@ -76,6 +77,7 @@ class LogLength(PositionMethod):
 
     def _log_ratio(self, lengths: Array) -> Array:
         """max(1, log length / log L0), [B, S] float32."""
+        # [B, S] log of max(length, L0)
         logs = jnp.log(jnp.maximum(lengths, self.original).astype(jnp.float32))
         # Exactly 1 up to L0, where the quotient could be rounded
         return jnp.where(lengths > self.original, logs / math.log(self.original), 1.0)

@@ -171,6 +171,7 @@ class SelfExtend(GroupedRemapping):
         return self.group
 
     def remap(self, cfg: EncoderConfig) -> RelativeRemapping:
+        # At distance w the grouped distance is w // g: add w - w // g
         shift = self.window - self.window // self.group
 
         def shift_angles(position_ids, angles, heads):
@@ -229,7 +230,9 @@ class DPE(GroupedRemapping):
             return jnp.where(mask[None, None], remapped, plain)
 
         def shift_angles(position_ids, angles, heads):
+            # [B|1, S|1, R/2] angles per token, divided by the group sizes
             divided = divide(angles)
+            # Angle of the shift w - w / s_i
             shift = jnp.asarray(self.window, angles.dtype) * (angles - divided)
             remapped = position_angles(position_ids, divided) + shift[:, :, None]
             return select_key_dims(
@@ -314,6 +317,7 @@ class LMInfinite(RemappingMethod):
         def is_visible(query, key):
             return (query - key < self.window) | (key < self.sinks)
 
+        # Far pairs: the query at position `window` at most, the key at 0
         branches = (PLAIN_BRANCH, RopeBranch(saturate_angles, zero_angles, is_far))
         return RelativeRemapping(branches, is_visible)
 

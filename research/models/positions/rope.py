@@ -152,6 +152,7 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
     chex.assert_rank([x, cos, sin], 4)
     chex.assert_equal_shape([cos, sin])
     pairs = cos.shape[-1]
+    # The first R channels are rotated, the others are not
     rotated, unrotated = x[..., : 2 * pairs], x[..., 2 * pairs :]
     a, b = jnp.split(rotated.astype(jnp.float32), 2, axis=-1)  # [B, S, H, R/2] each
     rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)

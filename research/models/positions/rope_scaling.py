@@ -164,12 +164,14 @@ class LongRoPE(ScaledOriginalRope):
         return self.choice == "length"
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
+        # Check the divisors [R/2] in use
         used = ("long", "short") if self.choice == "length" else ("long",)
         for name in used:
             self._check_factors(name, len(rope.inv_freq))
         attention = self.attention
         if attention is None:
             attention = math.sqrt(1 + math.log(self.scale) / math.log(self.original))
+        # The divisors for this length
         is_short = self.choice == "length" and length <= self.original
         factors = np.asarray(self.short if is_short else self.long, np.float64)
         return rope._replace(
@@ -188,12 +190,14 @@ class LongRoPE(ScaledOriginalRope):
     @classmethod
     def from_hugging_face(cls, parameters, max_positions):
         method = super().from_hugging_face(parameters, max_positions)
+        # Equal divisors need no choice by length
         if method.short == method.long:
             return dataclasses.replace(method, short=())
         return dataclasses.replace(method, choice="length")
 
     def to_hugging_face(self):
         written = super().to_hugging_face()
+        # `transformers` requires both lists of divisors
         if self.choice == "long":
             written["short_factor"] = written["long_factor"]
         return written
@@ -230,6 +234,7 @@ class ProportionalRope(RopeMethod):
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
         pairs = len(rope.inv_freq)
+        # [R/2] bool, the pairs that are rotated
         is_rotated = np.arange(pairs) < int(self.fraction * 2 * pairs // 2)
         return rope._replace(
             inv_freq=np.where(is_rotated, rope.inv_freq / self.scale, 0.0)
@@ -270,6 +275,7 @@ class PowerBasis(RopeMethod):
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
         pairs = len(rope.inv_freq)
+        # [R/2] factors, which decrease with the frequency
         weights = (1 - np.arange(pairs) / pairs) ** self.power
         return rope._replace(inv_freq=rope.inv_freq * weights)
 
@@ -288,6 +294,7 @@ class E2LLM(RopeMethod):
     largest: int = make_bounded_field(1)
 
     def training_angles(self, angles: Array, key: Key) -> Array:
+        # Dividing the angles per token equals dividing positions
         scale = jax.random.randint(key, (), 1, self.largest + 1)
         return angles // scale.astype(jnp.uint32)
 
@@ -299,6 +306,7 @@ def ntk_aware(rope: Rope, scale: float) -> Rope:
         ValueError: Only one pair is rotated.
     """
     channels = 2 * len(rope.inv_freq)
+    # For d = 2 the exponent d/(d-2) is not defined
     if channels < 4:
         raise ValueError(
             f"NTK-aware frequencies need at least 4 rotated channels, not {channels}"

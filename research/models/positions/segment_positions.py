@@ -43,6 +43,7 @@ def segment_positions(segment_ids: Array, *, running: bool = False) -> Positions
     is_last = jnp.pad(changes, ((0, 0), (0, 1)), constant_values=True)
     first = jax.lax.cummax(jnp.where(is_first, index, 0), axis=1)
     last = jax.lax.cummin(jnp.where(is_last, index, size), axis=1, reverse=True)
+    # Padding has position 0 and length 0
     valid = segment_ids != 0
     return Positions(
         segment_ids,

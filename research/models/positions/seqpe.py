@@ -144,6 +144,7 @@ def nearest_position_loss(bias: Array, position: Array) -> Array:
     is_self = jnp.eye(len(position), dtype=bool)
     distance = jnp.abs(position[:, None] - position[None])
     nearest = jnp.argmin(jnp.where(is_self, jnp.iinfo(jnp.int32).max, distance), axis=1)
+    # [H, N, N] logits without the position itself
     logits = jnp.where(is_self[None], jnp.finfo(jnp.float32).min, bias)
     logs = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(logs, nearest[None, :, None], axis=2).mean()

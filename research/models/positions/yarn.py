@@ -93,6 +93,7 @@ class Yarn(ScaledOriginalRope):
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
         fast, slow = self.beta_fast, self.beta_slow
+        # [R/2] ramp: 0 for unchanged, 1 for divided by s
         if self.paper:
             ramp = _rotations_ramp(rope, self.original, fast, slow)
         else:
@@ -134,6 +135,7 @@ class Llama3Rope(ScaledOriginalRope):
         self.require_above("high", "low")
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
+        # [R/2] ramp: 0 for unchanged, 1 for divided by s
         ramp = _rotations_ramp(rope, self.original, self.high, self.low)
         return rope._replace(
             inv_freq=_blend(rope.inv_freq, rope.inv_freq / self.scale, ramp)
@@ -151,6 +153,7 @@ def ramp_bounds(
     channels = 2 * len(rope.inv_freq)
 
     def pair_index(rotations):
+        # Solve rotations = L0 * base^(-2j/d) / (2 pi) for j
         log_ratio = math.log(original / (2 * math.pi * rotations))
         return channels * log_ratio / (2 * math.log(rope.base))
 
@@ -169,6 +172,7 @@ def _index_ramp(rope: Rope, low: float, high: float) -> np.ndarray:
 
 def _rotations_ramp(rope: Rope, original: int, fast: float, slow: float) -> np.ndarray:
     """0 above `fast` rotations in L0, 1 below `slow`, linear between them: [R/2]."""
+    # [R/2] full rotations of each pair within L0 tokens
     rotations = original * rope.inv_freq / (2 * math.pi)
     return np.clip((fast - rotations) / (fast - slow), 0, 1)
 
