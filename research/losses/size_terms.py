@@ -62,7 +62,7 @@ def sum_terms(
 
     def sum_of_terms(q: Array, d: Array, labels: Labels, key: Key):
         chex.assert_rank([q, d], 3)
-        # Terms are chosen anew at every step: [] indices and weights
+        # Sizes, fixed or sampled for this step (layers are then [] int32)
         tasks, students = choose_terms(key, q.shape[1] - 1, q.shape[2])
         total, metrics = jnp.zeros(q.shape[0]), {}
         for term in tasks:

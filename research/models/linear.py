@@ -90,7 +90,7 @@ def lora_delta(
     scale = lora["scale"].astype(x.dtype)
     rank = lora["a"].shape[-1] // len(scale)
     a, b = lora["a"].astype(x.dtype), lora["b"].astype(x.dtype)
-    # [N, A] scale of each row's adapter, 0 for the others; [1] with one adapter only
+    # [N, A] scale of each row's adapter, 0 for the others; [1] if all use the first
     if adapter_ids is None:
         a, b, weights = a[..., :rank], b[:rank], scale[:1]
     else:

@@ -96,7 +96,6 @@ def predict_next_tokens(
     """
     # The state of token i predicts token i + 1
     part = PredictedTokens(x[:, :-1], token_ids[:, 1:], valid)
-    # State i predicts token i + 1
     mean, [losses] = token_losses(heads.output_embeddings(params), None, [part])
     token_loss = jnp.where(valid, losses.loss, 0.0)
     return mean, NextTokenLosses(token_loss, losses.correct, valid)

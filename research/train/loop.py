@@ -184,7 +184,7 @@ def _train_steps(
                 evals = _evaluate(run, state, done)
             if stop:
                 break
-            # Their time does not count as training time
+            # Saving and evaluating do not count as training time
             if save or evaluate:
                 run.meter.restart()
     return Result(state, row, evals, done == experiment.steps)

@@ -45,7 +45,7 @@ def _run_kmeans(table, *, clusters: int, seed: int) -> np.ndarray:
     kmeans = MiniBatchKMeans(
         clusters, batch_size=KMEANS_BATCH_SIZE, n_init=1, random_state=seed
     ).fit(rows)
-    # Centers from mini-batches differ a little from the means of all rows: [K, D]
+    # Mini-batch centers differ a little from the means of all rows: average again
     sizes = np.bincount(kmeans.labels_, minlength=clusters)[:, None]  # [K, 1]
     sums = np.zeros((clusters, rows.shape[1]), np.float64)
     np.add.at(sums, kmeans.labels_, rows)

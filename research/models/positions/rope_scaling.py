@@ -275,7 +275,7 @@ class PowerBasis(RopeMethod):
 
     def scale_rope(self, rope: Rope, length: int) -> Rope:
         pairs = len(rope.inv_freq)
-        # [R/2] factors, which decrease with the frequency
+        # [R/2] factors, smaller for lower frequencies
         weights = (1 - np.arange(pairs) / pairs) ** self.power
         return rope._replace(inv_freq=rope.inv_freq * weights)
 
