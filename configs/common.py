@@ -81,28 +81,34 @@ def make_base() -> ml_collections.ConfigDict:
     """All top-level keys with their defaults; a recipe changes some of them."""
     return ml_collections.ConfigDict(
         {
+            # Length of the training, and sizes of a batch
             "seed": 0,
             "steps": 1_000,
             "batch_size": 64,  # number of pairs over all devices
             "max_length": 128,  # number of tokens; longer texts are cut
+            # Model
             "tokenizer": section(TOKENIZERS, "trained"),
             "encoder": section(ENCODERS, "bert"),
             "init_from": "",  # model whose weights the training starts from
             "position_methods": "",  # for a longer context, such as "yarn(scale=8)"
+            # From texts to embeddings
             "prompt": section(PROMPTS, "plain"),  # prompt templates of the texts
             "pool": section(POOLINGS, "mean"),
             "normalize": True,  # embeddings to length 1; False for dot products
+            # Objective and loss
             "objective": section(OBJECTIVES, "contrastive"),
             "tuning": section(TUNING, "full"),  # which parameters are trained
             "loss": section(LOSSES, "infonce"),
             "size_loss": section(SIZE_LOSSES, "full_size"),
             "similarity": "cosine",  # of embeddings in the loss; or "dot"
-            "data": {},
+            # Data, optimizer and devices
+            "data": {},  # sources by their names
             "optimizer": section(OPTIMIZERS, "adamw"),
             "mesh": {"data": -1, "model": 1, "fsdp": False},
-            "evals": {},
-            "log_every": 10,
-            "save_every": 500,
+            # Evaluation, logging and checkpoints
+            "evals": {},  # evaluators by their names
+            "log_every": 10,  # steps
+            "save_every": 500,  # steps
             "keep_every": 0,  # steps between kept checkpoints; 0 keeps the newest two
             "eval_every": 0,  # 0: only at the end; otherwise before training, too
         }
@@ -138,6 +144,7 @@ def starbucks_pairs(config: ml_collections.ConfigDict) -> tuple[tuple[int, int],
     The paper's sizes (2,32) ... (12,768) of a 12 x 768 encoder are, relative to it,
     depths of 1/6, 2/6 ... 1 and widths of 1/24, 1/12, 1/6, 1/3, 2/3 and 1.
     """
+    # Six (depth, width) pairs, from small to large.
     shape = build(ENCODERS, config.encoder)
     return tuple(
         (max(1, shape.depth * (i + 1) // 6), max(1, shape.width * part // 24))

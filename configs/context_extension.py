@@ -17,6 +17,7 @@ from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
 
+# {variant: fields of the encoder}
 POSITIONS = {
     "learned": {"position": "learned"},
     "rope": {"position": "rope"},
@@ -36,6 +37,7 @@ def get_config(arg: str = ""):
     config.steps, config.batch_size, config.max_length = arg.steps, 128, 128
     config.tokenizer = section(TOKENIZERS, "trained", vocab=8_192)
     shape = {"vocab_size": 8_192, "width": 192, "depth": 4, "num_heads": 6, "mlp": 512}
+    # Both directions: from docstring to code and back.
     config.loss.symmetric = True
     config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}
     config.evals = {"pydocs": section(EVALS, "pydocs_retrieval")}

@@ -19,6 +19,7 @@ from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
 from research.objectives.registry import OBJECTIVES
 
+# Fields that the decoder takes from the BERT of `pre_training`.
 SIZES = ("vocab_size", "width", "depth", "num_heads", "max_len")
 
 

@@ -25,9 +25,11 @@ def get_config(arg: str = ""):
     tiny = ",tiny" if arg.tiny else ""
     config = pre_training(f"data={arg.data},steps={arg.steps}{tiny}")
     config.objective = section(OBJECTIVES, "gem")
+    # The embedding is the state of the end token.
     config.prompt = section(PROMPTS, "template", query="{text}{eos}", pool="last")
     config.pool = section(BASIC_POOLINGS, "last")
     config.optimizer.learning_rate = 1e-4
+    # The decoder: a tiny random one, or a model.
     if arg.tiny and not arg.model:
         decoder.set_tiny_decoder(config, causal=True)
     else:

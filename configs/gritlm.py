@@ -20,6 +20,7 @@ from research.objectives.registry import OBJECTIVES
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
+    # The recipe of learned_poolings, with mean pooling and another objective.
     parse_arg(arg, tiny=False, model="", data=DATA, steps=128)
     config = learned_poolings.get_config(arg)
     config.pool = section(POOLINGS, "mean")

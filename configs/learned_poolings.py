@@ -39,6 +39,7 @@ def get_config(arg: str = ""):
     model, arg.model = arg.model, MINILM  # replaced by the decoder below
     config = fine_tuning(arg)
     sizes = dict(SIZES[arg.pool])
+    # The decoder without its causal mask: a tiny random one, or a model.
     if arg.tiny and not model:
         decoder.set_tiny_decoder(config, causal=False)
         sizes = {name: 2 if name == "heads" else 16 for name in sizes}

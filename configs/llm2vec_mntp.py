@@ -25,6 +25,7 @@ def get_config(arg: str = ""):
     config = pre_training(f"data={arg.data},steps={arg.steps}{tiny}", pool="mean")
     config.objective = section(OBJECTIVES, "mntp")
     config.optimizer.learning_rate = 1e-4
+    # The decoder without its causal mask: a tiny random one, or a model.
     if arg.tiny and not arg.model:
         decoder.set_tiny_decoder(config, causal=False)
     else:

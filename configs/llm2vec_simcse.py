@@ -24,7 +24,8 @@ def get_config(arg: str = ""):
     tiny = ",tiny" if arg.tiny else ""
     config = simcse(f"data={arg.data},steps={arg.steps}{tiny}")
     config.pool = section(BASIC_POOLINGS, "mean")
-    config.objective.head = "none"
+    config.objective.head = "none"  # no dense layer after the pooling
+    # Dropout makes the two views of a sentence.
     if arg.tiny and not arg.model:
         body = decoder.get_config("tiny")
         config.tokenizer, config.encoder = body.tokenizer, body.encoder

@@ -30,6 +30,7 @@ INSTRUCTION = (
 )
 # Architectures without weights: changes of the preset "decoder", for --dry_run.
 SHAPES = {"mistral7b": {"window": 4_095}}
+# Shape of the tiny decoder.
 SMALL = {
     "vocab_size": 512,
     "width": 48,
@@ -55,6 +56,7 @@ def get_config(arg: str = ""):
     config.loss = section(LOSSES, "infonce", temperature=0.02)
     config.optimizer.learning_rate = arg.rate
     config.optimizer.warmup = 0.1
+    # Sharded parameters, and GradCache in batches of 64.
     config.mesh.fsdp = True
     config.objective.micro_batch = 64
     # LoRA, unless all parameters are trained.
@@ -89,6 +91,7 @@ def get_config(arg: str = ""):
 
 def _set_encoder(config, arg) -> None:
     """Sets the encoder: a model, or only the shape of one."""
+    # Recomputing all activations saves memory.
     changes = {"dtype": arg.dtype, "remat": "all", "dropout": 0.0}
     if arg.shape:
         if arg.shape not in SHAPES:

@@ -17,6 +17,7 @@ def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128)
     config = fine_tuning(arg)
+    # The widths of Starbucks' six sizes.
     dims = starbucks_dims(config)
     config.size_loss = section(SIZE_LOSSES, "matryoshka", dims=dims)
     return config

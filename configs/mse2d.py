@@ -21,6 +21,7 @@ def get_config(arg: str = ""):
         arg, tiny=False, model=MINILM, data=DATA, steps=128, variant="st_matryoshka2d"
     )
     config = fine_tuning(arg)
+    # The widths of Starbucks' six sizes.
     dims = starbucks_dims(config)
     config.size_loss = section(SIZE_LOSSES, arg.variant, dims=dims)
     return config

@@ -25,6 +25,7 @@ from research.objectives.tuning import TUNING
 
 ASKED = "Instruct: {}\nQuery: "
 RETRIEVAL = ASKED.format("Given a question, retrieve passages that answer it")
+# {data set: description of the task}, for stage 2
 TASKS = {
     "nli": "Given a premise, retrieve a hypothesis that is entailed by it",
     "banking77": "Given a question to a bank, retrieve questions of the same intent",
@@ -54,6 +55,7 @@ def get_config(arg: str = ""):
     config.tuning = section(TUNING, "lora", **lora)
     config.optimizer.learning_rate = 2e-5 if arg.stage == 1 else 1.5e-5
     config.loss = section(LOSSES, "infonce", temperature=0.02)
+    # In-batch texts may be similar in stage 2.
     if arg.stage == 2:
         config.loss.negatives = "hard"
     if not arg.tiny:

@@ -16,6 +16,7 @@ import ml_collections
 
 def get_config(path: str = ""):
     """The config in a JSON file, its lists turned back into tuples."""
+    # JSON has no tuples, and no config has lists.
     return ml_collections.ConfigDict(
         _convert_tuples(json.loads(Path(path).read_text()))
     )

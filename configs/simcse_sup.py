@@ -19,6 +19,7 @@ def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=96)
     config = fine_tuning(arg)
+    # The paper's settings where they differ from `fine_tuning`.
     config.max_length = 32
     config.pool = section(BASIC_POOLINGS, "cls")
     config.objective.head = "tanh"

@@ -19,11 +19,13 @@ def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=128)
     config = fine_tuning(arg)
+    # The paper's settings where they differ from `fine_tuning`.
     config.max_length = 32
     config.pool = section(BASIC_POOLINGS, "cls")
     config.objective.head = "tanh"
     config.optimizer.learning_rate = 3e-5
     config.optimizer.warmup = 0.0
+    # Every sentence is its own positive.
     if not arg.tiny:
         path = f"{arg.data}/rawtext/openstax.txt.gz"
         config.data = {"sentences": section(SOURCES, "texts", path=path)}

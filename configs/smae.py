@@ -18,6 +18,7 @@ from research.objectives.registry import OBJECTIVES
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     config = pre_training(arg)
+    # Six (depth, width) pairs.
     pairs = starbucks_pairs(config)
     config.objective = section(OBJECTIVES, "smae", pairs=pairs)
     return config

@@ -33,6 +33,7 @@ def get_config(arg: str = ""):
         config.data.update(supplementary_pairs(arg.data))
     if arg.scratch:
         config.init_from = ""
+    # Six (depth, width) pairs.
     pairs = starbucks_pairs(config)
     config.size_loss = section(SIZE_LOSSES, "starbucks_sts", pairs=pairs)
     return config

@@ -37,6 +37,7 @@ def get_config(arg: str = ""):
         config.evals = {"pydocs": section(EVALS, "pydocs_long", length=1_024)}
     # Freeze all parameters but the position table, and of that the old rows.
     config.position_methods = f"{arg.start}(scale={arg.scale})"
+    # Old rows: every position_stride-th row of the new table, after the offset.
     shape = build(ENCODERS, config.encoder)
     begin, rows = shape.position_offset, shape.max_len
     (method,) = read_methods(config.position_methods)

@@ -35,7 +35,7 @@ def main():
     ablation = ablations.Ablation(evals=evals, **pairs, **config)
     workdir = Path(WORKDIR.value)
     scores = ablations.run_ablation(ablation, workdir, jobs=JOBS.value, report=cli.log)
-    # The table in three forms.
+    # The table in three forms, written atomically.
     records = ablation_table.summarize_scores(ablation, scores)
     with (
         atomic_write(workdir / "table.md") as table,

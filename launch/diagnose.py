@@ -71,6 +71,7 @@ def main():
     collapse = _measure_length_collapse(model, long, lengths)
     bias = _positional_bias(model, edited)
     geometry = _geometry(model, texts)
+    # The main numbers of each report.
     return {
         "model": options.MODEL.value,
         "corpus": CORPUS.value,

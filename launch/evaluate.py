@@ -28,6 +28,7 @@ from research.interop.mteb import mteb_evaluator
 from research.models.encoder import truncate_depth
 from research.types import ModelEvaluator
 
+# The task and its data.
 TASK = flags.DEFINE_enum(
     "task", None, [*EVALS, "mteb"], "The task that is scored.", required=True
 )
@@ -42,6 +43,7 @@ SPLIT = flags.DEFINE_string(
 GRID = flags.DEFINE_bool(
     "grid", False, "Whether the model is scored at every depth and width."
 )
+# Tasks of longembed and mteb.
 TASKS = flags.DEFINE_list(
     "tasks",
     list(longembed.TASKS),
@@ -53,6 +55,7 @@ LENGTHS = flags.DEFINE_list(
 TEXT = flags.DEFINE_string(
     "text", "", "A file or folder of texts, in which longembed hides its needles."
 )
+# Results.
 SAMPLES = flags.DEFINE_integer(
     "samples",
     0,
@@ -91,6 +94,7 @@ def main():
         return _compare_chunkings(evaluator, model, chunkings)
     (chunk,) = chunkings.values()
     scores = evaluator(options.make_embedder(model, chunk))
+    # longembed also has a curve over lengths.
     if TASK.value == "longembed":
         cli.log(longembed.format_markdown(scores, _title()))
         max_length = options.document_length(model, chunk)
@@ -103,6 +107,7 @@ def _evaluate_model(evaluator: ModelEvaluator, model: EmbeddingModel) -> dict:
     """Scores the model itself, not its embeddings, such as its perplexity."""
     options.check_plain(model, f"--task={TASK.value}")
     sizes = options.size_options()
+    # Depth and maximum length apply; there is no embedding width.
     params, cfg = model.params, model.config
     if "depth" in sizes:
         params, cfg = truncate_depth(params, cfg, sizes["depth"])
@@ -129,6 +134,7 @@ def _compare_chunkings(evaluator, model, chunkings) -> dict:
 
 def _build_evaluator():
     if TASK.value == "mteb":
+        # The default of --tasks is for longembed.
         if not flags.FLAGS["tasks"].present:
             raise ValueError("--task=mteb needs --tasks, such as --tasks=STS12,STS13")
         return mteb_evaluator(TASKS.value)
@@ -149,6 +155,7 @@ def _build_evaluator():
         },
         "perplexity": {"data": DATA.value or "pydocs"},
     }
+    # Tasks on pydocs need no arguments.
     arguments = sources.get(TASK.value, {})
     if arguments.get("data", "") is None:
         raise ValueError(f"--task={TASK.value} needs --data")
@@ -170,6 +177,7 @@ def _score_grid(evaluator, model) -> grid.Grid:
     depth, dim = sizes.pop("depth", None), sizes.pop("dim", None)
     depths = [depth] if depth else list(range(1, model.config.depth + 1))
     dims = [dim] if dim else sorted(model.dims) or grid.default_dims(model.width)
+    # Vectors of full width; the grid truncates them.
     full = model._replace(dim=None)
 
     def make_cut_embedder(depth):

@@ -16,6 +16,7 @@ from research.models.positions.methods import (
 from research.text.chunking import Chunking, parse_chunkings
 from research.transforms.whitening import make_whitening
 
+# The model and its size.
 MODEL = flags.DEFINE_string(
     "model",
     None,
@@ -48,6 +49,7 @@ ADAPTER = flags.DEFINE_string(
     "The name of one of the model's adapters, which all texts go through, or a folder "
     "that peft wrote. Default: the only adapter, or the one of each text's role.",
 )
+# Long texts.
 EXTEND = flags.DEFINE_string(
     "extend",
     None,
@@ -61,6 +63,7 @@ CHUNK = flags.DEFINE_string(
     "late(sentences=5), late(256, window=8192), naive(256), pcw(512) or landmark(64). "
     "Default: documents are embedded as one text.",
 )
+# Prompts, and which hidden states are pooled.
 PROMPT = flags.DEFINE_string(
     "prompt",
     None,
@@ -87,6 +90,7 @@ BIDIRECTIONAL = flags.DEFINE_bool(
     None,
     "Whether tokens attend to the tokens after them, too. Default: as the model does.",
 )
+# Transforms of the embeddings.
 WHITEN = flags.DEFINE_string(
     "whiten",
     None,
@@ -109,6 +113,7 @@ def load_model(*, lm_head: bool = False) -> EmbeddingModel:
             does not fit the model.
     """
     model = _extend(load.load_adapted(MODEL.value, ADAPTER.value, lm_head=lm_head))
+    # Sizes that the model does not have.
     for flag, largest in ((DEPTH, model.config.depth), (DIM, model.width)):
         if flag.value is not None and not 1 <= flag.value <= largest:
             raise ValueError(
@@ -160,6 +165,7 @@ def make_embedder(
 
 def size_options() -> dict[str, int | str]:
     """Keyword arguments of `Embedder` from --depth, --dim, --max_length and --pool."""
+    # Unset flags leave the embedder's own defaults.
     options = (DEPTH, DIM, MAX_LENGTH, POOL)
     return {flag.name: flag.value for flag in options if flag.value is not None}
 
@@ -174,6 +180,7 @@ def check_plain(model: EmbeddingModel, reader: str) -> None:
     Raises:
         ValueError: One of the flags is set, or the model has prompt templates.
     """
+    # Flags that must have their default values.
     refused = (PROMPT, INSTRUCTION, PREPEND, LAYERS, BIDIRECTIONAL, WHITEN, WHITEN_DIM)
     for flag in refused:
         if flag.value != flag.default:
@@ -222,6 +229,7 @@ def _extend(model: EmbeddingModel) -> EmbeddingModel:
     if EXTEND.value is None:
         return model
     methods = read_methods(EXTEND.value)
+    # --max_length is the new maximum where the methods set none.
     if MAX_LENGTH.value and "extrapolate" not in [m.name for m in methods]:
         methods = (*methods, Extrapolate(length=MAX_LENGTH.value))
     # Texts are cut at the new maximum only if it is larger than the old one.
@@ -232,6 +240,7 @@ def _extend(model: EmbeddingModel) -> EmbeddingModel:
 
 
 def _check_max_length(model: EmbeddingModel) -> None:
+    # The error names a method that fits the model's positions.
     max_length = MAX_LENGTH.value
     if max_length is not None and max_length > model.config.max_len:
         method = suggest_method(model.config, max_length)

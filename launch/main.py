@@ -32,6 +32,7 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
         logging.get_absl_logger().parent.getChild("jax").setLevel("WARNING")
         if len(arguments) > 1:
             _fail(f"unexpected argument {arguments[1]!r}; options start with --")
+        # Errors of the user end in one sentence, bugs in a traceback.
         try:
             result = main()
         except MISTAKES as error:
@@ -66,6 +67,7 @@ def format_error(error: Exception) -> str:
     text = str(error)
     if isinstance(error, (KeyError, AttributeError)):  # ConfigDict's unknown keys
         text = f"unknown config key: {_find_innermost(error)}"
+    # A missing config file, or an error inside of one.
     if missing := re.search(
         r"Failed loading config file.*No such file.*'(.*)'", text, re.S
     ):

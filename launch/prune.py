@@ -69,6 +69,7 @@ def main() -> dict:
 
 
 def _make_batches(model):
+    # One source of pairs.
     source = SOURCES["pydocs"]() if DATA.value == "pydocs" else None
     source = source or SOURCES["files"](path=DATA.value)
     # Tokenized texts are cached only while the command runs.

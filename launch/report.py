@@ -16,6 +16,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=
 
 def main():
     """Writes evals/report.md and evals/curve.png, and prints the report."""
+    # Beside the grid, if launch.evaluate has written one.
     workdir = Path(WORKDIR.value)
     folder = workdir / "evals"
     with (

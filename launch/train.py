@@ -55,6 +55,7 @@ def _train(workdir: Path):
     from research.experiment.workdir import prepare_run
     from research.train import loop
 
+    # Connect the processes before JAX is used.
     sharding.initialize()
     cache = Path(CACHE.value) if CACHE.value else None
     experiment = prepare_run(CONFIG.value, workdir, cache=cache)
@@ -69,6 +70,7 @@ def _train(workdir: Path):
 
 
 def _dry_run():
+    # Builds the run without writing anything but the token cache.
     from research.analysis.dry_run import dry_run
     from research.experiment.build import TOKEN_CACHE, build
 

@@ -22,6 +22,7 @@ from research.config_sections import section
 from research.eval.evaluators import EVALS
 
 ORIGINAL = 512
+# {row: its fields}; "{scale}" is a value of the column
 ROWS = {
     "cut": {},
     "grouped": {"extend": "grouped(scale={scale})"},

@@ -23,6 +23,7 @@ from configs.common import parse_arg
 from research.config_sections import section
 from research.eval.evaluators import EVALS
 
+# {row: (kind of positions, fields)}; "{scale}" and the like are values of the column
 ROWS = {
     "learned, cut": ("learned", {}),
     "learned, grouped": ("learned", {"extend": "grouped(scale={scale})"}),

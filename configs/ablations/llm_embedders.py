@@ -39,6 +39,7 @@ def get_config(arg: str = ""):
     # The prompts are longer than the maximum length of the tiny decoder.
     extended = {"extend": "extrapolate(length=256)"} if arg.tiny else {}
     lengths = {"max_length": 256} if arg.tiny else {}
+    # Columns, with bootstrap intervals.
     evals = {
         "STS-B": section(
             EVALS, "sts", data=f"{arg.data}/stsb/dev.jsonl.gz", samples=1_000
@@ -54,6 +55,7 @@ def get_config(arg: str = ""):
     if arg.tiny:
         limits = {"candidates": 50, "queries": 20}
         evals = {"pydocs": section(EVALS, "pydocs_retrieval", **limits)}
+    # Token prepending over the first half of the blocks.
     depth = decoder.get_config(variant).encoder.depth
     source = f"model={arg.model}" if arg.model else recipe
     window = f"(1, {max(1, depth // 2)})"

@@ -21,6 +21,7 @@ from configs.common import DATA, parse_arg
 from research.config_sections import section
 from research.eval.evaluators import EVALS
 
+# {part of a row's name: variants of configs/lora_llm.py}
 TUNED = {"LoRA": "rank=16,rate=0.001", "full": "rank=0,rate=0.0002"}
 SIDES = {"causal": "", "both sides": "bidirectional"}
 READ = {"": "symmetric", ", echo": "echo"}

@@ -27,6 +27,7 @@ from configs.common import DATA, parse_arg, starbucks_pairs
 from research.config_sections import section
 from research.eval.evaluators import EVALS
 
+# {row: recipe of the pre-training}
 ROWS = {"scratch": "mlm", "mlm": "mlm", "retromae": "retromae", "smae": "smae"}
 
 
@@ -45,6 +46,7 @@ def get_config(arg: str = ""):
     if arg.tiny:
         before = after = "tiny"
         evals = {"pydocs": section(EVALS, "pydocs_retrieval", candidates=50)}
+    # Every row is fine-tuned by the same recipe, from its own start.
     recipe = "configs/starbucks_sts.py:model={start}," + after
     sizes = starbucks_pairs(mlm.get_config(before))
     config = {

@@ -17,6 +17,7 @@ from configs.common import DATA, MINILM, parse_arg
 from research.config_sections import section
 from research.eval.evaluators import EVALS
 
+# (depth, width) of each column
 SIZES = ((1, 16), (2, 32), (3, 64), (4, 128), (5, 256), (6, 384))
 
 

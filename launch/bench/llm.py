@@ -33,6 +33,7 @@ def llm(model: str, count: int, blocks: int, rounds: int) -> dict:
         blocks: Number of blocks of the decoder.
         rounds: Number of timed runs of each library and each prompt.
     """
+    # Short docstrings; both libraries first, then Embax with each prompt.
     texts = [text for text in load_docstrings() if len(text) < MAX_CHARS][:count]
     with tempfile.TemporaryDirectory() as folder:
         save_qwen2(folder, str(load.resolve_folder(model)), blocks)

@@ -35,7 +35,7 @@ def pretrain(variant: str, rounds: int) -> dict:
         "smae": load_recipe("configs/smae.py", variant),
         "padded": load_recipe("configs/mlm.py", variant),
     }
-    configs["padded"].row_layout.texts = 1
+    configs["padded"].row_layout.texts = 1  # one document per row
     # Our side: compiled steps and their batches.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
@@ -64,7 +64,7 @@ def pretrain(variant: str, rounds: int) -> dict:
         name: float(np.mean([(b.tokens.segment_ids > 0).sum() for b in side]))
         for name, side in batches.items()
     }
-    shape = batches["mlm"][0].word_ids.shape
+    shape = batches["mlm"][0].word_ids.shape  # (R, S)
     return {
         "encoder": encoder.to_dict(),
         "rows": shape,

@@ -21,6 +21,7 @@ def unpack_texts(batch: Batch) -> list[list[np.ndarray]]:
         row, number = divmod(int(index), size)
         return token_ids[row][segment_ids[row] == number + 1]
 
+    # Documents are stored query by query: column k holds the k-th of each query.
     docs_per_query = len(batch.document_index) // len(batch.query_index)
     documents = [batch.document_index[k::docs_per_query] for k in range(docs_per_query)]
     return [list(map(read_text, column)) for column in (batch.query_index, *documents)]
@@ -55,6 +56,7 @@ class StarbucksPeer:
         """Mean-pooled states [B, D] of every layer."""
         padded = [torch.from_numpy(text.astype(np.int64)) for text in texts]
         ids = torch.nn.utils.rnn.pad_sequence(padded, batch_first=True)
+        # [B, S] mask of valid tokens.
         lengths = torch.tensor([len(text) for text in texts])
         mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
         # The mean over the valid tokens of each layer.

@@ -39,6 +39,7 @@ def train_step(recipe: str, model: str, rounds: int) -> dict:
     def update_theirs(turn):
         losses["theirs"].append(peer.update(*unpack_texts(steps.batches[turn])))
 
+    # The peer unpacks the same packed batches.
     result = compare_turns(update_ours, update_theirs, rounds)
     return {"config": recipe, "losses": losses, **result}
 

@@ -199,6 +199,7 @@ def run_ablation(
             jax.clear_caches()
         return scores | failed
 
+    # A lock per start, so that it is trained only once.
     plan = plan_runs(ablation)
     locks = {run.start.name: threading.Lock() for run in plan if run.start}
     with ThreadPoolExecutor(jobs) as pool:
@@ -303,6 +304,7 @@ def collect_failures(
     results: Results,
 ) -> dict[str, str]:
     """Error messages of all failures: {"run" or "run: evaluation": message}."""
+    # Runs that failed as a whole, then single evaluations.
     runs = {run: why for run, why in results.items() if isinstance(why, str)}
     evaluations = {
         f"{run}: {name}": why

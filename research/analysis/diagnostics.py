@@ -172,6 +172,7 @@ def measure_geometry(
     chex.assert_rank(x, 3)
     chex.assert_axis_dimension(x, 1, len(depths))
     _check_count(x, "different texts")
+    # [N, D] noise, and a record per depth.
     noise = np.random.default_rng(seed).standard_normal(x[:, 0].shape)
     rows = [_measure_vectors(x[:, k]) for k in range(x.shape[1])]
     return {

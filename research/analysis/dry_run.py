@@ -114,6 +114,7 @@ def abstract_batch(batch: Any, mesh: Mesh):
     """Shapes and shardings of a batch; first axes are rounded up to fit 'data'."""
     data = mesh.shape["data"]
 
+    # Shapes first, then their shardings.
     def shape(leaf):
         leaf = np.asarray(leaf)
         rows = tuple(-(-rows // data) * data for rows in leaf.shape[:1])
@@ -180,6 +181,7 @@ def vocabulary_teraflops(experiment: Experiment, shapes: tuple) -> dict[str, flo
         jaxpr = jax.make_jaxpr(gradient)(*shapes).jaxpr
         return matmul_flops(jaxpr, VOCABULARY) / 1e12
 
+    # With gathered masked tokens, then with all tokens.
     gathered = count_teraflops()
     if not gathered:
         return {}

@@ -66,6 +66,7 @@ def plot_positional_bias(record: Mapping[str, Any], title: str, path: Path) -> N
             axes.set(title=f"{EDITS[kind]}, {variant.replace('_', ' ')}: {ratio}")
             axes.title.set_size("medium")
             axes.grid(alpha=0.3)
+        # Labels at the borders only, since the axes are shared.
         panels[0, 0].set(xlim=(0, None))
         panels[0, 0].legend(loc="lower left")
         for axes in panels[1]:
@@ -111,6 +112,7 @@ def _depth_colors(count: int):
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm
 
+    # A discrete color per depth.
     color_map = colormaps["viridis"].resampled(count)
     bounds = np.arange(count + 1) - 0.5
     scale = ScalarMappable(BoundaryNorm(bounds, count), color_map)

@@ -32,6 +32,7 @@ def mean_cosine(x: np.ndarray) -> float:
         ValueError: There are fewer than two rows.
     """
     x = l2_normalize_rows(_check_vectors(x))
+    # All ordered pairs without those of a row with itself.
     pairs = np.sum(x.sum(0) ** 2) - np.sum(x**2)
     return float(pairs / (len(x) * (len(x) - 1)))
 

@@ -72,6 +72,7 @@ def find_prune_depths(losses: np.ndarray) -> PruneDepths:
     Raises:
         ValueError: There are fewer than two blocks.
     """
+    # Depths count from 1, indices from 0.
     middle = len(losses) // 2
     if not middle:
         raise ValueError("an encoder of one block has no depth to prune")
@@ -116,5 +117,6 @@ def _batch_losses(
     layers = jnp.moveaxis(x, 1, 0)[1:]  # [L, R*M, D], without the embedding layer
     # Queries [L, B, D] and documents [L, B*K, D].
     q, d = layers[:, batch.query_index], layers[:, batch.document_index]
+    # A loss per layer.
     pairs = zip(q, d, strict=True)
     return jnp.stack([loss(*pair, batch.labels).mean() for pair in pairs])

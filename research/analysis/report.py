@@ -57,6 +57,7 @@ def _compare_first_and_last(
     metrics: Sequence[Mapping[str, Any]], name: str
 ) -> list[str]:
     """Heading and table of an evaluator's scores, at its first and its last step."""
+    # Metrics of an evaluator are logged as eval/NAME/SCORE.
     prefix = f"eval/{name}/"
     evaluated = [record for record in metrics if prefix + "main_score" in record]
     if not evaluated:

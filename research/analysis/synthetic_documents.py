@@ -98,6 +98,7 @@ def insert_text(document: Document, text: str, position: float) -> str:
 
 def remove_tokens(document: Document, size: int, position: float) -> str:
     """Removes about `size` tokens at a relative position: 0 the start, 1 the end."""
+    # The pieces between `start` and `start + size` tokens are removed.
     start = position * (document.sizes.sum() - size)
     first = _count_pieces(document, start)
     last = _count_pieces(document, start + size)

@@ -75,6 +75,7 @@ def choose_batch_sizes(
             where a larger batch does not fit the cache, and 32,768 elsewhere.
         mesh: Rows are spread over its 'data' axis.
     """
+    # Rows are split evenly over the devices.
     devices = 1 if mesh is None else mesh.shape["data"]
     if batch_tokens is None:
         batch_tokens = 1_024 if jax.default_backend() == "cpu" else 32_768
@@ -217,6 +218,7 @@ def common_prefix_length(rows: TokenRows, *, pools_last_token: bool) -> int:
     starts = np.stack([row[: min(limits)] for row in token_ids])
     is_equal = np.append((starts == starts[:1]).all(0), False)
     length = int(is_equal.argmin()) // PREFIX_STEP * PREFIX_STEP
+    # [S - P, S] scores per row and head must fit.
     longest = max(map(len, token_ids))
     fits = longest * (longest - length) <= MAX_DENSE_LENGTH**2
     return length if fits else 0

@@ -287,6 +287,7 @@ def _choose_lengths(
     Returns:
         (maximum length of a text, maximum length of a chunked document or None).
     """
+    # Chunks in several rows have no maximum length by themselves.
     in_several_rows = chunk is not None and not chunk.reads_full_text
     if max_length is None and not in_several_rows:
         max_length = model_length

@@ -113,6 +113,7 @@ def make_row_encoders(
     # Raises an error if the pooling does not fit the parameters.
     bind_pooling(parse_pooling(pool), params, cfg)
     params, dense, blocks = place_params((params, tuple(dense), blocks), mesh)
+    # One set of parameters per adapter.
     every_params = [params]
     if num_adapters:
         every_params = [lora.select_adapter(params, i) for i in range(num_adapters)]

@@ -61,6 +61,7 @@ class EmbeddingModel(NamedTuple):
     @property
     def full_width(self) -> int:
         """Width of an embedding before it is truncated to `dim`."""
+        # The last dense layer sets the width, or else the pooling.
         if self.dense:
             return self.dense[-1].kernel.shape[1]
         return registry.pooled_width(self.pool, self.config)

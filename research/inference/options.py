@@ -87,5 +87,6 @@ def _parse_integers(text: str) -> tuple[int, ...] | None:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):
         return None
+    # A bool is an int in Python, but not here.
     numbers = value if isinstance(value, tuple) else (value,)
     return numbers if all(type(number) is int for number in numbers) else None

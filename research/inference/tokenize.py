@@ -84,6 +84,7 @@ def has_pst(prompt: Prompt | None) -> bool:
     if prompt is None:
         return False
     templates = [t for group in prompt.templates.values() for t in group]
+    # Either all templates have it or none.
     answers = {
         any(piece.special == PST for piece in template) for template in templates
     }

@@ -141,6 +141,7 @@ def _hub_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    # Neither other weight formats nor code.
     patterns = ["*.json", "*.txt", "*.safetensors"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
@@ -226,6 +227,7 @@ def _load_sentence_transformers(
 
 def _lower_case_input(tokenizer: Tokenizer) -> None:
     """Makes the tokenizer lowercase its input first."""
+    # Before the tokenizer's own normalizer.
     steps = [normalizers.Lowercase()]
     if tokenizer.normalizer is not None:
         steps.append(tokenizer.normalizer)

@@ -152,6 +152,7 @@ def icl(
         f"{prefix}{escape_braces(query)}\n<response>{escape_braces(response)}\n\n"
         for query, response in examples
     )
+    # The query itself, with an open response.
     line = demonstrations + prefix + "{text}\n<response>{eos}"
     query = _instruct_template(line, instruction)
     return _make_prompt(query, query if symmetric else DOCUMENT_TEMPLATE, pool=pool)
@@ -202,6 +203,7 @@ def gritlm(
     Args:
         instruction: Description of the queries' task; empty for none.
     """
+    # Documents never have an instruction.
     document = parse_template("<|embed|>\n{text}")
     if not instruction:
         return _make_prompt(document, pool=pool)
@@ -270,6 +272,7 @@ def parse_prompt(
             raise ValueError(f"{call.name} takes no {argument}; {', '.join(takers)} do")
         if value:
             kwargs[argument] = value
+    # "plain" keeps the model's own prompts.
     prompt = build_call(PROMPTS, Call(call.name, call.args, kwargs))
     return None if call.name == "plain" else prompt
 

@@ -142,6 +142,7 @@ def enclosing_tokens(tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, np.nd
 
 def hash_texts(texts: Iterable[str]) -> np.ndarray:
     """64-bit BLAKE2b hashes of texts, as [N, 2] uint32 halves."""
+    # Lone surrogates, which UTF-8 cannot encode, are allowed.
     digests = [
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         for text in texts
@@ -184,6 +185,7 @@ def _train_wordpiece(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
 def _train_bpe(
     texts: list[str], vocab: int, special: tuple[str, ...]
 ) -> tokenizers.Tokenizer:
+    # All 256 bytes are in the vocabulary, so that no text is unknown.
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -204,6 +206,7 @@ def _set_bert(tokenizer: tokenizers.Tokenizer, *, lowercase: bool) -> None:
 
 
 def _add_bert_special(tokenizer: tokenizers.Tokenizer) -> None:
+    # A vocab.txt may lack some of them.
     known = [
         token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None
     ]

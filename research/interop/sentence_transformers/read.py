@@ -97,6 +97,7 @@ def _read_prompts(fields: Mapping[str, Any]) -> dict[str, str]:
     """The prompts for queries and documents, by name, or else the default prompt."""
     named = fields.get("prompts") or {}
     default = named.get(fields.get("default_prompt_name"), "")
+    # Names of document prompts in common models.
     documents = [named[n] for n in ("document", "passage", "corpus") if n in named]
     return {
         "query": named.get("query", default),

@@ -91,6 +91,7 @@ def export(
 
 def _transformer_config(model: EmbeddingModel) -> dict[str, Any]:
     """The fields of config.json."""
+    # {name: id} of the special tokens.
     special = {name: number for name, _, number in _special_tokens(model.tokenizer)}
     ids = {
         "pad_token_id": special.get("pad_token"),
