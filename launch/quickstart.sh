@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains a 2D Matryoshka encoder on the docstrings and code of the installed Python
-# packages, scores it at every depth and width on packages it has not seen, and searches
-# them: quickstart.sh [workdir]. Run it again to resume or to see the results again.
+# packages, scores it at every depth and width on held-out packages, and searches them:
+# quickstart.sh [workdir]. Run it again to resume or to see the results again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 workdir="${1:-runs/quickstart}"

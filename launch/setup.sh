@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv where it is missing and installs what FILE lists: setup.sh [FILE].
-# Prints nothing but errors when there is nothing to do.
+# Makes .venv if it is missing and installs the packages in FILE: setup.sh [FILE].
+# Prints only errors if there is nothing to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 wanted="${1:-requirements.txt}"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs one command on the GPUs of a SLURM job, a process for each of them:
+# Runs one command on the GPUs of a SLURM job, with one process per GPU:
 #   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh launch.train \
 #     --config=configs/starbucks_sts.py --workdir=/shared/runs/sts
-# The same command again resumes. The tree and the workdir lie on a file system of all
-# nodes; .venv has what the README names for GPUs.
+# Run the same command again to resume. All nodes must share the working tree and the
+# workdir; .venv needs the GPU packages that launch/README.md names.
 #SBATCH --job-name=embax
 #SBATCH --output=%x-%j.log
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv if needed, then runs ruff and the tests: test.sh [--all] [pytest options].
-# With --all also those marked slow, and all of them with XLA's optimizations on, as
-# users run.
+# --all adds the tests marked slow, and runs all tests with XLA's optimizations on, as
+# in normal use.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash launch/setup.sh tests/requirements.txt
@@ -16,15 +16,15 @@ if [ "${1:-}" = "--all" ]; then
   export JAX_COMPILATION_CACHE_DIR="$programs-optimized"
 else
   options=(-m "not slow")
-  # Commands that tests start compile as quickly as the tests themselves do.
+  # The same settings for commands that tests start as processes.
   export JAX_DISABLE_MOST_OPTIMIZATIONS=1
   export JAX_COMPILATION_CACHE_DIR="$programs"
 fi
-# Programs are found compiled by the commands that tests start, and by later runs.
+# Commands that tests start, and later runs, find compiled programs in the cache.
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
-# The data set that many tests read is made once, before they share it.
+# Make the data set that many tests read once, before they run in parallel.
 .venv/bin/python -c 'from research.data.sources import SOURCES; SOURCES["pydocs"]()' \
   > /dev/null 2>&1
-# Each process takes neighbors, which share what their files make and compile.
+# Tests of one file stay together, since they share fixtures and compiled programs.
 exec .venv/bin/python -m pytest --numprocesses 2 --dist worksteal "${options[@]}" "$@"

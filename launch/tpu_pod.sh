@@ -2,8 +2,9 @@
 # Runs one command on every host of a Cloud TPU slice: tpu_pod.sh NAME ZONE MODULE FLAGS...
 #   bash launch/tpu_pod.sh my-slice us-east5-a launch.train \
 #     --config=configs/starbucks_sts.py --workdir=/mnt/shared/runs/sts
-# Sends the working tree as it is, changes included, installs what it needs and runs it;
-# the same command again resumes. The workdir lies on a file system of all hosts.
+# Copies the working tree with its uncommitted changes, installs the requirements, and
+# runs the command; run it again to resume. All hosts must share the workdir's file
+# system.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ $# -lt 3 ]; then
@@ -21,7 +22,7 @@ tree="$(mktemp -d)/embax.tar.gz"
 trap 'rm -rf "$(dirname "$tree")"' EXIT
 git ls-files -z --cached --others --exclude-standard | tar --null -czf "$tree" -T -
 jax="$(sed -n 's/^jax==//p' requirements.txt)"
-# The first host coordinates; jax asks the metadata server for the rest.
+# The first host is the coordinator; JAX gets all else from the metadata server.
 hosts="http://metadata.google.internal/computeMetadata/v1/instance/attributes"
 first="curl -sf -H 'Metadata-Flavor: Google' $hosts/worker-network-endpoints"
 first="$first | cut -d, -f1 | awk -F: '{print \$NF}'"
