@@ -41,8 +41,6 @@ SPLIT = (
     "smae",
     "starbucks_sts",
 )
-# Recipes that train in the default run; the others do with `launch/test.sh --all`.
-TRAINED = ("lora_llm", "smae", "starbucks_sts")
 HEADINGS = ("Source:", "Command:", "Variants:", "Cost:", "Expected:")
 
 
@@ -74,13 +72,7 @@ def test_tiny_builds_and_its_step_keeps_the_state(name, cache, one_device):
     assert all(value.shape == () for value in metrics.values())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in TRAINED else pytest.param(name, marks=pytest.mark.slow)
-        for name in RECIPES
-    ],
-)
+@pytest.mark.parametrize("name", RECIPES)
 def test_tiny_trains_two_steps_and_loads(name, tmp_path, cache, request):
     if name not in SPLIT:
         request.getfixturevalue("one_device")

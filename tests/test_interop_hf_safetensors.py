@@ -238,8 +238,8 @@ def write_zeros(folder, cfg, dtype):
     [
         (20_000, np.float32, "host"),
         # Most of it is one table
-        pytest.param(60_000, ml_dtypes.bfloat16, "host", marks=pytest.mark.slow),
-        pytest.param(9_000, np.float32, "placed", marks=pytest.mark.slow),
+        (60_000, ml_dtypes.bfloat16, "host"),
+        (9_000, np.float32, "placed"),
     ],
 )
 def test_peak_of_memory(vocab, dtype, placement, tmp_path):

@@ -19,7 +19,6 @@ def mteb_model(embed):
     )
 
 
-@pytest.mark.slow  # imports torch
 def test_batches_of_mteb_are_embedded_by_role(embed, mteb_model):
     from mteb.types import PromptType
 
@@ -33,13 +32,11 @@ def test_batches_of_mteb_are_embedded_by_role(embed, mteb_model):
         np.testing.assert_array_equal(vectors, embed(TEXTS, role))
 
 
-@pytest.mark.slow  # imports torch and runs some thirty small tasks
 def test_mteb_runs_a_tiny_model_on_its_mock_tasks(mteb_model):
     mteb = pytest.importorskip("mteb")
     assert mteb.mock_run(mteb_model).all_passed
 
 
-@pytest.mark.slow  # imports torch
 def test_the_evaluator_scores_tasks_of_mteb_by_name_or_object(embed):
     pytest.importorskip("mteb")
     from mteb.mocks.mock_tasks.sts import MockSTSTask

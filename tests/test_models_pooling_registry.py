@@ -317,13 +317,7 @@ def test_a_run_takes_over_the_pooling_or_drops_it(params):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "latent_attention",
-        pytest.param("layer_attention", marks=pytest.mark.slow),
-        pytest.param("lexicon", marks=pytest.mark.slow),
-        pytest.param("dupmae", marks=pytest.mark.slow),
-    ],
+    "name", ["latent_attention", "layer_attention", "lexicon", "dupmae"]
 )
 def test_a_workdir_remembers_its_pooling(name, tmp_path, tmp_path_factory):
     config = learned_poolings.get_config(f"tiny,pool={name}")

@@ -98,7 +98,6 @@ def whole(tmp_path_factory, cache):
     return workdir
 
 
-@pytest.mark.slow  # five processes, each of which imports JAX and compiles
 def test_a_run_killed_three_times_ends_bit_equal(whole, cache, tmp_path):
     workdir = tmp_path / "killed"
     moments = sorted(random.SystemRandom().sample(range(4, STEPS - 1), 3))
@@ -110,7 +109,6 @@ def test_a_run_killed_three_times_ends_bit_equal(whole, cache, tmp_path):
     assert losses(workdir) == losses(whole), f"killed after steps {moments}"
 
 
-@pytest.mark.slow  # two more such processes
 @pytest.mark.parametrize("devices", [4, 8])
 def test_a_run_goes_on_alike_on_more_devices(devices, whole, cache, tmp_path):
     workdir = tmp_path / "moved"
