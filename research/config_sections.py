@@ -160,19 +160,10 @@ def bind_call(table: Table, call: Call, *args) -> Callable[..., Any]:
         ValueError: The table has no such function, or the function no such argument, or
             an argument is missing or of another type.
     """
-    if call.name not in table:
-        raise ValueError(
-            f"unknown name {call.name!r}; known: {', '.join(sorted(table))}"
-        )
     # Check the names of the arguments, then bind them and check their types.
-    function = functools.partial(table[call.name], *args)
+    function = functools.partial(_find_function(table, call.name), *args)
     parameters = inspect.signature(function).parameters
-    # Unknown argument names
-    allowed = ", ".join(parameters) or "none"
-    if unknown := sorted(set(call.kwargs) - set(parameters)):
-        raise ValueError(
-            f"{call.name} has no argument {', '.join(unknown)}; it has {allowed}"
-        )
+    allowed = _check_names(call.name, call.kwargs, parameters)
     try:
         # Required arguments may still be missing here
         bound = inspect.signature(function).bind_partial(*call.args, **call.kwargs)
@@ -232,17 +223,28 @@ def keyword_parameters(
     table: Table, name: str, arguments: Mapping[str, Any]
 ) -> dict[str, inspect.Parameter]:
     """The keyword-only parameters of `table[name]`; checks the arguments' names."""
-    if name not in table:
-        raise ValueError(f"unknown name {name!r}; known: {', '.join(sorted(table))}")
-    parameters = inspect.signature(table[name]).parameters.values()
+    parameters = inspect.signature(_find_function(table, name)).parameters.values()
     # The other parameters are arguments of `build`, not of the config
     known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-    if unknown := sorted(set(arguments) - set(known)):
-        raise ValueError(
-            f"{name} has no argument {', '.join(unknown)}; "
-            f"it has {', '.join(known) or 'none'}"
-        )
+    _check_names(name, arguments, known)
     return known
+
+
+def _find_function(table: Table, name: str) -> Callable[..., Any]:
+    """The table's function; raises ValueError with the names that it has."""
+    if name not in table:
+        raise ValueError(f"unknown name {name!r}; known: {', '.join(sorted(table))}")
+    return table[name]
+
+
+def _check_names(function: str, names: Iterable[str], known: Iterable[str]) -> str:
+    """Raises ValueError for an unknown argument; returns the known ones as a list."""
+    allowed = ", ".join(known) or "none"
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(
+            f"{function} has no argument {', '.join(unknown)}; it has {allowed}"
+        )
+    return allowed
 
 
 def _resolve_type(annotation) -> type:
