@@ -11,6 +11,9 @@ from absl import app, flags, logging
 
 VIRTUAL = "--xla_force_host_platform_device_count"  # several devices on one CPU
 ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+# Exit code of a run that a signal stopped, as shells say it (128 + SIGTERM). Schedulers
+# start such a run again, and take code 0 for its end.
+STOPPED = 143
 # Errors of the user; any other exception is a bug and keeps its traceback.
 MISTAKES = (ValueError, OSError)
 
@@ -20,7 +23,7 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
 
     Logs and progress go to stderr. An error of the user (a bad flag or config, a
     ValueError or OSError from main) prints one sentence there, and the exit code is 1;
-    `--verbosity=1` adds the traceback.
+    `--verbosity=1` adds the traceback. A result with "finished": false exits with 143.
     """
 
     def run_command(arguments):
@@ -41,6 +44,8 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
         if result is not None:
             sys.stderr.flush()
             print(json.dumps(result), flush=True)
+            if result.get("finished") is False:
+                sys.exit(STOPPED)
 
     app.run(run_command, flags_parser=_parse_flags)
 

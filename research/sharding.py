@@ -35,8 +35,8 @@ RULES: Rules = (
     (r"layers/(out|down)/lora/b", P(None, None, "data")),
     (r"(head|detector)/transform/kernel", P("data", "model")),
 )
-# Environment variables that tell of several processes: SLURM, Open MPI, TPU pods.
-_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+# Environment variables that tell of several processes: SLURM, Open MPI, GKE, manual.
+_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
 _HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 _ADDRESSES = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS")
 
@@ -44,9 +44,9 @@ _ADDRESSES = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS")
 def initialize(*, timeout: int = 300) -> None:
     """Joins the processes of a multi-host run; does nothing in a single-process one.
 
-    Call it before JAX initializes its devices. SLURM, Open MPI and TPU pods are
-    detected; for a manual start, set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID.
+    Call it before JAX initializes its devices. SLURM, Open MPI and GKE are detected.
+    On Cloud TPU machines set JAX_NUM_PROCESSES, the number of hosts, and elsewhere also
+    JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID.
 
     Args:
         timeout: Seconds to wait for the other processes.

@@ -1,4 +1,6 @@
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +34,13 @@ def test_a_mistake_is_one_sentence(tmp_path):
         assert result.stderr.count("\n") == 1
         assert message in result.stderr
     assert list(tmp_path.iterdir()) == [texts]
+
+
+def test_a_stopped_run_prints_its_result_and_is_no_success():
+    code = "from launch import main; main.run(lambda: {'step': 3, 'finished': False})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == main.STOPPED == 128 + signal.SIGTERM
+    assert json.loads(done.stdout) == {"step": 3, "finished": False}
 
 
 def test_collectives_keep_their_order_beside_other_flags(monkeypatch):

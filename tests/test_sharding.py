@@ -127,6 +127,7 @@ def test_states_are_split_by_rows_on_the_ambient_mesh():
         ({}, False),
         ({"SLURM_NTASKS": "1"}, False),
         ({"SLURM_NTASKS": "4"}, True),
+        ({"JAX_NUM_PROCESSES": "4"}, True),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
         ({"TPU_WORKER_HOSTNAMES": "a"}, False),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),

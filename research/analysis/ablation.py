@@ -247,7 +247,7 @@ def _train(ablation: Ablation, run: AblationRun, workdir: Path) -> None:
     # The last line of the log is the error message if the training fails.
     with (folder / "log.txt").open("ab") as log:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log)
-    if done.returncode:
+    if done.returncode not in (0, 143):  # 143: a signal stopped it, with a result
         lines = (folder / "log.txt").read_text().strip().splitlines()
         raise ValueError(lines[-1] if lines else f"training exited {done.returncode}")
     result = json.loads(done.stdout.splitlines()[-1])
