@@ -14,6 +14,7 @@ ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 # Exit code of a run that a signal stopped, as shells say it (128 + SIGTERM). Schedulers
 # start such a run again, and take code 0 for its end.
 STOPPED = 143
+PROGRAMS = "~/.cache/embax/programs"  # compiled programs; see `keep_programs`
 # Errors of the user; any other exception is a bug and keeps its traceback.
 MISTAKES = (ValueError, OSError)
 
@@ -31,6 +32,7 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
             logging.set_verbosity(logging.WARNING)  # orbax logs every file
         if VIRTUAL in os.environ.get("XLA_FLAGS", ""):
             order_collectives()
+        keep_programs()
         # At its default level, JAX warns about every missing accelerator.
         logging.get_absl_logger().parent.getChild("jax").setLevel("WARNING")
         if len(arguments) > 1:
@@ -58,6 +60,42 @@ def order_collectives() -> None:
     can then hold all threads and wait in different collectives, until XLA aborts.
     """
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ORDERED}".strip()
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs on disk, where later commands find them.
+
+    They are in JAX's persistent compilation cache: the folder that the environment
+    variable JAX_COMPILATION_CACHE_DIR names, or else XDG_CACHE_HOME/embax/programs.
+    JAX_ENABLE_COMPILATION_CACHE=false keeps none, and neither does a folder that cannot
+    be written.
+    """
+    enabled = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "1").lower()
+    if enabled in ("0", "false", "off") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    # The folder; without a home there is none.
+    cache = os.environ.get("XDG_CACHE_HOME")
+    folder = os.path.expanduser(f"{cache}/embax/programs" if cache else PROGRAMS)
+    try:
+        if os.path.isabs(folder):
+            os.makedirs(folder, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        log(f"compiled programs are not kept: {folder} cannot be written")
+        return
+    # JAX reads the variables once, when it is imported, which may be past or to come.
+    options = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in options.items():
+        if name.upper() not in os.environ:
+            os.environ[name.upper()] = str(value)
+            if "jax" in sys.modules:
+                sys.modules["jax"].config.update(name, value)
 
 
 def log(line: str) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import optax
 
 # `jax.named_scope` of operations over the vocabulary; profiles and the dry run use it
 # to attribute their cost.
@@ -163,13 +162,13 @@ class TrainState:
         params: Trained parameters.
         frozen: Parameters that are not trained: base weights under LoRA, a teacher's
             weights, running statistics.
-        opt_state: State of the optimizer.
+        opt_state: State of the optimizer, an `optax.OptState`.
     """
 
     step: Array
     params: Params
     frozen: Params
-    opt_state: optax.OptState
+    opt_state: Any  # importing optax takes a quarter of a second
 
 
 # pool(tokens [B, S, D], mask [B, M, S]) -> [B, M, D], one vector per text of a row.

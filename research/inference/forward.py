@@ -61,7 +61,7 @@ class RowEncoder:
         """
         chex.assert_rank([rows.token_ids, rows.lengths], [2, 1])
         # Rows go to the default device, or are spread over the mesh.
-        place = jnp.asarray
+        place = jax.device_put
         if self.mesh is not None:
             place = partial(jax.device_put, device=NamedSharding(self.mesh, P("data")))
         rows = jax.tree.map(place, rows)
@@ -127,7 +127,7 @@ def make_row_encoders(
 def place_params(params: Params, mesh: Mesh | None) -> Params:
     """Parameters on every device of the mesh, or on the default device."""
     if mesh is None:
-        return jax.tree.map(jnp.asarray, params)
+        return jax.device_put(params)  # jnp.asarray would compile a copy of each shape
 
     def place(x):
         # Parameters that are already sharded over the mesh stay as they are.

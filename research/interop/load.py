@@ -18,7 +18,6 @@ from research.models.lora import full_params, num_params
 from research.models.positions.methods import encoder_config
 from research.text.prompts import PROMPTS, build_prompt
 from research.text.tokenization import load_tokenizer
-from research.train.checkpoints import restore_params
 from research.types import Params
 
 
@@ -154,6 +153,8 @@ def _hub_folder(name: str) -> Path:
 
 def _load_workdir(path: Path, lm_head: bool) -> EmbeddingModel:
     """Loads the newest checkpoint of a workdir of `launch.train`."""
+    from research.train.checkpoints import restore_params  # imports orbax, for a second
+
     fields = read_json(path / "model.json")
     # Trained and frozen parameters are stored apart if only some are trained.
     partial = fields.get("partial", False)

@@ -27,7 +27,7 @@ from research.models.layers import (
 )
 from research.models.pooling import registry
 from research.models.pooling.basic import LearnedPooling
-from research.models.positions.bias import POSITION_BIASES, init_bias
+from research.models.positions.bias import POSITION_BIASES, init_positions
 from research.models.positions.segment_positions import Positions, segment_positions
 from research.models.prefix_cache import apply_after_prefix
 from research.models.stack import PerLayerFn, layer_flags, scan_blocks
@@ -41,7 +41,7 @@ from research.types import Array, EncoderOutput, Key, Params, Pool, Tokens
 def init(key: Key, cfg: EncoderConfig) -> Params:
     """Random parameters: kernels and tables are normal with std 0.02, as in BERT."""
     embed_key, layers_key, norm_key, position_key = jax.random.split(key, 4)
-    params = _init_positions(position_key, cfg)
+    params = init_positions(position_key, cfg)
     # Inputs that determine the shapes: two tokens, dense attention
     token_ids = jnp.zeros((1, 2), jnp.int32)
     positions = segment_positions(jnp.ones_like(token_ids))
@@ -60,14 +60,6 @@ def init(key: Key, cfg: EncoderConfig) -> Params:
     if cfg.norm_at != "post":
         params["final_norm"] = norm(cfg, None).init(norm_key, x)["params"]
     return params
-
-
-def _init_positions(key: Key, cfg: EncoderConfig) -> Params:
-    """Parameters of the attention bias and of position methods, if they have any."""
-    params = {"position_bias": init_bias(key, cfg)}
-    for method in cfg.position_methods:
-        params[method.name] = method.init(key, cfg)
-    return {name: value for name, value in params.items() if value}
 
 
 @partial(jax.jit, static_argnames=("cfg", "every_layer"))

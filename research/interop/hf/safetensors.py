@@ -20,9 +20,9 @@ from research.interop.hf.weight_names import (
     is_ignored,
 )
 from research.interop.hf.weight_transforms import TRANSFORMS, Shape
-from research.models import encoder, heads
 from research.models.config import EncoderConfig
-from research.types import Array, Key, Params
+from research.models.param_shapes import abstract_params
+from research.types import Array, Params
 
 # Large tensors, such as embedding tables, are read in slices of so many bytes.
 SLICE_BYTES = 1 << 24
@@ -77,7 +77,7 @@ def read_safetensors(
             unexpected shapes, all of which are listed.
     """
     # Where each parameter is stored, checked before anything is read.
-    tree = _abstract_params(cfg, lm_head)
+    tree = abstract_params(cfg, lm_head=lm_head)
     shapes = {path: leaf.shape for path, leaf in _flatten(tree).items()}
     tensor_maps = _tensor_maps(cfg, shapes)
     stored = _find_tensors(folder, cfg, tensor_maps, shapes)
@@ -119,7 +119,7 @@ def write_safetensors(
     from huggingface_hub import split_state_dict_into_shards_factory
 
     flat = _flatten(jax.device_get(params))
-    tree = _abstract_params(cfg, "lm_head" in params)
+    tree = abstract_params(cfg, lm_head="lm_head" in params)
     shapes = {path: leaf.shape for path, leaf in _flatten(tree).items()}
     prefix = OUTPUT_LAYERS[find_family(cfg)][1] if "lm_head" in params else ""
     # The origin and the size of each tensor.
@@ -159,18 +159,6 @@ def save_tensors(file: Path, tensors: dict[str, np.ndarray]) -> None:
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written: {error}") from None
     file.chmod(mode)
-
-
-def _abstract_params(cfg: EncoderConfig, lm_head: bool) -> Params:
-    """The tree of the parameters' shapes, without any computation."""
-
-    def init(key: Key) -> Params:
-        params = encoder.init(key, cfg)
-        return (
-            {**params, "lm_head": heads.init_lm_head(key, cfg)} if lm_head else params
-        )
-
-    return jax.eval_shape(init, jax.random.key(0))
 
 
 def _flatten(tree: Params) -> dict[str, Any]:

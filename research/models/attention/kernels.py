@@ -4,12 +4,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel as kernels,
-)
-from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_mask as masks,
-)
 from jax.sharding import PartitionSpec as P
 
 from research.models.attention.blockwise import blockwise_attention
@@ -147,6 +141,14 @@ def _dividing_axis(mesh, name: str, size: int) -> str | None:
 
 def _run_splash(cfg, block, interpret, q, k, v, segment_ids, is_local):
     """Splash attention for the rows and heads of one device."""
+    # Imports all of Pallas, for half a second, which only TPUs need
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernels,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_mask as masks,
+    )
+
     # Block size, a multiple of the lanes, and padding of rows to equal blocks
     length = v.shape[1]
     count = -(-length // block)
@@ -171,7 +173,7 @@ def _run_splash(cfg, block, interpret, q, k, v, segment_ids, is_local):
     # [B, H, padded S, E] queries, keys and values; [B, padded S] segment ids
     arrays = [put_heads_first(x) for x in (q, k, v)]
     arrays.append(kernels.SegmentIds(segment_ids, segment_ids))
-    global_mask, local_mask = _splash_masks(cfg, size * count)
+    global_mask, local_mask = _splash_masks(masks, cfg, size * count)
     if cfg.sliding_window_layers:
         y = jax.lax.cond(
             is_local, partial(attend, local_mask), partial(attend, global_mask), *arrays
@@ -181,8 +183,8 @@ def _run_splash(cfg, block, interpret, q, k, v, segment_ids, is_local):
     return y.transpose(0, 2, 1, 3)[:, :length]  # [B, S, H, D/H]
 
 
-def _splash_masks(cfg: EncoderConfig, length: int) -> tuple[masks.Mask, masks.Mask]:
-    """The masks of blocks without and with a sliding window."""
+def _splash_masks(masks, cfg: EncoderConfig, length: int):
+    """The masks of blocks without and with a sliding window, of the module `masks`."""
     shape = (length, length)
     global_mask = masks.CausalMask(shape) if cfg.causal else masks.FullMask(shape)
     window_after = 0 if cfg.causal else cfg.window

@@ -33,6 +33,14 @@ class AttentionBias(NamedTuple):
     bias: Callable[[Params, EncoderConfig, Array], Array]
 
 
+def init_positions(key: Key, cfg: EncoderConfig) -> Params:
+    """Parameters of the attention bias and of position methods, if they have any."""
+    params = {"position_bias": init_bias(key, cfg)}
+    for method in cfg.position_methods:
+        params[method.name] = method.init(key, cfg)
+    return {name: value for name, value in params.items() if value}
+
+
 def init_bias(key: Key, cfg: EncoderConfig) -> Params:
     """Initial parameters of `cfg.position_bias`; empty if it has none.
 
