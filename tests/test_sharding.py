@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,6 +121,20 @@ def test_states_are_split_by_rows_on_the_ambient_mesh():
     with jax.set_mesh(mesh):
         assert jax.jit(sharding.split_rows)(x).sharding.spec == P("data")
         assert sharding.split_rows(jnp.ones((6, 4))).sharding.spec != P("data")
+
+
+def test_the_devices_of_a_process_stand_together():
+    @dataclasses.dataclass(frozen=True)
+    class Device:
+        process_index: int
+        id: int
+
+    # A TPU slice of 4 x 4 chips, whose processes have 2 x 2 of them
+    chips = [Device(i % 4 // 2 + i // 8 * 2, i) for i in range(16)]
+    for model in (1, 2, 4):
+        mesh = sharding.make_mesh({"data": -1, "model": model}, chips)
+        processes = [chip.process_index for chip in mesh.devices.flat]
+        assert processes == sorted(processes)
 
 
 @pytest.mark.parametrize(
