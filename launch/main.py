@@ -4,10 +4,13 @@ import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import app, flags, logging
+
+from research.processes import is_first, is_joined
 
 VIRTUAL = "--xla_force_host_platform_device_count"  # several devices on one CPU
 ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
@@ -43,9 +46,16 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
         except MISTAKES as error:
             logging.debug("traceback of the error below", exc_info=True)
             _fail(format_error(error))
+        except Exception:
+            if not is_joined():
+                raise
+            traceback.print_exc()
+            os._exit(1)
         if result is not None:
-            sys.stderr.flush()
-            print(json.dumps(result), flush=True)
+            # The first process speaks for all of a run
+            if is_first():
+                sys.stderr.flush()
+                print(json.dumps(result), flush=True)
             if result.get("finished") is False:
                 sys.exit(STOPPED)
 
@@ -139,4 +149,7 @@ def _parse_flags(arguments: list[str]) -> list[str]:
 
 def _fail(message: str):
     print(f"error: {message}", file=sys.stderr, flush=True)
+    # The usual exit waits for the run's other processes, and these wait for this one
+    if is_joined():
+        os._exit(1)
     sys.exit(1)

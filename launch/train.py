@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import main as cli
+from launch.supervise import supervise
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -51,15 +52,17 @@ def main():
 
 def _train(workdir: Path):
     # Imported here, so that mistakes in flags are reported at once.
-    from research import sharding
+    from research import processes
     from research.experiment.workdir import prepare_run
     from research.train import loop
+    from research.train.workdir_lock import lock_workdir
 
     # Connect the processes before JAX is used.
-    sharding.initialize()
+    processes.initialize()
     cache = Path(CACHE.value) if CACHE.value else None
-    experiment = prepare_run(CONFIG.value, workdir, cache=cache)
-    result = loop.train(experiment, workdir)
+    with lock_workdir(workdir):
+        experiment = prepare_run(CONFIG.value, workdir, cache=cache)
+        result = loop.train(experiment, workdir)
     return {
         "workdir": str(workdir),
         "step": int(result.state.step),
@@ -131,5 +134,6 @@ def parse_section_flags(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    supervise()
     sys.argv = parse_section_flags(sys.argv)
     cli.run(main)

@@ -1,7 +1,6 @@
-"""Device mesh, parameter shardings by path, and start of multi-host runs."""
+"""Device mesh, and shardings of parameters by path and of batches."""
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,42 +34,6 @@ RULES: Rules = (
     (r"layers/(out|down)/lora/b", P(None, None, "data")),
     (r"(head|detector)/transform/kernel", P("data", "model")),
 )
-# Environment variables that tell of several processes: SLURM, Open MPI, GKE, manual.
-_SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
-_HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
-_ADDRESSES = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS")
-
-
-def initialize(*, timeout: int = 300) -> None:
-    """Joins the processes of a multi-host run; does nothing in a single-process one.
-
-    Call it before JAX initializes its devices. SLURM, Open MPI and GKE are detected.
-    On Cloud TPU machines set JAX_NUM_PROCESSES, the number of hosts, and elsewhere also
-    JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID.
-
-    Args:
-        timeout: Seconds to wait for the other processes.
-    Raises:
-        ValueError: The processes did not find each other.
-    """
-    if not _is_multiprocess(os.environ):
-        return
-    # SLURM, Open MPI and TPU pods are detected by JAX
-    count, index = (
-        int(os.environ[name]) if name in os.environ else None
-        for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    )
-    try:
-        jax.distributed.initialize(
-            num_processes=count, process_id=index, initialization_timeout=timeout
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the processes of this run did not find each other within {timeout} s "
-            f"({str(error).splitlines()[0]}); usual causes: the command was not "
-            "started on every host, or a firewall closes the coordinator's port "
-            "(8482 on TPU pods)"
-        ) from error
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
@@ -187,10 +150,30 @@ def split_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P("data"))
 
 
-def _is_multiprocess(environ: Mapping[str, str]) -> bool:
-    if any(environ.get(name) for name in _ADDRESSES):
-        return True
-    lists = [environ.get(name, "") for name in _HOSTS]
-    if any("," in hosts and " " not in hosts for hosts in lists):
-        return True  # without a TPU, libtpu stores an error message there
-    return any(int(environ.get(name) or 1) > 1 for name in _SIZES)
+def local_mesh(mesh: Mesh) -> Mesh:
+    """The devices of this process alone, all on 'data'; with one process, the mesh."""
+    if jax.process_count() == 1:
+        return mesh
+    return make_mesh({"data": -1, "model": 1}, jax.local_devices())
+
+
+def gather_params(tree: Any, mesh: Mesh) -> Any:
+    """Copies a tree of arrays, however it is split, to every device of each process.
+
+    Returns:
+        The tree on `local_mesh(mesh)`; with one process the tree itself.
+    """
+    if jax.process_count() == 1:
+        return tree
+    replicated = jax.jit(_identity, out_shardings=NamedSharding(mesh, P()))(tree)
+    local = NamedSharding(local_mesh(mesh), P())
+
+    def make_local(x):
+        shards = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, local, shards)
+
+    return jax.tree.map(make_local, replicated)
+
+
+def _identity(x):
+    return x

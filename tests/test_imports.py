@@ -28,14 +28,23 @@ ONLY = {
     "transformers": (),
     "sentence_transformers": (),
 }
-# What every package may import: the four files on the ground, and these. A package
+# What every package may import: the six files on the ground, and these. A package
 # stands above all that it imports.
-GROUND = ("types", "config_sections", "sharding", "atomic_write")
+GROUND = (
+    "types",
+    "config_sections",
+    "sharding",
+    "atomic_write",
+    "file_lock",
+    "processes",
+)
 MAY = {
     "types": (),
     "config_sections": (),
     "sharding": ("types",),
     "atomic_write": (),
+    "file_lock": (),
+    "processes": (),
     "transforms": (),
     "text": (),
     "train": (),

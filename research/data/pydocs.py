@@ -13,12 +13,13 @@ import textwrap
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow_datasets as tfds
+
+from research.file_lock import wait_for_lock
 
 # Folders without code that was written for the package.
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "_vendor"}
@@ -85,17 +86,11 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
     folders = tuple(folders) or find_package_folders()
     files = find_python_files(folders)
     content = hashlib.blake2b(repr((files, PER_PACKAGE)).encode(), digest_size=8)
-    make = partial(
-        PyDocs,
-        folders=folders,
-        data_dir=Path(cache).expanduser() / content.hexdigest(),
-        file_format="array_record",
-    )
-    builder = make()
-    try:
+    data_dir = Path(cache).expanduser() / content.hexdigest()
+    # One process builds the data set, others wait for it
+    with wait_for_lock(data_dir.with_suffix(".lock")):
+        builder = PyDocs(folders=folders, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
-    except FileExistsError:  # another process has made the same set meanwhile
-        builder = make()
     return builder.as_data_source(split)
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from research.atomic_write import atomic_write
 from research.data.examples import Example
 from research.data.sources import Source
+from research.file_lock import wait_for_lock
 
 FORMAT = 2  # of the files; tables of another format are written anew
 CHUNK = 1024  # examples tokenized at once
@@ -23,7 +24,7 @@ CHUNK = 1024  # examples tokenized at once
 def write_once(cache: Path, name: str, write: Callable[[Path], None]) -> Path:
     """The folder `name` of a cache, written first if it does not exist.
 
-    The write is atomic, so that several runs may share a cache.
+    Several runs and processes may share a cache: one writes, and the others wait.
 
     Args:
         cache: Folder of all tables.
@@ -31,12 +32,16 @@ def write_once(cache: Path, name: str, write: Callable[[Path], None]) -> Path:
         write: Function that writes the table's files into a draft folder.
     """
     folder = Path(cache) / name
-    if not folder.is_dir():
+    if folder.is_dir():
+        return folder
+    with wait_for_lock(folder.with_name(f".{name}.lock")):
+        if folder.is_dir():
+            return folder
         try:
             with atomic_write(folder, folder=True) as draft:
                 write(draft)
         except OSError:
-            if not folder.is_dir():  # else another process was first
+            if not folder.is_dir():  # made meanwhile, on a file system without locks
                 raise
     return folder
 

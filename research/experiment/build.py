@@ -113,6 +113,7 @@ def build(
 
     # How the trained model embeds, and its evaluators
     card = _model_card(config, base_encoder, encoder, sources)
+    local_mesh = sharding.local_mesh(mesh)
     evaluators = {name: build_section(EVALS, p) for name, p in config.evals.items()}
     return Experiment(
         objective=objective,
@@ -131,9 +132,11 @@ def build(
             for name, evaluator in evaluators.items()
             if not isinstance(evaluator, ModelEvaluator)
         },
-        make_embedder=partial(_make_embedder, encoder, tokenizer, prompt, mesh, card),
+        make_embedder=partial(
+            _make_embedder, encoder, tokenizer, prompt, local_mesh, card
+        ),
         measures={
-            name: partial(_measure, evaluator, encoder, tokenizer, card, mesh)
+            name: partial(_measure, evaluator, encoder, tokenizer, card, local_mesh)
             for name, evaluator in evaluators.items()
             if isinstance(evaluator, ModelEvaluator)
         },

@@ -8,6 +8,7 @@ import ml_collections
 from research.atomic_write import atomic_write, write_json
 from research.config_sections import diff_configs
 from research.experiment.build import build
+from research.processes import call_on_first
 from research.text.tokenization import load_tokenizer
 from research.train.loop import Experiment
 
@@ -16,6 +17,9 @@ def prepare_run(
     config: ml_collections.ConfigDict, workdir: Path, *, cache: Path | None = None
 ) -> Experiment:
     """Builds an experiment and writes the files of its workdir except checkpoints.
+
+    Hold `train.workdir_lock.lock_workdir` from here to the end of training. With
+    several processes, the first one writes the files.
 
     Args:
         config: The config of the run.
@@ -36,7 +40,9 @@ def prepare_run(
     if (workdir / "tokenizer.json").exists():
         tokenizer = load_tokenizer(workdir)
     experiment = build(config, cache=cache or workdir / "tokens", tokenizer=tokenizer)
-    write_workdir(workdir, config, experiment)
+    call_on_first(
+        lambda: write_workdir(workdir, config, experiment), "writing to the workdir"
+    )
     return experiment
 
 

@@ -80,11 +80,28 @@ class Log:
             flush=True,
         )
 
+    def print_line(self, text: str) -> None:
+        """Prints a line, if there is any text."""
+        if text:
+            tqdm.write(text, file=sys.stderr)
+
     def close(self) -> None:
         """Closes the progress bar and the files."""
         self._bar.close()
         self._file.close()
         self._board.close()
+
+
+class SilentLog:
+    """The log of all processes of a run but the first one: it writes nothing."""
+
+    def __init__(self, workdir: Path, steps: int, resumed: int):
+        del workdir, steps, resumed
+
+    def _ignore(self, *args) -> None:
+        del args
+
+    write = flush = progress = show = print_line = close = _ignore
 
 
 def versions() -> dict[str, str]:

@@ -1,9 +1,6 @@
 """The training loop: steps, reports, evaluations and checkpoints of one experiment."""
 
 import contextlib
-import signal
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -14,16 +11,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from research import sharding
 from research.atomic_write import write_json
+from research.processes import call_on_first, explain_lost_process
 from research.train import checkpoints
-from research.train.logging import Log, versions
+from research.train.logging import Log, SilentLog, versions
 from research.train.optimizers import Optimizer
 from research.train.step import init_state, make_step
+from research.train.stop_signals import catch_stop_signals
 from research.train.throughput import BatchStats, Meter, batch_stats
+from research.train.workdir_lock import lock_workdir
 from research.types import EmbedFn, Key, Objective, Params, TrainState
 
 _IN_FLIGHT = 2  # steps queued on the device, and batches prepared ahead of it
@@ -110,45 +109,63 @@ def abstract_state(experiment: Experiment, mesh: Mesh) -> TrainState:
 def train(experiment: Experiment, workdir: Path) -> Result:
     """Trains to the last step; resumes from the newest checkpoint in the workdir.
 
-    SIGTERM and SIGINT save a checkpoint and return. With several hosts, all but the
-    first host write their logs under hosts/.
+    SIGTERM and SIGINT save a checkpoint and return; one process that gets them stops
+    all processes of the run. Only the first process writes logs and scores.
 
     Raises:
-        ValueError: A loss or gradient is not finite, or the workdir cannot be written.
+        ValueError: A loss or gradient is not finite, the workdir cannot be written,
+            another run is in it, or another process of this run has died.
     """
-    folder = workdir = Path(workdir)
-    if jax.process_index():
-        folder = workdir / "hosts" / str(jax.process_index())
-    try:
-        write_json(folder / "versions.json", versions())
-    except OSError as error:
-        raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
-    # Restore the newest checkpoint, or start from the initial parameters
-    manager = checkpoints.open_manager(
-        workdir / "checkpoints", keep=experiment.keep, keep_every=experiment.keep_every
-    )
-    with contextlib.closing(manager), _stop_signals() as should_stop:
+    workdir = Path(workdir)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock_workdir(workdir))
+        call_on_first(partial(_write_versions, workdir), "writing to the workdir")
+        manager = checkpoints.open_manager(
+            workdir / "checkpoints",
+            keep=experiment.keep,
+            keep_every=experiment.keep_every,
+        )
+        stack.enter_context(contextlib.closing(manager))
+        should_stop = stack.enter_context(catch_stop_signals())
+        stack.enter_context(explain_lost_process())
+        # Restore the newest checkpoint, or start from the initial parameters
         target = abstract_state(experiment, experiment.mesh)
         state = checkpoints.restore(manager, target)
+        note = experiment.note
         if state is None:
             state = initial_state(experiment, target)
         else:
-            print(f"resuming from step {int(state.step)}", file=sys.stderr)
-        with contextlib.closing(Log(folder, experiment.steps, int(state.step))) as log:
-            if experiment.note and not int(state.step):
-                print(experiment.note, file=sys.stderr)
-                log.write({"step": 0, "note": experiment.note})
-            run = _Run(experiment, folder, manager, log, Meter())
-            result = _train_steps(run, state, should_stop)
+            note = f"resuming from step {int(state.step)}"
+        # Only the first process has a log
+        make_log = SilentLog if jax.process_index() else Log
+        log = make_log(workdir, experiment.steps, int(state.step))
+        stack.enter_context(contextlib.closing(log))
+        log.print_line(note)
+        if experiment.note and not int(state.step):
+            log.write({"step": 0, "note": experiment.note})
+        run = _Run(experiment, workdir, manager, log, Meter())
+        result = _train_steps(run, state, should_stop)
         checkpoints.wait(manager)
+        if not result.finished:
+            log.print_line(
+                f"stopped by a signal; step {int(result.state.step)} is saved, and the "
+                "same command goes on from there"
+            )
     return result
+
+
+def _write_versions(workdir: Path) -> None:
+    try:
+        write_json(workdir / "versions.json", versions())
+    except OSError as error:
+        raise ValueError(f"cannot write to {workdir}: {error.strerror}") from error
 
 
 class _Run(NamedTuple):
     experiment: Experiment
-    folder: Path
+    workdir: Path
     manager: checkpoints.Manager
-    log: Log
+    log: Log | SilentLog
     meter: Meter
 
 
@@ -240,10 +257,13 @@ def _report(run: _Run, done: int) -> dict[str, Any]:
 
 
 def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, Any]]:
-    """Runs every evaluator and measure; writes scores to the log and to evals/."""
+    """Runs every evaluator and measure; writes scores to the log and to evals/.
+
+    With several processes, each runs them on its own devices, with the same results.
+    """
     experiment = run.experiment
     # Evaluators take an embedder, measures take the parameters
-    model = state.params, state.frozen
+    model = sharding.gather_params((state.params, state.frozen), experiment.mesh)
     calls = {name: partial(f, *model) for name, f in experiment.measures.items()}
     if experiment.evaluators:
         embed = experiment.make_embedder(*model)
@@ -253,8 +273,9 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
     evals, row = {}, {"step": done}
     for name, call in calls.items():
         scores = evals[name] = dict(call())
-        path = run.folder / "evals" / f"{name}-{done}.json"
-        write_json(path, {"step": done, **scores})
+        path = run.workdir / "evals" / f"{name}-{done}.json"
+        if jax.process_index() == 0:
+            write_json(path, {"step": done, **scores})
         # The log holds scalars only; the JSON file also holds lists and text
         row |= {
             f"eval/{name}/{key}": float(value)
@@ -313,38 +334,3 @@ def _prepare_batches(
 def _is_due(done: int, interval: int, steps: int) -> bool:
     """Whether an action is due: at multiples of the interval, and at the last step."""
     return done == steps or bool(interval) and done % interval == 0
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[int], bool]]:
-    """Yields a function of the step: whether SIGTERM or SIGINT was received.
-
-    A second signal has its default effect. With several hosts, all hosts stop after
-    the same step.
-    """
-    received = []
-    names = (signal.SIGTERM, signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda done: False
-        return
-    before = {name: signal.getsignal(name) for name in names}
-
-    def restore():
-        for name in names:
-            signal.signal(name, before[name])
-
-    def receive(number, _):
-        received.append(number)
-        restore()
-
-    def should_stop(done):
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(done)
-        return bool(received)
-
-    for name in names:
-        signal.signal(name, receive)
-    try:
-        yield should_stop
-    finally:
-        restore()
