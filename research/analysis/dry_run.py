@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.extend.core import jaxprs_in_params
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from research import sharding
 from research.objectives import mlm_masking
+from research.train.flops import matmul_flops
 from research.train.loop import Experiment, abstract_state
 from research.train.step import make_step
 from research.train.throughput import batch_stats
@@ -126,38 +126,6 @@ def abstract_batch(batch: Any, mesh: Mesh):
         shapes,
         sharding.batch_shardings(shapes, mesh),
     )
-
-
-def matmul_flops(jaxpr, scope: str = "") -> int:
-    """Number of floating-point operations in a jaxpr's matrix products.
-
-    The body of a loop counts once per iteration. XLA's own count takes it only once, so
-    that a scan over layers would look as cheap as a single layer.
-
-    Args:
-        jaxpr: The program.
-        scope: Name of a `jax.named_scope`; only operations in it, and their gradients,
-            are counted. '' for all operations.
-    """
-    total = 0
-    for equation in jaxpr.eqns:
-        # A matrix product costs 2 operations per contracted and output element.
-        inside = scope in str(equation.source_info.name_stack)
-        if inside and equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            depth = math.prod(left[axis] for axis in contracted)
-            total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
-        # Inner programs: the body of a scan runs `length` times.
-        times = equation.params.get("length", 1)
-        parts = [
-            times * matmul_flops(inner, "" if inside else scope)
-            for inner in jaxprs_in_params(equation.params)
-        ]
-        # Only one branch of a conditional runs; count the most expensive one.
-        branches = equation.primitive.name == "cond"
-        total += max(parts, default=0) if branches else sum(parts)
-    return total
 
 
 def vocabulary_teraflops(experiment: Experiment, shapes: tuple) -> dict[str, float]:
