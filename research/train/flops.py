@@ -30,9 +30,9 @@ def matmul_flops(jaxpr, scope: str = "") -> int:
         times = equation.params.get("length", 1)
         if "grid_mapping" in equation.params:
             times = math.prod(equation.params["grid_mapping"].grid)
-        if "manual_axes" in equation.params:
+        if equation.primitive.name == "shard_map":
             sizes = equation.params["mesh"].shape
-            times = math.prod(sizes[axis] for axis in equation.params["manual_axes"])
+            times = math.prod(sizes[axis] for axis in _manual_axes(equation.params))
         parts = [
             times * matmul_flops(inner, "" if inside else scope)
             for inner in jaxprs_in_params(equation.params)
@@ -41,3 +41,8 @@ def matmul_flops(jaxpr, scope: str = "") -> int:
         branches = equation.primitive.name == "cond"
         total += max(parts, default=0) if branches else sum(parts)
     return total
+
+
+def _manual_axes(params) -> frozenset[str]:
+    """Mesh axes over which a shard_map runs; the name differs by the version of JAX."""
+    return next(axes for name, axes in params.items() if name.endswith("manual_axes"))
