@@ -34,6 +34,17 @@ CACHE = flags.DEFINE_string(
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print what a training step costs, and do not train."
 )
+PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps",
+    None,
+    "Steps a ... b-1 of the range a:b, such as 10:13, that are traced into "
+    "WORKDIR/profile, for xprof or TensorBoard.",
+)
+WANDB_PROJECT = flags.DEFINE_string(
+    "wandb_project",
+    None,
+    "Project of Weights & Biases that gets the log, too; needs the package wandb.",
+)
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "With --dry_run: TPU slice to compile for, such as v5e:4x4."
 )
@@ -55,14 +66,27 @@ def _train(workdir: Path):
     from research import processes
     from research.experiment.workdir import prepare_run
     from research.train import loop
+    from research.train.profiling import parse_profile_steps
+    from research.train.wandb_run import require_wandb
     from research.train.workdir_lock import lock_workdir
 
+    # Mistakes in flags, before anything is built.
+    profile_steps = range(0)
+    if PROFILE_STEPS.value is not None:
+        profile_steps = parse_profile_steps(PROFILE_STEPS.value, CONFIG.value.steps)
+    if WANDB_PROJECT.value:
+        require_wandb(WANDB_PROJECT.value)
     # Connect the processes before JAX is used.
     processes.initialize()
     cache = Path(CACHE.value) if CACHE.value else None
     with lock_workdir(workdir):
         experiment = prepare_run(CONFIG.value, workdir, cache=cache)
-        result = loop.train(experiment, workdir)
+        result = loop.train(
+            experiment,
+            workdir,
+            profile_steps=profile_steps,
+            wandb_project=WANDB_PROJECT.value,
+        )
     return {
         "workdir": str(workdir),
         "step": int(result.state.step),

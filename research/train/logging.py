@@ -12,6 +12,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from research.atomic_write import atomic_write
+from research.train.wandb_run import start_wandb_run
 
 _LIBRARIES = (
     "jax",
@@ -31,9 +32,22 @@ class Log:
 
     Rows are dicts with the key 'step'. On resuming, rows of steps after the resumed one
     are dropped, so that no step appears twice.
+
+    Args:
+        workdir: Folder of the run.
+        steps: Number of its steps.
+        resumed: Number of steps that it has made before.
+        wandb_project: Project of Weights & Biases that gets the rows, too; None for
+            none.
     """
 
-    def __init__(self, workdir: Path, steps: int, resumed: int):
+    def __init__(
+        self,
+        workdir: Path,
+        steps: int,
+        resumed: int,
+        wandb_project: str | None = None,
+    ):
         path = workdir / "metrics.jsonl"
         # Keep the rows of an earlier run up to the step that this one resumes from
         rows = _load_rows(path, resumed)
@@ -43,17 +57,27 @@ class Log:
         self._board = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=resumed + 1
         )
+        self._wandb = None
+        if wandb_project:
+            self._wandb = start_wandb_run(wandb_project, workdir)
         # A progress bar on a terminal; otherwise `show` prints lines
         terminal = sys.stderr.isatty()
         self._bar = tqdm(total=steps, initial=resumed, disable=not terminal, unit="it")
         self._steps = steps
 
     def write(self, row: Mapping[str, float | int | str]) -> None:
-        """Appends a row to the file and to TensorBoard; strings stay in the file."""
+        """Appends a row to the file and to the boards; strings stay in the file."""
         self._file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if name != "step" and not isinstance(value, str):
-                self._board.add_scalar(name, value, row["step"])
+        numbers = {
+            name: value
+            for name, value in row.items()
+            if name != "step" and not isinstance(value, str)
+        }
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, row["step"])
+        # W&B has no rows of steps that it already has: a resumed run repeats the same
+        if self._wandb is not None and numbers:
+            self._wandb.log(numbers, step=row["step"])
 
     def flush(self) -> None:
         """Writes all buffered rows to disk."""
@@ -90,13 +114,15 @@ class Log:
         self._bar.close()
         self._file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
 
 class SilentLog:
     """The log of all processes of a run but the first one: it writes nothing."""
 
-    def __init__(self, workdir: Path, steps: int, resumed: int):
-        del workdir, steps, resumed
+    def __init__(self, *args):
+        self._ignore(*args)
 
     def _ignore(self, *args) -> None:
         del args

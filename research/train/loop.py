@@ -3,8 +3,7 @@
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +18,11 @@ from research.processes import call_on_first, explain_lost_process
 from research.train import checkpoints
 from research.train.logging import Log, SilentLog, versions
 from research.train.optimizers import Optimizer
+from research.train.prefetch import prepare_batches
+from research.train.profiling import StepTrace
 from research.train.step import init_state, make_step
 from research.train.stop_signals import catch_stop_signals
-from research.train.throughput import BatchStats, Meter, batch_stats
+from research.train.throughput import Meter
 from research.train.workdir_lock import lock_workdir
 from research.types import EmbedFn, Key, Objective, Params, TrainState
 
@@ -106,15 +107,29 @@ def abstract_state(experiment: Experiment, mesh: Mesh) -> TrainState:
     )
 
 
-def train(experiment: Experiment, workdir: Path) -> Result:
+def train(
+    experiment: Experiment,
+    workdir: Path,
+    *,
+    profile_steps: range = range(0),
+    wandb_project: str | None = None,
+) -> Result:
     """Trains to the last step; resumes from the newest checkpoint in the workdir.
 
     SIGTERM and SIGINT save a checkpoint and return; one process that gets them stops
     all processes of the run. Only the first process writes logs and scores.
 
+    Args:
+        experiment: The parts of the run.
+        workdir: Folder of the run.
+        profile_steps: Steps that the first process traces into WORKDIR/profile.
+        wandb_project: Project of Weights & Biases that gets the log, too; None for
+            none.
+
     Raises:
         ValueError: A loss or gradient is not finite, the workdir cannot be written,
-            another run is in it, or another process of this run has died.
+            another run is in it, another process of this run has died, or a step to
+            profile has been made before.
     """
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
@@ -131,6 +146,9 @@ def train(experiment: Experiment, workdir: Path) -> Result:
         # Restore the newest checkpoint, or start from the initial parameters
         target = abstract_state(experiment, experiment.mesh)
         state = checkpoints.restore(manager, target)
+        resumed = 0 if state is None else int(state.step)
+        trace = StepTrace(workdir / "profile", profile_steps, resumed)
+        stack.enter_context(contextlib.closing(trace))
         note = experiment.note
         if state is None:
             state = initial_state(experiment, target)
@@ -138,12 +156,13 @@ def train(experiment: Experiment, workdir: Path) -> Result:
             note = f"resuming from step {int(state.step)}"
         # Only the first process has a log
         make_log = SilentLog if jax.process_index() else Log
-        log = make_log(workdir, experiment.steps, int(state.step))
+        log = make_log(workdir, experiment.steps, int(state.step), wandb_project)
         stack.enter_context(contextlib.closing(log))
         log.print_line(note)
         if experiment.note and not int(state.step):
             log.write({"step": 0, "note": experiment.note})
-        run = _Run(experiment, workdir, manager, log, Meter())
+        meter = Meter(experiment.mesh.devices.flatten().tolist())
+        run = _Run(experiment, workdir, manager, log, meter, trace)
         result = _train_steps(run, state, should_stop)
         checkpoints.wait(manager)
         if not result.finished:
@@ -167,6 +186,7 @@ class _Run(NamedTuple):
     manager: checkpoints.Manager
     log: Log | SilentLog
     meter: Meter
+    trace: StepTrace
 
 
 def _train_steps(
@@ -178,10 +198,13 @@ def _train_steps(
     row, evals = {}, {}
     # Evaluate the initial model, or the one restored from the checkpoint
     if _is_due(first, experiment.eval_every, experiment.steps):
-        evals = _evaluate(run, state, first)
-        run.meter.restart()
-    advance = _make_advance(run, state)
-    with contextlib.closing(_prepare_batches(experiment, first)) as batches:
+        with run.meter.pause("evaluation_seconds"):
+            evals = _evaluate(run, state, first)
+    advance = run.trace.surround(_make_advance(run, state))
+    steps = range(first, experiment.steps)
+    with contextlib.closing(
+        prepare_batches(experiment.batches, experiment.mesh, steps, _IN_FLIGHT)
+    ) as batches:
         for done in range(first + 1, experiment.steps + 1):
             state = advance(state, batches, done)
             stop = should_stop(done)
@@ -196,14 +219,13 @@ def _train_steps(
             if stop or save or evaluate or report:
                 row = _report(run, done)
             if stop or save:
-                checkpoints.save(run.manager, state)
+                with run.meter.pause("save_seconds"):
+                    checkpoints.save(run.manager, state)
             if evaluate:
-                evals = _evaluate(run, state, done)
+                with run.meter.pause("evaluation_seconds"):
+                    evals = _evaluate(run, state, done)
             if stop:
                 break
-            # Saving and evaluating do not count as training time
-            if save or evaluate:
-                run.meter.restart()
     return Result(state, row, evals, done == experiment.steps)
 
 
@@ -221,9 +243,10 @@ def _make_advance(run: _Run, state: TrainState):
         ready = time.perf_counter()
         # Waiting for a batch costs nothing while the device has queued steps.
         idle = not queue or queue[-1].is_ready()
-        state, metrics = step(state, batch, key)
         # A batch with new shapes compiles the step, which blocks the call
-        compiling = time.perf_counter() - ready if meter.is_new(stats) else 0.0
+        compiles = meter.add_program(stats, step, state, batch, key)
+        state, metrics = step(state, batch, key)
+        compiling = time.perf_counter() - ready if compiles else 0.0
         meter.add(done, stats, metrics, (ready - start) * idle, compiling)
         queue.append(metrics["loss"])
         if len(queue) > _IN_FLIGHT:  # the device still has queued steps meanwhile
@@ -308,27 +331,6 @@ def initial_state(experiment: Experiment, target: TrainState) -> TrainState:
 def _run_keys(experiment: Experiment) -> Key:
     """The two PRNG keys of a run, [2]: one for initialization, one for the steps."""
     return jax.random.split(jax.random.key(experiment.seed))
-
-
-def _prepare_batches(
-    experiment: Experiment, first: int
-) -> Iterator[tuple[Any, BatchStats]]:
-    """Yields (batch on the mesh, its statistics), prepared ahead in a thread."""
-
-    def prepare(step):
-        batch = experiment.batches(step)
-        stats = batch_stats(batch, experiment.batches.source_name(step))
-        return sharding.put_batch(batch, experiment.mesh), stats
-
-    with ThreadPoolExecutor(1) as pool:
-        # A batch is a function of its step: a resumed run gets the same batches
-        steps = range(first, experiment.steps)
-        queue = deque(pool.submit(prepare, step) for step in steps[:_IN_FLIGHT])
-        for step in steps:
-            ready = queue.popleft().result()
-            if step + _IN_FLIGHT in steps:
-                queue.append(pool.submit(prepare, step + _IN_FLIGHT))
-            yield ready
 
 
 def _is_due(done: int, interval: int, steps: int) -> bool:

@@ -1,12 +1,21 @@
 """Metrics and speed of the training steps since the last report."""
 
+import contextlib
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from research.train.chips import peak_flops
+from research.train.flops import matmul_flops
 from research.types import Batch, Metrics
+
+# JAX reports it for every program that it compiles, or loads from the disk instead.
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class BatchStats(NamedTuple):
@@ -33,20 +42,44 @@ def batch_stats(batch: Batch, source: str) -> BatchStats:
 
 
 class Meter:
-    """Records steps without waiting for the device; `collect_rows` fetches metrics."""
+    """Records steps without waiting for the device; `collect_rows` fetches metrics.
 
-    def __init__(self):
-        self._shapes = set()
+    Args:
+        devices: The devices of all processes that the steps run on.
+    """
+
+    def __init__(self, devices: Sequence[jax.Device]):
+        self._devices = devices
+        peak = peak_flops(devices[0].device_kind)
+        self._peak = None if peak is None else peak * len(devices)
+        # FLOPs of a step for each shape of batch; 0 where MFU is not measured
+        self._flops: dict[tuple, int] = {}
+        self._compiled_before = len(_list_compilations())
         self._start()
 
-    def is_new(self, fact: BatchStats) -> bool:
-        """Whether no batch of this shape was recorded before."""
-        return fact.shape not in self._shapes
+    def add_program(self, stats: BatchStats, step: Any, *arguments: Any) -> bool:
+        """Counts the FLOPs of a compiled step once for each shape of batch.
+
+        Args:
+            stats: Statistics of the batch.
+            step: The jitted step.
+            *arguments: Its arguments.
+
+        Returns:
+            Whether no batch of this shape came before, so that the step is compiled.
+        """
+        if stats.shape in self._flops:
+            return False
+        self._flops[stats.shape] = 0
+        if self._peak is not None:
+            jaxpr = step.trace(*arguments).jaxpr.jaxpr
+            self._flops[stats.shape] = matmul_flops(jaxpr)
+        return True
 
     def add(
         self,
         step: int,
-        fact: BatchStats,
+        stats: BatchStats,
         metrics: Metrics,
         waited: float,
         compiled: float,
@@ -55,56 +88,97 @@ class Meter:
 
         Args:
             step: Number of the step, from 1.
-            fact: Statistics of its batch.
+            stats: Statistics of its batch.
             metrics: Its metrics, arrays on the device.
             waited: Seconds for which the device was idle, waiting for a batch.
             compiled: Seconds spent compiling.
         """
-        # Each new shape is a compilation
-        self._shapes.add(fact.shape)
-        self._steps.append((step, fact, metrics))
+        self._steps.append((step, stats, metrics))
         self._waited += waited
         self._compiled += compiled
 
     def collect_rows(self) -> list[dict[str, Any]]:
         """Returns a log row per step since the last call; the last row has the speed.
 
-        tokens_per_second and steps_per_second exclude compilation; data_wait (the part
-        of the time spent waiting for batches) and padding are fractions.
+        tokens_per_second, steps_per_second, step_seconds and mfu (the part of the peak
+        FLOP/s that matrix products use, on known chips) exclude compilation, saving and
+        evaluation, whose seconds stand beside them; data_wait (the part of the time
+        spent waiting for batches) and padding are fractions.
         """
         # Waits for the device to finish all recorded steps
         metrics = jax.device_get([metrics for _, _, metrics in self._steps])
         seconds = time.perf_counter() - self._began
         rows = [
-            {"step": step, "source": fact.source}
+            {"step": step, "source": stats.source}
             | {name: float(value) for name, value in values.items()}
-            for (step, fact, _), values in zip(self._steps, metrics, strict=True)
+            for (step, stats, _), values in zip(self._steps, metrics, strict=True)
         ]
         if rows:
             rows[-1] |= self._measure_speed(seconds)
         self._start()
         return rows
 
-    def restart(self) -> None:
-        """Restarts the clock, after an evaluation or a checkpoint."""
+    @contextlib.contextmanager
+    def pause(self, name: str) -> Iterator[None]:
+        """Excludes a block of code from the training time.
+
+        Args:
+            name: Key under which the next report has the block's seconds.
+        """
+        start = time.perf_counter()
+        yield
         self._began = time.perf_counter()
+        self._paused[name] += self._began - start
 
     def _measure_speed(self, seconds: float) -> dict[str, float]:
         # Tokens of this host, without and with padding; seconds without compilation
-        tokens = sum(fact.tokens for _, fact, _ in self._steps)
-        places = sum(fact.places for _, fact, _ in self._steps)
+        tokens = sum(stats.tokens for _, stats, _ in self._steps)
+        places = sum(stats.places for _, stats, _ in self._steps)
         training = max(seconds - self._compiled, 1e-9)
-        return {
+        speed = {
             "tokens_per_second": tokens * jax.process_count() / training,
             "steps_per_second": len(self._steps) / training,
+            "step_seconds": (training - self._waited) / len(self._steps),
             "data_wait": self._waited / training,
             "padding": 1 - tokens / max(places, 1),
-            "compilations": len(self._shapes),
+            "compilations": len(_list_compilations()) - self._compiled_before,
             "compile_seconds": self._compiled,
+            "save_seconds": self._paused["save_seconds"],
+            "evaluation_seconds": self._paused["evaluation_seconds"],
         }
+        # Where the chip is known, and where the backend counts its memory
+        if self._peak is not None:
+            flops = sum(self._flops[stats.shape] for _, stats, _ in self._steps)
+            speed["mfu"] = flops / training / self._peak
+        if (peak := _measure_peak_memory(self._devices)) is not None:
+            speed["peak_memory_mebibytes"] = peak / 2**20
+        return speed
 
     def _start(self):
         self._steps = []
         self._waited = 0.0
         self._compiled = 0.0
+        self._paused = Counter()
         self._began = time.perf_counter()
+
+
+@cache
+def _list_compilations() -> list[float]:
+    """Seconds of each compilation from now on, a list that JAX makes longer."""
+    compilations = []
+
+    def record_compilation(event: str, seconds: float, **_) -> None:
+        if event == _COMPILE_EVENT:
+            compilations.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(record_compilation)
+    return compilations
+
+
+def _measure_peak_memory(devices: Sequence[jax.Device]) -> int | None:
+    """The most bytes in use so far on one device of this process; None if unknown."""
+    stats = [
+        d.memory_stats() for d in devices if d.process_index == jax.process_index()
+    ]
+    peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
+    return max(peaks, default=None)
