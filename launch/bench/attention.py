@@ -130,9 +130,9 @@ def _compile_attention(
         dropout=0.0,
         dtype="float32" if jax.default_backend() == "cpu" else "bfloat16",
     )
-    run = partial(_attend_rows, cfg)
+    run = partial(attend_rows, cfg)
     if direction == "gradient":
-        run = jax.grad(lambda *a: _attend_rows(cfg, *a).sum(), argnums=(0, 1, 2))
+        run = jax.grad(lambda *a: attend_rows(cfg, *a).sum(), argnums=(0, 1, 2))
     # Random queries, keys and values: [R, S, H, E].
     keys = jax.random.split(jax.random.key(0), 3)
     qkv = [jax.random.normal(key, shape, cfg.compute_dtype) for key in keys]
@@ -143,7 +143,7 @@ def _compile_attention(
     return compiled, arguments, compiled.memory_analysis().temp_size_in_bytes / 2**20
 
 
-def _attend_rows(
+def attend_rows(
     cfg: EncoderConfig,
     q: Array,
     k: Array,

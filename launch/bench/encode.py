@@ -1,5 +1,6 @@
 """Benchmark of embedding, against `SentenceTransformer.encode` with equal weights."""
 
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 
@@ -76,7 +77,14 @@ def save_modernbert(folder: str, model: str, length: int):
 
 
 def compare_encoding(
-    name: str, texts: Sequence[str], *, batch_size: int, rounds: int
+    name: str,
+    texts: Sequence[str],
+    *,
+    batch_size: int,
+    rounds: int,
+    device: str = "cpu",
+    bfloat16: bool = False,
+    max_length: int | None = None,
 ) -> dict:
     """Times the embedding of texts with Embax and with sentence-transformers.
 
@@ -85,13 +93,21 @@ def compare_encoding(
         texts: N texts.
         batch_size: Batch size of sentence-transformers.
         rounds: Number of timed runs of each library.
+        device: Torch device of sentence-transformers.
+        bfloat16: Whether both compute in bfloat16.
+        max_length: Maximum number of tokens of a text; None for the model's own.
     """
     import torch
     from sentence_transformers import SentenceTransformer
 
     model = load.load(name)
-    embed = Embedder(model)
-    peer = SentenceTransformer(str(load.resolve_folder(name)), device="cpu")
+    peer = SentenceTransformer(str(load.resolve_folder(name)), device=device)
+    if bfloat16:
+        config = dataclasses.replace(model.config, dtype="bfloat16")
+        model, peer = model._replace(config=config), peer.bfloat16()
+    if max_length is not None:
+        peer.max_seq_length = max_length
+    embed = Embedder(model, max_length=max_length)
     vectors = {}  # [N, D] of each library
 
     def run_ours(turn):

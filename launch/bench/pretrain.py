@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from launch.bench.timing import time_turns
-from launch.bench.train_step import TrainingSteps, load_recipe
+from launch.bench.train_step import load_recipe, prepare_steps
 from research.config_sections import build
 from research.data.document_cache import tokenizer_info
+from research.experiment.workdir import prepare_run
 from research.objectives import mlm_masking
 from research.text import tokenization
 from research.types import PretrainingBatch
@@ -40,7 +41,9 @@ def pretrain(variant: str, rounds: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         steps = {
-            name: TrainingSteps(config, path / name, rounds + 1, path / "tokens")
+            name: prepare_steps(
+                prepare_run(config, path / name, cache=path / "tokens"), rounds + 1
+            )
             for name, config in configs.items()
         }
         tokenizer = tokenization.load_tokenizer(path / "mlm")

@@ -1,6 +1,7 @@
 """PyTorch counterparts of our training steps, for the benchmarks."""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,57 +9,60 @@ import torch.nn.functional as F
 import transformers
 
 from research.models.config import EncoderConfig
-from research.types import Batch, max_segments
-
-
-def unpack_texts(batch: Batch) -> list[list[np.ndarray]]:
-    """Token ids of a packed batch's texts: K+1 columns of B texts each."""
-    token_ids, segment_ids = batch.tokens.token_ids, batch.tokens.segment_ids
-    size = max_segments(token_ids.shape[1])
-
-    # The index of a text is row * size + its number in the row, see `Batch`.
-    def read_text(index):
-        row, number = divmod(int(index), size)
-        return token_ids[row][segment_ids[row] == number + 1]
-
-    # Documents are stored query by query: column k holds the k-th of each query.
-    docs_per_query = len(batch.document_index) // len(batch.query_index)
-    documents = [batch.document_index[k::docs_per_query] for k in range(docs_per_query)]
-    return [list(map(read_text, column)) for column in (batch.query_index, *documents)]
 
 
 class StarbucksPeer:
     """A transformers encoder trained by the Starbucks loss for similarity.
 
     Columns are padded to their longest text, as sentence-transformers pads them.
+
+    Args:
+        model: The encoder.
+        pairs: Sizes (depth, dim) of the loss.
+        settings: Optimizer section of the recipe.
+        device: Torch device to train on.
+        autocast: Whether matrix products are in bfloat16.
     """
 
-    def __init__(self, folder: Path, pairs, settings):
-        self.model = transformers.AutoModel.from_pretrained(folder).train()
-        self.pairs = pairs
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        pairs: Sequence[tuple[int, int]],
+        settings: Mapping[str, Any],
+        *,
+        device: str = "cpu",
+        autocast: bool = False,
+    ):
+        self.model = model.train().to(device)
+        self.pairs, self.device, self.autocast = pairs, device, autocast
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, weight_decay=0.0
+            self.model.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=0.0,
+            fused=device != "cpu",
         )
         self.clip = settings.clip_norm
 
     def update(self, *columns: list[np.ndarray]) -> float:
         """Makes one step on columns of texts; returns the loss before it."""
+        return float(self.queue(*columns))
+
+    def queue(self, *columns: list[np.ndarray]) -> torch.Tensor:
+        """Starts a step on columns of texts; returns the loss before it, a scalar."""
         # A list over depths of [B, D] vectors, for each column of texts.
         self.optimizer.zero_grad()
-        layers = [self._pool_layers(texts) for texts in columns]
-        value = self._loss([torch.stack(x) for x in layers])
+        kind = self.device.partition(":")[0]
+        with torch.autocast(kind, torch.bfloat16, enabled=self.autocast):
+            layers = [self._pool_layers(texts) for texts in columns]
+            value = self._loss([torch.stack(x) for x in layers])
         value.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
-        return float(value.detach())
+        return value.detach()
 
     def _pool_layers(self, texts: list[np.ndarray]) -> list[torch.Tensor]:
         """Mean-pooled states [B, D] of every layer."""
-        padded = [torch.from_numpy(text.astype(np.int64)) for text in texts]
-        ids = torch.nn.utils.rnn.pad_sequence(padded, batch_first=True)
-        # [B, S] mask of valid tokens.
-        lengths = torch.tensor([len(text) for text in texts])
-        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+        ids, mask = pad_texts(texts, self.device)
         # The mean over the valid tokens of each layer.
         states = self.model(ids, attention_mask=mask, output_hidden_states=True)
         weights = mask[..., None].float()
@@ -67,12 +71,13 @@ class StarbucksPeer:
 
     def _loss(self, columns: list[torch.Tensor]) -> torch.Tensor:
         """Sum over the sizes of InfoNCE and, below the last layer, feature KL."""
-        total = torch.zeros(())
+        total = torch.zeros((), device=self.device)
         for depth, dim in self.pairs:
             q, *d = (F.normalize(x[depth, :, :dim], dim=-1) for x in columns)
             # InfoNCE of cosines at temperature 0.05: [B, B*K].
             scores = 20 * q @ torch.cat(d).T
-            total = total + F.cross_entropy(scores, torch.arange(len(q)))
+            labels = torch.arange(len(q), device=self.device)
+            total = total + F.cross_entropy(scores, labels)
             if depth < len(columns[0]) - 1:
                 # KL divergence of the features from those of the last layer.
                 rows = torch.cat([x[depth, :, :dim] for x in columns])
@@ -85,6 +90,60 @@ class StarbucksPeer:
                 )
                 total = total + 0.3 * kl
         return total
+
+
+class LoraPeer:
+    """A causal decoder with LoRA (peft), trained by InfoNCE of last-token vectors.
+
+    Args:
+        model: The decoder, with adapters.
+        rate: Learning rate.
+        temperature: Temperature of InfoNCE.
+        device: Torch device to train on.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, rate: float, temperature: float, device: str
+    ):
+        self.model, self.device = model.train().to(device), device
+        self.temperature = temperature
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.trained, lr=rate, weight_decay=0.0, fused=device != "cpu"
+        )
+
+    def queue(self, *columns: list[np.ndarray]) -> torch.Tensor:
+        """Starts a step on columns of texts; returns the loss before it, a scalar."""
+        self.optimizer.zero_grad()
+        kind = self.device.partition(":")[0]
+        with torch.autocast(kind, torch.bfloat16):
+            q, *d = (self._embed(texts) for texts in columns)
+            scores = q @ torch.cat(d).T / self.temperature  # [B, B*K]
+            labels = torch.arange(len(q), device=self.device)
+            value = F.cross_entropy(scores.float(), labels)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        return value.detach()
+
+    def _embed(self, texts: list[np.ndarray]) -> torch.Tensor:
+        """Normalized state [B, D] of each text's last token."""
+        ids, mask = pad_texts(texts, self.device)
+        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        rows = torch.arange(len(ids), device=self.device)
+        return F.normalize(states[rows, mask.sum(1) - 1].float(), dim=-1)
+
+
+def pad_texts(
+    texts: Sequence[np.ndarray], device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Padded token ids [B, S] of texts, and the mask of their tokens."""
+    ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
+    mask = np.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = text
+        mask[row, : len(text)] = 1
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
 class MaskedPeer:

@@ -2,16 +2,19 @@
 
 import importlib
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import ml_collections
 
+from launch.bench.columns import unpack_texts
 from launch.bench.timing import compare_turns
 from research import sharding
 from research.experiment.workdir import prepare_run
 from research.interop import load
-from research.train.loop import abstract_state, initial_state
+from research.train.loop import Experiment, abstract_state, initial_state
 from research.train.step import make_step
 
 
@@ -23,13 +26,15 @@ def train_step(recipe: str, model: str, rounds: int) -> dict:
         model: Model from which both start.
         rounds: Number of timed steps of each.
     """
-    from launch.bench.torch_peer import StarbucksPeer, unpack_texts
+    import transformers
+
+    from launch.bench.torch_peer import StarbucksPeer
 
     config = load_recipe(recipe, f"model={model}")
     with tempfile.TemporaryDirectory() as folder:
-        steps = TrainingSteps(config, Path(folder), rounds + 1)
-    folder = load.resolve_folder(model)
-    peer = StarbucksPeer(folder, config.size_loss.pairs, config.optimizer)
+        steps = prepare_steps(prepare_run(config, Path(folder)), rounds + 1)
+    theirs = transformers.AutoModel.from_pretrained(load.resolve_folder(model))
+    peer = StarbucksPeer(theirs, config.size_loss.pairs, config.optimizer)
     # Both make the same steps, so that their losses can be compared.
     losses = {"ours": [], "theirs": []}
 
@@ -54,34 +59,63 @@ def load_recipe(name: str, variant: str = "") -> ml_collections.ConfigDict:
 
 
 class TrainingSteps:
-    """The steps of a new run, compiled for the shapes of its first batches.
+    """The steps of a new run on its first batches, compiled for their shapes.
 
     Attributes:
-        batches: The first `count` batches, as NumPy arrays.
+        batches: The batches, as NumPy arrays.
+        programs: {shape of a batch's rows: compiled step}.
+        compile_seconds: Seconds that compiling took.
     """
 
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        workdir: Path,
-        count: int,
-        cache: Path | None = None,
-    ):
-        experiment = prepare_run(config, workdir, cache=cache)
-        self._mesh = experiment.mesh
-        abstract = abstract_state(experiment, self._mesh)
-        self._state = initial_state(experiment, abstract)
-        state_sharding = jax.tree.map(lambda x: x.sharding, self._state)
-        self._step = make_step(experiment.objective, experiment.tx, state_sharding)
-        self._key = jax.random.key(config.seed)
-        self.batches = [experiment.batches(step) for step in range(count)]
-        # Compile every shape before anything is timed.
-        shapes = {b.tokens.token_ids.shape: turn for turn, b in enumerate(self.batches)}
-        for turn in shapes.values():
-            self.update(turn)
+    def __init__(self, experiment: Experiment, batches: Sequence):
+        self.batches = batches
+        self.programs, self.compile_seconds = {}, 0.0
+        self._experiment, self._mesh = experiment, experiment.mesh
+        self._abstract = abstract_state(experiment, self._mesh)
+        shardings = jax.tree.map(lambda x: x.sharding, self._abstract)
+        self._step = make_step(experiment.objective, experiment.tx, shardings)
+        self._key = jax.random.key(experiment.seed)
+        self._state = None
+
+    def compile(self) -> None:
+        """Compiles the step for every shape, without making the state."""
+        start = time.perf_counter()
+        shapes = {batch.tokens.token_ids.shape: batch for batch in self.batches}
+        for shape, batch in shapes.items():
+            batch = sharding.put_batch(batch, self._mesh)
+            lowered = self._step.lower(self._abstract, batch, self._key)
+            self.programs[shape] = lowered.compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def start(self) -> None:
+        """Makes the initial state on the devices."""
+        self._state = initial_state(self._experiment, self._abstract)
+
+    def release(self) -> None:
+        """Frees the state and the programs."""
+        self._state, self.programs = None, {}
+
+    def queue(self, turn: int) -> jax.Array:
+        """Starts a step on a batch, the first ones again after the last.
+
+        Returns:
+            [] float32 loss before the step, which may not be computed yet.
+        """
+        batch = self.batches[turn % len(self.batches)]
+        program = self.programs[batch.tokens.token_ids.shape]
+        batch = sharding.put_batch(batch, self._mesh)
+        self._state, metrics = program(self._state, batch, self._key)
+        return metrics["loss"]
 
     def update(self, turn: int) -> float:
         """Makes one step on a batch; returns the loss before it."""
-        batch = sharding.put_batch(self.batches[turn], self._mesh)
-        self._state, metrics = self._step(self._state, batch, self._key)
-        return float(metrics["loss"])
+        return float(self.queue(turn))
+
+
+def prepare_steps(experiment: Experiment, count: int) -> TrainingSteps:
+    """The steps of a run on its first `count` batches, ready to be timed."""
+    batches = [experiment.batches(step) for step in range(count)]
+    steps = TrainingSteps(experiment, batches)
+    steps.compile()
+    steps.start()
+    return steps

@@ -1,0 +1,98 @@
+"""Variants of a training step that the accelerator check times, and their configs."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from launch.bench.workloads import Setting, lora_config, starbucks_config
+from research.config_sections import section
+from research.losses.matryoshka import SIZE_LOSSES
+
+
+class Variant(NamedTuple):
+    """A training step to time.
+
+    Attributes:
+        name: Name of its record.
+        encoder: Fields of the encoder's section.
+        texts: 'passages' or 'nli'.
+        batch_size: Number of pairs or triplets; 0 for the setting's.
+        row_length: Number of tokens of a row.
+        size_loss: 'starbucks_sts', or 'full_size' for the last layer only.
+        bfloat16: Whether parameters and moments are bfloat16 too.
+        inherits: Whether the encoder's fields are those of the fastest variant so far,
+            with the variant's own fields over them.
+    """
+
+    name: str
+    encoder: Mapping[str, Any] = {}
+    texts: str = "passages"
+    batch_size: int = 0
+    row_length: int = 128
+    size_loss: str = "starbucks_sts"
+    bfloat16: bool = False
+    inherits: bool = False
+
+
+NO_DROPOUT = {"dropout": 0.0}
+# The recipe as it is, then what may be faster: attention, remat.
+FIRST = (
+    Variant("default"),
+    Variant("no dropout", NO_DROPOUT),
+    Variant("cudnn_mask", NO_DROPOUT | {"attention": "cudnn_mask"}),
+    Variant("triton", NO_DROPOUT | {"attention": "triton"}),
+    Variant(
+        "cudnn_mask, no remat",
+        NO_DROPOUT | {"attention": "cudnn_mask", "remat": "none"},
+    ),
+    Variant("triton, no remat", NO_DROPOUT | {"attention": "triton", "remat": "none"}),
+    Variant("no dropout, no remat", NO_DROPOUT | {"remat": "none"}),
+    Variant("bfloat16_logits", NO_DROPOUT | {"attention": "bfloat16_logits"}),
+    Variant("default, no remat", {"remat": "none"}),
+)
+NLI = Variant("default, nli", texts="nli")
+# Variants of the fastest one, to learn where the time goes.
+SECOND = (
+    Variant("best, nli", texts="nli", inherits=True),
+    Variant("best, rows of 256", row_length=256, inherits=True),
+    Variant("best, last layer only", size_loss="full_size", inherits=True),
+    Variant("best, bfloat16 parameters", bfloat16=True, inherits=True),
+    Variant("best, batch 128", batch_size=128, inherits=True),
+    Variant("best, gelu_tanh", {"act": "gelu_tanh"}, inherits=True),
+    Variant("best, batch 2048 nli", texts="nli", batch_size=2_048, inherits=True),
+    Variant("best, remat all", {"remat": "all"}, inherits=True),
+)
+LAST = (
+    Variant("xla_softmax", NO_DROPOUT | {"attention": "xla_softmax"}),
+    Variant("cudnn_packed", NO_DROPOUT | {"attention": "cudnn_packed"}),
+)
+
+
+def make_starbucks_config(setting: Setting, variant: Variant):
+    """The config of a variant of Starbucks fine-tuning."""
+    batch_size = variant.batch_size or 512
+    if setting.tiny:
+        batch_size = 8
+    row_length = 32 if setting.tiny else variant.row_length
+    config = starbucks_config(
+        setting, variant.texts, batch_size, row_length, **variant.encoder
+    )
+    if variant.size_loss == "full_size":
+        config.size_loss = section(SIZE_LOSSES, "full_size")
+    return config
+
+
+def make_lora_config(setting: Setting, variant: Variant):
+    """The config of a variant of LoRA tuning."""
+    return lora_config(setting, 8 if setting.tiny else 512, **variant.encoder)
+
+
+def describe_variant(variant: Variant) -> dict[str, Any]:
+    """The fields of a variant, for its record."""
+    return {
+        "encoder": dict(variant.encoder),
+        "size_loss": variant.size_loss,
+        "texts": variant.texts,
+        "bfloat16_parameters": variant.bfloat16,
+    }
+
+
