@@ -40,7 +40,7 @@ def run_ablation(setting: Setting, recorder: Recorder) -> None:
     if setting.model is None and not setting.tiny:
         recorder.write("", left_out="no --model, a folder of a 12-layer embedder")
         return
-    file = setting.sts_file()
+    file = setting.find_sts_file()
     if not file.exists():
         recorder.write("", left_out=f"no {file}")
         return
@@ -66,8 +66,8 @@ def run_ablation(setting: Setting, recorder: Recorder) -> None:
 def _train_and_score(
     setting: Setting, recipe: str, options: dict[str, Any], evaluator: Evaluator
 ) -> dict[str, Any]:
-    config = load_recipe(recipe, _variant(setting, options))
-    source = section(SOURCES, "files", path=str(setting.text_file("nli")))
+    config = load_recipe(recipe, _make_variant(setting, options))
+    source = section(SOURCES, "files", path=str(setting.find_text_file("nli")))
     config.data = {"nli": source}
     config.encoder.dtype = "bfloat16"
     config.save_every, config.log_every = 0, 50
@@ -89,7 +89,7 @@ def _train_and_score(
     }
 
 
-def _variant(setting: Setting, options: dict[str, Any]) -> str:
+def _make_variant(setting: Setting, options: dict[str, Any]) -> str:
     """The variant of a recipe."""
     fields = dict(options)
     if setting.tiny:
@@ -126,4 +126,4 @@ def _score(model: str, evaluator: Evaluator, setting: Setting) -> dict[str, Any]
 
 def _find_sizes(setting: Setting) -> tuple[tuple[int, int], ...]:
     """The sizes of Starbucks for the model of all rows."""
-    return starbucks_pairs(load_recipe(ROWS[1][1], _variant(setting, {})))
+    return starbucks_pairs(load_recipe(ROWS[1][1], _make_variant(setting, {})))

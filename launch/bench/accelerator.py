@@ -113,14 +113,14 @@ def _run_part(budget: Budget, records: Path, folder: Path, end: float) -> None:
             command,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=_environment(budget.part, folder),
+            env=_make_environment(budget.part, folder),
             start_new_session=True,  # so that its own processes are killed, too
         )
         code = _wait(process, seconds)
     if code is None:
         recorder.write("", error=f"stopped after {seconds:.0f} s")
     elif code:
-        recorder.write("", error=_last_line(log), exit_code=code)
+        recorder.write("", error=_read_last_line(log), exit_code=code)
     cli.log(f"== {budget.part}: {time.time() - start:.0f} s")
 
 
@@ -134,7 +134,7 @@ def _wait(process: subprocess.Popen, seconds: float) -> int | None:
         return None
 
 
-def _environment(part: str, folder: Path) -> Mapping[str, str]:
+def _make_environment(part: str, folder: Path) -> Mapping[str, str]:
     """The environment of a part's process."""
     settings = {
         "PYTHONUNBUFFERED": "1",
@@ -154,7 +154,7 @@ def _environment(part: str, folder: Path) -> Mapping[str, str]:
     return {**settings, **os.environ}
 
 
-def _last_line(log: Path) -> str:
+def _read_last_line(log: Path) -> str:
     """The last line of a log that says something."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line]
     return lines[-1][:600] if lines else "no output"

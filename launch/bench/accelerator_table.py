@@ -36,7 +36,7 @@ def compare_sides(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     ours = [
         rate
         for (part, name), rate in rates.items()
-        if part == "train_step" and name in _without_dropout(rows)
+        if part == "train_step" and name in _find_comparable(rows)
     ]
     if peer in rates and ours:
         ratios["train_step, no dropout"] = max(ours) / rates[peer]
@@ -51,7 +51,7 @@ def compare_sides(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return ratios | _compare_lengths(rows) | _compare_losses(rows)
 
 
-def _without_dropout(rows: Sequence[Mapping[str, Any]]) -> set[str]:
+def _find_comparable(rows: Sequence[Mapping[str, Any]]) -> set[str]:
     """Names of the training steps without dropout that do the peer's work."""
     return {
         row["name"]
@@ -102,17 +102,17 @@ def _format_row(row: Mapping[str, Any]) -> list[str]:
         row["name"],
         f"{1e3 * seconds:.2f}" if seconds else "",
         f"{rate:,.0f}" if rate else "",
-        _percent(row.get("mfu")),
-        _percent(row.get("useful_mfu")),
-        _remark(row)[:120],
+        _format_percent(row.get("mfu")),
+        _format_percent(row.get("useful_mfu")),
+        _format_remark(row)[:120],
     ]
 
 
-def _percent(value: float | None) -> str:
+def _format_percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
 
 
-def _remark(row: Mapping[str, Any]) -> str:
+def _format_remark(row: Mapping[str, Any]) -> str:
     """What is special about a record: an error, a ratio, scores, kinds of kernels."""
     if "error" in row:
         return "ERROR " + row["error"].replace("\n", " ")

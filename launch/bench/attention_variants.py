@@ -16,7 +16,7 @@ from research.types import Array, max_segments
 BLOCK = 64  # queries and keys of a block of the Triton kernel
 
 
-def cudnn_mask(
+def attend_cudnn_mask(
     cfg: EncoderConfig,
     q: tuple[Array, ...],
     k: tuple[Array, ...],
@@ -40,7 +40,7 @@ def cudnn_mask(
     )
 
 
-def xla_softmax(
+def attend_xla_softmax(
     cfg: EncoderConfig,
     q: tuple[Array, ...],
     k: tuple[Array, ...],
@@ -57,7 +57,7 @@ def xla_softmax(
     )
 
 
-def bfloat16_logits(
+def attend_bfloat16_logits(
     cfg: EncoderConfig,
     q: tuple[Array, ...],
     k: tuple[Array, ...],
@@ -79,7 +79,7 @@ def bfloat16_logits(
     return jnp.einsum("bhqk,bkhe->bqhe", weights, v)
 
 
-def triton(
+def attend_triton(
     cfg: EncoderConfig,
     q: tuple[Array, ...],
     k: tuple[Array, ...],
@@ -105,7 +105,7 @@ def triton(
     )
 
 
-def cudnn_packed(
+def attend_cudnn_packed(
     cfg: EncoderConfig,
     q: tuple[Array, ...],
     k: tuple[Array, ...],
@@ -154,11 +154,11 @@ def _repeat_heads(x: Array, cfg: EncoderConfig) -> Array:
 
 
 VARIANTS = {
-    "cudnn_mask": cudnn_mask,
-    "triton": triton,
-    "xla_softmax": xla_softmax,
-    "bfloat16_logits": bfloat16_logits,
-    "cudnn_packed": cudnn_packed,
+    "cudnn_mask": attend_cudnn_mask,
+    "triton": attend_triton,
+    "xla_softmax": attend_xla_softmax,
+    "bfloat16_logits": attend_bfloat16_logits,
+    "cudnn_packed": attend_cudnn_packed,
 }
 
 

@@ -32,7 +32,7 @@ def time_encoding(setting: Setting, recorder: Recorder) -> None:
     texts = [row["positive"] for row in setting.read_texts("passages")]
     texts = texts[: 50 if setting.tiny else 8_192]
     length = 32 if setting.tiny else 128
-    lengths = [len(e.ids) for e in setting.tokenizer().encode_batch(texts)]
+    lengths = [len(e.ids) for e in setting.load_tokenizer().encode_batch(texts)]
     tokens = int(np.minimum(lengths, length).sum())
 
     def compare(batch_size: int) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def save_bert(setting: Setting) -> Path:
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls")}
     special |= {f"{name}_token": f"[{name.upper()}]" for name in ("sep", "mask")}
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=setting.tokenizer(),
+        tokenizer_object=setting.load_tokenizer(),
         model_max_length=shape["max_len"],
         model_input_names=["input_ids", "attention_mask"],
         **special,
@@ -86,7 +86,7 @@ def save_bert(setting: Setting) -> Path:
 
 def _time_tokenizing(setting: Setting, texts: list[str]) -> dict[str, float]:
     start = time.perf_counter()
-    setting.tokenizer().encode_batch(texts)
+    setting.load_tokenizer().encode_batch(texts)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "texts_per_second": len(texts) / seconds}
 

@@ -52,11 +52,11 @@ def profile_kernels(run: Callable[[int], Any], folder: Path) -> dict[str, Any]:
                 times[event.name] += event.duration_ns / 1e6 / STEPS
                 calls[event.name] += 1
                 if event.name not in operations:
-                    operations[event.name] = _operation(dict(event.stats))
+                    operations[event.name] = _find_operation(dict(event.stats))
     # Sums by kind
     kinds = defaultdict(float)
     for name, milliseconds in times.items():
-        kinds[_kind(name)] += milliseconds
+        kinds[_find_kind(name)] += milliseconds
     largest = sorted(times, key=lambda name: -times[name])[:LARGEST]
     return {
         "milliseconds": dict(kinds),
@@ -73,7 +73,7 @@ def profile_kernels(run: Callable[[int], Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _operation(stats: dict[str, Any]) -> str:
+def _find_operation(stats: dict[str, Any]) -> str:
     """The operation of the program that a kernel belongs to."""
     for name in ("tf_op", "name", "hlo_op"):
         if stats.get(name):
@@ -81,7 +81,7 @@ def _operation(stats: dict[str, Any]) -> str:
     return ""
 
 
-def _kind(text: str) -> str:
+def _find_kind(text: str) -> str:
     for kind, pattern in KINDS:
         if re.search(pattern, text, re.IGNORECASE):
             return kind

@@ -45,7 +45,7 @@ class Recorder:
                 with self.path.open("a") as file:
                     file.write(line + "\n")
 
-    def seconds_left(self) -> float:
+    def measure_seconds_left(self) -> float:
         """Seconds until the deadline."""
         return self.deadline - time.time()
 
@@ -62,7 +62,7 @@ class Recorder:
         Returns:
             The fields, or None if the measurement failed or was left out.
         """
-        if self.seconds_left() < needs:
+        if self.measure_seconds_left() < needs:
             self.write(name, left_out=f"less than {needs:.0f} s were left")
             return None
         # Any error costs this measurement only: the others must still be made

@@ -105,7 +105,7 @@ def _time_starbucks(
         "attention": model.config._attn_implementation,
         "texts": texts,
         "dropout": dropout,
-        "texts_from": setting.text_note(texts),
+        "texts_from": setting.describe_texts(texts),
     }
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -119,7 +119,7 @@ class VariantBench:
                 programs[variant.name] = pool.submit(_compile, program)
             # Nothing is timed while another program compiles, which uses the device
             for future in programs.values():
-                _wait(future, max(1.0, self.recorder.seconds_left() - SECONDS))
+                _wait(future, max(1.0, self.recorder.measure_seconds_left() - SECONDS))
             for future in programs.values():
                 future.cancel()
             for variant in variants:
@@ -172,7 +172,7 @@ class VariantBench:
 
     def _build(self, config) -> Experiment:
         cache = self.setting.scratch / "tokens"
-        return build(config, cache=cache, tokenizer=self.setting.tokenizer())
+        return build(config, cache=cache, tokenizer=self.setting.load_tokenizer())
 
     def _count_flops(self, variant: Variant, batch) -> float:
         """FLOP of the matrix products of a step, without what remat computes again."""
@@ -216,14 +216,14 @@ class VariantBench:
             "tokens_per_second": tokens / timing["seconds"],
             "pairs_per_second": len(batch.query_index) / timing["seconds"],
             "teraflops": flops / 1e12,
-            "mfu": model_flops_utilization(flops, timing["seconds"]),
-            "useful_mfu": model_flops_utilization(useful, timing["seconds"])
+            "mfu": measure_utilization(flops, timing["seconds"]),
+            "useful_mfu": measure_utilization(useful, timing["seconds"])
             if self.make_config is make_starbucks_config
             else None,
             "temporary_mebibytes": memory.temp_size_in_bytes / 2**20,
             "compile_seconds": compile_seconds,
             "losses": losses,
-            "texts_from": self.setting.text_note(variant.texts),
+            "texts_from": self.setting.describe_texts(variant.texts),
         }
 
     def _profile(self, variant: Variant) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def choose_batches(batches: Callable[[int], Any]) -> list:
 
 def count_flops(experiment, batch) -> float:
     """FLOP of the matrix products in the loss of a batch and its gradient."""
-    from research.analysis.dry_run import matmul_flops
+    from research.train.flops import matmul_flops
 
     params, frozen = jax.eval_shape(experiment.objective.init, jax.random.key(0))
 
@@ -274,7 +274,7 @@ def count_flops(experiment, batch) -> float:
     return float(matmul_flops(jax.make_jaxpr(jax.grad(loss))(*arguments).jaxpr))
 
 
-def model_flops_utilization(flops: float, seconds: float) -> float | None:
+def measure_utilization(flops: float, seconds: float) -> float | None:
     """Share of the devices' peak in bfloat16; None where the peak is unknown."""
     devices = jax.devices()
     peak = peak_flops(devices[0].device_kind)

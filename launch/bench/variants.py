@@ -94,5 +94,3 @@ def describe_variant(variant: Variant) -> dict[str, Any]:
         "texts": variant.texts,
         "bfloat16_parameters": variant.bfloat16,
     }
-
-

@@ -84,7 +84,7 @@ class Setting(NamedTuple):
         """Shape of the decoder."""
         return dict(TINY_QWEN2 if self.tiny else QWEN2)
 
-    def text_file(self, name: str) -> Path:
+    def find_text_file(self, name: str) -> Path:
         """File of the texts 'passages' or 'nli', written with random words if absent.
 
         Raises:
@@ -99,7 +99,7 @@ class Setting(NamedTuple):
             _write_texts(path, name, count)
         return path
 
-    def sts_file(self) -> Path:
+    def find_sts_file(self) -> Path:
         """File of scored pairs: STS-B test, or pairs of random words if tiny."""
         if not self.tiny:
             return self.data / "stsb/test.jsonl.gz"
@@ -112,17 +112,17 @@ class Setting(NamedTuple):
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return path
 
-    def text_note(self, name: str) -> str:
+    def describe_texts(self, name: str) -> str:
         """Where the texts are from."""
-        path = self.text_file(name)
+        path = self.find_text_file(name)
         return FILES[name] if path.parent != self.scratch else "random words"
 
     def read_texts(self, name: str) -> list[dict[str, str]]:
         """The lines of a text set."""
-        with gzip.open(self.text_file(name), "rt") as file:
+        with gzip.open(self.find_text_file(name), "rt") as file:
             return [json.loads(line) for line in file]
 
-    def tokenizer(self) -> tokenizers.Tokenizer:
+    def load_tokenizer(self) -> tokenizers.Tokenizer:
         """WordPiece tokenizer of the passages; the first part that asks trains it."""
         path = self.scratch / "tokenizer.json"
         if not path.exists():
@@ -174,7 +174,7 @@ def starbucks_config(
     config.tokenizer = section(TOKENIZERS, "trained", vocab=setting.bert["vocab_size"])
     shape = {"dtype": "bfloat16", "max_len": max(length, row_length)}
     config.encoder = section(ENCODERS, "bert", **setting.bert | shape | encoder)
-    source = section(SOURCES, "files", path=str(setting.text_file(texts)))
+    source = section(SOURCES, "files", path=str(setting.find_text_file(texts)))
     config.data = {texts: source}
     pairs = tuple(
         (max(1, setting.bert["depth"] * d // 12), setting.bert["width"] * w // 768)
@@ -200,7 +200,7 @@ def lora_config(setting: Setting, batch_size: int, **encoder):
     config.tokenizer = section(TOKENIZERS, "trained", vocab=setting.bert["vocab_size"])
     shape = {"dtype": "bfloat16", "dropout": 0.0}
     config.encoder = section(ENCODERS, "decoder", **setting.qwen2 | shape | encoder)
-    source = section(SOURCES, "files", path=str(setting.text_file("nli")))
+    source = section(SOURCES, "files", path=str(setting.find_text_file("nli")))
     config.data = {"nli": source}
     lora = {"rank": 16, "alpha": 32.0, "base_dtype": "bfloat16"}
     config.tuning = section(TUNING, "lora", **lora)
