@@ -1,31 +1,50 @@
-"""Command that embeds the texts of a file: row i of the .npy file is text i.
+"""Command that embeds texts, on all devices and processes.
 
 python -m launch.embed --model=M --input=texts.txt --output=vectors.npy
+python -m launch.embed --model=M --input="corpus/*.jsonl.gz" --output=vectors
 
-With --chunk, such as --chunk="late(256)", row i is the i-th chunk. Line i of a .jsonl
-file of the same name then gives the text and the characters of that chunk.
+Row i of a .npy file is the i-th text or, with --chunk, such as --chunk="late(256)", the
+i-th chunk; line i of the .ids.jsonl file beside it gives the text's id and the chunk's
+characters. A folder gets such files for every --shard_size texts: the memory is that of
+two shards, and a command that was stopped goes on when it is run again.
 """
 
-import json
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 from launch import flags as options
 from launch import main as cli
-from research.atomic_write import atomic_write
-from research.data.corpus import read_corpus
-from research.inference.search import embedding_kind
-from research.types import ChunkEmbeddings
+from research import processes
+from research.data.corpus import describe_corpus, find_corpus, read_texts
+from research.inference.shares import split_over_processes
+from research.inference.vector_shards import (
+    embed_to_shards,
+    get_ids_path,
+    list_shards,
+    write_vectors,
+)
 
-INPUT = flags.DEFINE_string(
+INPUT = flags.DEFINE_multi_string(
     "input",
     None,
-    "The texts: a .txt file with a text per line or a .jsonl file, plain or .gz.",
+    "The texts: a .txt file with a text per line or a .jsonl, .tsv or .csv file, plain "
+    "or .gz, or a pattern of such files. The flag may be repeated.",
     required=True,
 )
-OUTPUT = flags.DEFINE_string("output", None, "The .npy file to write.", required=True)
+OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "The .npy file to write, or a folder (a name without an ending, or with a / after "
+    "it) for a corpus that does not fit the memory.",
+    required=True,
+)
+SHARD_SIZE = flags.DEFINE_integer(
+    "shard_size",
+    65_536,
+    "The number of texts in a file of the folder.",
+    lower_bound=1,
+)
 NORMALIZE = flags.DEFINE_bool(
     "normalize",
     None,
@@ -35,36 +54,68 @@ NORMALIZE = flags.DEFINE_bool(
 
 def main():
     """Writes the embeddings as [N, D] float32, and returns their number and width."""
+    # Connect the processes before JAX is used.
+    processes.initialize()
     output = Path(OUTPUT.value).expanduser()
-    if output.suffix != ".npy":
-        raise ValueError(f"--output={output} should end in .npy")
+    if output.suffix not in (".npy", "") and not OUTPUT.value.endswith("/"):
+        raise ValueError(f"--output={output} should end in .npy, or in / for a folder")
     # Check the flags and the input before the model is loaded.
-    chunk = options.parse_single_chunk()
-    names, texts = read_corpus(INPUT.value)
-    model = options.load_model()
-    embedder = options.make_embedder(model, chunk, normalize=NORMALIZE.value)
-    vectors, result = embedder(texts, "document"), {"output": str(output)}
-    # Chunks: a file of their positions beside the vectors.
-    if embedding_kind(vectors) == "multi_vector":
-        positions = output.with_suffix(".jsonl")
-        _write_positions(positions, vectors, names)
-        vectors = vectors.vectors
-        result |= {"positions": str(positions), "chunks": len(vectors)}
-    with atomic_write(output) as path:
-        np.save(path, vectors)
-    return result | {"texts": len(texts), "dim": vectors.shape[1]}
+    chunk, files = options.parse_single_chunk(), find_corpus(INPUT.value)
+    if output.suffix == ".npy":
+        return _embed_to_file(output, files, chunk)
+    return _embed_to_folder(output, files, chunk)
 
 
-def _write_positions(output: Path, chunks: ChunkEmbeddings, names: list[str]) -> None:
-    """Writes a line per chunk: name of its text, range of characters [start, end)."""
-    positions = zip(chunks.document_numbers, chunks.start, chunks.end, strict=True)
-    with (
-        atomic_write(output) as path,
-        open(path, "w", encoding="utf-8") as file,
-    ):
-        for text, start, end in positions:
-            position = {"document": names[text], "start": int(start), "end": int(end)}
-            file.write(json.dumps(position, ensure_ascii=False) + "\n")
+def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
+    """Embeds all texts at once, and writes them to one file."""
+    if SHARD_SIZE.present:
+        raise ValueError(f"--shard_size goes with a folder, not --output={output}")
+    if {output.resolve(), get_ids_path(output).resolve()} & {
+        f.resolve() for f in files
+    }:
+        raise ValueError(f"--output={output} would replace the input")
+    names, texts, places = zip(
+        *((text.name, text.text, text.place) for text in read_texts(files)),
+        strict=True,
+    )
+    embedder = _make_embedder(chunk)
+    embed = split_over_processes(embedder)
+    embeddings = embed(texts, "document", label=places.__getitem__)
+    # All processes hold all embeddings.
+    if processes.is_first():
+        write_vectors(output, embeddings, names)
+    result = {"output": str(output), "ids": str(get_ids_path(output))}
+    if embedder.kind == "multi_vector":
+        result["chunks"] = len(embeddings.vectors)
+    return result | {"texts": len(texts), "dim": embedder.width}
+
+
+def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
+    """Embeds the texts shard by shard, those that are not yet there."""
+    # One pass that finds errors in the input, before hours of work.
+    described = describe_corpus(files)
+    embedder = _make_embedder(chunk)
+    manifest = {
+        "texts": sum(file["texts"] for file in described),
+        "shard_size": SHARD_SIZE.value,
+        "dtype": "float32",
+        "normalize": embedder.model.normalize,
+        "files": described,
+        **options.describe_embedder(embedder),
+    }
+    texts = ((text.name, text.text, text.place) for text in read_texts(files))
+    made = embed_to_shards(embedder, texts, output, manifest)
+    return {
+        "output": str(output),
+        "shards": len(list_shards(output, manifest)),
+        "shards_made": made,
+        "texts": manifest["texts"],
+        "dim": manifest["dim"],
+    }
+
+
+def _make_embedder(chunk):
+    return options.make_embedder(options.load_model(), chunk, normalize=NORMALIZE.value)
 
 
 if __name__ == "__main__":

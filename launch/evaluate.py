@@ -19,14 +19,22 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
+from research import processes
 from research.atomic_write import atomic_write
+from research.data.corpus import describe_corpus, find_corpus
 from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
+from research.inference.shares import split_over_processes
+from research.inference.vector_shards import (
+    check_manifest,
+    read_manifest,
+    read_vectors,
+)
 from research.interop.mteb import mteb_evaluator
 from research.models.encoder import truncate_depth
-from research.types import ModelEvaluator
+from research.types import EmbedFn, ModelEvaluator
 
 # The task and its data.
 TASK = flags.DEFINE_enum(
@@ -39,6 +47,12 @@ DATA = flags.DEFINE_string(
 )
 SPLIT = flags.DEFINE_string(
     "split", "test", "The split of a BEIR folder, a file of its qrels."
+)
+VECTORS = flags.DEFINE_string(
+    "vectors",
+    None,
+    "With --task=retrieval, a folder in which launch.embed wrote the vectors of the "
+    "documents of --data. Default: documents are embedded.",
 )
 GRID = flags.DEFINE_bool(
     "grid", False, "Whether the model is scored at every depth and width."
@@ -72,6 +86,8 @@ OUTPUT = flags.DEFINE_string(
 
 def main():
     """Returns the scores; longembed, --grid and several chunkings also write files."""
+    # Connect the processes before JAX is used.
+    processes.initialize()
     # Flags that exclude each other.
     chunkings = options.parse_chunks()
     is_chunked = any(chunkings.values())
@@ -80,6 +96,9 @@ def main():
         raise ValueError(f"--chunk={options.CHUNK.value} does not go with {option}")
     if GRID.value and TASK.value == "perplexity":
         raise ValueError(f"--grid does not go with --task={TASK.value}")
+    is_single = not GRID.value and len(chunkings) == 1
+    if VECTORS.value and not (TASK.value == "retrieval" and is_single):
+        raise ValueError(f"--vectors={VECTORS.value} goes with one --task=retrieval")
     # The task and the model; some tasks score the model itself.
     evaluator = _build_evaluator()
     model = options.load_model(lm_head=isinstance(evaluator, ModelEvaluator))
@@ -93,7 +112,11 @@ def main():
     if len(chunkings) > 1:
         return _compare_chunkings(evaluator, model, chunkings)
     (chunk,) = chunkings.values()
-    scores = evaluator(options.make_embedder(model, chunk))
+    embedder = options.make_embedder(model, chunk)
+    embed = split_over_processes(embedder)
+    if VECTORS.value:
+        embed = _use_vectors(embed, Path(VECTORS.value).expanduser(), embedder)
+    scores = evaluator(embed)
     # longembed also has a curve over lengths.
     if TASK.value == "longembed":
         cli.log(longembed.format_markdown(scores, _title()))
@@ -112,16 +135,18 @@ def _evaluate_model(evaluator: ModelEvaluator, model: EmbeddingModel) -> dict:
     if "depth" in sizes:
         params, cfg = truncate_depth(params, cfg, sizes["depth"])
     max_length = sizes.get("max_length", model.max_length)
-    scores = evaluator.evaluate(params, cfg, model.tokenizer, max_length)
+    mesh = options.make_mesh()
+    scores = evaluator.evaluate(params, cfg, model.tokenizer, max_length, mesh)
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
 
 def _compare_chunkings(evaluator, model, chunkings) -> dict:
     """Scores each chunking, and writes a table and a figure."""
-    makers = {
-        name: partial(options.make_embedder, model, chunk)
-        for name, chunk in chunkings.items()
-    }
+
+    def make_embedder(chunk):
+        return split_over_processes(options.make_embedder(model, chunk))
+
+    makers = {name: partial(make_embedder, chunk) for name, chunk in chunkings.items()}
     cells = compare_chunking.compare_chunkings(evaluator, makers, cli.log)
     return _write(
         "chunks",
@@ -172,7 +197,7 @@ def _parse_length(length: str | int) -> int:
 def _score_grid(evaluator, model) -> grid.Grid:
     """Scores every depth and width, from one pass over the texts."""
     options.check_plain(model, "--grid")
-    sizes = options.size_options()
+    sizes = options.size_options() | {"mesh": options.make_mesh()}
     # --depth and --dim restrict the grid; widths are those of the training, if known.
     depth, dim = sizes.pop("depth", None), sizes.pop("dim", None)
     depths = [depth] if depth else list(range(1, model.config.depth + 1))
@@ -184,14 +209,39 @@ def _score_grid(evaluator, model) -> grid.Grid:
         cli.log(f"measuring the speed of depth {depth}")
         return Embedder(full, depth=depth, **sizes)
 
+    embedder = Embedder(full, depths=depths, normalize=False, **sizes)
     return grid.score_grid(
         evaluator,
-        Embedder(full, depths=depths, normalize=False, **sizes),
+        split_over_processes(embedder),
         make_cut_embedder,
         depths=depths,
         dims=dims,
         normalize=model.normalize,
     )
+
+
+def _use_vectors(embed: EmbedFn, folder: Path, embedder: Embedder) -> EmbedFn:
+    """An embedder of queries, with the vectors of a folder for the documents.
+
+    Raises:
+        ValueError: They are of another corpus, model or option.
+    """
+    manifest = read_manifest(folder)
+    check_manifest(folder, options.describe_embedder(embedder))
+    # The corpus of the task, wherever it was when it was embedded.
+    (data,) = describe_corpus(find_corpus([DATA.value]))
+    if [file["digest"] for file in manifest["files"]] != [data["digest"]]:
+        raise ValueError(f"{folder} holds the vectors of other texts than {DATA.value}")
+    documents = read_vectors(folder)
+
+    def embed_queries(texts, role):
+        if role != "document":
+            return embed(texts, role)
+        if len(texts) != manifest["texts"]:
+            raise ValueError(f"{DATA.value} has two documents of one id")
+        return documents
+
+    return embed_queries
 
 
 def _find_folder() -> Path:
@@ -207,6 +257,9 @@ def _title() -> str:
 def _write(name: str, scores, record: dict, markdown: Callable, plot: Callable) -> dict:
     """Writes scores as JSON, as a Markdown table and as a PNG; returns the JSON."""
     result = {"model": options.MODEL.value, "task": TASK.value, **record}
+    # All processes have the scores.
+    if not processes.is_first():
+        return result
     folder = Path(OUTPUT.value) if OUTPUT.value else _find_folder()
     with (
         atomic_write(folder / f"{name}.json") as data,

@@ -1,11 +1,15 @@
 """Flags that choose a model and its embedding options, shared by several commands."""
 
-from absl import flags
+from typing import Any
 
-from research.data.corpus import read_corpus
+from absl import flags
+from jax.sharding import Mesh
+
+from research.data.corpus import describe_corpus, find_corpus, read_corpus
 from research.inference.embedder import Embedder
-from research.inference.model import EmbeddingModel
+from research.inference.model import EmbeddingModel, hash_model
 from research.inference.options import embedder_options
+from research.inference.shares import split_over_processes
 from research.interop import load
 from research.models.positions.base import Extrapolate
 from research.models.positions.methods import (
@@ -13,6 +17,7 @@ from research.models.positions.methods import (
     read_methods,
     suggest_method,
 )
+from research.sharding import make_inference_mesh
 from research.text.chunking import Chunking, parse_chunkings
 from research.transforms.whitening import make_whitening
 
@@ -90,6 +95,13 @@ BIDIRECTIONAL = flags.DEFINE_bool(
     None,
     "Whether tokens attend to the tokens after them, too. Default: as the model does.",
 )
+MODEL_PARALLEL = flags.DEFINE_integer(
+    "model_parallel",
+    1,
+    "The number of a machine's devices that each copy of the model is split over; rows "
+    "of texts are split over the copies.",
+    lower_bound=1,
+)
 # Transforms of the embeddings.
 WHITEN = flags.DEFINE_string(
     "whiten",
@@ -143,7 +155,7 @@ def make_embedder(
     if WHITEN.value is None and WHITEN_DIM.value is not None:
         raise ValueError(f"--whiten_dim={WHITEN_DIM.value} needs --whiten=FILE")
     # Chunked documents take no prompt templates, layers or whitening.
-    options = size_options()
+    options = size_options() | {"mesh": make_mesh()}
     if chunk is not None:
         check_plain(model, f"--chunk={CHUNK.value}")
         return Embedder(model, chunk=chunk, normalize=normalize, **options)
@@ -158,9 +170,34 @@ def make_embedder(
     # Whitening is fitted to the unnormalized embeddings of a corpus: [N, D].
     if WHITEN.value is not None:
         _, texts = read_corpus(WHITEN.value)
-        vectors = Embedder(model, normalize=False, **options)(texts, "document")
+        raw = Embedder(model, normalize=False, **options)
+        vectors = split_over_processes(raw)(texts, "document")
         options["transform"] = make_whitening(vectors, dims=WHITEN_DIM.value)
     return Embedder(model, normalize=normalize, **options)
+
+
+def make_mesh() -> Mesh | None:
+    """The mesh of this process's devices, as --model_parallel splits them."""
+    return make_inference_mesh(MODEL_PARALLEL.value)
+
+
+def describe_embedder(embedder: Embedder) -> dict[str, Any]:
+    """The model and the flags that embeddings depend on, as a manifest holds them."""
+    values = {
+        flag.name: flag.value
+        for flag in flags.FLAGS.flags_by_module_dict()[__name__]
+        if flag.name not in ("model", "model_parallel")
+    }
+    # Whitening depends on the texts in its file.
+    if WHITEN.value is not None:
+        values["whiten_texts"] = describe_corpus(find_corpus([WHITEN.value]))
+    return {
+        "model": MODEL.value,
+        "weights": hash_model(embedder.model),
+        "kind": embedder.kind,
+        "dim": embedder.width,
+        "options": values,
+    }
 
 
 def size_options() -> dict[str, int | str]:

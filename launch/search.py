@@ -1,25 +1,37 @@
 """Command that searches a corpus: the best texts for a query, with their scores.
 
 python -m launch.search --model=M --corpus=texts.txt --query="..." [--chunk="late(256)"]
+python -m launch.search --model=M --corpus=FOLDER_OF_VECTORS --query="..."
 
 With --chunk, the score of a text is that of its best chunk, which is printed.
 """
 
 import textwrap
+from pathlib import Path
 
 import numpy as np
 from absl import flags
 
 from launch import flags as options
 from launch import main as cli
-from research.data.corpus import read_corpus
+from research import processes
+from research.data.corpus import find_corpus, read_corpus, read_texts
 from research.inference.search import embedding_kind, rank_documents
+from research.inference.shares import split_over_processes
+from research.inference.vector_shards import (
+    MANIFEST,
+    check_manifest,
+    read_manifest,
+    read_names,
+    read_vectors,
+)
 from research.types import ChunkEmbeddings
 
 CORPUS = flags.DEFINE_string(
     "corpus",
     None,
-    "The texts: a .txt or .jsonl file, a BEIR folder, or pydocs.",
+    "The texts: a .txt, .jsonl, .tsv or .csv file, a BEIR folder, or pydocs; or a "
+    "folder of vectors that launch.embed wrote with the same options.",
     required=True,
 )
 QUERY = flags.DEFINE_string("query", None, "The text to search for.", required=True)
@@ -28,20 +40,35 @@ HITS = flags.DEFINE_integer("hits", 10, "The number of texts to print.", lower_b
 
 def main():
     """Prints a table of the best texts by cosine, and returns them."""
-    names, texts = read_corpus(CORPUS.value)
+    # Connect the processes before JAX is used.
+    processes.initialize()
     if not QUERY.value.strip():
         raise ValueError("--query is empty: it needs a token")
+    folder = Path(CORPUS.value).expanduser()
+    is_embedded = (folder / MANIFEST).is_file()
+    corpus = None if is_embedded else read_corpus(CORPUS.value)
     embedder = options.make_embedder(options.load_model(), options.parse_single_chunk())
-    query, documents = embedder([QUERY.value], "query"), embedder(texts, "document")
+    # The vectors of the corpus, made now or by launch.embed.
+    if is_embedded:
+        check_manifest(folder, options.describe_embedder(embedder))
+        documents = read_vectors(folder)
+    else:
+        documents = split_over_processes(embedder)(corpus[1], "document")
     # [1, hits] scores and indices of the best texts.
+    query = embedder([QUERY.value], "query")
     scores, rows = rank_documents(query, documents, HITS.value)
+    rows = rows[0].tolist()
+    if is_embedded:
+        names, texts = _find_texts(folder, rows)
+    else:
+        names, texts = ({row: column[row] for row in rows} for column in corpus)
     hits = [
         {"id": names[row], "score": float(score), "text": texts[row]}
-        for score, row in zip(scores[0], rows[0], strict=True)
+        for score, row in zip(scores[0], rows, strict=True)
     ]
     # Of chunked texts, show the best chunk.
     if embedding_kind(documents) == "multi_vector":
-        for hit, row in zip(hits, rows[0], strict=True):
+        for hit, row in zip(hits, rows, strict=True):
             hit |= _find_best_chunk(query, documents, row, texts[row])
     # The table on stdout.
     widest = max(len(hit["id"]) for hit in hits)
@@ -52,14 +79,33 @@ def main():
     return {"query": QUERY.value, "hits": hits}
 
 
+def _find_texts(folder: Path, rows: list[int]) -> tuple[dict, dict]:
+    """({row: name}, {row: text}) of some texts of a folder of vectors.
+
+    Raises:
+        ValueError: The files of the corpus have changed.
+    """
+    names, texts = read_names(folder, rows), {}
+    files = [Path(file["path"]) for file in read_manifest(folder)["files"]]
+    for row, text in enumerate(read_texts(find_corpus(files))):
+        if row in names:
+            texts[row] = text.text
+            if text.name != names[row]:
+                raise ValueError(f"{text.place} has changed since it was embedded")
+    if missing := names.keys() - texts.keys():
+        raise ValueError(f"{files[-1]} lacks {len(missing)} texts that were embedded")
+    return names, texts
+
+
 def _find_best_chunk(
     query: np.ndarray, chunks: ChunkEmbeddings, number: int, text: str
 ) -> dict:
     """The text and the range of characters of a text's best chunk."""
-    # Rank the chunks of this text as if each were a document.
+    # Rank the chunks of this text, which are adjacent, as if each were a document.
     numbers = np.flatnonzero(chunks.document_numbers == number)
     chunks_of_text = chunks._replace(
-        vectors=chunks.vectors[numbers], document_numbers=np.arange(len(numbers))
+        vectors=chunks.vectors[int(numbers[0]) : int(numbers[-1]) + 1],
+        document_numbers=np.arange(len(numbers)),
     )
     best = numbers[rank_documents(query, chunks_of_text, 1)[1][0, 0]]
     start, end = int(chunks.start[best]), int(chunks.end[best])

@@ -157,6 +157,22 @@ def local_mesh(mesh: Mesh) -> Mesh:
     return make_mesh({"data": -1, "model": 1}, jax.local_devices())
 
 
+def make_inference_mesh(model: int = 1) -> Mesh | None:
+    """The mesh of this process's devices, for a model that each process holds.
+
+    Args:
+        model: Number of devices that each copy of the parameters is split over.
+    Returns:
+        The mesh; None for a single device.
+    Raises:
+        ValueError: `model` does not divide the number of devices.
+    """
+    devices = jax.local_devices()
+    if len(devices) == model == 1:
+        return None
+    return make_mesh({"data": -1, "model": model}, devices)
+
+
 def gather_params(tree: Any, mesh: Mesh) -> Any:
     """Copies a tree of arrays, however it is split, to every device of each process.
 

@@ -3,7 +3,12 @@ import json
 
 import pytest
 
-from research.data.corpus import read_corpus
+from research.data.corpus import (
+    describe_corpus,
+    find_corpus,
+    read_corpus,
+    read_texts,
+)
 
 
 def test_lines_in_order(tmp_path):
@@ -26,9 +31,45 @@ def test_beir_folder_gzipped(tmp_path):
         ("a.txt", "one\n\n", "line 2 is empty"),
         ("a.jsonl", '{"body": "x"}\n', "line 1: no text; found body"),
         ("a.jsonl", '{"text": ""}\n', "line 1 is empty"),
+        ("a.jsonl", '{"text": null}\n', "line 1: text is null, not a string"),
+        ("a.jsonl", '{"text": NaN}\n', "line 1: text is NaN, not a string"),
+        ("a.jsonl", '{"title": 3, "text": "x"}', "line 1: title is 3, not a string"),
+        ("latin.txt", b"the house\ncaf\xe9\n", "latin.txt cannot be read as text"),
     ],
 )
 def test_bad_input_is_named(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_corpus(tmp_path / name)
+
+
+def test_texts_of_several_files_are_named_by_file_and_line(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x.txt").write_text("one\ntwo\n")
+    (tmp_path / "a.jsonl").write_text('{"_id": "q", "text": "three"}\n{"text": "4"}')
+    files = find_corpus([tmp_path / "b" / "*.txt", tmp_path / "a.jsonl"])
+    texts = list(read_texts(files))
+    assert [text.name for text in texts] == ["b/x.txt:1", "b/x.txt:2", "q", "a.jsonl:2"]
+    assert texts[1].place == f"{files[0]} line 2"
+    with pytest.raises(ValueError, match=r"x.txt is named twice"):
+        find_corpus([files[0], tmp_path / "b" / "*"])
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*\*.csv"):
+        find_corpus([tmp_path / "*.csv"])
+
+
+def test_a_corpus_is_described_by_its_texts(tmp_path):
+    plain, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
+    plain.write_text('{"text": "one"}\n{"text":  "two"}\n')
+    with gzip.open(packed, "wt") as file:
+        file.write('{"text": "one"}\n{"text": "two"}\n')
+    same, other = describe_corpus([plain, packed])
+    assert same["texts"] == 2 and same["digest"] == other["digest"]
+    plain.write_text('{"text": "one"}\n{"text": "tw"}\n{"text": "o"}\n')
+    assert describe_corpus([plain])[0]["digest"] != same["digest"]
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+def test_a_field_may_be_a_long_document(tmp_path, name):
+    (tmp_path / name).write_text("text\n" + "the old house " * 10_000 + "\na b\n")
+    assert [len(text) for text in read_corpus(tmp_path / name)[1]] == [139_999, 3]

@@ -1,52 +1,148 @@
-"""Corpora: texts to embed or to search, each with its name."""
+"""Corpora: texts to embed or to search, each with its name, read one at a time."""
 
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from research.data.files import open_text, read_records
+from research.data.files import read_lines, read_records
 from research.data.sources import SOURCES
+
+PYDOCS = Path("pydocs")
+
+
+class CorpusText(NamedTuple):
+    """A text of a corpus.
+
+    Attributes:
+        name: Its `_id`, or else its line number; FILE:LINE in several files.
+        text: The text, with its title before it.
+        path: Its file.
+        line: Its line in the file, from 1.
+    """
+
+    name: str
+    text: str
+    path: Path
+    line: int
+
+    @property
+    def place(self) -> str:
+        """The file and the line, for error messages."""
+        return f"{self.path} line {self.line}"
 
 
 def read_corpus(path: str | Path) -> tuple[list[str], list[str]]:
-    """Reads (names, texts) from a file or from the corpus of a BEIR folder, in order.
+    """Reads (names, texts) of a corpus, in order.
+
+    Args:
+        path: A file, a BEIR folder, a pattern or "pydocs", as in `find_corpus`.
+
+    Raises:
+        FileNotFoundError, ValueError: As in `find_corpus` and `read_texts`.
+    """
+    texts = list(read_texts(find_corpus([path])))
+    return [text.name for text in texts], [text.text for text in texts]
+
+
+def find_corpus(paths: Iterable[str | Path]) -> list[Path]:
+    """The files of a corpus.
+
+    Args:
+        paths: Files; BEIR folders, whose corpus.jsonl is read; patterns such as
+            "texts/*.jsonl.gz", whose matches are sorted; or "pydocs", which stands for
+            the code of those installed Python packages that are held out from training.
+
+    Raises:
+        FileNotFoundError: There is no such file, or nothing matches a pattern.
+        ValueError: A file is named twice.
+    """
+    files = []
+    for path in map(Path, paths):
+        path = path.expanduser()
+        if path.is_dir():
+            plain = path / "corpus.jsonl"
+            path = plain if plain.is_file() else path / "corpus.jsonl.gz"
+        if path == PYDOCS or path.is_file():
+            files.append(path)
+        elif glob.has_magic(str(path)) and (matches := glob.glob(str(path))):
+            files += map(Path, sorted(matches))
+        else:
+            raise FileNotFoundError(f"there is no file {path}")
+    if twice := [path for i, path in enumerate(files) if path in files[:i]]:
+        raise ValueError(f"{twice[0]} is named twice among the files of a corpus")
+    return files
+
+
+def read_texts(files: Sequence[Path]) -> Iterator[CorpusText]:
+    """Yields the texts of a corpus in order, without holding them in memory.
 
     A .txt file has one text per line. A jsonl, tsv or csv file has the field `text` and
     optionally `_id` and `title`; a title is put before its text. Files may be gzipped
-    (.gz). A text without `_id` is named by its line number.
+    (.gz).
 
     Args:
-        path: A file, a BEIR folder, or "pydocs", which stands for the code of those
-            installed Python packages that are held out from training.
+        files: The files of `find_corpus`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A line is empty, malformed or has no text; the message gives its
-            number.
+        ValueError: A line is empty, malformed or has no text; the message gives the
+            file and the number of the line.
     """
-    # Held-out packages: the code of each function is a text.
-    if str(path) == "pydocs":
+    # Several files are told apart by their paths below the folder that holds all.
+    root = Path(os.path.commonpath([file.absolute().parent for file in files]))
+    for file in files:
+        prefix = f"{file.absolute().relative_to(root)}:" if files[1:] else ""
+        for line, record in _read_file(file):
+            name = str(record.get("_id", f"{prefix}{line}"))
+            yield CorpusText(name, _join_text(file, line, record), file, line)
+
+
+def describe_corpus(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """The path, the number of texts and a hash of the texts of each file of a corpus.
+
+    Raises:
+        ValueError: As in `read_texts`, which reads every text once.
+    """
+    described = []
+    for file in files:
+        count, digest = 0, hashlib.blake2b(digest_size=16)
+        for text in read_texts([file]):
+            count += 1
+            # JSON keeps names and texts apart, and has a form for every string.
+            digest.update(json.dumps((text.name, text.text)).encode())
+        path = str(file if file == PYDOCS else file.absolute())
+        described.append({"path": path, "texts": count, "digest": digest.hexdigest()})
+    return described
+
+
+def _read_file(path: Path) -> Iterator[tuple[int, dict]]:
+    """Yields (line, record with the field `text`) of a file."""
+    if path == PYDOCS:
+        # Held-out packages: the code of each function is a text.
         held_out = SOURCES["pydocs"](split="test").examples
-        code = [example.positives[0] for example in held_out]
-        return [str(number) for number in range(len(code))], code
-    # A BEIR folder, a text file, or a file of records.
-    path = Path(path).expanduser()
-    if path.is_dir():
-        plain = path / "corpus.jsonl"
-        return read_corpus(plain if plain.is_file() else path / "corpus.jsonl.gz")
-    if Path(path.name.removesuffix(".gz")).suffix == ".txt":
-        with open_text(path) as file:
-            records = [(n, {"text": line.strip()}) for n, line in enumerate(file, 1)]
+        for number, example in enumerate(held_out):
+            yield number, {"text": example.positives[0]}
+    elif Path(path.name.removesuffix(".gz")).suffix == ".txt":
+        for number, line in read_lines(path):
+            yield number, {"text": line}
     else:
-        records = list(read_records(path))
-    if not records:
-        raise ValueError(f"{path} is empty: it holds no texts")
-    names = [str(record.get("_id", line)) for line, record in records]
-    return names, [_read_text(path, line, record) for line, record in records]
+        yield from read_records(path)
 
 
-def _read_text(path: Path, line: int, record: dict) -> str:
+def _join_text(path: Path, line: int, record: dict) -> str:
+    """The title and the text of a record."""
     if "text" not in record:
         raise ValueError(f"{path} line {line}: no text; found {', '.join(record)}")
-    text = f"{record.get('title') or ''} {record['text']}".strip()
+    title, text = record.get("title") or "", record["text"]
+    for field, value in {"title": title, "text": text}.items():
+        if not isinstance(value, str):
+            raise ValueError(
+                f"{path} line {line}: {field} is {json.dumps(value)}, not a string"
+            )
+    text = f"{title} {text}".strip()
     if not text:
         raise ValueError(f"{path} line {line} is empty: a text needs a token")
     return text

@@ -4,10 +4,13 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
+# The longest field of a csv or tsv file; the default of 131,072 characters is less than
+# a long document.
+csv.field_size_limit(1 << 30)
 # {field of an STS file: the names that it may have}
 STS_FIELDS = {
     "sentence1": ("sentence1", "text1", "sent1", "s1"),
@@ -45,16 +48,17 @@ def read_records(path: str | Path) -> Iterator[tuple[int, dict]]:
     suffix = Path(path.name.removesuffix(".gz")).suffix
     if suffix not in READERS:
         raise ValueError(f"{path} should end in {', '.join(READERS)} (or these + .gz)")
-    empty = True
-    with open_text(path) as file:
-        try:
-            for number, record in READERS[suffix](path, file):
-                empty = False
-                yield number, record
-        except (UnicodeDecodeError, EOFError, OSError, zlib.error, csv.Error) as error:
-            raise ValueError(f"{path} cannot be read as text: {error}") from error
-    if empty:
-        raise ValueError(f"{path} is empty: it holds no rows")
+    yield from _parse_file(path, READERS[suffix])
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yields (line number from 1, line without spaces around it) of a text file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not UTF-8 text, or is empty.
+    """
+    yield from _parse_file(Path(path).expanduser(), _parse_lines)
 
 
 def read_sts(path: str | Path) -> tuple[list[str], list[str], list[float]]:
@@ -138,6 +142,27 @@ def _read_field(path, line: int, record: Mapping, names: tuple[str, ...]):
     raise ValueError(
         f"{path} line {line}: no column {' or '.join(names)}; found {', '.join(record)}"
     )
+
+
+def _parse_file(
+    path: Path, parse: Callable[[Path, IO[str]], Iterator[tuple]]
+) -> Iterator[tuple]:
+    """Yields what `parse` reads; errors name the file."""
+    empty = True
+    with open_text(path) as file:
+        try:
+            for row in parse(path, file):
+                empty = False
+                yield row
+        except (UnicodeDecodeError, EOFError, OSError, zlib.error, csv.Error) as error:
+            raise ValueError(f"{path} cannot be read as text: {error}") from error
+    if empty:
+        raise ValueError(f"{path} is empty: it holds no rows")
+
+
+def _parse_lines(path: Path, file: IO[str]) -> Iterator[tuple[int, str]]:
+    del path
+    yield from ((number, line.strip()) for number, line in enumerate(file, 1))
 
 
 def _parse_jsonl(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:

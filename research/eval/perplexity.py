@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from research.data.corpus import read_corpus
 from research.inference.batching import choose_batch_sizes, group_by_length
-from research.inference.forward import place_params
+from research.inference.forward import place_params, place_rows
 from research.models.config import EncoderConfig
 from research.objectives.causal import next_token_loss
 from research.text import tokenization
@@ -121,9 +120,6 @@ def _sum_losses(
 ) -> tuple[float, int]:
     """(total cross-entropy of all rows in nats, number of predicted tokens)."""
     params = place_params(params, mesh)
-    to_device = jnp.asarray
-    if mesh is not None:
-        to_device = partial(jax.device_put, device=NamedSharding(mesh, P("data")))
     lengths = np.array([len(row) for row in rows])
     nats = 0.0
     # Batches of rows of similar lengths; rows that only pad a batch have length 0.
@@ -137,8 +133,8 @@ def _sum_losses(
         with nullcontext() if mesh is None else jax.set_mesh(mesh):
             losses = _row_losses(
                 params,
-                to_device(token_ids),
-                to_device(row_lengths),
+                place_rows(token_ids, mesh),
+                place_rows(row_lengths, mesh),
                 cfg=cfg,
                 given_tokens=given_tokens,
             )

@@ -32,6 +32,7 @@ from research.experiment.initialization import (
 )
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
+from research.inference.shares import split_over_processes
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import build_loss
 from research.models.config import EncoderConfig
@@ -286,7 +287,8 @@ def _make_embedder(
         prompt=prompt,
         adapters=tuple(card["adapters"]),
     )
-    return Embedder(trained, mesh=mesh)
+    # Each process embeds its share of the texts
+    return split_over_processes(Embedder(trained, mesh=mesh))
 
 
 def _measure(

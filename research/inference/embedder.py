@@ -16,6 +16,7 @@ from research.inference.chunk_embedder import (
 from research.inference.forward import RowEncoder, make_row_encoders
 from research.inference.model import EmbeddingModel
 from research.inference.tokenize import (
+    TokenizedTexts,
     has_pst,
     make_plain_tokenize,
     make_template_tokenize,
@@ -65,7 +66,8 @@ class Embedder:
         depths: Numbers of blocks at which texts are embedded, in one pass; 0 is the
             embedding layer. Vectors are then [N, len(depths), D].
         batch_tokens: As in `choose_batch_sizes`.
-        mesh: Mesh over whose 'data' axis rows are spread; None for the default device.
+        mesh: Mesh over whose 'data' axis rows are spread, and over whose 'model' axis
+            the parameters are split; None for the default device.
 
     Raises:
         ValueError: The encoder has no such depth, dim, pooling, length, layer or
@@ -146,8 +148,31 @@ class Embedder:
         if chunk is not None:
             self._chunk_encoders = self._make_chunk_encoders(chunk)
 
-    def __call__(self, texts: Sequence[str], role: str) -> Embeddings:
+    @property
+    def kind(self) -> str:
+        """The kind of the embeddings of documents, as `search.embedding_kind` says."""
+        is_cut = self.chunk is not None and not self.chunk.one_vector_per_text
+        return "multi_vector" if is_cut else "dense"
+
+    @property
+    def width(self) -> int:
+        """D, the width of the embeddings."""
+        vector = np.zeros((1, self.model.full_width), np.float32)
+        return self._finish(vector).shape[1]
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        role: str,
+        *,
+        label: Callable[[int], str] = "text {}".format,
+    ) -> Embeddings:
         """Embeds texts for a role, "query" or "document".
+
+        Args:
+            texts: N texts.
+            role: "query" or "document".
+            label: Function from the index of a text to its name in error messages.
 
         Returns:
             [N, D] float32, or `ChunkEmbeddings` for documents in chunks. The chunking
@@ -156,17 +181,20 @@ class Embedder:
         Raises:
             ValueError: There are no texts, or one has no tokens.
         """
+        return self.encode(self.tokenize(texts, role, label=label))
+
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        role: str,
+        *,
+        label: Callable[[int], str] = "text {}".format,
+    ) -> TokenizedTexts:
+        """The first half of a call, without the device; arguments as there."""
         if not len(texts):
             raise ValueError("there are no texts to embed")
-        if self.chunk is not None and role == "document":
-            return self._embed_chunks(texts)
-        encoder = self._select(self._row_encoders, role)
-        # [N, D] vectors for each template, averaged over templates.
-        vectors = [self._encode(encoder, rows) for rows in self._tokenize(texts, role)]
-        return self._finish(np.mean(vectors, axis=0) if vectors[1:] else vectors[0])
-
-    def _embed_chunks(self, texts: Sequence[str]) -> Embeddings:
-        """Embeds documents that are cut into chunks."""
+        if self.chunk is None or role != "document":
+            return TokenizedTexts(role, self._tokenize(texts, role, label))
         chunked = split_texts(
             self.model.tokenizer,
             texts,
@@ -174,16 +202,30 @@ class Embedder:
             encoder_max_len=self._max_len,
             max_length=self._document_length,
             prompt=self.model.prompts.get("document", ""),
+            label=label,
         )
+        return TokenizedTexts(role, [make_chunk_rows(chunked)], chunked)
+
+    def encode(self, tokenized: TokenizedTexts) -> Embeddings:
+        """The second half of a call: from the tokens to the embeddings."""
+        if tokenized.chunked is not None:
+            return self._encode_chunks(tokenized)
+        encoder = self._select(self._row_encoders, tokenized.role)
+        # [N, D] vectors for each template, averaged over templates.
+        vectors = [self._encode(encoder, rows) for rows in tokenized.rows]
+        return self._finish(np.mean(vectors, axis=0) if vectors[1:] else vectors[0])
+
+    def _encode_chunks(self, tokenized: TokenizedTexts) -> Embeddings:
+        """Embeds documents that are cut into chunks."""
         # [P, D] vectors of pieces of chunks, then [C, D] vectors of chunks.
-        encoder = self._select(self._chunk_encoders, "document")
-        pieces = self._encode(encoder, make_chunk_rows(chunked))
-        vectors = average_pieces(pieces, chunked)
+        encoder = self._select(self._chunk_encoders, tokenized.role)
+        pieces = self._encode(encoder, tokenized.rows[0])
+        vectors = average_pieces(pieces, tokenized.chunked)
         # The windows of pcw have been through the dense layers; other chunks have not.
         if self.chunk.one_vector_per_text:
             return self._finish(vectors)
         vectors = self._finish(np.asarray(project(self.model.dense, vectors)))
-        return make_chunk_embeddings(vectors, chunked)
+        return make_chunk_embeddings(vectors, tokenized.chunked)
 
     def _encode(self, encoder: RowEncoder, rows: TokenRows) -> np.ndarray:
         """The pooled vectors of token rows, before `_finish`."""

@@ -20,6 +20,7 @@ from research.models.encoder import encode
 from research.models.pooling.projection import Dense, project
 from research.models.pooling.registry import bind_pooling, parse_pooling
 from research.models.token_prepending import Prepend
+from research.sharding import shardings
 from research.types import Array, Params, Tokens
 
 
@@ -61,10 +62,7 @@ class RowEncoder:
         """
         chex.assert_rank([rows.token_ids, rows.lengths], [2, 1])
         # Rows go to the default device, or are spread over the mesh.
-        place = jax.device_put
-        if self.mesh is not None:
-            place = partial(jax.device_put, device=NamedSharding(self.mesh, P("data")))
-        rows = jax.tree.map(place, rows)
+        rows = jax.tree.map(partial(place_rows, mesh=self.mesh), rows)
         # Splash attention takes its sharding from the ambient mesh.
         with nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
             return _encode_rows(
@@ -125,17 +123,25 @@ def make_row_encoders(
 
 
 def place_params(params: Params, mesh: Mesh | None) -> Params:
-    """Parameters on every device of the mesh, or on the default device."""
+    """Parameters on the default device, or split over the mesh's 'model' axis.
+
+    Each group of 'model' devices holds a full copy.
+    """
     if mesh is None:
         return jax.device_put(params)  # jnp.asarray would compile a copy of each shape
 
-    def place(x):
+    def place(x, sharding):
         # Parameters that are already sharded over the mesh stay as they are.
         if isinstance(x, jax.Array) and x.sharding.device_set == set(mesh.devices.flat):
             return x
-        return jax.device_put(x, NamedSharding(mesh, P()))
+        return jax.device_put(x, sharding)
 
-    return jax.tree.map(place, params)
+    return jax.tree.map(place, params, shardings(params, mesh))
+
+
+def place_rows(rows: np.ndarray, mesh: Mesh | None) -> Array:
+    """An array [R, ...] on the default device, or split over the mesh's 'data' axis."""
+    return jax.device_put(rows, mesh and NamedSharding(mesh, P("data")))
 
 
 @partial(jax.jit, static_argnames=("cfg", "pool", "max_segments", "depths", "layers"))

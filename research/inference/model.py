@@ -1,7 +1,10 @@
 """`EmbeddingModel`: an encoder's parameters, and its settings for embedding texts."""
 
+import hashlib
 from typing import NamedTuple
 
+import jax
+import numpy as np
 from tokenizers import Tokenizer
 
 from research.models import lora
@@ -89,6 +92,17 @@ def select_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingM
         params=lora.select_adapter(model.params, number),
         adapters=(model.adapters[number],),
     )
+
+
+def hash_model(model: EmbeddingModel) -> str:
+    """A hash of the parameters, the tokenizer and the shape of a model."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr(model.config).encode() + model.tokenizer.to_str().encode())
+    for leaf in jax.tree.leaves((model.params, model.dense)):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 def _adapter_number(model: EmbeddingModel, name: str | None) -> int:

@@ -1,4 +1,4 @@
-"""Exact nearest-neighbor search over vectors that are sharded over the devices."""
+"""Exact nearest-neighbor search over vectors, on all devices and processes."""
 
 from functools import partial
 
@@ -6,25 +6,32 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from research.inference.vector_shards import ShardedVectors
+from research.sharding import make_mesh
 from research.transforms.normalize import l2_normalize_rows
 from research.types import Array, ChunkEmbeddings
 
 
 def rank_documents(
     queries: np.ndarray,
-    documents: np.ndarray | ChunkEmbeddings,
+    documents: np.ndarray | ShardedVectors | ChunkEmbeddings,
     k: int,
     *,
     similarity: str = "cosine",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best documents for each query; the best chunk gives a document's score.
 
+    In a run of several processes, all of them call this with the same arguments; each
+    searches its share of the documents, and all get the same result.
+
     Args:
         queries: [Q, D] query vectors.
-        documents: [N, D] document vectors, or the chunks of N documents.
+        documents: [N, D] document vectors, or the chunks of N documents. Those of a
+            folder are read in blocks.
         k: Number of documents per query; at most N are returned.
         similarity: 'cosine' or 'dot'.
 
@@ -32,14 +39,19 @@ def rank_documents(
         Scores [Q, min(k, N)] float32 from best to worst, and indices of documents.
     """
     # The cosine is the dot product of normalized vectors.
+    normalize = similarity == "cosine"
+    if normalize:
+        queries = l2_normalize_rows(queries)
+    find, count = search, len(documents)
     if embedding_kind(documents) == "multi_vector":
-        vectors = documents.vectors
-        if similarity == "cosine":
-            queries, vectors = l2_normalize_rows(queries), l2_normalize_rows(vectors)
-        return search_chunks(queries, documents._replace(vectors=vectors), k)
-    if similarity == "cosine":
-        queries, documents = l2_normalize_rows(queries), l2_normalize_rows(documents)
-    return search(queries, documents, k)
+        find, count = search_chunks, int(documents.document_numbers[-1]) + 1
+    # A range of documents for each process.
+    index, processes = jax.process_index(), jax.process_count()
+    if processes == 1 or count < processes:
+        return find(queries, documents, k, normalize=normalize)
+    share = slice(index * count // processes, (index + 1) * count // processes)
+    top = find(queries, documents, k, normalize=normalize, share=share)
+    return _merge_processes(top, min(k, count))
 
 
 def embedding_kind(embeddings: np.ndarray | ChunkEmbeddings) -> str:
@@ -53,9 +65,11 @@ def embedding_kind(embeddings: np.ndarray | ChunkEmbeddings) -> str:
 
 def search(
     queries: np.ndarray,
-    vectors: np.ndarray,
+    vectors: np.ndarray | ShardedVectors,
     k: int,
     *,
+    normalize: bool = False,
+    share: slice = slice(None),
     mesh: Mesh | None = None,
     queries_per_step: int = 256,
     vectors_per_step: int = 65_536,
@@ -70,7 +84,10 @@ def search(
         queries: [Q, D] float32.
         vectors: [N, D] float32; may be memory-mapped.
         k: Number of vectors per query; at most N are returned.
-        mesh: Mesh over whose 'data' axis vectors are spread; None for all devices.
+        normalize: Whether vectors are first scaled to length 1.
+        share: The range of the vectors that is searched.
+        mesh: Mesh over whose 'data' axis vectors are spread; None for all devices of
+            this process.
         queries_per_step: Number of queries scored at a time.
         vectors_per_step: Number of vectors on a device at a time.
 
@@ -82,20 +99,20 @@ def search(
         ValueError: `k` is not positive, there are no vectors, or the widths differ.
     """
     _check(queries, vectors, k)
-    mesh = mesh or jax.make_mesh(
-        (len(jax.devices()),), ("data",), axis_types=(AxisType.Auto,)
-    )
+    first, stop, _ = share.indices(len(vectors))
+    mesh = mesh or make_mesh({"data": -1}, jax.local_devices())
     # Number of vectors in a block over all devices, and of queries in a step.
-    k, devices, count = min(k, len(vectors)), mesh.shape["data"], len(queries)
-    size = min(vectors_per_step, -(-len(vectors) // devices)) * devices
+    k, devices, count = min(k, stop - first), mesh.shape["data"], len(queries)
+    size = min(vectors_per_step, -(-(stop - first) // devices)) * devices
     step = min(queries_per_step, count)
     queries = jnp.asarray(_pad(queries, -(-count // step) * step))
     # For each step of queries, the k best vectors so far: [step, k].
     best = [None] * (len(queries) // step)
-    for start in range(0, len(vectors), size):
-        block = _pad(vectors[start : start + size], size)
+    for start in range(first, stop, size):
+        block = vectors[start : min(start + size, stop)]
+        valid = len(block)
+        block = _pad(l2_normalize_rows(block) if normalize else block, size)
         block = jax.device_put(block, NamedSharding(mesh, P("data")))
-        valid = min(size, len(vectors) - start)
         for i in range(len(best)):
             some = queries[i * step : (i + 1) * step]
             top = _top_of_block(some, block, valid, k=k, mesh=mesh)
@@ -109,6 +126,8 @@ def search_chunks(
     chunks: ChunkEmbeddings,
     k: int,
     *,
+    normalize: bool = False,
+    share: slice = slice(None),
     scores_per_step: int = 1 << 24,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k documents whose best chunks have the largest dot products, on the host.
@@ -117,8 +136,10 @@ def search_chunks(
         queries: [Q, D] float32.
         chunks: The chunks of N documents.
         k: Number of documents per query; at most N are returned.
+        normalize: Whether the vectors of chunks are first scaled to length 1.
+        share: The range of the documents that is searched.
         scores_per_step: Number of scores in memory at a time; at least those of one
-            query.
+            document.
 
     Returns:
         Scores [Q, min(k, N)] float32 from best to worst, and indices of documents. Of
@@ -128,18 +149,24 @@ def search_chunks(
         ValueError: As in `search`.
     """
     _check(queries, chunks.vectors, k)
-    # [N] the first chunk of each document; chunks are in the order of documents.
-    first = np.flatnonzero(np.diff(chunks.document_numbers, prepend=-1))
-    step = max(1, scores_per_step // len(chunks.vectors))
-    best = []
-    for start in range(0, len(queries), step):
-        scores = queries[start : start + step] @ chunks.vectors.T
-        # [q, C] scores of chunks to [q, N] scores of documents.
-        scores = np.maximum.reduceat(scores, first, axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        best.append((np.take_along_axis(scores, order, 1), order))
-    scores, documents = (np.concatenate(parts) for parts in zip(*best, strict=True))
-    return scores, documents
+    # [N + 1] the first chunk of each document; chunks are in the order of documents.
+    first = np.flatnonzero(np.diff(chunks.document_numbers, prepend=-1, append=-1))
+    start, stop, _ = share.indices(len(first) - 1)
+    k, best = min(k, stop - start), None
+    while start < stop:
+        # The documents [start, end) whose chunks fit a block, at least one.
+        limit = first[start] + scores_per_step // len(queries)
+        end = int(np.searchsorted(first, limit, side="right")) - 1
+        end = min(max(end, start + 1), stop)
+        block = np.asarray(chunks.vectors[int(first[start]) : int(first[end])])
+        block = l2_normalize_rows(block) if normalize else block
+        # [Q, c] scores of chunks to [Q, n] scores of documents.
+        scores = queries @ block.T
+        scores = np.maximum.reduceat(scores, first[start:end] - first[start], axis=1)
+        numbers = np.broadcast_to(np.arange(end - start), scores.shape)
+        best = _merge_top(best, (scores, numbers), start, k)
+        start = end
+    return best
 
 
 def _check(queries: np.ndarray, vectors: np.ndarray, k: int) -> None:
@@ -191,13 +218,26 @@ def _top_of_block(
 
 
 def _merge_top(best, top, start: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Merges the k best of earlier blocks with those of a block from index `start`."""
+    """The k best of earlier blocks and of the scores of a block from index `start`."""
     scores, numbers = (np.asarray(x) for x in top)
     numbers = numbers.astype(np.int64) + start
-    if best is None:
-        return scores, numbers
-    scores = np.concatenate([best[0], scores], 1)
-    numbers = np.concatenate([best[1], numbers], 1)
+    if best is not None:
+        scores = np.concatenate([best[0], scores], 1)
+        numbers = np.concatenate([best[1], numbers], 1)
     # Stable: of equal scores the smaller index, which is further left, comes first.
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(numbers, order, 1)
+
+
+def _merge_processes(top, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of all processes' shares, which follow each other in their order."""
+    scores, numbers = top
+    # Shares may hold fewer than k documents, but all processes pass the same shape.
+    missing = ((0, 0), (0, k - scores.shape[1]))
+    scores = np.pad(scores.astype(np.float32), missing, constant_values=-np.inf)
+    numbers = np.pad(numbers.astype(np.int32), missing)
+    parts = zip(*process_allgather((scores, numbers)), strict=True)  # of [Q, k] each
+    best = None
+    for part in parts:
+        best = _merge_top(best, part, 0, k)
+    return best

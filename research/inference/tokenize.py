@@ -1,18 +1,34 @@
 """Tokenization of texts for embedding, with prompts before them or in templates."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 
 from research.inference.batching import TokenRows
+from research.text.chunk_rows import ChunkedText
 from research.text.templates import Prompt, tokenize_with_prompt
 from research.text.tokenization import tokenize_texts
 from research.text.tokens import PST, add_special_token
 
-# tokenize(texts, role) -> the rows of all texts, for each template. The embedder
-# averages the vectors of several templates.
-TokenizeFn = Callable[[Sequence[str], str], list[TokenRows]]
+# tokenize(texts, role, label) -> the rows of all texts, for each template. The embedder
+# averages the vectors of several templates; `label` names a text in error messages.
+TokenizeFn = Callable[[Sequence[str], str, Callable[[int], str]], list[TokenRows]]
+
+
+class TokenizedTexts(NamedTuple):
+    """Texts as rows of tokens, ready for the encoder.
+
+    Attributes:
+        role: Role of the texts, "query" or "document".
+        rows: The rows of all texts, for each template of the prompt.
+        chunked: The chunks of N documents; None for texts that are not cut.
+    """
+
+    role: str
+    rows: list[TokenRows]
+    chunked: list[ChunkedText] | None = None
 
 
 def make_plain_tokenize(
@@ -26,9 +42,12 @@ def make_plain_tokenize(
         prompts: Prefix of the texts for each role.
     """
 
-    def tokenize(texts, role):
+    def tokenize(texts, role, label):
         prompt = prompts.get(role, "")
-        return [TokenRows(tokenize_texts(tokenizer, texts, max_length, prompt=prompt))]
+        token_ids = tokenize_texts(
+            tokenizer, texts, max_length, prompt=prompt, label=label
+        )
+        return [TokenRows(token_ids)]
 
     return tokenize
 
@@ -50,7 +69,7 @@ def make_template_tokenize(
     if pst_id is not None:
         tokenizer, _ = add_special_token(tokenizer)
 
-    def tokenize(texts, role):
+    def tokenize(texts, role, label):
         # One result per template; the pooled tokens of a text are one span.
         return [
             TokenRows(
@@ -59,7 +78,7 @@ def make_template_tokenize(
                 pst_positions,
             )
             for token_ids, pooling_mask, pst_positions in tokenize_with_prompt(
-                prompt, tokenizer, texts, max_length, role
+                prompt, tokenizer, texts, max_length, role, label=label
             )
         ]
 

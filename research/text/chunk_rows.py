@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +80,7 @@ def tokenize_documents(
     texts: Sequence[str],
     prompt: str,
     max_length: int | None,
+    label: Callable[[int], str] = "text {}".format,
 ) -> Iterator[TokenizedText]:
     """Tokenizes documents, and separates the text from special tokens and the prompt.
 
@@ -89,6 +90,7 @@ def tokenize_documents(
         prompt: Prefix of each document.
         max_length: Maximum number of tokens, special tokens and the prompt included;
             longer documents are cut. None keeps all tokens.
+        label: Function from the index of a document to its name in error messages.
 
     Raises:
         ValueError: A text has no tokens, or the prompt leaves no room for it.
@@ -104,7 +106,7 @@ def tokenize_documents(
         ):
             tokenized = _split_encoding(text, encoding, *num_special, len(prompt))
             if not len(tokenized.body_ids) or not text.strip():
-                raise ValueError(f"text {number} has no tokens: {text!r}")
+                raise ValueError(f"{label(number)} has no tokens: {text!r}")
             yield _truncate(tokenized, max_length)
 
 

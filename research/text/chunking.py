@@ -297,6 +297,7 @@ def split_texts(
     encoder_max_len: int,
     max_length: int | None = None,
     prompt: str = "",
+    label: Callable[[int], str] = "text {}".format,
 ) -> list[ChunkedText]:
     """Cuts texts into chunks.
 
@@ -308,12 +309,13 @@ def split_texts(
         max_length: Maximum number of tokens, special tokens and the prompt included;
             longer texts are cut. None keeps all tokens.
         prompt: Prefix of each document, which character offsets do not count.
+        label: Function from the index of a document to its name in error messages.
 
     Raises:
         ValueError: A text has no tokens, or the prompt leaves no room for it.
     """
     chunked = []
-    for text in tokenize_documents(tokenizer, texts, prompt, max_length):
+    for text in tokenize_documents(tokenizer, texts, prompt, max_length, label):
         numbers = chunking.assign_chunks(text, encoder_max_len)
         rows = chunking.make_rows(text, numbers)
         # The first and the last token of each chunk: [C] each.

@@ -1,0 +1,248 @@
+"""Embeddings on disk: a .npy file with its ids, or a folder of such shards.
+
+A folder holds manifest.json, which tells what was embedded and how, and two files for
+each shard: vectors-00003-of-00016.npy and vectors-00003-of-00016.ids.jsonl. All shards
+but the last have the same number of texts.
+"""
+
+import itertools
+import json
+import reprlib
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.multihost_utils import sync_global_devices
+
+from research.atomic_write import atomic_write, write_json
+from research.inference.embedder import Embedder, Embeddings
+from research.processes import call_on_first
+from research.types import ChunkEmbeddings
+
+MANIFEST = "manifest.json"
+
+
+class ShardedVectors:
+    """The vectors [N, D] float32 of a folder; a slice reads these rows alone.
+
+    Args:
+        paths: The shards, in order.
+    """
+
+    ndim = 2
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+        shapes = [self._open(path).shape for path in self.paths]
+        # [shards + 1] the first row of each shard, and the number of rows.
+        self.first = np.cumsum([0, *(rows for rows, _ in shapes)])
+        self.shape = int(self.first[-1]), shapes[0][1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(len(self))
+        # The shards from that of row `start` to that of the last row.
+        begin = int(np.searchsorted(self.first, start, side="right")) - 1
+        parts = []
+        for number in range(begin, len(self.paths)):
+            offset = self.first[number]
+            if offset >= stop:
+                break
+            shard = self._open(self.paths[number])
+            parts.append(shard[max(start - offset, 0) : stop - offset])
+        return np.concatenate(parts) if parts else np.empty((0, self.shape[1]))
+
+    def _open(self, path: Path) -> np.ndarray:
+        # Opened for each use, because there may be more shards than file descriptors.
+        return np.load(path, mmap_mode="r")
+
+
+def write_vectors(path: Path, embeddings: Embeddings, names: Sequence[str]) -> int:
+    """Writes vectors as `path`, and a line per row beside it; returns their number.
+
+    Line i of the .ids.jsonl file of the same name tells of row i: the id of its text
+    and, for chunks, the text's index in the file and its characters [start, end).
+    """
+    if isinstance(embeddings, ChunkEmbeddings):
+        vectors, *columns = embeddings
+        rows = [
+            {"id": names[i], "text": int(i), "start": int(start), "end": int(end)}
+            for i, start, end in zip(*columns, strict=True)
+        ]
+    else:
+        vectors, rows = embeddings, [{"id": name} for name in names]
+    # The vectors come last: where they are, the ids are, too.
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with (
+        atomic_write(get_ids_path(path)) as draft,
+        open(draft, "w", encoding="utf-8") as f,
+    ):
+        f.writelines(lines)
+    with atomic_write(path) as draft:
+        np.save(draft, vectors)
+    return len(vectors)
+
+
+def get_ids_path(path: Path) -> Path:
+    """The file of the ids of a file of vectors."""
+    return path.with_suffix(".ids.jsonl")
+
+
+def embed_to_shards(
+    embedder: Embedder,
+    texts: Iterable[tuple[str, str, str]],
+    folder: Path,
+    manifest: Mapping[str, Any],
+) -> int:
+    """Embeds documents into the shards that a folder lacks.
+
+    Each process of a run makes every n-th shard. The next shard is read and tokenized
+    in a thread, while the devices compute the one before.
+
+    Args:
+        embedder: The embedder.
+        texts: (name, text, place for error messages) of every text.
+        folder: Folder of the shards.
+        manifest: Content of manifest.json, with the number of "texts" and the
+            "shard_size". A folder that was begun with another one is refused.
+
+    Returns:
+        Number of shards that this call made, over all processes.
+
+    Raises:
+        ValueError: The folder holds something else, or a text has no tokens.
+    """
+    paths = list_shards(folder, manifest)
+    missing = [path for path in paths if not path.exists()]
+    share = set(missing) & set(paths[jax.process_index() :: jax.process_count()])
+    call_on_first(partial(_claim_folder, folder, manifest), "writing the manifest")
+
+    def tokenize():
+        stream = iter(texts)
+        for path in paths:
+            shard = list(itertools.islice(stream, manifest["shard_size"]))
+            if path in share:
+                names, documents, places = zip(*shard, strict=True)
+                label = places.__getitem__
+                yield path, names, embedder.tokenize(documents, "document", label=label)
+
+    for path, names, tokenized in _run_ahead(tokenize()):
+        _remove_drafts(path)
+        write_vectors(path, embedder.encode(tokenized), names)
+    # No process reads the folder, or ends, before all shards are there.
+    if jax.process_count() > 1:
+        sync_global_devices("shards")
+    return len(missing)
+
+
+def list_shards(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    """The files of vectors of a folder."""
+    count = -(-manifest["texts"] // manifest["shard_size"])
+    return [folder / f"vectors-{i:05}-of-{count:05}.npy" for i in range(count)]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder whose shards are all there.
+
+    Raises:
+        FileNotFoundError: The folder has no manifest.
+        ValueError: A shard is missing.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no folder of vectors: no {MANIFEST}")
+    manifest = json.loads(path.read_text())
+    paths = list_shards(folder, manifest)
+    if missing := [path for path in paths if not path.exists()]:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} of {len(paths)} shards; the launch.embed "
+            "command that began it goes on when it is run again"
+        )
+    return manifest
+
+
+def check_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
+    """Checks that a folder's manifest has the entries of a model with its options.
+
+    Raises:
+        ValueError: An entry differs.
+    """
+    manifest = _flatten(json.loads((folder / MANIFEST).read_text()))
+    # As JSON writes them: tuples are lists.
+    for key, value in _flatten(json.loads(json.dumps(entries))).items():
+        if manifest.get(key) != value:
+            old, new = (reprlib.repr(x) for x in (manifest.get(key), value))
+            raise ValueError(f"{folder} was embedded with {key}={old}, not {new}")
+
+
+def read_vectors(folder: Path) -> ShardedVectors | ChunkEmbeddings:
+    """The embeddings of a folder; vectors stay on disk, positions of chunks do not."""
+    paths = list_shards(folder, manifest := read_manifest(folder))
+    vectors = ShardedVectors(paths)
+    if manifest["kind"] == "dense":
+        return vectors
+    # [C, 3] the text of each chunk, and its first and last character.
+    rows = [
+        (number * manifest["shard_size"] + row["text"], row["start"], row["end"])
+        for number, path in enumerate(paths)
+        for row in _read_ids(path)
+    ]
+    return ChunkEmbeddings(vectors, *np.array(rows).T)
+
+
+def read_names(folder: Path, numbers: Iterable[int]) -> dict[int, str]:
+    """{number of a text: its name} for some texts of a folder."""
+    manifest = read_manifest(folder)
+    paths, size = list_shards(folder, manifest), manifest["shard_size"]
+    numbers, names = set(numbers), {}
+    # A shard that holds one of the texts is read once.
+    for shard in sorted({number // size for number in numbers}):
+        for i, row in enumerate(_read_ids(paths[shard])):
+            number = shard * size + row.get("text", i)
+            if number in numbers:
+                names[number] = row["id"]
+    return names
+
+
+def _claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes the manifest of a new folder, or checks that of an old one."""
+    path = folder / MANIFEST
+    if path.is_file():
+        check_manifest(folder, manifest)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there, and is no folder of vectors")
+    else:
+        write_json(path, manifest)
+
+
+def _remove_drafts(path: Path) -> None:
+    """Removes what killed processes left of a shard."""
+    for draft in path.parent.glob(f".{path.stem}.*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _run_ahead(items: Iterator) -> Iterator:
+    """Yields items; a thread computes the next one meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(next, items, None)
+        while (item := ahead.result()) is not None:
+            ahead = pool.submit(next, items, None)
+            yield item
+
+
+def _read_ids(path: Path) -> Iterator[dict[str, Any]]:
+    with open(get_ids_path(path), encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def _flatten(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's entries, and its options as flags beside them."""
+    options = {f"--{name}": value for name, value in entries["options"].items()}
+    return {**entries, "options": None, **options}
