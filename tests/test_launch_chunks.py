@@ -56,9 +56,9 @@ def test_embed_writes_where_chunks_lie(folder):
     found = result(folder, "embed", *flags)
     assert found["texts"] == 2
     assert found["chunks"] == len(np.load(output)) == 6
-    lines = (folder / "x.jsonl").read_text().splitlines()
+    lines = (folder / "x.ids.jsonl").read_text().splitlines()
     places = [json.loads(line) for line in lines]
-    pieces = [TEXTS[p["document"]][p["start"] : p["end"]] for p in places]
+    pieces = [TEXTS[p["id"]][p["start"] : p["end"]] for p in places]
     assert " ".join(pieces) == " ".join(TEXTS.values())
 
 

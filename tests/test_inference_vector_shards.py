@@ -1,0 +1,119 @@
+"""Folders of vectors: equal to one call, resumed after a kill, refused when changed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from research.inference.embedder import Embedder
+from research.inference.search import rank_documents
+from research.inference.vector_shards import (
+    ShardedVectors,
+    check_manifest,
+    embed_to_shards,
+    list_shards,
+    read_names,
+    read_vectors,
+)
+from research.text.chunking import parse_chunking
+from tests.tiny_models import TEXTS, make_model
+
+TEXTS = [text[i:] for i in range(5) for text in TEXTS]  # 20, up to 30 tokens
+MANIFEST = {"texts": 20, "shard_size": 8, "kind": "dense", "options": {"dim": None}}
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return Embedder(make_model(), depth=1)
+
+
+def triples(texts=TEXTS):
+    return [(f"n{i}", text, f"place {i}") for i, text in enumerate(texts)]
+
+
+def embed(embedder, folder, texts=None, **changes):
+    return embed_to_shards(embedder, texts or triples(), folder, MANIFEST | changes)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*")}
+
+
+def test_a_folder_holds_the_vectors_of_one_call(embedder, tmp_path):
+    assert embed(embedder, tmp_path / "v") == 3
+    vectors, want = read_vectors(tmp_path / "v"), embedder(TEXTS, "document")
+    assert vectors.shape == want.shape
+    for rows in (slice(0, 20), slice(3, 5), slice(6, 18), slice(8, 16), slice(19, 99)):
+        np.testing.assert_allclose(vectors[rows], want[rows], atol=1e-6)
+    assert vectors[4:4].shape == (0, 16)
+    assert read_names(tmp_path / "v", [19, 0, 8]) == {0: "n0", 8: "n8", 19: "n19"}
+    # The folder is searched as the vectors in memory are.
+    queries = embedder(TEXTS[:3], "query")
+    scores, rows = rank_documents(queries, vectors, 5)
+    want_scores, want_rows = rank_documents(queries, want, 5)
+    np.testing.assert_array_equal(rows, want_rows)
+    np.testing.assert_allclose(scores, want_scores, atol=1e-6)
+
+
+def test_a_killed_run_goes_on_and_ends_bit_equal(embedder, tmp_path):
+    embed(embedder, tmp_path / "whole")
+    killed = tmp_path / "killed"
+
+    def stop_in_the_third_shard():
+        yield from triples()[:17]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(embedder, killed, stop_in_the_third_shard())
+    before = {path: path.stat().st_mtime_ns for path in killed.glob("*.npy")}
+    assert before  # at least one shard is there
+    # A kill with SIGKILL leaves its draft behind, and may leave ids without vectors.
+    last = list_shards(killed, MANIFEST)[2]
+    (killed / f".{last.name}.x").mkdir()
+    (killed / f".{last.name}.x" / last.name).write_bytes(b"half")
+    last.with_suffix(".ids.jsonl").write_text("half")
+    assert embed(embedder, killed) == 3 - len(before)
+    assert contents(killed) == contents(tmp_path / "whole")
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert embed(embedder, killed) == 0
+
+
+def test_a_folder_of_something_else_is_refused(embedder, tmp_path):
+    folder = tmp_path / "v"
+    with pytest.raises(ValueError, match="place 9 has no tokens: ' '"):
+        embed(embedder, folder, triples([*TEXTS[:9], " ", *TEXTS[10:]]))
+    with pytest.raises(ValueError, match="v lacks [23] of 3 shards; .* run again"):
+        read_vectors(folder)
+    for changes, message in (
+        ({"options": {"dim": 8}}, "v was embedded with --dim=None, not 8"),
+        ({"shard_size": 4}, "v was embedded with shard_size=8, not 4"),
+    ):
+        before = contents(folder)
+        with pytest.raises(ValueError, match=message):
+            embed(embedder, folder, **changes)
+        assert contents(folder) == before
+    check_manifest(folder, {"kind": "dense", "options": {}})
+    # A folder that is not one of vectors, and one that does not exist.
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "x.txt").write_text("x")
+    with pytest.raises(ValueError, match="notes is there, and is no folder of vectors"):
+        embed(embedder, tmp_path / "notes")
+    with pytest.raises(FileNotFoundError, match="no manifest.json"):
+        read_vectors(tmp_path / "nothing")
+
+
+def test_chunks_in_a_folder_are_those_in_memory(tmp_path):
+    embedder = Embedder(make_model(), depth=1, chunk=parse_chunking("late(4)"))
+    embed(embedder, tmp_path / "v", kind="multi_vector")
+    chunks, want = read_vectors(tmp_path / "v"), embedder(TEXTS, "document")
+    assert isinstance(chunks.vectors, ShardedVectors)
+    np.testing.assert_allclose(chunks.vectors[0:999], want.vectors, atol=1e-6)
+    for name in ("document_numbers", "start", "end"):
+        np.testing.assert_array_equal(getattr(chunks, name), getattr(want, name))
+    queries = embedder(TEXTS[:3], "query")
+    np.testing.assert_array_equal(
+        rank_documents(queries, chunks, 5)[1], rank_documents(queries, want, 5)[1]
+    )
+    line = (tmp_path / "v" / "vectors-00001-of-00003.ids.jsonl").read_text()
+    first = json.loads(line.splitlines()[0])
+    assert first["id"] == "n8" and first["text"] == 0 and first["start"] == 0
