@@ -50,11 +50,10 @@ def run(folder, program, *flags, processes=1, devices=1):
             "JAX_NUM_PROCESSES": str(processes),
         }
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environs = [environ | {"JAX_PROCESS_ID": str(i)} for i in range(processes)]
     running = [
-        subprocess.Popen(
-            (*start, *flags), cwd=ROOT, env=environ | {"JAX_PROCESS_ID": str(i)}, **pipes
-        )
-        for i in range(processes)
+        subprocess.Popen((*start, *flags), cwd=ROOT, env=environ, **pipes)
+        for environ in environs
     ]
     ends = [process.communicate(timeout=300) for process in running]
     assert not any(process.returncode for process in running), ends
@@ -80,14 +79,16 @@ def test_processes_and_devices_change_nothing(folder, tmp_path, processes, devic
     flags = (f"--input={folder}", f"--output={tmp_path / 'v.npy'}")
     run(folder, "embed", *flags, "--model_parallel=2", **sizes)
     np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-6)
-    names = [json.loads(x)["id"] for x in open(tmp_path / "v.ids.jsonl")]
+    lines = (tmp_path / "v.ids.jsonl").read_text().splitlines()
+    names = [json.loads(line)["id"] for line in lines]
     assert names == [f"d{i}" for i in range(20)]
     for program, flags in (
         ("search", (f"--corpus={folder}", "--query=a tree", "--hits=20")),
         ("evaluate", ("--task=retrieval", f"--data={folder}")),
         ("evaluate", ("--task=retrieval", f"--data={folder}", "--chunk=late(4)")),
     ):
-        one, several = run(folder, program, *flags), run(folder, program, *flags, **sizes)
+        one = run(folder, program, *flags)
+        several = run(folder, program, *flags, **sizes)
         if program == "search":
             scores = [[hit.pop("score") for hit in r["hits"]] for r in (one, several)]
             np.testing.assert_allclose(*scores, atol=1e-6)
@@ -103,10 +104,8 @@ def test_a_folder_of_vectors_is_searched_and_evaluated(folder, tmp_path):
             run(folder, "search", f"--corpus={x}", *query, processes=processes)["hits"]
             for x in (folder, vectors)
         ]
-        assert [[hit["id"] for hit in row] for row in hits][0] == [
-            hit["id"] for hit in hits[1]
-        ]
-        assert [hit["text"] for hit in hits[0]] == [hit["text"] for hit in hits[1]]
+        ids, texts = ([[hit[x] for hit in row] for row in hits] for x in ("id", "text"))
+        assert ids[0] == ids[1] and texts[0] == texts[1]
     task = ("--task=retrieval", f"--data={folder}")
     with_vectors = run(folder, "evaluate", *task, f"--vectors={vectors}")
     assert with_vectors == run(folder, "evaluate", *task)

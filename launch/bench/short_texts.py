@@ -2,8 +2,8 @@
 
 python -m launch.bench.short_texts --count=1000000 --output=texts.jsonl.gz
 
-A text is a few adjacent words of the docstrings of the installed Python packages. When
-these are used up, it goes on from their beginning with one word more per text.
+The texts are all runs of 5 adjacent words of the docstrings of the installed Python
+packages, then all runs of 6 words, and so on.
 """
 
 import gzip
@@ -41,9 +41,9 @@ def main():
 
 
 def cut_texts(words: Sequence[str], size: int) -> Iterator[str]:
-    """Yields texts of `size` words, then of size + 1 words, and so on."""
+    """Yields all runs of `size` adjacent words, then of size + 1 words, and so on."""
     for length in itertools.count(size):
-        for start in range(0, len(words) - length + 1, length):
+        for start in range(len(words) - length + 1):
             yield " ".join(words[start : start + length])
 
 
