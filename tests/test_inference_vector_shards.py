@@ -116,4 +116,4 @@ def test_chunks_in_a_folder_are_those_in_memory(tmp_path):
     np.testing.assert_allclose(scores, want_scores, atol=1e-6)
     line = (tmp_path / "v" / "vectors-00001-of-00003.ids.jsonl").read_text()
     first = json.loads(line.splitlines()[0])
-    assert first["id"] == "n8" and first["text"] == 0 and first["start"] == 0
+    assert first["id"] == "n8" and first["text"] == 0
