@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from research.processes import is_first, is_joined
+from research.processes import is_first, is_joined, leave
 
 VIRTUAL = "--xla_force_host_platform_device_count"  # several devices on one CPU
 ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
@@ -50,7 +50,7 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
             if not is_joined():
                 raise
             traceback.print_exc()
-            os._exit(1)
+            leave(1)
         if result is not None:
             # The first process speaks for all of a run
             if is_first():
@@ -149,7 +149,6 @@ def _parse_flags(arguments: list[str]) -> list[str]:
 
 def _fail(message: str):
     print(f"error: {message}", file=sys.stderr, flush=True)
-    # The usual exit waits for the run's other processes, and these wait for this one
     if is_joined():
-        os._exit(1)
+        leave(1)
     sys.exit(1)

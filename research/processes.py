@@ -4,10 +4,13 @@ Functions import JAX themselves, so that a command can ask `is_multiprocess` at 
 """
 
 import contextlib
+import faulthandler
 import itertools
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +20,8 @@ _HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 _ADDRESSES = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS")
 # Errors of the collectives of CPUs (Gloo), GPUs (NCCL) and of the coordinator.
 _LOST = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable", re.I)
+_LAST_SECONDS = 2
+_GRACE_SECONDS = 60
 _CALLS = itertools.count()  # numbers the calls of `call_on_first`, alike everywhere
 
 
@@ -28,36 +33,57 @@ def initialize(*, timeout: int = 300, heartbeat_timeout: int = 30) -> None:
     JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID.
 
     Args:
-        timeout: Seconds to wait for the other processes.
+        timeout: Seconds to wait for the other processes. Then this process ends, with
+            exit code 1 and a sentence about the usual causes.
         heartbeat_timeout: Seconds without a sign of life after which a process counts
             as dead; JAX then ends the others.
 
     Raises:
-        ValueError: The processes did not find each other.
+        ValueError: JAX refuses the addresses or numbers of the processes.
     """
     if not is_multiprocess(os.environ):
         return
     import jax
 
+    # absl prints the stacks of a process that is aborted. JAX aborts processes because
+    # of others, for which stacks are no explanation.
+    faulthandler.disable()
     # SLURM, Open MPI and TPU pods are detected by JAX
     count, index = (
         int(os.environ[name]) if name in os.environ else None
         for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     )
+    # Past its own limit JAX aborts the process: a thread gives the causes before
+    watchdog = threading.Timer(timeout, _give_up, [timeout])
+    watchdog.daemon = True
+    watchdog.start()
     try:
         jax.distributed.initialize(
             num_processes=count,
             process_id=index,
-            initialization_timeout=timeout,
+            initialization_timeout=timeout + _GRACE_SECONDS,
             heartbeat_timeout_seconds=heartbeat_timeout,
         )
     except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"the processes of this run did not find each other within {timeout} s "
-            f"({str(error).splitlines()[0]}); usual causes: the command was not "
-            "started on every host, or a firewall closes the coordinator's port "
-            "(8482 on TPU pods)"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"this process cannot join the run: {reason}") from error
+    finally:
+        watchdog.cancel()
+
+
+def _give_up(seconds: int) -> None:
+    """Ends a process that has waited too long for the others."""
+    count = os.environ.get("JAX_NUM_PROCESSES", "all")
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS", "the first host")
+    print(
+        f"error: the processes of this run did not find each other within {seconds} s; "
+        f"usual causes: the command was not started {count} times, once for every "
+        f"JAX_PROCESS_ID; {address} is not where process 0 runs; or a firewall closes "
+        "that port",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def is_multiprocess(environ: Mapping[str, str]) -> bool:
@@ -141,3 +167,15 @@ def is_joined() -> bool:
 def is_first() -> bool:
     """Whether this process is the first of a run, or its only one."""
     return not is_joined() or sys.modules["jax"].process_index() == 0
+
+
+def leave(code: int) -> None:
+    """Ends this process of several at once, without waiting for the others.
+
+    The usual exit waits in a barrier for the other processes, and these wait for this
+    one in their next step. If this one is missing, JAX ends them.
+    """
+    # Without the first process, JAX ends all: let them give their reasons before
+    if is_first():
+        time.sleep(_LAST_SECONDS)
+    os._exit(code)

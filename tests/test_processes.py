@@ -1,7 +1,21 @@
+import itertools
+import os
+import signal
+import subprocess
+import sys
+
 import jax
+import numpy as np
 import pytest
 
+from launch.main import STOPPED
 from research import processes
+from research.train import loop
+from research.train.checkpoints import restore_params
+from tests import toy_process
+from tests.toy_process import ROOT, read_rows, start, wait_for_step
+
+STEPS = 16
 
 
 @pytest.mark.parametrize(
@@ -29,11 +43,103 @@ def test_only_multi_process_runs_are_joined(monkeypatch, environ, several):
     assert bool(calls) == several
 
 
-def test_a_start_that_hangs_names_the_usual_causes(monkeypatch):
-    def initialize(**_):
-        raise RuntimeError("DEADLINE_EXCEEDED: barrier\nmore")
+@pytest.mark.parametrize("index", ["0", "1"])
+def test_a_process_that_waits_for_others_in_vain_names_the_usual_causes(index):
+    address = toy_process.free_address()
+    environment = os.environ | {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": index,
+    }
+    script = "from research.processes import initialize; initialize(timeout=1)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True
+    )
+    message = done.stderr.decode().splitlines()[-1]
+    assert done.returncode == 1 and message.startswith("error: the processes of this")
+    assert "not started 2 times" in message and f"{address} is not where" in message
 
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:1234")
-    monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    with pytest.raises(ValueError, match="every host.*firewall"):
-        processes.initialize(timeout=1)
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The workdir of a run of one process on 8 devices that nothing interrupts."""
+    workdir = tmp_path_factory.mktemp("alone")
+    assert loop.train(toy_process.experiment(STEPS), workdir).finished
+    return workdir
+
+
+def command(workdir, pause=0.3):
+    return ("-m", "tests.toy_process", workdir, STEPS, pause)
+
+
+def losses_and_scores(workdir):
+    keys = ("loss", "eval/toy/main_score", "eval/toy/spread")
+    return {
+        (row["step"], key): row[key]
+        for row, key in itertools.product(read_rows(workdir), keys)
+        if key in row
+    }
+
+
+def assert_alike(workdir, other):
+    ours, theirs = losses_and_scores(workdir), losses_and_scores(other)
+    assert ours.keys() == theirs.keys()
+    np.testing.assert_allclose(
+        list(ours.values()), list(theirs.values()), rtol=1e-5, atol=1e-6
+    )
+
+
+def stop_by_signal(workdir, folder, count, victim, number):
+    """Sends a signal to one process of a run; returns the step at which all stop."""
+    with start(command(workdir), count, folder) as started:
+        wait_for_step(workdir, 3, started)
+        with pytest.raises(ValueError, match=f"another run is in {workdir}: process"):
+            loop.train(toy_process.experiment(STEPS), workdir)
+        started[victim].send_signal(number)
+        codes = [process.wait(timeout=120) for process in started]
+    assert codes == [STOPPED] * count, (folder / "err0").read_text()
+    step = read_rows(workdir)[-1]["step"]
+    assert f"step {step} is saved, and the same" in (folder / "err0").read_text()
+    assert (workdir / "checkpoints" / str(step)).is_dir() and 3 <= step < STEPS
+    return step
+
+
+def kill_one(workdir, folder, count, victim):
+    """Kills a process of a run; every other one must end soon, with a sentence."""
+    last = read_rows(workdir)[-1]["step"]
+    with start(command(workdir), count, folder) as started:
+        wait_for_step(workdir, last + 2, started)
+        started[victim].kill()
+        codes = [process.wait(timeout=60) for process in started]
+    for index, code in enumerate(codes):
+        if index != victim:
+            assert code == 1
+            error = (folder / f"err{index}").read_text().splitlines()[-1]
+            assert error.startswith("error: ") and "another process" in error
+
+
+def test_a_stopped_and_a_killed_run_resume_on_other_numbers_of_processes(
+    alone, tmp_path
+):
+    workdir = tmp_path / "run"
+    stop_by_signal(workdir, tmp_path, 2, victim=1, number=signal.SIGTERM)
+    kill_one(workdir, tmp_path, 4, victim=2)
+    assert loop.train(toy_process.experiment(STEPS), workdir).finished
+    assert_alike(workdir, alone)
+
+
+def test_ctrl_c_stops_all_and_without_its_first_process_a_run_ends(alone, tmp_path):
+    workdir = tmp_path / "run"
+    stop_by_signal(workdir, tmp_path, 4, victim=0, number=signal.SIGINT)
+    kill_one(workdir, tmp_path, 2, victim=0)
+    with start(command(workdir, 0), 2, tmp_path) as started:
+        assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert_alike(workdir, alone)
+
+
+def test_the_same_mesh_on_two_or_four_processes_is_bit_equal(tmp_path):
+    for count in (2, 4):
+        with start(command(tmp_path / str(count), 0), count, tmp_path) as started:
+            assert {process.wait(timeout=120) for process in started} == {0}
+    ours, theirs = (restore_params(tmp_path / n / "checkpoints") for n in "24")
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)

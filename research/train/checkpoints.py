@@ -88,6 +88,8 @@ def restore(manager: Manager, target: TrainState) -> TrainState | None:
     for step in sorted(manager.all_steps(), reverse=True):
         try:
             params, training = _restore_step(manager, step, target)
+        except jax.errors.JaxRuntimeError:  # of devices or processes, not of the files
+            raise
         except Exception as error:  # the class depends on which file is damaged
             damaged.append(step)
             _report(step, error)
@@ -242,6 +244,8 @@ def _silence_asyncio() -> Iterator[None]:
 def _catch_write_errors(folder) -> Iterator[None]:
     try:
         yield
+    except jax.errors.JaxRuntimeError:  # of devices or processes, not of the disk
+        raise
     except Exception as error:  # TensorStore has no exception class for a full disk
         raise ValueError(
             f"cannot write checkpoints to {folder}: {_reason(error)}"

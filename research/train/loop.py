@@ -134,6 +134,7 @@ def train(
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_workdir(workdir))
+        stack.enter_context(explain_lost_process())
         call_on_first(partial(_write_versions, workdir), "writing to the workdir")
         manager = checkpoints.open_manager(
             workdir / "checkpoints",
@@ -142,7 +143,6 @@ def train(
         )
         stack.enter_context(contextlib.closing(manager))
         should_stop = stack.enter_context(catch_stop_signals())
-        stack.enter_context(explain_lost_process())
         # Restore the newest checkpoint, or start from the initial parameters
         target = abstract_state(experiment, experiment.mesh)
         state = checkpoints.restore(manager, target)
