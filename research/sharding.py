@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -108,18 +108,46 @@ def batch_shardings(batch: Any, mesh: Mesh):
     return jax.tree.map(sharding, batch)
 
 
-def put_batch(batch: Any, mesh: Mesh):
-    """This host's part of a batch, as global arrays on the mesh.
+def process_share(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): which of the equal shares of a batch this process holds.
+
+    Processes whose devices have the same positions along 'data' hold the same share.
 
     Args:
-        batch: Tree of NumPy arrays. Leading axes are split over 'data', and the hosts'
-            parts are concatenated along them; scalars are equal on all hosts. With one
-            host, an array whose leading axis is not divisible is replicated.
+        mesh: Mesh of the devices of all processes.
+    Raises:
+        ValueError: This process's positions along 'data' are not such a share.
+    """
+    axis = mesh.axis_names.index("data")
+    rows = np.moveaxis(mesh.devices, axis, 0).reshape(mesh.shape["data"], -1)
+    process = jax.process_index()
+    (positions,) = np.nonzero(
+        [any(device.process_index == process for device in row) for row in rows]
+    )
+    count, remainder = divmod(len(rows), max(1, len(positions)))
+    index = int(positions[0]) // len(positions) if len(positions) else 0
+    share = np.arange(len(positions)) + index * len(positions)
+    if remainder or not np.array_equal(share, positions):
+        raise ValueError(
+            f"mesh {dict(mesh.shape)}: process {process} has the positions "
+            f"{positions.tolist()} of the data axis; they must be one of several equal "
+            "shares of it"
+        )
+    return index, count
+
+
+def put_batch(batch: Any, mesh: Mesh):
+    """This process's share of a batch, as global arrays on the mesh.
+
+    Args:
+        batch: Tree of NumPy arrays. Leading axes are split over 'data', and the
+            processes' shares are concatenated along them; scalars are equal everywhere.
+            With one share, an array whose leading axis is not divisible is replicated.
         mesh: The mesh of the run.
     Raises:
-        ValueError: With several hosts, a leading axis is not divisible.
+        ValueError: With several shares, a leading axis is not divisible.
     """
-    hosts = jax.process_count()
+    _, hosts = process_share(mesh)
 
     def place_leaf(leaf):
         leaf = np.asarray(leaf)
@@ -129,7 +157,7 @@ def put_batch(batch: Any, mesh: Mesh):
         sharding = batch_shardings(full_shape, mesh)
         if hosts > 1 and leaf.ndim and sharding.spec == P():
             raise ValueError(
-                f"{shape[0]} rows on {hosts} hosts do not divide over the "
+                f"{shape[0]} rows in {hosts} shares do not divide over the "
                 f"{mesh.shape['data']} devices of the mesh's data axis"
             )
         return jax.make_array_from_process_local_data(sharding, leaf, shape)
@@ -193,3 +221,52 @@ def gather_params(tree: Any, mesh: Mesh) -> Any:
 
 def _identity(x):
     return x
+
+
+def map_over_data(fn: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function on each device's share of the arguments, and averages results.
+
+    Within it, `gather_rows` exchanges rows with the other devices. Without a mesh, with
+    one device along 'data', or if some argument does not divide, the function is called
+    once, on everything.
+
+    Args:
+        fn: Function of the arguments, which returns a tree of float32 means over rows.
+        *arguments: Trees of arrays [N, ...], split over 'data' by their leading axis;
+            PRNG keys and scalars are equal on all devices.
+
+    Returns:
+        The tree of means over the rows of all devices.
+    """
+    devices = data_devices()
+    leaves = [x for x in jax.tree.leaves(arguments) if x.ndim]
+    if devices == 1 or any(len(x) % devices for x in leaves):
+        return fn(*arguments)
+
+    def run(*shares):
+        return jax.tree.map(lambda x: jax.lax.pmean(x, "data"), fn(*shares))
+
+    specs = jax.tree.map(lambda x: P("data") if x.ndim else P(), arguments)
+    split = jax.shard_map(run, in_specs=specs, out_specs=P(), axis_names={"data"})
+    return split(*arguments)
+
+
+def data_devices() -> int:
+    """Number of devices that share a batch in the ambient mesh; 1 without a mesh."""
+    return dict(jax.sharding.get_abstract_mesh().shape).get("data", 1)
+
+
+def gather_rows(x: jax.Array) -> jax.Array:
+    """The rows [N, ...] of all devices within `map_over_data`; outside, x itself."""
+    if not _is_split():
+        return x
+    return jax.lax.all_gather(x, "data", tiled=True)
+
+
+def first_row(count: int) -> jax.Array | int:
+    """Index of this device's first row among all devices', if each one has `count`."""
+    return jax.lax.axis_index("data") * count if _is_split() else 0
+
+
+def _is_split() -> bool:
+    return "data" in jax.sharding.get_abstract_mesh().manual_axes

@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.data.packing import LENGTHS, best_fit, bucket_length
+from research.data.packing import (
+    LENGTHS,
+    best_fit,
+    best_fit_bins,
+    bucket_length,
+    deal,
+)
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=120), st.integers(1, 9))
@@ -32,6 +38,47 @@ def test_no_two_rows_fit_in_one(lengths):
 def test_best_fit_takes_the_fullest_row():
     packing = best_fit(np.array([50, 40, 24, 14]), 64, 8)
     assert packing.row.tolist() == [0, 1, 1, 0]
+
+
+@given(st.data(), st.integers(1, 4), st.integers(1, 30), st.integers(1, 9))
+def test_bins_are_packed_as_best_fit_packs_each_of_them(data, bins, texts, limit):
+    numbers = st.lists(st.integers(1, 64), min_size=texts, max_size=texts)
+    lengths = np.array([data.draw(numbers) for _ in range(bins)])
+    packing = best_fit_bins(lengths, 64, limit)
+    alone = [best_fit(row, 64, limit) for row in lengths]
+    assert packing.rows == max(part.rows for part in alone)
+    for i in range(bins):
+        # The same rows, up to their order: each row is the set of its texts' lengths
+        rows = [
+            sorted(
+                sorted(lengths[i][part == row].tolist())
+                for row in range(part.max() + 1)
+            )
+            for part in (packing.row[i], alone[i].row)
+        ]
+        assert rows[0] == rows[1]
+        # Texts lie end to end, numbered from 1
+        for row in range(packing.row[i].max() + 1):
+            inside = np.flatnonzero(packing.row[i] == row)
+            inside = inside[np.argsort(packing.segment_ids[i][inside])]
+            numbers = packing.segment_ids[i][inside].tolist()
+            assert numbers == list(range(1, len(inside) + 1))
+            ends = np.cumsum(lengths[i][inside])
+            assert packing.start[i][inside].tolist() == [0, *ends[:-1]]
+
+
+def test_bins_refuse_a_text_longer_than_a_row():
+    with pytest.raises(ValueError, match="a text of 65 tokens, in rows of 64"):
+        best_fit_bins(np.array([[65], [1]]), 64, 8)
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.integers(1, 8))
+def test_dealt_bins_have_equal_numbers_and_nearly_equal_sizes(sizes, bins):
+    sizes = np.array(sizes * bins)
+    dealt = deal(sizes, bins)
+    assert sorted(dealt.ravel().tolist()) == list(range(len(sizes)))
+    totals = sizes[dealt].sum(axis=1)
+    assert totals.max() - totals.min() <= sizes.max()
 
 
 def test_lengths():

@@ -117,7 +117,7 @@ def test_documents_are_the_positive_then_the_negatives(make):
 
 
 def test_shapes_and_dtypes(make):
-    batches = make(row_multiple=2)
+    batches = make(devices=2)
     for step in range(12):
         batch = batches(step)
         documents = 24 if batches.source_name(step) == "a" else 8
@@ -175,9 +175,9 @@ def test_sources_get_their_share_of_any_stretch_of_steps(make, seed):
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_the_hosts_parts_make_up_the_batch(make, hosts):
-    whole = make(row_multiple=4)
+    whole = make(devices=4)
     parts = [
-        make(row_multiple=4, process_index=i, process_count=hosts) for i in range(hosts)
+        make(devices=4, process_index=i, process_count=hosts) for i in range(hosts)
     ]
     for step in range(5):
         pieces = [part(step) for part in parts]
@@ -185,11 +185,58 @@ def test_the_hosts_parts_make_up_the_batch(make, hosts):
         jax.tree.map(np.testing.assert_array_equal, joined, whole(step))
 
 
+@pytest.mark.parametrize("devices, chunks", [(1, 3), (2, 1), (4, 2), (8, 1)])
+def test_every_device_has_its_pairs_in_its_rows(make, devices, chunks):
+    batches = make(devices=devices, chunks=chunks)
+    for step in range(6):
+        batch = batches(step)
+        rows, length = batch.tokens.token_ids.shape
+        assert rows % (devices * chunks) == 0
+        slots = rows // devices * max_segments(length)
+        for index in (batch.query_index, batch.document_index):
+            owner = np.repeat(np.arange(devices), len(index) // devices)
+            np.testing.assert_array_equal(index // slots, owner)
+
+
+def test_the_pairs_of_a_step_are_those_of_one_device(make):
+    one, four = make(), make(devices=4)
+    for step in range(4):
+        sets = [
+            {tuple(h) for h in batches(step).labels.query_id.tolist()}
+            for batches in (one, four)
+        ]
+        assert sets[0] == sets[1]
+
+
+def test_rows_are_full_on_any_number_of_devices(tokenizer, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        Example(f"{i} {text(rng)}", (text(rng),), (text(rng),)) for i in range(4096)
+    ]
+    sources = {"many": Source(rows, 1, 1.0, {"query": "", "document": ""})}
+    for devices in (1, 8, 32):
+        batches = make_pair_batches(
+            sources,
+            tokenizer,
+            cache=tmp_path,
+            batch_size=2048,
+            max_length=64,
+            seed=0,
+            devices=devices,
+            chunks=max(1, 8 // devices),
+        )
+        segment_ids = [batches(step).tokens.segment_ids for step in range(8)]
+        full = sum((x > 0).sum() for x in segment_ids) / sum(
+            x.size for x in segment_ids
+        )
+        assert full > 0.95
+
+
 def test_few_shapes(make):
     batches = make({"b": SOURCES["b"]})
     rows = {len(batches(step).tokens.token_ids) for step in range(60)}
     assert len(rows) <= 3
-    assert batches.sources[0].rows == min(rows)
+    assert batches.sources[0].rows * batches.bins == min(rows)
 
 
 def test_rows_grow_to_the_longest_text(make):
@@ -208,8 +255,8 @@ def test_errors(make):
         ValueError, match="data 'b': 23 rows are fewer than one batch of 24"
     ):
         make(batch_size=24)
-    with pytest.raises(ValueError, match="batch_size 8 cannot be split over 3"):
-        make(process_count=3)
+    with pytest.raises(ValueError, match="batch_size 8 cannot be split evenly over 3"):
+        make(devices=3)
     with pytest.raises(ValueError, match="no data to train on"):
         make({})
     empty = Source([Example("a", ("",))] * 8, 0, 1.0, {"query": "", "document": ""})

@@ -1,6 +1,7 @@
 import inspect
 from functools import cache
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
+from research import sharding
+from research.losses import similarity
 from research.losses.registry import LOSSES, SCORE_LOSSES, build_loss
-from research.losses.similarity import pair_scores
+from research.losses.similarity import count_row_blocks, pair_scores
 from research.transforms.normalize import l2_normalize
 from research.types import Labels
 
@@ -18,7 +21,7 @@ NONE = Labels()
 
 @cache
 def jitted(name, similarity, **options):
-    return jax.jit(build_loss({"name": name, **options}, similarity).fn)
+    return jax.jit(build_loss({"name": name, **options}, similarity).__call__)
 
 
 def compiled(name):
@@ -515,11 +518,63 @@ def test_a_compiled_loss_computes_the_scores_it_reads_and_no_others(key, similar
         compiled = jax.jit(lambda q, d: read(pair_scores(q, d, similarity)))
         return compiled.lower(q, d).compile().as_text().count(" dot(")
 
-    scores = pair_scores(q, d, similarity)
-    assert matmuls(lambda scores: scores) == len(scores)
     one = jax.jit(lambda q, d: build_loss({"name": "infonce"}, similarity)(q, d, NONE))
     assert one.lower(q, d).compile().as_text().count(" dot(") == 1
+    assert matmuls(lambda scores: (scores.query_document, scores.positive_query)) == 1
+    assert matmuls(lambda scores: (scores.query_query, scores.positive_positive)) == 2
     assert matmuls(lambda scores: scores.own_documents) == 1
+
+
+BLOCK_OPTIONS = {
+    "infonce": {"symmetric": True, "same_side": True, "margin": 0.1, "alpha": 0.5},
+    "gte": {"margin": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_blocks_of_rows_have_the_value_and_gradient_of_the_batch(
+    key, name, monkeypatch
+):
+    q, d = embeddings(key, batch=12, ways=3)
+    ids = np.arange(36, dtype=np.uint32) // 2
+    ids = jnp.stack([ids, ids], axis=1)
+    grades = jnp.arange(36.0).reshape(12, 3) % 5 / 5
+    labels = Labels(grades, ids[:12], ids)
+    loss = build_loss({"name": name, **BLOCK_OPTIONS.get(name, {})})
+    weights = jnp.arange(1.0, 13.0)  # each row has a gradient of its own
+
+    def value_and_grad():
+        def total(q, d):
+            losses = loss(q, d, labels)
+            return losses @ weights, losses
+
+        return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(q, d)
+
+    expected = value_and_grad()
+    assert count_row_blocks(12, 36) == 1
+    monkeypatch.setattr(similarity, "BLOCK_SCORES", 4 * 36)
+    assert count_row_blocks(12, 36) == 3
+    chex.assert_trees_all_close(value_and_grad(), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_memory_grows_with_the_pairs_and_not_with_their_square():
+    """Compiled for 8 devices, not run."""
+    mesh = sharding.make_mesh({"data": 8})
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    loss = build_loss({"name": "infonce", "symmetric": True})
+
+    def mean(q, d):
+        return sharding.map_over_data(lambda q, d: loss(q, d, NONE).mean(), q, d)
+
+    def temporary_mebibytes(pairs):
+        with jax.set_mesh(mesh):
+            x = jax.ShapeDtypeStruct((pairs, 32), jnp.float32, sharding=split)
+            compiled = jax.jit(jax.grad(mean, (0, 1))).lower(x, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / 2**20
+
+    # 128 MiB of scores on each device, or less; all of them would take 65,536^2 / 8
+    small, large = temporary_mebibytes(65_536), temporary_mebibytes(262_144)
+    assert small < 1024 and large < 2 * small + 4 * 262_144 * 32 * 8 / 2**20
 
 
 def torch_loss(name, rows, labels=None, **options):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from research import sharding
+from research.analysis.dry_run import collectives
 from research.config_sections import build, section
 from research.data.examples import Example
 from research.data.pair_batches import make_pair_batches
@@ -56,7 +57,7 @@ def made(tmp_path_factory):
     ] * 2  # same query, same positive
     tokenizer = train_tokenizer(texts, 80)
 
-    def batch(row_multiple=8):
+    def batch(chunks=8, devices=1):
         source = Source(rows, 1, 1.0, {"query": "find : ", "document": ""})
         batches = make_pair_batches(
             {"toy": source},
@@ -65,7 +66,8 @@ def made(tmp_path_factory):
             max_length=32,
             seed=0,
             cache=tmp_path_factory.mktemp("tokens"),
-            row_multiple=row_multiple,
+            devices=devices,
+            chunks=chunks,
         )
         return jax.tree.map(jnp.asarray, batches(0))
 
@@ -97,14 +99,16 @@ def value_and_grad(objective, params, batch, key):
 @pytest.mark.parametrize("nested", ["full_size", "starbucks_sts"])
 def test_one_device_equals_eight(key, made, nested, micro_batch):
     one = objective(nested, micro_batch, symmetric=True)
+    # As many chunks on each of the four devices as on one
+    four = objective(nested, micro_batch // 4, symmetric=True)
     params, _ = one.init(key)
-    batch = made(32)
+    batch = made(4, devices=4)
     expected = value_and_grad(one, params, batch, key)
     mesh = sharding.make_mesh({"data": 4, "model": 2})
     places = sharding.shardings(jax.eval_shape(lambda: params), mesh, fsdp=True)
     with jax.set_mesh(mesh):
         batch = sharding.put_batch(jax.tree.map(np.asarray, batch), mesh)
-        got = value_and_grad(one, jax.device_put(params, places), batch, key)
+        got = value_and_grad(four, jax.device_put(params, places), batch, key)
     chex.assert_trees_all_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -224,9 +228,32 @@ def test_a_tanh_head_is_trained_beside_the_encoder(key, made):
         contrastive(CFG, BASIC_POOLINGS["cls"], loss, head="relu")
 
 
-def test_a_micro_batch_must_divide_the_batch(key, made):
-    with pytest.raises(
-        ValueError, match="batch_size 16 does not divide by micro_batch"
-    ):
-        bad = objective("full_size", micro_batch=5)
-        bad.loss(bad.init(key)[0], {}, made(8), key)
+def test_a_text_in_the_row_of_another_device_is_noticed(key, made):
+    """A batch that is packed for one device has texts anywhere."""
+    four = objective("full_size")
+    params, _ = four.init(key)
+    mesh = sharding.make_mesh({"data": 4, "model": 2})
+    with jax.set_mesh(mesh):
+        batch = sharding.put_batch(jax.tree.map(np.asarray, made(8)), mesh)
+        value, _ = value_and_grad(four, params, batch, key)
+    assert np.isnan(value)
+
+
+def test_devices_exchange_the_vectors_of_the_sizes_once(key, made):
+    """Bytes that a device gets in a step, compiled for 8 devices and not run."""
+    starbucks = objective("starbucks_sts")
+    mesh = sharding.make_mesh({"data": 8})
+    batch = made(8, devices=8)
+    shapes = jax.eval_shape(starbucks.init, key)[0]
+    with jax.set_mesh(mesh):
+        batch = sharding.put_batch(jax.tree.map(np.asarray, batch), mesh)
+
+        def loss(params):
+            return starbucks.loss(params, {}, batch, key)[0]
+
+        text = jax.jit(jax.grad(loss)).lower(shapes).compile().as_text()
+    rows = [c for c in collectives(text) if c.kind in ("all-gather", "reduce-scatter")]
+    gathered = sum(c.count * c.mebibytes for c in rows if c.kind == "all-gather")
+    # [32 documents, sum of dims] float32, and the ids of 48 texts, of 8 bytes
+    vectors = 32 * sum(dim for _, dim in PAIRS) * 4
+    assert gathered * 2**20 == vectors + 48 * 8

@@ -135,6 +135,80 @@ def best_fit(lengths: np.ndarray, size: int, max_texts: int) -> Packing:
     return Packing(np.array(row), np.array(segment), np.array(start), len(row_texts))
 
 
+def best_fit_bins(lengths: np.ndarray, size: int, max_texts: int) -> Packing:
+    """Packs every bin of texts into rows of its own, by the rule of `best_fit`.
+
+    All bins advance together, so that the loop has one round for each text of a bin and
+    not one for each text: many bins of few texts are packed fastest.
+
+    Args:
+        lengths: [G, T] number of tokens of each of T texts in each of G bins, in
+            [1, size].
+        size: Number of tokens in a row, at most 32,768.
+        max_texts: Maximum number of texts in a row.
+
+    Returns:
+        A Packing with arrays [G, T], rows counted from 0 in each bin; its number of
+        rows is that of the bin that needs most.
+
+    Raises:
+        ValueError: A text is longer than a row.
+    """
+    chex.assert_rank(lengths, 2)
+    if lengths.max() > size:
+        raise ValueError(f"a text of {lengths.max()} tokens, in rows of {size}")
+    bins, texts = lengths.shape
+    every_bin = np.arange(bins)
+    order = np.argsort(-lengths, axis=1, kind="stable")  # [G, T], the longest first
+    # [T, G], unsigned: a row that lacks room has the largest differences below
+    descending = np.take_along_axis(lengths, order, axis=1).T.astype(np.uint16)
+    # [G, rows] free tokens of each row; unused rows are the emptiest, and taken last
+    rows = int(lengths.sum(axis=1).max()) // size + 1
+    free = np.full((bins, rows), size, np.uint16)
+    row_texts = np.zeros((bins, rows), np.int64)
+    row, segment, start = (np.zeros((texts, bins), np.int64) for _ in range(3))
+    for i, text_lengths in enumerate(descending):
+        slack = free - text_lengths[:, None]  # wraps around where there is no room
+        chosen = slack.argmin(axis=1)  # [G], the fullest row with room
+        if (slack[every_bin, chosen] > size).any():
+            # A bin has no such row: every bin gets another one
+            free = np.pad(free, ((0, 0), (0, 1)), constant_values=size)
+            row_texts = np.pad(row_texts, ((0, 0), (0, 1)))
+            chosen = (free - text_lengths[:, None]).argmin(axis=1)
+        count = row_texts[every_bin, chosen] + 1
+        row[i], segment[i], start[i] = chosen, count, size - free[every_bin, chosen]
+        row_texts[every_bin, chosen] = count
+        # A row with as many texts as it may hold has no room
+        left = free[every_bin, chosen] - text_lengths
+        free[every_bin, chosen] = np.where(count < max_texts, left, 0)
+    # [G, T] in the order of the arguments
+    inverse = np.argsort(order, axis=1)
+    row, segment, start = (
+        np.take_along_axis(x.T, inverse, axis=1) for x in (row, segment, start)
+    )
+    return Packing(row, segment, start, int(row.max()) + 1)
+
+
+def deal(sizes: np.ndarray, bins: int) -> np.ndarray:
+    """Deals items into bins of equal number and nearly equal total size.
+
+    The largest items go to bins 0 ... G-1, the next ones to bins G-1 ... 0, and so on.
+
+    Args:
+        sizes: [N] size of each item.
+        bins: G, number of bins, which divides N.
+
+    Returns:
+        [G, N / G] indices of each bin's items.
+    """
+    chex.assert_is_divisible(len(sizes), bins)
+    if bins == 1:
+        return np.arange(len(sizes))[None]
+    rounds = np.argsort(-sizes, kind="stable").reshape(-1, bins)  # [N / G, G]
+    rounds[1::2] = rounds[1::2, ::-1]
+    return np.sort(rounds.T, axis=1)
+
+
 def token_offsets(lengths: np.ndarray) -> np.ndarray:
     """Position of every token in its text, for texts end to end: [sum of lengths]."""
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)

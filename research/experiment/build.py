@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
@@ -188,13 +187,14 @@ def _build_batches(
     prompt: Prompt | None,
 ) -> PairBatches | PretrainingBatches:
     # Arguments of both kinds of batches
+    process_index, process_count = sharding.process_share(mesh)
     shared = {
         "batch_size": config.batch_size,
         "max_length": config.max_length,
         "seed": config.seed,
         "cache": cache,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
+        "process_index": process_index,
+        "process_count": process_count,
     }
     devices = mesh.shape["data"]
     # Pre-training reads rows of raw text
@@ -209,9 +209,9 @@ def _build_batches(
         sources,
         tokenizer,
         row_length=config.max_length,
-        # The rows of every GradCache chunk must be divisible by the devices.
-        row_multiple=devices
-        * num_chunks(config.batch_size, config.objective.micro_batch),
+        devices=devices,
+        # Each device encodes its rows in so many chunks (GradCache)
+        chunks=num_chunks(config.batch_size, config.objective.micro_batch, devices),
         prompt=prompt,
         adapters=adapters if len(adapters) > 1 else (),
         **shared,

@@ -1,7 +1,7 @@
 """Softmax losses of similarity scores: InfoNCE, and the improved loss of GTE.
 
-A loss maps a batch's `PairScores` and `Labels` to [B] float32, one loss per query;
-training minimizes the mean. It works with any similarity.
+A loss maps `PairScores` of b rows, and the `Labels` of the whole batch, to [b] float32,
+one loss per query; training minimizes the mean. It works with any similarity.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from research.config_sections import check_option
-from research.losses.similarity import PairScores
+from research.losses.similarity import PairScores, PairVectors
 from research.types import Array, Labels
 
 # Logit of pairs left out of a softmax: finite, so that no gradient is NaN.
@@ -37,8 +37,8 @@ def infonce(
     and so do the query's own hard negatives unless their text equals the positive's.
 
     Args:
-        scores: Similarities of the batch.
-        labels: Ids of equal texts; scores are ignored.
+        scores: Similarities of b rows of the batch.
+        labels: Ids of equal texts in the batch; scores are ignored.
         temperature: Divisor of the similarities.
         symmetric: Whether to also classify each positive's query among the queries
             (without hard negatives) and average the two directions, as CLIP does.
@@ -54,14 +54,14 @@ def infonce(
             negatives (exp(alpha) is SimCSE's hard-negative weight).
 
     Returns:
-        [B] float32 loss per query.
+        [b] float32 loss per query.
 
     Raises:
         ValueError: An option is unknown, or negatives "hard" has no hard negatives or
             is combined with `symmetric` or `same_side`.
     """
     check_option("negatives", negatives, ("shared", "own", "hard"))
-    count, num_docs = scores.own_documents.shape
+    num_docs = scores.vectors.docs_per_query
     if negatives == "hard" and (symmetric or same_side or num_docs == 1):
         raise ValueError(
             "negatives 'hard' compares a query with its hard negatives alone: it needs "
@@ -69,10 +69,10 @@ def infonce(
         )
     allowed = _allowed_pairs(scores, labels, margin)
 
-    # [B, B*K] logits of documents
+    # [b, B*K] logits of documents
     logits = _mask_logits(scores.query_document / temperature, allowed.query_document)
-    is_own = jnp.repeat(jnp.eye(count, dtype=bool), num_docs, axis=1)
-    is_hard = (jnp.arange(count * num_docs) % num_docs > 0)[None, :]
+    is_own = jnp.repeat(_is_same_pair(scores.vectors), num_docs, axis=1)
+    is_hard = (jnp.arange(logits.shape[1]) % num_docs > 0)[None, :]
     logits = jnp.where(is_own & is_hard, logits + alpha, logits)
     # Leave out other queries' hard negatives, or all documents of other queries
     if negatives == "own":
@@ -80,16 +80,16 @@ def infonce(
     if negatives == "hard":
         logits = jnp.where(is_own, logits, NEG_INF)
 
-    # Two [B, B] blocks of logits, in the softmax of both directions
+    # Two [b, B] blocks of logits, in the softmax of both directions
     same_side_logits = []
     if same_side:
         same_side_logits = _same_side_logits(scores, allowed, temperature)
 
-    positive_logits = _positives(scores) / temperature  # [B]
+    positive_logits = _positives(scores) / temperature  # [b]
     loss = _logsumexp(logits, *same_side_logits) - positive_logits
     if symmetric:
-        # [B, B] logits of queries, for each positive
-        queries = scores.query_document[:, ::num_docs].T / temperature
+        # [b, B] logits of queries, for each positive
+        queries = scores.positive_query / temperature
         queries = _mask_logits(queries, allowed.positive_query)
         backward = _logsumexp(queries, *same_side_logits) - positive_logits
         loss = (loss + backward) / 2
@@ -110,19 +110,18 @@ def gte(
     log 2. Equal texts are left out as in `infonce`.
 
     Args:
-        scores: Similarities of the batch.
-        labels: Ids of equal texts; scores are ignored.
+        scores: Similarities of b rows of the batch.
+        labels: Ids of equal texts in the batch; scores are ignored.
         temperature: Divisor of the similarities.
         margin: As in `infonce`.
 
     Returns:
-        [B] float32 loss per query.
+        [b] float32 loss per query.
     """
-    num_docs = scores.own_documents.shape[1]
     allowed = _allowed_pairs(scores, labels, margin)
-    # [B, B*K] logits of documents, and [B, B] logits of queries for each positive
+    # [b, B*K] logits of documents, and [b, B] logits of queries for each positive
     documents = scores.query_document / temperature
-    queries = scores.query_document[:, ::num_docs].T / temperature
+    queries = scores.positive_query / temperature
     total = _logsumexp(
         _mask_logits(documents, allowed.query_document),
         _mask_logits(queries, allowed.positive_query),
@@ -135,10 +134,10 @@ class AllowedPairs(NamedTuple):
     """Which pairs of texts a softmax contrasts.
 
     Attributes:
-        query_document: [B, B*K] bool, query i and document j, including the positive.
-        positive_query: [B, B] bool, positive i and query j, including i = j.
-        query_query: [B, B] bool, queries i and j != i.
-        positive_positive: [B, B] bool, positives i and j != i.
+        query_document: [b, B*K] bool, query i and document j, including the positive.
+        positive_query: [b, B] bool, positive i and query j, including i = j.
+        query_query: [b, B] bool, queries i and j != i.
+        positive_positive: [b, B] bool, positives i and j != i.
     """
 
     query_document: Array
@@ -151,66 +150,72 @@ def _allowed_pairs(
     scores: PairScores, labels: Labels, margin: float | None
 ) -> AllowedPairs:
     """The positives, and pairs of different texts with scores within the margin."""
-    count, num_docs = scores.own_documents.shape
-    chex.assert_shape(scores.query_document, (count, count * num_docs))
-    diagonal = jnp.eye(count, dtype=bool)
-    same_query, same_document = _same_texts(labels, count, num_docs)
+    num_docs = scores.vectors.docs_per_query
+    diagonal = _is_same_pair(scores.vectors)  # [b, B]
+    same_query, same_document = _same_texts(scores.vectors, labels)
 
-    # [B, B*K] documents whose text is not the positive's, and whose query's text is not
+    # [b, B*K] documents whose text is not the positive's, and whose query's text is not
     # this query's
     of_same_query = jnp.repeat(same_query & ~diagonal, num_docs, axis=1)
     documents = ~(of_same_query | same_document)
-    # [B, B] pairs of different texts
+    # [b, B] pairs of different texts
     different = ~(same_query | same_document[:, ::num_docs] | diagonal)
 
-    positives = _positives(scores)
-
-    def within_margin(allowed, similarities):
+    def within_margin(allowed, read_scores):
+        # Scores that no loss needs are not computed
         if margin is None:
             return allowed
-        return allowed & (similarities <= positives[:, None] + margin)
+        return allowed & (read_scores() <= _positives(scores)[:, None] + margin)
 
-    queries = scores.query_document[:, ::num_docs].T
     return AllowedPairs(
-        within_margin(documents, scores.query_document) | _is_positive(count, num_docs),
-        within_margin(different, queries) | diagonal,
-        within_margin(different, scores.query_query),
-        within_margin(different, scores.positive_positive),
+        within_margin(documents, lambda: scores.query_document)
+        | _is_positive(scores.vectors),
+        within_margin(different, lambda: scores.positive_query) | diagonal,
+        within_margin(different, lambda: scores.query_query),
+        within_margin(different, lambda: scores.positive_positive),
     )
 
 
-def _same_texts(labels: Labels, count: int, num_docs: int) -> tuple[Array, Array]:
-    """Queries that equal query i [B, B], and documents that equal positive i [B, B*K].
+def _same_texts(vectors: PairVectors, labels: Labels) -> tuple[Array, Array]:
+    """Queries that equal query i [b, B], and documents that equal positive i [b, B*K].
 
     A query equals itself, and so does a positive. Without ids all entries are False.
     """
-    same_query = jnp.zeros((count, count), bool)
-    same_document = jnp.zeros((count, count * num_docs), bool)
+    rows, count = len(vectors.queries), len(vectors.all_queries)
+    num_docs = vectors.docs_per_query
+    same_query = jnp.zeros((rows, count), bool)
+    same_document = jnp.zeros((rows, count * num_docs), bool)
     if (ids := labels.query_id) is not None:
         chex.assert_shape(ids, (count, 2))
-        same_query = jnp.all(ids[:, None] == ids[None], axis=-1)
+        same_query = jnp.all(vectors.take_rows(ids)[:, None] == ids[None], axis=-1)
     if (ids := labels.document_id) is not None:
         chex.assert_shape(ids, (count * num_docs, 2))
-        same_document = jnp.all(ids[::num_docs, None] == ids[None], axis=-1)
+        positives = vectors.take_rows(ids[::num_docs])  # [b, 2]
+        same_document = jnp.all(positives[:, None] == ids[None], axis=-1)
     return same_query, same_document
 
 
-def _is_positive(count: int, num_docs: int) -> Array:
-    """[B, B*K] bool, whether document j is query i's positive."""
-    documents = jnp.arange(count * num_docs)
-    return jnp.arange(count)[:, None] * num_docs == documents[None, :]
+def _is_same_pair(vectors: PairVectors) -> Array:
+    """[b, B] bool, whether pair j is the pair of row i."""
+    return vectors.rows[:, None] == jnp.arange(len(vectors.all_queries))[None, :]
+
+
+def _is_positive(vectors: PairVectors) -> Array:
+    """[b, B*K] bool, whether document j is query i's positive."""
+    documents = jnp.arange(len(vectors.all_documents))
+    return (vectors.rows * vectors.docs_per_query)[:, None] == documents[None, :]
 
 
 def _positives(scores: PairScores) -> Array:
-    """[B] score of each query's positive, bit for bit that of `query_document`."""
-    is_positive = _is_positive(*scores.own_documents.shape)
+    """[b] score of each query's positive, bit for bit that of `query_document`."""
+    is_positive = _is_positive(scores.vectors)
     return jnp.sum(jnp.where(is_positive, scores.query_document, 0.0), axis=1)
 
 
 def _same_side_logits(
     scores: PairScores, allowed: AllowedPairs, temperature: float
 ) -> list[Array]:
-    """Two [B, B] blocks of logits: among queries, and among positives."""
+    """Two [b, B] blocks of logits: among queries, and among positives."""
     return [
         _mask_logits(scores.query_query / temperature, allowed.query_query),
         _mask_logits(scores.positive_positive / temperature, allowed.positive_positive),
@@ -222,10 +227,7 @@ def _mask_logits(logits: Array, allowed: Array) -> Array:
 
 
 def _logsumexp(*blocks: Array) -> Array:
-    """[B] logsumexp over the rows of all blocks [B, ...], without concatenating them.
-
-    Sharded blocks stay on their devices; a concatenation would move data between them.
-    """
-    # [B, number of blocks]
+    """[b] logsumexp over the rows of all blocks [b, ...], not concatenated."""
+    # [b, number of blocks]
     parts = jnp.stack([jax.nn.logsumexp(block, axis=1) for block in blocks], axis=1)
     return jax.nn.logsumexp(parts, axis=1)

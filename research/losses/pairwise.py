@@ -1,7 +1,8 @@
 """Losses for graded pairs and for triplets: CoSENT, regression, AnglE, triplet.
 
-`cosent` and `cosine_mse` are losses of scores, (PairScores, Labels) -> [B]; `angle` and
-`triplet` need the vectors themselves, (q [B, D], d [B*K, D], Labels) -> [B].
+`cosent` and `cosine_mse` are losses of scores, (PairScores of b rows, Labels) -> [b];
+`angle` and `triplet` need the vectors of the whole batch, (q [B, D], d [B*K, D],
+Labels) -> [B].
 """
 
 import jax
@@ -28,18 +29,19 @@ def cosent(scores: PairScores, labels: Labels, *, scale: float = 20.0) -> Array:
     if all grades are equal.
 
     Args:
-        scores: Similarities of the batch; only `own_documents` is used.
+        scores: Similarities of b rows; only `all_own_documents` is used.
         labels: Labels with score [B] (if K is 1) or [B, K]; only its order matters.
         scale: Factor of the similarities.
 
     Returns:
-        [B] float32, the loss of the batch, repeated.
+        [b] float32, the loss of the batch, repeated.
 
     Raises:
         ValueError: The labels' scores are missing, or not one per pair.
     """
-    grades = target_scores(labels, scores.own_documents.shape)
-    return _rank_loss(scale * scores.own_documents, grades)
+    grades = target_scores(labels, scores.all_own_documents.shape)
+    loss = _rank_loss(scale * scores.all_own_documents, grades)  # [B]
+    return scores.vectors.take_rows(loss)
 
 
 def cosine_mse(scores: PairScores, labels: Labels) -> Array:
@@ -48,17 +50,19 @@ def cosine_mse(scores: PairScores, labels: Labels) -> Array:
     Reimers and Gurevych 2019, section 3.2 (regression objective), who use cosines.
 
     Args:
-        scores: Similarities of the batch; only `own_documents` is used.
+        scores: Similarities of b rows; only `own_documents` is used.
         labels: Labels with score [B] (if K is 1) or [B, K], in the similarity's range.
 
     Returns:
-        [B] float32, the mean over a query's documents.
+        [b] float32, the mean over a query's documents.
 
     Raises:
         ValueError: The labels' scores are missing, or not one per pair.
     """
-    grades = target_scores(labels, scores.own_documents.shape)
-    return jnp.mean(jnp.square(scores.own_documents - grades), axis=1)
+    vectors = scores.vectors
+    grades = target_scores(labels, (len(vectors.all_queries), vectors.docs_per_query))
+    errors = scores.own_documents - vectors.take_rows(grades)  # [b, K]
+    return jnp.mean(jnp.square(errors), axis=1)
 
 
 def angle(
@@ -145,13 +149,20 @@ def triplet(
 
 
 def _rank_loss(values: Array, grades: Array) -> Array:
-    """[B] log(1 + sum over g_i < g_j of exp(v_i - v_j)) of [B, K] values and grades."""
-    v, g = values.ravel(), grades.ravel()
-    differences = v[:, None] - v[None, :]  # [B*K, B*K]
-    # Keep pairs (i, j) in which j should have the higher score
-    differences = jnp.where(g[:, None] < g[None, :], differences, NEG_INF)
+    """[B] log(1 + sum over g_i < g_j of exp(v_i - v_j)) of [B, K] values and grades.
+
+    In order of the grades, the sum over i of exp(v_i) for all j is a cumulative sum, so
+    that memory grows with the number of values and not with its square.
+    """
+    order = jnp.argsort(grades.ravel())
+    v, g = values.ravel()[order], grades.ravel()[order]  # [B*K]
+    # [B*K] log of the sum of exp(v_i) over the values up to each one
+    sums = jax.lax.cumlogsumexp(v)
+    # Number of values i with a grade below that of j
+    below = jnp.searchsorted(g, g, side="left")
+    logits = jnp.where(below > 0, sums[below - 1] - v, NEG_INF)
     # log(1 + sum exp): logaddexp with 0
-    loss = jnp.logaddexp(0.0, jax.nn.logsumexp(differences))
+    loss = jnp.logaddexp(0.0, jax.nn.logsumexp(logits))
     return jnp.full(values.shape[0], loss)
 
 

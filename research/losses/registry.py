@@ -1,8 +1,9 @@
 """The table of contrastive losses, and their binding to a similarity.
 
-Losses of scores are (PairScores, Labels, *, options) -> [B]; losses that need vectors
-are (q [B, D], d [B*K, D], Labels, *, options) -> [B]. Once bound, both are a `Loss`,
-which the losses over sizes (`matryoshka.SIZE_LOSSES`) apply to truncated vectors.
+Losses of scores are (PairScores of b rows, Labels, *, options) -> [b]; losses that need
+vectors are (q [B, D], d [B*K, D], Labels, *, options) -> [B]. Once bound, both are a
+`Loss`, which the losses over sizes (`matryoshka.SIZE_LOSSES`) apply to truncated
+vectors. Labels are those of the whole batch.
 """
 
 import inspect
@@ -10,10 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from research.config_sections import bind, check_option
 from research.losses.contrastive import gte, infonce
 from research.losses.pairwise import angle, cosent, cosine_mse, triplet
-from research.losses.similarity import SIMILARITIES, PairScores, pair_scores
+from research.losses.similarity import (
+    SIMILARITIES,
+    PairScores,
+    PairVectors,
+    gather_pairs,
+    map_row_blocks,
+)
+from research.sharding import gather_rows
 from research.types import Array, Labels
 
 ScoreLoss = Callable[[PairScores, Labels], Array]
@@ -25,21 +35,22 @@ class Loss:
     """A loss of embeddings: loss(q, d, labels) -> [B] float32.
 
     The embeddings q [B, D] and d [B*K, D] are not normalized. Row i*K of d is query i's
-    positive, the next K-1 rows are its hard negatives.
+    positive, the next K-1 rows are its hard negatives. Within `sharding.map_over_data`
+    the arguments are those of this device's pairs, and so is the result.
 
     Attributes:
-        fn: The loss function (q, d, labels) -> [B].
+        fn: The loss function (PairVectors of b rows, labels of the batch) -> [b].
         similarity: Name of the similarity that compares embeddings.
         temperature: Divisor of the similarities in the loss; 1 if it has none.
     """
 
-    fn: VectorLoss
+    fn: Callable[[PairVectors, Labels], Array]
     similarity: str
     temperature: float
 
     def __call__(self, q: Array, d: Array, labels: Labels) -> Array:
         """The loss of each query, [B] float32."""
-        return self.fn(q, d, labels)
+        return self.fn(gather_pairs(q, d), jax.tree.map(gather_rows, labels))
 
 
 def score_loss(loss: ScoreLoss, similarity: str = "cosine") -> Loss:
@@ -54,14 +65,19 @@ def score_loss(loss: ScoreLoss, similarity: str = "cosine") -> Loss:
     """
     check_option("similarity", similarity, SIMILARITIES)
 
-    def run(q: Array, d: Array, labels: Labels) -> Array:
-        return loss(pair_scores(q, d, similarity), labels)
+    def run(vectors: PairVectors, labels: Labels) -> Array:
+        def loss_of_rows(rows: PairVectors) -> Array:
+            return loss(PairScores(rows, similarity), labels)
+
+        return map_row_blocks(loss_of_rows, vectors)
 
     return Loss(run, similarity, _temperature(loss))
 
 
 def vector_loss(loss: VectorLoss, similarity: str = "cosine") -> Loss:
     """Wraps a loss of vectors, with the similarity that its embeddings are used with.
+
+    Every device computes the loss of the whole batch, and takes its own rows.
 
     Args:
         loss: One of VECTOR_LOSSES, with its options bound by functools.partial.
@@ -71,7 +87,12 @@ def vector_loss(loss: VectorLoss, similarity: str = "cosine") -> Loss:
         ValueError: The similarity is unknown.
     """
     check_option("similarity", similarity, SIMILARITIES)
-    return Loss(loss, similarity, _temperature(loss))
+
+    def run(vectors: PairVectors, labels: Labels) -> Array:
+        losses = loss(vectors.all_queries, vectors.all_documents, labels)  # [B]
+        return vectors.take_rows(losses)
+
+    return Loss(run, similarity, _temperature(loss))
 
 
 def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:

@@ -2,36 +2,120 @@
 
 Losses of scores take the similarities of a batch as `PairScores`. To add a similarity,
 add a function ([N, D], [M, D]) -> [N, M] to SIMILARITIES.
+
+With several devices, each one compares its own pairs with all texts of the batch: the
+texts' embeddings are gathered once, and the gradient returns to each device the sum of
+what all devices contribute to its texts (all-gather, and reduce-scatter backward).
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from research import sharding
 from research.config_sections import check_option
 from research.transforms.normalize import l2_normalize, to_float32
 from research.types import Array, Labels
 
+# Most scores of a block of rows: 128 MiB of float32.
+BLOCK_SCORES = 2**25
 
-class PairScores(NamedTuple):
-    """Similarities between the texts of a batch, float32.
 
-    Under jit, fields that a loss does not use are not computed.
+class PairVectors(NamedTuple):
+    """Embeddings of some rows of a batch, and of all texts they are compared to.
+
+    With several devices, each one has the rows of its own pairs (`gather_pairs`); a
+    large batch is compared block by block (`map_row_blocks`). B and K are those of the
+    whole batch, and b is the number of rows.
 
     Attributes:
-        query_document: [B, B*K] scores of query i and document j.
-        query_query: [B, B] scores of queries i and j.
-        positive_positive: [B, B] scores of the positives of queries i and j.
-        own_documents: [B, K] scores of each query and its own documents, the positive
-            first.
+        queries: [b, D] queries of the rows.
+        documents: [b*K, D] their documents; rows i*K ... i*K + K-1 belong to query i.
+        all_queries: [B, D] queries of the batch.
+        all_documents: [B*K, D] documents of the batch.
+        rows: [b] int32 index of each of the rows among the B pairs.
     """
 
-    query_document: Array
-    query_query: Array
-    positive_positive: Array
-    own_documents: Array
+    queries: Array
+    documents: Array
+    all_queries: Array
+    all_documents: Array
+    rows: Array
+
+    @property
+    def positives(self) -> Array:
+        """[b, D] positives of the rows."""
+        return self.documents[:: self.docs_per_query]
+
+    @property
+    def docs_per_query(self) -> int:
+        """K, the number of documents per query."""
+        return docs_per_query(self.queries, self.documents)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the rows are all pairs of the batch."""
+        return len(self.queries) == len(self.all_queries)
+
+    def take_rows(self, x: Array) -> Array:
+        """The entries [b, ...] of these rows of an array of all pairs [B, ...]."""
+        return x if self.is_complete else x[self.rows]
+
+
+class PairScores:
+    """Similarities between the texts of a batch, float32, computed when they are read.
+
+    Attributes:
+        vectors: The embeddings of b rows and of the batch.
+        similarity: Name of the similarity.
+    """
+
+    def __init__(self, vectors: PairVectors, similarity: str):
+        """Scores embeddings by a similarity, a name in SIMILARITIES."""
+        check_option("similarity", similarity, SIMILARITIES)
+        self.vectors = vectors
+        self.similarity = similarity
+        self._score = SIMILARITIES[similarity]
+
+    @functools.cached_property
+    def query_document(self) -> Array:
+        """[b, B*K] scores of queries and all documents of the batch."""
+        return self._score(self.vectors.queries, self.vectors.all_documents)
+
+    @functools.cached_property
+    def positive_query(self) -> Array:
+        """[b, B] scores of positives and all queries."""
+        # Without a second product where the rows are all there is
+        if self.vectors.is_complete:
+            return self.query_document[:, :: self.vectors.docs_per_query].T
+        return self._score(self.vectors.positives, self.vectors.all_queries)
+
+    @functools.cached_property
+    def query_query(self) -> Array:
+        """[b, B] scores of queries and all queries."""
+        return self._score(self.vectors.queries, self.vectors.all_queries)
+
+    @functools.cached_property
+    def positive_positive(self) -> Array:
+        """[b, B] scores of positives and all positives."""
+        positives = self.vectors.all_documents[:: self.vectors.docs_per_query]  # [B, D]
+        return self._score(self.vectors.positives, positives)
+
+    @functools.cached_property
+    def own_documents(self) -> Array:
+        """[b, K] scores of each query and its own documents, the positive first."""
+        q, d = self.vectors.queries, self.vectors.documents
+        return own_document_scores(q, d, self.similarity)
+
+    @functools.cached_property
+    def all_own_documents(self) -> Array:
+        """[B, K] scores of every query of the batch and its own documents."""
+        q, d = self.vectors.all_queries, self.vectors.all_documents
+        return own_document_scores(q, d, self.similarity)
 
 
 def pair_scores(q: Array, d: Array, similarity: str) -> PairScores:
@@ -46,15 +130,69 @@ def pair_scores(q: Array, d: Array, similarity: str) -> PairScores:
         ValueError: The similarity is unknown, or the number of documents is not a
             multiple of the number of queries.
     """
-    check_option("similarity", similarity, SIMILARITIES)
-    score = SIMILARITIES[similarity]
-    positives = d[:: docs_per_query(q, d)]  # [B, D]
-    return PairScores(
-        query_document=score(q, d),
-        query_query=score(q, q),
-        positive_positive=score(positives, positives),
-        own_documents=own_document_scores(q, d, similarity),
-    )
+    return PairScores(gather_pairs(q, d), similarity)
+
+
+def gather_pairs(q: Array, d: Array) -> PairVectors:
+    """The embeddings of this device's pairs, and those of all devices.
+
+    Outside `sharding.map_over_data` the pairs are the whole batch, and nothing moves.
+
+    Args:
+        q: [b, D] queries of this device.
+        d: [b*K, D] their documents.
+
+    Raises:
+        ValueError: The number of documents is not a multiple of the number of queries.
+    """
+    docs_per_query(q, d)
+    rows = sharding.first_row(len(q)) + jnp.arange(len(q), dtype=jnp.int32)
+    return PairVectors(q, d, sharding.gather_rows(q), sharding.gather_rows(d), rows)
+
+
+def map_row_blocks(fn: Callable[..., Any], *pairs: PairVectors) -> Any:
+    """Computes a function of the rows of a batch, a block of rows at a time.
+
+    Only the scores of one block are in memory, so that memory grows with B and not with
+    its square; the gradient computes each block's scores again.
+
+    Args:
+        fn: Function of one PairVectors for each of `pairs`, which returns a tree of
+            arrays [b, ...] that depend on the rows one by one.
+        *pairs: Embeddings of the same rows.
+
+    Returns:
+        The trees of all blocks, concatenated: [b, ...].
+    """
+    count, num_docs = len(pairs[0].queries), len(pairs[0].all_documents)
+    blocks = count_row_blocks(count, num_docs)
+    if blocks == 1:
+        return fn(*pairs)
+
+    def split(x):  # [b, ...] -> [blocks, b / blocks, ...]
+        return x.reshape(blocks, len(x) // blocks, *x.shape[1:])
+
+    @jax.checkpoint
+    def run_block(parts):
+        # The rows of the block, and all texts of the batch
+        return fn(
+            *(
+                whole._replace(queries=q, documents=d, rows=rows)
+                for whole, (q, d, rows) in zip(pairs, parts, strict=True)
+            )
+        )
+
+    parts = [(split(p.queries), split(p.documents), split(p.rows)) for p in pairs]
+    results = jax.lax.map(run_block, parts)  # [blocks, b / blocks, ...]
+    return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), results)
+
+
+def count_row_blocks(count: int, num_docs: int) -> int:
+    """Number of blocks in which b rows are compared to `num_docs` documents."""
+    for blocks in range(1, count + 1):
+        if count % blocks == 0 and count // blocks * num_docs <= BLOCK_SCORES:
+            return blocks
+    return count
 
 
 def own_document_scores(q: Array, d: Array, similarity: str) -> Array:

@@ -14,8 +14,14 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from research import sharding
 from research.losses.registry import Loss
-from research.losses.similarity import SIMILARITIES
+from research.losses.similarity import (
+    PairScores,
+    PairVectors,
+    gather_pairs,
+    map_row_blocks,
+)
 from research.transforms.normalize import to_float32
 from research.types import Array, Key, Labels, SizeLoss
 
@@ -41,8 +47,10 @@ class Term(NamedTuple):
 
 # choose_terms(key, L, D) -> (terms with a task loss, terms with a divergence)
 ChooseTerms = Callable[[Key, int, int], tuple[Sequence[Term], Sequence[Term]]]
-# divergence(q [B, L+1, D], d [B*K, L+1, D], term) -> [B]
-Divergence = Callable[[Array, Array, Term], Array]
+# gather_size(layer, width) -> the embeddings of a size, this device's and all devices'
+GatherSize = Callable[[int | Array, int], PairVectors]
+# divergence(gather_size, D, term) -> [B]
+Divergence = Callable[[GatherSize, int, Term], Array]
 
 
 def sum_terms(
@@ -62,15 +70,19 @@ def sum_terms(
 
     def sum_of_terms(q: Array, d: Array, labels: Labels, key: Key):
         chex.assert_rank([q, d], 3)
+        width = q.shape[2]
         # Sizes, fixed or sampled for this step (layers are then [] int32)
-        tasks, students = choose_terms(key, q.shape[1] - 1, q.shape[2])
+        tasks, students = choose_terms(key, q.shape[1] - 1, width)
+        # The embeddings of every size that a term needs are exchanged once
+        labels = jax.tree.map(sharding.gather_rows, labels)
+        gather_size = _cache_sizes(q, d)
         total, metrics = jnp.zeros(q.shape[0]), {}
         for term in tasks:
-            values = _task_loss(loss, q, d, labels, term)  # [B]
+            values = _task_loss(loss, gather_size, width, labels, term)  # [B]
             total += term.weight * values
             metrics[f"task/{term.name}"] = jnp.mean(values)
         for term in students:
-            values = divergence(q, d, term)  # [B]
+            values = divergence(gather_size, width, term)  # [B]
             total += term.weight * values
             metrics[f"kl/{term.name}"] = jnp.mean(values)
         return total, metrics
@@ -79,7 +91,12 @@ def sum_terms(
 
 
 def feature_kl(
-    q: Array, d: Array, term: Term, *, temperature: float, detach_teacher: bool
+    gather_size: GatherSize,
+    full_width: int,
+    term: Term,
+    *,
+    temperature: float,
+    detach_teacher: bool,
 ) -> Array:
     """KL(last layer || size) over the dimensions of each unnormalized embedding.
 
@@ -87,20 +104,24 @@ def feature_kl(
         [B], the mean over a query and its documents, so that the mean over the batch is
         the mean over all B + B*K texts.
     """
+    del full_width
+    teachers = gather_size(-1, term.width)
+    students = gather_size(term.layer, term.width)
 
-    def text_kl(x):
-        teacher = x[:, -1, : term.width]  # [N, k]
+    def text_kl(teacher, student):
         teacher = jax.lax.stop_gradient(teacher) if detach_teacher else teacher
-        return _softmax_kl(teacher, x[:, term.layer, : term.width], temperature)
+        return _softmax_kl(teacher, student, temperature)
 
-    # [B, 1 + K] divergences of each query and of its documents
-    grouped = [text_kl(x).reshape(q.shape[0], -1) for x in (q, d)]
+    # [B, 1 + K] divergences of each query and of its documents; no exchange is needed
+    of_queries = text_kl(teachers.queries, students.queries)
+    of_documents = text_kl(teachers.documents, students.documents)
+    grouped = [x.reshape(len(of_queries), -1) for x in (of_queries, of_documents)]
     return jnp.mean(jnp.concatenate(grouped, axis=1), axis=1)
 
 
 def score_kl(
-    q: Array,
-    d: Array,
+    gather_size: GatherSize,
+    full_width: int,
     term: Term,
     *,
     temperature: float,
@@ -109,12 +130,16 @@ def score_kl(
     full_width_teacher: bool,
 ) -> Array:
     """[B] KL(last layer || size) over each query's similarities to all documents."""
-    score = SIMILARITIES[similarity]
-    width = q.shape[-1] if full_width_teacher else term.width
-    teacher = score(q[:, -1, :width], d[:, -1, :width])  # [B, B*K]
-    teacher = jax.lax.stop_gradient(teacher) if detach_teacher else teacher
-    q, d = q[:, term.layer, : term.width], d[:, term.layer, : term.width]
-    return _softmax_kl(teacher, score(q, d), temperature)
+
+    def kl_of_rows(teachers: PairVectors, students: PairVectors) -> Array:
+        teacher = PairScores(teachers, similarity).query_document  # [b, B*K]
+        teacher = jax.lax.stop_gradient(teacher) if detach_teacher else teacher
+        student = PairScores(students, similarity).query_document
+        return _softmax_kl(teacher, student, temperature)
+
+    teachers = gather_size(-1, full_width if full_width_teacher else term.width)
+    students = gather_size(term.layer, term.width)
+    return map_row_blocks(kl_of_rows, teachers, students)
 
 
 def sample_layers(key: Key, blocks: int, count: int) -> list[Array]:
@@ -152,22 +177,44 @@ def check_pairs(pairs: Pairs, blocks: int, width: int) -> None:
             )
 
 
-def _task_loss(loss: Loss, q: Array, d: Array, labels: Labels, term: Term) -> Array:
+def _cache_sizes(q: Array, d: Array) -> GatherSize:
+    """Gathers the embeddings of a size when it is asked for the first time.
+
+    Args:
+        q: [B, L+1, D] queries of this device.
+        d: [B*K, L+1, D] their documents.
+    """
+    cache = {}
+
+    def gather_size(layer, width):
+        # The last layer has two numbers, and a sampled one is known by its identity
+        fixed = isinstance(layer, int)
+        key = (layer % q.shape[1] if fixed else id(layer), width)
+        if key not in cache:
+            cache[key] = gather_pairs(q[:, layer, :width], d[:, layer, :width])
+        return cache[key]
+
+    return gather_size
+
+
+def _task_loss(
+    loss: Loss, gather_size: GatherSize, full_width: int, labels: Labels, term: Term
+) -> Array:
     """[B] base loss at a size; a sampled width selects a branch of `lax.switch`.
 
     (Replacing the truncated dimensions by zeros would suffice for cosines, but not for
     `angle`, which splits its input into halves.)
     """
-
-    def loss_at_width(k, q, d, labels):
-        return loss(q[:, :k], d[:, :k], labels)
-
-    # [B, D] and [B*K, D] at this layer
-    q, d = q[:, term.layer], d[:, term.layer]
     if isinstance(term.width, int):
-        return loss_at_width(term.width, q, d, labels)
+        return loss.fn(gather_size(term.layer, term.width), labels)
+
+    def loss_at_width(k, vectors):
+        texts = [x[:, :k] for x in vectors[:-1]]
+        return loss.fn(PairVectors(*texts, vectors.rows), labels)
+
     branches = [partial(loss_at_width, k) for k in term.width.widths]
-    return jax.lax.switch(term.width.index, branches, q, d, labels)
+    vectors = gather_size(term.layer, full_width)
+    return jax.lax.switch(term.width.index, branches, vectors)
 
 
 def _softmax_kl(teacher: Array, student: Array, temperature: float) -> Array:

@@ -3,7 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from research.losses.similarity import cosine, docs_per_query
+from research import sharding
+from research.losses.similarity import (
+    PairScores,
+    PairVectors,
+    gather_pairs,
+    map_row_blocks,
+)
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.pooling import registry
@@ -42,8 +48,8 @@ def contrastive(
         pool: A pooling function, or a pooling with parameters, which are trained too.
             Pooling parameters of the encoder are dropped if the pooling has none.
         size_loss: A loss over sizes, from `matryoshka.SIZE_LOSSES`.
-        micro_batch: Number of pairs encoded at a time; 0 encodes all at once. The
-            gradient is that of the full batch (GradCache, Gao et al. 2021).
+        micro_batch: Most pairs that each device encodes at a time; 0 encodes all at
+            once. The gradient is that of the full batch (GradCache, Gao et al. 2021).
         head: "tanh" applies a dense layer with tanh to the pooled vector, in training
             only (SimCSE, Gao et al. 2021, section 3); "none" has no head.
 
@@ -79,11 +85,32 @@ def contrastive(
         if head == "tanh":
             embeddings = _apply_tanh_head(params["head"], embeddings)
 
-        q = embeddings[batch.query_index]  # [B, ...]
-        d = embeddings[batch.document_index]  # [B*K, ...]
-        losses, metrics = size_loss.loss(q, d, batch.labels, loss_key)
-        total = losses.mean() + position_penalty(key, params["encoder"], cfg)
-        return LossOutput(total, {**metrics, **ranking_metrics(q, d)})
+        # The loss of each device's pairs, whose texts are in the device's rows
+        value, metrics = sharding.map_over_data(
+            contrast,
+            embeddings,
+            batch.query_index,
+            batch.document_index,
+            batch.labels,
+            loss_key,
+        )
+        value += position_penalty(key, params["encoder"], cfg)
+        return LossOutput(value, metrics)
+
+    def contrast(embeddings, query_index, document_index, labels, key):
+        # [B, ...], [B*K, ...] of this device
+        q, d = (
+            take_texts(embeddings, query_index),
+            take_texts(embeddings, document_index),
+        )
+        losses, metrics = size_loss.loss(q, d, labels, key)
+        return losses.mean(), {**metrics, **ranking_metrics(q, d)}
+
+    def take_texts(embeddings: Array, index: Array) -> Array:
+        # Indices count over all devices; a text of another device becomes NaN
+        index = index - sharding.first_row(len(embeddings))
+        index = jnp.where(index < 0, len(embeddings), index)
+        return embeddings.at[index].get(mode="fill", fill_value=jnp.nan)
 
     def encode_batch(params: Params, batch: Batch, key: Key) -> Array:
         texts_per_row = max_segments(batch.tokens.token_ids.shape[1])
@@ -100,7 +127,9 @@ def contrastive(
             )
 
         # With micro-batches, chunk by chunk
-        chunks = num_chunks(len(batch.query_index), micro_batch)
+        chunks = num_chunks(
+            len(batch.query_index), micro_batch, sharding.data_devices()
+        )
         return encode_in_chunks(encode, chunks)(params, batch.tokens, key)
 
     return Objective(init, loss)
@@ -122,11 +151,20 @@ def ranking_metrics(q: Array, d: Array) -> Metrics:
     if q.ndim == 3:
         q, d = q[:, -1], d[:, -1]
     q, d = jax.lax.stop_gradient((q, d))
-    scores = cosine(q, d[:: docs_per_query(q, d)])  # [B, B]
-    positives = jnp.diagonal(scores)
-    num_negatives = max(1, scores.size - len(positives))
+
+    def rank_rows(rows: PairVectors):
+        # [b, B] scores of all positives; each query's own; the sum of the negatives'
+        scores = PairScores(rows, "cosine").query_document[:, :: rows.docs_per_query]
+        is_own = rows.rows[:, None] == jnp.arange(scores.shape[1])[None, :]
+        positives = jnp.sum(jnp.where(is_own, scores, 0.0), axis=1)
+        correct = (positives >= scores.max(1)).astype(jnp.float32)
+        return positives, scores.sum(1) - positives, correct
+
+    vectors = gather_pairs(q, d)
+    positives, negatives, correct = map_row_blocks(rank_rows, vectors)  # each [B]
+    num_negatives = max(1, len(vectors.all_queries) - 1)
     return {
         "positive_cosine": positives.mean(),
-        "negative_cosine": (scores.sum() - positives.sum()) / num_negatives,
-        "accuracy": (positives >= scores.max(1)).mean(dtype=jnp.float32),
+        "negative_cosine": negatives.mean() / num_negatives,
+        "accuracy": correct.mean(),
     }

@@ -53,16 +53,14 @@ def encode_in_chunks(encode: Encode, chunks: int) -> Encode:
     return encode_rows
 
 
-def num_chunks(batch_size: int, micro_batch: int) -> int:
-    """Number of chunks in which a batch is encoded.
+def num_chunks(batch_size: int, micro_batch: int, devices: int) -> int:
+    """Number of chunks in which each device encodes its share of a batch.
 
-    Raises:
-        ValueError: The batch size is not divisible by the micro-batch size.
+    Args:
+        batch_size: B, number of pairs over all devices.
+        micro_batch: Most pairs of a chunk on each device; 0 for a single chunk.
+        devices: Number of devices that share the batch.
     """
     if micro_batch <= 0:
         return 1
-    if batch_size % micro_batch:
-        raise ValueError(
-            f"batch_size {batch_size} does not divide by micro_batch {micro_batch}"
-        )
-    return batch_size // micro_batch
+    return -(-batch_size // (devices * micro_batch))
