@@ -108,7 +108,7 @@ def batch_shardings(batch: Any, mesh: Mesh):
     return jax.tree.map(sharding, batch)
 
 
-def process_share(mesh: Mesh) -> tuple[int, int]:
+def find_process_share(mesh: Mesh) -> tuple[int, int]:
     """(index, count): which of the equal shares of a batch this process holds.
 
     Processes whose devices have the same positions along 'data' hold the same share.
@@ -147,7 +147,7 @@ def put_batch(batch: Any, mesh: Mesh):
     Raises:
         ValueError: With several shares, a leading axis is not divisible.
     """
-    _, hosts = process_share(mesh)
+    _, hosts = find_process_share(mesh)
 
     def place_leaf(leaf):
         leaf = np.asarray(leaf)
@@ -238,7 +238,7 @@ def map_over_data(fn: Callable[..., Any], *arguments: Any) -> Any:
     Returns:
         The tree of means over the rows of all devices.
     """
-    devices = data_devices()
+    devices = count_data_devices()
     leaves = [x for x in jax.tree.leaves(arguments) if x.ndim]
     if devices == 1 or any(len(x) % devices for x in leaves):
         return fn(*arguments)
@@ -251,7 +251,7 @@ def map_over_data(fn: Callable[..., Any], *arguments: Any) -> Any:
     return split(*arguments)
 
 
-def data_devices() -> int:
+def count_data_devices() -> int:
     """Number of devices that share a batch in the ambient mesh; 1 without a mesh."""
     return dict(jax.sharding.get_abstract_mesh().shape).get("data", 1)
 
@@ -263,7 +263,7 @@ def gather_rows(x: jax.Array) -> jax.Array:
     return jax.lax.all_gather(x, "data", tiled=True)
 
 
-def first_row(count: int) -> jax.Array | int:
+def find_first_row(count: int) -> jax.Array | int:
     """Index of this device's first row among all devices', if each one has `count`."""
     return jax.lax.axis_index("data") * count if _is_split() else 0
 

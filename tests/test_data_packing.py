@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from research.data.packing import (
     LENGTHS,
     best_fit,
-    best_fit_bins,
+    pack_bins,
     bucket_length,
-    deal,
+    split_evenly,
 )
 
 
@@ -44,38 +44,36 @@ def test_best_fit_takes_the_fullest_row():
 def test_bins_are_packed_as_best_fit_packs_each_of_them(data, bins, texts, limit):
     numbers = st.lists(st.integers(1, 64), min_size=texts, max_size=texts)
     lengths = np.array([data.draw(numbers) for _ in range(bins)])
-    packing = best_fit_bins(lengths, 64, limit)
-    alone = [best_fit(row, 64, limit) for row in lengths]
-    assert packing.rows == max(part.rows for part in alone)
+    # Without a limit, rows of equal room are alike: the same room is left in the rows
+    packing = pack_bins(lengths, 64, texts)
+    singles = [best_fit(row, 64, texts) for row in lengths]
+    assert packing.rows == max(single.rows for single in singles)
+    for i, single in enumerate(singles):
+        totals = [np.bincount(x, lengths[i]) for x in (packing.row[i], single.row)]
+        assert sorted(totals[0]) == sorted(totals[1])
+    # Texts lie end to end, numbered from 1, and no more than the limit in a row
+    packing = pack_bins(lengths, 64, limit)
     for i in range(bins):
-        # The same rows, up to their order: each row is the set of its texts' lengths
-        rows = [
-            sorted(
-                sorted(lengths[i][part == row].tolist())
-                for row in range(part.max() + 1)
-            )
-            for part in (packing.row[i], alone[i].row)
-        ]
-        assert rows[0] == rows[1]
-        # Texts lie end to end, numbered from 1
         for row in range(packing.row[i].max() + 1):
             inside = np.flatnonzero(packing.row[i] == row)
             inside = inside[np.argsort(packing.segment_ids[i][inside])]
             numbers = packing.segment_ids[i][inside].tolist()
             assert numbers == list(range(1, len(inside) + 1))
+            assert len(inside) <= limit
             ends = np.cumsum(lengths[i][inside])
             assert packing.start[i][inside].tolist() == [0, *ends[:-1]]
+            assert ends[-1] <= 64
 
 
 def test_bins_refuse_a_text_longer_than_a_row():
     with pytest.raises(ValueError, match="a text of 65 tokens, in rows of 64"):
-        best_fit_bins(np.array([[65], [1]]), 64, 8)
+        pack_bins(np.array([[65], [1]]), 64, 8)
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=40), st.integers(1, 8))
 def test_dealt_bins_have_equal_numbers_and_nearly_equal_sizes(sizes, bins):
     sizes = np.array(sizes * bins)
-    dealt = deal(sizes, bins)
+    dealt = split_evenly(sizes, bins)
     assert sorted(dealt.ravel().tolist()) == list(range(len(sizes)))
     totals = sizes[dealt].sum(axis=1)
     assert totals.max() - totals.min() <= sizes.max()

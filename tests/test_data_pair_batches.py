@@ -214,13 +214,15 @@ def test_rows_are_full_on_any_number_of_devices(tokenizer, tmp_path):
         Example(f"{i} {text(rng)}", (text(rng),), (text(rng),)) for i in range(4096)
     ]
     sources = {"many": Source(rows, 1, 1.0, {"query": "", "document": ""})}
-    for devices in (1, 8, 32):
+    # A row of each device is a larger share of its rows where these are few
+    for devices, share in ((1, 0.95), (8, 0.95), (32, 0.93)):
         batches = make_pair_batches(
             sources,
             tokenizer,
             cache=tmp_path,
             batch_size=2048,
             max_length=64,
+            row_length=64,
             seed=0,
             devices=devices,
             chunks=max(1, 8 // devices),
@@ -229,7 +231,7 @@ def test_rows_are_full_on_any_number_of_devices(tokenizer, tmp_path):
         full = sum((x > 0).sum() for x in segment_ids) / sum(
             x.size for x in segment_ids
         )
-        assert full > 0.95
+        assert full > share
 
 
 def test_few_shapes(make):

@@ -135,7 +135,7 @@ def best_fit(lengths: np.ndarray, size: int, max_texts: int) -> Packing:
     return Packing(np.array(row), np.array(segment), np.array(start), len(row_texts))
 
 
-def best_fit_bins(lengths: np.ndarray, size: int, max_texts: int) -> Packing:
+def pack_bins(lengths: np.ndarray, size: int, max_texts: int) -> Packing:
     """Packs every bin of texts into rows of its own, by the rule of `best_fit`.
 
     All bins advance together, so that the loop has one round for each text of a bin and
@@ -189,7 +189,7 @@ def best_fit_bins(lengths: np.ndarray, size: int, max_texts: int) -> Packing:
     return Packing(row, segment, start, int(row.max()) + 1)
 
 
-def deal(sizes: np.ndarray, bins: int) -> np.ndarray:
+def split_evenly(sizes: np.ndarray, bins: int) -> np.ndarray:
     """Deals items into bins of equal number and nearly equal total size.
 
     The largest items go to bins 0 ... G-1, the next ones to bins G-1 ... 0, and so on.

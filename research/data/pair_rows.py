@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from research.data.packing import Packing, best_fit_bins, deal, token_offsets
+from research.data.packing import Packing, pack_bins, split_evenly, token_offsets
 from research.data.pair_cache import PairTable
 from research.types import Tokens, max_segments
 
@@ -102,9 +102,9 @@ def pack_texts(
         The order [B] of the pairs, bin by bin, and the packing [G, T] of their texts.
     """
     lengths = text_lengths(source.table, texts)  # [B, 1+K]
-    order = deal(lengths.sum(axis=1), bins)  # [G, B / G]
+    order = split_evenly(lengths.sum(axis=1), bins)  # [G, B / G]
     bin_lengths = lengths[order].reshape(bins, -1)  # [G, T]
-    packing = best_fit_bins(bin_lengths, source.length, max_segments(source.length))
+    packing = pack_bins(bin_lengths, source.length, max_segments(source.length))
     return order.reshape(-1), packing
 
 

@@ -187,7 +187,7 @@ def _build_batches(
     prompt: Prompt | None,
 ) -> PairBatches | PretrainingBatches:
     # Arguments of both kinds of batches
-    process_index, process_count = sharding.process_share(mesh)
+    process_index, process_count = sharding.find_process_share(mesh)
     shared = {
         "batch_size": config.batch_size,
         "max_length": config.max_length,

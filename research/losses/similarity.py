@@ -146,7 +146,7 @@ def gather_pairs(q: Array, d: Array) -> PairVectors:
         ValueError: The number of documents is not a multiple of the number of queries.
     """
     docs_per_query(q, d)
-    rows = sharding.first_row(len(q)) + jnp.arange(len(q), dtype=jnp.int32)
+    rows = sharding.find_first_row(len(q)) + jnp.arange(len(q), dtype=jnp.int32)
     return PairVectors(q, d, sharding.gather_rows(q), sharding.gather_rows(d), rows)
 
 

@@ -87,7 +87,7 @@ def contrastive(
 
         # The loss of each device's pairs, whose texts are in the device's rows
         value, metrics = sharding.map_over_data(
-            contrast,
+            compute_loss,
             embeddings,
             batch.query_index,
             batch.document_index,
@@ -97,7 +97,7 @@ def contrastive(
         value += position_penalty(key, params["encoder"], cfg)
         return LossOutput(value, metrics)
 
-    def contrast(embeddings, query_index, document_index, labels, key):
+    def compute_loss(embeddings, query_index, document_index, labels, key):
         # [B, ...], [B*K, ...] of this device
         q, d = (
             take_texts(embeddings, query_index),
@@ -108,7 +108,7 @@ def contrastive(
 
     def take_texts(embeddings: Array, index: Array) -> Array:
         # Indices count over all devices; a text of another device becomes NaN
-        index = index - sharding.first_row(len(embeddings))
+        index = index - sharding.find_first_row(len(embeddings))
         index = jnp.where(index < 0, len(embeddings), index)
         return embeddings.at[index].get(mode="fill", fill_value=jnp.nan)
 
@@ -128,7 +128,7 @@ def contrastive(
 
         # With micro-batches, chunk by chunk
         chunks = num_chunks(
-            len(batch.query_index), micro_batch, sharding.data_devices()
+            len(batch.query_index), micro_batch, sharding.count_data_devices()
         )
         return encode_in_chunks(encode, chunks)(params, batch.tokens, key)
 

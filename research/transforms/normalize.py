@@ -13,18 +13,19 @@ def l2_norm(x: Array) -> Array:
     """Euclidean norm of the last axis; its gradient is 0 where the norm is 0."""
     # The inner `where` keeps sqrt's infinite gradient at 0 out of the result.
     square = jnp.sum(jnp.square(x), axis=-1)
-    positive = square > 0
+    positive = ~(square <= 0)  # or NaN
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
 def l2_normalize(x: Array) -> Array:
     """Scales the last axis to length 1, in float32, for use under jit.
 
-    For a vector shorter than MIN_NORM, the result and its gradient are 0.
+    For a vector shorter than MIN_NORM, the result and its gradient are 0. A vector with
+    NaN stays NaN, so that the loss shows it.
     """
     x = to_float32(x)
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    valid = square > MIN_NORM**2
+    valid = ~(square <= MIN_NORM**2)
     return jnp.where(valid, x * jax.lax.rsqrt(jnp.where(valid, square, 1.0)), 0.0)
 
 
