@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from research.data.packing import (
     LENGTHS,
     best_fit,
-    pack_bins,
     bucket_length,
+    pack_bins,
     split_evenly,
 )
 

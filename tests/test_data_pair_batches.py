@@ -211,7 +211,8 @@ def test_the_pairs_of_a_step_are_those_of_one_device(make):
 def test_rows_are_full_on_any_number_of_devices(tokenizer, tmp_path):
     rng = np.random.default_rng(0)
     rows = [
-        Example(f"{i} {text(rng)}", (text(rng),), (text(rng),)) for i in range(4096)
+        Example(f"{i} {text(rng, 30)}", (text(rng, 30),), (text(rng, 30),))
+        for i in range(4096)
     ]
     sources = {"many": Source(rows, 1, 1.0, {"query": "", "document": ""})}
     # A row of each device is a larger share of its rows where these are few
