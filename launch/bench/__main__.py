@@ -1,6 +1,7 @@
 """Benchmarks of Embax against PyTorch on the same texts, weights and batches.
 
 python -m launch.bench encode|train_step [--model=M]
+python -m launch.bench startup [--model=M]
 python -m launch.bench pretrain [--variant=depth=12,width=768]
 python -m launch.bench encode_long [--documents=8] [--length=8192]
 python -m launch.bench attention [--lengths=512,1024,...]
@@ -71,6 +72,13 @@ def bench_train_step() -> dict:
     return train_step(CONFIG.value, MODEL.value, ROUNDS.value)
 
 
+def bench_startup() -> dict:
+    """Benchmark of embedding one text in a process of its own."""
+    from launch.bench.startup import startup
+
+    return startup(MODEL.value, ROUNDS.value)
+
+
 def bench_pretrain() -> dict:
     """Benchmark of pre-training steps of MLM and SMAE."""
     from launch.bench.pretrain import pretrain
@@ -105,6 +113,7 @@ def bench_attention() -> dict:
 BENCHES = {
     "encode": bench_encode,
     "encode_long": bench_encode_long,
+    "startup": bench_startup,
     "train_step": bench_train_step,
     "pretrain": bench_pretrain,
     "attention": bench_attention,
