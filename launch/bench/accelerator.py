@@ -43,7 +43,7 @@ class Budget(NamedTuple):
 # In order of value. The last ones take what is left.
 BUDGETS = (
     Budget("kernels", 75, 25),
-    Budget("train_step", 190, 50),
+    Budget("train_step", 170, 50),
     Budget("train_step_torch", 60, 25),
     Budget("encode", 75, 30),
     Budget("attention", 70, 25),
@@ -51,7 +51,8 @@ BUDGETS = (
     Budget("lora", 75, 35),
     Budget("lora_torch", 40, 20),
     Budget("infonce", 40, 20),
-    Budget("ablation", 600, 60),
+    Budget("ablation", 200, 60),
+    Budget("train_details", 150, 50),
     Budget("packed_kernel", 40, 20),
 )
 RESERVE = 6.0  # seconds for the table

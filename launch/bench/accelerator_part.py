@@ -4,6 +4,7 @@ python -m launch.bench.accelerator_part NAME --records=FILE --deadline=T --scrat
 """
 
 import importlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from launch.bench.records import Recorder
 PARTS = {
     "kernels": ("check_kernels", "check_kernels"),
     "train_step": ("train_variants", "time_starbucks"),
+    "train_details": ("train_variants", "time_starbucks_details"),
     "train_step_torch": ("torch_steps", "time_starbucks_peer"),
     "encode": ("inference_parts", "time_encoding"),
     "attention": ("inference_parts", "time_attention"),
@@ -55,6 +57,8 @@ def main() -> None:
     start = time.time()
     getattr(module, function)(setting, recorder)
     cli.log(f"{NAME}: {time.time() - start:.1f} s, {len(recorder.rows)} records")
+    # Threads that still compile would keep the process
+    os._exit(0)
 
 
 def describe_device() -> str:

@@ -40,6 +40,28 @@ def attend_cudnn_mask(
     )
 
 
+def attend_cudnn_lengths(
+    cfg: EncoderConfig,
+    q: tuple[Array, ...],
+    k: tuple[Array, ...],
+    v: Array,
+    attn: AttentionInputs,
+    is_local: Array | None = None,
+) -> Array:
+    """cuDNN attention of rows of one text each: `flash` without its condition."""
+    del is_local
+    lengths = (attn.positions.segment_ids > 0).sum(-1, dtype=jnp.int32)
+    return jax.nn.dot_product_attention(
+        q[0],
+        k[0],
+        v,
+        scale=1.0,
+        is_causal=cfg.causal,
+        key_value_seq_lengths=jnp.maximum(lengths, 1),
+        implementation="cudnn",
+    )
+
+
 def attend_xla_softmax(
     cfg: EncoderConfig,
     q: tuple[Array, ...],
@@ -136,11 +158,15 @@ def attend_cudnn_packed(
 
 
 def segment_lengths(segment_ids: Array) -> tuple[Array, Array]:
-    """Lengths [B, M] and first positions [B, M+1] of texts; -1 where there is none."""
+    """Lengths [B, M+1] and first positions [B, M+2] of texts; -1 where there is none.
+
+    Padding is the last text of a row, so that every token's output is written.
+    """
     numbers = jnp.arange(1, max_segments(segment_ids.shape[1]) + 1)
-    is_text = segment_ids[:, None, :] == numbers[None, :, None]  # [B, M, S]
-    lengths = is_text.sum(-1, dtype=jnp.int32)  # [B, M]
-    starts = jnp.argmax(is_text, axis=-1).astype(jnp.int32)  # [B, M]
+    numbers = jnp.append(numbers, 0)  # [M+1]
+    is_text = segment_ids[:, None, :] == numbers[None, :, None]  # [B, M+1, S]
+    lengths = is_text.sum(-1, dtype=jnp.int32)
+    starts = jnp.argmax(is_text, axis=-1).astype(jnp.int32)
     exists = lengths > 0
     offsets = jnp.where(exists, starts, -1)
     # One more than there are texts, as cuDNN reads them
@@ -155,6 +181,7 @@ def _repeat_heads(x: Array, cfg: EncoderConfig) -> Array:
 
 VARIANTS = {
     "cudnn_mask": attend_cudnn_mask,
+    "cudnn_lengths": attend_cudnn_lengths,
     "triton": attend_triton,
     "xla_softmax": attend_xla_softmax,
     "bfloat16_logits": attend_bfloat16_logits,

@@ -149,7 +149,10 @@ def time_attention(setting: Setting, recorder: Recorder) -> None:
     register_variants()
     tokens = 1_024 if setting.tiny else 32_768
     lengths = (64, 128) if setting.tiny else (512, 2_048, 8_192, 32_768)
-    kernels = {"gpu": ("flash", "cudnn_mask"), "tpu": ("splash",)}
+    kernels = {
+        "gpu": ("flash", "cudnn_lengths", "triton", "cudnn_mask"),
+        "tpu": ("splash",),
+    }
     names = (*kernels.get(jax.default_backend(), ()), "blockwise", "plain")
     # Four lengths first, those between them in the time that is left
     for length in (*lengths, *(() if setting.tiny else (1_024, 4_096, 16_384))):

@@ -41,13 +41,6 @@ def time_starbucks_peer(setting: Setting, recorder: Recorder) -> None:
             lambda t=texts, d=dropout: _time_starbucks(setting, t, d),
             needs=10,
         )
-    if setting.tiny:
-        return
-    recorder.attempt(
-        "torch.compile, passages, dropout 0.0",
-        lambda: _time_starbucks(setting, "passages", 0.0, compiles=True),
-        needs=25,
-    )
 
 
 def time_lora_peer(setting: Setting, recorder: Recorder) -> None:
@@ -69,9 +62,7 @@ def time_sdpa(setting: Setting, recorder: Recorder) -> None:
         )
 
 
-def _time_starbucks(
-    setting: Setting, texts: str, dropout: float, *, compiles: bool = False
-) -> dict[str, Any]:
+def _time_starbucks(setting: Setting, texts: str, dropout: float) -> dict[str, Any]:
     shape = setting.bert
     batch_size = 8 if setting.tiny else 512
     batches = load_columns(setting.scratch, f"starbucks-{texts}-{batch_size}")
@@ -95,8 +86,6 @@ def _time_starbucks(
         device=find_device(),
         autocast=True,
     )
-    if compiles:
-        peer.model = torch.compile(peer.model, dynamic=True)
     fields = _time_batches(setting, peer.queue, batches)
     useful = useful_flops(shape, batches[0])
     return {

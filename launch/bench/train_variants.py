@@ -18,7 +18,7 @@ from launch.bench.columns import (
     useful_flops,
 )
 from launch.bench.kernel_profile import profile_kernels
-from launch.bench.records import Recorder
+from launch.bench.records import Recorder, read_records
 from launch.bench.timing import time_steps
 from launch.bench.train_step import TrainingSteps
 from launch.bench.variants import (
@@ -51,9 +51,22 @@ def time_starbucks(setting: Setting, recorder: Recorder) -> None:
     # cuDNN and Triton run on GPUs only
     first = [v for v in FIRST[1:] if not cpu or "attention" not in v.encoder]
     bench.time_all(first[:2] if setting.tiny else first)
-    bench.time_all(bench.inherit(SECOND[:2] if setting.tiny else SECOND))
     bench.profile_best()
-    if not cpu:
+
+
+def time_starbucks_details(setting: Setting, recorder: Recorder) -> None:
+    """Times variants of the fastest step of the earlier part."""
+    register_variants()
+    bench = VariantBench(setting, recorder)
+    # The fastest step that the earlier part recorded
+    rates = {
+        row["name"]: row.get("tokens_per_second", 0.0)
+        for row in read_records(recorder.path)
+        if row["part"] == "train_step"
+    }
+    bench.best = max(FIRST, key=lambda variant: rates.get(variant.name, 0.0))
+    bench.time_all(bench.inherit(SECOND[:2] if setting.tiny else SECOND))
+    if jax.default_backend() == "gpu":
         bench.time_all(LAST)
 
 
@@ -109,23 +122,21 @@ class VariantBench:
     def time_all(self, variants: Sequence[Variant]) -> None:
         """Compiles and times variants, as far as the time of the part suffices."""
         programs = {}
-        with ThreadPoolExecutor(COMPILERS) as pool:
-            for variant in variants:
-                # Built one by one: they share files of tokens
-                try:
-                    program = self._prepare(variant)
-                except Exception as error:
-                    program = error
-                programs[variant.name] = pool.submit(_compile, program)
-            # Nothing is timed while another program compiles, which uses the device
-            for future in programs.values():
-                _wait(future, max(1.0, self.recorder.measure_seconds_left() - SECONDS))
-            for future in programs.values():
-                future.cancel()
-            for variant in variants:
-                self._attempt(variant, programs[variant.name])
-            # A compilation that still runs is not waited for
-            pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(COMPILERS)
+        for variant in variants:
+            # Built one by one: they share files of tokens
+            try:
+                program = self._prepare(variant)
+            except Exception as error:
+                program = error
+            programs[variant.name] = pool.submit(_compile, program)
+        # Nothing is timed while another program compiles, which uses the device
+        for future in programs.values():
+            _wait(future, max(1.0, self.recorder.measure_seconds_left() - SECONDS))
+        # A compilation that still runs is not waited for
+        pool.shutdown(wait=False, cancel_futures=True)
+        for variant in variants:
+            self._attempt(variant, programs.pop(variant.name))
 
     def _attempt(self, variant: Variant, program: Future) -> None:
         """Times a variant, and keeps it if it is the fastest one."""
