@@ -3,13 +3,13 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from research.inference.batching import BatchSizes, group_by_length, padded_length
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.models import encoder
 from research.models.config import EncoderConfig
+from research.sharding import make_mesh
 from research.text.templates import Prompt
 from research.text.tokenization import tokenize_texts, train_tokenizer
 from research.text.tokens import Piece
@@ -46,11 +46,16 @@ def test_order_batch_size_and_neighbours_change_nothing(model):
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, atol=1e-5)
 
 
-def test_spread_over_devices(model):
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+@pytest.mark.parametrize("copies", [8, 4])
+def test_spread_over_devices(model, copies):
+    """Rows over copies of the model, and each copy over 8 / copies devices."""
+    mesh = make_mesh({"data": copies, "model": 8 // copies})
     x = embedder(model)(TEXTS, "query")
-    spread = embedder(model, mesh=mesh, batch_tokens=32)(TEXTS, "query")
-    np.testing.assert_allclose(spread, x, atol=1e-5)
+    spread = embedder(model, mesh=mesh, batch_tokens=32)
+    np.testing.assert_allclose(spread(TEXTS, "query"), x, atol=1e-6)
+    kernel = spread._row_encoders[0].params["layers"]["query"]["kernel"]
+    heads = kernel.addressable_shards[0].data.shape[-2]
+    assert heads == 2 * copies // 8
 
 
 def test_prompts_go_before_the_texts_of_their_role(model):
