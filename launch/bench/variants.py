@@ -16,7 +16,7 @@ class Variant(NamedTuple):
         encoder: Fields of the encoder's section.
         texts: 'passages' or 'nli'.
         batch_size: Number of pairs or triplets; 0 for the setting's.
-        row_length: Number of tokens of a row.
+        length: Number of tokens of a row, and the longest of a text.
         size_loss: 'starbucks_sts', or 'full_size' for the last layer only.
         bfloat16: Whether parameters and moments are bfloat16 too.
         inherits: Whether the encoder's fields are those of the fastest variant so far,
@@ -27,7 +27,7 @@ class Variant(NamedTuple):
     encoder: Mapping[str, Any] = {}
     texts: str = "passages"
     batch_size: int = 0
-    row_length: int = 128
+    length: int = 128
     size_loss: str = "starbucks_sts"
     bfloat16: bool = False
     inherits: bool = False
@@ -53,7 +53,7 @@ NLI = Variant("default, nli", texts="nli")
 # Variants of the fastest one, to learn where the time goes.
 SECOND = (
     Variant("best, nli", texts="nli", inherits=True),
-    Variant("best, rows of 256", row_length=256, inherits=True),
+    Variant("best, 256 tokens", length=256, inherits=True),
     Variant("best, last layer only", size_loss="full_size", inherits=True),
     Variant("best, bfloat16 parameters", bfloat16=True, inherits=True),
     Variant("best, batch 128", batch_size=128, inherits=True),
@@ -72,9 +72,8 @@ def make_starbucks_config(setting: Setting, variant: Variant):
     batch_size = variant.batch_size or 512
     if setting.tiny:
         batch_size = 8
-    row_length = 32 if setting.tiny else variant.row_length
     config = starbucks_config(
-        setting, variant.texts, batch_size, row_length, **variant.encoder
+        setting, variant.texts, batch_size, variant.length, **variant.encoder
     )
     if variant.size_loss == "full_size":
         config.size_loss = section(SIZE_LOSSES, "full_size")

@@ -155,7 +155,7 @@ def _write_texts(path: Path, name: str, count: int) -> None:
 
 
 def starbucks_config(
-    setting: Setting, texts: str, batch_size: int, row_length: int = 128, **encoder
+    setting: Setting, texts: str, batch_size: int, length: int = 128, **encoder
 ):
     """Config of Starbucks fine-tuning of a random BERT-base.
 
@@ -163,17 +163,16 @@ def starbucks_config(
         setting: Sizes and folders.
         texts: 'passages' or 'nli'.
         batch_size: Number of pairs or triplets.
-        row_length: Number of tokens of a packed row; texts are cut at 128.
+        length: Number of tokens of a packed row, and the longest of a text.
         **encoder: Fields of the encoder's section, such as dropout and attention.
     """
     config = load_recipe("configs/starbucks_sts.py", "tiny")
-    length = 32 if setting.tiny else 128
     config.batch_size = batch_size
-    config.max_length = length
+    config.max_length = 32 if setting.tiny else length
     config.steps = 1_000
     config.tokenizer = section(TOKENIZERS, "trained", vocab=setting.bert["vocab_size"])
-    shape = {"dtype": "bfloat16", "max_len": max(length, row_length)}
-    config.encoder = section(ENCODERS, "bert", **setting.bert | shape | encoder)
+    shape = {**setting.bert, "dtype": "bfloat16"}
+    config.encoder = section(ENCODERS, "bert", **shape | encoder)
     source = section(SOURCES, "files", path=str(setting.find_text_file(texts)))
     config.data = {texts: source}
     pairs = tuple(
