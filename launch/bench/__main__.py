@@ -6,6 +6,8 @@ python -m launch.bench pretrain [--variant=depth=12,width=768]
 python -m launch.bench encode_long [--documents=8] [--length=8192]
 python -m launch.bench attention [--lengths=512,1024,...]
 python -m launch.bench llm [--texts=32] [--blocks=24]
+python -m launch.bench infonce [--pairs=8192,65536,...]
+python -m launch.bench gradcache [--micro_batches=0,64,...] [--batch_size=512]
 """
 
 import sys
@@ -48,6 +50,17 @@ HEADS = flags.DEFINE_integer(
 )
 HEAD_DIM = flags.DEFINE_integer(
     "head_dim", 32, "Width of a head that attention is measured with.", lower_bound=1
+)
+PAIRS = flags.DEFINE_list(
+    "pairs", "8192,32768,65536,262144", "Numbers of pairs that infonce compares."
+)
+MICRO_BATCHES = flags.DEFINE_list(
+    "micro_batches",
+    "0,256,64,16",
+    "Pairs that a device encodes at a time in gradcache; 0 for all.",
+)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 512, "Number of pairs in a batch of gradcache.", lower_bound=1
 )
 
 
@@ -109,6 +122,24 @@ def bench_attention() -> dict:
     }
 
 
+def bench_infonce() -> dict:
+    """Memory, exchange and time of InfoNCE by number of pairs, on all devices."""
+    import jax
+
+    from launch.bench.loss_memory import measure_infonce
+
+    rows = measure_infonce([int(count) for count in PAIRS.value], width=384)
+    return {"devices": jax.device_count(), "width": 384, "rows": rows}
+
+
+def bench_gradcache() -> dict:
+    """Memory of a training step by micro-batch."""
+    from launch.bench.loss_memory import measure_gradcache
+
+    sizes = [int(size) for size in MICRO_BATCHES.value]
+    return {"rows": measure_gradcache(sizes, BATCH_SIZE.value)}
+
+
 # {name on the command line: benchmark}. They import PyTorch only when they run.
 BENCHES = {
     "encode": bench_encode,
@@ -118,6 +149,8 @@ BENCHES = {
     "pretrain": bench_pretrain,
     "attention": bench_attention,
     "llm": bench_llm,
+    "infonce": bench_infonce,
+    "gradcache": bench_gradcache,
 }
 
 
