@@ -1,16 +1,23 @@
+import argparse
+import ast
+import inspect
 import os
+import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor as ThreadPool
 
 import pytest
 
-from research.data import pydocs
-from research.data.examples import Example
-from research.data.pydocs import (
+from research.data import docstrings, pydocs
+from research.data.docstrings import (
     extract_package_pairs,
     extract_pairs,
     find_python_files,
-    is_test,
+    hash_packages,
+    parse_packages,
 )
+from research.data.examples import Example
+from research.data.pydocs import is_test
 from research.data.sources import SOURCES
 
 CODE = '''
@@ -159,3 +166,44 @@ def test_one_package_in_so_many_is_for_testing():
     chosen = [is_test(f"package{i}", 8) for i in range(800)]
     assert 70 < sum(chosen) < 130
     assert chosen == [is_test(f"package{i}", 8) for i in range(800)]
+
+
+def test_a_new_package_costs_its_own_parse_only(folder, tmp_path, monkeypatch):
+    cache = tmp_path / "pairs"
+    before = list(parse_packages(find_python_files([str(folder)]), cache))
+    files = set(cache.iterdir())
+    monkeypatch.setattr(docstrings, "ProcessPoolExecutor", lambda *a: ThreadPool(1))
+    parsed = []
+
+    def extract(package, *arguments):
+        parsed.append(package)
+        return extract_package_pairs(package, *arguments)
+
+    monkeypatch.setattr(docstrings, "extract_package_pairs", extract)
+    (folder / "pack99.py").write_text(FUNCTION.format(name="p99"))
+    after = list(parse_packages(find_python_files([str(folder)]), cache))
+    assert parsed == ["pack99"]
+    assert [pair for pair in after if pair.package != "pack99"] == before
+    assert set(cache.iterdir()) > files and len(after) == len(before) + 2
+
+
+def test_packages_are_the_same_in_another_place(module_folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "moved"
+    shutil.copytree(module_folder, elsewhere)
+    first, second = (
+        hash_packages(find_python_files([str(f)])) for f in (module_folder, elsewhere)
+    )
+    assert first == second
+    with (elsewhere / "good" / "one.py").open("a") as file:
+        file.write("# a comment")
+    changed = hash_packages(find_python_files([str(elsewhere)]))
+    assert {name for name in first if changed[name] != first[name]} == {"good"}
+
+
+def test_functions_come_in_the_order_of_a_walk_over_all_nodes():
+    source = inspect.getsource(argparse) + CODE
+    tree = ast.parse(source)
+    names = [n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+    walked = docstrings.walk_statements(tree)
+    assert [n.name for n in walked if isinstance(n, ast.FunctionDef)] == names
+    assert len(names) > 50
