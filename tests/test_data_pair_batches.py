@@ -7,6 +7,7 @@ import pytest
 from research.data.examples import Example
 from research.data.pair_batches import make_pair_batches
 from research.data.sources import Source
+from research.objectives.gradcache import count_chunks
 from research.text.prompts import PROMPTS
 from research.text.templates import tokenize_with_prompt
 from research.text.tokenization import hash_texts, tokenize_texts, train_tokenizer
@@ -187,11 +188,12 @@ def test_the_hosts_parts_make_up_the_batch(make, hosts):
 
 @pytest.mark.parametrize("devices, chunks", [(1, 3), (2, 1), (4, 2), (8, 1)])
 def test_every_device_has_its_pairs_in_its_rows(make, devices, chunks):
-    batches = make(devices=devices, chunks=chunks)
+    batches = make(devices=devices, min_chunks=chunks)
     for step in range(6):
         batch = batches(step)
         rows, length = batch.tokens.token_ids.shape
-        assert rows % (devices * chunks) == 0
+        assert rows % devices == 0
+        assert count_chunks(rows // devices, chunks) <= max(chunks, chunks * 5 // 4)
         slots = rows // devices * max_segments(length)
         for index in (batch.query_index, batch.document_index):
             owner = np.repeat(np.arange(devices), len(index) // devices)
@@ -216,7 +218,7 @@ def test_rows_are_full_on_any_number_of_devices(tokenizer, tmp_path):
     ]
     sources = {"many": Source(rows, 1, 1.0, {"query": "", "document": ""})}
     # A row of each device is a larger share of its rows where these are few
-    for devices, share in ((1, 0.95), (8, 0.95), (32, 0.93)):
+    for devices, chunks, share in ((1, 32, 0.95), (8, 4, 0.95), (32, 1, 0.93)):
         batches = make_pair_batches(
             sources,
             tokenizer,
@@ -226,7 +228,7 @@ def test_rows_are_full_on_any_number_of_devices(tokenizer, tmp_path):
             row_length=64,
             seed=0,
             devices=devices,
-            chunks=max(1, 8 // devices),
+            min_chunks=chunks,
         )
         segment_ids = [batches(step).tokens.segment_ids for step in range(8)]
         full = sum((x > 0).sum() for x in segment_ids) / sum(

@@ -67,7 +67,7 @@ def made(tmp_path_factory):
             seed=0,
             cache=tmp_path_factory.mktemp("tokens"),
             devices=devices,
-            chunks=chunks,
+            min_chunks=chunks,
         )
         return jax.tree.map(jnp.asarray, batches(0))
 

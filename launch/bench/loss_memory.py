@@ -37,12 +37,12 @@ def measure_infonce(pairs: list[int], width: int) -> list[dict[str, Any]]:
     mesh = sharding.make_mesh({"data": -1})
     in_blocks = build_loss({"name": "infonce", "temperature": 0.05})
 
-    def at_once(q, d, labels):
+    def compare_all(q, d, labels):
         return infonce(pair_scores(q, d, "cosine"), labels, temperature=0.05)
 
     rows = []
     for count in pairs:
-        for name, loss in (("blocks", in_blocks), ("all scores", at_once)):
+        for name, loss in (("blocks", in_blocks), ("all scores", compare_all)):
             row = {"pairs": count, "form": name}
             row |= _measure_loss(loss, mesh, count, width, run=loss is in_blocks)
             rows.append(row)
@@ -56,10 +56,10 @@ def _measure_loss(
     split = NamedSharding(mesh, P("data"))
 
     def mean(q, d):
-        def mean_of_share(q, d):
+        def average_share(q, d):
             return loss(q, d, Labels()).mean()
 
-        return sharding.map_over_data(mean_of_share, q, d)
+        return sharding.map_over_data(average_share, q, d)
 
     # [B, D] queries and as many documents
     shape = jax.ShapeDtypeStruct((count, width), jnp.float32, sharding=split)
@@ -71,7 +71,7 @@ def _measure_loss(
             return {"error": str(error).splitlines()[0]}
         row = {
             "temporary": compiled.memory_analysis().temp_size_in_bytes / 2**20,
-            "exchanged": _exchanged_mebibytes(compiled.as_text()),
+            "exchanged": _sum_exchange(compiled.as_text()),
         }
         # A product forward, one again for the gradient, and two of the gradient
         flops = 4 * 2 * count**2 * width
@@ -120,6 +120,6 @@ def measure_gradcache(micro_batches: list[int], batch_size: int) -> list[dict]:
     return rows
 
 
-def _exchanged_mebibytes(program: str) -> float:
+def _sum_exchange(program: str) -> float:
     """Size of the results of a program's collectives, in MiB per device."""
     return sum(row.count * row.mebibytes for row in collectives(program))

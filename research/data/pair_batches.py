@@ -7,7 +7,7 @@ device's texts are packed into its own rows of fixed length.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, gcd
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +123,7 @@ def make_pair_batches(
     cache: Path,
     row_length: int = 128,
     devices: int = 1,
-    chunks: int = 1,
+    min_chunks: int = 1,
     prompt: Prompt | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -142,7 +142,8 @@ def make_pair_batches(
             of the source, and then to one of packing.LENGTHS.
         devices: Number of devices that share a batch, over all processes. Each one gets
             as many pairs as the others, and as many rows.
-        chunks: Number of chunks into which each device's rows are divided evenly.
+        min_chunks: Each device's rows divide evenly into so many chunks, or into a few
+            more where that leaves less padding.
         prompt: Prompt template for the texts; see `tokenize_pairs`.
         process_index: Index of this process.
         process_count: Number of processes that share a batch.
@@ -162,7 +163,6 @@ def make_pair_batches(
     # Each device packs its pairs in one or several bins
     device_bins = count_device_bins(batch_size // devices)
     bins = devices * device_bins
-    multiple = chunks // gcd(chunks, device_bins)
     # Tokenize every source, and choose the shapes of its batches.
     states = []
     for name, source in sources.items():
@@ -183,7 +183,7 @@ def make_pair_batches(
             rows=0,
             row_increment=0,
         )
-        states.append(set_rows(state, batch_size, bins, multiple))
+        states.append(set_rows(state, batch_size, devices, min_chunks))
     return PairBatches(
         sources=tuple(states),
         seed=seed,

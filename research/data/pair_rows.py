@@ -1,6 +1,6 @@
 """Rows of a contrastive batch: its texts, dealt to devices and packed into rows."""
 
-from math import ceil
+from math import ceil, gcd
 from typing import NamedTuple
 
 import numpy as np
@@ -109,14 +109,22 @@ def pack_texts(
 
 
 def set_rows(
-    source: PairSourceState, batch_size: int, bins: int, multiple: int
+    source: PairSourceState, batch_size: int, devices: int, min_chunks: int
 ) -> PairSourceState:
     """Sets the number of rows of a bin in a usual batch, so that few shapes compile.
 
     The number is half a standard deviation above the mean of some random batches. Two
     batches out of three fit; the others have an eighth more rows, a second shape to
     compile. This gives less padding than one shape in which all batches fit.
+
+    Args:
+        source: The source, without rows.
+        batch_size: B, number of queries in a batch over all devices.
+        devices: Number of devices that share a batch.
+        min_chunks: Smallest number of chunks into which a device's rows are divided.
     """
+    device_bins = count_device_bins(batch_size // devices)
+    bins = devices * device_bins
     # Rows of the fullest bin of each trial batch.
     rng = np.random.default_rng(0)
     used = []
@@ -125,7 +133,18 @@ def set_rows(
         examples = rng.choice(size, batch_size, replace=False)
         texts = draw_texts(source.table, examples, source.docs_per_query, rng)
         used.append(pack_texts(source, texts, bins)[1].rows)
-    rows = multiple * ceil((np.mean(used) + np.std(used) / 2) / multiple)
+    usual = np.mean(used) + np.std(used) / 2
+
+    # A bin's rows are a multiple that makes the device's rows divide into chunks
+    def find_multiple(chunks):
+        return chunks // gcd(chunks, device_bins)
+
+    def pad_usual(multiple):
+        return multiple * ceil(usual / multiple)
+
+    candidates = map(find_multiple, range(min_chunks, min_chunks * 5 // 4 + 1))
+    multiple = min(candidates, key=pad_usual)
+    rows = pad_usual(multiple)
     increment = multiple * max(1, rows // 8 // multiple)
     return source._replace(rows=rows, row_increment=increment)
 

@@ -44,7 +44,7 @@ from research.models.positions.methods import (
     extend_config,
     read_methods,
 )
-from research.objectives.gradcache import num_chunks
+from research.objectives.gradcache import count_min_chunks
 from research.objectives.registry import OBJECTIVES
 from research.objectives.tuning import TUNING, is_partial
 from research.text.prompts import build_prompt
@@ -210,8 +210,10 @@ def _build_batches(
         tokenizer,
         row_length=config.max_length,
         devices=devices,
-        # Each device encodes its rows in so many chunks (GradCache)
-        chunks=num_chunks(config.batch_size, config.objective.micro_batch, devices),
+        # Each device encodes its rows in so many chunks or more (GradCache)
+        min_chunks=count_min_chunks(
+            config.batch_size, config.objective.micro_batch, devices
+        ),
         prompt=prompt,
         adapters=adapters if len(adapters) > 1 else (),
         **shared,

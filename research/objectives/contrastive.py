@@ -15,7 +15,11 @@ from research.models.config import EncoderConfig
 from research.models.pooling import registry
 from research.models.pooling.basic import LearnedPooling
 from research.models.positions.bias import position_penalty
-from research.objectives.gradcache import encode_in_chunks, num_chunks
+from research.objectives.gradcache import (
+    count_chunks,
+    count_min_chunks,
+    encode_in_chunks,
+)
 from research.objectives.inputs import reads_pairs
 from research.objectives.masked_prediction import init_params
 from research.types import (
@@ -127,9 +131,9 @@ def contrastive(
             )
 
         # With micro-batches, chunk by chunk
-        chunks = num_chunks(
-            len(batch.query_index), micro_batch, sharding.count_data_devices()
-        )
+        devices = sharding.count_data_devices()
+        min_chunks = count_min_chunks(len(batch.query_index), micro_batch, devices)
+        chunks = count_chunks(len(batch.tokens.token_ids) // devices, min_chunks)
         return encode_in_chunks(encode, chunks)(params, batch.tokens, key)
 
     return Objective(init, loss)

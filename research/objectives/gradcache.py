@@ -53,8 +53,20 @@ def encode_in_chunks(encode: Encode, chunks: int) -> Encode:
     return encode_rows
 
 
-def num_chunks(batch_size: int, micro_batch: int, devices: int) -> int:
-    """Number of chunks in which each device encodes its share of a batch.
+def count_chunks(rows: int, min_chunks: int) -> int:
+    """Number of chunks, at least `min_chunks`, in which each device encodes its rows.
+
+    Args:
+        rows: Number of rows of a device.
+        min_chunks: From `count_min_chunks`.
+    """
+    return next(
+        (n for n in range(min_chunks, rows) if rows % n == 0), max(rows, min_chunks)
+    )
+
+
+def count_min_chunks(batch_size: int, micro_batch: int, devices: int) -> int:
+    """Number of chunks of at most `micro_batch` pairs in a device's share of a batch.
 
     Args:
         batch_size: B, number of pairs over all devices.
