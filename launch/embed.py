@@ -15,6 +15,7 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
+from launch.supervise import supervise
 from research import processes
 from research.data.corpus import describe_corpus, find_corpus, read_texts
 from research.inference.shares import split_over_processes
@@ -119,4 +120,5 @@ def _make_embedder(chunk):
 
 
 if __name__ == "__main__":
+    supervise()
     cli.run(main)

@@ -19,6 +19,7 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
+from launch.supervise import supervise
 from research import processes
 from research.atomic_write import atomic_write
 from research.data.corpus import describe_corpus, find_corpus
@@ -273,4 +274,5 @@ def _write(name: str, scores, record: dict, markdown: Callable, plot: Callable) 
 
 
 if __name__ == "__main__":
+    supervise()
     cli.run(main)

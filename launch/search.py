@@ -14,6 +14,7 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
+from launch.supervise import supervise
 from research import processes
 from research.data.corpus import find_corpus, read_corpus, read_texts
 from research.inference.search import embedding_kind, rank_documents
@@ -113,4 +114,5 @@ def _find_best_chunk(
 
 
 if __name__ == "__main__":
+    supervise()
     cli.run(main)

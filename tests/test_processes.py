@@ -143,3 +143,12 @@ def test_the_same_mesh_on_two_or_four_processes_is_bit_equal(tmp_path):
             assert {process.wait(timeout=120) for process in started} == {0}
     ours, theirs = (restore_params(tmp_path / n / "checkpoints") for n in "24")
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+@pytest.mark.parametrize("model", [2, 8])
+def test_layers_split_over_processes_train_as_in_one(model, tmp_path):
+    one, several = tmp_path / "one", tmp_path / "several"
+    loop.train(toy_process.experiment(STEPS, model=model), one)
+    with start((*command(several, 0), model), 2, tmp_path) as started:
+        assert [process.wait(timeout=300) for process in started] == [0, 0]
+    assert_alike(several, one)

@@ -1,6 +1,6 @@
 """A run of the linear model over several processes, each started like launch.train.
 
-python -m tests.toy_process WORKDIR STEPS SECONDS_PER_STEP
+python -m tests.toy_process WORKDIR STEPS SECONDS_PER_STEP [SIZE_OF_MODEL_AXIS]
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import numpy as np
 
 from launch import main as cli
 from launch.supervise import supervise
-from research import processes
+from research import processes, sharding
 from research.train import loop
 from tests import toy
 
@@ -30,18 +30,18 @@ HEARTBEAT = 8  # seconds without a sign of life
 DEVICES = 8
 
 
-class HostBatches(toy.Batches):
-    """The part of this process of each batch, after a pause."""
+class SharedBatches(toy.Batches):
+    """The share of this process of each batch, after a pause."""
 
-    def __init__(self, pause):
+    def __init__(self, mesh, pause):
         super().__init__(rows=2 * DEVICES)
-        self.pause = pause
+        self.mesh, self.pause = mesh, pause
 
     def __call__(self, step):
         time.sleep(self.pause)
-        parts, index = jax.process_count(), jax.process_index()
+        index, shares = sharding.find_process_share(self.mesh)
         batch = super().__call__(step)
-        return jax.tree.map(lambda x: np.split(x, parts)[index], batch)
+        return jax.tree.map(lambda x: np.split(x, shares)[index], batch)
 
 
 def score(embed):
@@ -55,12 +55,13 @@ def make_embedder(params, frozen):
     return lambda texts, role: table[: len(texts)]
 
 
-def experiment(steps, pause=0.0):
+def experiment(steps, pause=0.0, model=1):
     """A run on 8 devices with split parameters, evaluated every 4 steps."""
+    mesh = sharding.make_mesh({"data": -1, "model": model})
     return toy.experiment(
         steps,
-        DEVICES,
-        batches=HostBatches(pause),
+        mesh=mesh,
+        batches=SharedBatches(mesh, pause),
         fsdp=True,
         log_every=1,
         save_every=3,
@@ -130,9 +131,10 @@ def read_rows(workdir):
 
 
 def main():
-    workdir, steps, pause = ARGUMENTS
+    workdir, steps, pause, *model = ARGUMENTS
     processes.initialize(heartbeat_timeout=HEARTBEAT)
-    result = loop.train(experiment(int(steps), float(pause)), workdir)
+    parts = experiment(int(steps), float(pause), *map(int, model))
+    result = loop.train(parts, workdir)
     return {"step": int(result.state.step), "finished": result.finished}
 
 
