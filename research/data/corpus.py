@@ -111,8 +111,10 @@ def describe_corpus(files: Sequence[Path]) -> list[dict[str, Any]]:
         count, digest = 0, hashlib.blake2b(digest_size=16)
         for text in read_texts([file]):
             count += 1
-            # JSON keeps names and texts apart, and has a form for every string.
-            digest.update(json.dumps((text.name, text.text)).encode())
+            # The lengths keep names and texts apart; UTF-8 has no lone surrogates.
+            sizes = f"{len(text.name)} {len(text.text)} "
+            line = f"{sizes}{text.name}{text.text}"
+            digest.update(line.encode("utf-8", "surrogatepass"))
         path = str(file if file == PYDOCS else file.absolute())
         described.append({"path": path, "texts": count, "digest": digest.hexdigest()})
     return described
@@ -136,13 +138,13 @@ def _join_text(path: Path, line: int, record: dict) -> str:
     """The title and the text of a record."""
     if "text" not in record:
         raise ValueError(f"{path} line {line}: no text; found {', '.join(record)}")
-    title, text = record.get("title") or "", record["text"]
-    for field, value in {"title": title, "text": text}.items():
+    title, text = record.get("title"), record["text"]
+    for field, value in (("title", title or ""), ("text", text)):
         if not isinstance(value, str):
             raise ValueError(
                 f"{path} line {line}: {field} is {json.dumps(value)}, not a string"
             )
-    text = f"{title} {text}".strip()
+    text = f"{title} {text}".strip() if title else text.strip()
     if not text:
         raise ValueError(f"{path} line {line} is empty: a text needs a token")
     return text
