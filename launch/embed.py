@@ -71,9 +71,8 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
     """Embeds all texts at once, and writes them to one file."""
     if SHARD_SIZE.present:
         raise ValueError(f"--shard_size goes with a folder, not --output={output}")
-    if {output.resolve(), get_ids_path(output).resolve()} & {
-        f.resolve() for f in files
-    }:
+    outputs = {output.resolve(), get_ids_path(output).resolve()}
+    if not outputs.isdisjoint(file.resolve() for file in files):
         raise ValueError(f"--output={output} would replace the input")
     names, texts, places = zip(
         *((text.name, text.text, text.place) for text in read_texts(files)),
@@ -105,7 +104,7 @@ def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
         **options.describe_embedder(embedder),
     }
     texts = ((text.name, text.text, text.place) for text in read_texts(files))
-    made = embed_to_shards(embedder, texts, output, manifest)
+    made = embed_to_shards(embedder, texts, output, manifest, cli.log)
     return {
         "output": str(output),
         "shards": len(list_shards(output, manifest)),

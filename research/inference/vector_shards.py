@@ -9,7 +9,8 @@ import itertools
 import json
 import reprlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -100,6 +101,7 @@ def embed_to_shards(
     texts: Iterable[tuple[str, str, str]],
     folder: Path,
     manifest: Mapping[str, Any],
+    log: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Embeds documents into the shards that a folder lacks.
 
@@ -112,6 +114,7 @@ def embed_to_shards(
         folder: Folder of the shards.
         manifest: Content of manifest.json, with the number of "texts" and the
             "shard_size". A folder that was begun with another one is refused.
+        log: Function that is called with a line of text after each shard.
 
     Returns:
         Number of shards that this call made, over all processes.
@@ -133,9 +136,12 @@ def embed_to_shards(
                 label = places.__getitem__
                 yield path, names, embedder.tokenize(documents, "document", label=label)
 
+    start = time.perf_counter()
     for path, names, tokenized in _run_ahead(tokenize()):
         _remove_drafts(path)
         write_vectors(path, embedder.encode(tokenized), names)
+        seconds, start = time.perf_counter() - start, time.perf_counter()
+        log(f"{path.name}: {len(names) / seconds:,.0f} texts/s")
     # No process reads the folder, or ends, before all shards are there.
     if jax.process_count() > 1:
         sync_global_devices("shards")
