@@ -99,10 +99,14 @@ def _train(workdir: Path):
 def _dry_run():
     # Builds the run without writing anything but the token cache.
     from research.analysis.dry_run import dry_run
+    from research.analysis.tpu_topology import find_slice_devices
     from research.experiment.build import TOKEN_CACHE, build
 
     cache = Path(CACHE.value) if CACHE.value else TOKEN_CACHE
-    return dry_run(build(CONFIG.value, cache=cache), topology=TOPOLOGY.value)
+    # The batch, the mesh and the step are those that the slice would get.
+    devices = find_slice_devices(TOPOLOGY.value) if TOPOLOGY.value else None
+    experiment = build(CONFIG.value, cache=cache, devices=devices)
+    return dry_run(experiment, topology=TOPOLOGY.value)
 
 
 class _SectionParser(flags.ArgumentParser):

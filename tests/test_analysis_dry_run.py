@@ -1,4 +1,5 @@
 import importlib.util
+import types
 
 import jax
 import numpy as np
@@ -6,25 +7,11 @@ import pytest
 import toy
 
 from research import sharding
-from research.analysis import dry_run
+from research.analysis import dry_run, tpu_topology
 from research.models.config import bert
 from research.objectives import mlm_masking
 from research.objectives.registry import OBJECTIVES
 from research.types import PretrainingBatch, TokenizerInfo, Tokens
-
-PROGRAM = """
-  %a = f32[8,128]{1,0} all-gather(f32[1,128]{1,0} %x), dimensions={0}
-  %b = f32[8,128]{1,0:T(8,128)} all-gather(f32[1,128]{1,0} %y), dimensions={0}
-  %c = (bf16[4]{0}, f32[2,1024]{1,0}) all-reduce-start(bf16[4]{0} %z, f32[2,1024] %w)
-  %d = f32[2,1024]{1,0} all-reduce-done((bf16[4]{0}, f32[2,1024]{1,0}) %c)
-  %e = f32[8] add(f32[8] %all-gather, f32[8] %p)
-"""
-
-
-def test_collectives_are_counted_by_kind_and_shape():
-    gather = dry_run.Collective("all-gather", "f32[8,128]", 2, 4096 / 2**20)
-    reduce = dry_run.Collective("all-reduce", "f32[2,1024]", 1, (8192 + 8) / 2**20)
-    assert dry_run.collectives(PROGRAM) == [reduce, gather]
 
 
 @pytest.mark.parametrize("name", ["mlm", "mae_lm"])
@@ -44,33 +31,49 @@ def test_the_vocabulary_is_priced_with_and_without_the_buffer(name):
     assert report["vocabulary_teraflops"] * 1e12 == whole * places / 32
 
 
-def test_batches_of_a_larger_mesh_are_rounded_up():
-    mesh = sharding.make_mesh({"data": 8, "model": 1})
-    batch = dry_run.abstract_batch(toy.Batches(rows=12)(0), mesh)
-    assert batch.tokens.token_ids.shape == (16, toy.LENGTH)
-    assert batch.query_index.shape == (8,)
-    assert batch.query_index.sharding.spec == jax.P("data")
+def test_the_batch_of_a_slice_is_that_of_all_its_processes():
+    # Two processes with four devices each, of which this one is the first
+    devices = [types.SimpleNamespace(process_index=i // 4) for i in range(8)]
+    mesh = types.SimpleNamespace(
+        axis_names=("data", "model"),
+        shape={"data": 8, "model": 1},
+        devices=np.reshape(devices, (8, 1)),
+    )
+    batch = toy.Batches(rows=12)(0)
+    shapes = dry_run.batch_shapes(batch, mesh)
+    assert shapes.tokens.token_ids.shape == (24, toy.LENGTH)
+    assert shapes.query_index.shape == (2 * len(batch.query_index),)
 
 
 def test_a_step_is_priced_without_running(capsys):
-    report = dry_run.dry_run(toy.experiment(devices=8))
+    report = dry_run.dry_run(toy.experiment(devices=8), topology="v5e:2x4")
     assert report["parameters"] == toy.VOCAB * toy.WIDTH + toy.WIDTH**2 + toy.WIDTH
     assert report["mesh"] == {"data": 8, "model": 1}
     assert 0 < report["padding"] < 1
     assert report["mebibytes_per_device"]["peak"] > 0
     assert {row["kind"] for row in report["collectives"]} >= {"all-reduce"}
+    assert 0 < report["step_time"]["mfu"] < 1
+    # The products of a device are at least its share of those of the step
+    share = report["teraflops_per_step"] / 8
+    assert report["per_device"]["teraflops"] >= share > 0
     assert "parameters     200\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("topology", ["v5e:4x4", "h100:8"])
-def test_a_topology_that_cannot_be_had_says_so(topology):
-    if topology == "v5e:4x4" and importlib.util.find_spec("libtpu"):
+def test_a_compiler_that_cannot_be_had_says_so(tmp_path, monkeypatch):
+    if importlib.util.find_spec("libtpu"):
         pytest.skip("libtpu is installed")
-    with pytest.raises(ValueError, match=f"cannot compile for topology '{topology}'"):
-        dry_run.dry_run(toy.experiment(), topology=topology)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(ValueError, match="needs libtpu==.*pip cannot install"):
+        tpu_topology.find_slice_devices("v5e:4x4", cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_the_step_compiles_for_a_tpu_slice():
     pytest.importorskip("libtpu")
-    report = dry_run.dry_run(toy.experiment(), topology="v5e:4x4")
+    with pytest.raises(ValueError, match="cannot compile for topology 'h100:8'"):
+        tpu_topology.find_slice_devices("h100:8")
+    devices = tpu_topology.find_slice_devices("v5e:4x4")
+    mesh = sharding.make_mesh({"data": -1, "model": 1}, devices)
+    report = dry_run.dry_run(toy.experiment()._replace(mesh=mesh), topology="v5e:4x4")
     assert report["devices"].startswith("16 x TPU")

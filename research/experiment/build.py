@@ -1,11 +1,12 @@
 """Builds an Experiment from a config; no other module reads a whole config."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
@@ -62,6 +63,7 @@ def build(
     *,
     cache: Path = TOKEN_CACHE,
     tokenizer: Tokenizer | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Experiment:
     """Builds everything that the training loop needs; writes only the token cache.
 
@@ -70,6 +72,8 @@ def build(
             makes it.
         cache: Folder of tokenized texts.
         tokenizer: Tokenizer of the run; None builds it from the config.
+        devices: Devices of the run; None for all of all processes. Others, such as
+            those of a TPU slice that is not at hand, are compiled for.
 
     Returns:
         The experiment, including its tokenizer and model card.
@@ -82,7 +86,7 @@ def build(
     # Device mesh: sizes of the axes, and whether parameters are sharded too
     mesh_shape = config.mesh.to_dict()
     fsdp = mesh_shape.pop("fsdp")
-    mesh = sharding.make_mesh(mesh_shape)
+    mesh = sharding.make_mesh(mesh_shape, devices)
 
     # Texts: sources, tokenizer, prompt
     sources = {name: build_section(SOURCES, part) for name, part in config.data.items()}

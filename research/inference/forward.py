@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -63,25 +64,38 @@ class RowEncoder:
         chex.assert_rank([rows.token_ids, rows.lengths], [2, 1])
         # Rows go to the default device, or are spread over the mesh.
         rows = jax.tree.map(partial(place_rows, mesh=self.mesh), rows)
-        # Splash attention takes its sharding from the ambient mesh.
-        with nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+        with self._ambient_mesh():
             return _encode_rows(
-                self.params,
-                self.dense,
-                self.blocks,
-                rows,
-                prefix,
-                cfg=self.cfg,
-                pool=self.pool,
-                max_segments=max_segments,
-                depths=self.depths,
-                layers=self.layers,
+                *self._list_arrays(rows, prefix), **self._make_options(max_segments)
+            )
+
+    def trace(self, rows: PaddedRows, max_segments: int = 1) -> jax.stages.Traced:
+        """Traces the program for rows and parameters that may be shapes."""
+        with self._ambient_mesh():
+            return _encode_rows.trace(
+                *self._list_arrays(rows, None), **self._make_options(max_segments)
             )
 
     def encode_prefix(self, token_ids: np.ndarray) -> PrefixKV:
         """Keys and values of the prefix [P] that all rows share."""
         token_ids = place_params(token_ids, self.mesh)
         return prefix_cache.encode_prefix(self.params, token_ids, self.cfg)
+
+    def _ambient_mesh(self):
+        # Splash attention takes its sharding from the ambient mesh.
+        return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+    def _list_arrays(self, rows: PaddedRows, prefix: PrefixKV | None) -> tuple:
+        return self.params, self.dense, self.blocks, rows, prefix
+
+    def _make_options(self, max_segments: int) -> dict[str, Any]:
+        return {
+            "cfg": self.cfg,
+            "pool": self.pool,
+            "max_segments": max_segments,
+            "depths": self.depths,
+            "layers": self.layers,
+        }
 
 
 def make_row_encoders(

@@ -1,0 +1,81 @@
+"""Table and figure of the cells of `launch.aot`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from launch.aot_cases import CASES, SCALING_SLICES, TABLE_SLICES
+from research.eval.figures import figure
+
+HEADERS = ("step", "slice", "GiB of", "TFLOP", "GB", "MiB on wire", "compute ms")
+HEADERS += ("memory ms", "wire ms", "binds", "wire share", "MFU", "MFU, cycles")
+SCALED = "starbucks_64"  # the case of the figure
+
+
+def make_table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """A markdown table of cells, in the order of the cases."""
+    cases, slices = list(CASES), [*TABLE_SLICES, *SCALING_SLICES]
+
+    def find_position(cell):
+        return cases.index(cell["case"]), slices.index(cell["slice"])
+
+    rows = [_make_row(cell) for cell in sorted(cells, key=find_position)]
+    return tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True)
+
+
+def _make_row(cell: Mapping[str, Any]) -> list[str]:
+    title = CASES[cell["case"]].title
+    if "error" in cell:
+        return [title, cell["slice"], cell["error"], *[""] * (len(HEADERS) - 3)]
+    time, parts = cell["step_time"], cell["per_device"]
+    peak = cell["mebibytes_per_device"]["peak"] / 2**10
+    memory = f"{peak:.1f} of {time['chip_mebibytes'] / 2**10:g}"
+    # A program of the CPU's partitioner: its memory and traffic are no TPU's
+    is_tpu = cell["compiler"].startswith("libtpu")
+    return [
+        title,
+        cell["slice"] if is_tpu else f"{cell['slice']} (CPU program)",
+        memory,
+        f"{parts['teraflops']:.2f}",
+        f"{parts['traffic_mebibytes'] * 2**20 / 1e9:.1f}",
+        f"{parts['wire_mebibytes']:,.0f}",
+        *(f"{1e3 * time[name]:.1f}" for name in ("compute", "memory", "wire")),
+        time["binds"],
+        f"{time['wire'] / time['step']:.0%}",
+        f"{time['mfu']:.0%}",
+        f"{time['compiler_mfu']:.0%}" if time["compiler_mfu"] else "",
+    ]
+
+
+def plot_scaling(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Plots time, communication and memory per chip by the number of chips."""
+    rows = [
+        cell
+        for cell in cells
+        if cell["case"] == SCALED
+        and cell["slice"] in SCALING_SLICES
+        and "error" not in cell
+    ]
+    rows.sort(key=lambda cell: cell["chips"])
+    chips = [cell["chips"] for cell in rows]
+    title = f"{CASES[SCALED].title}, v5e"
+    with figure(path, (9, 3.6), columns=2, title=title) as (_, (times, sizes)):
+        # Left: the roofs and the step
+        for name in ("step", "compute", "memory", "wire"):
+            values = [1e3 * cell["step_time"][name] for cell in rows]
+            times.plot(chips, values, marker="o", label=name)
+        times.set(ylabel="milliseconds a step", ylim=(0, None))
+        # Right: what each chip sends and holds
+        wire = [cell["per_device"]["wire_mebibytes"] for cell in rows]
+        memory = [cell["mebibytes_per_device"]["temporary"] for cell in rows]
+        sizes.plot(chips, wire, marker="o", label="sent a step")
+        sizes.plot(chips, memory, marker="o", label="temporary memory")
+        sizes.set(ylabel="MiB a chip", ylim=(0, None))
+        for axes in (times, sizes):
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(chips, map(str, chips))
+            axes.set(xlabel="chips")
+            axes.grid(alpha=0.3)
+            axes.legend()
