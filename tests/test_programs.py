@@ -132,6 +132,8 @@ def test_mistakes_are_one_sentence_and_exit_1(tmp_path):
         (["--config=configs/nosuch.py"], "configs/nosuch.py: no such config file"),
         (["--config=configs/separate.py:tiny", "--config.stepz=3"], "stepz"),
         (["--config=configs/separate.py:data=/nowhere"], "/nowhere"),
+        (["--config=configs/separate.py:tiny", "--profile_steps=5:4"], "1 <= a < b"),
+        (["--config=configs/separate.py:tiny", "--wandb_project=p"], "pip install"),
     ):
         done = subprocess.run(
             [*start, *arguments], cwd=ROOT, env=environment(1), capture_output=True

@@ -7,6 +7,7 @@ compute, so that a model that loads computes the same as in `transformers`.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 from research.interop.hf import bert, gpt, llama, t5
@@ -91,6 +92,7 @@ def write_config(cfg: EncoderConfig, *, lm_head: bool = False) -> dict[str, Any]
     return fields
 
 
+@cache  # tries family after family, and every tensor's name is looked up in it
 def find_family(cfg: EncoderConfig) -> str:
     """The first family whose `config.json` can express the encoder completely.
 
