@@ -5,13 +5,13 @@ import os
 import signal
 import sys
 
-from launch.main import log
+from launch.main import STOPPED, log
 from research.processes import is_multiprocess
 
 _PDEATHSIG = 1  # the option of Linux's prctl: a signal for when the parent dies
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-_RESUME = "the checkpoints are as they were: start all processes again to resume"
 _CAUSES = {
+    signal.SIGTERM: "as it was asked to",
     signal.SIGABRT: "most likely because another process of the run died, see there",
     signal.SIGKILL: "by hand, by the scheduler, or because memory ran out",
 }
@@ -41,7 +41,7 @@ def supervise() -> None:
 
 
 def _wait_for(child: int) -> int:
-    """Waits for the end of a child; returns its exit code, 1 if a signal ended it."""
+    """Waits for the end of a child, and returns the exit code for it."""
     while True:
         received = signal.sigwaitinfo(_SIGNALS)
         if received.si_signo != signal.SIGCHLD:
@@ -53,12 +53,13 @@ def _wait_for(child: int) -> int:
         if pid:
             break
     code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        log(f"error: {_describe_death(-code)}")
-    return code if code >= 0 else 1
-
-
-def _describe_death(number: int) -> str:
-    cause = _CAUSES.get(number, "an error outside of Python")
-    name = signal.Signals(number).name
-    return f"this process was ended by {name}, {cause}; {_RESUME}"
+    if code >= 0:
+        return code
+    # A signal ended the child
+    name = signal.Signals(-code).name
+    cause = _CAUSES.get(-code, "an error outside of Python")
+    log(
+        f"error: this process was ended by {name}, {cause}; what it had saved is as it "
+        "was: start all processes again to resume"
+    )
+    return STOPPED if -code == signal.SIGTERM else 1

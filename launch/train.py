@@ -77,7 +77,7 @@ def _train(workdir: Path):
     if WANDB_PROJECT.value:
         require_wandb(WANDB_PROJECT.value)
     # Connect the processes before JAX is used.
-    processes.initialize()
+    processes.initialize(stop_together=True)
     cache = Path(CACHE.value) if CACHE.value else None
     with lock_workdir(workdir):
         experiment = prepare_run(CONFIG.value, workdir, cache=cache)

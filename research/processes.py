@@ -25,7 +25,9 @@ _GRACE_SECONDS = 60
 _CALLS = itertools.count()  # numbers the calls of `call_on_first`, alike everywhere
 
 
-def initialize(*, timeout: int = 300, heartbeat_timeout: int = 30) -> None:
+def initialize(
+    *, stop_together: bool = False, timeout: int = 300, heartbeat_timeout: int = 30
+) -> None:
     """Joins the processes of a multi-host run; does nothing in a single-process one.
 
     Call it before JAX initializes its devices. SLURM, Open MPI and GKE are detected.
@@ -33,6 +35,8 @@ def initialize(*, timeout: int = 300, heartbeat_timeout: int = 30) -> None:
     JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID.
 
     Args:
+        stop_together: Whether SIGTERM only asks all processes to stop after the same
+            step (`train.stop_signals`), instead of ending this process.
         timeout: Seconds to wait for the other processes. Then this process ends, with
             exit code 1 and a sentence about the usual causes.
         heartbeat_timeout: Seconds without a sign of life after which a process counts
@@ -53,6 +57,7 @@ def initialize(*, timeout: int = 300, heartbeat_timeout: int = 30) -> None:
         int(os.environ[name]) if name in os.environ else None
         for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     )
+    jax.config.update("jax_enable_preemption_service", stop_together)
     # Past its own limit JAX aborts the process: a thread gives the causes before
     watchdog = threading.Timer(timeout, _give_up, [timeout])
     watchdog.daemon = True

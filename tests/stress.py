@@ -111,7 +111,7 @@ def start_again_and_again(count, folder):
     from research.train import loop
     from research.train.workdir_lock import lock_workdir
 
-    processes.initialize()
+    processes.initialize(stop_together=True)
     data = folder / "pairs.jsonl"
     lines = [{"anchor": f"text {i}", "positive": f"its pair {i}"} for i in range(64)]
     text = "".join(json.dumps(line) + "\n" for line in lines)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from research.train.checkpoints import restore_params
+from tests.toy_process import read_rows, start
 
 ROOT = Path(__file__).parent.parent
 STEPS = 30
@@ -124,6 +125,65 @@ def test_a_run_goes_on_alike_on_more_devices(devices, whole, cache, tmp_path):
     np.testing.assert_allclose(
         list(got.values()), list(expected.values()), rtol=1e-4, atol=1e-5
     )
+
+
+RECIPE = """
+from configs.common import make_base, tiny
+from research.config_sections import section
+from research.data.sources import SOURCES
+from research.eval.evaluators import EVALS
+
+def get_config(folder):
+    config = make_base()
+    tiny(config, depth=2)
+    config.batch_size, config.log_every, config.save_every = 16, 1, 2
+    config.eval_every = 2
+    config.data = {"a": section(SOURCES, "files", path=f"{folder}/pairs.jsonl")}
+    config.evals = {"sts": section(EVALS, "sts", data=f"{folder}/scores.jsonl")}
+    return config
+"""
+
+
+def write_recipe(folder):
+    """A recipe of four steps on random words, evaluated every two steps."""
+    draw = random.Random(0)
+    texts = [
+        " ".join(draw.choices(["red", "blue", "old", "new", "sea"], k=8))
+        for _ in "ab" * 64
+    ]
+    pairs = [
+        {"anchor": a, "positive": b}
+        for a, b in zip(texts[::2], texts[1::2], strict=True)
+    ]
+    scores = [
+        {"sentence1": a, "sentence2": b, "score": i % 5}
+        for i, (a, b) in enumerate(zip(texts[:20], texts[20:40], strict=True))
+    ]
+    for name, rows in (("pairs", pairs), ("scores", scores)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    (folder / "recipe.py").write_text(RECIPE)
+    return f"--config={folder}/recipe.py:{folder}"
+
+
+def test_two_processes_train_and_score_as_one(tmp_path):
+    recipe = write_recipe(tmp_path)
+    for count in (1, 2):
+        command = ("-m", "launch.train", recipe, f"--workdir={tmp_path / str(count)}")
+        with start(command, count, tmp_path) as started:
+            codes = [process.wait(timeout=600) for process in started]
+        assert codes == [0] * count, (tmp_path / "err0").read_text()
+    one, two = (
+        {
+            (row["step"], key): value
+            for row in read_rows(tmp_path / name)
+            for key, value in row.items()
+            if key == "loss" or key.startswith("eval/")
+        }
+        for name in "12"
+    )
+    assert one.keys() == two.keys() and (0, "eval/sts/main_score") in one
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=1e-4)
 
 
 def test_mistakes_are_one_sentence_and_exit_1(tmp_path):

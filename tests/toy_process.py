@@ -132,7 +132,7 @@ def read_rows(workdir):
 
 def main():
     workdir, steps, pause, *model = ARGUMENTS
-    processes.initialize(heartbeat_timeout=HEARTBEAT)
+    processes.initialize(stop_together=True, heartbeat_timeout=HEARTBEAT)
     parts = experiment(int(steps), float(pause), *map(int, model))
     result = loop.train(parts, workdir)
     return {"step": int(result.state.step), "finished": result.finished}

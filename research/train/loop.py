@@ -161,7 +161,8 @@ def train(
         log.print_line(note)
         if experiment.note and not int(state.step):
             log.write({"step": 0, "note": experiment.note})
-        meter = Meter(experiment.mesh.devices.flatten().tolist())
+        _, shares = sharding.find_process_share(experiment.mesh)
+        meter = Meter(experiment.mesh.devices.flatten().tolist(), shares)
         run = _Run(experiment, workdir, manager, log, meter, trace)
         result = _train_steps(run, state, should_stop)
         checkpoints.wait(manager)

@@ -46,10 +46,11 @@ class Meter:
 
     Args:
         devices: The devices of all processes that the steps run on.
+        shares: Number of equal shares of a batch, of which a process makes one.
     """
 
-    def __init__(self, devices: Sequence[jax.Device]):
-        self._devices = devices
+    def __init__(self, devices: Sequence[jax.Device], shares: int = 1):
+        self._devices, self._shares = devices, shares
         peak = peak_flops(devices[0].device_kind)
         self._peak = None if peak is None else peak * len(devices)
         # FLOPs of a step for each shape of batch; 0 where MFU is not measured
@@ -136,7 +137,7 @@ class Meter:
         places = sum(stats.places for _, stats, _ in self._steps)
         training = max(seconds - self._compiled, 1e-9)
         speed = {
-            "tokens_per_second": tokens * jax.process_count() / training,
+            "tokens_per_second": tokens * self._shares / training,
             "steps_per_second": len(self._steps) / training,
             "step_seconds": (training - self._waited) / len(self._steps),
             "data_wait": self._waited / training,
