@@ -26,6 +26,12 @@ SLICES = flags.DEFINE_list("slices", [], "Names of the slices; all if empty.")
 MINUTES = flags.DEFINE_float(
     "minutes", 30.0, "Time limit of a cell; then the CPU's partitioner compiles it."
 )
+QUICK = flags.DEFINE_bool(
+    "quick",
+    False,
+    "Optimize little: a fifth of the time, the same FLOPs and collectives, but upper "
+    "bounds of memory. Without it, such cells are compiled again.",
+)
 CELL = flags.DEFINE_string("cell", None, "Only for the processes of this command.")
 COMPILER = flags.DEFINE_enum("compiler", "libtpu", ["libtpu", "cpu"], "The compiler.")
 
@@ -87,8 +93,11 @@ def _list_cells() -> Iterator[tuple[str, str]]:
 def _make_cell(case: str, slice_name: str, folder: Path, sources: str) -> bool:
     """Makes a cell in another process; returns whether it is there."""
     path = folder / f"{case}@{slice_name}.json"
-    if path.exists() and json.loads(path.read_text()).get("sources") == sources:
-        return True
+    if path.exists():
+        content = json.loads(path.read_text())
+        is_enough = QUICK.value or not content.get("quick")
+        if content.get("sources") == sources and is_enough:
+            return True
     for compiler in ("libtpu", "cpu") if COMPILER.value == "libtpu" else ("cpu",):
         cli.log(f"{case} on {slice_name}, by {compiler} ...")
         if _run_cell(case, slice_name, folder, compiler):
@@ -104,7 +113,8 @@ def _run_cell(case: str, slice_name: str, folder: Path, compiler: str) -> bool:
     from launch.aot_cases import SLICES as topologies
 
     command = [sys.executable, "-m", "launch.aot", f"--cell={case}@{slice_name}"]
-    command += [f"--folder={folder}", f"--compiler={compiler}"]
+    command += [f"--folder={folder}", f"--quick={QUICK.value}"]
+    command += [f"--compiler={compiler}"]
     environ = os.environ | {"JAX_PLATFORMS": "cpu"}
     # As many virtual devices as the slice has chips
     if compiler == "cpu":
@@ -135,7 +145,7 @@ def _measure(case: str, slice_name: str, folder: Path):
     from launch.aot_cell import measure_cell
 
     path = folder / f"{case}@{slice_name}.json"
-    measure_cell(case, slice_name, COMPILER.value, path)
+    measure_cell(case, slice_name, COMPILER.value, path, quick=QUICK.value)
     return {"cell": str(path)}
 
 

@@ -32,9 +32,14 @@ from research.inference.forward import RowEncoder
 from research.models.encoder import init
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+# The least optimization: a fifth of the time in the compiler, and the same FLOPs and
+# collectives, but more memory and traffic.
+QUICK = {"exec_time_optimization_effort": -1.0}
 
 
-def measure_cell(case: str, slice_name: str, compiler: str, path: Path) -> None:
+def measure_cell(
+    case: str, slice_name: str, compiler: str, path: Path, *, quick: bool = False
+) -> None:
     """Compiles a case for a slice, and writes its costs to a JSON file.
 
     The compiled program is kept beside it. If it was compiled from the same input, it
@@ -46,6 +51,7 @@ def measure_cell(case: str, slice_name: str, compiler: str, path: Path) -> None:
         compiler: "libtpu", or "cpu" for as many virtual devices of the CPU as the slice
             has chips, which `launch.aot` sets up.
         path: The JSON file.
+        quick: Whether to optimize as little as possible.
     """
     topology = aot_cases.SLICES[slice_name]
     if compiler == "cpu":
@@ -56,9 +62,9 @@ def measure_cell(case: str, slice_name: str, compiler: str, path: Path) -> None:
     traced, sizes = trace_case(case, devices, path.parent / "texts")
     lowered = traced.lower()
     report = {"case": case, "slice": slice_name, "topology": topology, **sizes}
-    report |= {"chips": len(devices), "compiler": version}
+    report |= {"chips": len(devices), "compiler": version, "quick": quick}
     try:
-        compiled, digest = _compile(lowered, version, path)
+        compiled, digest = _compile(lowered, f"{version} {quick}", path)
     except jax.errors.JaxRuntimeError as error:
         if OUT_OF_MEMORY not in str(error):
             raise
@@ -119,7 +125,13 @@ def _trace_embedding(devices: Sequence[jax.Device]) -> tuple[Traced, dict[str, A
 
 
 def _compile(lowered: Lowered, version: str, path: Path) -> tuple[CompiledText, str]:
-    """The compiled program, from the file beside `path` if it is of the same input."""
+    """The compiled program, from the file beside `path` if it is of the same input.
+
+    Args:
+        lowered: The program.
+        version: Version of the compiler, and True if it is to be quick.
+        path: JSON file of the cell.
+    """
     digest = hashlib.sha256(f"{version}\n{lowered.as_text()}".encode()).hexdigest()
     file = path.with_suffix(".hlo.gz")
     if file.exists() and path.exists():
@@ -127,7 +139,8 @@ def _compile(lowered: Lowered, version: str, path: Path) -> tuple[CompiledText, 
         if before.get("program") == digest:
             text = gzip.decompress(file.read_bytes()).decode()
             return CompiledText(text, before["mebibytes_per_device"]), digest
-    compiled = read_compiled(lowered.compile())
+    options = QUICK if version.endswith("True") else None
+    compiled = read_compiled(lowered.compile(compiler_options=options))
     with atomic_write(file) as draft:
         draft.write_bytes(gzip.compress(compiled.text.encode()))
     return compiled, digest

@@ -32,11 +32,15 @@ def _make_row(cell: Mapping[str, Any]) -> list[str]:
     time, parts = cell["step_time"], cell["per_device"]
     peak = cell["mebibytes_per_device"]["peak"] / 2**10
     memory = f"{peak:.1f} of {time['chip_mebibytes'] / 2**10:g}"
-    # A program of the CPU's partitioner: its memory and traffic are no TPU's
-    is_tpu = cell["compiler"].startswith("libtpu")
+    # Of programs that no TPU would run, memory and traffic are upper bounds
+    name = cell["slice"]
+    if not cell["compiler"].startswith("libtpu"):
+        name += " (CPU program)"
+    elif cell["quick"]:
+        name += " (quick)"
     return [
         title,
-        cell["slice"] if is_tpu else f"{cell['slice']} (CPU program)",
+        name,
         memory,
         f"{parts['teraflops']:.2f}",
         f"{parts['traffic_mebibytes'] * 2**20 / 1e9:.1f}",

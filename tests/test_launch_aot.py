@@ -22,6 +22,7 @@ def make_cell(case, slice_name, **changes):
         "case": case,
         "slice": slice_name,
         "compiler": "libtpu 1",
+        "quick": False,
         "chips": 16,
         "mebibytes_per_device": {"peak": 4_096.0, "temporary": 2_048.0},
         "per_device": {
@@ -98,6 +99,12 @@ def test_a_cell_is_made_again_only_if_the_code_has_changed(tmp_path, monkeypatch
     ]
     assert aot._make_cell(*cell, "code 1") and len(commands) == 2
     assert aot._make_cell(*cell, "code 2") and len(commands) == 4
+    # A quick cell is made again, unless quick ones are asked for
+    path = tmp_path / "embed@v5e-16.json"
+    path.write_text(json.dumps({"sources": "code 2", "quick": True}))
+    with flagsaver.flagsaver(quick=True):
+        assert aot._make_cell(*cell, "code 2") and len(commands) == 4
+    assert aot._make_cell(*cell, "code 2") and len(commands) == 6
 
 
 @pytest.mark.parametrize("flag,value", [("cases", "unknown"), ("slices", "v5e-3")])
