@@ -146,6 +146,31 @@ def test_the_bytes_of_an_elementwise_program_are_read_and_written_once():
     assert measure_program(compiled.as_text()).traffic == 2 * x.size * 4
 
 
+def test_a_collective_that_is_spread_over_fusions_counts_once():
+    gather = "all-gather(%a), channel_id=7, replica_groups={{0,1}}, dimensions={0}"
+    parts = "".join(
+        f"""
+%fusion.{i} (a: f32[4]) -> f32[8] {{
+  %a = f32[4]{{0}} parameter(0)
+  ROOT %g = f32[8]{{0}} {gather}
+}}
+"""
+        for i in range(3)
+    )
+    calls = "".join(
+        f"  %f.{i} = f32[8]{{0}} fusion(%a), kind=kCustom, calls=%fusion.{i}\n"
+        for i in range(3)
+    )
+    text = f"""{parts}
+ENTRY %main (a: f32[4]) -> f32[8] {{
+  %a = f32[4]{{0}} parameter(0)
+{calls}  ROOT %r = f32[8]{{0}} add(%f.0, %f.1)
+}}
+"""
+    (row,) = measure_program(text).collectives
+    assert row.count == 1 and row.wire_mebibytes == 16 / 2**20
+
+
 def test_a_ring_sends_what_it_must():
     @functools.cache
     def wire(kind, shape, options="replica_groups={{0,1,2,3}}"):

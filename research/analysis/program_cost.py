@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -91,28 +91,43 @@ def measure_program(text: str) -> ProgramCost:
 def _find_collectives(blocks: Sequence[RepeatedComputation]) -> list[Collective]:
     """The collective operations, alike ones together, the largest first."""
     counts = Counter()
+    # A TPU spreads one collective over several fusions, to hide it behind their work:
+    # {channel: fewest runs of one of them}
+    spread: dict[str, float] = {}
     for block in blocks:
-        # A TPU's fusion of all-reduce and slice is a reduce-scatter
-        scatters = block.is_fused and "reduce-scatter" in block.computation.name
-        for instruction in block.computation.instructions.values():
-            kind = instruction.opcode.removesuffix("-start")
-            if kind not in COLLECTIVES:
+        for row, channel in _list_collectives(block):
+            if not (channel and block.is_fused):
+                counts[row] += block.runs
                 continue
-            arrays = _list_results(kind, instruction)
-            sizes = [array.num_bytes for array in arrays]
-            group = _group_size(instruction)
-            wire = sum(sizes) * _wire_factor(kind, group)
-            if scatters and kind == "all-reduce":
-                kind, wire = "reduce-scatter", wire / 2
-            largest = arrays[int(np.argmax(sizes))]
-            shape = f"{largest.dtype}[{','.join(map(str, largest.shape))}]"
-            row = (kind, shape, group, sum(sizes) / 2**20, wire / 2**20)
-            counts[row] += block.runs
+            runs = min(block.runs, spread.get(channel, block.runs))
+            counts[row] += runs - spread.get(channel, 0.0)
+            spread[channel] = runs
     rows = [
         Collective(kind, shape, group, count, size, wire)
         for (kind, shape, group, size, wire), count in counts.items()
     ]
     return sorted(rows, key=lambda row: -row.wire_mebibytes * row.count)
+
+
+def _list_collectives(block: RepeatedComputation) -> Iterator[tuple[tuple, str]]:
+    """Yields (kind, shape, group, MiB, MiB on the wire) and the channel of each."""
+    # A TPU's fusion of all-reduce and slice is a reduce-scatter
+    scatters = block.is_fused and "reduce-scatter" in block.computation.name
+    for instruction in block.computation.instructions.values():
+        kind = instruction.opcode.removesuffix("-start")
+        if kind not in COLLECTIVES:
+            continue
+        arrays = _list_results(kind, instruction)
+        sizes = [array.num_bytes for array in arrays]
+        group = _group_size(instruction)
+        wire = sum(sizes) * _wire_factor(kind, group)
+        if scatters and kind == "all-reduce":
+            kind, wire = "reduce-scatter", wire / 2
+        largest = arrays[int(np.argmax(sizes))]
+        shape = f"{largest.dtype}[{','.join(map(str, largest.shape))}]"
+        channel = re.search(r"channel_id=(\d+)", instruction.attributes)
+        row = (kind, shape, group, sum(sizes) / 2**20, wire / 2**20)
+        yield row, channel[1] if channel else ""
 
 
 def _list_results(kind: str, instruction: Instruction) -> Sequence[ArrayType]:
