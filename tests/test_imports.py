@@ -20,7 +20,12 @@ LINEN = {
 }
 # library -> the only places that may import it when they are imported themselves.
 ONLY = {
-    "flax": ("models/layers.py", "models/linear.py", "models/moe.py"),
+    "flax": (
+        "models/embedding.py",
+        "models/layers.py",
+        "models/linear.py",
+        "models/moe.py",
+    ),
     "tensorflow_datasets": ("data/sources.py", "data/pydocs.py"),
     "ml_collections": ("config_sections.py", "experiment/"),
     "orbax": ("train/checkpoints.py",),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from packed import CFG, MASK, TEXT, cross_entropy, firsts, hide, lively, random_rows
 
-from research.models import decoders, encoder, heads, layers
+from research.models import decoders, embedding, encoder, heads
 from research.models.positions.segment_positions import segment_positions
 from research.objectives import mlm_masking
 from research.objectives.mlm import mlm
@@ -34,7 +34,7 @@ def by_loop(params, small, large):
     states = encoder.forward(
         params["encoder"], tokens._replace(token_ids=seen), CFG, every_layer=True
     ).layers
-    words = layers.embed_tokens(params["encoder"], dark, where, CFG)
+    words = embedding.embed_tokens(params["encoder"], dark, where, CFG)
     losses = []
     for depth, width in PAIRS:
         padded = states[depth].at[..., width:].set(0.0)

@@ -116,7 +116,7 @@ def position_embeddings(
 ) -> Array | None:
     """Position embeddings [R, S, D] of the tokens; None for an encoder without a table.
 
-    With the same key they equal those that `layers.embed_tokens` adds.
+    With the same key they equal those that `embedding.embed_tokens` adds.
     """
     if cfg.position != "learned":
         return None

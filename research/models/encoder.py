@@ -18,13 +18,8 @@ from research.models.attention.inputs import (
 )
 from research.models.attention.masks import pooling_masks
 from research.models.config import EncoderConfig
-from research.models.layers import (
-    Block,
-    TokenEmbedding,
-    apply_final_norm,
-    embed_tokens,
-    norm,
-)
+from research.models.embedding import TokenEmbedding, embed_tokens
+from research.models.layers import Block, apply_final_norm, norm
 from research.models.pooling import registry
 from research.models.pooling.basic import LearnedPooling
 from research.models.positions.bias import POSITION_BIASES, init_positions

@@ -1,4 +1,4 @@
-"""The layers of the encoder: embeddings, the transformer block, norms.
+"""The layers of the encoder: the transformer block and norms.
 
 They are Linen modules without state or collections: a block returns its keys and values
 and the logits of its router beside the hidden states.
@@ -6,7 +6,6 @@ and the logits of its router beside the hidden states.
 
 from functools import partial
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,10 +18,8 @@ from research.models.attention.inputs import (
 )
 from research.models.config import EncoderConfig
 from research.models.dropout import dropout
-from research.models.linear import KERNEL_INIT, Linear
+from research.models.linear import Linear
 from research.models.moe import Experts
-from research.models.positions.learned import table_rows
-from research.models.positions.segment_positions import Positions
 from research.types import Array, Key, Params
 
 ACTIVATIONS = {
@@ -75,70 +72,6 @@ def apply_final_norm(params: Params, x: Array, cfg: EncoderConfig) -> Array:
     if cfg.norm_at == "post":
         return x
     return norm(cfg, None).apply({"params": params["final_norm"]}, x)
-
-
-class TokenEmbedding(nn.Module):
-    """Sum of token, position and type embeddings, normalized: [B, S] -> [B, S, D]."""
-
-    cfg: EncoderConfig
-
-    @nn.compact
-    def __call__(
-        self,
-        token_ids: Array,
-        positions: Positions,
-        key: Key | None,
-        states: Array | None = None,
-    ) -> Array:
-        """Embeds token_ids [B, S]; `states` [B, S, D] replace the token embeddings."""
-        cfg = self.cfg
-
-        def table(rows, name):
-            return nn.Embed(
-                rows,
-                cfg.width,
-                embedding_init=KERNEL_INIT,
-                dtype=cfg.compute_dtype,
-                name=name,
-            )
-
-        # [B, S, D] token embeddings (Gemma scales them)
-        x = table(cfg.vocab_size, "token")(token_ids) if states is None else states
-        if cfg.embed_scale != 1 and states is None:
-            x = x * jnp.asarray(cfg.embed_scale, x.dtype)
-        # [B, S, D] plus embeddings of positions and of token type 0
-        if cfg.position == "learned":
-            num_rows = cfg.max_len + cfg.position_offset
-            x = x + table(num_rows, "position")(table_rows(positions, cfg, key))
-        if cfg.type_vocab:
-            x = x + table(cfg.type_vocab, "type")(jnp.zeros_like(token_ids))
-        if cfg.embed_norm:
-            x = norm(cfg, "norm")(x)
-        return dropout(x, cfg.dropout, key)
-
-
-def embed_tokens(
-    params: Params,
-    token_ids: Array,
-    positions: Positions,
-    cfg: EncoderConfig,
-    *,
-    states: Array | None = None,
-    key: Key | None = None,
-) -> Array:
-    """Applies the encoder's embedding layer; returns [B, S, D].
-
-    Args:
-        params: The encoder's parameters.
-        token_ids: [B, S] int32.
-        positions: Positions [B, S] of the tokens.
-        cfg: The encoder's shape.
-        states: [B, S, D] states that replace the token embeddings; None for none.
-        key: Dropout key; None runs without dropout.
-    """
-    chex.assert_equal_shape((token_ids, positions.segment_ids))
-    variables = {"params": params["embed"]}
-    return TokenEmbedding(cfg).apply(variables, token_ids, positions, key, states)
 
 
 class Block(nn.Module):

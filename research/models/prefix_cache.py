@@ -17,7 +17,8 @@ from research.models.attention.inputs import (
     shift_positions,
 )
 from research.models.config import EncoderConfig
-from research.models.layers import Block, apply_final_norm, embed_tokens
+from research.models.embedding import embed_tokens
+from research.models.layers import Block, apply_final_norm
 from research.models.linear import lora_params
 from research.models.positions.segment_positions import segment_positions
 from research.models.stack import PerLayerFn, layer_flags, scan_blocks

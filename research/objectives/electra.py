@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from research.losses import token_prediction
 from research.losses.token_prediction import PredictedTokens
-from research.models import encoder, heads, layers, token_ops
+from research.models import embedding, encoder, heads, token_ops
 from research.models.config import EncoderConfig
 from research.models.layers import ACTIVATIONS
 from research.models.linear import KERNEL_INIT
@@ -208,7 +208,7 @@ def generator_states(
         [R, P, D].
     """
     embed_key, key = jax.random.split(key)
-    x = layers.embed_tokens(  # [R, S, D]
+    x = embedding.embed_tokens(  # [R, S, D]
         params["encoder"],
         tokens.token_ids,
         segment_positions(tokens.segment_ids),

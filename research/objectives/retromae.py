@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from research.losses.token_prediction import PredictedTokens, bag_of_words
-from research.models import decoders, encoder, heads, layers, stack, token_ops
+from research.models import decoders, embedding, encoder, heads, stack, token_ops
 from research.models.config import EncoderConfig
 from research.models.positions.bias import position_penalty
 from research.models.positions.segment_positions import segment_positions
@@ -227,7 +227,7 @@ def decode_enhanced(
     # the first token. Queries use the same PRNG key: with an extended position table, a
     # text then begins at the same random position in both.
     embed = partial(
-        layers.embed_tokens,
+        embedding.embed_tokens,
         params["encoder"],
         batch.tokens.token_ids,
         positions,

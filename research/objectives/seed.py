@@ -3,7 +3,7 @@
 import jax
 
 from research.losses.token_prediction import PredictedTokens
-from research.models import decoders, encoder, layers, token_ops
+from research.models import decoders, embedding, encoder, token_ops
 from research.models.attention.masks import decoder_mask
 from research.models.config import EncoderConfig
 from research.models.positions.bias import position_penalty
@@ -135,7 +135,7 @@ def decode_next_tokens(
     positions = segment_positions(batch.tokens.segment_ids)
     embed_key, key = (None, None) if key is None else jax.random.split(key)
     # [R, S, D] embedded text, with the text's vector at the first token
-    x = layers.embed_tokens(
+    x = embedding.embed_tokens(
         params["encoder"], batch.tokens.token_ids, positions, cfg, key=embed_key
     )
     x = token_ops.replace_first_tokens(x, text_vectors, positions)

@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from research.losses.token_prediction import PredictedTokens, TokenMeans
-from research.models import decoders, encoder, heads, layers, stack, token_ops
+from research.models import (
+    decoders,
+    embedding,
+    encoder,
+    heads,
+    layers,
+    stack,
+    token_ops,
+)
 from research.models.config import EncoderConfig
 from research.models.positions.bias import position_penalty
 from research.models.positions.segment_positions import segment_positions
@@ -241,7 +249,7 @@ def decode_masked(
     chex.assert_rank(text_vectors, 4)
     positions = segment_positions(batch.tokens.segment_ids)
     embed_key, key = jax.random.split(key)
-    embedded = layers.embed_tokens(  # [R, S, D]
+    embedded = embedding.embed_tokens(  # [R, S, D]
         params["encoder"], masked.token_ids, positions, cfg, key=embed_key
     )
 

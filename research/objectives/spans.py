@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from research.losses.contrastive import infonce
 from research.losses.similarity import pair_scores
 from research.losses.token_prediction import PredictedTokens
-from research.models import decoders, encoder, heads, layers, token_ops
+from research.models import decoders, embedding, encoder, heads, token_ops
 from research.models.attention.masks import pooling_masks
 from research.models.config import EncoderConfig
 from research.models.pooling.basic import mean_pool
@@ -133,7 +133,7 @@ def predict_from_partners(
     partners = swap_partners(token_ops.gather_tokens(x, first_tokens))
 
     # [R, P, D] the decoder's states of its masked tokens
-    y = layers.embed_tokens(
+    y = embedding.embed_tokens(
         params["encoder"], decoder_masked.token_ids, positions, cfg, key=keys[1]
     )
     y = token_ops.replace_first_tokens(y, partners, positions)

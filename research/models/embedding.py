@@ -1,0 +1,135 @@
+"""The embedding layer: sum of token, position and type embeddings."""
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from research.models.config import EncoderConfig
+from research.models.dropout import dropout
+from research.models.layers import norm
+from research.models.linear import KERNEL_INIT
+from research.models.positions.learned import table_rows
+from research.models.positions.segment_positions import Positions
+from research.types import Array, Key, Params
+
+# Rows of a table up to which its gradient is a product with one-hot rows.
+ONE_HOT_ROWS = 2_048
+
+
+class PositionTable(nn.Embed):
+    """A table of positions, few rows that many tokens share."""
+
+    def __call__(self, rows: Array) -> Array:
+        """The rows [B, S] of the table, [B, S, D]."""
+        return take_rows(self.embedding.astype(self.dtype), rows)
+
+
+@jax.custom_vjp
+def take_rows(table: Array, rows: Array) -> Array:
+    """Rows [B, S] of a table [P, D]: [B, S, D], with a fast gradient.
+
+    On GPUs and TPUs, the gradient of the table is a matrix product with one-hot rows:
+    adding the tokens' gradients one by one makes them wait for each other. Long tables
+    have few tokens in each row, and their one-hot rows would be large.
+    """
+    return jnp.take(table, rows, axis=0)
+
+
+def _take_rows_forward(table, rows):
+    return jnp.take(table, rows, axis=0), (table, rows)
+
+
+def _take_rows_backward(residuals, gradient):
+    table, rows = residuals
+    num_rows = len(table)
+
+    def add(gradient, rows):
+        return jnp.zeros_like(table).at[rows].add(gradient)
+
+    def contract(gradient, rows):
+        # [B, S, P] x [B, S, D] -> [P, D], summed in float32
+        one_hot = jax.nn.one_hot(rows, num_rows, dtype=gradient.dtype)
+        summed = jnp.einsum(
+            "bsp,bsd->pd",
+            one_hot,
+            gradient,
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
+        )
+        return summed.astype(table.dtype)
+
+    if num_rows > ONE_HOT_ROWS:
+        return add(gradient, rows), None
+    return jax.lax.platform_dependent(gradient, rows, cpu=add, default=contract), None
+
+
+take_rows.defvjp(_take_rows_forward, _take_rows_backward)
+
+
+class TokenEmbedding(nn.Module):
+    """Sum of token, position and type embeddings, normalized: [B, S] -> [B, S, D]."""
+
+    cfg: EncoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        token_ids: Array,
+        positions: Positions,
+        key: Key | None,
+        states: Array | None = None,
+    ) -> Array:
+        """Embeds token_ids [B, S]; `states` [B, S, D] replace the token embeddings."""
+        cfg = self.cfg
+
+        def table(rows, name, module=nn.Embed):
+            return module(
+                rows,
+                cfg.width,
+                embedding_init=KERNEL_INIT,
+                dtype=cfg.compute_dtype,
+                name=name,
+            )
+
+        # [B, S, D] token embeddings (Gemma scales them)
+        x = table(cfg.vocab_size, "token")(token_ids) if states is None else states
+        if cfg.embed_scale != 1 and states is None:
+            x = x * jnp.asarray(cfg.embed_scale, x.dtype)
+        # [B, S, D] plus embeddings of positions and of token type 0
+        if cfg.position == "learned":
+            num_rows = cfg.max_len + cfg.position_offset
+            x = x + table(num_rows, "position", PositionTable)(
+                table_rows(positions, cfg, key)
+            )
+        if cfg.type_vocab:
+            # One row for all tokens: on GPUs, adding their gradients one by one to the
+            # same row took more time than the encoder's blocks
+            x = x + table(cfg.type_vocab, "type")(jnp.zeros((1, 1), jnp.int32))
+        if cfg.embed_norm:
+            x = norm(cfg, "norm")(x)
+        return dropout(x, cfg.dropout, key)
+
+
+def embed_tokens(
+    params: Params,
+    token_ids: Array,
+    positions: Positions,
+    cfg: EncoderConfig,
+    *,
+    states: Array | None = None,
+    key: Key | None = None,
+) -> Array:
+    """Applies the encoder's embedding layer; returns [B, S, D].
+
+    Args:
+        params: The encoder's parameters.
+        token_ids: [B, S] int32.
+        positions: Positions [B, S] of the tokens.
+        cfg: The encoder's shape.
+        states: [B, S, D] states that replace the token embeddings; None for none.
+        key: Dropout key; None runs without dropout.
+    """
+    chex.assert_equal_shape((token_ids, positions.segment_ids))
+    variables = {"params": params["embed"]}
+    return TokenEmbedding(cfg).apply(variables, token_ids, positions, key, states)
