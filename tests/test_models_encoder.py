@@ -227,7 +227,7 @@ def test_without_positions_a_permutation_of_tokens_permutes_states():
 
 
 @pytest.mark.parametrize("name", ["bert", "local"])
-def test_remat_changes_no_gradient(key, name):
+def test_remat_and_unrolling_change_no_gradient(key, name):
     cfg = dataclasses.replace(TINY[name], dropout=0.1)
     params, tokens = init_params(TINY[name]), row(TEXTS, 24)
 
@@ -237,12 +237,18 @@ def test_remat_changes_no_gradient(key, name):
         )
         return (x**2).sum()
 
-    plain, dots, full = (
-        jax.grad(loss)(params, dataclasses.replace(cfg, remat=remat))
-        for remat in ("none", "dots", "all")
+    plain, dots, full, unrolled = (
+        jax.grad(loss)(params, dataclasses.replace(cfg, remat=remat, unroll=unroll))
+        for remat, unroll in (
+            ("none", False),
+            ("dots", False),
+            ("all", False),
+            ("dots", True),
+        )
     )
     chex.assert_trees_all_close(plain, dots, rtol=1e-5, atol=1e-5)
     chex.assert_trees_all_close(plain, full, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(plain, unrolled, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

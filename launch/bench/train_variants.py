@@ -38,6 +38,7 @@ from research.train.loop import Experiment
 
 BATCHES = 3  # batches that a variant is timed on, all of one shape
 COMPILERS = 6  # threads that compile variants
+TIMING = 4  # seconds that the timing of a variant takes
 SECONDS = 12  # without which no variant is timed, and no profile made
 
 
@@ -131,8 +132,9 @@ class VariantBench:
                 program = error
             programs[variant.name] = pool.submit(_compile, program)
         # Nothing is timed while another program compiles, which uses the device
+        reserve = SECONDS + TIMING * len(variants)
         for future in programs.values():
-            _wait(future, max(1.0, self.recorder.measure_seconds_left() - SECONDS))
+            _wait(future, max(1.0, self.recorder.measure_seconds_left() - reserve))
         # A compilation that still runs is not waited for
         pool.shutdown(wait=False, cancel_futures=True)
         for variant in variants:

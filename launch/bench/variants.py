@@ -35,19 +35,20 @@ class Variant(NamedTuple):
 
 NO_DROPOUT = {"dropout": 0.0}
 # The recipe as it is, then what may be faster: attention, remat.
+CUDNN = NO_DROPOUT | {"attention": "cudnn_mask"}
+TRITON = NO_DROPOUT | {"attention": "triton"}
+UNROLLED = {"unroll": True, "remat": "none"}
 FIRST = (
     Variant("default"),
     Variant("no dropout", NO_DROPOUT),
-    Variant("cudnn_mask", NO_DROPOUT | {"attention": "cudnn_mask"}),
-    Variant("triton", NO_DROPOUT | {"attention": "triton"}),
-    Variant(
-        "cudnn_mask, no remat",
-        NO_DROPOUT | {"attention": "cudnn_mask", "remat": "none"},
-    ),
-    Variant("triton, no remat", NO_DROPOUT | {"attention": "triton", "remat": "none"}),
-    Variant("no dropout, no remat", NO_DROPOUT | {"remat": "none"}),
+    Variant("cudnn_mask", CUDNN),
+    Variant("cudnn_mask, unrolled, no remat", CUDNN | UNROLLED),
+    Variant("triton", TRITON),
+    Variant("triton, unrolled, no remat", TRITON | UNROLLED),
+    Variant("default, unrolled, no remat", UNROLLED),
+    Variant("cudnn_mask, unrolled", CUDNN | {"unroll": True}),
+    Variant("no dropout, unrolled, no remat", NO_DROPOUT | UNROLLED),
     Variant("bfloat16_logits", NO_DROPOUT | {"attention": "bfloat16_logits"}),
-    Variant("default, no remat", {"remat": "none"}),
 )
 NLI = Variant("default, nli", texts="nli")
 # Variants of the fastest one, to learn where the time goes.

@@ -68,7 +68,7 @@ def load_initialization(
     )
 
     # Fields that change how the encoder is computed, but not what its weights mean
-    free = ("dropout", "dtype", "remat", "attention", "causal")
+    free = ("dropout", "dtype", "remat", "unroll", "attention", "causal")
     changes = {name: getattr(cfg, name) for name in free}
     if dataclasses.replace(shape, **changes) != cfg:
         lines = diff_configs(config_fields(shape), config_fields(cfg))
@@ -189,6 +189,7 @@ def pretrained_encoder(
     dropout: float = 0.1,
     dtype: str = "float32",
     remat: str = "dots",
+    unroll: bool = False,
 ) -> EncoderConfig:
     """The shape of an existing model's encoder, or of its first `depth` blocks.
 
@@ -200,6 +201,7 @@ def pretrained_encoder(
         dropout: Dropout rate in training.
         dtype: Data type of activations.
         remat: What the backward pass recomputes, as in `EncoderConfig`.
+        unroll: Whether blocks are compiled one by one, as in `EncoderConfig`.
     """
     cfg = load.load(model).config
     if not (depth == -1 or 1 <= depth <= cfg.depth):
@@ -211,6 +213,7 @@ def pretrained_encoder(
         dropout=dropout,
         dtype=dtype,
         remat=remat,
+        unroll=unroll,
     )
 
 

@@ -83,6 +83,9 @@ class EncoderConfig:
         remat: What the backward pass recomputes of each block: 'none', 'dots'
             (everything except the outputs of linear layers; this takes less memory
             and, where memory bandwidth is the limit, less time than 'none') or 'all'.
+        unroll: Whether blocks are compiled one by one instead of as the body of a loop.
+            On GPU the loop copies what is stored for the backward pass, which is
+            avoided at the price of `depth` times the compilation.
         attention: 'auto', or an implementation of `attention.attend`: 'plain',
             'blockwise', 'flash' (GPU) or 'splash' (TPU).
     """
@@ -127,6 +130,7 @@ class EncoderConfig:
     dropout: float = 0.1
     dtype: str = "float32"
     remat: str = "dots"
+    unroll: bool = False
     attention: str = "auto"
 
     def __post_init__(self):

@@ -85,7 +85,7 @@ def scan_blocks(
     if cfg.num_experts:
         router_logits = jnp.zeros((*x.shape[:2], cfg.num_experts), cfg.compute_dtype)
     embedded = per_layer_fn(x, router_logits)
-    x, per_layer = jax.lax.scan(layer, x, scanned)
+    x, per_layer = jax.lax.scan(layer, x, scanned, unroll=cfg.unroll)
     if embedded is None:
         return x, None
     return x, jnp.concatenate([embedded[None], per_layer])

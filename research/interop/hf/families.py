@@ -132,6 +132,7 @@ def _normalize_config(cfg: EncoderConfig) -> EncoderConfig:
     defaults = {
         "dtype": "float32",
         "remat": "dots",
+        "unroll": False,
         "attention": "auto",
         "anchor_token": False,
     }
