@@ -47,7 +47,7 @@ def _take_rows_backward(residuals, gradient):
     def add(gradient, rows):
         return jnp.zeros_like(table).at[rows].add(gradient)
 
-    def contract(gradient, rows):
+    def sum_products(gradient, rows):
         # [B, S, P] x [B, S, D] -> [P, D], summed in float32
         one_hot = jax.nn.one_hot(rows, num_rows, dtype=gradient.dtype)
         summed = jnp.einsum(
@@ -61,7 +61,7 @@ def _take_rows_backward(residuals, gradient):
 
     if num_rows > ONE_HOT_ROWS:
         return add(gradient, rows), None
-    return jax.lax.platform_dependent(gradient, rows, cpu=add, default=contract), None
+    return jax.lax.platform_dependent(gradient, rows, cpu=add, default=sum_products), None
 
 
 take_rows.defvjp(_take_rows_forward, _take_rows_backward)
