@@ -19,7 +19,9 @@ _SIZES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES")
 _HOSTS = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 _ADDRESSES = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_COORDINATOR_ADDRESS")
 # Errors of the collectives of CPUs (Gloo), GPUs (NCCL) and of the coordinator.
-_LOST = re.compile(r"gloo|nccl|connection|socket|heartbeat|unavailable", re.I)
+_LOST = re.compile(
+    r"gloo|nccl|connection|socket|heartbeat|unavailable|unhealthy|barrier", re.I
+)
 _LAST_SECONDS = 2
 _GRACE_SECONDS = 60
 _CALLS = itertools.count()  # numbers the calls of `call_on_first`, alike everywhere

@@ -283,7 +283,8 @@ def _report(run: _Run, done: int) -> dict[str, Any]:
 def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, Any]]:
     """Runs every evaluator and measure; writes scores to the log and to evals/.
 
-    With several processes, each runs them on its own devices, with the same results.
+    Every process runs them, each on its devices and its share of the texts, and all
+    get the same scores.
     """
     experiment = run.experiment
     # Evaluators take an embedder, measures take the parameters
