@@ -178,11 +178,18 @@ def split_rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P("data"))
 
 
-def local_mesh(mesh: Mesh) -> Mesh:
-    """The devices of this process alone, all on 'data'; with one process, the mesh."""
+def local_mesh(mesh: Mesh, *, fsdp: bool = False) -> Mesh:
+    """The devices of this process alone; with one process, the mesh itself.
+
+    Args:
+        mesh: Mesh of the devices of all processes.
+        fsdp: Whether all of them are on 'model', so that parameters too large for one
+            device fit; otherwise all are on 'data'.
+    """
     if jax.process_count() == 1:
         return mesh
-    return make_mesh({"data": -1, "model": 1}, jax.local_devices())
+    shape = {"data": 1, "model": -1} if fsdp else {"data": -1, "model": 1}
+    return make_mesh(shape, jax.local_devices())
 
 
 def make_inference_mesh(model: int = 1) -> Mesh | None:
@@ -201,22 +208,32 @@ def make_inference_mesh(model: int = 1) -> Mesh | None:
     return make_mesh({"data": -1, "model": model}, devices)
 
 
-def gather_params(tree: Any, mesh: Mesh) -> Any:
-    """Copies a tree of arrays, however it is split, to every device of each process.
+def gather_params(tree: Any, mesh: Mesh, *, fsdp: bool = False) -> Any:
+    """Copies a tree of arrays, however it is split, to the devices of each process.
+
+    Args:
+        tree: Tree of arrays on the mesh.
+        mesh: Mesh of the devices of all processes.
+        fsdp: Whether a process splits its copy over its devices, as in `local_mesh`.
 
     Returns:
-        The tree on `local_mesh(mesh)`; with one process the tree itself.
+        The tree on `local_mesh(mesh, fsdp=fsdp)`; with one process the tree itself.
     """
     if jax.process_count() == 1:
         return tree
-    replicated = jax.jit(_identity, out_shardings=NamedSharding(mesh, P()))(tree)
-    local = NamedSharding(local_mesh(mesh), P())
+    # The same devices with an axis of processes, over which nothing is split
+    local = local_mesh(mesh, fsdp=fsdp)
+    devices = mesh.devices.reshape(-1, *local.devices.shape)
+    copies = shardings(tree, Mesh(devices, ("process", *local.axis_names)))
+    gathered = jax.jit(_identity, out_shardings=copies)(tree)
 
     def make_local(x):
         shards = [shard.data for shard in x.addressable_shards]
-        return jax.make_array_from_single_device_arrays(x.shape, local, shards)
+        return jax.make_array_from_single_device_arrays(
+            x.shape, NamedSharding(local, x.sharding.spec), shards
+        )
 
-    return jax.tree.map(make_local, replicated)
+    return jax.tree.map(make_local, gathered)
 
 
 def _identity(x):

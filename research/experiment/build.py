@@ -117,7 +117,7 @@ def build(
 
     # How the trained model embeds, and its evaluators
     card = _model_card(config, base_encoder, encoder, sources)
-    local_mesh = sharding.local_mesh(mesh)
+    local_mesh = sharding.local_mesh(mesh, fsdp=fsdp)
     evaluators = {name: build_section(EVALS, p) for name, p in config.evals.items()}
     return Experiment(
         objective=objective,

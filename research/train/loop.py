@@ -288,7 +288,9 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
     """
     experiment = run.experiment
     # Evaluators take an embedder, measures take the parameters
-    model = sharding.gather_params((state.params, state.frozen), experiment.mesh)
+    model = sharding.gather_params(
+        (state.params, state.frozen), experiment.mesh, fsdp=experiment.fsdp
+    )
     calls = {name: partial(f, *model) for name, f in experiment.measures.items()}
     if experiment.evaluators:
         embed = experiment.make_embedder(*model)
