@@ -104,7 +104,7 @@ def make_mistral_lora(folder: Path, chips: int):
     del chips
     config = lora_llm("shape=mistral7b,batch=2048")
     config.max_length = 512
-    config.objective.micro_batch = 16
+    config.objective.micro_batch = 32
     config.data = {"passages": section(SOURCES, "files", path=_write_passages(folder))}
     return config
 
