@@ -1,11 +1,13 @@
 """Folders of vectors: equal to one call, resumed after a kill, refused when changed."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from research.inference.embedder import Embedder
+from research.inference.model import hash_model
 from research.inference.search import rank_documents
 from research.inference.vector_shards import (
     ShardedVectors,
@@ -117,3 +119,16 @@ def test_chunks_in_a_folder_are_those_in_memory(tmp_path):
     line = (tmp_path / "v" / "vectors-00001-of-00003.ids.jsonl").read_text()
     first = json.loads(line.splitlines()[0])
     assert first["id"] == "n8" and first["text"] == 0
+
+
+def test_a_model_has_another_hash_with_other_weights_or_another_shape():
+    model = make_model()
+    kernel = model.params["layers"]["up"]["kernel"].copy()
+    kernel[0, 0, 0] += 1
+    layers = {**model.params["layers"], "up": {"kernel": kernel}}
+    others = [
+        model._replace(params={**model.params, "layers": layers}),
+        model._replace(config=dataclasses.replace(model.config, causal=True)),
+    ]
+    assert hash_model(make_model()) == hash_model(model)
+    assert len({hash_model(model), *map(hash_model, others)}) == 3

@@ -1,5 +1,6 @@
 """`EmbeddingModel`: an encoder's parameters, and its settings for embedding texts."""
 
+import dataclasses
 import hashlib
 from typing import NamedTuple
 
@@ -96,8 +97,14 @@ def select_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingM
 
 def hash_model(model: EmbeddingModel) -> str:
     """A hash of the parameters, the tokenizer and the shape of a model."""
+    # Fields at their defaults are left out, so that a new field changes no hash.
+    shape = {
+        field.name: value
+        for field in dataclasses.fields(model.config)
+        if (value := getattr(model.config, field.name)) != field.default
+    }
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr(model.config).encode() + model.tokenizer.to_str().encode())
+    digest.update(repr(shape).encode() + model.tokenizer.to_str().encode())
     for leaf in jax.tree.leaves((model.params, model.dense)):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{array.shape} {array.dtype}".encode())

@@ -61,7 +61,9 @@ def _take_rows_backward(residuals, gradient):
 
     if num_rows > ONE_HOT_ROWS:
         return add(gradient, rows), None
-    return jax.lax.platform_dependent(gradient, rows, cpu=add, default=sum_products), None
+    return jax.lax.platform_dependent(
+        gradient, rows, cpu=add, default=sum_products
+    ), None
 
 
 take_rows.defvjp(_take_rows_forward, _take_rows_backward)
