@@ -43,7 +43,7 @@ class Budget(NamedTuple):
 # In order of value. The last ones take what is left.
 BUDGETS = (
     Budget("kernels", 60, 25),
-    Budget("train_step", 230, 50),
+    Budget("train_step", 150, 50),
     Budget("train_step_torch", 60, 25),
     Budget("encode", 75, 30),
     Budget("attention", 70, 25),
