@@ -1,5 +1,7 @@
 """The embedding layer: sum of token, position and type embeddings."""
 
+from functools import partial
+
 import chex
 import flax.linen as nn
 import jax
@@ -17,35 +19,35 @@ from research.types import Array, Key, Params
 ONE_HOT_ROWS = 2_048
 
 
-class PositionTable(nn.Embed):
-    """A table of positions, few rows that many tokens share."""
+class EmbeddingTable(nn.Embed):
+    """A table of embeddings, in float32, whose rows are read in the encoder's dtype."""
 
     def __call__(self, rows: Array) -> Array:
-        """The rows [B, S] of the table, [B, S, D]."""
-        return take_rows(self.embedding.astype(self.dtype), rows)
+        """The rows [B, S] of the table: [B, S, D]."""
+        return take_rows(self.embedding, rows, self.dtype)
 
 
-@jax.custom_vjp
-def take_rows(table: Array, rows: Array) -> Array:
-    """Rows [B, S] of a table [P, D]: [B, S, D], with a fast gradient.
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def take_rows(table: Array, rows: Array, dtype: str) -> Array:
+    """Rows [B, S] of a table [P, D] in another dtype: [B, S, D].
 
-    On GPUs and TPUs, the gradient of the table is a matrix product with one-hot rows:
-    adding the tokens' gradients one by one makes them wait for each other. Long tables
-    have few tokens in each row, and their one-hot rows would be large.
+    The gradient sums the tokens of each row in the table's dtype. Where many tokens
+    share few rows, adding them one by one makes GPUs wait, so that the sums of short
+    tables are a matrix product with one-hot rows there.
     """
-    return jnp.take(table, rows, axis=0)
+    return jnp.take(table, rows, axis=0).astype(dtype)
 
 
-def _take_rows_forward(table, rows):
-    return jnp.take(table, rows, axis=0), (table, rows)
+def _take_rows_forward(table, rows, dtype):
+    return take_rows(table, rows, dtype), (table, rows)
 
 
-def _take_rows_backward(residuals, gradient):
+def _take_rows_backward(dtype, residuals, gradient):
     table, rows = residuals
     num_rows = len(table)
 
     def add(gradient, rows):
-        return jnp.zeros_like(table).at[rows].add(gradient)
+        return jnp.zeros_like(table).at[rows].add(gradient.astype(table.dtype))
 
     def sum_products(gradient, rows):
         # [B, S, P] x [B, S, D] -> [P, D], summed in float32
@@ -61,9 +63,8 @@ def _take_rows_backward(residuals, gradient):
 
     if num_rows > ONE_HOT_ROWS:
         return add(gradient, rows), None
-    return jax.lax.platform_dependent(
-        gradient, rows, cpu=add, default=sum_products
-    ), None
+    sums = jax.lax.platform_dependent(gradient, rows, cpu=add, default=sum_products)
+    return sums, None
 
 
 take_rows.defvjp(_take_rows_forward, _take_rows_backward)
@@ -85,8 +86,8 @@ class TokenEmbedding(nn.Module):
         """Embeds token_ids [B, S]; `states` [B, S, D] replace the token embeddings."""
         cfg = self.cfg
 
-        def table(rows, name, module=nn.Embed):
-            return module(
+        def table(rows, name):
+            return EmbeddingTable(
                 rows,
                 cfg.width,
                 embedding_init=KERNEL_INIT,
@@ -101,12 +102,9 @@ class TokenEmbedding(nn.Module):
         # [B, S, D] plus embeddings of positions and of token type 0
         if cfg.position == "learned":
             num_rows = cfg.max_len + cfg.position_offset
-            x = x + table(num_rows, "position", PositionTable)(
-                table_rows(positions, cfg, key)
-            )
+            x = x + table(num_rows, "position")(table_rows(positions, cfg, key))
         if cfg.type_vocab:
-            # One row for all tokens: on GPUs, adding their gradients one by one to the
-            # same row took more time than the encoder's blocks
+            # One row for all tokens, whose gradient is a plain sum
             x = x + table(cfg.type_vocab, "type")(jnp.zeros((1, 1), jnp.int32))
         if cfg.embed_norm:
             x = norm(cfg, "norm")(x)
