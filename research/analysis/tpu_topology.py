@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,14 @@ from jax.experimental import topologies
 # Folder of the TPU compiler. It is on the path only where it is asked for: with it, JAX
 # looks for TPUs at every start, and says so.
 LIBTPU = Path("~/.cache/embax/libtpu").expanduser()
+# There is no TPU machine to ask for its kind and neighbors, and other processes may
+# compile at this time.
+_NO_MACHINE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 def find_slice_devices(topology: str, *, cache: Path = LIBTPU) -> list[jax.Device]:
@@ -28,11 +37,18 @@ def find_slice_devices(topology: str, *, cache: Path = LIBTPU) -> list[jax.Devic
         ValueError: The topology is unknown, or libtpu cannot be installed.
     """
     add_libtpu(cache)
-    # There are no TPU machines to ask, and other processes may compile at this time
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for name, value in _NO_MACHINE.items():
+        os.environ.setdefault(name, value)
+    # A host has 2 x 2 chips, or all of a slice that is smaller
+    shape = [
+        int(size) for size in topology.partition(":")[2].split("x") if size.isdigit()
+    ]
+    options = {}
+    if 0 < math.prod(shape) < 4:
+        options["chips_per_host_bounds"] = (*shape, 1, 1)[:3]
     try:
-        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
+        description = topologies.get_topology_desc(topology, platform="tpu", **options)
+        return list(description.devices)
     except Exception as error:  # unknown names raise various things
         raise ValueError(
             f"cannot compile for topology {topology!r}: it should be a chip and the "
