@@ -35,12 +35,12 @@ class Variant(NamedTuple):
 
 NO_DROPOUT = {"dropout": 0.0}
 # The recipe as it is, then what may be faster: attention, remat.
-CUDNN = NO_DROPOUT | {"attention": "cudnn_mask"}
+FLASH = NO_DROPOUT | {"attention": "flash"}
 TRITON = NO_DROPOUT | {"attention": "triton"}
 UNROLLED = {"unroll": True, "remat": "none"}
 FIRST = (
     Variant("default"),
-    Variant("cudnn_mask, unrolled, no remat", CUDNN | UNROLLED),
+    Variant("flash, unrolled, no remat", FLASH | UNROLLED),
     Variant("default, unrolled, no remat", UNROLLED),
 )
 NLI = Variant("default, nli", texts="nli")
@@ -58,8 +58,8 @@ SECOND = (
 LAST = (
     Variant("no dropout", NO_DROPOUT),
     Variant("no dropout, unrolled, no remat", NO_DROPOUT | UNROLLED),
-    Variant("cudnn_mask", CUDNN),
-    Variant("cudnn_mask, unrolled", CUDNN | {"unroll": True}),
+    Variant("flash", FLASH),
+    Variant("flash, unrolled", FLASH | {"unroll": True}),
     Variant("triton", TRITON),
     Variant("triton, unrolled, no remat", TRITON | UNROLLED),
     Variant("bfloat16_logits", NO_DROPOUT | {"attention": "bfloat16_logits"}),

@@ -15,6 +15,8 @@ from research.types import Array
 # Splash attention: largest number of queries and keys in a block, and number of vector
 # lanes of a TPU, of which the block size is a multiple.
 BLOCK, LANES = 512, 128
+# cuDNN attention: longest rows that always have a mask, longest packed rows that do.
+MASK_LENGTH, PACKED_LENGTH = 512, 4_096
 
 
 def find_obstacles(cfg: EncoderConfig, name: str, *, dropout: bool) -> list[str]:
@@ -49,10 +51,11 @@ def flash_attention(
     attn: AttentionInputs,
     is_local: Array | None = None,
 ) -> Array:
-    """cuDNN attention if each row holds one text at its start; else `blockwise`.
+    """cuDNN attention, of packed rows with a mask [B, 1, S, S] of their texts.
 
-    cuDNN supports rows of different lengths, but neither packed rows without an [S, S]
-    mask nor windows on both sides.
+    Rows of one text each need no mask where they are longer than MASK_LENGTH; packed
+    rows longer than PACKED_LENGTH, whose mask would be large, and windows on both sides
+    are left to `blockwise`.
 
     Args:
         cfg: The encoder's shape, for which `find_obstacles` lists nothing.
@@ -66,8 +69,27 @@ def flash_attention(
     Returns:
         [B, S, H, D/H].
     """
-    # [] bool, whether every token's position in its text is its position in the row
     positions = attn.positions
+
+    def run_masked():
+        # Padding attends to padding, so that every query has a key
+        ids = positions.segment_ids
+        mask = ids[:, None, :, None] == ids[:, None, None, :]  # [B, 1, S, S]
+        return jax.nn.dot_product_attention(
+            q[0],
+            k[0],
+            v,
+            mask=mask,
+            scale=1.0,
+            is_causal=cfg.causal,
+            implementation="cudnn",
+        )
+
+    # Short rows: both forms would cost more than the mask
+    if is_local is None and v.shape[1] <= MASK_LENGTH:
+        return run_masked()
+
+    # [] bool, whether every token's position in its text is its position in the row
     valid = positions.segment_ids > 0
     fits = (~valid | (positions.position_ids == positions.row_positions)).all()
     if is_local is not None:
@@ -88,7 +110,8 @@ def flash_attention(
     def run_blockwise():
         return blockwise_attention(cfg, q, k, v, attn, is_local)
 
-    return jax.lax.cond(fits, run_cudnn, run_blockwise)
+    masked = is_local is None and v.shape[1] <= PACKED_LENGTH
+    return jax.lax.cond(fits, run_cudnn, run_masked if masked else run_blockwise)
 
 
 def splash_attention(
