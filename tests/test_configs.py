@@ -118,8 +118,8 @@ def test_a_workdir_keeps_its_config(tmp_path, cache):
         ({"max_length": 65}, "max_length 65 is beyond the encoder's 64 positions"),
         ({"steps": 0}, "steps is 0; it should be at least 1"),
         ({"encoder.vocab_size": 100}, "tokens, the encoder's table only 100"),
+        ({"batch_size": 12}, "batch_size 12 cannot be split evenly over 8 devices"),
         ({"mesh.data": 3}, "mesh .* does not fit 8 devices"),
-        ({"objective.micro_batch": 3}, "batch_size 8 does not divide by micro_batch 3"),
         ({"data": {}}, "the config names no data"),
     ],
 )

@@ -554,7 +554,8 @@ def test_blocks_of_rows_have_the_value_and_gradient_of_the_batch(
     assert count_row_blocks(12, 36) == 1
     monkeypatch.setattr(similarity, "BLOCK_SCORES", 4 * 36)
     assert count_row_blocks(12, 36) == 3
-    chex.assert_trees_all_close(value_and_grad(), expected, rtol=2e-5, atol=1e-6)
+    # Gradients of 5 and more, summed in another order
+    chex.assert_trees_all_close(value_and_grad(), expected, rtol=2e-5, atol=1e-5)
 
 
 def test_memory_grows_with_the_pairs_and_not_with_their_square():
