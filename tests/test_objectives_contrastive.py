@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from research import sharding
-from research.analysis.dry_run import collectives
+from research.analysis.program_cost import measure_program
 from research.config_sections import build, section
 from research.data.examples import Example
 from research.data.pair_batches import make_pair_batches
@@ -252,7 +252,11 @@ def test_devices_exchange_the_vectors_of_the_sizes_once(key, made):
             return starbucks.loss(params, {}, batch, key)[0]
 
         text = jax.jit(jax.grad(loss)).lower(shapes).compile().as_text()
-    rows = [c for c in collectives(text) if c.kind in ("all-gather", "reduce-scatter")]
+    rows = [
+        c
+        for c in measure_program(text).collectives
+        if c.kind in ("all-gather", "reduce-scatter")
+    ]
     gathered = sum(c.count * c.mebibytes for c in rows if c.kind == "all-gather")
     # [32 documents, sum of dims] float32, and the ids of 48 texts, of 8 bytes
     vectors = 32 * sum(dim for _, dim in PAIRS) * 4

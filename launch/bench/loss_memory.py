@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from launch import main as cli
 from research import sharding
-from research.analysis.dry_run import collectives
+from research.analysis.program_cost import measure_program
 from research.losses.contrastive import infonce
 from research.losses.registry import build_loss
 from research.losses.similarity import pair_scores
@@ -122,4 +122,6 @@ def measure_gradcache(micro_batches: list[int], batch_size: int) -> list[dict]:
 
 def _sum_exchange(program: str) -> float:
     """Size of the results of a program's collectives, in MiB per device."""
-    return sum(row.count * row.mebibytes for row in collectives(program))
+    return sum(
+        row.count * row.mebibytes for row in measure_program(program).collectives
+    )
