@@ -63,8 +63,20 @@ def pair():
     return shaken(with_lora(BERT, count=2)[1]), texts()
 
 
+@pytest.fixture
+def without_optimizations():
+    """XLA's fusions round differently in a program with more operations."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    jax.clear_caches()
+    yield
+    jax.config.update(name, before)
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("cfg", [BERT, MODERN], ids=["bert", "modern"])
-def test_new_adapters_change_no_bit(cfg):
+def test_new_adapters_change_no_bit(without_optimizations, cfg):
     plain, lora = with_lora(cfg)
     tokens = texts()
     expected = encoded(plain, tokens, cfg)
