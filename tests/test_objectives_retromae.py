@@ -10,7 +10,7 @@ import pytest
 from packed import CFG, MASK, TEXT, cross_entropy, firsts, hide, lively, random_rows
 
 from research.losses.token_prediction import bag_of_words
-from research.models import decoders, encoder, layers, token_ops
+from research.models import decoders, embedding, encoder, token_ops
 from research.models import heads as models_heads
 from research.models.positions import learned
 from research.models.positions.segment_positions import segment_positions
@@ -166,7 +166,7 @@ def test_queries_and_keys_begin_at_the_same_row_of_a_longer_table(
         return looked[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (layers, decoders):
+        for module in (embedding, decoders):
             patch.setattr(module, "table_rows", rows)
         decode_enhanced(params, ROWS, sentences, key, cfg, **RULES[embedded])
     assert len(looked) >= 2

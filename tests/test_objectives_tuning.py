@@ -45,11 +45,12 @@ class Batches:
     def __call__(self, step):
         random = np.random.default_rng(step)
         ids = random.integers(5, 60, (2 * PAIRS, LENGTH), dtype=np.int32)
-        number = np.repeat(np.arange(2, dtype=np.int32), PAIRS)[:, None]
+        # Each pair in two rows side by side, and so on the same device
+        number = np.tile(np.arange(2, dtype=np.int32), PAIRS)[:, None]
         adapter = np.broadcast_to(number, ids.shape).copy() if self.adapter else None
         tokens = Tokens(ids, np.ones_like(ids), ids > 0, adapter)
         rows = np.arange(2 * PAIRS, dtype=np.int32)
-        return Batch(tokens, rows[:PAIRS], rows[PAIRS:], Labels())
+        return Batch(tokens, rows[::2], rows[1::2], Labels())
 
     def source_name(self, step):
         return "pairs"
