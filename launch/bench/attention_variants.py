@@ -4,79 +4,19 @@ They have the arguments of `kernels.flash_attention`, need no bias, dropout, win
 remapped positions, and can be named by `EncoderConfig.attention` once registered.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from research.models import config
 from research.models.attention import attend
 from research.models.attention.inputs import AttentionInputs
+from research.models.attention.kernels import attend_with_lengths, attend_with_mask
 from research.models.config import EncoderConfig
 from research.types import Array, max_segments
 
 BLOCK = 64  # queries and keys of a block of the Triton kernel
-
-
-def attend_cudnn_mask(
-    cfg: EncoderConfig,
-    q: tuple[Array, ...],
-    k: tuple[Array, ...],
-    v: Array,
-    attn: AttentionInputs,
-    is_local: Array | None = None,
-) -> Array:
-    """cuDNN attention with a mask [B, 1, S, S] of the texts of each row."""
-    del is_local
-    segment_ids = attn.positions.segment_ids
-    # Padding attends to padding, so that every query has a key
-    mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    return jax.nn.dot_product_attention(
-        q[0],
-        k[0],
-        v,
-        mask=mask,
-        scale=1.0,
-        is_causal=cfg.causal,
-        implementation="cudnn",
-    )
-
-
-def attend_cudnn_lengths(
-    cfg: EncoderConfig,
-    q: tuple[Array, ...],
-    k: tuple[Array, ...],
-    v: Array,
-    attn: AttentionInputs,
-    is_local: Array | None = None,
-) -> Array:
-    """cuDNN attention of rows of one text each: `flash` without its condition."""
-    del is_local
-    lengths = (attn.positions.segment_ids > 0).sum(-1, dtype=jnp.int32)
-    return jax.nn.dot_product_attention(
-        q[0],
-        k[0],
-        v,
-        scale=1.0,
-        is_causal=cfg.causal,
-        key_value_seq_lengths=jnp.maximum(lengths, 1),
-        implementation="cudnn",
-    )
-
-
-def attend_xla_softmax(
-    cfg: EncoderConfig,
-    q: tuple[Array, ...],
-    k: tuple[Array, ...],
-    v: Array,
-    attn: AttentionInputs,
-    is_local: Array | None = None,
-) -> Array:
-    """Dense attention in the form that XLA's fusions are written for."""
-    del is_local
-    segment_ids = attn.positions.segment_ids
-    mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    return jax.nn.dot_product_attention(
-        q[0], k[0], v, mask=mask, scale=1.0, is_causal=cfg.causal, implementation="xla"
-    )
 
 
 def attend_bfloat16_logits(
@@ -180,10 +120,10 @@ def _repeat_heads(x: Array, cfg: EncoderConfig) -> Array:
 
 
 VARIANTS = {
-    "cudnn_mask": attend_cudnn_mask,
-    "cudnn_lengths": attend_cudnn_lengths,
+    "cudnn_mask": attend_with_mask,
+    "cudnn_lengths": attend_with_lengths,
     "triton": attend_triton,
-    "xla_softmax": attend_xla_softmax,
+    "xla_softmax": partial(attend_with_mask, implementation="xla"),
     "bfloat16_logits": attend_bfloat16_logits,
     "cudnn_packed": attend_cudnn_packed,
 }

@@ -169,18 +169,18 @@ def pack_bins(lengths: np.ndarray, size: int, max_texts: int) -> Packing:
     row, segment, start = (np.zeros((texts, bins), np.int64) for _ in range(3))
     for i, text_lengths in enumerate(descending):
         slack = free - text_lengths[:, None]  # wraps around where there is no room
-        chosen = slack.argmin(axis=1)  # [G], the fullest row with room
-        if (slack[every_bin, chosen] > size).any():
+        fullest = slack.argmin(axis=1)  # [G], the fullest row with room
+        if (slack[every_bin, fullest] > size).any():
             # A bin has no such row: every bin gets another one
             free = np.pad(free, ((0, 0), (0, 1)), constant_values=size)
             row_texts = np.pad(row_texts, ((0, 0), (0, 1)))
-            chosen = (free - text_lengths[:, None]).argmin(axis=1)
-        count = row_texts[every_bin, chosen] + 1
-        row[i], segment[i], start[i] = chosen, count, size - free[every_bin, chosen]
-        row_texts[every_bin, chosen] = count
+            fullest = (free - text_lengths[:, None]).argmin(axis=1)
+        count = row_texts[every_bin, fullest] + 1
+        row[i], segment[i], start[i] = fullest, count, size - free[every_bin, fullest]
+        row_texts[every_bin, fullest] = count
         # A row with as many texts as it may hold has no room
-        left = free[every_bin, chosen] - text_lengths
-        free[every_bin, chosen] = np.where(count < max_texts, left, 0)
+        left = free[every_bin, fullest] - text_lengths
+        free[every_bin, fullest] = np.where(count < max_texts, left, 0)
     # [G, T] in the order of the arguments
     inverse = np.argsort(order, axis=1)
     row, segment, start = (

@@ -71,7 +71,7 @@ def infonce(
 
     # [b, B*K] logits of documents
     logits = _mask_logits(scores.query_document / temperature, allowed.query_document)
-    is_own = jnp.repeat(_is_same_pair(scores.vectors), num_docs, axis=1)
+    is_own = jnp.repeat(scores.vectors.is_own, num_docs, axis=1)
     is_hard = (jnp.arange(logits.shape[1]) % num_docs > 0)[None, :]
     logits = jnp.where(is_own & is_hard, logits + alpha, logits)
     # Leave out other queries' hard negatives, or all documents of other queries
@@ -151,7 +151,7 @@ def _allowed_pairs(
 ) -> AllowedPairs:
     """The positives, and pairs of different texts with scores within the margin."""
     num_docs = scores.vectors.docs_per_query
-    diagonal = _is_same_pair(scores.vectors)  # [b, B]
+    diagonal = scores.vectors.is_own  # [b, B]
     same_query, same_document = _same_texts(scores.vectors, labels)
 
     # [b, B*K] documents whose text is not the positive's, and whose query's text is not
@@ -193,11 +193,6 @@ def _same_texts(vectors: PairVectors, labels: Labels) -> tuple[Array, Array]:
         positives = vectors.take_rows(ids[::num_docs])  # [b, 2]
         same_document = jnp.all(positives[:, None] == ids[None], axis=-1)
     return same_query, same_document
-
-
-def _is_same_pair(vectors: PairVectors) -> Array:
-    """[b, B] bool, whether pair j is the pair of row i."""
-    return vectors.rows[:, None] == jnp.arange(len(vectors.all_queries))[None, :]
 
 
 def _is_positive(vectors: PairVectors) -> Array:

@@ -61,6 +61,11 @@ class PairVectors(NamedTuple):
         """Whether the rows are all pairs of the batch."""
         return len(self.queries) == len(self.all_queries)
 
+    @property
+    def is_own(self) -> Array:
+        """[b, B] bool, whether pair j is the pair of row i."""
+        return self.rows[:, None] == jnp.arange(len(self.all_queries))[None, :]
+
     def take_rows(self, x: Array) -> Array:
         """The entries [b, ...] of these rows of an array of all pairs [B, ...]."""
         return x if self.is_complete else x[self.rows]
@@ -169,7 +174,7 @@ def map_row_blocks(fn: Callable[..., Any], *pairs: PairVectors) -> Any:
     if blocks == 1:
         return fn(*pairs)
 
-    def split(x):  # [b, ...] -> [blocks, b / blocks, ...]
+    def split_blocks(x):  # [b, ...] -> [blocks, b / blocks, ...]
         return x.reshape(blocks, len(x) // blocks, *x.shape[1:])
 
     @jax.checkpoint
@@ -182,7 +187,10 @@ def map_row_blocks(fn: Callable[..., Any], *pairs: PairVectors) -> Any:
             )
         )
 
-    parts = [(split(p.queries), split(p.documents), split(p.rows)) for p in pairs]
+    parts = [
+        (split_blocks(p.queries), split_blocks(p.documents), split_blocks(p.rows))
+        for p in pairs
+    ]
     results = jax.lax.map(run_block, parts)  # [blocks, b / blocks, ...]
     return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), results)
 

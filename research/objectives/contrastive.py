@@ -159,8 +159,7 @@ def ranking_metrics(q: Array, d: Array) -> Metrics:
     def rank_rows(rows: PairVectors):
         # [b, B] scores of all positives; each query's own; the sum of the negatives'
         scores = PairScores(rows, "cosine").query_document[:, :: rows.docs_per_query]
-        is_own = rows.rows[:, None] == jnp.arange(scores.shape[1])[None, :]
-        positives = jnp.sum(jnp.where(is_own, scores, 0.0), axis=1)
+        positives = jnp.sum(jnp.where(rows.is_own, scores, 0.0), axis=1)
         correct = (positives >= scores.max(1)).astype(jnp.float32)
         return positives, scores.sum(1) - positives, correct
 

@@ -69,49 +69,73 @@ def flash_attention(
     Returns:
         [B, S, H, D/H].
     """
-    positions = attn.positions
-
-    def run_masked():
-        # Padding attends to padding, so that every query has a key
-        ids = positions.segment_ids
-        mask = ids[:, None, :, None] == ids[:, None, None, :]  # [B, 1, S, S]
-        return jax.nn.dot_product_attention(
-            q[0],
-            k[0],
-            v,
-            mask=mask,
-            scale=1.0,
-            is_causal=cfg.causal,
-            implementation="cudnn",
-        )
-
-    # Short rows: both forms would cost more than the mask
+    # Short rows: other forms would cost more than the mask
     if is_local is None and v.shape[1] <= MASK_LENGTH:
-        return run_masked()
+        return attend_with_mask(cfg, q, k, v, attn)
 
     # [] bool, whether every token's position in its text is its position in the row
+    positions = attn.positions
     valid = positions.segment_ids > 0
     fits = (~valid | (positions.position_ids == positions.row_positions)).all()
     if is_local is not None:
         fits &= ~is_local
+    packed = blockwise_attention
+    if is_local is None and v.shape[1] <= PACKED_LENGTH:
+        packed = attend_with_mask
+    return jax.lax.cond(
+        fits,
+        lambda: attend_with_lengths(cfg, q, k, v, attn),
+        lambda: packed(cfg, q, k, v, attn, is_local),
+    )
 
-    def run_cudnn():
-        # Queries are already scaled; rows without tokens are given the length 1
-        return jax.nn.dot_product_attention(
-            q[0],
-            k[0],
-            v,
-            scale=1.0,
-            is_causal=cfg.causal,
-            key_value_seq_lengths=jnp.maximum(valid.sum(-1, dtype=jnp.int32), 1),
-            implementation="cudnn",
-        )
 
-    def run_blockwise():
-        return blockwise_attention(cfg, q, k, v, attn, is_local)
+def attend_with_mask(
+    cfg: EncoderConfig,
+    q: tuple[Array, ...],
+    k: tuple[Array, ...],
+    v: Array,
+    attn: AttentionInputs,
+    is_local: Array | None = None,
+    *,
+    implementation: str = "cudnn",
+) -> Array:
+    """Attention of packed rows with a mask [B, 1, S, S] of their texts, no windows."""
+    del is_local
+    segment_ids = attn.positions.segment_ids
+    # Padding attends to padding, so that every query has a key
+    mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    return jax.nn.dot_product_attention(
+        q[0],
+        k[0],
+        v,
+        mask=mask,
+        scale=1.0,  # queries are already scaled
+        is_causal=cfg.causal,
+        implementation=implementation,
+    )
 
-    masked = is_local is None and v.shape[1] <= PACKED_LENGTH
-    return jax.lax.cond(fits, run_cudnn, run_masked if masked else run_blockwise)
+
+def attend_with_lengths(
+    cfg: EncoderConfig,
+    q: tuple[Array, ...],
+    k: tuple[Array, ...],
+    v: Array,
+    attn: AttentionInputs,
+    is_local: Array | None = None,
+) -> Array:
+    """cuDNN attention of rows that hold one text each, at their start, no windows."""
+    del is_local
+    lengths = (attn.positions.segment_ids > 0).sum(-1, dtype=jnp.int32)
+    return jax.nn.dot_product_attention(
+        q[0],
+        k[0],
+        v,
+        scale=1.0,  # queries are already scaled
+        is_causal=cfg.causal,
+        # Rows without tokens are given the length 1
+        key_value_seq_lengths=jnp.maximum(lengths, 1),
+        implementation="cudnn",
+    )
 
 
 def splash_attention(
