@@ -4,8 +4,8 @@ python -m launch.bench.accelerator [--minutes=9] [--parts=train_step,...] [--tin
 
 Every part is a process with a time limit of its own, so that an error costs one part.
 Results are lines of JSON in --records ($OUT/accelerator.jsonl if unset), written as
-they come; a table comes last. JAX is
-not imported here: the parts need all of the device's memory.
+they come; a table comes last. JAX is not imported here: the parts need all of the
+device's memory.
 """
 
 import os

@@ -14,7 +14,7 @@ from launch.bench.attention_variants import register_variants
 from launch.bench.encode import compare_encoding
 from launch.bench.records import Recorder
 from launch.bench.timing import time_steps
-from launch.bench.workloads import Setting
+from launch.bench.workloads import Setting, make_bert_config
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import build_loss
 from research.models.config import EncoderConfig
@@ -63,14 +63,7 @@ def save_bert(setting: Setting) -> Path:
     folder, shape = setting.scratch / "bert", setting.bert
     if (folder / "config.json").exists():
         return folder
-    config = transformers.BertConfig(
-        vocab_size=shape["vocab_size"],
-        hidden_size=shape["width"],
-        num_hidden_layers=shape["depth"],
-        num_attention_heads=shape["num_heads"],
-        intermediate_size=shape["mlp"],
-        max_position_embeddings=shape["max_len"],
-    )
+    config = make_bert_config(shape)
     # The tokenizer of the other parts
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls")}
     special |= {f"{name}_token": f"[{name.upper()}]" for name in ("sep", "mask")}

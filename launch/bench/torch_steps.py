@@ -15,7 +15,7 @@ from launch.bench.columns import count_tokens, load_columns, useful_flops
 from launch.bench.records import Recorder
 from launch.bench.timing import time_steps
 from launch.bench.torch_peer import LoraPeer, StarbucksPeer
-from launch.bench.workloads import Setting, starbucks_config
+from launch.bench.workloads import Setting, make_bert_config, starbucks_config
 from research.train.chips import peak_flops
 
 SDPA_HEADS = 12, 64  # heads and channels per head
@@ -67,16 +67,7 @@ def _time_starbucks(setting: Setting, texts: str, dropout: float) -> dict[str, A
     batch_size = 8 if setting.tiny else 512
     batches = load_columns(setting.scratch, f"starbucks-{texts}-{batch_size}")
     # The same sizes, dropout and optimizer as our side
-    config = transformers.BertConfig(
-        vocab_size=shape["vocab_size"],
-        hidden_size=shape["width"],
-        num_hidden_layers=shape["depth"],
-        num_attention_heads=shape["num_heads"],
-        intermediate_size=shape["mlp"],
-        max_position_embeddings=shape["max_len"],
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-    )
+    config = make_bert_config(shape, dropout)
     model = transformers.BertModel(config, add_pooling_layer=False)
     recipe = starbucks_config(setting, texts, batch_size)
     peer = StarbucksPeer(

@@ -204,3 +204,19 @@ def lora_config(setting: Setting, batch_size: int, **encoder):
     lora = {"rank": 16, "alpha": 32.0, "base_dtype": "bfloat16"}
     config.tuning = section(TUNING, "lora", **lora)
     return config
+
+
+def make_bert_config(shape: dict[str, Any], dropout: float = 0.1):
+    """The transformers config of a BERT of a shape such as `BERT`."""
+    import transformers
+
+    return transformers.BertConfig(
+        vocab_size=shape["vocab_size"],
+        hidden_size=shape["width"],
+        num_hidden_layers=shape["depth"],
+        num_attention_heads=shape["num_heads"],
+        intermediate_size=shape["mlp"],
+        max_position_embeddings=shape["max_len"],
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )

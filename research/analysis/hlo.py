@@ -201,20 +201,20 @@ def count_trips(program: Program, caller: Computation, loop: Instruction) -> int
 
 def _parse_instruction(line: str) -> Instruction:
     # "%name = TYPE opcode(OPERANDS), ATTRIBUTES", where TYPE may be a tuple
-    left, _, right = line.strip().partition(" = ")
-    is_tuple = right.startswith("(")
-    end = _find_closing(right, 0) + 1 if is_tuple else right.index(" ")
-    results, rest = right[:end], right[end:].lstrip()
-    opening = rest.index("(")
-    closing = _find_closing(rest, opening)
-    inside = rest[opening + 1 : closing]
+    name, _, value = line.strip().partition(" = ")
+    is_tuple = value.startswith("(")
+    end = _find_closing(value, 0) + 1 if is_tuple else value.index(" ")
+    results, operation = value[:end], value[end:].lstrip()
+    opening = operation.index("(")
+    closing = _find_closing(operation, opening)
+    inside = operation[opening + 1 : closing]
     return Instruction(
-        name=left.removeprefix("ROOT ").removeprefix("%"),
+        name=name.removeprefix("ROOT ").removeprefix("%"),
         results=parse_arrays(results),
-        opcode=rest[:opening],
+        opcode=operation[:opening],
         operands=tuple(_NAME.findall(inside)),
         literal=inside,
-        attributes=rest[closing + 1 :],
+        attributes=operation[closing + 1 :],
     )
 
 

@@ -168,21 +168,21 @@ def _count_flops(computation: Computation, instruction: Instruction) -> float:
     """Operations of a matrix product; a TPU calls it a convolution."""
     if instruction.opcode not in ("dot", "convolution"):
         return 0.0
-    left, right = (
+    lhs, rhs = (
         computation.instructions[name].results[0].shape
         for name in instruction.operands[:2]
     )
     output = instruction.results[0].shape
     if instruction.opcode == "dot":
         axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
-        contracted = [left[int(axis)] for axis in axes[1].split(",") if axis]
+        contracted = [lhs[int(axis)] for axis in axes[1].split(",") if axis]
         return 2.0 * math.prod(output) * math.prod(contracted)
     # "01bf_0o1i->01bf": batch and features of all three, digits for window axes
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
     total = 2.0 * output[labels[3].index("b")] * output[labels[3].index("f")]
-    total *= right[labels[2].index("i")]
+    total *= rhs[labels[2].index("i")]
     for axis, window in enumerate(_read_window(instruction, labels[1])):
-        size = left[labels[1].index(str(axis))]
+        size = lhs[labels[1].index(str(axis))]
         total *= _count_overlaps(size, output[labels[3].index(str(axis))], **window)
     return total
 
@@ -190,8 +190,8 @@ def _count_flops(computation: Computation, instruction: Instruction) -> float:
 def _read_window(instruction: Instruction, labels: str) -> list[dict[str, int]]:
     """Size, stride, padding and dilations of a convolution's window, per axis."""
     axes = sum(label.isdigit() for label in labels)
-    found = _WINDOW.search(instruction.attributes)
-    fields = dict(item.split("=") for item in found[1].split()) if found else {}
+    window = _WINDOW.search(instruction.attributes)
+    fields = dict(item.split("=") for item in window[1].split()) if window else {}
     names = {"size": "1", "stride": "1", "pad": "0_0", "lhs_dilate": "1"}
     names["rhs_dilate"] = "1"
     values = {
