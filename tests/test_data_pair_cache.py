@@ -6,7 +6,7 @@ from research.data.examples import Example
 from research.data.pair_cache import tokenize_pairs
 from research.data.sources import Source
 from research.text import tokenization
-from research.text.one_word_prompts import punctuate_statement
+from research.text.one_word_prompts import punctuate
 from research.text.prompts import PROMPTS
 from research.text.templates import tokenize_with_prompt
 from research.text.tokenization import hash_texts, tokenize_texts, train_tokenizer
@@ -117,7 +117,7 @@ def test_another_method_is_another_folder(tmp_path, tokenizer):
         PROMPTS["template"](query="is {text}"),
         PROMPTS["template"](query="is {text!}", document="{text}"),
         PROMPTS["template"](query="a {text}"),
-        PROMPTS["template"](query="is {text}")._replace(rewrite=punctuate_statement),
+        PROMPTS["template"](query="is {text}")._replace(rewrite=punctuate),
         PROMPTS["echo"](instruction="a"),
     ]
     for method in methods:

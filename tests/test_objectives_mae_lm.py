@@ -24,9 +24,18 @@ SHAPES = pytest.mark.parametrize(
 
 
 def inputs(cfg, params, rows, at, real):
-    """What the decoder reads, before positions of its own are added."""
-    params = {**params, "decoder": {}}
+    """What the decoder reads, without positions of its own."""
+    norm = params["decoder"]["input_norm"]
+    params = {**params, "decoder": {"input_norm": norm}}
     return decoder_inputs(params, rows.tokens, (at, real), None, cfg, TEXT)
+
+
+def normalized(x, params):
+    """The norm of the decoder's inputs, in NumPy."""
+    x, norm = np.asarray(x, np.float64), params["decoder"]["input_norm"]
+    x -= x.mean(-1, keepdims=True)
+    x /= np.sqrt((x**2).mean(-1, keepdims=True) + CFG.norm_eps)
+    return x * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
 
 
 @SHAPES
@@ -41,7 +50,24 @@ def test_without_masks_the_encoder_is_the_ordinary_one(key, cfg):
         return whole, inputs(cfg, params, ROWS, at, real)
 
     expected, got = (np.asarray(x)[np.asarray(real)] for x in both(params))
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(got, normalized(expected, params), atol=1e-5)
+
+
+def test_the_decoder_reads_the_norm_of_a_token_and_its_position(key):
+    """As in yumeng5/MAE-LM: LayerNorm of [MASK]'s row plus the decoder's position."""
+    params = lively(mae_lm(CFG, TEXT).init)[0]
+    (mask,) = mlm_masking.mask_row_tokens(key, ROWS, (0.3,))
+    kept = mlm_masking.masked_positions(
+        ~mask, mlm_masking.unmasked_buffer_size(32, 0.3)
+    )
+    got = decoder_inputs(params, ROWS.tokens, kept, None, CFG, TEXT)
+    places = segment_positions(ROWS.tokens.segment_ids).position_ids
+    table = params["encoder"]["embed"]["token"]["embedding"]
+    sums = table[MASK][None, None] + params["decoder"]["position"][places]
+    expected = normalized(sums, params)
+    mask = np.asarray(mask)
+    assert mask.sum() > 5
+    np.testing.assert_allclose(got[mask], expected[mask], atol=1e-5)
 
 
 @SHAPES
@@ -61,8 +87,8 @@ def test_order_and_masked_tokens_do_not_matter(key, cfg):
     shuffled = np.asarray(states(ROWS, at[:, order], real[:, order]))
     np.testing.assert_allclose(shuffled[ordinary], before[ordinary], atol=1e-5)
     table = params["encoder"]["embed"]["token"]["embedding"]
-    stand_in = np.broadcast_to(table[MASK], (int(mask.sum()), 16))
-    np.testing.assert_array_equal(before[np.asarray(mask)], stand_in)
+    stand_in = np.broadcast_to(normalized(table[MASK], params), (int(mask.sum()), 16))
+    np.testing.assert_allclose(before[np.asarray(mask)], stand_in, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [mae_lm, mask_later])

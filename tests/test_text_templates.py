@@ -5,7 +5,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from research.text.one_word_prompts import punctuate, punctuate_statement
+from research.text.one_word_prompts import punctuate
 from research.text.prompts import (
     PROMPTS,
     SEARCH_INSTRUCTION,
@@ -324,17 +324,14 @@ def test_the_last_token_of_one_word_prompts_is_the_open_quote(tokenizer):
 def test_one_word_prompts_rewrite_their_sentences():
     assert punctuate("a cat") == "a cat."
     assert punctuate('he said "no"') == "he said 'no'"
-    assert punctuate("why?") == "why?" and punctuate("it's'") == "it's'"
+    # As all four releases do: a question ends in a period
+    assert punctuate("why?") == "why." and punctuate("so!") == "so!."
+    assert punctuate("why??") == "why?." and punctuate('why?"') == "why?'"
+    assert punctuate("it's'") == "it's'" and punctuate("done.") == "done."
     assert punctuate("") == "" and punctuate(" ") == " "
-    assert (
-        punctuate_statement("why?") == "why." and punctuate_statement("so!") == "so!."
-    )
-    assert PROMPTS["prompteol"]().rewrite is PROMPTS["cot"]().rewrite is punctuate
-    assert (
-        PROMPTS["ke"](prepend=True).rewrite
-        is PROMPTS["metaeol"]().rewrite
-        is punctuate_statement
-    )
+    for name in ("prompteol", "cot", "ke", "metaeol"):
+        assert PROMPTS[name]().rewrite is PROMPTS[name](prepend=True).rewrite
+        assert PROMPTS[name]().rewrite is punctuate
 
 
 def test_metaeol_is_eight_prompts_that_end_in_a_quote(tokenizer):

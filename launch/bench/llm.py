@@ -76,16 +76,19 @@ def save_qwen2(folder: str, tokenizer: str, depth: int) -> None:
 def make_method_turns(folder: str, texts: Sequence[str]) -> dict[str, Turn]:
     """Functions to time that embed the texts with no prompt, echo, and PromptEOL.
 
-    "prepending" is token prepending over the first half of the blocks; "prompteol" has
-    the same prompt with <PST>, but copies no state.
+    "prepending" is token prepending over the first half of the blocks; its published
+    baseline, "prompteol", has no <PST>.
     """
     model = load.load(folder)
-    one_word = PROMPTS["prompteol"](prepend=True)
+    one_word = PROMPTS["prompteol"]
     methods = {
         "classical": {},
         "echo": {"prompt": PROMPTS["echo"](pool="last")},
-        "prompteol": {"prompt": one_word},
-        "prepending": {"prompt": one_word, "prepend": (1, model.config.depth // 2)},
+        "prompteol": {"prompt": one_word()},
+        "prepending": {
+            "prompt": one_word(prepend=True),
+            "prepend": (1, model.config.depth // 2),
+        },
     }
 
     def make_turn(options: dict) -> Turn:

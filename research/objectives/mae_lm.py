@@ -2,10 +2,12 @@
 
 import chex
 import jax
+import jax.numpy as jnp
 
 from research.losses.token_prediction import PredictedTokens
 from research.models import decoders, encoder, heads, token_ops
 from research.models.config import EncoderConfig
+from research.models.layers import norm
 from research.models.linear import KERNEL_INIT
 from research.models.positions.bias import position_penalty
 from research.models.positions.segment_positions import segment_positions
@@ -38,7 +40,8 @@ def mae_lm(
 
     The encoder reads only the unmasked tokens, each at its original position. A decoder
     inserts the embedding of [MASK] at the masked positions and predicts their tokens.
-    It has no dropout, and a position table of its own if the encoder has one.
+    It has no dropout, a norm of its inputs, and a position table of its own if the
+    encoder has one.
 
     Args:
         cfg: The encoder's shape.
@@ -112,7 +115,9 @@ def _maskless_encoder(
         params, key = init_params(key, cfg, encoder_params)
         keys = jax.random.split(key, 3)
         decoder = dict(decoders.init_decoder(keys[0], cfg, depth))
-        # The decoder's position table and mask vector
+        # The norm of the decoder's inputs, its position table and mask vector
+        x = jnp.zeros((1, 1, cfg.width), cfg.compute_dtype)
+        decoder["input_norm"] = norm(cfg, None).init(keys[0], x)["params"]
         if cfg.position == "learned":
             decoder["position"] = KERNEL_INIT(keys[1], (cfg.max_len, cfg.width))
         if mask_vector:
@@ -196,7 +201,10 @@ def decoder_inputs(
     cfg: EncoderConfig,
     tokenizer: TokenizerInfo,
 ) -> Array:
-    """The encoder's states of unmasked tokens, and mask vectors everywhere else.
+    """The norm of the encoder's states of unmasked tokens and mask vectors elsewhere.
+
+    Without the norm, mask vectors would be far smaller than states, and almost without
+    an effect of their positions on attention.
 
     Args:
         params: {"encoder", "decoder"}.
@@ -229,4 +237,4 @@ def decoder_inputs(
     if "position" in params["decoder"]:
         table = params["decoder"]["position"].astype(x.dtype)
         x += table[segment_positions(tokens.segment_ids).position_ids]
-    return x
+    return norm(cfg, None).apply({"params": params["decoder"]["input_norm"]}, x)

@@ -3,7 +3,7 @@
 Each prompt ends in an opening quotation mark, whose state is the embedding (PromptEOL).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from research.text.templates import Prompt, escape_braces, parse_template
 from research.text.tokens import PST
@@ -49,8 +49,8 @@ def prompteol(
     Args:
         example, answer: A demonstration before the sentence, such as "A jockey riding a
             horse." and "Equestrian"; empty for none.
-        prepend: Whether the token <PST> comes before the sentence (Fu et al. 2024); the
-            baseline of token prepending has it, too.
+        prepend: Whether the token <PST> comes before the sentence, as for token
+            prepending (Fu et al. 2024); the published baselines have no <PST>.
         pool: Name of a pooling.
     """
     if bool(example) != bool(answer):
@@ -88,25 +88,18 @@ def metaeol(
         prepend: As in `prompteol`.
         pool: Name of a pooling.
     """
-    return _make_prompt(prompts, prepend, pool, rewrite=punctuate_statement)
+    return _make_prompt(prompts, prepend, pool)
 
 
 def punctuate(text: str) -> str:
-    """Adds a period unless the text ends in . ? " or '; makes double quotes single.
+    """Ends a text in a period or a quote, and makes double quotes single.
 
-    This is what the code of PromptEOL does.
+    A question mark at the end becomes a period, as in the code of PromptEOL, of CoT and
+    KE, of MetaEOL and of token prepending.
     """
     if text.strip() and text[-1] not in ".?\"'":
         text += "."
-    return text.replace('"', "'")
-
-
-def punctuate_statement(text: str) -> str:
-    """As `punctuate`, but a question mark at the end becomes a period.
-
-    This is what the code of MetaEOL and of token prepending does.
-    """
-    text = punctuate(text)
+    text = text.replace('"', "'")
     return f"{text[:-1]}." if text.endswith("?") else text
 
 
@@ -116,7 +109,6 @@ def _make_prompt(
     pool: str,
     *,
     demonstration: str = "",
-    rewrite: Callable[[str], str] = punctuate,
 ) -> Prompt:
     """Makes a prompt of one or several templates, the same for both roles.
 
@@ -125,7 +117,6 @@ def _make_prompt(
         prepend: Whether <PST> is put before the quoted text of every template.
         pool: Name of a pooling; empty for the model's own.
         demonstration: Text before every template.
-        rewrite: Function applied to a text before it is put into a template.
     """
     if prepend:
         # <PST> goes before the quotation mark that opens the text.
@@ -133,9 +124,8 @@ def _make_prompt(
         if unquoted := [line for line in lines if quoted not in line]:
             raise ValueError(f"{unquoted[0]!r} has no {quoted} to put {PST} before")
         lines = [line.replace(quoted, f"{PST} {quoted}") for line in lines]
-        rewrite = punctuate_statement
     # All tokens are pooled, which last-token pooling reduces to the last one.
     templates = tuple(
         parse_template(demonstration + line, pool_all=True) for line in lines
     )
-    return Prompt({"query": templates, "document": templates}, pool or None, rewrite)
+    return Prompt({"query": templates, "document": templates}, pool or None, punctuate)
