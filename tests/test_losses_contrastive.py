@@ -88,7 +88,7 @@ def infonce_loop(
         for j in range(batch):
             for k in range(ways):
                 column, s = j * ways + k, q[i] @ d[j * ways + k]
-                if column == i * ways or not ok(s):
+                if column == i * ways:
                     continue
                 if document_id[column] == document_id[i * ways]:
                     continue
@@ -98,13 +98,15 @@ def infonce_loop(
                     continue
                 if negatives == "hard" and j != i:
                     continue
-                forward.append(s + (alpha * temperature if k > 0 and j == i else 0))
+                if j != i and same_side:
+                    side += [t] if ok(t := d[i * ways] @ d[column]) else []
+                if ok(s):
+                    forward.append(s + (alpha * temperature if k > 0 and j == i else 0))
             if j == i or twin[j]:
                 continue
             backward += [s] if ok(s := d[i * ways] @ q[j]) else []
             if same_side:
                 side += [s] if ok(s := q[i] @ q[j]) else []
-                side += [s] if ok(s := d[i * ways] @ d[j * ways]) else []
 
         def cross_entropy(logits, positive=positive):
             logits = np.array(logits) / temperature
@@ -248,6 +250,26 @@ def test_simcse_weight_of_minus_infinity_drops_the_own_hard_negative(key):
 def test_identical_views_have_positives_of_cosine_1(key):
     q, _ = embeddings(key)
     np.testing.assert_allclose(jnp.sum(l2_normalize(q) ** 2, axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "ways,name,options,expected",
+    [
+        (1, "gte", {}, 24.112276077270508),
+        (3, "gte", {}, 24.812864303588867),
+        (1, "infonce", {"same_side": True}, 23.20417022705078),
+        (3, "infonce", {"same_side": True}, 24.26264190673828),
+        (3, "infonce", {"symmetric": True}, 18.994409561157227),
+    ],
+)
+def test_blocks_of_logits_are_those_of_sentence_transformers(
+    ways, name, options, expected
+):
+    """Values of MultipleNegativesRankingLoss 6.2.0, scale 20, with these directions."""
+    texts = np.random.default_rng(0).standard_normal((4, 4, 6)).astype(np.float32)
+    loss = build_loss({"name": name, "temperature": 0.05, **options})
+    value = jnp.mean(loss(texts[:, 0], texts[:, 1 : 1 + ways].reshape(-1, 6), NONE))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
 def test_gte_is_one_softmax_of_four_blocks(key):
@@ -521,7 +543,7 @@ def test_a_compiled_loss_computes_the_scores_it_reads_and_no_others(key, similar
     one = jax.jit(lambda q, d: build_loss({"name": "infonce"}, similarity)(q, d, NONE))
     assert one.lower(q, d).compile().as_text().count(" dot(") == 1
     assert matmuls(lambda scores: (scores.query_document, scores.positive_query)) == 1
-    assert matmuls(lambda scores: (scores.query_query, scores.positive_positive)) == 2
+    assert matmuls(lambda scores: (scores.query_query, scores.positive_document)) == 2
     assert matmuls(lambda scores: scores.own_documents) == 1
 
 

@@ -47,7 +47,8 @@ def infonce(
             the query's own hard negatives (second stage of NV-Embed, Lee et al. 2024),
             which excludes `symmetric` and `same_side`.
         same_side: Whether both directions also contrast query i with the other queries
-            and positive i with the other positives.
+            and positive i with all documents of other queries (sentence-transformers'
+            query_to_query and doc_to_doc).
         margin: Negatives whose similarity exceeds the positive's by more than this are
             left out (Qwen3 embeddings use 0.1); None keeps all.
         alpha: Addend, after the temperature, of the logits of a query's own hard
@@ -69,18 +70,24 @@ def infonce(
         )
     allowed = _allowed_pairs(scores, labels, margin)
 
-    # [b, B*K] logits of documents
-    logits = _mask_logits(scores.query_document / temperature, allowed.query_document)
+    # [b, B*K] own documents, and hard negatives of any query
     is_own = jnp.repeat(scores.vectors.is_own, num_docs, axis=1)
-    is_hard = (jnp.arange(logits.shape[1]) % num_docs > 0)[None, :]
-    logits = jnp.where(is_own & is_hard, logits + alpha, logits)
+    is_hard = (jnp.arange(is_own.shape[1]) % num_docs > 0)[None, :]
     # Leave out other queries' hard negatives, or all documents of other queries
     if negatives == "own":
-        logits = jnp.where(is_hard & ~is_own, NEG_INF, logits)
+        allowed = allowed._replace(
+            query_document=allowed.query_document & (is_own | ~is_hard),
+            positive_document=allowed.positive_document & ~is_hard,
+        )
     if negatives == "hard":
-        logits = jnp.where(is_own, logits, NEG_INF)
+        documents = allowed.query_document & is_own
+        allowed = allowed._replace(query_document=documents)
 
-    # Two [b, B] blocks of logits, in the softmax of both directions
+    # [b, B*K] logits of documents
+    logits = _mask_logits(scores.query_document / temperature, allowed.query_document)
+    logits = jnp.where(is_own & is_hard, logits + alpha, logits)
+
+    # Blocks [b, B] and [b, B*K] of logits, in the softmax of both directions
     same_side_logits = []
     if same_side:
         same_side_logits = _same_side_logits(scores, allowed, temperature)
@@ -103,11 +110,12 @@ def gte(
     temperature: float = 0.01,
     margin: float | None = None,
 ) -> Array:
-    """One softmax over documents, other queries, other positives and reverse pairs.
+    """One softmax over documents, reverse pairs, and pairs of the same side.
 
     Li et al. 2023 (GTE), "improved contrastive loss". As printed in the paper, the
     denominator counts the positive twice, so that a batch of one pair has the loss
-    log 2. Equal texts are left out as in `infonce`.
+    log 2. Hard negatives are documents of their query, as in sentence-transformers.
+    Equal texts are left out as in `infonce`.
 
     Args:
         scores: Similarities of b rows of the batch.
@@ -137,13 +145,13 @@ class AllowedPairs(NamedTuple):
         query_document: [b, B*K] bool, query i and document j, including the positive.
         positive_query: [b, B] bool, positive i and query j, including i = j.
         query_query: [b, B] bool, queries i and j != i.
-        positive_positive: [b, B] bool, positives i and j != i.
+        positive_document: [b, B*K] bool, positive i and document j of another query.
     """
 
     query_document: Array
     positive_query: Array
     query_query: Array
-    positive_positive: Array
+    positive_document: Array
 
 
 def _allowed_pairs(
@@ -158,7 +166,8 @@ def _allowed_pairs(
     # this query's
     of_same_query = jnp.repeat(same_query & ~diagonal, num_docs, axis=1)
     documents = ~(of_same_query | same_document)
-    # [b, B] pairs of different texts
+    # The same without the query's own documents; [b, B] pairs of different texts
+    of_others = documents & ~jnp.repeat(diagonal, num_docs, axis=1)
     different = ~(same_query | same_document[:, ::num_docs] | diagonal)
 
     def within_margin(allowed, read_scores):
@@ -172,7 +181,7 @@ def _allowed_pairs(
         | _is_positive(scores.vectors),
         within_margin(different, lambda: scores.positive_query) | diagonal,
         within_margin(different, lambda: scores.query_query),
-        within_margin(different, lambda: scores.positive_positive),
+        within_margin(of_others, lambda: scores.positive_document),
     )
 
 
@@ -210,10 +219,10 @@ def _positives(scores: PairScores) -> Array:
 def _same_side_logits(
     scores: PairScores, allowed: AllowedPairs, temperature: float
 ) -> list[Array]:
-    """Two [b, B] blocks of logits: among queries, and among positives."""
+    """Logits among queries, [b, B], and of positives with documents, [b, B*K]."""
     return [
         _mask_logits(scores.query_query / temperature, allowed.query_query),
-        _mask_logits(scores.positive_positive / temperature, allowed.positive_positive),
+        _mask_logits(scores.positive_document / temperature, allowed.positive_document),
     ]
 
 

@@ -105,10 +105,9 @@ class PairScores:
         return self._score(self.vectors.queries, self.vectors.all_queries)
 
     @functools.cached_property
-    def positive_positive(self) -> Array:
-        """[b, B] scores of positives and all positives."""
-        positives = self.vectors.all_documents[:: self.vectors.docs_per_query]  # [B, D]
-        return self._score(self.vectors.positives, positives)
+    def positive_document(self) -> Array:
+        """[b, B*K] scores of positives and all documents of the batch."""
+        return self._score(self.vectors.positives, self.vectors.all_documents)
 
     @functools.cached_property
     def own_documents(self) -> Array:
