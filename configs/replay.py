@@ -8,21 +8,39 @@ Cost: that of the run.
 Expected: the same metrics, to the last bit on the same devices.
 """
 
-import json
 from pathlib import Path
 
 import ml_collections
 
+from research.atomic_write import read_json
+from research.config_sections import section
+from research.experiment.config_keys import GROUP_TABLES, SECTION_TABLES
+
 
 def get_config(path: str = ""):
-    """The config in a JSON file, its lists turned back into tuples."""
-    # JSON has no tuples, and no config has lists.
-    return ml_collections.ConfigDict(
-        _convert_tuples(json.loads(Path(path).read_text()))
-    )
+    """The config in a JSON file, whose sections get back what JSON does not keep."""
+    if not path:
+        raise ValueError(
+            "replay.py needs a file: configs/replay.py:WORKDIR/config.json"
+        )
+    content = _convert_tuples(read_json(Path(path)))
+    # A section restores the type of an option that is None
+    for key, value in content.items():
+        try:
+            if key in SECTION_TABLES:
+                content[key] = section(SECTION_TABLES[key], **value)
+            elif key in GROUP_TABLES:
+                content[key] = {
+                    name: section(GROUP_TABLES[key], **part)
+                    for name, part in value.items()
+                }
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {key} is no section: {error}") from None
+    return ml_collections.ConfigDict(content)
 
 
 def _convert_tuples(value):
+    # JSON has no tuples, and no config has lists.
     if isinstance(value, dict):
         return {name: _convert_tuples(part) for name, part in value.items()}
     return tuple(map(_convert_tuples, value)) if isinstance(value, list) else value

@@ -18,7 +18,7 @@ from research.eval.evaluators import EVALS
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The ablation, such as configs/ablations/starbucks.py."
 )
-WORKDIR = flags.DEFINE_string(
+WORKDIR = cli.define_path(
     "workdir", None, "The folder of the ablation's runs.", required=True
 )
 JOBS = flags.DEFINE_integer("jobs", 1, "The number of runs at a time.", lower_bound=1)

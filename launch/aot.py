@@ -20,7 +20,7 @@ from absl import flags
 from launch import main as cli
 
 ROOT = Path(__file__).parent.parent
-FOLDER = flags.DEFINE_string("folder", "runs/aot", "Folder of the results.")
+FOLDER = cli.define_path("folder", "runs/aot", "Folder of the results.")
 ONLY = flags.DEFINE_list("cases", [], "Names of the steps; all if empty.")
 SLICES = flags.DEFINE_list("slices", [], "Names of the slices; all if empty.")
 MINUTES = flags.DEFINE_float(

@@ -32,7 +32,7 @@ CORPUS = flags.DEFINE_string(
     "The texts: a .txt or .jsonl file, a BEIR folder, or pydocs.",
     required=True,
 )
-OUTPUT = flags.DEFINE_string(
+OUTPUT = cli.define_path(
     "output", "", "The folder of the files. Default: the current one."
 )
 DOCUMENTS = flags.DEFINE_integer(
@@ -47,7 +47,7 @@ TEXTS = flags.DEFINE_integer(
     "The largest number of texts for the geometry.",
     lower_bound=diagnostics.MIN_DOCUMENTS,
 )
-SEED = flags.DEFINE_integer("seed", 0, "The seed of the choice of texts.")
+SEED = cli.define_seed("The seed of the choice of texts.")
 TAU = flags.DEFINE_float(
     "tau", 0.8, "The temperature of TempScale, which divides attention's scores."
 )

@@ -33,12 +33,18 @@ INPUT = flags.DEFINE_multi_string(
     "or .gz, or a pattern of such files. The flag may be repeated.",
     required=True,
 )
-OUTPUT = flags.DEFINE_string(
+OUTPUT = cli.define_path(
     "output",
     None,
     "The .npy file to write, or a folder (a name without an ending, or with a / after "
     "it) for a corpus that does not fit the memory.",
     required=True,
+)
+ROLE = flags.DEFINE_string(
+    "role",
+    "document",
+    "The role of the texts, whose prompt and adapter they get: document, query, or "
+    "another prompt of the model.",
 )
 SHARD_SIZE = flags.DEFINE_integer(
     "shard_size",
@@ -57,7 +63,7 @@ def main():
     """Writes the embeddings as [N, D] float32, and returns their number and width."""
     # Connect the processes before JAX is used.
     processes.initialize()
-    output = Path(OUTPUT.value).expanduser()
+    output = Path(OUTPUT.value)
     if output.suffix not in (".npy", "") and not OUTPUT.value.endswith("/"):
         raise ValueError(f"--output={output} should end in .npy, or in / for a folder")
     # Check the flags and the input before the model is loaded.
@@ -80,7 +86,7 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
     )
     embedder = _make_embedder(chunk)
     embed = split_over_processes(embedder)
-    embeddings = embed(texts, "document", label=places.__getitem__)
+    embeddings = embed(texts, ROLE.value, label=places.__getitem__)
     # All processes hold all embeddings.
     if processes.is_first():
         write_vectors(output, embeddings, names)
@@ -100,11 +106,12 @@ def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
         "shard_size": SHARD_SIZE.value,
         "dtype": "float32",
         "normalize": embedder.model.normalize,
+        "role": ROLE.value,
         "files": described,
         **options.describe_embedder(embedder),
     }
     texts = ((text.name, text.text, text.place) for text in read_texts(files))
-    made = embed_to_shards(embedder, texts, output, manifest, cli.log)
+    made = embed_to_shards(embedder, texts, output, manifest, cli.log, role=ROLE.value)
     return {
         "output": str(output),
         "shards": len(list_shards(output, manifest)),
@@ -115,7 +122,18 @@ def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
 
 
 def _make_embedder(chunk):
-    return options.make_embedder(options.load_model(), chunk, normalize=NORMALIZE.value)
+    if chunk is not None and ROLE.value != "document":
+        raise ValueError(
+            f"--role={ROLE.value} does not go with --chunk={options.CHUNK.value}, which"
+            " cuts documents"
+        )
+    model = options.load_model()
+    roles = dict.fromkeys(("document", "query", *model.prompts))
+    if ROLE.value not in roles:
+        raise ValueError(
+            f"--role={ROLE.value}: {options.MODEL.value} has {', '.join(roles)}"
+        )
+    return options.make_embedder(model, chunk, normalize=NORMALIZE.value)
 
 
 if __name__ == "__main__":

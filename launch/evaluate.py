@@ -49,7 +49,7 @@ DATA = flags.DEFINE_string(
 SPLIT = flags.DEFINE_string(
     "split", "test", "The split of a BEIR folder, a file of its qrels."
 )
-VECTORS = flags.DEFINE_string(
+VECTORS = cli.define_path(
     "vectors",
     None,
     "With --task=retrieval, a folder in which launch.embed wrote the vectors of the "
@@ -77,7 +77,7 @@ SAMPLES = flags.DEFINE_integer(
     "The number of bootstrap samples for the 95 % interval of an sts or retrieval "
     "score; 0 for no interval.",
 )
-OUTPUT = flags.DEFINE_string(
+OUTPUT = cli.define_path(
     "output",
     None,
     "The folder of a table's files. Default: evals/ of the model's workdir, or the "
@@ -116,7 +116,7 @@ def main():
     embedder = options.make_embedder(model, chunk)
     embed = split_over_processes(embedder)
     if VECTORS.value:
-        embed = _use_vectors(embed, Path(VECTORS.value).expanduser(), embedder)
+        embed = _use_vectors(embed, Path(VECTORS.value), embedder)
     scores = evaluator(embed)
     # longembed also has a curve over lengths.
     if TASK.value == "longembed":
@@ -228,7 +228,7 @@ def _use_vectors(embed: EmbedFn, folder: Path, embedder: Embedder) -> EmbedFn:
         ValueError: They are of another corpus, model or option.
     """
     manifest = read_manifest(folder)
-    check_manifest(folder, options.describe_embedder(embedder))
+    check_manifest(folder, {"role": "document"} | options.describe_embedder(embedder))
     # The corpus of the task, wherever it was when it was embedded.
     (data,) = describe_corpus(find_corpus([DATA.value]))
     if [file["digest"] for file in manifest["files"]] != [data["digest"]]:

@@ -20,7 +20,7 @@ MODEL = flags.DEFINE_string(
     None,
     "The model: a workdir of launch.train, a model folder, package:NAME or a hub id.",
 )
-OUTPUT = flags.DEFINE_string("output", None, "The folder to write: new, or empty.")
+OUTPUT = cli.define_path("output", None, "The folder to write: new, or empty.")
 DEPTH = flags.DEFINE_integer(
     "depth", None, "The number of first blocks to keep. Default: all.", 1
 )
@@ -38,7 +38,7 @@ flags.mark_flags_as_required(["model", "output"])
 
 def main() -> dict:
     """Exports the model or its adapter, and returns what was written."""
-    output = Path(OUTPUT.value).expanduser()
+    output = Path(OUTPUT.value)
     # The adapter alone, or the model with its adapter merged.
     if ADAPTER_ONLY.value:
         model = load.load(MODEL.value, merge=False)

@@ -20,6 +20,40 @@ STOPPED = 143
 PROGRAMS = "~/.cache/embax/programs"  # compiled programs; see `keep_programs`
 # Errors of the user; any other exception is a bug and keeps its traceback.
 MISTAKES = (ValueError, OSError)
+# Flags that are defined through this module belong to the module that asks for them.
+flags.disclaim_key_flags()
+
+
+class _PathParser(flags.ArgumentParser):
+    """Parser of a local path, in which ~ is the home folder."""
+
+    def parse(self, argument):
+        if re.match(r"[a-z][a-z0-9+.-]*://", argument):
+            raise ValueError(
+                "buckets are not supported; give a local folder, such as one at which "
+                "the bucket is mounted, and copy it afterwards"
+            )
+        return os.path.expanduser(argument)
+
+
+def define_path(name: str, default: str | None, help: str, **options):
+    """Defines a flag whose value is the path of a file or folder to write.
+
+    Args:
+        name: The flag.
+        default: Its value if it is not set.
+        help: What the path is, as a sentence.
+        **options: Further arguments of `absl.flags.DEFINE`, such as required=True.
+
+    Returns:
+        The flag's holder, whose `value` is the path as text.
+    """
+    return flags.DEFINE(_PathParser(), name, default, help, **options)
+
+
+def define_seed(help: str):
+    """Defines the flag --seed, 0 by default."""
+    return flags.DEFINE_integer("seed", 0, help, lower_bound=0, upper_bound=2**32 - 1)
 
 
 def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
@@ -59,6 +93,9 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
             if result.get("finished") is False:
                 sys.exit(STOPPED)
 
+    # The flags of a model are also those of the command: --help lists them.
+    if "launch.flags" in sys.modules:
+        flags.adopt_module_key_flags(sys.modules["launch.flags"])
     app.run(run_command, flags_parser=_parse_flags)
 
 
@@ -143,6 +180,8 @@ def _parse_flags(arguments: list[str]) -> list[str]:
     mistakes = (flags.Error, AttributeError, KeyError, TypeError, *MISTAKES)
     try:
         return flags.FLAGS(arguments)
+    except SystemExit:  # absl has printed the help, and would exit with 1
+        sys.exit(0)
     except mistakes as error:
         _fail(format_error(error))
 

@@ -34,7 +34,7 @@ SHARES = flags.DEFINE_list(
     [],
     "Shares of the last blocks, such as 0.2,0.5; the depths without them are printed.",
 )
-SEED = flags.DEFINE_integer("seed", 0, "The seed of the batches' order.")
+SEED = cli.define_seed("The seed of the batches' order.")
 
 
 def main() -> dict:

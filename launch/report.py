@@ -5,13 +5,11 @@ python -m launch.report --workdir=DIR
 
 from pathlib import Path
 
-from absl import flags
-
 from launch import main as cli
 from research.analysis import report
 from research.atomic_write import atomic_write
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run.", required=True)
+WORKDIR = cli.define_path("workdir", None, "The folder of a run.", required=True)
 
 
 def main():

@@ -51,7 +51,8 @@ def main():
     embedder = options.make_embedder(options.load_model(), options.parse_single_chunk())
     # The vectors of the corpus, made now or by launch.embed.
     if is_embedded:
-        check_manifest(folder, options.describe_embedder(embedder))
+        entries = {"role": "document", **options.describe_embedder(embedder)}
+        check_manifest(folder, entries)
         documents = read_vectors(folder)
     else:
         documents = split_over_processes(embedder)(corpus[1], "document")

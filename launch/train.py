@@ -23,10 +23,10 @@ CONFIG = config_flags.DEFINE_config_file(
     "Recipe and its variant: configs/x.py or configs/x.py:tiny,steps=10.",
     lock_config=True,
 )
-WORKDIR = flags.DEFINE_string(
+WORKDIR = cli.define_path(
     "workdir", None, "Folder of the run; a run that is there goes on."
 )
-CACHE = flags.DEFINE_string(
+CACHE = cli.define_path(
     "cache",
     None,
     "Folder of tokenized texts that runs share; WORKDIR/tokens if unset.",

@@ -1,4 +1,4 @@
-"""Atomic writes: a file, a folder or JSON appears complete or not at all."""
+"""Atomic writes of files, folders and JSON, complete or not at all; reads of JSON."""
 
 import contextlib
 import json
@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -45,3 +46,24 @@ def write_json(path: Path, content: Mapping) -> None:
     """Writes a mapping as indented JSON, atomically."""
     with atomic_write(path) as draft:
         draft.write_text(json.dumps(content, indent=2, default=float) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads the JSON object in a file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file holds no JSON object.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds a JSON {type(content).__name__}; it should be an object"
+        )
+    return content

@@ -7,6 +7,7 @@ A section is a mapping {"name": ..., argument: value, ...}; as text it is a Pyth
 import ast
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,8 @@ import ml_collections
 from ml_collections.config_dict import placeholder
 
 Table = Mapping[str, Callable[..., Any]]
+# The annotation of a seed: NumPy's take no negative numbers, JAX's no longer ones.
+Seed = typing.Annotated[int, range(2**32)]
 
 
 def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
@@ -50,10 +53,17 @@ def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
 
 
 def bind(table: Table, config: Mapping[str, Any]) -> Callable[..., Any]:
-    """The function that a section names, with the section's arguments bound to it."""
+    """The function that a section names, with the section's arguments bound to it.
+
+    Raises:
+        ValueError: There is no such function, or it has no such argument, or one of
+            another type.
+    """
     arguments = dict(config.items())
     name = arguments.pop("name")
-    keyword_parameters(table, name, arguments)
+    parameters = keyword_parameters(table, name, arguments)
+    for key, value in arguments.items():
+        check_type(name, key, value, parameters[key].annotation)
     return functools.partial(table[name], **arguments)
 
 
@@ -196,7 +206,7 @@ def check_type(function: str, argument: str, value: Any, annotation: Any) -> Non
     if not _fits(value, annotation):
         # Type names for users
         words = {int: "a whole number", float: "a number", str: "quoted text"}
-        words |= {bool: "True or False"}
+        words |= {bool: "True or False", Seed: "a whole number in 0 ... 2^32 - 1"}
         kind = words.get(annotation, str(annotation).replace("typing.", ""))
         raise ValueError(f"{function}'s {argument} is {value!r}; it takes {kind}")
 
@@ -259,10 +269,14 @@ def _fits(value: Any, annotation: Any) -> bool:
     """Whether a literal matches an annotation; unknown annotations match anything."""
     if isinstance(annotation, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(annotation))
+    if typing.get_origin(annotation) is typing.Annotated:
+        kind, allowed = typing.get_args(annotation)
+        return _fits(value, kind) and value in allowed
     # bool is a subclass of int, so it is excluded from the numbers.
     origin = typing.get_origin(annotation) or annotation
     if origin is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and not math.isnan(value)
     if origin is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin in (bool, str, type(None), types.NoneType):

@@ -18,6 +18,7 @@ from research.inference.vector_shards import (
     read_vectors,
 )
 from research.text.chunking import parse_chunking
+from research.text.prompts import parse_prompt
 from tests.tiny_models import TEXTS, make_model
 
 TEXTS = [text[i:] for i in range(5) for text in TEXTS]  # 20, up to 30 tokens
@@ -121,7 +122,7 @@ def test_chunks_in_a_folder_are_those_in_memory(tmp_path):
     assert first["id"] == "n8" and first["text"] == 0
 
 
-def test_a_model_has_another_hash_with_other_weights_or_another_shape():
+def test_a_model_has_another_hash_if_it_embeds_otherwise():
     model = make_model()
     kernel = model.params["layers"]["up"]["kernel"].copy()
     kernel[0, 0, 0] += 1
@@ -129,6 +130,10 @@ def test_a_model_has_another_hash_with_other_weights_or_another_shape():
     others = [
         model._replace(params={**model.params, "layers": layers}),
         model._replace(config=dataclasses.replace(model.config, causal=True)),
+        model._replace(max_length=model.max_length - 1),
+        model._replace(prompts=model.prompts | {"document": "passage: "}),
+        model._replace(pool="cls"),
+        model._replace(prompt=parse_prompt("echo")),
     ]
     assert hash_model(make_model()) == hash_model(model)
-    assert len({hash_model(model), *map(hash_model, others)}) == 3
+    assert len({hash_model(model), *map(hash_model, others)}) == 1 + len(others)

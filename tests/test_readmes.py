@@ -57,7 +57,9 @@ def test_commands_have_the_flags_that_are_shown(path):
         file = ROOT / (command.replace(".", "/") + ".py")
         if not file.exists():
             file = ROOT / command.replace(".", "/") / "__main__.py"
-        known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', file.read_text() + shared))
+        known = set(
+            re.findall(r'(?i)define_\w+\(\s*"(\w+)"', file.read_text() + shared)
+        )
         for flag in re.findall(r"--(\w+)", flags):
             assert flag in known | {"help"}, f"{command} has no flag --{flag}"
 

@@ -156,13 +156,12 @@ BENCHES = {
 
 def main() -> dict:
     """Runs the benchmark that the command line names."""
+    if NAME not in BENCHES:
+        raise ValueError(f"bench {NAME!r}; known: {', '.join(BENCHES)}")
     return {"bench": NAME, **BENCHES[NAME]()}
 
 
 if __name__ == "__main__":
     # The name of the benchmark comes before the flags.
-    NAME = sys.argv.pop(1) if len(sys.argv) > 1 else ""
-    if NAME not in BENCHES:
-        print(f"error: bench {NAME!r}; known: {', '.join(BENCHES)}", file=sys.stderr)
-        sys.exit(1)
+    NAME = sys.argv.pop(1) if sys.argv[1:] and sys.argv[1][:1] != "-" else ""
     cli.run(main)

@@ -22,14 +22,12 @@ COUNT = flags.DEFINE_integer("count", 1_000_000, "The number of texts.", lower_b
 WORDS = flags.DEFINE_integer(
     "words", 5, "The number of words of the first texts.", lower_bound=1
 )
-OUTPUT = flags.DEFINE_string(
-    "output", None, "The .jsonl.gz file to write.", required=True
-)
+OUTPUT = cli.define_path("output", None, "The .jsonl.gz file to write.", required=True)
 
 
 def main():
     """Writes the texts, and returns their number."""
-    output = Path(OUTPUT.value).expanduser()
+    output = Path(OUTPUT.value)
     words = " ".join(load_docstrings()).split()
     with (
         atomic_write(output) as draft,

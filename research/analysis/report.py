@@ -1,24 +1,29 @@
 """Report of a training run on one page: loss curve, scores, and grid of sizes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from research.atomic_write import read_json
 from research.eval.figures import figure
 from research.eval.tables import markdown_table
+from research.train.logging import read_rows
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Reads the records of a run's metrics.jsonl.
+    """Reads the records of a run's metrics.jsonl, without a line that was cut off.
 
     Raises:
         FileNotFoundError: The folder does not hold a run.
+        ValueError: No step has been logged.
     """
     path = workdir / "metrics.jsonl"
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run: it has no metrics.jsonl")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    rows = read_rows(path)
+    if not any("loss" in row for row in rows):
+        raise ValueError(f"{workdir} has nothing to report: no step has been logged")
+    return rows
 
 
 def collect_values(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[int, float]:
@@ -29,8 +34,8 @@ def collect_values(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[int,
 def format_markdown(workdir: Path) -> str:
     """The report: a summary, scores before and after training, the grid of sizes."""
     metrics = read_metrics(workdir)
-    config = json.loads((workdir / "config.json").read_text())
-    encoder = json.loads((workdir / "model.json").read_text())["encoder"]
+    config = read_json(workdir / "config.json")
+    encoder = read_json(workdir / "model.json")["encoder"]
     losses = collect_values(metrics, "loss")
     # A sentence about the training.
     objective, unit = config["objective"]["name"], "rows"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from research.config_sections import Seed
 from research.data import examples as example_files
 from research.data import files
 from research.data.datasets import load_hub, load_pydocs, load_tfds
@@ -110,7 +111,7 @@ def load_files(
 
 
 def load_labeled_texts(
-    *, path: str, positives: int = 4, negatives: int = 1, seed: int = 0
+    *, path: str, positives: int = 4, negatives: int = 1, seed: Seed = 0
 ) -> LoadedExamples:
     """Texts with class labels (NV-Embed, Lee et al. 2024).
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from research.config_sections import Seed
 from research.data.sources import SOURCES
 from research.eval.longembed import longembed
 from research.eval.perplexity import perplexity
@@ -22,7 +23,7 @@ MAX_FUNCTION_CHARACTERS = 1_000
 
 
 def pydocs_retrieval(
-    *, candidates: int = 1_000, queries: int = 1_000, seed: int = 0
+    *, candidates: int = 1_000, queries: int = 1_000, seed: Seed = 0
 ) -> Evaluator:
     """Code search: finds the function for a docstring, in held-out packages.
 
@@ -53,7 +54,7 @@ def pydocs_retrieval(
 
 
 def pydocs_long(
-    *, length: int = 1_024, candidates: int = 100, seed: int = 0
+    *, length: int = 1_024, candidates: int = 100, seed: Seed = 0
 ) -> Evaluator:
     """Code search in long documents of several functions each.
 

@@ -1,5 +1,6 @@
 """Scores of an elastic model at every depth and width, from one pass over the texts."""
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from research.types import EmbedFn, Evaluator
 
 # Maximum number of texts that the speed of a depth is measured on.
 MAX_TIMED_TEXTS = 256
+TIMED_TURNS = 5  # of each depth, after one that compiles
 
 
 class Grid(NamedTuple):
@@ -24,7 +26,8 @@ class Grid(NamedTuple):
         depths: Numbers of blocks.
         dims: Widths of the embedding.
         scores: [depths][dims] results of the evaluator.
-        seconds: [depths] seconds to embed 1,000 of the evaluator's texts.
+        seconds: [depths] seconds to embed 1,000 of the evaluator's texts, the median of
+            several turns.
     """
 
     depths: tuple[int, ...]
@@ -151,8 +154,11 @@ def plot_heat_map(grid: Grid, title: str, path: Path):
 
 
 def _time_1000_texts(embed: EmbedFn, texts: list[str], role: str) -> float:
-    """Seconds to embed 1,000 texts, after compilation."""
+    """Median of the seconds to embed 1,000 texts, after compilation."""
     embed(texts, role)  # compiles every shape
-    start = time.perf_counter()
-    embed(texts, role)
-    return 1_000 * (time.perf_counter() - start) / len(texts)
+    seconds = []
+    for _ in range(TIMED_TURNS):
+        start = time.perf_counter()
+        embed(texts, role)
+        seconds.append(time.perf_counter() - start)
+    return 1_000 * statistics.median(seconds) / len(texts)

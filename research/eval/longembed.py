@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from research.config_sections import Seed
 from research.eval.figures import figure
 from research.eval.needle_tasks import (
     RetrievalTask,
@@ -33,7 +34,7 @@ def longembed(
     data: str = "",
     split: str = "test",
     text: str = "",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Evaluator:
     """The synthetic tasks of LongEmbed and, with `data`, one retrieval data set.
 

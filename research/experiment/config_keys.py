@@ -1,11 +1,18 @@
 """The top-level keys of a config: which there are, their tables and their checks."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 from tokenizers import Tokenizer
 
-from research.config_sections import Table, parse_section, parse_sections
+from research.config_sections import (
+    Seed,
+    Table,
+    check_type,
+    parse_section,
+    parse_sections,
+)
 from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
@@ -64,6 +71,21 @@ CONTRASTIVE_KEYS = ("loss", "size_loss", "similarity")
 PRETRAINING_KEYS = ("row_layout",)
 
 
+# Types of the values that are no sections.
+VALUE_TYPES: Mapping[str, Any] = {
+    "seed": Seed,
+    **dict.fromkeys(("steps", "batch_size", "max_length"), int),
+    **dict.fromkeys(("log_every", "save_every", "keep_every", "eval_every"), int),
+    **dict.fromkeys(("init_from", "position_methods", "similarity"), str),
+    "normalize": bool,
+}
+# The smallest values of numbers; an interval of 0 is the last step only.
+SMALLEST = {
+    1: ("steps", "batch_size", "max_length", "log_every"),
+    0: ("save_every", "keep_every", "eval_every"),
+}
+
+
 def config_keys(objective: str) -> tuple[str, ...]:
     """The top-level keys of a config with this objective."""
     if objective_inputs(objective).is_pretraining:
@@ -110,7 +132,7 @@ def replace_section(config: ml_collections.ConfigDict, key: str, text: str) -> N
 
 
 def check_keys(config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError if keys are missing or unknown, or a count is below 1."""
+    """Raises ValueError if keys are missing or unknown, or a number is out of range."""
     objective = config.objective.name if "objective" in config else "contrastive"
     allowed = config_keys(objective)
     # The top-level keys, which depend on the objective
@@ -122,10 +144,16 @@ def check_keys(config: ml_collections.ConfigDict) -> None:
             f"{problem} config key {', '.join(unknown or missing)}; "
             f"the keys of {objective} are {', '.join(allowed)}"
         )
-    # Counts, data and row layout
-    for key in ("steps", "batch_size", "max_length", "log_every"):
-        if config[key] < 1:
-            raise ValueError(f"{key} is {config[key]}; it should be at least 1")
+    # Top-level values: their types, the smallest of each number, and the seed
+    for key, kind in VALUE_TYPES.items():
+        if key in config:
+            check_type("the config", key, config[key], kind)
+    for smallest, keys in SMALLEST.items():
+        for key in keys:
+            if config[key] < smallest:
+                raise ValueError(
+                    f"{key} is {config[key]}; it should be at least {smallest}"
+                )
     if not config.data:
         raise ValueError("the config names no data")
     if "row_layout" in config:

@@ -1,16 +1,26 @@
 """Files of a run: config.json, tokenizer.json and model.json in its workdir."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
-from research.atomic_write import atomic_write, write_json
+from research.atomic_write import atomic_write, read_json, write_json
 from research.config_sections import diff_configs
 from research.experiment.build import build
 from research.processes import call_on_first
 from research.text.tokenization import load_tokenizer
+from research.train.checkpoints import list_steps
 from research.train.loop import Experiment
+
+# Keys that may change when a run goes on: what is written and measured, and where and
+# how the same numbers are computed.
+FREE_KEYS = (
+    *("log_every", "save_every", "keep_every", "eval_every", "evals", "mesh"),
+    *("encoder.remat", "encoder.unroll", "encoder.attention"),
+)
 
 
 def prepare_run(
@@ -23,8 +33,8 @@ def prepare_run(
 
     Args:
         config: The config of the run.
-        workdir: Folder of the run: new, or that of an earlier run of the same config,
-            whose tokenizer is then reused.
+        workdir: Folder of the run: new, or that of an earlier run of the same config
+            (but for FREE_KEYS), whose tokenizer is then reused.
         cache: Folder of tokenized texts; workdir/tokens if None.
 
     Returns:
@@ -36,9 +46,7 @@ def prepare_run(
     workdir = Path(workdir)
     check_workdir(workdir, config)
     # A resumed run keeps the tokenizer that its checkpoints were trained with
-    tokenizer = None
-    if (workdir / "tokenizer.json").exists():
-        tokenizer = load_tokenizer(workdir)
+    tokenizer = load_tokenizer(workdir) if is_resumed(workdir) else None
     experiment = build(config, cache=cache or workdir / "tokens", tokenizer=tokenizer)
     call_on_first(
         lambda: write_workdir(workdir, config, experiment), "writing to the workdir"
@@ -47,12 +55,12 @@ def prepare_run(
 
 
 def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError if the workdir holds a run of another config."""
-    path = workdir / "config.json"
-    if not path.exists():
+    """Raises ValueError if the workdir holds checkpoints of another config."""
+    if not is_resumed(workdir):
         return
-    # A run can be resumed only with an equal config
-    if lines := diff_configs(json.loads(path.read_text()), _to_json(config)):
+    # A run can be resumed only with a config of the same result
+    before = _remove_free_keys(read_json(workdir / "config.json"))
+    if lines := diff_configs(before, _remove_free_keys(_to_json(config))):
         raise ValueError(
             f"{workdir} holds a run of another config: {'; '.join(lines[:3])}; "
             "use another workdir, or delete this one"
@@ -68,10 +76,26 @@ def write_workdir(
     holds the tokenizer; model.json describes how the model embeds.
     """
     write_json(workdir / "config.json", _to_json(config))
-    if not (workdir / "tokenizer.json").exists():
+    if not is_resumed(workdir):
         with atomic_write(workdir / "tokenizer.json") as draft:
             experiment.tokenizer.save(str(draft))
     write_json(workdir / "model.json", experiment.model_card)
+
+
+def is_resumed(workdir: Path) -> bool:
+    """Whether a run in this workdir goes on from a checkpoint."""
+    return bool(list_steps(workdir / "checkpoints"))
+
+
+def _remove_free_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without FREE_KEYS, which name a key or a key of a section."""
+    return {
+        key: {k: v for k, v in value.items() if f"{key}.{k}" not in FREE_KEYS}
+        if isinstance(value, Mapping)
+        else value
+        for key, value in config.items()
+        if key not in FREE_KEYS
+    }
 
 
 def _to_json(config: ml_collections.ConfigDict) -> dict:

@@ -96,7 +96,7 @@ def select_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingM
 
 
 def hash_model(model: EmbeddingModel) -> str:
-    """A hash of the parameters, the tokenizer and the shape of a model."""
+    """A hash of all that a model's embeddings depend on."""
     # Fields at their defaults are left out, so that a new field changes no hash.
     shape = {
         field.name: value
@@ -105,6 +105,16 @@ def hash_model(model: EmbeddingModel) -> str:
     }
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr(shape).encode() + model.tokenizer.to_str().encode())
+    # How it embeds; a field of a later version at its default changes nothing, either.
+    names = ("pool", "max_length", "prompts", "normalize", "dim", "adapters")
+    defaults = model._field_defaults
+    settings = {name: getattr(model, name) for name in names}
+    settings = {n: x for n, x in settings.items() if x != defaults.get(n, ...)}
+    if model.prompt is not None:
+        # A function's own repr has its address.
+        rewrite = model.prompt.rewrite.__qualname__
+        settings["prompt"] = model.prompt._replace(rewrite=rewrite)
+    digest.update(repr(settings).encode())
     for leaf in jax.tree.leaves((model.params, model.dense)):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{array.shape} {array.dtype}".encode())

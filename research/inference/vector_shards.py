@@ -102,8 +102,10 @@ def embed_to_shards(
     folder: Path,
     manifest: Mapping[str, Any],
     log: Callable[[str], None] = lambda line: None,
+    *,
+    role: str = "document",
 ) -> int:
-    """Embeds documents into the shards that a folder lacks.
+    """Embeds texts into the shards that a folder lacks.
 
     Each process of a run makes every n-th shard. The next shard is read and tokenized
     in a thread, while the devices compute the one before.
@@ -115,6 +117,7 @@ def embed_to_shards(
         manifest: Content of manifest.json, with the number of "texts" and the
             "shard_size". A folder that was begun with another one is refused.
         log: Function that is called with a line of text after each shard.
+        role: Role of the texts.
 
     Returns:
         Number of shards that this call made, over all processes.
@@ -134,7 +137,7 @@ def embed_to_shards(
             if path in share:
                 names, documents, places = zip(*shard, strict=True)
                 label = places.__getitem__
-                yield path, names, embedder.tokenize(documents, "document", label=label)
+                yield path, names, embedder.tokenize(documents, role, label=label)
 
     start = time.perf_counter()
     for path, names, tokenized in _run_ahead(tokenize()):

@@ -120,7 +120,7 @@ def restore_params(
         ValueError: No checkpoint can be read.
     """
     _configure_orbax()
-    steps = sorted(_list_steps(folder), reverse=True)
+    steps = sorted(list_steps(folder), reverse=True)
     if not steps:
         raise FileNotFoundError(f"no checkpoint in {folder}")
     for step in steps:
@@ -208,7 +208,8 @@ def _read_item(folder: Path) -> Params:
         return _check_checksum(reader.restore(folder, args=args))
 
 
-def _list_steps(folder: Path) -> list[int]:
+def list_steps(folder: Path) -> list[int]:
+    """The steps whose checkpoints a folder holds; empty if it does not exist."""
     if not folder.is_dir():
         return []
     return [int(path.name) for path in folder.iterdir() if path.name.isdigit()]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -50,7 +51,12 @@ class Log:
     ):
         path = workdir / "metrics.jsonl"
         # Keep the rows of an earlier run up to the step that this one resumes from
-        rows = _load_rows(path, resumed)
+        # A run repeats the evaluation at the step that it resumes from
+        rows = [
+            row
+            for row in (read_rows(path) if path.exists() else [])
+            if row["step"] < resumed or (row["step"] == resumed and "loss" in row)
+        ]
         with atomic_write(path) as draft:
             draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self._file = path.open("a")
@@ -157,16 +163,15 @@ def _revision() -> str:
         return "unknown"
 
 
-def _load_rows(path: Path, last: int) -> list[dict]:
-    if not path.exists():
-        return []
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a line cut off when a run was killed is left out."""
     rows = []
-    for line in path.read_text().splitlines():
+    # Bytes, because such a line may end in the middle of a character
+    for line in path.read_bytes().splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:  # a line cut off when a run was killed
+        except ValueError:
             continue
-        # A run repeats the evaluation at the step that it resumes from.
-        if row["step"] < last or (row["step"] == last and "loss" in row):
+        if isinstance(row, dict) and "step" in row:
             rows.append(row)
     return rows

@@ -304,11 +304,14 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
         if jax.process_index() == 0:
             write_json(path, {"step": done, **scores})
         # The log holds scalars only; the JSON file also holds lists and text
-        row |= {
-            f"eval/{name}/{key}": float(value)
+        scalars = {
+            key: float(value)
             for key, value in scores.items()
             if np.isscalar(value) and not isinstance(value, str)
         }
+        row |= {f"eval/{name}/{key}": value for key, value in scalars.items()}
+        listed = "  ".join(f"{key} {value:.2f}" for key, value in scalars.items())
+        run.log.print_line(f"step {done}/{experiment.steps}  {name}: {listed}")
     run.log.write(row)
     run.log.flush()
     return evals

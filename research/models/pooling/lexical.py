@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.config_sections import Seed
 from research.models.config import EncoderConfig
 from research.models.heads import apply_mlm_head, init_mlm_head
 from research.models.linear import KERNEL_INIT
@@ -84,7 +85,7 @@ def max_logits(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
     return jax.lax.map(jax.checkpoint(pool_row), (tokens, mask))
 
 
-def lexicon(*, clusters: int = 4_000, seed: int = 0) -> LearnedPooling:
+def lexicon(*, clusters: int = 4_000, seed: Seed = 0) -> LearnedPooling:
     """Scores of the clusters of a vocabulary for a text (LENS, Lei et al. 2025).
 
     The rows of the token table are clustered once, by k-means. The vector of a text is
