@@ -3,17 +3,23 @@
 python -m launch.ablate --config=configs/ablations/x.py[:arg] --workdir=DIR [--jobs=N]
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 from launch import main as cli
+from launch.recipes import load_recipe
 from research.analysis import ablation as ablations
-from research.analysis import ablation_table
+from research.analysis import ablation_runs, ablation_table
 from research.atomic_write import atomic_write
 from research.config_sections import build
 from research.eval.evaluators import EVALS
+from research.experiment.inputs import hash_inputs, hash_path
+from research.interop.load import resolve_folder
+from research.train.workdir_lock import lock_workdir
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The ablation, such as configs/ablations/starbucks.py."
@@ -29,12 +35,28 @@ def main():
     if CONFIG.value is None:
         raise ValueError("--config is needed, such as configs/ablations/starbucks.py")
     config = CONFIG.value.to_dict()
-    evals = {name: build(EVALS, part) for name, part in config.pop("evals").items()}
+    sections = config.pop("evals")
+    evals = {name: build(EVALS, part) for name, part in sections.items()}
+    # What scores depend on: the settings, and the contents of the files.
+    settings = {name: [part, hash_inputs(part)] for name, part in sections.items()}
     # Rows and columns are (name, fields) pairs, because a ConfigDict sorts its keys.
     pairs = {name: dict(config.pop(name)) for name in ("rows", "columns")}
-    ablation = ablations.Ablation(evals=evals, **pairs, **config)
+    ablation = ablations.Ablation(
+        evals=evals, eval_settings=settings, **pairs, **config
+    )
     workdir = Path(WORKDIR.value)
-    scores = ablations.run_ablation(ablation, workdir, jobs=JOBS.value, report=cli.log)
+    with lock_workdir(workdir):
+        return _run(ablation, workdir)
+
+
+def _run(ablation: ablations.Ablation, workdir: Path) -> dict:
+    scores = ablation_runs.run_ablation(
+        ablation,
+        workdir,
+        jobs=JOBS.value,
+        report=cli.log,
+        describe=_describe_recipe,
+    )
     # The table in three forms, written atomically.
     records = ablation_table.summarize_scores(ablation, scores)
     with (
@@ -48,6 +70,19 @@ def main():
     print((workdir / "table.md").read_text())
     failed = ablations.collect_failures(scores)
     return {"workdir": str(workdir), "table": records, "failed": failed}
+
+
+def _describe_recipe(recipe: str, overrides: Sequence[str]) -> list:
+    """All that the model of a recipe depends on: its config, and the contents of files.
+
+    Raises:
+        FileNotFoundError, ValueError: There is no such recipe or model.
+    """
+    if recipe.startswith(ablations.MODEL):
+        model = recipe.removeprefix(ablations.MODEL)
+        return [model, hash_path(resolve_folder(model))]
+    config = json.loads(load_recipe(recipe, overrides).to_json())
+    return [config, hash_inputs(config)]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ STOPPED = 143
 PROGRAMS = "~/.cache/embax/programs"  # compiled programs; see `keep_programs`
 # Errors of the user; any other exception is a bug and keeps its traceback.
 MISTAKES = (ValueError, OSError)
+# Errors of parsing flags: an unknown config key raises an AttributeError or a KeyError,
+# and a value of another type a TypeError.
+FLAG_MISTAKES = (flags.Error, AttributeError, KeyError, TypeError, *MISTAKES)
 # Flags that are defined through this module belong to the module that asks for them.
 flags.disclaim_key_flags()
 
@@ -176,13 +179,11 @@ def _find_innermost(error: Exception) -> str:
 
 def _parse_flags(arguments: list[str]) -> list[str]:
     """Parses the flags, and returns the other arguments."""
-    # An unknown config key raises an AttributeError, a wrong type a TypeError.
-    mistakes = (flags.Error, AttributeError, KeyError, TypeError, *MISTAKES)
     try:
         return flags.FLAGS(arguments)
     except SystemExit:  # absl has printed the help, and would exit with 1
         sys.exit(0)
-    except mistakes as error:
+    except FLAG_MISTAKES as error:
         _fail(format_error(error))
 
 

@@ -6,15 +6,14 @@ Every value of the config is a flag: --config.loss.temperature=0.02. A call repl
 whole section: --config.loss="cosent(scale=20)", --config.evals.b="sts(data='b.tsv')".
 """
 
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 from launch import main as cli
+from launch.recipes import parse_section_flags
 from launch.supervise import supervise
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -107,58 +106,6 @@ def _dry_run():
     devices = find_slice_devices(TOPOLOGY.value) if TOPOLOGY.value else None
     experiment = build(CONFIG.value, cache=cache, devices=devices)
     return dry_run(experiment, topology=TOPOLOGY.value)
-
-
-class _SectionParser(flags.ArgumentParser):
-    """Parser of --config: loads the config file and replaces some of its sections.
-
-    Args:
-        parser: Parser of a config file.
-        sections: (key, call) of each section to replace.
-    """
-
-    def __init__(self, parser: flags.ArgumentParser, sections: Sequence[tuple]):
-        self._parser = parser
-        self._sections = sections
-
-    def parse(self, path):
-        from research.experiment.config_keys import replace_section
-
-        config = self._parser.parse(path)
-        for key, text in self._sections:
-            replace_section(config, key, text)
-        return config
-
-
-def parse_section_flags(argv: Sequence[str]) -> list[str]:
-    """Extracts flags that replace a section of the config, such as --config.loss=CALL.
-
-    The flags of ml_collections only set single values, and check --config.loss.x
-    against the loaded config. Sections are therefore replaced when it is loaded.
-
-    Args:
-        argv: Arguments of the command line.
-
-    Returns:
-        The other arguments.
-    """
-    from research.experiment.config_keys import is_section
-
-    remaining, sections = [], []
-    arguments = iter(argv)
-    for argument in arguments:
-        # "--config.key=CALL", or "--config.key CALL" as two arguments.
-        match = re.match(r"--?config\.([\w.]+)(?:=(.*))?$", argument, re.DOTALL)
-        if not match or not is_section(match[1]):
-            remaining.append(argument)
-            continue
-        text = next(arguments, "") if match[2] is None else match[2]
-        sections.append((match[1], text))
-    # absl has not parsed any flags yet: give --config another parser.
-    if sections:
-        flag = flags.FLAGS["config"]
-        flag.parser = _SectionParser(flag.parser, sections)
-    return remaining
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Ablations: which runs there are, and what becomes of their scores."""
 
-import json
 import re
 import types
 
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from configs import context_extension as configs_context_extension
 from configs.ablations import context_extension
 from research.analysis import ablation as ablations
-from research.analysis import ablation_table
+from research.analysis import ablation_runs, ablation_table
 from research.config_sections import build
 from research.experiment.initialization import ENCODERS
 from research.models.positions.methods import extend_config
@@ -95,18 +94,87 @@ def test_the_files_are_written(tmp_path, monkeypatch):
     assert axes.get_ylabel() == "main score, %"
 
 
-def test_a_finished_run_is_not_repeated_and_a_failed_one_stops_no_other(tmp_path):
+def describe(recipe, overrides):
+    return [recipe, *overrides]
+
+
+def run(ablation, workdir, report=lambda line: None, jobs=1, describe=describe):
+    return ablation_runs.run_ablation(
+        ablation, workdir, jobs=jobs, report=report, describe=describe
+    )
+
+
+@pytest.fixture
+def fakes(monkeypatch):
+    """Runs that train and evaluate nothing; lists of what they were asked for."""
+    trained, evaluated = [], []
+
+    def train(command, stdout, stderr):
+        (recipe,) = (part for part in command if part.startswith("--config="))
+        trained.append(recipe.removeprefix("--config="))
+        code = int("broken" in recipe)
+        stderr.write(b"no text" * code)
+        stdout = b'{"finished": true, "step": 1}\n'
+        return types.SimpleNamespace(returncode=code, stdout=stdout)
+
+    def score(ablation, model, name, row, column):
+        evaluated.append((row, column))
+        return {name: float(len(evaluated))}
+
+    monkeypatch.setattr(ablation_runs.subprocess, "run", train)
+    monkeypatch.setattr(ablation_runs, "_evaluate_cell", score)
+    monkeypatch.setattr(ablation_runs.load, "load", lambda name: name)
+    return trained, evaluated
+
+
+ONE = ablations.Ablation(
+    title="One",
+    rows={"a": "x.py", "b": "model=m"},
+    columns={"full": {"depth": 2}},
+    seeds=(0,),
+    evals={"sts": None},
+    eval_settings={"sts": "hash of the file"},
+    overrides={"steps": 10},
+)
+
+
+def test_a_score_counts_while_all_that_it_depends_on_is_the_same(fakes, tmp_path):
+    trained, evaluated = fakes
     lines = []
-    for run in ablations.plan_runs(TWO)[1:]:
-        (tmp_path / run.name).mkdir()
-        (tmp_path / run.name / "scores.json").write_text('{"1 × 4": 1.0, "2 × 8": 2.0}')
-    found = ablations.run_ablation(TWO, tmp_path, jobs=2, report=lines.append)
-    assert "x.py" in found["plain-seed0"]  # the sentence: there is no such config
-    assert found["one-seed1"] == {"1 × 4": 1.0, "2 × 8": 2.0}
-    assert "one-seed1: done before" in lines
+    first = run(ONE, tmp_path, lines.append)
+    assert trained == ["x.py"] and evaluated == [("a", "full"), ("b", "full")]
+    assert run(ONE, tmp_path, lines.append) == first and len(evaluated) == 2
+    assert "a-seed0: done before" in lines
+    # Another file, other fields of the column, another model: new scores
+    for change in (
+        {"eval_settings": {"sts": "hash of another file"}},
+        {"columns": {"full": {"depth": 1}}},
+        {"rows": {"a": "x.py", "b": "model=m", "c": {"recipe": "x.py", "pool": "cls"}}},
+    ):
+        before = len(evaluated)
+        changed = run(ONE._replace(**change), tmp_path)
+        assert len(evaluated) > before and changed != first
+    changed = run(ONE, tmp_path, describe=lambda *told: [describe(*told), "new files"])
+    assert changed["b-seed0"]["full"] == len(evaluated)
+    # A training is not made again, and not taken for another one
+    assert "holds a run of other settings or data; delete it" in changed["a-seed0"]
+    longer = run(ONE._replace(overrides={"steps": 999}), tmp_path)
+    assert "a-seed0 holds a run of other settings" in longer["a-seed0"]
+    assert trained == ["x.py"]
 
 
-def test_what_others_start_from_can_be_scored_as_it_is(tmp_path, monkeypatch):
+def test_a_run_that_fails_stops_no_other(fakes, tmp_path):
+    def describe_known(recipe, overrides):
+        if recipe == "x.py:depth=2":
+            raise FileNotFoundError(f"{recipe}: no such config file")
+        return [recipe]
+
+    found = run(TWO, tmp_path, jobs=2, describe=describe_known)
+    assert found["plain-seed0"] == "x.py:depth=2: no such config file"
+    assert set(found["one-seed1"]) == {"1 × 4", "2 × 8"}
+
+
+def test_what_others_start_from_can_be_scored_as_it_is(fakes, tmp_path, monkeypatch):
     both = ablations.Ablation(
         title="Started",
         rows={
@@ -117,18 +185,12 @@ def test_what_others_start_from_can_be_scored_as_it_is(tmp_path, monkeypatch):
         seeds=(0,),
         evals={},
     )
-    trained, loaded = [], []
-    monkeypatch.setattr(
-        ablations, "_train", lambda _, run, workdir: trained.append(run.name)
-    )
-    monkeypatch.setattr(
-        ablations, "_evaluate_cell", lambda a, model, name, *_: {name: 1.0}
-    )
-    monkeypatch.setattr(ablations.load, "load", loaded.append)
-    ablations.run_ablation(both, tmp_path, jobs=1, report=lambda line: None)
-    first = "before-seed0-start"
-    assert set(trained) == {first, "after-seed0"}
-    assert loaded == [str(tmp_path / first), str(tmp_path / "after-seed0")]
+    loaded = []
+    monkeypatch.setattr(ablation_runs.load, "load", loaded.append)
+    run(both, tmp_path)
+    first = tmp_path / "before-seed0-start"
+    assert fakes[0] == ["first.py", f"next.py:model={first}"]
+    assert loaded == [str(first), str(tmp_path / "after-seed0")]
 
 
 LONGER = ablations.Ablation(
@@ -137,7 +199,7 @@ LONGER = ablations.Ablation(
         "cut": "x.py",
         "linear": {"recipe": "x.py", "extend": "linear(scale={scale})"},
         "windows": {"recipe": "x.py", "chunk": "pcw(8)"},
-        "other": "y.py",
+        "other": "broken.py",
     },
     columns={
         "task 8": {"max_length": 8, "scale": 1, "panel": "task"},
@@ -149,33 +211,27 @@ LONGER = ablations.Ablation(
 )
 
 
-def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypatch):
-    trained, evaluated = [], []
+def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(
+    fakes, tmp_path, monkeypatch
+):
+    trained, evaluated = fakes
+    score = ablation_runs._evaluate_cell
 
-    def train(ablation, run, workdir):
-        trained.append(run.name)
-        if run.config == "y.py":
-            raise ValueError("no such file")
-        (workdir / run.name).mkdir(parents=True, exist_ok=True)
-
-    def score(ablation, model, name, row, column):
-        evaluated.append((row, column))
+    def score_some(ablation, model, name, row, column):
         if broken == (row, column):
             raise ValueError("linear reaches texts of 8 tokens")
-        return {name: float(len(evaluated))}
+        return score(ablation, model, name, row, column)
 
-    monkeypatch.setattr(ablations, "_train", train)
-    monkeypatch.setattr(ablations, "_evaluate_cell", score)
-    monkeypatch.setattr(ablations.load, "load", lambda name: name)
+    monkeypatch.setattr(ablation_runs, "_evaluate_cell", score_some)
     broken = "linear", "task 16"
-    said = []
-    found = ablations.run_ablation(LONGER, tmp_path, jobs=1, report=said.append)
-    assert trained == ["cut-seed0", "other-seed0"] and len(evaluated) == 9
+    lines = []
+    found = run(LONGER, tmp_path, lines.append)
+    assert trained == ["x.py", "broken.py"] and len(evaluated) == 8
     assert (
         found["cut-seed0"]["task 16 linear(scale=2)"]
         == "linear reaches texts of 8 tokens"
     )
-    assert found["cut-seed0"]["task 16 pcw(8)"] == 8
+    assert found["cut-seed0"]["task 16 pcw(8)"] == 7
     assert set(ablations.collect_failures(found)) == {
         "other-seed0",
         "cut-seed0: task 16 linear(scale=2)",
@@ -183,15 +239,12 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(tmp_path, monkeypa
     records = ablation_table.summarize_scores(LONGER, found)
     text = squeeze(ablation_table.format_markdown(LONGER, records))
     assert "| cut | 1.00 | 2.00 | 3.00 |" in text
-    assert "| linear | 4.00 | failed | 6.00 |" in text
+    assert "| linear | 4.00 | failed | 5.00 |" in text
     broken = None
-    again = ablations.run_ablation(LONGER, tmp_path, jobs=1, report=said.append)
-    assert trained[2:] == ["other-seed0"] and evaluated[9:] == [("linear", "task 16")]
-    assert again["cut-seed0"] == json.loads(
-        (tmp_path / "cut-seed0" / "scores.json").read_text()
-    )
-    ablations.run_ablation(LONGER, tmp_path, jobs=1, report=said.append)
-    assert len(evaluated) == 10 and "cut-seed0: done before" in said
+    again = run(LONGER, tmp_path, lines.append)
+    assert trained[2:] == ["broken.py"] and evaluated[8:] == [("linear", "task 16")]
+    run(LONGER, tmp_path, lines.append)
+    assert len(evaluated) == 9 and "cut-seed0: done before" in lines
     records = ablation_table.summarize_scores(LONGER, again)
     picture = draw(monkeypatch, LONGER, records, tmp_path / "table.png")
     assert [axes.get_title() for axes in picture.axes] == ["task", "other"]
@@ -203,7 +256,7 @@ AFTER = ablations.Ablation(
     title="After",
     rows={
         "a": {"recipe": "x.py:model={start}", "start": "pre.py"},
-        "b": {"recipe": "x.py:model={start},scratch", "start": "pre.py"},
+        "b": {"recipe": "x.py:model={start},broken", "start": "pre.py"},
     },
     columns={"one": {}, "two": {}},
     seeds=(0, 1),
@@ -211,29 +264,15 @@ AFTER = ablations.Ablation(
 )
 
 
-def test_a_start_is_trained_once_and_its_workdir_goes_to_the_recipes(
-    tmp_path, monkeypatch
-):
-    commands = []
-
-    def run(command, stdout, stderr):
-        commands.append([part for part in command if part.startswith("--config=")][0])
-        stderr.write(b"no text" if "scratch" in commands[-1] else b"")
-        done = types.SimpleNamespace(returncode=int("scratch" in commands[-1]))
-        done.stdout = b'{"finished": true, "step": 1}\n'
-        return done
-
-    monkeypatch.setattr(ablations.subprocess, "run", run)
-    monkeypatch.setattr(ablations, "_evaluate_cell", lambda *told: {told[2]: 1.0})
-    monkeypatch.setattr(ablations.load, "load", lambda name: name)
-    found = ablations.run_ablation(AFTER, tmp_path, jobs=2, report=lambda _: None)
+def test_a_start_is_trained_once_and_its_workdir_goes_to_the_recipes(fakes, tmp_path):
+    found = run(AFTER, tmp_path, jobs=2)
     model = {seed: f"model={tmp_path}/a-seed{seed}-start" for seed in (0, 1)}
-    assert sorted(commands) == sorted(
-        f"--config={recipe}"
+    assert sorted(fakes[0]) == sorted(
+        recipe
         for seed in (0, 1)
-        for recipe in ("pre.py", f"x.py:{model[seed]}", f"x.py:{model[seed]},scratch")
+        for recipe in ("pre.py", f"x.py:{model[seed]}", f"x.py:{model[seed]},broken")
     )
-    assert found["a-seed1"] == {"one": 1.0, "two": 1.0}
+    assert set(found["a-seed1"]) == {"one", "two"}
     assert found["b-seed1"] == "no text"
 
 

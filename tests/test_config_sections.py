@@ -2,7 +2,7 @@
 
 import pytest
 
-from research.config_sections import bind, build, section
+from research.config_sections import Seed, bind, build, section
 
 
 def scaled(
@@ -15,7 +15,11 @@ def needy(x, *, path: str):
     return x, path
 
 
-TABLE = {"scaled": scaled, "needy": needy}
+def drawn(*, seed: Seed = 0):
+    return seed
+
+
+TABLE = {"scaled": scaled, "needy": needy, "drawn": drawn}
 
 
 def test_a_section_lists_every_argument_and_builds_the_call():
@@ -35,9 +39,28 @@ def test_a_none_can_be_overridden_by_its_type_alone():
 def test_what_the_function_does_not_take_is_refused():
     with pytest.raises(ValueError, match="no argument times; it has by, plus"):
         section(TABLE, "scaled", times=3)
-    with pytest.raises(ValueError, match="unknown name 'scale'; known: needy, scaled"):
+    with pytest.raises(
+        ValueError, match="unknown name 'scale'; known: drawn, needy, scaled"
+    ):
         section(TABLE, "scale")
     with pytest.raises(ValueError, match="needy needs a value for path"):
         section(TABLE, "needy")
     with pytest.raises(ValueError, match="scaled has no argument times"):
         build(TABLE, {"name": "scaled", "times": 3}, 1.0)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"name": "scaled", "by": "2"}, "scaled's by is '2'; it takes a number"),
+        ({"name": "scaled", "by": float("nan")}, "by is nan; it takes a number"),
+        ({"name": "scaled", "names": "ab"}, r"names is 'ab'; it takes tuple\[str"),
+        ({"name": "needy", "path": None}, "path is None; it takes quoted text"),
+        ({"name": "drawn", "seed": -1}, "seed is -1; it takes a whole number in 0"),
+        ({"name": "drawn", "seed": 2**32}, "seed is 4294967296; it takes a whole"),
+        ({"name": "drawn", "seed": 1.0}, "seed is 1.0; it takes a whole number in 0"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bind(TABLE, arguments)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import jax
 import pytest
-from absl import flags
 
-from configs.common import parse_arg
-from launch import train
+from configs.common import make_base, parse_arg
+from launch.recipes import load_recipe
 from research.analysis.dry_run import abstract_batch
+from research.config_sections import section
 from research.experiment.build import build
 from research.experiment.config_keys import (
     GROUP_TABLES,
@@ -18,6 +18,7 @@ from research.experiment.config_keys import (
     config_keys,
     replace_section,
 )
+from research.experiment.initialization import ENCODERS
 from research.experiment.workdir import prepare_run
 from research.interop import load
 from research.models.config import CHOICES
@@ -102,14 +103,45 @@ def test_a_run_replays_from_its_config(tmp_path, cache):
     replayed.loss.temperature = 0.1  # an override
 
 
-def test_a_workdir_keeps_its_config(tmp_path, cache):
+def test_a_replayed_option_that_was_none_takes_values_of_its_type(tmp_path):
+    recipe = make_base()
+    recipe.encoder = section(ENCODERS, "pretrained", model="m")
+    (tmp_path / "config.json").write_text(recipe.to_json())
+    replayed = config("replay", str(tmp_path / "config.json")).lock()
+    assert replayed.encoder.causal is None
+    replayed.encoder.causal = True
+    with pytest.raises(TypeError):
+        replayed.encoder.causal = "yes"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("[]", "config.json holds a JSON list; it should be an object"),
+        ("{", "config.json is not JSON: Expecting"),
+        ('{"loss": 3}', "config.json: loss is no section"),
+        ('{"evals": {"a": {"name": "nosuch"}}}', "evals is no section: unknown name"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(text, message, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        config("replay", str(tmp_path / "config.json"))
+
+
+def test_a_workdir_with_a_checkpoint_keeps_what_changes_its_result(tmp_path, cache):
     prepare_run(config("separate"), tmp_path, cache=cache)
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["encoder"]["depth"] == 6
     other = config("separate")
     other.batch_size = 16
-    with pytest.raises(ValueError, match="batch_size is 16 and was 8"):
-        prepare_run(other, tmp_path, cache=cache)
+    # Nothing is lost where no step was saved
+    prepare_run(other, tmp_path, cache=cache)
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    other.log_every, other.encoder.remat, other.evals = 1, "all", {}
+    prepare_run(other, tmp_path, cache=cache)
+    with pytest.raises(ValueError, match="batch_size is 8 and was 16"):
+        prepare_run(config("separate"), tmp_path, cache=cache)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +149,9 @@ def test_a_workdir_keeps_its_config(tmp_path, cache):
     [
         ({"max_length": 65}, "max_length 65 is beyond the encoder's 64 positions"),
         ({"steps": 0}, "steps is 0; it should be at least 1"),
+        ({"save_every": -1}, "save_every is -1; it should be at least 0"),
+        ({"seed": -1}, "seed is -1; it takes a whole number in 0"),
+        ({"seed": 2**32}, "seed is 4294967296; it takes a whole number in 0"),
         ({"encoder.vocab_size": 100}, "tokens, the encoder's table only 100"),
         ({"batch_size": 12}, "batch_size 12 cannot be split evenly over 8 devices"),
         ({"mesh.data": 3}, "mesh .* does not fit 8 devices"),
@@ -160,23 +195,30 @@ def test_variants_are_literals_of_their_defaults_types():
 
 def test_a_section_is_replaced_by_a_call_on_the_command_line():
     """Every flag that follows it may change the new section."""
-    command = ("launch.train", "--config=configs/separate.py:tiny", "--dry_run")
-    section = "--config.loss=cosent(scale=30)"
-    argv = [
-        *command,
-        section,
+    overrides = (
+        "--config.loss=cosent(scale=30)",
         "--config.evals.a=pydocs_retrieval()",
         "--config.steps=3",
-    ]
-    parser = flags.FLAGS["config"].parser
-    try:
-        kept = train.parse_section_flags(argv)
-        config = flags.FLAGS["config"].parser.parse("configs/separate.py:tiny")
-    finally:
-        flags.FLAGS["config"].parser = parser
-    assert kept == [*command, "--config.steps=3"]
-    assert config.loss.to_dict() == {"name": "cosent", "scale": 30}
+        "--config.loss.scale=40",
+    )
+    config = load_recipe("configs/separate.py:tiny", overrides)
+    assert config.loss.to_dict() == {"name": "cosent", "scale": 40}
+    assert config.steps == 3
     assert set(config.evals) == {"a", "pydocs"} and config.is_locked
+
+
+@pytest.mark.parametrize(
+    "recipe, override, message",
+    [
+        ("configs/nosuch.py", "--config.steps=3", "configs/nosuch.py: no such config"),
+        ("configs/separate.py:tiny", "--config.stepz=3", "unknown config key.*stepz"),
+        ("configs/separate.py:tiny", "--config.steps=x", "steps=x"),
+        ("configs/separate.py:tiny", "--config.loss=nosuch()", "unknown name 'nosuch'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read_is_one_sentence(recipe, override, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe(recipe, [override])
 
 
 # Arguments of the functions that cannot be called without any.

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from absl import flags
 
 from launch import main
 from research.interop.sentence_transformers.write import export
@@ -29,18 +30,38 @@ def test_a_mistake_is_one_sentence(tmp_path):
     texts = tmp_path / "texts.txt"
     texts.write_text("one\n\nthree\n")
     output = tmp_path / "x.npy"
-    for flags, message in (
+    for arguments, message in (
         ([f"--input={texts}", f"--output={output}"], "line 2 is empty"),
         ([f"--input={texts}", f"--output={output}", "--dims=3"], "flag 'dims'"),
         ([f"--input={tmp_path}/none.txt", f"--output={output}"], "there is no file"),
     ):
-        result = command("launch.embed", "--model=none", *flags)
+        result = command("launch.embed", "--model=none", *arguments)
         assert result.returncode == 1
         assert result.stdout == ""
         assert result.stderr.startswith("error: ")
         assert result.stderr.count("\n") == 1
         assert message in result.stderr
     assert list(tmp_path.iterdir()) == [texts]
+
+
+def test_help_lists_the_flags_of_the_model_and_is_a_success():
+    result = command("launch.embed", "--help")
+    assert result.returncode == 0, result.stderr
+    for flag in ("--model:", "--[no]bidirectional:", "--role:", "--prompt:"):
+        assert flag in result.stdout
+    result = command("launch.bench", "--help")
+    assert result.returncode == 0 and "--rounds:" in result.stdout
+
+
+def test_a_path_is_local_and_has_its_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    values = flags.FlagValues()
+    main.define_path("workdir", None, "A folder.", flag_values=values)
+    values(["", "--workdir=~/runs/a"])
+    assert values.workdir == "/home/ann/runs/a"
+    for address in ("gs://bucket/run", "s3://bucket/run"):
+        with pytest.raises(flags.Error, match=f"{address}: buckets are not supported"):
+            values(["", f"--workdir={address}"])
 
 
 def test_a_stopped_run_prints_its_result_and_is_no_success():

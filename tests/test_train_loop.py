@@ -163,12 +163,15 @@ def with_scores(**changes):
     )
 
 
-def test_evaluators_run_on_time_and_at_the_end(tmp_path):
+def test_evaluators_run_on_time_and_at_the_end(tmp_path, capfd):
     result = loop.train(with_scores(eval_every=4), tmp_path)
     found = {
         r["step"]: r["eval/fake/main_score"] for r in rows(tmp_path) if len(r) == 2
     }
     assert set(found) == {0, 4, 6}
+    printed = capfd.readouterr().err
+    for step, score in found.items():
+        assert f"step {step}/6  fake: main_score {score:.2f}\n" in printed
     assert result.evals["fake"]["main_score"] == pytest.approx(found[6])
     saved = json.loads((tmp_path / "evals" / "fake-6.json").read_text())
     assert saved["step"] == 6 and len(saved["table"]) == 2

@@ -1,24 +1,9 @@
-"""Ablations: trains recipes over several seeds, and scores them in every column."""
+"""Ablations: the runs that recipes, seeds and columns make, and their names."""
 
-import json
 import re
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
-from research.atomic_write import write_json
-from research.inference.embedder import Embedder
-from research.inference.model import EmbeddingModel
-from research.inference.options import embedder_options
-from research.interop import load
-from research.models.positions.methods import extend_context
-from research.text import chunking
 from research.types import Evaluator
 
 # Prefix of a recipe that is an existing model instead of a training run.
@@ -74,6 +59,8 @@ class Ablation(NamedTuple):
             a plot. Further fields are values for the rows.
         seeds: Seeds; each recipe is trained once per seed.
         evals: Evaluators by their names.
+        eval_settings: {name of an evaluator: all that its scores depend on but the
+            model}, as JSON.
         paper: {row: published number for each column}.
         note: Explanation of the published numbers.
         overrides: Config values for every run, such as {"steps": 100}.
@@ -87,6 +74,7 @@ class Ablation(NamedTuple):
     paper: Mapping[str, Sequence[float]] = {}
     note: str = ""
     overrides: Mapping[str, Any] = {}
+    eval_settings: Mapping[str, Any] = {}
 
 
 class AblationRun(NamedTuple):
@@ -150,154 +138,6 @@ def plan_runs(ablation: Ablation) -> list[AblationRun]:
                 cells = (*run.cells, (row, column))
                 planned[line.recipe, line.start, seed] = run._replace(cells=cells)
     return list(planned.values())
-
-
-def run_ablation(
-    ablation: Ablation, workdir: Path, *, jobs: int, report: Callable[[str], None]
-) -> Results:
-    """Trains and evaluates everything that has no score yet.
-
-    Scores in a run's scores.json are not computed again, and an interrupted run
-    resumes. A run from which several others start is trained once.
-
-    Args:
-        ablation: The ablation.
-        workdir: Folder that holds the folders of the runs.
-        jobs: Number of runs at a time.
-        report: Function that is called with a line of text when a run or an evaluation
-            starts or ends.
-    """
-
-    def score_run(run: AblationRun) -> dict[str, float | str] | str:
-        wanted = {name_evaluation(ablation, *cell): cell for cell in run.cells}
-        path = workdir / run.name / "scores.json"
-        scores = json.loads(path.read_text()) if path.exists() else {}
-        if set(wanted) <= set(scores):
-            report(f"{run.name}: done before")
-            return scores
-        # Train, unless that was done before.
-        try:
-            if run.start and not scores:
-                with locks[run.start.name]:
-                    report(f"{run.name}: starts from {run.start.config}")
-                    _train(ablation, run.start, workdir)
-            model = _load_or_train(ablation, run, workdir, report, trained=bool(scores))
-        except (ValueError, OSError) as error:
-            report(f"{run.name}: failed: {error}")
-            return str(error)
-        # Evaluate. Each score is saved immediately; failures are retried next time.
-        failed = {}
-        for name in [name for name in wanted if name not in scores]:
-            try:
-                scores |= _evaluate_cell(ablation, model, name, *wanted[name])
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, scores)
-            except ValueError as error:
-                failed[name] = str(error)
-            report(f"{run.name}: {name}: {scores.get(name, failed.get(name))}")
-            # Hundreds of compiled programs would exhaust the process's memory maps.
-            jax.clear_caches()
-        return scores | failed
-
-    # A lock per start, so that it is trained only once.
-    plan = plan_runs(ablation)
-    locks = {run.start.name: threading.Lock() for run in plan if run.start}
-    with ThreadPoolExecutor(jobs) as pool:
-        return dict(
-            zip([run.name for run in plan], pool.map(score_run, plan), strict=True)
-        )
-
-
-def _load_or_train(
-    ablation: Ablation,
-    run: AblationRun,
-    workdir: Path,
-    report: Callable[[str], None],
-    *,
-    trained: bool,
-) -> EmbeddingModel:
-    """Loads the model of a run; trains it first if that is necessary."""
-    if run.config.startswith(MODEL):
-        return load.load(_resolve_recipe(run, workdir).removeprefix(MODEL))
-    if not trained:
-        report(f"{run.name}: training {run.config}")
-        _train(ablation, run, workdir)
-    return load.load(str(workdir / run.name))
-
-
-def _train(ablation: Ablation, run: AblationRun, workdir: Path) -> None:
-    """Trains a run in a separate process, unless its folder has a result.json.
-
-    Messages go to log.txt in that folder; the last line of output is the result.
-    """
-    folder = workdir / run.name
-    if (folder / "result.json").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {**ablation.overrides, "seed": run.seed}
-    command = [
-        sys.executable,
-        "-m",
-        "launch.train",
-        f"--config={_resolve_recipe(run, workdir)}",
-        f"--workdir={folder}",
-        f"--cache={workdir / 'tokens'}",
-        *(f"--config.{key}={value}" for key, value in settings.items()),
-    ]
-    # The last line of the log is the error message if the training fails.
-    with (folder / "log.txt").open("ab") as log:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log)
-    if done.returncode not in (0, 143):  # 143: a signal stopped it, with a result
-        lines = (folder / "log.txt").read_text().strip().splitlines()
-        raise ValueError(lines[-1] if lines else f"training exited {done.returncode}")
-    result = json.loads(done.stdout.splitlines()[-1])
-    if not result["finished"]:
-        raise ValueError(f"training stopped at step {result['step']}")
-    write_json(folder / "result.json", result)
-
-
-def _resolve_recipe(run: AblationRun, workdir: Path) -> str:
-    """The run's recipe, with the workdir of the run that it starts from filled in."""
-    if run.start is None:
-        return run.config
-    return run.config.format(start=workdir / run.start.name)
-
-
-def _evaluate_cell(
-    ablation: Ablation,
-    model: EmbeddingModel,
-    name: str,
-    row: str,
-    column: str,
-) -> dict[str, float]:
-    """{name: main score} of a cell, with its interval as "{name} low" and "high"."""
-    fields = ablation.columns[column]
-    evaluator = ablation.evals[fields.get("eval") or next(iter(ablation.evals))]
-    scores = evaluator(_make_embedder(ablation, model, row, column))
-    bounds = {f"{name} {end}": scores[end] for end in ("low", "high") if end in scores}
-    return {name: float(scores["main_score"]), **bounds}
-
-
-def _make_embedder(
-    ablation: Ablation, model: EmbeddingModel, row: str, column: str
-) -> Embedder:
-    """Makes the embedder for a cell from its row and column."""
-    fields, line = ablation.columns[column], fill_row(ablation, row, column)
-    # The column truncates the model and its texts; the row sets how it embeds.
-    options = {"max_length": model.max_length}
-    for name in ("depth", "dim", "max_length"):
-        if name in fields:
-            options[name] = fields[name]
-    options |= embedder_options(**{n: getattr(line, n) for n in EMBEDDING_FIELDS})
-    # For longer texts, extend the context, use chunks, or cut the texts.
-    if line.extend:
-        params, cfg = extend_context(model.params, model.config, line.extend)
-        model = model._replace(params=params, config=cfg)
-    if line.chunk:
-        options["chunk"] = chunking.parse_chunking(line.chunk)
-    elif not line.extend:
-        options["max_length"] = min(options["max_length"], model.config.max_len)
-    return Embedder(model, **options)
 
 
 def collect_failures(

@@ -1,0 +1,232 @@
+"""Runs of an ablation: training, evaluation, and the scores that are kept of them."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from research.analysis.ablation import (
+    EMBEDDING_FIELDS,
+    MODEL,
+    Ablation,
+    AblationRun,
+    Results,
+    fill_row,
+    name_evaluation,
+    plan_runs,
+)
+from research.atomic_write import read_json, write_json
+from research.inference.embedder import Embedder
+from research.inference.model import EmbeddingModel
+from research.inference.options import embedder_options
+from research.interop import load
+from research.models.positions.methods import extend_context
+from research.text import chunking
+
+
+def run_ablation(
+    ablation: Ablation,
+    workdir: Path,
+    *,
+    jobs: int,
+    report: Callable[[str], None],
+    describe: Callable[[str, Sequence[str]], Any],
+) -> Results:
+    """Trains and evaluates everything that has no score yet.
+
+    Scores in a run's scores.json are not computed again unless something that they
+    depend on has changed, and an interrupted run resumes. A run from which several
+    others start is trained once.
+
+    Args:
+        ablation: The ablation.
+        workdir: Folder that holds the folders of the runs.
+        jobs: Number of runs at a time.
+        report: Function that is called with a line of text when a run or an evaluation
+            starts or ends.
+        describe: (recipe, flags of launch.train) -> all that its model depends on, as
+            JSON; the recipe may be `model=NAME`.
+    """
+
+    def score_run(run: AblationRun) -> dict[str, float | str] | str:
+        # Train what this run starts from, then this run, unless that was done before.
+        try:
+            if run.start:
+                with locks[run.start.name]:
+                    _train(ablation, run.start, workdir, report, describe)
+            model_key = _train(ablation, run, workdir, report, describe)
+            stored = _read_scores(workdir / run.name)
+        except (ValueError, OSError) as error:
+            report(f"{run.name}: failed: {error}")
+            return str(error)
+        # Earlier scores count if they depend on the same things.
+        cells = {name_evaluation(ablation, *cell): cell for cell in run.cells}
+        keys = {n: _hash_evaluation(ablation, model_key, *c) for n, c in cells.items()}
+        missing = [
+            name for name in cells if stored.get(name, {}).get("key") != keys[name]
+        ]
+        scores, failed, model = {}, {}, None
+        for name in cells:
+            if name not in missing:
+                scores |= stored[name]["scores"]
+        if not missing:
+            report(f"{run.name}: done before")
+            return scores
+        # Evaluate. Each score is saved immediately; failures are retried next time.
+        for name in missing:
+            try:
+                model = model or _load(run, workdir)
+                new = _evaluate_cell(ablation, model, name, *cells[name])
+                scores |= new
+                stored[name] = {"key": keys[name], "scores": new}
+                write_json(workdir / run.name / "scores.json", stored)
+            except (ValueError, OSError) as error:
+                failed[name] = str(error)
+            report(f"{run.name}: {name}: {scores.get(name, failed.get(name))}")
+            # Hundreds of compiled programs would exhaust the process's memory maps.
+            jax.clear_caches()
+        return scores | failed
+
+    # A lock per start, so that it is trained only once.
+    plan = plan_runs(ablation)
+    locks = {run.start.name: threading.Lock() for run in plan if run.start}
+    with ThreadPoolExecutor(jobs) as pool:
+        return dict(
+            zip([run.name for run in plan], pool.map(score_run, plan), strict=True)
+        )
+
+
+def _load(run: AblationRun, workdir: Path) -> EmbeddingModel:
+    """Loads the model of a run."""
+    if run.config.startswith(MODEL):
+        return load.load(_resolve_recipe(run, workdir).removeprefix(MODEL))
+    return load.load(str(workdir / run.name))
+
+
+def _train(
+    ablation: Ablation,
+    run: AblationRun,
+    workdir: Path,
+    report: Callable[[str], None],
+    describe: Callable[[str, Sequence[str]], Any],
+) -> str:
+    """Trains a run in a separate process, unless its folder has a result.json.
+
+    Messages go to log.txt in that folder; the last line of output is the result.
+
+    Returns:
+        Key of the model: a hash of all that it depends on.
+
+    Raises:
+        ValueError: The training failed, or the folder holds a run of another key.
+    """
+    recipe, folder = _resolve_recipe(run, workdir), workdir / run.name
+    settings = {**ablation.overrides, "seed": run.seed}
+    overrides = [f"--config.{key}={value}" for key, value in settings.items()]
+    key = _hash(describe(recipe, overrides))
+    if recipe.startswith(MODEL):
+        return key
+    if (folder / "result.json").exists():
+        if read_json(folder / "result.json").get("key") != key:
+            raise ValueError(
+                f"{folder} holds a run of other settings or data; delete it, or use "
+                "another --workdir"
+            )
+        return key
+    report(f"{run.name}: training {recipe}")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "launch.train",
+        f"--config={recipe}",
+        f"--workdir={folder}",
+        f"--cache={workdir / 'tokens'}",
+        *overrides,
+    ]
+    # The last line of the log is the error message if the training fails.
+    with (folder / "log.txt").open("ab") as log:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log)
+    if done.returncode not in (0, 143):  # 143: a signal stopped it, with a result
+        lines = (folder / "log.txt").read_text().strip().splitlines()
+        raise ValueError(lines[-1] if lines else f"training exited {done.returncode}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    if not result["finished"]:
+        raise ValueError(f"training stopped at step {result['step']}")
+    write_json(folder / "result.json", {"key": key, **result})
+    return key
+
+
+def _read_scores(folder: Path) -> dict[str, Any]:
+    """{evaluation: {"key": ..., "scores": ...}} of a run's scores.json."""
+    path = folder / "scores.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _hash_evaluation(ablation: Ablation, model_key: str, row: str, column: str) -> str:
+    """Hash of all that the score of a cell depends on."""
+    fields, line = ablation.columns[column], fill_row(ablation, row, column)
+    evaluator = _evaluator_name(ablation, fields)
+    settings = ablation.eval_settings.get(evaluator)
+    return _hash([model_key, fields, line._asdict(), settings])
+
+
+def _evaluator_name(ablation: Ablation, fields: Mapping[str, Any]) -> str | None:
+    """Name of a column's evaluator; None if the ablation has none."""
+    return fields.get("eval") or next(iter(ablation.evals), None)
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _resolve_recipe(run: AblationRun, workdir: Path) -> str:
+    """The run's recipe, with the workdir of the run that it starts from filled in."""
+    if run.start is None:
+        return run.config
+    return run.config.format(start=workdir / run.start.name)
+
+
+def _evaluate_cell(
+    ablation: Ablation,
+    model: EmbeddingModel,
+    name: str,
+    row: str,
+    column: str,
+) -> dict[str, float]:
+    """{name: main score} of a cell, with its interval as "{name} low" and "high"."""
+    fields = ablation.columns[column]
+    evaluator = ablation.evals[_evaluator_name(ablation, fields)]
+    scores = evaluator(_make_embedder(ablation, model, row, column))
+    bounds = {f"{name} {end}": scores[end] for end in ("low", "high") if end in scores}
+    return {name: float(scores["main_score"]), **bounds}
+
+
+def _make_embedder(
+    ablation: Ablation, model: EmbeddingModel, row: str, column: str
+) -> Embedder:
+    """Makes the embedder for a cell from its row and column."""
+    fields, line = ablation.columns[column], fill_row(ablation, row, column)
+    # The column truncates the model and its texts; the row sets how it embeds.
+    options = {"max_length": model.max_length}
+    for name in ("depth", "dim", "max_length"):
+        if name in fields:
+            options[name] = fields[name]
+    options |= embedder_options(**{n: getattr(line, n) for n in EMBEDDING_FIELDS})
+    # For longer texts, extend the context, use chunks, or cut the texts.
+    if line.extend:
+        params, cfg = extend_context(model.params, model.config, line.extend)
+        model = model._replace(params=params, config=cfg)
+    if line.chunk:
+        options["chunk"] = chunking.parse_chunking(line.chunk)
+    elif not line.extend:
+        options["max_length"] = min(options["max_length"], model.config.max_len)
+    return Embedder(model, **options)

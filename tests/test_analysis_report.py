@@ -1,0 +1,29 @@
+"""Reports of runs whose files are not complete."""
+
+import json
+
+import pytest
+
+from research.analysis.report import format_markdown, read_metrics
+
+CONFIG = {"objective": {"name": "mlm"}, "steps": 4, "batch_size": 8, "evals": {}}
+
+
+def test_a_run_that_was_killed_is_reported_up_to_its_last_complete_line(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "model.json").write_text('{"encoder": {"depth": 2, "width": 8}}')
+    lines = b'{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.5}\n{"step": 3, "lo\xc3'
+    (tmp_path / "metrics.jsonl").write_bytes(lines)
+    assert "mlm: 2 of 4 steps of 8 rows" in format_markdown(tmp_path)
+
+
+@pytest.mark.parametrize("lines", ["", '{"step": 0, "note": "from x"}\n', '{"step"'])
+def test_a_run_without_a_logged_step_has_nothing_to_report(lines, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    with pytest.raises(ValueError, match="nothing to report: no step has been logged"):
+        read_metrics(tmp_path)
+
+
+def test_what_is_no_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="it has no metrics.jsonl"):
+        read_metrics(tmp_path)
