@@ -55,6 +55,12 @@ VECTORS = cli.define_path(
     "With --task=retrieval, a folder in which launch.embed wrote the vectors of the "
     "documents of --data. Default: documents are embedded.",
 )
+IGNORE_IDENTICAL_IDS = flags.DEFINE_bool(
+    "ignore_identical_ids",
+    False,
+    "With --task=retrieval, whether the document with the id of a query is left out of "
+    "the query's ranking, as for ArguAna, whose queries are documents of its corpus.",
+)
 GRID = flags.DEFINE_bool(
     "grid", False, "Whether the model is scored at every depth and width."
 )
@@ -113,7 +119,7 @@ def main():
     if len(chunkings) > 1:
         return _compare_chunkings(evaluator, model, chunkings)
     (chunk,) = chunkings.values()
-    embedder = options.make_embedder(model, chunk)
+    embedder = options.make_embedder(model, chunk, allow_empty=True)
     embed = split_over_processes(embedder)
     if VECTORS.value:
         embed = _use_vectors(embed, Path(VECTORS.value), embedder)
@@ -145,7 +151,8 @@ def _compare_chunkings(evaluator, model, chunkings) -> dict:
     """Scores each chunking, and writes a table and a figure."""
 
     def make_embedder(chunk):
-        return split_over_processes(options.make_embedder(model, chunk))
+        embedder = options.make_embedder(model, chunk, allow_empty=True)
+        return split_over_processes(embedder)
 
     makers = {name: partial(make_embedder, chunk) for name, chunk in chunkings.items()}
     cells = compare_chunking.compare_chunkings(evaluator, makers, cli.log)
@@ -171,6 +178,7 @@ def _build_evaluator():
             "data": DATA.value,
             "split": SPLIT.value,
             "samples": SAMPLES.value,
+            "ignore_identical_ids": IGNORE_IDENTICAL_IDS.value,
         },
         "longembed": {
             "tasks": TASKS.value,
@@ -198,7 +206,7 @@ def _parse_length(length: str | int) -> int:
 def _score_grid(evaluator, model) -> grid.Grid:
     """Scores every depth and width, from one pass over the texts."""
     options.check_plain(model, "--grid")
-    sizes = options.size_options() | {"mesh": options.make_mesh()}
+    sizes = options.size_options() | {"mesh": options.make_mesh(), "allow_empty": True}
     # --depth and --dim restrict the grid; widths are those of the training, if known.
     depth, dim = sizes.pop("depth", None), sizes.pop("dim", None)
     depths = [depth] if depth else list(range(1, model.config.depth + 1))

@@ -140,6 +140,7 @@ def make_embedder(
     chunk: Chunking | None = None,
     *,
     normalize: bool | None = None,
+    allow_empty: bool = False,
 ) -> Embedder:
     """Makes an embedder of a model from the flags.
 
@@ -147,6 +148,7 @@ def make_embedder(
         model: The model.
         chunk: How documents are cut; None embeds them as one text.
         normalize: Whether vectors are scaled to length 1; None for the model's own.
+        allow_empty: Whether a text may be empty, as in `Embedder`.
 
     Raises:
         ValueError: --max_length exceeds the model's maximum, or two flags exclude each
@@ -155,7 +157,7 @@ def make_embedder(
     if WHITEN.value is None and WHITEN_DIM.value is not None:
         raise ValueError(f"--whiten_dim={WHITEN_DIM.value} needs --whiten=FILE")
     # Chunked documents take no prompt templates, layers or whitening.
-    options = size_options() | {"mesh": make_mesh()}
+    options = size_options() | {"mesh": make_mesh(), "allow_empty": allow_empty}
     if chunk is not None:
         check_plain(model, f"--chunk={CHUNK.value}")
         return Embedder(model, chunk=chunk, normalize=normalize, **options)

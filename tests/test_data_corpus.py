@@ -1,3 +1,4 @@
+import csv
 import gzip
 import json
 
@@ -13,8 +14,11 @@ from research.data.corpus import (
 
 def test_lines_in_order(tmp_path):
     path = tmp_path / "texts.txt"
-    path.write_text("one\n two \n")
-    assert read_corpus(path) == (["1", "2"], ["one", "two"])
+    path.write_text("one\n two \r\nthree\rstill three")
+    assert read_corpus(path) == (
+        ["1", "2", "3"],
+        ["one", " two ", "three\rstill three"],
+    )
 
 
 def test_beir_folder_gzipped(tmp_path):
@@ -28,12 +32,15 @@ def test_beir_folder_gzipped(tmp_path):
     "name,content,message",
     [
         ("a.txt", "", "is empty"),
-        ("a.txt", "one\n\n", "line 2 is empty"),
-        ("a.jsonl", '{"body": "x"}\n', "line 1: no text; found body"),
-        ("a.jsonl", '{"text": ""}\n', "line 1 is empty"),
-        ("a.jsonl", '{"text": null}\n', "line 1: text is null, not a string"),
-        ("a.jsonl", '{"text": NaN}\n', "line 1: text is NaN, not a string"),
-        ("a.jsonl", '{"title": 3, "text": "x"}', "line 1: title is 3, not a string"),
+        ("a.txt", "one\n\n", "line 2: text is empty"),
+        ("a.jsonl", '{"body": "x"}\n', "line 1: no column text; found body"),
+        ("a.jsonl", '{"text": ""}\n', "line 1: text is empty"),
+        ("a.jsonl", '{"text": null}\n', "line 1: text is null, not a text"),
+        ("a.jsonl", '{"text": NaN}\n', "line 1: text is NaN, not a text"),
+        ("a.jsonl", '{"title": "", "text": " "}', "line 1: text is empty"),
+        ("a.jsonl", '{"_id": null, "text": "x"}', "_id is null, not a text or a whole"),
+        ("a.jsonl", '{"text": "\\ud83d"}', "line 1: text is not valid Unicode"),
+        ("a.jsonl", '{"title": 3, "text": "x"}', "line 1: title is 3, not a text"),
         ("latin.txt", b"the house\ncaf\xe9\n", "latin.txt cannot be read as text"),
     ],
 )
@@ -42,6 +49,18 @@ def test_bad_input_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_corpus(tmp_path / name)
+
+
+def test_texts_are_as_they_are_in_the_file(tmp_path):
+    texts = [" a \r b\n", "\u2028x\x0b\x85", "'\t' and \"q\" "]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), newline="")
+    assert read_corpus(tmp_path / "a.jsonl")[1] == texts
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["text"], *([text] for text in texts)])
+    assert read_corpus(tmp_path / "a.csv")[1] == texts
+    (tmp_path / "a.tsv").write_text('text\n a "b\rc \r\n', newline="")
+    assert read_corpus(tmp_path / "a.tsv")[1] == [' a "b\rc ']
 
 
 def test_texts_of_several_files_are_named_by_file_and_line(tmp_path):
@@ -72,4 +91,4 @@ def test_a_corpus_is_described_by_its_texts(tmp_path):
 @pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
 def test_a_field_may_be_a_long_document(tmp_path, name):
     (tmp_path / name).write_text("text\n" + "the old house " * 10_000 + "\na b\n")
-    assert [len(text) for text in read_corpus(tmp_path / name)[1]] == [139_999, 3]
+    assert [len(text) for text in read_corpus(tmp_path / name)[1]] == [140_000, 3]

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import tensorflow_datasets as tfds
@@ -21,6 +22,7 @@ PASSAGES = {
     "positive_passages": [{"title": "T", "text": "b"}],
     "negative_passages": [{"text": "c"}],
 }
+CORPUS = {"docid": 1, "text": "b"}
 IDS = {
     "query_text": "a",
     "positive_document_ids": ["1"],
@@ -84,6 +86,43 @@ def test_negatives_that_every_row_has(tmp_path):
     assert load_files(path=path, negatives=0).negatives_per_query == 0
     with pytest.raises(ValueError, match="line 2 has 2 negatives, not the 3 asked"):
         load_files(path=path, negatives=3)
+    note = load_files(path=path).note
+    assert (
+        note == "2 negatives per query, as many as line 2 has; other lines have up to 3"
+    )
+
+
+def test_one_row_without_a_negative_does_not_switch_off_those_of_others(tmp_path):
+    rows = [{"anchor": "a", "positive": "b", "negative": c} for c in ("c", "", "d")]
+    path = jsonl(tmp_path / "a.jsonl", *rows)
+    with pytest.raises(ValueError, match="line 2 has 0 negatives, not 1 as others; .*"):
+        load_files(path=path)
+    assert load_files(path=path, negatives=0).negatives_per_query == 0
+    path = jsonl(tmp_path / "a.jsonl", rows[0], {"anchor": "a", "positive": "b"})
+    with pytest.raises(ValueError, match="line 2 has 0 negatives"):
+        load_files(path=path)
+
+
+@pytest.mark.parametrize(
+    "names, example",
+    [
+        ("premise hypothesis label", Example("a", ("b",), (), 1.0)),
+        ("text1 text2 similarity", Example("a", ("b",), (), 1.0)),
+        ("query document hard_negative", Example("a", ("b",), ("1",))),
+        ("query passage neg_1", Example("a", ("b",), ("1",))),
+        ("query answer negatives", Example("a", ("b",), ("1",))),
+    ],
+)
+def test_other_usual_names_of_columns(tmp_path, names, example):
+    (tmp_path / "a.tsv").write_text(names.replace(" ", "\t") + "\na\tb\t1\n")
+    source = load_files(path=str(tmp_path / "a.tsv"))
+    assert list(source.examples) == [example] and source.note == ""
+
+
+def test_columns_that_are_not_used_are_named(tmp_path):
+    row = {"anchor": "a", "positive": "b", "query": "c", "id": 7}
+    path = jsonl(tmp_path / "a.jsonl", row, row | {"extra": None})
+    assert load_files(path=path).note == "the columns extra, id, query are not used"
 
 
 @pytest.mark.parametrize(
@@ -91,14 +130,40 @@ def test_negatives_that_every_row_has(tmp_path):
     [
         ({"anchor": "a", "text": "b"}, "no column positive .*; found anchor, text"),
         ({"query": "a", "pos": []}, "line 1 has no positive"),
-        ({"anchor": "a", "positive": 3}, "line 1: 3 is not a text"),
-        ({"anchor": "a", "positive": "b", "label": "yes"}, "score 'yes' is not a num"),
+        ({"anchor": "a", "positive": 3}, "line 1: positive is 3, not a text"),
+        ({"anchor": "a", "positive": None}, "positive is null, not a text"),
+        ({"anchor": "a", "positive": " "}, "line 1: positive is empty"),
+        ({"anchor": math.nan, "positive": "b"}, "anchor is NaN, not a text"),
+        ({"anchor": "a", "positive": "b", "negative": 0}, "negative is 0, not a text"),
+        (
+            {"anchor": "a", "positive": "b", "negative": ["c", None]},
+            r"negative\[1\] is null, not a text",
+        ),
+        ({"query": "a", "pos": 3}, "pos is 3, not a text"),
+        ({"query": "a", "pos": {"b": 1}}, r'pos is {"b": 1}, not a text'),
+        ({"query": "a", "pos": ["b", ["c"]]}, r'pos\[1\] is \["c"\], not a text'),
+        ({"query": "a", "pos": ["b"], "neg": math.nan}, "neg is NaN, not a text"),
+        ({"query": "a", "pos": ["b"], "group": [1]}, r"group is \[1\], not a text or"),
+        ({"query": "a", "positive_passages": ["b"]}, r'\[0\] is "b", not an object'),
+        ({"query": "a", "positive_passages": "b"}, 'is "b", not a list'),
+        (
+            {"query": "a", "positive_passages": [{"title": 1.5, "text": "b"}]},
+            r"passages\[0\]: title is 1.5, not a text",
+        ),
+        (
+            {"query": "a", "positive_document_ids": [None]},
+            "positive_document_ids is null, not a text or a whole number",
+        ),
+        ({"anchor": "a", "positive": "b", "label": "yes"}, 'is "yes", not a number'),
+        ({"anchor": "a", "positive": "b", "label": math.nan}, "not a finite number"),
+        ({"anchor": "a", "positive": "b", "score": math.inf}, "not a finite number"),
         (IDS, "set `corpus`"),
     ],
 )
 def test_bad_rows_say_where_and_what(tmp_path, record, message):
+    corpus = "" if record is IDS else jsonl(tmp_path / "c.jsonl", CORPUS)
     with pytest.raises(ValueError, match=message):
-        load_files(path=jsonl(tmp_path / "a.jsonl", record))
+        load_files(path=jsonl(tmp_path / "a.jsonl", record), corpus=corpus)
 
 
 def test_weight_should_be_positive(tmp_path):
@@ -108,13 +173,16 @@ def test_weight_should_be_positive(tmp_path):
 
 
 def test_texts_are_their_own_positives(tmp_path):
-    (tmp_path / "a.txt").write_text("one\n\n two \n")
+    (tmp_path / "a.txt").write_text("one\n\n two\r \r\n", newline="")
     assert list(load_texts(path=str(tmp_path / "a.txt")).examples) == [
         Example("one", ("one",)),
-        Example("two", ("two",)),
+        Example(" two\r ", (" two\r ",)),
     ]
-    path = jsonl(tmp_path / "a.jsonl", {"text": "one"})
-    assert list(load_texts(path=path).examples) == [Example("one", ("one",))]
+    path = jsonl(tmp_path / "a.jsonl", {"text": "one\n"}, {"text": ""})
+    assert list(load_texts(path=path).examples) == [Example("one\n", ("one\n",))]
+    path = jsonl(tmp_path / "a.jsonl", {"text": None})
+    with pytest.raises(ValueError, match="a.jsonl line 1: text is null, not a text"):
+        load_texts(path=path)
     (tmp_path / "b.txt").write_text("\n")
     with pytest.raises(ValueError, match="holds no texts"):
         load_texts(path=str(tmp_path / "b.txt"))
@@ -131,6 +199,22 @@ def test_beir_positives_and_negatives(tmp_path):
     assert list(source.examples) == [Example("query", ("a", "b"), ("c",))]
     with pytest.raises(ValueError, match="1 documents of grade 0, not the 2"):
         load_beir(path=str(tmp_path), negatives=2)
+
+
+def test_beir_leaves_out_what_has_no_text_and_counts_it(tmp_path):
+    corpus = ({"_id": "a", "text": "a"}, {"_id": "b", "title": "", "text": " "})
+    jsonl(tmp_path / "corpus.jsonl", *corpus)
+    jsonl(tmp_path / "queries.jsonl", *({"_id": q, "text": q} for q in "qr"))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/train.tsv").write_text(
+        "q\ta\t1\nq\tb\t1\nq\tlost\t1\nr\tb\t1\nnone\ta\t1\n"
+    )
+    source = load_beir(path=str(tmp_path))
+    assert list(source.examples) == [Example("q", ("a",))]
+    assert source.note == (
+        "left out: 2 judged documents without a text, 1 judged queries without a text, "
+        "1 queries without a relevant document"
+    )
 
 
 class TinyPairs(tfds.core.GeneratorBasedBuilder):
@@ -178,6 +262,21 @@ def test_hub_set_from_a_local_folder(tmp_path, monkeypatch):
     )
     assert list(source.examples) == [Example("a", ("b",), ("c",), 0.5)]
     assert source.negatives_per_query == 1
+
+
+def test_hub_sets_that_were_saved_to_disk(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([{"q": "a", "d": "b"}, {"q": "c", "d": None}])
+    rows.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "several"))
+    columns = {"query": "q", "document": "d"}
+    for name in ("one", "several"):
+        source = load_hub(dataset=str(tmp_path / name), split="train", **columns)
+        assert source.examples[0] == Example("a", ("b",))
+        with pytest.raises(ValueError, match="row 1: d is null, not a text"):
+            list(source.examples)
+    with pytest.raises(ValueError, match="has no split 'dev'; it has train"):
+        load_hub(dataset=str(tmp_path / "several"), split="dev", **columns)
 
 
 def test_every_source_takes_weight_and_prompts():
@@ -238,6 +337,10 @@ def test_classes_give_positives_and_hard_negatives(tmp_path):
     bare = jsonl(tmp_path / "b.jsonl", {"text": "a", "kind": 1})
     with pytest.raises(ValueError, match="line 1: no column label"):
         load_labeled_texts(path=bare)
+    for label in (None, 1.5, ["a"], True, ""):
+        path = jsonl(tmp_path / "d.jsonl", {"text": "a", "label": label})
+        with pytest.raises(ValueError, match="d.jsonl line 1: label is "):
+            load_labeled_texts(path=path)
     lone = jsonl(tmp_path / "c.jsonl", *({"text": x, "label": x} for x in "ab"))
     with pytest.raises(ValueError, match="no class has two texts"):
         load_labeled_texts(path=lone)

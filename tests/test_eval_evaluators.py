@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+import pytrec_eval
 
 from research.eval import compare_chunking
 from research.eval.evaluators import EVALS
@@ -83,6 +84,57 @@ def test_sts_of_vectors_that_agree_with_people(sts_file):
 def test_sts_has_nothing_to_say_of_a_collapsed_model(sts_file):
     with pytest.raises(ValueError, match="predicted scores are all equal"):
         sts(data=sts_file)(lambda texts, role: np.ones((len(texts), 2)))
+
+
+def test_sts_of_equal_gold_scores_is_refused_at_the_start(tmp_path):
+    path = tmp_path / "sts.jsonl"
+    row = {"sentence1": "a", "sentence2": "b", "score": 5}
+    path.write_text("\n".join([json.dumps(row)] * 3))
+    with pytest.raises(ValueError, match="sts.jsonl: .* the 3 human scores are all eq"):
+        sts(data=str(path))
+
+
+def test_equal_scores_are_ranked_as_trec_eval_does_in_any_order_of_the_corpus():
+    rng = np.random.default_rng(0)
+    texts = {f"d{i}": "abcd"[: 1 + i % 3] for i in range(400)}  # three vectors
+    queries = {"q1": "a", "q2": "ab"}
+    qrels = {q: {f"d{i}": 1 for i in rng.choice(400, 60)} for q in queries}
+    q, d = letters(queries.values(), ""), letters(texts.values(), "")
+    cosines = q @ d.T / np.linalg.norm(d, axis=1) / np.linalg.norm(q, axis=1)[:, None]
+    run = {
+        name: dict(zip(texts, row.round(6).tolist(), strict=True))
+        for name, row in zip(queries, cosines, strict=True)
+    }
+    measures = {"ndcg_cut.10", "recall.100"}
+    judged = pytrec_eval.RelevanceEvaluator(qrels, measures).evaluate(run)
+    results = []
+    for _ in range(2):
+        names = rng.permutation(list(texts))
+        result = ranking({n: texts[n] for n in names}, queries, qrels)(letters)
+        results.append(result)
+        for ours, theirs in (("ndcg@10", "ndcg_cut_10"), ("recall@100", "recall_100")):
+            expected = 100 * np.mean([judged[name][theirs] for name in queries])
+            assert result[ours] == pytest.approx(expected)
+    assert 0 < results[0]["recall@100"] < 100 and results[0] == results[1]
+
+
+def test_judged_documents_that_are_not_there_count_as_not_found(beir, tmp_path):
+    (tmp_path / "qrels" / "test.tsv").write_text("q\tq\t1\nq\tx\t1\nr\tq\t1\n")
+    result = retrieval(data=beir)(letters)
+    assert result["unknown_documents"] == result["unknown_queries"] == 1
+    assert result["recall@100"] == 50 and result["mrr@10"] == 100
+    assert result["ndcg@10"] == pytest.approx(100 / (1 + 1 / np.log2(3)))
+
+
+def test_an_empty_document_that_cannot_be_embedded_is_named():
+    def embed(texts, role):
+        if "" in texts:
+            raise ValueError("text 1 has no tokens: ''")
+        return letters(texts, role)
+
+    evaluator = ranking({"a": "a", "hole": ""}, {"q": "a"}, {"q": {"a": 1}})
+    with pytest.raises(ValueError, match="1 documents without text, such as 'hole'"):
+        evaluator(embed)
 
 
 def test_retrieval_by_cosine(beir):

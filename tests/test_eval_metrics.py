@@ -21,6 +21,21 @@ def test_no_correlation_of_equal_values(values):
         correlations(np.arange(len(values)) + np.array([0.0]), np.array(values))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_correlation_of_values_that_are_not_finite(value):
+    with pytest.raises(ValueError, match=f"predicted score of pair 1 is {value}"):
+        correlations(np.array([1.0, value, 2.0]), np.arange(3.0))
+
+
+def test_the_first_ten_of_equal_scores_are_trec_evals():
+    qrels, names = {"q": {"d11": 1}}, [f"d{i}" for i in range(10, 30)]
+    for order in (names, names[::-1]):
+        run = {"q": dict.fromkeys(order, 1.0) | {"d29": 0.5}}
+        assert ranking_scores(qrels, run)["mrr@10"] == 0  # d28 to d19 come first
+        run["q"]["d11"] = 2.0
+        assert ranking_scores(qrels, run)["mrr@10"] == 100
+
+
 def test_ranking_scores():
     qrels = {"a": {"x": 1}, "b": {"y": 1}, "c": {"z": 1}}
     eleventh = {f"n{i}": 20.0 - i for i in range(10)} | {"y": 1.0}

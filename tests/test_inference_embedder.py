@@ -111,6 +111,10 @@ def test_texts_without_tokens(model):
         embedder(model)(["dog", " "], "query")
     with pytest.raises(ValueError, match="no texts"):
         embedder(model)([], "query")
+    # The special tokens around a space are those around nothing.
+    empty, space = embedder(model, allow_empty=True)(["", " "], "query")
+    assert np.isfinite(empty).all() and empty.any()
+    np.testing.assert_allclose(empty, space, atol=1e-6)
 
 
 # The text is pooled in the first, what follows it in the second.

@@ -38,6 +38,21 @@ def test_exact_with_ties(devices, rows, k):
     np.testing.assert_array_equal(found, order)
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_precedence_decides_among_equal_scores(devices):
+    q, d = whole_numbers(0, 9, 6), whole_numbers(1, 64, 6)
+    first = np.random.default_rng(2).permutation(64)
+    options = {"mesh": mesh_of(devices), "vectors_per_step": 5}
+    scores, found = search.search(q, d, 10, precedence=first, **options)
+    order = np.lexsort((np.broadcast_to(first, (9, 64)), -(q @ d.T)), axis=1)[:, :10]
+    np.testing.assert_array_equal(found, order)
+    np.testing.assert_array_equal(scores, np.take_along_axis(q @ d.T, order, 1))
+    # Chunks: one per document.
+    chunks = ChunkEmbeddings(d, np.arange(64), np.zeros(64, int), np.ones(64, int))
+    found = search.rank_documents(q, chunks, 10, similarity="dot", precedence=first)[1]
+    np.testing.assert_array_equal(found, order)
+
+
 def test_all_devices_and_one_chunk_are_the_default():
     rng = np.random.default_rng(0)
     q, d = rng.normal(size=(3, 16)), rng.normal(size=(50, 16))

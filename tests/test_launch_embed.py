@@ -114,6 +114,21 @@ def test_a_folder_of_vectors_is_searched_and_evaluated(folder, tmp_path):
         run(folder, "evaluate", *task, f"--vectors={vectors}", "--depth=1")
 
 
+def test_a_query_that_is_a_document_can_be_left_out(folder, tmp_path):
+    documents = {"d0": "tree", "d1": "tree leaf", "hole": ""}
+    lines = [json.dumps({"_id": name, "text": t}) for name, t in documents.items()]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    (tmp_path / "queries.jsonl").write_text(lines[0])
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("d0\td1\t1\n")
+    task = ("--task=retrieval", f"--data={tmp_path}")
+    ranks = [
+        round(100 / run(folder, "evaluate", *task, *flags)["mrr@10"])
+        for flags in ((), ("--ignore_identical_ids",))
+    ]
+    assert ranks[1] == ranks[0] - 1
+
+
 def test_a_text_without_tokens_stops_all_processes(folder, tmp_path):
     (tmp_path / "a.txt").write_text("tree\nleaf\n\u200b\nroots\n")
     flags = (f"--input={tmp_path / 'a.txt'}", f"--output={tmp_path / 'v.npy'}")

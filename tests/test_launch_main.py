@@ -31,7 +31,7 @@ def test_a_mistake_is_one_sentence(tmp_path):
     texts.write_text("one\n\nthree\n")
     output = tmp_path / "x.npy"
     for arguments, message in (
-        ([f"--input={texts}", f"--output={output}"], "line 2 is empty"),
+        ([f"--input={texts}", f"--output={output}"], "line 2: text is empty"),
         ([f"--input={texts}", f"--output={output}", "--dims=3"], "flag 'dims'"),
         ([f"--input={tmp_path}/none.txt", f"--output={output}"], "there is no file"),
     ):

@@ -149,6 +149,17 @@ def test_texts_without_tokens(tokenizer):
         )
 
 
+@pytest.mark.parametrize("chunk", ["late(4)", "naive(4)", "pcw(8)", "landmark(4)"])
+def test_an_empty_text_is_one_chunk_of_its_special_tokens(tokenizer, chunk):
+    options = {"encoder_max_len": 64, "prompt": "a: ", "allow_empty": True}
+    chunked, dog = split_texts(tokenizer, ["", "dog"], parse_chunking(chunk), **options)
+    (row,) = chunked.rows
+    np.testing.assert_array_equal(row.token_ids, tokenizer.encode("a: ").ids)
+    assert row.span_ids.tolist() == [1] * len(row.token_ids)
+    assert chunked.start.tolist() == chunked.end.tolist() == [0]
+    assert len(dog.rows) == 1
+
+
 @pytest.mark.parametrize(
     "text, chunking",
     [

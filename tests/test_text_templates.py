@@ -501,6 +501,10 @@ def test_other_mistakes_are_one_sentence():
         PROMPTS["metaeol"](prompts=("{text}:",), prepend=True)
     with pytest.raises(ValueError, match="no template for the role 'title'; it has"):
         tokenize_with_prompt(PROMPTS["echo"](), tokenizer, ["a"], 99, "title")
+    (rows,) = tokenize_with_prompt(
+        PROMPTS["prompteol"](), tokenizer, [""], 99, "query", allow_empty=True
+    )
+    assert tokenizer.decode(rows.token_ids[0]).startswith('This sentence : "" means')
     with pytest.raises(ValueError, match="row 7 has no tokens: ' '"):
         tokenize_with_prompt(
             PROMPTS["prompteol"](), tokenizer, [" "], 99, "query", label="row 7".format

@@ -177,6 +177,24 @@ def test_evaluators_run_on_time_and_at_the_end(tmp_path, capfd):
     assert saved["step"] == 6 and len(saved["table"]) == 2
 
 
+def test_an_evaluator_that_cannot_score_does_not_end_the_run(tmp_path, capfd):
+    def evaluator(embed):
+        raise ValueError("no correlation")
+
+    experiment = with_scores(eval_every=3)
+    experiment = experiment._replace(
+        evaluators={"broken": evaluator, **experiment.evaluators}
+    )
+    for _ in range(2):  # and again when it is resumed
+        result = loop.train(experiment, tmp_path)
+        assert result.finished and result.evals["broken"] == {"error": "no correlation"}
+        assert "main_score" in result.evals["fake"]
+        message = "evals.broken has no scores at step 6: no correlation"
+        assert message in capfd.readouterr().err
+    saved = json.loads((tmp_path / "evals" / "broken-6.json").read_text())
+    assert saved == {"step": 6, "error": "no correlation"}
+
+
 def test_a_resumed_run_has_every_evaluation_once(tmp_path):
     whole = tmp_path / "whole"
     loop.train(with_scores(eval_every=2), whole)

@@ -229,4 +229,4 @@ def _make_embedder(
         options["chunk"] = chunking.parse_chunking(line.chunk)
     elif not line.extend:
         options["max_length"] = min(options["max_length"], model.config.max_len)
-    return Embedder(model, **options)
+    return Embedder(model, allow_empty=True, **options)

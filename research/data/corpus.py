@@ -2,13 +2,13 @@
 
 import glob
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.data.files import read_lines, read_records
+from research.data.fields import Record, check_text
+from research.data.files import join_title, read_lines, read_records
 from research.data.sources import SOURCES
 
 PYDOCS = Path("pydocs")
@@ -95,9 +95,10 @@ def read_texts(files: Sequence[Path]) -> Iterator[CorpusText]:
     root = Path(os.path.commonpath([file.absolute().parent for file in files]))
     for file in files:
         prefix = f"{file.absolute().relative_to(root)}:" if files[1:] else ""
-        for line, record in _read_file(file):
-            name = str(record.get("_id", f"{prefix}{line}"))
-            yield CorpusText(name, _join_text(file, line, record), file, line)
+        for line, values in _read_file(file):
+            record = Record(f"{file} line {line}", values)
+            name = record.read_name("_id") if "_id" in values else f"{prefix}{line}"
+            yield CorpusText(name, _join_text(record), file, line)
 
 
 def describe_corpus(files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -134,17 +135,12 @@ def _read_file(path: Path) -> Iterator[tuple[int, dict]]:
         yield from read_records(path)
 
 
-def _join_text(path: Path, line: int, record: dict) -> str:
-    """The title and the text of a record."""
-    if "text" not in record:
-        raise ValueError(f"{path} line {line}: no text; found {', '.join(record)}")
-    title, text = record.get("title"), record["text"]
-    for field, value in (("title", title or ""), ("text", text)):
-        if not isinstance(value, str):
-            raise ValueError(
-                f"{path} line {line}: {field} is {json.dumps(value)}, not a string"
-            )
-    text = f"{title} {text}".strip() if title else text.strip()
-    if not text:
-        raise ValueError(f"{path} line {line} is empty: a text needs a token")
-    return text
+def _join_text(record: Record) -> str:
+    """The text of a record as it is or, with a title, as BEIR joins them.
+
+    Raises:
+        ValueError: There is no text, or nothing but spaces.
+    """
+    if record.has("title"):
+        return check_text(record.place, join_title(record))
+    return record.read_text("text")

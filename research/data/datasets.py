@@ -3,9 +3,11 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from research.data.examples import Example, LoadedExamples
+from research.data.fields import Record
 
 CHUNK = 1024  # records read at once
 
@@ -15,12 +17,14 @@ class LazyExamples(Sequence):
     """Examples that are converted from a data set's records when they are read.
 
     Attributes:
-        data: Sequence of records.
-        convert: Function from a record to an Example.
+        name: Name of the data set, for error messages.
+        data: Sequence of records, {column: value}.
+        convert: Function from a Record to an Example.
     """
 
+    name: str
     data: Any
-    convert: Callable[[Mapping[str, Any]], Example]
+    convert: Callable[[Record], Example]
 
     def __len__(self) -> int:
         return len(self.data)
@@ -28,12 +32,16 @@ class LazyExamples(Sequence):
     def __getitem__(self, index):
         if isinstance(index, slice):
             indices = list(range(*index.indices(len(self))))
-            return [self.convert(record) for record in self.data.__getitems__(indices)]
-        return self.convert(self.data[index])
+            rows = self.data.__getitems__(indices)
+            return list(map(self._convert_row, indices, rows))
+        return self._convert_row(index, self.data[index])
 
     def __iter__(self) -> Iterator[Example]:
         for start in range(0, len(self), CHUNK):
             yield from self[start : start + CHUNK]
+
+    def _convert_row(self, index: int, values: Mapping[str, Any]) -> Example:
+        return self.convert(Record(f"data set {self.name!r} row {index}", values))
 
 
 def load_pydocs(
@@ -48,10 +56,13 @@ def load_pydocs(
     """
     from research.data import pydocs
 
-    data = pydocs.load(split, cache=cache or pydocs.CACHE)
+    cache = cache or pydocs.CACHE
+    data = pydocs.load(split, cache=cache)
     convert = functools.partial(_convert_record, query="query", document="document")
-    examples = LazyExamples(data, convert)
-    identity = f"{data.dataset_info.data_dir} {split}"
+    examples = LazyExamples("pydocs", data, convert)
+    # The folder's name is a hash of the installed packages, the same on every machine.
+    folder = Path(data.dataset_info.data_dir)
+    identity = f"{folder.relative_to(Path(cache).expanduser())} {split}"
     if limit:
         examples, identity = examples[:limit], f"{identity} {limit}"
     return LoadedExamples(examples, identity=identity)
@@ -90,10 +101,7 @@ def load_tfds(
     )
     columns = {"query": query, "document": document, "score": score}
     columns |= {"negatives": negatives, "score_range": score_range}
-    examples = _convert_dataset(dataset, data, columns)
-    # Other columns of the same data set are other content, so they are named too.
-    identity = repr((str(data.dataset_info.data_dir), split, columns))
-    return LoadedExamples(examples, len(negatives), identity)
+    return LoadedExamples(_convert_dataset(dataset, data, columns), len(negatives))
 
 
 def load_hub(
@@ -119,21 +127,42 @@ def load_hub(
         score_range: Scores are divided by it.
         subset: Config of the data set, if it has several.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise ValueError(
-            f"data set {dataset!r} needs the package datasets: pip install datasets"
-        ) from None
-    # Rows are converted to examples when they are read, not here.
-    data = datasets.load_dataset(dataset, subset or None, split=split)
+    data = _open_hub_split(dataset, subset, split)
     columns = {"query": query, "document": document, "score": score}
     columns |= {"negatives": negatives, "score_range": score_range}
     return LoadedExamples(_convert_dataset(dataset, data, columns), len(negatives))
 
 
+def _open_hub_split(dataset: str, subset: str, split: str):
+    """The records of a split, which are converted to examples when they are read."""
+    try:
+        import datasets
+        from datasets.exceptions import DatasetsError
+    except ImportError:
+        raise ValueError(
+            f"data set {dataset!r} needs the package datasets: pip install datasets"
+        ) from None
+    # Folders that `Dataset.save_to_disk` wrote, with one split or several.
+    folder = Path(dataset).expanduser()
+    if (folder / "state.json").is_file():
+        return datasets.load_from_disk(str(folder))
+    if (folder / "dataset_dict.json").is_file():
+        splits = datasets.load_from_disk(str(folder))
+        if split not in splits:
+            raise ValueError(
+                f"data set {dataset!r} has no split {split!r}; it has "
+                f"{', '.join(splits)}"
+            )
+        return splits[split]
+    try:
+        return datasets.load_dataset(dataset, subset or None, split=split)
+    except DatasetsError as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"data set {dataset!r} cannot be read: {cause}") from error
+
+
 def _convert_record(
-    record: Mapping[str, Any],
+    record: Record,
     *,
     query: str,
     document: str,
@@ -142,16 +171,11 @@ def _convert_record(
     score_range: float = 1.0,
 ) -> Example:
     """Converts a record to an example; the arguments name the columns to use."""
-
-    def read_text(column: str) -> str:
-        value = record[column]  # TFDS stores texts as bytes
-        return value.decode() if isinstance(value, bytes) else str(value)
-
     return Example(
-        read_text(query),
-        (read_text(document),),
-        tuple(map(read_text, negatives)),
-        float(record[score]) / score_range if score else None,
+        record.read_text(query),
+        (record.read_text(document),),
+        tuple(map(record.read_text, negatives)),
+        record.read_number(score) / score_range if score else None,
     )
 
 
@@ -174,4 +198,4 @@ def _convert_dataset(dataset: str, data, columns: Mapping[str, Any]) -> LazyExam
             f"data set {dataset!r} has no column {', '.join(missing)}; "
             f"found {', '.join(sorted(known))}"
         )
-    return LazyExamples(data, functools.partial(_convert_record, **columns))
+    return LazyExamples(dataset, data, functools.partial(_convert_record, **columns))

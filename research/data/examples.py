@@ -8,14 +8,23 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from research.data import files
+from research.data.fields import Record, check_name
 
-QUERIES = ("anchor", "query", "question", "sentence1")
-POSITIVES = ("positive", "answer", "sentence2")
-SCORES = ("score", "label")
-NEGATIVE = re.compile(r"negative(_?\d+)?")
+# The usual names of each field, in the order in which they are looked for.
+QUERIES = ("anchor", "query", "question", *files.STS_FIELDS["sentence1"], "premise")
+POSITIVES = (
+    "positive",
+    "answer",
+    *files.STS_FIELDS["sentence2"],
+    "hypothesis",
+    "document",
+    "passage",
+)
+SCORES = files.STS_FIELDS["score"]
+NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_?\d+)?")
 
 
 class Example(NamedTuple):
@@ -43,80 +52,59 @@ class LoadedExamples(NamedTuple):
         examples: Sequence of Example; it need not be in memory.
         negatives_per_query: Number of hard negatives per query in every step.
         identity: Name of the content, if it is known without reading the examples.
+        note: What was read and what was left out, for the start of a run.
     """
 
     examples: Sequence[Example]
     negatives_per_query: int = 0
     identity: str = ""
+    note: str = ""
 
 
-def parse_example(
-    path: str, line: int, record: Mapping, documents: Mapping | None
-) -> Example:
+def parse_example(record: Record, documents: Mapping[str, str] | None) -> Example:
     """Parses a record in any of the three conventions.
 
     Args:
-        path: File of the record, for error messages.
-        line: Line number of the record, for error messages.
-        record: Values by column.
+        record: The record.
         documents: Tevatron's corpus {id: text}, for records that name documents by id.
 
     Raises:
         ValueError: A column is missing or holds no text, or there is no positive.
     """
     # The columns that are present decide the convention.
-    group = record.get("group")
-    group = None if group in (None, "") else str(group)
-    if "pos" in record:  # FlagEmbedding
-        query = read_field(path, line, record, ("query",))
-        positives, negatives = record["pos"] or (), record.get("neg") or ()
-        score = None
-    elif "positive_passages" in record:  # Tevatron, texts inside
-        query = read_field(path, line, record, ("query", "query_text"))
+    columns, score = record.values, None
+    if "pos" in columns:  # FlagEmbedding
+        query = record.read_text("query")
+        positives, negatives = record.read_texts("pos"), record.read_texts("neg")
+    elif "positive_passages" in columns:  # Tevatron, texts inside
+        query = record.read_text("query", "query_text")
         positives, negatives = (
-            [_read_passage(path, line, p) for p in record.get(k) or ()]
-            for k in ("positive_passages", "negative_passages")
+            _read_passages(record, name)
+            for name in ("positive_passages", "negative_passages")
         )
-        score = None
-    elif "positive_document_ids" in record:  # Tevatron, texts in the corpus file
-        query = read_field(path, line, record, ("query_text", "query"))
+    elif "positive_document_ids" in columns:  # Tevatron, texts in the corpus file
+        query = record.read_text("query_text", "query")
         positives, negatives = (
-            _find_documents(path, line, record.get(k) or (), documents)
-            for k in ("positive_document_ids", "negative_document_ids")
+            _find_documents(record, name, documents)
+            for name in ("positive_document_ids", "negative_document_ids")
         )
-        score = None
     else:  # sentence-transformers
-        query = read_field(path, line, record, QUERIES)
-        positives = (read_field(path, line, record, POSITIVES),)
-        negatives = [v for k, v in record.items() if NEGATIVE.fullmatch(k) and v]
-        score = next((record[k] for k in SCORES if record.get(k) is not None), None)
-        score = None if score is None else files.to_number(path, line, score)
-    # All values must be strings, and one of them a positive.
-    positives, negatives = (
-        _check_texts(path, line, texts) for texts in (positives, negatives)
-    )
+        query = record.read_text(*QUERIES)
+        positives = (record.read_text(*POSITIVES),)
+        names = [name for name in columns if NEGATIVE.fullmatch(name)]
+        negatives = tuple(t for name in names for t in record.read_texts(name))
+        if any(record.has(name) for name in SCORES):
+            score = record.read_number(*SCORES)
     if not positives:
-        raise ValueError(f"{path} line {line} has no positive")
+        raise ValueError(f"{record.place} has no positive")
+    group = record.read_name("group") if record.has("group") else None
     return Example(query, positives, negatives, score, group)
-
-
-def read_field(path: str, line: int, record: Mapping, names: tuple[str, ...]) -> str:
-    """The text in the first of the columns `names` that the record has."""
-    for name in names:
-        if record.get(name) is not None:
-            return _check_texts(path, line, [record[name]])[0]
-    raise ValueError(
-        f"{path} line {line}: no column {' or '.join(names)}; "
-        f"found {', '.join(record) or 'none'}"
-    )
 
 
 def read_tevatron_corpus(path: str) -> dict[str, str]:
     """Reads {id: text} from Tevatron's corpus file, columns docid and document_text."""
-    return {
-        read_field(path, line, record, ("docid",)): _read_passage(path, line, record)
-        for line, record in files.read_records(path)
-    }
+    records = (Record(f"{path} line {line}", v) for line, v in files.read_records(path))
+    return {record.read_name("docid"): _read_passage(record) for record in records}
 
 
 def read_texts(path: str, unit: str) -> Iterator[str]:
@@ -131,18 +119,18 @@ def read_texts(path: str, unit: str) -> Iterator[str]:
         if name.endswith(".txt"):
             yield from _read_units(file, unit)
         elif file == top or name.endswith(endings):
-            for line, record in files.read_records(file):
-                yield read_field(str(file), line, record, ("text",))
+            for line, values in files.read_records(file):
+                record = Record(f"{file} line {line}", values)
+                yield record.read_text("text", allow_blank=True)
 
 
 def read_labeled_texts(path: str) -> tuple[list[str], list[str]]:
     """Reads (texts, labels) from a file of records with the fields text and label."""
     texts, labels = [], []
-    for line, record in files.read_records(path):
-        texts.append(read_field(path, line, record, ("text",)))
-        if record.get("label") is None:
-            raise ValueError(f"{path} line {line}: no column label")
-        labels.append(str(record["label"]))
+    for line, values in files.read_records(path):
+        record = Record(f"{path} line {line}", values)
+        texts.append(record.read_text("text"))
+        labels.append(record.read_name("label"))
     return texts, labels
 
 
@@ -154,36 +142,54 @@ def _read_units(file: Path, unit: str) -> Iterator[str]:
             raise ValueError(f"{file} cannot be read as text: {error}") from error
 
 
+def _split_lines(lines: Iterable[str]) -> Iterator[str]:
+    """Yields the lines without their ends."""
+    return map(files.strip_line_end, lines)
+
+
 def _split_blocks(lines: Iterable[str]) -> Iterator[str]:
     """Yields the blocks of lines between blank lines."""
     for filled, block in groupby(lines, key=lambda line: bool(line.strip())):
         if filled:
-            yield "".join(block)
+            yield files.strip_line_end("".join(block))
 
 
-def _read_passage(path: str, line: int, record: Mapping) -> str:
-    text = read_field(path, line, record, ("text", "document_text"))
-    return f"{record.get('title') or ''} {text}".strip()
+def _read_passage(record: Record) -> str:
+    text = record.read_text("text", "document_text")
+    return f"{record.read_title()} {text}".strip()
 
 
-def _check_texts(path: str, line: int, values: Any) -> tuple[str, ...]:
-    values = (values,) if isinstance(values, str) else tuple(values)
-    for value in values:
-        if not isinstance(value, str):
-            raise ValueError(f"{path} line {line}: {value!r} is not a text")
-    return values
+def _read_passages(record: Record, name: str) -> tuple[str, ...]:
+    """The texts of a list of {"title", "text"}."""
+    passages = []
+    for index, item in enumerate(record.read_list(name)):
+        passage = Record(f"{record.place}: {name}[{index}]", item)
+        passages.append(_read_passage(passage))
+    return tuple(passages)
 
 
-def _find_documents(path: str, line: int, ids, documents: Mapping | None) -> list[str]:
+def _find_documents(
+    record: Record, name: str, documents: Mapping[str, str] | None
+) -> tuple[str, ...]:
+    """The texts of the documents whose ids a field lists."""
     if documents is None:
-        raise ValueError(f"{path} names documents by id: set `corpus` to their file")
-    for identifier in ids:
-        if str(identifier) not in documents:
+        raise ValueError(
+            f"{record.place} names documents by id: set `corpus` to their file"
+        )
+    texts = []
+    for item in record.read_list(name):
+        identifier = check_name(f"{record.place}: {name}", item)
+        if identifier not in documents:
             raise ValueError(
-                f"{path} line {line}: the corpus has no document {identifier!r}"
+                f"{record.place}: the corpus has no document {identifier!r}"
             )
-    return [documents[str(identifier)] for identifier in ids]
+        texts.append(documents[identifier])
+    return tuple(texts)
 
 
 # What one text of a .txt file is.
-UNITS = {"block": _split_blocks, "line": iter, "file": lambda lines: ["".join(lines)]}
+UNITS = {
+    "block": _split_blocks,
+    "line": _split_lines,
+    "file": lambda lines: ["".join(lines)],
+}

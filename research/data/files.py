@@ -4,12 +4,14 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
-# The longest field of a csv or tsv file; the default of 131,072 characters is less than
-# a long document.
+from research.data.fields import Record, check_number
+
+# The longest field of a csv file; the default of 131,072 characters is less than a
+# long document.
 csv.field_size_limit(1 << 30)
 # {field of an STS file: the names that it may have}
 STS_FIELDS = {
@@ -17,10 +19,33 @@ STS_FIELDS = {
     "sentence2": ("sentence2", "text2", "sent2", "s2"),
     "score": ("score", "similarity_score", "similarity", "label"),
 }
+# {query id: {document id: grade}}
+Qrels = dict[str, dict[str, int]]
+
+
+class RetrievalData(NamedTuple):
+    """A corpus, the judged queries of a split, and their judgments.
+
+    Attributes:
+        corpus: {document id: text}; a text may be empty.
+        queries: {query id: text} of the judged queries.
+        qrels: {query id: {document id: grade}} of these queries.
+        unknown_documents: Judged ids that the corpus lacks. They stay in `qrels`, where
+            they count as relevant documents that no search finds.
+        unknown_queries: Judged ids that have no text. They are left out of `qrels`.
+    """
+
+    corpus: dict[str, str]
+    queries: dict[str, str]
+    qrels: Qrels
+    unknown_documents: tuple[str, ...] = ()
+    unknown_queries: tuple[str, ...] = ()
 
 
 def open_text(path: str | Path) -> IO[str]:
-    """Opens a UTF-8 text file, gzipped if its name ends in .gz.
+    r"""Opens a UTF-8 text file, gzipped if its name ends in .gz.
+
+    Its lines end at \n alone: a \r within a line is a character of the line.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -29,8 +54,8 @@ def open_text(path: str | Path) -> IO[str]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
+    return open(path, encoding="utf-8-sig", newline="\n")
 
 
 def read_records(path: str | Path) -> Iterator[tuple[int, dict]]:
@@ -52,13 +77,18 @@ def read_records(path: str | Path) -> Iterator[tuple[int, dict]]:
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, line without spaces around it) of a text file.
+    """Yields (line number from 1, line without its end) of a text file.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is not UTF-8 text, or is empty.
     """
     yield from _parse_file(Path(path).expanduser(), _parse_lines)
+
+
+def strip_line_end(line: str) -> str:
+    r"""A line without the \n or \r\n at its end."""
+    return line.removesuffix("\n").removesuffix("\r")
 
 
 def read_sts(path: str | Path) -> tuple[list[str], list[str], list[float]]:
@@ -68,80 +98,68 @@ def read_sts(path: str | Path) -> tuple[list[str], list[str], list[float]]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A column is missing, or a score is not a number.
+        ValueError: A column is missing, a sentence is not a text, or a score is not a
+            finite number.
     """
     # Three lists of N values, one per pair.
     first, second, scores = [], [], []
-    for number, record in read_records(path):
-        first.append(str(_read_field(path, number, record, STS_FIELDS["sentence1"])))
-        second.append(str(_read_field(path, number, record, STS_FIELDS["sentence2"])))
-        value = _read_field(path, number, record, STS_FIELDS["score"])
-        scores.append(to_number(path, number, value))
+    for number, values in read_records(path):
+        record = Record(f"{path} line {number}", values)
+        first.append(record.read_text(*STS_FIELDS["sentence1"], allow_blank=True))
+        second.append(record.read_text(*STS_FIELDS["sentence2"], allow_blank=True))
+        scores.append(record.read_number(*STS_FIELDS["score"]))
     return first, second, scores
 
 
-def read_beir(
-    path: str | Path, split: str
-) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, int]]]:
-    """Reads (corpus {id: text}, queries {id: text}, qrels {query id: {id: grade}}).
+def read_beir(path: str | Path, split: str) -> RetrievalData:
+    """Reads a BEIR folder, with the queries that are judged in a split.
 
-    A BEIR folder holds corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and
-    qrels/SPLIT.tsv (a header line, then query id, document id, grade), plain or .gz.
-    The text of a document is its title, a space and its text. Only queries with judged
-    documents in the split are returned.
+    It holds corpus.jsonl (_id, title, text), queries.jsonl (_id, text) and
+    qrels/SPLIT.tsv (query id, document id, grade; with or without a header line), plain
+    or .gz. The text of a document is its title, a space and its text, without spaces
+    around it, as mteb joins them. A document that occurs twice with the same text is
+    one document.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is malformed or empty, or qrels name an unknown id.
+        ValueError: A file is malformed or empty, two texts or grades have one id, or
+            none of the judged queries or documents is there.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}")
     # Grades of the split decide which queries are kept.
-    qrels = _read_qrels(_find_file(path, f"qrels/{split}.tsv"))
-    # A title is put before its text.
-    corpus = {}
-    for identifier, record in _read_texts_by_id(_find_file(path, "corpus.jsonl")):
-        title = record.get("title") or ""
-        corpus[identifier] = f"{title} {record['text']}".strip()
-    queries = {
-        identifier: record["text"]
-        for identifier, record in _read_texts_by_id(_find_file(path, "queries.jsonl"))
-        if identifier in qrels
-    }
-    # Every judged id should exist.
-    for query, grades in qrels.items():
-        if query not in queries:
-            raise ValueError(f"{path}/qrels/{split} names unknown query {query!r}")
-        for document in grades:
-            if document not in corpus:
-                raise ValueError(
-                    f"{path}/qrels/{split} names unknown document {document!r}"
-                )
-    return corpus, queries, qrels
+    judgments = _find_file(path, f"qrels/{split}.tsv")
+    qrels = _read_qrels(judgments)
+    corpus = _read_texts_by_id(_find_file(path, "corpus.jsonl"), join_title)
+    texts = _read_texts_by_id(_find_file(path, "queries.jsonl"), read_query)
+    queries = {name: text for name, text in texts.items() if name in qrels}
+    # Judged ids that are not there; the files of other data sets share none at all.
+    unknown_queries = tuple(name for name in qrels if name not in queries)
+    qrels = {name: qrels[name] for name in qrels if name in queries}
+    judged = dict.fromkeys(name for grades in qrels.values() for name in grades)
+    unknown_documents = tuple(name for name in judged if name not in corpus)
+    for kind, unknown, known in (
+        ("queries", unknown_queries, queries),
+        ("documents", unknown_documents, judged.keys() & corpus.keys()),
+    ):
+        if unknown and not known:
+            raise ValueError(
+                f"{judgments} names {kind}, such as {unknown[0]!r}, none of which is "
+                f"in {path}"
+            )
+    return RetrievalData(corpus, queries, qrels, unknown_documents, unknown_queries)
 
 
-def to_number(path: str | Path, line: int, value) -> float:
-    """The number in a field.
-
-    Raises:
-        ValueError: The field holds no number; the message gives its file and line.
-    """
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{path} line {line}: score {value!r} is not a number"
-        ) from None
+def join_title(record: Record) -> str:
+    """The title of a document, a space and its text, without spaces around them."""
+    text = record.read_text("text", allow_blank=True)
+    return f"{record.read_title()} {text}".strip()
 
 
-def _read_field(path, line: int, record: Mapping, names: tuple[str, ...]):
-    for name in names:
-        if record.get(name) is not None:
-            return record[name]
-    raise ValueError(
-        f"{path} line {line}: no column {' or '.join(names)}; found {', '.join(record)}"
-    )
+def read_query(record: Record) -> str:
+    """The text of a query."""
+    return record.read_text("text", allow_blank=True)
 
 
 def _parse_file(
@@ -154,7 +172,7 @@ def _parse_file(
             for row in parse(path, file):
                 empty = False
                 yield row
-        except (UnicodeDecodeError, EOFError, OSError, zlib.error, csv.Error) as error:
+        except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{path} cannot be read as text: {error}") from error
     if empty:
         raise ValueError(f"{path} is empty: it holds no rows")
@@ -162,7 +180,7 @@ def _parse_file(
 
 def _parse_lines(path: Path, file: IO[str]) -> Iterator[tuple[int, str]]:
     del path
-    yield from ((number, line.strip()) for number, line in enumerate(file, 1))
+    yield from ((number, strip_line_end(line)) for number, line in enumerate(file, 1))
 
 
 def _parse_jsonl(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
@@ -171,7 +189,8 @@ def _parse_jsonl(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        # Besides broken JSON: numbers of too many digits, too many nested lists.
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} line {number} is not JSON: {error}") from error
         # A line may be valid JSON and still no record.
         if not isinstance(record, dict):
@@ -182,26 +201,41 @@ def _parse_jsonl(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
 
 
 def _parse_csv(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
-    yield from _parse_table(path, csv.reader(file))
+    # Strict: a quote that is never closed would take in all lines after it.
+    reader = csv.reader(file, strict=True)
+    try:
+        yield from _parse_table(path, ((reader.line_num, row) for row in reader))
+    except csv.Error as error:
+        raise ValueError(f"{path} line {reader.line_num} is not CSV: {error}") from None
 
 
 def _parse_tsv(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
-    yield from _parse_table(
-        path, csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    )
+    yield from _parse_table(path, _split_tabs(path, file))
 
 
-def _parse_table(path: Path, reader) -> Iterator[tuple[int, dict]]:
-    header = next(reader, [])  # names of the columns
-    for row in reader:
+def _split_tabs(path: Path, file: IO[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yields (line number, fields) of the lines of a tsv file that are not empty."""
+    for number, line in _parse_lines(path, file):
+        if line:
+            yield number, line.split("\t")
+
+
+def _parse_table(
+    path: Path, rows: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, dict]]:
+    """Yields the records of rows of fields, the first of which names the columns."""
+    _, header = next(rows, (0, []))
+    if twice := [name for i, name in enumerate(header) if name in header[:i]]:
+        raise ValueError(f"{path} has two columns {twice[0]!r}")
+    for number, row in rows:
         if not row:
             continue
         if len(row) != len(header):
             raise ValueError(
-                f"{path} line {reader.line_num} has {len(row)} columns, "
+                f"{path} line {number} has {len(row)} columns, "
                 f"the header has {len(header)}"
             )
-        yield reader.line_num, dict(zip(header, row, strict=True))
+        yield number, dict(zip(header, row, strict=True))
 
 
 def _find_file(folder: Path, name: str) -> Path:
@@ -215,29 +249,53 @@ def _find_file(folder: Path, name: str) -> Path:
     )
 
 
-def _read_texts_by_id(path: Path) -> Iterator[tuple[str, dict]]:
-    for number, record in read_records(path):
-        for name in ("_id", "text"):
-            if name not in record:
-                raise ValueError(
-                    f"{path} line {number}: no {name}; found {', '.join(record)}"
-                )
-        yield str(record["_id"]), {**record, "text": str(record["text"])}
+def _read_texts_by_id(path: Path, read: Callable[[Record], str]) -> dict[str, str]:
+    """{id: text} of the corpus or the queries of a BEIR folder."""
+    texts: dict[str, str] = {}
+    for number, values in read_records(path):
+        record = Record(f"{path} line {number}", values)
+        name, text = record.read_name("_id"), read(record)
+        if texts.setdefault(name, text) != text:
+            raise ValueError(f"{record.place}: another text has the _id {name!r}, too")
+    return texts
 
 
-def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    qrels: dict[str, dict[str, int]] = {}
-    for number, record in read_records(path):
-        values = list(record.values())
-        if len(values) != 3:
+def _read_qrels(path: Path) -> Qrels:
+    qrels: Qrels = {}
+    for number, (query, document, value) in _parse_file(path, _parse_qrels):
+        grade = check_number(f"{path} line {number}: the grade", value)
+        if grade != int(grade):
             raise ValueError(
-                f"{path} line {number} has {len(values)} columns, not query id, "
+                f"{path} line {number}: the grade {value} is not a whole number"
+            )
+        grades = qrels.setdefault(query, {})
+        if grades.setdefault(document, int(grade)) != grade:
+            raise ValueError(
+                f"{path} line {number}: document {document!r} has another grade for "
+                f"query {query!r}, too"
+            )
+    return qrels
+
+
+def _parse_qrels(path: Path, file: IO[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yields (line, [query id, document id, grade]); a header line is left out."""
+    for index, (number, fields) in enumerate(_split_tabs(path, file)):
+        if len(fields) != 3:
+            raise ValueError(
+                f"{path} line {number} has {len(fields)} columns, not query id, "
                 "document id and score"
             )
-        query, document, grade = values
-        grades = qrels.setdefault(query, {})
-        grades[document] = int(to_number(path, number, grade))
-    return qrels
+        # A first line whose grade is a word names the columns.
+        if index or _is_number(fields[2]):
+            yield number, fields
+
+
+def _is_number(field: str) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 # {ending of the file name: its parser}

@@ -1,6 +1,7 @@
 """Sources of training data: examples with a weight and prompts, and their table."""
 
 import functools
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from research.data import examples as example_files
 from research.data import files
 from research.data.datasets import load_hub, load_pydocs, load_tfds
 from research.data.examples import Example, LoadedExamples
+from research.data.fields import Record
+
+HASH_CHUNK = 1024  # examples hashed at once
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Source:
         weight: Share of the steps, relative to the other sources.
         prompts: Prefix of the texts for each role, "query" and "document".
         identity: Name of the content, if it is known without reading the examples.
+        note: What was read and what was left out, for the start of a run.
     """
 
     examples: Sequence[Example]
@@ -31,6 +36,17 @@ class Source:
     weight: float
     prompts: Mapping[str, str]
     identity: str = ""
+    note: str = ""
+
+    @functools.cached_property
+    def content_hash(self) -> str:
+        """Hash of the examples, or of the identity that stands for them."""
+        digest = hashlib.blake2b(self.identity.encode(), digest_size=10)
+        if not self.identity:
+            for start in range(0, len(self.examples), HASH_CHUNK):
+                for example in self.examples[start : start + HASH_CHUNK]:
+                    digest.update(repr(tuple(example)).encode())
+        return digest.hexdigest()
 
 
 def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source]:
@@ -54,9 +70,15 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
     ) -> Source:
         if not weight > 0:
             raise ValueError(f"weight {weight} should be positive")
-        examples, negatives, identity = load(**arguments)
-        prompts = {"query": query_prompt, "document": document_prompt}
-        return Source(examples, negatives, weight, prompts, identity)
+        loaded = load(**arguments)
+        return Source(
+            examples=loaded.examples,
+            negatives_per_query=loaded.negatives_per_query,
+            weight=weight,
+            prompts={"query": query_prompt, "document": document_prompt},
+            identity=loaded.identity,
+            note=loaded.note,
+        )
 
     # The signature lists the arguments of both: config sections and error messages read
     # it.
@@ -93,21 +115,37 @@ def load_files(
     """
     # {id: text}, for rows that name documents by id.
     documents = example_files.read_tevatron_corpus(corpus) if corpus else None
-    examples = []
-    for line, record in files.read_records(path):
-        example = example_files.parse_example(path, line, record, documents)
+    examples, lines, unused = [], [], {}
+    for line, values in files.read_records(path):
+        record = Record(f"{path} line {line}", values)
+        example = example_files.parse_example(record, documents)
         if example.score is not None:
             example = example._replace(score=example.score / score_range)
         examples.append(example)
-        if len(example.negatives) < negatives:
-            raise ValueError(
-                f"{path} line {line} has {len(example.negatives)} negatives, "
-                f"not the {negatives} asked for"
-            )
+        lines.append(line)
+        unused |= dict.fromkeys(values.keys() - record.used)
     # Every query gets the same number of negatives, so that batches have one shape.
+    counts = [len(example.negatives) for example in examples]
+    least, most = min(counts), max(counts)
+    row = counts.index(least)
+    if least < negatives or (negatives < 0 and least == 0 < most):
+        wanted = f"the {negatives} asked for" if negatives > 0 else f"{most} as others"
+        raise ValueError(
+            f"{path} line {lines[row]} has {least} negatives, not {wanted}; the option "
+            f"negatives={least} uses {least or 'none'} of each query"
+        )
     if negatives < 0:
-        negatives = min(len(example.negatives) for example in examples)
-    return LoadedExamples(examples, negatives)
+        negatives = least
+    # What a user might miss: columns and negatives that are left out.
+    notes = []
+    if unused:
+        notes.append(f"the columns {', '.join(sorted(unused))} are not used")
+    if least == negatives < most:
+        notes.append(
+            f"{negatives} negatives per query, as many as line {lines[row]} has; other "
+            f"lines have up to {most}"
+        )
+    return LoadedExamples(examples, negatives, note="; ".join(notes))
 
 
 def load_labeled_texts(
@@ -157,11 +195,11 @@ def load_texts(*, path: str, unit: str = "line", min_chars: int = 0) -> LoadedEx
         path: A .txt file, a jsonl, tsv or csv file with the field text, each plain or
             gzipped, or a folder of such files, which is searched recursively.
         unit: What one text of a .txt file is: a "line", a "block" between blank lines,
-            or the whole "file". Empty texts are skipped.
+            or the whole "file". Texts that are empty or all spaces are skipped.
         min_chars: Texts with fewer characters are left out.
     """
-    texts = map(str.strip, example_files.read_texts(path, unit))
-    examples = [Example(t, (t,)) for t in texts if t and len(t) >= min_chars]
+    texts = example_files.read_texts(path, unit)
+    examples = [Example(t, (t,)) for t in texts if t.strip() and len(t) >= min_chars]
     if not examples:
         raise ValueError(f"{path} holds no texts")
     return LoadedExamples(examples)
@@ -176,21 +214,33 @@ def load_beir(*, path: str, split: str = "train", negatives: int = 0) -> LoadedE
         negatives: Number of hard negatives per query, drawn from the documents that are
             judged irrelevant (grade 0).
     """
-    corpus, queries, qrels = files.read_beir(path, split)
+    data = files.read_beir(path, split)
+    # Judged documents that have a text; some data sets have documents without.
+    texts = {name: text for name, text in data.corpus.items() if text.strip()}
+    judged = {name for grades in data.qrels.values() for name in grades}
     examples = []
-    for identifier, grades in qrels.items():
+    for identifier, grades in data.qrels.items():
         # Queries without a relevant document have no positive.
-        relevant = tuple(corpus[d] for d, grade in grades.items() if grade > 0)
-        irrelevant = tuple(corpus[d] for d, grade in grades.items() if grade <= 0)
+        graded = [(texts[name], g) for name, g in grades.items() if name in texts]
+        relevant = tuple(text for text, grade in graded if grade > 0)
+        irrelevant = tuple(text for text, grade in graded if grade <= 0)
         if not relevant:
             continue
-        examples.append(Example(queries[identifier], relevant, irrelevant))
+        examples.append(Example(data.queries[identifier], relevant, irrelevant))
         if len(irrelevant) < negatives:
             raise ValueError(
                 f"{path}: query {identifier!r} has {len(irrelevant)} documents of "
                 f"grade 0, not the {negatives} negatives asked for"
             )
-    return LoadedExamples(examples, negatives)
+    # What is left out of the data.
+    counts = {
+        "judged documents without a text": len(judged - texts.keys()),
+        "judged queries without a text": len(data.unknown_queries),
+        "queries without a relevant document": len(data.qrels) - len(examples),
+    }
+    notes = [f"{count} {kind}" for kind, count in counts.items() if count]
+    note = f"left out: {', '.join(notes)}" if notes else ""
+    return LoadedExamples(examples, negatives, note=note)
 
 
 # {name in a config: function that makes the source}

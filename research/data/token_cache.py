@@ -52,12 +52,7 @@ def fingerprint(source: Source, tokenizer: tokenizers.Tokenizer, *settings) -> s
     digest.update(tokenizer.to_str().encode())
     prompts = sorted(source.prompts.items())
     digest.update(repr((FORMAT, prompts, *settings)).encode())
-    digest.update(source.identity.encode())
-    # Without a known identity the examples themselves are hashed.
-    if not source.identity:
-        for start in range(0, len(source.examples), CHUNK):
-            for example in source.examples[start : start + CHUNK]:
-                digest.update(repr(tuple(example)).encode())
+    digest.update(source.content_hash.encode())
     return digest.hexdigest()
 
 

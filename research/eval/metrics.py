@@ -20,20 +20,32 @@ def correlations(predicted: np.ndarray, human: np.ndarray) -> dict[str, float]:
     """Spearman's and Pearson's correlation of two [N] arrays, in percent.
 
     Raises:
-        ValueError: There are fewer than two values, or all values of an array are
-            equal.
+        ValueError: As in `check_spread`.
     """
     chex.assert_rank([predicted, human], 1)
     chex.assert_equal_shape([predicted, human])
-    for name, values in (("predicted", predicted), ("human", human)):
-        if len(values) < 2 or np.ptp(values) == 0:
-            raise ValueError(
-                f"no correlation: the {len(values)} {name} scores are all equal"
-            )
+    check_spread("predicted", predicted)
+    check_spread("human", human)
     return {
         "spearman": 100 * spearman(predicted, human),
         "pearson": 100 * float(stats.pearsonr(predicted, human).statistic),
     }
+
+
+def check_spread(name: str, scores: np.ndarray) -> None:
+    """Raises ValueError if no correlation with scores [N] is defined.
+
+    That is so if there are fewer than two, if one is not finite, or if all are equal.
+    """
+    if not np.isfinite(scores).all():
+        row = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise ValueError(
+            f"no correlation: the {name} score of pair {row} is {scores[row]}"
+        )
+    if len(scores) < 2 or np.ptp(scores) == 0:
+        raise ValueError(
+            f"no correlation: the {len(scores)} {name} scores are all equal"
+        )
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
@@ -105,9 +117,10 @@ def query_scores(qrels: Qrels, run: Run) -> dict[str, np.ndarray]:
         run: {query id: {document id: score}}; a query without documents scores 0.
     """
     results = _evaluate_run(qrels, run, {"ndcg_cut.10", "recall.100"})
-    # trec_eval has no cutoff for the reciprocal rank: give it the first ten documents.
+    # trec_eval has no cutoff for the reciprocal rank: give it the first ten documents,
+    # in its order: of equal scores, the id that sorts last comes first.
     first_ten = {
-        query: dict(sorted(scores.items(), key=lambda item: -item[1])[:10])
+        query: dict(sorted(scores.items(), key=lambda item: item[::-1])[-10:])
         for query, scores in run.items()
     }
     first_results = _evaluate_run(qrels, first_ten, {"recip_rank"})

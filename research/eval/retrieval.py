@@ -41,7 +41,10 @@ def retrieval(
     Returns:
         embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent. The main
         score is nDCG@10; with `samples`, "low" and "high" are the ends of its 95 %
-        interval. The score of a chunked document is that of its best chunk.
+        interval. The score of a chunked document is that of its best chunk. If the
+        qrels name documents or queries that have no text, "unknown_documents" and
+        "unknown_queries" are their numbers: these documents count as not found, and
+        these queries do not count.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -49,14 +52,15 @@ def retrieval(
     """
     if queries < 0:
         raise ValueError(f"queries is {queries}; it should be 0, for all, or more")
-    corpus, query_texts, qrels = read_beir(data, split)
+    folder = read_beir(data, split)
+    corpus, query_texts, qrels, *_ = folder
     if 0 < queries < len(query_texts):
         # A prefix of a fixed permutation, so that larger samples contain smaller ones.
         order = np.random.default_rng(0).permutation(sorted(query_texts))
         sample = order[:queries].tolist()
         query_texts = {name: query_texts[name] for name in sample}
         qrels = {name: qrels[name] for name in sample}
-    return ranking(
+    evaluate = ranking(
         corpus,
         query_texts,
         qrels,
@@ -65,6 +69,12 @@ def retrieval(
         lexical=lexical,
         samples=samples,
     )
+    unknown = {
+        "unknown_documents": len(folder.unknown_documents),
+        "unknown_queries": len(folder.unknown_queries),
+    }
+    unknown = {name: count for name, count in unknown.items() if count}
+    return lambda embed: evaluate(embed) | unknown
 
 
 def ranking(
@@ -84,22 +94,45 @@ def ranking(
     names = list(queries), list(corpus), ignore_identical_ids
     # The query itself may take one rank before it is left out.
     ranks = MAX_RANK + ignore_identical_ids
+    # trec_eval's order of equal scores: the id that sorts last comes first, wherever
+    # the document is in the corpus.
+    order = sorted(range(len(corpus)), key=names[1].__getitem__, reverse=True)
+    precedence = np.empty(len(corpus), np.int64)  # [N]
+    precedence[order] = np.arange(len(corpus))
     # BM25 does not depend on the model, so it runs only once.
     baseline = {}
     if lexical:
-        lexical_run = make_run(*bm25(query_texts, documents, ranks), *names)
+        scores, rows = bm25(query_texts, [documents[i] for i in order], ranks)
+        lexical_run = make_run(scores, np.asarray(order)[rows], *names)
         baseline["bm25"] = ranking_scores(qrels, lexical_run)["ndcg@10"]
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         q = embed(query_texts, "query")  # [Q, D]
-        d = embed(documents, "document")  # [N, D], or the documents' chunks
-        ranked = rank_documents(q, d, ranks, similarity=similarity)  # [Q, ranks]
+        d = _embed_documents(embed, corpus)  # [N, D], or the documents' chunks
+        ranked = rank_documents(
+            q, d, ranks, similarity=similarity, precedence=precedence
+        )  # [Q, ranks]
         per_query = query_scores(qrels, make_run(*ranked, *names))
         scores = {name: float(values.mean()) for name, values in per_query.items()}
         interval = bootstrap((per_query["ndcg@10"],), np.mean, samples=samples)
         return {"main_score": scores["ndcg@10"], **scores, **interval, **baseline}
 
     return evaluate
+
+
+def _embed_documents(embed: EmbedFn, corpus: Mapping[str, str]):
+    """The vectors of a corpus, some of whose texts may be empty (FiQA)."""
+    try:
+        return embed(list(corpus.values()), "document")
+    except ValueError as error:
+        # A tokenizer without special tokens has no tokens for such a text.
+        empty = [name for name, text in corpus.items() if not text.strip()]
+        if not empty:
+            raise
+        raise ValueError(
+            f"{error}; the corpus has {len(empty)} documents without text, such as "
+            f"{empty[0]!r}"
+        ) from error
 
 
 def make_run(

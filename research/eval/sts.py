@@ -4,7 +4,7 @@ import chex
 import numpy as np
 
 from research.data.files import read_sts
-from research.eval.metrics import bootstrap, correlations, spearman
+from research.eval.metrics import bootstrap, check_spread, correlations, spearman
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator
 
@@ -27,10 +27,15 @@ def sts(*, data: str, samples: int = 0) -> Evaluator:
 
     Raises:
         FileNotFoundError: The file is missing.
-        ValueError: The file is malformed.
+        ValueError: The file is malformed, or all scores are equal; when the evaluator
+            is called, all cosines are equal or one is not finite.
     """
     first, second, scores = read_sts(data)
     human = np.asarray(scores)  # [N]
+    try:
+        check_spread("human", human)
+    except ValueError as error:
+        raise ValueError(f"{data}: {error}") from None
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         # One call, so that the embedder can batch all sentences by length: [2N, D].

@@ -294,7 +294,7 @@ def _make_embedder(
         adapters=tuple(card["adapters"]),
     )
     # Each process embeds its share of the texts
-    return split_over_processes(Embedder(trained, mesh=mesh))
+    return split_over_processes(Embedder(trained, mesh=mesh, allow_empty=True))
 
 
 def _measure(

@@ -68,6 +68,8 @@ class Embedder:
         batch_tokens: As in `choose_batch_sizes`.
         mesh: Mesh over whose 'data' axis rows are spread, and over whose 'model' axis
             the parameters are split; None for the default device.
+        allow_empty: Whether a text may be empty: its special tokens and its prompt are
+            then embedded, as sentence-transformers does.
 
     Raises:
         ValueError: The encoder has no such depth, dim, pooling, length, layer or
@@ -92,12 +94,14 @@ class Embedder:
         depths: Sequence[int] | None = None,
         batch_tokens: int | None = None,
         mesh: Mesh | None = None,
+        allow_empty: bool = False,
     ):
         model = _describe(model, dim, pool, prompt, normalize)
         if chunk is not None and (model.prompt or depths):
             reason = "the templates of a prompt" if model.prompt else "several depths"
             raise ValueError(f"chunk {chunk} does not go with {reason}")
         self.model, self.chunk, self.transform = model, chunk, transform
+        self._allow_empty = allow_empty
         # The encoder, cut to the blocks that are needed.
         params, cfg = model.params, model.config
         if bidirectional is not None:
@@ -119,12 +123,12 @@ class Embedder:
         )
         if model.prompt is None:
             self._tokenize = make_plain_tokenize(
-                model.tokenizer, self._text_length, model.prompts
+                model.tokenizer, self._text_length, model.prompts, allow_empty
             )
         else:
             pst_id = cfg.vocab_size if has_pst(model.prompt) else None
             self._tokenize = make_template_tokenize(
-                model.prompt, model.tokenizer, self._text_length, pst_id
+                model.prompt, model.tokenizer, self._text_length, pst_id, allow_empty
             )
         # <PST> is a new row of the token table.
         if has_pst(model.prompt):
@@ -202,6 +206,7 @@ class Embedder:
             encoder_max_len=self._max_len,
             max_length=self._document_length,
             prompt=self.model.prompts.get("document", ""),
+            allow_empty=self._allow_empty,
             label=label,
         )
         return TokenizedTexts(role, [make_chunk_rows(chunked)], chunked)

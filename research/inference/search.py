@@ -22,6 +22,7 @@ def rank_documents(
     k: int,
     *,
     similarity: str = "cosine",
+    precedence: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best documents for each query; the best chunk gives a document's score.
 
@@ -34,6 +35,8 @@ def rank_documents(
             folder are read in blocks.
         k: Number of documents per query; at most N are returned.
         similarity: 'cosine' or 'dot'.
+        precedence: [N] int; of documents with equal scores, that with the smallest
+            number comes first. None for their indices.
 
     Returns:
         Scores [Q, min(k, N)] float32 from best to worst, and indices of documents.
@@ -47,11 +50,12 @@ def rank_documents(
         find, count = search_chunks, int(documents.document_numbers[-1]) + 1
     # A range of documents for each process.
     index, processes = jax.process_index(), jax.process_count()
+    options = {"normalize": normalize, "precedence": precedence}
     if processes == 1 or count < processes:
-        return find(queries, documents, k, normalize=normalize)
+        return find(queries, documents, k, **options)
     share = slice(index * count // processes, (index + 1) * count // processes)
-    top = find(queries, documents, k, normalize=normalize, share=share)
-    return _merge_processes(top, min(k, count))
+    top = find(queries, documents, k, share=share, **options)
+    return _merge_processes(top, min(k, count), precedence)
 
 
 def embedding_kind(embeddings: np.ndarray | ChunkEmbeddings) -> str:
@@ -69,6 +73,7 @@ def search(
     k: int,
     *,
     normalize: bool = False,
+    precedence: np.ndarray | None = None,
     share: slice = slice(None),
     mesh: Mesh | None = None,
     queries_per_step: int = 256,
@@ -85,6 +90,7 @@ def search(
         vectors: [N, D] float32; may be memory-mapped.
         k: Number of vectors per query; at most N are returned.
         normalize: Whether vectors are first scaled to length 1.
+        precedence: As in `rank_documents`.
         share: The range of the vectors that is searched.
         mesh: Mesh over whose 'data' axis vectors are spread; None for all devices of
             this process.
@@ -92,8 +98,7 @@ def search(
         vectors_per_step: Number of vectors on a device at a time.
 
     Returns:
-        Scores [Q, min(k, N)] float32 from best to worst, and indices of vectors. Of
-        equal scores, the one with the smaller index comes first.
+        Scores [Q, min(k, N)] float32 from best to worst, and indices of vectors.
 
     Raises:
         ValueError: `k` is not positive, there are no vectors, or the widths differ.
@@ -111,12 +116,18 @@ def search(
     for start in range(first, stop, size):
         block = vectors[start : min(start + size, stop)]
         valid = len(block)
+        # Of equal scores, a device keeps those that come first in its block.
+        order = np.arange(valid)
+        if precedence is not None:
+            order = np.argsort(precedence[start : start + valid])
+            block = block[order]
         block = _pad(l2_normalize_rows(block) if normalize else block, size)
         block = jax.device_put(block, NamedSharding(mesh, P("data")))
         for i in range(len(best)):
             some = queries[i * step : (i + 1) * step]
-            top = _top_of_block(some, block, valid, k=k, mesh=mesh)
-            best[i] = _merge_top(best[i], top, start, k)
+            scores, rows = _top_of_block(some, block, valid, k=k, mesh=mesh)
+            top = scores, start + order.take(rows, mode="clip")  # padding: -inf
+            best[i] = _merge_top(best[i], top, k, precedence)
     scores, numbers = (np.concatenate(parts) for parts in zip(*best, strict=True))
     return scores[:count], numbers[:count]
 
@@ -127,6 +138,7 @@ def search_chunks(
     k: int,
     *,
     normalize: bool = False,
+    precedence: np.ndarray | None = None,
     share: slice = slice(None),
     scores_per_step: int = 1 << 24,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -137,13 +149,13 @@ def search_chunks(
         chunks: The chunks of N documents.
         k: Number of documents per query; at most N are returned.
         normalize: Whether the vectors of chunks are first scaled to length 1.
+        precedence: As in `rank_documents`.
         share: The range of the documents that is searched.
         scores_per_step: Number of scores in memory at a time; at least those of one
             document.
 
     Returns:
-        Scores [Q, min(k, N)] float32 from best to worst, and indices of documents. Of
-        equal scores, the one with the smaller index comes first.
+        Scores [Q, min(k, N)] float32 from best to worst, and indices of documents.
 
     Raises:
         ValueError: As in `search`.
@@ -164,7 +176,7 @@ def search_chunks(
         scores = queries @ block.T
         scores = np.maximum.reduceat(scores, first[start:end] - first[start], axis=1)
         numbers = np.broadcast_to(np.arange(end - start), scores.shape)
-        best = _merge_top(best, (scores, numbers), start, k)
+        best = _merge_top(best, (scores, start + numbers), k, precedence)
         start = end
     return best
 
@@ -217,20 +229,23 @@ def _top_of_block(
     return scores, jnp.take_along_axis(numbers, order, 1)
 
 
-def _merge_top(best, top, start: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of earlier blocks and of the scores of a block from index `start`."""
+def _merge_top(
+    best, top, k: int, precedence: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of earlier blocks and of a block: scores and numbers [Q, k]."""
     scores, numbers = (np.asarray(x) for x in top)
-    numbers = numbers.astype(np.int64) + start
     if best is not None:
         scores = np.concatenate([best[0], scores], 1)
         numbers = np.concatenate([best[1], numbers], 1)
-    # Stable: of equal scores the smaller index, which is further left, comes first.
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    ties = numbers if precedence is None else precedence[numbers]
+    order = np.lexsort((ties, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(numbers, order, 1)
 
 
-def _merge_processes(top, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of all processes' shares, which follow each other in their order."""
+def _merge_processes(
+    top, k: int, precedence: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of all processes' shares."""
     scores, numbers = top
     # Shares may hold fewer than k documents, but all processes pass the same shape.
     missing = ((0, 0), (0, k - scores.shape[1]))
@@ -239,5 +254,5 @@ def _merge_processes(top, k: int) -> tuple[np.ndarray, np.ndarray]:
     parts = zip(*process_allgather((scores, numbers)), strict=True)  # of [Q, k] each
     best = None
     for part in parts:
-        best = _merge_top(best, part, 0, k)
+        best = _merge_top(best, part, k, precedence)
     return best

@@ -32,7 +32,10 @@ class TokenizedTexts(NamedTuple):
 
 
 def make_plain_tokenize(
-    tokenizer: tokenizers.Tokenizer, max_length: int, prompts: Mapping[str, str]
+    tokenizer: tokenizers.Tokenizer,
+    max_length: int,
+    prompts: Mapping[str, str],
+    allow_empty: bool = False,
 ) -> TokenizeFn:
     """Makes a function that tokenizes texts with the prompt of their role before them.
 
@@ -40,12 +43,18 @@ def make_plain_tokenize(
         tokenizer: Tokenizer of the model.
         max_length: Maximum number of tokens; longer texts are cut.
         prompts: Prefix of the texts for each role.
+        allow_empty: Whether a text may have no tokens besides prompt and special ones.
     """
 
     def tokenize(texts, role, label):
         prompt = prompts.get(role, "")
         token_ids = tokenize_texts(
-            tokenizer, texts, max_length, prompt=prompt, label=label
+            tokenizer,
+            texts,
+            max_length,
+            prompt=prompt,
+            allow_empty=allow_empty,
+            label=label,
         )
         return [TokenRows(token_ids)]
 
@@ -57,6 +66,7 @@ def make_template_tokenize(
     tokenizer: tokenizers.Tokenizer,
     max_length: int,
     pst_id: int | None = None,
+    allow_empty: bool = False,
 ) -> TokenizeFn:
     """Makes a function that tokenizes texts in the templates of a prompt.
 
@@ -65,6 +75,7 @@ def make_template_tokenize(
         tokenizer: Tokenizer of the model, with or without the token <PST>.
         max_length: Maximum number of tokens in a row, the template's included.
         pst_id: Id of <PST> in the model's token table; None for a prompt without it.
+        allow_empty: Whether a text may have no tokens besides those of its template.
     """
     if pst_id is not None:
         tokenizer, _ = add_special_token(tokenizer)
@@ -78,7 +89,13 @@ def make_template_tokenize(
                 pst_positions,
             )
             for token_ids, pooling_mask, pst_positions in tokenize_with_prompt(
-                prompt, tokenizer, texts, max_length, role, label=label
+                prompt,
+                tokenizer,
+                texts,
+                max_length,
+                role,
+                allow_empty=allow_empty,
+                label=label,
             )
         ]
 

@@ -80,6 +80,7 @@ def tokenize_documents(
     texts: Sequence[str],
     prompt: str,
     max_length: int | None,
+    allow_empty: bool = False,
     label: Callable[[int], str] = "text {}".format,
 ) -> Iterator[TokenizedText]:
     """Tokenizes documents, and separates the text from special tokens and the prompt.
@@ -90,6 +91,7 @@ def tokenize_documents(
         prompt: Prefix of each document.
         max_length: Maximum number of tokens, special tokens and the prompt included;
             longer documents are cut. None keeps all tokens.
+        allow_empty: Whether a document may have no tokens of its own.
         label: Function from the index of a document to its name in error messages.
 
     Raises:
@@ -105,7 +107,8 @@ def tokenize_documents(
             zip(batch, encodings, strict=True), start
         ):
             tokenized = _split_encoding(text, encoding, *num_special, len(prompt))
-            if not len(tokenized.body_ids) or not text.strip():
+            is_filled = len(tokenized.body_ids) and text.strip()
+            if not (is_filled or allow_empty and tokenized.num_surrounding):
                 raise ValueError(f"{label(number)} has no tokens: {text!r}")
             yield _truncate(tokenized, max_length)
 

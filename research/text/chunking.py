@@ -297,6 +297,7 @@ def split_texts(
     encoder_max_len: int,
     max_length: int | None = None,
     prompt: str = "",
+    allow_empty: bool = False,
     label: Callable[[int], str] = "text {}".format,
 ) -> list[ChunkedText]:
     """Cuts texts into chunks.
@@ -309,13 +310,21 @@ def split_texts(
         max_length: Maximum number of tokens, special tokens and the prompt included;
             longer texts are cut. None keeps all tokens.
         prompt: Prefix of each document, which character offsets do not count.
+        allow_empty: Whether a document may have no tokens of its own: it is one chunk
+            of the special tokens and the prompt.
         label: Function from the index of a document to its name in error messages.
 
     Raises:
         ValueError: A text has no tokens, or the prompt leaves no room for it.
     """
     chunked = []
-    for text in tokenize_documents(tokenizer, texts, prompt, max_length, label):
+    for text in tokenize_documents(
+        tokenizer, texts, prompt, max_length, allow_empty, label
+    ):
+        if not len(text.body_ids):
+            row, edge = make_row(text, text.body_ids, 0), np.array([0])
+            chunked.append(ChunkedText([row], edge, edge))
+            continue
         numbers = chunking.assign_chunks(text, encoder_max_len)
         rows = chunking.make_rows(text, numbers)
         # The first and the last token of each chunk: [C] each.

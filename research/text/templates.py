@@ -71,6 +71,7 @@ def tokenize_with_template(
     max_length: int,
     *,
     instruction: str = "",
+    allow_empty: bool = False,
     label: Callable[[int], str] = "text {}".format,
 ) -> PromptedTexts:
     """Tokenizes texts in a template.
@@ -87,6 +88,7 @@ def tokenize_with_template(
         texts: N texts.
         max_length: Maximum number of tokens per row, all pieces included.
         instruction: Text that replaces {instruction}.
+        allow_empty: Whether a text may have no tokens besides those of the template.
         label: Function from the index of a text to its name in error messages.
 
     Raises:
@@ -106,7 +108,8 @@ def tokenize_with_template(
         batch = texts[start : start + ENCODE_BATCH_SIZE]
         rows = encode_runs(runs, tokenizer, batch)
         for index, (text, row) in enumerate(zip(batch, rows, strict=True), start):
-            if not text.strip() or not _has_text_tokens(row, is_text):
+            is_filled = text.strip() and _has_text_tokens(row, is_text)
+            if not (allow_empty or is_filled):
                 raise ValueError(f"{label(index)} has no tokens: {text!r}")
         rows = _truncate(rows, batch, runs, is_text, tokenizer, max_length)
         for index, row in enumerate(rows, start):
@@ -128,6 +131,7 @@ def tokenize_with_prompt(
     max_length: int,
     role: str,
     *,
+    allow_empty: bool = False,
     label: Callable[[int], str] = "text {}".format,
 ) -> list[PromptedTexts]:
     """Tokenizes texts in every template that a prompt has for a role.
@@ -144,7 +148,9 @@ def tokenize_with_prompt(
     # One result per template.
     texts = [prompt.rewrite(text) for text in texts]
     return [
-        tokenize_with_template(template, tokenizer, texts, max_length, label=label)
+        tokenize_with_template(
+            template, tokenizer, texts, max_length, allow_empty=allow_empty, label=label
+        )
         for template in prompt.templates[role]
     ]
 

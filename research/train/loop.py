@@ -82,7 +82,8 @@ class Result(NamedTuple):
     Attributes:
         state: State after the last step.
         metrics: Last row of the log.
-        evals: name -> scores at the last step, if this call evaluated it.
+        evals: name -> scores at the last step, if this call evaluated it; {"error":
+            sentence} of an evaluator that could not score the model.
         finished: False if a signal stopped the run.
     """
 
@@ -299,7 +300,13 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
         return {}
     evals, row = {}, {"step": done}
     for name, call in calls.items():
-        scores = evals[name] = dict(call())
+        try:
+            scores = dict(call())
+        except ValueError as error:
+            # Not the end of the run: a resumed one would end here, too
+            run.log.print_line(f"evals.{name} has no scores at step {done}: {error}")
+            scores = {"error": str(error)}
+        evals[name] = scores
         path = run.workdir / "evals" / f"{name}-{done}.json"
         if jax.process_index() == 0:
             write_json(path, {"step": done, **scores})
