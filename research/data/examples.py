@@ -144,14 +144,14 @@ def _read_units(file: Path, unit: str) -> Iterator[str]:
 
 def _split_lines(lines: Iterable[str]) -> Iterator[str]:
     """Yields the lines without their ends."""
-    return map(files.strip_line_end, lines)
+    return map(files.remove_line_end, lines)
 
 
 def _split_blocks(lines: Iterable[str]) -> Iterator[str]:
     """Yields the blocks of lines between blank lines."""
     for filled, block in groupby(lines, key=lambda line: bool(line.strip())):
         if filled:
-            yield files.strip_line_end("".join(block))
+            yield files.remove_line_end("".join(block))
 
 
 def _read_passage(record: Record) -> str:

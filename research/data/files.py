@@ -86,7 +86,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     yield from _parse_file(Path(path).expanduser(), _parse_lines)
 
 
-def strip_line_end(line: str) -> str:
+def remove_line_end(line: str) -> str:
     r"""A line without the \n or \r\n at its end."""
     return line.removesuffix("\n").removesuffix("\r")
 
@@ -180,7 +180,7 @@ def _parse_file(
 
 def _parse_lines(path: Path, file: IO[str]) -> Iterator[tuple[int, str]]:
     del path
-    yield from ((number, strip_line_end(line)) for number, line in enumerate(file, 1))
+    yield from ((number, remove_line_end(line)) for number, line in enumerate(file, 1))
 
 
 def _parse_jsonl(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:

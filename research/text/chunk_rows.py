@@ -5,7 +5,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -212,3 +212,18 @@ def make_row(text: TokenizedText, body_ids: np.ndarray, number: int) -> ChunkRow
     """A row of one span: some tokens of a text, with its prompt and special tokens."""
     token_ids = text.surround(body_ids)
     return ChunkRow(token_ids, np.ones_like(token_ids), np.array([number]))
+
+
+def check_size(chunking: Any, tokens: int | None, sentences: int | None) -> None:
+    """Checks that a chunking has exactly one size, and that it is at least 1."""
+    # The sizes that are set.
+    sizes = {"tokens": tokens, "sentences": sentences}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    if len(sizes) != 1:
+        name = chunking.name
+        raise ValueError(
+            f"{chunking} needs one size, such as {name}(512) or {name}(sentences=5)"
+        )
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{chunking}: {name} {size} is below 1")

@@ -27,6 +27,7 @@ from research.text.chunk_rows import (
     ChunkedText,
     ChunkRow,
     TokenizedText,
+    check_size,
     compute_room,
     make_row,
     make_windows,
@@ -109,7 +110,7 @@ class Late(Chunking):
     span_pooling = "mean"
 
     def __post_init__(self):
-        _check_size(self, self.tokens, self.sentences)
+        check_size(self, self.tokens, self.sentences)
         # Without a window the full text is one row, and nothing overlaps.
         if self.window is None:
             if self.overlap is not None:
@@ -187,7 +188,7 @@ class Naive(Chunking):
     name = "naive"
 
     def __post_init__(self):
-        _check_size(self, self.tokens, self.sentences)
+        check_size(self, self.tokens, self.sentences)
 
     def assign_chunks(self, text: TokenizedText, encoder_max_len: int) -> np.ndarray:
         """[N] int: as in `Late`, but chunks that are longer than a row are cut."""
@@ -228,7 +229,7 @@ class ParallelWindows(Chunking):
     one_vector_per_text = True
 
     def __post_init__(self):
-        _check_size(self, self.tokens, None)
+        check_size(self, self.tokens, None)
 
     @property
     def row_length(self) -> int | None:
@@ -332,21 +333,6 @@ def split_texts(
         last = np.append(first[1:], len(numbers)) - 1
         chunked.append(ChunkedText(rows, text.start[first], text.end[last]))
     return chunked
-
-
-def _check_size(chunking: Chunking, tokens: int | None, sentences: int | None) -> None:
-    """Checks that a chunking has exactly one size, and that it is at least 1."""
-    # The sizes that are set.
-    sizes = {"tokens": tokens, "sentences": sentences}
-    sizes = {name: size for name, size in sizes.items() if size is not None}
-    if len(sizes) != 1:
-        name = chunking.name
-        raise ValueError(
-            f"{chunking} needs one size, such as {name}(512) or {name}(sentences=5)"
-        )
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{chunking}: {name} {size} is below 1")
 
 
 # {name in a call: class of the chunking}

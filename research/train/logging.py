@@ -12,7 +12,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from research.atomic_write import atomic_write
+from research.atomic_write import atomic_write, write_json
 from research.train.wandb_run import start_wandb_run
 
 _LIBRARIES = (
@@ -146,6 +146,18 @@ def versions() -> dict[str, str]:
             libraries[name] = "missing"
     python = sys.version.split()[0]
     return {"revision": _revision(), "python": python, **libraries}
+
+
+def write_versions(workdir: Path) -> None:
+    """Writes versions.json into a workdir.
+
+    Raises:
+        ValueError: The workdir cannot be written.
+    """
+    try:
+        write_json(workdir / "versions.json", versions())
+    except OSError as error:
+        raise ValueError(f"cannot write to {workdir}: {error.strerror}") from error
 
 
 def _revision() -> str:

@@ -16,7 +16,7 @@ from research import sharding
 from research.atomic_write import write_json
 from research.processes import call_on_first, explain_lost_process
 from research.train import checkpoints
-from research.train.logging import Log, SilentLog, versions
+from research.train.logging import Log, SilentLog, write_versions
 from research.train.optimizers import Optimizer
 from research.train.prefetch import prepare_batches
 from research.train.profiling import StepTrace
@@ -136,7 +136,7 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_workdir(workdir))
         stack.enter_context(explain_lost_process())
-        call_on_first(partial(_write_versions, workdir), "writing to the workdir")
+        call_on_first(partial(write_versions, workdir), "writing to the workdir")
         manager = checkpoints.open_manager(
             workdir / "checkpoints",
             keep=experiment.keep,
@@ -173,13 +173,6 @@ def train(
                 "same command goes on from there"
             )
     return result
-
-
-def _write_versions(workdir: Path) -> None:
-    try:
-        write_json(workdir / "versions.json", versions())
-    except OSError as error:
-        raise ValueError(f"cannot write to {workdir}: {error.strerror}") from error
 
 
 class _Run(NamedTuple):
