@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from research.config_bounds import check_bounds
+
 Table = Mapping[str, Callable[..., Any]]
 # The annotation of a seed: NumPy's take no negative numbers, JAX's no longer ones.
 Seed = typing.Annotated[int, range(2**32)]
@@ -202,13 +204,17 @@ def build_call(table: Table, call: Call, *args):
 
 
 def check_type(function: str, argument: str, value: Any, annotation: Any) -> None:
-    """Raises ValueError if a value does not match the annotation of its argument."""
+    """Raises ValueError if a value has another type than its argument, or is too small.
+
+    The types are those of the annotation, the bounds those of `config_bounds`.
+    """
     if not _fits(value, annotation):
         # Type names for users
         words = {int: "a whole number", float: "a number", str: "quoted text"}
         words |= {bool: "True or False", Seed: "a whole number in 0 ... 2^32 - 1"}
         kind = words.get(annotation, str(annotation).replace("typing.", ""))
         raise ValueError(f"{function}'s {argument} is {value!r}; it takes {kind}")
+    check_bounds(function, argument, value)
 
 
 def check_option(argument: str, value: str, allowed: Iterable[str]) -> None:

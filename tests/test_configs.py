@@ -142,6 +142,9 @@ def test_a_workdir_with_a_checkpoint_keeps_what_changes_its_result(tmp_path, cac
     prepare_run(other, tmp_path, cache=cache)
     with pytest.raises(ValueError, match="batch_size is 8 and was 16"):
         prepare_run(config("separate"), tmp_path, cache=cache)
+    (tmp_path / "data.json").write_text('{"pairs": "of other packages"}')
+    with pytest.raises(ValueError, match="data 'pairs' has changed since"):
+        prepare_run(other, tmp_path, cache=cache)
 
 
 @pytest.mark.parametrize(

@@ -344,3 +344,18 @@ def test_classes_give_positives_and_hard_negatives(tmp_path):
     lone = jsonl(tmp_path / "c.jsonl", *({"text": x, "label": x} for x in "ab"))
     with pytest.raises(ValueError, match="no class has two texts"):
         load_labeled_texts(path=lone)
+
+
+def test_the_content_of_a_source_has_a_hash(tmp_path):
+    row = {"anchor": "a", "positive": "b"}
+    hashes = [
+        load_files(path=jsonl(tmp_path / f"{name}.jsonl", *rows)).content_hash
+        for name, rows in (
+            ("a", [row]),
+            ("b", [row | {"unused": 1}]),
+            ("a", [row, row]),
+            ("a", [row | {"positive": "c"}]),
+            ("a", [row | {"negative": "c"}]),
+        )
+    ]
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 4

@@ -33,10 +33,11 @@ ONLY = {
     "transformers": (),
     "sentence_transformers": (),
 }
-# What every package may import: the six files on the ground, and these. A package
+# What every package may import: the seven files on the ground, and these. A package
 # stands above all that it imports.
 GROUND = (
     "types",
+    "config_bounds",
     "config_sections",
     "sharding",
     "atomic_write",
@@ -45,7 +46,8 @@ GROUND = (
 )
 MAY = {
     "types": (),
-    "config_sections": (),
+    "config_bounds": (),
+    "config_sections": ("config_bounds",),
     "sharding": ("types",),
     "atomic_write": (),
     "file_lock": (),

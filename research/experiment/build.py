@@ -24,19 +24,17 @@ from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES, Source
 from research.eval.evaluators import EVALS
 from research.experiment.config_keys import check_keys, check_lengths
+from research.experiment.evaluation import make_embedder, measure_model
 from research.experiment.initialization import (
     ENCODERS,
     load_initialization,
     make_initialize,
     make_tokenizer,
 )
-from research.inference.embedder import Embedder
-from research.inference.model import EmbeddingModel
-from research.inference.shares import split_over_processes
+from research.experiment.source_checks import check_sources, describe_sources
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import build_loss
 from research.models.config import EncoderConfig
-from research.models.lora import full_params
 from research.models.pooling import basic, registry
 from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions.learned import TableMethod
@@ -52,7 +50,7 @@ from research.text.prompts import build_prompt
 from research.text.templates import Prompt
 from research.train.loop import Experiment
 from research.train.optimizers import OPTIMIZERS
-from research.types import EmbedFn, ModelEvaluator, Objective, Params
+from research.types import ModelEvaluator, Objective
 
 # Default folder of tokenized texts, shared by runs.
 TOKEN_CACHE = Path("~/.cache/embax/tokens").expanduser()
@@ -101,6 +99,10 @@ def build(
 
     # Batches, objective and initial parameters
     batches = _build_batches(config, sources, tokenizer, mesh, cache, prompt)
+    notes = describe_sources(sources)
+    if "loss" in config:
+        loss = build_loss(config.loss, config.similarity)
+        notes = check_sources(batches, sources, config.loss.name, loss)
     training = _training_encoder(config, encoder)
     objective = _build_objective(config, training, tokenizer, batches)
     initialization = None
@@ -137,15 +139,19 @@ def build(
             if not isinstance(evaluator, ModelEvaluator)
         },
         make_embedder=partial(
-            _make_embedder, encoder, tokenizer, prompt, local_mesh, card
+            make_embedder, encoder, tokenizer, prompt, local_mesh, card
         ),
         measures={
-            name: partial(_measure, evaluator, encoder, tokenizer, card, local_mesh)
+            name: partial(
+                measure_model, evaluator, encoder, tokenizer, card, local_mesh
+            )
             for name, evaluator in evaluators.items()
             if isinstance(evaluator, ModelEvaluator)
         },
         initialize=initialize,
         note=initialization.note if initialization else "",
+        data_notes=notes,
+        data_hashes={name: source.content_hash for name, source in sources.items()},
         tokenizer=tokenizer,
         model_card=card,
     )
@@ -270,48 +276,6 @@ def _model_card(
         "adapters": _adapter_names(config),
         "base": config.init_from,
     }
-
-
-def _make_embedder(
-    encoder: EncoderConfig,
-    tokenizer: Tokenizer,
-    prompt: Prompt | None,
-    mesh: Mesh,
-    card: Mapping[str, Any],
-    params: Params,
-    frozen: Params,
-) -> EmbedFn:
-    """Makes an embedder from trained and frozen parameters, for evaluators."""
-    trained = EmbeddingModel(
-        params=full_params(params, frozen)["encoder"],
-        config=encoder,
-        tokenizer=tokenizer,
-        pool=card["pool"],
-        max_length=card["max_length"],
-        prompts=card["prompts"],
-        normalize=card["normalize"],
-        prompt=prompt,
-        adapters=tuple(card["adapters"]),
-    )
-    # Each process embeds its share of the texts
-    return split_over_processes(Embedder(trained, mesh=mesh, allow_empty=True))
-
-
-def _measure(
-    evaluator: ModelEvaluator,
-    encoder: EncoderConfig,
-    tokenizer: Tokenizer,
-    card: Mapping[str, Any],
-    mesh: Mesh,
-    params: Params,
-    frozen: Params,
-) -> Mapping[str, float]:
-    """Scores of an evaluator that needs the encoder itself, such as perplexity."""
-    # The encoder alone, without head and decoder
-    encoder_params = full_params(params, frozen)["encoder"]
-    return evaluator.evaluate(
-        encoder_params, encoder, tokenizer, card["max_length"], mesh
-    )
 
 
 def _adapter_names(config) -> list[str]:

@@ -1,4 +1,4 @@
-"""Files of a run: config.json, tokenizer.json and model.json in its workdir."""
+"""Files of a run in its workdir: config, tokenizer, model and data hashes, as JSON."""
 
 import json
 from collections.abc import Mapping
@@ -41,13 +41,15 @@ def prepare_run(
         The experiment, for `train.loop.train(experiment, workdir)`.
 
     Raises:
-        ValueError: The config is invalid, or the workdir holds a run of another config.
+        ValueError: The config is invalid, or the workdir holds a run of another config
+            or of other data.
     """
     workdir = Path(workdir)
     check_workdir(workdir, config)
     # A resumed run keeps the tokenizer that its checkpoints were trained with
     tokenizer = load_tokenizer(workdir) if is_resumed(workdir) else None
     experiment = build(config, cache=cache or workdir / "tokens", tokenizer=tokenizer)
+    check_data(workdir, experiment.data_hashes)
     call_on_first(
         lambda: write_workdir(workdir, config, experiment), "writing to the workdir"
     )
@@ -67,19 +69,38 @@ def check_workdir(workdir: Path, config: ml_collections.ConfigDict) -> None:
         )
 
 
+def check_data(workdir: Path, hashes: Mapping[str, str]) -> None:
+    """Raises ValueError if a resumed run's data have another content than before.
+
+    Args:
+        workdir: Folder of the run.
+        hashes: {name of a data source: hash of its content}.
+    """
+    if not is_resumed(workdir):
+        return
+    before = read_json(workdir / "data.json")
+    if changed := [name for name in hashes if hashes[name] != before.get(name)]:
+        raise ValueError(
+            f"the content of data {', '.join(map(repr, changed))} has changed since "
+            f"the run in {workdir} began: use another workdir, or the data as they were"
+        )
+
+
 def write_workdir(
     workdir: Path, config: ml_collections.ConfigDict, experiment: Experiment
 ) -> None:
     """Writes the files that `interop.load` and a resumed run need besides checkpoints.
 
     config.json holds the config, which configs/replay.py can run again; tokenizer.json
-    holds the tokenizer; model.json describes how the model embeds.
+    holds the tokenizer; model.json describes how the model embeds; data.json holds the
+    hashes of the data.
     """
     write_json(workdir / "config.json", _to_json(config))
     if not is_resumed(workdir):
         with atomic_write(workdir / "tokenizer.json") as draft:
             experiment.tokenizer.save(str(draft))
     write_json(workdir / "model.json", experiment.model_card)
+    write_json(workdir / "data.json", experiment.data_hashes)
 
 
 def is_resumed(workdir: Path) -> bool:

@@ -51,6 +51,8 @@ class Experiment(NamedTuple):
         initialize: key -> (trained, frozen) parameters to start from, in host memory;
             None for `objective.init`.
         note: Sentence about these initial parameters, printed and logged.
+        data_notes: Sentences about the data, printed.
+        data_hashes: name -> hash of the content of a data source, for the workdir.
         tokenizer: Tokenizer of the run, for its workdir.
         model_card: Content of model.json: how the trained model embeds.
     """
@@ -72,6 +74,8 @@ class Experiment(NamedTuple):
     measures: Mapping[str, Callable[[Params, Params], Mapping[str, Any]]] = {}
     initialize: Callable[[Key], tuple[Params, Params]] | None = None
     note: str = ""
+    data_notes: tuple[str, ...] = ()
+    data_hashes: Mapping[str, str] = {}
     tokenizer: Any = None
     model_card: Mapping[str, Any] = {}
 
@@ -159,7 +163,8 @@ def train(
         make_log = SilentLog if jax.process_index() else Log
         log = make_log(workdir, experiment.steps, int(state.step), wandb_project)
         stack.enter_context(contextlib.closing(log))
-        log.print_line(note)
+        for line in (note, *experiment.data_notes):
+            log.print_line(line)
         if experiment.note and not int(state.step):
             log.write({"step": 0, "note": experiment.note})
         _, shares = sharding.find_process_share(experiment.mesh)

@@ -1,0 +1,51 @@
+"""Bounds of the numbers in a config, such as a temperature above 0."""
+
+import math
+from typing import Any
+
+# Bounds of numbers by the name of their argument, the same for all functions. A few
+# functions have a bound of their own, as function.argument.
+BOUNDS = {
+    "above 0": """
+        temperature kl_temperature cosent.scale angle.scale eps norm_eps rope_theta
+        score_range count rank clusters heads latents mult layers_per_step patterns
+        positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
+        """,
+    "at least 0": """
+        learning_rate warmup weight_decay clip_norm micro_batch limit min_chars samples
+        queries angle_weight cosine_weight in_batch_weight kl_weight last_weight
+        prior_weight bag_weight weight weights triplet.margin window cycle min_length
+        num_kv_heads head_dim num_experts
+        """,
+    "in 0 ... 1": """
+        dropout betas ratio ratios replace decoder_ratio short_probability size
+        rope_fraction
+        """,
+}
+BOUND_OF = {name: bound for bound, names in BOUNDS.items() for name in names.split()}
+
+
+def check_bounds(function: str, argument: str, value: Any) -> None:
+    """Raises ValueError if a number, or one in a tuple, is not within its bound.
+
+    Args:
+        function: Name of the function that takes the argument.
+        argument: Name of the argument.
+        value: Its value, of any type.
+    """
+    bound = BOUND_OF.get(f"{function}.{argument}") or BOUND_OF.get(argument)
+    if bound is None:
+        return
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(number, int | float) and not _is_within(number, bound):
+            raise ValueError(
+                f"{function}'s {argument} is {value!r}; it should be {bound}"
+            )
+
+
+def _is_within(number: float, bound: str) -> bool:
+    if not math.isfinite(number) or number < 0:
+        return False
+    if bound == "above 0":
+        return number > 0
+    return bound == "at least 0" or number <= 1

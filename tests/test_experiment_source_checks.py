@@ -1,0 +1,81 @@
+"""What a loss needs of its data is checked before the first step."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from research.data.sources import Source
+from research.experiment.source_checks import check_sources
+from research.experiment.workdir import check_data
+from research.losses.registry import build_loss
+
+
+def check(name, scores=None, docs_per_query=1, similarity="cosine", note="", **options):
+    """check_sources of a good source and of one with these scores."""
+    values = np.array([np.nan] * 3 if scores is None else scores, np.float32)
+    states = [
+        SimpleNamespace(
+            name="x",
+            table=SimpleNamespace(scores=values),
+            docs_per_query=docs_per_query,
+        )
+    ]
+    batches = SimpleNamespace(batch_size=4, sources=states)
+    sources = {"x": Source([], 0, 1.0, {}, note=note)}
+    loss = build_loss({"name": name, **options}, similarity)
+    return check_sources(batches, sources, name, loss)
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("cosent", {}, "data 'x': loss cosent: this loss needs a score"),
+        ("cosine_mse", {}, "needs a score"),
+        ("angle", {}, "needs a score"),
+        ("triplet", {}, "data 'x': loss triplet: triplet needs hard negatives"),
+        ("infonce", {"negatives": "hard"}, "it needs some, and neither"),
+        ("cosent", {"scores": [0, 1], "docs_per_query": 2}, "for each of 4 x 2 pairs"),
+        (
+            "cosine_mse",
+            {"scores": [0, 2.5, 5]},
+            "scores are from 0 to 5, but cosines .* set score_range=5",
+        ),
+    ],
+)
+def test_a_source_that_a_loss_cannot_use_is_refused_at_the_start(
+    name, options, message
+):
+    with pytest.raises(ValueError, match=message):
+        check(name, **options)
+
+
+def test_a_source_that_a_loss_can_use_is_taken():
+    assert check("infonce", note="a column is not used") == (
+        "data 'x': a column is not used",
+    )
+    check("triplet", docs_per_query=2)
+    check("infonce", docs_per_query=2, negatives="hard")
+    check("cosine_mse", [0, 2.5, 5], similarity="dot")
+    check("cosine_mse", [-1, 1])
+
+
+def test_the_use_of_scores_is_said():
+    (note,) = check("infonce", [0, 1, 0.5])
+    assert (
+        note
+        == "data 'x': infonce does not use its scores: every pair is a positive one"
+    )
+    (note,) = check("cosent", [0, 5])
+    assert note == "data 'x': cosent learns from its scores, from 0 to 5"
+    (note,) = check("cosent", [0, 1, 2, 1])
+    assert "not as classes" in note
+
+
+def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):
+    (tmp_path / "data.json").write_text('{"a": "1", "b": "2"}')
+    check_data(tmp_path, {"a": "9"})  # there is no checkpoint
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    check_data(tmp_path, {"a": "1", "b": "2"})
+    with pytest.raises(ValueError, match="data 'b' has changed since the run"):
+        check_data(tmp_path, {"a": "1", "b": "3"})
