@@ -267,7 +267,7 @@ def test_blocks_of_logits_are_those_of_sentence_transformers(
 ):
     """Values of MultipleNegativesRankingLoss 6.2.0, scale 20, with these directions."""
     texts = np.random.default_rng(0).standard_normal((4, 4, 6)).astype(np.float32)
-    loss = build_loss({"name": name, "temperature": 0.05, **options})
+    loss = jitted(name, "cosine", temperature=0.05, **options)
     value = jnp.mean(loss(texts[:, 0], texts[:, 1 : 1 + ways].reshape(-1, 6), NONE))
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
@@ -391,6 +391,30 @@ def test_angle_with_its_other_terms(key):
     np.testing.assert_allclose(jnp.mean(loss), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options,expected",
+    [
+        ({}, 6.776926040649414),
+        (
+            {
+                "cosine_weight": 0.5,
+                "in_batch_weight": 2.0,
+                "hard_weight": 3.0,
+                "angle_weight": 0.3,
+            },
+            25.38417625427246,
+        ),
+    ],
+    ids=["defaults", "weights"],
+)
+def test_angle_of_triplets_is_that_of_the_release(options, expected):
+    """Values of AngleLoss (SeanLee97/AnglE 5155458), format C."""
+    texts = np.random.default_rng(0).standard_normal((4, 3, 6)).astype(np.float32)
+    loss = jitted("angle_triplets", "cosine", **options)
+    value = jnp.mean(loss(texts[:, 0], texts[:, 1:].reshape(-1, 6), NONE))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_triplet_equals_the_loop(key, distance):
     q, d = embeddings(key)
@@ -459,6 +483,7 @@ OPTIONS = {
     "gte": [{"temperature": 0.1}],
     "cosent": [{}],
     "angle": [{"cosine_weight": 1.0, "in_batch_weight": 1.0}],
+    "angle_triplets": [{}],
     "triplet": [{}],
     "cosine_mse": [{}],
 }

@@ -23,9 +23,9 @@ ARGUMENTS = {
     "starbucks_retrieval": {"pairs": PAIRS[1:]},
     "mse2d_v1": {},
     "mse2d_later": {"dims": (4,)},
-    "st_adaptive": {"layers_per_step": 2},
-    "st_matryoshka2d": {"dims": (4, 16)},
-    "ese": {"dim": 4},
+    "st5_adaptive": {"dims": (4, 16)},
+    "st6_adaptive": {"layers_per_step": 2},
+    "ese": {"dim": 4, "align": False},
 }
 NONE = Labels()
 infonce = score_loss(contrastive.infonce)
@@ -86,7 +86,7 @@ def test_every_wrapper_fits_every_loss(key, name, loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_is_finite_at_sampled_sizes(key, loss):
-    nested = SIZE_LOSSES["st_matryoshka2d"](build_loss({"name": loss}), dims=(4, 16))
+    nested = SIZE_LOSSES["st5_adaptive"](build_loss({"name": loss}), dims=(4, 16))
     results = run(nested, *every_layer(key), grad=True)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(results))
 
@@ -347,9 +347,9 @@ def test_feature_divergence_ignores_a_constant_per_text(key):
     np.testing.assert_allclose(plain, moved, rtol=1e-4)
 
 
-def test_st_adaptive_over_all_layers_equals_the_loop(key):
+def test_st5_adaptive_over_all_layers_equals_the_loop(key):
     q, d, _ = every_layer(key)
-    value = run(SIZE_LOSSES["st_adaptive"](infonce, layers_per_step=-1), q, d)[0]
+    value = run(SIZE_LOSSES["st5_adaptive"](infonce, layers_per_step=-1), q, d)[0]
     expected = loop_infonce(*at(q, d, L, D))
     for layer in range(1, L):
         expected += loop_infonce(*at(q, d, layer, D)) / (layer * (L - 1))
@@ -357,22 +357,55 @@ def test_st_adaptive_over_all_layers_equals_the_loop(key):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
-def test_st_adaptive_special_cases(key):
+def test_st5_adaptive_special_cases(key):
     q, d, _ = every_layer(key)
     plain = loop_infonce(*at(q, d, L, D))
-    nothing = SIZE_LOSSES["st_adaptive"](infonce, layers_per_step=0, kl_temperature=0.0)
+    make = SIZE_LOSSES["st5_adaptive"]
+    nothing = make(infonce, layers_per_step=0, kl_temperature=0.0)
     np.testing.assert_allclose(run(nothing, q, d)[0], plain, rtol=1e-5)
     q, d = (jnp.broadcast_to(x[:, L:], x.shape) for x in (q, d))
-    everything = SIZE_LOSSES["st_adaptive"](infonce, layers_per_step=-1)
+    everything = make(infonce, layers_per_step=-1)
     factor = 1 + sum(1 / (layer * (L - 1)) for layer in range(1, L))
     np.testing.assert_allclose(run(everything, q, d)[0], factor * plain, rtol=1e-5)
 
 
-def test_st_matryoshka2d_calls_the_loss_twice_at_widths_of_their_own(key):
+def layers_of(random, depth, queries, docs, width):
+    """Vectors [R, L+1, D] of queries and of documents, from one table of all texts."""
+    texts = random.standard_normal((depth + 1, queries + docs, width))
+    texts = jnp.asarray(texts.swapaxes(0, 1), jnp.float32)
+    return texts[:queries], texts[queries:]
+
+
+@pytest.mark.parametrize(
+    "options,expected",
+    [
+        ({}, 19.692575454711914),
+        ({"layer_weight": "linear"}, 17.07939910888672),
+        ({"layer_weight": "log"}, 17.613285064697266),
+        ({"dims": (4,)}, 22.86998748779297),
+    ],
+    ids=str,
+)
+def test_st6_adaptive_is_that_of_sentence_transformers(options, expected):
+    """Values of AdaptiveLayerLoss and, with dims, Matryoshka2dLoss 6.2.0."""
+    q, d = layers_of(np.random.default_rng(0), 3, 4, 4, 6)
+    loss = SIZE_LOSSES["st6_adaptive"](infonce, layers_per_step=-1, **options)
+    np.testing.assert_allclose(run(loss, q, d)[0], expected, rtol=1e-6)
+
+
+def test_st6_adaptive_trains_the_embedding_layer_and_not_its_teacher(key):
     q, d, _ = every_layer(key)
-    nested = SIZE_LOSSES["st_matryoshka2d"](
-        infonce, dims=(4, 16), layer_weight="uniform"
-    )
+    loss = SIZE_LOSSES["st6_adaptive"](ZERO, layers_per_step=-1)
+    for grad in run(loss, q, d, grad=True)[2]:
+        assert all(np.any(grad[:, layer]) for layer in range(L))
+        assert not np.any(grad[:, L])
+    draws = jax.vmap(lambda k: sample_layers(k, L, 1, first=0)[0])
+    assert set(np.unique(draws(jax.random.split(key, 100)))) == set(range(L))
+
+
+def test_matryoshka2d_calls_the_loss_twice_at_widths_of_their_own(key):
+    q, d, _ = every_layer(key)
+    nested = SIZE_LOSSES["st6_adaptive"](infonce, dims=(4, 16))
     step = jax.jit(jax.vmap(lambda k: nested.loss(q, d, NONE, k)[1]))
     metrics = step(jax.random.split(key, 200))
     assert sorted(metrics) == ["kl/drawn0x16", "task/4xdrawn", "task/drawn0xdrawn"]
@@ -380,17 +413,69 @@ def test_st_matryoshka2d_calls_the_loss_twice_at_widths_of_their_own(key):
     for k in (4, 16):
         share = np.mean(np.abs(last - loop_infonce(*at(q, d, L, k))) < 0.01)
         assert 0.35 < share < 0.65
-    assert len(np.unique(np.round(metrics["task/drawn0xdrawn"], 3))) == 2 * (L - 1)
+    assert len(np.unique(np.round(metrics["task/drawn0xdrawn"], 3))) == 2 * L
 
 
 def test_ese_equals_the_loop(key):
     q, d, _ = every_layer(key)
-    value = run(SIZE_LOSSES["ese"](infonce, dim=4), q, d)[0]
+    value = run(SIZE_LOSSES["ese"](infonce, **ARGUMENTS["ese"]), q, d)[0]
     expected = loop_infonce(*at(q, d, L, D)) + loop_infonce(*at(q, d, L, 4))
     for i in range(L - 1):
         weight = 1 / (1 + np.log(1 + i)) / (L - 1)
         expected += weight * loop_infonce(*at(q, d, i, 4))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "temperature,expected", [(1.0, 39.19532775878906), (0.5, 39.35772705078125)]
+)
+def test_ese_with_its_alignment_is_that_of_the_release(temperature, expected):
+    """Values of AngleESETrainer (SeanLee97/AnglE 5155458), format C.
+
+    Its randomized decomposition was replaced by the exact one, with signs as here.
+    """
+    random = np.random.default_rng(0)
+    random.standard_normal((4, 3, 6))
+    # Texts in the order query, positive, negative
+    texts = random.standard_normal((4, 4, 3, 6)).astype(np.float32)
+    q, d = texts[:, :, 0].swapaxes(0, 1), texts[:, :, 1:].reshape(4, 8, 6)
+    loss = build_loss({"name": "angle_triplets"})
+    size_loss = SIZE_LOSSES["ese"](loss, dim=2, kl_temperature=temperature)
+    value, metrics, grads = run(size_loss, q, d.swapaxes(0, 1), grad=True)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert {"align/0x2", "align/1x2", "align/3x2"} < set(metrics)
+    if temperature == 1:
+        np.testing.assert_allclose(
+            grads[0][0, 0], [-1.2148482, -2.1801314, 0, 0, 0, 0], rtol=1e-4
+        )
+
+
+def test_alignment_is_the_same_on_8_devices_and_in_any_order(key):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    loss = SIZE_LOSSES["ese"](infonce, dim=1)
+    # Of a dominant first component, which rounding does not turn
+    q, d = (0.3 * x for x in every_layer(key, 16)[:2])
+    one = run(loss, q, d, grad=True)
+    many = run(loss, *jax.device_put((q, d), rows), grad=True)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, many
+    )
+    turned = run(loss, q[::-1], d.reshape(16, K, L + 1, D)[::-1].reshape(d.shape))
+    np.testing.assert_allclose(turned[0], one[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "normalize,expected", [(False, 32.15111541748047), (True, 8.139418601989746)]
+)
+def test_starbucks_retrieval_is_that_of_the_release(normalize, expected):
+    """Values of SrlDenseModel (ielab/Starbucks 2a3b24f), which cuts unit vectors."""
+    q, d = layers_of(np.random.default_rng(0), 3, 4, 8, 6)
+    loss = score_loss(partial(contrastive.infonce, temperature=0.5), "dot")
+    size_loss = SIZE_LOSSES["starbucks_retrieval"](
+        loss, pairs=((1, 2), (2, 4), (3, 6)), kl_weight=0.7, normalize=normalize
+    )
+    np.testing.assert_allclose(run(size_loss, q, d)[0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -408,8 +493,9 @@ def test_ese_equals_the_loop(key):
         ("single_size", {"dim": 17}, "dim 17"),
         ("ese", {}, "dim 128"),
         ("mse2d_v1", {"dims": (32,)}, "dim 32"),
-        ("st_matryoshka2d", {"dims": (32,)}, "dim 32"),
-        ("st_adaptive", {"layer_weight": "square"}, "uniform, linear, log"),
+        ("st5_adaptive", {"dims": (32,)}, "dim 32"),
+        ("st6_adaptive", {"layer_weight": "square"}, "uniform, linear, log"),
+        ("starbucks_retrieval", {"pairs": PAIRS, "normalize": True}, "'dot', not 'cos"),
         ("two_dimensional", {"pairs": PAIRS, "kl_on": "all"}, "kl_on is 'all'"),
         (
             "two_dimensional",
@@ -423,7 +509,7 @@ def test_mistakes_are_named(key, name, arguments, message):
         run(SIZE_LOSSES[name](infonce, **arguments), *every_layer(key))
 
 
-@pytest.mark.parametrize("name", ["mse2d_v1", "st_adaptive", "ese"])
+@pytest.mark.parametrize("name", ["mse2d_v1", "st5_adaptive", "ese"])
 def test_a_single_layer_has_nothing_to_draw(key, name):
     q, d, labels = every_layer(key)
     arguments = ARGUMENTS[name]

@@ -185,18 +185,25 @@ def test_local_blocks_have_their_base_and_no_extension():
     assert factor == 1
 
 
-def test_e2_divides_turns_in_training_only(key):
+def test_e2_divides_turns_by_a_scale_for_each_text_in_training_only(key):
     cfg = with_methods(E2LLM(largest=4))
     plain = np.asarray(rope.rope_angles(SHORT, row_of(5), {})[0])
     np.testing.assert_array_equal(rope.rope_angles(cfg, row_of(5), {})[0], plain)
-    drawn = jax.jit(lambda key: rope.rope_angles(cfg, row_of(5), {}, key)[0])
-    scales = set()
+    segment = jnp.asarray([np.repeat([1, 2, 3], [3, 2, 4])])
+
+    @jax.jit
+    def draw(key):
+        return rope.rope_angles(cfg, row_of(3, 2, 4), {}, key, segment)[0]
+
+    draws = []
     for seed in range(40):
-        turns = np.asarray(drawn(jax.random.key(seed)))
-        scale = round(plain.max() / turns.max())
-        np.testing.assert_array_equal(turns, plain // np.uint32(scale))
-        scales.add(scale)
-    assert scales == {1, 2, 3, 4}
+        turns = np.asarray(draw(jax.random.key(seed)))[0]  # [S, R/2]
+        scales = np.round(plain.max() / turns.max(1)).astype(np.uint32)
+        np.testing.assert_array_equal(turns, plain[0] // scales[:, None])
+        draws.append(scales[[0, 3, 5]])
+        np.testing.assert_array_equal(scales, np.repeat(draws[-1], [3, 2, 4]))
+    assert all(set(text) == {1, 2, 3, 4} for text in np.transpose(draws))
+    assert abs(np.corrcoef(np.transpose(draws)) - np.eye(3)).max() < 0.5
 
 
 def test_turns_can_be_traced():

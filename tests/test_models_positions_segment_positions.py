@@ -22,6 +22,23 @@ def test_a_text_that_fitted_stands_at_every_stride_th_row():
     np.testing.assert_array_equal(rows[1, :7], range(7))  # of more than 12 / 3 tokens
 
 
+def test_grouped_positions_are_those_of_each_texts_smallest_factor():
+    """As get_position_ids of dwzhu-pku/LongEmbed, for a batch of one text: p // f."""
+    cfg = dataclasses.replace(
+        CFG, max_len=32, position_stride=8, group_per_text=True, position_offset=2
+    )
+    counts = (1, 3, 4, 5, 7, 8, 9, 20, 29, 32)
+    # Each row has a text of that many tokens, one of 3 and padding
+    segment = [[1] * count + [2] * 3 + [0] * (33 - count) for count in counts]
+    rows = table_rows(segment_positions(jnp.asarray(segment)), cfg) - 2
+    for row, count in zip(np.asarray(rows), counts, strict=True):
+        factor = -(-count // 4)  # 4 rows were trained
+        expected = np.arange(count) // factor
+        np.testing.assert_array_equal(row[:count], expected * 8)
+        np.testing.assert_array_equal(row[count : count + 3], [0, 8, 16])
+        assert expected.max() < 4
+
+
 def test_a_text_of_a_training_begins_anywhere(key):
     cfg = dataclasses.replace(
         CFG, position_stride=8, random_offset=57, position_offset=2

@@ -5,8 +5,9 @@ Command: python -m launch.ablate --config=configs/ablations/absolute_positions.p
     --workdir=runs/absolute_positions
 Variants: tiny, model=NAME, data=DIR.
 Rows: "cut" uses the first 512 tokens; grouped, recurrent and interpolated extend the
-    position table to the length of the column; "windows" averages the vectors of
-    windows of 512 tokens.
+    position table to the length of the column, grouped by the smallest factor for each
+    text, as in the authors' code; "windows" averages the vectors of windows of 512
+    tokens.
 Columns: qmsum L: nDCG@10 of QMSum with the first L tokens. passkey L: Acc@1 of passkeys
     of nominal length L, with L tokens but at least 512.
 Cost: no training; 45 evaluations, 20 to 40 minutes per row on 2 CPU cores, half of it
@@ -25,7 +26,7 @@ ORIGINAL = 512
 # {row: its fields}; "{scale}" is a value of the column
 ROWS = {
     "cut": {},
-    "grouped": {"extend": "grouped(scale={scale})"},
+    "grouped": {"extend": "grouped(scale={scale}, per_text=True)"},
     "recurrent": {"extend": "recurrent(scale={scale})"},
     "interpolated": {"extend": "interpolated(scale={scale})"},
     "windows": {"chunk": "pcw(512)"},

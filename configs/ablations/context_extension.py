@@ -26,7 +26,10 @@ from research.eval.evaluators import EVALS
 # {row: (kind of positions, fields)}; "{scale}" and the like are values of the column
 ROWS = {
     "learned, cut": ("learned", {}),
-    "learned, grouped": ("learned", {"extend": "grouped(scale={scale})"}),
+    "learned, grouped": (
+        "learned",
+        {"extend": "grouped(scale={scale}, per_text=True)"},
+    ),
     "learned, recurrent": ("learned", {"extend": "recurrent(scale={scale})"}),
     "learned, interpolated": ("learned", {"extend": "interpolated(scale={scale})"}),
     "learned, windows": ("learned", {"chunk": "pcw({original})"}),

@@ -14,8 +14,8 @@ from research.config_sections import check_option
 from research.losses.matryoshka_sampled import (
     mse2d_later,
     mse2d_v1,
-    st_adaptive,
-    st_matryoshka2d,
+    st5_adaptive,
+    st6_adaptive,
 )
 from research.losses.registry import Loss
 from research.losses.size_terms import (
@@ -25,10 +25,12 @@ from research.losses.size_terms import (
     check_depth,
     check_dims,
     check_pairs,
+    component_alignment,
     feature_kl,
     score_kl,
     sum_terms,
 )
+from research.transforms.normalize import l2_normalize
 from research.types import Array, Key, Labels, SizeLoss
 
 
@@ -201,7 +203,7 @@ def starbucks_sts(loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0) -> SizeLo
 
 
 def starbucks_retrieval(
-    loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0
+    loss: Loss, *, pairs: Pairs, kl_weight: float = 1.0, normalize: bool = False
 ) -> SizeLoss:
     """Starbucks fine-tuning as its retrieval code does it, unlike its STS code.
 
@@ -215,8 +217,18 @@ def starbucks_retrieval(
             authors use `infonce` of dot products with temperature 1.
         pairs: Sizes (depth, dim), including the full size.
         kl_weight: Factor of the divergences.
+        normalize: Whether every layer's full vectors are normalized before they are
+            cut, so that a shorter vector is not of unit length; for dot products.
+
+    Raises:
+        ValueError: As in `two_dimensional`, or `normalize` with another similarity.
     """
-    return two_dimensional(
+    if normalize and loss.similarity != "dot":
+        raise ValueError(
+            "starbucks_retrieval with normalize=True needs the similarity 'dot', not "
+            f"{loss.similarity!r}, which would normalize the cut vectors again"
+        )
+    size_loss = two_dimensional(
         loss,
         pairs=pairs,
         kl_on="scores",
@@ -225,19 +237,32 @@ def starbucks_retrieval(
         kl_temperature=loss.temperature,
         detach_teacher=True,
     )
+    if not normalize:
+        return size_loss
+
+    def loss_of_unit_vectors(q: Array, d: Array, labels: Labels, key: Key):
+        return size_loss.loss(l2_normalize(q), l2_normalize(d), labels, key)
+
+    return SizeLoss(loss_of_unit_vectors, needs_all_layers=True)
 
 
-def ese(loss: Loss, *, dim: int = 128) -> SizeLoss:
-    """Espresso sentence embeddings (Li et al. 2024; SeanLee97/AnglE), task losses only.
+def ese(
+    loss: Loss, *, dim: int = 128, align: bool = True, kl_temperature: float = 1.0
+) -> SizeLoss:
+    """Espresso sentence embeddings as in their code (Li et al. 2024; SeanLee97/AnglE).
 
-    The base loss at (L, D) and (L, k), plus 1/(L-1) times the sum over i = 0..L-2 of
-    the base loss at (i, k) divided by 1 + ln(1 + i), where i = 0 is the embedding
-    layer. As in the authors' code, block L-1 has no term. The paper's alignment of the
-    prefixes with a target from a singular value decomposition is not implemented.
+    The base loss at (L, D), plus the terms of (L, k), plus 1/(L-1) times the sum over
+    i = 0..L-2 of the terms of (i, k) divided by 1 + ln(1 + i), where i = 0 is the
+    embedding layer; block L-1 has none. The terms of a size are the base loss and, with
+    `align`, the alignment of its vectors with principal components of their layer
+    (`size_terms.component_alignment`).
 
     Args:
         loss: The base loss.
         dim: The width k.
+        align: Whether sizes are aligned. It takes a singular value decomposition of a
+            [D, D] matrix for each layer in each step.
+        kl_temperature: Divisor of the features in the alignment's divergence.
 
     Raises:
         ValueError: The model has no such width, or only one layer.
@@ -247,17 +272,16 @@ def ese(loss: Loss, *, dim: int = 128) -> SizeLoss:
         del key
         check_dims([dim], width)
         check_depth(blocks)
-        tasks = [
-            Term(f"{blocks}x{width}", blocks, width, 1.0),
-            Term(f"{blocks}x{dim}", blocks, dim, 1.0),
-        ]
+        sizes = [Term(f"{blocks}x{dim}", blocks, dim, 1.0)]
         # Smaller depths at width k, from the embedding layer up
         for i in range(blocks - 1):
             weight = LAYER_WEIGHTS["log"](i) / (blocks - 1)
-            tasks.append(Term(f"{i}x{dim}", i, dim, weight))
-        return tasks, []
+            sizes.append(Term(f"{i}x{dim}", i, dim, weight))
+        full = Term(f"{blocks}x{width}", blocks, width, 1.0)
+        return [full, *sizes], sizes if align else []
 
-    return sum_terms(loss, choose_terms)
+    alignment = partial(component_alignment, temperature=kl_temperature)
+    return sum_terms(loss, choose_terms, alignment, name="align")
 
 
 # Functions of a base loss, by the name of a config section `size_loss`.
@@ -270,7 +294,7 @@ SIZE_LOSSES = {
     "starbucks_retrieval": starbucks_retrieval,
     "mse2d_v1": mse2d_v1,
     "mse2d_later": mse2d_later,
-    "st_adaptive": st_adaptive,
-    "st_matryoshka2d": st_matryoshka2d,
+    "st5_adaptive": st5_adaptive,
+    "st6_adaptive": st6_adaptive,
     "ese": ese,
 }

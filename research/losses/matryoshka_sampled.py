@@ -3,10 +3,12 @@
 Sizes and metrics are as in `matryoshka`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from research.config_sections import check_option
 from research.losses.registry import Loss
@@ -19,7 +21,13 @@ from research.losses.size_terms import (
     sample_width,
     sum_terms,
 )
-from research.types import Key, SizeLoss
+from research.types import Array, Key, SizeLoss
+
+# Weight of layer l from 0 in `st6_adaptive`, whose "linear" differs.
+ST6_LAYER_WEIGHTS = {
+    **LAYER_WEIGHTS,
+    "linear": lambda layer: 1 / (1 + jnp.float32(layer)),
+}
 
 
 def mse2d_v1(
@@ -64,26 +72,28 @@ def mse2d_later(
     return _sample_size(loss, dims, "linear", kl_scale, kl_temperature)
 
 
-def st_adaptive(
+def st5_adaptive(
     loss: Loss,
     *,
+    dims: tuple[int, ...] = (),
     layers_per_step: int = 1,
     last_weight: float = 1.0,
     prior_weight: float = 1.0,
     kl_weight: float = 1.0,
     kl_temperature: float = 0.3,
-    layer_weight: str = "linear",
-    detach_teacher: bool = False,
 ) -> SizeLoss:
-    """AdaptiveLayerLoss of sentence-transformers; the defaults are those up to 5.2.
+    """AdaptiveLayerLoss of sentence-transformers up to 5.2; Matryoshka2dLoss with dims.
 
-    The last layer's loss, plus the mean over layers sampled from 1..L-1 of their
-    weighted losses, plus, for each sampled layer, temperature times the feature
-    divergence from the last layer. Later releases weight layers uniformly, detach the
-    teacher, and also sample the embedding layer (not supported here).
+    The last layer's loss, plus the mean over layers l sampled from 1..L-1 of their
+    losses divided by l, plus, for each sampled layer, temperature times the feature
+    divergence from the last layer, which receives gradient from it. The Starbucks paper
+    calls Matryoshka2dLoss 2DMSE in its STS experiments.
 
     Args:
         loss: The base loss.
+        dims: Widths; each task loss samples its own, so that the full size is trained
+            only when the full width is sampled for the last layer. If empty, all terms
+            are at full width, as the divergences always are.
         layers_per_step: Number of layers sampled per step, without replacement; -1 for
             all.
         last_weight: Weight of the last layer's loss.
@@ -91,77 +101,60 @@ def st_adaptive(
         kl_weight: Factor of the divergences.
         kl_temperature: Divisor of the features before the softmax; with 0 there are no
             divergences.
-        layer_weight: Weight of layer l: "uniform" 1, "linear" 1/l or "log"
-            1/(1 + ln(1 + l)).
-        detach_teacher: Whether the last layer gets no gradient from the divergences.
 
     Raises:
-        ValueError: The model has only one layer, or an option is unknown.
+        ValueError: The model has no such width, or only one layer.
     """
     options = AdaptiveOptions(
-        dims=(),
-        layers_per_step=layers_per_step,
-        last_weight=last_weight,
-        prior_weight=prior_weight,
-        kl_weight=kl_weight,
-        kl_temperature=kl_temperature,
-        layer_weight=layer_weight,
-        detach_teacher=detach_teacher,
+        dims, layers_per_step, last_weight, prior_weight, kl_weight, kl_temperature
     )
-    return _adaptive_layers(loss, options)
+    return _adaptive_layers(
+        loss, options, LAYER_WEIGHTS["linear"], first_layer=1, detach_teacher=False
+    )
 
 
-def st_matryoshka2d(
+def st6_adaptive(
     loss: Loss,
     *,
-    dims: tuple[int, ...],
+    dims: tuple[int, ...] = (),
     layers_per_step: int = 1,
     last_weight: float = 1.0,
     prior_weight: float = 1.0,
     kl_weight: float = 1.0,
     kl_temperature: float = 0.3,
-    layer_weight: str = "linear",
-    detach_teacher: bool = False,
+    layer_weight: str = "uniform",
 ) -> SizeLoss:
-    """Matryoshka2dLoss of sentence-transformers: `st_adaptive` at sampled widths.
+    """The losses of `st5_adaptive` as in sentence-transformers 6.2.
 
-    Each task loss samples its own width from `dims`, so the full size is trained only
-    when the full width is sampled for the last layer. The divergences are at full
-    width. The Starbucks paper calls this loss 2DMSE in its STS experiments.
+    Layers are sampled from 0..L-1, where 0 is the embedding layer, and all have the
+    same weight. The last layer receives no gradient from the divergences.
 
     Args:
         loss: The base loss.
-        dims: Widths to sample from.
-        layers_per_step: As in `st_adaptive`.
-        last_weight: As in `st_adaptive`.
-        prior_weight: As in `st_adaptive`.
-        kl_weight: As in `st_adaptive`.
-        kl_temperature: As in `st_adaptive`.
-        layer_weight: As in `st_adaptive`.
-        detach_teacher: As in `st_adaptive`.
+        dims: As in `st5_adaptive`.
+        layers_per_step: As in `st5_adaptive`.
+        last_weight: As in `st5_adaptive`.
+        prior_weight: As in `st5_adaptive`.
+        kl_weight: As in `st5_adaptive`.
+        kl_temperature: As in `st5_adaptive`.
+        layer_weight: Weight of layer l: "uniform" 1, "linear" 1/(1 + l) or "log"
+            1/(1 + ln(1 + l)).
 
     Raises:
-        ValueError: The model has no such width or only one layer, or an option is
-            unknown.
+        ValueError: The model has no such width, or an option is unknown.
     """
-    if not dims:
-        raise ValueError("st_matryoshka2d needs at least one width in dims")
+    check_option("layer_weight", layer_weight, ST6_LAYER_WEIGHTS)
     options = AdaptiveOptions(
-        dims=tuple(dims),
-        layers_per_step=layers_per_step,
-        last_weight=last_weight,
-        prior_weight=prior_weight,
-        kl_weight=kl_weight,
-        kl_temperature=kl_temperature,
-        layer_weight=layer_weight,
-        detach_teacher=detach_teacher,
+        dims, layers_per_step, last_weight, prior_weight, kl_weight, kl_temperature
     )
-    return _adaptive_layers(loss, options)
+    weigh_layer = ST6_LAYER_WEIGHTS[layer_weight]
+    return _adaptive_layers(
+        loss, options, weigh_layer, first_layer=0, detach_teacher=True
+    )
 
 
-@dataclass(frozen=True)
-class AdaptiveOptions:
-    """The options of `st_matryoshka2d`; with empty dims, those of `st_adaptive`."""
+class AdaptiveOptions(NamedTuple):
+    """The options that `st5_adaptive` and `st6_adaptive` share."""
 
     dims: tuple[int, ...]
     layers_per_step: int
@@ -169,8 +162,6 @@ class AdaptiveOptions:
     prior_weight: float
     kl_weight: float
     kl_temperature: float
-    layer_weight: str
-    detach_teacher: bool
 
 
 def _sample_size(
@@ -204,17 +195,33 @@ def _sample_size(
     return sum_terms(loss, choose_terms, divergence)
 
 
-def _adaptive_layers(loss: Loss, options: AdaptiveOptions) -> SizeLoss:
-    """AdaptiveLayerLoss, at widths sampled from `dims` if there are any."""
-    check_option("layer_weight", options.layer_weight, LAYER_WEIGHTS)
+def _adaptive_layers(
+    loss: Loss,
+    options: AdaptiveOptions,
+    weigh_layer: Callable[[Array], Array | float],
+    *,
+    first_layer: int,
+    detach_teacher: bool,
+) -> SizeLoss:
+    """AdaptiveLayerLoss, at widths sampled from `dims` if there are any.
+
+    Args:
+        loss: The base loss.
+        options: The options.
+        weigh_layer: Weight of the task loss at a sampled layer, [] int32.
+        first_layer: The lowest layer that is sampled.
+        detach_teacher: Whether the last layer gets no gradient from the divergences.
+    """
     kl_scale = options.kl_weight * options.kl_temperature
-    dims = options.dims
+    dims = tuple(options.dims)
 
     def choose_terms(key: Key, blocks: int, width: int):
         check_dims(dims, width)
         # Sampled layers, and one width for the last layer and for each of them
         key, layers_key = jax.random.split(key)
-        layers = sample_layers(layers_key, blocks, options.layers_per_step)
+        layers = sample_layers(
+            layers_key, blocks, options.layers_per_step, first=first_layer
+        )
         keys = jax.random.split(key, 1 + len(layers))
         widths = [sample_width(k, dims) if dims else width for k in keys]
 
@@ -224,17 +231,14 @@ def _adaptive_layers(loss: Loss, options: AdaptiveOptions) -> SizeLoss:
         # Task losses at sampled widths, divergences at full width
         students = []
         for i, layer in enumerate(layers):
-            weight = LAYER_WEIGHTS[options.layer_weight](layer)
-            weight *= options.prior_weight / len(layers)
+            weight = weigh_layer(layer) * options.prior_weight / len(layers)
             tasks.append(Term(f"drawn{i}x{label}", layer, widths[1 + i], weight))
             if kl_scale:
                 students.append(Term(f"drawn{i}x{width}", layer, width, kl_scale))
         return tasks, students
 
     divergence = partial(
-        feature_kl,
-        temperature=options.kl_temperature,
-        detach_teacher=options.detach_teacher,
+        feature_kl, temperature=options.kl_temperature, detach_teacher=detach_teacher
     )
     return sum_terms(loss, choose_terms, divergence)
 

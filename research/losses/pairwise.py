@@ -1,8 +1,8 @@
 """Losses for graded pairs and for triplets: CoSENT, regression, AnglE, triplet.
 
 `cosent` and `cosine_mse` are losses of scores, (PairScores of b rows, Labels) -> [b];
-`angle` and `triplet` need the vectors of the whole batch, (q [B, D], d [B*K, D],
-Labels) -> [B].
+`angle`, `angle_triplets` and `triplet` need the vectors of the whole batch, (q [B, D],
+d [B*K, D], Labels) -> [B].
 """
 
 import jax
@@ -108,6 +108,60 @@ def angle(
     return loss
 
 
+def angle_triplets(
+    q: Array,
+    d: Array,
+    labels: Labels,
+    *,
+    scale: float = 20.0,
+    angle_weight: float = 0.02,
+    cosine_weight: float = 0.0,
+    in_batch_weight: float = 1.0,
+    hard_weight: float = 1.0,
+) -> Array:
+    """AnglE for triplets, without scores, as its code computes it (format C).
+
+    Half of the cross-entropy of each positive among the positives, plus half of that
+    among all documents of the batch, plus the ranking losses of `angle`, in which a
+    query's positive is above every hard negative. Equal texts are not left out.
+
+    Args:
+        q: [B, D] queries, D even.
+        d: [B*K, D] documents, K at least 2; the authors have one hard negative.
+        labels: Ignored.
+        scale: Factor of every term's similarities.
+        angle_weight: Weight of the perturbed cosines' ranking loss.
+        cosine_weight: Weight of `cosent` of the cosines.
+        in_batch_weight: Weight of the cross-entropy among the positives.
+        hard_weight: Weight of the cross-entropy among all documents.
+
+    Returns:
+        [B] float32; the ranking terms are one number per batch, equal in every entry.
+
+    Raises:
+        ValueError: D is odd, or there are no hard negatives.
+    """
+    del labels
+    num_docs = _count_documents("angle_triplets", q, d)
+    # [B, K] grades: 1 for the positive, 0 for hard negatives
+    grades = jnp.zeros((len(q), num_docs)).at[:, 0].set(1.0)
+    loss = angle(
+        q,
+        d,
+        Labels(grades),
+        scale=scale,
+        angle_weight=angle_weight,
+        cosine_weight=cosine_weight,
+    )
+    # [B] cross-entropy among the positives, and among all documents
+    logits = scale * cosine(q, d)  # [B, B*K]
+    positives = logits[:, ::num_docs]  # [B, B]
+    for weight, candidates in ((in_batch_weight, positives), (hard_weight, logits)):
+        entropy = jax.nn.logsumexp(candidates, axis=1) - jnp.diagonal(positives)
+        loss += weight / 2 * entropy
+    return loss
+
+
 def triplet(
     q: Array,
     d: Array,
@@ -134,9 +188,7 @@ def triplet(
         ValueError: There are no hard negatives, or the distance is unknown.
     """
     check_option("distance", distance, ("euclidean", "cosine"))
-    num_docs = docs_per_query(q, d)
-    if num_docs < 2:
-        raise ValueError("triplet needs hard negatives, but each query has 1 document")
+    num_docs = _count_documents("triplet", q, d)
     # [B, K] distances of each query to its own documents
     if distance == "cosine":
         distances = 1 - own_document_scores(q, d, "cosine")
@@ -146,6 +198,14 @@ def triplet(
         distances = l2_norm(to_float32(q)[:, None] - d)
     # [B] mean over the hard negatives
     return jnp.mean(jax.nn.relu(distances[:, :1] - distances[:, 1:] + margin), axis=1)
+
+
+def _count_documents(name: str, q: Array, d: Array) -> int:
+    """K, the number of documents per query of a loss that needs hard negatives."""
+    num_docs = docs_per_query(q, d)
+    if num_docs < 2:
+        raise ValueError(f"{name} needs hard negatives, but each query has 1 document")
+    return num_docs
 
 
 def _rank_loss(values: Array, grades: Array) -> Array:

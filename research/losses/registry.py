@@ -15,7 +15,7 @@ import jax
 
 from research.config_sections import bind, check_option
 from research.losses.contrastive import gte, infonce
-from research.losses.pairwise import angle, cosent, cosine_mse, triplet
+from research.losses.pairwise import angle, angle_triplets, cosent, cosine_mse, triplet
 from research.losses.similarity import (
     SIMILARITIES,
     PairScores,
@@ -130,6 +130,10 @@ SCORE_LOSSES = {
     "cosine_mse": cosine_mse,
 }
 # Losses of the vectors themselves.
-VECTOR_LOSSES = {"angle": angle, "triplet": triplet}
+VECTOR_LOSSES = {
+    "angle": angle,
+    "angle_triplets": angle_triplets,
+    "triplet": triplet,
+}
 # All losses that a config section `loss` can name.
 LOSSES = {**SCORE_LOSSES, **VECTOR_LOSSES}

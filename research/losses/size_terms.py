@@ -19,6 +19,7 @@ from research.losses.registry import Loss
 from research.losses.similarity import (
     PairScores,
     PairVectors,
+    dot,
     gather_pairs,
     map_row_blocks,
 )
@@ -54,7 +55,11 @@ Divergence = Callable[[GatherSize, int, Term], Array]
 
 
 def sum_terms(
-    loss: Loss, choose_terms: ChooseTerms, divergence: Divergence | None = None
+    loss: Loss,
+    choose_terms: ChooseTerms,
+    divergence: Divergence | None = None,
+    *,
+    name: str = "kl",
 ) -> SizeLoss:
     """The weighted sum of task losses and divergences at some sizes.
 
@@ -62,6 +67,7 @@ def sum_terms(
         loss: The base loss.
         choose_terms: (key, L, D) -> (terms with a task loss, terms with a divergence).
         divergence: Divergence of a size from its teacher; None where no size has one.
+        name: Name of the divergence in the metrics.
 
     Returns:
         A SizeLoss that needs all layers; its metrics are the unweighted means of the
@@ -84,7 +90,7 @@ def sum_terms(
         for term in students:
             values = divergence(gather_size, width, term)  # [B]
             total += term.weight * values
-            metrics[f"kl/{term.name}"] = jnp.mean(values)
+            metrics[f"{name}/{term.name}"] = jnp.mean(values)
         return total, metrics
 
     return SizeLoss(sum_of_terms, needs_all_layers=True)
@@ -112,11 +118,10 @@ def feature_kl(
         teacher = jax.lax.stop_gradient(teacher) if detach_teacher else teacher
         return _softmax_kl(teacher, student, temperature)
 
-    # [B, 1 + K] divergences of each query and of its documents; no exchange is needed
+    # No exchange is needed
     of_queries = text_kl(teachers.queries, students.queries)
     of_documents = text_kl(teachers.documents, students.documents)
-    grouped = [x.reshape(len(of_queries), -1) for x in (of_queries, of_documents)]
-    return jnp.mean(jnp.concatenate(grouped, axis=1), axis=1)
+    return _average_texts(of_queries, of_documents)
 
 
 def score_kl(
@@ -142,11 +147,45 @@ def score_kl(
     return map_row_blocks(kl_of_rows, teachers, students)
 
 
-def sample_layers(key: Key, blocks: int, count: int) -> list[Array]:
-    """Samples `count` distinct layers of 1..L-1 in random order; all of them for -1."""
-    check_depth(blocks)
-    layers = jax.random.permutation(key, jnp.arange(1, blocks))
-    return list(layers[: blocks - 1 if count < 0 else min(count, blocks - 1)])
+def component_alignment(
+    gather_size: GatherSize, full_width: int, term: Term, *, temperature: float
+) -> Array:
+    """Distance of k dimensions from k principal components of the layer (ESE).
+
+    For the full vectors M of all texts, A = softmax(M^T M / sqrt(D)) by rows has the
+    singular vectors U and values S. The target of a vector m is m U S, of k columns,
+    without gradient. The distance is the mean squared error, plus temperature times
+    KL(softmax(target / T) || softmax(size / T)). The authors' randomized decomposition
+    leaves the signs of U to chance; here the largest component of a column is positive.
+
+    Returns:
+        [B], the mean over a query and its documents.
+    """
+    layer = gather_size(term.layer, full_width)
+    texts = to_float32(jnp.concatenate([layer.all_queries, layer.all_documents]))
+    # [D, k] the k largest components, scaled
+    scale = jnp.sqrt(jnp.float32(full_width))
+    affinity = jax.nn.softmax(dot(texts.T, texts.T) / scale, axis=-1)  # [D, D]
+    u, s, _ = jnp.linalg.svd(jax.lax.stop_gradient(affinity))
+    u, s = u[:, : term.width], s[: term.width]
+    largest = jnp.take_along_axis(u, jnp.argmax(jnp.abs(u), 0)[None], 0)  # [1, k]
+    components = u * jnp.sign(largest) * s[None]
+
+    def measure_text(x):  # [N, D] -> [N]
+        x = to_float32(x)
+        target = dot(jax.lax.stop_gradient(x), components.T)  # [N, k]
+        x = x[:, : term.width]
+        error = jnp.mean(jnp.square(x - target), axis=1)
+        return error + temperature * _softmax_kl(target, x, temperature)
+
+    return _average_texts(measure_text(layer.queries), measure_text(layer.documents))
+
+
+def sample_layers(key: Key, blocks: int, count: int, *, first: int = 1) -> list[Array]:
+    """Samples distinct layers of first..L-1 in random order; all of them for -1."""
+    check_depth(blocks, first + 1)
+    layers = jax.random.permutation(key, jnp.arange(first, blocks))
+    return list(layers[: len(layers) if count < 0 else count])
 
 
 def sample_width(key: Key, widths: tuple[int, ...]) -> SampledWidth:
@@ -154,10 +193,12 @@ def sample_width(key: Key, widths: tuple[int, ...]) -> SampledWidth:
     return SampledWidth(jax.random.randint(key, (), 0, len(widths)), tuple(widths))
 
 
-def check_depth(blocks: int) -> None:
-    """Raises ValueError for a model with only one layer."""
-    if blocks < 2:
-        raise ValueError("this loss needs 2 layers or more, but the model has 1")
+def check_depth(blocks: int, least: int = 2) -> None:
+    """Raises ValueError for a model with fewer layers than `least`."""
+    if blocks < least:
+        raise ValueError(
+            f"this loss needs {least} layers or more, but the model has {blocks}"
+        )
 
 
 def check_dims(dims: Sequence[int], width: int) -> None:
@@ -215,6 +256,12 @@ def _task_loss(
     branches = [partial(loss_at_width, k) for k in term.width.widths]
     vectors = gather_size(term.layer, full_width)
     return jax.lax.switch(term.width.index, branches, vectors)
+
+
+def _average_texts(of_queries: Array, of_documents: Array) -> Array:
+    """[B] mean of the values of a query, [B], and of its documents, [B*K]."""
+    grouped = [x.reshape(len(of_queries), -1) for x in (of_queries, of_documents)]
+    return jnp.mean(jnp.concatenate(grouped, axis=1), axis=1)
 
 
 def _softmax_kl(teacher: Array, student: Array, temperature: float) -> Array:

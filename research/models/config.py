@@ -55,6 +55,8 @@ class EncoderConfig:
         position_offset: Number of rows of the position table before position 0.
         position_stride: Texts of at most max_len / position_stride tokens use every
             stride-th row of the position table, the original rows of an extended table.
+        group_per_text: Whether longer texts use these rows as well, every one for as
+            few neighboring positions as possible.
         random_offset: In training, a text begins at a random position in 0 ...
             random_offset, to train a table that is longer than the texts.
         position_bias: Attention bias by distance: 'none', 'alibi', 't5', 'kerple_log',
@@ -112,6 +114,7 @@ class EncoderConfig:
     position: str = "learned"
     position_offset: int = 0
     position_stride: int = 1
+    group_per_text: bool = False
     random_offset: int = 0
     position_bias: str = "none"
     rope_theta: float = 10_000.0
@@ -257,7 +260,12 @@ def _preset(
 
 
 # Fields that are set from a run's position methods, not in its encoder section.
-RUN_FIELDS = ("position_methods", "position_stride", "random_offset")
+RUN_FIELDS = (
+    "position_methods",
+    "position_stride",
+    "group_per_text",
+    "random_offset",
+)
 # The pre-norm body of recent models: RMSNorm, RoPE, gated SiLU, no biases.
 PRE_NORM = {
     "norm": "rms",

@@ -262,7 +262,9 @@ def _rope_branches(
         return ()
     # [B, S] positions, [B|1, S|1, R/2] angles per token, [1, 1] attention factor
     position_ids = rope.rope_positions(cfg, positions.position_ids, key)
-    angles, factor = rope.rope_angles(cfg, positions.lengths, params, key)
+    angles, factor = rope.rope_angles(
+        cfg, positions.lengths, params, key, positions.segment_ids
+    )
     return tuple(
         _cos_sin(branch, position_ids, angles, factor)
         for branch in relative_remapping(cfg).branches

@@ -101,8 +101,14 @@ class PositionMethod:
         """
         return None
 
-    def training_angles(self, angles: Array, key: Key) -> Array:
-        """Changes the angles per token, [B|1, S|1, R/2], in training."""
+    def training_angles(self, angles: Array, segment_ids: Array, key: Key) -> Array:
+        """Changes the angles per token in training.
+
+        Args:
+            angles: [B|1, S|1, R/2].
+            segment_ids: [B, S] int32 text of each token.
+            key: PRNG key.
+        """
         return angles
 
     def training_positions(self, position_ids: Array, key: Key) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
 from research.models.positions.base import PositionMethod, make_bounded_field
-from research.models.positions.segment_positions import Positions
+from research.models.positions.segment_positions import Positions, sample_per_text
 from research.types import Array, Key, Params
 
 
@@ -51,10 +51,18 @@ class TableMethod(PositionMethod):
         raise NotImplementedError
 
 
+@dataclass(frozen=True, kw_only=True)
 class GroupedTable(TableMethod):
-    """Position p has the original row p // scale."""
+    """Position p has the original row p // scale.
+
+    Attributes:
+        scale: Factor by which the table becomes longer.
+        per_text: Whether a text of n tokens uses p // ceil(n / P) instead, as in the
+            authors' code (there n is the padded length of its batch).
+    """
 
     name = "grouped"
+    per_text: bool = False
 
     def extend_table(self, table: Array) -> Array:
         return jnp.repeat(table, self.scale, axis=0)
@@ -105,7 +113,9 @@ def table_rows(
 
     A text that fits the original table uses every stride-th row of the extended one,
     which are the original rows. To train an extended table, texts begin at random
-    positions instead (both LongEmbed, Zhu et al. 2024, section 4.1).
+    positions instead (both LongEmbed, Zhu et al. 2024, section 4.1). With
+    `group_per_text`, longer texts use these rows, too, each for as few positions as
+    the text's length allows.
 
     Args:
         positions: Positions of the tokens, [B, S].
@@ -116,12 +126,12 @@ def table_rows(
     chex.assert_rank(rows, 2)
     if key is not None and cfg.random_offset:
         key = jax.random.fold_in(key, 1)  # the layer's dropout uses `key` itself
-        offsets = jax.random.randint(key, rows.shape, 0, cfg.random_offset + 1)
-        # All tokens of text m use entry m - 1 of the offsets; entries are not chosen by
-        # the first token, which compacted rows may lack.
-        number = jnp.maximum(positions.segment_ids, 1) - 1
-        rows += jnp.take_along_axis(offsets, number, axis=1)
+        rows += sample_per_text(key, positions.segment_ids, 0, cfg.random_offset + 1)
     elif cfg.position_stride > 1:
-        is_short = positions.lengths <= cfg.max_len // cfg.position_stride
-        rows = jnp.where(is_short, rows * cfg.position_stride, rows)
+        original = cfg.max_len // cfg.position_stride
+        factor = -(-positions.lengths // original)  # smallest that makes a text fit
+        if cfg.group_per_text:
+            rows = rows // jnp.maximum(factor, 1) * cfg.position_stride
+        else:
+            rows = jnp.where(factor <= 1, rows * cfg.position_stride, rows)
     return rows + cfg.position_offset

@@ -76,6 +76,8 @@ def extend_config(
         cfg,
         position_methods=(*cfg.position_methods, *lasting),
         position_stride=tables[0].position_stride if tables else cfg.position_stride,
+        group_per_text=any(getattr(table, "per_text", False) for table in tables)
+        or cfg.group_per_text,
     )
     # The longest text
     limits = [method.max_context(cfg) for method in [*tables, *lasting]]

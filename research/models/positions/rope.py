@@ -71,6 +71,7 @@ def rope_angles(
     lengths: Array,
     params: Mapping[str, Params],
     key: Key | None = None,
+    segment_ids: Array | None = None,
 ) -> tuple[Array, Array]:
     """Angle per token and attention factor of blocks without sliding window.
 
@@ -79,6 +80,7 @@ def rope_angles(
         lengths: [B, S] int32 number of tokens in the text of each token.
         params: The encoder's parameters; each method's parameters are under its name.
         key: PRNG key in training, where E2-LLM and CLEX sample a scale; None otherwise.
+        segment_ids: [B, S] int32 text of each token; only used in training.
 
     Returns:
         [B|1, S|1, R/2] angles by which positions are multiplied, uint32 fractions of a
@@ -106,7 +108,7 @@ def rope_angles(
         angles = jnp.asarray(_turn_fractions(rope.inv_freq))[None, None]
     if key is not None:
         for method in methods:
-            angles = method.training_angles(angles, key)
+            angles = method.training_angles(angles, segment_ids, key)
     return angles, jnp.full((1, 1), rope.attention_factor, jnp.float32)
 
 

@@ -10,13 +10,13 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from research.models.config import EncoderConfig
 from research.models.positions.base import HF_SCALED, PositionMethod, make_bounded_field
 from research.models.positions.rope import Rope, plain_rope
+from research.models.positions.segment_positions import sample_per_text
 from research.types import Array, Key
 
 
@@ -284,19 +284,19 @@ class PowerBasis(RopeMethod):
 class E2LLM(RopeMethod):
     """E2-LLM (Liu et al. 2024): divides positions in training by 1 ... `largest`.
 
-    One divisor is sampled per training batch. Texts s times longer are then embedded
-    with `linear(scale=s)`. The paper's random offset of positions is not implemented,
-    because rotary logits do not depend on it.
+    A divisor is sampled for each text. Texts s times longer are then embedded with
+    `linear(scale=s)`. The paper also samples an offset of the positions of each text,
+    which changes nothing: rotary logits depend on differences of positions.
     """
 
     name = "e2"
     bounded = False
     largest: int = make_bounded_field(1)
 
-    def training_angles(self, angles: Array, key: Key) -> Array:
+    def training_angles(self, angles: Array, segment_ids: Array, key: Key) -> Array:
         # Dividing the angles per token equals dividing positions
-        scale = jax.random.randint(key, (), 1, self.largest + 1)
-        return angles // scale.astype(jnp.uint32)
+        scale = sample_per_text(key, segment_ids, 1, self.largest + 1)
+        return angles // scale.astype(jnp.uint32)[:, :, None]
 
 
 def ntk_aware(rope: Rope, scale: float) -> Rope:

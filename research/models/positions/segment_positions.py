@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from research.types import Array
+from research.types import Array, Key
 
 
 class Positions(NamedTuple):
@@ -51,3 +51,21 @@ def segment_positions(segment_ids: Array, *, running: bool = False) -> Positions
         lengths=jnp.where(valid, last - first + 1, 0),
         row_positions=index,
     )
+
+
+def sample_per_text(key: Key, segment_ids: Array, low: int, high: int) -> Array:
+    """A random integer in [low, high) for each text of a row, at all of its tokens.
+
+    Args:
+        key: PRNG key.
+        segment_ids: [B, S] int32 text of each token. Entries are chosen by it and not
+            by the first token, which compacted rows may lack.
+        low: Lowest value.
+        high: One above the highest value.
+
+    Returns:
+        [B, S] int32.
+    """
+    values = jax.random.randint(key, segment_ids.shape, low, high)
+    # All tokens of text m use entry m - 1
+    return jnp.take_along_axis(values, jnp.maximum(segment_ids, 1) - 1, axis=1)
