@@ -104,7 +104,7 @@ def make_base() -> ml_collections.ConfigDict:
             # Data, optimizer and devices
             "data": {},  # sources by their names
             "optimizer": section(OPTIMIZERS, "adamw"),
-            "mesh": {"data": -1, "model": 1, "fsdp": False},
+            "mesh": {"data": -1, "fsdp": 1, "model": 1},
             # Evaluation, logging and checkpoints
             "evals": {},  # evaluators by their names
             "log_every": 10,  # steps

@@ -2,7 +2,7 @@
 
 Source: BehnamGhader et al. 2024, arXiv:2404.05961, section 2.3: 1,000 steps of 128
     sentences of at most 128 tokens, scale 20 (temperature 0.05), 3e-5, mean pooling.
-    Their dropout of 0.3 is on attention weights only, ours also after sublayers.
+    Dropout is on attention weights only.
 Command: python -m launch.train --config=configs/llm2vec_simcse.py:model=runs/mntp \
     --workdir=runs/llm2vec
 Variants: tiny, model=NAME (a run of configs/llm2vec_mntp.py, or any decoder;
@@ -29,9 +29,10 @@ def get_config(arg: str = ""):
     if arg.tiny and not arg.model:
         body = decoder.get_config("tiny")
         config.tokenizer, config.encoder = body.tokenizer, body.encoder
-        config.encoder.causal, config.encoder.dropout = False, arg.dropout
+        config.encoder.update(causal=False, dropout=0.0, attention_dropout=arg.dropout)
         return config
-    start_from(config, arg.model or "runs/mntp", causal=False, dropout=arg.dropout)
+    rates = {"dropout": 0.0, "attention_dropout": arg.dropout}
+    start_from(config, arg.model or "runs/mntp", causal=False, **rates)
     if not arg.tiny:
         config.batch_size, config.max_length = 128, 128
     return config

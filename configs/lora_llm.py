@@ -57,7 +57,7 @@ def get_config(arg: str = ""):
     config.optimizer.learning_rate = arg.rate
     config.optimizer.warmup = 0.1
     # Sharded parameters, and GradCache in batches of 64.
-    config.mesh.fsdp = True
+    config.mesh.data, config.mesh.fsdp = 1, -1
     config.objective.micro_batch = 64
     # LoRA, unless all parameters are trained.
     if arg.rank:

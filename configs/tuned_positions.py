@@ -32,7 +32,8 @@ def get_config(arg: str = ""):
     if arg.tiny:
         tiny(config)
     else:
-        start_from(config, arg.model)
+        # Without dropout of attention weights, GPUs and TPUs use fused kernels
+        start_from(config, arg.model, attention_dropout=0.0)
         config.data = {"pydocs": section(SOURCES, "pydocs", split="train")}
         config.evals = {"pydocs": section(EVALS, "pydocs_long", length=1_024)}
     # Freeze all parameters but the position table, and of that the old rows.

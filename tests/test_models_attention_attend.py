@@ -217,6 +217,40 @@ def test_splash_is_plain(changes):
     check_equal(implementation, cfg, flags)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"causal": True, "num_kv_heads": 2}, {"position_bias": "alibi"}, ALTERNATING],
+    ids=["causal", "alibi", "local"],
+)
+def test_attention_with_a_mask_is_plain(changes):
+    """In JAX's own implementation; cuDNN is compared on a GPU."""
+    cfg = make_config(**changes)
+    flags = (True, False) if cfg.sliding_window_layers else (None,)
+    check_equal(partial(kernels.attend_with_mask, implementation="xla"), cfg, flags)
+
+
+@pytest.mark.parametrize(
+    "changes, length, dropout, dense",
+    [
+        ({}, 255, False, True),
+        ({}, 256, False, False),
+        ({"position_bias": "t5"}, 256, False, True),
+        ({"dropout": 0.1}, 256, True, True),
+        ({"dropout": 0.1}, 256, False, False),
+        ({"dropout": 0.1, "attention_dropout": 0.0}, 256, True, False),
+        ({"attention_dropout": 0.1}, 256, True, True),
+        ({"attention": "plain"}, 1_024, False, True),
+    ],
+)
+def test_auto_takes_a_kernel_from_some_length(
+    monkeypatch, changes, length, dropout, dense
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    cfg = make_config(**{"dtype": "bfloat16", **changes})
+    # Heads of 8 channels
+    assert inputs.uses_dense_masks(cfg, length, dropout=dropout) == dense
+
+
 def test_splash_of_each_device_s_rows_and_heads():
     cfg = make_config(num_kv_heads=2)
     (q, k, v, _), positions = draw_inputs(cfg)
@@ -236,7 +270,7 @@ def test_splash_of_each_device_s_rows_and_heads():
 @pytest.mark.parametrize(
     "changes, word",
     [
-        ({"position_bias": "alibi"}, "'alibi'"),
+        ({"position_bias": "t5"}, "'t5'"),
         ({"position_methods": FAR}, "distances"),
         ({"causal": True, "anchor_token": True}, "anchor"),
     ],

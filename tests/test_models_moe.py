@@ -91,8 +91,8 @@ def test_experts_that_are_alike_are_one_layer(params):
 
 
 def test_split_over_devices_it_computes_the_same(params):
-    mesh = sharding.make_mesh({"data": 4, "model": 2})
-    places = sharding.shardings(params, mesh, fsdp=True)
+    mesh = sharding.make_mesh({"fsdp": 4, "model": 2})
+    places = sharding.shardings(params, mesh)
     spread = jax.device_put(params, places)
 
     def loss(p):

@@ -104,8 +104,8 @@ def test_one_device_equals_eight(key, made, nested, micro_batch):
     params, _ = one.init(key)
     batch = made(4, devices=4)
     expected = value_and_grad(one, params, batch, key)
-    mesh = sharding.make_mesh({"data": 4, "model": 2})
-    places = sharding.shardings(jax.eval_shape(lambda: params), mesh, fsdp=True)
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "model": 2})
+    places = sharding.shardings(jax.eval_shape(lambda: params), mesh)
     with jax.set_mesh(mesh):
         batch = sharding.put_batch(jax.tree.map(np.asarray, batch), mesh)
         got = value_and_grad(four, jax.device_put(params, places), batch, key)

@@ -50,8 +50,8 @@ def test_one_device_equals_eight(key, name):
         return jax.jit(jax.value_and_grad(lambda *x: objective.loss(*x)[0]))(*arguments)
 
     expected = value_and_grad(params, frozen, rows, key)
-    mesh = sharding.make_mesh({"data": 8, "model": 1})
-    places = sharding.shardings(jax.eval_shape(lambda: params), mesh, fsdp=True)
+    mesh = sharding.make_mesh({"fsdp": 8})
+    places = sharding.shardings(jax.eval_shape(lambda: params), mesh)
     with jax.set_mesh(mesh):
         batch = sharding.put_batch(rows, mesh)
         got = value_and_grad(jax.device_put(params, places), frozen, batch, key)

@@ -62,9 +62,8 @@ def objective(cfg=CFG, **arguments):
 
 
 def parts(tuned, steps=2, devices=1, **changes):
-    mesh = sharding.make_mesh({"data": -1, "model": 1}, jax.devices()[:devices])
     tx = adamw(steps, learning_rate=1e-2, schedule="constant")
-    experiment = loop.Experiment(tuned, tx, Batches(), mesh, steps)
+    experiment = loop.Experiment(tuned, tx, Batches(), parts_mesh(devices), steps)
     return experiment._replace(log_every=1, save_every=1)._replace(**changes)
 
 
@@ -91,7 +90,7 @@ def run(tmp_path_factory):
 
 
 def parts_mesh(devices):
-    return sharding.make_mesh({"data": -1, "model": 1}, jax.devices()[:devices])
+    return sharding.make_mesh({"data": 1, "fsdp": -1}, jax.devices()[:devices])
 
 
 def test_only_adapters_and_heads_are_trained(run):
@@ -173,7 +172,7 @@ def test_eight_devices_train_as_one(tmp_path):
     tuned = lora(objective(), rank=4, adapters=("query", "document"))
     states = [
         loop.train(
-            parts(tuned, devices=n, fsdp=n > 1, batches=Batches(adapter=True)),
+            parts(tuned, devices=n, batches=Batches(adapter=True)),
             tmp_path / str(n),
         ).state
         for n in (1, 8)

@@ -8,6 +8,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from research import sharding
+from research.models.config import bert, decoder
+from research.models.encoder import init
 
 SHAPES = {
     "embed/token/embedding": (64, 16),
@@ -21,12 +23,12 @@ SHAPES = {
     "layers/mlp_norm/scale": (3, 16),
 }
 FSDP = {
-    "embed/token/embedding": P("model", "data"),
-    "layers/query/kernel": P(None, "data", "model", None),
-    "layers/out/kernel": P(None, "model", None, "data"),
-    "layers/up/kernel": P(None, "data", "model"),
-    "layers/gate/kernel": P(None, "data", "model"),
-    "layers/down/kernel": P(None, "model", "data"),
+    "embed/token/embedding": P("model", "fsdp"),
+    "layers/query/kernel": P(None, "fsdp", "model", None),
+    "layers/out/kernel": P(None, "model", None, "fsdp"),
+    "layers/up/kernel": P(None, "fsdp", "model"),
+    "layers/gate/kernel": P(None, "fsdp", "model"),
+    "layers/down/kernel": P(None, "model", "fsdp"),
 }
 MODEL_ONLY = {
     "embed/token/embedding": P("model", None),
@@ -36,6 +38,8 @@ MODEL_ONLY = {
     "layers/gate/kernel": P(None, None, "model"),
     "layers/down/kernel": P(None, "model", None),
 }
+SIZES = {"vocab_size": 30_522, "width": 1_024, "depth": 2, "num_heads": 16}
+SIZES |= {"mlp": 4_096}
 
 
 def tree(shapes):
@@ -69,17 +73,22 @@ def test_a_mesh_that_does_not_fit_says_so(data, model):
         sharding.make_mesh({"data": data, "model": model})
 
 
-@pytest.mark.parametrize("fsdp, table", [(True, FSDP), (False, MODEL_ONLY)])
-def test_every_parameter_and_its_moments_follow_the_table(fsdp, table):
-    mesh = sharding.make_mesh({"data": 4, "model": 2})
+def test_sizes_of_a_mesh_are_numbers():
+    with pytest.raises(ValueError, match="mesh.fsdp is True; it must be a number"):
+        sharding.make_mesh({"data": -1, "fsdp": True})
+
+
+@pytest.mark.parametrize("axis, table", [("fsdp", FSDP), ("data", MODEL_ONLY)])
+def test_every_parameter_and_its_moments_follow_the_table(axis, table):
+    mesh = sharding.make_mesh({axis: 4, "model": 2})
     params = tree(SHAPES)
-    specs = by_path(sharding.shardings(params, mesh, fsdp=fsdp))
+    specs = by_path(sharding.shardings(params, mesh))
     expected = {f"encoder/{path}": table.get(path) for path in SHAPES}
     for path, spec in expected.items():
         assert specs[path] == (spec or P()), path
 
     state = jax.eval_shape(optax.adam(1e-3).init, params)
-    moments = by_path(sharding.shardings(state, mesh, fsdp=fsdp))
+    moments = by_path(sharding.shardings(state, mesh))
     for path, spec in expected.items():
         found = [s for name, s in moments.items() if name.endswith(path)]
         assert found == [spec or P()] * 2, path
@@ -87,40 +96,70 @@ def test_every_parameter_and_its_moments_follow_the_table(fsdp, table):
 
 
 def test_an_axis_that_does_not_divide_is_dropped():
-    mesh = sharding.make_mesh({"data": 4, "model": 2})
+    mesh = sharding.make_mesh({"fsdp": 4, "model": 2})
     odd = tree({"layers/up/kernel": (3, 6, 32), "layers/down/kernel": (3, 31, 16)})
-    specs = by_path(sharding.shardings(odd, mesh, fsdp=True))
+    specs = by_path(sharding.shardings(odd, mesh))
     assert specs["encoder/layers/up/kernel"] == P(None, None, "model")
-    assert specs["encoder/layers/down/kernel"] == P(None, None, "data")
+    assert specs["encoder/layers/down/kernel"] == P(None, None, "fsdp")
+
+
+def test_large_parameters_without_a_rule_are_split_too():
+    mesh = sharding.make_mesh({"fsdp": 4, "model": 2})
+    shapes = {"embed/position/embedding": (2_048, 192), "head/kernel": (750, 750)}
+    shapes["layers/up/kernel"] = (2, 750, 1_024)  # its rule's axis does not divide
+    places = sharding.shardings(jax.eval_shape(lambda: tree(shapes)), mesh)
+    specs = by_path(places)
+    assert specs["encoder/embed/position/embedding"] == P("fsdp", None)
+    assert specs["encoder/head/kernel"] == P(None, None)
+    assert specs["encoder/layers/up/kernel"] == P(None, None, "model")
+
+
+def test_no_large_parameter_or_moment_is_whole():
+    mesh = sharding.make_mesh({"fsdp": 8})
+    for cfg in (bert(**SIZES, max_len=512), decoder(**SIZES)):
+        params = jax.eval_shape(lambda cfg=cfg: init(jax.random.key(0), cfg))
+        state = jax.eval_shape(lambda p: (p, optax.adam(1e-3).init(p)), params)
+        for place, leaf in zip(
+            jax.tree.leaves(sharding.shardings(state, mesh)),
+            jax.tree.leaves(state),
+            strict=True,
+        ):
+            assert leaf.size <= 2**18 or "fsdp" in place.spec, (leaf, place)
 
 
 def test_a_mesh_without_a_model_axis():
-    mesh = sharding.make_mesh({"data": 8})
-    specs = by_path(sharding.shardings(tree(SHAPES), mesh, fsdp=True))
-    assert specs["encoder/layers/up/kernel"] == P(None, "data", None)
+    mesh = sharding.make_mesh({"fsdp": 8})
+    specs = by_path(sharding.shardings(tree(SHAPES), mesh))
+    assert specs["encoder/layers/up/kernel"] == P(None, "fsdp", None)
 
 
-def test_batches_are_split_over_data():
-    mesh = sharding.make_mesh({"data": 4, "model": 2})
+def test_batches_are_split_over_data_and_fsdp():
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "model": 2})
     batch = {
         "rows": np.arange(24).reshape(8, 3),
         "odd": np.arange(6),
         "scalar": np.float32(2.5),
     }
     put = sharding.put_batch(batch, mesh)
-    assert put["rows"].sharding.spec == P("data")
+    assert put["rows"].sharding.spec == P(("data", "fsdp"))
     assert put["odd"].sharding.spec == P()
     assert put["scalar"].sharding.spec == P()
     jax.tree.map(np.testing.assert_array_equal, put, batch)
 
 
-def test_states_are_split_by_rows_on_the_ambient_mesh():
-    mesh = sharding.make_mesh({"data": 4, "model": 2})
-    x = jnp.ones((8, 4))
-    assert sharding.split_rows(x) is x
-    with jax.set_mesh(mesh):
-        assert jax.jit(sharding.split_rows)(x).sharding.spec == P("data")
-        assert sharding.split_rows(jnp.ones((6, 4))).sharding.spec != P("data")
+@pytest.mark.parametrize(
+    "shape, spec",
+    [
+        ((8, 6, 4), P(("data", "fsdp"), "model")),
+        ((8, 5, 4), P(("data", "fsdp"))),
+        ((6, 6, 4), P(None, "model")),
+    ],
+)
+def test_hidden_states_are_split_by_rows_and_tokens(shape, spec):
+    x = jnp.ones(shape)
+    assert sharding.split_hidden(x) is x
+    with jax.set_mesh(sharding.make_mesh({"data": 2, "fsdp": 2, "model": 2})):
+        assert jax.jit(sharding.split_hidden)(x).sharding.spec == spec
 
 
 def test_the_devices_of_a_process_stand_together():

@@ -17,10 +17,10 @@ from research.types import TrainState
 
 def state(step, devices=1):
     parts = toy.experiment()
-    mesh = sharding.make_mesh({"data": -1, "model": 1}, jax.devices()[:devices])
+    mesh = sharding.make_mesh({"data": 1, "fsdp": -1}, jax.devices()[:devices])
     start = init_state(*parts.objective.init(jax.random.key(step)), parts.tx)
     start = TrainState(jnp.int32(step), start.params, {}, start.opt_state)
-    target = abstract_state(parts._replace(fsdp=True), mesh)
+    target = abstract_state(parts, mesh)
     return jax.device_put(start, jax.tree.map(lambda x: x.sharding, target)), target
 
 

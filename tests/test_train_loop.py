@@ -93,7 +93,7 @@ def test_a_resumed_run_is_bit_equal(whole, tmp_path, died_at):
 @pytest.mark.parametrize("devices", [4, 8])
 def test_a_run_resumes_on_another_mesh(whole, tmp_path, devices):
     interrupt(toy.experiment(6), tmp_path, 3)
-    result = loop.train(toy.experiment(6, devices, fsdp=True), tmp_path)
+    result = loop.train(toy.experiment(6, devices), tmp_path)
     for ours, theirs in zip(rows(tmp_path), rows(whole[0]), strict=True):
         assert ours["source"] == theirs["source"]
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-6)

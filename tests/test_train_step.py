@@ -11,11 +11,9 @@ from research.train.step import init_state, make_step
 from research.types import LossOutput
 
 
-def start(devices, shape=None, fsdp=False, objective=None):
-    mesh = sharding.make_mesh(
-        shape or {"data": -1, "model": 1}, jax.devices()[:devices]
-    )
-    parts = toy.experiment(fsdp=fsdp)
+def start(devices, shape=None, objective=None):
+    mesh = sharding.make_mesh(shape or {"data": -1}, jax.devices()[:devices])
+    parts = toy.experiment()
     if objective:
         parts = parts._replace(objective=objective)
     target = abstract_state(parts, mesh)
@@ -36,16 +34,16 @@ def train(*args, steps=3, **kw):
 
 
 @pytest.mark.parametrize(
-    "shape, fsdp",
+    "shape",
     [
-        ({"data": 8, "model": 1}, False),
-        ({"data": 8, "model": 1}, True),
-        ({"data": 4, "model": 2}, True),
+        {"data": 8, "fsdp": 1, "model": 1},
+        {"data": 1, "fsdp": 8, "model": 1},
+        {"data": 2, "fsdp": 2, "model": 2},
     ],
 )
-def test_one_device_equals_eight(shape, fsdp):
+def test_one_device_equals_eight(shape):
     losses, state = train(1)
-    other_losses, other = train(8, shape, fsdp)
+    other_losses, other = train(8, shape)
     np.testing.assert_allclose(losses, other_losses, rtol=1e-6)
     assert state.step == other.step == 3
     jax.tree.map(

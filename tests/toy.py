@@ -71,7 +71,7 @@ class Batches:
 
 
 def experiment(steps=6, devices=1, **changes):
-    mesh = sharding.make_mesh({"data": -1, "model": 1}, jax.devices()[:devices])
+    mesh = sharding.make_mesh({"data": 1, "fsdp": -1}, jax.devices()[:devices])
     parts = Experiment(
         objective(), adamw(steps, learning_rate=1e-2), Batches(), mesh, steps
     )

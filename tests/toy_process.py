@@ -57,12 +57,11 @@ def make_embedder(params, frozen):
 
 def experiment(steps, pause=0.0, model=1):
     """A run on 8 devices with split parameters, evaluated every 4 steps."""
-    mesh = sharding.make_mesh({"data": -1, "model": model})
+    mesh = sharding.make_mesh({"data": 1, "fsdp": -1, "model": model})
     return toy.experiment(
         steps,
         mesh=mesh,
         batches=SharedBatches(mesh, pause),
-        fsdp=True,
         log_every=1,
         save_every=3,
         eval_every=4,

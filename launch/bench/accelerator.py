@@ -42,16 +42,16 @@ class Budget(NamedTuple):
 
 # In order of value. The last ones take what is left.
 BUDGETS = (
-    Budget("kernels", 60, 25),
-    Budget("train_step", 150, 50),
-    Budget("train_step_torch", 60, 25),
+    Budget("train_step", 170, 50),
+    Budget("train_step_torch", 50, 25),
     Budget("encode", 75, 30),
-    Budget("attention", 70, 25),
+    Budget("attention", 50, 25),
     Budget("attention_torch", 25, 12),
     Budget("lora", 75, 35),
     Budget("lora_torch", 40, 20),
-    Budget("infonce", 40, 20),
-    Budget("ablation", 200, 60),
+    Budget("infonce", 50, 20),
+    Budget("kernels", 60, 25),
+    Budget("ablation", 220, 60),
     Budget("train_details", 150, 50),
     Budget("packed_kernel", 40, 20),
 )

@@ -4,67 +4,13 @@ They have the arguments of `kernels.flash_attention`, need no bias, dropout, win
 remapped positions, and can be named by `EncoderConfig.attention` once registered.
 """
 
-from functools import partial
-
-import jax
 import jax.numpy as jnp
 
 from research.models import config
 from research.models.attention import attend
 from research.models.attention.inputs import AttentionInputs
-from research.models.attention.kernels import attend_with_lengths, attend_with_mask
 from research.models.config import EncoderConfig
 from research.types import Array, max_segments
-
-BLOCK = 64  # queries and keys of a block of the Triton kernel
-
-
-def attend_bfloat16_logits(
-    cfg: EncoderConfig,
-    q: tuple[Array, ...],
-    k: tuple[Array, ...],
-    v: Array,
-    attn: AttentionInputs,
-    is_local: Array | None = None,
-) -> Array:
-    """Dense attention that stores logits and weights in the type of the values."""
-    del is_local
-    segment_ids = attn.positions.segment_ids
-    mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    if cfg.causal:
-        mask &= jnp.tri(v.shape[1], dtype=bool)[None, None]
-    k, v = (_repeat_heads(x, cfg) for x in (k[0], v))
-    # [B, H, q, k]: products accumulate in float32, softmax computes in float32
-    logits = jnp.einsum("bqhe,bkhe->bhqk", q[0], k)
-    logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
-    return jnp.einsum("bhqk,bkhe->bqhe", weights, v)
-
-
-def attend_triton(
-    cfg: EncoderConfig,
-    q: tuple[Array, ...],
-    k: tuple[Array, ...],
-    v: Array,
-    attn: AttentionInputs,
-    is_local: Array | None = None,
-) -> Array:
-    """The Triton kernel of `jax.experimental.pallas`, which reads segment ids."""
-    del is_local
-    from jax.experimental.pallas.ops.gpu import attention as kernels
-
-    block = min(BLOCK, v.shape[1])
-    return kernels.mha(
-        q[0],
-        _repeat_heads(k[0], cfg),
-        _repeat_heads(v, cfg),
-        attn.positions.segment_ids,
-        sm_scale=1.0,
-        causal=cfg.causal,
-        block_sizes=kernels.BlockSizes(*[block] * 6),
-        # Only for tests: the kernel compiles for CUDA alone
-        interpret=jax.default_backend() == "cpu",
-    )
 
 
 def attend_cudnn_packed(
@@ -114,19 +60,7 @@ def segment_lengths(segment_ids: Array) -> tuple[Array, Array]:
     return jnp.where(exists, lengths, -1), offsets
 
 
-def _repeat_heads(x: Array, cfg: EncoderConfig) -> Array:
-    """[B, S, KV, E] keys or values for each of H query heads."""
-    return jnp.repeat(x, cfg.num_heads // x.shape[2], axis=2)
-
-
-VARIANTS = {
-    "cudnn_mask": attend_with_mask,
-    "cudnn_lengths": attend_with_lengths,
-    "triton": attend_triton,
-    "xla_softmax": partial(attend_with_mask, implementation="xla"),
-    "bfloat16_logits": attend_bfloat16_logits,
-    "cudnn_packed": attend_cudnn_packed,
-}
+VARIANTS = {"cudnn_packed": attend_cudnn_packed}
 
 
 def register_variants() -> None:

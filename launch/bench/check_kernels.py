@@ -1,6 +1,6 @@
 """Attention kernels against dense attention in float32: values and gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,11 +19,7 @@ from research.types import Array
 COMPILERS = 8  # threads
 # Largest relative error ||x - reference|| / ||reference|| by type.
 LIMITS = {"bfloat16": 2e-2, "float32": 2e-3}
-KERNELS = {
-    "gpu": ("flash", "cudnn_mask", "triton", "bfloat16_logits", "xla_softmax"),
-    "tpu": ("splash",),
-    "cpu": ("triton", "bfloat16_logits", "xla_softmax"),
-}
+KERNELS = {"gpu": ("flash",), "tpu": ("splash",)}
 
 
 class Case(NamedTuple):
@@ -38,6 +34,7 @@ class Case(NamedTuple):
         head_dim: E, number of channels per head.
         causal: Whether attention is causal.
         rows: B, number of rows.
+        fields: Other fields of the encoder's config.
     """
 
     name: str
@@ -48,8 +45,11 @@ class Case(NamedTuple):
     head_dim: int = 64
     causal: bool = False
     rows: int = 4
+    fields: Mapping[str, Any] = {}
 
 
+WINDOWS = {"sliding_window_layers": (True,), "window": 64}
+ALIBI = {"position_bias": "alibi"}
 CASES = (
     Case("packed rows of 128", 128, True),
     Case("one text a row, 512", 512, False),
@@ -57,6 +57,10 @@ CASES = (
     Case("causal, 14 heads on 2, 256", 256, True, 14, 2, causal=True),
     Case("one text a row, causal, 384", 384, False, 8, 8, 128, causal=True),
     Case("one text a row, 2048", 2_048, False, rows=1),
+    Case("windows, packed rows of 512", 512, True, fields=WINDOWS),
+    Case("windows, packed rows of 1024", 1_024, True, fields=WINDOWS),
+    Case("alibi, packed rows of 512", 512, True, fields=ALIBI),
+    Case("alibi, one text a row, 1024", 1_024, False, rows=1, fields=ALIBI),
 )
 TINY_CASES = (
     Case("packed rows of 64", 64, True, 2, 2, 16, rows=2),
@@ -66,13 +70,16 @@ TINY_CASES = (
 
 def check_kernels(setting: Setting, recorder: Recorder) -> None:
     """Compares every kernel that runs here with dense attention in float32."""
-    register_variants()
-    kernels = KERNELS[jax.default_backend()]
+    kernels = KERNELS.get(jax.default_backend(), ())
     for case in TINY_CASES if setting.tiny else CASES:
         inputs = _draw_inputs(case)
         with jax.default_matmul_precision("highest"):
             reference = _compute(case, "plain", "float32", *inputs)
-        names = [(name, "bfloat16") for name in (*kernels, "blockwise", "plain")]
+        names = [
+            (name, "bfloat16")
+            for name in (*kernels, "blockwise", "plain")
+            if name != "splash" or "position_bias" not in case.fields
+        ]
         if case.packed:
             names.append(("blockwise", "float32"))
         # Nothing is timed here, and most of the time is compilation
@@ -94,7 +101,7 @@ def check_packed_kernel(setting: Setting, recorder: Recorder) -> None:
     if jax.default_backend() != "gpu":
         recorder.write("cudnn_packed", left_out="it runs on Hopper GPUs only")
         return
-    for case in (case for case in CASES if case.packed):
+    for case in (case for case in CASES if case.packed and not case.fields):
         inputs = _draw_inputs(case)
         with jax.default_matmul_precision("highest"):
             reference = _compute(case, "plain", "float32", *inputs)
@@ -141,10 +148,12 @@ def _compute(
         causal=case.causal,
         dropout=0.0,
         dtype=dtype,
+        **case.fields,
     )
+    is_local = jnp.bool_(True) if cfg.sliding_window_layers else None
 
     def weighted_sum(q: Array, k: Array, v: Array, segment_ids: Array):
-        y = attend_rows(cfg, q, k, v, segment_ids, None).astype(jnp.float32)
+        y = attend_rows(cfg, q, k, v, segment_ids, is_local).astype(jnp.float32)
         return (y * weights).sum(), y * (weights != 0)
 
     run = jax.jit(jax.value_and_grad(weighted_sum, (0, 1, 2), has_aux=True))

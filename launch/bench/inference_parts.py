@@ -143,14 +143,14 @@ def time_attention(setting: Setting, recorder: Recorder) -> None:
     tokens = 1_024 if setting.tiny else 32_768
     lengths = (64, 128) if setting.tiny else (512, 2_048, 8_192, 32_768)
     kernels = {
-        "gpu": ("flash", "cudnn_lengths", "triton", "cudnn_mask"),
+        "gpu": ("flash", "cudnn_packed"),
         "tpu": ("splash",),
     }
-    names = (*kernels.get(jax.default_backend(), ()), "blockwise", "plain")
     # Four lengths first, those between them in the time that is left
-    for length in (*lengths, *(() if setting.tiny else (1_024, 4_096, 16_384))):
-        for name in names:
-            dense = name in ("plain", "cudnn_mask")
+    lengths = (*lengths, *(() if setting.tiny else (1_024, 4_096, 16_384)))
+    for name in kernels.get(jax.default_backend(), ("blockwise", "plain")):
+        for length in lengths:
+            dense = name in ("plain", "cudnn_packed")
             if length <= MAX_PLAIN or not dense:
                 recorder.attempt(
                     f"{name} {length}",

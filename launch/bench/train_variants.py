@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.bench.attention_variants import register_variants
 from launch.bench.columns import (
     count_tokens,
     save_columns,
@@ -22,8 +21,8 @@ from launch.bench.records import Recorder, read_records
 from launch.bench.timing import time_steps
 from launch.bench.train_step import TrainingSteps
 from launch.bench.variants import (
+    BEST_NLI,
     FIRST,
-    LAST,
     NLI,
     SECOND,
     Variant,
@@ -44,7 +43,6 @@ SECONDS = 12  # without which no variant is timed, and no profile made
 
 def time_starbucks(setting: Setting, recorder: Recorder) -> None:
     """Times the variants of a Starbucks step, and profiles the fastest one."""
-    register_variants()
     cpu = jax.default_backend() == "cpu"
     bench = VariantBench(setting, recorder)
     # The default first: its figures are there whatever comes after
@@ -52,12 +50,13 @@ def time_starbucks(setting: Setting, recorder: Recorder) -> None:
     # cuDNN and Triton run on GPUs only
     first = [v for v in FIRST[1:] if not cpu or "attention" not in v.encoder]
     bench.time_all(first[:2] if setting.tiny else first)
+    if not setting.tiny:
+        bench.time_all(bench.inherit([BEST_NLI]))
     bench.profile_best()
 
 
 def time_starbucks_details(setting: Setting, recorder: Recorder) -> None:
     """Times variants of the fastest step of the earlier part."""
-    register_variants()
     bench = VariantBench(setting, recorder)
     # The fastest step that the earlier part recorded
     rates = {
@@ -67,13 +66,10 @@ def time_starbucks_details(setting: Setting, recorder: Recorder) -> None:
     }
     bench.best = max(FIRST, key=lambda variant: rates.get(variant.name, 0.0))
     bench.time_all(bench.inherit(SECOND[:2] if setting.tiny else SECOND))
-    if jax.default_backend() == "gpu":
-        bench.time_all(LAST)
 
 
 def time_lora(setting: Setting, recorder: Recorder) -> None:
     """Times steps of LoRA tuning of a decoder."""
-    register_variants()
     bench = VariantBench(setting, recorder, make_config=make_lora_config)
     gpu = jax.default_backend() == "gpu"
     variants = [
@@ -81,8 +77,8 @@ def time_lora(setting: Setting, recorder: Recorder) -> None:
         Variant("remat all", {"remat": "all"}, "nli"),
     ]
     if gpu:
-        kernel = {"remat": "dots", "attention": "cudnn_mask"}
-        variants.insert(0, Variant("cudnn_mask, remat dots", kernel, "nli"))
+        kernel = {"remat": "dots", "attention": "flash"}
+        variants.insert(0, Variant("flash, remat dots", kernel, "nli"))
     bench.time_all(variants)
 
 
@@ -158,16 +154,11 @@ class VariantBench:
         ]
 
     def profile_best(self) -> None:
-        """Records the GPU kernels of the default and of the fastest variant."""
-        variants = [FIRST[0]]
-        if self.best not in (None, FIRST[0]) and not self.setting.tiny:
-            variants.append(self.best)
-        for variant in variants:
-            self.recorder.attempt(
-                f"kernels of {variant.name}",
-                lambda v=variant: self._profile(v),
-                needs=SECONDS,
-            )
+        """Records the GPU kernels of the fastest variant."""
+        variant = self.best or FIRST[0]
+        self.recorder.attempt(
+            f"kernels of {variant.name}", lambda: self._profile(variant), needs=SECONDS
+        )
 
     def _prepare(self, variant: Variant) -> "Program":
         """The steps of a variant on batches of one shape, not compiled yet."""

@@ -248,7 +248,7 @@ def _count_traffic(
         name = re.search(r"calls=%?([\w.\-]+)", instruction.attributes)[1]
         return _count_fused_traffic(computations[name], reads, writes)
     # A slice reads, and an update writes, only a part of its array
-    if opcode in ("dynamic-slice", "slice", "gather"):
+    if opcode in ("dynamic-slice", "slice", "slice-start", "gather"):
         part = writes[0].num_bytes if reads[0][0].is_in_hbm else 0.0
         return part + _count_hbm_bytes(writes)
     if opcode == "dynamic-update-slice":

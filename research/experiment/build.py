@@ -81,10 +81,7 @@ def build(
             its model or the devices.
     """
     check_keys(config)
-    # Device mesh: sizes of the axes, and whether parameters are sharded too
-    mesh_shape = config.mesh.to_dict()
-    fsdp = mesh_shape.pop("fsdp")
-    mesh = sharding.make_mesh(mesh_shape, devices)
+    mesh = sharding.make_mesh(config.mesh.to_dict(), devices)
 
     # Texts: sources, tokenizer, prompt
     sources = {name: build_section(SOURCES, part) for name, part in config.data.items()}
@@ -119,7 +116,7 @@ def build(
 
     # How the trained model embeds, and its evaluators
     card = _model_card(config, base_encoder, encoder, sources)
-    local_mesh = sharding.local_mesh(mesh, fsdp=fsdp)
+    local_mesh = sharding.local_mesh(mesh)
     evaluators = {name: build_section(EVALS, p) for name, p in config.evals.items()}
     return Experiment(
         objective=objective,
@@ -128,7 +125,6 @@ def build(
         mesh=mesh,
         steps=config.steps,
         seed=config.seed,
-        fsdp=fsdp,
         log_every=config.log_every,
         save_every=config.save_every,
         eval_every=config.eval_every,
@@ -206,7 +202,7 @@ def _build_batches(
         "process_index": process_index,
         "process_count": process_count,
     }
-    devices = mesh.shape["data"]
+    devices = sharding.count_batch_devices(mesh)
     # Pre-training reads rows of raw text
     if "row_layout" in config:
         layout = bind(ROW_LAYOUTS, config.row_layout)

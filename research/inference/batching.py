@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from research.models.attention.inputs import MAX_DENSE_LENGTH, PrefixKV
+from research.sharding import count_batch_devices
 from research.types import Array
 
 # Maximum number of batches in the device's queue; more would only take memory.
@@ -73,10 +74,10 @@ def choose_batch_sizes(
         max_length: Maximum length of a row.
         batch_tokens: Number of tokens per batch and device; None for 1,024 on CPU,
             where a larger batch does not fit the cache, and 32,768 elsewhere.
-        mesh: Rows are spread over its 'data' axis.
+        mesh: Rows are spread over its axes of a batch.
     """
     # Rows are split evenly over the devices.
-    devices = 1 if mesh is None else mesh.shape["data"]
+    devices = 1 if mesh is None else count_batch_devices(mesh)
     if batch_tokens is None:
         batch_tokens = 1_024 if jax.default_backend() == "cpu" else 32_768
     return BatchSizes(batch_tokens * devices, max_length, devices)

@@ -66,7 +66,7 @@ class Embedder:
         depths: Numbers of blocks at which texts are embedded, in one pass; 0 is the
             embedding layer. Vectors are then [N, len(depths), D].
         batch_tokens: As in `choose_batch_sizes`.
-        mesh: Mesh over whose 'data' axis rows are spread, and over whose 'model' axis
+        mesh: Mesh over whose batch axes rows are spread, and over whose 'model' axis
             the parameters are split; None for the default device.
         allow_empty: Whether a text may be empty: its special tokens and its prompt are
             then embedded, as sentence-transformers does.

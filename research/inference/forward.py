@@ -21,7 +21,7 @@ from research.models.encoder import encode
 from research.models.pooling.projection import Dense, project
 from research.models.pooling.registry import bind_pooling, parse_pooling
 from research.models.token_prepending import Prepend
-from research.sharding import shardings
+from research.sharding import batch_axes, shardings
 from research.types import Array, Params, Tokens
 
 
@@ -33,7 +33,7 @@ class RowEncoder:
         params: The encoder's parameters.
         cfg: The encoder's shape.
         pool: Pooling, as `parse_pooling` reads it.
-        mesh: Mesh over whose 'data' axis rows are spread; None for the default device.
+        mesh: Mesh over whose batch axes rows are spread; None for the default device.
         dense: Linear layers after the pooling.
         blocks: [L] bool, True for blocks before which <PST> gets the state of the last
             token; None without token prepending.
@@ -154,8 +154,8 @@ def place_params(params: Params, mesh: Mesh | None) -> Params:
 
 
 def place_rows(rows: np.ndarray, mesh: Mesh | None) -> Array:
-    """An array [R, ...] on the default device, or split over the mesh's 'data' axis."""
-    return jax.device_put(rows, mesh and NamedSharding(mesh, P("data")))
+    """An array [R, ...] on the default device, or split over the mesh's batch axes."""
+    return jax.device_put(rows, mesh and NamedSharding(mesh, P(batch_axes(mesh))))
 
 
 @partial(jax.jit, static_argnames=("cfg", "pool", "max_segments", "depths", "layers"))

@@ -79,8 +79,9 @@ class EncoderConfig:
             type 0.
         embed_scale: Factor of the token embeddings.
         embed_norm: Whether the sum of the embeddings is normalized.
-        dropout: Dropout rate after the embeddings and each sublayer, and of attention
-            weights.
+        dropout: Dropout rate after the embeddings and each sublayer.
+        attention_dropout: Dropout rate of attention weights; None becomes `dropout`.
+            In training, fused kernels need 0.
         dtype: Type of activations and matrix products; parameters are float32.
         remat: What the backward pass recomputes of each block: 'none', 'dots'
             (everything except the outputs of linear layers; this takes less memory
@@ -131,6 +132,7 @@ class EncoderConfig:
     embed_scale: float = 1.0
     embed_norm: bool = True
     dropout: float = 0.1
+    attention_dropout: float | None = None
     dtype: str = "float32"
     remat: str = "dots"
     unroll: bool = False
@@ -208,6 +210,13 @@ class EncoderConfig:
     def rotary_dim(self) -> int:
         """R, the number of rotated channels of a head."""
         return int(self.head_dim * self.rope_fraction)
+
+    @property
+    def attention_dropout_rate(self) -> float:
+        """Dropout rate of attention weights."""
+        return (
+            self.dropout if self.attention_dropout is None else self.attention_dropout
+        )
 
     @property
     def compute_dtype(self):

@@ -18,7 +18,7 @@ from research.models.layers import Block, norm
 from research.models.positions.learned import table_rows
 from research.models.positions.segment_positions import Positions
 from research.models.token_ops import gather_tokens
-from research.sharding import split_rows
+from research.sharding import split_hidden
 from research.types import Array, Key, Params
 
 
@@ -97,7 +97,7 @@ def decode(
             kv_inputs=kv_inputs,
             key=keys[number],
         )
-        x, kv_inputs = split_rows(x), None
+        x, kv_inputs = split_hidden(x), None
     # [R, P, D] final states
     if query_positions is not None:
         x = gather_tokens(x, query_positions)

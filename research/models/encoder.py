@@ -27,7 +27,7 @@ from research.models.positions.segment_positions import Positions, segment_posit
 from research.models.prefix_cache import apply_after_prefix
 from research.models.stack import PerLayerFn, layer_flags, scan_blocks
 from research.models.token_prepending import Prepend
-from research.sharding import split_rows
+from research.sharding import split_hidden
 from research.types import Array, EncoderOutput, Key, Params, Pool, Tokens
 
 
@@ -148,7 +148,7 @@ def apply(
         x = embed_tokens(params, tokens.token_ids, positions, cfg, key=embed_key)
     x, per_layer = scan_blocks(
         params,
-        split_rows(x),
+        split_hidden(x),
         cfg,
         attn,
         per_layer_fn,

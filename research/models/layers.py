@@ -20,6 +20,7 @@ from research.models.config import EncoderConfig
 from research.models.dropout import dropout
 from research.models.linear import Linear
 from research.models.moe import Experts
+from research.sharding import split_hidden
 from research.types import Array, Key, Params
 
 ACTIVATIONS = {
@@ -156,7 +157,10 @@ class Block(nn.Module):
             y = linear(name, (heads, cfg.head_dim), _flatten_rows(x))
             return y.reshape(*x.shape[:2], heads, cfg.head_dim)
 
-        # [B, q, H, E] queries, [B, S, KV, E] keys and values
+        # [B, q, H, E] queries, [B, S, KV, E] keys and values; 'model' splits the heads
+        q_inputs, kv_inputs = (
+            split_hidden(x, tokens=False) for x in (q_inputs, kv_inputs)
+        )
         q = project(q_inputs, "query", cfg.num_heads)
         k = project(kv_inputs, "key", cfg.num_kv_heads)
         v = project(kv_inputs, "value", cfg.num_kv_heads)
@@ -170,7 +174,7 @@ class Block(nn.Module):
         # [B, q, H, E] -> [B, q, D]
         y = attend(cfg, q, k, v, attn, is_local=is_local, key=key)
         y = linear("out", (cfg.width,), _flatten_rows(y), axes=2)
-        return y.reshape(q_inputs.shape), kv
+        return split_hidden(y.reshape(q_inputs.shape)), kv
 
     def mlp(self, x, adapter_ids, lora, key):
         """Feed-forward layer, gated or not, or a mixture of experts.
@@ -181,7 +185,7 @@ class Block(nn.Module):
         cfg = self.cfg
         linear = partial(self.linear, lora=lora, adapter_ids=adapter_ids, key=key)
         act = ACTIVATIONS[cfg.act]
-        rows = _flatten_rows(x)
+        rows = _flatten_rows(split_hidden(x, tokens=False))
         if cfg.num_experts:
             # Mixture of experts: [B*S, D] -> [B*S, D]
             router = Linear((cfg.num_experts,), False, cfg.compute_dtype, name="router")
@@ -191,7 +195,7 @@ class Block(nn.Module):
         # Feed-forward layer: [B*S, D] -> [B*S, F] -> [B*S, D]
         y = linear("up", (cfg.mlp,), rows)
         y = act(linear("gate", (cfg.mlp,), rows)) * y if cfg.gated else act(y)
-        return linear("down", (cfg.width,), y).reshape(x.shape), None
+        return split_hidden(linear("down", (cfg.width,), y).reshape(x.shape)), None
 
     def linear(self, name, features, rows, *, lora, adapter_ids, key, axes=1):
         """Applies a linear layer to the tokens of all rows.

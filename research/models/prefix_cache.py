@@ -23,7 +23,7 @@ from research.models.linear import lora_params
 from research.models.positions.segment_positions import segment_positions
 from research.models.stack import PerLayerFn, layer_flags, scan_blocks
 from research.models.token_prepending import Prepend
-from research.sharding import split_rows
+from research.sharding import split_hidden
 from research.types import Array, Params, Tokens
 
 
@@ -88,7 +88,9 @@ def apply_after_prefix(
         adapter_ids=tokens.adapter_ids,
         prefix_length=length,
     )
-    x = split_rows(embed_tokens(params, tokens.token_ids, positions, cfg))  # [B, S, D]
+    x = split_hidden(
+        embed_tokens(params, tokens.token_ids, positions, cfg)
+    )  # [B, S, D]
     x, per_layer = scan_blocks(
         params, x, cfg, attn, per_layer_fn, prefix=prefix, prepend=prepend
     )

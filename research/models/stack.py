@@ -16,7 +16,7 @@ from research.models.config import EncoderConfig
 from research.models.layers import Block
 from research.models.linear import lora_params
 from research.models.token_prepending import Prepend, prepend_in_layers
-from research.sharding import split_rows
+from research.sharding import split_hidden
 from research.types import Array, Params
 
 # (hidden states [B, S, D], the router's logits [B, S, E] or None) -> an array
@@ -73,7 +73,7 @@ def scan_blocks(
         )
         # Without this constraint, the compiler shards the hidden states by width where
         # weights are sharded, and moves states between devices instead of weights.
-        x = split_rows(x)
+        x = split_hidden(x)
         return x, per_layer_fn(x, router_logits)
 
     scanned = (params["layers"], layer_flags(cfg), keys, prefix)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.models.config import EncoderConfig
-from research.sharding import split_rows
+from research.sharding import split_hidden
 from research.types import Array, Key, Params
 
 # (states [B, S, D], one layer's slice of the scan inputs) -> (states, outputs)
@@ -101,4 +101,4 @@ def _copy_states(x: Array, prepend: Prepend, copies: Array) -> Array:
         state = jnp.where(copies, row[source], row[target])
         return jax.lax.dynamic_update_index_in_dim(row, state, target, 0)
 
-    return split_rows(jax.vmap(copy_in_row)(x, prepend.target, prepend.source))
+    return split_hidden(jax.vmap(copy_in_row)(x, prepend.target, prepend.source))

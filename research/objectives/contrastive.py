@@ -89,6 +89,8 @@ def contrastive(
         if head == "tanh":
             embeddings = _apply_tanh_head(params["head"], embeddings)
 
+        # Devices exchange embeddings in the encoder's precision
+        embeddings = embeddings.astype(cfg.dtype)
         # The loss of each device's pairs, whose texts are in the device's rows
         value, metrics = sharding.map_over_data(
             compute_loss,
@@ -131,7 +133,7 @@ def contrastive(
             )
 
         # With micro-batches, chunk by chunk
-        devices = sharding.count_data_devices()
+        devices = sharding.count_batch_devices()
         min_chunks = count_min_chunks(len(batch.query_index), micro_batch, devices)
         chunks = count_chunks(len(batch.tokens.token_ids) // devices, min_chunks)
         return encode_in_chunks(encode, chunks)(params, batch.tokens, key)

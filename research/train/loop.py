@@ -37,10 +37,9 @@ class Experiment(NamedTuple):
         tx: Optimizer.
         batches: batches(step) -> this host's part of the Batch, in NumPy arrays;
             batches.source_name(step) -> name of the data source of that batch.
-        mesh: Device mesh with the axes 'data' and 'model'.
+        mesh: Device mesh, of `sharding.make_mesh`.
         steps: Number of updates of the run.
         seed: Seed of parameters and dropout.
-        fsdp: Whether parameters are split over 'data' too.
         log_every, save_every, eval_every: Interval in steps; 0 for the last step only.
             With eval_every, the untrained model is evaluated too, at step 0.
         keep: Number of newest checkpoints to keep.
@@ -63,7 +62,6 @@ class Experiment(NamedTuple):
     mesh: Mesh
     steps: int
     seed: int = 0
-    fsdp: bool = False
     log_every: int = 10
     save_every: int = 1_000
     eval_every: int = 0
@@ -104,7 +102,7 @@ def abstract_state(experiment: Experiment, mesh: Mesh) -> TrainState:
         return init_state(*experiment.objective.init(key), experiment.tx)
 
     shapes = jax.eval_shape(init, jax.random.key(0))
-    shardings = sharding.shardings(shapes, mesh, fsdp=experiment.fsdp)
+    shardings = sharding.shardings(shapes, mesh)
     return jax.tree.map(
         lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
         shapes,
@@ -287,9 +285,7 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
     """
     experiment = run.experiment
     # Evaluators take an embedder, measures take the parameters
-    model = sharding.gather_params(
-        (state.params, state.frozen), experiment.mesh, fsdp=experiment.fsdp
-    )
+    model = sharding.gather_params((state.params, state.frozen), experiment.mesh)
     calls = {name: partial(f, *model) for name, f in experiment.measures.items()}
     if experiment.evaluators:
         embed = experiment.make_embedder(*model)

@@ -47,7 +47,7 @@ def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) 
             return output.value, output
 
         # The loss and its gradient with respect to the trained parameters
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for split_rows
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for split_hidden
             (value, output), grads = jax.value_and_grad(loss, has_aux=True)(
                 state.params
             )

@@ -161,12 +161,12 @@ def read_modernbert(fields: Fields) -> EncoderConfig:
             fields, is_local, fields.get("local_attention", 128) // 2
         ),
         type_vocab=0,
-        dropout=float(fields.get("mlp_dropout", 0.0)),
+        **common.read_dropout(fields, "mlp_dropout", "attention_dropout", (0.0, 0.0)),
     )
 
 
 def write_modernbert(cfg: EncoderConfig) -> dict[str, Any]:
-    """The inverse of `read_modernbert`; all dropout rates are `cfg.dropout`."""
+    """The inverse of `read_modernbert`."""
     return {
         "architectures": ["ModernBertModel"],
         # Sizes
@@ -186,9 +186,8 @@ def write_modernbert(cfg: EncoderConfig) -> dict[str, Any]:
         # Sliding windows: `window` tokens to each side
         "layer_types": common.layer_types(cfg),
         "local_attention": 2 * cfg.window,
-        # All dropout rates are equal
         "embedding_dropout": cfg.dropout,
-        "attention_dropout": cfg.dropout,
+        "attention_dropout": cfg.attention_dropout_rate,
         "mlp_dropout": cfg.dropout,
         "pad_token_id": 0,
         "bos_token_id": None,
@@ -255,7 +254,9 @@ def _bert(fields: Fields, **specific: Any) -> EncoderConfig:
         # Norms and linear layers
         norm_eps=fields.get("layer_norm_eps", 1e-12),
         act=activation(fields, "hidden_act", "gelu"),
-        dropout=float(fields.get("hidden_dropout_prob", 0.1)),
+        **common.read_dropout(
+            fields, "hidden_dropout_prob", "attention_probs_dropout_prob", (0.1, 0.1)
+        ),
         **specific,
     )
 
@@ -272,9 +273,8 @@ def _write_bert(cfg: EncoderConfig) -> dict[str, Any]:
         # Norms and linear layers
         "layer_norm_eps": cfg.norm_eps,
         "hidden_act": HF_ACTS[cfg.act],
-        # All dropout rates are equal
         "hidden_dropout_prob": cfg.dropout,
-        "attention_probs_dropout_prob": cfg.dropout,
+        "attention_probs_dropout_prob": cfg.attention_dropout_rate,
         "initializer_range": 0.02,
         "pad_token_id": 0,
     }
@@ -294,5 +294,6 @@ NOMIC = {
     "n_positions": "max_position_embeddings",
     "layer_norm_epsilon": "layer_norm_eps",
     "resid_pdrop": "hidden_dropout_prob",
+    "attn_pdrop": "attention_probs_dropout_prob",
     "rotary_emb_base": "rope_theta",
 }

@@ -54,6 +54,23 @@ def all_biases(has_bias: bool) -> tuple[str, ...]:
     return LINEAR if has_bias else ()
 
 
+def read_dropout(
+    fields: Fields, hidden: str, attention: str, default: tuple[float, float]
+) -> dict[str, float | None]:
+    """Dropout rates of hidden states and attention weights; None for an equal one.
+
+    Args:
+        fields: Fields of a config.json.
+        hidden: Name of the field for the outputs of sublayers.
+        attention: Name of the field for attention weights.
+        default: Both rates where the fields are missing.
+    """
+    rate = float(fields.get(hidden, default[0]))
+    attention_rate = float(fields.get(attention, default[1]))
+    same = rate == attention_rate
+    return {"dropout": rate, "attention_dropout": None if same else attention_rate}
+
+
 def read_rope(fields: Fields, *, theta: float = 10_000.0, max_len: int) -> dict:
     """The RoPE fields of an EncoderConfig, and its `max_len`.
 

@@ -43,12 +43,12 @@ def read_gpt2(fields: Fields) -> EncoderConfig:
         scale=0.0 if fields.get("scale_attn_weights", True) else 1.0,
         type_vocab=0,
         embed_norm=False,
-        dropout=fields.get("resid_pdrop", 0.1),
+        **common.read_dropout(fields, "resid_pdrop", "attn_pdrop", (0.1, 0.1)),
     )
 
 
 def write_gpt2(cfg: EncoderConfig) -> dict[str, Any]:
-    """The inverse of `read_gpt2`; all dropout rates are `cfg.dropout`."""
+    """The inverse of `read_gpt2`."""
     return {
         "architectures": ["GPT2Model"],
         **write_causality(cfg),
@@ -63,10 +63,9 @@ def write_gpt2(cfg: EncoderConfig) -> dict[str, Any]:
         "layer_norm_epsilon": cfg.norm_eps,
         "activation_function": HF_ACTS[cfg.act],
         "scale_attn_weights": cfg.scale != 1,
-        # All dropout rates are equal
         "resid_pdrop": cfg.dropout,
         "embd_pdrop": cfg.dropout,
-        "attn_pdrop": cfg.dropout,
+        "attn_pdrop": cfg.attention_dropout_rate,
         **UNUSED_FIELDS,
     }
 
@@ -99,7 +98,9 @@ def read_gpt_neox(fields: Fields) -> EncoderConfig:
         # A decoder has no token types and no norm after the embeddings
         type_vocab=0,
         embed_norm=False,
-        dropout=float(fields.get("hidden_dropout", 0.0)),
+        **common.read_dropout(
+            fields, "hidden_dropout", "attention_dropout", (0.0, 0.0)
+        ),
     )
 
 
@@ -124,9 +125,8 @@ def write_gpt_neox(cfg: EncoderConfig) -> dict[str, Any]:
         **rope,
         "rotary_emb_base": cfg.rope_theta,
         "rotary_pct": cfg.rope_fraction,
-        # All dropout rates are equal
         "hidden_dropout": cfg.dropout,
-        "attention_dropout": cfg.dropout,
+        "attention_dropout": cfg.attention_dropout_rate,
         **UNUSED_FIELDS,
     }
 
@@ -160,7 +160,7 @@ def read_opt(fields: Fields) -> EncoderConfig:
         # A decoder has no token types and no norm after the embeddings
         type_vocab=0,
         embed_norm=False,
-        dropout=fields.get("dropout", 0.1),
+        **common.read_dropout(fields, "dropout", "attention_dropout", (0.1, 0.0)),
     )
 
 
@@ -178,8 +178,7 @@ def write_opt(cfg: EncoderConfig) -> dict[str, Any]:
         "max_position_embeddings": cfg.max_len,
         "activation_function": HF_ACTS[cfg.act],
         "enable_bias": bool(cfg.bias),
-        # All dropout rates are equal
         "dropout": cfg.dropout,
-        "attention_dropout": cfg.dropout,
+        "attention_dropout": cfg.attention_dropout_rate,
         **UNUSED_FIELDS,
     }

@@ -242,7 +242,9 @@ def _decoder(fields: Fields, **specific: Any) -> EncoderConfig:
         # A decoder has no token types and no norm after the embeddings
         type_vocab=0,
         embed_norm=False,
-        dropout=float(fields.get("attention_dropout", 0.0)),
+        # These families have dropout of attention weights only
+        dropout=0.0,
+        attention_dropout=float(fields.get("attention_dropout", 0.0)) or None,
         **specific,
     )
 
@@ -284,8 +286,7 @@ def _write_decoder(cfg: EncoderConfig) -> dict[str, Any]:
         "intermediate_size": cfg.mlp,
         # Norms and linear layers
         "rms_norm_eps": cfg.norm_eps,
-        # These families have dropout of attention weights only
-        "attention_dropout": cfg.dropout,
+        "attention_dropout": cfg.attention_dropout_rate,
         **UNUSED_FIELDS,
     }
 

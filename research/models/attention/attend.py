@@ -1,18 +1,13 @@
 """Multi-head attention: chooses the implementation by config, length and platform."""
 
-import importlib.util
-
 import chex
 import jax
 
 from research.models.attention.blockwise import blockwise_attention
 from research.models.attention.dot_product import attention_logits, softmax_weighted_sum
 from research.models.attention.inputs import AttentionInputs
-from research.models.attention.kernels import (
-    find_obstacles,
-    flash_attention,
-    splash_attention,
-)
+from research.models.attention.kernel_support import find_kernels, find_obstacles
+from research.models.attention.kernels import flash_attention, splash_attention
 from research.models.config import EncoderConfig
 from research.types import Array, Key
 
@@ -56,9 +51,9 @@ def attend(
     if attn.masks is not None:
         chex.assert_shape(attn.masks.mask, (len(v), q[0].shape[1], v.shape[1]))
         logits = attention_logits(cfg, q, k, attn.masks, is_local)
-        return softmax_weighted_sum(logits, v, cfg.dropout, key)
+        return softmax_weighted_sum(logits, v, cfg.attention_dropout_rate, key)
     # The fused kernel that the config names
-    dropout = key is not None and cfg.dropout > 0
+    dropout = key is not None and cfg.attention_dropout_rate > 0
     if cfg.attention in KERNELS:
         _check_kernel(cfg, dropout)
         return KERNELS[cfg.attention](cfg, q, k, v, attn, is_local)
@@ -70,28 +65,13 @@ def attend(
     def make_kernel(name):
         return lambda: KERNELS[name](cfg, q, k, v, attn, is_local)
 
-    branches = {}
-    if cfg.attention == "auto":
-        branches = {
-            platform: make_kernel(name)
-            for name, platform in _find_kernels()
-            if not find_obstacles(cfg, name, dropout=dropout)
-        }
+    branches = {
+        platform: make_kernel(name)
+        for name, platform in find_kernels(cfg, dropout=dropout)
+    }
     if not branches:
         return run_blockwise()
     return jax.lax.platform_dependent(default=run_blockwise, **branches)
-
-
-def _find_kernels() -> list[tuple[str, str]]:
-    """(kernel, platform) pairs that can be compiled here; others are not traced."""
-    # Kernels that this process can compile
-    kernels = []
-    if jax.default_backend() == "gpu":
-        kernels.append(("flash", "cuda"))
-    # Also without a TPU: programs can be compiled ahead of time for one.
-    if importlib.util.find_spec("libtpu"):
-        kernels.append(("splash", "tpu"))
-    return kernels
 
 
 def _check_kernel(cfg: EncoderConfig, dropout: bool) -> None:

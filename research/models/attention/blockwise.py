@@ -163,7 +163,9 @@ def _window_attention(cfg, rows, q, k, v, bias_params, positions, key):
         logits = _block_logits(
             cfg, q, k, bias_params, q_positions, k_positions, jnp.bool_(True)
         )
-        return softmax_weighted_sum(logits, v, cfg.dropout, _fold_in(key, number))
+        return softmax_weighted_sum(
+            logits, v, cfg.attention_dropout_rate, _fold_in(key, number)
+        )
 
     # [n / group, B * group, block or block_keys, ...]
     numbers = jnp.arange(count // group)
@@ -204,7 +206,9 @@ def _forward(cfg, block, q, k, v, bias_params, positions, key, is_local):
             running_sum = running_sum * decay + weights.sum(-1, keepdims=True)
             # Dropout comes after the softmax: the sum keeps the dropped weights.
             block_key = _fold_in(key, row, column)
-            weights = dropout(weights, cfg.dropout, block_key).astype(v.dtype)
+            weights = dropout(weights, cfg.attention_dropout_rate, block_key).astype(
+                v.dtype
+            )
             return new_max, running_sum, acc * decay + sum_values(weights, v_block)
 
         def step(carry, xs):
@@ -253,7 +257,9 @@ def _backward(cfg, block, residuals, d_out):
             """sum(P * (dO V^T - D)), whose derivatives are those of this block."""
             # [B, H, rows, columns] dO V^T - D
             inner = head_products(d_out_block, v_block)
-            inner = dropout(inner, cfg.dropout, _fold_in(key, row, column))
+            inner = dropout(
+                inner, cfg.attention_dropout_rate, _fold_in(key, row, column)
+            )
             inner -= delta_block.transpose(0, 2, 1, 3)
             # [B, H, rows, columns] P = exp(S - L)
             logits = _block_logits(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from research.models.attention.dot_product import AttentionMasks, make_attention_masks
+from research.models.attention.kernel_support import MIN_KERNEL_LENGTH, find_kernels
 from research.models.config import EncoderConfig
 from research.models.positions import rope, seqpe
 from research.models.positions.bias import POSITION_BIASES
@@ -19,9 +20,9 @@ from research.models.positions.segment_positions import Positions, segment_posit
 from research.models.token_ops import gather_tokens
 from research.types import Array, Key, Params
 
-# Longest row with dense attention, whose [S, S] logits are in memory at once. On CPU
-# dense and blockwise attention cost the same at 512 tokens, and blockwise takes a third
-# of the time at 1,024; this was not measured on accelerators.
+# Longest row with dense attention, whose [S, S] logits are in memory at once, where no
+# kernel is used. On CPU dense and blockwise attention cost the same at 512 tokens, and
+# blockwise takes a third of the time at 1,024.
 MAX_DENSE_LENGTH = 512
 
 
@@ -97,8 +98,8 @@ def make_attention_inputs(
         params: The encoder's parameters.
         positions: Positions [B, S] of the tokens.
         cfg: The encoder's shape.
-        key: PRNG key in training, where some position methods sample a scale; None
-            otherwise.
+        key: PRNG key in training, where some position methods sample a scale, and
+            attention weights have dropout; None otherwise.
         aligned: Whether the i-th tokens of all rows have the same row position.
         adapter_ids: [B, S] int32, as in `AttentionInputs`.
         extra_mask: [B, S, S] bool, a mask in addition to the architecture's; None for
@@ -112,7 +113,8 @@ def make_attention_inputs(
     # [B, S, S] masks, or [B, S, P+S] with a prefix
     masks = None
     needs_masks = extra_mask is not None or prefix_length
-    if needs_masks or uses_dense_masks(cfg, positions.segment_ids.shape[1]):
+    length, dropout = positions.segment_ids.shape[1], key is not None
+    if needs_masks or uses_dense_masks(cfg, length, dropout=dropout):
         masks = make_attention_masks(
             cfg,
             bias_params,
@@ -144,11 +146,21 @@ def make_attention_inputs(
     )
 
 
-def uses_dense_masks(cfg: EncoderConfig, length: int) -> bool:
-    """Whether rows of `length` tokens use dense attention."""
-    return cfg.attention == "plain" or (
-        cfg.attention == "auto" and length <= MAX_DENSE_LENGTH
-    )
+def uses_dense_masks(cfg: EncoderConfig, length: int, *, dropout: bool) -> bool:
+    """Whether rows of `length` tokens use dense attention.
+
+    Args:
+        cfg: The encoder's shape.
+        length: S.
+        dropout: Whether attention weights have the config's dropout.
+    """
+    if cfg.attention != "auto":
+        return cfg.attention == "plain"
+    has_dropout = dropout and cfg.attention_dropout_rate > 0
+    longest = MAX_DENSE_LENGTH
+    if find_kernels(cfg, dropout=has_dropout):
+        longest = MIN_KERNEL_LENGTH - 1
+    return length <= longest
 
 
 def select_queries(attn: AttentionInputs, positions: Array) -> AttentionInputs:

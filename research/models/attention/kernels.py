@@ -1,5 +1,6 @@
 """Fused attention kernels: cuDNN attention on GPU, splash attention (Pallas) on TPU."""
 
+import math
 from functools import partial
 
 import jax
@@ -7,9 +8,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from research.models.attention.blockwise import blockwise_attention
+from research.models.attention.dot_product import make_attention_masks
 from research.models.attention.inputs import AttentionInputs
 from research.models.config import EncoderConfig
-from research.models.positions.relative_rope import relative_remapping
+from research.sharding import batch_axes
 from research.types import Array
 
 # Splash attention: largest number of queries and keys in a block, and number of vector
@@ -17,30 +19,6 @@ from research.types import Array
 BLOCK, LANES = 512, 128
 # cuDNN attention: longest rows that always have a mask, longest packed rows that do.
 MASK_LENGTH, PACKED_LENGTH = 512, 4_096
-
-
-def find_obstacles(cfg: EncoderConfig, name: str, *, dropout: bool) -> list[str]:
-    """Lists what the config requires and a kernel ('flash', 'splash') does not support.
-
-    Args:
-        cfg: The encoder's shape.
-        name: The kernel's name.
-        dropout: Whether attention weights have dropout.
-    """
-    remapping = relative_remapping(cfg)
-    obstacles = {
-        f"the attention bias {cfg.position_bias!r}": cfg.position_bias != "none",
-        "distances of several kinds": len(remapping.branches) > 1,
-        "a mask of its own": remapping.visible is not None,
-        "an anchor token": cfg.anchor_token,
-        "dropout of attention weights": dropout,
-    }
-    if name == "flash":
-        head_dim = cfg.head_dim
-        obstacles["float32"] = cfg.dtype == "float32"
-        obstacles["a softcap"] = bool(cfg.attn_logit_softcap)
-        obstacles[f"heads of {head_dim}"] = head_dim > 128 or head_dim % 8 > 0
-    return [description for description, present in obstacles.items() if present]
 
 
 def flash_attention(
@@ -51,11 +29,11 @@ def flash_attention(
     attn: AttentionInputs,
     is_local: Array | None = None,
 ) -> Array:
-    """cuDNN attention, of packed rows with a mask [B, 1, S, S] of their texts.
+    """cuDNN attention, with a mask [B, 1, S, S] of the pairs that attend.
 
-    Rows of one text each need no mask where they are longer than MASK_LENGTH; packed
-    rows longer than PACKED_LENGTH, whose mask would be large, and windows on both sides
-    are left to `blockwise`.
+    Rows of one text each need no mask where they are longer than MASK_LENGTH, and
+    attention has neither window nor bias. Rows longer than PACKED_LENGTH, whose mask
+    would be large, are left to `blockwise` where they need one.
 
     Args:
         cfg: The encoder's shape, for which `find_obstacles` lists nothing.
@@ -70,8 +48,11 @@ def flash_attention(
         [B, S, H, D/H].
     """
     # Short rows: other forms would cost more than the mask
-    if is_local is None and v.shape[1] <= MASK_LENGTH:
-        return attend_with_mask(cfg, q, k, v, attn)
+    length, has_bias = v.shape[1], cfg.position_bias != "none"
+    if length <= MASK_LENGTH or (has_bias and length <= PACKED_LENGTH):
+        return attend_with_mask(cfg, q, k, v, attn, is_local)
+    if has_bias:
+        return blockwise_attention(cfg, q, k, v, attn, is_local)
 
     # [] bool, whether every token's position in its text is its position in the row
     positions = attn.positions
@@ -79,9 +60,7 @@ def flash_attention(
     fits = (~valid | (positions.position_ids == positions.row_positions)).all()
     if is_local is not None:
         fits &= ~is_local
-    packed = blockwise_attention
-    if is_local is None and v.shape[1] <= PACKED_LENGTH:
-        packed = attend_with_mask
+    packed = attend_with_mask if length <= PACKED_LENGTH else blockwise_attention
     return jax.lax.cond(
         fits,
         lambda: attend_with_lengths(cfg, q, k, v, attn),
@@ -99,16 +78,22 @@ def attend_with_mask(
     *,
     implementation: str = "cudnn",
 ) -> Array:
-    """Attention of packed rows with a mask [B, 1, S, S] of their texts, no windows."""
-    del is_local
-    segment_ids = attn.positions.segment_ids
+    """Attention of packed rows with a mask [B, 1, S, S] of the pairs that attend."""
+    positions = attn.positions
+    masks = make_attention_masks(cfg, attn.bias_params, positions, positions)
+    mask, segment_ids = masks.mask, positions.segment_ids
+    if is_local is not None:
+        mask &= masks.sliding_window_mask | ~is_local
     # Padding attends to padding, so that every query has a key
-    mask = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    is_padding = segment_ids == 0
+    mask |= is_padding[:, :, None] & is_padding[:, None, :]
+    bias = None if masks.bias is None else masks.bias.astype(v.dtype)
     return jax.nn.dot_product_attention(
         q[0],
         k[0],
         v,
-        mask=mask,
+        bias=bias,
+        mask=mask[:, None],
         scale=1.0,  # queries are already scaled
         is_causal=cfg.causal,
         implementation=implementation,
@@ -170,8 +155,8 @@ def splash_attention(
     """
     mesh = jax.sharding.get_abstract_mesh()
     # Mesh axes that split rows and heads; None if not divisible
-    rows = _dividing_axis(mesh, "data", v.shape[0])
-    heads = _dividing_axis(mesh, "model", v.shape[2])
+    rows = _dividing_axes(mesh, batch_axes(mesh), v.shape[0])
+    heads = _dividing_axes(mesh, ("model",), v.shape[2])
     run = partial(_run_splash, cfg, block, interpret)
     if mesh.size > 1:
         split = P(rows, None, heads)
@@ -181,9 +166,10 @@ def splash_attention(
     return run(q[0], k[0], v, attn.positions.segment_ids, is_local)
 
 
-def _dividing_axis(mesh, name: str, size: int) -> str | None:
-    """The name of a mesh axis if it exists and divides the size; else None."""
-    return name if name in mesh.shape and size % mesh.shape[name] == 0 else None
+def _dividing_axes(mesh, axes: tuple[str, ...], size: int) -> tuple[str, ...] | None:
+    """The mesh axes if they exist and their product divides the size; else None."""
+    devices = math.prod(mesh.shape.get(axis, 0) for axis in axes)
+    return axes if devices and size % devices == 0 else None
 
 
 def _run_splash(cfg, block, interpret, q, k, v, segment_ids, is_local):
