@@ -48,7 +48,7 @@ def test_the_batch_of_a_slice_is_that_of_all_its_processes():
 def test_a_step_is_priced_without_running(capsys):
     report = dry_run.dry_run(toy.experiment(devices=8), topology="v5e:2x4")
     assert report["parameters"] == toy.VOCAB * toy.WIDTH + toy.WIDTH**2 + toy.WIDTH
-    assert report["mesh"] == {"data": 8, "model": 1}
+    assert report["mesh"] == {"data": 1, "fsdp": 8}
     assert 0 < report["padding"] < 1
     assert report["mebibytes_per_device"]["peak"] > 0
     assert {row["kind"] for row in report["collectives"]} >= {"all-reduce"}

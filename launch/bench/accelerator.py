@@ -53,7 +53,6 @@ BUDGETS = (
     Budget("kernels", 60, 25),
     Budget("ablation", 220, 60),
     Budget("train_details", 150, 50),
-    Budget("packed_kernel", 40, 20),
 )
 RESERVE = 6.0  # seconds for the table
 GRACE = 4.0  # seconds between the deadline of a part and its end

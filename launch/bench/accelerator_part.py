@@ -27,7 +27,6 @@ PARTS = {
     "lora_torch": ("torch_steps", "time_lora_peer"),
     "infonce": ("inference_parts", "time_infonce"),
     "ablation": ("ablation_part", "run_ablation"),
-    "packed_kernel": ("check_kernels", "check_packed_kernel"),
 }
 RECORDS = flags.DEFINE_string("records", None, "File of JSON lines to append to.")
 DEADLINE = flags.DEFINE_float(

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch.bench.attention import attend_rows
-from launch.bench.attention_variants import register_variants
 from launch.bench.encode import compare_encoding
 from launch.bench.records import Recorder
 from launch.bench.timing import time_steps
@@ -19,9 +18,6 @@ from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import build_loss
 from research.models.config import EncoderConfig
 from research.types import Array, Labels
-
-# Rows of 'plain' attention are at most so long: its logits are in memory at once.
-MAX_PLAIN = 4_096
 
 
 def time_encoding(setting: Setting, recorder: Recorder) -> None:
@@ -139,26 +135,17 @@ def _time_infonce_peer(setting: Setting, size: int) -> dict[str, float]:
 
 def time_attention(setting: Setting, recorder: Recorder) -> None:
     """Times attention, forward and backward, of full rows of 512 to 32k tokens."""
-    register_variants()
     tokens = 1_024 if setting.tiny else 32_768
     lengths = (64, 128) if setting.tiny else (512, 2_048, 8_192, 32_768)
-    kernels = {
-        "gpu": ("flash", "cudnn_packed"),
-        "tpu": ("splash",),
-    }
+    kernels = {"gpu": "flash", "tpu": "splash"}
+    name = kernels.get(jax.default_backend(), "blockwise")
     # Four lengths first, those between them in the time that is left
-    lengths = (*lengths, *(() if setting.tiny else (1_024, 4_096, 16_384)))
-    for name in kernels.get(jax.default_backend(), ("blockwise", "plain")):
-        for length in lengths:
-            dense = name in ("plain", "cudnn_packed")
-            if length <= MAX_PLAIN or not dense:
-                recorder.attempt(
-                    f"{name} {length}",
-                    partial(
-                        _time_rows, setting, name, length, max(1, tokens // length)
-                    ),
-                    needs=8,
-                )
+    for length in (*lengths, *(() if setting.tiny else (1_024, 4_096, 16_384))):
+        recorder.attempt(
+            f"{name} {length}",
+            partial(_time_rows, setting, name, length, max(1, tokens // length)),
+            needs=8,
+        )
 
 
 def _time_rows(setting: Setting, name: str, length: int, rows: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from research import sharding
 from research.config_sections import check_option
-from research.transforms.normalize import l2_normalize, to_float32
+from research.transforms.normalize import inverse_norm, l2_normalize, to_float32
 from research.types import Array, Labels
 
 # Most scores of a block of rows: 128 MiB of float32.
@@ -221,6 +221,8 @@ def own_document_scores(q: Array, d: Array, similarity: str) -> Array:
 def dot(x: Array, y: Array) -> Array:
     """Dot products of [N, D] and [M, D]: [N, M] float32."""
     chex.assert_rank([x, y], 2)
+    if x.dtype == y.dtype == jnp.bfloat16:
+        return _compute_exact_dot(x, y)
     # With the default precision TPUs multiply in bfloat16: a cosine near 1 is then off
     # by up to 0.004, and its logit by 0.4 at a temperature of 0.01.
     return jnp.matmul(
@@ -233,7 +235,37 @@ def dot(x: Array, y: Array) -> Array:
 
 def cosine(x: Array, y: Array) -> Array:
     """Cosines of [N, D] and [M, D]: [N, M] float32; 0 for a vector of zeros."""
+    if x.dtype == y.dtype == jnp.bfloat16:
+        # Products of what bfloat16 holds are exact; those of unit vectors, which it
+        # would have to round, are not
+        scale = inverse_norm(x) * inverse_norm(y).T  # [N, M]
+        return dot(x, y) * scale
     return dot(l2_normalize(x), l2_normalize(y))
+
+
+@jax.custom_vjp
+def _compute_exact_dot(x: Array, y: Array) -> Array:
+    """[N, M] float32, exact products of bfloat16 [N, D] and [M, D] in float32 sums.
+
+    The gradient multiplies in bfloat16 as well, as that of other layers does.
+    """
+    return jnp.matmul(x, y.T, preferred_element_type=jnp.float32)
+
+
+def _keep_factors(x: Array, y: Array):
+    return _compute_exact_dot(x, y), (x, y)
+
+
+def _compute_dot_gradient(factors: tuple[Array, Array], gradient: Array):
+    x, y = factors
+    gradient = gradient.astype(jnp.bfloat16)
+    return (
+        jnp.matmul(gradient, y, preferred_element_type=jnp.float32).astype(x.dtype),
+        jnp.matmul(gradient.T, x, preferred_element_type=jnp.float32).astype(y.dtype),
+    )
+
+
+_compute_exact_dot.defvjp(_keep_factors, _compute_dot_gradient)
 
 
 def docs_per_query(q: Array, d: Array) -> int:

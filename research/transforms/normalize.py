@@ -24,9 +24,14 @@ def l2_normalize(x: Array) -> Array:
     NaN stays NaN, so that the loss shows it.
     """
     x = to_float32(x)
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x * inverse_norm(x)
+
+
+def inverse_norm(x: Array) -> Array:
+    """1 / length of the last axis, [..., 1] float32; 0 for lengths below MIN_NORM."""
+    square = jnp.sum(jnp.square(to_float32(x)), axis=-1, keepdims=True)
     valid = ~(square <= MIN_NORM**2)
-    return jnp.where(valid, x * jax.lax.rsqrt(jnp.where(valid, square, 1.0)), 0.0)
+    return jnp.where(valid, jax.lax.rsqrt(jnp.where(valid, square, 1.0)), 0.0)
 
 
 def l2_normalize_rows(x: np.ndarray) -> np.ndarray:
