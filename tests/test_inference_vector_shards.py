@@ -22,7 +22,8 @@ from research.text.prompts import parse_prompt
 from tests.tiny_models import TEXTS, make_model
 
 TEXTS = [text[i:] for i in range(5) for text in TEXTS]  # 20, up to 30 tokens
-MANIFEST = {"texts": 20, "shard_size": 8, "kind": "dense", "options": {"dim": None}}
+MANIFEST = {"texts": 20, "shard_size": 8, "kind": "dense", "files": []}
+MANIFEST |= {"options": {"dim": None}}
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +138,23 @@ def test_a_model_has_another_hash_if_it_embeds_otherwise():
     ]
     assert hash_model(make_model()) == hash_model(model)
     assert len({hash_model(model), *map(hash_model, others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("manifest.json", b"[]", "manifest.json holds a JSON list"),
+        ("manifest.json", b'{"texts": "20"}', "is damaged: its texts is '20'"),
+        ("vectors-00001-of-00003.npy", b"", "00003.npy is no file of vectors"),
+        ("vectors-00000-of-00003.ids.jsonl", b'{"id"', "ids.jsonl line 1 is damaged"),
+    ],
+)
+def test_a_damaged_file_of_a_folder_is_named(
+    embedder, tmp_path, name, content, message
+):
+    folder = tmp_path / "v"
+    embed(embedder, folder)
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_vectors(folder)
+        read_names(folder, [0])

@@ -20,6 +20,8 @@ class StarbucksPeer:
         model: The encoder.
         pairs: Sizes (depth, dim) of the loss.
         settings: Optimizer section of the recipe.
+        rates: Learning rate of each step; empty for the constant one of `settings`.
+        dropout: Whether the model's dropout is on.
         device: Torch device to train on.
         autocast: Whether matrix products are in bfloat16.
     """
@@ -30,10 +32,13 @@ class StarbucksPeer:
         pairs: Sequence[tuple[int, int]],
         settings: Mapping[str, Any],
         *,
+        rates: Sequence[float] = (),
+        dropout: bool = True,
         device: str = "cpu",
         autocast: bool = False,
     ):
-        self.model = model.train().to(device)
+        self.model = model.train(dropout).to(device)
+        self.rates = iter(rates)
         self.pairs, self.device, self.autocast = pairs, device, autocast
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -57,6 +62,8 @@ class StarbucksPeer:
             value = self._loss([torch.stack(x) for x in layers])
         value.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = next(self.rates, group["lr"])
         self.optimizer.step()
         return value.detach()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import ml_collections
+import numpy as np
 
 from launch.bench.columns import unpack_texts
 from launch.bench.timing import compare_turns
@@ -15,26 +16,46 @@ from research import sharding
 from research.experiment.workdir import prepare_run
 from research.interop import load
 from research.train.loop import Experiment, abstract_state, initial_state
+from research.train.optimizers import learning_rate_schedule
 from research.train.step import make_step
+
+TOLERANCE = 1e-3  # of the two losses of a step, relative
 
 
 def train_step(recipe: str, model: str, rounds: int) -> dict:
     """Times steps on a recipe's batches; the peer is PyTorch with the same loss.
 
+    Both have the recipe's learning rates and no dropout, whose draws would differ:
+    equal losses in every step show that both do the same work.
+
     Args:
         recipe: File of a Starbucks recipe for similarity, configs/x.py.
         model: Model from which both start.
         rounds: Number of timed steps of each.
+
+    Raises:
+        ValueError: The losses of a step differ by more than a thousandth.
     """
     import transformers
 
     from launch.bench.torch_peer import StarbucksPeer
 
     config = load_recipe(recipe, f"model={model}")
+    config.encoder.dropout = 0.0
+    options = config.optimizer
+    rate = learning_rate_schedule(
+        config.steps, options.learning_rate, options.warmup, options.schedule
+    )
     with tempfile.TemporaryDirectory() as folder:
         steps = prepare_steps(prepare_run(config, Path(folder)), rounds + 1)
     theirs = transformers.AutoModel.from_pretrained(load.resolve_folder(model))
-    peer = StarbucksPeer(theirs, config.size_loss.pairs, config.optimizer)
+    peer = StarbucksPeer(
+        theirs,
+        config.size_loss.pairs,
+        options,
+        rates=[float(rate(step)) for step in range(rounds + 1)],
+        dropout=False,
+    )
     # Both make the same steps, so that their losses can be compared.
     losses = {"ours": [], "theirs": []}
 
@@ -46,6 +67,12 @@ def train_step(recipe: str, model: str, rounds: int) -> dict:
 
     # The peer unpacks the same packed batches.
     result = compare_turns(update_ours, update_theirs, rounds)
+    for step, (ours, theirs) in enumerate(zip(*losses.values(), strict=True)):
+        if not np.isclose(ours, theirs, rtol=TOLERANCE):
+            raise ValueError(
+                f"step {step} has the losses {ours:.4f} and {theirs:.4f}: the two "
+                "sides do not do the same work"
+            )
     return {"config": recipe, "losses": losses, **result}
 
 

@@ -32,30 +32,49 @@ def collect_values(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[int,
 
 
 def format_markdown(workdir: Path) -> str:
-    """The report: a summary, scores before and after training, the grid of sizes."""
+    """The report: a summary, scores before and after training, the grid of sizes.
+
+    Raises:
+        FileNotFoundError: The folder does not hold a run.
+        ValueError: No step has been logged, or a file of the run is damaged.
+    """
     metrics = read_metrics(workdir)
     config = read_json(workdir / "config.json")
-    encoder = read_json(workdir / "model.json")["encoder"]
-    losses = collect_values(metrics, "loss")
-    # A sentence about the training.
-    objective, unit = config["objective"]["name"], "rows"
-    if "loss" in config:
-        objective = f"{config['size_loss']['name']} over {config['loss']['name']}"
-        unit = "pairs"
-    first, last = min(losses), max(losses)
-    summary = (
-        f"{objective}: {last} of {config['steps']} steps of {config['batch_size']} "
-        f"{unit}, an encoder of {encoder['depth']} blocks x {encoder['width']}, loss "
-        f"{losses[first]:.2f} -> {losses[last]:.2f}."
-    )
+    card = read_json(workdir / "model.json")
+    try:
+        summary = _summarize_run(config, card["encoder"], metrics)
+        evaluators = list(dict(config["evals"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"config.json and model.json of {workdir} are not those of a run: {error!r}"
+        ) from None
     parts = [f"# {workdir.name}", summary, "![loss and score by step](curve.png)"]
     # A table per evaluator, and the grid of sizes if there is one.
-    for name in config["evals"]:
+    for name in evaluators:
         parts += _compare_first_and_last(metrics, name)
     grid = workdir / "evals" / "grid.md"
     if grid.exists():
         parts += ["#" + grid.read_text(), "![score by depth and width](grid.png)"]
     return "\n\n".join(parts) + "\n"
+
+
+def _summarize_run(
+    config: Mapping[str, Any],
+    encoder: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+) -> str:
+    """A sentence about the training."""
+    losses = collect_values(metrics, "loss")
+    objective, unit = config["objective"]["name"], "rows"
+    if "loss" in config:
+        objective = f"{config['size_loss']['name']} over {config['loss']['name']}"
+        unit = "pairs"
+    first, last = min(losses), max(losses)
+    return (
+        f"{objective}: {last} of {config['steps']} steps of {config['batch_size']} "
+        f"{unit}, an encoder of {encoder['depth']} blocks x {encoder['width']}, loss "
+        f"{losses[first]:.2f} -> {losses[last]:.2f}."
+    )
 
 
 def _compare_first_and_last(

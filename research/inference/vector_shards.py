@@ -20,12 +20,14 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 
-from research.atomic_write import atomic_write, write_json
+from research.atomic_write import atomic_write, read_json, write_json
 from research.inference.embedder import Embedder, Embeddings
 from research.processes import call_on_first
 from research.types import ChunkEmbeddings
 
 MANIFEST = "manifest.json"
+# The entries of a manifest that its readers need, and their types.
+ENTRIES = {"texts": int, "shard_size": int, "kind": str, "files": list, "options": dict}
 
 
 class ShardedVectors:
@@ -62,7 +64,13 @@ class ShardedVectors:
 
     def _open(self, path: Path) -> np.ndarray:
         # Opened for each use, because there may be more shards than file descriptors.
-        return np.load(path, mmap_mode="r")
+        try:
+            shard = np.load(path, mmap_mode="r")
+        except (ValueError, EOFError, SyntaxError) as error:
+            raise ValueError(f"{path} is no file of vectors: {error}") from None
+        if shard.ndim != 2 or shard.dtype != np.float32:
+            raise ValueError(f"{path} holds {shard.dtype} {shard.shape}, not vectors")
+        return shard
 
 
 def write_vectors(path: Path, embeddings: Embeddings, names: Sequence[str]) -> int:
@@ -162,12 +170,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: The folder has no manifest.
-        ValueError: A shard is missing.
+        ValueError: The manifest is damaged, or a shard is missing.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no folder of vectors: no {MANIFEST}")
-    manifest = json.loads(path.read_text())
+    manifest = _read_entries(folder)
     paths = list_shards(folder, manifest)
     if missing := [path for path in paths if not path.exists()]:
         raise ValueError(
@@ -183,7 +188,7 @@ def check_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
     Raises:
         ValueError: An entry differs.
     """
-    manifest = _flatten(json.loads((folder / MANIFEST).read_text()))
+    manifest = _flatten(_read_entries(folder))
     # As JSON writes them: tuples are lists.
     for key, value in _flatten(json.loads(json.dumps(entries))).items():
         if manifest.get(key) != value:
@@ -196,12 +201,16 @@ def read_vectors(folder: Path) -> ShardedVectors | ChunkEmbeddings:
     paths = list_shards(folder, manifest := read_manifest(folder))
     vectors = ShardedVectors(paths)
     if manifest["kind"] == "dense":
+        if vectors.shape[0] != manifest["texts"]:
+            raise ValueError(
+                f"{folder} has {vectors.shape[0]} vectors of {manifest['texts']} texts"
+            )
         return vectors
     # [C, 3] the text of each chunk, and its first and last character.
     rows = [
         (number * manifest["shard_size"] + row["text"], row["start"], row["end"])
         for number, path in enumerate(paths)
-        for row in _read_ids(path)
+        for row in _read_ids(path, ("text", "start", "end"))
     ]
     return ChunkEmbeddings(vectors, *np.array(rows).T)
 
@@ -246,9 +255,37 @@ def _run_ahead(items: Iterator) -> Iterator:
             yield item
 
 
-def _read_ids(path: Path) -> Iterator[dict[str, Any]]:
-    with open(get_ids_path(path), encoding="utf-8") as file:
-        yield from map(json.loads, file)
+def _read_entries(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, with the entries that its files are found by."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no folder of vectors: no {MANIFEST}")
+    manifest = read_json(path)
+    for key, kind in ENTRIES.items():
+        value = manifest.get(key)
+        if type(value) is not kind or kind is int and value < 1:
+            raise ValueError(f"{path} is damaged: its {key} is {value!r}")
+    return manifest
+
+
+def _read_ids(path: Path, numbers: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
+    """The rows of a shard's file of ids, which have an id and some numbers.
+
+    Raises:
+        ValueError: A line is damaged.
+    """
+    file = get_ids_path(path)
+    for line, text in enumerate(file.read_bytes().splitlines(), 1):
+        try:
+            row = json.loads(text)
+            valid = isinstance(row["id"], str) and all(
+                type(row[n]) is int for n in numbers
+            )
+        except (ValueError, KeyError, TypeError):
+            valid = False
+        if not valid:
+            raise ValueError(f"{file} line {line} is damaged: it names no text")
+        yield row
 
 
 def _flatten(entries: Mapping[str, Any]) -> dict[str, Any]:

@@ -176,7 +176,10 @@ def _revision() -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a line cut off when a run was killed is left out."""
+    """The rows of a metrics.jsonl, {"step": n, name: number or text}.
+
+    A line that was cut off when a run was killed is left out.
+    """
     rows = []
     # Bytes, because such a line may end in the middle of a character
     for line in path.read_bytes().splitlines():
@@ -184,6 +187,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and "step" in row:
+        if (
+            isinstance(row, dict)
+            and type(row.get("step")) is int
+            and all(type(value) in (int, float, str) for value in row.values())
+        ):
             rows.append(row)
     return rows
