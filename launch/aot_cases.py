@@ -5,7 +5,6 @@ whose numbers per text are those of captions, passages and long documents.
 """
 
 import dataclasses
-import json
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +14,7 @@ import ml_collections
 
 from configs.common import make_base, starbucks_pairs
 from configs.lora_llm import get_config as lora_llm
-from research.atomic_write import atomic_write
+from research.atomic_write import atomic_write, to_json
 from research.config_sections import section
 from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES
@@ -167,7 +166,7 @@ def _write_documents(folder: Path) -> str:
 def _draw_triplets(draw: Callable[[float], str], count: int, words: int):
     for _ in range(count):
         texts = {"query": draw(20), "pos": [draw(words)], "neg": [draw(words)]}
-        yield json.dumps(texts)
+        yield to_json(texts)
 
 
 def _write_once(path: Path, make_lines) -> str:

@@ -9,7 +9,6 @@ positional_bias: how much insertions and removals at the start, the middle and t
 geometry: anisotropy, IsoScore and effective rank at every depth.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from launch import flags as options
 from launch import main as cli
 from research.analysis import diagnostics, figures
 from research.analysis.synthetic_documents import make_documents, truncate_document
-from research.atomic_write import atomic_write
+from research.atomic_write import atomic_write, to_json
 from research.data.corpus import read_corpus
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
@@ -146,7 +145,7 @@ def _write(name, heading, record):
         atomic_write(folder / f"{name}.json") as data,
         atomic_write(folder / f"{name}.png") as picture,
     ):
-        data.write_text(json.dumps(record, indent=2) + "\n")
+        data.write_text(to_json(record, indent=2) + "\n")
         getattr(figures, f"plot_{name}")(record, title, picture)
     cli.log(f"wrote {folder / name}.json and .png")
     return record

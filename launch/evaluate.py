@@ -10,7 +10,6 @@ python -m launch.evaluate --model=M --task=mteb --tasks=STS12,SciFact
 python -m launch.evaluate --model=M --task=sts --data=D --prompt=ke --prepend="(1, 7)"
 """
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from launch import flags as options
 from launch import main as cli
 from launch.supervise import supervise
 from research import processes
-from research.atomic_write import atomic_write
+from research.atomic_write import atomic_write, to_json
 from research.data.corpus import describe_corpus, find_corpus
 from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
@@ -275,7 +274,7 @@ def _write(name: str, scores, record: dict, markdown: Callable, plot: Callable) 
         atomic_write(folder / f"{name}.md") as table,
         atomic_write(folder / f"{name}.png") as picture,
     ):
-        data.write_text(json.dumps(result, indent=2) + "\n")
+        data.write_text(to_json(result, indent=2) + "\n")
         table.write_text(markdown(scores, _title()))
         plot(scores, _title(), picture)
     return result

@@ -1,6 +1,5 @@
 """The frame of every command: parses flags, prints one JSON object or a short error."""
 
-import json
 import os
 import re
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from research.atomic_write import to_json
 from research.processes import is_first, is_joined, leave
 
 VIRTUAL = "--xla_force_host_platform_device_count"  # several devices on one CPU
@@ -92,7 +92,7 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
             # The first process speaks for all of a run
             if is_first():
                 sys.stderr.flush()
-                print(json.dumps(result), flush=True)
+                print(to_json(result), flush=True)
             if result.get("finished") is False:
                 sys.exit(STOPPED)
 

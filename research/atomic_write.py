@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -45,7 +46,34 @@ def atomic_write(path: Path, *, folder: bool = False) -> Iterator[Path]:
 def write_json(path: Path, content: Mapping) -> None:
     """Writes a mapping as indented JSON, atomically."""
     with atomic_write(path) as draft:
-        draft.write_text(json.dumps(content, indent=2, default=float) + "\n")
+        draft.write_text(to_json(content, indent=2) + "\n")
+
+
+def to_json(content: Any, **options) -> str:
+    """Writes a value as JSON, in which null stands for numbers that are not finite.
+
+    JSON has no NaN and no infinity (RFC 8259): other programs refuse a file with them.
+
+    Args:
+        content: Mappings, sequences, texts and numbers, those of NumPy and JAX too.
+        **options: Further arguments of `json.dumps`.
+    """
+    content = _replace_not_finite(content)
+    return json.dumps(content, allow_nan=False, default=_to_number, **options)
+
+
+def _replace_not_finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return _to_number(content)
+    if isinstance(content, Mapping):
+        return {key: _replace_not_finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return list(map(_replace_not_finite, content))
+    return content
+
+
+def _to_number(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

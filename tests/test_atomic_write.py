@@ -1,13 +1,17 @@
 """Files, folders and JSON appear complete or not at all."""
 
 import json
+import math
 import os
+import re
 import stat
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.atomic_write import atomic_write, write_json
+from research.atomic_write import atomic_write, to_json, write_json
 
 
 def test_a_file_is_replaced_only_after_success(tmp_path):
@@ -43,3 +47,39 @@ def test_a_folder_appears_with_everything_in_it(tmp_path):
 def test_json_takes_numbers_of_numpy(tmp_path):
     write_json(tmp_path / "a.json", {"score": np.float32(0.5)})
     assert json.loads((tmp_path / "a.json").read_text()) == {"score": 0.5}
+
+
+def test_json_has_no_nan():
+    content = {
+        "score": math.nan,
+        "rows": [(1.5, -math.inf), {"x": np.float32("nan"), "y": np.float32(0.5)}],
+        "n": np.int64(3),
+        "text": "NaN",
+        "flag": True,
+        "jax": jnp.float32(2),
+    }
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    assert json.loads(to_json(content), parse_constant=refuse) == {
+        "score": None,
+        "rows": [[1.5, None], {"x": None, "y": 0.5}],
+        "n": 3,
+        "text": "NaN",
+        "flag": True,
+        "jax": 2,
+    }
+
+
+def test_all_json_that_is_written_is_valid():
+    root = Path(__file__).parent.parent
+    # What these write is no file: messages, and the text that a hash is made of.
+    others = {"atomic_write.py", "fields.py", "ablation_runs.py"}
+    files = {
+        path.name
+        for folder in ("research", "launch")
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"json\.dumps?\b", path.read_text())
+    }
+    assert files == others

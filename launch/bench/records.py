@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from research.atomic_write import to_json
+
 MAX_ERROR = 600  # characters of an error's text
 
 
@@ -37,7 +39,7 @@ class Recorder:
     def write(self, name: str, **fields: Any) -> None:
         """Writes a record; it is on disk when this returns."""
         row = {"part": self.part, "name": name, **fields, **self.note}
-        line = json.dumps(row, default=float)
+        line = to_json(row)
         with self._lock:
             self.rows.append(row)
             print(line[:2_000], file=sys.stderr, flush=True)

@@ -8,7 +8,6 @@ packages, then all runs of 6 words, and so on.
 
 import gzip
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from absl import flags
 
 from launch import main as cli
 from launch.bench.encode import load_docstrings
-from research.atomic_write import atomic_write
+from research.atomic_write import atomic_write, to_json
 
 COUNT = flags.DEFINE_integer("count", 1_000_000, "The number of texts.", lower_bound=1)
 WORDS = flags.DEFINE_integer(
@@ -34,7 +33,7 @@ def main():
         gzip.open(draft, "wt", compresslevel=1, encoding="utf-8") as file,
     ):
         for text in itertools.islice(cut_texts(words, WORDS.value), COUNT.value):
-            file.write(json.dumps({"text": text}) + "\n")
+            file.write(to_json({"text": text}) + "\n")
     return {"output": str(output), "texts": COUNT.value}
 
 

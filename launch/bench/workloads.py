@@ -10,6 +10,7 @@ import numpy as np
 import tokenizers
 
 from launch.bench.train_step import load_recipe
+from research.atomic_write import to_json
 from research.config_sections import section
 from research.data.sources import SOURCES
 from research.experiment.initialization import ENCODERS, TOKENIZERS
@@ -109,7 +110,7 @@ class Setting(NamedTuple):
             {"sentence1": r["anchor"], "sentence2": r["positive"], "score": i % 6}
             for i, r in enumerate(rows)
         ]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        path.write_text("".join(to_json(line) + "\n" for line in lines))
         return path
 
     def describe_texts(self, name: str) -> str:
@@ -150,7 +151,7 @@ def _write_texts(path: Path, name: str, count: int) -> None:
                 size = int(rng.lognormal(*LENGTHS[name][min(number, 1)])) + 2
                 ranks = np.minimum(rng.zipf(1.2, size) - 1, len(words) - 1)
                 row[field] = " ".join(words[rank] for rank in ranks)
-            file.write(json.dumps(row) + "\n")
+            file.write(to_json(row) + "\n")
     draft.replace(path)
 
 

@@ -90,7 +90,7 @@ def _compare_first_and_last(
     rows = [
         [key.removeprefix(prefix), f"{first[key]:.2f}", f"{last[key]:.2f}"]
         for key in last
-        if key.startswith(prefix)
+        if key.startswith(prefix) and key in first
     ]
     header = ["", f"step {first['step']}", f"step {last['step']}"]
     return [f"## {name}", markdown_table(header, rows)]

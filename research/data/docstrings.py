@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from research.atomic_write import atomic_write
+from research.atomic_write import atomic_write, to_json
 
 VERSION = "1.0.0"  # raise it with every change of `extract_pairs` or pydocs.TEST_SHARE
 PER_PACKAGE = 2000  # pairs; without a limit few large packages would be half of the set
@@ -111,7 +111,7 @@ def parse_packages(packages: PackageFiles, cache: Path) -> Iterator[DocstringPai
             )
             for name, pairs in zip(missing, parsed, strict=True):
                 with atomic_write(paths[name]) as draft:
-                    draft.write_text(json.dumps([pair[1:] for pair in pairs]))
+                    draft.write_text(to_json([pair[1:] for pair in pairs]))
     for name, path in paths.items():
         for pair in json.loads(path.read_text()):
             yield DocstringPair(name, *pair)

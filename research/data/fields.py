@@ -124,7 +124,7 @@ def check_text(label: str, value: Any, *, allow_blank: bool = False) -> str:
             f"{_show(text if isinstance(value, str) else value)}"
         ) from None
     if not (allow_blank or text.strip()):
-        raise ValueError(f"{label} is empty: a text needs a token")
+        raise ValueError(f"{label} is empty")
     return text
 
 
@@ -138,9 +138,7 @@ def check_name(label: str, value: Any) -> str:
         return str(value)
     if not isinstance(value, str):
         raise ValueError(f"{label} is {_show(value)}, not a text or a whole number")
-    if not value:
-        raise ValueError(f"{label} is empty")
-    return value
+    return check_text(label, value)
 
 
 def check_number(label: str, value: Any) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 from tqdm import tqdm
 
-from research.atomic_write import atomic_write
+from research.atomic_write import atomic_write, to_json
 from research.data.examples import Example
 from research.data.sources import Source
 from research.file_lock import wait_for_lock
@@ -77,7 +77,7 @@ def save_arrays(folder: Path, dtype: np.dtype, **arrays: np.ndarray) -> None:
     """Writes a table's arrays, and the dtype of its token_ids.bin."""
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-    (folder / "dtype.json").write_text(json.dumps({"token_ids": dtype.name}))
+    (folder / "dtype.json").write_text(to_json({"token_ids": dtype.name}))
 
 
 def load_arrays(folder: Path, *names: str) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 
-from research.atomic_write import atomic_write, read_json, write_json
+from research.atomic_write import atomic_write, read_json, to_json, write_json
 from research.inference.embedder import Embedder, Embeddings
 from research.processes import call_on_first
 from research.types import ChunkEmbeddings
@@ -88,7 +88,7 @@ def write_vectors(path: Path, embeddings: Embeddings, names: Sequence[str]) -> i
     else:
         vectors, rows = embeddings, [{"id": name} for name in names]
     # The vectors come last: where they are, the ids are, too.
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    lines = (to_json(row, ensure_ascii=False) + "\n" for row in rows)
     with (
         atomic_write(get_ids_path(path)) as draft,
         open(draft, "w", encoding="utf-8") as f,
@@ -190,7 +190,7 @@ def check_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
     """
     manifest = _flatten(_read_entries(folder))
     # As JSON writes them: tuples are lists.
-    for key, value in _flatten(json.loads(json.dumps(entries))).items():
+    for key, value in _flatten(json.loads(to_json(entries))).items():
         if manifest.get(key) != value:
             old, new = (reprlib.repr(x) for x in (manifest.get(key), value))
             raise ValueError(f"{folder} was embedded with {key}={old}, not {new}")

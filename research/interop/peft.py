@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from research.atomic_write import atomic_write
+from research.atomic_write import atomic_write, to_json
 from research.inference.model import EmbeddingModel
 from research.interop.hf.families import find_family
 from research.interop.hf.safetensors import save_tensors
@@ -132,7 +132,7 @@ def write_adapter(
         "inference_mode": True,
         "init_lora_weights": True,
     }
-    text = json.dumps(fields, indent=2) + "\n"
+    text = to_json(fields, indent=2) + "\n"
     (folder / CONFIG).write_text(text, encoding="utf-8")
     save_tensors(folder / WEIGHTS, tensors)
 

@@ -12,7 +12,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from research.atomic_write import atomic_write, write_json
+from research.atomic_write import atomic_write, to_json, write_json
 from research.train.wandb_run import start_wandb_run
 
 _LIBRARIES = (
@@ -58,7 +58,7 @@ class Log:
             if row["step"] < resumed or (row["step"] == resumed and "loss" in row)
         ]
         with atomic_write(path) as draft:
-            draft.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            draft.write_text("".join(to_json(row) + "\n" for row in rows))
         self._file = path.open("a")
         self._board = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=resumed + 1
@@ -73,7 +73,7 @@ class Log:
 
     def write(self, row: Mapping[str, float | int | str]) -> None:
         """Appends a row to the file and to the boards; strings stay in the file."""
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(to_json(row) + "\n")
         numbers = {
             name: value
             for name, value in row.items()

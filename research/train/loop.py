@@ -304,11 +304,11 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
         path = run.workdir / "evals" / f"{name}-{done}.json"
         if jax.process_index() == 0:
             write_json(path, {"step": done, **scores})
-        # The log holds scalars only; the JSON file also holds lists and text
+        # The log holds finite scalars only; the JSON file also holds lists and text
         scalars = {
             key: float(value)
             for key, value in scores.items()
-            if np.isscalar(value) and not isinstance(value, str)
+            if np.isscalar(value) and not isinstance(value, str) and np.isfinite(value)
         }
         row |= {f"eval/{name}/{key}": value for key, value in scalars.items()}
         listed = "  ".join(f"{key} {value:.2f}" for key, value in scalars.items())

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from research.atomic_write import to_json
 from research.file_lock import try_lock
 from research.processes import call_on_first
 
@@ -39,7 +40,7 @@ def _acquire(path: Path) -> TextIO | None:
     if file is not None:
         since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
         file.truncate(0)
-        file.write(json.dumps(holder | {"since": since}))
+        file.write(to_json(holder | {"since": since}))
         file.flush()
         return file
     # Refuse, unless the holder is this very process

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from research.atomic_write import to_json
 from research.interop.hf.families import find_family
 from research.interop.hf.weight_names import (
     OUTPUT_LAYERS,
@@ -142,7 +143,7 @@ def write_safetensors(
         save_tensors(folder / file, tensors)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        text = to_json(index, indent=2, sort_keys=True) + "\n"
         (folder / INDEX_FILE).write_text(text, encoding="utf-8")
 
 

@@ -4,7 +4,6 @@ The layout is that of versions before 6: every version of sentence-transformers 
 it, and text-embeddings-inference parses only this one.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer
 
-from research.atomic_write import atomic_write
+from research.atomic_write import atomic_write, to_json
 from research.inference.model import EmbeddingModel, merge_adapter
 from research.interop.hf.families import write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
@@ -265,7 +264,7 @@ def _model_card(model: EmbeddingModel, sizes: dict[str, int]) -> ModelCard:
 
 
 def _write_json(file: Path, fields: Any) -> None:
-    file.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    file.write_text(to_json(fields, indent=2) + "\n", encoding="utf-8")
 
 
 PACKAGE = "sentence_transformers.models"
