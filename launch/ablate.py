@@ -18,8 +18,8 @@ from research.atomic_write import atomic_write
 from research.config_sections import build
 from research.eval.evaluators import EVALS
 from research.experiment.inputs import hash_inputs, hash_path
+from research.file_lock import lock_folder
 from research.interop.load import resolve_folder
-from research.train.workdir_lock import lock_workdir
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The ablation, such as configs/ablations/starbucks.py."
@@ -45,7 +45,7 @@ def main():
         evals=evals, eval_settings=settings, **pairs, **config
     )
     workdir = Path(WORKDIR.value)
-    with lock_workdir(workdir):
+    with lock_folder(workdir):
         return _run(ablation, workdir)
 
 

@@ -17,6 +17,9 @@ ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 # Exit code of a run that a signal stopped, as shells say it (128 + SIGTERM). Schedulers
 # start such a run again, and take code 0 for its end.
 STOPPED = 143
+# Exit code of a process that was killed, or whose run lost another one (EX_TEMPFAIL of
+# sysexits.h): the same command resumes it, unlike after a mistake.
+LOST = 75
 PROGRAMS = "~/.cache/embax/programs"  # compiled programs; see `keep_programs`
 # Errors of the user; any other exception is a bug and keeps its traceback.
 MISTAKES = (ValueError, OSError)

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from launch.main import STOPPED, log
+from launch.main import LOST, STOPPED, log
 from research.processes import is_multiprocess
 
 _PDEATHSIG = 1  # the option of Linux's prctl: a signal for when the parent dies
@@ -22,8 +22,8 @@ def supervise() -> None:
 
     The process itself waits for the child and does not return. When a process dies, JAX
     aborts the others, from C++ threads that Python cannot intercept. The supervisor
-    outlives its child, says how it died, and exits with code 1. Call it before threads
-    are started.
+    outlives its child, says how it died, and exits with code LOST. Call it before
+    threads are started.
     """
     if sys.platform != "linux" or not is_multiprocess(os.environ):
         return
@@ -62,4 +62,6 @@ def _wait_for(child: int) -> int:
         f"error: this process was ended by {name}, {cause}; what it had saved is as it "
         "was: start all processes again to resume"
     )
-    return STOPPED if -code == signal.SIGTERM else 1
+    return {signal.SIGTERM: STOPPED, signal.SIGKILL: LOST, signal.SIGABRT: LOST}.get(
+        -code, 1
+    )

@@ -64,10 +64,10 @@ def _train(workdir: Path):
     # Imported here, so that mistakes in flags are reported at once.
     from research import processes
     from research.experiment.workdir import prepare_run
+    from research.file_lock import lock_folder
     from research.train import loop
     from research.train.profiling import parse_profile_steps
     from research.train.wandb_run import require_wandb
-    from research.train.workdir_lock import lock_workdir
 
     # Mistakes in flags, before anything is built.
     profile_steps = range(0)
@@ -78,7 +78,7 @@ def _train(workdir: Path):
     # Connect the processes before JAX is used.
     processes.initialize(stop_together=True)
     cache = Path(CACHE.value) if CACHE.value else None
-    with lock_workdir(workdir):
+    with lock_folder(workdir):
         experiment = prepare_run(CONFIG.value, workdir, cache=cache)
         result = loop.train(
             experiment,

@@ -108,8 +108,8 @@ def start_again_and_again(count, folder):
     from research.config_sections import section
     from research.data.sources import SOURCES
     from research.experiment.workdir import prepare_run
+    from research.file_lock import lock_folder
     from research.train import loop
-    from research.train.workdir_lock import lock_workdir
 
     processes.initialize(stop_together=True)
     data = folder / "pairs.jsonl"
@@ -123,7 +123,7 @@ def start_again_and_again(count, folder):
     nothing = toy.experiment(0, 8, evaluators={})
     for index in range(count):
         workdir = folder / f"run{index}"
-        with lock_workdir(workdir):
+        with lock_folder(workdir):
             prepare_run(config, workdir)
             loop.train(nothing, workdir)
         # The next start must not depend on how this one ended

@@ -9,8 +9,7 @@ import time
 import pytest
 
 from research.data.token_cache import write_once
-from research.file_lock import try_lock, wait_for_lock
-from research.train.workdir_lock import lock_workdir
+from research.file_lock import lock_folder, try_lock, wait_for_lock
 
 
 def refuse(*_):
@@ -57,14 +56,14 @@ def test_a_lock_is_released_by_an_error(tmp_path):
 
 def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with lock_workdir(tmp_path), wait_for_lock(tmp_path / "other"):
+    with lock_folder(tmp_path), wait_for_lock(tmp_path / "other"):
         pass
     error = capfd.readouterr().err
     assert "run.lock cannot be locked (Operation not supported)" in error
 
 
 def test_a_second_run_is_told_who_holds_the_workdir(tmp_path):
-    with lock_workdir(tmp_path), lock_workdir(tmp_path):
+    with lock_folder(tmp_path), lock_folder(tmp_path):
         holder = json.loads((tmp_path / "run.lock").read_text())
     with try_lock(tmp_path / "run.lock") as file:
         file.truncate(0)
@@ -73,7 +72,7 @@ def test_a_second_run_is_told_who_holds_the_workdir(tmp_path):
         refused = pytest.raises(
             ValueError, match=f"another run is in {tmp_path}: process 1 on node7, since"
         )
-        with refused, lock_workdir(tmp_path):
+        with refused, lock_folder(tmp_path):
             pass
-    with lock_workdir(tmp_path):
+    with lock_folder(tmp_path):
         pass

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import socket
 
 import numpy as np
 import pytest
 
+from research.file_lock import LOCK, lock_folder
 from research.inference.embedder import Embedder
 from research.inference.model import hash_model
 from research.inference.search import rank_documents
@@ -40,7 +42,19 @@ def embed(embedder, folder, texts=None, **changes):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.rglob("*")}
+    files = (path for path in folder.rglob("*") if path.name != LOCK)
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_a_second_run_is_kept_out_of_the_folder(embedder, tmp_path, monkeypatch):
+    embed(embedder, tmp_path)
+    next(tmp_path.glob("vectors-00001-*.npy")).unlink()
+    with lock_folder(tmp_path):
+        # As another process would be seen
+        monkeypatch.setattr(socket, "gethostname", lambda: "other")
+        with pytest.raises(ValueError, match=f"another run is in {tmp_path}"):
+            embed(embedder, tmp_path)
+    assert embed(embedder, tmp_path) == 1
 
 
 def test_a_folder_holds_the_vectors_of_one_call(embedder, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
+from launch.bench.ring_infonce import compute_ring_infonce
 from research import sharding
 from research.losses import similarity
 from research.losses.registry import LOSSES, SCORE_LOSSES, build_loss
@@ -570,6 +571,23 @@ def test_a_compiled_loss_computes_the_scores_it_reads_and_no_others(key, similar
     assert matmuls(lambda scores: (scores.query_document, scores.positive_query)) == 1
     assert matmuls(lambda scores: (scores.query_query, scores.positive_document)) == 2
     assert matmuls(lambda scores: scores.own_documents) == 1
+
+
+def test_a_ring_of_devices_computes_infonce(key):
+    """The form that `launch.bench infonce` compares has the value and the gradient."""
+    q, d = embeddings(key, batch=16, ways=1)
+    loss = build_loss({"name": "infonce", "temperature": 0.05})
+
+    def value_and_grad(loss):
+        def average(q, d):
+            return sharding.map_over_data(lambda q, d: loss(q, d).mean(), q, d)
+
+        with jax.set_mesh(sharding.make_mesh({"data": 8})):
+            return jax.jit(jax.value_and_grad(average, (0, 1)))(q, d)
+
+    expected = value_and_grad(lambda q, d: loss(q, d, NONE))
+    got = value_and_grad(lambda q, d: compute_ring_infonce(q, d, temperature=0.05))
+    chex.assert_trees_all_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
 BLOCK_OPTIONS = {

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch.main import STOPPED
+from launch.main import LOST, STOPPED
 from research import processes
 from research.train import loop
 from research.train.checkpoints import restore_params
@@ -113,7 +113,7 @@ def kill_one(workdir, folder, count, victim):
         codes = [process.wait(timeout=60) for process in started]
     for index, code in enumerate(codes):
         if index != victim:
-            assert code == 1
+            assert code == LOST
             error = (folder / f"err{index}").read_text().splitlines()[-1]
             assert error.startswith("error: ") and "another process" in error
 

@@ -6,7 +6,7 @@ python -m launch.bench pretrain [--variant=depth=12,width=768]
 python -m launch.bench encode_long [--documents=8] [--length=8192]
 python -m launch.bench attention [--lengths=512,1024,...]
 python -m launch.bench llm [--texts=32] [--blocks=24]
-python -m launch.bench infonce [--pairs=8192,65536,...]
+python -m launch.bench infonce [--pairs=8192,65536,...] [--topology=v5e:16x16]
 python -m launch.bench gradcache [--micro_batches=0,64,...] [--batch_size=512]
 """
 
@@ -53,6 +53,9 @@ HEAD_DIM = flags.DEFINE_integer(
 )
 PAIRS = flags.DEFINE_list(
     "pairs", "8192,32768,65536,262144", "Numbers of pairs that infonce compares."
+)
+TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "TPU slice that infonce is compiled for; this machine if empty."
 )
 MICRO_BATCHES = flags.DEFINE_list(
     "micro_batches",
@@ -128,8 +131,10 @@ def bench_infonce() -> dict:
 
     from launch.bench.loss_memory import measure_infonce
 
-    rows = measure_infonce([int(count) for count in PAIRS.value], width=384)
-    return {"devices": jax.device_count(), "width": 384, "rows": rows}
+    counts = [int(count) for count in PAIRS.value]
+    rows = measure_infonce(counts, 384, TOPOLOGY.value)
+    devices = TOPOLOGY.value or f"{jax.device_count()} x {jax.default_backend()}"
+    return {"devices": devices, "width": 384, "rows": rows}
 
 
 def bench_gradcache() -> dict:

@@ -10,8 +10,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from launch import main as cli
+from launch.bench.ring_infonce import compute_ring_infonce
 from research import sharding
 from research.analysis.program_cost import measure_program
+from research.analysis.tpu_topology import find_slice_devices
 from research.losses.contrastive import infonce
 from research.losses.registry import build_loss
 from research.losses.similarity import pair_scores
@@ -21,30 +23,41 @@ from research.types import Labels
 MAX_FLOPS = {"cpu": 2e12, "gpu": 1e15, "tpu": 1e15}
 
 
-def measure_infonce(pairs: list[int], width: int) -> list[dict[str, Any]]:
+def measure_infonce(
+    pairs: list[int], width: int, topology: str = ""
+) -> list[dict[str, Any]]:
     """The cost of InfoNCE and its gradient, by number of pairs, on all devices.
 
     Args:
         pairs: Numbers B of pairs over all devices.
-        width: D, width of the embeddings.
+        width: D, width of the embeddings, which are float32 on CPUs and else bfloat16.
+        topology: TPU slice to compile for, such as "v5e:4x4"; "" for this machine.
 
     Returns:
-        One row for each number, in blocks of rows and with all scores at once, with
-        mebibytes per device: "temporary" memory and "exchanged" between the devices;
-        "seconds" of one run, where it is short enough. Programs of all scores that JAX
-        cannot make have the error's text.
+        One row for each number, in blocks of rows, with all scores at once, and in a
+        ring; with mebibytes per device: "temporary" memory, and what is "sent";
+        "seconds" of one run, where it is short enough, or the "megacycles" that the TPU
+        compiler expects. Programs of all scores that JAX cannot make have the error's
+        text.
     """
-    mesh = sharding.make_mesh({"data": -1})
+    devices = find_slice_devices(topology) if topology else None
+    mesh = sharding.make_mesh({"data": -1}, devices)
     in_blocks = build_loss({"name": "infonce", "temperature": 0.05})
 
     def compare_all(q, d, labels):
         return infonce(pair_scores(q, d, "cosine"), labels, temperature=0.05)
 
+    def compare_in_ring(q, d, labels):
+        del labels
+        return compute_ring_infonce(q, d, temperature=0.05)
+
     rows = []
+    forms = {"blocks": in_blocks, "all scores": compare_all, "ring": compare_in_ring}
     for count in pairs:
-        for name, loss in (("blocks", in_blocks), ("all scores", compare_all)):
+        for name, loss in forms.items():
             row = {"pairs": count, "form": name}
-            row |= _measure_loss(loss, mesh, count, width, run=loss is in_blocks)
+            run = loss is not compare_all and not topology
+            row |= _measure_loss(loss, mesh, count, width, run=run)
             rows.append(row)
             cli.log(str(row))
     return rows
@@ -54,6 +67,7 @@ def _measure_loss(
     loss: Callable, mesh: Mesh, count: int, width: int, *, run: bool
 ) -> dict[str, Any]:
     split = NamedSharding(mesh, P("data"))
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
 
     def mean(q, d):
         def average_share(q, d):
@@ -62,22 +76,28 @@ def _measure_loss(
         return sharding.map_over_data(average_share, q, d)
 
     # [B, D] queries and as many documents
-    shape = jax.ShapeDtypeStruct((count, width), jnp.float32, sharding=split)
+    dtype = jnp.float32 if on_cpu else jnp.bfloat16
+    shape = jax.ShapeDtypeStruct((count, width), dtype, sharding=split)
     with jax.set_mesh(mesh):
         program = jax.jit(jax.value_and_grad(mean, (0, 1)))
         try:
             compiled = program.lower(shape, shape).compile()
         except (OverflowError, jax.errors.JaxRuntimeError) as error:
             return {"error": str(error).splitlines()[0]}
+        cost = measure_program(compiled.as_text())
         row = {
             "temporary": compiled.memory_analysis().temp_size_in_bytes / 2**20,
-            "exchanged": _sum_exchange(compiled.as_text()),
+            "sent": cost.wire_bytes / 2**20,
         }
+        if cost.cycles:
+            row["megacycles"] = cost.cycles / 1e6
         # A product forward, one again for the gradient, and two of the gradient
         flops = 4 * 2 * count**2 * width
         if run and flops <= MAX_FLOPS[jax.default_backend()]:
             q, d = (
-                jax.device_put(jax.random.normal(jax.random.key(i), shape.shape), split)
+                jax.device_put(
+                    jax.random.normal(jax.random.key(i), shape.shape, dtype), split
+                )
                 for i in range(2)
             )
             start = time.perf_counter()
@@ -118,10 +138,3 @@ def measure_gradcache(micro_batches: list[int], batch_size: int) -> list[dict]:
         )
         cli.log(str(rows[-1]))
     return rows
-
-
-def _sum_exchange(program: str) -> float:
-    """Size of the results of a program's collectives, in MiB per device."""
-    return sum(
-        row.count * row.mebibytes for row in measure_program(program).collectives
-    )

@@ -28,7 +28,7 @@ def prepare_run(
 ) -> Experiment:
     """Builds an experiment and writes the files of its workdir except checkpoints.
 
-    Hold `train.workdir_lock.lock_workdir` from here to the end of training. With
+    Hold `file_lock.lock_folder` from here to the end of training. With
     several processes, the first one writes the files.
 
     Args:

@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 
 from research.atomic_write import atomic_write, read_json, to_json, write_json
+from research.file_lock import lock_folder
 from research.inference.embedder import Embedder, Embeddings
 from research.processes import call_on_first
 from research.types import ChunkEmbeddings
@@ -131,7 +132,8 @@ def embed_to_shards(
         Number of shards that this call made, over all processes.
 
     Raises:
-        ValueError: The folder holds something else, or a text has no tokens.
+        ValueError: The folder holds something else, another run is in it, or a text has
+            no tokens.
     """
     paths = list_shards(folder, manifest)
     missing = [path for path in paths if not path.exists()]
@@ -147,15 +149,16 @@ def embed_to_shards(
                 label = places.__getitem__
                 yield path, names, embedder.tokenize(documents, role, label=label)
 
-    start = time.perf_counter()
-    for path, names, tokenized in _run_ahead(tokenize()):
-        _remove_drafts(path)
-        write_vectors(path, embedder.encode(tokenized), names)
-        seconds, start = time.perf_counter() - start, time.perf_counter()
-        log(f"{path.name}: {len(names) / seconds:,.0f} texts/s")
-    # No process reads the folder, or ends, before all shards are there.
-    if jax.process_count() > 1:
-        sync_global_devices("shards")
+    with lock_folder(folder):
+        start = time.perf_counter()
+        for path, names, tokenized in _run_ahead(tokenize()):
+            _remove_drafts(path)
+            write_vectors(path, embedder.encode(tokenized), names)
+            seconds, start = time.perf_counter() - start, time.perf_counter()
+            log(f"{path.name}: {len(names) / seconds:,.0f} texts/s")
+        # No process reads the folder, or ends, before all shards are there.
+        if jax.process_count() > 1:
+            sync_global_devices("shards")
     return len(missing)
 
 

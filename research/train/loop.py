@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from research import sharding
 from research.atomic_write import write_json
+from research.file_lock import lock_folder
 from research.processes import call_on_first, explain_lost_process
 from research.train import checkpoints
 from research.train.logging import Log, SilentLog, write_versions
@@ -23,7 +24,6 @@ from research.train.profiling import StepTrace
 from research.train.step import init_state, make_step
 from research.train.stop_signals import catch_stop_signals
 from research.train.throughput import Meter
-from research.train.workdir_lock import lock_workdir
 from research.types import EmbedFn, Key, Objective, Params, TrainState
 
 _IN_FLIGHT = 2  # steps queued on the device, and batches prepared ahead of it
@@ -136,7 +136,7 @@ def train(
     """
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(lock_workdir(workdir))
+        stack.enter_context(lock_folder(workdir))
         stack.enter_context(explain_lost_process())
         call_on_first(partial(write_versions, workdir), "writing to the workdir")
         manager = checkpoints.open_manager(
