@@ -314,8 +314,10 @@ def map_over_data(fn: Callable[..., Any], *arguments: Any) -> Any:
     def run(*shares):
         return jax.tree.map(lambda x: jax.lax.pmean(x, axes), fn(*shares))
 
+    # Devices along 'model' compute the same: XLA on CPU cannot add bfloat16 rows where
+    # it splits some axes by itself
     specs = jax.tree.map(lambda x: P(axes) if x.ndim else P(), arguments)
-    split = jax.shard_map(run, in_specs=specs, out_specs=P(), axis_names=set(axes))
+    split = jax.shard_map(run, in_specs=specs, out_specs=P())
     return split(*arguments)
 
 

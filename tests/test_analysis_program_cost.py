@@ -42,7 +42,9 @@ TPU = """HloModule jit_f, is_scheduled=true
   %in.3 = (f32[2,128]{1,0:T(8,128)S(1)}, u32[]{:T(128)}) tuple(%x.3, %zero.3)
   %while.3 = (f32[2,128]{1,0:T(8,128)S(1)}, u32[]{:T(128)}) while(%in.3), condition=%window_condition, body=%window_body
   %y.3 = f32[2,128]{1,0:T(8,128)S(1)} get-tuple-element(%while.3), index=0
-  %z.3 = f32[2,128]{1,0:T(8,128)S(1)} add(%y.3, %y.3), backend_config={"window_config":{"estimated_cycles":"50"}}
+  %z.3 = f32[2,128]{1,0:T(8,128)S(1)} add(%y.3, %y.3), frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}, backend_config={"window_config":{"estimated_cycles":"50"}}
   %one = s32[]{:T(128)} constant(1)
   %next.3 = s32[]{:T(128)} add(%copy.3, %one)
   ROOT %t.3 = (s32[]{:T(128)}, f32[2,128]{1,0:T(8,128)S(1)}) tuple(%next.3, %z.3)

@@ -64,7 +64,7 @@ def train_flags(command):
     start = words.index("launch.train")
     assert words[start - 1] == "-m"
     text = (ROOT / "launch/train.py").read_text()
-    known = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text))
+    known = set(re.findall(r"(?:DEFINE_|define_)\w+\(\s*\"(\w+)\"", text))
     flags = dict(word.removeprefix("--").split("=", 1) for word in words[start + 1 :])
     assert {name.split(".")[0] for name in flags} <= known
     assert (ROOT / flags["config"].split(":")[0]).exists()

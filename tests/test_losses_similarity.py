@@ -1,11 +1,15 @@
 """Similarities in bfloat16 are those of the float32 values that it holds."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from research import sharding
+from research.losses.registry import build_loss
 from research.losses.similarity import SIMILARITIES
+from research.types import Labels
 
 
 def draw_texts():
@@ -38,3 +42,21 @@ def test_half_precision_rounds_the_gradient_only(name):
         assert ours.dtype == jnp.bfloat16
         error = np.linalg.norm(np.float32(ours) - np.float32(expected))
         assert error < 0.01 * np.linalg.norm(expected)
+
+
+def test_devices_exchange_half_precision():
+    """Also where the mesh splits layers: XLA aborted on the CPU there."""
+    q, d = draw_texts()
+    loss = build_loss({"name": "infonce", "temperature": 0.05})
+
+    def average(q, d):
+        def average_share(q, d):
+            return loss(q, d, Labels()).mean()
+
+        return sharding.map_over_data(average_share, q, d)
+
+    value_and_grad = jax.value_and_grad(average, (0, 1))
+    expected = value_and_grad(q, d)
+    with jax.set_mesh(sharding.make_mesh({"data": 2, "fsdp": 2, "model": 2})):
+        got = jax.jit(value_and_grad)(q, d)
+    chex.assert_trees_all_close(got, expected, rtol=0.02, atol=1e-3)

@@ -115,7 +115,8 @@ def parse_program(text: str) -> Program:
     """Reads the text of a compiled program."""
     computations, entry = {}, ""
     name, instructions, root = "", {}, ""
-    for line in text.splitlines():
+    # Attributes of a kernel go over several lines
+    for line in re.sub(r'\n(?="|\}\})', " ", text).splitlines():
         # A computation's first line, its last one, or an instruction
         head = _HEAD.match(line)
         if head:
