@@ -9,6 +9,7 @@ characters. A folder gets such files for every --shard_size texts: the memory is
 two shards, and a command that was stopped goes on when it is run again.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
@@ -52,6 +53,12 @@ SHARD_SIZE = flags.DEFINE_integer(
     "The number of texts in a file of the folder.",
     lower_bound=1,
 )
+ALLOW_EMPTY = flags.DEFINE_bool(
+    "allow_empty",
+    False,
+    "Whether a text may be empty, as some documents of BEIR's FiQA are: its special "
+    "tokens are then embedded, as launch.evaluate does.",
+)
 NORMALIZE = flags.DEFINE_bool(
     "normalize",
     None,
@@ -81,7 +88,7 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
     if not outputs.isdisjoint(file.resolve() for file in files):
         raise ValueError(f"--output={output} would replace the input")
     names, texts, places = zip(
-        *((text.name, text.text, text.place) for text in read_texts(files)),
+        *_read_texts(files),
         strict=True,
     )
     embedder = _make_embedder(chunk)
@@ -99,7 +106,7 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
 def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
     """Embeds the texts shard by shard, those that are not yet there."""
     # One pass that finds errors in the input, before hours of work.
-    described = describe_corpus(files)
+    described = describe_corpus(files, allow_blank=ALLOW_EMPTY.value)
     embedder = _make_embedder(chunk)
     manifest = {
         "texts": sum(file["texts"] for file in described),
@@ -110,7 +117,7 @@ def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
         "files": described,
         **options.describe_embedder(embedder),
     }
-    texts = ((text.name, text.text, text.place) for text in read_texts(files))
+    texts = _read_texts(files)
     made = embed_to_shards(embedder, texts, output, manifest, cli.log, role=ROLE.value)
     return {
         "output": str(output),
@@ -119,6 +126,12 @@ def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
         "texts": manifest["texts"],
         "dim": manifest["dim"],
     }
+
+
+def _read_texts(files: list[Path]) -> Iterator[tuple[str, str, str]]:
+    """Yields the name, the text and the place of every text."""
+    for text in read_texts(files, allow_blank=ALLOW_EMPTY.value):
+        yield text.name, text.text, text.place
 
 
 def _make_embedder(chunk):
@@ -133,7 +146,9 @@ def _make_embedder(chunk):
         raise ValueError(
             f"--role={ROLE.value}: {options.MODEL.value} has {', '.join(roles)}"
         )
-    return options.make_embedder(model, chunk, normalize=NORMALIZE.value)
+    return options.make_embedder(
+        model, chunk, normalize=NORMALIZE.value, allow_empty=ALLOW_EMPTY.value
+    )
 
 
 if __name__ == "__main__":

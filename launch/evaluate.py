@@ -237,7 +237,7 @@ def _use_vectors(embed: EmbedFn, folder: Path, embedder: Embedder) -> EmbedFn:
     manifest = read_manifest(folder)
     check_manifest(folder, {"role": "document"} | options.describe_embedder(embedder))
     # The corpus of the task, wherever it was when it was embedded.
-    (data,) = describe_corpus(find_corpus([DATA.value]))
+    (data,) = describe_corpus(find_corpus([DATA.value]), allow_blank=True)
     if [file["digest"] for file in manifest["files"]] != [data["digest"]]:
         raise ValueError(f"{folder} holds the vectors of other texts than {DATA.value}")
     documents = read_vectors(folder)

@@ -89,7 +89,7 @@ def _find_texts(folder: Path, rows: list[int]) -> tuple[dict, dict]:
     """
     names, texts = read_names(folder, rows), {}
     files = [Path(file["path"]) for file in read_manifest(folder)["files"]]
-    for row, text in enumerate(read_texts(find_corpus(files))):
+    for row, text in enumerate(read_texts(find_corpus(files), allow_blank=True)):
         if row in names:
             texts[row] = text.text
             if text.name != names[row]:

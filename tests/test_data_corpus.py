@@ -63,6 +63,19 @@ def test_texts_are_as_they_are_in_the_file(tmp_path):
     assert read_corpus(tmp_path / "a.tsv")[1] == [' a "b\rc ']
 
 
+def test_empty_texts_are_read_where_they_may_be(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": ""}\n{"title": "", "text": " "}\n{"text": "a"}\n')
+    assert [text.text for text in read_texts([path], allow_blank=True)] == [
+        "",
+        " ",
+        "a",
+    ]
+    assert describe_corpus([path], allow_blank=True)[0]["texts"] == 3
+    with pytest.raises(ValueError, match="a.jsonl line 1: text is empty"):
+        describe_corpus([path])
+
+
 def test_texts_of_several_files_are_named_by_file_and_line(tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "x.txt").write_text("one\ntwo\n")

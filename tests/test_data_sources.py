@@ -122,7 +122,7 @@ def test_other_usual_names_of_columns(tmp_path, names, example):
 def test_columns_that_are_not_used_are_named(tmp_path):
     row = {"anchor": "a", "positive": "b", "query": "c", "id": 7}
     path = jsonl(tmp_path / "a.jsonl", row, row | {"extra": None})
-    assert load_files(path=path).note == "the columns extra, id, query are not used"
+    assert load_files(path=path).note == "not used: extra, id, query"
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,13 @@ def test_a_query_that_is_a_document_can_be_left_out(folder, tmp_path):
         for flags in ((), ("--ignore_identical_ids",))
     ]
     assert ranks[1] == ranks[0] - 1
+    # The vectors of all documents, one of which is empty.
+    embed = ("embed", f"--input={tmp_path}", f"--output={tmp_path / 'v'}")
+    with pytest.raises(AssertionError, match="corpus.jsonl line 3: text is empty"):
+        run(folder, *embed)
+    assert run(folder, *embed, "--allow_empty")["texts"] == 3
+    flags = (*task, f"--vectors={tmp_path / 'v'}")
+    assert round(100 / run(folder, "evaluate", *flags)["mrr@10"]) == ranks[0]
 
 
 def test_a_text_without_tokens_stops_all_processes(folder, tmp_path):

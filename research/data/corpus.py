@@ -77,7 +77,9 @@ def find_corpus(paths: Iterable[str | Path]) -> list[Path]:
     return files
 
 
-def read_texts(files: Sequence[Path]) -> Iterator[CorpusText]:
+def read_texts(
+    files: Sequence[Path], *, allow_blank: bool = False
+) -> Iterator[CorpusText]:
     """Yields the texts of a corpus in order, without holding them in memory.
 
     A .txt file has one text per line. A jsonl, tsv or csv file has the field `text` and
@@ -86,6 +88,7 @@ def read_texts(files: Sequence[Path]) -> Iterator[CorpusText]:
 
     Args:
         files: The files of `find_corpus`.
+        allow_blank: Whether a text may be empty, or all spaces.
 
     Raises:
         ValueError: A line is empty, malformed or has no text; the message gives the
@@ -98,10 +101,13 @@ def read_texts(files: Sequence[Path]) -> Iterator[CorpusText]:
         for line, values in _read_file(file):
             record = Record(f"{file} line {line}", values)
             name = record.read_name("_id") if "_id" in values else f"{prefix}{line}"
-            yield CorpusText(name, _join_text(record), file, line)
+            text = _join_text(record, allow_blank)
+            yield CorpusText(name, text, file, line)
 
 
-def describe_corpus(files: Sequence[Path]) -> list[dict[str, Any]]:
+def describe_corpus(
+    files: Sequence[Path], *, allow_blank: bool = False
+) -> list[dict[str, Any]]:
     """The path, the number of texts and a hash of the texts of each file of a corpus.
 
     Raises:
@@ -110,7 +116,7 @@ def describe_corpus(files: Sequence[Path]) -> list[dict[str, Any]]:
     described = []
     for file in files:
         count, digest = 0, hashlib.blake2b(digest_size=16)
-        for text in read_texts([file]):
+        for text in read_texts([file], allow_blank=allow_blank):
             count += 1
             # The lengths keep names and texts apart; UTF-8 has no lone surrogates.
             sizes = f"{len(text.name)} {len(text.text)} "
@@ -135,12 +141,13 @@ def _read_file(path: Path) -> Iterator[tuple[int, dict]]:
         yield from read_records(path)
 
 
-def _join_text(record: Record) -> str:
+def _join_text(record: Record, allow_blank: bool) -> str:
     """The text of a record as it is or, with a title, as BEIR joins them.
 
     Raises:
-        ValueError: There is no text, or nothing but spaces.
+        ValueError: There is no text or, unless `allow_blank`, nothing but spaces.
     """
-    if record.has("title"):
-        return check_text(record.place, join_title(record))
-    return record.read_text("text")
+    if not record.has("title"):
+        return record.read_text("text", allow_blank=allow_blank)
+    label = f"{record.place}: text"
+    return check_text(label, join_title(record), allow_blank=allow_blank)

@@ -98,7 +98,8 @@ def load_files(
     The columns follow one of three conventions:
 
     sentence-transformers  anchor | query | question | sentence1; positive | answer |
-                           sentence2; negative, negative_1..n; score | label
+                           sentence2; negative, negative_1..n; score | label; or their
+                           other usual names in `examples`
     FlagEmbedding          query, pos, neg
     Tevatron               query | query_text; positive_passages, negative_passages, or
                            positive_document_ids, negative_document_ids with `corpus`
@@ -109,7 +110,7 @@ def load_files(
     Args:
         path: The file.
         negatives: Number of hard negatives per query; -1 for the smallest number that
-            any row has.
+            any row has, which may not be 0 if other rows have some.
         corpus: Tevatron's corpus file, with the columns docid and document_text.
         score_range: Scores are divided by it (5 for STS-B).
     """
@@ -139,7 +140,7 @@ def load_files(
     # What a user might miss: columns and negatives that are left out.
     notes = []
     if unused:
-        notes.append(f"the columns {', '.join(sorted(unused))} are not used")
+        notes.append(f"not used: {', '.join(sorted(unused))}")
     if least == negatives < most:
         notes.append(
             f"{negatives} negatives per query, as many as line {lines[row]} has; other "
