@@ -4,12 +4,14 @@ import json
 
 import chex
 import jax
+import numpy as np
 import pytest
 
-from configs import learned_poolings, mlm, smae, starbucks_sts
+from configs import learned_poolings, mlm, simcse_sup, smae, starbucks_sts
 from configs.common import start_from
 from research.config_sections import section
 from research.experiment.workdir import prepare_run
+from research.inference.embedder import Embedder
 from research.interop import load
 from research.losses.registry import LOSSES
 from research.train import loop
@@ -47,6 +49,26 @@ def test_a_pooling_into_the_vocabulary_takes_the_head_too(before, tmp_path, cach
     head = load.load(str(before)).head
     found = first_params(parts)["encoder"]["pooling"]["head"]
     chex.assert_trees_all_equal(found, head)
+
+
+def test_a_kept_head_embeds_in_training_and_afterwards(tmp_path, cache):
+    """Supervised SimCSE: tanh(W x + b) of the pooled states x, normalized."""
+    config = simcse_sup.get_config("tiny")
+    config.evals, config.steps = {}, 1
+    parts = prepare_run(config, tmp_path, cache=cache)
+    params = loop.train(parts, tmp_path).state.params
+    texts = ["a word", "another text"]
+    model = load.load(str(tmp_path))
+    vectors = Embedder(model)(texts, "query")
+    np.testing.assert_allclose(
+        parts.make_embedder(params, {})(texts, "query"), vectors, atol=1e-6
+    )
+    pooled = Embedder(model._replace(dense=(), normalize=False))(texts, "query")
+    head = jax.device_get(params["head"])
+    expected = np.tanh(pooled @ head["kernel"] + head["bias"])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert model.dropped == ()
 
 
 def first_params(parts):

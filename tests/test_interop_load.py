@@ -16,7 +16,7 @@ from research.interop.hf.safetensors import write_safetensors
 from research.interop.load import load, resolve_folder
 from research.interop.sentence_transformers import read
 from research.interop.sentence_transformers.write import export
-from research.models.pooling.projection import Dense
+from research.models.pooling.projection import Dense, project
 from research.models.positions.methods import config_fields
 from research.text.chunking import parse_chunking
 from research.train import checkpoints
@@ -250,6 +250,33 @@ def test_workdir(tmp_path, key):
     )
     with pytest.raises(ValueError, match=r"model.json does not fit.*color"):
         load(str(tmp_path))
+
+
+def test_a_head_that_the_card_keeps_is_a_dense_layer(tmp_path):
+    model, random = make_model(), np.random.default_rng(0)
+    card = {
+        **{"encoder": config_fields(model.config), "pool": "mean", "max_length": 30},
+        **{"prompts": model.prompts, "normalize": True, "dims": [], "prompt": "plain"},
+        "head": "tanh",
+    }
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    model.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    width = model.config.width
+    head = {
+        "kernel": random.standard_normal((width, width)).astype(np.float32),
+        "bias": random.standard_normal(width).astype(np.float32),
+    }
+    params = {"encoder": model.params, "head": head}
+    state = TrainState(np.int32(7), params, {}, optax.EmptyState())
+    with checkpoints.open_manager(tmp_path / "checkpoints") as manager:
+        checkpoints.save(manager, state)
+    loaded = load(str(tmp_path))
+    assert loaded.dropped == () and loaded.head is None
+    (layer,) = loaded.dense
+    x = random.standard_normal((2, width)).astype(np.float32)
+    np.testing.assert_allclose(
+        project([layer], x), np.tanh(x @ head["kernel"] + head["bias"]), rtol=1e-5
+    )
 
 
 def test_an_untied_output_layer_is_loaded_on_request_only(tmp_path):

@@ -226,6 +226,8 @@ def test_a_tanh_head_is_trained_beside_the_encoder(key, made):
     assert float(jnp.abs(gradient["head"]["kernel"]).max()) > 0
     with pytest.raises(ValueError, match="objective.head is 'relu'"):
         contrastive(CFG, BASIC_POOLINGS["cls"], loss, head="relu")
+    with pytest.raises(ValueError, match="keep_head needs a head"):
+        contrastive(CFG, BASIC_POOLINGS["cls"], loss, keep_head=True)
 
 
 def test_a_text_in_the_row_of_another_device_is_noticed(key, made):

@@ -266,12 +266,18 @@ def _model_card(
         "max_length": encoder.max_len if extended else config.max_length,
         "prompts": _shared_prompts(sources),
         "prompt": format_call(config.prompt),
+        "head": config.objective.head if _keeps_head(config) else "",
         "normalize": config.normalize,
         "dims": _trained_dims(config),
         "partial": is_partial(config.tuning.name),
         "adapters": _adapter_names(config),
         "base": config.init_from,
     }
+
+
+def _keeps_head(config) -> bool:
+    """Whether the trained model embeds with the objective's head."""
+    return "keep_head" in config.objective and config.objective.keep_head
 
 
 def _adapter_names(config) -> list[str]:

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from research.inference.embedder import Embedder
-from research.inference.model import EmbeddingModel
+from research.inference.model import EmbeddingModel, head_layers
 from research.inference.shares import split_over_processes
 from research.models.config import EncoderConfig
 from research.models.lora import full_params
@@ -25,14 +25,16 @@ def make_embedder(
     frozen: Params,
 ) -> EmbedFn:
     """Makes an embedder from trained and frozen parameters, for evaluators."""
+    parts = full_params(params, frozen)
     trained = EmbeddingModel(
-        params=full_params(params, frozen)["encoder"],
+        params=parts["encoder"],
         config=encoder,
         tokenizer=tokenizer,
         pool=card["pool"],
         max_length=card["max_length"],
         prompts=card["prompts"],
         normalize=card["normalize"],
+        dense=head_layers(parts["head"], card["head"]) if card["head"] else (),
         prompt=prompt,
         adapters=tuple(card["adapters"]),
     )

@@ -111,6 +111,8 @@ def _select_parts(
     if "pooling" in params and not learned:
         params = {name: part for name, part in params.items() if name != "pooling"}
         dropped.append(f"its pooling by {loaded.pool}")
+    if loaded.dense:
+        dropped.append("its dense layers")
     return params, parts, dropped
 
 

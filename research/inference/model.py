@@ -71,6 +71,11 @@ class EmbeddingModel(NamedTuple):
         return registry.pooled_width(self.pool, self.config)
 
 
+def head_layers(head: Params, activation: str) -> tuple[Dense, ...]:
+    """The dense layer of a training head {"kernel", "bias"}, for embedding with it."""
+    return (Dense(head["kernel"], head["bias"], activation),)
+
+
 def merge_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingModel:
     """Adds one of the model's adapters to its kernels, and removes the adapters.
 

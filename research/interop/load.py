@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, normalizers
 
 from research.config_sections import parse_section
-from research.inference.model import EmbeddingModel, merge_adapter
+from research.inference.model import EmbeddingModel, head_layers, merge_adapter
 from research.interop.hf.families import has_output_layer, read_config
 from research.interop.hf.safetensors import read_safetensors
 from research.interop.peft import read_adapter
@@ -164,6 +164,9 @@ def _load_workdir(path: Path, lm_head: bool) -> EmbeddingModel:
         params = dict(parts.pop("encoder"))
         if not lm_head:
             params.pop("lm_head", None)
+        # A head that embeds is a dense layer; others are not used
+        activation = fields.get("head", "")
+        dense = head_layers(parts.pop("head"), activation) if activation else ()
         return EmbeddingModel(
             params=params,
             config=encoder_config(fields["encoder"]),
@@ -172,6 +175,7 @@ def _load_workdir(path: Path, lm_head: bool) -> EmbeddingModel:
             max_length=fields["max_length"],
             prompts=fields["prompts"],
             normalize=fields["normalize"],
+            dense=dense,
             dims=tuple(fields["dims"]),
             prompt=build_prompt(parse_section(PROMPTS, fields["prompt"])),
             dropped=tuple(

@@ -44,6 +44,7 @@ def contrastive(
     *,
     micro_batch: int = 0,
     head: str = "none",
+    keep_head: bool = False,
 ) -> Objective:
     """Contrasts the queries of a batch with its documents, by a loss over sizes.
 
@@ -54,17 +55,21 @@ def contrastive(
         size_loss: A loss over sizes, from `matryoshka.SIZE_LOSSES`.
         micro_batch: Most pairs that each device encodes at a time; 0 encodes all at
             once. The gradient is that of the full batch (GradCache, Gao et al. 2021).
-        head: "tanh" applies a dense layer with tanh to the pooled vector, in training
-            only (SimCSE, Gao et al. 2021, section 3); "none" has no head.
+        head: "tanh" applies a dense layer with tanh to the pooled vector (SimCSE, Gao
+            et al. 2021, section 3); "none" has no head.
+        keep_head: Whether the trained model embeds with the head, as supervised SimCSE
+            does; unsupervised SimCSE has it in training only.
 
     Returns:
         An Objective whose batches are Batch.
 
     Raises:
-        ValueError: The head is unknown.
+        ValueError: The head is unknown, or there is none to keep.
     """
     if head not in ("none", "tanh"):
         raise ValueError(f"objective.head is {head!r}; allowed: none, tanh")
+    if keep_head and head == "none":
+        raise ValueError("objective.keep_head needs a head: objective.head='tanh'")
 
     def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
         params, _ = init_params(key, cfg, encoder_params, mlm_head=False)
