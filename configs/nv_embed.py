@@ -1,10 +1,10 @@
 """A decoder tuned into an embedder in two stages: retrieval, then all tasks.
 
 Source: NV-Embed (Lee et al. 2024, arXiv:2405.17428): bidirectional attention, latent
-    attention pooling, LoRA of rank 16. Stage 1 is retrieval with in-batch negatives;
-    stage 2 adds other tasks, where a batch may contain similar texts, and uses only
-    hard negatives. They have 7 hard negatives per query, here there is one; stage 2
-    has no retrieval here, since SQuAD has no hard negatives.
+    attention pooling, LoRA of rank 16. Stage 1 is retrieval, with hard and in-batch
+    negatives; stage 2 adds other tasks, where a batch may contain similar texts, and
+    uses only hard negatives. They have 7 hard negatives per query. Here NLI, which is
+    among their retrieval sets, has one, and SQuAD none, so that it is in stage 1 only.
 Command: python -m launch.train --config=configs/nv_embed.py:model=DIR --workdir=DIR1
     python -m launch.train --config=configs/nv_embed.py:stage=2,model=DIR1 \
     --workdir=DIR2
@@ -25,9 +25,9 @@ from research.objectives.tuning import TUNING
 
 ASKED = "Instruct: {}\nQuery: "
 RETRIEVAL = ASKED.format("Given a question, retrieve passages that answer it")
+NLI = ASKED.format("Given a premise, retrieve a hypothesis that is entailed by it")
 # {data set: description of the task}, for stage 2
 TASKS = {
-    "nli": "Given a premise, retrieve a hypothesis that is entailed by it",
     "banking77": "Given a question to a bank, retrieve questions of the same intent",
     "trec": "Given a question, retrieve questions about the same kind of thing",
 }
@@ -67,15 +67,15 @@ def get_config(arg: str = ""):
 
 def _mixture(arg) -> dict:
     """The data sources of a stage."""
+    # Triplets, with a hard negative each, in both stages.
+    triplets = f"{arg.data}/nli/triplets.jsonl.gz"
+    mixture = {"nli": section(SOURCES, "files", path=triplets, query_prompt=NLI)}
     if arg.stage == 1:
         path = f"{arg.data}/squad_retrieval"
-        return {"squad": section(SOURCES, "beir", path=path, query_prompt=RETRIEVAL)}
+        squad = section(SOURCES, "beir", path=path, query_prompt=RETRIEVAL)
+        return {**mixture, "squad": squad}
     # Stage 2: an instruction for each task.
     prompts = {name: ASKED.format(task) for name, task in TASKS.items()}
-    triplets = f"{arg.data}/nli/triplets.jsonl.gz"
-    mixture = {
-        "nli": section(SOURCES, "files", path=triplets, query_prompt=prompts.pop("nli"))
-    }
     for name, prompt in prompts.items():
         path = f"{arg.data}/{name}/train.jsonl.gz"
         # Queries and documents are both questions, with the same prompt.

@@ -50,3 +50,6 @@ def test_numbers_that_mean_something_at_their_ends_are_taken():
     bind(TABLES["optimizer"], {"name": "adamw", "learning_rate": 0, "clip_norm": 0.0})
     bind(TABLES["loss"], {"name": "infonce", "alpha": -1.0, "margin": -0.1})
     bind(TABLES["data"], {"name": "files", "path": "x", "negatives": -1})
+    for name in ("st5_adaptive", "st6_adaptive"):
+        options = {"layers_per_step": -1, "kl_temperature": 0.0}
+        bind(TABLES["size_loss"], {"name": name, **options})

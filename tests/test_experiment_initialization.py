@@ -1,20 +1,29 @@
 """Pre-training, and what runs start from afterwards."""
 
+import dataclasses
 import json
 
 import chex
 import jax
 import numpy as np
 import pytest
+from tiny_models import make_model
 
 from configs import learned_poolings, mlm, simcse_sup, smae, starbucks_sts
 from configs.common import start_from
 from research.config_sections import section
+from research.experiment.initialization import load_initialization
 from research.experiment.workdir import prepare_run
 from research.inference.embedder import Embedder
 from research.interop import load
-from research.losses.registry import LOSSES
+from research.interop.hf.families import write_config
+from research.interop.hf.safetensors import write_safetensors
+from research.losses.matryoshka import SIZE_LOSSES
+from research.losses.registry import LOSSES, build_loss
+from research.models.pooling.registry import BASIC_POOLINGS
+from research.objectives.registry import OBJECTIVES
 from research.train import loop
+from research.types import TokenizerInfo
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -49,6 +58,31 @@ def test_a_pooling_into_the_vocabulary_takes_the_head_too(before, tmp_path, cach
     head = load.load(str(before)).head
     found = first_params(parts)["encoder"]["pooling"]["head"]
     chex.assert_trees_all_equal(found, head)
+
+
+def test_objectives_of_language_models_start_with_an_untied_output_layer(tmp_path, key):
+    model = make_model("modern")
+    cfg = dataclasses.replace(model.config, causal=True)
+    kernel = np.ones((cfg.vocab_size, cfg.width), np.float32)
+    params = {**model.params, "lm_head": {"kernel": kernel}}
+    write_safetensors(tmp_path, params, cfg)
+    fields = write_config(cfg, lm_head=True)
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    model.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    cfg = dataclasses.replace(load.load(str(tmp_path)).config, causal=False)
+    start = load_initialization(str(tmp_path), cfg, model.tokenizer).params
+    chex.assert_trees_all_equal(start, params)
+    info = TokenizerInfo(cfg.vocab_size, 4, (0, 1, 2, 3, 4), np.arange(cfg.vocab_size))
+    loss = SIZE_LOSSES["full_size"](build_loss({"name": "infonce"}))
+    mean = BASIC_POOLINGS["mean"]
+    for objective, has_output in (
+        (OBJECTIVES["mntp"](cfg, info), True),
+        (OBJECTIVES["gritlm"](cfg, mean, loss), True),
+        (OBJECTIVES["contrastive"](cfg, mean, loss), False),
+        (OBJECTIVES["mlm"](cfg, info), False),
+    ):
+        shapes = jax.eval_shape(objective.init, key, start)[0]["encoder"]
+        assert ("lm_head" in shapes) == has_output
 
 
 def test_a_kept_head_embeds_in_training_and_afterwards(tmp_path, cache):

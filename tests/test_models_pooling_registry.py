@@ -204,6 +204,18 @@ def test_a_lexicon_is_its_definition(params, states):
     )
 
 
+def test_a_lexicon_clusters_the_output_layer_where_it_is_not_tied(params, key):
+    """LENS clusters lm_head (Yibin-Lei/LENS), which the trained model does not keep."""
+    table = np.asarray(add_noise(params, 1)["embed"]["token"]["embedding"])
+    untied = {**params, "lm_head": {"kernel": jnp.asarray(table)}}
+    pool = parse_pooling("lexicon(clusters=12)")
+    got = registry.add_pooling_params(key, untied, CFG, pool)
+    np.testing.assert_array_equal(
+        got["pooling"]["centroids"], lexical.cluster_centroids(table, 12, 0)
+    )
+    assert set(got) == {*params, "pooling"}
+
+
 def test_the_bag_of_words_is_its_definition(params, states):
     pooling, p = make_pooling("dupmae", params)
     got = np.asarray(jit_pool(pooling, params)(p, states, MASK))

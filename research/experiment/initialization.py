@@ -55,7 +55,8 @@ def load_initialization(
     Raises:
         ValueError: The model has another shape, another vocabulary, or adapters.
     """
-    loaded = load.load(model)
+    # With the output layer of a language model, for the objectives that train one
+    loaded = load.load(model, lm_head=True)
     # Merged models have no adapters
     if loaded.adapters:
         raise ValueError(
@@ -68,7 +69,8 @@ def load_initialization(
     )
 
     # Fields that change how the encoder is computed, but not what its weights mean
-    free = ("dropout", "dtype", "remat", "unroll", "attention", "causal")
+    free = ("dropout", "attention_dropout", "dtype", "remat", "unroll", "attention")
+    free += ("causal",)
     changes = {name: getattr(cfg, name) for name in free}
     if dataclasses.replace(shape, **changes) != cfg:
         lines = diff_configs(config_fields(shape), config_fields(cfg))
@@ -189,6 +191,7 @@ def pretrained_encoder(
     depth: int = -1,
     causal: bool | None = None,
     dropout: float = 0.1,
+    attention_dropout: float | None = None,
     dtype: str = "float32",
     remat: str = "dots",
     unroll: bool = False,
@@ -201,6 +204,8 @@ def pretrained_encoder(
         causal: Whether attention is causal; False makes a decoder bidirectional
             (LLM2Vec), None keeps the model's mask.
         dropout: Dropout rate in training.
+        attention_dropout: Dropout rate of attention weights in training; None keeps the
+            model's, or `dropout` if it has none of its own.
         dtype: Data type of activations.
         remat: What the backward pass recomputes, as in `EncoderConfig`.
         unroll: Whether blocks are compiled one by one, as in `EncoderConfig`.
@@ -208,11 +213,15 @@ def pretrained_encoder(
     cfg = load.load(model).config
     if not (depth == -1 or 1 <= depth <= cfg.depth):
         raise ValueError(f"depth {depth} is not in 1 ... {cfg.depth} of {model}")
+    # The model's shape, with the settings of this training
     return dataclasses.replace(
         cfg,
         depth=cfg.depth if depth == -1 else depth,
         causal=cfg.causal if causal is None else causal,
         dropout=dropout,
+        attention_dropout=(
+            cfg.attention_dropout if attention_dropout is None else attention_dropout
+        ),
         dtype=dtype,
         remat=remat,
         unroll=unroll,

@@ -66,4 +66,12 @@ def gritlm(
         }
         return LossOutput(value + weight * language, metrics)
 
-    return Objective(embedding.init, loss)
+    def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
+        params, frozen = embedding.init(key, encoder_params)
+        # The output layer of a language model in which it is not tied
+        if encoder_params is not None and "lm_head" in encoder_params:
+            lm_head = encoder_params["lm_head"]
+            params["encoder"] = {**params["encoder"], "lm_head": lm_head}
+        return params, frozen
+
+    return Objective(init, loss)

@@ -24,7 +24,8 @@ def init_params(
         key: PRNG key.
         cfg: The encoder's shape.
         encoder_params: Parameters that training starts from; None for random ones.
-        mlm_head: Whether to add a randomly initialized MLM head.
+        mlm_head: Whether a randomly initialized MLM head replaces the output layer of a
+            language model.
 
     Returns:
         {"encoder": ..., "head": ...}, and a PRNG key for further parameters.
@@ -35,8 +36,9 @@ def init_params(
         encoder_key, head_key, key = jax.random.split(key, 3)
     if encoder_params is None:
         encoder_params = encoder.init(encoder_key, cfg)
-    params = {"encoder": encoder_params}
+    params = {"encoder": dict(encoder_params)}
     if mlm_head:
+        params["encoder"].pop("lm_head", None)
         params["head"] = heads.init_mlm_head(head_key, cfg)
     return params, key
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from research.config_sections import Seed
 from research.models.config import EncoderConfig
-from research.models.heads import apply_mlm_head, init_mlm_head
+from research.models.heads import apply_mlm_head, init_mlm_head, output_embeddings
 from research.models.linear import KERNEL_INIT
 from research.models.pooling.basic import LearnedPooling, cls_pool, first_token_mask
 from research.types import Array, Key, Params
@@ -18,13 +18,13 @@ KMEANS_BATCH_SIZE = 4_096  # rows of the token table
 
 
 def cluster_centroids(table: Array, clusters: int, seed: int) -> Array:
-    """Centroids of the rows of a token table, by k-means on the host, also under jit.
+    """Centroids of the rows of a table, by k-means on the host, also under jit.
 
     A centroid is the mean of all rows of its cluster, or the center that k-means found
     if the cluster is empty.
 
     Args:
-        table: [V, D] token embeddings.
+        table: [V, D] embeddings of the tokens.
         clusters: K, the number of clusters.
         seed: Seed of scikit-learn's MiniBatchKMeans.
 
@@ -88,8 +88,9 @@ def max_logits(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
 def lexicon(*, clusters: int = 4_000, seed: Seed = 0) -> LearnedPooling:
     """Scores of the clusters of a vocabulary for a text (LENS, Lei et al. 2025).
 
-    The rows of the token table are clustered once, by k-means. The vector of a text is
-    the maximum of log(1 + relu(logit)) over its tokens for each centroid. Logits of a
+    The output embeddings, those of the tokens if they are tied, are clustered once, by
+    k-means. The vector of a text is the maximum over its tokens of log(1 + relu(logit))
+    for each centroid. Logits of a
     token are computed from its own state; the authors use the state before it, as in a
     causal language model.
 
@@ -105,7 +106,7 @@ def lexicon(*, clusters: int = 4_000, seed: Seed = 0) -> LearnedPooling:
                 f"pool.clusters is {clusters}; allowed: 1 ... {cfg.vocab_size}, the "
                 "rows of the token table"
             )
-        table = params["embed"]["token"]["embedding"]
+        table = output_embeddings(params)
         return {"centroids": cluster_centroids(table, clusters, seed)}
 
     def pool(params: Params, cfg: EncoderConfig, tokens: Array, mask: Array) -> Array:

@@ -71,7 +71,8 @@ def add_pooling_params(
     """Adds the parameters of a pooling to the encoder's; removes those of others.
 
     Existing parameters of this pooling are kept. The MLM "head" of a pre-training run
-    is used by a new pooling that reuses it, and removed otherwise.
+    and the output layer "lm_head" of a language model are used by a new pooling that
+    reuses them, and removed.
 
     Args:
         key: PRNG key for new parameters.
@@ -82,13 +83,14 @@ def add_pooling_params(
     Raises:
         ValueError: The parameters belong to another pooling, or have other shapes.
     """
-    # The encoder without pooling and head
-    encoder = {k: v for k, v in params.items() if k not in ("pooling", "head")}
+    # The encoder without pooling and heads
+    heads = ("head", "lm_head")
+    encoder = {k: v for k, v in params.items() if k not in ("pooling", *heads)}
     if not isinstance(pool, LearnedPooling) or pool.init is None:
         return encoder
     # New parameters
     if "pooling" not in params:
-        start = {**encoder, "head": params["head"]} if "head" in params else encoder
+        start = encoder | {name: params[name] for name in heads if name in params}
         return {**encoder, "pooling": pool.init(key, cfg, start)}
     # Parameters of the model that the run starts from, whose shapes must fit
     new = jax.eval_shape(partial(pool.init, cfg=cfg), key, params=encoder)
