@@ -22,6 +22,8 @@ BOUNDS = {
         dropout betas ratio ratios replace decoder_ratio short_probability size
         rope_fraction
         """,
+    # NumPy's seeds are not negative, JAX's and scikit-learn's have 32 bits
+    "in 0 ... 2^32 - 1": "seed",
 }
 BOUND_OF = {name: bound for bound, names in BOUNDS.items() for name in names.split()}
 
@@ -49,4 +51,5 @@ def _is_within(number: float, bound: str) -> bool:
         return False
     if bound == "above 0":
         return number > 0
-    return bound == "at least 0" or number <= 1
+    largest = {"in 0 ... 1": 1, "in 0 ... 2^32 - 1": 2**32 - 1}
+    return number <= largest.get(bound, number)

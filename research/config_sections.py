@@ -8,6 +8,7 @@ import ast
 import functools
 import inspect
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -19,8 +20,9 @@ from ml_collections.config_dict import placeholder
 from research.config_bounds import check_bounds
 
 Table = Mapping[str, Callable[..., Any]]
-# The annotation of a seed: NumPy's take no negative numbers, JAX's no longer ones.
-Seed = typing.Annotated[int, range(2**32)]
+# How values are written in messages: long ones are cut in the middle.
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 200
 
 
 def section(table: Table, name: str, **arguments) -> ml_collections.ConfigDict:
@@ -211,7 +213,7 @@ def check_type(function: str, argument: str, value: Any, annotation: Any) -> Non
     if not _fits(value, annotation):
         # Type names for users
         words = {int: "a whole number", float: "a number", str: "quoted text"}
-        words |= {bool: "True or False", Seed: "a whole number in 0 ... 2^32 - 1"}
+        words |= {bool: "True or False"}
         kind = words.get(annotation, str(annotation).replace("typing.", ""))
         raise ValueError(f"{function}'s {argument} is {value!r}; it takes {kind}")
     check_bounds(function, argument, value)
@@ -232,7 +234,9 @@ def diff_configs(old: Any, new: Any, name: str = "") -> list[str]:
             for key in dict.fromkeys([*old, *new])
             for line in diff_configs(old.get(key), new.get(key), f"{name}.{key}")
         ]
-    return [] if old == new else [f"{name[1:]} is {new!r} and was {old!r}"]
+    if old == new:
+        return []
+    return [f"{name[1:]} is {SHORT.repr(new)} and was {SHORT.repr(old)}"]
 
 
 def keyword_parameters(
@@ -275,9 +279,6 @@ def _fits(value: Any, annotation: Any) -> bool:
     """Whether a literal matches an annotation; unknown annotations match anything."""
     if isinstance(annotation, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(annotation))
-    if typing.get_origin(annotation) is typing.Annotated:
-        kind, allowed = typing.get_args(annotation)
-        return _fits(value, kind) and value in allowed
     # bool is a subclass of int, so it is excluded from the numbers.
     origin = typing.get_origin(annotation) or annotation
     if origin is float:

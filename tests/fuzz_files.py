@@ -37,12 +37,12 @@ def parse_rows(path):
     text = path.read_bytes().decode("utf-8-sig")
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.split("\n") if line.strip()]
-    options = (
-        {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-    )
-    header, *rows = (
-        row for row in csv.reader(io.StringIO(text, newline=""), **options) if row
-    )
+    if path.suffix == ".tsv":
+        lines = (line.removesuffix("\r") for line in text.split("\n"))
+        table = [line.split("\t") for line in lines if line]
+    else:
+        table = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    header, *rows = table
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 

@@ -20,7 +20,11 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     path = workdir / "metrics.jsonl"
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds no run: it has no metrics.jsonl")
-    rows = read_rows(path)
+    # Of the values only the numbers; notes are text.
+    rows = [
+        {name: value for name, value in row.items() if not isinstance(value, str)}
+        for row in read_rows(path)
+    ]
     if not any("loss" in row for row in rows):
         raise ValueError(f"{workdir} has nothing to report: no step has been logged")
     return rows
@@ -44,9 +48,9 @@ def format_markdown(workdir: Path) -> str:
     try:
         summary = _summarize_run(config, card["encoder"], metrics)
         evaluators = list(dict(config["evals"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError):
         raise ValueError(
-            f"config.json and model.json of {workdir} are not those of a run: {error!r}"
+            f"{workdir} has a config.json or a model.json that is not that of a run"
         ) from None
     parts = [f"# {workdir.name}", summary, "![loss and score by step](curve.png)"]
     # A table per evaluator, and the grid of sizes if there is one.

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from research.config_sections import Seed
 from research.data import examples as example_files
 from research.data import files
 from research.data.datasets import load_hub, load_pydocs, load_tfds
@@ -150,7 +149,7 @@ def load_files(
 
 
 def load_labeled_texts(
-    *, path: str, positives: int = 4, negatives: int = 1, seed: Seed = 0
+    *, path: str, positives: int = 4, negatives: int = 1, seed: int = 0
 ) -> LoadedExamples:
     """Texts with class labels (NV-Embed, Lee et al. 2024).
 
@@ -161,7 +160,7 @@ def load_labeled_texts(
         path: A jsonl, tsv or csv file with the fields text and label.
         positives: Maximum number of positives per query; each step draws one of them.
         negatives: Number of hard negatives per query.
-        seed: Seed of the draws.
+        seed: int of the draws.
     """
     texts, labels = example_files.read_labeled_texts(path)
     _, classes = np.unique(labels, return_inverse=True)  # [N] class numbers

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from research.config_sections import Seed
 from research.data.sources import SOURCES
 from research.eval.longembed import longembed
 from research.eval.perplexity import perplexity
@@ -23,14 +22,14 @@ MAX_FUNCTION_CHARACTERS = 1_000
 
 
 def pydocs_retrieval(
-    *, candidates: int = 1_000, queries: int = 1_000, seed: Seed = 0
+    *, candidates: int = 1_000, queries: int = 1_000, seed: int = 0
 ) -> Evaluator:
     """Code search: finds the function for a docstring, in held-out packages.
 
     Args:
         candidates: Maximum number of functions to search.
         queries: Number of docstrings to search with, those of the first candidates.
-        seed: Seed of the choice of functions.
+        seed: int of the choice of functions.
 
     Returns:
         An evaluator with the scores of `retrieval` and of BM25 as "bm25".
@@ -54,7 +53,7 @@ def pydocs_retrieval(
 
 
 def pydocs_long(
-    *, length: int = 1_024, candidates: int = 100, seed: Seed = 0
+    *, length: int = 1_024, candidates: int = 100, seed: int = 0
 ) -> Evaluator:
     """Code search in long documents of several functions each.
 
@@ -67,7 +66,7 @@ def pydocs_long(
         length: Approximate length of the documents in tokens; a document holds the
             functions that fit, at least one. Queries are about a sixth as long.
         candidates: Number of documents to search, each with a query.
-        seed: Seed of the choice of functions.
+        seed: int of the choice of functions.
 
     Returns:
         An evaluator with the scores of `retrieval` and of BM25 as "bm25".

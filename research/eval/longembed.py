@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from research.config_sections import Seed
 from research.eval.figures import figure
 from research.eval.needle_tasks import (
     RetrievalTask,
@@ -34,7 +33,7 @@ def longembed(
     data: str = "",
     split: str = "test",
     text: str = "",
-    seed: Seed = 0,
+    seed: int = 0,
 ) -> Evaluator:
     """The synthetic tasks of LongEmbed and, with `data`, one retrieval data set.
 
@@ -52,7 +51,7 @@ def longembed(
         split: Name of the file in the folder's qrels/, without its ending.
         text: File or folder of texts to hide needles in; empty for the docstrings of
             the installed Python packages.
-        seed: Seed of the synthetic tasks.
+        seed: int of the synthetic tasks.
 
     Returns:
         embed -> {"main_score", "passkey", "passkey_256", ..., "FOLDER_ndcg@10"} in

@@ -11,7 +11,6 @@ import numpy as np
 import tokenizers
 from jax.sharding import Mesh
 
-from research.config_sections import Seed
 from research.data.corpus import read_corpus
 from research.inference.batching import choose_batch_sizes, group_by_length
 from research.inference.forward import place_params, place_rows
@@ -22,7 +21,7 @@ from research.types import Array, ModelEvaluator, Params, Tokens
 
 
 def perplexity(
-    *, data: str = "pydocs", documents: int = 200, seed: Seed = 0
+    *, data: str = "pydocs", documents: int = 200, seed: int = 0
 ) -> ModelEvaluator:
     """The perplexity of held-out texts, per token, byte and character.
 
@@ -36,7 +35,7 @@ def perplexity(
         data: Corpus, as `corpus.read_corpus` reads it; "pydocs" is code of held-out
             Python packages.
         documents: Maximum number of texts.
-        seed: Seed of the choice of texts.
+        seed: int of the choice of texts.
 
     Returns:
         An evaluator that returns documents, tokens, loss (nats per token), perplexity,

@@ -7,7 +7,6 @@ import ml_collections
 from tokenizers import Tokenizer
 
 from research.config_sections import (
-    Seed,
     Table,
     check_type,
     parse_section,
@@ -73,8 +72,7 @@ PRETRAINING_KEYS = ("row_layout",)
 
 # Types of the values that are no sections.
 VALUE_TYPES: Mapping[str, Any] = {
-    "seed": Seed,
-    **dict.fromkeys(("steps", "batch_size", "max_length"), int),
+    **dict.fromkeys(("seed", "steps", "batch_size", "max_length"), int),
     **dict.fromkeys(("log_every", "save_every", "keep_every", "eval_every"), int),
     **dict.fromkeys(("init_from", "position_methods", "similarity"), str),
     "normalize": bool,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import jax
@@ -67,7 +68,7 @@ class ShardedVectors:
         # Opened for each use, because there may be more shards than file descriptors.
         try:
             shard = np.load(path, mmap_mode="r")
-        except (ValueError, EOFError, SyntaxError) as error:
+        except (ValueError, EOFError, SyntaxError, TokenError) as error:
             raise ValueError(f"{path} is no file of vectors: {error}") from None
         if shard.ndim != 2 or shard.dtype != np.float32:
             raise ValueError(f"{path} holds {shard.dtype} {shard.shape}, not vectors")

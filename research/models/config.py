@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from research.config_sections import check_type
+
 # Groups of linear layers for `EncoderConfig.bias`.
 LINEAR = ("qkv", "out", "up", "down")
 CHOICES = {
@@ -142,6 +144,9 @@ class EncoderConfig:
         for field in ("bias", "sliding_window_layers", "position_methods"):
             # Lists from JSON become tuples, which are hashable.
             object.__setattr__(self, field, tuple(getattr(self, field)))
+        # Values come from files of others, too
+        for field in dataclasses.fields(self):
+            check_type("encoder", field.name, getattr(self, field.name), field.type)
         self._check_choices()
         if not self.head_dim and self.width % self.num_heads:
             raise ValueError(

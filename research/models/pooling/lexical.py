@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.config_sections import Seed
 from research.models.config import EncoderConfig
 from research.models.heads import apply_mlm_head, init_mlm_head, output_embeddings
 from research.models.linear import KERNEL_INIT
@@ -26,7 +25,7 @@ def cluster_centroids(table: Array, clusters: int, seed: int) -> Array:
     Args:
         table: [V, D] embeddings of the tokens.
         clusters: K, the number of clusters.
-        seed: Seed of scikit-learn's MiniBatchKMeans.
+        seed: int of scikit-learn's MiniBatchKMeans.
 
     Returns:
         [K, D] float32.
@@ -85,7 +84,7 @@ def max_logits(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
     return jax.lax.map(jax.checkpoint(pool_row), (tokens, mask))
 
 
-def lexicon(*, clusters: int = 4_000, seed: Seed = 0) -> LearnedPooling:
+def lexicon(*, clusters: int = 4_000, seed: int = 0) -> LearnedPooling:
     """Scores of the clusters of a vocabulary for a text (LENS, Lei et al. 2025).
 
     The output embeddings, those of the tokens if they are tied, are clustered once, by
@@ -96,7 +95,7 @@ def lexicon(*, clusters: int = 4_000, seed: Seed = 0) -> LearnedPooling:
 
     Args:
         clusters: K, the width of the embedding.
-        seed: Seed of k-means.
+        seed: int of k-means.
     """
 
     def init(key: Key, cfg: EncoderConfig, params: Params) -> Params:
