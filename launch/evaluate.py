@@ -24,6 +24,7 @@ from research.atomic_write import atomic_write, to_json
 from research.data.corpus import describe_corpus, find_corpus
 from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
+from research.eval.sts import SIMILARITIES
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.inference.shares import split_over_processes
@@ -59,6 +60,12 @@ IGNORE_IDENTICAL_IDS = flags.DEFINE_bool(
     False,
     "With --task=retrieval, whether the document with the id of a query is left out of "
     "the query's ranking, as for ArguAna, whose queries are documents of its corpus.",
+)
+SIMILARITY = flags.DEFINE_enum(
+    "similarity",
+    "cosine",
+    list(SIMILARITIES),
+    "How vectors are compared by --task=sts and, with cosine and dot, retrieval.",
 )
 GRID = flags.DEFINE_bool(
     "grid", False, "Whether the model is scored at every depth and width."
@@ -172,12 +179,17 @@ def _build_evaluator():
         return mteb_evaluator(TASKS.value)
     # {task: arguments of its evaluator}
     sources = {
-        "sts": {"data": DATA.value, "samples": SAMPLES.value},
+        "sts": {
+            "data": DATA.value,
+            "samples": SAMPLES.value,
+            "similarity": SIMILARITY.value,
+        },
         "retrieval": {
             "data": DATA.value,
             "split": SPLIT.value,
             "samples": SAMPLES.value,
             "ignore_identical_ids": IGNORE_IDENTICAL_IDS.value,
+            "similarity": SIMILARITY.value,
         },
         "longembed": {
             "tasks": TASKS.value,
@@ -190,6 +202,10 @@ def _build_evaluator():
     }
     # Tasks on pydocs need no arguments.
     arguments = sources.get(TASK.value, {})
+    if flags.FLAGS["similarity"].present and "similarity" not in arguments:
+        raise ValueError(
+            f"--similarity={SIMILARITY.value} does not go with --task={TASK.value}"
+        )
     if arguments.get("data", "") is None:
         raise ValueError(f"--task={TASK.value} needs --data")
     return EVALS[TASK.value](**arguments)

@@ -4,6 +4,7 @@ import re
 import numpy as np
 import pytest
 import pytrec_eval
+from scipy.spatial import distance
 
 from research.eval import compare_chunking
 from research.eval.evaluators import EVALS
@@ -16,7 +17,7 @@ from research.eval.grid import (
     to_record,
 )
 from research.eval.retrieval import ranking, retrieval
-from research.eval.sts import sts
+from research.eval.sts import SIMILARITIES, sts
 
 
 def letters(texts, role):
@@ -327,3 +328,18 @@ def test_a_sweep_scores_each_way_to_cut(beir, tmp_path):
     widths = [bar.get_width() for bar in picture.axes[0].patches]
     assert widths == [cell["main_score"] for cell in cells]
     assert (tmp_path / "chunks.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "similarity, expected",
+    [
+        ("cosine", lambda a, b: 1 - distance.cosine(a, b)),
+        ("dot", np.dot),
+        ("euclidean", lambda a, b: -distance.euclidean(a, b)),
+        ("manhattan", lambda a, b: -distance.cityblock(a, b)),
+    ],
+)
+def test_pairs_are_compared_as_the_similarity_is_named(similarity, expected):
+    a, b = np.random.default_rng(0).normal(size=(2, 6, 4)).astype("f4")
+    expected = [expected(x, y) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(SIMILARITIES[similarity](a, b), expected, rtol=1e-4)

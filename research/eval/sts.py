@@ -1,16 +1,17 @@
-"""Semantic textual similarity (STS): cosine similarity against human scores."""
+"""Semantic textual similarity (STS): similarities of pairs against human scores."""
 
 import chex
 import numpy as np
 
+from research.config_sections import check_option
 from research.data.files import read_sts
 from research.eval.metrics import bootstrap, check_spread, correlations, spearman
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator
 
 
-def sts(*, data: str, samples: int = 0) -> Evaluator:
-    """Correlation of the cosines of sentence pairs with human scores.
+def sts(*, data: str, samples: int = 0, similarity: str = "cosine") -> Evaluator:
+    """Correlation of the similarities of sentence pairs with human scores.
 
     Both sentences are embedded as queries, because the task is symmetric.
 
@@ -19,6 +20,7 @@ def sts(*, data: str, samples: int = 0) -> Evaluator:
             sentence2 and score.
         samples: Number of bootstrap samples of the pairs for a confidence interval; 0
             for no interval.
+        similarity: One of SIMILARITIES.
 
     Returns:
         embed -> {"main_score", "spearman", "pearson"} in percent. The main score is
@@ -28,8 +30,9 @@ def sts(*, data: str, samples: int = 0) -> Evaluator:
     Raises:
         FileNotFoundError: The file is missing.
         ValueError: The file is malformed, or all scores are equal; when the evaluator
-            is called, all cosines are equal or one is not finite.
+            is called, all similarities are equal or one is not finite.
     """
+    check_option("similarity", similarity, SIMILARITIES)
     first, second, scores = read_sts(data)
     human = np.asarray(scores)  # [N]
     try:
@@ -40,7 +43,8 @@ def sts(*, data: str, samples: int = 0) -> Evaluator:
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         # One call, so that the embedder can batch all sentences by length: [2N, D].
         a, b = np.split(np.asarray(embed(first + second, "query")), 2)
-        predicted = cosine(a, b)  # [N]
+        chex.assert_equal_shape([a, b])
+        predicted = SIMILARITIES[similarity](a, b)  # [N]
         result = correlations(predicted, human)
         interval = bootstrap((predicted, human), spearman, samples=samples)
         interval = {name: 100 * bound for name, bound in interval.items()}
@@ -51,6 +55,20 @@ def sts(*, data: str, samples: int = 0) -> Evaluator:
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine of each row of a with the same row of b: [N, D], [N, D] -> [N]."""
+    return dot(l2_normalize_rows(a), l2_normalize_rows(b))
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Dot product of each row of a with the same row of b: [N, D], [N, D] -> [N]."""
     chex.assert_rank([a, b], 2)
-    chex.assert_equal_shape([a, b])
-    return np.einsum("nd,nd->n", l2_normalize_rows(a), l2_normalize_rows(b))
+    return np.einsum("nd,nd->n", a, b)
+
+
+# {name: similarity of the rows of two arrays}, those of sentence-transformers. A
+# distance counts as its negative.
+SIMILARITIES = {
+    "cosine": cosine,
+    "dot": dot,
+    "euclidean": lambda a, b: -np.linalg.norm(a - b, axis=1),
+    "manhattan": lambda a, b: -np.abs(a - b).sum(1),
+}
