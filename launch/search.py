@@ -40,7 +40,7 @@ HITS = flags.DEFINE_integer("hits", 10, "The number of texts to print.", lower_b
 
 
 def main():
-    """Prints a table of the best texts by cosine, and returns them."""
+    """Prints a table of the best texts by the model's similarity, and returns them."""
     # Connect the processes before JAX is used.
     processes.initialize()
     if not QUERY.value.strip():
@@ -58,7 +58,8 @@ def main():
         documents = split_over_processes(embedder)(corpus[1], "document")
     # [1, hits] scores and indices of the best texts.
     query = embedder([QUERY.value], "query")
-    scores, rows = rank_documents(query, documents, HITS.value)
+    similarity = embedder.model.similarity
+    scores, rows = rank_documents(query, documents, HITS.value, similarity=similarity)
     rows = rows[0].tolist()
     if is_embedded:
         names, texts = _find_texts(folder, rows)
@@ -71,7 +72,7 @@ def main():
     # Of chunked texts, show the best chunk.
     if embedding_kind(documents) == "multi_vector":
         for hit, row in zip(hits, rows, strict=True):
-            hit |= _find_best_chunk(query, documents, row, texts[row])
+            hit |= _find_best_chunk(query, documents, row, texts[row], similarity)
     # The table on stdout.
     widest = max(len(hit["id"]) for hit in hits)
     for hit in hits:
@@ -100,7 +101,7 @@ def _find_texts(folder: Path, rows: list[int]) -> tuple[dict, dict]:
 
 
 def _find_best_chunk(
-    query: np.ndarray, chunks: ChunkEmbeddings, number: int, text: str
+    query: np.ndarray, chunks: ChunkEmbeddings, number: int, text: str, similarity: str
 ) -> dict:
     """The text and the range of characters of a text's best chunk."""
     # Rank the chunks of this text, which are adjacent, as if each were a document.
@@ -109,7 +110,8 @@ def _find_best_chunk(
         vectors=chunks.vectors[int(numbers[0]) : int(numbers[-1]) + 1],
         document_numbers=np.arange(len(numbers)),
     )
-    best = numbers[rank_documents(query, chunks_of_text, 1)[1][0, 0]]
+    _, ranked = rank_documents(query, chunks_of_text, 1, similarity=similarity)
+    best = numbers[ranked[0, 0]]
     start, end = int(chunks.start[best]), int(chunks.end[best])
     return {"text": text[start:end], "start": start, "end": end}
 

@@ -36,7 +36,8 @@ def edit(file: Path, **changes):
 
 
 def assert_same(a, b):
-    assert a._replace(params=0, tokenizer=0) == b._replace(params=0, tokenizer=0)
+    bare = {"params": 0, "tokenizer": 0, "special_tokens": 0}
+    assert a._replace(**bare) == b._replace(**bare)
     chex.assert_trees_all_equal(a.params, b.params)
     ids = [m.tokenizer.encode("The OLD leaf, unseen").ids for m in (a, b)]
     assert ids[0] == ids[1]
@@ -144,8 +145,9 @@ def test_dense_modules_of_every_depth_and_of_chunks(path):
     ("fields", "message"),
     [
         ({"activation_function": "torch.nn.Softsign"}, "Softsign; we compute.*Tanh"),
-        ({"use_residual": True}, "residual sum"),
-        ({"module_input_name": "token_embeddings"}, "else than sentence_embedding"),
+        ({"use_residual": True}, "use_residual True; we compute only False"),
+        ({"module_input_name": "token_embeddings"}, "only 'sentence_embedding'"),
+        ({"bias": True}, "has the tensors linear.weight, but.*linear.bias"),
     ],
 )
 def test_dense_module_that_we_do_not_compute(fields, message, tmp_path):
@@ -173,8 +175,15 @@ def test_modules_in_another_order(path):
 
 def test_prompts_by_name_and_by_default(path):
     file = path / "config_sentence_transformers.json"
-    edit(file, prompts={"passage": "p: ", "sts": "s: "}, default_prompt_name="sts")
-    assert load(str(path)).prompts == {"query": "s: ", "document": "p: "}
+    prompts = {"passage": "p: ", "sts": "s: ", "empty": None}
+    edit(file, prompts=prompts, default_prompt_name="sts")
+    model = load(str(path))
+    roles = {"query": "", "document": "p: "}
+    assert model.prompts == roles | {"passage": "p: ", "sts": "s: ", "empty": ""}
+    assert model.default_prompt == "sts"
+    edit(file, default_prompt_name="none")
+    with pytest.raises(ValueError, match="default_prompt_name 'none', but only the"):
+        load(str(path))
     file.unlink()
     assert load(str(path)).prompts == {"query": "", "document": ""}
 
@@ -218,6 +227,7 @@ def test_plain_folder_with_only_a_vocabulary(path):
     (path / "tokenizer.json").unlink()
     vocab = make_model().tokenizer.get_vocab()
     (path / "vocab.txt").write_text("\n".join(sorted(vocab, key=vocab.get)))
+    edit(path / "tokenizer_config.json", tokenizer_class="BertTokenizer")
     assert_same(load(str(path)), make_model())
 
 

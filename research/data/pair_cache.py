@@ -212,7 +212,10 @@ def _tokenize(
     tokenizer, max_length, prompt = encoding
     # The source's own prompts are prefixes.
     if prompt is None:
-        prefixed = [source.prompts[r] + t for r, t in zip(roles, texts, strict=True)]
+        prefixed = [
+            source.prompts.get(role, "") + text
+            for role, text in zip(roles, texts, strict=True)
+        ]
         token_ids = tokenization.tokenize_texts(
             tokenizer, prefixed, max_length, label=labels.__getitem__
         )

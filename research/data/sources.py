@@ -25,7 +25,8 @@ class Source:
         examples: Sequence of Example; it need not be in memory.
         negatives_per_query: Number of hard negatives per query in every step.
         weight: Share of the steps, relative to the other sources.
-        prompts: Prefix of the texts for each role, "query" and "document".
+        prompts: Prefix of the texts for each role, "query" and "document", that has
+            one.
         identity: Name of the content, if it is known without reading the examples.
         note: What was read and what was left out, for the start of a run.
     """
@@ -57,24 +58,26 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
     Returns:
         A function with the keyword arguments of `load` and three more: `weight`, the
         share of the steps relative to the other sources; `query_prompt` and
-        `document_prompt`, prefixes of every query and every document.
+        `document_prompt`, prefixes of every query and every document; None for those
+        of the model that the run starts from.
     """
 
     def make_source(
         *,
         weight: float = 1.0,
-        query_prompt: str = "",
-        document_prompt: str = "",
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
         **arguments,
     ) -> Source:
         if not weight > 0:
             raise ValueError(f"weight {weight} should be positive")
         loaded = load(**arguments)
+        prompts = {"query": query_prompt, "document": document_prompt}
         return Source(
             examples=loaded.examples,
             negatives_per_query=loaded.negatives_per_query,
             weight=weight,
-            prompts={"query": query_prompt, "document": document_prompt},
+            prompts={r: text for r, text in prompts.items() if text is not None},
             identity=loaded.identity,
             note=loaded.note,
         )

@@ -27,6 +27,9 @@ from research.experiment.config_keys import check_keys, check_lengths
 from research.experiment.evaluation import make_embedder, measure_model
 from research.experiment.initialization import (
     ENCODERS,
+    Initialization,
+    combine_prompts,
+    inherit_prompts,
     load_initialization,
     make_initialize,
     make_tokenizer,
@@ -94,7 +97,15 @@ def build(
     encoder = extend_config(base_encoder, config.position_methods)
     check_lengths(config, encoder, tokenizer)
 
-    # Batches, objective and initial parameters
+    # Initial parameters, and the prompts of the model they come from
+    initialization = None
+    if config.init_from:
+        pool = format_call(config.pool)
+        initialization = load_initialization(
+            config.init_from, base_encoder, tokenizer, pool, prompt
+        )
+    sources = inherit_prompts(sources, initialization)
+    # Batches and objective
     batches = _build_batches(config, sources, tokenizer, mesh, cache, prompt)
     notes = describe_sources(sources)
     if "loss" in config:
@@ -102,20 +113,12 @@ def build(
         notes = check_sources(batches, sources, config.loss.name, loss)
     training = _training_encoder(config, encoder)
     objective = _build_objective(config, training, tokenizer, batches)
-    initialization = None
-    if config.init_from:
-        initialization = load_initialization(
-            config.init_from,
-            base_encoder,
-            tokenizer,
-            format_call(config.pool),
-        )
     initialize = make_initialize(
         objective, base_encoder, config.position_methods, initialization
     )
 
     # How the trained model embeds, and its evaluators
-    card = _model_card(config, base_encoder, encoder, sources)
+    card = _model_card(config, base_encoder, encoder, sources, initialization)
     local_mesh = sharding.local_mesh(mesh)
     evaluators = {name: build_section(EVALS, p) for name, p in config.evals.items()}
     return Experiment(
@@ -256,6 +259,7 @@ def _model_card(
     base_encoder: EncoderConfig,
     encoder: EncoderConfig,
     sources: Mapping[str, Source],
+    initialization: Initialization | None,
 ) -> dict[str, Any]:
     """The content of model.json: how the trained model embeds."""
     # A model with extended context embeds texts up to its new length
@@ -264,10 +268,13 @@ def _model_card(
         "encoder": config_fields(encoder),
         "pool": format_call(config.pool),
         "max_length": encoder.max_len if extended else config.max_length,
-        "prompts": _shared_prompts(sources),
+        "prompts": combine_prompts(sources, initialization),
+        "default_prompt": "",
         "prompt": format_call(config.prompt),
         "head": config.objective.head if _keeps_head(config) else "",
         "normalize": config.normalize,
+        "similarity": config.similarity if "similarity" in config else "cosine",
+        "special_tokens": dict(initialization.special_tokens) if initialization else {},
         "dims": _trained_dims(config),
         "partial": is_partial(config.tuning.name),
         "adapters": _adapter_names(config),
@@ -296,14 +303,6 @@ def _adapter_names(config) -> list[str]:
             "reads rows of text, which go through one adapter"
         )
     return names
-
-
-def _shared_prompts(sources: Mapping[str, Source]) -> dict[str, str]:
-    """The prompts of the sources if all sources have the same, else empty prompts."""
-    prompts = [dict(source.prompts) for source in sources.values()]
-    if all(pair == prompts[0] for pair in prompts):
-        return prompts[0]
-    return {"query": "", "document": ""}
 
 
 def _trained_dims(config) -> list[int]:

@@ -23,6 +23,7 @@ from research.models.pooling.registry import POOLINGS
 from research.objectives.registry import OBJECTIVES, check_row_layout, objective_inputs
 from research.objectives.tuning import TUNING
 from research.text.prompts import PROMPTS
+from research.text.tokenization import num_token_ids
 from research.train.optimizers import OPTIMIZERS
 
 # Keys whose value is one section, and the functions that the section may name.
@@ -165,8 +166,8 @@ def check_lengths(config, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:
             f"max_length {config.max_length} is beyond the encoder's {encoder.max_len} "
             "positions (encoder.max_len)"
         )
-    if tokenizer.get_vocab_size() > encoder.vocab_size:
+    if num_token_ids(tokenizer) > encoder.vocab_size:
         raise ValueError(
-            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the encoder's "
+            f"the tokenizer has {num_token_ids(tokenizer)} tokens, the encoder's "
             f"table only {encoder.vocab_size} (encoder.vocab_size)"
         )

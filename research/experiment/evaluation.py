@@ -35,6 +35,7 @@ def make_embedder(
         prompts=card["prompts"],
         normalize=card["normalize"],
         dense=head_layers(parts["head"], card["head"]) if card["head"] else (),
+        similarity=card["similarity"],
         prompt=prompt,
         adapters=tuple(card["adapters"]),
     )

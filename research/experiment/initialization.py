@@ -21,6 +21,7 @@ from research.models.positions.methods import (
     read_methods,
 )
 from research.text import tokenization
+from research.text.templates import Prompt
 from research.types import Key, Objective, Params, Pool
 
 # Approximate number of examples per source that a tokenizer is trained on.
@@ -32,16 +33,24 @@ class Initialization(NamedTuple):
 
     Attributes:
         params: Parameters of the encoder, and "head" for a pooling that has one.
-        note: Sentence about dropped parts of the model and a changed attention mask;
-            empty if there are none.
+        note: Sentence about parts of the model that the run keeps or drops, and a
+            changed attention mask; empty if there are none.
+        prompts: Prefix of the texts for each role, and others that the model names.
+        special_tokens: As in `EmbeddingModel`.
     """
 
     params: Params
     note: str
+    prompts: Mapping[str, str]
+    special_tokens: Mapping[str, str]
 
 
 def load_initialization(
-    model: str, cfg: EncoderConfig, tokenizer: Tokenizer, pool: str = "mean"
+    model: str,
+    cfg: EncoderConfig,
+    tokenizer: Tokenizer,
+    pool: str = "mean",
+    prompt: Prompt | None = None,
 ) -> Initialization:
     """Loads the encoder of a model to start a run from, such as a pre-training run.
 
@@ -51,6 +60,8 @@ def load_initialization(
             first blocks are used) and another causal mask; all else must be equal.
         tokenizer: Tokenizer of the run.
         pool: Pooling of the run, as `parse_pooling` reads it.
+        prompt: Templates of the run, which replace the prompts of the model; None keeps
+            these.
 
     Raises:
         ValueError: The model has another shape, another vocabulary, or adapters.
@@ -91,7 +102,51 @@ def load_initialization(
         notes.append(f"its {parts} kept, {' and '.join(dropped)} dropped")
     if shape.causal != cfg.causal:
         notes.append(MASK_NOTES[cfg.causal])
-    return Initialization(params, f"{model}: {'; '.join(notes)}" if notes else "")
+    prompts = loaded.prompts if prompt is None else {}
+    notes += _describe_prompts(loaded, prompt)
+    note = f"{model}: {'; '.join(notes)}" if notes else ""
+    return Initialization(params, note, prompts, loaded.special_tokens)
+
+
+def _describe_prompts(loaded: EmbeddingModel, prompt: Prompt | None) -> list[str]:
+    """Notes on prompts and templates of a model that a run keeps or drops."""
+    notes = []
+    prefixes = [f"{r} {p!r}" for r, p in sorted(loaded.prompts.items()) if p]
+    if prefixes:
+        action = "kept" if prompt is None else "replaced by the templates of the config"
+        notes.append(f"its prompts ({', '.join(prefixes)}) are {action}")
+    if loaded.prompt not in (None, prompt):
+        notes.append("its prompt templates are dropped (config.prompt)")
+    return notes
+
+
+def inherit_prompts(
+    sources: Mapping[str, Source], initialization: Initialization | None
+) -> dict[str, Source]:
+    """The sources, with the initial model's prompts for roles without their own."""
+    prompts = initialization.prompts if initialization else {}
+    roles = {role: prompts.get(role, "") for role in ("query", "document")}
+    return {
+        name: dataclasses.replace(source, prompts={**roles, **source.prompts})
+        for name, source in sources.items()
+    }
+
+
+def combine_prompts(
+    sources: Mapping[str, Source], initialization: Initialization | None
+) -> dict[str, str]:
+    """The prompts of a trained model.
+
+    Args:
+        sources: Sources with prompts for both roles. If they differ from each other,
+            the trained model has none.
+        initialization: What the run takes from a model, whose prompts by other names
+            than the roles stay.
+    """
+    prompts = initialization.prompts if initialization else {}
+    first, *others = [dict(source.prompts) for source in sources.values()]
+    is_shared = all(other == first for other in others)
+    return {**prompts, **(first if is_shared else {"query": "", "document": ""})}
 
 
 def _select_parts(
@@ -104,6 +159,8 @@ def _select_parts(
     """
     learned = isinstance(pool, LearnedPooling)
     parts, dropped = "encoder is", list(loaded.dropped)
+    if loaded.dense:
+        dropped.append(f"{len(loaded.dense)} dense layers after the pooling")
     # Keep the head for a pooling that reuses it
     takes_head = learned and pool.reuses_head and "pooling" not in params
     if takes_head and loaded.head is not None:

@@ -17,6 +17,7 @@ from research.inference.forward import RowEncoder, make_row_encoders
 from research.inference.model import EmbeddingModel
 from research.inference.tokenize import (
     TokenizedTexts,
+    check_token_ids,
     has_pst,
     make_plain_tokenize,
     make_template_tokenize,
@@ -130,6 +131,7 @@ class Embedder:
             self._tokenize = make_template_tokenize(
                 model.prompt, model.tokenizer, self._text_length, pst_id, allow_empty
             )
+        self._vocab_size = cfg.vocab_size
         # <PST> is a new row of the token table.
         if has_pst(model.prompt):
             params, cfg = add_token(params, cfg, jax.random.key(0))
@@ -162,7 +164,7 @@ class Embedder:
     def width(self) -> int:
         """D, the width of the embeddings."""
         vector = np.zeros((1, self.model.full_width), np.float32)
-        return self._finish(vector).shape[1]
+        return self._finish(vector, str).shape[1]
 
     def __call__(
         self,
@@ -183,7 +185,8 @@ class Embedder:
             pcw averages the windows of a document and returns [N, D].
 
         Raises:
-            ValueError: There are no texts, or one has no tokens.
+            ValueError: There are no texts, one has no tokens or one that the model
+                does not have, or a vector is not finite.
         """
         return self.encode(self.tokenize(texts, role, label=label))
 
@@ -198,7 +201,10 @@ class Embedder:
         if not len(texts):
             raise ValueError("there are no texts to embed")
         if self.chunk is None or role != "document":
-            return TokenizedTexts(role, self._tokenize(texts, role, label))
+            rows = self._tokenize(texts, role, label)
+            for part in rows:
+                self._check_token_ids(part, label)
+            return TokenizedTexts(role, rows, label)
         chunked = split_texts(
             self.model.tokenizer,
             texts,
@@ -209,7 +215,14 @@ class Embedder:
             allow_empty=self._allow_empty,
             label=label,
         )
-        return TokenizedTexts(role, [make_chunk_rows(chunked)], chunked)
+        rows = make_chunk_rows(chunked)
+        # [R] the text of each row
+        numbers = np.repeat(np.arange(len(texts)), [len(text.rows) for text in chunked])
+        self._check_token_ids(rows, lambda row: label(int(numbers[row])))
+        return TokenizedTexts(role, [rows], label, chunked)
+
+    def _check_token_ids(self, rows: TokenRows, label: Callable[[int], str]) -> None:
+        check_token_ids(rows, self.model.tokenizer, self._vocab_size, label)
 
     def encode(self, tokenized: TokenizedTexts) -> Embeddings:
         """The second half of a call: from the tokens to the embeddings."""
@@ -218,7 +231,8 @@ class Embedder:
         encoder = self._select(self._row_encoders, tokenized.role)
         # [N, D] vectors for each template, averaged over templates.
         vectors = [self._encode(encoder, rows) for rows in tokenized.rows]
-        return self._finish(np.mean(vectors, axis=0) if vectors[1:] else vectors[0])
+        vectors = np.mean(vectors, axis=0) if vectors[1:] else vectors[0]
+        return self._finish(vectors, tokenized.label)
 
     def _encode_chunks(self, tokenized: TokenizedTexts) -> Embeddings:
         """Embeds documents that are cut into chunks."""
@@ -228,9 +242,13 @@ class Embedder:
         vectors = average_pieces(pieces, tokenized.chunked)
         # The windows of pcw have been through the dense layers; other chunks have not.
         if self.chunk.one_vector_per_text:
-            return self._finish(vectors)
-        vectors = self._finish(np.asarray(project(self.model.dense, vectors)))
-        return make_chunk_embeddings(vectors, tokenized.chunked)
+            return self._finish(vectors, tokenized.label)
+        vectors = np.asarray(project(self.model.dense, vectors))
+        chunks = make_chunk_embeddings(vectors, tokenized.chunked)
+        numbers = chunks.document_numbers
+        return chunks._replace(
+            vectors=self._finish(vectors, lambda i: tokenized.label(int(numbers[i])))
+        )
 
     def _encode(self, encoder: RowEncoder, rows: TokenRows) -> np.ndarray:
         """The pooled vectors of token rows, before `_finish`."""
@@ -242,14 +260,25 @@ class Embedder:
             pools_last_token=encoder.pool == "last",
         )
 
-    def _finish(self, vectors: np.ndarray) -> np.ndarray:
-        """Truncates, transforms and normalizes vectors [..., D], in this order."""
+    def _finish(self, vectors: np.ndarray, label: Callable[[int], str]) -> np.ndarray:
+        """Truncates, transforms and normalizes vectors [N, ..., D], in this order.
+
+        Raises:
+            ValueError: A vector is not finite; `label` names its text.
+        """
         vectors = vectors[..., : self.model.dim]
         if self.transform is not None:
             vectors = self.transform(vectors)
         if self.model.normalize:
             vectors = l2_normalize_rows(vectors)
-        return np.asarray(vectors, np.float32)
+        vectors = np.asarray(vectors, np.float32)
+        is_finite = np.isfinite(vectors).reshape(len(vectors), -1).all(1)  # [N]
+        if not is_finite.all():
+            raise ValueError(
+                f"the vector of {label(int(is_finite.argmin()))} is not finite: the "
+                "model's parameters have no finite values, or too large ones"
+            )
+        return vectors
 
     def _select(self, encoders: Sequence[RowEncoder], role: str) -> RowEncoder:
         """The encoder whose adapter has the name of the role, or else the first one."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -25,7 +26,8 @@ class EmbeddingModel(NamedTuple):
         tokenizer: The tokenizer, without padding or truncation.
         pool: The pooling, as `parse_pooling` reads it, such as "mean".
         max_length: Maximum number of tokens of a text, special tokens included.
-        prompts: Prefix of the texts for each role, "query" and "document".
+        prompts: Prefix of the texts for each role, "query", "document" and those that
+            the model names itself, such as "classification".
         normalize: Whether embeddings are scaled to length 1.
         dense: Linear layers after the pooling.
         dims: The widths that the model was trained at; empty if unknown.
@@ -37,6 +39,12 @@ class EmbeddingModel(NamedTuple):
         adapters: Names of the adapters in `params`, in their order. A text is embedded
             with the adapter that has the name of its role, or else with the first.
         base: Name of the model from which the training started; '' if unknown.
+        similarity: How vectors are compared: "cosine", "dot", "euclidean" or
+            "manhattan".
+        default_prompt: Name of the prompt for texts without a role, of which we have
+            none; "" without one.
+        special_tokens: {role of a token in `transformers`, such as "pad_token": token},
+            for those that are known.
         head: Parameters of the head that predicts tokens from hidden states, as
             `heads.init_head` makes them; None without a head.
     """
@@ -55,6 +63,9 @@ class EmbeddingModel(NamedTuple):
     dropped: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     base: str = ""
+    similarity: str = "cosine"
+    default_prompt: str = ""
+    special_tokens: Mapping[str, str] = {}
     head: Params | None = None
 
     @property

@@ -10,6 +10,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from research.config_sections import check_option
 from research.inference.vector_shards import ShardedVectors
 from research.sharding import make_mesh
 from research.transforms.normalize import l2_normalize_rows
@@ -40,7 +41,11 @@ def rank_documents(
 
     Returns:
         Scores [Q, min(k, N)] float32 from best to worst, and indices of documents.
+
+    Raises:
+        ValueError: We do not rank by this similarity, or as in `search`.
     """
+    check_option("similarity", similarity, ("cosine", "dot"))
     # The cosine is the dot product of normalized vectors.
     normalize = similarity == "cosine"
     if normalize:

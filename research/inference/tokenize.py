@@ -9,7 +9,7 @@ import tokenizers
 from research.inference.batching import TokenRows
 from research.text.chunk_rows import ChunkedText
 from research.text.templates import Prompt, tokenize_with_prompt
-from research.text.tokenization import tokenize_texts
+from research.text.tokenization import num_token_ids, tokenize_texts
 from research.text.tokens import PST, add_special_token
 
 # tokenize(texts, role, label) -> the rows of all texts, for each template. The embedder
@@ -23,11 +23,13 @@ class TokenizedTexts(NamedTuple):
     Attributes:
         role: Role of the texts, "query" or "document".
         rows: The rows of all texts, for each template of the prompt.
+        label: Function from the index of a text to its name in error messages.
         chunked: The chunks of N documents; None for texts that are not cut.
     """
 
     role: str
     rows: list[TokenRows]
+    label: Callable[[int], str]
     chunked: list[ChunkedText] | None = None
 
 
@@ -109,6 +111,38 @@ def make_template_tokenize(
         ]
 
     return tokenize
+
+
+def check_token_ids(
+    rows: TokenRows,
+    tokenizer: tokenizers.Tokenizer,
+    vocab_size: int,
+    label: Callable[[int], str],
+) -> None:
+    """Checks that all tokens have a row in the token table.
+
+    A tokenizer may have tokens that were added after the training of the model.
+
+    Args:
+        rows: Rows of tokens.
+        tokenizer: Tokenizer of the model.
+        vocab_size: Number of rows of the token table, without <PST>.
+        label: Function from the index of a row to its name in error messages.
+
+    Raises:
+        ValueError: A token is beyond the table.
+    """
+    if num_token_ids(tokenizer) <= vocab_size:
+        return
+    for index, token_ids in enumerate(rows.token_ids):
+        if rows.pst_positions is not None:
+            token_ids = np.delete(token_ids, rows.pst_positions[index])
+        token_id = int(token_ids.max(initial=0))
+        if token_id >= vocab_size:
+            raise ValueError(
+                f"{label(index)} has the token {tokenizer.id_to_token(token_id)!r} of "
+                f"id {token_id}, but the model's token table has {vocab_size} rows"
+            )
 
 
 def has_pst(prompt: Prompt | None) -> bool:

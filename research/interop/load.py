@@ -1,6 +1,8 @@
 """Loads a model by its name: a workdir, a folder, an installed package or a hub id."""
 
+import dataclasses
 import importlib.util
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +14,11 @@ from research.config_sections import parse_section
 from research.inference.model import EmbeddingModel, head_layers, merge_adapter
 from research.interop.hf.families import has_output_layer, read_config
 from research.interop.hf.safetensors import read_safetensors
+from research.interop.hf.tokenizer import read_tokenizer
+from research.interop.json_files import read_json
 from research.interop.peft import read_adapter
-from research.interop.sentence_transformers.read import read_json, read_modules
+from research.interop.sentence_transformers.read import Modules, read_modules
+from research.models.config import EncoderConfig
 from research.models.lora import full_params, num_params
 from research.models.positions.methods import encoder_config
 from research.text.prompts import PROMPTS, build_prompt
@@ -183,6 +188,9 @@ def _load_workdir(path: Path, lm_head: bool) -> EmbeddingModel:
             ),
             adapters=tuple(fields.get("adapters", ())),
             base=fields.get("base", ""),
+            similarity=fields.get("similarity", "cosine"),
+            default_prompt=fields.get("default_prompt", ""),
+            special_tokens=fields.get("special_tokens", {}),
             head=parts.get("head"),
         )
     except (KeyError, TypeError) as error:
@@ -193,27 +201,59 @@ def _load_transformers(
     path: Path,
     sharding: Callable[[Params], Any] | None,
     lm_head: bool,
-    max_length: int | None = None,
+    modules: Modules | None = None,
 ) -> EmbeddingModel:
-    """Loads a Hugging Face folder, with the defaults of `load`."""
+    """Loads a Hugging Face folder, with the defaults of `load`.
+
+    Args:
+        path: The folder.
+        sharding, lm_head: As in `load`.
+        modules: The options of a sentence-transformers folder around it.
+    """
+    if (path / "adapter_config.json").exists():
+        raise ValueError(
+            f"{path} is an adapter (adapter_config.json): load the model that it was "
+            "made for, and merge it with --adapter"
+        )
+    # Encoder and tokenizer, each with what sentence-transformers' options change.
     fields = read_json(path / "config.json")
+    fields |= modules.config_fields if modules else {}
     config = read_config(fields)
-    # A tokenizer may allow more tokens than the encoder has positions.
-    if max_length is None:
-        tokenizer_config = read_json(path / "tokenizer_config.json", missing={})
-        max_length = tokenizer_config.get("model_max_length") or config.max_len
+    loaded = read_tokenizer(path, fields, modules and modules.tokenizer_fields)
+    stated = modules and modules.max_length
+    if stated:
+        config = _extend_max_len(path, config, int(stated))
     return EmbeddingModel(
         params=read_safetensors(
             path, config, sharding, lm_head=lm_head and has_output_layer(fields)
         ),
         config=config,
-        tokenizer=load_tokenizer(path),
+        tokenizer=loaded.tokenizer,
         pool="mean",
-        max_length=int(min(max_length, config.max_len)),
+        max_length=int(min(stated or loaded.max_length or math.inf, config.max_len)),
         prompts={"query": "", "document": ""},
         normalize=True,
         dims=tuple(fields.get("matryoshka_dimensions", ())),
+        special_tokens=loaded.special_tokens,
     )
+
+
+def _extend_max_len(path: Path, config: EncoderConfig, max_length: int):
+    """The config with sentence-transformers' maximum length, if that is longer.
+
+    It holds beyond the maximum of config.json, except for a table of positions.
+
+    Raises:
+        ValueError: The length goes beyond that of the RoPE scaling.
+    """
+    if max_length <= config.max_len or config.position == "learned":
+        return config
+    if config.position_methods:
+        raise ValueError(
+            f"{path} has max_seq_length {max_length}, but its RoPE scaling is for at "
+            f"most {config.max_len} tokens: set max_seq_length to {config.max_len}"
+        )
+    return dataclasses.replace(config, max_len=max_length)
 
 
 def _load_sentence_transformers(
@@ -221,13 +261,18 @@ def _load_sentence_transformers(
 ) -> EmbeddingModel:
     """Loads a folder whose modules.json lists Transformer, Pooling and perhaps more."""
     modules = read_modules(path)
-    model = _load_transformers(
-        modules.transformer, sharding, lm_head, modules.max_length
-    )
+    model = _load_transformers(modules.transformer, sharding, lm_head, modules)
     if modules.lower_case:
         _lower_case_input(model.tokenizer)
-    names = ("pool", "prompts", "normalize", "dense", "dim")
-    return model._replace(**{name: getattr(modules, name) for name in names})
+    return model._replace(
+        pool=modules.pool,
+        prompts=modules.prompts,
+        default_prompt=modules.default_prompt,
+        similarity=modules.similarity,
+        normalize=modules.normalize,
+        dense=modules.dense,
+        dim=modules.dim,
+    )
 
 
 def _lower_case_input(tokenizer: Tokenizer) -> None:

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from research.atomic_write import atomic_write, to_json
 from research.inference.model import EmbeddingModel
 from research.interop.hf.families import find_family
 from research.interop.hf.safetensors import save_tensors
+from research.interop.hf.tensor_files import read_file
 from research.interop.hf.weight_names import WEIGHT_NAMES, canonical_name
+from research.interop.json_files import check_number, read_json
 from research.models import lora
 from research.models.config import EncoderConfig
 from research.models.layers import LINEAR_LAYERS
@@ -154,7 +154,7 @@ def read_adapter(folder: Path, params: Params, cfg: EncoderConfig) -> Params:
     layer_of_module = {module.name: name for name, module in modules.items()}
     # Group the tensors: {our layer: {(block, "A" or "B"): tensor}}.
     by_layer: dict[str, dict[tuple[int, str], np.ndarray]] = {}
-    for name, tensor in _read_tensors(folder).items():
+    for name, tensor in read_file(folder / WEIGHTS).items():
         match = _TENSOR.fullmatch(name.removeprefix(_PREFIX))
         module = canonical_name(match[1]) if match else ""
         block = re.search(r"\d+", module)
@@ -232,7 +232,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}")
-    fields = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    fields = read_json(folder / CONFIG)
+    for name in ("r", "lora_alpha"):
+        check_number(folder / CONFIG, fields, name)
     if fields.get("peft_type") != "LORA":
         kind = fields.get("peft_type")
         raise ValueError(f"{folder / CONFIG} has peft_type {kind!r}; we compute LORA")
@@ -243,15 +245,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
                 f"compute; allowed: {allowed[0]!r}"
             )
     return fields
-
-
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    try:
-        return load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{folder / WEIGHTS} is not a safetensors file: {error}"
-        ) from None
 
 
 def _stack_lora(

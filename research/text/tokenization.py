@@ -1,7 +1,6 @@
 """Tokenization: loads and trains tokenizers; texts to token ids and hashes."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -16,34 +15,26 @@ ENCODE_BATCH_SIZE = 2048  # texts encoded at once; bounds the memory of the enco
 
 
 def load_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
-    """Loads a tokenizer.json, or the tokenizer of a model folder.
-
-    A folder with only a vocab.txt has BERT's WordPiece tokenizer; whether it lowercases
-    is read from tokenizer_config.json (do_lower_case; true by default). Padding and
-    truncation are switched off.
+    """Loads a tokenizer.json, or that of a folder, without padding and truncation.
 
     Raises:
-        FileNotFoundError: There is neither a tokenizer.json nor a vocab.txt.
-        ValueError: The file is not a tokenizer.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a tokenizer, or cuts texts at their beginning.
     """
-    # A tokenizers file, or a WordPiece vocabulary.
     path = Path(path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
-    vocab = path / "vocab.txt"
-    if file.is_file():
-        try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing more precise
-            raise ValueError(f"{file} is not a tokenizers file: {error}") from error
-    elif vocab.is_file():
-        config = path / "tokenizer_config.json"
-        settings = json.loads(config.read_text()) if config.is_file() else {}
-        model = models.WordPiece.from_file(str(vocab), unk_token="[UNK]")
-        tokenizer = tokenizers.Tokenizer(model)
-        _set_bert(tokenizer, lowercase=settings.get("do_lower_case", True))
-        _add_bert_special(tokenizer)
-    else:
-        raise FileNotFoundError(f"{path} has no tokenizer.json and no vocab.txt")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file.parent} has no {file.name}")
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing more precise
+        raise ValueError(f"{file} is not a tokenizers file: {error}") from error
+    truncation = tokenizer.truncation or {}
+    if truncation.get("direction", "right").lower() != "right":
+        raise ValueError(
+            f"{file} cuts long texts at their beginning (truncation.direction), we cut "
+            "them at their end"
+        )
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -130,6 +121,11 @@ def tokenize_texts(
     return token_ids
 
 
+def num_token_ids(tokenizer: tokenizers.Tokenizer) -> int:
+    """The largest token id + 1: the rows that a token table needs."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
 def enclosing_tokens(tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The special tokens before and after a text, each [n] int32."""
     # The special tokens around any text, such as "a".
@@ -157,7 +153,7 @@ def _train_wordpiece(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
     by number. To fix their order, they are passed to it as if they were special tokens.
     """
     tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    _set_bert(tokenizer, lowercase=True)
+    _set_bert(tokenizer)
     # Characters that may occur inside a word.
     characters = " ".join(sorted(set().union(*texts)))
     inner = {
@@ -178,7 +174,7 @@ def _train_wordpiece(texts: list[str], vocab: int) -> tokenizers.Tokenizer:
     # A new tokenizer from the learned vocabulary, in which they are not special.
     learned = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
     tokenizer = tokenizers.Tokenizer(learned)
-    _set_bert(tokenizer, lowercase=True)
+    _set_bert(tokenizer)
     return tokenizer
 
 
@@ -199,18 +195,14 @@ def _train_bpe(
     return tokenizer
 
 
-def _set_bert(tokenizer: tokenizers.Tokenizer, *, lowercase: bool) -> None:
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+def _set_bert(tokenizer: tokenizers.Tokenizer) -> None:
+    tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
 
 
 def _add_bert_special(tokenizer: tokenizers.Tokenizer) -> None:
-    # A vocab.txt may lack some of them.
-    known = [
-        token for token in SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None
-    ]
-    tokenizer.add_special_tokens(known)
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

@@ -43,7 +43,13 @@ def read_roberta(fields: Fields) -> EncoderConfig:
         is_decoder=(False,),
         add_cross_attention=(False,),
     )
-    offset = fields.get("pad_token_id", 1) + 1
+    pad_token_id = fields.get("pad_token_id", 1)
+    if pad_token_id is None:
+        raise ValueError(
+            "config.json has pad_token_id null, but the positions of a RoBERTa begin "
+            "after it: 1 in the published models"
+        )
+    offset = pad_token_id + 1
     return _bert(
         fields,
         max_len=fields.get("max_position_embeddings", 512) - offset,

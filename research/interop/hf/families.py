@@ -5,13 +5,14 @@ A family has a reader and a writer in `FAMILIES`, and the names of its tensors i
 compute, so that a model that loads computes the same as in `transformers`.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
 from research.interop.hf import bert, gpt, llama, t5
-from research.interop.hf.common import Fields
+from research.interop.hf.common import Fields, require
 from research.interop.hf.weight_names import OUTPUT_LAYERS
 from research.models.config import EncoderConfig
 from research.models.positions.methods import config_fields
@@ -48,10 +49,41 @@ def read_config(fields: Fields) -> EncoderConfig:
         raise ValueError(
             f"config.json has model_type {name!r}; known are {', '.join(FAMILIES)}"
         )
+    _check_fields(name, fields)
     try:
         return FAMILIES[name].read(fields)
     except KeyError as missing:
         raise ValueError(f"config.json of a {name} model lacks {missing}") from None
+    except (TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(
+            f"config.json of a {name} model has a null, a value of another type, or a "
+            f"zero where a number belongs: {error}"
+        ) from None
+
+
+def _check_fields(name: str, fields: Fields) -> None:
+    """Rejects what no family computes: other code, quantized weights, text as numbers.
+
+    Args:
+        name: The family.
+        fields: The parsed `config.json`.
+    """
+    require(fields, quantization_config=(None, {}), pruned_heads=(None, {}))
+    # Code of the model's own, except that which we have read.
+    code = str((fields.get("auto_map") or {}).get("AutoModel", ""))
+    if code and code.split(".")[-1] != KNOWN_CODE.get(name):
+        raise ValueError(
+            f"config.json has an auto_map: the model is computed by its own code, "
+            f"{code}, which we neither run nor know; without the auto_map we would "
+            f"compute a plain {name} model"
+        )
+    texts = [
+        f"{key} {value!r}"
+        for key, value in fields.items()
+        if isinstance(value, str) and NUMBER.fullmatch(value)
+    ]
+    if texts:
+        raise ValueError(f"config.json has numbers as text: {', '.join(texts)}")
 
 
 def has_output_layer(fields: Fields) -> bool:
@@ -139,6 +171,13 @@ def _normalize_config(cfg: EncoderConfig) -> EncoderConfig:
     return replace(cfg, rope_theta_local=theta, **defaults)
 
 
+NUMBER = re.compile(r"[+-]?(\d+|\d*\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+# {family: class of the remote code that its reader follows}
+KNOWN_CODE = {
+    "jina_bert": "JinaBertModel",
+    "nomic_bert": "NomicBertModel",
+    "eurobert": "EuroBertModel",
+}
 # Families whose output layer is untied by default.
 UNTIED = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "gpt_neox")
 # {family: end of the name of its causal language model}, if not "ForCausalLM".

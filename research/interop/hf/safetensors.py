@@ -4,21 +4,28 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from research.atomic_write import to_json
 from research.interop.hf.families import find_family
+from research.interop.hf.tensor_files import (
+    FLOATS,
+    INDEX_FILE,
+    StoredTensor,
+    list_tensors,
+    read_tensor,
+)
 from research.interop.hf.weight_names import (
     OUTPUT_LAYERS,
     WEIGHT_NAMES,
     TensorMap,
     canonical_name,
-    is_ignored,
+    is_body,
 )
 from research.interop.hf.weight_transforms import TRANSFORMS, Shape
 from research.models.config import EncoderConfig
@@ -28,21 +35,7 @@ from research.types import Array, Params
 # Large tensors, such as embedding tables, are read in slices of so many bytes.
 SLICE_BYTES = 1 << 24
 MAX_SHARD_SIZE = "5GB"  # as `transformers` and the hub
-INDEX_FILE = "model.safetensors.index.json"
-
-
-class StoredTensor(NamedTuple):
-    """Where a tensor is stored.
-
-    Attributes:
-        file: A safetensors file.
-        name: The tensor's name in it.
-        shape: The tensor's shape.
-    """
-
-    file: Path
-    name: str
-    shape: Shape
+MAX_LISTED = 8  # faults that an error message lists
 
 
 def read_safetensors(
@@ -74,8 +67,9 @@ def read_safetensors(
     Raises:
         FileNotFoundError: There is no safetensors file in the folder, or a shard is
             missing.
-        ValueError: A file is not safetensors; or tensors are missing, unknown or have
-            unexpected shapes, all of which are listed.
+        ValueError: A file is not safetensors; tensors are missing, unknown, quantized
+            or have unexpected shapes, of which the first are listed; or a tensor has a
+            value that is not finite.
     """
     # Where each parameter is stored, checked before anything is read.
     tree = abstract_params(cfg, lm_head=lm_head)
@@ -236,22 +230,11 @@ def _fill_leaves(
         if tensor_map.transform == "same" and len(params) == 1:
             _read_slices(params[0], stored[name])
             continue
-        tensor = _read_tensor(stored[name])
+        tensor = read_tensor(stored[name])
         transform = TRANSFORMS[tensor_map.transform]
         parts = transform.read(tensor, *(x.shape for x in params))
         for param, part in zip(params, parts, strict=True):
             param[...] = part  # casts
-
-
-def _read_tensor(stored: StoredTensor, rows: slice | None = None) -> np.ndarray:
-    """A tensor, or some of its rows.
-
-    The file is opened anew each time; otherwise its pages would stay in memory.
-    """
-    with safe_open(stored.file, framework="np") as file:
-        if rows is None:
-            return file.get_tensor(stored.name)
-        return file.get_slice(stored.name)[rows]
 
 
 def _read_slices(leaf: np.ndarray, stored: StoredTensor) -> None:
@@ -259,7 +242,7 @@ def _read_slices(leaf: np.ndarray, stored: StoredTensor) -> None:
     size = max(1, SLICE_BYTES // max(1, leaf[:1].nbytes))
     for start in range(0, len(leaf), size):
         rows = slice(start, min(start + size, len(leaf)))
-        leaf[rows] = _read_tensor(stored, rows)
+        leaf[rows] = read_tensor(stored, rows)
 
 
 def _make_placer(
@@ -292,47 +275,41 @@ def _find_tensors(
             hf_shape = TRANSFORMS[tensor_map.transform].hf_shape
             expected[name] = hf_shape(*part_shapes)
     # Stored: compare names and shapes.
-    stored, faults = {}, []
-    for name, tensor in _list_tensors(folder):
-        if name not in expected and is_ignored(name, find_family(cfg)):
+    stored, faults, extra, family = {}, [], [], find_family(cfg)
+    for tensor in list_tensors(folder):
+        name = canonical_name(tensor.name)
+        if name not in expected:
+            extra.append(tensor.name)
             continue
-        if name not in expected or name in stored:
-            faults.append(f"{'repeated' if name in stored else 'extra'} {name}")
-            continue
+        if name in stored:
+            faults.append(f"repeated {name}")
         stored[name] = tensor
+        if tensor.dtype not in FLOATS:
+            faults.append(f"{name} is quantized ({tensor.dtype})")
         if tensor.shape != expected[name]:
             faults.append(
                 f"{name} is {list(tensor.shape)} instead of {list(expected[name])}"
             )
-    faults += [f"missing {name}" for name in expected if name not in stored]
+    missing = [name for name in expected if name not in stored]
+    if prefix := _find_prefix(extra, missing):
+        faults.append(f"the names of tensors have the unknown prefix {prefix!r}")
+    else:
+        faults += [f"extra {name}" for name in extra if is_body(name, family)]
+        faults += [f"missing {name}" for name in missing]
     if faults:
+        if len(faults) > MAX_LISTED:
+            faults[MAX_LISTED:] = [f"and {len(faults) - MAX_LISTED} more"]
         raise ValueError(
             f"the weights in {folder} do not fit its config.json: {'; '.join(faults)}"
         )
     return stored
 
 
-def _list_tensors(folder: Path) -> Iterator[tuple[str, StoredTensor]]:
-    """(canonical name, where it is stored) of every tensor of the folder."""
-    for path in _list_files(folder):
-        try:
-            with safe_open(path, framework="np") as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
-                    shape = tuple(file.get_slice(name).get_shape())
-                    yield canonical_name(name), StoredTensor(path, name, shape)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from None
-
-
-def _list_files(folder: Path) -> list[Path]:
-    """The safetensors files of the folder."""
-    index = folder / INDEX_FILE
-    if index.exists():
-        shards = json.loads(index.read_text())["weight_map"].values()
-        files = [folder / shard for shard in sorted(set(shards))]
-    else:
-        files = [folder / "model.safetensors"]
-    for file in files:
-        if not file.exists():
-            raise FileNotFoundError(f"{folder} has no {file.name}")
-    return files
+def _find_prefix(extra: list[str], missing: list[str]) -> str:
+    """The prefix that all missing names have in the file; empty if there is none."""
+    if not missing:
+        return ""
+    ends = [name for name in extra if name.endswith(f".{missing[0]}")]
+    prefix = ends[0].removesuffix(missing[0]) if ends else ""
+    has_all = {prefix + name for name in missing} <= set(extra)
+    return prefix if prefix and has_all else ""

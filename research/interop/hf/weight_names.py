@@ -36,10 +36,21 @@ def canonical_name(name: str) -> str:
     return name
 
 
-def is_ignored(name: str, family: str) -> bool:
-    """Whether a tensor is a known part of the files but not of the encoder."""
-    parts = (*IGNORED, *IGNORED_OF.get(family, ()))
-    return name.startswith(parts) or name.endswith(BUFFERS)
+def is_body(name: str, family: str) -> bool:
+    """Whether a tensor belongs to a family's encoder, and not to a head.
+
+    Heads, poolers and decoders have names of their own beside those of the encoder,
+    which `transformers` passes over when it loads an encoder.
+
+    Args:
+        name: Name of the tensor, with or without prefix.
+        family: Name of the family.
+    """
+    name = canonical_name(name)
+    if name.startswith(UNUSED.get(family, ())) or name.endswith(BUFFERS):
+        return False
+    roots = {tensor.name.partition(".")[0] for tensor in WEIGHT_NAMES[family]}
+    return name.partition(".")[0] in roots
 
 
 def _embedding(name: str, path: str) -> TensorMap:
@@ -289,12 +300,8 @@ PREFIXES = (
 )
 # Names in the first files of BERT, of 2018.
 RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-# BERT's pooler (a layer for next-sentence prediction) and heads.
-IGNORED = ("pooler.", "cls.", "lm_head.", "embed_out.")
-IGNORED_OF = {
-    "modernbert": ("head.", "decoder."),
-    "t5": ("decoder.", "encoder.embed_tokens."),
-}
+# A second copy of the token table.
+UNUSED = {"t5": ("encoder.embed_tokens.",)}
 # Buffers that old versions saved beside the parameters.
 BUFFERS = (
     "embeddings.position_ids",

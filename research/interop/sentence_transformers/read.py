@@ -1,14 +1,14 @@
 """Reads the modules of a sentence-transformers folder: pooling, dense, prompts."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import load_file
 
+from research.interop.hf.tensor_files import read_file
+from research.interop.json_files import check_number, read_json
 from research.models.pooling.projection import Dense
 
 
@@ -19,8 +19,12 @@ class Modules(NamedTuple):
         transformer: Folder of the transformer.
         max_length: Maximum length of a text in tokens; None if the folder has none.
         lower_case: Whether texts are lowercased first.
+        tokenizer_fields: Fields that replace those of tokenizer_config.json.
+        config_fields: Fields that replace those of config.json.
         pool: A key of `BASIC_POOLINGS`.
-        prompts: Prefixes of texts, for the roles "query" and "document".
+        prompts: Prefix of texts by name; "query" and "document" are always there.
+        default_prompt: Name of the prompt of `encode`; "" for none.
+        similarity: How vectors are compared, one of SIMILARITIES.
         normalize: Whether embeddings are scaled to length 1.
         dense: Linear layers after the pooling.
         dim: Number of leading components that are kept; None for all.
@@ -29,8 +33,12 @@ class Modules(NamedTuple):
     transformer: Path
     max_length: int | None
     lower_case: bool
+    tokenizer_fields: dict[str, Any]
+    config_fields: dict[str, Any]
     pool: str
     prompts: dict[str, str]
+    default_prompt: str
+    similarity: str
     normalize: bool
     dense: tuple[Dense, ...]
     dim: int | None
@@ -46,34 +54,128 @@ def read_modules(path: Path) -> Modules:
         FileNotFoundError: A file is missing.
         ValueError: The folder needs something that Embax does not compute.
     """
-    # Check the order of the modules.
-    modules = read_json(path / "modules.json")
-    kinds = [module["type"].split(".")[-1] for module in modules]
+    # Modules and their order; Dropout does nothing after training.
+    modules = _list_modules(path / "modules.json")
+    modules = [(kind, folder) for kind, folder in modules if kind != "Dropout"]
+    kinds = [kind for kind, _ in modules]
     if not re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", " ".join(kinds)):
         raise ValueError(
             f"{path / 'modules.json'} has the modules {', '.join(kinds)}; we compute "
             "Transformer, Pooling, any number of Dense, and Normalize, in this order"
         )
-    paths = [path / module["path"] for module in modules]
-    options = read_json(paths[0] / "sentence_bert_config.json", missing={})
-    prompts = _read_prompts(
-        read_json(path / "config_sentence_transformers.json", missing={})
-    )
+    transformer = modules[0][1]
+    options_file, options = _read_options(transformer)
+    model_file = path / "config_sentence_transformers.json"
+    fields = read_json(model_file, missing={})
+    check_values(model_file, fields, ALLOWED_OF_MODEL)
+    prompts = _read_prompts(model_file, fields)
     # Dense modules; the last one may be a truncation.
-    dense = [_read_dense(p) for p, k in zip(paths, kinds, strict=True) if k == "Dense"]
-    dim = None
-    if dense and _is_truncation(dense[-1]):
+    dense = [_read_dense(folder) for kind, folder in modules if kind == "Dense"]
+    dim = check_number(model_file, fields, "truncate_dim")
+    if dense and dim is None and _is_truncation(dense[-1]):
         dim = dense.pop().kernel.shape[1]
+    if kinds[-1] == "Normalize":
+        file = modules[-1][1] / "config.json"
+        check_values(file, read_json(file, missing={}), ALLOWED_OF_NORMALIZE)
+        if fields.get("truncate_dim"):
+            raise ValueError(
+                f"{model_file} has truncate_dim {dim}, which cuts vectors after they "
+                "are normalized; we cut them before"
+            )
+    tokenizer_fields = dict(_read_section(options, "processor_kwargs"))
     return Modules(
-        transformer=paths[0],
-        max_length=options.get("max_seq_length"),
+        transformer=transformer,
+        max_length=check_number(options_file, tokenizer_fields, "model_max_length")
+        or check_number(options_file, options, "max_seq_length"),
         lower_case=bool(options.get("do_lower_case")),
-        pool=_read_pooling(paths[1] / "config.json", prompts),
+        tokenizer_fields=tokenizer_fields,
+        config_fields=dict(_read_section(options, "config_kwargs")),
+        pool=_read_pooling(modules[1][1] / "config.json", prompts),
         prompts=prompts,
-        normalize="Normalize" in kinds,
+        default_prompt=fields.get("default_prompt_name") or "",
+        similarity=fields.get("similarity_fn_name") or "cosine",
+        normalize=kinds[-1] == "Normalize",
         dense=tuple(dense),
         dim=dim,
     )
+
+
+def check_values(
+    file: Path, fields: Mapping[str, Any], allowed: Mapping[str, tuple]
+) -> None:
+    """Checks fields for which we compute only some values.
+
+    Args:
+        file: The file of the fields.
+        fields: The fields.
+        allowed: {field: the values that it may have}. A field may also be missing.
+
+    Raises:
+        ValueError: A field has another value.
+    """
+    for name, values in allowed.items():
+        if name in fields and fields[name] not in values:
+            raise ValueError(
+                f"{file} has {name} {fields[name]!r}; we compute only "
+                f"{' or '.join(map(repr, values))}"
+            )
+
+
+def _list_modules(file: Path) -> list[tuple[str, Path]]:
+    """(kind, folder) of each module of modules.json."""
+    modules = []
+    for module in read_json(file, kind=list):
+        entries = module if isinstance(module, dict) else {}
+        name, folder = entries.get("type"), entries.get("path")
+        if not isinstance(name, str) or not isinstance(folder, str):
+            raise ValueError(f"{file} has a module without type and path: {module!r}")
+        if not name.startswith("sentence_transformers."):
+            raise ValueError(
+                f"{file} has the module {name}, whose code we neither run nor know"
+            )
+        modules.append((name.split(".")[-1], file.parent / folder))
+    return modules
+
+
+def _read_options(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Reads the options of the transformer module.
+
+    Returns:
+        The file, and its fields.
+    """
+    # The first file with any field, by the names that versions gave it.
+    for name in OPTION_FILES:
+        file = folder / name
+        if options := read_json(file, missing={}):
+            break
+    check_values(file, options, ALLOWED_OPTIONS)
+    # Texts must go through the tokenizer as they are, without a chat template.
+    modalities = options.get("modality_config", {"text": TEXT_MODALITY})
+    if "message" in modalities or modalities.get("text") != TEXT_MODALITY:
+        raise ValueError(
+            f"{file} has modality_config {modalities!r}; we compute only texts, by "
+            f"{TEXT_MODALITY!r}"
+        )
+    processing = options.get("processing_kwargs") or {}
+    check_values(file, processing, {"text": ({},), "common": ({},)})
+    # Arguments of the model that do not change what it computes.
+    unknown = set(_read_section(options, "model_kwargs")) - HARMLESS_MODEL_KWARGS
+    if unknown:
+        raise ValueError(
+            f"{file} gives the model the arguments {', '.join(sorted(unknown))}, which "
+            "we do not know"
+        )
+    return file, options
+
+
+def _read_section(options: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Keyword arguments of the options, by their new or old name."""
+    section = options.get(OLD_SECTIONS[name]) or options.get(name) or {}
+    if not isinstance(section, dict):
+        raise ValueError(
+            f"{name} of the transformer's options is no object: {section!r}"
+        )
+    return section
 
 
 def _read_pooling(file: Path, prompts: Mapping[str, str]) -> str:
@@ -93,16 +195,25 @@ def _read_pooling(file: Path, prompts: Mapping[str, str]) -> str:
     return POOLINGS[modes[0]]
 
 
-def _read_prompts(fields: Mapping[str, Any]) -> dict[str, str]:
-    """The prompts for queries and documents, by name, or else the default prompt."""
+def _read_prompts(file: Path, fields: Mapping[str, Any]) -> dict[str, str]:
+    """The prompts by name; "query" and "document" are "" if there are none."""
     named = fields.get("prompts") or {}
-    default = named.get(fields.get("default_prompt_name"), "")
+    prompts = {name: prompt or "" for name, prompt in named.items()}
+    for name, prompt in prompts.items():
+        if not isinstance(prompt, str):
+            raise ValueError(
+                f"{file} has the prompt {name} {prompt!r}, which is no text"
+            )
+    default = fields.get("default_prompt_name")
+    if default is not None and default not in {*prompts, *ROLES}:
+        raise ValueError(
+            f"{file} has default_prompt_name {default!r}, but only the prompts "
+            f"{', '.join(prompts) or 'none'}"
+        )
     # Names of document prompts in common models.
-    documents = [named[n] for n in ("document", "passage", "corpus") if n in named]
-    return {
-        "query": named.get("query", default),
-        "document": documents[0] if documents else default,
-    }
+    documents = [prompts[n] for n in ("document", "passage", "corpus") if n in prompts]
+    roles = {"query": prompts.get("query", ""), "document": (documents or [""])[0]}
+    return {**roles, **prompts, **roles}
 
 
 def _read_dense(path: Path) -> Dense:
@@ -115,17 +226,18 @@ def _read_dense(path: Path) -> Dense:
             f"{path / 'config.json'} has activation_function {activation}; we compute "
             f"{', '.join(ACTIVATIONS)}"
         )
-    pooled = {fields.get(f"module_{side}_name") for side in ("input", "output")}
-    if fields.get("use_residual") or pooled - {"sentence_embedding", None}:
-        raise ValueError(
-            f"{path / 'config.json'} has a residual sum, or reads or writes something "
-            "else than sentence_embedding, which we do not compute"
-        )
-    file = path / "model.safetensors"
-    if not file.exists():
-        raise FileNotFoundError(f"{path} has no {file.name}")
+    check_values(path / "config.json", fields, ALLOWED_OF_DENSE)
     # PyTorch stores [out, in], we [in, out].
-    weights = {name: x.astype(np.float32) for name, x in load_file(file).items()}
+    file = path / "model.safetensors"
+    weights = read_file(file)
+    expected = {"linear.weight"} | (
+        {"linear.bias"} if fields.get("bias", True) else set()
+    )
+    if set(weights) != expected:
+        raise ValueError(
+            f"{file} has the tensors {', '.join(sorted(weights)) or 'none'}, but the "
+            f"module has {', '.join(sorted(expected))}"
+        )
     kernel = np.ascontiguousarray(weights["linear.weight"].T)
     return Dense(kernel, weights.get("linear.bias"), ACTIVATIONS[activation])
 
@@ -141,18 +253,58 @@ def _is_truncation(layer: Dense) -> bool:
     )
 
 
-def read_json(file: Path, missing: Any = None) -> Any:
-    """Parses a JSON file; if it is missing, returns `missing` unless that is None."""
-    if missing is not None and not file.exists():
-        return missing
-    if not file.exists():
-        raise FileNotFoundError(f"{file.parent} has no {file.name}")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
-
-
+ROLES = ("query", "document")
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+# Names of the file with the transformer's options; the first one with fields counts.
+OPTION_FILES = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
+# {section of keyword arguments in the options: its name before version 5.4}
+OLD_SECTIONS = {
+    "model_kwargs": "model_args",
+    "processor_kwargs": "tokenizer_args",
+    "config_kwargs": "config_args",
+}
+TEXT_MODALITY = {"method": "forward", "method_output_name": "last_hidden_state"}
+# The fields that change vectors, and the values that we compute. Others are versions,
+# names, or options of training, images and speed.
+ALLOWED_OPTIONS = {
+    "transformer_task": ("feature-extraction",),
+    "module_output_name": ("token_embeddings",),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+}
+ALLOWED_OF_MODEL = {
+    "model_type": ("SentenceTransformer",),
+    "similarity_fn_name": (*SIMILARITIES, None),
+}
+ALLOWED_OF_NORMALIZE = {
+    "module_input_name": ("sentence_embedding",),
+    "module_output_name": ("sentence_embedding", None),
+}
+ALLOWED_OF_DENSE = {**ALLOWED_OF_NORMALIZE, "use_residual": (False,)}
+HARMLESS_MODEL_KWARGS = {
+    "add_pooling_layer",
+    "attn_implementation",
+    "cache_dir",
+    "device_map",
+    "dtype",
+    "local_files_only",
+    "low_cpu_mem_usage",
+    "revision",
+    "token",
+    "torch_dtype",
+    "trust_remote_code",
+    "use_cache",
+    "use_safetensors",
+}
 # {sentence-transformers' name of a pooling: ours}
 POOLINGS = {
     "mean": "mean",

@@ -4,7 +4,7 @@ The layout is that of versions before 6: every version of sentence-transformers 
 it, and text-embeddings-inference parses only this one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 
 from research.atomic_write import atomic_write, to_json
 from research.inference.model import EmbeddingModel, merge_adapter
-from research.interop.hf.families import write_config
+from research.interop.hf.families import find_family, write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
+from research.interop.hf.tokenizer import read_tokenizer
 from research.interop.sentence_transformers.read import (
     ACTIVATIONS,
     POOLING_FLAGS,
@@ -74,10 +75,13 @@ def export(
         raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
     model = model._replace(params=params, config=cfg, dim=dim)
     # Weights, config, tokenizer, modules, model card.
+    special = _name_special_tokens(model)
+    fields = _transformer_config(model, special)
     with atomic_write(output, folder=True) as folder:
         write_safetensors(folder, params, cfg)
-        _write_json(folder / "config.json", _transformer_config(model))
-        _write_tokenizer(folder, model)
+        _write_json(folder / "config.json", fields)
+        _write_tokenizer(folder, model, special)
+        _check_tokenizer(folder, model.tokenizer, fields)
         _write_modules(folder, model)
         sizes = {
             "depth": cfg.depth,
@@ -88,18 +92,19 @@ def export(
     return {"output": str(output), **sizes}
 
 
-def _transformer_config(model: EmbeddingModel) -> dict[str, Any]:
-    """The fields of config.json."""
-    # {name: id} of the special tokens.
-    special = {name: number for name, _, number in _special_tokens(model.tokenizer)}
-    ids = {
-        "pad_token_id": special.get("pad_token"),
-        "bos_token_id": special.get("cls_token"),
-        "eos_token_id": special.get("sep_token"),
-    }
-    if model.config.position_offset:
-        del ids["pad_token_id"]  # write_config sets it: positions begin after it
+def _transformer_config(
+    model: EmbeddingModel, special: Mapping[str, str]
+) -> dict[str, Any]:
+    """The fields of config.json; `special` are the names of special tokens."""
     fields = write_config(model.config)
+    ids = {
+        f"{name}_id": model.tokenizer.token_to_id(token)
+        for name, token in special.items()
+    }
+    ids.setdefault("bos_token_id", ids.get("cls_token_id"))
+    ids.setdefault("eos_token_id", ids.get("sep_token_id"))
+    if fields["model_type"] == "xlm-roberta":
+        del ids["pad_token_id"]  # write_config sets it: positions begin after it
     fields |= {name: ids[name] for name in ids.keys() & fields.keys()}
     fields["torch_dtype"] = "float32"
     dims = _remaining_dims(model)
@@ -111,18 +116,42 @@ def _remaining_dims(model: EmbeddingModel) -> list[int]:
     return [dim for dim in model.dims if dim <= model.dim]
 
 
-def _special_tokens(tokenizer: Tokenizer) -> Iterator[tuple[str, str, int]]:
-    """(name in `transformers`, token, id) of the tokenizer's special tokens."""
-    for name, candidates in SPECIAL_TOKENS.items():
-        for token in candidates:
-            if (number := tokenizer.token_to_id(token)) is not None:
-                yield name, token, number
-                break
+def _name_special_tokens(model: EmbeddingModel) -> dict[str, str]:
+    """{name in `transformers`: special token}, always with a pad token.
+
+    Padding is masked, so that any token of the table can be the pad token of a model
+    that does not name one.
+    """
+    tokenizer, vocab_size = model.tokenizer, model.config.vocab_size
+    named = {
+        name: token
+        for name, candidates in SPECIAL_TOKENS.items()
+        if (token := _find_token(tokenizer, vocab_size, candidates)) is not None
+    }
+    for name, token in model.special_tokens.items():
+        if _find_token(tokenizer, vocab_size, [token]) is not None:
+            named[name] = token
+    # In RoBERTa, it is the token before the positions; in others, the first token.
+    first = max(model.config.position_offset - 1, 0)
+    named.setdefault("pad_token", tokenizer.id_to_token(first))
+    return named
 
 
-def _write_tokenizer(folder: Path, model: EmbeddingModel) -> None:
+def _find_token(
+    tokenizer: Tokenizer, vocab_size: int, candidates: Iterable[str]
+) -> str | None:
+    """The first of the tokens that has a row in the token table."""
+    for token in candidates:
+        token_id = tokenizer.token_to_id(token)
+        if token_id is not None and token_id < vocab_size:
+            return token
+    return None
+
+
+def _write_tokenizer(
+    folder: Path, model: EmbeddingModel, special: Mapping[str, str]
+) -> None:
     """tokenizer.json, and the files that AutoTokenizer reads with it."""
-    special = {name: token for name, token, _ in _special_tokens(model.tokenizer)}
     # Token type ids are inputs only if the encoder has a table for them.
     inputs = ["input_ids", "attention_mask"]
     if model.config.type_vocab:
@@ -141,6 +170,25 @@ def _write_tokenizer(folder: Path, model: EmbeddingModel) -> None:
             **special,
         },
     )
+
+
+def _check_tokenizer(
+    folder: Path, tokenizer: Tokenizer, fields: Mapping[str, Any]
+) -> None:
+    """Checks that `transformers` reads the written tokenizer by the same rules.
+
+    Raises:
+        ValueError: For this family, it takes the rules from its own code.
+    """
+    reread = read_tokenizer(folder, fields).tokenizer
+    for part in ("normalizer", "pre_tokenizer"):
+        ours, theirs = (getattr(t, part) for t in (tokenizer, reread))
+        # Parts have no equality, but a JSON form.
+        if (ours and ours.__getstate__()) != (theirs and theirs.__getstate__()):
+            raise ValueError(
+                f"transformers reads every tokenizer of a {fields['model_type']} model "
+                f"with the {part} of its own code, which this tokenizer does not have"
+            )
 
 
 def _write_modules(folder: Path, model: EmbeddingModel) -> None:
@@ -166,18 +214,20 @@ def _write_modules(folder: Path, model: EmbeddingModel) -> None:
         for i, (kind, path) in enumerate(paths)
     ]
     _write_json(folder / "modules.json", entries)
-    _write_json(
-        folder / "sentence_bert_config.json",
-        {"max_seq_length": model.max_length, "do_lower_case": False},
-    )
-    # `encode` uses a default prompt; there is one if both roles have the same prompt.
-    has_default = model.prompts["query"] == model.prompts["document"] != ""
+    options = {"max_seq_length": model.max_length, "do_lower_case": False}
+    if find_family(model.config) in HAS_POOLER:
+        # We have no weights for the pooler, which would be made at random
+        options["model_args"] = {"add_pooling_layer": False}
+    _write_json(folder / "sentence_bert_config.json", options)
+    # `encode` uses a default prompt: the model's, or that of both roles.
+    is_shared = model.prompts["query"] == model.prompts["document"] != ""
+    default = model.default_prompt or ("document" if is_shared else None)
     _write_json(
         folder / "config_sentence_transformers.json",
         {
             "prompts": model.prompts,
-            "default_prompt_name": "document" if has_default else None,
-            "similarity_fn_name": "cosine",
+            "default_prompt_name": default,
+            "similarity_fn_name": model.similarity,
         },
     )
 
@@ -268,6 +318,8 @@ def _write_json(file: Path, fields: Any) -> None:
 
 
 PACKAGE = "sentence_transformers.models"
+# Families whose encoder in `transformers` has a pooler, which embedding does not use.
+HAS_POOLER = ("bert", "xlm-roberta", "mpnet")
 # {name in `transformers`: tokens to look for in the tokenizer, by preference}
 SPECIAL_TOKENS = {
     "pad_token": ("[PAD]", "<pad>", "<|endoftext|>", "<|end_of_text|>", "</s>"),
