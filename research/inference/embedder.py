@@ -15,6 +15,11 @@ from research.inference.chunk_embedder import (
 )
 from research.inference.forward import RowEncoder, make_row_encoders
 from research.inference.model import EmbeddingModel
+from research.inference.settings import (
+    choose_lengths,
+    describe_model,
+    truncate_to_depths,
+)
 from research.inference.tokenize import (
     TokenizedTexts,
     check_token_ids,
@@ -97,7 +102,7 @@ class Embedder:
         mesh: Mesh | None = None,
         allow_empty: bool = False,
     ):
-        model = _describe(model, dim, pool, prompt, normalize)
+        model = describe_model(model, dim, pool, prompt, normalize)
         if chunk is not None and (model.prompt or depths):
             reason = "the templates of a prompt" if model.prompt else "several depths"
             raise ValueError(f"chunk {chunk} does not go with {reason}")
@@ -113,13 +118,13 @@ class Embedder:
         if prepend is not None:
             blocks = prepend_blocks(prepend, cfg.depth)
         if depths is not None:
-            params, cfg = _truncate_to_depths(params, cfg, depths, layers)
+            params, cfg = truncate_to_depths(params, cfg, depths, layers)
         elif tuple(layers) != (-1,):
             states = hidden_state_indices(tuple(layers), cfg.depth)
             deepest = max(1, *(min(state, cfg.depth) for state in states))
             params, cfg = truncate_depth(params, cfg, deepest)
         # Tokenization: the maximum lengths of texts, and their prompts.
-        self._text_length, self._document_length = _choose_lengths(
+        self._text_length, self._document_length = choose_lengths(
             model.max_length, cfg.max_len, max_length, chunk
         )
         if model.prompt is None:
@@ -302,76 +307,3 @@ class Embedder:
         if not chunk.one_vector_per_text:
             changes["dense"] = ()
         return [dataclasses.replace(e, **changes) for e in self._row_encoders]
-
-
-def _describe(
-    model: EmbeddingModel,
-    dim: int | None,
-    pool: str | None,
-    prompt: Prompt | None,
-    normalize: bool | None,
-) -> EmbeddingModel:
-    """The model with the caller's settings in place of its own, checked.
-
-    Args:
-        model: The model.
-        dim: Number of leading values that are kept; None for the model's own.
-        pool: Name of the pooling; None for that of the prompt or the model.
-        prompt: Templates for the texts; None for the model's own.
-        normalize: Whether vectors are scaled to length 1; None for the model's own.
-    """
-    # The caller's templates replace both the model's templates and its prefixes.
-    if prompt is not None:
-        model = model._replace(prompt=prompt if prompt.templates else None)
-        if prompt.templates:
-            model = model._replace(prompts={})
-    if model.prompt is not None and any(model.prompts.values()):
-        raise ValueError("the model has prompts and templates, which would ignore them")
-    # The caller's pooling comes before the prompt's, and that before the model's.
-    pool = pool or (model.prompt and model.prompt.pool) or model.pool
-    model = model._replace(pool=pool)
-    if dim is not None:
-        if not 1 <= dim <= model.full_width:
-            raise ValueError(f"dim {dim} is not in 1 ... {model.full_width}")
-        model = model._replace(dim=dim)
-    if normalize is not None:
-        model = model._replace(normalize=normalize)
-    return model
-
-
-def _truncate_to_depths(params, cfg, depths: Sequence[int], layers: tuple[int, ...]):
-    """Cuts the encoder to the largest of the depths, at least one block."""
-    if tuple(layers) != (-1,):
-        raise ValueError(f"layers {layers} do not go with several depths")
-    for depth in depths:
-        if not 0 <= depth <= cfg.depth:
-            raise ValueError(f"depth {depth} is not in 0 ... {cfg.depth}")
-    return truncate_depth(params, cfg, max(*depths, 1))
-
-
-def _choose_lengths(
-    model_length: int, max_len: int, max_length: int | None, chunk: Chunking | None
-) -> tuple[int, int | None]:
-    """Maximum numbers of tokens of texts and of chunked documents.
-
-    Args:
-        model_length: The model's maximum length of a text.
-        max_len: The encoder's maximum length of a row.
-        max_length: The caller's choice; None for the model's own.
-        chunk: How documents are cut; None if they are not.
-
-    Returns:
-        (maximum length of a text, maximum length of a chunked document or None).
-    """
-    # Chunks in several rows have no maximum length by themselves.
-    in_several_rows = chunk is not None and not chunk.reads_full_text
-    if max_length is None and not in_several_rows:
-        max_length = model_length
-    text_length = max_len if max_length is None else max_length
-    if in_several_rows:
-        text_length = min(text_length, max_len)
-    if not 1 <= text_length <= max_len:
-        raise ValueError(
-            f"max_length {text_length} is not in 1 ... {max_len} of this encoder"
-        )
-    return text_length, max_length

@@ -50,6 +50,10 @@ def read_tokenizer(
     file = folder / "tokenizer_config.json"
     fields = {**read_json(file, missing={}), **(overrides or {})}
     _check_fields(file, fields)
+    length = check_number(file, fields, "model_max_length")
+    # Files from before transformers 4.34 name the tokens in two more files.
+    if "added_tokens_decoder" not in fields:
+        fields |= read_json(folder / "special_tokens_map.json", missing={})
     special, added = _read_added_tokens(folder, fields)
     rules = RULES.get(name := _find_class(model_fields, fields))
     usual = rules.special_tokens if rules else {}
@@ -80,7 +84,6 @@ def read_tokenizer(
     special_tokens = {name: token.content for name, token in special.items()}
     if rules is not None:
         rules.apply(tokenizer, fields, special_tokens)
-    length = check_number(file, fields, "model_max_length")
     return FolderTokenizer(tokenizer, length, special_tokens)
 
 
@@ -105,13 +108,8 @@ def _read_added_tokens(
     Returns:
         {name, such as "pad_token": special token}, and all added tokens by their ids.
     """
-    fields, added = dict(fields), []
-    # Files from before transformers 4.34 name the tokens in two more files.
-    if "added_tokens_decoder" in fields:
-        by_id = sorted(fields["added_tokens_decoder"].items(), key=lambda x: int(x[0]))
-        added = [_make_token(token) for _, token in by_id]
-    else:
-        fields |= read_json(folder / "special_tokens_map.json", missing={})
+    by_id = fields.get("added_tokens_decoder", {})
+    added = [_make_token(by_id[number]) for number in sorted(by_id, key=int)]
     by_content = {token.content: token for token in added}
     special = {
         name: by_content.get(token.content, token)
