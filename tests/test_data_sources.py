@@ -76,7 +76,7 @@ def test_columns_of_a_table(tmp_path):
         Example("d", ("e",), ("f",)),
     ]
     assert source.weight == 2.0
-    assert source.prompts == {"query": "q: ", "document": ""}
+    assert source.prompts == {"query": "q: "}
 
 
 def test_negatives_that_every_row_has(tmp_path):

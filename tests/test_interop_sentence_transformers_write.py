@@ -112,6 +112,7 @@ def test_files_of_the_old_layout(tmp_path):
     assert read("sentence_bert_config.json") == {
         "max_seq_length": 30,
         "do_lower_case": False,
+        "model_args": {"add_pooling_layer": False},
     }
     pooling = read("1_Pooling/config.json")
     assert [k for k, v in pooling.items() if v is True] == [
