@@ -9,19 +9,26 @@ import numpy as np
 import pytest
 from tiny_models import make_model
 
-from configs import learned_poolings, mlm, simcse_sup, smae, starbucks_sts
+from configs import learned_poolings, mlm, separate, simcse_sup, smae, starbucks_sts
 from configs.common import start_from
 from research.config_sections import section
-from research.experiment.initialization import load_initialization
+from research.data.sources import Source
+from research.experiment.initialization import (
+    combine_prompts,
+    inherit_prompts,
+    load_initialization,
+)
 from research.experiment.workdir import prepare_run
 from research.inference.embedder import Embedder
 from research.interop import load
 from research.interop.hf.families import write_config
 from research.interop.hf.safetensors import write_safetensors
+from research.interop.sentence_transformers.write import export
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES, build_loss
 from research.models.pooling.registry import BASIC_POOLINGS
 from research.objectives.registry import OBJECTIVES
+from research.text.prompts import template
 from research.train import loop
 from research.types import TokenizerInfo
 
@@ -159,3 +166,55 @@ def test_keys_are_those_of_the_objective(tmp_path):
     config.objective.name = "mml"
     with pytest.raises(ValueError, match="unknown objective 'mml'; known: contrastive"):
         prepare_run(config, tmp_path)
+
+
+def test_prompts_of_the_model_are_kept_unless_the_config_says_otherwise(tmp_path):
+    # An E5, whose prompts a run keeps
+    prompts = {"query": "query: ", "document": "passage: ", "topic": "topic: "}
+    model = make_model(prompts=prompts)
+    export(model, tmp_path / "model")
+    name, arguments = str(tmp_path / "model"), (model.config, model.tokenizer)
+    start = load_initialization(name, *arguments)
+    assert "its prompts (document 'passage: ', query 'query: ', topic" in start.note
+    assert start.note.endswith("are kept")
+    # Sources state both, one or none of the prompts
+    own = {"query": "q: ", "document": ""}
+    sources = {
+        name: Source([], 0, 1.0, stated)
+        for name, stated in {"both": own, "one": {"query": ""}, "none": {}}.items()
+    }
+    inherited = inherit_prompts(sources, start)
+    roles = {"query": "query: ", "document": "passage: "}
+    assert inherited["both"].prompts == own
+    assert inherited["one"].prompts == {"query": "", "document": "passage: "}
+    assert inherited["none"].prompts == roles
+    # The trained model has the prompts that it was trained with
+    alone = {"none": inherited["none"]}
+    assert combine_prompts(alone, start) == prompts
+    empty = {"query": "", "document": ""}
+    assert combine_prompts(inherited, start) == empty | {"topic": "topic: "}
+    assert combine_prompts(inherit_prompts({"none": sources["none"]}, None), None) == (
+        empty
+    )
+    # Templates of the config replace the prompts
+    start = load_initialization(name, *arguments, prompt=template(query="Q: {text}"))
+    assert start.prompts == {}
+    assert start.note.endswith("are replaced by the templates of the config")
+
+
+def test_a_run_trains_with_the_prompts_of_its_model_and_writes_them(tmp_path, cache):
+    model = make_model(prompts={"query": "old: ", "document": "why: "})
+    export(model, tmp_path / "model")
+    config = separate.get_config("tiny")
+    start_from(config, str(tmp_path / "model"))
+    config.evals = {}
+    parts = prepare_run(config, tmp_path / "run", cache=cache)
+    card = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert card["prompts"] == model.prompts
+    assert card["special_tokens"]["pad_token"] == "[PAD]"
+    # The first text, a query, and the second one, a document
+    table = parts.batches.sources[0].table
+    for text, prompt in enumerate(model.prompts.values()):
+        tokens = table.token_ids[table.starts[text] : table.starts[text + 1]]
+        expected = model.tokenizer.encode(prompt).ids[:-1]
+        assert tokens[: len(expected)].tolist() == expected
