@@ -5,7 +5,6 @@ adapter_model.safetensors holds `base_model.model.<module>.lora_A.weight` [r, in
 `lora_B.weight` [out, r] of each module.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,6 +1,5 @@
 """The weights of a Hugging Face folder <-> our parameter tree, by `WEIGHT_NAMES`."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
