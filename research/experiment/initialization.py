@@ -159,8 +159,6 @@ def _select_parts(
     """
     learned = isinstance(pool, LearnedPooling)
     parts, dropped = "encoder is", list(loaded.dropped)
-    if loaded.dense:
-        dropped.append(f"{len(loaded.dense)} dense layers after the pooling")
     # Keep the head for a pooling that reuses it
     takes_head = learned and pool.reuses_head and "pooling" not in params
     if takes_head and loaded.head is not None:
