@@ -63,9 +63,10 @@ IGNORE_IDENTICAL_IDS = flags.DEFINE_bool(
 )
 SIMILARITY = flags.DEFINE_enum(
     "similarity",
-    "cosine",
+    None,
     list(SIMILARITIES),
-    "How vectors are compared by --task=sts and, with cosine and dot, retrieval.",
+    "How vectors are compared by --task=sts and, with cosine and dot, retrieval. "
+    "Default: as the model says, or by cosine.",
 )
 GRID = flags.DEFINE_bool(
     "grid", False, "Whether the model is scored at every depth and width."
@@ -113,8 +114,10 @@ def main():
     if VECTORS.value and not (TASK.value == "retrieval" and is_single):
         raise ValueError(f"--vectors={VECTORS.value} goes with one --task=retrieval")
     # The task and the model; some tasks score the model itself.
-    evaluator = _build_evaluator()
+    evaluator = _build_evaluator(SIMILARITY.value or "cosine")
     model = options.load_model(lm_head=isinstance(evaluator, ModelEvaluator))
+    if SIMILARITY.value is None and model.similarity != "cosine":
+        evaluator = _build_evaluator(model.similarity)
     if isinstance(evaluator, ModelEvaluator):
         return _evaluate_model(evaluator, model)
     # Scores of every size, of every chunking, or of a single embedder.
@@ -171,25 +174,25 @@ def _compare_chunkings(evaluator, model, chunkings) -> dict:
     )
 
 
-def _build_evaluator():
+def _build_evaluator(similarity: str):
     if TASK.value == "mteb":
         # The default of --tasks is for longembed.
         if not flags.FLAGS["tasks"].present:
             raise ValueError("--task=mteb needs --tasks, such as --tasks=STS12,STS13")
-        return mteb_evaluator(TASKS.value)
+        return mteb_evaluator(TASKS.value, similarity=similarity)
     # {task: arguments of its evaluator}
     sources = {
         "sts": {
             "data": DATA.value,
             "samples": SAMPLES.value,
-            "similarity": SIMILARITY.value,
+            "similarity": similarity,
         },
         "retrieval": {
             "data": DATA.value,
             "split": SPLIT.value,
             "samples": SAMPLES.value,
             "ignore_identical_ids": IGNORE_IDENTICAL_IDS.value,
-            "similarity": SIMILARITY.value,
+            "similarity": similarity,
         },
         "longembed": {
             "tasks": TASKS.value,

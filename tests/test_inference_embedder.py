@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from research.inference.batching import BatchSizes, group_by_length, padded_length
 from research.inference.embedder import Embedder
@@ -10,6 +11,7 @@ from research.inference.model import EmbeddingModel
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.sharding import make_mesh
+from research.text.chunking import parse_chunking
 from research.text.templates import Prompt
 from research.text.tokenization import tokenize_texts, train_tokenizer
 from research.text.tokens import Piece
@@ -115,6 +117,28 @@ def test_texts_without_tokens(model):
     empty, space = embedder(model, allow_empty=True)(["", " "], "query")
     assert np.isfinite(empty).all() and empty.any()
     np.testing.assert_allclose(empty, space, atol=1e-6)
+
+
+def test_a_token_without_a_row_in_the_table_is_named(model):
+    params, cfg, tokenizer = model
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    tokenizer.add_tokens(["covid"])
+    added = (params, cfg, tokenizer)
+    message = f"text 1 has the token 'covid' of id {cfg.vocab_size}, but"
+    assert len(embedder(added).tokenize(["dog"], "query").rows[0].token_ids) == 1
+    for chunk in (None, parse_chunking("naive(8)")):
+        with pytest.raises(ValueError, match=message):
+            embedder(added, chunk=chunk).tokenize(["dog", "a covid"], "document")
+
+
+def test_vectors_that_are_not_finite_are_errors(model):
+    tokenized = embedder(model).tokenize(["dog", "quick"], "query")
+    for value in (np.nan, np.inf, 1e30):
+        vectors = np.ones((2, 16), np.float32)
+        vectors[1, 3] = value
+        embed = embedder(model, transform=lambda x, vectors=vectors: x * vectors)
+        with pytest.raises(ValueError, match="the vector of text 1 is not finite"):
+            embed.encode(tokenized)
 
 
 # The text is pooled in the first, what follows it in the second.

@@ -106,6 +106,8 @@ def test_prefixes_heads_and_old_names(tmp_path):
     old["cls.predictions.bias"] = np.zeros(60, np.float32)
     old["bert.pooler.dense.bias"] = np.zeros(32, np.float32)
     old["bert.embeddings.position_ids"] = np.arange(40)[None]
+    old["classifier.weight"] = np.zeros((2, 32), np.float32)
+    old["qa_head.dense.weight"] = np.zeros((2, 32), np.float32)
     rewrite(tmp_path, old)
     chex.assert_trees_all_equal(read_safetensors(tmp_path, cfg), expected)
 
@@ -151,6 +153,53 @@ def test_sharded_files(tmp_path, monkeypatch):
     chex.assert_trees_all_equal(read_safetensors(tmp_path, cfg), expected)
     (tmp_path / SHARDS[1]).unlink()
     with pytest.raises(FileNotFoundError, match=SHARDS[1]):
+        read_safetensors(tmp_path, cfg)
+
+
+def test_a_complete_file_counts_beside_a_left_over_index(tmp_path):
+    cfg, tensors = write_random(tmp_path)
+    expected = read_safetensors(tmp_path, cfg)
+    shard(tmp_path, tensors)
+    rewrite(tmp_path, tensors)
+    for name in SHARDS:
+        (tmp_path / name).unlink()
+    chex.assert_trees_all_equal(read_safetensors(tmp_path, cfg), expected)
+    (tmp_path / INDEX_FILE).write_text("{bad")
+    with pytest.raises(ValueError, match=f"{INDEX_FILE} is not JSON"):
+        read_safetensors(tmp_path, cfg)
+
+
+def test_an_unknown_prefix_is_named(tmp_path):
+    cfg, tensors = write_random(tmp_path)
+    rewrite(tmp_path, {f"my_net.body.{name}": x for name, x in tensors.items()})
+    with pytest.raises(ValueError, match=r"json: the names.*prefix 'my_net\.body\.'$"):
+        read_safetensors(tmp_path, cfg)
+    # Of many other faults, the first ones
+    rewrite(tmp_path, {"embeddings.none": np.zeros(3, np.float32)})
+    with pytest.raises(
+        ValueError, match=r"extra embeddings\.none.* and \d+ more$"
+    ) as e:
+        read_safetensors(tmp_path, cfg)
+    assert len(str(e.value)) < 800
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (np.nan, np.float32, "values in {}.* that are not finite"),
+        (np.inf, ml_dtypes.bfloat16, "values in {}.* that are not finite"),
+        (7, np.int8, r"{} is quantized \(I8\)"),
+    ],
+)
+@pytest.mark.parametrize(
+    "name", ["embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.weight"]
+)
+def test_weights_that_are_no_numbers(name, value, dtype, message, tmp_path):
+    cfg, tensors = write_random(tmp_path)
+    tensors = {name: x.copy() for name, x in tensors.items()}
+    tensors[name][3, 2] = value
+    rewrite(tmp_path, tensors | {name: tensors[name].astype(dtype)})
+    with pytest.raises(ValueError, match=message.format(name)):
         read_safetensors(tmp_path, cfg)
 
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from test_interop_hf_families import CONFIGS
 from tiny_models import PRESETS, TEXTS, make_model, random_params
+from tokenizers import Tokenizer
 
 from research.inference.embedder import Embedder
 from research.interop.hf.families import find_family
 from research.interop.load import load
 from research.interop.sentence_transformers.read import POOLINGS
 from research.interop.sentence_transformers.write import export
+from research.text.tokenization import train_tokenizer
 
 
 def embed_texts(model, depth=None, dim=None, role="document", texts=TEXTS):
@@ -82,6 +84,48 @@ def test_one_prompt_for_all_is_the_default(tmp_path):
     export(model, tmp_path / "out")
     theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
     np.testing.assert_allclose(theirs, embed_texts(model), atol=1e-5)
+
+
+@pytest.mark.parametrize("pad", ["<|pad|>", None])
+def test_padded_batches_with_every_prompt(pad, tmp_path, caplog):
+    # A tokenizer whose pad token has no usual name, or that has none
+    plain = make_model()
+    text = plain.tokenizer.to_str().replace("[PAD]", pad or "[THIRD]")
+    prompts = {"query": "why: ", "document": "old: ", "topic": "tree: "}
+    model = plain._replace(
+        tokenizer=Tokenizer.from_str(text),
+        special_tokens={"pad_token": pad} if pad else {},
+        prompts=prompts,
+        default_prompt="topic",
+        similarity="dot",
+    )
+    export(model, tmp_path / "out")
+    theirs = sentence_transformer(tmp_path / "out")
+    assert "pooler" not in caplog.text  # it has no weights that are missing
+    assert theirs.tokenizer.pad_token == (pad or "[THIRD]")
+    assert (theirs.similarity_fn_name, theirs.prompts) == ("dot", prompts)
+    for name in prompts:
+        vectors = theirs.encode(TEXTS, prompt_name=name)
+        np.testing.assert_allclose(vectors, embed_texts(model, role=name), atol=1e-5)
+    np.testing.assert_allclose(
+        theirs.encode(TEXTS), embed_texts(model, role="topic"), atol=1e-5
+    )
+    reloaded = load(str(tmp_path / "out"))
+    assert reloaded.prompts == prompts
+    assert (reloaded.similarity, reloaded.default_prompt) == ("dot", "topic")
+
+
+def test_a_tokenizer_that_transformers_would_read_otherwise(tmp_path):
+    cfg = dataclasses.replace(CONFIGS["qwen2"], vocab_size=80)
+    model = make_model()._replace(config=cfg, params=random_params(cfg))
+    tokenizer = train_tokenizer(TEXTS, 400, "bpe")
+    cfg = dataclasses.replace(cfg, vocab_size=tokenizer.get_vocab_size())
+    model = model._replace(
+        tokenizer=tokenizer, config=cfg, params=random_params(cfg), pool="last"
+    )
+    with pytest.raises(ValueError, match="reads every tokenizer of a qwen2 model with"):
+        export(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -274,16 +274,18 @@ class Embedder:
         vectors = vectors[..., : self.model.dim]
         if self.transform is not None:
             vectors = self.transform(vectors)
-        if self.model.normalize:
-            vectors = l2_normalize_rows(vectors)
-        vectors = np.asarray(vectors, np.float32)
-        is_finite = np.isfinite(vectors).reshape(len(vectors), -1).all(1)  # [N]
+        # A vector whose norm overflows would become zero.
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms = np.linalg.norm(np.asarray(vectors, np.float32), axis=-1)
+        is_finite = np.isfinite(norms.reshape(len(vectors), -1)).all(1)  # [N]
         if not is_finite.all():
             raise ValueError(
                 f"the vector of {label(int(is_finite.argmin()))} is not finite: the "
-                "model's parameters have no finite values, or too large ones"
+                "model's parameters have values that are not, or too large ones"
             )
-        return vectors
+        if self.model.normalize:
+            vectors = l2_normalize_rows(vectors)
+        return np.asarray(vectors, np.float32)
 
     def _select(self, encoders: Sequence[RowEncoder], role: str) -> RowEncoder:
         """The encoder whose adapter has the name of the role, or else the first one."""

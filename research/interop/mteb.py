@@ -11,11 +11,12 @@ import numpy as np
 from research.types import EmbedFn, Evaluator
 
 
-def mteb_evaluator(tasks: Sequence[Any]) -> Evaluator:
+def mteb_evaluator(tasks: Sequence[Any], *, similarity: str = "cosine") -> Evaluator:
     """An evaluator of mteb tasks; mteb downloads their data from the hub.
 
     Args:
         tasks: Names of tasks, such as "STS12", or task objects of mteb.
+        similarity: How vectors are compared, as in `EmbeddingModel`.
 
     Returns:
         embed -> {"main_score", task: its main score} in percent; the main score is the
@@ -41,7 +42,13 @@ def mteb_evaluator(tasks: Sequence[Any]) -> Evaluator:
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         dim = np.asarray(embed(["a text"], "query")).shape[1]
-        model = make_mteb_model(embed, name="embax/model", revision="none", dim=dim)
+        model = make_mteb_model(
+            embed,
+            name="embax/model",
+            revision="none",
+            dim=dim,
+            similarity=similarity,
+        )
         # Results are not cached, since all our models have the same name in mteb.
         results = mteb.evaluate(model, task_objects, cache=None)
         scores = {
@@ -60,6 +67,7 @@ def make_mteb_model(
     revision: str,
     dim: int,
     max_length: int | None = None,
+    similarity: str = "cosine",
 ):
     """A model for `mteb.evaluate(model, tasks)`; needs `mteb` and torch.
 
@@ -75,13 +83,16 @@ def make_mteb_model(
         revision: Name of the checkpoint of the model.
         dim: D, width of the embeddings.
         max_length: Maximum number of tokens of a text; None if unknown.
+        similarity: How vectors are compared, as in `EmbeddingModel`.
     """
     from mteb.models import ModelMeta
     from mteb.models.abs_encoder import AbsEncoder
     from mteb.types import PromptType
 
     class MtebModel(AbsEncoder):
-        mteb_model_meta = ModelMeta(**_model_meta(name, revision, dim, max_length))
+        mteb_model_meta = ModelMeta(
+            **_model_meta(name, revision, dim, max_length, similarity)
+        )
 
         def encode(self, inputs, *, prompt_type=None, **kwargs) -> np.ndarray:
             # All texts in one call.
@@ -93,7 +104,7 @@ def make_mteb_model(
 
 
 def _model_meta(
-    name: str, revision: str, dim: int, max_length: int | None
+    name: str, revision: str, dim: int, max_length: int | None, similarity: str
 ) -> dict[str, Any]:
     # ModelMeta requires all of its fields.
     unknown = (
@@ -116,5 +127,5 @@ def _model_meta(
         "max_tokens": max_length,
         "embed_dim": dim,
         "framework": ["JAX"],
-        "similarity_fn_name": "cosine",
+        "similarity_fn_name": similarity,
     }
