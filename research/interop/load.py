@@ -37,8 +37,11 @@ def load(
 
     A model is a workdir of `launch.train`; a sentence-transformers folder, in the
     layout of any version; or a plain Hugging Face folder, which does not describe how
-    to embed: it gets mean pooling, normalization and no prompts (sentence-transformers
-    also uses mean pooling, without normalization; cosines are equal).
+    to embed: it gets mean pooling, normalization and no prompts (so does
+    sentence-transformers, but without normalization, and with last-token pooling for
+    a folder of a ...ForCausalLM). What a folder asks for is computed as in
+    transformers 5 and sentence-transformers 6, or is an error that names the field;
+    but a prompt named "passage" or "corpus" is that of documents.
 
     Args:
         model: Name of the model, as `resolve_folder` accepts it.
