@@ -269,8 +269,18 @@ def with_section(recipe, key, name):
 
 
 @pytest.mark.parametrize("recipe, key, name", BUILT)
-def test_every_option_builds_by_a_flag(recipe, key, name, cache, tokenizer, one_device):
+def test_every_option_builds_by_a_flag(
+    recipe, key, name, cache, tokenizer, one_device, tmp_path
+):
     new = with_section(recipe, key, name)
+    if key == "loss":
+        # Scores for the losses that learn from them, and hard negatives
+        texts = {"sentence1": "a", "sentence2": "b", "negative": "c"}
+        rows = [json.dumps({**texts, "score": i % 2}) for i in range(16)]
+        path = tmp_path / "pairs.jsonl"
+        path.write_text("\n".join(rows))
+        count = int("triplet" in name)
+        replace_section(new, "data.pairs", f"files(path='{path}', negatives={count})")
     if (key, name) == ("row_layout", "spans"):
         replace_section(new, "objective", "cot_mae()")
     assert new[key].name == name
