@@ -1,5 +1,6 @@
 """What a sentence-transformers folder says is used, or refused by name."""
 
+import dataclasses
 import json
 import shutil
 
@@ -169,8 +170,8 @@ def test_weights_of_a_dense_module_that_are_not_there(folder):
         load(str(folder))
 
 
-def export_family(name, folder):
-    model, cfg = make_model(), CONFIGS[name]
+def export_family(name, folder, **changes):
+    model, cfg = make_model(), dataclasses.replace(CONFIGS[name], **changes)
     export(model._replace(config=cfg, params=random_params(cfg)), folder)
 
 
@@ -186,7 +187,7 @@ def test_rope_reads_on_to_the_stated_length(tmp_path):
 
 
 def test_a_roberta_needs_the_id_of_its_pad_token(tmp_path):
-    export_family("xlm-roberta", tmp_path)
+    export_family("xlm-roberta", tmp_path, position_offset=1)
     edit(tmp_path / "config.json", pad_token_id=None)
     with pytest.raises(ValueError, match="pad_token_id null, but the positions"):
         load(str(tmp_path))

@@ -115,17 +115,22 @@ def test_padded_batches_with_every_prompt(pad, tmp_path, caplog):
     assert (reloaded.similarity, reloaded.default_prompt) == ("dot", "topic")
 
 
-def test_a_tokenizer_that_transformers_would_read_otherwise(tmp_path):
-    cfg = dataclasses.replace(CONFIGS["qwen2"], vocab_size=80)
-    model = make_model()._replace(config=cfg, params=random_params(cfg))
-    tokenizer = train_tokenizer(TEXTS, 400, "bpe")
-    cfg = dataclasses.replace(cfg, vocab_size=tokenizer.get_vocab_size())
-    model = model._replace(
-        tokenizer=tokenizer, config=cfg, params=random_params(cfg), pool="last"
-    )
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+def test_a_tokenizer_that_transformers_would_read_otherwise(kind, tmp_path):
+    tokenizer = train_tokenizer(TEXTS, 400, kind)
+    vocab_size = tokenizer.get_vocab_size()
+    cfg = dataclasses.replace(CONFIGS["qwen2"], vocab_size=vocab_size)
+    model = make_model(tokenizer=tokenizer, config=cfg, params=random_params(cfg))
     with pytest.raises(ValueError, match="reads every tokenizer of a qwen2 model with"):
         export(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_roberta_whose_pad_token_is_not_before_its_positions(tmp_path):
+    cfg = dataclasses.replace(CONFIGS["xlm-roberta"], vocab_size=80)
+    model = make_model(config=cfg, params=random_params(cfg))
+    with pytest.raises(ValueError, match="token of id 1 of a RoBERTa no position"):
+        export(model, tmp_path / "out")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

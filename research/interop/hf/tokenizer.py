@@ -62,6 +62,12 @@ def read_tokenizer(
     if (folder / "tokenizer.json").is_file():
         tokenizer = load_tokenizer(folder)
         if rules is not None and not rules.fit(tokenizer):
+            if model_fields.get("model_type") == "qwen2":
+                raise ValueError(
+                    f"{folder} has a tokenizer.json whose vocabulary is not of bytes: "
+                    "transformers reads every tokenizer of a qwen2 model with Qwen2's "
+                    "own rules"
+                )
             rules = None
     elif not vocab_file.is_file():
         raise FileNotFoundError(f"{folder} has no tokenizer.json and no vocab.txt")

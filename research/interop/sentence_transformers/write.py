@@ -95,7 +95,7 @@ def export(
 def _transformer_config(
     model: EmbeddingModel, special: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The fields of config.json; `special` are the names of special tokens."""
+    """The fields of config.json; `special` are the special tokens by name."""
     fields = write_config(model.config)
     ids = {
         f"{name}_id": model.tokenizer.token_to_id(token)
@@ -103,8 +103,14 @@ def _transformer_config(
     }
     ids.setdefault("bos_token_id", ids.get("cls_token_id"))
     ids.setdefault("eos_token_id", ids.get("sep_token_id"))
-    if fields["model_type"] == "xlm-roberta":
-        del ids["pad_token_id"]  # write_config sets it: positions begin after it
+    # In RoBERTa, positions begin after the pad id, and that token has none.
+    if fields["model_type"] == "xlm-roberta" and (
+        ids["pad_token_id"] != fields["pad_token_id"]
+    ):
+        raise ValueError(
+            f"transformers gives the token of id {fields['pad_token_id']} of a RoBERTa "
+            f"no position, but this model's pad token has the id {ids['pad_token_id']}"
+        )
     fields |= {name: ids[name] for name in ids.keys() & fields.keys()}
     fields["torch_dtype"] = "float32"
     dims = _remaining_dims(model)
@@ -153,9 +159,8 @@ def _write_tokenizer(
 ) -> None:
     """tokenizer.json, and the files that AutoTokenizer reads with it."""
     # Token type ids are inputs only if the encoder has a table for them.
-    inputs = ["input_ids", "attention_mask"]
-    if model.config.type_vocab:
-        inputs.insert(1, "token_type_ids")
+    types = ["token_type_ids"] if model.config.type_vocab else []
+    inputs = ["input_ids", *types, "attention_mask"]
     model.tokenizer.save(str(folder / "tokenizer.json"))
     _write_json(folder / "special_tokens_map.json", special)
     _write_json(
