@@ -9,7 +9,7 @@ def test_every_file_and_folder_of_a_config_is_hashed_by_its_content(tmp_path):
     file.write_text("one")
     (folder / "qrels" / "test.tsv").write_text("two")
     config = {"data": {"a": {"name": "files", "path": str(file)}}, "steps": 3}
-    config["evals"] = ({"data": str(folder), "split": "no such file"},)
+    config["evals"] = ({"data": str(folder), "split": "no such file " * 400},)
     before = hash_inputs(config)
     assert set(before) == {str(file), str(folder)}
     file.write_text("three")

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ def _hash_input(text: str) -> str:
         return _hash_installed_packages()
     if text.startswith("package:"):
         return hash_path(resolve_folder(text))
-    path = Path(text).expanduser()
-    return hash_path(path) if text and path.exists() else ""
+    # Unlike Path.exists, it is False for a text that is too long for a path.
+    path = os.path.expanduser(text)
+    return hash_path(Path(path)) if os.path.exists(path) else ""
 
 
 def hash_path(path: Path) -> str:
