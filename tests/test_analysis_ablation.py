@@ -141,6 +141,8 @@ ONE = ablations.Ablation(
 def test_a_score_counts_while_all_that_it_depends_on_is_the_same(fakes, tmp_path):
     trained, evaluated = fakes
     lines = []
+    (tmp_path / "b-seed0").mkdir()
+    (tmp_path / "b-seed0" / "scores.json").write_text('{"full": 12.5}')
     first = run(ONE, tmp_path, lines.append)
     assert trained == ["x.py"] and evaluated == [("a", "full"), ("b", "full")]
     assert run(ONE, tmp_path, lines.append) == first and len(evaluated) == 2

@@ -167,7 +167,13 @@ def _train(
 def _read_scores(folder: Path) -> dict[str, Any]:
     """{evaluation: {"key": ..., "scores": ...}} of a run's scores.json."""
     path = folder / "scores.json"
-    return read_json(path) if path.exists() else {}
+    entries = read_json(path) if path.exists() else {}
+    # Scores without a key may depend on anything.
+    return {
+        name: entry
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and entry.keys() == {"key", "scores"}
+    }
 
 
 def _hash_evaluation(ablation: Ablation, model_key: str, row: str, column: str) -> str:
