@@ -76,22 +76,31 @@ def _to_number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads the JSON object in a file.
+def read_json(path: Path, *, missing: Any = None, kind: type = dict) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: The file.
+        missing: What is returned if there is no such file; None for an error.
+        kind: The type of the content, a key of KINDS.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file holds no JSON object.
+        ValueError: The file is not JSON, or its content is not of the kind.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        if missing is not None:
+            return missing
+        raise FileNotFoundError(f"{path.parent} has no {path.name}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON
         raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds a JSON {type(content).__name__}; it should be an object"
-        )
+    if not isinstance(content, kind):
+        found = KINDS.get(type(content), "a value")
+        raise ValueError(f"{path} holds {found}; it should hold {KINDS[kind]}")
     return content
+
+
+KINDS = {dict: "a JSON object", list: "a JSON list"}

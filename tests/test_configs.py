@@ -117,7 +117,7 @@ def test_a_replayed_option_that_was_none_takes_values_of_its_type(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("[]", "config.json holds a JSON list; it should be an object"),
+        ("[]", "config.json holds a JSON list; it should hold a JSON object"),
         ("{", "config.json is not JSON: Expecting"),
         ('{"loss": 3}', "config.json: loss is no section"),
         ('{"evals": {"a": {"name": "nosuch"}}}', "evals is no section: unknown name"),

@@ -192,5 +192,7 @@ def test_files_that_are_missing_or_broken(tmp_path):
     with pytest.raises(ValueError, match=r"tokenizer_config\.json is not JSON"):
         read_tokenizer(tmp_path, {"model_type": "bert"})
     (tmp_path / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(ValueError, match="holds a list, but should hold a dict"):
+    with pytest.raises(
+        ValueError, match="holds a JSON list; it should hold a JSON object"
+    ):
         read_tokenizer(tmp_path, {"model_type": "bert"})

@@ -128,7 +128,7 @@ def test_what_we_do_not_compute_is_refused_by_name(file, fields, message, folder
         (["Transformer"], "a module without type and path: 'Transformer'"),
         ([{"type": "my_code.Transformer", "path": ""}], "my_code.Transformer, whose"),
         ([], "has the modules ; we compute Transformer"),
-        ({}, "holds a dict, but should hold a list"),
+        ({}, "holds a JSON object; it should hold a JSON list"),
     ],
 )
 def test_modules_that_are_not_understood(modules, message, folder):
@@ -148,7 +148,7 @@ def test_code_of_the_models_own(code, folder):
 
 def test_a_config_that_is_a_list(folder):
     (folder / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"config\.json holds a list"):
+    with pytest.raises(ValueError, match=r"config\.json holds a JSON list"):
         load(str(folder))
 
 

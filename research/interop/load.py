@@ -10,12 +10,12 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers
 
+from research.atomic_write import read_json
 from research.config_sections import parse_section
 from research.inference.model import EmbeddingModel, head_layers, merge_adapter
 from research.interop.hf.families import has_output_layer, read_config
 from research.interop.hf.safetensors import read_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
-from research.interop.json_files import read_json
 from research.interop.peft import read_adapter
 from research.interop.sentence_transformers.read import Modules, read_modules
 from research.models.config import EncoderConfig

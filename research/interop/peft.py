@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from research.atomic_write import atomic_write, to_json
+from research.atomic_write import atomic_write, read_json, to_json
 from research.inference.model import EmbeddingModel
 from research.interop.hf.families import find_family
 from research.interop.hf.safetensors import save_tensors
 from research.interop.hf.tensor_files import read_file
 from research.interop.hf.weight_names import WEIGHT_NAMES, canonical_name
-from research.interop.json_files import check_number, read_json
+from research.interop.json_files import check_number
 from research.models import lora
 from research.models.config import EncoderConfig
 from research.models.layers import LINEAR_LAYERS

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from research.atomic_write import read_json
 from research.interop.hf.weight_transforms import Shape
-from research.interop.json_files import read_json
 
 INDEX_FILE = "model.safetensors.index.json"
 FLOATS = ("F16", "BF16", "F32", "F64")  # other tensors are quantized

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, models
 
+from research.atomic_write import read_json
 from research.interop.hf.tokenizer_rules import RULES
-from research.interop.json_files import check_number, read_json
+from research.interop.json_files import check_number
 from research.text.tokenization import load_tokenizer
 
 Fields = Mapping[str, Any]

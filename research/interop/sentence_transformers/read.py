@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from research.atomic_write import read_json
 from research.interop.hf.tensor_files import read_file
-from research.interop.json_files import check_number, read_json
+from research.interop.json_files import check_number
 from research.models.pooling.projection import Dense
 
 
