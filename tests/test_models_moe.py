@@ -173,7 +173,7 @@ def test_errors(params):
     for text, message in (
         ("moee(include_state=1)", "include_state is 1; it takes True or False"),
         ("moee(scores='top')", "pool.scores is 'top'; allowed: softmax, logits"),
-        ("moee(weight=-1)", "pool.weight is -1; it should not be negative"),
+        ("moee(weight=-1)", "moee's weight is -1; it should be at least 0"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_pooling(text)

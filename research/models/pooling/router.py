@@ -29,8 +29,6 @@ def moee(
         weight: Weight of the router weights; the state has weight 1.
     """
     check_option("pool.scores", scores, ROUTER_SCORES)
-    if weight < 0:
-        raise ValueError(f"pool.weight is {weight}; it should not be negative")
 
     def pool_layer(tokens: Array, logits: Array, mask: Array) -> Array:
         # [B, S, D] states and [B, S, experts] logits -> [B, M, D + experts]
