@@ -44,7 +44,14 @@ def main() -> dict:
         model = load.load(MODEL.value, merge=False)
         return export_adapter(pretrained.select_adapter(model, ADAPTER.value), output)
     model = load.load_adapted(MODEL.value, ADAPTER.value)
-    return export(model, output, depth=DEPTH.value, dim=DIM.value)
+    folder = load.resolve_folder(MODEL.value)
+    return export(
+        model,
+        output,
+        depth=DEPTH.value,
+        dim=DIM.value,
+        workdir=folder if (folder / "model.json").exists() else None,
+    )
 
 
 if __name__ == "__main__":

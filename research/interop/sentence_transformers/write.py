@@ -4,12 +4,12 @@ The layout is that of versions before 6: every version of sentence-transformers 
 it, and text-embeddings-inference parses only this one.
 """
 
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer
 
 from research.atomic_write import atomic_write, to_json
@@ -17,6 +17,11 @@ from research.inference.model import EmbeddingModel, merge_adapter
 from research.interop.hf.families import find_family, write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
+from research.interop.sentence_transformers.model_card import (
+    PICTURES,
+    make_card,
+    remaining_dims,
+)
 from research.interop.sentence_transformers.read import (
     ACTIVATIONS,
     POOLING_FLAGS,
@@ -33,6 +38,8 @@ def export(
     *,
     depth: int | None = None,
     dim: int | None = None,
+    name: str = "",
+    workdir: Path | None = None,
 ) -> dict[str, Any]:
     """Writes a folder that `SentenceTransformer(output)` loads, in one atomic step.
 
@@ -44,6 +51,9 @@ def export(
         output: A folder that does not exist yet, or is empty.
         depth: Number of first blocks to keep; None for all.
         dim: Number of leading values to keep; None for those of the model.
+        name: What the model card's example loads; the folder if empty.
+        workdir: Folder of the run that trained the model, whose data, loss, scores and
+            pictures the card shows; None without one.
 
     Returns:
         A record of output, depth, dim and number of parameters.
@@ -88,8 +98,20 @@ def export(
             "dim": dim,
             "parameters": num_params(params),
         }
-        _model_card(model, sizes).save(folder / "README.md")
+        pictures = _copy_pictures(workdir, folder)
+        card = make_card(model, sizes, name or output.name, workdir, pictures)
+        card.save(folder / "README.md")
     return {"output": str(output), **sizes}
+
+
+def _copy_pictures(workdir: Path | None, folder: Path) -> list[str]:
+    """Copies the pictures that a run has, and returns their names."""
+    if workdir is None:
+        return []
+    names = [name for name in PICTURES if (workdir / "evals" / name).exists()]
+    for name in names:
+        shutil.copyfile(workdir / "evals" / name, folder / name)
+    return names
 
 
 def _transformer_config(
@@ -113,13 +135,8 @@ def _transformer_config(
         )
     fields |= {name: ids[name] for name in ids.keys() & fields.keys()}
     fields["torch_dtype"] = "float32"
-    dims = _remaining_dims(model)
+    dims = remaining_dims(model)
     return fields | ({"matryoshka_dimensions": dims} if dims else {})
-
-
-def _remaining_dims(model: EmbeddingModel) -> list[int]:
-    """The trained widths that the truncated model still has."""
-    return [dim for dim in model.dims if dim <= model.dim]
 
 
 def _name_special_tokens(model: EmbeddingModel) -> dict[str, str]:
@@ -281,43 +298,6 @@ def _normalize_config() -> dict[str, Any]:
     return {"module_input_name": name, "module_output_name": name}
 
 
-def _model_card(model: EmbeddingModel, sizes: dict[str, int]) -> ModelCard:
-    """README.md: the model, its sizes and how to use it."""
-    data = ModelCardData(
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=[
-            "sentence-transformers",
-            "feature-extraction",
-            "sentence-similarity",
-            "embax",
-        ],
-    )
-    # The values of the template.
-    cfg = model.config
-    positions = [name for name in (cfg.position, cfg.position_bias) if name != "none"]
-    dims = ", ".join(map(str, _remaining_dims(model)))
-    prompts = "".join(
-        f"* before a {role}: `{prompt}`\n"
-        for role, prompt in model.prompts.items()
-        if prompt
-    )
-    text = CARD.format(
-        **sizes,
-        width=cfg.width,
-        heads=cfg.num_heads,
-        direction="causal" if cfg.causal else "bidirectional",
-        position=" and ".join(positions) or "no",
-        vocab=cfg.vocab_size,
-        pool=model.pool.replace("_", " "),
-        length="of length 1" if model.normalize else "not normalized",
-        max_length=model.max_length,
-        dims=f" It was trained at the widths {dims}." if dims else "",
-        prompts=prompts and f"\nPrompts:\n\n{prompts}",
-    )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
-
-
 def _write_json(file: Path, fields: Any) -> None:
     file.write_text(to_json(fields, indent=2) + "\n", encoding="utf-8")
 
@@ -333,18 +313,3 @@ SPECIAL_TOKENS = {
     "sep_token": ("[SEP]", "</s>", "<eos>", "<|im_end|>", "<|end_of_text|>"),
     "mask_token": ("[MASK]", "<mask>"),
 }
-CARD = """# Text embeddings of {dim} numbers
-
-A {direction} encoder of {depth} layers, width {width}, {heads} heads and {position}
-positions ({parameters:,} parameters, {vocab:,} of vocabulary). A text of up to
-{max_length} tokens becomes one vector: {pool} pooling, {dim} numbers, {length}.{dims}
-{prompts}
-Trained and exported with Embax, elastic text embeddings in JAX.
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("this folder")
-embeddings = model.encode(["a text", "another text"])  # [2, {dim}]
-```
-"""

@@ -1,0 +1,308 @@
+"""Model card of an exported folder: how to use the model, its training and scores."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from tabulate import tabulate
+
+from research.atomic_write import read_json
+from research.config_sections import format_call
+from research.inference.model import EmbeddingModel
+from research.train.logging import read_rows, versions
+
+# Pictures of a run, in WORKDIR/evals, which the card shows: {file: description}.
+PICTURES = {
+    "grid.png": "score by depth and width",
+    "curve.png": "loss and score by step",
+}
+
+
+def make_card(
+    model: EmbeddingModel,
+    sizes: Mapping[str, int],
+    name: str,
+    workdir: Path | None = None,
+    pictures: Sequence[str] = (),
+) -> ModelCard:
+    """Writes the model card, README.md.
+
+    Args:
+        model: The model as it is exported.
+        sizes: Its depth, dim and number of parameters.
+        name: What `SentenceTransformer` is called with: the folder, or the hub id.
+        workdir: Folder of the run that trained it; None leaves out data, loss and
+            scores.
+        pictures: Those of PICTURES that are beside the card.
+
+    Raises:
+        ValueError: A file of the run is damaged.
+    """
+    config = read_json(workdir / "config.json", missing={}) if workdir else {}
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        base_model=model.base if _is_hub_id(model.base) else None,
+        tags=[
+            *("sentence-transformers", "feature-extraction", "sentence-similarity"),
+            *(["matryoshka"] if len(remaining_dims(model)) > 1 else []),
+            "embax",
+        ],
+    )
+    # Sections without content are left out.
+    parts = [
+        _describe_model(model, sizes),
+        _describe_usage(model, sizes["dim"], name),
+        _describe_training(model, config),
+        _describe_scores(workdir, sizes) if workdir else "",
+        *(f"![{PICTURES[file]}]({file})" for file in pictures),
+        _list_citations(config),
+        _list_versions(workdir),
+    ]
+    text = "\n\n".join(filter(None, parts))
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+
+
+def remaining_dims(model: EmbeddingModel) -> list[int]:
+    """The trained widths that the truncated model still has, in rising order."""
+    return sorted(dim for dim in model.dims if dim <= model.width)
+
+
+def _is_hub_id(base: str) -> bool:
+    """Whether the base is ORG/NAME on the hub, and not a folder such as runs/nli."""
+    is_local = Path(base).exists() or Path(base).parent.exists()
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", base)) and not is_local
+
+
+def _base_name(model: EmbeddingModel) -> str:
+    """The base model without the folders of this machine."""
+    if not model.base or _is_hub_id(model.base):
+        return model.base
+    return model.base if model.base.startswith("package:") else Path(model.base).name
+
+
+def _describe_model(model: EmbeddingModel, sizes: Mapping[str, int]) -> str:
+    """Title, and a paragraph about the encoder and its vectors."""
+    cfg = model.config
+    positions = [name for name in (cfg.position, cfg.position_bias) if name != "none"]
+    dims = ", ".join(map(str, remaining_dims(model)))
+    return CARD.format(
+        **sizes,
+        width=cfg.width,
+        heads=cfg.num_heads,
+        direction="causal" if cfg.causal else "bidirectional",
+        position=" and ".join(positions) or "no",
+        vocab=cfg.vocab_size,
+        pool=model.pool.replace("_", " "),
+        length="of length 1" if model.normalize else "not normalized",
+        max_length=model.max_length,
+        similarity=model.similarity,
+        dims=f" It was trained at the widths {dims}." if dims else "",
+    )
+
+
+def _describe_usage(model: EmbeddingModel, dim: int, name: str) -> str:
+    """Example for the prompts that the model has, and for a smaller width."""
+    prompts, default = model.prompts, model.default_prompt
+    extra = [role for role in prompts if role not in ("query", "document")]
+    lines = [
+        "from sentence_transformers import SentenceTransformer\n",
+        f'model = SentenceTransformer("{name}")',
+    ]
+    # Each role puts its own prompt before the texts; without any, encode is enough.
+    if prompts["query"] != prompts["document"]:
+        lines += [
+            'queries = model.encode_query(["how do I read a file?"])  '
+            f"# [1, {dim}], float32",
+            'documents = model.encode_document(["a text", "another text"])  '
+            f"# [2, {dim}]",
+            "scores = model.similarity(queries, documents)  # [1, 2]",
+        ]
+    else:
+        lines += [
+            'vectors = model.encode(["a text", "another text"])  '
+            f"# [2, {dim}], float32",
+            "scores = model.similarity(vectors, vectors)  # [2, 2]",
+        ]
+    lines += [f'model.encode(["a text"], prompt_name="{role}")' for role in extra]
+    parts = ["## Usage", "```python\n" + "\n".join(lines) + "\n```"]
+    # The prompts, which other servers have to be given.
+    if any(prompts.values()):
+        listed = [f"* {role}: `{text}`" for role, text in prompts.items() if text]
+        parts += ["Prompts, put before the text:", "\n".join(listed)]
+    if default:
+        parts.append(f"`encode` without a role uses the prompt of {default}.")
+    # The largest of the trained widths below that of the folder.
+    if smaller := [d for d in remaining_dims(model) if d < dim]:
+        parts.append(
+            f"For fewer numbers a vector: `SentenceTransformer({name!r}, "
+            f"truncate_dim={smaller[-1]})`, and for dot products "
+            "`encode(..., normalize_embeddings=True)`."
+        )
+    return "\n\n".join(parts)
+
+
+def _describe_training(model: EmbeddingModel, config: Mapping[str, Any]) -> str:
+    """List of base model, data, loss and sizes of the training."""
+    rows = [("base model", _base_name(model))]
+    # Only names of files: folders are those of the machine that trained.
+    for name, source in config.get("data", {}).items():
+        file = Path(str(source.get("path", ""))).name
+        weight = source.get("weight", 1.0)
+        about = f"{file or source['name']}, weight {weight:g}"
+        rows.append((f"data `{name}`", about))
+    if "objective" in config:
+        rows += [
+            (key.replace("_", " "), f"`{format_call(config[key])}`")
+            for key in ("objective", "loss", "size_loss", "tuning", "optimizer")
+            if key in config
+        ]
+        rows += [
+            ("steps", f"{config['steps']:,} of {config['batch_size']:,} pairs or rows"),
+            ("longest text in training", f"{config['max_length']:,} tokens"),
+            ("numbers in training", config["encoder"].get("dtype", "float32")),
+        ]
+    rows = [f"* {key}: {value}" for key, value in rows if value]
+    if not rows:
+        return ""
+    note = "No license is stated here: those of the base model and of the data apply."
+    return "\n\n".join(["## Training", "\n".join(rows), note])
+
+
+def _describe_scores(workdir: Path, sizes: Mapping[str, int]) -> str:
+    """Tables of the evaluations during training, and of all depths and widths."""
+    parts = []
+    path = workdir / "metrics.jsonl"
+    rows = [
+        row
+        for row in (read_rows(path) if path.exists() else [])
+        if any(key.startswith("eval/") for key in row)
+    ]
+    # First and last evaluation of each metric, at full size.
+    first: dict[str, tuple] = {}
+    last: dict[str, tuple] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key.startswith("eval/") and isinstance(value, float | int):
+                entry = (row["step"], value)
+                first.setdefault(key, entry)
+                last[key] = entry
+    cells = [
+        [
+            key.removeprefix("eval/"),
+            f"{first[key][1]:.2f} (step {first[key][0]})" if key in first else "",
+            f"{value:.2f} (step {step})",
+        ]
+        for key, (step, value) in last.items()
+        if not key.endswith("/main_score")
+    ]
+    if cells:
+        table = _markdown_table(["", "first evaluation", "last evaluation"], cells)
+        parts += ["During training, at full size:", table]
+    if grid := _grid_table(workdir, sizes):
+        parts += grid
+    return "\n\n".join(["## Scores", *parts]) if parts else ""
+
+
+def _grid_table(workdir: Path, sizes: Mapping[str, int]) -> list[str]:
+    """Heading and table of `launch.evaluate --grid`; empty if it was not run."""
+    path = workdir / "evals" / "grid.json"
+    record = read_json(path, missing={})
+    if not record:
+        return []
+    try:
+        scores = {(c["depth"], c["dim"]): c["main_score"] for c in record["cells"]}
+        depths, dims = (sorted(set(axis)) for axis in zip(*scores, strict=True))
+        rows = [
+            [str(depth), *(f"{scores[depth, dim]:.2f}" for dim in dims)]
+            for depth in depths
+        ]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is not a grid of launch.evaluate --grid") from None
+    title = (
+        f"Of the trained model on the task {record.get('task', '')}, by depth (rows) "
+        f"and width (columns); this folder has depth {sizes['depth']} and width "
+        f"{sizes['dim']}:"
+    )
+    return [title, _markdown_table(["depth", *map(str, dims)], rows)]
+
+
+def _list_citations(config: Mapping[str, Any]) -> str:
+    """BibTeX of the methods that the training used."""
+    names = {config.get(key, {}).get("name") for key in ("loss", "size_loss")}
+    entries = [
+        f"@misc{{{key},\n  title = {{{title}}},\n  author = {{{author}}},\n"
+        f"  year = {{{year}}},\n  eprint = {{{eprint}}},\n"
+        "  archivePrefix = {arXiv}\n}"
+        for key, (methods, title, author, year, eprint) in PAPERS.items()
+        if names & set(methods) or not methods
+    ]
+    return "\n\n".join(["## Citation", "```bibtex", *entries, "```"])
+
+
+def _list_versions(workdir: Path | None) -> str:
+    """Versions of the libraries that the model was trained with, or exported with."""
+    record = read_json(workdir / "versions.json", missing={}) if workdir else {}
+    listed = [f"{name} {version}" for name, version in (record or versions()).items()]
+    verb = "Trained" if record else "Exported"
+    return (
+        f"## Versions\n\n{verb} with Embax, elastic text embeddings in JAX: "
+        f"{', '.join(listed)}."
+    )
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    alignment = ("left", *("right",) * (len(header) - 1))
+    options = {"tablefmt": "pipe", "disable_numparse": True, "colalign": alignment}
+    return tabulate(rows, headers=header, **options)
+
+
+CARD = """# Text embeddings of {dim} numbers
+
+A {direction} encoder of {depth} layers, width {width}, {heads} heads and {position}
+positions ({parameters:,} parameters, {vocab:,} of vocabulary). A text of up to
+{max_length} tokens becomes one vector: {pool} pooling, {dim} numbers, {length}, to be
+compared by {similarity}.{dims}"""
+# {key: (names of losses, or none for every model; title, author, year, arXiv id)}
+PAPERS = {
+    "reimers2019sentence": (
+        (),
+        "Sentence-{BERT}: Sentence Embeddings using Siamese {BERT}-Networks",
+        *("Reimers, Nils and Gurevych, Iryna", "2019", "1908.10084"),
+    ),
+    "oord2018representation": (
+        ("infonce",),
+        "Representation Learning with Contrastive Predictive Coding",
+        *("van den Oord, Aaron and Li, Yazhe and Vinyals, Oriol", "2018", "1807.03748"),
+    ),
+    "li2023towards": (
+        ("gte",),
+        "Towards General Text Embeddings with Multi-stage Contrastive Learning",
+        *("Li, Zehan and others", "2023", "2308.03281"),
+    ),
+    "li2023angle": (
+        ("angle", "angle_triplets"),
+        "{AnglE}-optimized Text Embeddings",
+        *("Li, Xianming and Li, Jing", "2023", "2309.12871"),
+    ),
+    "kusupati2022matryoshka": (
+        ("matryoshka", "two_dimensional"),
+        "Matryoshka Representation Learning",
+        *("Kusupati, Aditya and others", "2022", "2205.13147"),
+    ),
+    "li20242d": (
+        (
+            *("two_dimensional", "mse2d_v1", "mse2d_later"),
+            *("st5_adaptive", "st6_adaptive", "ese"),
+        ),
+        "{2D} Matryoshka Sentence Embeddings",
+        *("Li, Xianming and others", "2024", "2402.14776"),
+    ),
+    "zhuang2024starbucks": (
+        ("starbucks_sts", "starbucks_retrieval"),
+        "Starbucks: Improved Training for {2D} Matryoshka Embeddings",
+        *("Zhuang, Shengyao and others", "2024", "2410.13230"),
+    ),
+}
