@@ -177,6 +177,20 @@ def test_missing_field_is_named(name):
 
 
 @pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model_type": ["bert"]}, r"model_type \['bert'\]; known are"),
+        ({"hidden_dropout_prob": "\ud800"}, "bert model has a text where a number"),
+        ({"hidden_size": None}, "bert model: encoder's width is None"),
+        ({"intermediate_size": 2**40}, "config.json's mlp is 1099511627776, over 32"),
+    ],
+)
+def test_values_of_another_kind_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_config(fields_of("bert") | changes)
+
+
+@pytest.mark.parametrize(
     ("family", "field", "value"),
     [
         ("bert", "position_embedding_type", "relative_key"),

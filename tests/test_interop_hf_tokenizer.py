@@ -168,6 +168,8 @@ def test_rules_of_llama(fields, tmp_path):
     [
         ({"truncation_side": "left"}, "truncation_side 'left'"),
         ({"split_special_tokens": True}, "split_special_tokens True"),
+        ({"model_input_names": ["input_ids"]}, r"model_input_names \['input_ids'\]"),
+        ({"unk_token": [1]}, "a token that is neither a text nor an object"),
         ({"auto_map": {"AutoTokenizer": ["my.Tokenizer", None]}}, "auto_map.*my.Tok"),
         ({"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer; we"),
         ({"model_max_length": "512"}, "model_max_length '512', but it should be a num"),

@@ -102,6 +102,8 @@ REFUSED = [
     (MODEL, {"similarity_fn_name": "maxsim"}, "similarity_fn_name 'maxsim'"),
     (MODEL, {"model_type": "SparseEncoder"}, "model_type 'SparseEncoder'"),
     (MODEL, {"prompts": {"query": ["q"]}}, "the prompt query .*, which is no text"),
+    (MODEL, {"prompts": {"query": "\ud800"}}, "the prompt query .*, which is no text"),
+    (MODEL, {"prompts": "query: "}, "prompts 'query: '; they should have names"),
     (MODEL, {"truncate_dim": 4}, "truncate_dim 4, which cuts vectors after"),
     ("3_Normalize/config.json", {"module_input_name": "x"}, "module_input_name 'x'"),
     ("config.json", {"quantization_config": {"bits": 4}}, "quantization_config"),

@@ -221,7 +221,10 @@ def _load_transformers(
     # Encoder and tokenizer, each with what sentence-transformers' options change.
     fields = read_json(path / "config.json")
     fields |= modules.config_fields if modules else {}
-    config = read_config(fields)
+    try:
+        config = read_config(fields)
+    except ValueError as error:  # it begins with the file's name
+        raise ValueError(f"{path}/{error}") from None
     loaded = read_tokenizer(path, fields, modules and modules.tokenizer_fields)
     stated = modules and modules.max_length
     if stated:

@@ -5,6 +5,7 @@ A family has a reader and a writer in `FAMILIES`, and the names of its tensors i
 compute, so that a model that loads computes the same as in `transformers`.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,7 +46,7 @@ def read_config(fields: Fields) -> EncoderConfig:
     name = fields.get("model_type")
     if name == "bert" and fields.get("position_embedding_type") == "alibi":
         name = "jina_bert"
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(
             f"config.json has model_type {name!r}; known are {', '.join(FAMILIES)}"
         )
@@ -59,6 +60,18 @@ def read_config(fields: Fields) -> EncoderConfig:
             f"config.json of a {name} model has a null, a value of another type, or a "
             f"zero where a number belongs: {error}"
         ) from None
+    except ValueError as error:
+        if f"{error}".startswith("could not convert"):
+            raise ValueError(
+                f"config.json of a {name} model has a text where a number belongs"
+            ) from None
+        if "config.json" in f"{error}":
+            raise
+        # Of the fields of EncoderConfig, by our names
+        raise ValueError(f"config.json of a {name} model: {error}") from None
+    for field, value in dataclasses.asdict(cfg).items():
+        if isinstance(value, int) and value >= 2**31:
+            raise ValueError(f"config.json's {field} is {value}, over 32 bits")
     for size in ("vocab_size", "width", "depth", "num_heads", "mlp", "max_len"):
         if getattr(cfg, size) < 1:
             raise ValueError(f"config.json's {size} is {getattr(cfg, size)}")

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from tokenizers import AddedToken, Tokenizer, models
 
 from research.atomic_write import read_json
 from research.interop.hf.tokenizer_rules import RULES
 from research.interop.json_files import check_number
-from research.text.tokenization import load_tokenizer
+from research.text.tokenization import load_tokenizer, num_token_ids
 
 Fields = Mapping[str, Any]
 
@@ -55,7 +56,14 @@ def read_tokenizer(
     # Files from before transformers 4.34 name the tokens in two more files.
     if "added_tokens_decoder" not in fields:
         fields |= read_json(folder / "special_tokens_map.json", missing={})
-    special, added = _read_added_tokens(folder, fields)
+    try:
+        special, added = _read_added_tokens(folder, fields)
+        extra = _extra_tokens(fields)
+    except (TypeError, AttributeError, KeyError, ValueError):
+        raise ValueError(
+            f"{file}, or a file beside it, has a token that is neither a text nor an "
+            "object with its content"
+        ) from None
     rules = RULES.get(name := _find_class(model_fields, fields))
     usual = rules.special_tokens if rules else {}
     # The vocabulary, and the rules of tokenizer.json or of the class.
@@ -87,11 +95,26 @@ def read_tokenizer(
     for token_name, token in usual.items():
         if tokenizer.token_to_id(token) is not None:
             special.setdefault(token_name, AddedToken(token, normalized=False))
-    tokenizer.add_special_tokens([*special.values(), *_extra_tokens(fields)])
+    tokenizer.add_special_tokens([*special.values(), *extra])
     special_tokens = {name: token.content for name, token in special.items()}
     if rules is not None:
         rules.apply(tokenizer, fields, special_tokens)
+    _try_tokenizer(folder, tokenizer)
     return FolderTokenizer(tokenizer, length, special_tokens)
+
+
+def _try_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Raises ValueError for a tokenizer that can be read, but not applied."""
+    if num_token_ids(tokenizer) > np.iinfo(np.int32).max:
+        raise ValueError(f"{folder} has a tokenizer with ids that no 32 bits hold")
+    try:
+        tokenizer.encode("a")
+    except BaseException as error:  # a panic of the library is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(
+            f"{folder} has a tokenizer whose parts name tokens that it lacks: {error}"
+        ) from None
 
 
 def _check_fields(file: Path, fields: Fields) -> None:
@@ -101,6 +124,9 @@ def _check_fields(file: Path, fields: Fields) -> None:
         for name, harmless in REJECTED.items()
         if name in fields and fields[name] not in harmless
     ]
+    inputs = fields.get("model_input_names") or ["attention_mask"]
+    if not isinstance(inputs, list) or "attention_mask" not in inputs:
+        faults.append(f"model_input_names {inputs!r}")
     if faults:
         raise ValueError(
             f"{file} asks for what our tokenization does not do: {', '.join(faults)}"
@@ -155,7 +181,7 @@ def _find_class(model_fields: Fields, fields: Fields) -> str:
     family = model_fields.get("model_type")
     usual = CLASSES.get(family, PLAIN)
     named = fields.get("tokenizer_class") or model_fields.get("tokenizer_class")
-    named = (named or usual).removesuffix("Fast")
+    named = f"{named or usual}".removesuffix("Fast")
     # Of these families, files on the hub name the wrong class.
     if usual == PLAIN and family != "llama" or family == "qwen2":
         return usual

@@ -186,10 +186,10 @@ def _read_pooling(file: Path, prompts: Mapping[str, str]) -> str:
     if modes is None:  # before version 6: a flag for each
         modes = [name for flag, name in POOLING_FLAGS.items() if fields.get(flag)]
     modes = [modes] if isinstance(modes, str) else modes or ["mean"]
-    if len(modes) > 1 or modes[0] not in POOLINGS:
+    if not isinstance(modes, list) or len(modes) > 1 or f"{modes[0]}" not in POOLINGS:
+        named = " and ".join(map(str, modes)) if isinstance(modes, list) else modes
         raise ValueError(
-            f"{file} pools by {' and '.join(modes)}; we compute one of "
-            f"{', '.join(POOLINGS)}"
+            f"{file} pools by {named}; we compute one of {', '.join(POOLINGS)}"
         )
     if not fields.get("include_prompt", True) and any(prompts.values()):
         raise ValueError(f"{file} leaves the prompt out of pooling, which we do not")
@@ -199,14 +199,16 @@ def _read_pooling(file: Path, prompts: Mapping[str, str]) -> str:
 def _read_prompts(file: Path, fields: Mapping[str, Any]) -> dict[str, str]:
     """The prompts by name; "query" and "document" are "" if there are none."""
     named = fields.get("prompts") or {}
+    if not isinstance(named, Mapping):
+        raise ValueError(f"{file} has prompts {named!r}; they should have names")
     prompts = {name: prompt or "" for name, prompt in named.items()}
     for name, prompt in prompts.items():
-        if not isinstance(prompt, str):
+        if not isinstance(prompt, str) or LONE_SURROGATE.search(prompt):
             raise ValueError(
                 f"{file} has the prompt {name} {prompt!r}, which is no text"
             )
     default = fields.get("default_prompt_name")
-    if default is not None and default not in {*prompts, *ROLES}:
+    if default is not None and default not in [*prompts, *ROLES]:
         raise ValueError(
             f"{file} has default_prompt_name {default!r}, but only the prompts "
             f"{', '.join(prompts) or 'none'}"
@@ -254,6 +256,7 @@ def _is_truncation(layer: Dense) -> bool:
     )
 
 
+LONE_SURROGATE = re.compile("[\\ud800-\\udfff]")  # half of a character, from JSON
 ROLES = ("query", "document")
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 # Names of the file with the transformer's options; the first one with fields counts.
