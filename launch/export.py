@@ -3,6 +3,7 @@
 python -m launch.export --model=M --output=DIR [--depth=L] [--dim=D] [--adapter=A]
 
 With --adapter_only, the folder holds only an adapter of the model, in peft's layout.
+With --push_to_hub, the folder is uploaded to the Hugging Face hub, too.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from absl import flags
 from launch import main as cli
 from research.inference import model as pretrained
 from research.interop import load
+from research.interop.hub import check_hub_access, push_folder
 from research.interop.peft import export_adapter
 from research.interop.sentence_transformers.write import export
 
@@ -33,12 +35,28 @@ ADAPTER = flags.DEFINE_string(
 ADAPTER_ONLY = flags.DEFINE_bool(
     "adapter_only", False, "Whether only the adapter is written."
 )
+PUSH_TO_HUB = flags.DEFINE_string(
+    "push_to_hub",
+    None,
+    "The repository ORG/NAME of the Hugging Face hub that the folder is uploaded to; "
+    "needs `hf auth login`. A new one is public, unless the organization says "
+    "otherwise.",
+)
 flags.mark_flags_as_required(["model", "output"])
 
 
 def main() -> dict:
     """Exports the model or its adapter, and returns what was written."""
     output = Path(OUTPUT.value)
+    if PUSH_TO_HUB.value is not None:
+        check_hub_access(PUSH_TO_HUB.value)
+    record = _export(output)
+    if PUSH_TO_HUB.value is not None:
+        record["commit"] = push_folder(output, PUSH_TO_HUB.value)
+    return record
+
+
+def _export(output: Path) -> dict:
     # The adapter alone, or the model with its adapter merged.
     if ADAPTER_ONLY.value:
         model = load.load(MODEL.value, merge=False)
@@ -50,6 +68,7 @@ def main() -> dict:
         output,
         depth=DEPTH.value,
         dim=DIM.value,
+        name=PUSH_TO_HUB.value or "",
         workdir=folder if (folder / "model.json").exists() else None,
     )
 

@@ -76,7 +76,7 @@ def test_the_training_is_described_without_folders_of_the_machine(tmp_path):
     assert "* base model: nli\n" in text and "secret" not in text
     assert "* data `mine`: own.jsonl, weight 2\n" in text
     assert "* loss: `infonce(temperature=0.05)`" in text
-    assert "* steps: 128 of 64 pairs" in text
+    assert "* steps: 64 of 128, each of 64 pairs" in text
     assert "Trained with Embax" in text and "jax 9.9" in text
     # The papers of this loss and of these sizes, and no others
     papers = re.findall(r"eprint = {([\d.]+)}", text)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.common import make_base
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     path
@@ -62,6 +64,17 @@ def test_commands_have_the_flags_that_are_shown(path):
         )
         for flag in re.findall(r"--(\w+)", flags):
             assert flag in known | {"help"}, f"{command} has no flag --{flag}"
+
+
+def test_config_flags_are_keys_of_the_config():
+    text = "".join(path.read_text() for path in PAGES)
+    config = make_base()
+    # Sources and evaluators have names of the user's choice
+    for flag in set(re.findall(r"--config\.((?!data|evals)[a-z_.]+[a-z])", text)):
+        key = config
+        for name in flag.split("."):
+            assert name in key, f"there is no --config.{flag}"
+            key = key[name]
 
 
 def test_every_recipe_is_listed_with_its_file():

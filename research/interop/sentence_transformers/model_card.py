@@ -41,6 +41,8 @@ def make_card(
         ValueError: A file of the run is damaged.
     """
     config = read_json(workdir / "config.json", missing={}) if workdir else {}
+    has_log = workdir and (workdir / "metrics.jsonl").exists()
+    rows = read_rows(workdir / "metrics.jsonl") if has_log else []
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
@@ -55,8 +57,8 @@ def make_card(
     parts = [
         _describe_model(model, sizes),
         _describe_usage(model, sizes["dim"], name),
-        _describe_training(model, config),
-        _describe_scores(workdir, sizes) if workdir else "",
+        _describe_training(model, config, rows),
+        _describe_scores(workdir, sizes, rows) if workdir else "",
         *(f"![{PICTURES[file]}]({file})" for file in pictures),
         _list_citations(config),
         _list_versions(workdir),
@@ -144,42 +146,42 @@ def _describe_usage(model: EmbeddingModel, dim: int, name: str) -> str:
     return "\n\n".join(parts)
 
 
-def _describe_training(model: EmbeddingModel, config: Mapping[str, Any]) -> str:
+def _describe_training(
+    model: EmbeddingModel, config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> str:
     """List of base model, data, loss and sizes of the training."""
-    rows = [("base model", _base_name(model))]
+    facts = [("base model", _base_name(model))]
     # Only names of files: folders are those of the machine that trained.
     for name, source in config.get("data", {}).items():
         file = Path(str(source.get("path", ""))).name
         weight = source.get("weight", 1.0)
         about = f"{file or source['name']}, weight {weight:g}"
-        rows.append((f"data `{name}`", about))
+        facts.append((f"data `{name}`", about))
     if "objective" in config:
-        rows += [
+        done = max((row["step"] for row in rows if "loss" in row), default=0)
+        batch_size = f"{config['batch_size']:,} pairs or rows"
+        facts += [
             (key.replace("_", " "), f"`{format_call(config[key])}`")
             for key in ("objective", "loss", "size_loss", "tuning", "optimizer")
             if key in config
         ]
-        rows += [
-            ("steps", f"{config['steps']:,} of {config['batch_size']:,} pairs or rows"),
+        facts += [
+            ("steps", f"{done:,} of {config['steps']:,}, each of {batch_size}"),
             ("longest text in training", f"{config['max_length']:,} tokens"),
             ("numbers in training", config["encoder"].get("dtype", "float32")),
         ]
-    rows = [f"* {key}: {value}" for key, value in rows if value]
-    if not rows:
+    lines = [f"* {key}: {value}" for key, value in facts if value]
+    if not lines:
         return ""
     note = "No license is stated here: those of the base model and of the data apply."
-    return "\n\n".join(["## Training", "\n".join(rows), note])
+    return "\n\n".join(["## Training", "\n".join(lines), note])
 
 
-def _describe_scores(workdir: Path, sizes: Mapping[str, int]) -> str:
+def _describe_scores(
+    workdir: Path, sizes: Mapping[str, int], rows: Sequence[Mapping[str, Any]]
+) -> str:
     """Tables of the evaluations during training, and of all depths and widths."""
     parts = []
-    path = workdir / "metrics.jsonl"
-    rows = [
-        row
-        for row in (read_rows(path) if path.exists() else [])
-        if any(key.startswith("eval/") for key in row)
-    ]
     # First and last evaluation of each metric, at full size.
     first: dict[str, tuple] = {}
     last: dict[str, tuple] = {}
@@ -192,7 +194,7 @@ def _describe_scores(workdir: Path, sizes: Mapping[str, int]) -> str:
     cells = [
         [
             key.removeprefix("eval/"),
-            f"{first[key][1]:.2f} (step {first[key][0]})" if key in first else "",
+            f"{first[key][1]:.2f} (step {first[key][0]})",
             f"{value:.2f} (step {step})",
         ]
         for key, (step, value) in last.items()
@@ -239,7 +241,7 @@ def _list_citations(config: Mapping[str, Any]) -> str:
         for key, (methods, title, author, year, eprint) in PAPERS.items()
         if names & set(methods) or not methods
     ]
-    return "\n\n".join(["## Citation", "```bibtex", *entries, "```"])
+    return "## Citation\n\n```bibtex\n" + "\n\n".join(entries) + "\n```"
 
 
 def _list_versions(workdir: Path | None) -> str:
