@@ -5,13 +5,16 @@ do not depend on padding, chunks or the number of devices.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
+from research import sharding
 from research.types import VOCABULARY, Array, PretrainingBatch
 
 
@@ -81,13 +84,34 @@ def cross_entropy(
     """
     chex.assert_rank([x, table, bias], [2, 2, 1])
     chex.assert_equal_shape_prefix([x, labels, weight], 1)
+    compute = partial(_sum_chunks, logits=logits or max_logits())
+    axes = sharding.batch_axes(jax.sharding.get_abstract_mesh())
+    devices = sharding.count_batch_devices()
+    if devices == 1 or len(x) % devices:
+        return compute(x, table, bias, labels, weight)
+
+    # Each device works through its own rows, and gradients of the table, which chunks
+    # add up, are exchanged once
+    def compute_share(*shares):
+        total, losses = compute(*shares)
+        return jax.lax.psum(total, axes), losses
+
+    rows = P(axes)
+    specs = {"in_specs": (rows, P(), P(), rows, rows), "out_specs": (P(), rows)}
+    split = jax.shard_map(compute_share, check_vma=False, **specs)
+    return split(x, table, bias, labels, weight)
+
+
+def _sum_chunks(x, table, bias, labels, weight, *, logits):
+    """`cross_entropy` of the rows of one device."""
     # Number and size of chunks of rows, and number of padding rows
-    chunks = min(len(x), -(-len(x) * len(table) // (logits or max_logits())))
+    chunks = min(len(x), -(-len(x) * len(table) // logits))
     size = -(-len(x) // chunks)
     pad = chunks * size - len(x)
 
     def split_chunks(y):
-        # Row i goes to chunk i % chunks, so that all devices hold rows of every chunk.
+        # Row i goes to chunk i % chunks, so that devices that the compiler splits the
+        # rows over hold some of every chunk.
         y = jnp.pad(y, ((0, pad), *((0, 0),) * (y.ndim - 1)))
         return y.reshape(size, chunks, *y.shape[1:]).swapaxes(0, 1)
 
