@@ -155,6 +155,7 @@ def test_columns_that_are_not_used_are_named(tmp_path):
             "positive_document_ids is null, not a text or a whole number",
         ),
         ({"anchor": "a", "positive": "b", "label": "yes"}, 'is "yes", not a number'),
+        ({"anchor": "a", "positive": "b", "label": True}, "is true, not a number"),
         ({"anchor": "a", "positive": "b", "label": math.nan}, "not a finite number"),
         ({"anchor": "a", "positive": "b", "score": math.inf}, "not a finite number"),
         (IDS, "set `corpus`"),

@@ -149,7 +149,8 @@ def check_number(label: str, value: Any) -> float:
     """
     try:
         number = float(value)
-        if isinstance(value, str) and "_" in value:  # Python's 1_000 is no data
+        # Neither true nor Python's 1_000 is a number in a file
+        if isinstance(value, bool) or isinstance(value, str) and "_" in value:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{label} is {_show(value)}, not a number") from None
