@@ -61,6 +61,7 @@ def test_every_evaluator_has_a_test():
     assert set(EVALS) == {
         "sts",
         "retrieval",
+        "examples",  # tests/test_eval_examples.py
         "pydocs_retrieval",
         "pydocs_long",
         "longembed",

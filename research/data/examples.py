@@ -22,6 +22,7 @@ POSITIVES = (
     "hypothesis",
     "document",
     "passage",
+    *("positives", "answers", "documents", "passages"),
 )
 SCORES = files.STS_FIELDS["score"]
 NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_?\d+)?")
@@ -90,7 +91,7 @@ def parse_example(record: Record, documents: Mapping[str, str] | None) -> Exampl
         )
     else:  # sentence-transformers
         query = record.read_text(*QUERIES)
-        positives = (record.read_text(*POSITIVES),)
+        positives = _read_positives(record)
         names = [name for name in columns if NEGATIVE.fullmatch(name)]
         negatives = tuple(t for name in names for t in record.read_texts(name))
         if any(record.has(name) for name in SCORES):
@@ -132,6 +133,15 @@ def read_labeled_texts(path: str) -> tuple[list[str], list[str]]:
         texts.append(record.read_text("text"))
         labels.append(record.read_name("label"))
     return texts, labels
+
+
+def _read_positives(record: Record) -> tuple[str, ...]:
+    """The text or the list of texts in the first column of POSITIVES with any."""
+    filled = (name for name in POSITIVES if record.values.get(name) is not None)
+    name = next(filled, "")
+    if isinstance(record.values.get(name), list | tuple):
+        return record.read_texts(name)
+    return (record.read_text(*POSITIVES),)
 
 
 def _read_units(file: Path, unit: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ STS_FIELDS = {
     "sentence2": ("sentence2", "text2", "sent2", "s2"),
     "score": ("score", "similarity_score", "similarity", "label"),
 }
+# Fields of the one object in a file of LlamaIndex's EmbeddingQAFinetuneDataset.
+LLAMA_INDEX_FIELDS = {"queries", "corpus", "relevant_docs"}
 # {query id: {document id: grade}}
 Qrels = dict[str, dict[str, int]]
 
@@ -61,9 +64,10 @@ def open_text(path: str | Path) -> IO[str]:
 def read_records(path: str | Path) -> Iterator[tuple[int, dict]]:
     """Yields (line number from 1, record) for every row of a jsonl, tsv or csv file.
 
-    The ending of the name decides the format: .jsonl or .json with one object per line,
-    .tsv (tabs, no quoting) or .csv with a header line. Each may be gzipped (.gz). Empty
-    lines are skipped.
+    The ending of the name decides the format: .jsonl with one object per line, .json
+    with the same, a list of objects or LlamaIndex's EmbeddingQAFinetuneDataset, .tsv
+    (tabs, no quoting) or .csv with a header line. Each may be gzipped (.gz). Empty
+    lines are skipped. In a .json file that is one value, records are counted for lines.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -181,6 +185,37 @@ def _parse_file(
 def _parse_lines(path: Path, file: IO[str]) -> Iterator[tuple[int, str]]:
     del path
     yield from ((number, remove_line_end(line)) for number, line in enumerate(file, 1))
+
+
+def _parse_json(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
+    """Yields the records of a JSON list, of LlamaIndex's object, or of JSON lines."""
+    text = file.read()
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if isinstance(content, list):
+        yield from enumerate(content, 1)
+    elif isinstance(content, dict) and content.keys() >= LLAMA_INDEX_FIELDS:
+        yield from enumerate(_join_llama_index(path, content), 1)
+    else:
+        yield from _parse_jsonl(path, io.StringIO(text, newline="\n"))
+
+
+def _join_llama_index(path: Path, content: dict) -> Iterator[dict]:
+    """Yields the query and the positives of each query, from texts by id."""
+    queries, corpus, relevant = (
+        content[name] for name in ("queries", "corpus", "relevant_docs")
+    )
+    for name, documents in relevant.items():
+        unknown = [d for d in documents if d not in corpus]
+        if name not in queries or unknown:
+            raise ValueError(
+                f"{path}: relevant_docs has the query {name!r} with {documents}, which "
+                "queries or corpus lack"
+            )
+        positives = [corpus[document] for document in documents]
+        yield {"query": queries[name], "positives": positives}
 
 
 def _parse_jsonl(path: Path, file: IO[str]) -> Iterator[tuple[int, dict]]:
@@ -301,7 +336,7 @@ def _is_number(field: str) -> bool:
 # {ending of the file name: its parser}
 READERS = {
     ".jsonl": _parse_jsonl,
-    ".json": _parse_jsonl,
+    ".json": _parse_json,
     ".tsv": _parse_tsv,
     ".csv": _parse_csv,
 }

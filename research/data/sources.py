@@ -10,6 +10,7 @@ import numpy as np
 
 from research.data import examples as example_files
 from research.data import files
+from research.data.columns import parse_columns, read_named_columns, select_part
 from research.data.datasets import load_hub, load_pydocs, load_tfds
 from research.data.examples import Example, LoadedExamples
 from research.data.fields import Record
@@ -93,15 +94,21 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
 
 
 def load_files(
-    *, path: str, negatives: int = -1, corpus: str = "", score_range: float = 1.0
+    *,
+    path: str,
+    negatives: int = -1,
+    corpus: str = "",
+    score_range: float = 1.0,
+    columns: str = "",
+    part: str = "all",
 ) -> LoadedExamples:
     """Examples of a jsonl, tsv or csv file, plain or gzipped.
 
     The columns follow one of three conventions:
 
     sentence-transformers  anchor | query | question | sentence1; positive | answer |
-                           sentence2; negative, negative_1..n; score | label; or their
-                           other usual names in `examples`
+                           sentence2 or a list of positives; negative, negative_1..n;
+                           score | label; or their other usual names in `examples`
     FlagEmbedding          query, pos, neg
     Tevatron               query | query_text; positive_passages, negative_passages, or
                            positive_document_ids, negative_document_ids with `corpus`
@@ -115,13 +122,21 @@ def load_files(
             any row has, which may not be 0 if other rows have some.
         corpus: Tevatron's corpus file, with the columns docid and document_text.
         score_range: Scores are divided by it (5 for STS-B).
+        columns: Other names of the columns: "query=question, positive=answer,
+            negative=bad*", and score and group; columns without a name here are then
+            not used.
+        part: "all", or "train" without the "held_out" tenth of the queries.
     """
+    named = parse_columns(columns) if columns else None
     # {id: text}, for rows that name documents by id.
     documents = example_files.read_tevatron_corpus(corpus) if corpus else None
     examples, lines, unused = [], [], {}
     for line, values in files.read_records(path):
         record = Record(f"{path} line {line}", values)
-        example = example_files.parse_example(record, documents)
+        if named:
+            example = read_named_columns(record, named)
+        else:
+            example = example_files.parse_example(record, documents)
         if example.score is not None:
             example = example._replace(score=example.score / score_range)
         examples.append(example)
@@ -148,6 +163,7 @@ def load_files(
             f"{negatives} negatives per query, as many as line {lines[row]} has; other "
             f"lines have up to {most}"
         )
+    examples = select_part(examples, part, path)
     return LoadedExamples(examples, negatives, note="; ".join(notes))
 
 

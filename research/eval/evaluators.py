@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from research.data.sources import SOURCES
+from research.eval.examples import examples
 from research.eval.longembed import longembed
 from research.eval.perplexity import perplexity
 from research.eval.retrieval import ranking, retrieval
@@ -111,6 +112,7 @@ def pydocs_long(
 EVALS: Mapping[str, Callable[..., Evaluator | ModelEvaluator]] = {
     "sts": sts,
     "retrieval": retrieval,
+    "examples": examples,
     "pydocs_retrieval": pydocs_retrieval,
     "pydocs_long": pydocs_long,
     "longembed": longembed,

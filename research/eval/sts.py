@@ -32,13 +32,35 @@ def sts(*, data: str, samples: int = 0, similarity: str = "cosine") -> Evaluator
         ValueError: The file is malformed, or all scores are equal; when the evaluator
             is called, all similarities are equal or one is not finite.
     """
+    pairs = read_sts(data)
+    return correlation(*pairs, data, samples=samples, similarity=similarity)
+
+
+def correlation(
+    first: list[str],
+    second: list[str],
+    scores: list[float],
+    place: str,
+    *,
+    samples: int = 0,
+    similarity: str = "cosine",
+) -> Evaluator:
+    """The evaluator of `sts`, for N pairs and their scores in memory.
+
+    Args:
+        first: N texts.
+        second: N texts.
+        scores: N human scores.
+        place: Name of the data, for error messages.
+        samples: As in `sts`.
+        similarity: As in `sts`.
+    """
     check_option("similarity", similarity, SIMILARITIES)
-    first, second, scores = read_sts(data)
     human = np.asarray(scores)  # [N]
     try:
         check_spread("human", human)
     except ValueError as error:
-        raise ValueError(f"{data}: {error}") from None
+        raise ValueError(f"{place}: {error}") from None
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         # One call, so that the embedder can batch all sentences by length: [2N, D].

@@ -24,6 +24,7 @@ from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES, Source
 from research.eval.evaluators import EVALS
 from research.experiment.config_keys import check_keys, check_lengths
+from research.experiment.data_summary import summarize_pairs
 from research.experiment.evaluation import make_embedder, measure_model
 from research.experiment.initialization import (
     ENCODERS,
@@ -110,7 +111,8 @@ def build(
     notes = describe_sources(sources)
     if "loss" in config:
         loss = build_loss(config.loss, config.similarity)
-        notes = check_sources(batches, sources, config.loss.name, loss)
+        notes = summarize_pairs(batches, tokenizer, config.max_length)
+        notes += check_sources(batches, sources, config.loss.name, loss)
     training = _training_encoder(config, encoder)
     objective = _build_objective(config, training, tokenizer, batches)
     initialize = make_initialize(

@@ -126,6 +126,20 @@ def resolve_folder(model: str) -> Path:
     return _hub_folder(model)
 
 
+def find_pooling(model: str) -> str:
+    """The pooling of a model by name; "mean" where its folder does not say.
+
+    Raises:
+        FileNotFoundError, ValueError: As in `resolve_folder` and `read_modules`.
+    """
+    folder = resolve_folder(model)
+    if (folder / "model.json").is_file():  # a workdir
+        return read_json(folder / "model.json")["pool"]
+    if (folder / "modules.json").is_file():
+        return read_modules(folder).pool
+    return "mean"
+
+
 def _package_folder(name: str) -> Path:
     """The outermost folder of an installed package with a config.json and weights."""
     if not name.isidentifier() or (spec := importlib.util.find_spec(name)) is None:

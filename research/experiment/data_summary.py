@@ -1,0 +1,67 @@
+"""A summary of each source of pairs, with its first example as the model sees it."""
+
+import numpy as np
+import tokenizers
+
+from research.data.pair_batches import PairBatches
+from research.data.pair_rows import PairSourceState
+
+# Characters of a text that are shown.
+MAX_SHOWN = 160
+
+
+def summarize_pairs(
+    batches: PairBatches, tokenizer: tokenizers.Tokenizer, max_length: int
+) -> tuple[str, ...]:
+    """A few lines for each source: its rows, tokens, documents and first example.
+
+    Args:
+        batches: Batches of the run.
+        tokenizer: Tokenizer of the run, which decodes the tokens of the example.
+        max_length: Maximum number of tokens of a text.
+
+    Returns:
+        Lines of text; the texts of the example have their prompts and special tokens.
+    """
+    lines = []
+    for state in batches.sources:
+        table = state.table
+        lengths = np.diff(table.starts)  # [T] tokens of each text
+        full = int((lengths >= max_length).sum())
+        counts = f"{len(table.query_text):,} rows, {int(table.starts[-1]):,} tokens"
+        lines.append(
+            f"data {state.name!r}: {counts}; {_format_range(table.num_positives)} "
+            f"positives and {_format_range(table.num_negatives)} negatives a query, "
+            f"of which each step uses 1 and {state.docs_per_query - 1}"
+        )
+        if full:
+            lines.append(
+                f"data {state.name!r}: {full:,} of {len(lengths):,} texts have "
+                f"{max_length} tokens or more; what is beyond is cut"
+            )
+        lines += _show_example(state, tokenizer)
+    return tuple(lines)
+
+
+def _format_range(counts: np.ndarray) -> str:
+    """The number of all, or the least and the greatest: "3" or "1 to 3"."""
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _show_example(state: PairSourceState, tokenizer: tokenizers.Tokenizer) -> list[str]:
+    """The first query, its first positive and its first negative, decoded."""
+    table = state.table
+    # Texts of an example: the query, its positives, its negatives.
+    texts = {"query": 0, "positive": 1}
+    if state.docs_per_query > 1:
+        texts["negative"] = 1 + int(table.num_positives[0])
+    lines = []
+    for role, text in texts.items():
+        ids = table.token_ids[table.starts[text] : table.starts[text + 1]]
+        shown = tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+        shown = " ".join(shown.split())
+        if len(shown) > MAX_SHOWN:
+            shown = f"{shown[: MAX_SHOWN - 4]} ..."
+        lines.append(f"    {role:<9} {shown}")
+    return lines
