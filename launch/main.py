@@ -10,7 +10,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from research.atomic_write import to_json
-from research.processes import is_first, is_joined, leave
+from research.processes import explain_lost_process, is_first, is_joined, leave
 
 VIRTUAL = "--xla_force_host_platform_device_count"  # several devices on one CPU
 ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
@@ -67,7 +67,8 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
 
     Logs and progress go to stderr. An error of the user (a bad flag or config, a
     ValueError or OSError from main) prints one sentence there, and the exit code is 1;
-    `--verbosity=1` adds the traceback. A result with "finished": false exits with 143.
+    `--verbosity=1` adds the traceback. A result with "finished": false exits with 143,
+    and the death of another process of the run with 75.
     """
 
     def run_command(arguments):
@@ -86,9 +87,11 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
         except MISTAKES as error:
             logging.debug("traceback of the error below", exc_info=True)
             _fail(format_error(error))
-        except Exception:
+        except Exception as error:
             if not is_joined():
                 raise
+            if sentence := explain_lost_process(error):
+                _fail(sentence, LOST)
             traceback.print_exc()
             leave(1)
         if result is not None:
@@ -190,8 +193,8 @@ def _parse_flags(arguments: list[str]) -> list[str]:
         _fail(format_error(error))
 
 
-def _fail(message: str):
+def _fail(message: str, code: int = 1):
     print(f"error: {message}", file=sys.stderr, flush=True)
     if is_joined():
-        leave(1)
-    sys.exit(1)
+        leave(code)
+    sys.exit(code)

@@ -3,7 +3,6 @@
 Functions import JAX themselves, so that a command can ask `is_multiprocess` at once.
 """
 
-import contextlib
 import faulthandler
 import itertools
 import os
@@ -11,7 +10,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # Environment variables that tell of several processes: SLURM, Open MPI, GKE, manual.
@@ -140,6 +139,8 @@ def call_on_first(
     try:
         message = store.blocking_key_value_get(key, timeout * 1000)
     except jax.errors.JaxRuntimeError as error:
+        if explain_lost_process(error):
+            raise
         raise ValueError(
             f"the first process of this run has not finished {action} within "
             f"{timeout} s; look at its messages for the reason"
@@ -149,21 +150,19 @@ def call_on_first(
     return None
 
 
-@contextlib.contextmanager
-def explain_lost_process() -> Iterator[None]:
-    """Turns the errors that the death of another process causes into a ValueError."""
+def explain_lost_process(error: Exception) -> str | None:
+    """The sentence for an error that the death of another process causes, else None."""
     import jax
 
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0]
-        if jax.process_count() == 1 or not _LOST.search(reason):
-            raise
-        raise ValueError(
-            f"another process of this run has died or cannot be reached ({reason}); "
-            "the checkpoints are as they were: start all processes again to resume"
-        ) from error
+    if jax.process_count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
+        return None
+    reason = str(error).splitlines()[0]
+    if not _LOST.search(reason):
+        return None
+    return (
+        f"another process of this run has died or cannot be reached ({reason}); what "
+        "this one had saved is as it was: start all processes again to resume"
+    )
 
 
 def is_joined() -> bool:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from launch import main as cli
 from launch.main import LOST, STOPPED
 from research import processes
 from research.train import loop
@@ -58,6 +59,30 @@ def test_a_process_that_waits_for_others_in_vain_names_the_usual_causes(index):
     message = done.stderr.decode().splitlines()[-1]
     assert done.returncode == 1 and message.startswith("error: the processes of this")
     assert "not started 2 times" in message and f"{address} is not where" in message
+
+
+@pytest.mark.parametrize(
+    "message, code",
+    [
+        ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer [1.2.3.4]", LOST),
+        ("UNAVAILABLE: failed to connect to all addresses", LOST),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes", 1),
+    ],
+)
+def test_a_command_that_lost_a_process_says_so_by_its_code(
+    message, code, monkeypatch, capfd
+):
+    def fail():
+        raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(cli, "is_joined", lambda: True)
+    monkeypatch.setattr(cli, "leave", sys.exit)
+    monkeypatch.setattr(cli.app, "run", lambda run, **kw: run(["command"]))
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(fail)
+    assert stopped.value.code == code
+    assert ("another process of this run" in capfd.readouterr().err) == (code == LOST)
 
 
 @pytest.fixture(scope="module")

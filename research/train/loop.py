@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from research import sharding
 from research.atomic_write import write_json
 from research.file_lock import lock_folder
-from research.processes import call_on_first, explain_lost_process
+from research.processes import call_on_first
 from research.train import checkpoints
 from research.train.logging import Log, SilentLog, write_versions
 from research.train.optimizers import Optimizer
@@ -131,13 +131,12 @@ def train(
 
     Raises:
         ValueError: A loss or gradient is not finite, the workdir cannot be written,
-            another run is in it, another process of this run has died, or a step to
-            profile has been made before.
+            another run is in it, or a step to profile has been made before.
+        jax.errors.JaxRuntimeError: Another process of this run has died.
     """
     workdir = Path(workdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_folder(workdir))
-        stack.enter_context(explain_lost_process())
         call_on_first(partial(write_versions, workdir), "writing to the workdir")
         manager = checkpoints.open_manager(
             workdir / "checkpoints",
