@@ -46,14 +46,12 @@ def parse_section_flags(
     Returns:
         The other arguments.
     """
-    from research.experiment.config_keys import is_section
-
     remaining, sections = [], []
     arguments = iter(argv)
     for argument in arguments:
         # "--config.key=CALL", or "--config.key CALL" as two arguments.
         match = re.match(r"--?config\.([\w.]+)(?:=(.*))?$", argument, re.DOTALL)
-        if not match or not is_section(match[1]):
+        if not match or not _is_section(match[1]):
             remaining.append(argument)
             continue
         text = next(arguments, "") if match[2] is None else match[2]
@@ -63,6 +61,13 @@ def parse_section_flags(
         flag = flag_values["config"]
         flag.parser = _SectionParser(flag.parser, sections)
     return remaining
+
+
+def _is_section(key: str) -> bool:
+    # Imported here, with JAX: a mistake in another flag is reported at once.
+    from research.experiment.config_keys import is_section
+
+    return is_section(key)
 
 
 def load_recipe(recipe: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:

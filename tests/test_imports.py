@@ -1,6 +1,8 @@
 """Who may import what: every package only from those below it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,10 +31,41 @@ ONLY = {
     "tensorflow_datasets": ("data/sources.py", "data/pydocs.py"),
     "ml_collections": ("config_sections.py", "experiment/"),
     "orbax": ("train/checkpoints.py",),
+    "datasets": (),
+    "matplotlib": (),
+    "sklearn": (),
+    "tensorboardX": (),
     "torch": (),
     "transformers": (),
     "sentence_transformers": (),
 }
+# Libraries that take long to import, or import others that do. Configs and commands are
+# there without them, so that a mistake in a flag is reported at once.
+HEAVY = (
+    "datasets",
+    "matplotlib",
+    "pandas",
+    "scipy.stats",
+    "sklearn",
+    "tensorboardX",
+    "tensorflow",
+    "tensorflow_datasets",
+    "torch",
+    "transformers",
+)
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+import configs, launch
+from absl import flags
+
+for package in (configs, launch):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+        # Two commands may have a flag of the same name
+        for flag in list(flags.FLAGS):
+            delattr(flags.FLAGS, flag)
+print(*sys.modules)
+"""
 # What every package may import: the seven files on the ground, and these. A package
 # stands above all that it imports.
 GROUND = (
@@ -110,6 +143,8 @@ def test_imports_point_one_way(path):
         library, _, rest = module.partition(".")
         if at_top and library in ONLY:
             assert name.startswith(ONLY[library]), f"{name} imports {module}"
+        # SciPy imports its parts when they are first used, scipy.stats in 0.6 s.
+        assert not (at_top and module.startswith("scipy.")), f"{name} imports {module}"
         assert library not in ("launch", "configs", "tests"), module
         if library == "research":
             other = rest.split(".")[0]
@@ -148,3 +183,10 @@ def test_models_have_no_collections_besides_params():
         for node in ast.walk(ast.parse(path.read_text())):
             names = {getattr(node, "attr", None), getattr(node, "arg", None)}
             assert not names & COLLECTIONS, f"{path}: {names & COLLECTIONS}"
+
+
+def test_configs_and_commands_import_no_heavy_library():
+    command = [sys.executable, "-c", IMPORT_ALL]
+    modules = subprocess.check_output(command, cwd=ROOT, text=True).split()
+    assert {"configs.finetune", "launch.embed", "jax"} <= set(modules)
+    assert sorted(set(HEAVY) & set(modules)) == []

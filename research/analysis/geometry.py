@@ -2,7 +2,7 @@
 
 import chex
 import numpy as np
-from scipy.stats import entropy
+import scipy
 
 from research.transforms.normalize import l2_normalize_rows
 
@@ -85,7 +85,7 @@ def effective_rank(x: np.ndarray) -> float:
     singular values are equal, and less otherwise; 0 for zeros, by convention.
     """
     values = np.linalg.svd(np.asarray(x, np.float64), compute_uv=False)
-    return float(np.exp(entropy(values))) if values.any() else 0.0
+    return float(np.exp(scipy.stats.entropy(values))) if values.any() else 0.0
 
 
 def _check_vectors(x: np.ndarray) -> np.ndarray:

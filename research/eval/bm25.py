@@ -1,8 +1,7 @@
 """BM25, the lexical baseline of a retrieval task (Robertson & Zaragoza 2009)."""
 
 import numpy as np
-from scipy import sparse
-from sklearn.feature_extraction.text import CountVectorizer
+import scipy
 
 
 def bm25(
@@ -33,6 +32,9 @@ def bm25(
     Returns:
         Scores [Q, k] float64 from best to worst, and document indices [Q, k].
     """
+    # Imported here: it takes longer than all else that an evaluation imports
+    from sklearn.feature_extraction.text import CountVectorizer
+
     # [N, W] word counts of the documents
     vectorizer = CountVectorizer(token_pattern=r"(?u)[^\W_]+", dtype=np.float64)
     counts = vectorizer.fit_transform(documents).tocsr()
@@ -44,7 +46,7 @@ def bm25(
     saturation = k1 * (1 - b + b * lengths / max(lengths.mean(), 1e-9))
     row, column = counts.nonzero()
     weights = counts.data / (counts.data + saturation[row]) * idf[column]
-    word_weights = sparse.csr_matrix((weights, (row, column)), counts.shape).T.tocsr()
+    word_weights = scipy.sparse.csr_matrix((weights, (column, row)), counts.shape[::-1])
     # [Q, N] scores for some queries at a time; only the k best are kept
     query_counts = vectorizer.transform(queries)
     best = [

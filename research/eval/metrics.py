@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import chex
 import numpy as np
 import pytrec_eval
-from scipy import stats
+import scipy
 
 # {query id: {document id: grade}}, and {query id: {document id: score}}.
 Qrels = Mapping[str, Mapping[str, int]]
@@ -28,7 +28,7 @@ def correlations(predicted: np.ndarray, human: np.ndarray) -> dict[str, float]:
     check_spread("human", human)
     return {
         "spearman": 100 * spearman(predicted, human),
-        "pearson": 100 * float(stats.pearsonr(predicted, human).statistic),
+        "pearson": 100 * float(scipy.stats.pearsonr(predicted, human).statistic),
     }
 
 
@@ -51,8 +51,8 @@ def check_spread(name: str, scores: np.ndarray) -> None:
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's correlation of two [N] arrays; nan if an array is constant."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.ConstantInputWarning)
-        return float(stats.spearmanr(x, y).statistic)
+        warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
+        return float(scipy.stats.spearmanr(x, y).statistic)
 
 
 def bootstrap(
@@ -84,8 +84,8 @@ def bootstrap(
         with warnings.catch_warnings():
             # SciPy's own interval would be nan if one sample is; only its samples are
             # used.
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            values = stats.bootstrap(
+            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+            values = scipy.stats.bootstrap(
                 data,
                 statistic,
                 n_resamples=samples,

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from research.atomic_write import atomic_write, to_json, write_json
@@ -60,6 +59,9 @@ class Log:
         with atomic_write(path) as draft:
             draft.write_text("".join(to_json(row) + "\n" for row in rows))
         self._file = path.open("a")
+        # Imported here: it imports torch where it is installed
+        from tensorboardX import SummaryWriter
+
         self._board = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=resumed + 1
         )
