@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_collections
 
 from research.atomic_write import read_json
-from research.config_sections import Table, section
+from research.config_sections import SHORT, Table, section
 from research.experiment.config_keys import GROUP_TABLES, SECTION_TABLES
 
 
@@ -30,18 +30,22 @@ def get_config(path: str = ""):
             if key in SECTION_TABLES:
                 content[key] = _make_section(SECTION_TABLES[key], value)
             elif key in GROUP_TABLES:
+                if not isinstance(value, dict):
+                    raise ValueError(
+                        f"{SHORT.repr(value)} is no object of names and calls"
+                    )
                 content[key] = {
                     name: _make_section(GROUP_TABLES[key], part)
-                    for name, part in dict(value).items()
+                    for name, part in value.items()
                 }
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: {key} is no section: {error}") from None
     return ml_collections.ConfigDict(content)
 
 
 def _make_section(table: Table, value) -> ml_collections.ConfigDict:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ValueError(f"{value!r} names no function")
+        raise ValueError(f"{SHORT.repr(value)} names no function")
     return section(table, **value)
 
 

@@ -170,9 +170,8 @@ def fuzz_beir(rng, folder):
     asked = {str(r["_id"]): r["text"] for r in rows["queries.jsonl"]}
     judged = {}
     lines = (folder / "qrels/test.tsv").read_bytes().decode("utf-8-sig")
-    for fields in csv.reader(
-        io.StringIO(lines, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE
-    ):
+    for line in lines.split("\n"):  # a return within a line is no end of it
+        fields = line.removesuffix("\r").split("\t")
         if len(fields) == 3 and is_number(fields[2]):
             judged.setdefault(fields[0], {})[fields[1]] = int(float(fields[2]))
     judged = {q: grades for q, grades in judged.items() if q in asked}
@@ -182,6 +181,9 @@ def fuzz_beir(rng, folder):
     ).T
     if not np.isfinite(cosines).all():
         raise Refused("a text without letters has no cosine for the oracle")
+    gaps = np.diff(np.sort(cosines, axis=1), axis=1)
+    if np.any((gaps > 0) & (gaps < 1e-6)):
+        raise Refused("the last bit of a cosine decides on an order")
     run = {
         n: {m: float(np.float32(c)) for m, c in zip(texts, row, strict=True)}
         for n, row in zip(asked, cosines, strict=True)

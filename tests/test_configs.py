@@ -120,6 +120,7 @@ def test_a_replayed_option_that_was_none_takes_values_of_its_type(tmp_path):
         ("[]", "config.json holds a JSON list; it should hold a JSON object"),
         ("{", "config.json is not JSON: Expecting"),
         ('{"loss": 3}', "config.json: loss is no section"),
+        ('{"evals": true}', "evals is no section: True is no object of names and"),
         ('{"evals": {"a": {"name": "nosuch"}}}', "evals is no section: unknown name"),
     ],
 )

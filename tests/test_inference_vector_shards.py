@@ -7,6 +7,7 @@ import socket
 import numpy as np
 import pytest
 
+from research.atomic_write import write_json
 from research.file_lock import LOCK, lock_folder
 from research.inference.embedder import Embedder
 from research.inference.model import hash_model
@@ -102,6 +103,11 @@ def test_a_folder_of_something_else_is_refused(embedder, tmp_path):
         embed(embedder, folder, triples([*TEXTS[:9], " ", *TEXTS[10:]]))
     with pytest.raises(ValueError, match="v lacks [23] of 3 shards; .* run again"):
         read_vectors(folder)
+    # No list is made of as many shards as a damaged manifest tells of
+    write_json(folder / "manifest.json", MANIFEST | {"texts": 2**60})
+    with pytest.raises(ValueError, match="shards; .* run again"):
+        read_vectors(folder)
+    write_json(folder / "manifest.json", MANIFEST)
     for changes, message in (
         ({"options": {"dim": 8}}, "v was embedded with --dim=None, not 8"),
         ({"shard_size": 4}, "v was embedded with shard_size=8, not 4"),

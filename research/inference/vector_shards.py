@@ -163,9 +163,14 @@ def embed_to_shards(
     return len(missing)
 
 
+def count_shards(manifest: Mapping[str, Any]) -> int:
+    """The number of files of vectors that a manifest tells of."""
+    return -(-manifest["texts"] // manifest["shard_size"])
+
+
 def list_shards(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
     """The files of vectors of a folder."""
-    count = -(-manifest["texts"] // manifest["shard_size"])
+    count = count_shards(manifest)
     return [folder / f"vectors-{i:05}-of-{count:05}.npy" for i in range(count)]
 
 
@@ -177,10 +182,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ValueError: The manifest is damaged, or a shard is missing.
     """
     manifest = _read_entries(folder)
-    paths = list_shards(folder, manifest)
-    if missing := [path for path in paths if not path.exists()]:
+    # Counted before they are listed: a damaged manifest may tell of any number
+    count = count_shards(manifest)
+    missing = count - len(list(folder.glob(f"vectors-*-of-{count:05}.npy")))
+    if missing > 0 or not all(p.exists() for p in list_shards(folder, manifest)):
         raise ValueError(
-            f"{folder} lacks {len(missing)} of {len(paths)} shards; the launch.embed "
+            f"{folder} lacks {max(missing, 1)} of {count} shards; the launch.embed "
             "command that began it goes on when it is run again"
         )
     return manifest
