@@ -164,7 +164,8 @@ def fuzz_beir(rng, folder):
         name: parse_rows(folder / name) for name in ("corpus.jsonl", "queries.jsonl")
     }
     texts = {
-        str(r["_id"]): " ".join(filter(None, (r.get("title"), r["text"])))
+        # As mteb joins them
+        str(r["_id"]): " ".join(filter(None, (r.get("title"), r["text"]))).strip()
         for r in rows["corpus.jsonl"]
     }
     asked = {str(r["_id"]): r["text"] for r in rows["queries.jsonl"]}
