@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from decoders import DECODERS
 from tiny_models import TEXTS, make_model
 
 from research.inference.embedder import Embedder
@@ -68,6 +69,30 @@ def test_poolings_of_both_layouts(pool, layout, tmp_path):
     new = {k: v for k, v in fields.items() if "_mode_" not in k}
     file.write_text(json.dumps(old if layout == "old" else new))
     assert load(str(tmp_path / "model")).pool == pool
+
+
+@pytest.mark.parametrize(
+    "fields, pool",
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, "last"),
+        ({"architectures": ["LlamaForCausalLM"], "is_causal": False}, "mean"),
+        ({"architectures": ["LlamaModel"]}, "mean"),
+        ({"architectures": None}, "mean"),
+    ],
+)
+def test_a_plain_folder_is_pooled_as_sentence_transformers_pools_it(
+    fields, pool, tmp_path
+):
+    transformers = pytest.importorskip("transformers")
+    package = pytest.importorskip("sentence_transformers")
+    config = transformers.AutoConfig.for_model("llama", **DECODERS["llama"])
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    make_model().tokenizer.save(str(tmp_path / "tokenizer.json"))
+    edit(tmp_path / "tokenizer_config.json", pad_token="[PAD]")
+    edit(tmp_path / "config.json", **fields)
+    theirs = package.SentenceTransformer(str(tmp_path), device="cpu")
+    assert theirs[1].pooling_mode == {"last": "lasttoken"}.get(pool, pool)
+    assert load(str(tmp_path)).pool == pool
 
 
 @pytest.mark.parametrize("mode", ["mean_sqrt_len_tokens", ["mean", "cls"]])

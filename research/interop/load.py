@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,9 @@ def load(
 
     A model is a workdir of `launch.train`; a sentence-transformers folder, in the
     layout of any version; or a plain Hugging Face folder, which does not describe how
-    to embed: it gets mean pooling, normalization and no prompts (so does
-    sentence-transformers, but without normalization, and with last-token pooling for
-    a folder of a ...ForCausalLM). What a folder asks for is computed as in
+    to embed: it gets mean pooling, or last-token pooling if its first architecture is
+    a ...ForCausalLM with a causal mask, and no prompts, as in sentence-transformers,
+    and normalization, unlike there. What a folder asks for is computed as in
     transformers 5 and sentence-transformers 6, or is an error that names the field;
     but a prompt named "passage" or "corpus" is that of documents.
 
@@ -127,7 +127,7 @@ def resolve_folder(model: str) -> Path:
 
 
 def find_pooling(model: str) -> str:
-    """The pooling of a model by name; "mean" where its folder does not say.
+    """The pooling of a model by name; sentence-transformers' where it does not say.
 
     Raises:
         FileNotFoundError, ValueError: As in `resolve_folder` and `read_modules`.
@@ -137,7 +137,14 @@ def find_pooling(model: str) -> str:
         return read_json(folder / "model.json")["pool"]
     if (folder / "modules.json").is_file():
         return read_modules(folder).pool
-    return "mean"
+    return _default_pooling(read_json(folder / "config.json"))
+
+
+def _default_pooling(fields: Mapping[str, Any]) -> str:
+    """sentence-transformers' pooling of a Hugging Face folder, by its config.json."""
+    names = fields.get("architectures") or [""]
+    causal = str(names[0]).endswith("ForCausalLM") and fields.get("is_causal", True)
+    return "last" if causal else "mean"
 
 
 def _package_folder(name: str) -> Path:
@@ -249,7 +256,7 @@ def _load_transformers(
         ),
         config=config,
         tokenizer=loaded.tokenizer,
-        pool="mean",
+        pool=_default_pooling(fields),
         max_length=int(min(stated or loaded.max_length or math.inf, config.max_len)),
         prompts={"query": "", "document": ""},
         normalize=True,
