@@ -200,11 +200,12 @@ def _build_evaluator(similarity: str):
             "data": DATA.value or "",
             "split": SPLIT.value,
             "text": TEXT.value,
+            "similarity": similarity,
         },
         "perplexity": {"data": DATA.value or "pydocs"},
     }
-    # Tasks on pydocs need no arguments.
-    arguments = sources.get(TASK.value, {})
+    # Tasks on pydocs have no data to name.
+    arguments = sources.get(TASK.value, {"similarity": similarity})
     if flags.FLAGS["similarity"].present and "similarity" not in arguments:
         raise ValueError(
             f"--similarity={SIMILARITY.value} does not go with --task={TASK.value}"

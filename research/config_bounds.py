@@ -19,9 +19,10 @@ BOUNDS = {
         st6_adaptive.kl_temperature
         """,
     "in 0 ... 1": """
-        dropout betas ratio ratios replace decoder_ratio short_probability size
+        betas ratio ratios replace decoder_ratio short_probability size
         rope_fraction
         """,
+    "at least 0 and below 1": "dropout attention_dropout",
     # NumPy's seeds are not negative, JAX's and scikit-learn's have 32 bits
     "in 0 ... 2^32 - 1": "seed",
 }
@@ -51,5 +52,7 @@ def _is_within(number: float, bound: str) -> bool:
         return False
     if bound == "above 0":
         return number > 0
+    if bound == "at least 0 and below 1":
+        return number < 1
     largest = {"in 0 ... 1": 1, "in 0 ... 2^32 - 1": 2**32 - 1}
     return number <= largest.get(bound, number)

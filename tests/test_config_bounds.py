@@ -32,7 +32,7 @@ def test_every_bound_is_that_of_an_argument_and_fits_the_defaults():
         ("optimizer", "adamw", "learning_rate", math.inf, "at least 0"),
         ("optimizer", "adamw", "betas", (0.9, 1.5), r"in 0 \.\.\. 1"),
         ("size_loss", "matryoshka", "dims", (64, 0), "above 0"),
-        ("encoder", "bert", "dropout", 1.5, r"in 0 \.\.\. 1"),
+        ("encoder", "bert", "dropout", 1.0, "at least 0 and below 1"),
         ("data", "files", "score_range", 0.0, "above 0"),
         ("tuning", "lora", "rank", 0, "above 0"),
     ],

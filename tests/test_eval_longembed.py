@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,18 @@ def test_accuracy_counts_first_places():
     assert top1_accuracy(reader(9), corpus, queries, qrels) == 50
     zeros = top1_accuracy(lambda t, role: np.zeros((len(t), 2)), corpus, queries, qrels)
     assert zeros == 50  # the first of equals: r's
+
+
+def test_accuracy_by_dot_products_counts_lengths():
+    corpus, queries = {"near": "1", "long": "2"}, {"q": "1"}
+    vectors = {"1": (1.0, 0.0), "2": (3.0, 3.0)}
+    qrels = {"q": {"near": 1}}
+
+    def embed(texts, role):
+        return np.array([vectors[text] for text in texts], np.float32)
+
+    by = partial(top1_accuracy, embed, corpus, queries, qrels)
+    assert by() == 100 and by(similarity="dot") == 0
 
 
 def test_the_table_and_the_picture(tmp_path):

@@ -272,6 +272,9 @@ def test_perplexity_of_a_model_that_knows_nothing(tokenizer, tmp_path):
     two_sided = dataclasses.replace(cfg, causal=False)
     with pytest.raises(ValueError, match="perplexity needs a causal model"):
         perplexity(data=str(file)).evaluate(params, two_sided, tokenizer, 16)
+    short = jax.tree.map(lambda x: x[:9] if len(x) == vocab else x, params)
+    with pytest.raises(ValueError, match="token .* of id .* table has 9 rows"):
+        perplexity(data=str(file)).evaluate(short, cfg, tokenizer, 16)
 
 
 def test_perplexity_is_that_of_the_windows_one_by_one(tokenizer, tmp_path, params):

@@ -23,7 +23,11 @@ MAX_FUNCTION_CHARACTERS = 1_000
 
 
 def pydocs_retrieval(
-    *, candidates: int = 1_000, queries: int = 1_000, seed: int = 0
+    *,
+    candidates: int = 1_000,
+    queries: int = 1_000,
+    seed: int = 0,
+    similarity: str = "cosine",
 ) -> Evaluator:
     """Code search: finds the function for a docstring, in held-out packages.
 
@@ -31,6 +35,7 @@ def pydocs_retrieval(
         candidates: Maximum number of functions to search.
         queries: Number of docstrings to search with, those of the first candidates.
         seed: int of the choice of functions.
+        similarity: As in `retrieval`.
 
     Returns:
         An evaluator with the scores of `retrieval` and of BM25 as "bm25".
@@ -50,11 +55,15 @@ def pydocs_retrieval(
     corpus = {str(i): example.positives[0] for i, example in enumerate(sample)}
     texts = {str(i): example.query for i, example in enumerate(sample[:queries])}
     qrels = {query: {query: 1} for query in texts}
-    return ranking(corpus, texts, qrels, lexical=True)
+    return ranking(corpus, texts, qrels, similarity=similarity, lexical=True)
 
 
 def pydocs_long(
-    *, length: int = 1_024, candidates: int = 100, seed: int = 0
+    *,
+    length: int = 1_024,
+    candidates: int = 100,
+    seed: int = 0,
+    similarity: str = "cosine",
 ) -> Evaluator:
     """Code search in long documents of several functions each.
 
@@ -68,6 +77,7 @@ def pydocs_long(
             functions that fit, at least one. Queries are about a sixth as long.
         candidates: Number of documents to search, each with a query.
         seed: int of the choice of functions.
+        similarity: As in `retrieval`.
 
     Returns:
         An evaluator with the scores of `retrieval` and of BM25 as "bm25".
@@ -105,7 +115,7 @@ def pydocs_long(
         docstrings = (functions[i].query for i in rng.permutation(count))
         queries[str(number)] = " ".join(docstrings)
     qrels = {query: {query: 1} for query in queries}
-    return ranking(corpus, queries, qrels, lexical=True)
+    return ranking(corpus, queries, qrels, similarity=similarity, lexical=True)
 
 
 # {name in a config or a flag: function that makes the evaluator}

@@ -5,6 +5,7 @@ Zhu et al. 2024, "LongEmbed: Extending Embedding Models for Long Context Retriev
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ def longembed(
     split: str = "test",
     text: str = "",
     seed: int = 0,
+    similarity: str = "cosine",
 ) -> Evaluator:
     """The synthetic tasks of LongEmbed and, with `data`, one retrieval data set.
 
@@ -52,6 +54,7 @@ def longembed(
         text: File or folder of texts to hide needles in; empty for the docstrings of
             the installed Python packages.
         seed: int of the synthetic tasks.
+        similarity: "cosine", or "dot" for dot products of the model's vectors.
 
     Returns:
         embed -> {"main_score", "passkey", "passkey_256", ..., "FOLDER_ndcg@10"} in
@@ -66,12 +69,15 @@ def longembed(
         raise ValueError("longembed has neither a task nor the data of one")
     # The data are made and read here, once for all calls of the evaluator.
     synthetic = _synthetic_tasks(tasks, lengths, text, seed)
-    folder_evaluator = retrieval(data=data, split=split) if data else None
+    folder_evaluator = None
+    if data:
+        folder_evaluator = retrieval(data=data, split=split, similarity=similarity)
+    accuracy = partial(top1_accuracy, similarity=similarity)
     folder_score = f"{Path(data).expanduser().resolve().name}_ndcg@10"
 
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         # Acc@1 of each task and length.
-        scores = {name: top1_accuracy(embed, *task) for name, task in synthetic.items()}
+        scores = {name: accuracy(embed, *task) for name, task in synthetic.items()}
         # The mean of each task over lengths.
         means = {
             task: float(np.mean(list(by_length.values())))
@@ -89,15 +95,19 @@ def top1_accuracy(
     corpus: Mapping[str, str],
     queries: Mapping[str, str],
     qrels: Mapping[str, Mapping[str, int]],
+    *,
+    similarity: str = "cosine",
 ) -> float:
-    """Acc@1: percentage of queries whose nearest document by cosine is relevant.
+    """Acc@1: percentage of queries whose most similar document is relevant.
 
     Ties go to the first document. Documents that are truncated before their hidden
     lines are all equal, so that at most one of their queries succeeds by chance.
     """
     query_vectors = embed(list(queries.values()), "query")  # [Q, D]
     document_vectors = embed(list(corpus.values()), "document")  # [N, D]
-    _, nearest = rank_documents(query_vectors, document_vectors, 1)  # [Q, 1]
+    _, nearest = rank_documents(
+        query_vectors, document_vectors, 1, similarity=similarity
+    )  # [Q, 1]
     names = list(corpus)
     correct = [
         names[row] in qrels[query]

@@ -44,7 +44,7 @@ def perplexity(
 
     Raises:
         ValueError: There is no text; when the evaluator is called, the model is not
-            causal.
+            causal, or a token is beyond its table.
     """
     # A random sample of the texts, in their order.
     _, texts = read_corpus(data)
@@ -66,6 +66,12 @@ def perplexity(
                 "the tokens that it should predict"
             )
         rows, given_tokens = cut_windows(tokenizer, sample, max_length)
+        largest = max((int(row.max()) for row in rows), default=0)
+        if largest >= (size := len(params["embed"]["token"]["embedding"])):
+            raise ValueError(
+                f"{data} has the token {tokenizer.id_to_token(largest)!r} of id "
+                f"{largest}, but the model's token table has {size} rows"
+            )
         nats, tokens = _sum_losses(params, cfg, rows, given_tokens, mesh)
         return {"documents": len(sample), **_normalize_loss(nats, tokens, sample)}
 
