@@ -169,6 +169,7 @@ def test_rules_of_llama(fields, tmp_path):
         ({"truncation_side": "left"}, "truncation_side 'left'"),
         ({"split_special_tokens": True}, "split_special_tokens True"),
         ({"model_input_names": ["input_ids"]}, r"model_input_names \['input_ids'\]"),
+        ({"model_input_names": ""}, "model_input_names ''"),
         ({"unk_token": [1]}, "a token that is neither a text nor an object"),
         ({"auto_map": {"AutoTokenizer": ["my.Tokenizer", None]}}, "auto_map.*my.Tok"),
         ({"tokenizer_class": "BertJapaneseTokenizer"}, "BertJapaneseTokenizer; we"),

@@ -124,7 +124,7 @@ def _check_fields(file: Path, fields: Fields) -> None:
         for name, harmless in REJECTED.items()
         if name in fields and fields[name] not in harmless
     ]
-    inputs = fields.get("model_input_names") or ["attention_mask"]
+    inputs = fields.get("model_input_names", ["attention_mask"])
     if not isinstance(inputs, list) or "attention_mask" not in inputs:
         faults.append(f"model_input_names {inputs!r}")
     if faults:
