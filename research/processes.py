@@ -5,6 +5,7 @@ Functions import JAX themselves, so that a command can ask `is_multiprocess` at 
 
 import faulthandler
 import itertools
+import multiprocessing
 import os
 import re
 import sys
@@ -185,3 +186,16 @@ def leave(code: int) -> None:
     if is_first():
         time.sleep(_LAST_SECONDS)
     os._exit(code)
+
+
+def stop_with_parent() -> None:
+    """Ends this process of `multiprocessing` when its parent has died.
+
+    Workers of a pool wait for their next task forever if the parent was killed.
+    """
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

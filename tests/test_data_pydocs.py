@@ -172,7 +172,9 @@ def test_a_new_package_costs_its_own_parse_only(folder, tmp_path, monkeypatch):
     cache = tmp_path / "pairs"
     before = list(parse_packages(find_python_files([str(folder)]), cache))
     files = set(cache.iterdir())
-    monkeypatch.setattr(docstrings, "ProcessPoolExecutor", lambda *a: ThreadPool(1))
+    monkeypatch.setattr(
+        docstrings, "ProcessPoolExecutor", lambda *a, **k: ThreadPool(1)
+    )
     parsed = []
 
     def extract(package, *arguments):

@@ -66,7 +66,7 @@ for package in (configs, launch):
             delattr(flags.FLAGS, flag)
 print(*sys.modules)
 """
-# What every package may import: the seven files on the ground, and these. A package
+# What every package may import: the eight files on the ground, and these. A package
 # stands above all that it imports.
 GROUND = (
     "types",
@@ -76,6 +76,7 @@ GROUND = (
     "atomic_write",
     "file_lock",
     "processes",
+    "progress",
 )
 MAY = {
     "types": (),
@@ -84,6 +85,7 @@ MAY = {
     "sharding": ("types",),
     "atomic_write": (),
     "processes": (),
+    "progress": ("processes",),
     "file_lock": ("atomic_write", "processes"),
     "transforms": (),
     "text": (),

@@ -177,3 +177,29 @@ def test_layers_split_over_processes_train_as_in_one(model, tmp_path):
     with start((*command(several, 0), model), 2, tmp_path) as started:
         assert [process.wait(timeout=300) for process in started] == [0, 0]
     assert_alike(several, one)
+
+
+POOL = """
+import os, signal, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from research.processes import stop_with_parent
+
+if __name__ == "__main__":
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=stop_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # The worker holds this pipe, too: its end comes when both have died, or a timeout
+    result = subprocess.run(
+        [sys.executable, script], env=environment, stdout=subprocess.PIPE, timeout=60
+    )
+    assert result.returncode == -signal.SIGKILL
+    assert int(result.stdout) > 0

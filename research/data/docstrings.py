@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from research.atomic_write import atomic_write, to_json
+from research.processes import stop_with_parent
+from research.progress import show_progress
 
 VERSION = "1.0.0"  # raise it with every change of `extract_pairs` or pydocs.TEST_SHARE
 PER_PACKAGE = 2000  # pairs; without a limit few large packages would be half of the set
 # Folders without code that was written for the package.
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "__pycache__", "_vendor"}
+GENERATED = ("__editable__", "_sysconfigdata_")  # files with paths of this machine
 LARGEST = 1_000_000  # bytes; larger files are generated tables
 # A docstring that starts like a sentence and holds no markup.
 SENTENCE = re.compile(r"[A-Z][A-Za-z'-]* [^<>|=\\]*")
@@ -59,7 +62,7 @@ def find_python_files(folders: Iterable[str]) -> PackageFiles:
             # The top-level package: the first folder, or a module beside the packages.
             inside = os.path.relpath(parent, folder).split(os.sep)[0]
             for name in names:
-                if name.endswith(".py"):
+                if name.endswith(".py") and not name.startswith(GENERATED):
                     top = name if inside == os.curdir else inside
                     path = os.path.join(parent, name)
                     package_files = packages.setdefault(top.removesuffix(".py"), [])
@@ -103,8 +106,15 @@ def parse_packages(packages: PackageFiles, cache: Path) -> Iterator[DocstringPai
         sorted(missing.items(), key=lambda item: -sum(size for _, size in item[1]))
     )
     if missing:
-        workers = min(8, os.cpu_count() or 1, len(missing))
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        phase = f"reading {len(missing):,} installed packages"
+        with (
+            ProcessPoolExecutor(
+                min(8, os.cpu_count() or 1, len(missing)),
+                get_context("spawn"),
+                initializer=stop_with_parent,
+            ) as pool,
+            show_progress(phase, len(missing)) as advance,
+        ):
             limits = [PER_PACKAGE] * len(missing)
             parsed = pool.map(
                 extract_package_pairs, missing.keys(), missing.values(), limits
@@ -112,6 +122,7 @@ def parse_packages(packages: PackageFiles, cache: Path) -> Iterator[DocstringPai
             for name, pairs in zip(missing, parsed, strict=True):
                 with atomic_write(paths[name]) as draft:
                     draft.write_text(to_json([pair[1:] for pair in pairs]))
+                advance(1)
     for name, path in paths.items():
         for pair in json.loads(path.read_text()):
             yield DocstringPair(name, *pair)

@@ -4,7 +4,9 @@ Real text without a download; its content depends on the packages that are insta
 package belongs to "train" or to "test" as a whole, by a hash of its name.
 """
 
+import contextlib
 import hashlib
+import io
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -19,6 +21,7 @@ from research.data.docstrings import (
     parse_packages,
 )
 from research.file_lock import wait_for_lock
+from research.progress import show_progress
 
 CACHE = "~/.cache/embax/tfds"
 TEST_SHARE = 8  # one package in so many is in "test"
@@ -77,7 +80,14 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
             data_dir=data_dir,
             file_format="array_record",
         )
-        builder.download_and_prepare()
+        if not builder.is_prepared():
+            tfds.disable_progress_bar()  # there are five, with long names
+            # TFDS prints its lines to stdout, where a command writes its result.
+            with (
+                show_progress("building pydocs from the installed packages, once"),
+                contextlib.redirect_stdout(io.StringIO()),
+            ):
+                builder.download_and_prepare()
     return builder.as_data_source(split)
 
 

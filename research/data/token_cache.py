@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-from tqdm import tqdm
 
 from research.atomic_write import atomic_write, to_json
 from research.data.examples import Example
 from research.data.sources import Source
 from research.file_lock import wait_for_lock
+from research.progress import show_progress
 
 FORMAT = 2  # of the files; tables of another format are written anew
 CHUNK = 1024  # examples tokenized at once
@@ -58,9 +58,12 @@ def fingerprint(source: Source, tokenizer: tokenizers.Tokenizer, *settings) -> s
 
 def iterate_chunks(source: Source) -> Iterator[tuple[int, Sequence[Example]]]:
     """Yields (index of the first example, CHUNK examples or fewer); shows progress."""
-    starts = range(0, len(source.examples), CHUNK)
-    for start in tqdm(starts, "tokenizing", delay=5, leave=False, disable=None):
-        yield start, source.examples[start : start + CHUNK]
+    total = len(source.examples)
+    with show_progress(f"tokenizing {total:,} examples", total) as advance:
+        for start in range(0, total, CHUNK):
+            examples = source.examples[start : start + CHUNK]
+            yield start, examples
+            advance(len(examples))
 
 
 def token_dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from research.models.attention.inputs import MAX_DENSE_LENGTH, PrefixKV
+from research.progress import show_progress
 from research.sharding import count_batch_devices
 from research.types import Array
 
@@ -152,15 +153,20 @@ def encode_rows(
         counts = np.array([spans.max() for spans in rows.span_ids])
     first = np.cumsum(counts) - counts
     vectors = None
-    for numbers, output in _run_ahead(pad_batches(rows, counts, sizes), encode, prefix):
-        if vectors is None:
-            vectors = np.empty((counts.sum(), *output.shape[2:]), np.float32)
-        # Scatter [R, M, ...] to the vectors of the rows, without padded rows and spans.
-        span = np.arange(output.shape[1])
-        valid = span < counts[numbers, None]  # [n, M]
-        vectors[(first[numbers, None] + span)[valid]] = np.asarray(output)[
-            : len(numbers)
-        ][valid]
+    batches = pad_batches(rows, counts, sizes)
+    noun = "text" if len(counts) == 1 else "texts"
+    phase = f"embedding {len(counts):,} {noun}"
+    with show_progress(phase, len(counts)) as advance:
+        for numbers, output in _run_ahead(batches, encode, prefix):
+            if vectors is None:
+                vectors = np.empty((counts.sum(), *output.shape[2:]), np.float32)
+            # Scatter [R, M, ...] to the vectors of the rows, without the padding.
+            span = np.arange(output.shape[1])
+            valid = span < counts[numbers, None]  # [n, M]
+            vectors[(first[numbers, None] + span)[valid]] = np.asarray(output)[
+                : len(numbers)
+            ][valid]
+            advance(len(numbers))
     return vectors
 
 

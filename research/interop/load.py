@@ -21,6 +21,7 @@ from research.interop.sentence_transformers.read import Modules, read_modules
 from research.models.config import EncoderConfig
 from research.models.lora import full_params, num_params
 from research.models.positions.methods import encoder_config
+from research.progress import show_progress
 from research.text.prompts import PROMPTS, build_prompt
 from research.text.tokenization import load_tokenizer
 from research.types import Params
@@ -59,14 +60,16 @@ def load(
         ValueError: The folder needs something that Embax does not compute, or its
             weights do not fit its config.
     """
-    # The files in the folder tell its kind.
-    path = resolve_folder(model)
-    if (path / "model.json").exists():
-        loaded = _load_workdir(path, lm_head)
-        return merge_adapter(loaded) if merge and len(loaded.adapters) == 1 else loaded
-    if (path / "modules.json").exists():
-        return _load_sentence_transformers(path, sharding, lm_head)
-    return _load_transformers(path, sharding, lm_head)
+    with show_progress(f"loading {model}"):
+        # The files in the folder tell its kind.
+        path = resolve_folder(model)
+        if (path / "model.json").exists():
+            loaded = _load_workdir(path, lm_head)
+            is_merged = merge and len(loaded.adapters) == 1
+            return merge_adapter(loaded) if is_merged else loaded
+        if (path / "modules.json").exists():
+            return _load_sentence_transformers(path, sharding, lm_head)
+        return _load_transformers(path, sharding, lm_head)
 
 
 def load_adapted(

@@ -1,0 +1,31 @@
+"""A phase that takes long says so, and a short one nothing."""
+
+import time
+
+from research import progress
+
+
+def show(phase, seconds, monkeypatch, **options):
+    monkeypatch.setattr(progress, "DELAY", 0.1)
+    with progress.show_progress(phase, **options) as advance:
+        time.sleep(seconds)
+        advance(1)
+
+
+def test_a_long_phase_has_a_line(monkeypatch, capsys):
+    show("loading a/b", 0.2, monkeypatch)
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "loading a/b ...\n")
+
+
+def test_a_short_phase_has_none(monkeypatch, capsys):
+    show("loading a/b", 0, monkeypatch)
+    time.sleep(0.2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    show("tokenizing", 0.2, monkeypatch, total=2)
+    err = capsys.readouterr().err
+    assert "tokenizing:  50%" in err and "..." not in err
