@@ -50,6 +50,8 @@ SEED = cli.define_seed("The seed of the choice of texts.")
 TAU = flags.DEFINE_float(
     "tau", 0.8, "The temperature of TempScale, which divides attention's scores."
 )
+cli.group_flags("Texts", CORPUS, DOCUMENTS, TEXTS, SEED)
+cli.group_flags("Output", OUTPUT, TAU)
 
 
 def main():

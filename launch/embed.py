@@ -64,6 +64,8 @@ NORMALIZE = flags.DEFINE_bool(
     None,
     "Whether vectors are scaled to length 1. Default: as the model does.",
 )
+cli.group_flags("Texts", INPUT, ROLE, ALLOW_EMPTY)
+cli.group_flags("Output", OUTPUT, SHARD_SIZE, NORMALIZE)
 
 
 def main():

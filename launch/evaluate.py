@@ -96,6 +96,9 @@ OUTPUT = cli.define_path(
     "The folder of a table's files. Default: evals/ of the model's workdir, or the "
     "current folder.",
 )
+cli.group_flags("Task", TASK, DATA, SPLIT, SIMILARITY, IGNORE_IDENTICAL_IDS, VECTORS)
+cli.group_flags("Tasks longembed and mteb", TASKS, LENGTHS, TEXT)
+cli.group_flags("Output", GRID, SAMPLES, OUTPUT)
 
 
 def main():

@@ -43,6 +43,8 @@ PUSH_TO_HUB = flags.DEFINE_string(
     "otherwise.",
 )
 flags.mark_flags_as_required(["model", "output"])
+cli.group_flags("Model", MODEL, DEPTH, DIM, ADAPTER)
+cli.group_flags("Output", OUTPUT, ADAPTER_ONLY, PUSH_TO_HUB)
 
 
 def main() -> dict:

@@ -5,6 +5,7 @@ from typing import Any
 from absl import flags
 from jax.sharding import Mesh
 
+from launch import main as cli
 from research.data.corpus import describe_corpus, find_corpus, read_corpus
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel, hash_model
@@ -112,6 +113,13 @@ WHITEN = flags.DEFINE_string(
 WHITEN_DIM = flags.DEFINE_integer(
     "whiten_dim", None, "The number of values that --whiten keeps. Default: all."
 )
+cli.group_flags("Model", MODEL, DEPTH, DIM, POOL, MAX_LENGTH, ADAPTER)
+cli.group_flags("Long texts", EXTEND, CHUNK, last=True)
+cli.group_flags(
+    *("Prompts and layers", PROMPT, INSTRUCTION, PREPEND, LAYERS, BIDIRECTIONAL),
+    last=True,
+)
+cli.group_flags("Whitening and devices", WHITEN, WHITEN_DIM, MODEL_PARALLEL, last=True)
 
 
 def load_model(*, lm_head: bool = False) -> EmbeddingModel:

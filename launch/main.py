@@ -2,9 +2,12 @@
 
 import os
 import re
+import shutil
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from absl import app, flags, logging
@@ -26,6 +29,13 @@ MISTAKES = (ValueError, OSError)
 # Errors of parsing flags: an unknown config key raises an AttributeError or a KeyError,
 # and a value of another type a TypeError.
 FLAG_MISTAKES = (flags.Error, AttributeError, KeyError, TypeError, *MISTAKES)
+HELP_FLAGS = {"--help", "-help", "-h", "-?", "--helpshort"}
+HELP_WIDTH, HELP_INDENT = 100, 24  # columns: of a page at most, before a description
+# What absl adds to the help of a flag with options, or with several values.
+HELP_ADDITIONS = r"^<.*?>:|;\s*repeat this option to specify a list of values$"
+# {title: names of flags} of help pages; the last ones come below those of the command
+_GROUPS: dict[str, list[str]] = {}
+_LAST_GROUPS: dict[str, list[str]] = {}
 # Flags that are defined through this module belong to the module that asks for them.
 flags.disclaim_key_flags()
 
@@ -62,13 +72,77 @@ def define_seed(help: str):
     return flags.DEFINE_integer("seed", 0, help, lower_bound=0, upper_bound=2**32 - 1)
 
 
-def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
+def group_flags(title: str, *flags: flags.FlagHolder, last: bool = False) -> None:
+    """Puts flags under one title of the help page.
+
+    Args:
+        title: The title of the group; further calls add to it.
+        *flags: What DEFINE returned, in the order of the page.
+        last: Whether the group stands below the command's own groups.
+    """
+    groups = _LAST_GROUPS if last else _GROUPS
+    groups.setdefault(title, []).extend(flag.name for flag in flags)
+
+
+def format_help(doc: str, key_flags: Sequence[flags.Flag], width: int) -> str:
+    """The help page of a command: what it does, with examples, and its flags in groups.
+
+    Args:
+        doc: The docstring of the command.
+        key_flags: Its flags; those that are in no group come last.
+        width: Columns of the terminal.
+    """
+    by_name = {flag.name: flag for flag in key_flags}
+    # The parts of the page
+    parts = [doc.strip()]
+    for title, names in [*_GROUPS.items(), *_LAST_GROUPS.items(), ("Flags", by_name)]:
+        described = [by_name.pop(name) for name in list(names) if name in by_name]
+        if described:
+            lines = [_describe_flag(flag, width) for flag in described]
+            parts.append("\n".join([f"{title}:", *lines]))
+    parts.append("--verbosity=1 adds the traceback to an error.")
+    return "\n\n".join(parts)
+
+
+def _describe_flag(flag: flags.Flag, width: int) -> str:
+    """A flag's lines on a help page: its name, its description and its default."""
+    # Only what is on, or is left to the model, has to be switched off
+    is_switch = flag.boolean and flag.default is not False
+    name = f"  --{'[no]' if is_switch else ''}{flag.name}"
+    description = [re.sub(HELP_ADDITIONS, "", flag.help).strip()]
+    if options := getattr(flag.parser, "enum_values", None):
+        description.append(f"One of {', '.join(options)}.")
+    if any("must have a value" in check.message for check in flag.validators):
+        description.append("Required.")
+    elif flag.default not in (None, "", False, []) and "Default:" not in flag.help:
+        value = flag.default
+        value = ",".join(map(str, value)) if isinstance(value, list) else value
+        description.append(f"Default: {value}.")
+    # The description begins beside a short name, and below a long one
+    lines = textwrap.fill(
+        " ".join(description),
+        width,
+        initial_indent=" " * HELP_INDENT,
+        subsequent_indent=" " * HELP_INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    if len(name) < HELP_INDENT:
+        return name + lines[len(name) :]
+    return f"{name}\n{lines}"
+
+
+def run(main: Callable[[], Mapping[str, Any] | None], doc: str = "") -> None:
     """Parses the flags, calls `main()` and prints its result as one line of JSON.
 
     Logs and progress go to stderr. An error of the user (a bad flag or config, a
     ValueError or OSError from main) prints one sentence there, and the exit code is 1;
     `--verbosity=1` adds the traceback. A result with "finished": false exits with 143,
     and the death of another process of the run with 75.
+
+    Args:
+        main: The command.
+        doc: Head of its help page; the docstring of the program if empty.
     """
 
     def run_command(arguments):
@@ -105,7 +179,8 @@ def run(main: Callable[[], Mapping[str, Any] | None]) -> None:
     # The flags of a model are also those of the command: --help lists them.
     if "launch.flags" in sys.modules:
         flags.adopt_module_key_flags(sys.modules["launch.flags"])
-    app.run(run_command, flags_parser=_parse_flags)
+    doc = doc or sys.modules["__main__"].__doc__
+    app.run(run_command, flags_parser=partial(_parse_flags, doc))
 
 
 def order_collectives() -> None:
@@ -166,6 +241,12 @@ def format_error(error: Exception) -> str:
     text = str(error)
     if isinstance(error, (KeyError, AttributeError)):  # ConfigDict's unknown keys
         text = f"unknown config key: {_find_innermost(error)}"
+    # Flags that are missing or unknown, and the nearest known flag or key.
+    if missing := re.findall(r"Flag (--\w+) must have a value other than None", text):
+        return f"{', '.join(missing)} must be given; --help describes all flags"
+    text = re.sub(r"^Unknown command line flag '(.*?)'\.?", r"unknown flag --\1", text)
+    text = re.sub(r" Did you mean: (.*?) \?$", r"; did you mean --\1?", text)
+    text = re.sub(r' *Did you mean "(.*?)" instead.*$', r"; did you mean \1?", text)
     # A missing config file, or an error inside of one.
     if missing := re.search(
         r"Failed loading config file.*No such file.*'(.*)'", text, re.S
@@ -183,11 +264,16 @@ def _find_innermost(error: Exception) -> str:
     return re.sub(r"^'(.+?)'", r"\1", text)
 
 
-def _parse_flags(arguments: list[str]) -> list[str]:
+def _parse_flags(doc: str, arguments: list[str]) -> list[str]:
     """Parses the flags, and returns the other arguments."""
+    if HELP_FLAGS & set(arguments[1:]):
+        key_flags = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+        width = min(shutil.get_terminal_size().columns, HELP_WIDTH)
+        print(format_help(doc, key_flags, width))
+        sys.exit(0)
     try:
         return flags.FLAGS(arguments)
-    except SystemExit:  # absl has printed the help, and would exit with 1
+    except SystemExit:  # absl has printed --helpfull, and would exit with 1
         sys.exit(0)
     except FLAG_MISTAKES as error:
         _fail(format_error(error))

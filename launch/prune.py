@@ -35,6 +35,7 @@ SHARES = flags.DEFINE_list(
     "Shares of the last blocks, such as 0.2,0.5; the depths without them are printed.",
 )
 SEED = cli.define_seed("The seed of the batches' order.")
+cli.group_flags("Data", DATA, BATCHES, BATCH_SIZE, SHARES, SEED)
 
 
 def main() -> dict:

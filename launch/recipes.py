@@ -1,7 +1,9 @@
 """Recipes and their flags: sections that a call replaces, recipes that are read."""
 
+import ast
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import ml_collections
 from absl import flags
@@ -90,3 +92,13 @@ def load_recipe(recipe: str, overrides: Sequence[str]) -> ml_collections.ConfigD
     except cli.FLAG_MISTAKES as error:
         raise ValueError(cli.format_error(error)) from None
     return values.config
+
+
+def describe_recipe(argv: Sequence[str]) -> str:
+    """The description in the file that --config names; empty if there is none."""
+    for argument in argv:
+        match = re.match(r"--?config=(.*?\.py)(:|$)", argument)
+        if match and Path(match[1]).is_file():
+            doc = ast.get_docstring(ast.parse(Path(match[1]).read_text()))
+            return f"{match[1]}: {doc or ''}"
+    return ""

@@ -37,6 +37,7 @@ CORPUS = flags.DEFINE_string(
 )
 QUERY = flags.DEFINE_string("query", None, "The text to search for.", required=True)
 HITS = flags.DEFINE_integer("hits", 10, "The number of texts to print.", lower_bound=1)
+cli.group_flags("Search", CORPUS, QUERY, HITS)
 
 
 def main():

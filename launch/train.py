@@ -1,6 +1,8 @@
 """Command that trains a model, or resumes its training.
 
 python -m launch.train --config=configs/x.py[:variant] --workdir=DIR
+python -m launch.train --config=configs/finetune.py:train=my.jsonl --workdir=runs/mine
+python -m launch.train --config=configs/finetune.py --help   # and its variants
 
 Every value of the config is a flag: --config.loss.temperature=0.02. A call replaces a
 whole section: --config.loss="cosent(scale=20)", --config.evals.b="sts(data='b.tsv')".
@@ -13,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import main as cli
-from launch.recipes import parse_section_flags
+from launch.recipes import describe_recipe, parse_section_flags
 from launch.supervise import supervise
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -47,6 +49,9 @@ WANDB_PROJECT = flags.DEFINE_string(
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "With --dry_run: TPU slice to compile for, such as v5e:4x4."
 )
+cli.group_flags("Run", CONFIG, WORKDIR, CACHE)
+cli.group_flags("Dry run", DRY_RUN, TOPOLOGY)
+cli.group_flags("Logs", WANDB_PROJECT, PROFILE_STEPS)
 
 
 def main():
@@ -111,4 +116,4 @@ def _dry_run():
 if __name__ == "__main__":
     supervise()
     sys.argv = parse_section_flags(sys.argv)
-    cli.run(main)
+    cli.run(main, f"{__doc__}\n{describe_recipe(sys.argv)}")

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,10 @@ def test_a_mistake_is_one_sentence(tmp_path):
     output = tmp_path / "x.npy"
     for arguments, message in (
         ([f"--input={texts}", f"--output={output}"], "line 2: text is empty"),
-        ([f"--input={texts}", f"--output={output}", "--dims=3"], "flag 'dims'"),
+        (
+            [f"--input={texts}", f"--output={output}", "--dims=3"],
+            "unknown flag --dims; did you mean --dim?",
+        ),
         ([f"--input={tmp_path}/none.txt", f"--output={output}"], "there is no file"),
     ):
         result = command("launch.embed", "--model=none", *arguments)
@@ -47,10 +51,56 @@ def test_a_mistake_is_one_sentence(tmp_path):
 def test_help_lists_the_flags_of_the_model_and_is_a_success():
     result = command("launch.embed", "--help")
     assert result.returncode == 0, result.stderr
-    for flag in ("--model:", "--[no]bidirectional:", "--role:", "--prompt:"):
-        assert flag in result.stdout
-    result = command("launch.bench", "--help")
-    assert result.returncode == 0 and "--rounds:" in result.stdout
+    for flag in ("--model ", "--[no]bidirectional ", "--role ", "--prompt "):
+        assert f"  {flag}" in result.stdout
+    titles = re.findall(r"^(\w.*):$", result.stdout, re.M)
+    assert titles[:3] == ["Model", "Texts", "Output"]
+    assert "Flags" not in titles and "launch/" not in result.stdout
+    result = command("launch.train", "--config=configs/finetune.py", "--help")
+    assert "columns=" in result.stdout and "--workdir" in result.stdout
+
+
+def test_a_help_page_says_what_is_required_and_the_defaults():
+    values = flags.FlagValues()
+    options = {"flag_values": values}
+    flags.DEFINE_enum("task", None, ["a", "b"], "The task.", required=True, **options)
+    flags.DEFINE_multi_string("input", None, "The texts.", **options)
+    flags.DEFINE_list("lengths", [1, 2], "The lengths of texts.", **options)
+    flags.DEFINE_bool("normalize", None, "Whether. Default: as the model.", **options)
+    flags.DEFINE_bool("a_flag_with_a_long_name", False, "Whether it is.", **options)
+    page = main.format_help("A command.\n", [values[f] for f in values], width=60)
+    assert page.splitlines()[:2] == ["A command.", ""]
+    assert "  --task                The task. One of a, b. Required." in page
+    assert "  --input               The texts.\n" in page
+    assert "  --lengths             The lengths of texts. Default: 1,2." in page
+    assert "  --[no]normalize       Whether. Default: as the model." in page
+    assert f"  --a_flag_with_a_long_name\n{24 * ' '}Whether it is." in page
+    assert max(map(len, page.splitlines())) <= 60
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            flags.UnrecognizedFlagError("confg", "", ["config"]),
+            "unknown flag --confg; did you mean --config?",
+        ),
+        (flags.UnrecognizedFlagError("zz"), "unknown flag --zz"),
+        (
+            AttributeError('\'stepz\' Did you mean "steps" instead of "stepz"?'),
+            "unknown config key: stepz; did you mean steps?",
+        ),
+        (
+            flags.IllegalFlagValueError(
+                "flag --a=None: Flag --a must have a value other than None.\n"
+                "flag --b=None: Flag --b must have a value other than None."
+            ),
+            "--a, --b must be given; --help describes all flags",
+        ),
+    ],
+)
+def test_a_mistake_in_a_flag_names_the_nearest(error, sentence):
+    assert main.format_error(error) == sentence
 
 
 def test_a_path_is_local_and_has_its_home(monkeypatch):
