@@ -2,15 +2,16 @@
 
 Source: none; the settings are those of `fine_tuning` in configs/common.py.
 Command: python -m launch.train --config=configs/finetune.py:train=my.jsonl --workdir=W
-Variants: train=FILE (jsonl, tsv or csv, plain or .gz; its usual column names are in
-    research/data/sources.py), model=NAME (hub id, folder, package or workdir),
-    dev=FILE or FOLDER (scored pairs, examples as in train, or a BEIR folder; a tenth of
-    the queries of train if it is not given), columns="query=question,
+Variants: train=FILE (jsonl, tsv or csv, plain or .gz, whose usual column names are in
+    research/data/sources.py; or a .toml file that lists several sources, as
+    research/experiment/train_sets.py shows), model=NAME (hub id, folder, package or
+    workdir), dev=FILE or FOLDER (scored pairs, examples as in train, or a BEIR folder;
+    a tenth of the queries of train if it is not given), columns="query=question,
     positive=answer, negative=bad*", loss=CALL (infonce, or cosent if the file has
     scores), sizes=full_size, matryoshka or starbucks, batch=N, epochs=X or steps=N,
-    rate=X (learning rate), max_length=N, pool=NAME (the model's if it is not given),
-    query_prompt=TEXT, document_prompt=TEXT, negatives=N (-1 for as many as every row
-    has), tiny.
+    rate=X (learning rate), query_prompt=TEXT, document_prompt=TEXT, negatives=N (-1 for
+    as many as every row has), pool=NAME, max_length=N and similarity=cosine or dot (the
+    model's if they are not given), tiny.
 Cost: that of the model, the file and the number of epochs.
 Expected: a better main_score of the evaluation "dev" than before training.
 """
@@ -24,37 +25,41 @@ from configs.common import (
     start_from,
     tiny,
 )
-from research.config_sections import parse_section, section
-from research.data.sources import SOURCES
-from research.eval.evaluators import EVALS
+from research.config_sections import check_option, parse_section, section
 from research.experiment.dev_sets import choose_dev_set
-from research.interop.load import find_pooling
+from research.experiment.train_sets import (
+    choose_held_out,
+    choose_sources,
+    read_first_examples,
+)
+from research.interop.load import load
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES
+from research.losses.similarity import SIMILARITIES
 from research.models.pooling.registry import POOLINGS
 
 DATA_OPTIONS = {"train": "", "dev": "", "columns": "", "negatives": -1}
 PROMPT_OPTIONS = {"query_prompt": "", "document_prompt": ""}
+# The model's own pooling, length and similarity unless they are given
+MODEL_OPTIONS = {"model": MINILM, "pool": "", "max_length": 0, "similarity": ""}
 TRAIN_OPTIONS = {"batch": 64, "epochs": 1.0, "steps": 0, "rate": 5e-5}
 SIZES = ("full_size", "matryoshka", "starbucks")
 
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
-    model_options = {"model": MINILM, "pool": "", "max_length": 128}
     loss_options = {"loss": "", "sizes": "full_size", "tiny": False}
-    options = DATA_OPTIONS | PROMPT_OPTIONS | TRAIN_OPTIONS
-    arg = parse_arg(arg, **model_options, **loss_options, **options)
+    options = DATA_OPTIONS | PROMPT_OPTIONS | MODEL_OPTIONS | TRAIN_OPTIONS
+    arg = parse_arg(arg, **loss_options, **options)
     config = make_base()
-    config.batch_size, config.max_length = arg.batch, arg.max_length
+    config.batch_size = arg.batch
     config.optimizer.learning_rate = arg.rate
     config.optimizer.warmup = 0.1
     loss = arg.loss
     if arg.tiny:
         tiny(config)
     else:
-        start_from(config, arg.model)
-        config.pool = parse_section(POOLINGS, arg.pool or find_pooling(arg.model))
+        _set_model(config, arg)
         has_scores = _set_data(config, arg)
         loss = loss or ("cosent" if has_scores else "infonce")
     config.loss = parse_section(LOSSES, loss or "infonce")
@@ -62,35 +67,56 @@ def get_config(arg: str = ""):
     return config
 
 
+def _set_model(config, arg) -> None:
+    """Starts from the model, and embeds as it does unless told otherwise."""
+    base = load(arg.model, weights=False)
+    start_from(config, arg.model)
+    config.pool = parse_section(POOLINGS, arg.pool or base.pool)
+    config.max_length = arg.max_length or base.max_length
+    # Vectors of length 1 have the same dot product and cosine.
+    similarity = "cosine" if base.normalize else base.similarity
+    config.similarity = arg.similarity or similarity
+    config.normalize = base.normalize and config.similarity == "cosine"
+    if not arg.similarity and similarity not in SIMILARITIES:
+        raise ValueError(
+            f"{arg.model} compares by {similarity} similarity, which no loss trains; "
+            "name one by similarity=cosine or similarity=dot"
+        )
+    check_option("similarity", config.similarity, SIMILARITIES)
+
+
 def _set_data(config, arg) -> bool:
-    """Sets the source, the evaluation and the steps; whether examples have scores."""
+    """Sets the sources, evaluations and steps; whether the examples have scores."""
     if not arg.train:
         raise ValueError(
             "configs/finetune.py needs a file to train on: "
             "--config=configs/finetune.py:train=FILE"
         )
-    # A part of the file is held out where there is no other file for evaluation.
-    files = {"path": arg.train, "columns": arg.columns, "negatives": arg.negatives}
-    files["part"] = "all" if arg.dev else "train"
     prompts = {name: arg[name] or None for name in PROMPT_OPTIONS}
-    config.data = {"train": section(SOURCES, "files", **files, **prompts)}
+    config.data = choose_sources(
+        arg.train, columns=arg.columns, negatives=arg.negatives, **prompts
+    )
+    # A part of each file is held out where there is no other file for evaluation.
     if arg.dev:
-        dev = choose_dev_set(arg.dev, arg.columns)
+        config.evals = {"dev": choose_dev_set(arg.dev, arg.columns)}
     else:
-        dev = section(
-            EVALS, "examples", data=arg.train, columns=arg.columns, part="held_out"
-        )
-    config.evals = {"dev": dev}
+        config.evals = choose_held_out(config.data)
     # Steps of the epochs, with an evaluation before, after and three times between.
-    examples = SOURCES["files"](**files).examples
-    config.steps = arg.steps or max(1, round(arg.epochs * len(examples) / arg.batch))
+    count, examples = read_first_examples(config.data)
+    config.steps = arg.steps or max(1, round(arg.epochs * count / arg.batch))
     config.eval_every = config.save_every = max(1, config.steps // 4)
-    return examples[0].score is not None
+    scored = [name for name in examples if examples[name].score is not None]
+    if not arg.loss and 0 < len(scored) < len(examples):
+        others = sorted(examples.keys() - set(scored))
+        raise ValueError(
+            f"data {', '.join(scored)} has scores and {', '.join(others)} has none: "
+            "name the loss that learns from both, such as loss=infonce"
+        )
+    return bool(scored)
 
 
 def _set_sizes(config, sizes: str) -> None:
-    if sizes not in SIZES:
-        raise ValueError(f"sizes is {sizes!r}; allowed: {', '.join(SIZES)}")
+    check_option("sizes", sizes, SIZES)
     if sizes == "matryoshka":
         dims = starbucks_dims(config)
         config.size_loss = section(SIZE_LOSSES, "matryoshka", dims=dims)

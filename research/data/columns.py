@@ -1,11 +1,19 @@
-"""Named columns of a file of examples, and the deterministic part that is held out."""
+"""Files of examples: their named columns, and the deterministic part that is held out.
+
+A file that is asked for several times is read once: a recipe counts its examples, a
+source trains on some of them, and an evaluator takes those that are held out.
+"""
 
 import fnmatch
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from research.data.examples import Example
+from research.data.examples import Example, parse_example, read_tevatron_corpus
 from research.data.fields import Record
+from research.data.files import read_records
 
 # Fields of an example that a column can be named for.
 FIELDS = ("query", "positive", "negative", "score", "group")
@@ -16,6 +24,42 @@ HELD_OUT_SHARE = 0.1
 MAX_HELD_OUT = 1_000
 
 Columns = Mapping[str, tuple[str, ...]]
+
+
+class ExampleFile(NamedTuple):
+    """The content of a file of examples.
+
+    Attributes:
+        examples: One per row.
+        lines: Number of the line of each example.
+        unused: Names of the columns that no example is made of, sorted.
+    """
+
+    examples: tuple[Example, ...]
+    lines: tuple[int, ...]
+    unused: tuple[str, ...]
+
+
+def read_examples(path: str, columns: str = "", corpus: str = "") -> ExampleFile:
+    """Reads a file of examples, or takes it from memory if it has not changed.
+
+    Args:
+        path: A jsonl, tsv or csv file, plain or .gz.
+        columns: Names of the columns, as `parse_columns` reads them; "" for the usual
+            ones.
+        corpus: Tevatron's corpus file, for rows that name documents by id.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is malformed.
+    """
+    digests = tuple(_hash_content(file) for file in (path, corpus) if file)
+    return _parse_file(path, columns, corpus, digests)
+
+
+def drop_examples() -> None:
+    """Frees the memory of the files that have been read."""
+    _parse_file.cache_clear()
 
 
 def parse_columns(text: str) -> Columns:
@@ -99,6 +143,36 @@ def select_part(
     held_out = set(queries[:count])
     wanted = part == "held_out"
     return [e for e in examples if (e.query in held_out) == wanted]
+
+
+@functools.cache
+def _parse_file(
+    path: str, columns: str, corpus: str, digests: tuple[str, ...]
+) -> ExampleFile:
+    """Parses a file whose content, and that of the corpus, has these digests."""
+    del digests  # a part of the key
+    named = parse_columns(columns) if columns else None
+    # {id: text}, for rows that name documents by id.
+    documents = read_tevatron_corpus(corpus) if corpus else None
+    examples, lines, unused = [], [], set()
+    for line, values in read_records(path):
+        record = Record(f"{path} line {line}", values)
+        if named:
+            examples.append(read_named_columns(record, named))
+        else:
+            examples.append(parse_example(record, documents))
+        lines.append(line)
+        unused |= values.keys() - record.used
+    return ExampleFile(tuple(examples), tuple(lines), tuple(sorted(unused)))
+
+
+def _hash_content(path: str) -> str:
+    """A digest of the bytes; "" for a missing file, which the reader reports."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        return ""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "blake2b").hexdigest()
 
 
 def _find_columns(record: Record, patterns: Sequence[str]) -> tuple[str, ...]:

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from research.data import examples as example_files
 from research.data import files
-from research.data.columns import parse_columns, read_named_columns, select_part
+from research.data.columns import read_examples, select_part
 from research.data.datasets import load_hub, load_pydocs, load_tfds
-from research.data.examples import Example, LoadedExamples
-from research.data.fields import Record
+from research.data.examples import (
+    Example,
+    LoadedExamples,
+    read_labeled_texts,
+    read_texts,
+)
 
 HASH_CHUNK = 1024  # examples hashed at once
 
@@ -127,21 +130,9 @@ def load_files(
             not used.
         part: "all", or "train" without the "held_out" tenth of the queries.
     """
-    named = parse_columns(columns) if columns else None
-    # {id: text}, for rows that name documents by id.
-    documents = example_files.read_tevatron_corpus(corpus) if corpus else None
-    examples, lines, unused = [], [], {}
-    for line, values in files.read_records(path):
-        record = Record(f"{path} line {line}", values)
-        if named:
-            example = read_named_columns(record, named)
-        else:
-            example = example_files.parse_example(record, documents)
-        if example.score is not None:
-            example = example._replace(score=example.score / score_range)
-        examples.append(example)
-        lines.append(line)
-        unused |= dict.fromkeys(values.keys() - record.used)
+    examples, lines, unused = read_examples(path, columns, corpus)
+    if score_range != 1.0:
+        examples = tuple(_scale_score(example, score_range) for example in examples)
     # Every query gets the same number of negatives, so that batches have one shape.
     counts = [len(example.negatives) for example in examples]
     least, most = min(counts), max(counts)
@@ -157,7 +148,7 @@ def load_files(
     # What a user might miss: columns and negatives that are left out.
     notes = []
     if unused:
-        notes.append(f"not used: {', '.join(sorted(unused))}")
+        notes.append(f"not used: {', '.join(unused)}")
     if least == negatives < most:
         notes.append(
             f"{negatives} negatives per query, as many as line {lines[row]} has; other "
@@ -165,6 +156,13 @@ def load_files(
         )
     examples = select_part(examples, part, path)
     return LoadedExamples(examples, negatives, note="; ".join(notes))
+
+
+def _scale_score(example: Example, score_range: float) -> Example:
+    """The example with its score, if it has one, divided by the range."""
+    if example.score is None:
+        return example
+    return example._replace(score=example.score / score_range)
 
 
 def load_labeled_texts(
@@ -181,7 +179,7 @@ def load_labeled_texts(
         negatives: Number of hard negatives per query.
         seed: int of the draws.
     """
-    texts, labels = example_files.read_labeled_texts(path)
+    texts, labels = read_labeled_texts(path)
     _, classes = np.unique(labels, return_inverse=True)  # [N] class numbers
     rng = np.random.default_rng(seed)
     examples = []
@@ -217,7 +215,7 @@ def load_texts(*, path: str, unit: str = "line", min_chars: int = 0) -> LoadedEx
             or the whole "file". Texts that are empty or all spaces are skipped.
         min_chars: Texts with fewer characters are left out.
     """
-    texts = example_files.read_texts(path, unit)
+    texts = read_texts(path, unit)
     examples = [Example(t, (t,)) for t in texts if t.strip() and len(t) >= min_chars]
     if not examples:
         raise ValueError(f"{path} holds no texts")

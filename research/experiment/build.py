@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from research import sharding
 from research.config_sections import bind, format_call
 from research.config_sections import build as build_section
+from research.data.columns import drop_examples
 from research.data.document_cache import tokenizer_info
 from research.data.pair_batches import PairBatches, make_pair_batches
 from research.data.pretraining_batches import (
@@ -56,6 +57,8 @@ from research.train.loop import Experiment
 from research.train.optimizers import OPTIMIZERS
 from research.types import ModelEvaluator, Objective
 
+# Rows of a batch have at most so many tokens, unless a text is longer.
+MAX_ROW_LENGTH = 512
 # Default folder of tokenized texts, shared by runs.
 TOKEN_CACHE = Path("~/.cache/embax/tokens").expanduser()
 
@@ -123,6 +126,7 @@ def build(
     card = _model_card(config, base_encoder, encoder, sources, initialization)
     local_mesh = sharding.local_mesh(mesh)
     evaluators = {name: build_section(EVALS, p) for name, p in config.evals.items()}
+    drop_examples()  # they are tokenized now
     return Experiment(
         objective=objective,
         tx=build_section(OPTIMIZERS, config.optimizer, config.steps),
@@ -219,7 +223,8 @@ def _build_batches(
     return make_pair_batches(
         sources,
         tokenizer,
-        row_length=config.max_length,
+        # Longer rows only where a text needs them
+        row_length=min(config.max_length, MAX_ROW_LENGTH),
         devices=devices,
         # Each device encodes its rows in so many chunks or more (GradCache)
         min_chunks=count_min_chunks(
@@ -271,7 +276,7 @@ def _model_card(
         "pool": format_call(config.pool),
         "max_length": encoder.max_len if extended else config.max_length,
         "prompts": combine_prompts(sources, initialization),
-        "default_prompt": "",
+        "default_prompt": initialization.default_prompt if initialization else "",
         "prompt": format_call(config.prompt),
         "head": config.objective.head if _keeps_head(config) else "",
         "normalize": config.normalize,

@@ -28,25 +28,35 @@ def summarize_pairs(
         table = state.table
         lengths = np.diff(table.starts)  # [T] tokens of each text
         full = int((lengths >= max_length).sum())
-        counts = f"{len(table.query_text):,} rows, {int(table.starts[-1]):,} tokens"
+        rows = format_count(len(table.query_text), "row")
+        tokens = format_count(int(table.starts[-1]), "token")
+        positives = format_count(_find_range(table.num_positives), "positive")
+        negatives = format_count(_find_range(table.num_negatives), "negative")
         lines.append(
-            f"data {state.name!r}: {counts}; {_format_range(table.num_positives)} "
-            f"positives and {_format_range(table.num_negatives)} negatives a query, "
-            f"of which each step uses 1 and {state.docs_per_query - 1}"
+            f"data {state.name!r}: {rows}, {tokens}; {positives} and {negatives} per "
+            f"query, of which each step uses 1 and {state.docs_per_query - 1}"
         )
         if full:
+            texts = format_count(len(lengths), "text")
             lines.append(
-                f"data {state.name!r}: {full:,} of {len(lengths):,} texts have "
-                f"{max_length} tokens or more; what is beyond is cut"
+                f"data {state.name!r}: {full:,} of {texts} "
+                f"{'has' if full == 1 else 'have'} {max_length} tokens or more; what "
+                "is beyond is cut"
             )
         lines += _show_example(state, tokenizer)
     return tuple(lines)
 
 
-def _format_range(counts: np.ndarray) -> str:
-    """The number of all, or the least and the greatest: "3" or "1 to 3"."""
-    low, high = int(counts.min()), int(counts.max())
-    return f"{low}" if low == high else f"{low} to {high}"
+def format_count(count: int | tuple[int, int], noun: str) -> str:
+    """A number, or the least and the greatest, of something: "1 row", "1 to 3 rows"."""
+    low, high = count if isinstance(count, tuple) else (count, count)
+    number = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{number} {noun}" if high == 1 == low else f"{number} {noun}s"
+
+
+def _find_range(counts: np.ndarray) -> tuple[int, int]:
+    """The least and the greatest of the counts."""
+    return int(counts.min()), int(counts.max())
 
 
 def _show_example(state: PairSourceState, tokenizer: tokenizers.Tokenizer) -> list[str]:

@@ -37,12 +37,14 @@ class Initialization(NamedTuple):
             changed attention mask; empty if there are none.
         prompts: Prefix of the texts for each role, and others that the model names.
         special_tokens: As in `EmbeddingModel`.
+        default_prompt: Name of the prompt for texts without a role; "" without one.
     """
 
     params: Params
     note: str
     prompts: Mapping[str, str]
     special_tokens: Mapping[str, str]
+    default_prompt: str = ""
 
 
 def load_initialization(
@@ -105,7 +107,8 @@ def load_initialization(
     prompts = loaded.prompts if prompt is None else {}
     notes += _describe_prompts(loaded, prompt)
     note = f"{model}: {'; '.join(notes)}" if notes else ""
-    return Initialization(params, note, prompts, loaded.special_tokens)
+    default = loaded.default_prompt if prompt is None else ""
+    return Initialization(params, note, prompts, loaded.special_tokens, default)
 
 
 def _describe_prompts(loaded: EmbeddingModel, prompt: Prompt | None) -> list[str]:
@@ -237,7 +240,7 @@ def pretrained_tokenizer(
 ) -> Tokenizer:
     """The tokenizer of an existing model."""
     del corpus
-    return load.load(model).tokenizer
+    return load.load(model, weights=False).tokenizer
 
 
 def pretrained_encoder(
@@ -265,7 +268,7 @@ def pretrained_encoder(
         remat: What the backward pass recomputes, as in `EncoderConfig`.
         unroll: Whether blocks are compiled one by one, as in `EncoderConfig`.
     """
-    cfg = load.load(model).config
+    cfg = load.load(model, weights=False).config
     if not (depth == -1 or 1 <= depth <= cfg.depth):
         raise ValueError(f"depth {depth} is not in 1 ... {cfg.depth} of {model}")
     # The model's shape, with the settings of this training

@@ -5,6 +5,7 @@ import importlib.util
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from research.text.prompts import PROMPTS, build_prompt
 from research.text.tokenization import load_tokenizer
 from research.types import Params
 
+# read(folder, encoder's shape, lm_head=...) -> parameters
+ReadParams = Callable[..., Params]
+
 
 def load(
     model: str,
@@ -33,6 +37,7 @@ def load(
     *,
     merge: bool = True,
     lm_head: bool = False,
+    weights: bool = True,
 ) -> EmbeddingModel:
     """Loads a model by its name.
 
@@ -54,22 +59,25 @@ def load(
         lm_head: Whether the output layer of a causal language model is kept, as
             "lm_head" in `params`, if it is not tied to the token table. Embedding does
             not use it.
+        weights: Whether parameters are read. Without them, `params` is {} and the
+            dense layer of a workdir is missing; all else can be asked for.
 
     Raises:
         FileNotFoundError: There is no such folder, or a file is missing in it.
         ValueError: The folder needs something that Embax does not compute, or its
             weights do not fit its config.
     """
+    read_params = partial(read_safetensors, sharding=sharding) if weights else None
     with show_progress(f"loading {model}"):
         # The files in the folder tell its kind.
         path = resolve_folder(model)
         if (path / "model.json").exists():
-            loaded = _load_workdir(path, lm_head)
-            is_merged = merge and len(loaded.adapters) == 1
+            loaded = _load_workdir(path, lm_head, weights)
+            is_merged = merge and weights and len(loaded.adapters) == 1
             return merge_adapter(loaded) if is_merged else loaded
         if (path / "modules.json").exists():
-            return _load_sentence_transformers(path, sharding, lm_head)
-        return _load_transformers(path, sharding, lm_head)
+            return _load_sentence_transformers(path, read_params, lm_head)
+        return _load_transformers(path, read_params, lm_head)
 
 
 def load_adapted(
@@ -129,20 +137,6 @@ def resolve_folder(model: str) -> Path:
     return _hub_folder(model)
 
 
-def find_pooling(model: str) -> str:
-    """The pooling of a model by name; sentence-transformers' where it does not say.
-
-    Raises:
-        FileNotFoundError, ValueError: As in `resolve_folder` and `read_modules`.
-    """
-    folder = resolve_folder(model)
-    if (folder / "model.json").is_file():  # a workdir
-        return read_json(folder / "model.json")["pool"]
-    if (folder / "modules.json").is_file():
-        return read_modules(folder).pool
-    return _default_pooling(read_json(folder / "config.json"))
-
-
 def _default_pooling(fields: Mapping[str, Any]) -> str:
     """sentence-transformers' pooling of a Hugging Face folder, by its config.json."""
     names = fields.get("architectures") or [""]
@@ -183,22 +177,25 @@ def _hub_folder(name: str) -> Path:
         ) from None
 
 
-def _load_workdir(path: Path, lm_head: bool) -> EmbeddingModel:
+def _load_workdir(path: Path, lm_head: bool, weights: bool) -> EmbeddingModel:
     """Loads the newest checkpoint of a workdir of `launch.train`."""
-    from research.train.checkpoints import restore_params  # imports orbax, for a second
-
     fields = read_json(path / "model.json")
-    # Trained and frozen parameters are stored apart if only some are trained.
-    partial = fields.get("partial", False)
-    parts = restore_params(path / "checkpoints", frozen=partial)
-    parts = dict(full_params(*parts) if partial else parts)
+    parts = {"encoder": {}}
+    if weights:
+        from research.train.checkpoints import restore_params  # imports orbax
+
+        # Trained and frozen parameters are stored apart if only some are trained.
+        frozen = fields.get("partial", False)
+        parts = restore_params(path / "checkpoints", frozen=frozen)
+        parts = dict(full_params(*parts) if frozen else parts)
     try:
         params = dict(parts.pop("encoder"))
         if not lm_head:
             params.pop("lm_head", None)
         # A head that embeds is a dense layer; others are not used
         activation = fields.get("head", "")
-        dense = head_layers(parts.pop("head"), activation) if activation else ()
+        has_head = weights and activation
+        dense = head_layers(parts.pop("head"), activation) if has_head else ()
         return EmbeddingModel(
             params=params,
             config=encoder_config(fields["encoder"]),
@@ -226,7 +223,7 @@ def _load_workdir(path: Path, lm_head: bool) -> EmbeddingModel:
 
 def _load_transformers(
     path: Path,
-    sharding: Callable[[Params], Any] | None,
+    read_params: ReadParams | None,
     lm_head: bool,
     modules: Modules | None = None,
 ) -> EmbeddingModel:
@@ -234,7 +231,8 @@ def _load_transformers(
 
     Args:
         path: The folder.
-        sharding, lm_head: As in `load`.
+        read_params: Reads the parameters; None leaves them out.
+        lm_head: As in `load`.
         modules: The options of a sentence-transformers folder around it.
     """
     if (path / "adapter_config.json").exists():
@@ -254,9 +252,9 @@ def _load_transformers(
     if stated:
         config = _extend_max_len(path, config, int(stated))
     return EmbeddingModel(
-        params=read_safetensors(
-            path, config, sharding, lm_head=lm_head and has_output_layer(fields)
-        ),
+        params=read_params(path, config, lm_head=lm_head and has_output_layer(fields))
+        if read_params
+        else {},
         config=config,
         tokenizer=loaded.tokenizer,
         pool=_default_pooling(fields),
@@ -287,11 +285,11 @@ def _extend_max_len(path: Path, config: EncoderConfig, max_length: int):
 
 
 def _load_sentence_transformers(
-    path: Path, sharding: Callable[[Params], Any] | None, lm_head: bool
+    path: Path, read_params: ReadParams | None, lm_head: bool
 ) -> EmbeddingModel:
     """Loads a folder whose modules.json lists Transformer, Pooling and perhaps more."""
     modules = read_modules(path)
-    model = _load_transformers(modules.transformer, sharding, lm_head, modules)
+    model = _load_transformers(modules.transformer, read_params, lm_head, modules)
     if modules.lower_case:
         _lower_case_input(model.tokenizer)
     return model._replace(
