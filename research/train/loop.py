@@ -16,6 +16,7 @@ from research import sharding
 from research.atomic_write import write_json
 from research.file_lock import lock_folder
 from research.processes import call_on_first
+from research.progress import show_progress
 from research.train import checkpoints
 from research.train.logging import Log, SilentLog, write_versions
 from research.train.optimizers import Optimizer
@@ -242,7 +243,10 @@ def _make_advance(run: _Run, state: TrainState):
         idle = not queue or queue[-1].is_ready()
         # A batch with new shapes compiles the step, which blocks the call
         compiles = meter.add_program(stats, step, state, batch, key)
-        state, metrics = step(state, batch, key)
+        with contextlib.ExitStack() as stack:
+            if compiles:
+                stack.enter_context(show_progress("compiling the step"))
+            state, metrics = step(state, batch, key)
         compiling = time.perf_counter() - ready if compiles else 0.0
         meter.add(done, stats, metrics, (ready - start) * idle, compiling)
         queue.append(metrics["loss"])
