@@ -238,6 +238,21 @@ def test_window_of_embedding_gemma():
     assert read_config(fields | {"is_causal": False}).window == 512
 
 
+def test_period_of_global_blocks_is_written_if_there_is_one():
+    windows = {
+        "modernbert": [((False, True, True), 3), ((), 1), ((True, False, True), None)],
+        "gemma3_text": [((True, True, False), 3), ((True,) * 3, 4), ((), 1)],
+    }
+    names = {"modernbert": "global_attn_every_n_layers"}
+    for family, cases in windows.items():
+        name = names.get(family, "_sliding_window_pattern")
+        for is_local, period in cases:
+            cfg = dataclasses.replace(
+                CONFIGS[family], depth=3, sliding_window_layers=is_local
+            )
+            assert FAMILIES[family].write(cfg).get(name) == period
+
+
 def test_window_of_modernbert_and_its_old_fields():
     fields = write_config(MODERNBERT) | {"local_attention": 128}
     assert read_config(fields).window == 64

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_interop_hf_families import CONFIGS
+from test_interop_hf_families import CONFIGS, fields_of
 from tiny_models import PRESETS, TEXTS, make_model, random_params
 from tokenizers import Tokenizer
 
@@ -181,12 +181,77 @@ def test_files_of_the_old_layout(tmp_path):
     assert "trained at the widths 4, 8." in (tmp_path / "out" / "README.md").read_text()
 
 
+# Fields of config.json without which text-embeddings-inference does not start: those
+# of the structs in its backends/candle/src/models that are neither optional nor have a
+# default, but for the ids of special tokens. nomic_bert is missing: it takes the names
+# of the remote code, for the fields and for the tensors.
+HIDDEN = "vocab_size hidden_size intermediate_size num_hidden_layers"
+HEADS = "num_attention_heads max_position_embeddings"
+ACT = "hidden_act initializer_range"
+BERT = f"{HIDDEN} {HEADS} {ACT} hidden_dropout_prob layer_norm_eps"
+DECODER = f"{HIDDEN} {HEADS} hidden_act num_key_value_heads rms_norm_eps"
+SERVER_FIELDS = {
+    "bert": f"{BERT} type_vocab_size pad_token_id",
+    "xlm-roberta": f"{BERT} type_vocab_size pad_token_id",
+    "mpnet": f"{BERT} attention_probs_dropout_prob relative_attention_num_buckets",
+    "modernbert": f"{HIDDEN} {HEADS} hidden_activation initializer_range norm_eps"
+    " initializer_cutoff_factor norm_bias pad_token_id global_rope_theta attention_bias"
+    " attention_dropout global_attn_every_n_layers local_attention local_rope_theta"
+    " classifier_activation",
+    "gemma3_text": f"{HIDDEN} {HEADS} attention_bias pad_token_id hidden_activation"
+    " num_key_value_heads query_pre_attn_scalar rms_norm_eps rope_local_base_freq"
+    " _sliding_window_pattern use_bidirectional_attention",
+    "llama": f"{DECODER} initializer_range",
+    "mistral": f"{DECODER} initializer_range",
+    "qwen2": f"{DECODER} use_sliding_window",
+    "qwen3": f"{DECODER} use_sliding_window attention_bias",
+}
+
+
+@pytest.mark.parametrize("family", SERVER_FIELDS)
+def test_config_has_what_a_server_requires(family):
+    fields = fields_of(family)
+    missing = [n for n in SERVER_FIELDS[family].split() if fields.get(n) is None]
+    assert not missing
+    assert fields["architectures"][0].endswith("Model")
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_files_have_what_servers_read(family, tmp_path):
+    model = make_model(dims=(4, 8, 16))
+    if family != "bert":
+        vocab = model.config.vocab_size
+        cfg = dataclasses.replace(CONFIGS[family], vocab_size=vocab, max_len=40)
+        model = model._replace(config=cfg, params=random_params(cfg))
+    export(model, tmp_path / "out", dim=8)
+
+    def read(name):
+        return json.loads((tmp_path / "out" / name).read_text())
+
+    # text-embeddings-inference: numbers of tokens, true or false of each pooling
+    config, pooling = read("config.json"), read("1_Pooling/config.json")
+    special = ("pad", "cls", "sep", "bos", "eos")
+    ids = special[: 1 if family == "bert" else None]
+    assert all(isinstance(config[f"{name}_token_id"], int) for name in ids)
+    assert pooling["pooling_mode_cls_token"] is False
+    assert pooling["pooling_mode_mean_tokens"] is True
+    identity = "torch.nn.modules.linear.Identity"
+    assert read("2_Dense/config.json")["activation_function"] == identity
+    # vLLM: both options of the tokenizer, and the widths that a request may ask for
+    assert {"max_seq_length", "do_lower_case"} <= set(read("sentence_bert_config.json"))
+    assert config["matryoshka_dimensions"] == [4, 8]
+    export(model._replace(dims=()), tmp_path / "one_width")
+    fields = json.loads((tmp_path / "one_width" / "config.json").read_text())
+    assert "matryoshka_dimensions" not in fields
+
+
 def test_config_of_a_bidirectional_llama(tmp_path):
     model = make_model("modern")
     assert find_family(model.config) == "llama"
     export(model, tmp_path / "out", depth=2)
     fields = json.loads((tmp_path / "out" / "config.json").read_text())
     assert fields["is_causal"] is False
+    assert fields["use_bidirectional_attention"] is True
     assert fields["num_hidden_layers"] == 2
     assert (fields["pad_token_id"], fields["bos_token_id"]) == (0, 2)
 

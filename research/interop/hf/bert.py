@@ -191,10 +191,15 @@ def write_modernbert(cfg: EncoderConfig) -> dict[str, Any]:
         **common.write_local_rope(cfg, old_names=MODERN_BASES),
         # Sliding windows: `window` tokens to each side
         "layer_types": common.layer_types(cfg),
+        **common.write_global_period("global_attn_every_n_layers", cfg, shift=0),
         "local_attention": 2 * cfg.window,
         "embedding_dropout": cfg.dropout,
         "attention_dropout": cfg.attention_dropout_rate,
         "mlp_dropout": cfg.dropout,
+        # Not used by the encoder, but text-embeddings-inference requires them
+        "initializer_range": 0.02,
+        "initializer_cutoff_factor": 2.0,
+        "classifier_activation": "gelu",
         "pad_token_id": 0,
         "bos_token_id": None,
         "eos_token_id": None,

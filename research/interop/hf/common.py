@@ -194,6 +194,26 @@ def layer_types(cfg: EncoderConfig) -> list[str]:
     return [LOCAL if local else GLOBAL for local in is_local]
 
 
+def write_global_period(name: str, cfg: EncoderConfig, shift: int) -> dict[str, int]:
+    """The field of the period n with which blocks have global attention.
+
+    It repeats `layer_types` for text-embeddings-inference, which requires it.
+
+    Args:
+        name: The field.
+        cfg: The encoder.
+        shift: Block i has global attention if i + shift is a multiple of n.
+
+    Returns:
+        {name: n}; {} for windows that have no period.
+    """
+    is_local = list(cfg.sliding_window_layers or (False,) * cfg.depth)
+    for period in range(1, cfg.depth + 2):
+        if is_local == [(i + shift) % period > 0 for i in range(cfg.depth)]:
+            return {name: period}
+    return {}
+
+
 def write_causality(cfg: EncoderConfig) -> dict[str, bool]:
     """The field that switches the causal mask off; none for a causal decoder."""
     return {} if cfg.causal else {"is_causal": False}
@@ -220,6 +240,7 @@ GLOBAL, LOCAL = BLOCKS = ("full_attention", "sliding_attention")
 # An encoder does not generate text, and the tokenizer has the ids of special tokens.
 UNUSED_FIELDS = {
     "use_cache": False,
+    "initializer_range": 0.02,  # text-embeddings-inference requires it
     "pad_token_id": 0,
     "bos_token_id": None,
     "eos_token_id": None,

@@ -50,7 +50,8 @@ def read_eurobert(fields: Fields) -> EncoderConfig:
 def write_eurobert(cfg: EncoderConfig) -> dict[str, Any]:
     """The inverse of `read_eurobert`."""
     fields = {**write_llama(cfg), "architectures": ["EuroBertModel"]}
-    fields.pop("is_causal", None)
+    for name in ("is_causal", "use_bidirectional_attention"):
+        fields.pop(name, None)
     return fields
 
 
@@ -194,6 +195,7 @@ def write_gemma3(cfg: EncoderConfig) -> dict[str, Any]:
         **common.write_local_rope(cfg, old_names=GEMMA_BASES),
         "use_bidirectional_attention": not cfg.causal,
         "sliding_window": window,
+        **common.write_global_period("_sliding_window_pattern", cfg, shift=1),
     }
 
 
@@ -254,6 +256,8 @@ def _write_llama(cfg: EncoderConfig) -> dict[str, Any]:
     return {
         **_write_decoder(cfg),
         **write_causality(cfg),
+        # transformers reads is_causal, and text-embeddings-inference only this
+        **({} if cfg.causal else {"use_bidirectional_attention": True}),
         "hidden_act": HF_ACTS[cfg.act],
         **common.write_rope(cfg),
         "tie_word_embeddings": False,
