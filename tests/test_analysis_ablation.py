@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from configs import context_extension as configs_context_extension
 from configs.ablations import context_extension
+from launch.ablate import choose_rows
 from research.analysis import ablation as ablations
 from research.analysis import ablation_runs, ablation_table
 from research.config_sections import build
@@ -302,3 +303,11 @@ def test_every_row_of_context_extension_reaches_its_columns(arg):
                 chunking.check_row_length(
                     chunking.parse_chunking(line.chunk), cfg.max_len
                 )
+
+
+def test_rows_are_chosen_by_name_in_the_order_of_the_table():
+    rows = {"rope, cut": 1, "rope": 2, "none": 3}
+    assert choose_rows(rows, []) == rows
+    assert list(choose_rows(rows, ["none", "rope, cut"])) == ["rope, cut", "none"]
+    with pytest.raises(ValueError, match="--row=rope, yarn: .* 'rope, cut', 'rope'"):
+        choose_rows(rows, ["rope, yarn"])
