@@ -13,6 +13,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from research.atomic_write import to_json
+from research.interop.public_sets import find_fetch_command
 from research.processes import explain_lost_process, is_first, is_joined, leave
 
 VIRTUAL = "--xla_force_host_platform_device_count"  # several devices on one CPU
@@ -132,7 +133,12 @@ def _describe_flag(flag: flags.Flag, width: int) -> str:
     return f"{name}\n{lines}"
 
 
-def run(main: Callable[[], Mapping[str, Any] | None], doc: str = "") -> None:
+def run(
+    main: Callable[..., Mapping[str, Any] | None],
+    doc: str = "",
+    *,
+    takes_names: bool = False,
+) -> None:
     """Parses the flags, calls `main()` and prints its result as one line of JSON.
 
     Logs and progress go to stderr. An error of the user (a bad flag or config, a
@@ -143,6 +149,8 @@ def run(main: Callable[[], Mapping[str, Any] | None], doc: str = "") -> None:
     Args:
         main: The command.
         doc: Head of its help page; the docstring of the program if empty.
+        takes_names: Whether the command takes arguments that are no flags, as
+            main(*names).
     """
 
     def run_command(arguments):
@@ -153,11 +161,12 @@ def run(main: Callable[[], Mapping[str, Any] | None], doc: str = "") -> None:
         keep_programs()
         # At its default level, JAX warns about every missing accelerator.
         logging.get_absl_logger().parent.getChild("jax").setLevel("WARNING")
-        if len(arguments) > 1:
-            _fail(f"unexpected argument {arguments[1]!r}; options start with --")
+        names = arguments[1:]
+        if names and not takes_names:
+            _fail(f"unexpected argument {names[0]!r}; options start with --")
         # Errors of the user end in one sentence, bugs in a traceback.
         try:
-            result = main()
+            result = main(*names)
         except MISTAKES as error:
             logging.debug("traceback of the error below", exc_info=True)
             _fail(format_error(error))
@@ -254,7 +263,11 @@ def format_error(error: Exception) -> str:
         text = f"{missing[1]}: no such config file"
     if "Error whilst parsing config file" in text:  # a traceback follows
         text = re.sub(r"^[\w.]+(Error|Exception): ", "", text.strip().split("\n")[-1])
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    # Recipes read public sets, which the user may not have yet.
+    if isinstance(error, FileNotFoundError) and (fetch := find_fetch_command(text)):
+        text += f"; `{fetch}` brings it"
+    return text
 
 
 def _find_innermost(error: Exception) -> str:
