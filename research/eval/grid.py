@@ -109,7 +109,10 @@ def to_record(grid: Grid) -> dict[str, Any]:
 
 
 def format_markdown(grid: Grid, title: str) -> str:
-    """A table of main scores with a row for each depth and a column for each width."""
+    """A table of main scores with a row for each depth and a column for each width.
+
+    Where the evaluator has scored BM25, too, it has the last row.
+    """
     rows = [
         [str(depth), *(f"{score:.2f}" for score in scores), f"{seconds:.2f}"]
         for depth, scores, seconds in zip(
@@ -119,8 +122,10 @@ def format_markdown(grid: Grid, title: str) -> str:
     full_model = ", ".join(
         f"{name} {value:.2f}"
         for name, value in grid.scores[-1][-1].items()
-        if name != "main_score"
+        if name not in ("main_score", "bm25")
     )
+    if (lexical := grid.scores[-1][-1].get("bm25")) is not None:
+        rows.append(["BM25", *[""] * (len(grid.dims) - 1), f"{lexical:.2f}", ""])
     header = ["depth", *map(str, grid.dims), "s / 1,000 texts"]
     return markdown_page(title, header, rows, f"Full model: {full_model}.")
 
@@ -128,10 +133,15 @@ def format_markdown(grid: Grid, title: str) -> str:
 def plot_heat_map(grid: Grid, title: str, path: Path):
     """Draws the main scores as a heat map with the seconds of each depth, as a PNG.
 
+    Scores above that of BM25, if the evaluator has one, are bold.
+
     Returns:
         The matplotlib Figure.
     """
     scores = grid.main_scores()  # [depths, dims]
+    lexical = grid.scores[-1][-1].get("bm25", np.inf)
+    if np.isfinite(lexical):
+        title += f"\nbold: above BM25 ({lexical:.1f})"
     size = 2.6 + 0.75 * len(grid.dims), 1.6 + 0.5 * len(grid.depths)
     with figure(path, size) as (picture, axes):
         image = axes.imshow(scores, cmap="viridis", aspect="auto", origin="lower")
@@ -139,7 +149,8 @@ def plot_heat_map(grid: Grid, title: str, path: Path):
         middle = (scores.min() + scores.max()) / 2
         for (i, j), score in np.ndenumerate(scores):
             color = "white" if score < middle else "black"
-            axes.text(j, i, f"{score:.1f}", ha="center", va="center", color=color)
+            style = {"color": color, "weight": "bold" if score > lexical else "normal"}
+            axes.text(j, i, f"{score:.1f}", ha="center", va="center", **style)
         # Labels of the axes.
         labels = [
             f"{depth}  ({seconds:.2g} s)"

@@ -62,12 +62,14 @@ def check_sources(
 
 
 def describe_sources(sources: Mapping[str, Source]) -> tuple[str, ...]:
-    """What the sources say of their data."""
-    return tuple(
-        f"data {name!r}: {source.note}"
-        for name, source in sources.items()
-        if source.note
-    )
+    """What the sources say of their data, and whether their prompts differ."""
+    notes = [f"data {name!r}: {s.note}" for name, s in sources.items() if s.note]
+    if len({tuple(sorted(source.prompts.items())) for source in sources.values()}) > 1:
+        notes.append(
+            "the sources have different prompts: the model learns with them, and is "
+            "evaluated and embeds without"
+        )
+    return tuple(notes)
 
 
 def _needs_scores(loss: Loss, batch_size: int, state: PairSourceState) -> bool:

