@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, processors
 
 from research.text.tokenization import (
     SPECIAL_TOKENS,
     hash_texts,
     load_tokenizer,
+    num_token_ids,
     tokenize_texts,
     train_tokenizer,
 )
@@ -94,3 +96,13 @@ def test_hashes():
     np.testing.assert_array_equal(hashes[0], hashes[2])
     assert len({tuple(row) for row in hashes.tolist()}) == 3
     assert hash_texts([]).shape == (0, 2)
+
+
+def test_tokens_around_a_text_count_beside_the_vocabulary(tokenizer):
+    size = num_token_ids(tokenizer)
+    assert size == tokenizer.get_vocab_size()
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A", special_tokens=[("[CLS]", size + 6)]
+    )
+    assert num_token_ids(tokenizer) == size + 7

@@ -122,8 +122,13 @@ def tokenize_texts(
 
 
 def num_token_ids(tokenizer: tokenizers.Tokenizer) -> int:
-    """The largest token id + 1: the rows that a token table needs."""
-    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+    """The largest token id + 1: the rows that a token table needs.
+
+    The tokens around a text have ids of their own in a tokenizer's file, which need not
+    be those of the vocabulary.
+    """
+    ids = (*tokenizer.get_vocab().values(), *tokenizer.encode("a").ids)
+    return 1 + max(ids, default=-1)
 
 
 def enclosing_tokens(tokenizer: tokenizers.Tokenizer) -> tuple[np.ndarray, np.ndarray]:
