@@ -110,8 +110,11 @@ def make_base() -> ml_collections.ConfigDict:
             "evals": {},  # evaluators by their names
             "log_every": 10,  # steps
             "save_every": 500,  # steps
-            "keep_every": 0,  # steps between kept checkpoints; 0 keeps the newest two
+            "keep": 2,  # number of newest checkpoints that are kept
+            "keep_every": 0,  # steps between further kept checkpoints; 0 for none
+            "keep_best": "",  # score whose best checkpoint is kept: "dev/main_score"
             "eval_every": 0,  # 0: only at the end; otherwise before training, too
+            "patience": 0,  # evaluations without a better one, then the run ends
         }
     )
 

@@ -9,8 +9,9 @@ Variants: train=FILE (jsonl, tsv or csv, plain or .gz, whose usual column names 
     a tenth of the queries of train if it is not given), columns="query=question,
     positive=answer, negative=bad*", loss=CALL (infonce, or cosent if the file has
     scores), sizes=full_size, matryoshka or starbucks, batch=N, epochs=X or steps=N,
-    rate=X (learning rate), query_prompt=TEXT, document_prompt=TEXT, negatives=N (-1 for
-    as many as every row has), pool=NAME, max_length=N and similarity=cosine or dot (the
+    rate=X (learning rate), patience=N (evaluations without a better main_score, after
+    which the run ends), query_prompt=TEXT, document_prompt=TEXT, negatives=N (-1 for as
+    many as every row has), pool=NAME, max_length=N and similarity=cosine or dot (the
     model's if they are not given), tiny.
 Cost: that of the model, the file and the number of epochs.
 Expected: a better main_score of the evaluation "dev" than before training.
@@ -42,7 +43,7 @@ DATA_OPTIONS = {"train": "", "dev": "", "columns": "", "negatives": -1}
 PROMPT_OPTIONS = {"query_prompt": "", "document_prompt": ""}
 # The model's own pooling, length and similarity unless they are given
 MODEL_OPTIONS = {"model": MINILM, "pool": "", "max_length": 0, "similarity": ""}
-TRAIN_OPTIONS = {"batch": 64, "epochs": 1.0, "steps": 0, "rate": 5e-5}
+TRAIN_OPTIONS = {"batch": 64, "epochs": 1.0, "steps": 0, "rate": 5e-5, "patience": 0}
 SIZES = ("full_size", "matryoshka", "starbucks")
 
 
@@ -105,6 +106,8 @@ def _set_data(config, arg) -> bool:
     count, examples = read_first_examples(config.data)
     config.steps = arg.steps or max(1, round(arg.epochs * count / arg.batch))
     config.eval_every = config.save_every = max(1, config.steps // 4)
+    config.keep_best = f"{next(iter(config.evals))}/main_score"
+    config.patience = arg.patience
     scored = [name for name in examples if examples[name].score is not None]
     if not arg.loss and 0 < len(scored) < len(examples):
         others = sorted(examples.keys() - set(scored))

@@ -64,14 +64,14 @@ def _export(output: Path) -> dict:
         model = load.load(MODEL.value, merge=False)
         return export_adapter(pretrained.select_adapter(model, ADAPTER.value), output)
     model = load.load_adapted(MODEL.value, ADAPTER.value)
-    folder = load.resolve_folder(MODEL.value)
+    workdir = load.find_workdir(load.resolve_folder(MODEL.value))
     return export(
         model,
         output,
         depth=DEPTH.value,
         dim=DIM.value,
         name=PUSH_TO_HUB.value or "",
-        workdir=folder if (folder / "model.json").exists() else None,
+        workdir=workdir,
     )
 
 

@@ -24,6 +24,8 @@ from research.interop import load
 from research.models.config import CHOICES
 from research.models.positions.methods import POSITION_METHODS
 from research.train import loop
+from research.train.checkpoints import write_best
+from research.train.experiment import abstract_state
 from research.train.step import make_step
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +63,7 @@ def test_tiny_builds_and_its_step_keeps_the_state(name, cache, one_device):
     assert set(recipe) == set(config_keys(recipe.objective.name))
     experiment = build(recipe, cache=cache)
     assert experiment.model_card["encoder"]["depth"] == 6
-    state = loop.abstract_state(experiment, experiment.mesh)
+    state = abstract_state(experiment, experiment.mesh)
     batch = abstract_batch(experiment.batches(0), experiment.mesh)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     step = make_step(experiment.objective, experiment.tx, shardings)
@@ -78,7 +80,8 @@ def test_tiny_trains_two_steps_and_loads(name, tmp_path, cache, request):
     if name not in SPLIT:
         request.getfixturevalue("one_device")
     recipe = config(name)
-    recipe.steps = recipe.save_every = recipe.log_every = 2
+    recipe.steps = recipe.log_every = 2
+    recipe.eval_every, recipe.keep_best = 1, "pydocs/main_score"
     experiment = prepare_run(recipe, tmp_path, cache=cache)
     result = loop.train(experiment, tmp_path)
     assert int(result.state.step) == 2
@@ -86,6 +89,14 @@ def test_tiny_trains_two_steps_and_loads(name, tmp_path, cache, request):
     model = load.load(str(tmp_path))
     assert model.pool.partition("(")[0] == recipe.pool.name
     assert model.config.depth == 6
+    # The best checkpoint is loaded, or the one that is asked for
+    assert model.step == result.best.step
+    write_best(tmp_path, result.best._replace(step=1))
+    assert load.load(str(tmp_path)).step == 1
+    folder = tmp_path / "checkpoints"
+    assert load.load(str(folder / "2")).step == 2
+    with pytest.raises(FileNotFoundError, match="of step 7 in .*; it has 1, 2"):
+        load.load(str(folder / "7"))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -154,6 +165,13 @@ def test_a_workdir_with_a_checkpoint_keeps_what_changes_its_result(tmp_path, cac
         ({"max_length": 65}, "max_length 65 is beyond the encoder's 64 positions"),
         ({"steps": 0}, "steps is 0; it should be at least 1"),
         ({"save_every": -1}, "save_every is -1; it should be at least 0"),
+        ({"keep": 0}, "keep is 0; it should be at least 1"),
+        ({"patience": 2}, "patience is 2, but keep_best does not name the score"),
+        (
+            {"keep_best": "dev/main_score"},
+            "the config's evaluations are pydocs; it should be pydocs/main_score",
+        ),
+        ({"keep_best": "pydocs/main_score"}, "eval_every is 0: set it to the number"),
         ({"seed": -1}, "seed is -1; it should be in 0 "),
         ({"seed": 2**32}, "seed is 4294967296; it should be in 0 "),
         ({"encoder.vocab_size": 100}, "tokens, the encoder's table only 100"),

@@ -43,6 +43,7 @@ def test_a_file_alone_is_trained_on_and_held_out(files):
     assert (config.data.train.part, config.evals.dev.part) == ("train", "held_out")
     assert config.evals.dev.name == "examples" and config.loss.name == "infonce"
     assert config.steps == 18 and config.eval_every == 4  # 2 x 36 / 4
+    assert config.keep_best == "dev/main_score" and config.patience == 0
     assert config.pool.name == "mean" and config.init_from == MINILM
     assert (config.max_length, config.normalize) == (256, True)
     assert config.similarity == "cosine"
@@ -51,14 +52,14 @@ def test_a_file_alone_is_trained_on_and_held_out(files):
 def test_scores_choose_the_loss_and_other_variants_are_set(files):
     config = get_config(
         "train=scores.jsonl,dev=scores.jsonl,steps=7,rate=1e-4,max_length=32,"
-        "sizes=matryoshka,query_prompt='q: ',pool=cls"
+        "sizes=matryoshka,query_prompt='q: ',pool=cls,patience=3"
     )
     assert config.loss.name == "cosent" and config.evals.dev.name == "sts"
     assert config.data.train.part == "all" and config.steps == 7
     assert config.optimizer.learning_rate == 1e-4 and config.max_length == 32
     assert config.size_loss.dims == (384, 256, 128, 64, 32, 16)
     assert config.data.train.query_prompt == "q: " and config.pool.name == "cls"
-    assert config.data.train.document_prompt is None
+    assert config.data.train.document_prompt is None and config.patience == 3
     config = get_config("train=scores.jsonl,loss=cosine_mse(),sizes=starbucks")
     assert config.loss.name == "cosine_mse"
     assert config.size_loss.pairs[-1] == (6, 384)

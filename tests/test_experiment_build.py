@@ -15,6 +15,7 @@ from research.interop import load
 from research.interop.sentence_transformers.write import export
 from research.text.prompts import PROMPTS
 from research.train import loop
+from research.train.experiment import abstract_state, initial_state
 
 TABLE = 64  # rows of the position table of common.tiny's encoder
 SHAPE = {
@@ -53,7 +54,7 @@ def test_only_new_positions_are_trained(start, base, tmp_path, cache):
     start_from(config, str(base))
     config.evals = {}
     parts = prepare_run(config, tmp_path, cache=cache)
-    first = loop.initial_state(parts, loop.abstract_state(parts, parts.mesh))
+    first = initial_state(parts, abstract_state(parts, parts.mesh))
     before, after = (
         jax.device_get(state.params["encoder"])
         for state in (first, loop.train(parts, tmp_path).state)

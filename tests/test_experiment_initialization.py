@@ -30,6 +30,7 @@ from research.models.pooling.registry import BASIC_POOLINGS
 from research.objectives.registry import OBJECTIVES
 from research.text.prompts import template
 from research.train import loop
+from research.train.experiment import abstract_state, initial_state
 from research.types import TokenizerInfo
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -113,7 +114,7 @@ def test_a_kept_head_embeds_in_training_and_afterwards(tmp_path, cache):
 
 
 def first_params(parts):
-    state = loop.initial_state(parts, loop.abstract_state(parts, parts.mesh))
+    state = initial_state(parts, abstract_state(parts, parts.mesh))
     return jax.device_get(state.params)
 
 

@@ -21,6 +21,7 @@ from research.objectives.contrastive import contrastive
 from research.objectives.mlm import mlm
 from research.objectives.tuning import TUNING, bitfit, full, lora
 from research.train import loop
+from research.train.experiment import Experiment, abstract_state, initial_state
 from research.train.optimizers import adamw
 from research.types import Batch, Labels, PretrainingBatch, TokenizerInfo, Tokens
 
@@ -63,7 +64,7 @@ def objective(cfg=CFG, **arguments):
 
 def parts(tuned, steps=2, devices=1, **changes):
     tx = adamw(steps, learning_rate=1e-2, schedule="constant")
-    experiment = loop.Experiment(tuned, tx, Batches(), parts_mesh(devices), steps)
+    experiment = Experiment(tuned, tx, Batches(), parts_mesh(devices), steps)
     return experiment._replace(log_every=1, save_every=1)._replace(**changes)
 
 
@@ -81,9 +82,7 @@ def changed(before, after):
 def run(tmp_path_factory):
     """Two steps of LoRA on one device: the first state, and the last."""
     experiment = parts(lora(objective(head="tanh"), rank=4, alpha=8.0))
-    first = loop.initial_state(
-        experiment, loop.abstract_state(experiment, parts_mesh(1))
-    )
+    first = initial_state(experiment, abstract_state(experiment, parts_mesh(1)))
     first = jax.device_get(first)
     workdir = tmp_path_factory.mktemp("lora")
     return first, jax.device_get(loop.train(experiment, workdir).state)
@@ -127,9 +126,7 @@ def test_the_loss_at_first_is_that_of_the_whole_model():
 
 def test_bitfit_trains_biases_only(tmp_path):
     experiment = parts(bitfit(objective()))
-    first = loop.initial_state(
-        experiment, loop.abstract_state(experiment, parts_mesh(1))
-    )
+    first = initial_state(experiment, abstract_state(experiment, parts_mesh(1)))
     first = jax.device_get(first)
     last = jax.device_get(loop.train(experiment, tmp_path).state)
     moved = changed(

@@ -10,7 +10,7 @@ import toy
 
 from research import sharding
 from research.train import checkpoints
-from research.train.loop import abstract_state
+from research.train.experiment import abstract_state
 from research.train.step import init_state
 from research.types import TrainState
 
@@ -56,7 +56,7 @@ def test_a_state_comes_back_bit_equal_on_any_mesh(folder, devices):
 
 
 def test_parameters_are_read_without_a_target(folder):
-    params = checkpoints.restore_params(folder)
+    params = checkpoints.restore_params(folder)[1]
     equal(params, state(2)[0].params)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
 
@@ -96,7 +96,7 @@ def truncate_manifests(folder):
 )
 def test_a_damaged_newest_one_falls_back(folder, damage, capfd):
     damage(folder / "2")
-    params = checkpoints.restore_params(folder)
+    params = checkpoints.restore_params(folder)[1]
     if (
         damage is not delete_largest and damage is not truncate
     ):  # may be in the other item
@@ -115,12 +115,12 @@ def test_one_wrong_bit_is_found(tmp_path, capfd):
         checkpoints.save(manager, TrainState(jnp.int32(step), {"w": values}, {}, ()))
     checkpoints.wait(manager)
     manager.close()
-    before = checkpoints.restore_params(tmp_path)["w"]
+    before = checkpoints.restore_params(tmp_path)[1]["w"]
     path = largest(tmp_path / "2" / "params")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert (checkpoints.restore_params(tmp_path)["w"] != before).all()
+    assert (checkpoints.restore_params(tmp_path)[1]["w"] != before).all()
     assert "checkpoint 2 cannot be read" in capfd.readouterr().err
 
 
@@ -165,7 +165,7 @@ def test_training_on_does_not_change_what_is_being_saved(tmp_path):
         start = jax.jit(lambda w: {"w": w["w"] + 1}, donate_argnums=0)(start)
     checkpoints.wait(manager)
     manager.close()
-    assert (checkpoints.restore_params(tmp_path)["w"] == 1).all()
+    assert (checkpoints.restore_params(tmp_path)[1]["w"] == 1).all()
 
 
 def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(tmp_path):
@@ -185,7 +185,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     manager.close()
     assert [p.name for p in tmp_path.iterdir() if p.name.isdigit()] == ["1"]
-    np.testing.assert_array_equal(checkpoints.restore_params(tmp_path)["w"], values)
+    np.testing.assert_array_equal(checkpoints.restore_params(tmp_path)[1]["w"], values)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -111,11 +111,13 @@ def test_a_damaged_newest_checkpoint_is_made_again(whole, tmp_path, capfd):
     assert "checkpoint 4 cannot be read" in capfd.readouterr().err
 
 
-def test_a_finished_run_stays(whole, tmp_path):
+def test_a_finished_run_stays(whole, tmp_path, capfd):
     loop.train(toy.experiment(6), tmp_path)
     before = numbers(tmp_path)
+    capfd.readouterr()
     result = loop.train(toy.experiment(6), tmp_path)
     assert result.finished and numbers(tmp_path) == before
+    assert "all its 6 steps were done before" in capfd.readouterr().err
 
 
 def test_rows_beyond_the_checkpoint_and_torn_ones_are_dropped(whole, tmp_path):
@@ -170,8 +172,9 @@ def test_evaluators_run_on_time_and_at_the_end(tmp_path, capfd):
     }
     assert set(found) == {0, 4, 6}
     printed = capfd.readouterr().err
-    for step, score in found.items():
-        assert f"step {step}/6  fake: main_score {score:.2f}\n" in printed
+    before = ("", *(f" ({found[b] - found[a]:+.2f})" for a, b in ((0, 4), (4, 6))))
+    for (step, score), change in zip(found.items(), before, strict=True):
+        assert f"step {step}/6  fake: main_score {score:.2f}{change}\n" in printed
     assert result.evals["fake"]["main_score"] == pytest.approx(found[6])
     saved = json.loads((tmp_path / "evals" / "fake-6.json").read_text())
     assert saved["step"] == 6 and len(saved["table"]) == 2

@@ -5,7 +5,7 @@ import pytest
 import toy
 
 from research import sharding
-from research.train.loop import abstract_state
+from research.train.experiment import abstract_state
 from research.train.optimizers import adamw
 from research.train.step import init_state, make_step
 from research.types import LossOutput

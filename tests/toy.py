@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research import sharding
-from research.train.loop import Experiment
+from research.train.experiment import Experiment
 from research.train.optimizers import adamw
 from research.types import Batch, Labels, LossOutput, Objective, Tokens
 

@@ -15,7 +15,7 @@ from launch.bench.timing import compare_turns
 from research import sharding
 from research.experiment.workdir import prepare_run
 from research.interop import load
-from research.train.loop import Experiment, abstract_state, initial_state
+from research.train.experiment import Experiment, abstract_state, initial_state
 from research.train.optimizers import learning_rate_schedule
 from research.train.step import make_step
 

@@ -33,7 +33,7 @@ from launch.bench.variants import (
 from launch.bench.workloads import Setting
 from research.experiment.build import build
 from research.train.chips import peak_flops
-from research.train.loop import Experiment
+from research.train.experiment import Experiment
 
 BATCHES = 3  # batches that a variant is timed on, all of one shape
 COMPILERS = 6  # threads that compile variants

@@ -15,8 +15,8 @@ from research.analysis.program_report import (
     read_compiled,
 )
 from research.objectives import mlm_masking
+from research.train.experiment import Experiment, abstract_state
 from research.train.flops import matmul_flops
-from research.train.loop import Experiment, abstract_state
 from research.train.step import make_step
 from research.train.throughput import batch_stats
 from research.types import VOCABULARY

@@ -53,7 +53,7 @@ from research.objectives.registry import OBJECTIVES
 from research.objectives.tuning import TUNING, is_partial
 from research.text.prompts import build_prompt
 from research.text.templates import Prompt
-from research.train.loop import Experiment
+from research.train.experiment import Experiment
 from research.train.optimizers import OPTIMIZERS
 from research.types import ModelEvaluator, Objective
 
@@ -137,7 +137,10 @@ def build(
         log_every=config.log_every,
         save_every=config.save_every,
         eval_every=config.eval_every,
+        keep=config.keep,
         keep_every=config.keep_every,
+        keep_best=config.keep_best,
+        patience=config.patience,
         evaluators={
             name: evaluator
             for name, evaluator in evaluators.items()

@@ -64,8 +64,11 @@ KEYS = (
     "evals",
     "log_every",
     "save_every",
+    "keep",
     "keep_every",
+    "keep_best",
     "eval_every",
+    "patience",
 )
 CONTRASTIVE_KEYS = ("loss", "size_loss", "similarity")
 PRETRAINING_KEYS = ("row_layout",)
@@ -74,14 +77,15 @@ PRETRAINING_KEYS = ("row_layout",)
 # Types of the values that are no sections.
 VALUE_TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("seed", "steps", "batch_size", "max_length"), int),
-    **dict.fromkeys(("log_every", "save_every", "keep_every", "eval_every"), int),
-    **dict.fromkeys(("init_from", "position_methods", "similarity"), str),
+    **dict.fromkeys(("log_every", "save_every", "keep", "keep_every"), int),
+    **dict.fromkeys(("eval_every", "patience"), int),
+    **dict.fromkeys(("init_from", "position_methods", "similarity", "keep_best"), str),
     "normalize": bool,
 }
 # The smallest values of numbers; an interval of 0 is the last step only.
 SMALLEST = {
-    1: ("steps", "batch_size", "max_length", "log_every"),
-    0: ("save_every", "keep_every", "eval_every"),
+    1: ("steps", "batch_size", "max_length", "log_every", "keep"),
+    0: ("save_every", "keep_every", "eval_every", "patience"),
 }
 
 
@@ -153,10 +157,35 @@ def check_keys(config: ml_collections.ConfigDict) -> None:
                 raise ValueError(
                     f"{key} is {config[key]}; it should be at least {smallest}"
                 )
+    _check_keep_best(config)
     if not config.data:
         raise ValueError("the config names no data")
     if "row_layout" in config:
         check_row_layout(config.objective, config.row_layout)
+
+
+def _check_keep_best(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for a best checkpoint that no evaluation can choose."""
+    if not config.keep_best:
+        if config.patience:
+            raise ValueError(
+                f"patience is {config.patience}, but keep_best does not name the score "
+                'that should improve, such as "dev/main_score"'
+            )
+        return
+    # The scores of an evaluation are known when it has run, before the first step
+    name = config.keep_best.removeprefix("-").partition("/")[0]
+    if name not in config.evals:
+        raise ValueError(
+            f"keep_best is {config.keep_best!r}, but the config's evaluations are "
+            f"{', '.join(config.evals) or 'none'}; it should be "
+            f"{next(iter(config.evals), 'NAME')}/main_score, or another score"
+        )
+    if not config.eval_every:
+        raise ValueError(
+            f"keep_best is {config.keep_best!r}, but eval_every is 0: set it to the "
+            "number of steps between evaluations"
+        )
 
 
 def check_lengths(config, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:

@@ -15,7 +15,7 @@ from research.data.docstrings import (
 from research.interop.load import resolve_folder
 
 # Files of a workdir that its model depends on; others, such as logs, change later.
-WORKDIR_FILES = ("model.json", "tokenizer.json", "checkpoints/**/*")
+WORKDIR_FILES = ("model.json", "tokenizer.json", "best.json", "checkpoints/**/*")
 
 
 def hash_inputs(config: Any) -> dict[str, str]:

@@ -13,12 +13,13 @@ from research.experiment.build import build
 from research.processes import call_on_first
 from research.text.tokenization import load_tokenizer
 from research.train.checkpoints import list_steps
-from research.train.loop import Experiment
+from research.train.experiment import Experiment
 
 # Keys that may change when a run goes on: what is written and measured, and where and
 # how the same numbers are computed.
 FREE_KEYS = (
-    *("log_every", "save_every", "keep_every", "eval_every", "evals", "mesh"),
+    *("log_every", "save_every", "keep", "keep_every", "keep_best", "patience"),
+    *("eval_every", "evals", "mesh"),
     *("encoder.remat", "encoder.unroll", "encoder.attention"),
 )
 

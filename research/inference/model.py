@@ -47,6 +47,7 @@ class EmbeddingModel(NamedTuple):
             for those that are known.
         head: Parameters of the head that predicts tokens from hidden states, as
             `heads.init_head` makes them; None without a head.
+        step: Step of the checkpoint in its run; None for a model of no run.
     """
 
     params: Params
@@ -67,6 +68,7 @@ class EmbeddingModel(NamedTuple):
     default_prompt: str = ""
     special_tokens: Mapping[str, str] = {}
     head: Params | None = None
+    step: int | None = None
 
     @property
     def width(self) -> int:

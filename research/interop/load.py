@@ -1,9 +1,11 @@
 """Loads a model by its name: a workdir, a folder, an installed package or a hub id."""
 
 import dataclasses
+import functools
 import importlib.util
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from research.interop.sentence_transformers.read import Modules, read_modules
 from research.models.config import EncoderConfig
 from research.models.lora import full_params, num_params
 from research.models.positions.methods import encoder_config
+from research.processes import is_first
 from research.progress import show_progress
 from research.text.prompts import PROMPTS, build_prompt
 from research.text.tokenization import load_tokenizer
@@ -43,7 +46,9 @@ def load(
 ) -> EmbeddingModel:
     """Loads a model by its name.
 
-    A model is a workdir of `launch.train`; a sentence-transformers folder, in the
+    A model is a workdir of `launch.train`, of which the best checkpoint is loaded if
+    the run keeps one, and else the newest; WORKDIR/checkpoints/STEP, for another of its
+    checkpoints; a sentence-transformers folder, in the
     layout of any version; or a plain Hugging Face folder, which does not describe how
     to embed: it gets mean pooling, or last-token pooling if its first architecture is
     a ...ForCausalLM with a causal mask, and no prompts, as in sentence-transformers,
@@ -73,8 +78,9 @@ def load(
     with show_progress(f"loading {model}"):
         # The files in the folder tell its kind.
         path = resolve_folder(model)
-        if (path / "model.json").exists():
-            loaded = _load_workdir(path, lm_head, weights)
+        if (workdir := find_workdir(path)) is not None:
+            step = None if workdir == path else int(path.name)
+            loaded = _load_workdir(workdir, step, lm_head, weights)
             is_merged = merge and weights and len(loaded.adapters) == 1
             return merge_adapter(loaded) if is_merged else loaded
         if (path / "modules.json").exists():
@@ -133,7 +139,7 @@ def resolve_folder(model: str) -> Path:
     if model.startswith("package:"):
         return _package_folder(model.removeprefix("package:"))
     path = Path(model).expanduser()
-    if model and path.is_dir():
+    if model and (path.is_dir() or find_workdir(path)):  # or a missing checkpoint of it
         return path
     package = PACKAGES.get(model)
     if package and importlib.util.find_spec(package):
@@ -141,6 +147,13 @@ def resolve_folder(model: str) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
         raise FileNotFoundError(f"no model folder {model}")
     return _hub_folder(model)
+
+
+def find_workdir(path: Path) -> Path | None:
+    """The workdir that a path names, or one of whose checkpoints it names, if any."""
+    is_checkpoint = path.name.isdigit() and path.parent.name == "checkpoints"
+    folder = path.parent.parent if is_checkpoint else path
+    return folder if (folder / "model.json").is_file() else None
 
 
 def _default_pooling(fields: Mapping[str, Any]) -> str:
@@ -187,16 +200,22 @@ def _hub_folder(name: str) -> Path:
         raise ValueError(message) from None
 
 
-def _load_workdir(path: Path, lm_head: bool, weights: bool) -> EmbeddingModel:
-    """Loads the newest checkpoint of a workdir of `launch.train`."""
+def _load_workdir(
+    path: Path, step: int | None, lm_head: bool, weights: bool
+) -> EmbeddingModel:
+    """Loads a checkpoint of a workdir; without a step, the best or the newest one."""
     fields = read_json(path / "model.json")
     parts = {"encoder": {}}
     if weights:
-        from research.train.checkpoints import restore_params  # imports orbax
+        from research.train import checkpoints  # imports orbax
 
+        if step is None and (best := checkpoints.read_best(path)):
+            step = best.step
+            _report_best(path, *best)
         # Trained and frozen parameters are stored apart if only some are trained.
         frozen = fields.get("partial", False)
-        parts = restore_params(path / "checkpoints", frozen=frozen)
+        folder = path / "checkpoints"
+        step, parts = checkpoints.restore_params(folder, frozen=frozen, step=step)
         parts = dict(full_params(*parts) if frozen else parts)
     try:
         params = dict(parts.pop("encoder"))
@@ -226,9 +245,18 @@ def _load_workdir(path: Path, lm_head: bool, weights: bool) -> EmbeddingModel:
             default_prompt=fields.get("default_prompt", ""),
             special_tokens=fields.get("special_tokens", {}),
             head=parts.get("head"),
+            step=step,
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path / 'model.json'} does not fit: {error}") from None
+
+
+@functools.cache
+def _report_best(path: Path, metric: str, step: int, score: float) -> None:
+    """Says once that the best checkpoint of a workdir is loaded."""
+    if is_first():
+        line = f"{path}: the best checkpoint, step {step} with {metric} {score:.2f}"
+        print(line, file=sys.stderr)
 
 
 def _load_transformers(

@@ -4,7 +4,7 @@ A checkpoint is a folder named by its step with two items, `params` (the trained
 parameters, readable alone) and `training` (step, frozen parameters, optimizer state),
 each with a checksum of its bits, because the files have none. It is written
 atomically. No random state is stored: the key of a step is the run's key with the
-step's number folded in.
+step's number folded in. best.json in the workdir names the best checkpoint.
 """
 
 import contextlib
@@ -12,39 +12,91 @@ import functools
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from research.atomic_write import read_json, write_json
 from research.types import Params, TrainState
 
 Manager = ocp.CheckpointManager
 # Replicated arrays of at least this many bytes are written in parts, one per device.
 PARALLEL_WRITE_BYTES = 2**24
+_BEST = "best.json"
 
 
-def open_manager(folder: Path, *, keep: int = 2, keep_every: int = 0) -> Manager:
+class Best(NamedTuple):
+    """The best evaluation of a run.
+
+    Attributes:
+        metric: The evaluation and its score, such as "dev/main_score". A minus sign
+            before it says that smaller is better.
+        step: Step of the evaluated model.
+        score: Its score.
+    """
+
+    metric: str
+    step: int
+    score: float
+
+
+# find_best(steps) -> the best evaluation of these steps, if any
+FindBest = Callable[[Sequence[int]], Best | None]
+
+
+def open_manager(
+    folder: Path,
+    *,
+    keep: int = 2,
+    keep_every: int = 0,
+    find_best: FindBest | None = None,
+) -> Manager:
     """Opens the checkpoints of a folder, creating it if missing; close() it when done.
 
     Args:
         folder: Folder with one folder per step.
         keep: Number of newest checkpoints to keep.
         keep_every: Checkpoints at multiples of this are kept too; 0 for none.
+        find_best: Function of the steps with a checkpoint, whose best one is kept too.
 
     Raises:
         ValueError: The folder cannot be written.
     """
     _configure_orbax()
+    policies: list[Any] = [ocp.checkpoint_managers.LatestN(keep)]
+    if keep_every:
+        policies.append(ocp.checkpoint_managers.EveryNSteps(keep_every))
+    if find_best:
+        policies.append(_KeepBest(find_best))
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True
+        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=True,
     )
     with _catch_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         return Manager(folder.absolute(), options=options)
+
+
+class _KeepBest:
+    """Orbax's preservation policy of the best checkpoint.
+
+    Its own `BestN` needs the score when a checkpoint is written. Ours is written before
+    the evaluation, so that a run which ends in an evaluation loses no step.
+    """
+
+    def __init__(self, find_best: FindBest):
+        self._find_best = find_best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any):
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = self._find_best(steps)
+        return [best is not None and step == best.step for step in steps]
 
 
 def save(manager: Manager, state: TrainState) -> None:
@@ -107,31 +159,45 @@ def restore(manager: Manager, target: TrainState) -> TrainState | None:
 
 
 def restore_params(
-    folder: Path, *, frozen: bool = False
-) -> Params | tuple[Params, Params]:
-    """Restores the parameters of the newest readable checkpoint, as NumPy arrays.
+    folder: Path, *, frozen: bool = False, step: int | None = None
+) -> tuple[int, Any]:
+    """Restores the parameters of a checkpoint, as NumPy arrays.
 
     Args:
         folder: Folder with one folder per step.
         frozen: Whether to return (trained, frozen) parameters instead of trained ones.
+        step: Step of the checkpoint; None for the newest one that can be read.
+
+    Returns:
+        The step of the checkpoint, and the parameters.
 
     Raises:
-        FileNotFoundError: The folder holds no checkpoint.
-        ValueError: No checkpoint can be read.
+        FileNotFoundError: The folder holds no checkpoint, or none of this step.
+        ValueError: The checkpoint, or every one, cannot be read.
     """
     _configure_orbax()
     steps = sorted(list_steps(folder), reverse=True)
     if not steps:
         raise FileNotFoundError(f"no checkpoint in {folder}")
-    for step in steps:
+    if step is not None and step not in steps:
+        raise FileNotFoundError(
+            f"no checkpoint of step {step} in {folder}; it has {_list_numbers(steps)}"
+        )
+    for candidate in steps if step is None else [step]:
         try:
-            checkpoint = folder.absolute() / str(step)
+            checkpoint = folder.absolute() / str(candidate)
             params = _read_item(checkpoint / "params")
             if not frozen:
-                return params
-            return params, _read_item(checkpoint / "training").get("frozen") or {}
+                return candidate, params
+            training = _read_item(checkpoint / "training")
+            return candidate, (params, training.get("frozen") or {})
         except Exception as error:  # the class depends on which file is damaged
-            _report(step, error)
+            if step is not None:
+                raise ValueError(
+                    f"{folder / str(step)} cannot be read: {_reason(error)}; the "
+                    f"checkpoints of the run are {_list_numbers(steps)}"
+                ) from error
+            _report(candidate, error)
     raise ValueError(f"none of the checkpoints {steps} in {folder} can be read")
 
 
@@ -213,6 +279,35 @@ def list_steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+
+
+def _list_numbers(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, sorted(steps)))
+
+
+def write_best(workdir: Path, best: Best | None) -> None:
+    """Writes the best evaluation to best.json, or deletes that file without one."""
+    if best is None:
+        (workdir / _BEST).unlink(missing_ok=True)
+    else:
+        write_json(workdir / _BEST, best._asdict())
+
+
+def read_best(workdir: Path) -> Best | None:
+    """The best evaluation of a workdir; None if the run keeps no best checkpoint.
+
+    Raises:
+        ValueError: best.json is damaged.
+    """
+    record = read_json(workdir / _BEST, missing={})
+    if not record:
+        return None
+    try:
+        return Best(str(record["metric"]), int(record["step"]), float(record["score"]))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{workdir / _BEST} is not that of a run: it needs metric, step, score"
+        ) from None
 
 
 def _report(step: int, error: Exception) -> None:

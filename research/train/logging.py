@@ -1,19 +1,25 @@
-"""Logging of a run: metrics.jsonl, TensorBoard, a progress bar, library versions."""
+"""Logging of a run: metrics.jsonl, TensorBoard, the console, library versions."""
 
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
 from tqdm import tqdm
 
 from research.atomic_write import atomic_write, to_json, write_json
 from research.train.wandb_run import start_wandb_run
 
+# Metrics of a size: "task/64" of a width, "kl/4x128" or "task/drawnx768" of a depth
+# and a width
+_SIZE_LOSS = re.compile(r"(\w+)/(((\d+|drawn\d*)x)?(\d+|drawn))")
+_MAX_COLUMNS = 8  # of the table of sizes; it is turned if there are more
 _LIBRARIES = (
     "jax",
     "jaxlib",
@@ -27,8 +33,8 @@ _LIBRARIES = (
 
 
 class Log:
-    """The metrics of a run: one JSON object a line in metrics.jsonl, TensorBoard, and a
-    progress bar on a terminal or plain lines elsewhere (both on stderr).
+    """The metrics of a run: one JSON object a line in metrics.jsonl, TensorBoard, and
+    lines on stderr, below which a terminal has a progress bar.
 
     Rows are dicts with the key 'step'. On resuming, rows of steps after the resumed one
     are dropped, so that no step appears twice.
@@ -68,14 +74,20 @@ class Log:
         self._wandb = None
         if wandb_project:
             self._wandb = start_wandb_run(wandb_project, workdir)
-        # A progress bar on a terminal; otherwise `show` prints lines
         terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=steps, initial=resumed, disable=not terminal, unit="it")
+        self._bar = tqdm(
+            total=steps, initial=resumed, disable=not terminal, unit=" steps"
+        )
         self._steps = steps
+        # {size loss: its values since the last evaluation}
+        self._size_losses: dict[str, list[float]] = {}
+        for row in rows:
+            self._collect_size_losses(row)
 
     def write(self, row: Mapping[str, float | int | str]) -> None:
         """Appends a row to the file and to the boards; strings stay in the file."""
         self._file.write(to_json(row) + "\n")
+        self._collect_size_losses(row)
         numbers = {
             name: value
             for name, value in row.items()
@@ -98,19 +110,27 @@ class Log:
         self._bar.update(step - self._bar.n)
 
     def show(self, row: Mapping[str, float], seconds_left: float) -> None:
-        """Shows the loss and the speed in the bar, or as a line."""
-        speed = f"{row['tokens_per_second']:,.0f}"
-        # On a terminal
-        if not self._bar.disable:
-            self._bar.set_postfix_str(f"loss {row['loss']:.4f}, {speed} tokens/s")
-            return
-        print(
+        """Prints the loss and the speed of the last steps."""
+        self.print_line(
             f"step {row['step']}/{self._steps}  loss {row['loss']:.4f}  "
-            f"lr {row['learning_rate']:.2e}  {speed} tokens/s  "
-            f"{tqdm.format_interval(seconds_left)} left",
-            file=sys.stderr,
-            flush=True,
+            f"rate {row['learning_rate']:.2e}  "
+            f"{row['tokens_per_second']:,.0f} tokens/s  padding {row['padding']:.0%}  "
+            f"{tqdm.format_interval(seconds_left)} left"
         )
+
+    def show_size_losses(self) -> None:
+        """Prints the mean losses of all sizes since the last call, if there are any."""
+        means = {name: sum(x) / len(x) for name, x in self._size_losses.items()}
+        self._size_losses = {}
+        if means:
+            self.print_line(format_size_losses(means))
+
+    def _collect_size_losses(self, row: Mapping[str, float | int | str]) -> None:
+        if any(name.startswith("eval/") for name in row):
+            return
+        for name, value in row.items():
+            if _SIZE_LOSS.fullmatch(name):
+                self._size_losses.setdefault(name, []).append(value)
 
     def print_line(self, text: str) -> None:
         """Prints a line, if there is any text."""
@@ -135,7 +155,35 @@ class SilentLog:
     def _ignore(self, *args) -> None:
         del args
 
-    write = flush = progress = show = print_line = close = _ignore
+    write = flush = progress = show = show_size_losses = print_line = close = _ignore
+
+
+def format_size_losses(means: Mapping[str, float]) -> str:
+    """A table with a column for each size and a row for each kind of loss.
+
+    Args:
+        means: {"task/4x128": loss}; other names are left out.
+    """
+    table: dict[str, dict[str, float]] = {}
+    for name, mean in means.items():
+        if match := _SIZE_LOSS.fullmatch(name):
+            kind, size = match[1], match[2]
+            table.setdefault(kind, {})[size] = mean
+    # Sizes in the order of their numbers; "drawn", of random sizes, comes last
+    sizes = {size for losses in table.values() for size in losses}
+    header = sorted(sizes, key=lambda size: (size.count("drawn"), _natural_key(size)))
+    rows = [["mean loss", *header]] + [
+        [kind, *(f"{losses[s]:.4f}" if s in losses else "" for s in header)]
+        for kind, losses in sorted(table.items(), reverse=True)
+    ]
+    if len(header) > _MAX_COLUMNS:
+        rows = list(zip(*rows, strict=True))
+    alignment = ("left", *("right",) * (len(rows[0]) - 1))
+    return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=alignment)
+
+
+def _natural_key(text: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", text)]
 
 
 def versions() -> dict[str, str]:

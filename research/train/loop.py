@@ -3,80 +3,42 @@
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
 from research import sharding
-from research.atomic_write import write_json
 from research.file_lock import lock_folder
 from research.processes import call_on_first
 from research.progress import show_progress
 from research.train import checkpoints
+from research.train.evaluations import (
+    History,
+    check_metric,
+    count_since_best,
+    find_best,
+    format_scores,
+    read_history,
+    run_evaluations,
+)
+from research.train.experiment import (
+    Experiment,
+    abstract_state,
+    initial_state,
+    run_keys,
+)
 from research.train.logging import Log, SilentLog, write_versions
-from research.train.optimizers import Optimizer
 from research.train.prefetch import prepare_batches
 from research.train.profiling import StepTrace
-from research.train.step import init_state, make_step
+from research.train.step import make_step
 from research.train.stop_signals import catch_stop_signals
 from research.train.throughput import Meter
-from research.types import EmbedFn, Key, Objective, Params, TrainState
+from research.types import TrainState
 
 _IN_FLIGHT = 2  # steps queued on the device, and batches prepared ahead of it
-
-
-class Experiment(NamedTuple):
-    """Everything that a training run needs, built from a config.
-
-    Attributes:
-        objective: Initial parameters and loss.
-        tx: Optimizer.
-        batches: batches(step) -> this host's part of the Batch, in NumPy arrays;
-            batches.source_name(step) -> name of the data source of that batch.
-        mesh: Device mesh, of `sharding.make_mesh`.
-        steps: Number of updates of the run.
-        seed: Seed of parameters and dropout.
-        log_every, save_every, eval_every: Interval in steps; 0 for the last step only.
-            With eval_every, the untrained model is evaluated too, at step 0.
-        keep: Number of newest checkpoints to keep.
-        keep_every: Interval in steps of further checkpoints to keep; 0 for none.
-        evaluators: name -> function of an EmbedFn that returns scores.
-        make_embedder: (trained, frozen parameters) -> EmbedFn, for the evaluators.
-        measures: name -> function of (trained, frozen parameters) that returns scores.
-        initialize: key -> (trained, frozen) parameters to start from, in host memory;
-            None for `objective.init`.
-        note: Sentence about these initial parameters, printed and logged.
-        data_notes: Sentences about the data, printed.
-        data_hashes: name -> hash of the content of a data source, for the workdir.
-        tokenizer: Tokenizer of the run, for its workdir.
-        model_card: Content of model.json: how the trained model embeds.
-    """
-
-    objective: Objective
-    tx: Optimizer
-    batches: Any
-    mesh: Mesh
-    steps: int
-    seed: int = 0
-    log_every: int = 10
-    save_every: int = 1_000
-    eval_every: int = 0
-    keep: int = 2
-    keep_every: int = 0
-    evaluators: Mapping[str, Callable[[EmbedFn], Mapping[str, Any]]] = {}
-    make_embedder: Callable[[Params, Params], EmbedFn] | None = None
-    measures: Mapping[str, Callable[[Params, Params], Mapping[str, Any]]] = {}
-    initialize: Callable[[Key], tuple[Params, Params]] | None = None
-    note: str = ""
-    data_notes: tuple[str, ...] = ()
-    data_hashes: Mapping[str, str] = {}
-    tokenizer: Any = None
-    model_card: Mapping[str, Any] = {}
 
 
 class Result(NamedTuple):
@@ -87,28 +49,15 @@ class Result(NamedTuple):
         metrics: Last row of the log.
         evals: name -> scores at the last step, if this call evaluated it; {"error":
             sentence} of an evaluator that could not score the model.
+        best: The best evaluation of the run; None without `keep_best`.
         finished: False if a signal stopped the run.
     """
 
     state: TrainState
     metrics: Mapping[str, Any]
     evals: Mapping[str, Mapping[str, Any]]
+    best: checkpoints.Best | None
     finished: bool
-
-
-def abstract_state(experiment: Experiment, mesh: Mesh) -> TrainState:
-    """The shapes of the run's state, with their shardings on a mesh."""
-
-    def init(key):
-        return init_state(*experiment.objective.init(key), experiment.tx)
-
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    shardings = sharding.shardings(shapes, mesh)
-    return jax.tree.map(
-        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
-        shapes,
-        shardings,
-    )
 
 
 def train(
@@ -136,6 +85,7 @@ def train(
         jax.errors.JaxRuntimeError: Another process of this run has died.
     """
     workdir = Path(workdir)
+    history: History = {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock_folder(workdir))
         call_on_first(partial(write_versions, workdir), "writing to the workdir")
@@ -143,6 +93,7 @@ def train(
             workdir / "checkpoints",
             keep=experiment.keep,
             keep_every=experiment.keep_every,
+            find_best=partial(find_best, history, experiment.keep_best),
         )
         stack.enter_context(contextlib.closing(manager))
         should_stop = stack.enter_context(catch_stop_signals())
@@ -150,31 +101,29 @@ def train(
         target = abstract_state(experiment, experiment.mesh)
         state = checkpoints.restore(manager, target)
         resumed = 0 if state is None else int(state.step)
+        history |= read_history(workdir, resumed)
         trace = StepTrace(workdir / "profile", profile_steps, resumed)
         stack.enter_context(contextlib.closing(trace))
         note = experiment.note
         if state is None:
             state = initial_state(experiment, target)
         else:
-            note = f"resuming from step {int(state.step)}"
+            note = f"resuming from step {resumed} of {experiment.steps}"
         # Only the first process has a log
         make_log = SilentLog if jax.process_index() else Log
-        log = make_log(workdir, experiment.steps, int(state.step), wandb_project)
+        log = make_log(workdir, experiment.steps, resumed, wandb_project)
         stack.enter_context(contextlib.closing(log))
         for line in (note, *experiment.data_notes):
             log.print_line(line)
-        if experiment.note and not int(state.step):
+        if experiment.note and not resumed:
             log.write({"step": 0, "note": experiment.note})
         _, shares = sharding.find_process_share(experiment.mesh)
         meter = Meter(experiment.mesh.devices.flatten().tolist(), shares)
-        run = _Run(experiment, workdir, manager, log, meter, trace)
+        run = _Run(experiment, workdir, manager, log, meter, trace, history)
         result = _train_steps(run, state, should_stop)
         checkpoints.wait(manager)
-        if not result.finished:
-            log.print_line(
-                f"stopped by a signal; step {int(result.state.step)} is saved, and the "
-                "same command goes on from there"
-            )
+        for line in _describe_end(run, result):
+            log.print_line(line)
     return result
 
 
@@ -185,6 +134,7 @@ class _Run(NamedTuple):
     log: Log | SilentLog
     meter: Meter
     trace: StepTrace
+    history: History
 
 
 def _train_steps(
@@ -198,12 +148,13 @@ def _train_steps(
     if _is_due(first, experiment.eval_every, experiment.steps):
         with run.meter.pause("evaluation_seconds"):
             evals = _evaluate(run, state, first)
+    best = _record_best(run)
     advance = run.trace.surround(_make_advance(run, state))
-    steps = range(first, experiment.steps)
+    steps = range(first, first if _has_stalled(run) else experiment.steps)
     with contextlib.closing(
         prepare_batches(experiment.batches, experiment.mesh, steps, _IN_FLIGHT)
     ) as batches:
-        for done in range(first + 1, experiment.steps + 1):
+        for done in range(steps.start + 1, steps.stop + 1):
             state = advance(state, batches, done)
             stop = should_stop(done)
             save, evaluate, report = (
@@ -214,6 +165,7 @@ def _train_steps(
                     experiment.log_every,
                 )
             )
+            save |= evaluate and bool(experiment.keep_best)
             if stop or save or evaluate or report:
                 row = _report(run, done)
             if stop or save:
@@ -222,9 +174,61 @@ def _train_steps(
             if evaluate:
                 with run.meter.pause("evaluation_seconds"):
                     evals = _evaluate(run, state, done)
-            if stop:
+                best = _record_best(run)
+            if stop or _has_stalled(run):
                 break
-    return Result(state, row, evals, done == experiment.steps)
+    finished = done == experiment.steps or _has_stalled(run)
+    return Result(state, row, evals, best, finished)
+
+
+def _record_best(run: _Run) -> checkpoints.Best | None:
+    """The best evaluation that has a checkpoint, after writing it to the workdir."""
+    best = find_best(
+        run.history, run.experiment.keep_best, set(run.manager.all_steps())
+    )
+    if jax.process_index() == 0:
+        checkpoints.write_best(run.workdir, best)
+    return best
+
+
+def _has_stalled(run: _Run) -> bool:
+    """Whether the last `patience` evaluations have brought nothing better."""
+    patience, metric = run.experiment.patience, run.experiment.keep_best
+    return 0 < patience <= count_since_best(run.history, metric)
+
+
+def _describe_end(run: _Run, result: Result) -> Iterator[str]:
+    """Sentences about how a run ended."""
+    steps, step = run.experiment.steps, int(result.state.step)
+    if not result.finished:
+        yield (
+            f"stopped by a signal; step {step} is saved, and the same command goes on "
+            "from there"
+        )
+    elif step < steps:
+        yield (
+            f"ended early at step {step} of {steps}: no better "
+            f"{run.experiment.keep_best} in {run.experiment.patience} evaluations; "
+            "--config.patience=0 goes on"
+        )
+    elif not result.metrics:
+        yield f"this run is finished: all its {steps} steps were done before"
+    if result.best:
+        yield (
+            f"best {result.best.metric}: {result.best.score:.2f} at step "
+            f"{result.best.step}, which evaluate, embed, search and export will take"
+            f"{_compare_untrained(run, result.best)}"
+        )
+
+
+def _compare_untrained(run: _Run, best: checkpoints.Best) -> str:
+    """A remark if the training made no model better than the one it started from."""
+    name = best.metric.removeprefix("-")
+    untrained = run.history.get(0, {}).get(name)
+    sign = -1 if best.metric.startswith("-") else 1
+    if untrained is None or sign * best.score > sign * untrained:
+        return ""
+    return f"; it is no better than the untrained model ({untrained:.2f})"
 
 
 def _make_advance(run: _Run, state: TrainState):
@@ -232,7 +236,7 @@ def _make_advance(run: _Run, state: TrainState):
     experiment, meter = run.experiment, run.meter
     shardings = jax.tree.map(lambda x: x.sharding, state)
     step = make_step(experiment.objective, experiment.tx, shardings)
-    key = _run_keys(experiment)[1]
+    key = run_keys(experiment)[1]
     queue = deque()
 
     def advance(state, batches, done):
@@ -281,10 +285,13 @@ def _report(run: _Run, done: int) -> dict[str, Any]:
 
 
 def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, Any]]:
-    """Runs every evaluator and measure; writes scores to the log and to evals/.
+    """Runs every evaluator and measure; adds their scores to the history.
 
     Every process runs them, each on its devices and its share of the texts, and all
     get the same scores.
+
+    Raises:
+        ValueError: `keep_best` is none of the scores.
     """
     experiment = run.experiment
     # Evaluators take an embedder, measures take the parameters
@@ -295,53 +302,13 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
         calls |= {name: partial(f, embed) for name, f in experiment.evaluators.items()}
     if not calls:
         return {}
-    evals, row = {}, {"step": done}
-    for name, call in calls.items():
-        try:
-            scores = dict(call())
-        except ValueError as error:
-            # Not the end of the run: a resumed one would end here, too
-            run.log.print_line(f"evals.{name} has no scores at step {done}: {error}")
-            scores = {"error": str(error)}
-        evals[name] = scores
-        path = run.workdir / "evals" / f"{name}-{done}.json"
-        if jax.process_index() == 0:
-            write_json(path, {"step": done, **scores})
-        # The log holds finite scalars only; the JSON file also holds lists and text
-        scalars = {
-            key: float(value)
-            for key, value in scores.items()
-            if np.isscalar(value) and not isinstance(value, str) and np.isfinite(value)
-        }
-        row |= {f"eval/{name}/{key}": value for key, value in scalars.items()}
-        listed = "  ".join(f"{key} {value:.2f}" for key, value in scalars.items())
-        run.log.print_line(f"step {done}/{experiment.steps}  {name}: {listed}")
-    run.log.write(row)
-    run.log.flush()
+    evals, scores = run_evaluations(calls, done, run.workdir, run.log)
+    check_metric(experiment.keep_best, evals, scores)
+    run.history[done] = scores
+    for line in format_scores(run.history, done, experiment.keep_best):
+        run.log.print_line(f"step {done}/{experiment.steps}  {line}")
+    run.log.show_size_losses()
     return evals
-
-
-def initial_state(experiment: Experiment, target: TrainState) -> TrainState:
-    """The state before the first step, sharded as `abstract_state`."""
-    shardings = jax.tree.map(lambda x: x.sharding, target)
-    key = _run_keys(experiment)[0]
-    parameter_shardings = (shardings.params, shardings.frozen)
-    if experiment.initialize is None:
-        init = jax.jit(experiment.objective.init, out_shardings=parameter_shardings)
-        params, frozen = init(key)
-    else:
-        params, frozen = jax.device_put(experiment.initialize(key), parameter_shardings)
-    # Add the optimizer state, sharded like the parameters
-    make_state = jax.jit(
-        lambda params, frozen: init_state(params, frozen, experiment.tx),
-        out_shardings=shardings,
-    )
-    return make_state(params, frozen)
-
-
-def _run_keys(experiment: Experiment) -> Key:
-    """The two PRNG keys of a run, [2]: one for initialization, one for the steps."""
-    return jax.random.split(jax.random.key(experiment.seed))
 
 
 def _is_due(done: int, interval: int, steps: int) -> bool:

@@ -17,7 +17,7 @@ def prepare_batches(
     """Yields (batch on the mesh, its statistics), prepared ahead in a thread.
 
     Args:
-        batches: The batches of a run, as in `loop.Experiment`.
+        batches: The batches of a run, as in `Experiment`.
         mesh: The mesh that they are put on.
         steps: Numbers of the steps, from 0.
         ahead: Number of batches that are prepared ahead.

@@ -43,6 +43,8 @@ def make_card(
     config = read_json(workdir / "config.json", missing={}) if workdir else {}
     has_log = workdir and (workdir / "metrics.jsonl").exists()
     rows = read_rows(workdir / "metrics.jsonl") if has_log else []
+    # The training up to the checkpoint that is exported
+    rows = [row for row in rows if model.step is None or row["step"] <= model.step]
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
