@@ -8,6 +8,7 @@ Every value of the config is a flag: --config.loss.temperature=0.02. A call repl
 whole section: --config.loss="cosent(scale=20)", --config.evals.b="sts(data='b.tsv')".
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -33,7 +34,10 @@ CACHE = cli.define_path(
     "Folder of tokenized texts that runs share; WORKDIR/tokens if unset.",
 )
 DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print what a training step costs, and do not train."
+    "dry_run",
+    False,
+    "Print what a training step costs, how long the run takes, and a micro_batch that "
+    "fits the memory, and do not train.",
 )
 PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps",
@@ -109,8 +113,22 @@ def _dry_run():
     cache = Path(CACHE.value) if CACHE.value else TOKEN_CACHE
     # The batch, the mesh and the step are those that the slice would get.
     devices = find_slice_devices(TOPOLOGY.value) if TOPOLOGY.value else None
-    experiment = build(CONFIG.value, cache=cache, devices=devices)
-    return dry_run(experiment, topology=TOPOLOGY.value)
+    config = CONFIG.value
+    experiment = build(config, cache=cache, devices=devices)
+    if "micro_batch" not in config.objective:
+        return dry_run(experiment, TOPOLOGY.value)
+
+    def build_chunked(micro_batch: int):
+        chunked = copy.deepcopy(config)
+        chunked.objective.micro_batch = micro_batch
+        return build(chunked, cache=cache, devices=devices)
+
+    return dry_run(
+        experiment,
+        TOPOLOGY.value,
+        micro_batch=config.objective.micro_batch,
+        build_chunked=build_chunked,
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import toy
 
 from research import sharding
-from research.analysis import dry_run, tpu_topology
+from research.analysis import dry_run, run_plan, tpu_topology
 from research.models.config import bert
 from research.objectives import mlm_masking
 from research.objectives.registry import OBJECTIVES
@@ -77,3 +77,51 @@ def test_the_step_compiles_for_a_tpu_slice():
     mesh = sharding.make_mesh({"data": -1, "model": 1}, devices)
     report = dry_run.dry_run(toy.experiment()._replace(mesh=mesh), topology="v5e:4x4")
     assert report["devices"].startswith("16 x TPU")
+
+
+def test_without_a_topology_steps_are_run_and_the_run_is_estimated(capsys):
+    plan = dry_run.dry_run(toy.experiment(100))["plan"]
+    step = plan["fitting"]
+    assert len(step["seconds"]) == 3 and min(step["seconds"]) > 0
+    assert step["run_seconds"] == 100 * sorted(step["seconds"])[1]
+    assert 0 < plan["peak_mebibytes"] < plan["device_mebibytes"]
+    printed = capsys.readouterr().out
+    assert "(the machine's, as the device reports none): the step fits\n" in printed
+    assert "for 100 steps, without evaluations, saving and compiling\n" in printed
+
+
+def test_chunks_are_halved_until_they_fit(capsys):
+    def compile_step(micro_batch):
+        tried.append(micro_batch)
+        return types.SimpleNamespace(peak=10.0 * micro_batch, micro_batch=micro_batch)
+
+    for start, pairs, expected in (
+        (0, 24, [12, 6, 3]),  # all pairs at once are too many
+        (5, 24, [3]),
+        (2, 24, []),
+        (0, 0, []),  # an objective without chunks
+    ):
+        tried = []
+        peak = 10.0 * (start or 24)
+        program = types.SimpleNamespace(peak=peak, micro_batch=start)
+        fitting = run_plan.fit_micro_batch(program, compile_step, pairs, 39.0)
+        assert tried == expected
+        assert fitting is None if not pairs else fitting.peak <= 39
+    assert run_plan.fit_micro_batch(program, compile_step, 8, 9.0) is None
+    # What is printed of them
+    step = {"micro_batch": 6, "peak_mebibytes": 60.0, "seconds": [1.0, 3.0, 2.0]}
+    step |= {"step_seconds": 2.0, "run_seconds": 7200.0}
+    plan = {"device_mebibytes": 64.0, "memory_source": "the device's"}
+    plan |= {"peak_mebibytes": 99.0, "fitting": step}
+    run_plan.print_plan(plan, 24, 3_600)
+    run_plan.print_plan(plan | {"fitting": None}, 24, 3_600)
+    assert capsys.readouterr().out.splitlines() == [
+        "memory         64.0 MiB a device (the device's): the step does not fit",
+        "micro_batch    6 fits, with 60.0 MiB: --config.objective.micro_batch=6",
+        "step           2 s, the median of 3 after compiling (1 to 3)",
+        "run            2:00:00 for 3,600 steps, without evaluations, saving and "
+        "compiling",
+        "memory         64.0 MiB a device (the device's): the step does not fit",
+        "micro_batch    no chunk is small enough: use a smaller batch_size, a smaller "
+        "max_length or more devices",
+    ]

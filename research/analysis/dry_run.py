@@ -1,6 +1,8 @@
-"""Cost of a training step, compiled but not run: FLOPs, memory, communication."""
+"""Cost of a training step: FLOPs, memory, communication, and seconds by running it."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from research.analysis.program_report import (
     print_program,
     read_compiled,
 )
+from research.analysis.run_plan import StepProgram, plan_run, print_plan
 from research.objectives import mlm_masking
 from research.train.experiment import Experiment, abstract_state
 from research.train.flops import matmul_flops
@@ -24,22 +27,34 @@ from research.types import VOCABULARY
 _PADDING_BATCHES = 16  # batches on which the padding is measured
 
 
-def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, Any]:
+def dry_run(
+    experiment: Experiment,
+    topology: str | None = None,
+    *,
+    micro_batch: int = 0,
+    build_chunked: Callable[[int], Experiment] | None = None,
+) -> dict[str, Any]:
     """Compiles a training step for the shape of the first batch, and prints its cost.
 
     Args:
         experiment: The parts of a run, built for the devices to compile for.
         topology: TPU slice whose data sheet predicts the time of a step, such as
-            'v5e:4x4'; None for no prediction.
+            'v5e:4x4'. None measures the time of three steps on the devices themselves.
+        micro_batch: Most pairs that the run encodes at a time on each device; 0 for all
+            at once.
+        build_chunked: micro_batch -> the same run in chunks of so many pairs; None if its
+            objective has no chunks.
 
     Returns:
         The printed numbers: parameters; rows and length of the batch; the fraction of
         padding; for pre-training, teraflops of the products with the vocabulary, as
         they are and without the restriction to masked tokens; mebibytes per device of
-        the parts of the state; and what `describe_program` returns.
+        the parts of the state; what `describe_program` returns; and as "plan", without
+        topology, what `plan_run` returns.
     """
     mesh = experiment.mesh
     traced, (state, batch, key) = trace_step(experiment)
+    compiled = traced.lower().compile()
     # In the order in which it is printed
     report = {
         "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
@@ -58,15 +73,30 @@ def dry_run(experiment: Experiment, topology: str | None = None) -> dict[str, An
             )
         },
         **describe_program(
-            traced,
-            read_compiled(traced.lower().compile()),
-            devices=mesh.size,
-            topology=topology,
+            traced, read_compiled(compiled), devices=mesh.size, topology=topology
         ),
     }
     _print(report)
     print_program(report)
+    if topology is None:
+        # Steps of a size that fits the memory
+        pairs = 0
+        if build_chunked is not None:
+            pairs = len(batch.query_index) // sharding.count_batch_devices(mesh)
+        program = StepProgram(experiment, compiled, micro_batch)
+        report["plan"] = plan_run(
+            program, partial(_compile_chunks, build_chunked), pairs
+        )
+        print_plan(report["plan"], pairs, experiment.steps)
     return report
+
+
+def _compile_chunks(
+    build_chunked: Callable[[int], Experiment], micro_batch: int
+) -> StepProgram:
+    experiment = build_chunked(micro_batch)
+    compiled = trace_step(experiment)[0].lower().compile()
+    return StepProgram(experiment, compiled, micro_batch)
 
 
 def trace_step(experiment: Experiment) -> tuple[jax.stages.Traced, tuple]:

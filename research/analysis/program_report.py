@@ -25,8 +25,8 @@ class CompiledText(NamedTuple):
     mebibytes: Mapping[str, float]
 
 
-def read_compiled(compiled: Compiled) -> CompiledText:
-    """The text of a compiled program and its memory."""
+def measure_memory(compiled: Compiled) -> dict[str, float]:
+    """Memory of a compiled program on a device in MiB, as in `CompiledText`."""
     # Arguments stay, except those whose buffers become results
     memory = compiled.memory_analysis()
     sizes = {
@@ -37,8 +37,12 @@ def read_compiled(compiled: Compiled) -> CompiledText:
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
     }
-    mebibytes = {name: size / 2**20 for name, size in sizes.items()}
-    return CompiledText(compiled.as_text(), mebibytes)
+    return {name: size / 2**20 for name, size in sizes.items()}
+
+
+def read_compiled(compiled: Compiled) -> CompiledText:
+    """The text of a compiled program and its memory."""
+    return CompiledText(compiled.as_text(), measure_memory(compiled))
 
 
 def describe_program(

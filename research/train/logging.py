@@ -82,6 +82,8 @@ class Log:
         # {size loss: its values since the last evaluation}
         self._size_losses: dict[str, list[float]] = {}
         for row in rows:
+            if any(name.startswith("eval/") for name in row):
+                self._size_losses = {}
             self._collect_size_losses(row)
 
     def write(self, row: Mapping[str, float | int | str]) -> None:
@@ -126,8 +128,6 @@ class Log:
             self.print_line(format_size_losses(means))
 
     def _collect_size_losses(self, row: Mapping[str, float | int | str]) -> None:
-        if any(name.startswith("eval/") for name in row):
-            return
         for name, value in row.items():
             if _SIZE_LOSS.fullmatch(name):
                 self._size_losses.setdefault(name, []).append(value)
@@ -169,9 +169,11 @@ def format_size_losses(means: Mapping[str, float]) -> str:
         if match := _SIZE_LOSS.fullmatch(name):
             kind, size = match[1], match[2]
             table.setdefault(kind, {})[size] = mean
-    # Sizes in the order of their numbers; "drawn", of random sizes, comes last
+    # Sizes in the order of their numbers; those that are drawn at random come last
     sizes = {size for losses in table.values() for size in losses}
-    header = sorted(sizes, key=lambda size: (size.count("drawn"), _natural_key(size)))
+    header = sorted(
+        sizes, key=lambda x: ("drawn" in x, list(map(int, re.findall(r"\d+", x))))
+    )
     rows = [["mean loss", *header]] + [
         [kind, *(f"{losses[s]:.4f}" if s in losses else "" for s in header)]
         for kind, losses in sorted(table.items(), reverse=True)
@@ -180,10 +182,6 @@ def format_size_losses(means: Mapping[str, float]) -> str:
         rows = list(zip(*rows, strict=True))
     alignment = ("left", *("right",) * (len(rows[0]) - 1))
     return tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=alignment)
-
-
-def _natural_key(text: str) -> list[int]:
-    return [int(digits) for digits in re.findall(r"\d+", text)]
 
 
 def versions() -> dict[str, str]:
