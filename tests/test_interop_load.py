@@ -256,7 +256,7 @@ def test_plain_folder_with_only_a_vocabulary(path):
     assert_same(load(str(path)), make_model())
 
 
-def test_workdir(tmp_path, key):
+def test_workdir(tmp_path, capfd):
     model = make_model(dims=(8, 16))
     tmp_path.joinpath("model.json").write_text(
         json.dumps(
@@ -276,10 +276,26 @@ def test_workdir(tmp_path, key):
     state = TrainState(np.int32(7), params, {}, optax.EmptyState())
     with checkpoints.open_manager(tmp_path / "checkpoints") as manager:
         checkpoints.save(manager, state)
-    dropped = ("head (3 parameters)",)
-    loaded = load(str(tmp_path))
-    np.testing.assert_array_equal(loaded.head["bias"], np.zeros(3))
-    assert_same(loaded._replace(head=None), model._replace(dropped=dropped))
+        other = jax.tree.map(lambda x: x + 1, params)
+        later = TrainState(np.int32(9), other, {}, optax.EmptyState())
+        checkpoints.save(manager, later)
+    model = model._replace(dropped=("head (3 parameters)",), step=7)
+    newest, asked = load(str(tmp_path)), load(str(tmp_path / "checkpoints" / "7"))
+    assert newest.step == 9 and newest.head["bias"][0] == 1
+    assert_same(asked._replace(head=None), model)
+    # The best checkpoint, if the run has one
+    best = checkpoints.Best("dev/main_score", 7, 71.234)
+    checkpoints.write_best(tmp_path, best)
+    assert_same(load(str(tmp_path))._replace(head=None), model)
+    line = f"{tmp_path}: the best checkpoint, step 7 with dev/main_score 71.23\n"
+    assert capfd.readouterr().err == line
+    with pytest.raises(FileNotFoundError, match="of step 8 in .*; it has 7, 9"):
+        load(str(tmp_path / "checkpoints" / "8"))
+    for file in (tmp_path / "checkpoints" / "7").rglob("manifest.ocdbt"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="7 cannot be read: .*; .* run are 7, 9"):
+        load(str(tmp_path))
+    checkpoints.write_best(tmp_path, None)
     edit(
         tmp_path / "model.json", encoder=config_fields(model.config) | {"color": "red"}
     )

@@ -42,8 +42,8 @@ def dry_run(
             'v5e:4x4'. None measures the time of three steps on the devices themselves.
         micro_batch: Most pairs that the run encodes at a time on each device; 0 for all
             at once.
-        build_chunked: micro_batch -> the same run in chunks of so many pairs; None if its
-            objective has no chunks.
+        build_chunked: micro_batch -> the same run in chunks of so many pairs; None if
+            its objective has no chunks.
 
     Returns:
         The printed numbers: parameters; rows and length of the batch; the fraction of
