@@ -126,8 +126,11 @@ def main():
     # Scores of every size, of every chunking, or of a single embedder.
     if GRID.value:
         scores = _score_grid(evaluator, model)
-        record = grid.to_record(scores)
-        return _write("grid", scores, record, grid.format_markdown, grid.plot_heat_map)
+        # A model card shows the grid of the checkpoint that it is of
+        record = {"data": Path(DATA.value or "").name, "step": model.step}
+        record |= grid.to_record(scores)
+        formats = grid.format_markdown, grid.plot_heat_map
+        return _write("grid", _title(model), scores, record, *formats)
     if len(chunkings) > 1:
         return _compare_chunkings(evaluator, model, chunkings)
     (chunk,) = chunkings.values()
@@ -138,10 +141,11 @@ def main():
     scores = evaluator(embed)
     # longembed also has a curve over lengths.
     if TASK.value == "longembed":
-        cli.log(longembed.format_markdown(scores, _title()))
+        cli.log(longembed.format_markdown(scores, _title(model)))
         max_length = options.document_length(model, chunk)
         plot = partial(longembed.plot_longembed, document_length=max_length)
-        return _write("longembed", scores, scores, longembed.format_markdown, plot)
+        formats = longembed.format_markdown, plot
+        return _write("longembed", _title(model), scores, scores, *formats)
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
 
@@ -170,6 +174,7 @@ def _compare_chunkings(evaluator, model, chunkings) -> dict:
     cells = compare_chunking.compare_chunkings(evaluator, makers, cli.log)
     return _write(
         "chunks",
+        _title(model),
         cells,
         compare_chunking.to_record(cells),
         compare_chunking.format_markdown,
@@ -281,11 +286,14 @@ def _find_folder() -> Path:
     return workdir / "evals" if (workdir / "model.json").exists() else Path()
 
 
-def _title() -> str:
-    return f"{Path(options.MODEL.value).name}: {TASK.value}"
+def _title(model: EmbeddingModel) -> str:
+    step = "" if model.step is None else f", step {model.step}"
+    return f"{Path(options.MODEL.value).name}: {TASK.value}{step}"
 
 
-def _write(name: str, scores, record: dict, markdown: Callable, plot: Callable) -> dict:
+def _write(
+    name: str, title: str, scores, record: dict, markdown: Callable, plot: Callable
+) -> dict:
     """Writes scores as JSON, as a Markdown table and as a PNG; returns the JSON."""
     result = {"model": options.MODEL.value, "task": TASK.value, **record}
     # All processes have the scores.
@@ -298,8 +306,8 @@ def _write(name: str, scores, record: dict, markdown: Callable, plot: Callable) 
         atomic_write(folder / f"{name}.png") as picture,
     ):
         data.write_text(to_json(result, indent=2) + "\n")
-        table.write_text(markdown(scores, _title()))
-        plot(scores, _title(), picture)
+        table.write_text(markdown(scores, title))
+        plot(scores, title, picture)
     return result
 
 

@@ -11,6 +11,7 @@ from tabulate import tabulate
 from research.atomic_write import read_json
 from research.config_sections import format_call
 from research.inference.model import EmbeddingModel
+from research.interop.sentence_transformers.citations import list_citations
 from research.train.logging import read_rows, versions
 
 # Pictures of a run, in WORKDIR/evals, which the card shows: {file: description}.
@@ -41,6 +42,7 @@ def make_card(
         ValueError: A file of the run is damaged.
     """
     config = read_json(workdir / "config.json", missing={}) if workdir else {}
+    grid = read_grid(workdir, model) if workdir else {}
     has_log = workdir and (workdir / "metrics.jsonl").exists()
     rows = read_rows(workdir / "metrics.jsonl") if has_log else []
     # The training up to the checkpoint that is exported
@@ -57,16 +59,26 @@ def make_card(
     )
     # Sections without content are left out.
     parts = [
-        _describe_model(model, sizes),
+        _describe_model(model, sizes, name),
         _describe_usage(model, sizes["dim"], name),
         _describe_training(model, config, rows),
-        _describe_scores(workdir, sizes, rows) if workdir else "",
+        _describe_scores(config, sizes, rows, grid),
         *(f"![{PICTURES[file]}]({file})" for file in pictures),
-        _list_citations(config),
+        list_citations(config),
         _list_versions(workdir),
     ]
     text = "\n\n".join(filter(None, parts))
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+
+
+def read_grid(workdir: Path, model: EmbeddingModel) -> dict[str, Any]:
+    """The scores of `launch.evaluate --grid`; {} without any of this checkpoint.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    record = read_json(workdir / "evals" / "grid.json", missing={})
+    return record if record and record.get("step") == model.step else {}
 
 
 def remaining_dims(model: EmbeddingModel) -> list[int]:
@@ -87,13 +99,14 @@ def _base_name(model: EmbeddingModel) -> str:
     return model.base if model.base.startswith("package:") else Path(model.base).name
 
 
-def _describe_model(model: EmbeddingModel, sizes: Mapping[str, int]) -> str:
+def _describe_model(model: EmbeddingModel, sizes: Mapping[str, int], name: str) -> str:
     """Title, and a paragraph about the encoder and its vectors."""
     cfg = model.config
     positions = [name for name in (cfg.position, cfg.position_bias) if name != "none"]
     dims = ", ".join(map(str, remaining_dims(model)))
     return CARD.format(
         **sizes,
+        name=Path(name).name,
         width=cfg.width,
         heads=cfg.num_heads,
         direction="causal" if cfg.causal else "bidirectional",
@@ -138,12 +151,13 @@ def _describe_usage(model: EmbeddingModel, dim: int, name: str) -> str:
         parts += ["Prompts, put before the text:", "\n".join(listed)]
     if default:
         parts.append(f"`encode` without a role uses the prompt of {default}.")
-    # The largest of the trained widths below that of the folder.
-    if smaller := [d for d in remaining_dims(model) if d < dim]:
+    # Trained widths below that of the folder.
+    if smaller := [str(d) for d in remaining_dims(model) if d < dim]:
+        length = ", since they are not of length 1" if model.normalize else ""
         parts.append(
-            f"For fewer numbers a vector: `SentenceTransformer({name!r}, "
-            f"truncate_dim={smaller[-1]})`, and for dot products "
-            "`encode(..., normalize_embeddings=True)`."
+            f"The first {', '.join(smaller)} numbers of a vector are trained to be an "
+            f'embedding, too: `SentenceTransformer("{name}", truncate_dim='
+            f"{smaller[-1]})`. Compare these by cosine{length}."
         )
     return "\n\n".join(parts)
 
@@ -153,24 +167,28 @@ def _describe_training(
 ) -> str:
     """List of base model, data, loss and sizes of the training."""
     facts = [("base model", _base_name(model))]
-    # Only names of files: folders are those of the machine that trained.
-    for name, source in config.get("data", {}).items():
-        file = Path(str(source.get("path", ""))).name
-        weight = source.get("weight", 1.0)
-        about = f"{file or source['name']}, weight {weight:g}"
+    sources = config.get("data", {})
+    for name, source in sources.items():
+        about = _name_source(source)
+        if len(sources) > 1:
+            about += f", weight {source.get('weight', 1.0):g}"
         facts.append((f"data `{name}`", about))
     if "objective" in config:
         done = max((row["step"] for row in rows if "loss" in row), default=0)
-        batch_size = f"{config['batch_size']:,} pairs or rows"
+        noun = "queries" if "loss" in config else "rows"
         facts += [
-            (key.replace("_", " "), f"`{format_call(config[key])}`")
+            (key.replace("_", " "), f"`{_format_settings(config[key])}`")
             for key in ("objective", "loss", "size_loss", "tuning", "optimizer")
             if key in config
         ]
         facts += [
-            ("steps", f"{done:,} of {config['steps']:,}, each of {batch_size}"),
+            (
+                "steps",
+                f"{done:,} of {config['steps']:,}, each of {config['batch_size']:,} "
+                f"{noun}",
+            ),
             ("longest text in training", f"{config['max_length']:,} tokens"),
-            ("numbers in training", config["encoder"].get("dtype", "float32")),
+            ("precision", config["encoder"].get("dtype", "float32")),
         ]
     lines = [f"* {key}: {value}" for key, value in facts if value]
     if not lines:
@@ -179,8 +197,25 @@ def _describe_training(
     return "\n\n".join(["## Training", "\n".join(lines), note])
 
 
+def _name_source(section: Mapping[str, Any]) -> str:
+    """The data of a section of data or evals: names of files, not their folders."""
+    # Folders are those of the machine that trained
+    file = Path(str(section.get("path") or section.get("data") or "")).name
+    if section.get("part") == "held_out":
+        return f"a held-out part of {file}"
+    return file or str(section.get("dataset") or section["name"])
+
+
+def _format_settings(section: Mapping[str, Any]) -> str:
+    """A section as a call, without the options that are off or empty."""
+    return format_call({name: value for name, value in section.items() if value})
+
+
 def _describe_scores(
-    workdir: Path, sizes: Mapping[str, int], rows: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    rows: Sequence[Mapping[str, Any]],
+    grid: Mapping[str, Any],
 ) -> str:
     """Tables of the evaluations during training, and of all depths and widths."""
     parts = []
@@ -204,46 +239,38 @@ def _describe_scores(
     ]
     if cells:
         table = _markdown_table(["", "first evaluation", "last evaluation"], cells)
-        parts += ["During training, at full size:", table]
-    if grid := _grid_table(workdir, sizes):
-        parts += grid
+        evals = config.get("evals", {})
+        listed = ", ".join(
+            f"`{name}` is {_name_source(section)}" for name, section in evals.items()
+        )
+        parts += [f"During training, at full size{f' ({listed})' if listed else ''}:"]
+        parts += [table]
+    if grid:
+        parts += _grid_table(grid, sizes)
     return "\n\n".join(["## Scores", *parts]) if parts else ""
 
 
-def _grid_table(workdir: Path, sizes: Mapping[str, int]) -> list[str]:
-    """Heading and table of `launch.evaluate --grid`; empty if it was not run."""
-    path = workdir / "evals" / "grid.json"
-    record = read_json(path, missing={})
-    if not record:
-        return []
+def _grid_table(record: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
+    """Heading and table of `launch.evaluate --grid`."""
+    size = sizes["depth"], sizes["dim"]
     try:
         scores = {(c["depth"], c["dim"]): c["main_score"] for c in record["cells"]}
-        depths, dims = (sorted(set(axis)) for axis in zip(*scores, strict=True))
-        rows = [
-            [str(depth), *(f"{scores[depth, dim]:.2f}" for dim in dims)]
-            for depth in depths
-        ]
+        cells = {key: f"{score:.2f}" for key, score in scores.items()}
+        if size in cells:
+            cells[size] = f"**{cells[size]}**"
+        depths, dims = (sorted(set(axis)) for axis in zip(*cells, strict=True))
+        rows = [[str(depth), *(cells[depth, dim] for dim in dims)] for depth in depths]
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} is not a grid of launch.evaluate --grid") from None
+        raise ValueError(
+            "evals/grid.json is not a grid of launch.evaluate --grid"
+        ) from None
+    data = f" ({record['data']})" if record.get("data") else ""
     title = (
-        f"Of the trained model on the task {record.get('task', '')}, by depth (rows) "
-        f"and width (columns); this folder has depth {sizes['depth']} and width "
-        f"{sizes['dim']}:"
+        f"Main scores of the task {record.get('task', '')}{data} after step "
+        f"{record['step']}, by depth (rows) and width (columns); this folder has depth "
+        f"{size[0]} and width {size[1]}:"
     )
     return [title, _markdown_table(["depth", *map(str, dims)], rows)]
-
-
-def _list_citations(config: Mapping[str, Any]) -> str:
-    """BibTeX of the methods that the training used."""
-    names = {config.get(key, {}).get("name") for key in ("loss", "size_loss")}
-    entries = [
-        f"@misc{{{key},\n  title = {{{title}}},\n  author = {{{author}}},\n"
-        f"  year = {{{year}}},\n  eprint = {{{eprint}}},\n"
-        "  archivePrefix = {arXiv}\n}"
-        for key, (methods, title, author, year, eprint) in PAPERS.items()
-        if names & set(methods) or not methods
-    ]
-    return "## Citation\n\n```bibtex\n" + "\n\n".join(entries) + "\n```"
 
 
 def _list_versions(workdir: Path | None) -> str:
@@ -263,50 +290,9 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return tabulate(rows, headers=header, **options)
 
 
-CARD = """# Text embeddings of {dim} numbers
+CARD = """# {name}: text embeddings of {dim} numbers
 
 A {direction} encoder of {depth} layers, width {width}, {heads} heads and {position}
 positions ({parameters:,} parameters, {vocab:,} of vocabulary). A text of up to
 {max_length} tokens becomes one vector: {pool} pooling, {dim} numbers, {length}, to be
 compared by {similarity}.{dims}"""
-# {key: (names of losses, or none for every model; title, author, year, arXiv id)}
-PAPERS = {
-    "reimers2019sentence": (
-        (),
-        "Sentence-{BERT}: Sentence Embeddings using Siamese {BERT}-Networks",
-        *("Reimers, Nils and Gurevych, Iryna", "2019", "1908.10084"),
-    ),
-    "oord2018representation": (
-        ("infonce",),
-        "Representation Learning with Contrastive Predictive Coding",
-        *("van den Oord, Aaron and Li, Yazhe and Vinyals, Oriol", "2018", "1807.03748"),
-    ),
-    "li2023towards": (
-        ("gte",),
-        "Towards General Text Embeddings with Multi-stage Contrastive Learning",
-        *("Li, Zehan and others", "2023", "2308.03281"),
-    ),
-    "li2023angle": (
-        ("angle", "angle_triplets"),
-        "{AnglE}-optimized Text Embeddings",
-        *("Li, Xianming and Li, Jing", "2023", "2309.12871"),
-    ),
-    "kusupati2022matryoshka": (
-        ("matryoshka", "two_dimensional"),
-        "Matryoshka Representation Learning",
-        *("Kusupati, Aditya and others", "2022", "2205.13147"),
-    ),
-    "li20242d": (
-        (
-            *("two_dimensional", "mse2d_v1", "mse2d_later"),
-            *("st5_adaptive", "st6_adaptive", "ese"),
-        ),
-        "{2D} Matryoshka Sentence Embeddings",
-        *("Li, Xianming and others", "2024", "2402.14776"),
-    ),
-    "zhuang2024starbucks": (
-        ("starbucks_sts", "starbucks_retrieval"),
-        "Starbucks: Improved Training for {2D} Matryoshka Embeddings",
-        *("Zhuang, Shengyao and others", "2024", "2410.13230"),
-    ),
-}

@@ -20,6 +20,7 @@ from research.interop.hf.tokenizer import read_tokenizer
 from research.interop.sentence_transformers.model_card import (
     PICTURES,
     make_card,
+    read_grid,
     remaining_dims,
 )
 from research.interop.sentence_transformers.read import (
@@ -98,17 +99,21 @@ def export(
             "dim": dim,
             "parameters": num_params(params),
         }
-        pictures = _copy_pictures(workdir, folder)
+        pictures = _copy_pictures(workdir, model, folder)
         card = make_card(model, sizes, name or output.name, workdir, pictures)
         card.save(folder / "README.md")
     return {"output": str(output), **sizes}
 
 
-def _copy_pictures(workdir: Path | None, folder: Path) -> list[str]:
-    """Copies the pictures that a run has, and returns their names."""
+def _copy_pictures(
+    workdir: Path | None, model: EmbeddingModel, folder: Path
+) -> list[str]:
+    """Copies the pictures that a run has of a model, and returns their names."""
     if workdir is None:
         return []
     names = [name for name in PICTURES if (workdir / "evals" / name).exists()]
+    if not read_grid(workdir, model):
+        names = [name for name in names if name != "grid.png"]
     for name in names:
         shutil.copyfile(workdir / "evals" / name, folder / name)
     return names
