@@ -254,8 +254,10 @@ def format_error(error: Exception) -> str:
     if missing := re.findall(r"Flag (--\w+) must have a value other than None", text):
         return f"{', '.join(missing)} must be given; --help describes all flags"
     text = re.sub(r"^Unknown command line flag '(.*?)'\.?", r"unknown flag --\1", text)
-    text = re.sub(r" Did you mean: (.*?) \?$", r"; did you mean --\1?", text)
-    text = re.sub(r' *Did you mean "(.*?)" instead.*$', r"; did you mean \1?", text)
+    if near := re.search(r"\s*Did you mean: (.*?) \?$", text):
+        options = " or ".join(f"--{name}" for name in near[1].split(", "))
+        text = f"{text[: near.start()]}; did you mean {options}?"
+    text = re.sub(r'\s*Did you mean "(.*?)" instead.*$', r"; did you mean \1?", text)
     # A missing config file, or an error inside of one.
     if missing := re.search(
         r"Failed loading config file.*No such file.*'(.*)'", text, re.S

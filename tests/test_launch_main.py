@@ -82,12 +82,12 @@ def test_a_help_page_says_what_is_required_and_the_defaults():
     ("error", "sentence"),
     [
         (
-            flags.UnrecognizedFlagError("confg", "", ["config"]),
-            "unknown flag --confg; did you mean --config?",
+            flags.UnrecognizedFlagError("modl", "", ["model", "mode"]),
+            "unknown flag --modl; did you mean --model or --mode?",
         ),
         (flags.UnrecognizedFlagError("zz"), "unknown flag --zz"),
         (
-            AttributeError('\'stepz\' Did you mean "steps" instead of "stepz"?'),
+            AttributeError('\'stepz\'\nDid you mean "steps" instead of "stepz"?'),
             "unknown config key: stepz; did you mean steps?",
         ),
         (
