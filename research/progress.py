@@ -10,6 +10,7 @@ from tqdm import tqdm
 from research.processes import is_first
 
 DELAY = 3.0  # seconds; nothing is shown of a phase that ends before
+_SHOWN: set[str] = set()  # lines, which are not repeated
 
 
 @contextlib.contextmanager
@@ -26,7 +27,7 @@ def show_progress(
         A function to call with the number of items that are done since its last call.
     """
     has_bar = total is not None and sys.stderr.isatty()
-    line = threading.Timer(DELAY, tqdm.write, [f"{phase} ..."], {"file": sys.stderr})
+    line = threading.Timer(DELAY, _write_once, [f"{phase} ..."])
     line.daemon = True  # it does not keep a process that ends
     bar = tqdm(total=total, desc=phase, delay=DELAY, leave=False, disable=not has_bar)
     with bar:
@@ -36,3 +37,9 @@ def show_progress(
             yield bar.update
         finally:
             line.cancel()
+
+
+def _write_once(line: str) -> None:
+    if line not in _SHOWN:
+        _SHOWN.add(line)
+        tqdm.write(line, file=sys.stderr)
