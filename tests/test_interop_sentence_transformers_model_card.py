@@ -115,6 +115,24 @@ def test_scores_of_the_run_and_of_every_size(tmp_path):
     assert "of the task sts (test.tsv) after step 128, by depth" in text
 
 
+def test_a_fetched_set_is_named_with_its_license(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {"repo": "org/sts", "licence": "cc-by-4.0", "sha256": {"a/b.jsonl": ""}}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "fetched.json").write_text(json.dumps({"sts": entry}))
+    source = {"name": "files", "path": "data/a/b.jsonl"}
+    hub = {"name": "hub", "dataset": "org/pairs"}
+    config = {"data": {"sts": source, "pairs": hub}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    card = make_card(make_model(), SIZES, "out", tmp_path)
+    assert card.data.datasets == ["org/pairs", "org/sts"]
+    assert "`sts`: b.jsonl of org/sts (license: cc-by-4.0), weight 1\n" in card.text
+    # Another file beside it is not of the set
+    source["path"] = "data/a/c.jsonl"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "org/sts" not in make_card(make_model(), SIZES, "out", tmp_path).text
+
+
 def test_a_grid_of_another_step_is_not_shown(tmp_path):
     cells = [{"depth": 3, "dim": 16, "main_score": 1.0}]
     (tmp_path / "run").mkdir()

@@ -200,6 +200,17 @@ def fetch_set(name: str, data: Path, files: dict[str, list[HubFile]]) -> list[st
     return written
 
 
+def find_entry(path: Path) -> dict[str, Any]:
+    """What fetched.json says of a fetched file or folder; {} of any other."""
+    path = path.absolute()
+    for folder in path.parents[:2]:
+        for entry in read_json(folder / RECORD, missing={}).values():
+            files = [folder / file for file in entry["sha256"]]
+            if any(path in (file, *file.parents) for file in files):
+                return entry
+    return {}
+
+
 def find_state(name: str, data: Path) -> str:
     """Whether a set is "missing" or "complete" in a data folder.
 

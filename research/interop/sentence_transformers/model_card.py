@@ -11,6 +11,7 @@ from tabulate import tabulate
 from research.atomic_write import read_json
 from research.config_sections import format_call
 from research.inference.model import EmbeddingModel
+from research.interop.public_sets import find_entry
 from research.interop.sentence_transformers.citations import list_citations
 from research.train.logging import read_rows, versions
 
@@ -51,6 +52,7 @@ def make_card(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         base_model=model.base if _is_hub_id(model.base) else None,
+        datasets=_list_hub_sets(config) or None,
         tags=[
             *("sentence-transformers", "feature-extraction", "sentence-similarity"),
             *(["matryoshka"] if len(remaining_dims(model)) > 1 else []),
@@ -167,12 +169,16 @@ def _describe_training(
 ) -> str:
     """List of base model, data, loss and sizes of the training."""
     facts = [("base model", _base_name(model))]
+    # Sources, with the license of those that `launch.fetch` brought
     sources = config.get("data", {})
     for name, source in sources.items():
         about = _name_source(source)
+        if entry := find_entry(Path(source.get("path", ""))):
+            about += f" of {entry['repo']} (license: {entry['licence']})"
         if len(sources) > 1:
             about += f", weight {source.get('weight', 1.0):g}"
         facts.append((f"data `{name}`", about))
+    # Settings, as calls
     if "objective" in config:
         done = max((row["step"] for row in rows if "loss" in row), default=0)
         noun = "queries" if "loss" in config else "rows"
@@ -193,8 +199,20 @@ def _describe_training(
     lines = [f"* {key}: {value}" for key, value in facts if value]
     if not lines:
         return ""
-    note = "No license is stated here: those of the base model and of the data apply."
+    note = (
+        "No license is stated for this model: those of the base model and of the data "
+        "apply."
+    )
     return "\n\n".join(["## Training", "\n".join(lines), note])
+
+
+def _list_hub_sets(config: Mapping[str, Any]) -> list[str]:
+    """Ids of the hub's data sets that a run was trained on."""
+    sources = config.get("data", {}).values()
+    fetched = [find_entry(Path(source.get("path", ""))) for source in sources]
+    ids = [entry["repo"] for entry in fetched if entry]
+    ids += [s["dataset"] for s in sources if s["name"] == "hub" and s.get("dataset")]
+    return sorted(set(ids))
 
 
 def _name_source(section: Mapping[str, Any]) -> str:
