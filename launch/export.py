@@ -6,11 +6,14 @@ With --adapter_only, the folder holds only an adapter of the model, in peft's la
 With --push_to_hub, the folder is uploaded to the Hugging Face hub, too.
 """
 
+import contextlib
 from pathlib import Path
 
 from absl import flags
 
 from launch import main as cli
+from research.analysis.report import plot_loss
+from research.atomic_write import atomic_write
 from research.inference import model as pretrained
 from research.interop import load
 from research.interop.hub import check_hub_access, push_folder
@@ -65,6 +68,8 @@ def _export(output: Path) -> dict:
         return export_adapter(pretrained.select_adapter(model, ADAPTER.value), output)
     model = load.load_adapted(MODEL.value, ADAPTER.value)
     workdir = load.find_workdir(load.resolve_folder(MODEL.value))
+    if workdir is not None:
+        _draw_curve(workdir)
     return export(
         model,
         output,
@@ -73,6 +78,16 @@ def _export(output: Path) -> dict:
         name=PUSH_TO_HUB.value or "",
         workdir=workdir,
     )
+
+
+def _draw_curve(workdir: Path) -> None:
+    """Draws the loss of a run, for the model card; a card may be without it."""
+    # Nothing is logged yet, or the run's folder cannot be written
+    with (
+        contextlib.suppress(ValueError, OSError),
+        atomic_write(workdir / "evals" / "curve.png") as picture,
+    ):
+        plot_loss(workdir, picture)
 
 
 if __name__ == "__main__":

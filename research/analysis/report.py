@@ -110,6 +110,7 @@ def plot_loss(workdir: Path, path: Path) -> None:
         axes.plot(list(losses), list(losses.values()), color="C0", lw=1)
         axes.set(xlabel="step", ylabel="loss", title=f"{workdir.name}: loss and scores")
         axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if not names:
             return
         # Scores have their own axis at the right.
@@ -118,5 +119,5 @@ def plot_loss(workdir: Path, path: Path) -> None:
             scores = collect_values(metrics, name)
             style = {"marker": "o", "color": f"C{number}", "label": name.split("/")[1]}
             score_axes.plot(list(scores), list(scores.values()), **style)
-        score_axes.set(ylabel="main score, %", ylim=(0, None))
+        score_axes.set(ylabel="main score, %")
         score_axes.legend(loc="center right")

@@ -226,7 +226,8 @@ def _name_source(section: Mapping[str, Any]) -> str:
 
 def _format_settings(section: Mapping[str, Any]) -> str:
     """A section as a call, without the options that are off or empty."""
-    return format_call({name: value for name, value in section.items() if value})
+    off = (None, False, 0, "", "none", (), [])
+    return format_call({k: v for k, v in section.items() if v not in off})
 
 
 def _describe_scores(
