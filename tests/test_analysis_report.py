@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from research.analysis.report import format_markdown, read_metrics
+from research.analysis.report import format_markdown, plot_loss, read_metrics
 
 CONFIG = {"objective": {"name": "mlm"}, "steps": 4, "batch_size": 8, "evals": {}}
 
@@ -27,3 +27,16 @@ def test_a_run_without_a_logged_step_has_nothing_to_report(lines, tmp_path):
 def test_what_is_no_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="it has no metrics.jsonl"):
         read_metrics(tmp_path)
+
+
+def test_the_axis_of_scores_is_of_their_own_range(tmp_path, monkeypatch):
+    rows = [{"step": 1, "loss": 2.0}]
+    rows += [{"step": n, "eval/dev/main_score": 86 + n / 10} for n in (0, 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pictures = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda *a, **k: pictures.append(a[0])
+    )
+    plot_loss(tmp_path, tmp_path / "curve.png")
+    low, high = pictures[0].axes[1].get_ylim()
+    assert 85 < low < 86 and 86.1 < high < 87
