@@ -619,8 +619,11 @@ def test_blocks_of_rows_have_the_value_and_gradient_of_the_batch(
     assert count_row_blocks(12, 36) == 1
     monkeypatch.setattr(similarity, "BLOCK_SCORES", 4 * 36)
     assert count_row_blocks(12, 36) == 3
-    # Gradients of 5 and more, summed in another order
-    chex.assert_trees_all_close(value_and_grad(), expected, rtol=2e-5, atol=1e-5)
+    # Sums in another order differ by a share of their largest terms
+    leaves = map(jax.tree.leaves, (value_and_grad(), expected))
+    for ours, theirs in zip(*leaves, strict=True):
+        error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+        assert error < 5e-6
 
 
 def test_memory_grows_with_the_pairs_and_not_with_their_square():
