@@ -71,7 +71,7 @@ def folder(tmp_path):
     return folder
 
 
-def test_a_set_without_tensorflow(tmp_path, folder, monkeypatch):
+def test_a_set_without_tensorflow(tmp_path, folder, monkeypatch, capsys):
     options = {"cache": str(tmp_path / "tfds"), "folders": (str(folder),)}
     train, test = (pydocs.load(split, **options) for split in ("train", "test"))
     assert "tensorflow" not in sys.modules
@@ -86,6 +86,7 @@ def test_a_set_without_tensorflow(tmp_path, folder, monkeypatch):
     assert record["query"] == b"Returns the first p2 among the values."
     assert record["document"].startswith(b"def first_p2(values):\n    return next")
 
+    assert capsys.readouterr().out == ""  # a command's result goes there
     monkeypatch.setattr(pydocs, "make_splits", None)  # made once
     assert len(pydocs.load("train", **options)) == len(train)
     monkeypatch.setattr(pydocs, "find_package_folders", lambda: options["folders"])
@@ -190,8 +191,12 @@ def test_a_new_package_costs_its_own_parse_only(folder, tmp_path, monkeypatch):
 
 
 def test_packages_are_the_same_in_another_place(module_folder, tmp_path_factory):
+    # A file that pip writes for an editable package, with its path
+    finder = "__editable___embax_0_2_0_finder.py"
+    (module_folder / finder).write_text(f"MAPPING = {str(module_folder)!r}")
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "moved"
     shutil.copytree(module_folder, elsewhere)
+    (elsewhere / finder).write_text(f"MAPPING = {str(elsewhere)!r}")
     first, second = (
         hash_packages(find_python_files([str(f)])) for f in (module_folder, elsewhere)
     )

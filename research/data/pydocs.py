@@ -80,14 +80,13 @@ def load(split: str, *, cache: str = CACHE, folders: tuple[str, ...] = ()):
             data_dir=data_dir,
             file_format="array_record",
         )
-        if not builder.is_prepared():
-            tfds.disable_progress_bar()  # there are five, with long names
-            # TFDS prints its lines to stdout, where a command writes its result.
-            with (
-                show_progress("building pydocs from the installed packages, once"),
-                contextlib.redirect_stdout(io.StringIO()),
-            ):
-                builder.download_and_prepare()
+        tfds.disable_progress_bar()  # there are five, with long names
+        # TFDS prints its lines to stdout, where a command writes its result.
+        with (
+            show_progress("building pydocs from the installed packages, once"),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            builder.download_and_prepare()
     return builder.as_data_source(split)
 
 
