@@ -14,6 +14,7 @@ from typing import NamedTuple
 from research.data.examples import Example, parse_example, read_tevatron_corpus
 from research.data.fields import Record
 from research.data.files import read_records
+from research.progress import show_progress
 
 # Fields of an example that a column can be named for.
 FIELDS = ("query", "positive", "negative", "score", "group")
@@ -53,8 +54,9 @@ def read_examples(path: str, columns: str = "", corpus: str = "") -> ExampleFile
         FileNotFoundError: A file is missing.
         ValueError: A file is malformed.
     """
-    digests = tuple(_hash_content(file) for file in (path, corpus) if file)
-    return _parse_file(path, columns, corpus, digests)
+    with show_progress(f"reading {path}"):
+        digests = tuple(_hash_content(file) for file in (path, corpus) if file)
+        return _parse_file(path, columns, corpus, digests)
 
 
 def drop_examples() -> None:

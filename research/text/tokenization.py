@@ -9,6 +9,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import trainers as tokenizer_trainers
 
+from research.progress import show_progress
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CAUSAL_SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 ENCODE_BATCH_SIZE = 2048  # texts encoded at once; bounds the memory of the encodings
@@ -58,13 +60,16 @@ def train_tokenizer(
         ValueError: The kind is unknown, or there is no text to train on.
     """
     texts = list(texts)
-    if kind == "wordpiece":
-        tokenizer = _train_wordpiece(texts, vocab_size)
-    elif kind in ("bpe", "causal"):
-        special = CAUSAL_SPECIAL_TOKENS if kind == "causal" else SPECIAL_TOKENS
-        tokenizer = _train_bpe(texts, vocab_size, special)
-    else:
-        raise ValueError(f"unknown tokenizer {kind!r}; known: wordpiece, bpe, causal")
+    with show_progress(f"training a tokenizer on {len(texts):,} texts"):
+        if kind == "wordpiece":
+            tokenizer = _train_wordpiece(texts, vocab_size)
+        elif kind in ("bpe", "causal"):
+            special = CAUSAL_SPECIAL_TOKENS if kind == "causal" else SPECIAL_TOKENS
+            tokenizer = _train_bpe(texts, vocab_size, special)
+        else:
+            raise ValueError(
+                f"unknown tokenizer {kind!r}; known: wordpiece, bpe, causal"
+            )
     if not any(text.strip() for text in texts):
         raise ValueError("there is no text to train the tokenizer on")
     # Special tokens around every text.
