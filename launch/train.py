@@ -99,6 +99,7 @@ def _train(workdir: Path):
         "workdir": str(workdir),
         "step": int(result.state.step),
         "finished": result.finished,
+        **({"best": result.best._asdict()} if result.best else {}),
         **result.metrics,
         "evals": result.evals,
     }
