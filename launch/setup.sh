@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes .venv if it is missing and installs the packages in FILE: setup.sh [FILE].
-# Prints only errors if there is nothing to do.
+# Makes .venv if it is missing and installs the packages in FILE, and those in BARE
+# without their dependencies: setup.sh [FILE [BARE]]. Prints only errors if there is
+# nothing to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 wanted="${1:-requirements.txt}"
-stamp=".venv/$(echo "$wanted" | tr / -).sha256"
+bare="${2:-}"
 
 python=""
 for name in python3.11 python3.12 python3.13 python3 python; do
@@ -18,10 +19,18 @@ if [ -z "$python" ]; then
   exit 1
 fi
 
-sum="$(cat requirements.txt "$wanted" | cksum)"
-if [ "$(cat "$stamp" 2>/dev/null)" != "$sum" ]; then
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
-  echo "installing $wanted into .venv ..." >&2
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$wanted"
-  echo "$sum" > "$stamp"
+# install FILE [options of pip]: unless FILE has not changed since it was installed
+install() {
+  local sum stamp=".venv/$(echo "$1" | tr / -).sha256"
+  sum="$(cat requirements.txt "$1" | cksum)"
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$sum" ]; then
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    echo "installing $1 into .venv ..." >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$@"
+    echo "$sum" > "$stamp"
+  fi
+}
+install "$wanted"
+if [ -n "$bare" ]; then
+  install "$bare" --no-deps
 fi

@@ -9,6 +9,7 @@ import importlib.metadata
 import math
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -188,3 +189,22 @@ def test_the_commands_of_the_page_train_on_the_machines(call, tmp_path):
         if words[0] == "sbatch":  # the script puts "python -m" before it
             train_flags(["-m", *words[words.index("launch.train") :]])
     assert trained == {"sky", "gcloud", "xpk", "sbatch"}
+
+
+def test_setup_installs_a_file_once_and_models_without_their_dependencies(tmp_path):
+    (tmp_path / "launch").mkdir()
+    for name in ("launch/setup.sh", "launch/models.txt", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" >> "$(dirname "$0")/calls"\n')
+    python.chmod(0o755)
+    command = ["bash", str(tmp_path / "launch/setup.sh"), "requirements.txt"]
+    for _ in range(2):
+        subprocess.run([*command, "launch/models.txt"], check=True)
+    subprocess.run(command, check=True)
+    calls = (python.parent / "calls").read_text().splitlines()
+    assert [call.partition(" -r ")[2] for call in calls] == [
+        "requirements.txt",
+        "launch/models.txt --no-deps",
+    ]

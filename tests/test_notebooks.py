@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What would take minutes -> what takes seconds.
 SHORTER = {
-    '"steps=250"': '"tiny"',
+    '"scratch,steps=250"': '"scratch,tiny"',
     "candidates=300, queries=300": "candidates=20",
     "range(1, model.config.depth + 1)": "(1, 2)",
 }
