@@ -49,7 +49,7 @@ def test_every_part_runs_at_tiny_sizes(tmp_path):
     # Both sides are timed on the same texts
     tokens = {row["name"]: row["tokens"] for row in rows if "fill" in row}
     peers = {
-        row["name"]: row["tokens"] for row in rows if row["part"].endswith("torch")
+        row["name"]: row["tokens"] for row in rows if row["part"] == "train_step_torch"
     }
     assert tokens["default"] == peers[PEER]
 
