@@ -4,9 +4,8 @@ python -m launch.ablate --config=configs/ablations/x.py[:arg] --workdir=DIR [--j
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -45,27 +44,13 @@ def main():
     settings = {name: [part, hash_inputs(part)] for name, part in sections.items()}
     # Rows and columns are (name, fields) pairs, because a ConfigDict sorts its keys.
     pairs = {name: dict(config.pop(name)) for name in ("rows", "columns")}
-    pairs["rows"] = choose_rows(pairs["rows"], ROW.value)
+    pairs["rows"] = ablations.choose_rows(pairs["rows"], ROW.value)
     ablation = ablations.Ablation(
         evals=evals, eval_settings=settings, **pairs, **config
     )
     workdir = Path(WORKDIR.value)
     with lock_folder(workdir):
         return _run(ablation, workdir)
-
-
-def choose_rows(rows: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The rows of these names, in the order of the table; all rows without a name.
-
-    Raises:
-        ValueError: There is no such row.
-    """
-    if unknown := [name for name in names if name not in rows]:
-        raise ValueError(
-            f"--row={unknown[0]}: there is no such row; the rows are "
-            f"{', '.join(map(repr, rows))}"
-        )
-    return {name: rows[name] for name in rows if name in names or not names}
 
 
 def _run(ablation: ablations.Ablation, workdir: Path) -> dict:

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from configs import context_extension as configs_context_extension
 from configs.ablations import context_extension
-from launch.ablate import choose_rows
 from research.analysis import ablation as ablations
 from research.analysis import ablation_runs, ablation_table
 from research.config_sections import build
@@ -307,7 +306,10 @@ def test_every_row_of_context_extension_reaches_its_columns(arg):
 
 def test_rows_are_chosen_by_name_in_the_order_of_the_table():
     rows = {"rope, cut": 1, "rope": 2, "none": 3}
-    assert choose_rows(rows, []) == rows
-    assert list(choose_rows(rows, ["none", "rope, cut"])) == ["rope, cut", "none"]
+    assert ablations.choose_rows(rows, []) == rows
+    assert list(ablations.choose_rows(rows, ["none", "rope, cut"])) == [
+        "rope, cut",
+        "none",
+    ]
     with pytest.raises(ValueError, match="--row=rope, yarn: .* 'rope, cut', 'rope'"):
-        choose_rows(rows, ["rope, yarn"])
+        ablations.choose_rows(rows, ["rope, yarn"])

@@ -96,6 +96,20 @@ class AblationRun(NamedTuple):
     start: "AblationRun | None" = None
 
 
+def choose_rows(rows: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The rows of these names, in the order of the table; all rows without a name.
+
+    Raises:
+        ValueError: There is no such row.
+    """
+    if unknown := [name for name in names if name not in rows]:
+        raise ValueError(
+            f"--row={unknown[0]}: there is no such row; the rows are "
+            f"{', '.join(map(repr, rows))}"
+        )
+    return {name: rows[name] for name in rows if name in names or not names}
+
+
 def fill_row(ablation: Ablation, row: str, column: str) -> AblationRow:
     """A row of the table with the fields of a column filled in."""
     fields = ablation.rows[row]

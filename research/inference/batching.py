@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ MAX_IN_FLIGHT = 16
 # Lengths of a shared prefix are multiples of this number, because every length is
 # compiled separately; shorter prefixes are not shared.
 PREFIX_STEP = 16
+_FEW_ROWS = 16
 
 
 class TokenRows(NamedTuple):
@@ -154,9 +156,11 @@ def encode_rows(
     first = np.cumsum(counts) - counts
     vectors = None
     batches = pad_batches(rows, counts, sizes)
-    noun = "text" if len(counts) == 1 else "texts"
-    phase = f"embedding {len(counts):,} {noun}"
-    with show_progress(phase, len(counts)) as advance:
+    # The timer of a line of progress costs as much as a few texts
+    progress = nullcontext(lambda count: None)
+    if len(counts) > _FEW_ROWS:
+        progress = show_progress(f"embedding {len(counts):,} texts", len(counts))
+    with progress as advance:
         for numbers, output in _run_ahead(batches, encode, prefix):
             if vectors is None:
                 vectors = np.empty((counts.sum(), *output.shape[2:]), np.float32)

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from research.atomic_write import atomic_write, read_json, write_json
+from research.atomic_write import atomic_write, read_json, to_json, write_json
 
 RECORD = "fetched.json"
 # Articles of SQuAD's validation split by the splits of squad_retrieval; others train.
@@ -72,7 +72,7 @@ def write_rows(
     with _open_gzip(path) as file:
         for row in islice(rows, limit):
             record = {name: row[source] for name, source in columns.items()}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(to_json(record, ensure_ascii=False) + "\n")
 
 
 def write_texts(rows: Rows, path: Path) -> None:
@@ -99,14 +99,14 @@ def write_squad(rows: Rows, path: Path) -> None:
                 counts[title] = number + 1
                 documents[text] = f"{title}_{number}", title.replace("_", " ")
             query = {"_id": row["id"], "text": row["question"].strip()}
-            queries.write(json.dumps(query, ensure_ascii=False) + "\n")
+            queries.write(to_json(query, ensure_ascii=False) + "\n")
             part = "dev" if title in SQUAD_DEV else "train"
             part = "test" if title in SQUAD_TEST else part
             judgments[part].append(f"{row['id']}\t{documents[text][0]}\t1\n")
     with _open_gzip(path / "corpus.jsonl.gz") as corpus:
         for text, (name, title) in documents.items():
             document = {"_id": name, "title": title, "text": text}
-            corpus.write(json.dumps(document, ensure_ascii=False) + "\n")
+            corpus.write(to_json(document, ensure_ascii=False) + "\n")
     (path / "qrels").mkdir()
     for part, lines in judgments.items():
         header = "query-id\tcorpus-id\tscore\n"
