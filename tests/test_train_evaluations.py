@@ -76,12 +76,14 @@ def read_run(workdir):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The workdir of a run that nothing interrupts."""
-    return tmp_path_factory.mktemp("whole")
+    workdir = tmp_path_factory.mktemp("whole")
+    loop.train(make_run(), workdir)
+    return workdir
 
 
-def test_the_best_checkpoint_stays_beside_the_newest(whole, capfd):
-    result = loop.train(make_run(), whole)
-    best, steps, history = read_run(whole)
+def test_the_best_checkpoint_stays_beside_the_newest(tmp_path, capfd):
+    result = loop.train(make_run(), tmp_path)
+    best, steps, history = read_run(tmp_path)
     assert best == result.best == (METRIC, 5, 71.5)
     assert steps == [5, 6] and len(history) == 7
     printed = capfd.readouterr().err
