@@ -3,7 +3,7 @@
 python -m launch.fetch                        lists the sets
 python -m launch.fetch nli stsb squad         brings three of them
 
-Sets are pinned to a commit. Their size and licence are shown before they are brought,
+Sets are pinned to a commit. Their size and license are shown before they are brought,
 and their sha256 is checked, then and when the command is run again.
 """
 
@@ -49,7 +49,7 @@ def main(*names: str) -> dict | None:
         size = sum(file.size for hub in files[name].values() for file in hub)
         cli.log(
             f"{name}: {size / 1e6:,.1f} MB of {public_set.repo} at "
-            f"{public_set.revision[:7]}, licence {public_set.licence}"
+            f"{public_set.revision[:7]}, license {public_set.license}"
         )
     record = {"data": str(data)}
     for name in states:
@@ -63,10 +63,10 @@ def main(*names: str) -> dict | None:
 def _list_sets() -> str:
     """A table of the sets."""
     rows = [
-        [name, public_set.repo, ", ".join(public_set.parts), public_set.licence]
+        [name, public_set.repo, ", ".join(public_set.parts), public_set.license]
         for name, public_set in PUBLIC_SETS.items()
     ]
-    return markdown_table(["set", "on the hub", "files", "licence"], rows)
+    return markdown_table(["set", "on the hub", "files", "license"], rows)
 
 
 if __name__ == "__main__":

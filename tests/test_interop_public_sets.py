@@ -104,7 +104,7 @@ def test_sets_arrive_where_the_recipes_read_them(hub, data, capfd):
     labels = SOURCES["labeled_texts"]
     with pytest.raises(ValueError, match="'card'"):  # the label's name, not its number
         labels(path=str(data / "banking77/train.jsonl.gz"))
-    # What is brought is shown before, with its licence
+    # What is brought is shown before, with its license
     shown = capfd.readouterr().err.splitlines()
     assert shown[0].startswith(
         "nli: 0.0 MB of sentence-transformers/all-nli at d482672"

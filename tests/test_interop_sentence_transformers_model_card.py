@@ -117,7 +117,7 @@ def test_scores_of_the_run_and_of_every_size(tmp_path):
 
 def test_a_fetched_set_is_named_with_its_license(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    entry = {"repo": "org/sts", "licence": "cc-by-4.0", "sha256": {"a/b.jsonl": ""}}
+    entry = {"repo": "org/sts", "license": "cc-by-4.0", "sha256": {"a/b.jsonl": ""}}
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "fetched.json").write_text(json.dumps({"sts": entry}))
     source = {"name": "files", "path": "data/a/b.jsonl"}

@@ -40,14 +40,14 @@ class PublicSet(NamedTuple):
         revision: Commit, 40 hexadecimal digits.
         parts: {file or folder in the data folder: pattern of the hub's files}.
         write: Writes the rows of a part.
-        licence: Licence of the data.
+        license: License of the data.
     """
 
     repo: str
     revision: str
     parts: dict[str, str]
     write: Write
-    licence: str
+    license: str
 
 
 class HubFile(NamedTuple):
@@ -194,7 +194,7 @@ def fetch_set(name: str, data: Path, files: dict[str, list[HubFile]]) -> list[st
     )
     record = read_json(data / RECORD, missing={})
     entry = {"repo": public_set.repo, "revision": public_set.revision}
-    entry |= {"licence": public_set.licence}
+    entry |= {"license": public_set.license}
     entry["sha256"] = {file: hash_file(data / file) for file in written}
     write_json(data / RECORD, record | {name: entry})
     return written

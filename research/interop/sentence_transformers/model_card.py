@@ -174,7 +174,7 @@ def _describe_training(
     for name, source in sources.items():
         about = _name_source(source)
         if entry := find_entry(Path(source.get("path", ""))):
-            about += f" of {entry['repo']} (license: {entry['licence']})"
+            about += f" of {entry['repo']} (license: {entry['license']})"
         if len(sources) > 1:
             about += f", weight {source.get('weight', 1.0):g}"
         facts.append((f"data `{name}`", about))
