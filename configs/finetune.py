@@ -106,8 +106,11 @@ def _set_data(config, arg) -> bool:
     count, examples = read_first_examples(config.data)
     config.steps = arg.steps or max(1, round(arg.epochs * count / arg.batch))
     config.eval_every = config.save_every = max(1, config.steps // 4)
-    config.keep_best = f"{next(iter(config.evals))}/main_score"
+    # Scores are of the full size, which may lose what smaller sizes gain: then the
+    # last step is the result, unless the run may end early
     config.patience = arg.patience
+    if arg.sizes == "full_size" or arg.patience:
+        config.keep_best = f"{next(iter(config.evals))}/main_score"
     scored = [name for name in examples if examples[name].score is not None]
     if not arg.loss and 0 < len(scored) < len(examples):
         others = sorted(examples.keys() - set(scored))

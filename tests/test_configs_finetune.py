@@ -61,7 +61,7 @@ def test_scores_choose_the_loss_and_other_variants_are_set(files):
     assert config.data.train.query_prompt == "q: " and config.pool.name == "cls"
     assert config.data.train.document_prompt is None and config.patience == 3
     config = get_config("train=scores.jsonl,loss=cosine_mse(),sizes=starbucks")
-    assert config.loss.name == "cosine_mse"
+    assert config.loss.name == "cosine_mse" and not config.keep_best
     assert config.size_loss.pairs[-1] == (6, 384)
 
 
