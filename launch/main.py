@@ -13,7 +13,6 @@ from typing import Any
 from absl import app, flags, logging
 
 from research.atomic_write import to_json
-from research.interop.public_sets import find_fetch_command
 from research.processes import explain_lost_process, is_first, is_joined, leave
 
 VIRTUAL = "--xla_force_host_platform_device_count"  # several devices on one CPU
@@ -267,8 +266,11 @@ def format_error(error: Exception) -> str:
         text = re.sub(r"^[\w.]+(Error|Exception): ", "", text.strip().split("\n")[-1])
     text = " ".join(text.split())
     # Recipes read public sets, which the user may not have yet.
-    if isinstance(error, FileNotFoundError) and (fetch := find_fetch_command(text)):
-        text += f"; `{fetch}` brings it"
+    if isinstance(error, FileNotFoundError):
+        from research.interop.public_sets import find_fetch_command
+
+        if fetch := find_fetch_command(text):
+            text += f"; `{fetch}` brings it"
     return text
 
 

@@ -12,8 +12,13 @@ import tokenizers
 from jax.sharding import Mesh
 
 from research.data.corpus import read_corpus
-from research.inference.batching import choose_batch_sizes, group_by_length
+from research.inference.batching import (
+    TokenRows,
+    choose_batch_sizes,
+    group_by_length,
+)
 from research.inference.forward import place_params, place_rows
+from research.inference.tokenize import check_token_ids
 from research.models.config import EncoderConfig
 from research.objectives.causal import next_token_loss
 from research.text import tokenization
@@ -66,12 +71,12 @@ def perplexity(
                 "the tokens that it should predict"
             )
         rows, given_tokens = cut_windows(tokenizer, sample, max_length)
-        largest = max((int(row.max()) for row in rows), default=0)
-        if largest >= (size := len(params["embed"]["token"]["embedding"])):
-            raise ValueError(
-                f"{data} has the token {tokenizer.id_to_token(largest)!r} of id "
-                f"{largest}, but the model's token table has {size} rows"
-            )
+        check_token_ids(
+            TokenRows(rows),
+            tokenizer,
+            len(params["embed"]["token"]["embedding"]),
+            lambda row: f"{data} window {row + 1}",
+        )
         nats, tokens = _sum_losses(params, cfg, rows, given_tokens, mesh)
         return {"documents": len(sample), **_normalize_loss(nats, tokens, sample)}
 

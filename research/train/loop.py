@@ -247,9 +247,8 @@ def _make_advance(run: _Run, state: TrainState):
         idle = not queue or queue[-1].is_ready()
         # A batch with new shapes compiles the step, which blocks the call
         compiles = meter.add_program(stats, step, state, batch, key)
-        with contextlib.ExitStack() as stack:
-            if compiles:
-                stack.enter_context(show_progress("compiling the step"))
+        phase = "compiling the step"
+        with show_progress(phase) if compiles else contextlib.nullcontext():
             state, metrics = step(state, batch, key)
         compiling = time.perf_counter() - ready if compiles else 0.0
         meter.add(done, stats, metrics, (ready - start) * idle, compiling)
