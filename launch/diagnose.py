@@ -1,6 +1,7 @@
-"""Command that diagnoses a model's embeddings in three reports, as JSON and PNG.
+"""Command that diagnoses a model's embeddings, each report as a table, JSON and PNG.
 
 python -m launch.diagnose --model=M --corpus=texts.txt|pydocs [--output=folder]
+python -m launch.diagnose --model=M --corpus=C --reports="geometry(texts=500)"
 
 length_collapse: cosines of pairs of documents that are cut to each length, with and
   without TempScale.
@@ -11,146 +12,79 @@ geometry: anisotropy, IsoScore and effective rank at every depth.
 
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 
 from launch import flags as options
 from launch import main as cli
-from research.analysis import diagnostics, figures
-from research.analysis.synthetic_documents import make_documents, truncate_document
+from research.analysis.diagnostics.inputs import DiagnosticInputs
+from research.analysis.diagnostics.reports import REPORTS, Report
 from research.atomic_write import atomic_write, to_json
+from research.config_sections import bind_call, build_call, parse_calls
 from research.data.corpus import read_corpus
-from research.inference.embedder import Embedder
-from research.inference.model import EmbeddingModel
-from research.models.positions.methods import extend_context
-from research.models.positions.query_scale import TempScale
+from research.eval.tables import markdown_page
 
+# The reports of a run without --reports, which need nothing but a corpus.
+DEFAULT_REPORTS = "length_collapse | positional_bias | geometry"
+REPORTS_FLAG = flags.DEFINE_string(
+    "reports",
+    DEFAULT_REPORTS,
+    "The reports, with their options: geometry(texts=500) | length_collapse.",
+)
 CORPUS = flags.DEFINE_string(
-    "corpus",
-    None,
-    "The texts: a .txt or .jsonl file, a BEIR folder, or pydocs.",
-    required=True,
+    "corpus", None, "The texts: a .txt or .jsonl file, a BEIR folder, or pydocs."
 )
 OUTPUT = cli.define_path(
     "output", "", "The folder of the files. Default: the current one."
 )
-DOCUMENTS = flags.DEFINE_integer(
-    "documents",
-    64,
-    "The number of documents of each length.",
-    lower_bound=diagnostics.MIN_DOCUMENTS,
-)
-TEXTS = flags.DEFINE_integer(
-    "texts",
-    1000,
-    "The largest number of texts for the geometry.",
-    lower_bound=diagnostics.MIN_DOCUMENTS,
-)
 SEED = cli.define_seed("The seed of the choice of texts.")
-TAU = flags.DEFINE_float(
-    "tau", 0.8, "The temperature of TempScale, which divides attention's scores."
-)
-cli.group_flags("Texts", CORPUS, DOCUMENTS, TEXTS, SEED)
-cli.group_flags("Output", OUTPUT, TAU)
+cli.group_flags("Reports", REPORTS_FLAG)
+cli.group_flags("Texts", CORPUS, SEED)
+cli.group_flags("Output", OUTPUT)
 
 
 def main():
     """Writes each report when it is finished, and returns the main numbers."""
+    # A mistake in the reports is found before the model is loaded.
+    table = {name: report.measure for name, report in REPORTS.items()}
+    calls = parse_calls(REPORTS_FLAG.value)
+    for call in calls:
+        bind_call(table, call, None)
     model = options.load_model()
     options.check_plain(model, "launch.diagnose")
-    _, texts = read_corpus(CORPUS.value)
-    texts = list(dict.fromkeys(texts))  # equal texts would look like a collapse
-    # Long documents for the collapse; shorter ones to edit, so that insertions fit.
-    room = _document_room(model)
-    lengths = diagnostics.choose_lengths(room)
-    part = int(room / (1 + max(diagnostics.SIZES)))
-    choice = {"tokenizer": model.tokenizer, "seed": SEED.value}
-    long = make_documents(texts, length=room, count=DOCUMENTS.value, **choice)
-    edited = make_documents(texts, length=part, count=2 * DOCUMENTS.value, **choice)
-    edited = [truncate_document(document, part) for document in edited]
-    # The three reports.
-    collapse = _measure_length_collapse(model, long, lengths)
-    bias = _positional_bias(model, edited)
-    geometry = _geometry(model, texts)
-    # The main numbers of each report.
+    texts = [] if CORPUS.value is None else read_corpus(CORPUS.value)[1]
+    texts = tuple(dict.fromkeys(texts))  # equal texts would look like a collapse
+    inputs = DiagnosticInputs(model, texts, SEED.value, options.size_options())
+    # Each report is written before the next one is measured.
+    summaries = {}
+    for call in calls:
+        record = build_call(table, call, inputs)
+        _write(call.name, REPORTS[call.name], record)
+        summaries[call.name] = record["summary"]
     return {
         "model": options.MODEL.value,
         "corpus": CORPUS.value,
         "output": str(Path(OUTPUT.value)),
-        "mean_cosine_by_length": {
-            label: dict(zip(collapse["lengths"], statistics["mean"], strict=True))
-            for label, statistics in collapse["models"].items()
-        },
-        "start_over_end": {
-            variant: {k: bias[variant][k]["start_over_end"] for k in diagnostics.EDITS}
-            for variant in ("as_written", "rotated")
-        },
-        **{
-            name: geometry[name][-1]
-            for name in ("mean_cosine", "isoscore", "effective_rank")
-        },
+        **summaries,
     }
 
 
-def _measure_length_collapse(model, documents, lengths):
-    # The model with and without TempScale.
-    params, cfg = extend_context(model.params, model.config, [TempScale(tau=TAU.value)])
-    embedders = {
-        "the model": _embed_depths(model),
-        f"TempScale {TAU.value:g}": _embed_depths(
-            model._replace(params=params, config=cfg)
-        ),
-    }
-    record = diagnostics.measure_length_collapse(embedders, documents, lengths)
-    return _write("length_collapse", "Length collapse", record)
-
-
-def _positional_bias(model, documents):
-    embedder = Embedder(model, **options.size_options())
-    # Every other document is edited; the others provide the inserted text.
-    edited, inserted = documents[::2], documents[1::2]
-    record = diagnostics.measure_positional_bias(
-        embedder, edited, inserted, seed=SEED.value
-    )
-    return _write("positional_bias", "Positional bias", record)
-
-
-def _geometry(model, texts):
-    order = np.random.default_rng(SEED.value).permutation(len(texts))
-    sample = [texts[i] for i in order[: TEXTS.value]]
-    # [N, depths, D], the embedding layer first.
-    vectors = _embed_depths(model)(sample, "document")
-    record = diagnostics.measure_geometry(vectors, range(vectors.shape[1]))
-    return _write("geometry", "Geometry", record)
-
-
-def _embed_depths(model: EmbeddingModel) -> Embedder:
-    """An embedder at the embedding layer and after every block: [N, K, D]."""
-    sizes = options.size_options()
-    depth = sizes.pop("depth", model.config.depth)
-    plain = model._replace(dense=())
-    return Embedder(plain, depths=range(1 + depth), normalize=False, **sizes)
-
-
-def _document_room(model: EmbeddingModel) -> int:
-    """Maximum number of tokens of a document without its prompt and special tokens."""
-    prompt = model.prompts.get("document", "")
-    prompt_length = len(model.tokenizer.encode(prompt).ids)  # and special tokens
-    return options.document_length(model, None) - prompt_length
-
-
-def _write(name, heading, record):
+def _write(name: str, report: Report, record) -> None:
+    """Writes a report's table, record and picture, and shows the table."""
     folder = Path(OUTPUT.value)
-    model = Path(options.MODEL.value.removeprefix("package:")).name
-    title = f"{heading}: {model} on {Path(CORPUS.value).name}"
+    title = f"{report.heading}: {Path(options.MODEL.value.split(':')[-1]).name}"
+    if CORPUS.value is not None:
+        title += f" on {Path(CORPUS.value).name}"
+    header, *rows = report.make_rows(record)
+    page = markdown_page(title, header, rows)
     with (
         atomic_write(folder / f"{name}.json") as data,
+        atomic_write(folder / f"{name}.md") as table,
         atomic_write(folder / f"{name}.png") as picture,
     ):
         data.write_text(to_json(record, indent=2) + "\n")
-        getattr(figures, f"plot_{name}")(record, title, picture)
-    cli.log(f"wrote {folder / name}.json and .png")
-    return record
+        table.write_text(page)
+        report.plot(record, title, picture)
+    cli.log(f"{page}\nwrote {folder / name}.json, .md and .png")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,13 @@ import pytest
 from matplotlib.figure import Figure
 from test_analysis_synthetic_documents import TOKENIZER, WORDS, corpus
 
-from research.analysis import diagnostics, figures
+from research.analysis.diagnostics.depth_geometry import measure_geometry
+from research.analysis.diagnostics.length_collapse import (
+    choose_lengths,
+    measure_length_collapse,
+)
+from research.analysis.diagnostics.positional_bias import measure_positional_bias
+from research.analysis.diagnostics.reports import REPORTS
 from research.analysis.geometry import isoscore
 from research.analysis.synthetic_documents import make_documents, truncate_document
 
@@ -46,23 +52,21 @@ def made(length, count):
 
 
 def bias(embed):
-    return diagnostics.measure_positional_bias(
-        embed, made(40, 24)[::2], made(40, 24)[1::2]
-    )
+    return measure_positional_bias(embed, made(40, 24)[::2], made(40, 24)[1::2])
 
 
 def test_lengths_to_compare():
-    assert diagnostics.choose_lengths(510) == [8, 16, 32, 64, 128, 256, 510]
-    assert diagnostics.choose_lengths(512) == [8, 16, 32, 64, 128, 256, 512]
-    assert diagnostics.choose_lengths(30) == [8, 16, 30]
+    assert choose_lengths(510) == [8, 16, 32, 64, 128, 256, 510]
+    assert choose_lengths(512) == [8, 16, 32, 64, 128, 256, 512]
+    assert choose_lengths(30) == [8, 16, 30]
     with pytest.raises(ValueError, match="9 tokens are too short"):
-        diagnostics.choose_lengths(9)
+        choose_lengths(9)
 
 
 def test_a_known_collapse():
     embeds = {"one": collapsing, "two": lambda texts, role: -collapsing(texts, role)}
     lengths = [4, 10, 20]
-    record = diagnostics.measure_length_collapse(embeds, made(20, 12), lengths)
+    record = measure_length_collapse(embeds, made(20, 12), lengths)
     expected = [1 - 1 / length for length in lengths]
     for found in record["models"].values():
         for name in ("mean", "p10", "p90"):
@@ -101,7 +105,7 @@ def test_rotation_tells_the_documents_bias_from_the_models():
     heavy = [" ".join(["ba"] * 8 + [w] * 32) for w in WORDS[1:]]
     embed = weighted(lambda place, number: 1)
     made = make_documents(heavy, TOKENIZER, length=40, count=20)
-    found = diagnostics.measure_positional_bias(embed, made, made)
+    found = measure_positional_bias(embed, made, made)
     assert found["as_written"]["remove"]["start_over_end"] > 2
     assert found["rotated"]["remove"]["start_over_end"] == pytest.approx(1, abs=0.6)
 
@@ -111,7 +115,7 @@ def test_geometry_by_depth():
     x = random.standard_normal((300, 3, 6))
     x[:, 1] += 10  # mean cosine 100 / (100 + 1), centered 0
     x[:, 2] = random.standard_normal((300, 1)) * np.arange(6) + np.arange(6)[::-1]
-    record = diagnostics.measure_geometry(x, (0, 1, 2))
+    record = measure_geometry(x, (0, 1, 2))
     assert record["texts"] == 300 and record["width"] == 6
     assert record["mean_cosine"][0] == pytest.approx(0, abs=0.02)
     assert record["mean_cosine"][1] == pytest.approx(100 / 101, abs=0.002)
@@ -124,13 +128,11 @@ def test_geometry_by_depth():
 
 
 def test_pictures_and_records(tmp_path, monkeypatch):
-    collapse = diagnostics.measure_length_collapse(
-        {"x": collapsing}, made(20, 12), [8, 20]
-    )
+    collapse = measure_length_collapse({"x": collapsing}, made(20, 12), [8, 20])
     moved = bias(weighted(lambda place, number: 1 / (1 + place)))
     assert moved["rotated"]["insert"]["start_over_end"] > 1.2
     x = np.random.default_rng(0).standard_normal((20, 13, 5))
-    geometry = diagnostics.measure_geometry(x, range(13))
+    geometry = measure_geometry(x, range(13))
     pictures = []
     monkeypatch.setattr(
         Figure, "savefig", lambda picture, *_, **__: pictures.append(picture)
@@ -141,8 +143,9 @@ def test_pictures_and_records(tmp_path, monkeypatch):
         ("geometry", geometry),
     ):
         assert json.loads(json.dumps(record, allow_nan=False)) == record
-        draw = getattr(figures, f"plot_{name}")
-        draw(record, "a title", tmp_path / f"{name}.png")
+        REPORTS[name].plot(record, "a title", tmp_path / f"{name}.png")
+        header, *rows = REPORTS[name].make_rows(record)
+        assert rows and {len(row) for row in rows} == {len(header)}
         assert pictures[-1].get_suptitle() == "a title"
     outputs, depths = pictures[0].axes[:2]
     np.testing.assert_allclose(
@@ -159,8 +162,8 @@ def test_pictures_and_records(tmp_path, monkeypatch):
 def test_too_few_texts():
     few = made(20, 9)
     with pytest.raises(ValueError, match="9 documents are too few: 10 or more"):
-        diagnostics.measure_length_collapse({"x": collapsing}, few, [8, 20])
+        measure_length_collapse({"x": collapsing}, few, [8, 20])
     with pytest.raises(ValueError, match="9 documents are too few"):
-        diagnostics.measure_positional_bias(weighted(lambda *_: 1), few, few)
+        measure_positional_bias(weighted(lambda *_: 1), few, few)
     with pytest.raises(ValueError, match="4 different texts are too few"):
-        diagnostics.measure_geometry(np.ones((4, 2, 3)), (0, 1))
+        measure_geometry(np.ones((4, 2, 3)), (0, 1))

@@ -103,6 +103,7 @@ MAY = {
         "train",
         "losses",
         "models",
+        "data",
         "objectives",
         "inference",
         "interop",

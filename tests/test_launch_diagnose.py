@@ -45,11 +45,15 @@ def diagnose(folder, *flags):
 
 
 def test_three_reports(folder):
-    done = diagnose(folder, "--documents=10", "--texts=50")
+    reports = (
+        "length_collapse(documents=10) | positional_bias(documents=10) | "
+        "geometry(texts=50)"
+    )
+    done = diagnose(folder, f"--reports={reports}")
     assert done.returncode == 0, done.stderr
     names = ("geometry", "length_collapse", "positional_bias")
     files = sorted(file.name for file in (folder / "out").iterdir())
-    assert files == [f"{name}.{end}" for name in names for end in ("json", "png")]
+    assert files == [f"{name}.{end}" for name in names for end in ("json", "md", "png")]
     geometry, collapse, bias = (
         json.loads((folder / "out" / f"{name}.json").read_text()) for name in names
     )
@@ -61,12 +65,13 @@ def test_three_reports(folder):
     assert plain["layers"][0] == scaled["layers"][0]
     assert plain["mean"] != scaled["mean"]
     result = json.loads(done.stdout)
-    assert result["isoscore"] == geometry["isoscore"][-1]
-    assert list(result["mean_cosine_by_length"]["the model"].values()) == plain["mean"]
+    assert result["geometry"]["isoscore"] == geometry["isoscore"][-1]
+    means = result["length_collapse"]["the model"]
+    assert list(means.values()) == plain["mean"]
 
 
 def test_a_mistake_is_one_sentence(folder):
-    done = diagnose(folder, "--documents=70")
+    done = diagnose(folder, "--reports=length_collapse(documents=70)")
     message = (
         "the corpus of 120 texts gives 30 documents of 22 tokens and 70 are needed"
     )

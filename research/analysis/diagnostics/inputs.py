@@ -1,0 +1,87 @@
+"""The inputs of a diagnostic: a model, its embedding options and texts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from research.analysis.synthetic_documents import Document, make_documents
+from research.inference.embedder import Embedder
+from research.inference.model import EmbeddingModel
+
+MIN_DOCUMENTS = 10  # fewer give no meaningful statistics
+
+
+@dataclass(frozen=True)
+class DiagnosticInputs:
+    """What every diagnostic of a command is given.
+
+    Attributes:
+        model: The model.
+        texts: Different texts; () if the command has no corpus.
+        seed: Seed of every choice of texts.
+        sizes: Keyword arguments of `Embedder`, such as "depth", "dim", "max_length".
+    """
+
+    model: EmbeddingModel
+    texts: Sequence[str] = ()
+    seed: int = 0
+    sizes: Mapping[str, int | str] = field(default_factory=dict)
+
+    def make_embedder(self, **options) -> Embedder:
+        """An embedder [N, D] with the command's options and further ones."""
+        return Embedder(self.model, **self.sizes, **options)
+
+    def make_depth_embedder(self, model: EmbeddingModel | None = None) -> Embedder:
+        """An embedder at the embedding layer and after every block: [N, K, D].
+
+        Args:
+            model: A variant of the model; None for the model itself.
+        """
+        sizes = dict(self.sizes)
+        plain = (model or self.model)._replace(dense=())
+        depth = sizes.pop("depth", plain.config.depth)
+        return Embedder(plain, depths=range(1 + depth), normalize=False, **sizes)
+
+    def document_room(self) -> int:
+        """Maximum number of tokens of a document without prompt and special tokens."""
+        prompt = self.model.prompts.get("document", "")
+        prompt_length = len(self.model.tokenizer.encode(prompt).ids)
+        return self.sizes.get("max_length", self.model.max_length) - prompt_length
+
+    def sample_texts(self, count: int) -> list[str]:
+        """At most `count` of the texts, drawn at random.
+
+        Raises:
+            ValueError: There is no corpus.
+        """
+        self._check_corpus()
+        order = np.random.default_rng(self.seed).permutation(len(self.texts))
+        return [self.texts[i] for i in order[:count]]
+
+    def make_documents(self, length: int, count: int) -> list[Document]:
+        """Documents of at least `length` tokens, as `make_documents` joins them.
+
+        Raises:
+            ValueError: There is no corpus, or it is too short.
+        """
+        self._check_corpus()
+        return make_documents(
+            self.texts,
+            self.model.tokenizer,
+            length=length,
+            count=count,
+            seed=self.seed,
+        )
+
+    def _check_corpus(self) -> None:
+        if not self.texts:
+            raise ValueError("this report needs texts: give --corpus=FILE")
+
+
+def check_count(items: Sequence, name: str) -> None:
+    """Raises ValueError if there are too few items for statistics."""
+    if len(items) < MIN_DOCUMENTS:
+        raise ValueError(
+            f"{len(items)} {name} are too few: {MIN_DOCUMENTS} or more are needed"
+        )
