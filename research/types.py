@@ -4,7 +4,7 @@ Shapes: B queries, K documents per query, R rows, S tokens of a row, M texts of 
 D the width of an embedding, L blocks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -224,7 +224,42 @@ class Objective(NamedTuple):
     loss: Callable[[Params, Params, Any, Key], LossOutput]
 
 
-Evaluator = Callable[[EmbedFn], dict[str, float]]
+Evaluator = Callable[[EmbedFn], dict[str, Any]]
+
+
+class ItemValues(NamedTuple):
+    """What a task's main score is computed from, item by item, to compare two models.
+
+    The items are queries, pairs or texts, the same for every model.
+
+    Attributes:
+        names: [N] names of the items, such as the ids of queries.
+        values: Arrays [N, ...] of the items: one array of their scores, or first the
+            predictions and then what is true.
+        statistic: Function (*values) -> the main score; it can be applied to resampled
+            items, too.
+        make_run: Function () -> {query id: {document id: score}}, the rankings of a
+            search; None for a task without.
+    """
+
+    names: Sequence[str]
+    values: tuple[Any, ...]
+    statistic: Callable[..., float]
+    make_run: Callable[[], Mapping[str, Mapping[str, float]]] | None = None
+
+
+class TaskScores(dict):
+    """Scores of a task by name, and what they are computed from.
+
+    Attributes:
+        item_values: ItemValues of the main score; None if it is no function of items.
+    """
+
+    item_values: ItemValues | None
+
+    def __init__(self, scores: Mapping[str, Any], item_values: ItemValues | None):
+        super().__init__(scores)
+        self.item_values = item_values
 
 
 class ModelEvaluator(NamedTuple):
