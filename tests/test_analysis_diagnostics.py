@@ -12,8 +12,8 @@ from research.analysis.diagnostics.length_collapse import (
 )
 from research.analysis.diagnostics.positional_bias import measure_positional_bias
 from research.analysis.diagnostics.reports import REPORTS
-from research.analysis.geometry import isoscore
 from research.analysis.synthetic_documents import make_documents, truncate_document
+from research.eval.geometry.measures import isoscore
 
 VECTORS = np.random.default_rng(3).standard_normal((len(WORDS), 16))
 

@@ -13,13 +13,13 @@ from research.analysis.diagnostics.panels import (
     PANEL_WIDTH,
     tick_indices,
 )
-from research.analysis.geometry import (
+from research.eval.figures import figure
+from research.eval.geometry.measures import (
     center_rows,
     effective_rank,
     isoscore,
     mean_cosine,
 )
-from research.eval.figures import figure
 from research.transforms.normalize import l2_normalize_rows
 
 

@@ -16,13 +16,13 @@ from research.analysis.diagnostics.panels import (
     depth_colors,
     tick_indices,
 )
-from research.analysis.geometry import mean_cosine, pair_cosines
 from research.analysis.synthetic_documents import (
     Document,
     join_pieces,
     truncate_document,
 )
 from research.eval.figures import figure
+from research.eval.geometry.measures import mean_cosine, pair_cosines
 from research.models.positions.methods import extend_context
 from research.models.positions.query_scale import TempScale
 from research.types import EmbedFn

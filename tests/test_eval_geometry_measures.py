@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from research.analysis.geometry import (
+from research.eval.geometry.measures import (
     center_rows,
     effective_rank,
     isoscore,
