@@ -21,7 +21,9 @@ from research.analysis.diagnostics.reports import REPORTS, Report
 from research.atomic_write import atomic_write, to_json
 from research.config_sections import bind_call, build_call, parse_calls
 from research.data.corpus import read_corpus
+from research.eval.evaluators import EVALS
 from research.eval.tables import markdown_page
+from research.types import Evaluator, ModelEvaluator
 
 # The reports of a run without --reports, which need nothing but a corpus.
 DEFAULT_REPORTS = "length_collapse | positional_bias | geometry"
@@ -33,12 +35,18 @@ REPORTS_FLAG = flags.DEFINE_string(
 CORPUS = flags.DEFINE_string(
     "corpus", None, "The texts: a .txt or .jsonl file, a BEIR folder, or pydocs."
 )
+TASKS = flags.DEFINE_string(
+    "tasks",
+    None,
+    "The tasks of reports that score some, with their arguments as in a config: "
+    "sts(data='stsb/test.jsonl.gz') | retrieval(data='squad').",
+)
 OUTPUT = cli.define_path(
     "output", "", "The folder of the files. Default: the current one."
 )
 SEED = cli.define_seed("The seed of the choice of texts.")
 cli.group_flags("Reports", REPORTS_FLAG)
-cli.group_flags("Texts", CORPUS, SEED)
+cli.group_flags("Texts and tasks", CORPUS, TASKS, SEED)
 cli.group_flags("Output", OUTPUT)
 
 
@@ -49,11 +57,13 @@ def main():
     calls = parse_calls(REPORTS_FLAG.value)
     for call in calls:
         bind_call(table, call, None)
+    evaluators = {} if TASKS.value is None else _build_evaluators(TASKS.value)
     model = options.load_model()
     options.check_plain(model, "launch.diagnose")
     texts = [] if CORPUS.value is None else read_corpus(CORPUS.value)[1]
     texts = tuple(dict.fromkeys(texts))  # equal texts would look like a collapse
-    inputs = DiagnosticInputs(model, texts, SEED.value, options.size_options())
+    sizes = options.size_options()
+    inputs = DiagnosticInputs(model, texts, SEED.value, sizes, evaluators)
     # Each report is written before the next one is measured.
     summaries = {}
     for call in calls:
@@ -66,6 +76,22 @@ def main():
         "output": str(Path(OUTPUT.value)),
         **summaries,
     }
+
+
+def _build_evaluators(text: str) -> dict[str, Evaluator]:
+    """{"sts stsb": evaluator} of the calls in --tasks, named by task and data."""
+    evaluators = {}
+    for call in parse_calls(text):
+        evaluator = build_call(EVALS, call)
+        if isinstance(evaluator, ModelEvaluator):
+            raise ValueError(f"--tasks: {call.name} scores no embeddings")
+        # The folder names the data better than "test.jsonl.gz".
+        name, path = call.name, Path(str(call.kwargs.get("data", "")))
+        stem = path.name.split(".")[0]
+        if stem in ("test", "dev", "train"):
+            stem = path.parent.name
+        evaluators[f"{name} {stem}".strip()] = evaluator
+    return evaluators
 
 
 def _write(name: str, report: Report, record) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from research.analysis.synthetic_documents import Document, make_documents
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
+from research.types import Evaluator
 
 MIN_DOCUMENTS = 10  # fewer give no meaningful statistics
 
@@ -21,12 +22,14 @@ class DiagnosticInputs:
         texts: Different texts; () if the command has no corpus.
         seed: Seed of every choice of texts.
         sizes: Keyword arguments of `Embedder`, such as "depth", "dim", "max_length".
+        evaluators: {name: evaluator} of the tasks that some diagnostics score.
     """
 
     model: EmbeddingModel
     texts: Sequence[str] = ()
     seed: int = 0
     sizes: Mapping[str, int | str] = field(default_factory=dict)
+    evaluators: Mapping[str, Evaluator] = field(default_factory=dict)
 
     def make_embedder(self, **options) -> Embedder:
         """An embedder [N, D] with the command's options and further ones."""
@@ -49,15 +52,37 @@ class DiagnosticInputs:
         prompt_length = len(self.model.tokenizer.encode(prompt).ids)
         return self.sizes.get("max_length", self.model.max_length) - prompt_length
 
+    def list_texts(self) -> Sequence[str]:
+        """The texts in the order of the corpus.
+
+        Raises:
+            ValueError: There is no corpus.
+        """
+        if not self.texts:
+            raise ValueError("this report needs texts: give --corpus=FILE")
+        return self.texts
+
+    def list_tasks(self) -> Mapping[str, Evaluator]:
+        """The evaluators of --tasks by name.
+
+        Raises:
+            ValueError: There are none.
+        """
+        if not self.evaluators:
+            raise ValueError(
+                "this report needs tasks: give --tasks=\"sts(data='FILE')\", or several"
+            )
+        return self.evaluators
+
     def sample_texts(self, count: int) -> list[str]:
         """At most `count` of the texts, drawn at random.
 
         Raises:
             ValueError: There is no corpus.
         """
-        self._check_corpus()
-        order = np.random.default_rng(self.seed).permutation(len(self.texts))
-        return [self.texts[i] for i in order[:count]]
+        texts = self.list_texts()
+        order = np.random.default_rng(self.seed).permutation(len(texts))
+        return [texts[i] for i in order[:count]]
 
     def make_documents(self, length: int, count: int) -> list[Document]:
         """Documents of at least `length` tokens, as `make_documents` joins them.
@@ -65,18 +90,13 @@ class DiagnosticInputs:
         Raises:
             ValueError: There is no corpus, or it is too short.
         """
-        self._check_corpus()
         return make_documents(
-            self.texts,
+            self.list_texts(),
             self.model.tokenizer,
             length=length,
             count=count,
             seed=self.seed,
         )
-
-    def _check_corpus(self) -> None:
-        if not self.texts:
-            raise ValueError("this report needs texts: give --corpus=FILE")
 
 
 def check_count(items: Sequence, name: str) -> None:
