@@ -8,11 +8,18 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from research.data.sources import SOURCES
+from research.eval.bitext_mining import bitext_mining
+from research.eval.classification import classification
+from research.eval.clustering import clustering
 from research.eval.examples import examples
 from research.eval.longembed import longembed
+from research.eval.multilabel import multilabel
+from research.eval.pair_classification import pair_classification
 from research.eval.perplexity import perplexity
+from research.eval.reranking import reranking
 from research.eval.retrieval import ranking, retrieval
 from research.eval.sts import sts
+from research.eval.summarization import summarization
 from research.types import Evaluator, ModelEvaluator
 
 # Approximate number of characters per token of code, chosen low so that few texts have
@@ -122,6 +129,13 @@ def pydocs_long(
 EVALS: Mapping[str, Callable[..., Evaluator | ModelEvaluator]] = {
     "sts": sts,
     "retrieval": retrieval,
+    "reranking": reranking,
+    "classification": classification,
+    "multilabel": multilabel,
+    "clustering": clustering,
+    "pair_classification": pair_classification,
+    "bitext_mining": bitext_mining,
+    "summarization": summarization,
     "examples": examples,
     "pydocs_retrieval": pydocs_retrieval,
     "pydocs_long": pydocs_long,

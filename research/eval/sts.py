@@ -5,35 +5,41 @@ import numpy as np
 
 from research.config_sections import check_option
 from research.data.files import read_sts
+from research.data.task_files import find_split
 from research.eval.metrics import bootstrap, check_spread, correlations, spearman
 from research.transforms.normalize import l2_normalize_rows
-from research.types import EmbedFn, Evaluator
+from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
 
-def sts(*, data: str, samples: int = 0, similarity: str = "cosine") -> Evaluator:
+def sts(
+    *, data: str, split: str = "test", samples: int = 0, similarity: str = "cosine"
+) -> Evaluator:
     """Correlation of the similarities of sentence pairs with human scores.
 
     Both sentences are embedded as queries, because the task is symmetric.
 
     Args:
         data: A jsonl, tsv or csv file, plain or .gz, with the fields sentence1,
-            sentence2 and score.
+            sentence2 and score; or a folder of splits.
+        split: Name of the file in a folder, without its ending.
         samples: Number of bootstrap samples of the pairs for a confidence interval; 0
             for no interval.
         similarity: One of SIMILARITIES.
 
     Returns:
-        embed -> {"main_score", "spearman", "pearson"} in percent. The main score is
-        Spearman's correlation; with `samples`, "low" and "high" are the ends of its
-        95 % interval.
+        embed -> {"main_score", "spearman", "pearson", "similarities"} in percent. The
+        main score is Spearman's correlation; with `samples`, "low" and "high" are the
+        ends of its 95 % interval. "similarities" holds both correlations for each of
+        SIMILARITIES.
 
     Raises:
         FileNotFoundError: The file is missing.
         ValueError: The file is malformed, or all scores are equal; when the evaluator
             is called, all similarities are equal or one is not finite.
     """
-    pairs = read_sts(data)
-    return correlation(*pairs, data, samples=samples, similarity=similarity)
+    path = find_split(data, split)
+    pairs = read_sts(path)
+    return correlation(*pairs, str(path), samples=samples, similarity=similarity)
 
 
 def correlation(
@@ -62,22 +68,58 @@ def correlation(
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
 
-    def evaluate(embed: EmbedFn) -> dict[str, float]:
-        # One call, so that the embedder can batch all sentences by length: [2N, D].
-        a, b = np.split(np.asarray(embed(first + second, "query")), 2)
-        chex.assert_equal_shape([a, b])
-        predicted = SIMILARITIES[similarity](a, b)  # [N]
-        result = correlations(predicted, human)
-        interval = bootstrap((predicted, human), spearman, samples=samples)
+    def evaluate(embed: EmbedFn) -> TaskScores:
+        a, b = embed_pairs(embed, first, second)
+        predicted = {
+            name: compare(a, b)  # [N]
+            for name, compare in SIMILARITIES.items()
+        }
+        main = predicted[similarity]
+        result = correlations(main, human)
+        # A similarity that is the same for all pairs has no correlation.
+        by_similarity = {
+            name: correlations(values, human)
+            for name, values in predicted.items()
+            if np.ptp(values) > 0
+        }
+        interval = bootstrap((main, human), spearman, samples=samples)
         interval = {name: 100 * bound for name, bound in interval.items()}
-        return {"main_score": result["spearman"], **result, **interval}
+        scores = {"main_score": result["spearman"], **result, **interval}
+        scores["similarities"] = by_similarity
+        return TaskScores(
+            scores,
+            ItemValues(
+                list(map(str, range(len(human)))),
+                (main, human),
+                lambda x, y: 100 * spearman(x, y),
+            ),
+        )
 
     return evaluate
 
 
+def embed_pairs(
+    embed: EmbedFn, first: list[str], second: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors of the first and of the second texts of N pairs: [N, D] and [N, D].
+
+    Both are embedded as queries, in one call, so that the embedder can batch them by
+    length.
+    """
+    a, b = np.split(np.asarray(embed([*first, *second], "query")), 2)
+    chex.assert_rank([a, b], 2)
+    chex.assert_equal_shape([a, b])
+    return a, b
+
+
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each row of a with the same row of b: [N, D], [N, D] -> [N]."""
-    return dot(l2_normalize_rows(a), l2_normalize_rows(b))
+    """Cosine of each row of a with the same row of b: [N, D], [N, D] -> [N].
+
+    From the distance of the unit vectors, as in scikit-learn: it is exactly 1 for equal
+    vectors, so that pairs of equal texts have equal scores.
+    """
+    difference = l2_normalize_rows(a) - l2_normalize_rows(b)
+    return 1 - np.einsum("nd,nd->n", difference, difference) / 2
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
