@@ -297,7 +297,6 @@ def test_retrieval_scores_as_in_mteb():
     metrics += ("hit_rate@1", "mrr@10")
     evaluator = ranking(corpus, queries, qrels, metrics=metrics, abstention=True)
     scores = evaluator(embed_toy)
-    check_scores(scores, main_score=0.19071, mrr_10=0.430060)
     expected = dict(
         zip(metrics, (0.19071, 0.11174, 0.20624, 0.195, 0.195), strict=False)
     )
@@ -446,8 +445,9 @@ def test_labels_that_cannot_be_learned_are_refused_or_noted(tmp_path, capsys):
         build("xx", "xy")
     build("x" * 8 + "y", "xyz")
     notes = capsys.readouterr().err
-    assert "1 labels, such as 'z', have no text in" in notes
-    assert "1 labels have fewer than 8 texts, such as 'y' with 1" in notes
+    assert "test.jsonl: 1 of 3 labels have no text in" in notes
+    assert "such as 'z'; their texts count as errors" in notes
+    assert "1 of 2 labels have fewer than 8 texts, such as 'y' with 1" in notes
     with pytest.raises(ValueError, match="is a file; a classification needs a folder"):
         classification(data=str(tmp_path / "train.jsonl"))
     with pytest.raises(

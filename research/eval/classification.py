@@ -150,20 +150,21 @@ def check_labels(train: LabeledTexts, test: LabeledTexts, per_label: int) -> Non
     counts = Counter(train.labels.tolist())
     if len(counts) < 2:
         raise ValueError(
-            f"{train.place}: all texts have the label {train.labels[0]!r}; a "
+            f"{train.place}: all texts have the label {next(iter(counts))!r}; a "
             "classification needs two labels or more"
         )
-    unseen = sorted(set(test.labels.tolist()) - set(counts), key=str)
+    tested = set(test.labels.tolist())
+    unseen = sorted(tested - set(counts), key=str)
     if unseen:
         show_note(
-            f"{test.place}: {len(unseen)} labels, such as {unseen[0]!r}, have no text "
-            f"in {train.place}; texts with these labels count as errors"
+            f"{test.place}: {len(unseen)} of {len(tested)} labels have no text in "
+            f"{train.place}, such as {unseen[0]!r}; their texts count as errors"
         )
     rare = [label for label, count in counts.items() if count < per_label]
     if rare:
         show_note(
-            f"{train.place}: {len(rare)} labels have fewer than {per_label} texts, "
-            f"such as {rare[0]!r} with {counts[rare[0]]}"
+            f"{train.place}: {len(rare)} of {len(counts)} labels have fewer than "
+            f"{per_label} texts, such as {rare[0]!r} with {counts[rare[0]]}"
         )
 
 
