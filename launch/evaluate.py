@@ -26,7 +26,7 @@ from research.atomic_write import atomic_write, to_json
 from research.data.corpus import describe_corpus, find_corpus
 from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
-from research.eval.sts import SIMILARITIES
+from research.eval.tasks.sts import SIMILARITIES
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.inference.shares import split_over_processes

@@ -16,8 +16,8 @@ from research.eval.grid import (
     score_grid,
     to_record,
 )
-from research.eval.retrieval import ranking, retrieval
-from research.eval.sts import SIMILARITIES, sts
+from research.eval.tasks.retrieval import ranking, retrieval
+from research.eval.tasks.sts import SIMILARITIES, sts
 
 
 def letters(texts, role):

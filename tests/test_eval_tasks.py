@@ -12,12 +12,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from research.eval import bitext_mining as bitext
-from research.eval import classification as single_label
-from research.eval import multilabel as multiple_labels
-from research.eval.bitext_mining import bitext_mining
-from research.eval.classification import classification
-from research.eval.clustering import clustering
 from research.eval.metrics import (
     average_precision,
     pair_metrics,
@@ -25,12 +19,18 @@ from research.eval.metrics import (
     query_scores,
     ranking_scores,
 )
-from research.eval.multilabel import multilabel
-from research.eval.pair_classification import pair_classification
-from research.eval.reranking import reranking
-from research.eval.retrieval import ranking
-from research.eval.sts import sts
-from research.eval.summarization import summarization
+from research.eval.tasks import bitext_mining as bitext
+from research.eval.tasks import classification as single_label
+from research.eval.tasks import multilabel as multiple_labels
+from research.eval.tasks.bitext_mining import bitext_mining
+from research.eval.tasks.classification import classification
+from research.eval.tasks.clustering import clustering
+from research.eval.tasks.multilabel import multilabel
+from research.eval.tasks.pair_classification import pair_classification
+from research.eval.tasks.reranking import reranking
+from research.eval.tasks.retrieval import ranking
+from research.eval.tasks.sts import sts
+from research.eval.tasks.summarization import summarization
 
 HEADS = "abcde"
 

@@ -195,7 +195,7 @@ def _mark_entailment(path: Path, folder: Path) -> None:
     _write_rows(folder / "test.jsonl.gz", pairs)
 
 
-def _retrieve_candidates(path: Path, folder: Path) -> None:
+def _rank_candidates(path: Path, folder: Path) -> None:
     """The relevant documents of each query, and the best of BM25."""
     corpus, queries, qrels, *_ = read_beir(path, "test")
     names = list(corpus)
@@ -253,7 +253,7 @@ SETS = {
     "squad": Set("retrieval", "squad_retrieval"),
     "cosqa": Set("retrieval", "cosqa"),
     "qmsum": Set("retrieval", "qmsum"),
-    "squad_candidates": Set("reranking", "squad_retrieval", _retrieve_candidates),
+    "squad_candidates": Set("reranking", "squad_retrieval", _rank_candidates),
     "stsb_partners": Set("summarization", "stsb", _group_partners),
 }
 

@@ -53,6 +53,7 @@ def make_mteb_task(kind: str, name: str, **arguments):
     dataset = task_type.read(**reader_arguments)
     if kind == "clustering" and isinstance(dataset[SPLIT]["sentences"][0], list):
         task_type = TASK_TYPES["clustering_sets"]
+    # What mteb asks of a task, beside its data.
     card = TaskMetadata(
         name=name,
         description="A set of local files.",

@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from research.data.sources import SOURCES
-from research.eval.bitext_mining import bitext_mining
-from research.eval.classification import classification
-from research.eval.clustering import clustering
 from research.eval.examples import examples
 from research.eval.longembed import longembed
-from research.eval.multilabel import multilabel
-from research.eval.pair_classification import pair_classification
 from research.eval.perplexity import perplexity
-from research.eval.reranking import reranking
-from research.eval.retrieval import ranking, retrieval
-from research.eval.sts import sts
-from research.eval.summarization import summarization
+from research.eval.tasks.bitext_mining import bitext_mining
+from research.eval.tasks.classification import classification
+from research.eval.tasks.clustering import clustering
+from research.eval.tasks.multilabel import multilabel
+from research.eval.tasks.pair_classification import pair_classification
+from research.eval.tasks.reranking import reranking
+from research.eval.tasks.retrieval import ranking, retrieval
+from research.eval.tasks.sts import sts
+from research.eval.tasks.summarization import summarization
 from research.types import Evaluator, ModelEvaluator
 
 # Approximate number of characters per token of code, chosen low so that few texts have

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from research.data.task_files import find_split, read_summaries
 from research.eval.metrics import bootstrap, correlations
+from research.eval.tasks.files import find_split, read_summaries
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from research.config_sections import check_option
-from research.data.task_files import read_candidates
 from research.eval.metrics import Run, parse_metric
-from research.eval.retrieval import score_run
+from research.eval.tasks.files import read_candidates
+from research.eval.tasks.retrieval import score_run
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, TaskScores
 

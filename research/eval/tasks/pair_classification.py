@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from research.data.task_files import find_split, read_binary_pairs
 from research.eval.metrics import average_precision, bootstrap, pair_metrics
-from research.eval.sts import SIMILARITIES, embed_pairs
+from research.eval.tasks.files import find_split, read_binary_pairs
+from research.eval.tasks.sts import SIMILARITIES, embed_pairs
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from research.data.task_files import LabeledTexts, find_split, read_labels
 from research.eval.metrics import bootstrap
+from research.eval.tasks.files import LabeledTexts, find_split, read_labels
 from research.progress import show_note
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 

@@ -5,8 +5,8 @@ import numpy as np
 
 from research.config_sections import check_option
 from research.data.files import read_sts
-from research.data.task_files import find_split
 from research.eval.metrics import bootstrap, check_spread, correlations, spearman
+from research.eval.tasks.files import find_split
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 

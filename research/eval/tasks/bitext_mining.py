@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from research.data.files import READERS
-from research.data.task_files import read_bitext
 from research.eval.metrics import bootstrap
+from research.eval.tasks.files import read_bitext
 from research.inference.search import rank_documents
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 

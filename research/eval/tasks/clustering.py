@@ -5,9 +5,9 @@ import warnings
 
 import numpy as np
 
-from research.data.task_files import find_split, read_clusters
-from research.eval.classification import SEED
 from research.eval.metrics import bootstrap
+from research.eval.tasks.classification import SEED
+from research.eval.tasks.files import find_split, read_clusters
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
 
@@ -144,6 +144,7 @@ def cluster_repeatedly(
     )
     scores = []
     for _ in range(repetitions):
+        # Each repetition fits the model anew.
         rows = rng.choices(range(len(vectors)), k=count)
         clusters = _fit_clusters(model, vectors[rows])
         scores.append(

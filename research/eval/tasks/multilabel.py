@@ -5,9 +5,9 @@ from collections import Counter
 
 import numpy as np
 
-from research.data.task_files import find_split, read_label_lists
-from research.eval.classification import SEED
 from research.eval.metrics import bootstrap
+from research.eval.tasks.classification import SEED
+from research.eval.tasks.files import find_split, read_label_lists
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
 NEIGHBORS = 5
