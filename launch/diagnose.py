@@ -7,7 +7,14 @@ length_collapse: cosines of pairs of documents that are cut to each length, with
   without TempScale.
 positional_bias: how much insertions and removals at the start, the middle and the end
   of a document change its embedding.
-geometry: anisotropy, IsoScore and effective rank at every depth.
+geometry: anisotropy, IsoScore, intrinsic dimension, effective rank and uniformity of
+  the embeddings at every depth.
+layers: entropy, curvature and invariance of every layer (Layer by Layer), and with
+  --tasks how they go with the scores there.
+outliers: dimensions with large means in all tokens' states, and what changes if they
+  are clipped (--clip_dims).
+token_states: anisotropy, intrinsic dimension and effective rank of the states of tokens
+  at every depth, and the rank of masked ones.
 """
 
 from pathlib import Path
@@ -26,7 +33,9 @@ from research.eval.tables import markdown_page
 from research.types import Evaluator, ModelEvaluator
 
 # The reports of a run without --reports, which need nothing but a corpus.
-DEFAULT_REPORTS = "length_collapse | positional_bias | geometry"
+DEFAULT_REPORTS = (
+    "length_collapse | positional_bias | geometry | token_states | outliers"
+)
 REPORTS_FLAG = flags.DEFINE_string(
     "reports",
     DEFAULT_REPORTS,

@@ -9,7 +9,7 @@ from launch import main as cli
 from research.data.corpus import describe_corpus, find_corpus, read_corpus
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel, hash_model
-from research.inference.options import embedder_options
+from research.inference.options import embedder_options, parse_dims
 from research.inference.shares import split_over_processes
 from research.interop import load
 from research.models.positions.base import Extrapolate
@@ -103,6 +103,12 @@ MODEL_PARALLEL = flags.DEFINE_integer(
     "of texts are split over the copies.",
     lower_bound=1,
 )
+CLIP_DIMS = flags.DEFINE_string(
+    "clip_dims",
+    None,
+    "The dimensions of hidden states that are set to 0 before they are pooled, such as "
+    "the outliers that launch.diagnose finds: (308, 381).",
+)
 # Transforms of the embeddings.
 WHITEN = flags.DEFINE_string(
     "whiten",
@@ -117,6 +123,7 @@ cli.group_flags("Model", MODEL, DEPTH, DIM, POOL, MAX_LENGTH, ADAPTER)
 cli.group_flags("Long texts", EXTEND, CHUNK, last=True)
 cli.group_flags(
     *("Prompts and layers", PROMPT, INSTRUCTION, PREPEND, LAYERS, BIDIRECTIONAL),
+    CLIP_DIMS,
     last=True,
 )
 cli.group_flags("Whitening and devices", WHITEN, WHITEN_DIM, MODEL_PARALLEL, last=True)
@@ -210,11 +217,17 @@ def describe_embedder(embedder: Embedder) -> dict[str, Any]:
     }
 
 
-def size_options() -> dict[str, int | str]:
-    """Keyword arguments of `Embedder` from --depth, --dim, --max_length and --pool."""
-    # Unset flags leave the embedder's own defaults.
-    options = (DEPTH, DIM, MAX_LENGTH, POOL)
-    return {flag.name: flag.value for flag in options if flag.value is not None}
+def size_options() -> dict[str, Any]:
+    """Keyword arguments of `Embedder` from the flags that every command takes.
+
+    These are --depth, --dim, --max_length, --pool and --clip_dims; flags that are not
+    set leave the embedder's own defaults.
+    """
+    flag_values = {f.name: f.value for f in (DEPTH, DIM, MAX_LENGTH, POOL)}
+    options = {name: value for name, value in flag_values.items() if value is not None}
+    if CLIP_DIMS.value is not None:
+        options["clip_dims"] = parse_dims(CLIP_DIMS.value)
+    return options
 
 
 def check_plain(model: EmbeddingModel, reader: str) -> None:

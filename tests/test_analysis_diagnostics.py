@@ -5,7 +5,6 @@ import pytest
 from matplotlib.figure import Figure
 from test_analysis_synthetic_documents import TOKENIZER, WORDS, corpus
 
-from research.analysis.diagnostics.depth_geometry import measure_geometry
 from research.analysis.diagnostics.length_collapse import (
     choose_lengths,
     measure_length_collapse,
@@ -13,7 +12,6 @@ from research.analysis.diagnostics.length_collapse import (
 from research.analysis.diagnostics.positional_bias import measure_positional_bias
 from research.analysis.diagnostics.reports import REPORTS
 from research.analysis.synthetic_documents import make_documents, truncate_document
-from research.eval.geometry.measures import isoscore
 
 VECTORS = np.random.default_rng(3).standard_normal((len(WORDS), 16))
 
@@ -110,29 +108,10 @@ def test_rotation_tells_the_documents_bias_from_the_models():
     assert found["rotated"]["remove"]["start_over_end"] == pytest.approx(1, abs=0.6)
 
 
-def test_geometry_by_depth():
-    random = np.random.default_rng(0)
-    x = random.standard_normal((300, 3, 6))
-    x[:, 1] += 10  # mean cosine 100 / (100 + 1), centered 0
-    x[:, 2] = random.standard_normal((300, 1)) * np.arange(6) + np.arange(6)[::-1]
-    record = measure_geometry(x, (0, 1, 2))
-    assert record["texts"] == 300 and record["width"] == 6
-    assert record["mean_cosine"][0] == pytest.approx(0, abs=0.02)
-    assert record["mean_cosine"][1] == pytest.approx(100 / 101, abs=0.002)
-    assert np.abs(record["centered_mean_cosine"][:2]).max() < 0.02
-    unit = x[:, 2] / np.linalg.norm(x[:, 2], axis=1, keepdims=True)
-    assert record["isoscore"][2] == pytest.approx(isoscore(unit))
-    assert record["effective_rank"][0] == pytest.approx(6, abs=0.1)
-    assert record["effective_rank"][2] < 3
-    assert record["gaussian"]["isoscore"] == pytest.approx(1, abs=0.05)
-
-
 def test_pictures_and_records(tmp_path, monkeypatch):
     collapse = measure_length_collapse({"x": collapsing}, made(20, 12), [8, 20])
     moved = bias(weighted(lambda place, number: 1 / (1 + place)))
     assert moved["rotated"]["insert"]["start_over_end"] > 1.2
-    x = np.random.default_rng(0).standard_normal((20, 13, 5))
-    geometry = measure_geometry(x, range(13))
     pictures = []
     monkeypatch.setattr(
         Figure, "savefig", lambda picture, *_, **__: pictures.append(picture)
@@ -140,7 +119,6 @@ def test_pictures_and_records(tmp_path, monkeypatch):
     for name, record in (
         ("length_collapse", collapse),
         ("positional_bias", moved),
-        ("geometry", geometry),
     ):
         assert json.loads(json.dumps(record, allow_nan=False)) == record
         REPORTS[name].plot(record, "a title", tmp_path / f"{name}.png")
@@ -155,8 +133,6 @@ def test_pictures_and_records(tmp_path, monkeypatch):
     edited = pictures[1].axes[0].containers[0].lines[0]
     cosines = moved["as_written"]["insert"]["cosine"]["start"]
     np.testing.assert_allclose(list(edited.get_ydata()), cosines)
-    ranks = pictures[2].axes[2].lines[0]
-    np.testing.assert_allclose(ranks.get_ydata(), geometry["effective_rank"])
 
 
 def test_too_few_texts():
@@ -165,5 +141,3 @@ def test_too_few_texts():
         measure_length_collapse({"x": collapsing}, few, [8, 20])
     with pytest.raises(ValueError, match="9 documents are too few"):
         measure_positional_bias(weighted(lambda *_: 1), few, few)
-    with pytest.raises(ValueError, match="4 different texts are too few"):
-        measure_geometry(np.ones((4, 2, 3)), (0, 1))

@@ -3,13 +3,29 @@ import itertools
 import numpy as np
 import pytest
 
+from research.eval.geometry.intrinsic_dimension import (
+    levina_bickel,
+    nearest_distances,
+    two_nn,
+)
 from research.eval.geometry.measures import (
+    alignment,
     center_rows,
     effective_rank,
     isoscore,
+    isoscore_star,
     mean_cosine,
     pair_cosines,
+    participation_ratio,
+    partition_score,
+    svd_anisotropy,
+    uniformity,
 )
+from research.transforms.normalize import l2_normalize_rows
+
+# The cloud of the specification, and its unit rows; values from released code.
+CLOUD = np.random.default_rng(0).normal(size=(200, 8)) * np.arange(1, 9) + 0.5
+UNIT = l2_normalize_rows(CLOUD)
 
 
 def noise(rows, width, seed=0):
@@ -82,6 +98,99 @@ def test_effective_ranks_with_known_values():
     # Singular values 3 and 1: entropy of (3/4, 1/4).
     expected = np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
     assert effective_rank(np.diag([3.0, 1.0])) == pytest.approx(expected)
+
+
+def golden(value):
+    return pytest.approx(value, abs=6e-7)
+
+
+def test_the_cloud_has_the_values_of_released_code():
+    assert CLOUD.sum() == golden(714.520555)
+    assert mean_cosine(UNIT) == golden(0.009294)
+    assert svd_anisotropy(CLOUD) == golden(0.313543)
+    assert effective_rank(center_rows(CLOUD)) == golden(6.830017)
+    assert effective_rank(center_rows(CLOUD), "eigenvalues") == golden(5.352240)
+    assert effective_rank(CLOUD) == golden(6.880849)
+    assert participation_ratio(CLOUD) == golden(4.567673)
+    assert isoscore(CLOUD) == golden(0.509668)
+    assert partition_score(UNIT) == golden(0.782275)
+    assert uniformity(UNIT) == golden(-2.698257)
+
+
+def test_alignment_of_the_cloud_with_its_noisy_copy():
+    noisy = CLOUD + 0.5 * np.random.default_rng(10).normal(size=(200, 8))
+    assert alignment(UNIT, noisy) == golden(0.014305)
+    assert alignment(UNIT, noisy, power=1) == golden(0.106522)
+    assert alignment(CLOUD, 3 * CLOUD) == golden(0)
+
+
+def test_shrinkage_of_the_covariance():
+    for share, value in ((0.1, 0.512057), (0.2, 0.515025), (1, 1)):
+        assert isoscore_star(CLOUD, shrinkage=share) == golden(value)
+    few, cov = CLOUD[:5], np.cov(CLOUD.T)
+    assert isoscore(few) == golden(0.109396)
+    assert isoscore_star(few, shrinkage=0) == golden(0.109396)
+    assert isoscore_star(few, cov, shrinkage=0.2) == golden(0.191780)
+    with pytest.raises(ValueError, match=r"shrinkage is 2; it should be in 0 ... 1"):
+        isoscore_star(few, shrinkage=2)
+
+
+def test_isoscore_is_algorithm_1_of_the_paper():
+    variances = np.linalg.eigvalsh(np.cov(CLOUD.T))
+    scaled = np.sqrt(8) * variances / np.linalg.norm(variances)
+    slack = 8 - np.sqrt(8)
+    defect = np.linalg.norm(scaled - 1) / np.sqrt(2 * slack)
+    fraction = (8 - defect**2 * slack) ** 2 / 64
+    assert isoscore(CLOUD) == pytest.approx((8 * fraction - 1) / 7)
+
+
+def test_measures_that_do_not_depend_on_a_rotation():
+    rotation, _ = np.linalg.qr(noise(8, 8, seed=1))
+    for measure in (svd_anisotropy, effective_rank, uniformity, mean_cosine, two_nn):
+        assert measure(3 * UNIT @ rotation) == pytest.approx(measure(UNIT))
+    assert partition_score(UNIT @ rotation) == pytest.approx(partition_score(UNIT))
+
+
+def test_anisotropy_of_a_line_and_of_an_even_cloud():
+    line = noise(50, 1) * np.arange(1, 6)
+    assert svd_anisotropy(line) == pytest.approx(1)
+    assert svd_anisotropy(np.ones((9, 4))) == 1
+    assert svd_anisotropy(noise(20_000, 5)) == pytest.approx(1 / 5, abs=0.01)
+
+
+def test_partition_score_of_long_vectors_is_finite():
+    assert 0 <= partition_score(1e3 * CLOUD) < 1e-6
+    assert partition_score(np.zeros((4, 3))) == 1
+
+
+def test_intrinsic_dimensions_of_released_code():
+    assert two_nn(CLOUD) == golden(6.878175)
+    assert two_nn(CLOUD, fit="likelihood") == golden(6.716880)
+    assert levina_bickel(CLOUD) == golden(5.498988)
+    h = np.random.default_rng(1)
+    axes, _ = np.linalg.qr(h.normal(size=(10, 10)))
+    plane = h.uniform(size=(500, 2)) @ axes[:2]
+    assert two_nn(plane) == golden(1.856211)
+    assert two_nn(plane, fit="likelihood") == golden(1.853775)
+    assert levina_bickel(plane) == golden(1.882324)
+
+
+def test_equal_vectors_count_once_and_a_point_has_no_dimension():
+    twice = np.concatenate([CLOUD, CLOUD[:50]])
+    assert two_nn(twice) == pytest.approx(two_nn(CLOUD))
+    constant = np.column_stack([CLOUD, np.ones(200)])
+    assert two_nn(constant) == pytest.approx(two_nn(CLOUD))
+    assert two_nn(np.ones((9, 4))) == 0
+    assert two_nn(np.ones((9, 4)) + 1e-9 * noise(9, 4)) == 0
+    with pytest.raises(ValueError, match="2 different vectors are too few"):
+        two_nn(np.eye(2))
+
+
+def test_small_distances_keep_their_digits():
+    x = 1e4 + np.array([[0.0], [1e-5], [3e-5], [1.0]])
+    np.testing.assert_allclose(
+        nearest_distances(x, 2)[:3], [[1e-5, 3e-5], [1e-5, 2e-5], [2e-5, 3e-5]], 1e-6
+    )
 
 
 def test_too_few_vectors():

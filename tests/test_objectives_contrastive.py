@@ -263,3 +263,31 @@ def test_devices_exchange_the_vectors_of_the_sizes_once(key, made):
     # [32 documents, sum of dims] float32, and the ids of 48 texts, of 8 bytes
     vectors = 32 * sum(dim for _, dim in PAIRS) * 4
     assert gathered * 2**20 == vectors + 48 * 8
+
+
+def test_the_rank_weight_adds_the_entropy_of_all_embeddings(key, made):
+    """On one device and on eight, with hard negatives and all layers."""
+    nested = over_sizes("starbucks_sts")
+
+    def value(weight, batch, params):
+        pool = BASIC_POOLINGS["mean"]
+        reduced = contrastive(CFG, pool, nested, rank_weight=weight)
+        run = jax.jit(lambda params: reduced.loss(params, {}, batch, key))
+        value, metrics, _ = run(params)
+        return float(value), metrics
+
+    batch = made(4, devices=4)
+    params, _ = contrastive(CFG, BASIC_POOLINGS["mean"], nested).init(key)
+    plain, metrics = value(0.0, batch, params)
+    assert "representation_rank" not in metrics
+    total, metrics = value(0.5, batch, params)
+    rank = float(metrics["representation_rank"])
+    assert 1 < rank < CFG.width
+    assert total - plain == pytest.approx(0.5 * np.log(rank), rel=1e-4)
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "model": 2})
+    places = sharding.shardings(jax.eval_shape(lambda: params), mesh)
+    with jax.set_mesh(mesh):
+        batch = sharding.put_batch(jax.tree.map(np.asarray, batch), mesh)
+        got, metrics = value(0.5, batch, jax.device_put(params, places))
+    assert got == pytest.approx(total, rel=1e-4)
+    assert float(metrics["representation_rank"]) == pytest.approx(rank, rel=1e-4)

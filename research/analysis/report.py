@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from research.analysis.courses import find_courses, format_course
 from research.atomic_write import read_json
 from research.eval.figures import figure
 from research.eval.tables import markdown_table
@@ -56,6 +57,11 @@ def format_markdown(workdir: Path) -> str:
     # A table per evaluator, and the grid of sizes if there is one.
     for name in evaluators:
         parts += _compare_first_and_last(metrics, name)
+    courses = find_courses(metrics)
+    for name, measures in courses.items():
+        parts += [f"## {name}", format_course(measures)]
+    if courses:
+        parts.append("![diagnostics by step](diagnostics.png)")
     grid = workdir / "evals" / "grid.md"
     if grid.exists():
         parts += ["#" + grid.read_text(), "![score by depth and width](grid.png)"]

@@ -16,6 +16,7 @@ from research.inference.chunk_embedder import (
 from research.inference.forward import RowEncoder, make_row_encoders
 from research.inference.model import EmbeddingModel
 from research.inference.settings import (
+    check_clip_dims,
     choose_lengths,
     describe_model,
     truncate_to_depths,
@@ -71,6 +72,8 @@ class Embedder:
             they are normalized.
         depths: Numbers of blocks at which texts are embedded, in one pass; 0 is the
             embedding layer. Vectors are then [N, len(depths), D].
+        clip_dims: Dimensions of hidden states that are set to 0 before they are pooled,
+            such as outliers (Luo et al. 2021).
         batch_tokens: As in `choose_batch_sizes`.
         mesh: Mesh over whose batch axes rows are spread, and over whose 'model' axis
             the parameters are split; None for the default device.
@@ -98,6 +101,7 @@ class Embedder:
         chunk: Chunking | None = None,
         transform: Callable[[np.ndarray], np.ndarray] | None = None,
         depths: Sequence[int] | None = None,
+        clip_dims: Sequence[int] = (),
         batch_tokens: int | None = None,
         mesh: Mesh | None = None,
         allow_empty: bool = False,
@@ -155,6 +159,7 @@ class Embedder:
             blocks=None if blocks is None else blocks[: cfg.depth],
             depths=None if depths is None else tuple(depths),
             layers=states,
+            clip_dims=check_clip_dims(clip_dims, cfg.width),
         )
         if chunk is not None:
             self._chunk_encoders = self._make_chunk_encoders(chunk)

@@ -42,6 +42,7 @@ class RowEncoder:
         layers: Indices of the hidden states, before the final norm, whose pooled
             vectors are averaged; None for the last hidden state after the norm.
         can_share_prefix: Whether a common prefix of all rows can be computed once.
+        clip_dims: Dimensions that are set to 0 in every state that is pooled.
     """
 
     params: Params
@@ -53,6 +54,7 @@ class RowEncoder:
     depths: tuple[int, ...] | None = None
     layers: tuple[int, ...] | None = None
     can_share_prefix: bool = False
+    clip_dims: tuple[int, ...] = ()
 
     def __call__(
         self, rows: PaddedRows, max_segments: int = 1, prefix: PrefixKV | None = None
@@ -95,6 +97,7 @@ class RowEncoder:
             "max_segments": max_segments,
             "depths": self.depths,
             "layers": self.layers,
+            "clip_dims": self.clip_dims,
         }
 
 
@@ -109,6 +112,7 @@ def make_row_encoders(
     blocks: np.ndarray | None = None,
     depths: tuple[int, ...] | None = None,
     layers: tuple[int, ...] | None = None,
+    clip_dims: tuple[int, ...] = (),
 ) -> list[RowEncoder]:
     """Makes a row encoder for each adapter; a single one without adapters.
 
@@ -117,7 +121,7 @@ def make_row_encoders(
     Args:
         params: The encoder's parameters, with `num_adapters` adapters.
         num_adapters: Number of adapters in the parameters.
-        cfg, pool, mesh, dense, blocks, depths, layers: As in `RowEncoder`.
+        cfg, pool, mesh, dense, blocks, depths, layers, clip_dims: As in `RowEncoder`.
 
     Raises:
         ValueError: There is no such pooling, or the model lacks its parameters.
@@ -131,7 +135,7 @@ def make_row_encoders(
         every_params = [lora.select_adapter(params, i) for i in range(num_adapters)]
     shares = prefix_cache.can_share_prefix(cfg)
     return [
-        RowEncoder(p, cfg, pool, mesh, dense, blocks, depths, layers, shares)
+        RowEncoder(p, cfg, pool, mesh, dense, blocks, depths, layers, shares, clip_dims)
         for p in every_params
     ]
 
@@ -158,7 +162,10 @@ def place_rows(rows: np.ndarray, mesh: Mesh | None) -> Array:
     return jax.device_put(rows, mesh and NamedSharding(mesh, P(batch_axes(mesh))))
 
 
-@partial(jax.jit, static_argnames=("cfg", "pool", "max_segments", "depths", "layers"))
+@partial(
+    jax.jit,
+    static_argnames=("cfg", "pool", "max_segments", "depths", "layers", "clip_dims"),
+)
 def _encode_rows(
     params: Params,
     dense: tuple[Dense, ...],
@@ -171,6 +178,7 @@ def _encode_rows(
     max_segments: int,
     depths: tuple[int, ...] | None,
     layers: tuple[int, ...] | None,
+    clip_dims: tuple[int, ...],
 ) -> Array:
     """The compiled program of `RowEncoder`: [R, M, D], or [R, M, K, D] with depths."""
     # [R, S] tokens, one text per row.
@@ -189,6 +197,7 @@ def _encode_rows(
         span_ids=rows.span_ids,
         every_layer=depths is not None or layers is not None,
         before_final_norm=layers is not None,
+        clip_dims=clip_dims,
         prepend=prepend,
         prefix=prefix,
     )

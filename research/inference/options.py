@@ -81,6 +81,18 @@ def parse_window(text: str) -> tuple[int, int]:
     return window
 
 
+def parse_dims(text: str) -> tuple[int, ...]:
+    """Reads numbers of dimensions, such as "308" or "(308, 381)".
+
+    Raises:
+        ValueError: The text does not have this form.
+    """
+    dims = _parse_integers(text)
+    if not dims:
+        raise ValueError(f"{text!r} names no dimensions; write 308, or (308, 381)")
+    return dims
+
+
 def _parse_integers(text: str) -> tuple[int, ...] | None:
     """Reads integers, such as "-2" or "(1, 12)"; None for any other text."""
     try:

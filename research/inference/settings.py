@@ -53,6 +53,20 @@ def truncate_to_depths(params, cfg, depths: Sequence[int], layers: tuple[int, ..
     return truncate_depth(params, cfg, max(*depths, 1))
 
 
+def check_clip_dims(dims: Sequence[int], width: int) -> tuple[int, ...]:
+    """The different dimensions to clip, ascending.
+
+    Raises:
+        ValueError: A dimension is not one of the hidden states'.
+    """
+    for dim in dims:
+        if not 0 <= dim < width:
+            raise ValueError(
+                f"dimension {dim} to clip is not in 0 ... {width - 1} of hidden states"
+            )
+    return tuple(sorted(set(dims)))
+
+
 def choose_lengths(
     model_length: int, max_len: int, max_length: int | None, chunk: Chunking | None
 ) -> tuple[int, int | None]:

@@ -170,7 +170,10 @@ def _attend_by_position(cfg: EncoderConfig, length: int) -> EncoderConfig:
 
 @partial(
     jax.jit,
-    static_argnames=("cfg", "pool", "max_segments", "every_layer", "before_final_norm"),
+    static_argnames=(
+        *("cfg", "pool", "max_segments", "every_layer", "before_final_norm"),
+        "clip_dims",
+    ),
 )
 def encode(
     params: Params,
@@ -182,6 +185,7 @@ def encode(
     span_ids: Array | None = None,
     every_layer: bool = False,
     before_final_norm: bool = False,
+    clip_dims: tuple[int, ...] = (),
     prepend: Prepend | None = None,
     prefix: PrefixKV | None = None,
     key: Key | None = None,
@@ -199,6 +203,7 @@ def encode(
         every_layer: Whether to pool the outputs of the embedding layer and every block.
         before_final_norm: With `every_layer`, pool states before the final norm, and
             append the last layer's states after it.
+        clip_dims: Dimensions that are set to 0 in every state that is pooled.
         prepend: Positions and blocks of token prepending; None for none.
         prefix: Cached keys and values of the first tokens of all texts, from
             `prefix_cache.encode_prefix`; each row then holds the remaining tokens of
@@ -227,10 +232,14 @@ def encode(
     if pool_layer is not None and every_layer:
         raise ValueError("this pooling makes one vector of all layers, not of each")
 
+    def clip(x):
+        return x.at[..., jnp.array(clip_dims)].set(0) if clip_dims else x
+
     # Pool inside the scan, which stacks [L, B, M, D] instead of [L, B, S, D]
     def pool_in_scan(x, router_logits):
         if not before_final_norm:
             x = apply_final_norm(params, x, cfg)
+        x = clip(x)
         if pool_layer is None:
             return pool(x, mask)
         return pool_layer(x, *([router_logits] if uses_router else []), mask=mask)
@@ -240,10 +249,10 @@ def encode(
         _, layers = run(pool_in_scan)
         return _flatten_texts(pool(layers[1:], mask))
     if not every_layer:
-        return _flatten_texts(pool(run()[0], mask))
+        return _flatten_texts(pool(clip(run()[0]), mask))
     x, layers = run(pool_in_scan)
     if before_final_norm:
-        layers = jnp.concatenate([layers, pool(x, mask)[None]])
+        layers = jnp.concatenate([layers, pool(clip(x), mask)[None]])
     layers = jnp.moveaxis(layers, 0, 2)  # [B, M, L+1, D]
     return layers.reshape(-1, *layers.shape[2:])
 

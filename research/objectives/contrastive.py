@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from research import sharding
+from research.losses.rank_penalty import von_neumann_entropy
 from research.losses.similarity import (
     PairScores,
     PairVectors,
@@ -45,6 +46,7 @@ def contrastive(
     micro_batch: int = 0,
     head: str = "none",
     keep_head: bool = False,
+    rank_weight: float = 0.0,
 ) -> Objective:
     """Contrasts the queries of a batch with its documents, by a loss over sizes.
 
@@ -59,6 +61,9 @@ def contrastive(
             et al. 2021, section 3); "none" has no head.
         keep_head: Whether the trained model embeds with the head, as supervised SimCSE
             does; unsupervised SimCSE has it in training only.
+        rank_weight: Weight of the entropy of the batch's embeddings at full size, which
+            reduces their rank (`von_neumann_entropy`), such as 0.01; 0 for no term. It
+            is logged as the metric "representation_rank".
 
     Returns:
         An Objective whose batches are Batch.
@@ -115,7 +120,15 @@ def contrastive(
             take_texts(embeddings, document_index),
         )
         losses, metrics = size_loss.loss(q, d, labels, key)
-        return losses.mean(), {**metrics, **ranking_metrics(q, d)}
+        metrics = {**metrics, **ranking_metrics(q, d)}
+        if not rank_weight:
+            return losses.mean(), metrics
+        # The entropy is of all devices' texts, at full size
+        vectors = gather_pairs(*((q[:, -1], d[:, -1]) if q.ndim == 3 else (q, d)))
+        texts = jnp.concatenate([vectors.all_queries, vectors.all_documents])
+        entropy = von_neumann_entropy(texts)
+        metrics["representation_rank"] = jnp.exp(jax.lax.stop_gradient(entropy))
+        return losses.mean() + rank_weight * entropy, metrics
 
     def take_texts(embeddings: Array, index: Array) -> Array:
         # Indices count over all devices; a text of another device becomes NaN

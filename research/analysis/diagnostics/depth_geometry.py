@@ -1,4 +1,4 @@
-"""Geometry: how evenly the vectors at every depth fill their space."""
+"""Geometry: how evenly the embeddings at every depth fill their space."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,35 +9,54 @@ import numpy as np
 
 from research.analysis.diagnostics.inputs import DiagnosticInputs, check_count
 from research.analysis.diagnostics.panels import (
-    PANEL_HEIGHT,
-    PANEL_WIDTH,
-    tick_indices,
+    DepthPanel,
+    list_by_depth,
+    plot_by_depth,
 )
-from research.eval.figures import figure
-from research.eval.geometry.measures import (
-    center_rows,
-    effective_rank,
-    isoscore,
-    mean_cosine,
+from research.eval.geometry.evaluators import VECTOR_MEASURES, measure_vectors
+
+PANELS = (
+    DepthPanel(
+        "Anisotropy",
+        "mean cosine",
+        {"mean_cosine": "unchanged", "centered_mean_cosine": "mean subtracted"},
+    ),
+    DepthPanel(
+        "SVD anisotropy",
+        "share of the first component",
+        {"svd_anisotropy": "the model"},
+    ),
+    DepthPanel("IsoScore", "IsoScore", {"isoscore": "the model"}),
+    DepthPanel("Intrinsic dimension", "TwoNN", {"intrinsic_dimension": "the model"}),
+    DepthPanel(
+        "Effective rank",
+        "effective rank",
+        {
+            "effective_rank": "of singular values, centered",
+            "representation_rank": "of eigenvalues",
+        },
+    ),
+    DepthPanel("Uniformity", "log of the mean kernel", {"uniformity": "the model"}),
 )
-from research.transforms.normalize import l2_normalize_rows
 
 
 def report_geometry(inputs: DiagnosticInputs, *, texts: int = 1000) -> dict[str, Any]:
-    """Anisotropy, IsoScore and effective rank at every depth.
+    """Anisotropy, isotropy, dimension and rank of the embeddings at every depth.
 
     Args:
         inputs: The model and the texts.
         texts: Largest number of texts.
 
     Returns:
-        The record of `measure_geometry`, with "summary", the numbers of the last depth.
+        The record of `measure_geometry`, with "summary", the numbers of the last depth,
+        and the depth at which the intrinsic dimension is largest.
     """
     # [N, depths, D], the embedding layer first.
     vectors = inputs.make_depth_embedder()(inputs.sample_texts(texts), "document")
     record = measure_geometry(vectors, range(vectors.shape[1]))
-    names = ("mean_cosine", "isoscore", "effective_rank")
-    return {"summary": {name: record[name][-1] for name in names}, **record}
+    summary = {name: record[name][-1] for name in VECTOR_MEASURES}
+    peak = int(np.argmax(record["intrinsic_dimension"]))
+    return {"summary": {**summary, "intrinsic_dimension_peak": peak}, **record}
 
 
 def measure_geometry(
@@ -51,10 +70,8 @@ def measure_geometry(
         seed: Seed of the noise for comparison.
 
     Returns:
-        A record of lists over depths: "mean_cosine", "centered_mean_cosine" (after
-        subtracting the mean vector), "isoscore", and "effective_rank" of the centered
-        vectors; and "gaussian", the same numbers for N vectors of Gaussian noise, as an
-        isotropic model would have them.
+        A record of lists over depths, the VECTOR_MEASURES; and "gaussian", the same
+        numbers for N vectors of Gaussian noise, as an isotropic model would have them.
 
     Raises:
         ValueError: There are too few texts.
@@ -64,65 +81,23 @@ def measure_geometry(
     check_count(x, "different texts")
     # [N, D] noise, and a record per depth.
     noise = np.random.default_rng(seed).standard_normal(x[:, 0].shape)
-    rows = [_measure_vectors(x[:, k]) for k in range(x.shape[1])]
+    rows = [measure_vectors(x[:, k]) for k in range(x.shape[1])]
     return {
         "texts": len(x),
         "width": x.shape[2],
         "depths": list(depths),
         **{name: [row[name] for row in rows] for name in rows[0]},
-        "gaussian": _measure_vectors(noise),
+        "gaussian": measure_vectors(noise),
     }
 
 
 def list_geometry(record: Mapping[str, Any]) -> list[list[str]]:
-    """The rows of the report's table: one per depth."""
-    names = ("mean_cosine", "centered_mean_cosine", "isoscore", "effective_rank")
-    header = ["depth", *(name.replace("_", " ") for name in names)]
-    rows = [
-        [str(depth), *(f"{record[name][i]:.3f}" for name in names)]
-        for i, depth in enumerate(record["depths"])
-    ]
-    noise = [f"{record['gaussian'][name]:.3f}" for name in names]
-    return [header, *rows, ["Gaussian noise", *noise]]
+    """The rows of the report's table: one per depth, and one for noise."""
+    noise = [f"{record['gaussian'][name]:.3f}" for name in VECTOR_MEASURES]
+    rows = list_by_depth(record, list(VECTOR_MEASURES))
+    return [*rows, ["Gaussian noise", *noise]]
 
 
 def plot_geometry(record: Mapping[str, Any], title: str, path: Path) -> None:
-    """Plots the statistics by depth; a dashed line shows those of Gaussian noise."""
-    depths, noise = record["depths"], record["gaussian"]
-    panels = (
-        ("Anisotropy", "mean cosine", ("mean_cosine", "centered_mean_cosine")),
-        ("IsoScore", "IsoScore", ("isoscore",)),
-        ("Effective rank", f"of {record['width']} dimensions", ("effective_rank",)),
-    )
-    names = {"mean_cosine": "unchanged", "centered_mean_cosine": "mean subtracted"}
-    size = 3 * PANEL_WIDTH, 0.6 + PANEL_HEIGHT
-    with figure(path, size, columns=3, title=title) as (_, row):
-        for axes, (heading, label, fields) in zip(row, panels, strict=True):
-            for field in fields:
-                name = names.get(field, "the model")
-                axes.plot(depths, record[field], marker="o", ms=4, label=name)
-            # Gaussian noise has no depth: a horizontal line.
-            level = noise[fields[0]]
-            axes.axhline(
-                level,
-                ls="--",
-                color="0.4",
-                lw=1,
-                label=f"Gaussian noise: {round(level, 3) + 0.0:.3g}",
-            )
-            axes.set(title=heading, xlabel="depth (0: embedding layer)", ylabel=label)
-            axes.set_xticks([depths[i] for i in tick_indices(len(depths))])
-            axes.set(ylim=(min(0, axes.get_ylim()[0]), None))
-            axes.legend()
-            axes.grid(alpha=0.3)
-
-
-def _measure_vectors(x: np.ndarray) -> dict[str, float]:
-    x = l2_normalize_rows(x.astype(np.float64))
-    y = center_rows(x)
-    return {
-        "mean_cosine": mean_cosine(x),
-        "centered_mean_cosine": mean_cosine(y),
-        "isoscore": isoscore(x),
-        "effective_rank": effective_rank(y),
-    }
+    """Plots the measures by depth; a dashed line shows those of Gaussian noise."""
+    plot_by_depth(record, PANELS, title, path, levels=record["gaussian"])

@@ -8,7 +8,9 @@ import numpy as np
 from research.analysis.synthetic_documents import Document, make_documents
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
-from research.types import Evaluator
+from research.models.config import EncoderConfig
+from research.models.encoder import truncate_depth
+from research.types import Evaluator, Params
 
 MIN_DOCUMENTS = 10  # fewer give no meaningful statistics
 
@@ -97,6 +99,18 @@ class DiagnosticInputs:
             count=count,
             seed=self.seed,
         )
+
+    def tokenize(
+        self, texts: Sequence[str]
+    ) -> tuple[Params, EncoderConfig, list[np.ndarray]]:
+        """The encoder up to the command's depth, and the token ids of texts.
+
+        Texts have the prompt of documents before them, and their special tokens.
+        """
+        params, cfg = self.model.params, self.model.config
+        params, cfg = truncate_depth(params, cfg, self.sizes.get("depth", cfg.depth))
+        tokenized = self.make_embedder().tokenize(texts, "document")
+        return params, cfg, list(tokenized.rows[0].token_ids)
 
 
 def check_count(items: Sequence, name: str) -> None:

@@ -1,8 +1,82 @@
-"""Parts that the figures of several diagnostics share."""
+"""Parts that the figures and tables of several diagnostics share."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from research.eval.figures import figure
+
 PANEL_WIDTH, PANEL_HEIGHT = 4.4, 3.2  # inches
+
+
+class DepthPanel(NamedTuple):
+    """A panel of a figure of measures by depth.
+
+    Attributes:
+        heading: Its title.
+        unit: Label of the vertical axis.
+        curves: {name of a list over depths in the record: label}; a label may be "" if
+            the panel has a single curve.
+    """
+
+    heading: str
+    unit: str
+    curves: Mapping[str, str]
+
+
+def plot_by_depth(
+    record: Mapping[str, Any],
+    panels: Sequence[DepthPanel],
+    title: str,
+    path: Path,
+    *,
+    columns: int = 3,
+    levels: Mapping[str, float] | None = None,
+) -> None:
+    """Plots measures by depth, a panel for each kind of measure.
+
+    Args:
+        record: "depths", and lists over them.
+        panels: The panels, row by row.
+        title: Title of the figure.
+        path: PNG file.
+        columns: Largest number of panels in a row.
+        levels: {name: value for Gaussian noise}, drawn as a dashed line.
+    """
+    depths, columns = record["depths"], min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    size = columns * PANEL_WIDTH, 0.6 + rows * PANEL_HEIGHT
+    layout = {"rows": rows, "columns": columns, "squeeze": False}
+    with figure(path, size, title=title, **layout) as (_, grid):
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            for name, label in panel.curves.items():
+                axes.plot(depths, record[name], marker="o", ms=4, label=label or None)
+            # Gaussian noise has no depth: a horizontal line.
+            name = next(iter(panel.curves))
+            if levels is not None:
+                label = f"Gaussian noise: {round(levels[name], 3) + 0.0:.3g}"
+                axes.axhline(levels[name], ls="--", color="0.4", lw=1, label=label)
+            axes.set(title=panel.heading, ylabel=panel.unit)
+            axes.set_xticks([depths[i] for i in tick_indices(len(depths))])
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend()
+            axes.grid(alpha=0.3)
+        for axes in grid[-1]:
+            axes.set(xlabel="depth (0: embedding layer)")
+
+
+def list_by_depth(record: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
+    """The rows of a table of lists over depths: a header, and a row per depth."""
+    header = ["depth", *(name.replace("_", " ") for name in names)]
+    rows = [
+        [str(depth), *(f"{record[name][i]:.3f}" for name in names)]
+        for i, depth in enumerate(record["depths"])
+    ]
+    return [header, *rows]
 
 
 def depth_colors(count: int):

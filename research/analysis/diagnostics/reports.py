@@ -9,10 +9,25 @@ from research.analysis.diagnostics.depth_geometry import (
     plot_geometry,
     report_geometry,
 )
+from research.analysis.diagnostics.depth_tokens import (
+    list_token_states,
+    plot_token_states,
+    report_token_states,
+)
+from research.analysis.diagnostics.layer_by_layer import (
+    list_layers,
+    plot_layers,
+    report_layers,
+)
 from research.analysis.diagnostics.length_collapse import (
     list_length_collapse,
     plot_length_collapse,
     report_length_collapse,
+)
+from research.analysis.diagnostics.outliers import (
+    list_outliers,
+    plot_outliers,
+    report_outliers,
 )
 from research.analysis.diagnostics.positional_bias import (
     list_positional_bias,
@@ -55,4 +70,11 @@ REPORTS: Mapping[str, Report] = {
         plot_positional_bias,
     ),
     "geometry": Report("Geometry", report_geometry, list_geometry, plot_geometry),
+    "outliers": Report(
+        "Outlier dimensions", report_outliers, list_outliers, plot_outliers
+    ),
+    "layers": Report("Layer by layer", report_layers, list_layers, plot_layers),
+    "token_states": Report(
+        "Token states", report_token_states, list_token_states, plot_token_states
+    ),
 }

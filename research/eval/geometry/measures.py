@@ -1,13 +1,18 @@
-"""Geometry of a set of vectors: anisotropy, IsoScore, effective rank."""
+"""Measures of a set of vectors: anisotropy, isotropy, rank, alignment, uniformity.
+
+All of them take vectors [N, D] and compute in float64. Logarithms are natural.
+"""
 
 import chex
 import numpy as np
 import scipy
 
+from research.config_sections import check_option
 from research.transforms.normalize import l2_normalize_rows
 
 # Differences below this share of the vectors' norm are float32 rounding.
 ROUNDING = 1e-6
+SPECTRA = ("singular_values", "eigenvalues")
 
 
 def pair_cosines(x: np.ndarray) -> np.ndarray:
@@ -18,7 +23,7 @@ def pair_cosines(x: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: There are fewer than two rows.
     """
-    x = l2_normalize_rows(_check_vectors(x))
+    x = l2_normalize_rows(check_vectors(x))
     return (x @ x.T)[np.triu_indices(len(x), 1)]
 
 
@@ -31,7 +36,7 @@ def mean_cosine(x: np.ndarray) -> float:
     Raises:
         ValueError: There are fewer than two rows.
     """
-    x = l2_normalize_rows(_check_vectors(x))
+    x = l2_normalize_rows(check_vectors(x))
     # All ordered pairs without those of a row with itself.
     pairs = np.sum(x.sum(0) ** 2) - np.sum(x**2)
     return float(pairs / (len(x) * (len(x) - 1)))
@@ -46,51 +51,160 @@ def center_rows(x: np.ndarray) -> np.ndarray:
     return centered
 
 
+def svd_anisotropy(x: np.ndarray) -> float:
+    """Share of the variance of [N, D] along its first principal component.
+
+    The squared largest singular value of the centered rows by the sum of all squares
+    (Razzhigaev et al. 2024, "The Shape of Learning"): 1 for a line, and by convention
+    for equal rows; 1 / D for an isotropic cloud of many rows.
+
+    Raises:
+        ValueError: There are fewer than two rows.
+    """
+    variances = _measure_spectrum(center_rows(check_vectors(x)))
+    return float(variances.max() / variances.sum()) if variances.any() else 1.0
+
+
+def participation_ratio(x: np.ndarray) -> float:
+    """(sum v)^2 / sum v^2 of the variances v along the principal components of [N, D].
+
+    It is the number of directions if their variances are equal, and less otherwise; 0
+    for equal rows, by convention. No decomposition is needed: tr(C)^2 / |C|^2, where C
+    is the smaller of the two Gram matrices of the centered rows.
+
+    Raises:
+        ValueError: There are fewer than two rows.
+    """
+    gram = smaller_gram(center_rows(check_vectors(x)))
+    return float(np.trace(gram) ** 2 / np.sum(gram**2)) if gram.any() else 0.0
+
+
 def isoscore(x: np.ndarray) -> float:
     """IsoScore: the share of dimensions that vectors use evenly (Rudman et al. 2022).
 
-    Algorithm 1 of the paper, for N vectors in D dimensions: the variances v along the D
-    principal components (zeros included) are scaled to w = sqrt(D) v / |v|. The
-    isotropy defect is d = |w - 1| / sqrt(2 (D - sqrt(D))), the fraction of dimensions
-    used f = (D - d^2 (D - sqrt(D)))^2 / D^2, and the score (D f - 1) / (D - 1).
-
-    Equal variances score 1 and a single direction 0; equal vectors score 0 by
+    Algorithm 1 of the paper reduces to (P - 1) / (D - 1), where P is the participation
+    ratio. Equal variances score 1 and a single direction 0; equal vectors score 0 by
     convention. With few vectors, N of about D or less, no score comes near 1: compare
     it with Gaussian noise of the same shape, which scores about N / (N + D).
 
     Raises:
         ValueError: There are fewer than two rows or columns.
     """
-    x = _check_vectors(x)
-    if (width := x.shape[1]) < 2:
-        raise ValueError("IsoScore needs vectors of 2 numbers or more")
-    values = np.linalg.svd(center_rows(x), compute_uv=False)
-    if not values.any():
-        return 0.0
-    # [D] variances along the principal components, scaled to the length sqrt(D).
-    variances = np.zeros(width)
-    variances[: len(values)] = values**2
-    scaled = np.sqrt(width) * variances / np.linalg.norm(variances)
-    # The isotropy defect, and the fraction of dimensions used.
-    slack = width - np.sqrt(width)
-    defect = np.linalg.norm(scaled - 1) / np.sqrt(2 * slack)
-    fraction = (width - defect**2 * slack) ** 2 / width**2
-    return float((width * fraction - 1) / (width - 1))
+    x = check_vectors(x, min_width=2)
+    return max(0.0, (participation_ratio(x) - 1) / (x.shape[1] - 1))
 
 
-def effective_rank(x: np.ndarray) -> float:
-    """exp of the entropy of the singular values of [N, D] (Roy and Vetterli 2007).
+def isoscore_star(
+    x: np.ndarray, target: np.ndarray | None = None, *, shrinkage: float = 0.2
+) -> float:
+    """IsoScore*: IsoScore of a covariance that is shrunk to a target.
 
-    The singular values are scaled to sum to 1. The result is the rank if all nonzero
-    singular values are equal, and less otherwise; 0 for zeros, by convention.
+    Rudman and Eickhoff 2024, "Stable Anisotropic Regularization": of few vectors, the
+    covariance alone says that they use few dimensions.
+
+    Args:
+        x: [N, D] vectors.
+        target: [D, D] covariance of a large sample; None for the identity.
+        shrinkage: Share of the target, from 0 to 1.
+
+    Raises:
+        ValueError: There are fewer than two rows or columns, or the share is none.
     """
-    values = np.linalg.svd(np.asarray(x, np.float64), compute_uv=False)
+    x = check_vectors(x, min_width=2)
+    width = x.shape[1]
+    if not 0 <= shrinkage <= 1:
+        raise ValueError(f"shrinkage is {shrinkage}; it should be in 0 ... 1")
+    target = np.eye(width) if target is None else np.asarray(target, np.float64)
+    chex.assert_shape(target, (width, width))
+    # [D, D] shrunk covariance, and its participation ratio.
+    cov = (1 - shrinkage) * np.cov(center_rows(x).T) + shrinkage * target
+    if not cov.any():
+        return 0.0
+    return float((np.trace(cov) ** 2 / np.sum(cov**2) - 1) / (width - 1))
+
+
+def partition_score(x: np.ndarray) -> float:
+    """I(W) of Mu and Viswanath 2018: smallest by largest partition function.
+
+    Z(c) = sum over rows of exp(c . row), for c = the eigenvectors of W^T W with both
+    signs, since the sign of an eigenvector is arbitrary. It is 1 for an isotropic
+    cloud. Rows are taken as they are: normalize them to compare models.
+
+    Raises:
+        ValueError: There are fewer than two rows.
+    """
+    x = check_vectors(x)
+    directions = np.linalg.eigh(x.T @ x)[1]  # [D, D], one per column
+    logits = x @ np.concatenate([directions, -directions], 1)  # [N, 2D]
+    log_partition = scipy.special.logsumexp(logits, axis=0)
+    return float(np.exp(log_partition.min() - log_partition.max()))
+
+
+def effective_rank(x: np.ndarray, spectrum: str = "singular_values") -> float:
+    """exp of the entropy of the spectrum of [N, D], scaled to sum to 1.
+
+    With singular values it is that of Roy and Vetterli 2007 (and RankMe), with
+    "eigenvalues", their squares, that of the von Neumann entropy of x^T x. The result
+    is the rank if all nonzero values are equal, and less otherwise; 0 for zeros, by
+    convention. Rows are not centered.
+    """
+    check_option("spectrum", spectrum, SPECTRA)
+    values = _measure_spectrum(np.asarray(x, np.float64))
+    if spectrum == "singular_values":
+        values = np.sqrt(values)
     return float(np.exp(scipy.stats.entropy(values))) if values.any() else 0.0
 
 
-def _check_vectors(x: np.ndarray) -> np.ndarray:
+def alignment(x: np.ndarray, y: np.ndarray, *, power: float = 2) -> float:
+    """Mean distance, to a power, of the unit rows of positive pairs.
+
+    Wang and Isola 2020; 0 if the two texts of every pair have one vector.
+
+    Args:
+        x: [N, D] vectors.
+        y: [N, D] vectors of their positives.
+        power: Exponent of the distances.
+    """
+    chex.assert_equal_shape([x, y])
+    x, y = (l2_normalize_rows(np.asarray(part, np.float64)) for part in (x, y))
+    return float(np.mean(np.linalg.norm(x - y, axis=1) ** power))
+
+
+def uniformity(x: np.ndarray, *, scale: float = 2) -> float:
+    """log of the mean of exp(-scale |u_i - u_j|^2) over pairs of unit rows of [N, D].
+
+    Wang and Isola 2020; 0 for a single direction, and lower for more even ones.
+
+    Raises:
+        ValueError: There are fewer than two rows.
+    """
+    cosines = pair_cosines(x)
+    logits = -2 * scale * (1 - cosines)
+    return float(scipy.special.logsumexp(logits) - np.log(len(cosines)))
+
+
+def smaller_gram(x: np.ndarray) -> np.ndarray:
+    """x x^T or x^T x, the smaller one; both have the same nonzero eigenvalues."""
+    return x @ x.T if len(x) < x.shape[1] else x.T @ x
+
+
+def check_vectors(x: np.ndarray, *, min_width: int = 1) -> np.ndarray:
+    """The vectors [N, D] in float64.
+
+    Raises:
+        ValueError: There are fewer than two rows, or fewer than `min_width` columns.
+    """
     x = np.asarray(x, np.float64)
     chex.assert_rank(x, 2)
     if len(x) < 2:
         raise ValueError(f"{len(x)} vectors have no pair: there must be 2 or more")
+    if x.shape[1] < min_width:
+        raise ValueError(
+            f"IsoScore needs vectors of {min_width} numbers or more, not {x.shape[1]}"
+        )
     return x
+
+
+def _measure_spectrum(x: np.ndarray) -> np.ndarray:
+    """[min(N, D)] squares of the singular values of [N, D], not sorted."""
+    return np.linalg.svd(x, compute_uv=False) ** 2
