@@ -1,15 +1,17 @@
-"""Command that scores a model: similarity, retrieval, long texts, MTEB, perplexity.
+"""Command that scores a model: all types of tasks of MTEB, long texts, perplexity.
 
 With --grid, the model is scored at every depth and width.
 
 python -m launch.evaluate --model=M --task=sts --data=stsb/test.jsonl.gz [--grid]
 python -m launch.evaluate --model=M --task=longembed [--lengths=256,512] [--data=qmsum]
 python -m launch.evaluate --model=M --task=retrieval --data=D --chunk="none | late(64)"
+python -m launch.evaluate --model=M --task=classification --data=banking77
 python -m launch.evaluate --model=M --task=perplexity --data=texts.txt|pydocs
 python -m launch.evaluate --model=M --task=mteb --tasks=STS12,SciFact
 python -m launch.evaluate --model=M --task=sts --data=D --prompt=ke --prepend="(1, 7)"
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,7 @@ from research.atomic_write import atomic_write, to_json
 from research.data.corpus import describe_corpus, find_corpus
 from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
-from research.eval.sts import SIMILARITIES
+from research.eval.tasks.sts import SIMILARITIES
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.inference.shares import split_over_processes
@@ -46,10 +48,29 @@ TASK = flags.DEFINE_enum(
 DATA = flags.DEFINE_string(
     "data",
     None,
-    "The data of the task: an STS file, a BEIR folder, a file of texts, or pydocs.",
+    "The data of the task: a file, a folder of splits, a BEIR folder, or pydocs.",
 )
 SPLIT = flags.DEFINE_string(
-    "split", "test", "The split of a BEIR folder, a file of its qrels."
+    "split", "test", "The split: the name of a file in --data, or in its qrels/."
+)
+LABEL = flags.DEFINE_string(
+    "label",
+    None,
+    "The field of the labels for classification, multilabel and clustering. Default: "
+    "label or labels.",
+)
+METRICS = flags.DEFINE_list(
+    "metrics",
+    None,
+    "The metrics of retrieval and reranking, the main one first: ndcg, map, recall, "
+    "precision, hit_rate or mrr with a number of documents. Default: ndcg@10 and "
+    "map@1000, and others.",
+)
+ABSTENTION = flags.DEFINE_bool(
+    "abstention",
+    False,
+    "Whether retrieval and reranking also measure how well a query's scores predict "
+    "its metric: nAUC.",
 )
 VECTORS = cli.define_path(
     "vectors",
@@ -67,7 +88,7 @@ SIMILARITY = flags.DEFINE_enum(
     "similarity",
     None,
     list(SIMILARITIES),
-    "How vectors are compared by --task=sts and, with cosine and dot, retrieval. "
+    "How vectors are compared by --task=sts and, with cosine and dot, by searches. "
     "Default: as the model says, or by cosine.",
 )
 GRID = flags.DEFINE_bool(
@@ -89,8 +110,8 @@ TEXT = flags.DEFINE_string(
 SAMPLES = flags.DEFINE_integer(
     "samples",
     0,
-    "The number of bootstrap samples for the 95 % interval of an sts or retrieval "
-    "score; 0 for no interval.",
+    "The number of bootstrap samples of queries, pairs or texts for the 95 % interval "
+    "of a score; 0 for no interval.",
 )
 OUTPUT = cli.define_path(
     "output",
@@ -98,7 +119,20 @@ OUTPUT = cli.define_path(
     "The folder of a table's files. Default: evals/ of the model's workdir, or the "
     "current folder.",
 )
-cli.group_flags("Task", TASK, DATA, SPLIT, SIMILARITY, IGNORE_IDENTICAL_IDS, VECTORS)
+# Flags that are arguments of evaluators, and tasks whose documents may be chunked.
+TASK_FLAGS = (
+    *(DATA, SPLIT, LABEL, METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, SAMPLES),
+    *(TASKS, LENGTHS, TEXT),
+)
+CHUNKED_TASKS = (
+    "retrieval",
+    "examples",
+    "pydocs_retrieval",
+    "pydocs_long",
+    "longembed",
+)
+cli.group_flags("Task", TASK, DATA, SPLIT, LABEL, SIMILARITY)
+cli.group_flags("Search", METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, VECTORS)
 cli.group_flags("Tasks longembed and mteb", TASKS, LENGTHS, TEXT)
 cli.group_flags("Output", GRID, SAMPLES, OUTPUT)
 
@@ -110,7 +144,7 @@ def main():
     # Flags that exclude each other.
     chunkings = options.parse_chunks()
     is_chunked = any(chunkings.values())
-    if is_chunked and (GRID.value or TASK.value in ("sts", "mteb", *NO_GRID)):
+    if is_chunked and (GRID.value or TASK.value not in CHUNKED_TASKS):
         option = "--grid" if GRID.value else f"--task={TASK.value}"
         raise ValueError(f"--chunk={options.CHUNK.value} does not go with {option}")
     if GRID.value and TASK.value in NO_GRID:
@@ -192,41 +226,24 @@ def _build_evaluator(similarity: str):
         if not flags.FLAGS["tasks"].present:
             raise ValueError("--task=mteb needs --tasks, such as --tasks=STS12,STS13")
         return mteb_evaluator(TASKS.value, similarity=similarity)
-    # {task: arguments of its evaluator}
-    sources = {
-        "sts": {
-            "data": DATA.value,
-            "samples": SAMPLES.value,
-            "similarity": similarity,
-        },
-        "retrieval": {
-            "data": DATA.value,
-            "split": SPLIT.value,
-            "samples": SAMPLES.value,
-            "ignore_identical_ids": IGNORE_IDENTICAL_IDS.value,
-            "similarity": similarity,
-        },
-        "longembed": {
-            "tasks": TASKS.value,
-            "lengths": [_parse_length(length) for length in LENGTHS.value],
-            "data": DATA.value or "",
-            "split": SPLIT.value,
-            "text": TEXT.value,
-            "similarity": similarity,
-        },
-        "perplexity": {"data": DATA.value or "pydocs"},
-        "geometry": {"data": DATA.value},
-        "token_geometry": {"data": DATA.value},
-    }
-    # Tasks on pydocs have no data to name.
-    arguments = sources.get(TASK.value, {"similarity": similarity})
-    if flags.FLAGS["similarity"].present and "similarity" not in arguments:
-        raise ValueError(
-            f"--similarity={SIMILARITY.value} does not go with --task={TASK.value}"
-        )
-    if arguments.get("data", "") is None:
-        raise ValueError(f"--task={TASK.value} needs --data")
-    return EVALS[TASK.value](**arguments)
+    # The flags that are arguments of the task's evaluator.
+    make_evaluator = EVALS[TASK.value]
+    parameters = inspect.signature(make_evaluator).parameters
+    arguments = {"similarity": similarity} if "similarity" in parameters else {}
+    for flag in (*TASK_FLAGS, SIMILARITY):
+        if flag.name not in parameters:
+            if flags.FLAGS[flag.name].present:
+                raise ValueError(
+                    f"--{flag.name}={flag.value} does not go with --task={TASK.value}"
+                )
+        elif flag is LENGTHS:
+            arguments["lengths"] = [_parse_length(length) for length in flag.value]
+        elif flag is not SIMILARITY and flag.value is not None:
+            arguments[flag.name] = flag.value
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise ValueError(f"--task={TASK.value} needs --{name}")
+    return make_evaluator(**arguments)
 
 
 def _parse_length(length: str | int) -> int:

@@ -27,7 +27,7 @@ def show_progress(
         A function to call with the number of items that are done since its last call.
     """
     has_bar = total is not None and sys.stderr.isatty()
-    line = threading.Timer(DELAY, _write_once, [f"{phase} ..."])
+    line = threading.Timer(DELAY, show_note, [f"{phase} ..."])
     line.daemon = True  # it does not keep a process that ends
     bar = tqdm(total=total, desc=phase, delay=DELAY, leave=False, disable=not has_bar)
     with bar:
@@ -39,7 +39,8 @@ def show_progress(
             line.cancel()
 
 
-def _write_once(line: str) -> None:
-    if line not in _SHOWN:
+def show_note(line: str) -> None:
+    """Writes a line to stderr, once, in the first process."""
+    if line not in _SHOWN and is_first():
         _SHOWN.add(line)
         tqdm.write(line, file=sys.stderr)

@@ -136,7 +136,7 @@ def fuzz_beir(rng, folder):
     """BEIR folders: the nDCG is that of pytrec_eval on the judgments of the file."""
     import pytrec_eval
 
-    from research.eval.retrieval import retrieval
+    from research.eval.tasks.retrieval import retrieval
 
     corpus = [{"_id": f"d{i}", "title": "", "text": t} for i, t in enumerate(TEXTS)]
     queries = [{"_id": f"q{i}", "text": t[:6]} for i, t in enumerate(TEXTS[:3])]

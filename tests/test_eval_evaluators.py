@@ -16,8 +16,8 @@ from research.eval.grid import (
     score_grid,
     to_record,
 )
-from research.eval.retrieval import ranking, retrieval
-from research.eval.sts import SIMILARITIES, sts
+from research.eval.tasks.retrieval import ranking, retrieval
+from research.eval.tasks.sts import SIMILARITIES, sts
 
 
 def letters(texts, role):
@@ -61,6 +61,13 @@ def test_every_evaluator_has_a_test():
     assert set(EVALS) == {
         "sts",
         "retrieval",
+        "reranking",  # this and the next six: tests/test_eval_tasks.py
+        "classification",
+        "multilabel",
+        "clustering",
+        "pair_classification",
+        "bitext_mining",
+        "summarization",
         "examples",  # tests/test_eval_examples.py
         "pydocs_retrieval",
         "pydocs_long",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from research import types
-from research.eval.retrieval import ranking
+from research.eval.tasks.retrieval import ranking
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.models import encoder

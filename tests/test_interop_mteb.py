@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_models import TEXTS, make_model
 
-from research.eval.retrieval import retrieval
+from research.eval.tasks.retrieval import retrieval
 from research.inference.embedder import Embedder
 from research.interop.mteb import make_mteb_model, mteb_evaluator
 

@@ -13,7 +13,7 @@ from launch.bench.train_step import load_recipe
 from launch.bench.workloads import Setting
 from research.config_sections import section
 from research.data.sources import SOURCES
-from research.eval.sts import sts
+from research.eval.tasks.sts import sts
 from research.experiment.workdir import prepare_run
 from research.inference.embedder import Embedder
 from research.interop import load

@@ -12,8 +12,15 @@ from research.eval.examples import examples
 from research.eval.geometry.evaluators import geometry, token_geometry
 from research.eval.longembed import longembed
 from research.eval.perplexity import perplexity
-from research.eval.retrieval import ranking, retrieval
-from research.eval.sts import sts
+from research.eval.tasks.bitext_mining import bitext_mining
+from research.eval.tasks.classification import classification
+from research.eval.tasks.clustering import clustering
+from research.eval.tasks.multilabel import multilabel
+from research.eval.tasks.pair_classification import pair_classification
+from research.eval.tasks.reranking import reranking
+from research.eval.tasks.retrieval import ranking, retrieval
+from research.eval.tasks.sts import sts
+from research.eval.tasks.summarization import summarization
 from research.types import Evaluator, ModelEvaluator
 
 # Approximate number of characters per token of code, chosen low so that few texts have
@@ -123,6 +130,13 @@ def pydocs_long(
 EVALS: Mapping[str, Callable[..., Evaluator | ModelEvaluator]] = {
     "sts": sts,
     "retrieval": retrieval,
+    "reranking": reranking,
+    "classification": classification,
+    "multilabel": multilabel,
+    "clustering": clustering,
+    "pair_classification": pair_classification,
+    "bitext_mining": bitext_mining,
+    "summarization": summarization,
     "examples": examples,
     "pydocs_retrieval": pydocs_retrieval,
     "pydocs_long": pydocs_long,

@@ -1,8 +1,8 @@
 """Evaluation on examples in the format of training: a search, or scored pairs."""
 
 from research.data.sources import SOURCES
-from research.eval.retrieval import ranking
-from research.eval.sts import correlation
+from research.eval.tasks.retrieval import ranking
+from research.eval.tasks.sts import correlation
 from research.types import Evaluator
 
 

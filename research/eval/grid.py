@@ -122,7 +122,7 @@ def format_markdown(grid: Grid, title: str) -> str:
     full_model = ", ".join(
         f"{name} {value:.2f}"
         for name, value in grid.scores[-1][-1].items()
-        if name not in ("main_score", "bm25")
+        if name not in ("main_score", "bm25") and np.isscalar(value)
     )
     if (lexical := grid.scores[-1][-1].get("bm25")) is not None:
         rows.append(["BM25", *[""] * (len(grid.dims) - 1), f"{lexical:.2f}", ""])

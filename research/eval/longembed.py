@@ -18,8 +18,8 @@ from research.eval.needle_tasks import (
     passkey,
     read_words,
 )
-from research.eval.retrieval import retrieval
 from research.eval.tables import markdown_page
+from research.eval.tasks.retrieval import retrieval
 from research.inference.search import rank_documents
 from research.types import EmbedFn, Evaluator
 

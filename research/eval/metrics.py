@@ -1,4 +1,4 @@
-"""Correlations, ranking metrics and bootstrap intervals, with SciPy and pytrec_eval.
+"""Correlations, metrics of rankings and pairs, and bootstrap intervals.
 
 Correlations and ranking metrics are in percent.
 """
@@ -14,6 +14,16 @@ import scipy
 # {query id: {document id: grade}}, and {query id: {document id: score}}.
 Qrels = Mapping[str, Mapping[str, int]]
 Run = Mapping[str, Mapping[str, float]]
+# {metric: trec_eval's measure}; trec_eval has no reciprocal rank with a cutoff.
+MEASURES = {
+    "ndcg": "ndcg_cut",
+    "map": "map_cut",
+    "recall": "recall",
+    "precision": "P",
+    "hit_rate": "success",
+    "mrr": "recip_rank",
+}
+METRICS = ("ndcg@10", "recall@100", "mrr@10")
 
 
 def correlations(predicted: np.ndarray, human: np.ndarray) -> dict[str, float]:
@@ -103,32 +113,168 @@ def bootstrap(
     return {"low": float(low), "high": float(high)}
 
 
-def ranking_scores(qrels: Qrels, run: Run) -> dict[str, float]:
+def ranking_scores(
+    qrels: Qrels, run: Run, metrics: Sequence[str] = METRICS
+) -> dict[str, float]:
     """The means of `query_scores` over the queries of `qrels`."""
-    scores = query_scores(qrels, run).items()
+    scores = query_scores(qrels, run, metrics).items()
     return {name: float(np.mean(values)) for name, values in scores}
 
 
-def query_scores(qrels: Qrels, run: Run) -> dict[str, np.ndarray]:
-    """nDCG@10, Recall@100 and MRR@10 of each query of `qrels`, [Q], in percent.
+def query_scores(
+    qrels: Qrels, run: Run, metrics: Sequence[str] = METRICS
+) -> dict[str, np.ndarray]:
+    """Metrics of the ranking of each query of `qrels`: {metric: [Q]}, in percent.
+
+    Of documents with equal scores, the id that sorts last comes first, as in trec_eval.
 
     Args:
         qrels: {query id: {document id: grade}}; a grade of 0 is not relevant.
         run: {query id: {document id: score}}; a query without documents scores 0.
+        metrics: Names, such as "ndcg@10", of MEASURES.
     """
-    results = _evaluate_run(qrels, run, {"ndcg_cut.10", "recall.100"})
-    # trec_eval has no cutoff for the reciprocal rank: give it the first ten documents,
-    # in its order: of equal scores, the id that sorts last comes first.
-    first_ten = {
-        query: dict(sorted(scores.items(), key=lambda item: item[::-1])[-10:])
-        for query, scores in run.items()
+    cutoffs = {name: parse_metric(name) for name in metrics}
+    measures = {
+        f"{MEASURES[kind]}.{k}" for kind, k in cutoffs.values() if kind != "mrr"
     }
-    first_results = _evaluate_run(qrels, first_ten, {"recip_rank"})
+    results = _evaluate_run(qrels, run, measures) if measures else {}
+    scores = {}
+    for name, (kind, k) in cutoffs.items():
+        if kind == "mrr":
+            # The reciprocal rank among the first k documents.
+            first = {
+                query: dict(sorted(s.items(), key=lambda item: item[::-1])[-k:])
+                for query, s in run.items()
+            }
+            ranks = _evaluate_run(qrels, first, {MEASURES[kind]})
+            scores[name] = _percent_per_query(qrels, ranks, MEASURES[kind])
+        else:
+            measure = f"{MEASURES[kind]}_{k}"
+            scores[name] = _percent_per_query(qrels, results, measure)
+    return scores
+
+
+def parse_metric(name: str) -> tuple[str, int]:
+    """The kind and the cutoff of a metric: ("ndcg", 10) of "ndcg@10".
+
+    Raises:
+        ValueError: There is no such metric.
+    """
+    kind, _, k = name.partition("@")
+    if kind not in MEASURES or not k.isascii() or not k.isdigit() or int(k) < 1:
+        raise ValueError(
+            f"the metric {name!r} is unknown; write {', '.join(MEASURES)} with a "
+            "number of documents, such as ndcg@10"
+        )
+    return kind, int(k)
+
+
+def abstention_scores(run: Run, qrels: Qrels, scores: np.ndarray) -> dict[str, float]:
+    """nAUC: how well the scores of documents tell which queries will go well.
+
+    The area under the curve of the mean metric over the queries that are left, when
+    0, 10, ..., 90 % of the queries, those of least confidence, are abstained from;
+    0 for a random order and 100 for the order of the metric itself (Gisserot-Boukhlef
+    et al. 2024, arXiv:2402.12997).
+
+    Args:
+        run: {query id: {document id: score}}, with the documents in any order.
+        qrels: {query id: {document id: grade}}, in the order of the scores.
+        scores: [Q] metric of each query.
+
+    Returns:
+        {"nauc_max", "nauc_std", "nauc_diff1"} in percent, with the confidence of a
+        query being its best score, the standard deviation of its scores, or the
+        difference of the best two. nan if all queries have the same metric.
+    """
+    similarities = [sorted(run.get(query, {}).values())[::-1] for query in qrels]
+    confidences = {
+        "nauc_max": [s[0] if s else 0.0 for s in similarities],
+        "nauc_std": [np.std(s) if s else 0.0 for s in similarities],
+        "nauc_diff1": [s[0] - s[1] if len(s) > 1 else 0.0 for s in similarities],
+    }
+    oracle = _abstention_area(scores, scores)
+    # Without any order, the mean stays what it is: an area over rates of 0 to 0.9.
+    flat = 0.9 * float(np.mean(scores))
+    if np.ptp(scores) == 0:
+        return dict.fromkeys(confidences, float("nan"))
     return {
-        "ndcg@10": _percent_per_query(qrels, results, "ndcg_cut_10"),
-        "recall@100": _percent_per_query(qrels, results, "recall_100"),
-        "mrr@10": _percent_per_query(qrels, first_results, "recip_rank"),
+        name: 100
+        * (_abstention_area(np.array(values), scores) - flat)
+        / (oracle - flat)
+        for name, values in confidences.items()
     }
+
+
+def _abstention_area(confidence: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the mean score over rates of abstention from 0 to 0.9."""
+    order = np.argsort(confidence, kind="stable")
+    # Queries of equal confidence share their mean score: [Q].
+    _, group = np.unique(confidence[order], return_inverse=True)
+    means = np.bincount(group, scores[order]) / np.bincount(group)
+    values = means[group]
+    rates = np.linspace(0, 1, 11)[:-1]
+    count = len(values)
+    left_out = [min(round(rate * count), count - 1) for rate in rates]
+    curve = [values[start:].mean() for start in left_out]
+    return float(np.trapezoid(curve, rates))
+
+
+def pair_metrics(similarity: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How well a threshold on the similarity of N pairs separates those labeled 1.
+
+    As in mteb, a threshold lies between two pairs of different similarity, so that
+    pairs are on both sides of it.
+
+    Args:
+        similarity: [N] similarities; a distance counts as its negative.
+        labels: [N] 0 or 1.
+
+    Returns:
+        {"ap", "accuracy", "f1", "precision", "recall"} in percent: the average
+        precision, the best accuracy and the best F1 of all thresholds, with the
+        precision and the recall of the latter. Without a threshold they are 0.
+    """
+    chex.assert_rank([similarity, labels], 1)
+    chex.assert_equal_shape([similarity, labels])
+    order = np.argsort(-similarity, kind="stable")
+    ranked, positive = similarity[order], labels[order] == 1
+    # Hits among the first i + 1 pairs, for each i with a threshold below it: [C].
+    cuts = np.flatnonzero(ranked[:-1] != ranked[1:])
+    hits, total = np.cumsum(positive)[cuts], int(positive.sum())
+    scores = {"ap": average_precision(similarity, labels)}
+    if not len(cuts) or not total:
+        return scores | dict.fromkeys(("accuracy", "f1", "precision", "recall"), 0.0)
+    # Correct are the hits above, and the negative pairs below.
+    negative_below = (len(labels) - total) - (cuts + 1 - hits)
+    accuracy = (hits + negative_below) / len(labels)
+    f1 = 2 * hits / (cuts + 1 + total)
+    best = int(np.argmax(f1))
+    return scores | {
+        "accuracy": 100 * float(accuracy.max()),
+        "f1": 100 * float(f1[best]),
+        "precision": 100 * float(hits[best] / (cuts[best] + 1)),
+        "recall": 100 * float(hits[best] / total),
+    }
+
+
+def average_precision(similarity: np.ndarray, labels: np.ndarray) -> float:
+    """Average precision of a ranking by similarity, in percent; 0 without positives.
+
+    Args:
+        similarity: [N] similarities; equal ones are one step of the curve.
+        labels: [N] 0 or 1.
+    """
+    order = np.argsort(-similarity, kind="stable")
+    ranked, positive = similarity[order], labels[order] == 1
+    if not positive.any():
+        return 0.0
+    # The last pair of each similarity.
+    ends = np.flatnonzero(np.append(ranked[:-1] != ranked[1:], True))
+    hits = np.cumsum(positive)[ends]
+    precision = hits / (ends + 1)
+    steps = np.diff(hits, prepend=0) / hits[-1]
+    return 100 * float(np.sum(steps * precision))
 
 
 def _evaluate_run(qrels: Qrels, run: Run, measures: set[str]) -> dict:

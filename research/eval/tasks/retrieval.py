@@ -1,18 +1,29 @@
 """Retrieval: ranks a corpus for each query; nDCG@10, Recall@100 and MRR@10 (BEIR)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import chex
 import numpy as np
 
 from research.data.files import read_beir
 from research.eval.bm25 import bm25
-from research.eval.metrics import Qrels, bootstrap, query_scores, ranking_scores
+from research.eval.metrics import (
+    METRICS,
+    Qrels,
+    Run,
+    abstention_scores,
+    bootstrap,
+    parse_metric,
+    query_scores,
+    ranking_scores,
+)
 from research.inference.search import rank_documents
-from research.types import EmbedFn, Evaluator
+from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
-# The deepest metric is Recall@100.
-MAX_RANK = 100
+# The smallest number of documents that a ranking holds, if the corpus has as many; that
+# of mteb where a query's confidence is computed from it.
+MIN_RANKS, NAUC_RANKS = 100, 1_000
 
 
 def retrieval(
@@ -24,6 +35,8 @@ def retrieval(
     lexical: bool = False,
     samples: int = 0,
     queries: int = 0,
+    metrics: tuple[str, ...] = METRICS,
+    abstention: bool = False,
 ) -> Evaluator:
     """Retrieval on a BEIR folder: exact search for each query of a split.
 
@@ -37,18 +50,22 @@ def retrieval(
         samples: Number of bootstrap samples of the queries for a confidence interval; 0
             for no interval.
         queries: Number of queries, drawn at random from the split; 0 for all.
+        metrics: Metrics such as "ndcg@10": ndcg, map, recall, precision, hit_rate or
+            mrr among the best k documents.
+        abstention: Whether the nAUC of the first metric is computed, as mteb does from
+            rankings of 1,000 documents; see `abstention_scores`.
 
     Returns:
-        embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent. The main
-        score is nDCG@10; with `samples`, "low" and "high" are the ends of its 95 %
-        interval. The score of a chunked document is that of its best chunk. If the
-        qrels name documents or queries that have no text, "unknown_documents" and
-        "unknown_queries" are their numbers: these documents count as not found, and
-        these queries do not count.
+        embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent, or the
+        metrics asked for. The main score is the first metric; with `samples`, "low" and
+        "high" are the ends of its 95 % interval. The score of a chunked document is
+        that of its best chunk. If the qrels name documents or queries that have no
+        text, "unknown_documents" and "unknown_queries" are their numbers: these
+        documents count as not found, and these queries do not count.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is malformed, or `queries` is negative.
+        ValueError: A file is malformed, a metric unknown, or `queries` negative.
     """
     if queries < 0:
         raise ValueError(f"queries is {queries}; it should be 0, for all, or more")
@@ -68,13 +85,20 @@ def retrieval(
         ignore_identical_ids=ignore_identical_ids,
         lexical=lexical,
         samples=samples,
+        metrics=metrics,
+        abstention=abstention,
     )
     unknown = {
         "unknown_documents": len(folder.unknown_documents),
         "unknown_queries": len(folder.unknown_queries),
     }
-    unknown = {name: count for name, count in unknown.items() if count}
-    return lambda embed: evaluate(embed) | unknown
+
+    def evaluate_split(embed: EmbedFn) -> TaskScores:
+        scores = evaluate(embed)
+        scores.update({name: count for name, count in unknown.items() if count})
+        return scores
+
+    return evaluate_split
 
 
 def ranking(
@@ -86,14 +110,20 @@ def ranking(
     ignore_identical_ids: bool = False,
     lexical: bool = False,
     samples: int = 0,
+    metrics: Sequence[str] = METRICS,
+    abstention: bool = False,
 ) -> Evaluator:
     """The evaluator of `retrieval`, for a corpus and queries {id: text} in memory."""
     if similarity not in ("cosine", "dot"):
         raise ValueError(f"similarity is {similarity!r}; allowed: cosine, dot")
+    if not metrics:
+        raise ValueError(f"there is no metric; name one, such as {METRICS[0]}")
     documents, query_texts = list(corpus.values()), list(queries.values())
     names = list(queries), list(corpus), ignore_identical_ids
     # The query itself may take one rank before it is left out.
-    ranks = MAX_RANK + ignore_identical_ids
+    least = NAUC_RANKS if abstention else MIN_RANKS
+    ranks = max([least, *(parse_metric(name)[1] for name in metrics)])
+    ranks += ignore_identical_ids
     # trec_eval's order of equal scores: the id that sorts last comes first, wherever
     # the document is in the corpus.
     order = sorted(range(len(corpus)), key=names[1].__getitem__, reverse=True)
@@ -104,20 +134,50 @@ def ranking(
     if lexical:
         scores, rows = bm25(query_texts, [documents[i] for i in order], ranks)
         lexical_run = make_run(scores, np.asarray(order)[rows], *names)
-        baseline["bm25"] = ranking_scores(qrels, lexical_run)["ndcg@10"]
+        lexical_scores = ranking_scores(qrels, lexical_run, metrics)
+        baseline["bm25"] = lexical_scores[metrics[0]]
 
-    def evaluate(embed: EmbedFn) -> dict[str, float]:
+    def evaluate(embed: EmbedFn) -> TaskScores:
         q = embed(query_texts, "query")  # [Q, D]
         d = _embed_documents(embed, corpus)  # [N, D], or the documents' chunks
         ranked = rank_documents(
             q, d, ranks, similarity=similarity, precedence=precedence
         )  # [Q, ranks]
-        per_query = query_scores(qrels, make_run(*ranked, *names))
-        scores = {name: float(values.mean()) for name, values in per_query.items()}
-        interval = bootstrap((per_query["ndcg@10"],), np.mean, samples=samples)
-        return {"main_score": scores["ndcg@10"], **scores, **interval, **baseline}
+        run = partial(make_run, *ranked, *names)
+        scores = score_run(qrels, run, metrics, samples=samples, abstention=abstention)
+        scores.update(baseline)
+        return scores
 
     return evaluate
+
+
+def score_run(
+    qrels: Qrels,
+    get_run: Callable[[], Run],
+    metrics: Sequence[str],
+    *,
+    samples: int = 0,
+    abstention: bool = False,
+) -> TaskScores:
+    """The scores of the rankings that a model made, as described in `retrieval`.
+
+    Args:
+        qrels: {query id: {document id: grade}}.
+        get_run: Function () -> {query id: {document id: score}}.
+        metrics: Names of metrics; the first is the main score.
+        samples: Number of bootstrap samples of the queries.
+        abstention: Whether the nAUC is computed, too.
+    """
+    run = get_run()
+    per_query = query_scores(qrels, run, metrics)  # {metric: [Q]}
+    means = {name: float(values.mean()) for name, values in per_query.items()}
+    main = per_query[metrics[0]]
+    scores = {"main_score": float(main.mean()), **means}
+    if abstention:
+        scores |= abstention_scores(run, qrels, main)
+    scores |= bootstrap((main,), np.mean, samples=samples)
+    # The run is made again where it is needed: it is large.
+    return TaskScores(scores, ItemValues(list(qrels), (main,), np.mean, get_run))
 
 
 def _embed_documents(embed: EmbedFn, corpus: Mapping[str, str]):

@@ -1,0 +1,138 @@
+"""Semantic textual similarity (STS): similarities of pairs against human scores."""
+
+import chex
+import numpy as np
+
+from research.config_sections import check_option
+from research.data.files import read_sts
+from research.eval.metrics import bootstrap, check_spread, correlations, spearman
+from research.eval.tasks.files import find_split
+from research.transforms.normalize import l2_normalize_rows
+from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
+
+
+def sts(
+    *, data: str, split: str = "test", samples: int = 0, similarity: str = "cosine"
+) -> Evaluator:
+    """Correlation of the similarities of sentence pairs with human scores.
+
+    Both sentences are embedded as queries, because the task is symmetric.
+
+    Args:
+        data: A jsonl, tsv or csv file, plain or .gz, with the fields sentence1,
+            sentence2 and score; or a folder of splits.
+        split: Name of the file in a folder, without its ending.
+        samples: Number of bootstrap samples of the pairs for a confidence interval; 0
+            for no interval.
+        similarity: One of SIMILARITIES.
+
+    Returns:
+        embed -> {"main_score", "spearman", "pearson", "similarities"} in percent. The
+        main score is Spearman's correlation; with `samples`, "low" and "high" are the
+        ends of its 95 % interval. "similarities" holds both correlations for each of
+        SIMILARITIES.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: The file is malformed, or all scores are equal; when the evaluator
+            is called, all similarities are equal or one is not finite.
+    """
+    path = find_split(data, split)
+    pairs = read_sts(path)
+    return correlation(*pairs, str(path), samples=samples, similarity=similarity)
+
+
+def correlation(
+    first: list[str],
+    second: list[str],
+    scores: list[float],
+    place: str,
+    *,
+    samples: int = 0,
+    similarity: str = "cosine",
+) -> Evaluator:
+    """The evaluator of `sts`, for N pairs and their scores in memory.
+
+    Args:
+        first: N texts.
+        second: N texts.
+        scores: N human scores.
+        place: Name of the data, for error messages.
+        samples: As in `sts`.
+        similarity: As in `sts`.
+    """
+    check_option("similarity", similarity, SIMILARITIES)
+    human = np.asarray(scores)  # [N]
+    try:
+        check_spread("human", human)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+
+    def evaluate(embed: EmbedFn) -> TaskScores:
+        a, b = embed_pairs(embed, first, second)
+        predicted = {
+            name: compare(a, b)  # [N]
+            for name, compare in SIMILARITIES.items()
+        }
+        main = predicted[similarity]
+        result = correlations(main, human)
+        # A similarity that is the same for all pairs has no correlation.
+        by_similarity = {
+            name: correlations(values, human)
+            for name, values in predicted.items()
+            if np.ptp(values) > 0
+        }
+        interval = bootstrap((main, human), spearman, samples=samples)
+        interval = {name: 100 * bound for name, bound in interval.items()}
+        scores = {"main_score": result["spearman"], **result, **interval}
+        scores["similarities"] = by_similarity
+        return TaskScores(
+            scores,
+            ItemValues(
+                list(map(str, range(len(human)))),
+                (main, human),
+                lambda x, y: 100 * spearman(x, y),
+            ),
+        )
+
+    return evaluate
+
+
+def embed_pairs(
+    embed: EmbedFn, first: list[str], second: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors of the first and of the second texts of N pairs: [N, D] and [N, D].
+
+    Both are embedded as queries, in one call, so that the embedder can batch them by
+    length.
+    """
+    a, b = np.split(np.asarray(embed([*first, *second], "query")), 2)
+    chex.assert_rank([a, b], 2)
+    chex.assert_equal_shape([a, b])
+    return a, b
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of each row of a with the same row of b: [N, D], [N, D] -> [N].
+
+    From the distance of the unit vectors, as in scikit-learn: it is exactly 1 for equal
+    vectors, so that pairs of equal texts have equal scores.
+    """
+    difference = l2_normalize_rows(a) - l2_normalize_rows(b)
+    return 1 - np.einsum("nd,nd->n", difference, difference) / 2
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Dot product of each row of a with the same row of b: [N, D], [N, D] -> [N]."""
+    chex.assert_rank([a, b], 2)
+    return np.einsum("nd,nd->n", a, b)
+
+
+# {name: similarity of the rows of two arrays}, those of sentence-transformers. A
+# distance counts as its negative.
+SIMILARITIES = {
+    "cosine": cosine,
+    "dot": dot,
+    "euclidean": lambda a, b: -np.linalg.norm(a - b, axis=1),
+    "manhattan": lambda a, b: -np.abs(a - b).sum(1),
+}

@@ -1,0 +1,94 @@
+"""Summarization: grades machine summaries by similarity to human ones (mteb)."""
+
+import numpy as np
+
+from research.eval.metrics import bootstrap, correlations
+from research.eval.tasks.files import find_split, read_summaries
+from research.transforms.normalize import l2_normalize_rows
+from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
+
+
+def summarization(*, data: str, split: str = "test", samples: int = 0) -> Evaluator:
+    """Correlation of grades of machine summaries with their similarity to human ones.
+
+    The predicted grade of a machine summary is its similarity to the nearest human
+    summary of the same text. Texts for which all grades or predictions are equal are
+    left out, as in mteb.
+
+    Args:
+        data: A jsonl file, plain or .gz, with the fields human_summaries and
+            machine_summaries, lists of texts, and relevance, a grade for each machine
+            summary; or a folder of splits.
+        split: Name of the file in a folder, without its ending.
+        samples: Number of bootstrap samples of the texts for a confidence interval; 0
+            for no interval.
+
+    Returns:
+        embed -> {"main_score", "cosine_spearman", "cosine_pearson", "dot_spearman",
+        "dot_pearson"} in percent, means over the texts. The main score is
+        cosine_spearman; with `samples`, "low" and "high" are the ends of its 95 %
+        interval.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: The file is malformed; when the evaluator is called, no text is
+            left.
+    """
+    path = find_split(data, split)
+    rows = read_summaries(path)
+    human = [text for row in rows for text in row.human]
+    machine = [text for row in rows for text in row.machine]
+    human_ends = np.cumsum([len(row.human) for row in rows])
+    machine_ends = np.cumsum([len(row.machine) for row in rows])
+
+    def evaluate(embed: EmbedFn) -> TaskScores:
+        vectors = np.asarray(embed(human + machine, "query"))
+        x, y = np.split(vectors, [len(human)])
+        # The vectors of each text's summaries.
+        xs, ys = np.split(x, human_ends[:-1]), np.split(y, machine_ends[:-1])
+        names, per_text = [], []
+        for number, row in enumerate(rows):
+            scores = _correlate_text(xs[number], ys[number], np.array(row.relevance))
+            if scores:
+                names.append(str(number))
+                per_text.append(scores)
+        if not per_text:
+            raise ValueError(
+                f"{path}: for no text do both the grades and the similarities of the "
+                "machine summaries differ"
+            )
+        # {metric: [texts]}
+        columns = {n: np.array([s[n] for s in per_text]) for n in per_text[0]}
+        means = {name: float(values.mean()) for name, values in columns.items()}
+        main = columns["cosine_spearman"]
+        interval = bootstrap((main,), np.mean, samples=samples)
+        return TaskScores(
+            {"main_score": means["cosine_spearman"], **means, **interval},
+            ItemValues(names, (main,), np.mean),
+        )
+
+    return evaluate
+
+
+def _correlate_text(
+    human: np.ndarray, machine: np.ndarray, grades: np.ndarray
+) -> dict[str, float]:
+    """Correlations of one text, by cosine and by dot product; {} if one is undefined.
+
+    Args:
+        human: [H, D] vectors of human summaries.
+        machine: [M, D] vectors of machine summaries.
+        grades: [M] grades of the latter.
+    """
+    unit = l2_normalize_rows(machine), l2_normalize_rows(human)
+    predictions = {
+        "cosine": (unit[0] @ unit[1].T).max(1),  # [M]
+        "dot": (machine @ human.T).max(1),
+    }
+    if any(np.ptp(values) == 0 for values in (grades, *predictions.values())):
+        return {}
+    return {
+        f"{name}_{kind}": score
+        for name, values in predictions.items()
+        for kind, score in correlations(values, grades).items()
+    }
