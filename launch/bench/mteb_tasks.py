@@ -13,8 +13,8 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.abstasks.text.bitext_mining import AbsTaskBitextMining
 from mteb.abstasks.text.summarization import AbsTaskSummarization
 
-from research.data import task_files
 from research.data.files import read_beir, read_sts
+from research.eval.tasks import files as task_files
 
 SPLIT = "test"  # of every task here
 
