@@ -35,16 +35,16 @@ def main(*names: str) -> dict | None:
             f"there is no public set {unknown[0]!r}; there are {', '.join(PUBLIC_SETS)}"
         )
     # All that may be refused comes before the first download.
-    states = {name: public_sets.find_state(name, data) for name in names}
+    parts = {name: public_sets.find_missing_parts(name, data) for name in names}
     files = {}
-    for name, state in states.items():
-        if state == "complete":
+    for name, missing in parts.items():
+        if not missing:
             cli.log(f"{name}: is in {data}, as it was fetched")
             continue
         public_set = PUBLIC_SETS[name]
         files[name] = {
-            part: public_sets.list_hub_files(public_set, pattern)
-            for part, pattern in public_set.parts.items()
+            part: public_sets.list_hub_files(public_set, public_set.parts[part])
+            for part in missing
         }
         size = sum(file.size for hub in files[name].values() for file in hub)
         cli.log(
@@ -52,11 +52,12 @@ def main(*names: str) -> dict | None:
             f"{public_set.revision[:7]}, license {public_set.license}"
         )
     record = {"data": str(data)}
-    for name in states:
-        written = (
-            public_sets.fetch_set(name, data, files[name]) if name in files else []
-        )
-        record[name] = written
+    for name in parts:
+        record[name] = [
+            path
+            for part, hub_files in files.get(name, {}).items()
+            for path in public_sets.fetch_part(name, part, hub_files, data)
+        ]
     return record
 
 

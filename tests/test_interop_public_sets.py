@@ -115,7 +115,7 @@ def test_sets_arrive_where_the_recipes_read_them(hub, data, capfd):
 def test_a_set_is_checked_when_it_is_fetched_again(hub, data, capfd):
     first = fetch.main("stsb")
     record = json.loads((data / RECORD).read_text())["stsb"]
-    assert list(record["sha256"]) == first["stsb"]
+    assert list(record["sha256"]) == sorted(first["stsb"])
     digest = hashlib.sha256((data / "stsb/dev.jsonl.gz").read_bytes()).hexdigest()
     assert record["sha256"]["stsb/dev.jsonl.gz"] == digest
     capfd.readouterr()
@@ -144,12 +144,29 @@ def test_a_broken_download_leaves_nothing(hub, data, monkeypatch):
     with (hub / files[1].path).open("ab") as file:
         file.write(b"more")
     with pytest.raises(ValueError, match="arrived with another content"):
-        fetch.public_sets.fetch_set("nli", data, {"nli/triplets.jsonl.gz": files})
+        fetch.public_sets.fetch_part("nli", "nli/triplets.jsonl.gz", files, data)
     # A row that lacks a column, in the second file
     parquet.write_table(pyarrow.table({"anchor": ["a"]}), hub / files[1].path)
     with pytest.raises(ValueError, match="has a row without the column 'positive'"):
         fetch.main("nli")
     assert not [path for path in data.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("state", ["between", "unrecorded"])
+def test_a_set_goes_on_after_a_kill(hub, data, state):
+    fetch.main("stsb")
+    record = json.loads((data / RECORD).read_text())
+    digests = record["stsb"]["sha256"]
+    (data / "stsb/test.jsonl.gz").unlink()
+    # Killed before the third part, or before it was renamed
+    if state == "between":
+        del digests["stsb/test.jsonl.gz"]
+        (data / RECORD).write_text(json.dumps(record))
+    assert fetch.main("stsb")["stsb"] == ["stsb/test.jsonl.gz"]
+    assert fetch.main("stsb")["stsb"] == []
+    assert list(json.loads((data / RECORD).read_text())["stsb"]["sha256"]) == sorted(
+        PUBLIC_SETS["stsb"].parts
+    )
 
 
 def test_without_a_network_there_is_one_sentence(data, monkeypatch):

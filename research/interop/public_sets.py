@@ -159,45 +159,44 @@ def download(public_set: PublicSet, file: HubFile) -> Path:
     return Path(path)
 
 
-def fetch_set(name: str, data: Path, files: dict[str, list[HubFile]]) -> list[str]:
-    """Brings a set into the data folder, and records it there.
+def fetch_part(name: str, part: str, hub_files: list[HubFile], data: Path) -> list[str]:
+    """Brings a file or folder of a set into the data folder, and records it there.
 
     Args:
         name: Key of PUBLIC_SETS.
+        part: Key of its parts.
+        hub_files: The part's files on the hub, from `list_hub_files`.
         data: The data folder.
-        files: {part of the set: its files on the hub}, from `list_hub_files`.
 
     Returns:
         The paths of what was written, relative to the data folder.
 
     Raises:
-        ValueError: The hub cannot be reached; nothing is left of a part that is not
-            complete.
+        ValueError: The hub cannot be reached; nothing is left of the part.
     """
     public_set = PUBLIC_SETS[name]
-    for part, hub_files in files.items():
-        paths = [download(public_set, file) for file in hub_files]
-        rows = (row for path in paths for row in _read_rows(path))
-        with atomic_write(data / part, folder="." not in part) as draft:
-            try:
-                public_set.write(rows, draft)
-            except KeyError as error:
-                raise ValueError(
-                    f"{public_set.repo} has a row without the column {error}"
-                ) from None
-    # The record comes last: without it, a set is not complete.
-    written = sorted(
-        str(path.relative_to(data))
-        for part in public_set.parts
-        for path in [data / part, *(data / part).rglob("*")]
-        if path.is_file()
-    )
-    record = read_json(data / RECORD, missing={})
-    entry = {"repo": public_set.repo, "revision": public_set.revision}
-    entry |= {"license": public_set.license}
-    entry["sha256"] = {file: hash_file(data / file) for file in written}
-    write_json(data / RECORD, record | {name: entry})
-    return written
+    paths = [download(public_set, file) for file in hub_files]
+    rows = (row for path in paths for row in _read_rows(path))
+    with atomic_write(data / part, folder="." not in part) as draft:
+        try:
+            public_set.write(rows, draft)
+        except KeyError as error:
+            raise ValueError(
+                f"{public_set.repo} has a row without the column {error}"
+            ) from None
+        # {path: sha256}. It is recorded before the part is in its place: what a killed
+        # command leaves is then known as its own.
+        files = sorted(path for path in [draft, *draft.rglob("*")] if path.is_file())
+        digests = {
+            str(Path(part) / path.relative_to(draft)): hash_file(path) for path in files
+        }
+        record = read_json(data / RECORD, missing={})
+        entry = {"repo": public_set.repo, "revision": public_set.revision}
+        entry |= {"license": public_set.license}
+        previous = record.get(name, {}).get("sha256", {})
+        entry["sha256"] = dict(sorted((previous | digests).items()))
+        write_json(data / RECORD, record | {name: entry})
+    return list(digests)
 
 
 def find_entry(path: Path) -> dict[str, Any]:
@@ -205,35 +204,38 @@ def find_entry(path: Path) -> dict[str, Any]:
     path = path.absolute()
     for folder in path.parents[:2]:
         for entry in read_json(folder / RECORD, missing={}).values():
-            files = [folder / file for file in entry["sha256"]]
-            if any(path in (file, *file.parents) for file in files):
+            if any(path in _list_parents(folder / file) for file in entry["sha256"]):
                 return entry
     return {}
 
 
-def find_state(name: str, data: Path) -> str:
-    """Whether a set is "missing" or "complete" in a data folder.
+def find_missing_parts(name: str, data: Path) -> list[str]:
+    """The files and folders of a set that a data folder lacks.
 
     Raises:
-        ValueError: Its files are there, but are not those that were fetched.
+        ValueError: A file is there, but is not the one that was fetched.
     """
-    entry = read_json(data / RECORD, missing={}).get(name)
-    if entry is None:
-        others = [data / part for part in PUBLIC_SETS[name].parts]
-        if present := [str(path) for path in others if path.exists()]:
+    digests = read_json(data / RECORD, missing={}).get(name, {}).get("sha256", {})
+    missing = []
+    for part in PUBLIC_SETS[name].parts:
+        path = data / part
+        if not path.exists():
+            missing.append(part)
+            continue
+        # {path: sha256} of the files of this part
+        files = {f: d for f, d in digests.items() if path in _list_parents(data / f)}
+        if not files:
             raise ValueError(
-                f"{present[0]} is there and was not made by launch.fetch, which does "
+                f"{path} is there and was not made by launch.fetch, which does "
                 "not replace it: move it away, or name another folder by --data"
             )
-        return "missing"
-    for file, digest in entry["sha256"].items():
-        if not (data / file).is_file() or hash_file(data / file) != digest:
-            raise ValueError(
-                f"{data / file} is not as it was fetched: delete "
-                f"{', '.join(str(data / part) for part in PUBLIC_SETS[name].parts)} "
-                f"and the entry {name!r} of {data / RECORD}, and fetch it again"
-            )
-    return "complete"
+        for file, digest in files.items():
+            if not (data / file).is_file() or hash_file(data / file) != digest:
+                raise ValueError(
+                    f"{data / file} is not as it was fetched: delete {path}, and fetch "
+                    "it again"
+                )
+    return missing
 
 
 def find_fetch_command(message: str) -> str:
@@ -243,6 +245,11 @@ def find_fetch_command(message: str) -> str:
             if missing := re.search(rf"(\S+)/{re.escape(part)}(/\S*)?(?!\S)", message):
                 return f"python -m launch.fetch {name} --data={missing[1]}"
     return ""
+
+
+def _list_parents(path: Path) -> tuple[Path, ...]:
+    """The path itself and all its parents."""
+    return path, *path.parents
 
 
 def hash_file(path: Path) -> str:
