@@ -103,20 +103,32 @@ def group_by_length(
 
     Yields:
         Indices of rows [n], the number of rows in the padded batch (at least n), and
-        the row length. All full batches of one length have the same number of rows; the
-        last batch has a power of two times `row_multiple`.
+        the row length. All full batches of one length have the same number of rows; a
+        batch ends early where rows are at most half as long as its longest, and then
+        has one of few numbers of rows times `row_multiple`.
     """
     order = np.argsort(-lengths, kind="stable")
+    descending = lengths[order]
     multiple = sizes.row_multiple
     # Each batch is as long as its first row, which is the longest.
     start = 0
     while start < len(order):
-        length = min(padded_length(int(lengths[order[start]])), sizes.max_length)
+        length = min(padded_length(int(descending[start])), sizes.max_length)
+        # The end of the rows that are longer than half of it, or of all short ones.
+        half = length // 2 if length > padded_length(1) else 0
+        end = max(start + 1, int(np.searchsorted(-descending, -half)))
         rows = max(1, sizes.batch_tokens // length // multiple)
-        remaining = -(-(len(order) - start) // multiple)
-        rows = min(rows, 1 << (remaining - 1).bit_length()) * multiple
-        yield order[start : start + rows], rows, length
-        start += rows
+        remaining = -(-(end - start) // multiple)
+        rows = min(rows, _pad_count(remaining)) * multiple
+        stop = min(start + rows, end)
+        yield order[start:stop], rows, length
+        start = stop
+
+
+def _pad_count(count: int) -> int:
+    """Rounds a number of rows up to 1, 2, 3, 4, 6, 8, 12 ..."""
+    power = 1 << (count - 1).bit_length()
+    return power // 4 * 3 if 0 < count <= power // 4 * 3 else power
 
 
 def encode_rows(
