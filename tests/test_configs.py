@@ -11,6 +11,7 @@ from configs.common import make_base, parse_arg
 from launch.recipes import load_recipe
 from research.analysis.dry_run import abstract_batch
 from research.config_sections import section
+from research.data.sources import SOURCES
 from research.experiment.build import build
 from research.experiment.config_keys import (
     GROUP_TABLES,
@@ -149,6 +150,24 @@ def test_a_workdir_with_a_checkpoint_keeps_what_changes_its_result(tmp_path, cac
         prepare_run(other, tmp_path, cache=cache)
 
 
+def test_data_may_move_while_a_run_goes_on(tmp_path, cache):
+    rows = [{"query": f"q{i}", "positive": f"p{i}"} for i in range(8)]
+    content = "\n".join(map(json.dumps, rows))
+    recipe, workdir = config("separate"), tmp_path / "run"
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "pairs.jsonl").write_text(content)
+        path = str(tmp_path / folder / "pairs.jsonl")
+        recipe.data = {"own": section(SOURCES, "files", path=path)}
+        prepare_run(recipe, workdir, cache=cache)
+        (workdir / "checkpoints" / "2").mkdir(parents=True, exist_ok=True)
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["data"]["own"]["path"] == path
+    (tmp_path / "b" / "pairs.jsonl").write_text(content.replace("q7", "q8"))
+    with pytest.raises(ValueError, match="content of data 'own' has changed"):
+        prepare_run(recipe, workdir, cache=cache)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -168,6 +187,8 @@ def test_a_workdir_with_a_checkpoint_keeps_what_changes_its_result(tmp_path, cac
         ({"batch_size": 12}, "batch_size 12 cannot be split evenly over 8 devices"),
         ({"mesh.data": 3}, "mesh .* does not fit 8 devices"),
         ({"data": {}}, "the config names no data"),
+        ({"eval_sizes": ((7, 8),)}, r"eval_sizes: size \(7, 8\) is not in the model"),
+        ({"eval_sizes": (7, 8)}, "eval_sizes is"),
     ],
 )
 def test_a_config_that_does_not_fit_is_one_sentence(change, message, tmp_path, cache):

@@ -19,9 +19,11 @@ from research.train.experiment import Experiment
 # how the same numbers are computed.
 FREE_KEYS = (
     *("log_every", "save_every", "keep", "keep_every", "keep_best", "patience"),
-    *("eval_every", "evals", "mesh"),
+    *("eval_every", "eval_sizes", "evals", "mesh"),
     *("encoder.remat", "encoder.unroll", "encoder.attention"),
 )
+# Where a data source is read from; data.json holds the hash of its content.
+PATH_KEYS = ("path", "corpus")
 
 
 def prepare_run(
@@ -110,14 +112,22 @@ def is_resumed(workdir: Path) -> bool:
 
 
 def _remove_free_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without FREE_KEYS, which name a key or a key of a section."""
-    return {
+    """The config without FREE_KEYS, and its data sources without PATH_KEYS.
+
+    FREE_KEYS name a key or a key of a section.
+    """
+    free = {
         key: {k: v for k, v in value.items() if f"{key}.{k}" not in FREE_KEYS}
         if isinstance(value, Mapping)
         else value
         for key, value in config.items()
         if key not in FREE_KEYS
     }
+    free["data"] = {
+        name: {key: value for key, value in source.items() if key not in PATH_KEYS}
+        for name, source in config["data"].items()
+    }
+    return free
 
 
 def _to_json(config: ml_collections.ConfigDict) -> dict:
