@@ -7,6 +7,13 @@ length_collapse: cosines of pairs of documents that are cut to each length, with
   without TempScale.
 positional_bias: how much insertions and removals at the start, the middle and the end
   of a document change its embedding.
+sentence_importance: how much each sentence of a document contributes to its embedding,
+  by its position.
+low_pass: how much attention averages the tokens of a text, by depth and length.
+sticky_tokens: tokens whose insertion pulls sentences together.
+mexa: how well every depth aligns other languages with a pivot.
+limit: recall on LIMIT by the number of dimensions, and the bound of any embedding.
+redundancy: how many dimensions the tasks of --tasks need.
 geometry: anisotropy, IsoScore, intrinsic dimension, effective rank and uniformity of
   the embeddings at every depth.
 layers: entropy, curvature and invariance of every layer (Layer by Layer), and with

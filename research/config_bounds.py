@@ -8,6 +8,7 @@ from typing import Any
 BOUNDS = {
     "above 0": """
         temperature kl_temperature cosent.scale angle.scale angle_triplets.scale eps
+        limit.queries limit.widths
         norm_eps rope_theta score_range count rank clusters heads latents mult patterns
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
         samples_per_label experiments repetitions texts_per_repetition
@@ -17,7 +18,7 @@ BOUNDS = {
         learning_rate warmup weight_decay clip_norm micro_batch limit min_chars samples
         queries max_texts angle_weight cosine_weight in_batch_weight hard_weight
         kl_weight last_weight prior_weight bag_weight weight weights triplet.margin
-        window cycle min_length num_kv_heads head_dim num_experts
+        sticky_tokens.tokens window cycle min_length num_kv_heads head_dim num_experts
         st5_adaptive.kl_temperature st6_adaptive.kl_temperature
         """,
     "in 0 ... 1": """

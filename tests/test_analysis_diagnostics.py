@@ -3,15 +3,13 @@ import json
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from test_analysis_synthetic_documents import TOKENIZER, WORDS, corpus
+from test_eval_bias_documents import TOKENIZER, WORDS, corpus
 
-from research.analysis.diagnostics.length_collapse import (
-    choose_lengths,
-    measure_length_collapse,
-)
-from research.analysis.diagnostics.positional_bias import measure_positional_bias
+from research.analysis.diagnostics.length_collapse import choose_lengths
 from research.analysis.diagnostics.reports import REPORTS
-from research.analysis.synthetic_documents import make_documents, truncate_document
+from research.eval.bias.documents import make_documents, truncate_document
+from research.eval.bias.length_collapse import measure_length_collapse
+from research.eval.bias.positional_bias import measure_positional_bias
 
 VECTORS = np.random.default_rng(3).standard_normal((len(WORDS), 16))
 
@@ -82,7 +80,7 @@ def test_a_bag_of_words_has_no_bias():
             np.testing.assert_allclose(cosines, found["insert"]["cosine"]["start"])
             assert np.all(np.diff(cosines) < 0)  # larger edits change more
         assert found["insert"]["start_over_end"] == pytest.approx(1)
-        assert found["remove"]["start_over_end"] == pytest.approx(1, abs=0.2)
+        assert found["remove"]["start_over_end"] == pytest.approx(1, abs=0.3)
 
 
 @pytest.mark.parametrize("variant", ["as_written", "rotated"])
@@ -103,7 +101,7 @@ def test_rotation_tells_the_documents_bias_from_the_models():
     heavy = [" ".join(["ba"] * 8 + [w] * 32) for w in WORDS[1:]]
     embed = weighted(lambda place, number: 1)
     made = make_documents(heavy, TOKENIZER, length=40, count=20)
-    found = measure_positional_bias(embed, made, made)
+    found = measure_positional_bias(embed, made, made, sizes=(0.05, 0.1, 0.2, 0.4))
     assert found["as_written"]["remove"]["start_over_end"] > 2
     assert found["rotated"]["remove"]["start_over_end"] == pytest.approx(1, abs=0.6)
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from test_analysis_synthetic_documents import TOKENIZER, corpus
+from test_eval_bias_documents import TOKENIZER, corpus
 
 from research.analysis.diagnostics.depth_geometry import measure_geometry
 from research.analysis.diagnostics.inputs import DiagnosticInputs

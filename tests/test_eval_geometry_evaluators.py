@@ -3,7 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from test_analysis_synthetic_documents import TOKENIZER, corpus
+from test_eval_bias_documents import TOKENIZER, corpus
 
 from research.eval.evaluators import EVALS
 from research.eval.geometry.evaluators import VECTOR_MEASURES

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from test_analysis_synthetic_documents import TOKENIZER, corpus
+from test_eval_bias_documents import TOKENIZER, corpus
 
 from research.inference.model import EmbeddingModel
 from research.interop.sentence_transformers.write import export
@@ -59,7 +59,7 @@ def test_three_reports(folder):
     )
     assert geometry["depths"] == [0, 1, 2] and geometry["texts"] == 50
     assert collapse["lengths"] == [8, 16, 22] and collapse["documents"] == 10
-    assert bias["documents"] == 10 and bias["tokens"] == 15
+    assert bias["documents"] == 10 and bias["tokens"] == 14
     plain, scaled = collapse["models"].values()
     assert list(collapse["models"]) == ["the model", "TempScale 0.8"]
     assert plain["layers"][0] == scaled["layers"][0]

@@ -8,8 +8,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from research.data.sources import SOURCES
+from research.eval.bias.length_collapse import length_collapse
+from research.eval.bias.mexa import mexa
+from research.eval.bias.positional_bias import positional_bias
 from research.eval.examples import examples
 from research.eval.geometry.evaluators import geometry, token_geometry
+from research.eval.limit import limit
 from research.eval.longembed import longembed
 from research.eval.perplexity import perplexity
 from research.eval.tasks.bitext_mining import bitext_mining
@@ -140,8 +144,12 @@ EVALS: Mapping[str, Callable[..., Evaluator | ModelEvaluator]] = {
     "examples": examples,
     "pydocs_retrieval": pydocs_retrieval,
     "pydocs_long": pydocs_long,
+    "length_collapse": length_collapse,
+    "limit": limit,
     "longembed": longembed,
+    "mexa": mexa,
     "perplexity": perplexity,
     "geometry": geometry,
     "token_geometry": token_geometry,
+    "positional_bias": positional_bias,
 }

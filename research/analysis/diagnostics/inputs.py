@@ -5,14 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from research.analysis.synthetic_documents import Document, make_documents
+from research.eval.bias.documents import Document, check_count, make_documents
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.models.config import EncoderConfig
 from research.models.encoder import truncate_depth
 from research.types import Evaluator, Params
-
-MIN_DOCUMENTS = 10  # fewer give no meaningful statistics
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,10 @@ class DiagnosticInputs:
         """At most `count` of the texts, drawn at random.
 
         Raises:
-            ValueError: There is no corpus.
+            ValueError: There is no corpus, or it is too small.
         """
         texts = self.list_texts()
+        check_count(texts, "different texts")
         order = np.random.default_rng(self.seed).permutation(len(texts))
         return [texts[i] for i in order[:count]]
 
@@ -111,11 +110,3 @@ class DiagnosticInputs:
         params, cfg = truncate_depth(params, cfg, self.sizes.get("depth", cfg.depth))
         tokenized = self.make_embedder().tokenize(texts, "document")
         return params, cfg, list(tokenized.rows[0].token_ids)
-
-
-def check_count(items: Sequence, name: str) -> None:
-    """Raises ValueError if there are too few items for statistics."""
-    if len(items) < MIN_DOCUMENTS:
-        raise ValueError(
-            f"{len(items)} {name} are too few: {MIN_DOCUMENTS} or more are needed"
-        )

@@ -11,12 +11,13 @@ from typing import Any
 import chex
 import numpy as np
 
-from research.analysis.diagnostics.inputs import DiagnosticInputs, check_count
+from research.analysis.diagnostics.inputs import DiagnosticInputs
 from research.analysis.diagnostics.panels import (
     DepthPanel,
     list_by_depth,
     plot_by_depth,
 )
+from research.eval.bias.documents import check_count
 from research.eval.geometry.layer_metrics import (
     center_tokens,
     dime,

@@ -1,31 +1,20 @@
-"""Length collapse: embeddings of long documents crowd together.
+"""The report of length collapse: embeddings of long documents crowd together."""
 
-Zhou et al. 2025, "Length-Induced Embedding Collapse in PLM-based Models".
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from research.analysis.diagnostics.inputs import DiagnosticInputs, check_count
+from research.analysis.diagnostics.inputs import DiagnosticInputs
 from research.analysis.diagnostics.panels import (
     PANEL_HEIGHT,
     PANEL_WIDTH,
     depth_colors,
     tick_indices,
 )
-from research.analysis.synthetic_documents import (
-    Document,
-    join_pieces,
-    truncate_document,
-)
+from research.eval.bias.length_collapse import measure_length_collapse
 from research.eval.figures import figure
-from research.eval.geometry.measures import mean_cosine, pair_cosines
 from research.models.positions.methods import extend_context
 from research.models.positions.query_scale import TempScale
-from research.types import EmbedFn
 
 MIN_LENGTH = 8  # tokens in the shortest documents
 
@@ -79,54 +68,6 @@ def choose_lengths(max_length: int) -> list[int]:
             f"{2 * MIN_LENGTH} or more are needed"
         )
     return [*powers, max_length]
-
-
-def measure_length_collapse(
-    embeds: Mapping[str, EmbedFn], documents: Sequence[Document], lengths: Sequence[int]
-) -> dict[str, Any]:
-    """Cosines of pairs of documents that are cut to each of several lengths.
-
-    The documents are the same at every length, so that only the length differs.
-
-    Args:
-        embeds: {label: embed function}. It returns [N, K, D] for K depths, the last of
-            which is the model's output.
-        documents: N documents, at least as long as the largest length.
-        lengths: Numbers of tokens, special tokens excluded.
-
-    Returns:
-        A record of "lengths"; "documents", their number; "texts_per_document", the mean
-        number of texts that a document of each length is joined from; and "models",
-        which holds for each label the "mean", "p10" and "p90" (percentiles) of the
-        cosines by length, and "layers", [K][lengths] means.
-
-    Raises:
-        ValueError: There are too few documents.
-    """
-    check_count(documents, "documents")
-    cuts = [
-        [truncate_document(document, length) for document in documents]
-        for length in lengths
-    ]
-    # Statistics for every model and length.
-    models = {}
-    for label, embed in embeds.items():
-        layers, percentiles = [], []
-        for cut in cuts:
-            # [N, K, D] vectors.
-            x = embed([join_pieces(document) for document in cut], "document")
-            layers.append([mean_cosine(x[:, k]) for k in range(x.shape[1])])
-            percentiles.append(np.percentile(pair_cosines(x[:, -1]), (10, 90)))
-        p10, p90 = np.array(percentiles).T.tolist()
-        layers = np.array(layers).T.tolist()
-        models[label] = {"mean": layers[-1], "p10": p10, "p90": p90, "layers": layers}
-    joined = [float(np.mean([1 + d.source[-1] for d in cut])) for cut in cuts]
-    return {
-        "lengths": list(lengths),
-        "documents": len(documents),
-        "texts_per_document": joined,
-        "models": models,
-    }
 
 
 def list_length_collapse(record: Mapping[str, Any]) -> list[list[str]]:

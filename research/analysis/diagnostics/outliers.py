@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from research.analysis.diagnostics.inputs import DiagnosticInputs, check_count
+from research.analysis.diagnostics.inputs import DiagnosticInputs
 from research.analysis.diagnostics.panels import (
     PANEL_HEIGHT,
     PANEL_WIDTH,
     tick_indices,
 )
+from research.eval.bias.documents import check_count
 from research.eval.figures import figure
 from research.eval.geometry.measures import mean_cosine
 from research.eval.geometry.token_states import iterate_states

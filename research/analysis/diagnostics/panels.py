@@ -1,6 +1,7 @@
 """Parts that the figures and tables of several diagnostics share."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,3 +96,19 @@ def depth_colors(count: int):
 def tick_indices(count: int) -> list[int]:
     """At most nine evenly spaced indices from 0 ... count - 1."""
     return list(range(0, count, -(-count // 9)))
+
+
+def escape_glyphs(text: str) -> str:
+    """A label that the font can draw: other characters as numbers, no formulas."""
+    has_glyph = _read_glyphs()
+    drawn = (c if ord(c) in has_glyph else f"<U+{ord(c):04X}>" for c in text)
+    return "".join(drawn).replace("$", r"\$")
+
+
+@cache
+def _read_glyphs() -> frozenset[int]:
+    """The characters of the default font."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    return frozenset(font.get_charmap())

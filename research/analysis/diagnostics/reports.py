@@ -24,6 +24,13 @@ from research.analysis.diagnostics.length_collapse import (
     plot_length_collapse,
     report_length_collapse,
 )
+from research.analysis.diagnostics.limit import list_limit, plot_limit, report_limit
+from research.analysis.diagnostics.low_pass import (
+    list_low_pass,
+    plot_low_pass,
+    report_low_pass,
+)
+from research.analysis.diagnostics.mexa import list_mexa, plot_mexa, report_mexa
 from research.analysis.diagnostics.outliers import (
     list_outliers,
     plot_outliers,
@@ -33,6 +40,21 @@ from research.analysis.diagnostics.positional_bias import (
     list_positional_bias,
     plot_positional_bias,
     report_positional_bias,
+)
+from research.analysis.diagnostics.redundancy import (
+    list_redundancy,
+    plot_redundancy,
+    report_redundancy,
+)
+from research.analysis.diagnostics.sentence_importance import (
+    list_sentence_importance,
+    plot_sentence_importance,
+    report_sentence_importance,
+)
+from research.analysis.diagnostics.sticky_tokens import (
+    list_sticky_tokens,
+    plot_sticky_tokens,
+    report_sticky_tokens,
 )
 
 Record = Mapping[str, Any]
@@ -68,6 +90,23 @@ REPORTS: Mapping[str, Report] = {
         report_positional_bias,
         list_positional_bias,
         plot_positional_bias,
+    ),
+    "sentence_importance": Report(
+        "Importance of sentences",
+        report_sentence_importance,
+        list_sentence_importance,
+        plot_sentence_importance,
+    ),
+    "low_pass": Report(
+        "Attention as a low-pass filter", report_low_pass, list_low_pass, plot_low_pass
+    ),
+    "sticky_tokens": Report(
+        "Sticky tokens", report_sticky_tokens, list_sticky_tokens, plot_sticky_tokens
+    ),
+    "mexa": Report("MEXA", report_mexa, list_mexa, plot_mexa),
+    "limit": Report("LIMIT", report_limit, list_limit, plot_limit),
+    "redundancy": Report(
+        "Redundancy", report_redundancy, list_redundancy, plot_redundancy
     ),
     "geometry": Report("Geometry", report_geometry, list_geometry, plot_geometry),
     "outliers": Report(

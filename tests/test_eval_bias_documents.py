@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from research.analysis.synthetic_documents import (
+from research.eval.bias.documents import (
     insert_text,
     join_pieces,
     make_documents,

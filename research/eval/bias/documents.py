@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
+MIN_DOCUMENTS = 10  # fewer give no meaningful statistics
 # A text with so many characters per required token is long enough by itself.
 ENOUGH_CHARS = 6
 # Maximum number of characters per required token; the rest of a text is not tokenized.
@@ -67,6 +68,22 @@ def make_documents(
         f"{length} tokens and {count} are needed: give more text, or ask for fewer or "
         "shorter documents"
     )
+
+
+def check_count(items: Sequence, name: str) -> None:
+    """Raises ValueError if there are too few items for statistics."""
+    if len(items) < MIN_DOCUMENTS:
+        raise ValueError(
+            f"{len(items)} {name} are too few: {MIN_DOCUMENTS} or more are needed"
+        )
+
+
+def make_word_tokenizer() -> tokenizers.Tokenizer:
+    """A tokenizer whose tokens are words and signs, for lengths without a model."""
+    words = tokenizers.models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return tokenizer
 
 
 def truncate_document(document: Document, length: int) -> Document:

@@ -1,0 +1,53 @@
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from research.eval.limit import average_recall, make_limit, score_limit
+
+ATTRIBUTES = [f"thing{n:04d}" for n in range(1848)]
+
+
+def likes(document):
+    return document.split(" likes ")[1][:-1].replace(" and ", ", ").split(", ")
+
+
+def test_the_task_has_the_sizes_of_the_paper():
+    task = make_limit(ATTRIBUTES, documents=200)
+    assert len(task.queries) == 1000 and task.relevant.size == 2000
+    assert [tuple(pair) for pair in task.relevant] == list(combinations(range(46), 2))[
+        :1000
+    ]
+    asked = {query[len("Who likes ") : -1] for query in task.queries}
+    counts = [len(asked & set(likes(document))) for document in task.documents]
+    assert counts[:46] == [45] * 37 + [38] * 2 + [37] * 7
+    assert not any(counts[46:])
+    assert all(len(set(likes(document))) == 45 for document in task.documents)
+    names = [document.split(" likes ")[0] for document in task.documents]
+    assert len(set(names)) == 200
+
+
+def test_exact_words_solve_the_task():
+    task = make_limit(ATTRIBUTES)
+    words = [query[len("Who likes ") : -1] for query in task.queries]
+    matches = [
+        [i for i, text in enumerate(task.documents) if word in likes(text)]
+        for word in words
+    ]
+    assert average_recall(np.array(matches), task.relevant, 2) == 100
+    scores = score_limit(task)(
+        lambda texts, role: np.random.default_rng(0).normal(size=(len(texts), 8))
+    )
+    assert scores["bm25"] == 100 and list(scores)[1:4] == [
+        "recall@2",
+        "recall@10",
+        "recall@20",
+    ]
+    assert scores["recall@2"] < scores["main_score"] < 60  # 20 of 46 at random
+
+
+def test_sizes_that_are_not_possible_are_named():
+    with pytest.raises(ValueError, match="1044 different attributes are too few"):
+        make_limit(ATTRIBUTES[:1044])
+    with pytest.raises(ValueError, match="LIMIT of 45 documents: 46 ... 77050 are"):
+        make_limit(ATTRIBUTES, documents=45)
