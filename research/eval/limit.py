@@ -74,6 +74,7 @@ def make_limit(
     Raises:
         ValueError: There are too few attributes, or too few or too many documents.
     """
+    # A repeated attribute would make two queries of one text.
     attributes = list(dict.fromkeys(attributes))
     # Documents with answers: the smallest number with a pair for each query.
     judged = next(n for n in range(2, queries + 2) if n * (n - 1) // 2 >= queries)
@@ -83,12 +84,14 @@ def make_limit(
             f"{len(attributes)} different attributes are too few for {queries} "
             f"queries: {queries + liked} or more are needed"
         )
+    # All combinations of the parts of names.
     parts = (part.split() for part in (FIRST_NAMES, SURNAME_STARTS, SURNAME_ENDS))
     names = [f"{first} {start}{end}" for first, start, end in product(*parts)]
     if not judged <= documents <= len(names):
         raise ValueError(
             f"LIMIT of {documents} documents: {judged} ... {len(names)} are possible"
         )
+    # What queries ask for, and what fills the documents up.
     rng = np.random.default_rng(seed)
     shuffled = [attributes[i] for i in rng.permutation(len(attributes))]
     asked, fillers = shuffled[:queries], shuffled[queries:]

@@ -37,6 +37,7 @@ def sticky_scores(distances: np.ndarray, alone: np.ndarray) -> np.ndarray:
             first.
         alone: [...] distance of the token alone to the first sentence.
     """
+    # [..., COPIES] from each number of copies to the next.
     changes = np.diff(np.asarray(distances, np.float64), axis=-1)
     falls, rises = np.maximum(-changes, 0), np.maximum(changes, 0)
     pull = falls.sum(-1) + 0.1 * (falls > ROUNDING).sum(-1) + 0.1 * alone
@@ -98,6 +99,7 @@ class InsertionTrial:
 
     def _embed_edits(self, tokens: Sequence[str]) -> np.ndarray:
         """[T, places, P, COPIES, D] vectors of the edited second sentences."""
+        # All texts in one call, so that the embedder batches them by length.
         texts = [
             text
             for token in tokens
@@ -124,6 +126,7 @@ def insert_copies(sentence: str, token: str, place: str, seed: int) -> list[str]
         return [token * i + sentence for i in range(1, COPIES + 1)]
     if place == "suffix":
         return [sentence + token * i for i in range(1, COPIES + 1)]
+    # Each copy goes between the words of the text before.
     rng, words, texts = np.random.default_rng(seed), sentence.split(), []
     for _ in range(COPIES):
         words.insert(int(rng.integers(len(words) + 1)), token)
@@ -178,6 +181,7 @@ def select_pairs(
     Raises:
         ValueError: All pairs are at the level or above.
     """
+    # Only a pair below the level can be pulled up to it.
     below = [pair for pair in pairs if pair[2] < reference]
     if not below:
         raise ValueError(

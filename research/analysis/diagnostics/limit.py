@@ -95,6 +95,7 @@ def list_attributes(texts: Sequence[str]) -> list[str]:
     Args:
         texts: Texts of a corpus.
     """
+    # Words in lower case are no names, whose documents would be found by them.
     pattern = re.compile(rf"\b[a-z]{{{MIN_WORD_LENGTH},}}\b")
     counts = Counter(word for text in texts for word in pattern.findall(text))
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
@@ -105,6 +106,7 @@ def list_limit(record: Mapping[str, Any]) -> list[list[str]]:
     """The rows of the report's table: recalls and critical counts by dimensions."""
     names = [name for name in record["scores"][0] if name.startswith("recall")]
     header = ["dimensions", *names, "critical documents", "published fit"]
+    # The model's sizes, then widths of free embeddings that it does not have.
     rows = []
     for dim, scores in zip(record["dims"], record["scores"], strict=True):
         cells = [f"{scores[name]:.1f}" for name in names]

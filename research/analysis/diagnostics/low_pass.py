@@ -58,6 +58,7 @@ def filter_gain(weights: np.ndarray) -> float:
     ||HC[A v]|| <= sigma_a ||W|| ||HC[x]||: 0 for uniform attention, 1 for A = I.
     """
     chex.assert_shape(weights, (len(weights), len(weights)))
+    # The largest eigenvalue of the Gram matrix is the square of the singular value.
     centered = subtract_mean_token(np.asarray(weights, np.float64))
     last = len(weights) - 1
     (square,) = scipy.linalg.eigvalsh(
@@ -112,6 +113,7 @@ def report_low_pass(
                 measured.append(measure_low_pass(*variant, np.array(cut, np.int32)))
                 advance(1)
             models[label] = {name: [m[name] for m in measured] for name in MEASURES}
+    # The main number: the mean gain of all blocks, heads and documents.
     gains = {
         label: dict(zip(lengths, np.mean(values["gain"], 1).tolist(), strict=True))
         for label, values in models.items()
@@ -161,6 +163,7 @@ def list_low_pass(record: Mapping[str, Any]) -> list[list[str]]:
     """The rows of the report's table: means over blocks, by length."""
     header = ["", "model", *(f"{length} tokens" for length in record["lengths"])]
     names = {"gain": "filter gain", "states": "high frequencies after the last block"}
+    # A row per measure and model.
     rows = []
     for name, title in names.items():
         for label, values in record["models"].items():
@@ -195,6 +198,7 @@ def plot_low_pass(record: Mapping[str, Any], title: str, path: Path) -> None:
         panels[2].set(title="Attention as a filter", xlabel="tokens", ylim=(0, None))
         panels[2].set_ylabel("gain of differences, mean of heads")
         panels[2].legend()
+        # The same grid everywhere.
         for axes in panels:
             axes.grid(alpha=0.3)
 

@@ -97,6 +97,7 @@ def list_mexa(record: Mapping[str, Any]) -> list[list[str]]:
     """The rows of the report's table: one per language."""
     header = ["language", "MEXA, mean of depths", "largest", "at depth", "last"]
     rows = []
+    # A language per row; MEXA of the last depth is that of the embeddings.
     for language, values in record["mexa"].items():
         cells = [np.mean(values), max(values)]
         depth = str(int(np.argmax(values)))
@@ -118,6 +119,7 @@ def plot_mexa(record: Mapping[str, Any], title: str, path: Path) -> None:
 
     columns = 2 if record["retrieval"] else 1
     size = columns * PANEL_WIDTH + 0.8, 0.6 + PANEL_HEIGHT
+    # A language has one color in both panels.
     languages = list(record["mexa"])
     colors = dict(zip(languages, colormaps["tab10"].colors * 10, strict=False))
     with figure(path, size, columns=columns, title=title, squeeze=False) as (_, panels):
@@ -150,6 +152,7 @@ def _correlate(
     """Pearson's correlations over languages; {} where they are undefined."""
     if len(retrieval) < 3 or np.ptp(list(retrieval.values())) == 0:
         return {}
+    # The two ways to summarize depths that the paper compares.
     result = {}
     for name, aggregate in (("mean", np.mean), ("max", max)):
         values = [aggregate(scores[language]) for language in retrieval]

@@ -131,6 +131,7 @@ class VectorCache:
 def list_redundancy(record: Mapping[str, Any]) -> list[list[str]]:
     """The rows of the report's table: scores by dimensions, for each task and cut."""
     header = ["task", "", *map(str, record["dims"]), "25 % keep", "IsoScore"]
+    # Three rows per task, the first one with its main numbers.
     rows = []
     for name, task in record["tasks"].items():
         for cut, label in CUTS.items():
@@ -150,6 +151,7 @@ def plot_redundancy(record: Mapping[str, Any], title: str, path: Path) -> None:
     layout = {"columns": 3, "sharey": True, "title": title}
     with figure(path, size, **layout) as (_, panels):
         for axes, (cut, label) in zip(panels, CUTS.items(), strict=True):
+            # Shares of each task's own full score, so that tasks compare.
             for name, task in record["tasks"].items():
                 shares = 100 * np.array(task[cut]) / task[cut][-1]
                 axes.plot(percents, shares, marker="o", ms=3, label=name)

@@ -65,6 +65,7 @@ def regress_document(sentences: np.ndarray, document: np.ndarray) -> SentenceReg
             f"a document of {len(x)} sentences has no unique importances in "
             f"{len(y)} dimensions: there must be fewer sentences"
         )
+    # Singular values give the rank; collinear sentences share their importance.
     coefficients, _, rank, _ = np.linalg.lstsq(x.T, y, rcond=None)  # [S]
     residual = np.sum((y - coefficients @ x) ** 2)
     r2 = 1 - residual / max(np.sum((y - y.mean()) ** 2), 1e-12)
@@ -88,6 +89,7 @@ def report_sentence_importance(
     Raises:
         ValueError: The corpus gives no group of documents that fit the model.
     """
+    # Each group is measured by itself: importances shrink with more sentences.
     groups = split_groups(inputs.list_texts(), documents, inputs.seed)
     room, tokenizer = inputs.document_room(), inputs.model.tokenizer
     record: dict[str, Any] = {"groups": {}, "left_out": {}}
@@ -195,6 +197,7 @@ def measure_sentence_importance(
         table = dict(zip(sentences, embed(sentences, "document"), strict=True))
     counts = [len(document) for document in documents]
     record = {"documents": len(documents), "sentences": float(np.mean(counts))}
+    # A document's vector is that of its text, and regressed on those of its sentences.
     for variant, members in zip(VARIANTS, (documents, shuffled), strict=True):
         vectors = embed([" ".join(d) for d in members], "document")  # [N, D]
         fits = [
@@ -208,6 +211,7 @@ def measure_sentence_importance(
 def list_sentence_importance(record: Mapping[str, Any]) -> list[list[str]]:
     """The rows of the report's table: a slope for each group and variant."""
     header = ["sentences", "documents", "order", "slope", "p", "R^2", "truncated"]
+    # Two rows for each group, with the 95 % interval of the slope.
     rows = []
     for name, group in record["groups"].items():
         for variant, label in VARIANTS.items():
@@ -224,6 +228,7 @@ def plot_sentence_importance(record: Mapping[str, Any], title: str, path: Path) 
     size = 2 * PANEL_WIDTH, 0.6 + PANEL_HEIGHT
     with figure(path, size, columns=2, title=title, sharey=True) as (_, panels):
         for axes, (variant, label) in zip(panels, VARIANTS.items(), strict=True):
+            # Means as points, the regression of all sentences as a line.
             for name, group in record["groups"].items():
                 fit = group[variant]
                 centers = (np.arange(BINS) + 0.5) / BINS

@@ -67,6 +67,7 @@ def report_sticky_tokens(
     Raises:
         FileNotFoundError, ValueError: There are no sentences, or a word is no token.
     """
+    # The sentences.
     if data:
         first, second, _ = read_sts(data)
         pool = sorted({text for text in (*first, *second) if text.strip()})
@@ -89,6 +90,7 @@ def report_sticky_tokens(
         words,
         seed=inputs.seed,
     )
+    # The tokens of each label, by falling share.
     checked = record["checked"]
     summary = {
         label: {row["token"]: row["p"] for row in checked if row["label"] == label}
@@ -136,6 +138,7 @@ def measure_sticky_tokens(
     reference = float(np.sum(embed_sentences(embed, vocabulary).mean(0) ** 2))
     x = embed_sentences(embed, sentences)  # [N, D]
     pool = spread_pairs(x @ x.T, POOL_PAIRS)
+    # Pairs of both phases: those that a pull can bring closer together.
     scored = select_pairs(pool, reference, score_pairs)
     checked = select_pairs(pool, reference, check_pairs)
 
@@ -154,6 +157,7 @@ def measure_sticky_tokens(
             means = np.sum(values * weights, 1).mean(1)  # [tokens]
             scores |= dict(zip(part, means.tolist(), strict=True))
             advance(len(part))
+    # Words that the caller names do not move the threshold.
     values = np.array([scores[token] for token in candidates])
     threshold = float(np.quantile(values, 1 - SHORTLIST))
     shortlist = [token for token in candidates if scores[token] >= threshold]

@@ -30,6 +30,7 @@ def list_reachable_tokens(tokenizer: tokenizers.Tokenizer) -> list[VocabularyTok
     Args:
         tokenizer: Tokenizer; its special tokens count, if they can be written.
     """
+    # The text of every token, as a decoder writes it.
     texts = {
         token_id: tokenizer.decode([token_id], skip_special_tokens=False)
         for token_id in range(tokenizer.get_vocab_size())
@@ -45,6 +46,7 @@ def list_reachable_tokens(tokenizer: tokenizers.Tokenizer) -> list[VocabularyTok
     after_probe = [None] * len(texts)
     if _has_space_sign(tokenizer):
         after_probe = _encode(tokenizer, [PROBE + text for text in texts.values()])
+    # One of the two ways must lead back to the token.
     return [
         VocabularyToken(token_id, text)
         for (token_id, text), ids, probed in zip(

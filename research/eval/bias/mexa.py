@@ -59,6 +59,7 @@ def read_languages(data: str) -> dict[str, tuple[list[str], list[str]]]:
         FileNotFoundError, ValueError: A file is missing or malformed, or holds fewer
             than two sentences.
     """
+    # A file for each language.
     languages = {}
     for path in find_corpus([data]):
         pairs = read_translations(path)
@@ -94,6 +95,7 @@ def score_translations(pivot: np.ndarray, other: np.ndarray) -> float:
         other: [N, D] vectors of their translations.
     """
     chex.assert_equal_shape([pivot, other])
+    # Unit vectors in double precision, so that ties are ties.
     x, y = (l2_normalize_rows(np.asarray(v, np.float64)) for v in (pivot, other))
     return score_cosines(x @ y.T)
 
