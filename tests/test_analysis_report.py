@@ -17,6 +17,26 @@ def test_a_run_that_was_killed_is_reported_up_to_its_last_complete_line(tmp_path
     assert "mlm: 2 of 4 steps of 8 rows" in format_markdown(tmp_path)
 
 
+def test_the_best_step_is_between_the_first_and_the_last(tmp_path):
+    evals = {"evals": {"dev": {"name": "sts"}}}
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | evals))
+    (tmp_path / "model.json").write_text('{"encoder": {"depth": 2, "width": 8}}')
+    rows = [{"step": 1, "loss": 3.0}]
+    scores = {0: 10.0, 1: 30.0, 2: 50.0, 3: 40.0}
+    rows += [{"step": s, "eval/dev/main_score": scores[s]} for s in scores]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def read_table():
+        lines = format_markdown(tmp_path).split("## dev\n\n")[1].splitlines()
+        return [cell.strip() for line in lines for cell in line.strip("|").split("|")]
+
+    assert read_table()[:3] == ["", "step 0", "step 3"]
+    best = {"metric": "dev/main_score", "step": 2, "score": 50.0}
+    (tmp_path / "best.json").write_text(json.dumps(best))
+    assert read_table()[:4] == ["", "step 0", "step 2 (best)", "step 3"]
+    assert read_table()[-4:] == ["main_score", "10.00", "50.00", "40.00"]
+
+
 @pytest.mark.parametrize("lines", ["", '{"step": 0, "note": "from x"}\n', '{"step"'])
 def test_a_run_without_a_logged_step_has_nothing_to_report(lines, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(lines)

@@ -8,6 +8,7 @@ from research.analysis.courses import find_courses, format_course
 from research.atomic_write import read_json
 from research.eval.figures import figure
 from research.eval.tables import markdown_table
+from research.train.checkpoints import read_best
 from research.train.logging import read_rows
 
 
@@ -55,8 +56,9 @@ def format_markdown(workdir: Path) -> str:
         ) from None
     parts = [f"# {workdir.name}", summary, "![loss and score by step](curve.png)"]
     # A table per evaluator, and the grid of sizes if there is one.
+    best = read_best(workdir)
     for name in evaluators:
-        parts += _compare_first_and_last(metrics, name)
+        parts += _tabulate_scores(metrics, name, best.step if best else None)
     courses = find_courses(metrics)
     for name, measures in courses.items():
         parts += [f"## {name}", format_course(measures)]
@@ -87,23 +89,28 @@ def _summarize_run(
     )
 
 
-def _compare_first_and_last(
-    metrics: Sequence[Mapping[str, Any]], name: str
+def _tabulate_scores(
+    metrics: Sequence[Mapping[str, Any]], name: str, best: int | None
 ) -> list[str]:
-    """Heading and table of an evaluator's scores, at its first and its last step."""
+    """Heading and table of an evaluator's scores at its first, best and last step."""
     # Metrics of an evaluator are logged as eval/NAME/SCORE.
     prefix = f"eval/{name}/"
-    evaluated = [record for record in metrics if prefix + "main_score" in record]
-    if not evaluated:
+    records = {r["step"]: r for r in metrics if prefix + "main_score" in r}
+    if not records:
         return []
-    first, last = evaluated[0], evaluated[-1]
+    steps = sorted({min(records), max(records), best} & records.keys())
+    last = records[steps[-1]]
     rows = [
-        [key.removeprefix(prefix), f"{first[key]:.2f}", f"{last[key]:.2f}"]
+        [key.removeprefix(prefix), *(_format_score(records[s], key) for s in steps)]
         for key in last
-        if key.startswith(prefix) and key in first
+        if key.startswith(prefix)
     ]
-    header = ["", f"step {first['step']}", f"step {last['step']}"]
-    return [f"## {name}", markdown_table(header, rows)]
+    header = [f"step {s}" + " (best)" * (s == best) for s in steps]
+    return [f"## {name}", markdown_table(["", *header], rows)]
+
+
+def _format_score(record: Mapping[str, Any], key: str) -> str:
+    return f"{record[key]:.2f}" if key in record else ""
 
 
 def plot_loss(workdir: Path, path: Path) -> None:

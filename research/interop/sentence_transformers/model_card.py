@@ -257,7 +257,7 @@ def _describe_scores(
         if not key.endswith("/main_score")
     ]
     if cells:
-        table = _markdown_table(["", "first evaluation", "last evaluation"], cells)
+        table = _markdown_table(["", "first evaluation", "this checkpoint"], cells)
         evals = config.get("evals", {})
         listed = ", ".join(
             f"`{name}` is {_name_source(section)}" for name, section in evals.items()
