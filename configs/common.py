@@ -108,6 +108,7 @@ def make_base() -> ml_collections.ConfigDict:
             "mesh": {"data": -1, "fsdp": 1, "model": 1},
             # Evaluation, logging and checkpoints
             "evals": {},  # evaluators by their names
+            "eval_sizes": (),  # (depth, dim) that they score besides the full size
             "log_every": 10,  # steps
             "save_every": 500,  # steps
             "keep": 2,  # number of newest checkpoints that are kept
@@ -137,6 +138,7 @@ def tiny(config: ml_collections.ConfigDict, depth: int = 6, **encoder) -> None:
     config.encoder = section(ENCODERS, "bert", depth=depth, **shape, **encoder)
     config.init_from = ""
     config.data = {"pairs": section(SOURCES, "pydocs", limit=400)}
+    config.eval_sizes = ()
     config.evals = {
         "pydocs": section(EVALS, "pydocs_retrieval", candidates=50, queries=50)
     }

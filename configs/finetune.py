@@ -9,8 +9,8 @@ Variants: train=FILE (jsonl, tsv or csv, plain or .gz, whose usual column names 
     a tenth of the queries of train if it is not given), columns="query=question,
     positive=answer, negative=bad*", loss=CALL (infonce, or cosent if the file has
     scores), sizes=full_size, matryoshka or starbucks, batch=N, epochs=X or steps=N,
-    rate=X (learning rate), patience=N (evaluations without a better main_score, after
-    which the run ends), query_prompt=TEXT, document_prompt=TEXT, negatives=N (-1 for as
+    rate=X (learning rate), patience=N (evaluations without a better score, after which
+    the run ends), query_prompt=TEXT, document_prompt=TEXT, negatives=N (-1 for as
     many as every row has), pool=NAME, max_length=N and similarity=cosine or dot (the
     model's if they are not given), tiny.
 Cost: that of the model, the file and the number of epochs.
@@ -106,11 +106,8 @@ def _set_data(config, arg) -> bool:
     count, examples = read_first_examples(config.data)
     config.steps = arg.steps or max(1, round(arg.epochs * count / arg.batch))
     config.eval_every = config.save_every = max(1, config.steps // 4)
-    # Scores are of the full size, which may lose what smaller sizes gain: then the
-    # last step is the result, unless the run may end early
     config.patience = arg.patience
-    if arg.sizes == "full_size" or arg.patience:
-        config.keep_best = f"{next(iter(config.evals))}/main_score"
+    config.keep_best = f"{next(iter(config.evals))}/main_score"
     scored = [name for name in examples if examples[name].score is not None]
     if not arg.loss and 0 < len(scored) < len(examples):
         others = sorted(examples.keys() - set(scored))
@@ -123,9 +120,15 @@ def _set_data(config, arg) -> bool:
 
 def _set_sizes(config, sizes: str) -> None:
     check_option("sizes", sizes, SIZES)
+    pairs = starbucks_pairs(config)
     if sizes == "matryoshka":
         dims = starbucks_dims(config)
         config.size_loss = section(SIZE_LOSSES, "matryoshka", dims=dims)
+        depth = pairs[-1][0]
+        pairs = tuple((depth, dim) for dim in dims)
     elif sizes == "starbucks":
-        pairs = starbucks_pairs(config)
         config.size_loss = section(SIZE_LOSSES, "starbucks_sts", pairs=pairs)
+    if sizes != "full_size" and config.evals:
+        # The full size may lose what smaller ones gain: the mean chooses the best step
+        config.eval_sizes = pairs
+        config.keep_best = config.keep_best.replace("/main_score", "/size_mean")

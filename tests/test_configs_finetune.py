@@ -60,8 +60,12 @@ def test_scores_choose_the_loss_and_other_variants_are_set(files):
     assert config.size_loss.dims == (384, 256, 128, 64, 32, 16)
     assert config.data.train.query_prompt == "q: " and config.pool.name == "cls"
     assert config.data.train.document_prompt is None and config.patience == 3
+    # The mean over the sizes chooses the best step
+    assert config.eval_sizes == tuple((6, dim) for dim in config.size_loss.dims)
+    assert config.keep_best == "dev/size_mean"
     config = get_config("train=scores.jsonl,loss=cosine_mse(),sizes=starbucks")
-    assert config.loss.name == "cosine_mse" and not config.keep_best
+    assert config.loss.name == "cosine_mse" and config.keep_best == "dev/size_mean"
+    assert config.eval_sizes == config.size_loss.pairs
     assert config.size_loss.pairs[-1] == (6, 384)
 
 

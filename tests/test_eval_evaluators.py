@@ -14,10 +14,12 @@ from research.eval.grid import (
     format_markdown,
     plot_heat_map,
     score_grid,
+    score_sizes,
     to_record,
 )
 from research.eval.tasks.retrieval import ranking, retrieval
 from research.eval.tasks.sts import SIMILARITIES, sts
+from research.transforms.normalize import l2_normalize_rows
 
 
 def letters(texts, role):
@@ -299,6 +301,32 @@ def test_a_grid_embeds_once_and_cuts(sts_file, tmp_path):
         "4",
     ]
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sizes_are_scored_from_one_pass(sts_file):
+    calls = []
+
+    def every(texts, role):
+        calls.append(role)
+        x = letters(texts, role)
+        return np.stack([np.flip(x, 1), x], 1)
+
+    evaluator, sizes = sts(data=sts_file), ((1, 4), (1, 3), (3, 4))
+    scores = score_sizes(evaluator, every, sizes=sizes, depths=(1, 3))
+    assert calls == ["query"]
+    # The other scores are those of the full size
+    full = evaluator(letters)
+    assert {name: scores[name] for name in full} == pytest.approx(full)
+    x = {1: lambda t: np.flip(letters(t, ""), 1), 3: lambda t: letters(t, "")}
+    main = [
+        evaluator(
+            lambda t, r, cut=(depth, dim): l2_normalize_rows(x[cut[0]](t)[:, : cut[1]])
+        )
+        for depth, dim in sizes
+    ]
+    main = [result["main_score"] for result in main]
+    assert [scores["1x4"], scores["1x3"], scores["3x4"]] == pytest.approx(main)
+    assert scores["size_mean"] == pytest.approx(np.mean(main))
 
 
 def test_a_grid_of_one_cell_is_drawn(tmp_path):

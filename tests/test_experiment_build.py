@@ -1,13 +1,14 @@
-"""Runs that train a model with a longer context."""
+"""Runs with a longer context, and with evaluations of several sizes."""
 
 import chex
 import jax
 import numpy as np
 import pytest
 
-from configs import separate, tuned_positions
+from configs import mse2d, separate, tuned_positions
 from configs.common import start_from
-from research.config_sections import format_call, section
+from research.config_sections import build, format_call, section
+from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS
 from research.experiment.workdir import prepare_run
 from research.inference.embedder import Embedder
@@ -46,6 +47,19 @@ def base(tmp_path_factory, cache):
 
 def embedder(model):
     return Embedder(model)
+
+
+def test_evaluations_of_a_run_score_its_sizes(tmp_path, cache):
+    config = mse2d.get_config("tiny")
+    config.steps, config.encoder.depth, config.eval_sizes = 1, 2, ((1, 16), (2, 24))
+    result = loop.train(prepare_run(config, tmp_path, cache=cache), tmp_path)
+    scores = result.evals["pydocs"]
+    evaluator = build(EVALS, config.evals.pydocs)
+    model = load.load(str(tmp_path))
+    for depth, dim in ((1, 16), (2, 24)):
+        embed = Embedder(model, depth=depth, dim=dim)
+        assert scores[f"{depth}x{dim}"] == evaluator(embed)["main_score"]
+    assert scores["main_score"] == evaluator(Embedder(model))["main_score"]
 
 
 @pytest.mark.parametrize("start", ["interpolated", "recurrent"])

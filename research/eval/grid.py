@@ -40,6 +40,71 @@ class Grid(NamedTuple):
         return np.array([[cell["main_score"] for cell in row] for row in self.scores])
 
 
+class DepthVectors:
+    """Embeds each text once, at all depths, for evaluators of several sizes.
+
+    Args:
+        embed_all_depths: Function (texts, role) -> [N, K, D], vectors at K depths that
+            are not normalized.
+        num_depths: K.
+        normalize: Whether vectors are scaled to length 1, after they are truncated.
+
+    Attributes:
+        cache: {(role, texts): [N, K, D]}, all vectors so far.
+    """
+
+    def __init__(self, embed_all_depths: EmbedFn, num_depths: int, normalize: bool):
+        self.cache: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
+        self._embed, self._shape = embed_all_depths, (num_depths, None)
+        self._normalize = normalize
+
+    def truncate(self, index: int, dim: int | None) -> EmbedFn:
+        """The embedder of the first `dim` values (all if None) at a depth's index."""
+
+        def embed(texts, role):
+            key = role, tuple(texts)
+            if key not in self.cache:
+                self.cache[key] = self._embed(texts, role)
+                chex.assert_shape(self.cache[key], (len(texts), *self._shape))
+            x = self.cache[key][:, index, :dim]  # [N, dim]
+            return l2_normalize_rows(x) if self._normalize else x
+
+        return embed
+
+
+def score_sizes(
+    evaluator: Evaluator,
+    embed_all_depths: EmbedFn,
+    *,
+    sizes: Sequence[tuple[int, int]],
+    depths: Sequence[int],
+    normalize: bool = True,
+) -> dict[str, float]:
+    """The scores of the full size, the main scores of some sizes, and their mean.
+
+    Args:
+        evaluator: Evaluator of an EmbedFn.
+        embed_all_depths: As in `score_grid`.
+        sizes: Pairs (depth, dim).
+        depths: All depths of the sizes and, last, the full depth.
+        normalize: As in `score_grid`.
+
+    Returns:
+        The evaluator's scores at full size, and "3x64" for the main score of a size
+        (3, 64); "size_mean" is the mean of the main scores of the sizes.
+    """
+    vectors = DepthVectors(embed_all_depths, len(depths), normalize)
+    main_scores = {
+        f"{depth}x{dim}": float(
+            evaluator(vectors.truncate(depths.index(depth), dim))["main_score"]
+        )
+        for depth, dim in sizes
+    }
+    full = evaluator(vectors.truncate(len(depths) - 1, None))
+    mean = statistics.fmean(main_scores.values())
+    return {**full, **main_scores, "size_mean": mean}
+
+
 def score_grid(
     evaluator: Evaluator,
     embed_all_depths: EmbedFn,
@@ -61,27 +126,13 @@ def score_grid(
         dims: Widths. A vector is truncated and then normalized.
         normalize: Whether vectors are scaled to length 1.
     """
-    cache: dict[tuple, np.ndarray] = {}  # (role, texts) -> [N, depths, D]
-
-    def make_truncated(index: int, dim: int) -> EmbedFn:
-        """An embedder at one depth and width, which takes vectors from the cache."""
-
-        def embed(texts, role):
-            key = role, tuple(texts)
-            if key not in cache:
-                cache[key] = embed_all_depths(texts, role)
-                chex.assert_shape(cache[key], (len(texts), len(depths), None))
-            x = cache[key][:, index, :dim]  # [N, dim]
-            return l2_normalize_rows(x) if normalize else x
-
-        return embed
-
+    vectors = DepthVectors(embed_all_depths, len(depths), normalize)
     scores = [
-        [evaluator(make_truncated(index, dim)) for dim in dims]
+        [evaluator(vectors.truncate(index, dim)) for dim in dims]
         for index in range(len(depths))
     ]
     # Measure the speed on some texts of the largest call.
-    role, texts = max(cache, key=lambda key: len(key[1]))
+    role, texts = max(vectors.cache, key=lambda key: len(key[1]))
     sample = list(texts[:: -(-len(texts) // MAX_TIMED_TEXTS)])
     seconds = [_time_1000_texts(make_embedder(depth), sample, role) for depth in depths]
     return Grid(tuple(depths), tuple(dims), scores, seconds)

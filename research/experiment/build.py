@@ -24,9 +24,17 @@ from research.data.pretraining_batches import (
 from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES, Source
 from research.eval.evaluators import EVALS
-from research.experiment.config_keys import check_keys, check_lengths
+from research.experiment.config_keys import (
+    check_eval_sizes,
+    check_keys,
+    check_lengths,
+)
 from research.experiment.data_summary import summarize_pairs
-from research.experiment.evaluation import make_embedder, measure_model
+from research.experiment.evaluation import (
+    make_embedder,
+    measure_model,
+    measure_sizes,
+)
 from research.experiment.initialization import (
     ENCODERS,
     Initialization,
@@ -125,7 +133,24 @@ def build(
     # How the trained model embeds, and its evaluators
     card = _model_card(config, base_encoder, encoder, sources, initialization)
     local_mesh = sharding.local_mesh(mesh)
+    make_run_embedder = partial(
+        make_embedder, encoder, tokenizer, prompt, local_mesh, card
+    )
     evaluators = {name: build_section(EVALS, p) for name, p in config.evals.items()}
+    # Those that need more than an EmbedFn: the encoder, or several sizes
+    measures = {
+        name: partial(measure_model, evaluator, encoder, tokenizer, card, local_mesh)
+        for name, evaluator in evaluators.items()
+        if isinstance(evaluator, ModelEvaluator)
+    }
+    if sizes := check_eval_sizes(config, encoder):
+        measures |= {
+            name: partial(
+                measure_sizes, evaluator, sizes, make_run_embedder, encoder, card
+            )
+            for name, evaluator in evaluators.items()
+            if name not in measures
+        }
     drop_examples()  # they are tokenized now
     return Experiment(
         objective=objective,
@@ -144,18 +169,10 @@ def build(
         evaluators={
             name: evaluator
             for name, evaluator in evaluators.items()
-            if not isinstance(evaluator, ModelEvaluator)
+            if name not in measures
         },
-        make_embedder=partial(
-            make_embedder, encoder, tokenizer, prompt, local_mesh, card
-        ),
-        measures={
-            name: partial(
-                measure_model, evaluator, encoder, tokenizer, card, local_mesh
-            )
-            for name, evaluator in evaluators.items()
-            if isinstance(evaluator, ModelEvaluator)
-        },
+        make_embedder=make_run_embedder,
+        measures=measures,
         initialize=initialize,
         note=initialization.note if initialization else "",
         data_notes=notes,

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from research.config_sections import (
     Table,
     check_type,
+    format_call,
     parse_section,
     parse_sections,
 )
@@ -18,8 +19,9 @@ from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES
+from research.losses.size_terms import Pairs, check_pairs
 from research.models.config import EncoderConfig
-from research.models.pooling.registry import POOLINGS
+from research.models.pooling.registry import POOLINGS, pooled_width
 from research.objectives.registry import OBJECTIVES, check_row_layout, objective_inputs
 from research.objectives.tuning import TUNING
 from research.text.prompts import PROMPTS
@@ -62,6 +64,7 @@ KEYS = (
     "optimizer",
     "mesh",
     "evals",
+    "eval_sizes",
     "log_every",
     "save_every",
     "keep",
@@ -81,6 +84,7 @@ VALUE_TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("eval_every", "patience"), int),
     **dict.fromkeys(("init_from", "position_methods", "similarity", "keep_best"), str),
     "normalize": bool,
+    "eval_sizes": Pairs,
 }
 # The smallest values of numbers; an interval of 0 is the last step only.
 SMALLEST = {
@@ -200,3 +204,18 @@ def check_lengths(config, encoder: EncoderConfig, tokenizer: Tokenizer) -> None:
             f"the tokenizer has {num_token_ids(tokenizer)} tokens, the encoder's "
             f"table only {encoder.vocab_size} (encoder.vocab_size)"
         )
+
+
+def check_eval_sizes(config, encoder: EncoderConfig) -> list[tuple[int, int]]:
+    """The (depth, dim) that evaluators score besides the full size.
+
+    Raises:
+        ValueError: The model has no such size.
+    """
+    sizes = [(int(depth), int(dim)) for depth, dim in config.eval_sizes]
+    width = pooled_width(format_call(config.pool), encoder)
+    try:
+        check_pairs(sizes, encoder.depth, width)
+    except ValueError as error:
+        raise ValueError(f"eval_sizes: {error}") from None
+    return sizes

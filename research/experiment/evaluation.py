@@ -1,18 +1,19 @@
 """Evaluation within a run: its model as an embedder, and its scores without one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
+from research.eval.grid import score_sizes
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel, head_layers
 from research.inference.shares import split_over_processes
 from research.models.config import EncoderConfig
 from research.models.lora import full_params
 from research.text.templates import Prompt
-from research.types import EmbedFn, ModelEvaluator, Params
+from research.types import EmbedFn, Evaluator, ModelEvaluator, Params
 
 
 def make_embedder(
@@ -23,8 +24,13 @@ def make_embedder(
     card: Mapping[str, Any],
     params: Params,
     frozen: Params,
+    *,
+    depths: Sequence[int] | None = None,
 ) -> EmbedFn:
-    """Makes an embedder from trained and frozen parameters, for evaluators."""
+    """Makes an embedder from trained and frozen parameters, for evaluators.
+
+    With `depths`, it returns vectors [N, len(depths), D], which are not normalized.
+    """
     parts = full_params(params, frozen)
     trained = EmbeddingModel(
         params=parts["encoder"],
@@ -39,8 +45,41 @@ def make_embedder(
         prompt=prompt,
         adapters=tuple(card["adapters"]),
     )
+    normalize = False if depths else None
+    embedder = Embedder(
+        trained, mesh=mesh, allow_empty=True, depths=depths, normalize=normalize
+    )
     # Each process embeds its share of the texts
-    return split_over_processes(Embedder(trained, mesh=mesh, allow_empty=True))
+    return split_over_processes(embedder)
+
+
+def measure_sizes(
+    evaluator: Evaluator,
+    sizes: Sequence[tuple[int, int]],
+    make_run_embedder: Callable[..., EmbedFn],
+    encoder: EncoderConfig,
+    card: Mapping[str, Any],
+    params: Params,
+    frozen: Params,
+) -> Mapping[str, float]:
+    """The scores of `score_sizes` from trained and frozen parameters.
+
+    Args:
+        evaluator: The evaluator.
+        sizes: Pairs (depth, dim).
+        make_run_embedder: `make_embedder` with all but the parameters.
+        encoder: The encoder.
+        card: Content of model.json.
+        params, frozen: The parameters.
+    """
+    depths = sorted({depth for depth, _ in sizes} | {encoder.depth})
+    return score_sizes(
+        evaluator,
+        make_run_embedder(params, frozen, depths=depths),
+        sizes=sizes,
+        depths=depths,
+        normalize=card["normalize"],
+    )
 
 
 def measure_model(
