@@ -40,11 +40,12 @@ def get_config(arg: str = ""):
         config.optimizer.learning_rate = 3e-3
         _set_small_encoder(config)
     else:
-        config.steps, config.batch_size = arg.steps or 140, 32
-        config.optimizer.learning_rate = 2e-4
+        config.steps, config.batch_size = arg.steps or 150, 32
+        config.optimizer.learning_rate = 3e-4
         start_from(config, MINILM)
-    # Scored before, halfway and after
-    config.save_every = config.eval_every = max(1, config.steps // 2)
+    # Scored before and after
+    config.eval_every = config.steps
+    config.save_every = max(1, config.steps // 2)
     if arg.tiny:
         tiny(config)
     # The sizes follow the encoder, which is another in the tiny variant.
@@ -54,6 +55,7 @@ def get_config(arg: str = ""):
     else:
         pairs = pairs[2:]
         config.size_loss = section(SIZE_LOSSES, "starbucks_retrieval", pairs=pairs)
+        config.eval_sizes = pairs[:1]
     return config
 
 

@@ -8,7 +8,7 @@ workdir="${1:-runs/quickstart}"
 bash launch/setup.sh requirements.txt launch/models.txt
 python=.venv/bin/python
 
-echo "== 1/4 training, scored before, halfway and after" >&2
+echo "== 1/4 training, scored before and after" >&2
 $python -m launch.train --config=configs/quickstart.py --workdir="$workdir"
 echo "== 2/4 every depth and width" >&2
 $python -m launch.evaluate --model="$workdir" --task=pydocs_retrieval --grid

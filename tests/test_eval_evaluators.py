@@ -316,7 +316,8 @@ def test_sizes_are_scored_from_one_pass(sts_file):
     assert calls == ["query"]
     # The other scores are those of the full size
     full = evaluator(letters)
-    assert {name: scores[name] for name in full} == pytest.approx(full)
+    assert scores.keys() > full.keys()
+    assert scores["pearson"] == pytest.approx(full["pearson"])
     x = {1: lambda t: np.flip(letters(t, ""), 1), 3: lambda t: letters(t, "")}
     main = [
         evaluator(
