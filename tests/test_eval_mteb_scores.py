@@ -132,7 +132,7 @@ def test_scores_are_those_of_mteb(tmp_path, case):
     result = mteb.evaluate(model, [task], cache=None, show_progress_bar=False)
     (theirs,) = result.task_results[0].scores["test"]
     compared = {name: value for name, value in ours.items() if name in theirs}
-    assert len(compared) > 3 and len(compared) >= len(ours) - 1, ours.keys()
+    assert len(compared) >= max(2, len(ours) - 1), ours.keys()
     for name, value in compared.items():
         assert value == pytest.approx(100 * theirs[name], abs=5e-3), name
     assert np.isfinite(list(compared.values())).all()
