@@ -139,11 +139,16 @@ def test_a_planted_outlier_is_found_and_clipped(inputs, tmp_path, pictures):
     )
     assert clipped < control - 0.02
     scores = record["scores"]["pairs"]
-    assert scores["clipped"] < scores["control"] - 2
-    dims, cosines = check_report("outliers", record, pictures, tmp_path / "x.png")
-    assert [text.get_text() for text in dims.texts] == [str(OUTLIER)]
-    curve = cosines.lines[1].get_ydata()
-    np.testing.assert_allclose(curve, record["clipped_mean_cosine"])
+    assert scores["clipped"][-1] < scores["control"][-1] - 2
+    assert scores["clipped"][0] == scores["unchanged"][0] == scores["control"][0]
+    # As the embedder clips before it pools.
+    embed = inputs.make_embedder(clip_dims=record["outliers"][-1])
+    expected = similarity_of_pairs(embed)["main_score"]
+    assert scores["clipped"][-1] == pytest.approx(expected, abs=1e-3)
+    axes = check_report("outliers", record, pictures, tmp_path / "x.png")
+    assert [text.get_text() for text in axes[0].texts] == [str(OUTLIER)]
+    for panel, values in ((1, record["clipped_mean_cosine"]), (2, scores["clipped"])):
+        np.testing.assert_allclose(axes[panel].lines[1].get_ydata(), values)
 
 
 def test_deviations_and_controls():

@@ -46,6 +46,7 @@ def format_course(measures: Mapping[str, Mapping[int, float]]) -> str:
     The step at which the representation rank is largest ends the first phase of
     contrastive training (Jung et al. 2024).
     """
+    # A row per measure
     rows = []
     for name, values in measures.items():
         steps = sorted(values)
@@ -108,6 +109,7 @@ def plot_courses(workdir: Path, courses: Courses, path: Path) -> None:
         for axes, (title, values) in zip(grid.flat, panels, strict=False):
             axes.set_title(title, fontsize="medium")
             axes.set(xlabel="step")
+            # Steps and values by depth, or a curve of single values
             if isinstance(values, tuple):
                 _draw_map(picture, axes, *values)
                 continue

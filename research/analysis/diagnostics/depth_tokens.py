@@ -68,6 +68,7 @@ def report_token_states(
         mask_share=mask_share,
         seed=inputs.seed,
     )
+    # The paper's curves have their peaks inside decoders, and encoders are flatter.
     summary = {name: values[-1] for name, values in measures.items()}
     for name in ("svd_anisotropy", "intrinsic_dimension"):
         summary[f"{name}_peak"] = int(np.argmax(measures[name]))

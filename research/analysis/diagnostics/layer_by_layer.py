@@ -127,26 +127,37 @@ def score_depths(
     Raises:
         ValueError: A task has no main score.
     """
-    cache: dict[tuple, np.ndarray] = {}
 
-    def embed_at(depth: int) -> EmbedFn:
-        def embed(texts, role):
-            key = role, tuple(texts)
-            if key not in cache:
-                cache[key] = embed_depths(texts, role)  # [N, K, D]
-                chex.assert_shape(cache[key], (len(texts), count, None))
-            return l2_normalize_rows(cache[key][:, depth])
+    def embed_at(embed: EmbedFn, depth: int) -> EmbedFn:
+        def embed_one(texts, role):
+            x = embed(texts, role)
+            chex.assert_shape(x, (len(texts), count, None))
+            return l2_normalize_rows(x[:, depth])
 
-        return embed
+        return embed_one
 
     scores = {}
     for label, evaluator in evaluators.items():
-        results = [evaluator(embed_at(depth)) for depth in range(count)]
+        # The texts of one task are in memory at a time.
+        embed = cache_embeddings(embed_depths)
+        results = [evaluator(embed_at(embed, depth)) for depth in range(count)]
         if "main_score" not in results[0]:
             raise ValueError(f"the task {label} has no main score")
         scores[label] = [float(result["main_score"]) for result in results]
-        cache.clear()
     return scores
+
+
+def cache_embeddings(embed: EmbedFn) -> EmbedFn:
+    """An embed function that embeds the same texts in the same role only once."""
+    cache: dict[tuple, np.ndarray] = {}
+
+    def embed_once(texts, role):
+        key = role, tuple(texts)
+        if key not in cache:
+            cache[key] = embed(texts, role)
+        return cache[key]
+
+    return embed_once
 
 
 def list_layers(record: Mapping[str, Any]) -> list[list[str]]:
@@ -160,6 +171,7 @@ def list_layers(record: Mapping[str, Any]) -> list[list[str]]:
 
 def plot_layers(record: Mapping[str, Any], title: str, path: Path) -> None:
     """Plots the metrics by depth, and the scores of the tasks."""
+    # The scores of all tasks share a panel
     panels = list(PANELS)
     if record["scores"]:
         names = {task: task for task in record["scores"]}
@@ -187,6 +199,7 @@ def _measure_texts(
     params, cfg, token_ids = inputs.tokenize(texts)
     means = np.empty((cfg.depth + 1, len(texts), cfg.width))
     values = np.empty((cfg.depth + 1, len(texts), len(TEXT_METRICS)))
+    # One text at a time: the states of all would not fit in memory.
     for number, layers in iterate_states(params, cfg, token_ids):
         for depth, states in enumerate(layers):
             metrics = measure_text(states)
@@ -204,6 +217,7 @@ def _measure_views(
     inputs: DiagnosticInputs, texts: Sequence[str], count: int
 ) -> dict[str, list[float]]:
     """InfoNCE, LiDAR and DiME of random views of the texts, at each depth."""
+    # All views of all texts in one pass
     rng = np.random.default_rng(inputs.seed)
     views = [make_view(text, rng) for text in texts for _ in range(count)]
     params, cfg, token_ids = inputs.tokenize(views)

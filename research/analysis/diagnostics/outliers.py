@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from research.analysis.diagnostics.inputs import DiagnosticInputs
+from research.analysis.diagnostics.inputs import DiagnosticInputs, check_count
+from research.analysis.diagnostics.layer_by_layer import cache_embeddings, score_depths
 from research.analysis.diagnostics.panels import (
     PANEL_HEIGHT,
     PANEL_WIDTH,
     tick_indices,
 )
-from research.eval.bias.documents import check_count
 from research.eval.figures import figure
 from research.eval.geometry.measures import mean_cosine
 from research.eval.geometry.token_states import iterate_states
+from research.types import EmbedFn
 
 CURVES = {
     "mean_cosine": "unchanged",
@@ -38,8 +39,8 @@ def report_outliers(
     """Outlier dimensions of every layer, and what changes if they are clipped.
 
     They are found in one half of the texts; the cosines are those of the other half.
-    Scores are those of the command's tasks, if any, with the outliers of the last depth
-    clipped by the embedder's `clip_dims`.
+    The command's tasks, if any, score every depth with its outliers clipped, as the
+    embedder's `clip_dims` does it.
 
     Args:
         inputs: The model and the texts.
@@ -48,12 +49,14 @@ def report_outliers(
         controls: Number of random choices of as many other dimensions.
 
     Returns:
-        A record of "outliers", dimensions by depth; "deviations" of the last depth's
-        dimensions, in standard deviations; mean cosines by depth as in CURVES;
-        "scores", {task: {"unchanged", "clipped", "control"}}; and "summary".
+        A record of "outliers", dimensions by depth; "deviations" of the dimensions at
+        "deviations_depth", where most are outliers, in standard deviations; mean
+        cosines by depth as in CURVES; "scores", {task: {"unchanged", "clipped",
+        "control": lists over depths}}; and "summary".
 
     Raises:
-        ValueError: There are too few texts, or --clip_dims is set.
+        ValueError: There are too few texts, --clip_dims is set, or a task has no main
+            score.
     """
     if "clip_dims" in inputs.sizes:
         raise ValueError(
@@ -66,34 +69,43 @@ def report_outliers(
     mean_states = _average_states(inputs, sample[:half])[0]
     deviations = [measure_deviations(state) for state in mean_states]
     outliers = [np.flatnonzero(np.abs(x) > threshold).tolist() for x in deviations]
-    # [L+1, N, D] mean-pooled texts of the other half.
-    pooled = _average_states(inputs, sample[half:])[1]
+    # Dimensions by depth that are clipped in each variant.
     rng = np.random.default_rng(inputs.seed)
-    width = pooled.shape[2]
-    choices = [
-        [choose_controls(dims, width, rng) for _ in range(controls)]
-        for dims in outliers
+    width = mean_states.shape[1]
+    variants = [
+        [[] for _ in outliers],
+        outliers,
+        *(
+            [choose_controls(dims, width, rng) for dims in outliers]
+            for _ in range(controls)
+        ),
     ]
-    depths = list(range(len(pooled)))
-    clipped = [mean_cosine(clip_dims(pooled[k], outliers[k])) for k in depths]
-    control = [
-        float(np.mean([mean_cosine(clip_dims(pooled[k], dims)) for dims in choices[k]]))
-        for k in depths
+    # [L+1, N, D] mean-pooled texts of the other half: a mean cosine per depth.
+    pooled = _average_states(inputs, sample[half:])[1]
+    cosines = [
+        [
+            mean_cosine(clip_dims(x, dims))
+            for x, dims in zip(pooled, variant, strict=True)
+        ]
+        for variant in variants
     ]
-    scores = _score_clipped(inputs, outliers[-1], choices[-1]) if outliers[-1] else {}
-    record = {
+    scores = _score_variants(inputs, variants)
+    last = {task: {k: x[-1] for k, x in part.items()} for task, part in scores.items()}
+    means = dict(zip(CURVES, _average_controls(cosines).values(), strict=True))
+    summary = {name: values[-1] for name, values in means.items()}
+    shown_depth = int(np.argmax([len(dims) for dims in outliers[::-1]]))
+    shown_depth = len(outliers) - 1 - shown_depth  # the last of equal ones
+    return {
+        "summary": {"outliers": outliers[-1], **summary, "scores": last},
         "texts": len(sample),
         "threshold": threshold,
-        "depths": depths,
+        "depths": list(range(len(outliers))),
         "outliers": outliers,
-        "deviations": deviations[-1].tolist(),
-        "mean_cosine": [mean_cosine(x) for x in pooled],
-        "clipped_mean_cosine": clipped,
-        "control_mean_cosine": control,
+        "deviations_depth": shown_depth,
+        "deviations": deviations[shown_depth].tolist(),
+        **means,
         "scores": scores,
     }
-    summary = {name: record[name][-1] for name in ("outliers", *CURVES)}
-    return {"summary": {**summary, "scores": scores}, **record}
 
 
 def measure_deviations(values: np.ndarray) -> np.ndarray:
@@ -110,6 +122,21 @@ def clip_dims(x: np.ndarray, dims: Sequence[int]) -> np.ndarray:
     return x
 
 
+def clip_each_depth(embed: EmbedFn, dims: Sequence[Sequence[int]]) -> EmbedFn:
+    """An embed function [N, K, D] with some dimensions of each depth set to 0.
+
+    To clip a pooled vector is to clip the states, if the pooling treats each dimension
+    alone, as all poolings without parameters do.
+    """
+
+    def embed_clipped(texts, role):
+        layers = np.moveaxis(embed(texts, role), 1, 0)  # [K, N, D]
+        parts = zip(layers, dims, strict=True)
+        return np.stack([clip_dims(x, depth_dims) for x, depth_dims in parts], 1)
+
+    return embed_clipped
+
+
 def choose_controls(
     dims: Sequence[int], width: int, rng: np.random.Generator
 ) -> list[int]:
@@ -119,50 +146,52 @@ def choose_controls(
 
 
 def list_outliers(record: Mapping[str, Any]) -> list[list[str]]:
-    """The rows of the report's table: one per depth, then one per task."""
+    """The rows of the report's table: one per depth."""
+    curves = [record[name] for name in CURVES]
     header = ["depth", "outlier dimensions", *CURVES.values()]
+    for task, scores in record["scores"].items():
+        curves += scores.values()
+        header += [f"{task}, {variant}" for variant in scores]
     rows = [
         [
             str(depth),
             " ".join(map(str, record["outliers"][i])) or "none",
-            *(f"{record[name][i]:.3f}" for name in CURVES),
+            *(f"{curve[i]:.3f}" for curve in curves),
         ]
         for i, depth in enumerate(record["depths"])
     ]
-    for task, scores in record["scores"].items():
-        rows.append([task, "main score, %", *(f"{x:.2f}" for x in scores.values())])
     return [header, *rows]
 
 
 def plot_outliers(record: Mapping[str, Any], title: str, path: Path) -> None:
-    """Plots the mean state of the last depth, and mean cosines by depth."""
+    """Plots the mean state where most dimensions are outliers, cosines and scores."""
     depths, deviations = record["depths"], np.array(record["deviations"])
-    size = 2 * PANEL_WIDTH, 0.6 + PANEL_HEIGHT
-    with figure(path, size, columns=2, title=title) as (_, (dims, cosines)):
+    shown_depth, tasks = record["deviations_depth"], record["scores"]
+    size = (2 + len(tasks)) * PANEL_WIDTH, 0.6 + PANEL_HEIGHT
+    with figure(path, size, columns=2 + len(tasks), title=title) as (_, row):
+        dims, *others = row
         # Left: every dimension, with the limits and the names of the outliers.
         dims.vlines(np.arange(len(deviations)), 0, deviations, lw=0.7)
         for sign in (-1, 1):
             dims.axhline(sign * record["threshold"], ls="--", color="0.4", lw=1)
-        for dim in record["outliers"][-1]:
+        for dim in record["outliers"][shown_depth]:
             va = "bottom" if deviations[dim] > 0 else "top"
             dims.annotate(str(dim), (dim, deviations[dim]), ha="center", va=va, size=8)
         dims.margins(y=0.12)
-        dims.set(
-            title=f"Mean state at depth {depths[-1]}",
-            xlabel="dimension",
-            ylabel="standard deviations",
-        )
-        # Right: mean cosines by depth.
-        for name, label in CURVES.items():
-            cosines.plot(depths, record[name], marker="o", ms=4, label=label)
-        cosines.set(
-            title="Mean cosine of texts",
-            xlabel="depth (0: embedding layer)",
-            ylabel="mean cosine",
-        )
-        cosines.set_xticks([depths[i] for i in tick_indices(len(depths))])
-        cosines.legend()
-        for axes in (dims, cosines):
+        dims.set(title=f"Mean state at depth {shown_depth}", xlabel="dimension")
+        dims.set(ylabel="standard deviations")
+        dims.grid(alpha=0.3)
+        # Then mean cosines by depth, and the scores of each task.
+        panels = {"mean cosine of texts": [record[name] for name in CURVES]}
+        panels |= {f"{task}, %": list(part.values()) for task, part in tasks.items()}
+        for axes, (label, curves) in zip(others, panels.items(), strict=True):
+            styles = zip(curves, CURVES.values(), ("-", "-", "--"), strict=True)
+            for values, name, line in styles:
+                axes.plot(depths, values, marker="o", ms=4, ls=line, label=name)
+            axes.set(xlabel="depth (0: embedding layer)", ylabel=label)
+            axes.set(title=label.split(",")[0].capitalize())
+            axes.set_xticks([depths[i] for i in tick_indices(len(depths))])
+            axes.legend()
             axes.grid(alpha=0.3)
 
 
@@ -171,6 +200,7 @@ def _average_states(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Means of states at every depth: of all tokens [L+1, D], per text [L+1, N, D]."""
     params, cfg, token_ids = inputs.tokenize(texts)
+    # [L+1, N, D] means of each text, and their mean weighted by the numbers of tokens
     means = np.empty((cfg.depth + 1, len(texts), cfg.width))
     for number, layers in iterate_states(params, cfg, token_ids):
         means[:, number] = layers.mean(1, dtype=np.float64)
@@ -178,28 +208,32 @@ def _average_states(
     return np.einsum("knd,n->kd", means, lengths / lengths.sum()), means
 
 
-def _score_clipped(
-    inputs: DiagnosticInputs, outliers: list[int], controls: list[list[int]]
-) -> dict[str, dict[str, float]]:
-    """Main scores of each task: unchanged, outliers clipped, other dimensions clipped.
+def _score_variants(
+    inputs: DiagnosticInputs, variants: Sequence[Sequence[Sequence[int]]]
+) -> dict[str, dict[str, list[float]]]:
+    """Main scores of each task at every depth, as `_average_controls` names them.
+
+    Args:
+        inputs: The model, and the tasks.
+        variants: Dimensions that are clipped, for each variant and depth.
 
     Raises:
         ValueError: A task has no main score.
     """
-    scores = {}
+    scores: dict[str, dict[str, list[float]]] = {}
     for task, evaluator in inputs.evaluators.items():
+        embed = cache_embeddings(inputs.make_depth_embedder())
+        # [variants][depths] scores; the texts are embedded once.
         results = [
-            evaluator(inputs.make_embedder(clip_dims=dims))
-            for dims in ([], outliers, *controls)
+            score_depths(clip_each_depth(embed, dims), {task: evaluator}, len(dims))
+            for dims in variants
         ]
-        if "main_score" not in results[0]:
-            raise ValueError(f"the task {task} has no main score")
-        unchanged, clipped, *control_scores = (
-            float(result["main_score"]) for result in results
-        )
-        scores[task] = {
-            "unchanged": unchanged,
-            "clipped": clipped,
-            "control": float(np.mean(control_scores)),
-        }
+        scores[task] = _average_controls([result[task] for result in results])
     return scores
+
+
+def _average_controls(curves: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    """{"unchanged", "clipped", "control"} of the variants' lists over depths."""
+    unchanged, clipped, *control = curves
+    average = np.mean(control, axis=0).tolist()
+    return {"unchanged": list(unchanged), "clipped": list(clipped), "control": average}

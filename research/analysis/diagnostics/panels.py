@@ -51,16 +51,14 @@ def plot_by_depth(
     size = columns * PANEL_WIDTH, 0.6 + rows * PANEL_HEIGHT
     layout = {"rows": rows, "columns": columns, "squeeze": False}
     with figure(path, size, title=title, **layout) as (_, grid):
+        # The last row may have places to spare
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         for axes, panel in zip(grid.flat, panels, strict=False):
             for name, label in panel.curves.items():
                 axes.plot(depths, record[name], marker="o", ms=4, label=label or None)
-            # Gaussian noise has no depth: a horizontal line.
-            name = next(iter(panel.curves))
             if levels is not None:
-                label = f"Gaussian noise: {round(levels[name], 3) + 0.0:.3g}"
-                axes.axhline(levels[name], ls="--", color="0.4", lw=1, label=label)
+                _draw_level(axes, levels[next(iter(panel.curves))])
             axes.set(title=panel.heading, ylabel=panel.unit)
             axes.set_xticks([depths[i] for i in tick_indices(len(depths))])
             if axes.get_legend_handles_labels()[0]:
@@ -68,6 +66,17 @@ def plot_by_depth(
             axes.grid(alpha=0.3)
         for axes in grid[-1]:
             axes.set(xlabel="depth (0: embedding layer)")
+
+
+def _draw_level(axes, level: float) -> None:
+    """Draws the value for Gaussian noise, which has no depth, as a horizontal line."""
+    low, high = axes.get_ylim()
+    label = f"Gaussian noise: {round(level, 3) + 0.0:.3g}"
+    # A level far away would flatten the curves; then only the legend gives it.
+    if low - 2 * (high - low) <= level <= high + 2 * (high - low):
+        axes.axhline(level, ls="--", color="0.4", lw=1, label=label)
+    else:
+        axes.plot([], [], ls="--", color="0.4", lw=1, label=f"{label}, off the scale")
 
 
 def list_by_depth(record: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:

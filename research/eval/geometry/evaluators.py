@@ -86,6 +86,7 @@ def geometry(
         FileNotFoundError: A file is missing.
         ValueError: There are too few texts, or no pair is positive.
     """
+    # Files are read at once, so that a mistake is found before the training starts.
     sample = sample_corpus(data, texts, seed)
     first, second = [], []
     if pairs:
@@ -230,6 +231,7 @@ def sample_corpus(data: str, count: int, seed: int) -> list[str]:
     Raises:
         FileNotFoundError, ValueError: The corpus cannot be read, or has too few texts.
     """
+    # Equal texts have equal vectors, which would look like a collapse.
     texts = list(dict.fromkeys(read_corpus(data)[1]))
     order = np.random.default_rng(seed).permutation(len(texts))[: max(0, count)]
     if len(order) < MIN_TEXTS:

@@ -60,6 +60,7 @@ def levina_bickel(x: np.ndarray, *, neighbors: int = 20) -> float:
         ValueError: There are K different vectors or fewer.
     """
     distances = nearest_distances(x, neighbors)  # [N, K]
+    # The last neighbor's own ratio is 1, and is left out.
     logs = np.log(distances[:, -1:] / distances[:, :-1])  # [N, K-1]
     return float(1 / logs.mean()) if logs.any() else float("inf")
 
@@ -89,6 +90,7 @@ def nearest_distances(x: np.ndarray, count: int) -> np.ndarray:
             f"{len(x)} different vectors are too few for the distances to {count} "
             "neighbors of each"
         )
+    # Centered, so that the products lose fewer digits
     x = x - x.mean(0)
     squares = np.sum(x**2, 1)
     distances = []

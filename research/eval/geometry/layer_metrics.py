@@ -50,6 +50,7 @@ def mean_turning_angle(states: np.ndarray) -> float:
     The mean angle, in radians, between successive differences of states [T, D]; NaN for
     fewer than three.
     """
+    # [T-1, D] unit steps, whose angles are those of the path
     steps = l2_normalize_rows(np.diff(np.asarray(states, np.float64), axis=0))
     return mean_state_angle(steps)
 
@@ -86,6 +87,7 @@ def view_infonce(
     x = np.concatenate([first, second]).astype(np.float64)  # [2N, D]
     logits = x @ x.T / temperature
     np.fill_diagonal(logits, -np.inf)  # no row is its own candidate
+    # The other view of row i is row i + N, or i - N.
     count = len(first)
     positives = np.roll(np.arange(2 * count), count)
     chosen_logits = logits[np.arange(2 * count), positives]
@@ -105,6 +107,7 @@ def lidar_entropy(views: np.ndarray, *, alpha: float = 1.0) -> float:
     views = np.asarray(views, np.float64)
     chex.assert_rank(views, 3)
     width = views.shape[2]
+    # Scatter of the texts' means, and of the views around them
     means = views.mean(1)  # [N, D]
     centered = means - means.mean(0)
     between = centered.T @ centered / len(means)  # [D, D]
@@ -129,6 +132,7 @@ def dime(
         seed: Seed of these.
     """
     chex.assert_equal_shape([first, second])
+    # Permuted views belong to other texts: nothing is shared but their distribution.
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(len(first)) for _ in range(permutations)]
     shuffled = np.mean([joint_entropy(first, second[order]) for order in orders])
@@ -137,6 +141,7 @@ def dime(
 
 def joint_entropy(first: np.ndarray, second: np.ndarray) -> float:
     """Entropy of the elementwise product of the Gram matrices of two views [N, D]."""
+    # The product's rows are alike only where both views are.
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     return _spectrum_entropy((a @ a.T) * (b @ b.T), 1.0)
 

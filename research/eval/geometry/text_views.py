@@ -33,6 +33,7 @@ def _replace_words(
     text: str, change: Callable[..., str], rng: np.random.Generator
 ) -> str:
     """Applies a change to a share of the longer words, at least to one."""
+    # Spaces stay where they are, so that short words and gaps do not change.
     words = text.split(" ")
     candidates = [i for i, word in enumerate(words) if len(word) >= MIN_LETTERS]
     count = min(MAX_WORDS, max(1, round(WORD_SHARE * len(words))), len(candidates))
@@ -58,6 +59,7 @@ def _replace_some(
     word: str, choose: Callable[[str], str | None], rng: np.random.Generator
 ) -> str:
     """Replaces a share of a word's letters by one of those that `choose` gives."""
+    # A letter may be replaced by itself, and other signs have no neighbors.
     letters = list(word)
     count = max(1, round(LETTER_SHARE * len(letters)))
     for i in rng.permutation(len(letters))[:count]:
