@@ -13,7 +13,7 @@ from ml_collections import config_flags
 from launch import main as cli
 from launch.recipes import load_recipe
 from research.analysis import ablation as ablations
-from research.analysis import ablation_runs, ablation_table
+from research.analysis import ablation_runs, ablation_significance, ablation_table
 from research.atomic_write import atomic_write
 from research.config_sections import build
 from research.eval.evaluators import EVALS
@@ -44,6 +44,9 @@ def main():
     settings = {name: [part, hash_inputs(part)] for name, part in sections.items()}
     # Rows and columns are (name, fields) pairs, because a ConfigDict sorts its keys.
     pairs = {name: dict(config.pop(name)) for name in ("rows", "columns")}
+    if config.get("reference") not in (None, "", *pairs["rows"]):
+        rows = ", ".join(map(repr, pairs["rows"]))
+        raise ValueError(f"reference is {config['reference']!r}; the rows are {rows}")
     pairs["rows"] = ablations.choose_rows(pairs["rows"], ROW.value)
     ablation = ablations.Ablation(
         evals=evals, eval_settings=settings, **pairs, **config
@@ -63,6 +66,7 @@ def _run(ablation: ablations.Ablation, workdir: Path) -> dict:
     )
     # The table in three forms, written atomically.
     records = ablation_table.summarize_scores(ablation, scores)
+    records = ablation_significance.compare_rows(ablation, scores, records, workdir)
     with (
         atomic_write(workdir / "table.md") as table,
         atomic_write(workdir / "table.csv") as data,

@@ -8,7 +8,9 @@ python -m launch.evaluate --model=M --task=retrieval --data=D --chunk="none | la
 python -m launch.evaluate --model=M --task=classification --data=banking77
 python -m launch.evaluate --model=M --task=perplexity --data=texts.txt|pydocs
 python -m launch.evaluate --model=M --task=mteb --tasks=STS12,SciFact
+python -m launch.evaluate --model=M --task=suite --data=suite.json [--against=OTHER]
 python -m launch.evaluate --model=M --task=sts --data=D --prompt=ke --prepend="(1, 7)"
+python -m launch.evaluate --model=M --task=retrieval --data=D --against=OTHER
 """
 
 import inspect
@@ -18,37 +20,36 @@ from pathlib import Path
 
 from absl import flags
 
+from launch import evaluate_against as against
+from launch import evaluate_embedders as embedders
+from launch import evaluate_mteb, evaluate_suite
 from launch import flags as options
 from launch import main as cli
 from launch.supervise import supervise
 from research import processes
 from research.atomic_write import atomic_write, to_json
-from research.data.corpus import describe_corpus, find_corpus
 from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS
+from research.eval.suites import table
 from research.eval.tasks.sts import SIMILARITIES
-from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.inference.shares import split_over_processes
-from research.inference.vector_shards import (
-    check_manifest,
-    read_manifest,
-    read_vectors,
-)
-from research.interop.mteb import mteb_evaluator
 from research.models.encoder import truncate_depth
-from research.types import EmbedFn, ModelEvaluator
+from research.types import ModelEvaluator
 
+# Tasks that are made of several, with a table of their own.
+SUITES = ("suite", "mteb")
 # Tasks without a main score of embeddings.
 NO_GRID = ("perplexity", "geometry", "token_geometry")
 # The task and its data.
 TASK = flags.DEFINE_enum(
-    "task", None, [*EVALS, "mteb"], "The task that is scored.", required=True
+    "task", None, [*EVALS, *SUITES], "The task that is scored.", required=True
 )
 DATA = flags.DEFINE_string(
     "data",
     None,
-    "The data of the task: a file, a folder of splits, a BEIR folder, or pydocs.",
+    "The data of the task: a file, a folder of splits, a BEIR folder, or pydocs; or a "
+    "suite, a folder of such data or a .json file that lists them.",
 )
 SPLIT = flags.DEFINE_string(
     "split", "test", "The split: the name of a file in --data, or in its qrels/."
@@ -134,11 +135,14 @@ CHUNKED_TASKS = (
 cli.group_flags("Task", TASK, DATA, SPLIT, LABEL, SIMILARITY)
 cli.group_flags("Search", METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, VECTORS)
 cli.group_flags("Tasks longembed and mteb", TASKS, LENGTHS, TEXT)
+cli.group_flags("Tasks longembed and mteb", evaluate_mteb.BENCHMARK)
 cli.group_flags("Output", GRID, SAMPLES, OUTPUT)
+for module in (against, evaluate_mteb):
+    flags.adopt_module_key_flags(module)
 
 
 def main():
-    """Returns the scores; longembed, --grid and several chunkings also write files."""
+    """Returns the scores; suites, longembed, --grid and chunkings also write files."""
     # Connect the processes before JAX is used.
     processes.initialize()
     # Flags that exclude each other.
@@ -147,13 +151,21 @@ def main():
     if is_chunked and (GRID.value or TASK.value not in CHUNKED_TASKS):
         option = "--grid" if GRID.value else f"--task={TASK.value}"
         raise ValueError(f"--chunk={options.CHUNK.value} does not go with {option}")
-    if GRID.value and TASK.value in NO_GRID:
+    if GRID.value and TASK.value in (*NO_GRID, *SUITES):
         raise ValueError(f"--grid does not go with --task={TASK.value}")
     is_single = not GRID.value and len(chunkings) == 1
     if VECTORS.value and not (TASK.value == "retrieval" and is_single):
         raise ValueError(f"--vectors={VECTORS.value} goes with one --task=retrieval")
+    has_items = TASK.value not in ("longembed", *NO_GRID, *SUITES)
+    against.check_flags(TASK.value, is_single and has_items)
+    if evaluate_mteb.BENCHMARK.value and TASK.value != "mteb":
+        raise ValueError(
+            f"--benchmark={evaluate_mteb.BENCHMARK.value} goes with --task=mteb"
+        )
+    if TASK.value in SUITES:
+        return _evaluate_several()
     # The task and the model; some tasks score the model itself.
-    evaluator = _build_evaluator(SIMILARITY.value or "cosine")
+    evaluator = _choose_evaluator("cosine")
     model = options.load_model(lm_head=isinstance(evaluator, ModelEvaluator))
     if SIMILARITY.value is None and model.similarity != "cosine":
         evaluator = _build_evaluator(model.similarity)
@@ -161,20 +173,25 @@ def main():
         return _evaluate_model(evaluator, model)
     # Scores of every size, of every chunking, or of a single embedder.
     if GRID.value:
-        scores = _score_grid(evaluator, model)
+        scores = embedders.score_grid(evaluator, model)
         # A model card shows the grid of the checkpoint that it is of
         record = {"data": Path(DATA.value or "").name, "step": model.step}
         record |= grid.to_record(scores)
         formats = grid.format_markdown, grid.plot_heat_map
         return _write("grid", _title(model), scores, record, *formats)
     if len(chunkings) > 1:
-        return _compare_chunkings(evaluator, model, chunkings)
+        cells = embedders.compare_chunkings(evaluator, model, chunkings)
+        record = compare_chunking.to_record(cells)
+        formats = compare_chunking.format_markdown, compare_chunking.plot_chunkings
+        return _write("chunks", _title(model), cells, record, *formats)
     (chunk,) = chunkings.values()
     embedder = options.make_embedder(model, chunk, allow_empty=True)
     embed = split_over_processes(embedder)
     if VECTORS.value:
-        embed = _use_vectors(embed, Path(VECTORS.value), embedder)
+        folder = Path(VECTORS.value)
+        embed = embedders.make_stored_embedder(embed, folder, embedder, DATA.value)
     scores = evaluator(embed)
+    comparisons = against.compare_models(scores, _choose_evaluator, chunk)
     # longembed also has a curve over lengths.
     if TASK.value == "longembed":
         cli.log(longembed.format_markdown(scores, _title(model)))
@@ -182,7 +199,37 @@ def main():
         plot = partial(longembed.plot_longembed, document_length=max_length)
         formats = longembed.format_markdown, plot
         return _write("longembed", _title(model), scores, scores, *formats)
-    return {"model": options.MODEL.value, "task": TASK.value, **scores}
+    result = {"model": options.MODEL.value, "task": TASK.value, **scores}
+    return result | comparisons
+
+
+def _evaluate_several() -> dict:
+    """Scores the tasks of a suite, or of mteb; writes a table and a figure."""
+    # Of the tasks' flags, they have the data and the names.
+    known = {"suite": (DATA, SIMILARITY), "mteb": (DATA, TASKS)}[TASK.value]
+    for flag in (*TASK_FLAGS, SIMILARITY):
+        if flags.FLAGS[flag.name].present and flag not in known:
+            raise ValueError(
+                f"--{flag.name}={flag.value} does not go with --task={TASK.value}"
+            )
+    if TASK.value == "mteb":
+        # The default of --tasks is for longembed.
+        names = TASKS.value if flags.FLAGS["tasks"].present else []
+        folder = _find_folder() / "mteb"
+        scores, record = evaluate_mteb.evaluate_mteb(names, DATA.value, folder)
+    elif DATA.value is None:
+        raise ValueError("--task=suite needs --data, a folder or a .json file")
+    else:
+        names = [options.MODEL.value, *against.AGAINST.value]
+        scores, record = evaluate_suite.evaluate_suite(
+            DATA.value, names, SIMILARITY.value
+        )
+    # The table also goes to the terminal.
+    source = evaluate_mteb.BENCHMARK.value or Path(DATA.value or "").name
+    title = " ".join(filter(None, [TASK.value, source]))
+    cli.log(f"\n{table.format_markdown(scores, title)}")
+    formats = table.format_markdown, table.plot_suite
+    return _write(TASK.value, title, scores, record, *formats)
 
 
 def _evaluate_model(evaluator: ModelEvaluator, model: EmbeddingModel) -> dict:
@@ -201,31 +248,12 @@ def _evaluate_model(evaluator: ModelEvaluator, model: EmbeddingModel) -> dict:
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
 
-def _compare_chunkings(evaluator, model, chunkings) -> dict:
-    """Scores each chunking, and writes a table and a figure."""
-
-    def make_embedder(chunk):
-        embedder = options.make_embedder(model, chunk, allow_empty=True)
-        return split_over_processes(embedder)
-
-    makers = {name: partial(make_embedder, chunk) for name, chunk in chunkings.items()}
-    cells = compare_chunking.compare_chunkings(evaluator, makers, cli.log)
-    return _write(
-        "chunks",
-        _title(model),
-        cells,
-        compare_chunking.to_record(cells),
-        compare_chunking.format_markdown,
-        compare_chunking.plot_chunkings,
-    )
+def _choose_evaluator(similarity: str):
+    """The evaluator of --task, with --similarity or else that of a model."""
+    return _build_evaluator(SIMILARITY.value or similarity)
 
 
 def _build_evaluator(similarity: str):
-    if TASK.value == "mteb":
-        # The default of --tasks is for longembed.
-        if not flags.FLAGS["tasks"].present:
-            raise ValueError("--task=mteb needs --tasks, such as --tasks=STS12,STS13")
-        return mteb_evaluator(TASKS.value, similarity=similarity)
     # The flags that are arguments of the task's evaluator.
     make_evaluator = EVALS[TASK.value]
     parameters = inspect.signature(make_evaluator).parameters
@@ -253,58 +281,10 @@ def _parse_length(length: str | int) -> int:
         raise ValueError(f"--lengths: {length!r} is not a number of tokens") from None
 
 
-def _score_grid(evaluator, model) -> grid.Grid:
-    """Scores every depth and width, from one pass over the texts."""
-    options.check_plain(model, "--grid")
-    sizes = options.size_options() | {"mesh": options.make_mesh(), "allow_empty": True}
-    # --depth and --dim restrict the grid; widths are those of the training, if known.
-    depth, dim = sizes.pop("depth", None), sizes.pop("dim", None)
-    depths = [depth] if depth else list(range(1, model.config.depth + 1))
-    dims = [dim] if dim else sorted(model.dims) or grid.default_dims(model.width)
-    # Vectors of full width; the grid truncates them.
-    full = model._replace(dim=None)
-
-    def make_cut_embedder(depth):
-        cli.log(f"measuring the speed of depth {depth}")
-        return Embedder(full, depth=depth, **sizes)
-
-    embedder = Embedder(full, depths=depths, normalize=False, **sizes)
-    return grid.score_grid(
-        evaluator,
-        split_over_processes(embedder),
-        make_cut_embedder,
-        depths=depths,
-        dims=dims,
-        normalize=model.normalize,
-    )
-
-
-def _use_vectors(embed: EmbedFn, folder: Path, embedder: Embedder) -> EmbedFn:
-    """An embedder of queries, with the vectors of a folder for the documents.
-
-    Raises:
-        ValueError: They are of another corpus, model or option.
-    """
-    manifest = read_manifest(folder)
-    check_manifest(folder, {"role": "document"} | options.describe_embedder(embedder))
-    # The corpus of the task, wherever it was when it was embedded.
-    (data,) = describe_corpus(find_corpus([DATA.value]), allow_blank=True)
-    if [file["digest"] for file in manifest["files"]] != [data["digest"]]:
-        raise ValueError(f"{folder} holds the vectors of other texts than {DATA.value}")
-    documents = read_vectors(folder)
-
-    def embed_queries(texts, role):
-        if role != "document":
-            return embed(texts, role)
-        if len(texts) != manifest["texts"]:
-            raise ValueError(f"{DATA.value} has two documents of one id")
-        return documents
-
-    return embed_queries
-
-
 def _find_folder() -> Path:
-    """The folder evals/ of a workdir; the current folder for other models."""
+    """The folder of --output, or evals/ of a workdir, or the current folder."""
+    if OUTPUT.value:
+        return Path(OUTPUT.value)
     workdir = Path(options.MODEL.value).expanduser()
     return workdir / "evals" if (workdir / "model.json").exists() else Path()
 
@@ -322,7 +302,7 @@ def _write(
     # All processes have the scores.
     if not processes.is_first():
         return result
-    folder = Path(OUTPUT.value) if OUTPUT.value else _find_folder()
+    folder = _find_folder()
     with (
         atomic_write(folder / f"{name}.json") as data,
         atomic_write(folder / f"{name}.md") as table,

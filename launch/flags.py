@@ -129,23 +129,25 @@ cli.group_flags(
 cli.group_flags("Whitening and devices", WHITEN, WHITEN_DIM, MODEL_PARALLEL, last=True)
 
 
-def load_model(*, lm_head: bool = False) -> EmbeddingModel:
-    """Loads the model of --model, applies --extend, and checks --depth and --dim.
+def load_model(name: str | None = None, *, lm_head: bool = False) -> EmbeddingModel:
+    """Loads a model, applies --extend, and checks --depth and --dim.
 
     Args:
+        name: Name of the model; None for that of --model, with its --adapter.
         lm_head: Whether an untied output layer is kept, as in `load.load`.
 
     Raises:
         FileNotFoundError, ValueError: There is no such model, depth or dim, or --extend
             does not fit the model.
     """
-    model = _extend(load.load_adapted(MODEL.value, ADAPTER.value, lm_head=lm_head))
+    adapter = ADAPTER.value if name is None else None
+    name = name or MODEL.value
+    model = _extend(load.load_adapted(name, adapter, lm_head=lm_head))
     # Sizes that the model does not have.
     for flag, largest in ((DEPTH, model.config.depth), (DIM, model.width)):
         if flag.value is not None and not 1 <= flag.value <= largest:
             raise ValueError(
-                f"--{flag.name}={flag.value}: {MODEL.value} has {flag.name} 1 ... "
-                f"{largest}"
+                f"--{flag.name}={flag.value}: {name} has {flag.name} 1 ... {largest}"
             )
     return model
 

@@ -117,7 +117,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_scores_are_those_of_mteb(tmp_path, case):
     mteb = pytest.importorskip("mteb")
-    from launch.bench.mteb_tasks import make_mteb_task
+    from research.eval.suites.mteb_tasks import make_mteb_task
 
     write, rename, arguments = CASES[case]
     write(tmp_path)

@@ -6,32 +6,46 @@ from tiny_models import TEXTS, make_model
 
 from research.eval.tasks.retrieval import retrieval
 from research.inference.embedder import Embedder
-from research.interop.mteb import make_mteb_model, mteb_evaluator
+from research.interop import mteb as interop
+from research.interop.mteb import find_mteb_tasks, make_mteb_model, run_mteb
+
+PROMPTS = {"query": "why: ", "document": "", "STS": "same: "}
 
 
 @pytest.fixture(scope="module")
 def embed():
-    return Embedder(make_model(prompts={"query": "why: ", "document": ""}))
+    return Embedder(make_model(prompts=PROMPTS))
 
 
 @pytest.fixture(scope="module")
 def mteb_model(embed):
     pytest.importorskip("mteb")
     return make_mteb_model(
-        embed, name="embax/test", revision="step-0", dim=16, max_length=30
+        *(embed,),
+        **{"name": "embax/test", "revision": "step-0", "dim": 16, "max_length": 30},
+        prompts=PROMPTS,
+        experiment={"depth": 2, "embed_dim": 16},
     )
 
 
-def test_batches_of_mteb_are_embedded_by_role(embed, mteb_model):
+def test_batches_of_mteb_are_embedded_with_the_prompt_of_task_or_role(
+    embed, mteb_model
+):
+    from mteb.mocks.mock_tasks.classification import MockClassificationTask
+    from mteb.mocks.mock_tasks.retrieval import MockRetrievalTask
+    from mteb.mocks.mock_tasks.sts import MockSTSTask
     from mteb.types import PromptType
 
     batches = [{"text": TEXTS[:2]}, {"text": TEXTS[2:]}]
-    for prompt_type, role in (
-        (PromptType.query, "query"),
-        (PromptType.document, "document"),
-        (None, "query"),
+    for task, prompt_type, role in (
+        (MockRetrievalTask, PromptType.query, "query"),
+        (MockRetrievalTask, PromptType.document, "document"),
+        (MockSTSTask, None, "STS"),
+        (MockClassificationTask, None, "query"),
     ):
-        vectors = mteb_model.encode(batches, prompt_type=prompt_type)
+        vectors = mteb_model.encode(
+            batches, task_metadata=task.metadata, prompt_type=prompt_type
+        )
         np.testing.assert_array_equal(vectors, embed(TEXTS, role))
 
 
@@ -40,17 +54,50 @@ def test_mteb_runs_a_tiny_model_on_its_mock_tasks(mteb_model):
     assert mteb.mock_run(mteb_model).all_passed
 
 
-def test_the_evaluator_scores_tasks_of_mteb_by_name_or_object(embed):
+def test_results_are_in_the_layout_of_mteb_and_not_computed_again(mteb_model, tmp_path):
+    """An experiment has its own folder; a task that fails stops no other."""
     pytest.importorskip("mteb")
     from mteb.mocks.mock_tasks.sts import MockSTSTask
 
-    scores = mteb_evaluator([MockSTSTask()])(embed)
-    assert list(scores) == ["main_score", "MockSTSTask"]
-    assert -100 <= scores["main_score"] == scores["MockSTSTask"] <= 100
-    with pytest.raises(ValueError, match="mteb has no such task: .*NoSuchTask"):
-        mteb_evaluator(["NoSuchTask"])
-    with pytest.raises(ValueError, match="needs the name of a task"):
-        mteb_evaluator([])
+    class BrokenTask(MockSTSTask):
+        metadata = MockSTSTask.metadata.model_copy(update={"name": "Broken"})
+
+        def load_data(self, **options):
+            raise ConnectionError("no hub")
+
+    tasks = [BrokenTask(), MockSTSTask()]
+    (_, none, error), (_, score, _) = run_mteb(mteb_model, tasks, tmp_path)
+    assert none is None and error == "no hub" and -100 <= score <= 100
+    revision = tmp_path / "results" / "embax__test" / "step-0"
+    folder = revision / "experiments" / "depth_2__embed_dim_16"
+    assert {path.name for path in folder.iterdir()} == {
+        *("MockSTSTask.json", "model_meta.json", "run_settings.jsonl")
+    }
+    meta = json.loads((folder / "model_meta.json").read_text())
+    assert meta["framework"] == ["JAX"] and meta["embed_dim"] == 16
+    path = folder / "MockSTSTask.json"
+    stored = json.loads(path.read_text())
+    stored["scores"]["test"][0]["main_score"] = 0.125
+    path.write_text(json.dumps(stored))
+    ((_, again, _),) = run_mteb(mteb_model, tasks[1:], tmp_path)
+    assert again == 12.5
+    ((_, fresh, _),) = run_mteb(mteb_model, tasks[1:], tmp_path, reuse=False)
+    assert fresh == pytest.approx(score, abs=1e-4)
+
+
+def test_unknown_tasks_are_named():
+    pytest.importorskip("mteb")
+    with pytest.raises(ValueError, match="no such task or benchmark: .*NoSuchTask"):
+        find_mteb_tasks(["NoSuchTask"])
+    with pytest.raises(ValueError, match="no such task or benchmark: .*NoSuchBench"):
+        find_mteb_tasks([], "NoSuchBench")
+    assert [task.metadata.name for task in find_mteb_tasks(["STS12"])] == ["STS12"]
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(interop.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs the package mteb, .* pip install mteb"):
+        find_mteb_tasks(["STS12"])
 
 
 def test_a_folder_is_scored_as_mteb_scores_its_data(tmp_path):

@@ -1,5 +1,6 @@
 """A phase that takes long says so, and a short one nothing."""
 
+import re
 import time
 
 from research import progress
@@ -28,6 +29,19 @@ def test_a_short_phase_has_none(monkeypatch, capsys):
 
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
-    show("tokenizing", 0.2, monkeypatch, total=2)
+    show("tokenizing", 0.2, monkeypatch, total=2, unit="texts")
     err = capsys.readouterr().err
-    assert "tokenizing:  50%" in err and "..." not in err
+    assert "tokenizing:  50%" in err and "texts/s" in err and "..." not in err
+
+
+def test_elsewhere_lines_tell_the_speed_and_the_time_left(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "INTERVAL", 0.05)
+    with progress.show_progress("embedding 30 texts", 30, "texts") as advance:
+        for _ in range(3):
+            time.sleep(0.06)
+            advance(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert re.fullmatch(
+        r"embedding 30 texts: 10 done, \d+ texts/s, 00:00 left", lines[0]
+    )

@@ -56,12 +56,11 @@ def test_commands_have_the_flags_that_are_shown(path):
     text = re.sub(r"\\\n\s*", "", path.read_text())
     shared = "".join((ROOT / f"launch/{n}.py").read_text() for n in ("flags", "main"))
     for command, flags in re.findall(r"python -m (launch[\w.]*)([^\n`]*)", text):
-        file = ROOT / (command.replace(".", "/") + ".py")
-        if not file.exists():
-            file = ROOT / command.replace(".", "/") / "__main__.py"
-        known = set(
-            re.findall(r'(?i)define_\w+\(\s*"(\w+)"', file.read_text() + shared)
-        )
+        # A command's further modules begin with its name.
+        files = list(ROOT.glob(command.replace(".", "/") + "*.py"))
+        files = files or [ROOT / command.replace(".", "/") / "__main__.py"]
+        source = shared + "".join(file.read_text() for file in files)
+        known = set(re.findall(r'(?i)define_\w+\(\s*"(\w+)"', source))
         for flag in re.findall(r"--(\w+)", flags):
             assert flag in known | {"help"}, f"{command} has no flag --{flag}"
 

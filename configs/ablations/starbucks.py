@@ -42,6 +42,7 @@ def get_config(arg: str = ""):
         "columns": tuple((f"{n} × {d}", {"depth": n, "dim": d}) for n, d in sizes),
         "seeds": arg.seeds,
         "evals": evals,
+        "reference": "starbucks_sts",
     }
     # The published scores of the same methods, at their sizes.
     if not arg.tiny:

@@ -7,6 +7,8 @@ python -m launch.bench encode_long [--documents=8] [--length=8192]
 python -m launch.bench attention [--lengths=512,1024,...]
 python -m launch.bench llm [--texts=32] [--blocks=24]
 python -m launch.bench infonce [--pairs=8192,65536,...] [--topology=v5e:16x16]
+python -m launch.bench suite [--model=M] [--data=../shared/data] [--rounds=1]
+python -m launch.bench error_rates [--model=M] [--data=../shared/data]
 python -m launch.bench gradcache [--micro_batches=0,64,...] [--batch_size=512]
 """
 
@@ -50,6 +52,9 @@ HEADS = flags.DEFINE_integer(
 )
 HEAD_DIM = flags.DEFINE_integer(
     "head_dim", 32, "Width of a head that attention is measured with.", lower_bound=1
+)
+DATA = flags.DEFINE_string(
+    "data", "../shared/data", "Folder of evaluation data (suite, error_rates)."
 )
 PAIRS = flags.DEFINE_list(
     "pairs", "8192,32768,65536,262144", "Numbers of pairs that infonce compares."
@@ -137,6 +142,20 @@ def bench_infonce() -> dict:
     return {"devices": devices, "width": 384, "rows": rows}
 
 
+def bench_suite() -> dict:
+    """Benchmark of a suite of tasks, against mteb."""
+    from launch.bench.suite import compare_suite
+
+    return compare_suite(MODEL.value, DATA.value, ROUNDS.value)
+
+
+def bench_error_rates() -> dict:
+    """False positives and power of the tests that compare two models."""
+    from launch.bench.error_rates import measure_error_rates
+
+    return measure_error_rates(MODEL.value, DATA.value)
+
+
 def bench_gradcache() -> dict:
     """Memory of a training step by micro-batch."""
     from launch.bench.loss_memory import measure_gradcache
@@ -156,6 +175,8 @@ BENCHES = {
     "llm": bench_llm,
     "infonce": bench_infonce,
     "gradcache": bench_gradcache,
+    "suite": bench_suite,
+    "error_rates": bench_error_rates,
 }
 
 

@@ -111,7 +111,7 @@ def score_set(task_set: Set, name: str, embed: EmbedFn, peer: EmbedFn) -> dict:
     """Main scores of a set in percent, ours and mteb's with the peer's vectors."""
     import mteb
 
-    from launch.bench.mteb_tasks import make_mteb_task
+    from research.eval.suites.mteb_tasks import make_mteb_task
 
     path = Path(DATA.value).expanduser() / task_set.data
     if not path.exists():

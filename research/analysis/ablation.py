@@ -64,6 +64,7 @@ class Ablation(NamedTuple):
         paper: {row: published number for each column}.
         note: Explanation of the published numbers.
         overrides: Config values for every run, such as {"steps": 100}.
+        reference: Row that the others are compared with; the first one if empty.
     """
 
     title: str
@@ -75,6 +76,7 @@ class Ablation(NamedTuple):
     note: str = ""
     overrides: Mapping[str, Any] = {}
     eval_settings: Mapping[str, Any] = {}
+    reference: str = ""
 
 
 class AblationRun(NamedTuple):

@@ -23,12 +23,14 @@ from research.analysis.ablation import (
     plan_runs,
 )
 from research.atomic_write import read_json, write_json
+from research.eval.comparison.item_values import load_items, save_items
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.inference.options import embedder_options
 from research.interop import load
 from research.models.positions.methods import extend_context
 from research.text import chunking
+from research.types import ItemValues, TaskScores
 
 
 def run_ablation(
@@ -85,6 +87,10 @@ def run_ablation(
                 model = model or _load(run, workdir)
                 new = _evaluate_cell(ablation, model, name, *cells[name])
                 scores |= new
+                # The items come first: scores count as soon as they are there.
+                if isinstance(new, TaskScores) and new.item_values is not None:
+                    path = _get_items_path(workdir, run, keys[name])
+                    save_items(new.item_values, path)
                 stored[name] = {"key": keys[name], "scores": new}
                 write_json(workdir / run.name / "scores.json", stored)
             except (ValueError, OSError) as error:
@@ -176,6 +182,23 @@ def _read_scores(folder: Path) -> dict[str, Any]:
     }
 
 
+def load_cell_items(workdir: Path, run: AblationRun, name: str) -> ItemValues | None:
+    """The scores of single items of an evaluation; None if there are none.
+
+    Args:
+        workdir: Folder of the ablation.
+        run: One of its runs.
+        name: Name of the evaluation, as `name_evaluation` makes it.
+    """
+    entry = _read_scores(workdir / run.name).get(name)
+    return entry and load_items(_get_items_path(workdir, run, entry["key"]))
+
+
+def _get_items_path(workdir: Path, run: AblationRun, key: str) -> Path:
+    """The file of an evaluation's items, named by all that they depend on."""
+    return workdir / run.name / "items" / f"{key}.json"
+
+
 def _hash_evaluation(ablation: Ablation, model_key: str, row: str, column: str) -> str:
     """Hash of all that the score of a cell depends on."""
     fields, line = ablation.columns[column], fill_row(ablation, row, column)
@@ -207,13 +230,14 @@ def _evaluate_cell(
     name: str,
     row: str,
     column: str,
-) -> dict[str, float]:
+) -> TaskScores:
     """{name: main score} of a cell, with its interval as "{name} low" and "high"."""
     fields = ablation.columns[column]
     evaluator = ablation.evals[_evaluator_name(ablation, fields)]
     scores = evaluator(_make_embedder(ablation, model, row, column))
     bounds = {f"{name} {end}": scores[end] for end in ("low", "high") if end in scores}
-    return {name: float(scores["main_score"]), **bounds}
+    items = scores.item_values if isinstance(scores, TaskScores) else None
+    return TaskScores({name: float(scores["main_score"]), **bounds}, items)
 
 
 def _make_embedder(

@@ -1,7 +1,7 @@
 """Results of an ablation as a Markdown table, as CSV and as a plot."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from research.analysis.ablation import (
     name_evaluation,
     plan_runs,
 )
+from research.eval.comparison.significance import mark_p
 from research.eval.figures import figure
 from research.eval.tables import markdown_page
 
@@ -72,6 +73,8 @@ def format_markdown(ablation: Ablation, records: Sequence[Mapping[str, Any]]) ->
     note = f"Mean ± standard deviation of {seeds} seeds." if seeds > 1 else "One seed."
     if any(record["low"] is not None for record in records):
         note += " In brackets the 95 % interval of a bootstrap over pairs or queries."
+    if tests := {record.get("test") for record in records} - {None}:
+        note += f" {_explain_marks(ablation, tests)}"
     note = " ".join(filter(None, [note, ablation.note]))
     return markdown_page(ablation.title, ["", *ablation.columns], lines, note)
 
@@ -82,7 +85,23 @@ def _format_cell(record: Mapping[str, Any]) -> str:
     spread = "" if record["spread"] is None else f" ± {record['spread']:.2f}"
     low, high = (record[bound] for bound in BOUNDS)
     interval = "" if low is None else f" ({low:.1f} to {high:.1f})"
-    return f"{record['mean']:.2f}{spread}{interval}"
+    return f"{record['mean']:.2f}{mark_p(record.get('p'))}{spread}{interval}"
+
+
+def _explain_marks(ablation: Ablation, tests: Collection[str]) -> str:
+    """What an asterisk means in the table."""
+    words = {
+        "seeds": "Welch's t-test over seeds",
+        "t_test": "a paired t-test over queries or texts",
+        "bootstrap": "a paired bootstrap over pairs",
+    }
+    reference = ablation.reference or next(iter(ablation.rows))
+    count = len(ablation.rows) - 1
+    return (
+        f"An asterisk is p < 0.05 against {reference} by "
+        f"{' or '.join(words[name] for name in words if name in tests)}, corrected for "
+        f"{count} comparison{'s' * (count > 1)} in a column (Bonferroni)."
+    )
 
 
 def write_csv(records: Sequence[Mapping[str, Any]], path: Path) -> None:

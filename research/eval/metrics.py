@@ -65,6 +65,19 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
         return float(scipy.stats.spearmanr(x, y).statistic)
 
 
+def correlate_ranks(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Spearman's correlation along an axis, in percent: [..., N] -> [...].
+
+    It is that of `spearman`, for many samples at once; nan where an array is constant.
+    """
+    # Ranks, averaged over equal values, minus their mean: [..., N]
+    x, y = (scipy.stats.rankdata(values, axis=axis) for values in (x, y))
+    x, y = (ranks - (ranks.shape[axis] + 1) / 2 for ranks in (x, y))
+    with np.errstate(invalid="ignore"):
+        norms = np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
+        return 100 * (x * y).sum(axis) / norms
+
+
 def bootstrap(
     data: Sequence[np.ndarray],
     statistic: Callable[..., float],

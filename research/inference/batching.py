@@ -171,7 +171,8 @@ def encode_rows(
     # The timer of a line of progress costs as much as a few texts
     progress = nullcontext(lambda count: None)
     if len(counts) > _FEW_ROWS:
-        progress = show_progress(f"embedding {len(counts):,} texts", len(counts))
+        phase = f"embedding {len(counts):,} texts"
+        progress = show_progress(phase, len(counts), "texts")
     with progress as advance:
         for numbers, output in _run_ahead(batches, encode, prefix):
             if vectors is None:

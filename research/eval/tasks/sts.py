@@ -5,7 +5,13 @@ import numpy as np
 
 from research.config_sections import check_option
 from research.data.files import read_sts
-from research.eval.metrics import bootstrap, check_spread, correlations, spearman
+from research.eval.metrics import (
+    bootstrap,
+    check_spread,
+    correlate_ranks,
+    correlations,
+    spearman,
+)
 from research.eval.tasks.files import find_split
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
@@ -86,14 +92,8 @@ def correlation(
         interval = {name: 100 * bound for name, bound in interval.items()}
         scores = {"main_score": result["spearman"], **result, **interval}
         scores["similarities"] = by_similarity
-        return TaskScores(
-            scores,
-            ItemValues(
-                list(map(str, range(len(human)))),
-                (main, human),
-                lambda x, y: 100 * spearman(x, y),
-            ),
-        )
+        names = list(map(str, range(len(human))))
+        return TaskScores(scores, ItemValues(names, (main, human), correlate_ranks))
 
     return evaluate
 

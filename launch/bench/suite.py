@@ -1,0 +1,100 @@
+"""Benchmark of a suite of tasks, against mteb with sentence-transformers."""
+
+import statistics
+import time
+
+import numpy as np
+
+from launch import main as cli
+from research.eval.suites.mteb_tasks import make_mteb_task
+from research.eval.suites.tasks import (
+    cache_vectors,
+    depends_on_role,
+    read_suite,
+    score_suite,
+)
+from research.inference.embedder import Embedder
+from research.interop import load
+
+
+def compare_suite(model_name: str, data: str, rounds: int) -> dict:
+    """Scores local tasks with Embax, and with mteb and the same weights in PyTorch.
+
+    There is no turn to warm up, since a suite is run once: the time includes reading
+    the files and what has to be compiled, but not loading the weights.
+
+    Args:
+        model_name: Name of the model.
+        data: Suite file, or folder of tasks.
+        rounds: Number of timed runs of each side, in alternation.
+    """
+    import mteb
+    from sentence_transformers import SentenceTransformer
+
+    tasks, _ = read_suite(data)
+    model = load.load(model_name)
+    peer = SentenceTransformer(str(load.resolve_folder(model_name)), device="cpu")
+    peer.max_seq_length = model.max_length
+    scores: dict[str, dict[str, float]] = {}
+    texts: dict[str, int] = {}  # that each side encodes
+
+    def run_ours():
+        embedder, count = Embedder(model, allow_empty=True), 0
+
+        def embed_and_count(batch, role):
+            nonlocal count
+            count += len(batch)
+            return embedder(batch, role)
+
+        embed = cache_vectors(embed_and_count, by_role=depends_on_role(embedder))
+        evaluators = {task.name: task.build(model.similarity) for task in tasks}
+        results = score_suite(evaluators, embed, _report)
+        scores["ours"] = {name: s["main_score"] for name, s in results.items()}
+        texts["ours"] = count
+
+    # mteb gives the texts of a task to sentence-transformers' encode.
+    def run_theirs():
+        encode, count = peer.encode, 0
+
+        def encode_and_count(batch, **options):
+            nonlocal count
+            count += len(batch)
+            return encode(batch, **options)
+
+        peer.encode = encode_and_count
+        mteb_tasks = [make_mteb_task(t.task, t.name, **t.arguments) for t in tasks]
+        options = {"encode_kwargs": {"batch_size": 32}, "show_progress_bar": False}
+        results = mteb.evaluate(
+            peer, mteb_tasks, cache=None, co2_tracker=False, **options
+        )
+        scores["theirs"] = {
+            result.task_name: 100 * float(result.get_score())
+            for result in results.task_results
+        }
+        peer.encode, texts["theirs"] = encode, count
+
+    sides = {"ours": run_ours, "theirs": run_theirs}
+    # In alternation, so that both run under the same conditions.
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+            cli.log(f"{name}: {seconds[name][-1]:.1f} s")
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    differences = [
+        abs(scores["ours"][name] - scores["theirs"][name]) for name in scores["ours"]
+    ]
+    return {
+        "seconds": medians,
+        "ratio": medians["theirs"] / medians["ours"],
+        "rounds": rounds,
+        "texts": texts,
+        "scores": scores,
+        "largest_difference": float(np.max(differences)),
+    }
+
+
+def _report(name: str, scores, seconds: float) -> None:
+    cli.log(f"  {name}: {scores.get('main_score', scores)} ({seconds:.1f} s)")

@@ -1,0 +1,107 @@
+"""launch.evaluate on several tasks and against other models."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+import pytrec_eval
+
+from research.interop.sentence_transformers.write import export
+from tests.tiny_models import TEXTS, make_model
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two tiny models, and a folder with an STS file and a BEIR folder."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    export(make_model(), folder / "one")
+    other = make_model()
+    params = jax.tree.map(lambda x: x + 0.1 * (x - x.mean()) ** 2, other.params)
+    export(other._replace(params=params), folder / "two")
+    data = folder / "data"
+    (data / "search" / "qrels").mkdir(parents=True)
+    pairs = [
+        {"sentence1": a, "sentence2": b, "score": (i * j) % 7 / 2}
+        for i, a in enumerate(TEXTS)
+        for j, b in enumerate(TEXTS)
+    ]
+    corpus = [{"_id": f"d{i}", "text": text} for i, text in enumerate(TEXTS)]
+    queries = [{"_id": f"q{i}", "text": text[:5]} for i, text in enumerate(TEXTS)]
+    for name, rows in (
+        ("pairs.jsonl", pairs),
+        ("search/corpus.jsonl", corpus),
+        ("search/queries.jsonl", queries),
+    ):
+        (data / name).write_text("\n".join(map(json.dumps, rows)) + "\n")
+    lines = [f"q{i}\td{i}\t1\n" for i in range(len(TEXTS))]
+    (data / "search" / "qrels" / "test.tsv").write_text("".join(lines))
+    return folder
+
+
+def evaluate(folder, *flags, model="one"):
+    """The JSON and the messages of a command."""
+    command = (sys.executable, "-m", "launch.evaluate", f"--model={folder / model}")
+    environ = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        (*command, *flags), cwd=ROOT, env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def test_models_are_compared_and_what_single_items_score_is_written(folder, tmp_path):
+    data = f"--data={folder / 'data' / 'search'}"
+    flags = ("--task=retrieval", data, f"--scores={tmp_path / 'one.tsv'}")
+    result, text = evaluate(
+        *(folder, *flags, f"--run={tmp_path / 'one.trec'}"),
+        *(f"--against={folder / 'two'}", f"--against={folder / 'one'}"),
+    )
+    other, same = result["against"]
+    assert other["difference"] == pytest.approx(
+        result["main_score"] - other["main_score"]
+    )
+    assert same["difference"] == 0 and same["p_t_test"] == same["p_bonferroni"] == 1
+    assert "95 % interval" in text and str(folder / "two") in text
+    # The run gives trec_eval the scores of the file.
+    run = pytrec_eval.parse_run((tmp_path / "one.trec").open())
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(len(TEXTS))}
+    judged = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10"}).evaluate(run)
+    lines = (tmp_path / "one.tsv").read_text().splitlines()
+    assert lines[0] == "id\tscore"
+    for name, score in (line.split("\t") for line in lines[1:]):
+        assert float(score) == pytest.approx(100 * judged[name]["ndcg_cut_10"])
+    # The file stands for the model.
+    flags = ("--task=retrieval", data, f"--against={tmp_path / 'one.tsv'}")
+    result, _ = evaluate(folder, *flags, model="two")
+    (record,) = result["against"]
+    assert record["difference"] == pytest.approx(-other["difference"])
+
+
+def test_a_suite_and_its_tasks_in_mteb_have_the_same_scores(folder, tmp_path):
+    pytest.importorskip("mteb")
+    flags = (f"--data={folder / 'data'}", f"--output={tmp_path}")
+    result, text = evaluate(
+        folder, "--task=suite", *flags, f"--against={folder / 'two'}"
+    )
+    scores = {name: task["main_score"] for name, task in result["tasks"].items()}
+    assert set(scores) == {"pairs", "search"} == set(result["against"][0]["p"])
+    assert result["types"] == {"STS": scores["pairs"], "Retrieval": scores["search"]}
+    ranks = sorted([result["borda_rank"], result["against"][0]["borda_rank"]])
+    assert ranks in ([1, 1], [1, 2])
+    table = (tmp_path / "suite.md").read_text()
+    assert "mean over types" in table and table.strip() in text
+    assert json.loads((tmp_path / "suite.json").read_text()) == result
+    # The same files through mteb, whose scores have six digits.
+    by_mteb, _ = evaluate(folder, "--task=mteb", *flags, "--depth=1")
+    again, _ = evaluate(folder, "--task=mteb", *flags)
+    assert again["tasks"] == pytest.approx(scores, abs=5e-3)
+    assert again["revision"] == by_mteb["revision"] and by_mteb["tasks"] != scores
+    results = tmp_path / "mteb" / "results" / "embax__one" / again["revision"]
+    for path in (results, results / "experiments" / "depth_1"):
+        assert (path / "search.json").exists() and (path / "model_meta.json").exists()
