@@ -96,7 +96,7 @@ def test_sentences_and_groups_of_documents():
 
 def test_the_table_and_the_picture_show_the_slopes(tmp_path):
     group = measure_sentence_importance(weighted(lambda *_: 1.0), documents())
-    record = {"groups": {"5-14": {"truncated": 0.1, **group}}, "left_out": {}}
+    record = {"groups": {"5-14": {"too_long": 0.1, **group}}}
     _, written, shuffled = list_sentence_importance(record)
     assert written[:3] == ["5-14", "30", "as written"] and written[-1] == "10 %"
     assert f"{group['shuffled']['slope']:+.3f}" in shuffled[3]

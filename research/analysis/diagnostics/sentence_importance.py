@@ -26,9 +26,9 @@ from research.types import EmbedFn
 # begins.
 GROUPS = (5, 15, 25, 35, 45, 55, 65)
 BINS = 10  # of positions, in the figure
-# A group is left out if more of its documents than this are longer than the model's
-# maximum length.
-MAX_TRUNCATED = 0.5
+# Documents that are drawn for each one that is needed; those that are too long for the
+# model are left out.
+SPARE = 5
 VARIANTS = {"as_written": "as written", "shuffled": "sentences shuffled"}
 
 
@@ -83,33 +83,36 @@ def report_sentence_importance(
         documents: Largest number of documents in each group.
 
     Returns:
-        The record of `measure_sentence_importance`, with "summary", the slopes
-        {number of sentences: {variant: slope}}.
+        {"groups": {number of sentences: record of `measure_sentence_importance`, with
+        "too_long", the share of documents that were left out because the model would
+        truncate them}}, with "summary", the slopes {number of sentences: {variant:
+        slope}}.
 
     Raises:
         ValueError: The corpus gives no group of documents that fit the model.
     """
     # Each group is measured by itself: importances shrink with more sentences.
-    groups = split_groups(inputs.list_texts(), documents, inputs.seed)
+    groups = split_groups(inputs.list_texts(), SPARE * documents, inputs.seed)
     room, tokenizer = inputs.document_room(), inputs.model.tokenizer
-    record: dict[str, Any] = {"groups": {}, "left_out": {}}
+    record: dict[str, Any] = {"groups": {}}
     for name, members in groups.items():
+        # The end of a truncated document would have no importance at all.
         texts = [" ".join(sentences) for sentences in members]
         encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-        lengths = [len(encoding.ids) for encoding in encodings]
-        truncated = float(np.mean(np.array(lengths) > room))
-        # The end of a truncated document has no importance at all.
-        if truncated > MAX_TRUNCATED:
-            record["left_out"][name] = truncated
+        fits = [len(encoding.ids) <= room for encoding in encodings]
+        complete = [
+            d for d, is_complete in zip(members, fits, strict=True) if is_complete
+        ]
+        if len(complete) < MIN_DOCUMENTS:
             continue
         result = measure_sentence_importance(
-            inputs.make_embedder(), members, seed=inputs.seed
+            inputs.make_embedder(), complete[:documents], seed=inputs.seed
         )
-        record["groups"][name] = {"truncated": truncated, **result}
+        record["groups"][name] = {"too_long": 1 - float(np.mean(fits)), **result}
     if not record["groups"]:
         raise ValueError(
-            f"most documents of {GROUPS[0]} sentences or more are longer than the "
-            f"model's {room} tokens: give a corpus with shorter sentences"
+            f"fewer than {MIN_DOCUMENTS} documents of {GROUPS[0]} sentences or more "
+            f"fit into the model's {room} tokens: give a corpus with shorter sentences"
         )
     summary = {
         name: {variant: group[variant]["slope"] for variant in VARIANTS}
@@ -210,7 +213,7 @@ def measure_sentence_importance(
 
 def list_sentence_importance(record: Mapping[str, Any]) -> list[list[str]]:
     """The rows of the report's table: a slope for each group and variant."""
-    header = ["sentences", "documents", "order", "slope", "p", "R^2", "truncated"]
+    header = ["sentences", "documents", "order", "slope", "p", "R^2", "too long"]
     # Two rows for each group, with the 95 % interval of the slope.
     rows = []
     for name, group in record["groups"].items():
@@ -218,7 +221,7 @@ def list_sentence_importance(record: Mapping[str, Any]) -> list[list[str]]:
             fit = group[variant]
             slope = f"{fit['slope']:+.3f} ± {1.96 * fit['slope_error']:.3f}"
             cells = [slope, f"{fit['p']:.2g}", f"{fit['r2']:.3f}"]
-            share = f"{100 * group['truncated']:.0f} %"
+            share = f"{100 * group['too_long']:.0f} %"
             rows.append([name, str(group["documents"]), label, *cells, share])
     return [header, *rows]
 
