@@ -114,7 +114,7 @@ def _write(name: str, report: Report, record) -> None:
     """Writes a report's table, record and picture, and shows the table."""
     folder = Path(OUTPUT.value)
     title = f"{report.heading}: {Path(options.MODEL.value.split(':')[-1]).name}"
-    if CORPUS.value is not None:
+    if CORPUS.value is not None and report.uses_corpus:
         title += f" on {Path(CORPUS.value).name}"
     header, *rows = report.make_rows(record)
     page = markdown_page(title, header, rows)

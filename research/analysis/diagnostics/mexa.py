@@ -17,7 +17,11 @@ from research.types import EmbedFn
 
 
 def report_mexa(
-    inputs: DiagnosticInputs, *, data: str, sentences: int = 100
+    inputs: DiagnosticInputs,
+    *,
+    data: str,
+    sentences: int = 100,
+    retrieval: int = 900,
 ) -> dict[str, Any]:
     """MEXA by depth and language, and its correlation with bitext retrieval.
 
@@ -26,8 +30,9 @@ def report_mexa(
     Args:
         inputs: The model.
         data: Files of translations, as in `read_languages`.
-        sentences: Number of sentences, the first ones of each file, for MEXA. The
-            other ones, if there are as many, are the retrieval task.
+        sentences: Number of sentences, the first ones of each file, for MEXA.
+        retrieval: Number of the sentences after them that are the retrieval task; 0
+            for no such task.
 
     Returns:
         The record of `measure_mexa`, with "summary", MEXA at its best depth {language:
@@ -36,7 +41,11 @@ def report_mexa(
     Raises:
         FileNotFoundError, ValueError: A file is missing or malformed.
     """
-    pairs = read_languages(data)
+    last = sentences + max(0, retrieval)
+    pairs = {
+        name: (first[:last], second[:last])
+        for name, (first, second) in read_languages(data).items()
+    }
     record = measure_mexa(inputs.make_depth_embedder(), pairs, sentences)
     best = {name: max(values) for name, values in record["mexa"].items()}
     summary = {"best_depth": best, "correlation": record["correlation"]}
@@ -79,7 +88,7 @@ def measure_mexa(
                 score_translations(y[:sentences, k], x[:sentences, k])
                 for k in range(x.shape[1])
             ]
-            # The retrieval task has sentences of its own.
+            # The retrieval task has sentences of its own, as many as MEXA or more.
             if len(first) >= 2 * sentences:
                 a, b = (l2_normalize_rows(v[sentences:, -1]) for v in (x, y))
                 hits = np.argmax(a @ b.T, 1) == np.arange(len(a))
@@ -127,17 +136,15 @@ def plot_mexa(record: Mapping[str, Any], title: str, path: Path) -> None:
         for language, values in record["mexa"].items():
             style = {"marker": "o", "ms": 3, "color": colors[language]}
             by_depth.plot(range(len(values)), values, label=language, **style)
-        by_depth.set(xlabel="depth (0: embedding layer)", ylabel="MEXA", ylim=(0, 1))
+        by_depth.set(xlabel="depth (0: embedding layer)", ylabel="MEXA", ylim=(0, None))
         by_depth.legend(fontsize="small")
         by_depth.grid(alpha=0.3)
         if not record["retrieval"]:
             return
-        # A point for each language, with its name.
+        # A point for each language, in the color of its curve.
         for language, score in record["retrieval"].items():
             mean = np.mean(record["mexa"][language])
             panels[0, 1].plot(mean, score, "o", color=colors[language])
-            offset = {"xytext": (4, 3), "textcoords": "offset points"}
-            panels[0, 1].annotate(language, (mean, score), fontsize="small", **offset)
         panels[0, 1].set(xlabel="MEXA, mean of depths", ylabel="accuracy")
         heading = "Retrieval of translations"
         if record["correlation"]:
