@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from launch.bench.timing import compare_turns
+from research.inference.batching import choose_batch_sizes, group_by_length
 from research.inference.embedder import Embedder
 from research.interop import load
 
@@ -122,10 +123,34 @@ def compare_encoding(
     result = compare_turns(run_ours, run_theirs, rounds)
     rates = {side: len(texts) / s for side, s in result["seconds"].items()}
     difference = np.abs(vectors["ours"] - vectors["theirs"]).max()
+    rows = embed.tokenize(texts, "document").rows[0].token_ids
+    lengths = np.array([len(row) for row in rows])
     return {
         "texts": len(texts),
         "texts_per_second": rates,
+        "tokens_in_batches": count_padded_tokens(
+            lengths, model.config.max_len, batch_size
+        ),
         "largest_difference": float(difference),
         "torch_threads": torch.get_num_threads(),
         **result,
     }
+
+
+def count_padded_tokens(
+    lengths: np.ndarray, max_length: int, batch_size: int
+) -> dict[str, int]:
+    """Tokens of texts, and with the padding of each library's batches on a CPU.
+
+    Args:
+        lengths: [N] number of tokens of each text.
+        max_length: Maximum length of a row.
+        batch_size: Batch size of sentence-transformers, which sorts texts by length and
+            pads each batch to its longest one.
+    """
+    sizes = choose_batch_sizes(max_length, None, None)
+    ours = sum(rows * length for _, rows, length in group_by_length(lengths, sizes))
+    descending = np.sort(lengths)[::-1]
+    starts = range(0, len(lengths), batch_size)
+    theirs = sum(descending[i] * len(descending[i : i + batch_size]) for i in starts)
+    return {"texts": int(lengths.sum()), "ours": int(ours), "theirs": int(theirs)}
