@@ -8,7 +8,7 @@ from typing import Any
 BOUNDS = {
     "above 0": """
         temperature kl_temperature cosent.scale angle.scale angle_triplets.scale eps
-        limit.queries limit.widths
+        limit.queries limit.widths sticky_tokens.pairs
         norm_eps rope_theta score_range count rank clusters heads latents mult patterns
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
         samples_per_label experiments repetitions texts_per_repetition

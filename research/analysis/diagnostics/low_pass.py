@@ -162,13 +162,17 @@ def measure_low_pass(
 def list_low_pass(record: Mapping[str, Any]) -> list[list[str]]:
     """The rows of the report's table: means over blocks, by length."""
     header = ["", "model", *(f"{length} tokens" for length in record["lengths"])]
-    names = {"gain": "filter gain", "states": "high frequencies after the last block"}
+    names = {
+        "gain": "filter gain, mean of blocks",
+        "output": "high frequencies of attention's output, mean of blocks",
+        "states": "high frequencies of states, mean of depths",
+    }
     # A row per measure and model.
     rows = []
     for name, title in names.items():
         for label, values in record["models"].items():
-            cells = [np.mean(v) if name == "gain" else v[-1] for v in values[name]]
-            rows.append([title, label, *(f"{cell:.3f}" for cell in cells)])
+            cells = [f"{np.mean(by_depth):.3f}" for by_depth in values[name]]
+            rows.append([title, label, *cells])
     return [header, *rows]
 
 

@@ -36,6 +36,7 @@ SCORE_PAIRS, CHECK_PAIRS = 5, 250  # pairs of sentences of the two phases
 POOL_PAIRS = 1000  # pairs from which both are drawn, spread over the similarities
 SHORTLIST = 0.02  # share of the tokens that are checked
 STRONG, WEAK = 1 - 1 / (3 * np.e), 1 - 1 / np.e  # thresholds of the check
+REFERENCE_TOKENS = 2000  # at least, for the mean cosine of all
 TOKENS_PER_CALL = 16
 SHOWN = 25  # tokens in the figure
 
@@ -47,10 +48,11 @@ def report_sticky_tokens(
     tokens: int = 400,
     words: tuple[str, ...] = (),
     sentences: int = 1000,
+    pairs: int = CHECK_PAIRS,
 ) -> dict[str, Any]:
     """Tokens of the vocabulary that pull sentences together.
 
-    The cost is about 120 texts for a token and 6,000 for one of the shortlist.
+    The cost is 121 texts for a token, and 24 times `pairs` for one of the shortlist.
 
     Args:
         inputs: The model, and the texts if there is no `data`.
@@ -59,6 +61,7 @@ def report_sticky_tokens(
         tokens: Number of tokens of the vocabulary, drawn at random; 0 for all.
         words: Texts of further tokens, which are always checked.
         sentences: Number of sentences, drawn at random.
+        pairs: Number of pairs of sentences on which the shortlist is checked.
 
     Returns:
         The record of `measure_sticky_tokens`, with "vocabulary", the number of tokens
@@ -79,15 +82,18 @@ def report_sticky_tokens(
     vocabulary = [token.text for token in list_reachable_tokens(inputs.model.tokenizer)]
     if unknown := sorted(set(words) - set(vocabulary)):
         raise ValueError(f"{unknown[0]!r} is not the text of a token of this model")
-    candidates = vocabulary
-    if 0 < tokens < len(vocabulary):
-        candidates = [vocabulary[i] for i in rng.permutation(len(vocabulary))[:tokens]]
+    count = len(vocabulary)
+    order = [vocabulary[i] for i in rng.permutation(count)]
+    candidates = order[: tokens or count]
+    # A sample gives the reference level of a sample.
+    reference = order[: max(tokens, REFERENCE_TOKENS) if tokens else count]
     record = measure_sticky_tokens(
         inputs.make_embedder(),
         sample,
-        vocabulary,
+        reference,
         candidates,
         words,
+        check_pairs=pairs,
         seed=inputs.seed,
     )
     # The tokens of each label, by falling share.
@@ -96,7 +102,7 @@ def report_sticky_tokens(
         label: {row["token"]: row["p"] for row in checked if row["label"] == label}
         for label in ("strong", "weak")
     }
-    return {"summary": summary, "vocabulary": len(vocabulary), **record}
+    return {"summary": summary, "vocabulary": count, **record}
 
 
 def measure_sticky_tokens(
