@@ -3,12 +3,14 @@ import math
 
 import pytest
 
+from research.analysis.diagnostics.reports import REPORTS
 from research.config_bounds import BOUND_OF
 from research.config_sections import bind, check_type, parse_section
 from research.experiment.config_keys import GROUP_TABLES, SECTION_TABLES
 
 TABLES = SECTION_TABLES | GROUP_TABLES
 FUNCTIONS = [(n, f) for table in TABLES.values() for n, f in table.items()]
+FUNCTIONS += [(name, report.measure) for name, report in REPORTS.items()]
 
 
 def test_every_bound_is_that_of_an_argument_and_fits_the_defaults():

@@ -18,7 +18,6 @@ from research.analysis.diagnostics.inputs import DiagnosticInputs
 from research.analysis.diagnostics.panels import PANEL_HEIGHT, PANEL_WIDTH
 from research.eval.bias.documents import MIN_DOCUMENTS, check_count
 from research.eval.figures import figure
-from research.progress import show_progress
 from research.text.chunk_rows import SENTENCE_END
 from research.types import EmbedFn
 
@@ -196,8 +195,7 @@ def measure_sentence_importance(
     shuffled = [[d[i] for i in rng.permutation(len(d))] for d in documents]
     # One call for all sentences: {sentence: vector [D]}.
     sentences = list(dict.fromkeys(s for document in documents for s in document))
-    with show_progress(f"embedding {len(sentences):,} sentences"):
-        table = dict(zip(sentences, embed(sentences, "document"), strict=True))
+    table = dict(zip(sentences, embed(sentences, "document"), strict=True))
     counts = [len(document) for document in documents]
     record = {"documents": len(documents), "sentences": float(np.mean(counts))}
     # A document's vector is that of its text, and regressed on those of its sentences.
