@@ -167,9 +167,13 @@ def plot_outliers(record: Mapping[str, Any], title: str, path: Path) -> None:
     """Plots the mean state where most dimensions are outliers, cosines and scores."""
     depths, deviations = record["depths"], np.array(record["deviations"])
     shown_depth, tasks = record["deviations_depth"], record["scores"]
-    size = (2 + len(tasks)) * PANEL_WIDTH, 0.6 + PANEL_HEIGHT
-    with figure(path, size, columns=2 + len(tasks), title=title) as (_, row):
-        dims, *others = row
+    rows = -(-(2 + len(tasks)) // 2)
+    size = 2 * PANEL_WIDTH, 0.6 + rows * PANEL_HEIGHT
+    layout = {"rows": rows, "columns": 2, "squeeze": False}
+    with figure(path, size, title=title, **layout) as (_, grid):
+        dims, *depth_axes = grid.flat
+        for axes in depth_axes[1 + len(tasks) :]:
+            axes.set_visible(False)
         # Left: every dimension, with the limits and the names of the outliers.
         dims.vlines(np.arange(len(deviations)), 0, deviations, lw=0.7)
         for sign in (-1, 1):
@@ -182,14 +186,14 @@ def plot_outliers(record: Mapping[str, Any], title: str, path: Path) -> None:
         dims.set(ylabel="standard deviations")
         dims.grid(alpha=0.3)
         # Then mean cosines by depth, and the scores of each task.
-        panels = {"mean cosine of texts": [record[name] for name in CURVES]}
+        panels = {"mean cosine": [record[name] for name in CURVES]}
         panels |= {f"{task}, %": list(part.values()) for task, part in tasks.items()}
-        for axes, (label, curves) in zip(others, panels.items(), strict=True):
+        for axes, (label, curves) in zip(depth_axes, panels.items(), strict=False):
             styles = zip(curves, CURVES.values(), ("-", "-", "--"), strict=True)
             for values, name, line in styles:
                 axes.plot(depths, values, marker="o", ms=4, ls=line, label=name)
             axes.set(xlabel="depth (0: embedding layer)", ylabel=label)
-            axes.set(title=label.split(",")[0].capitalize())
+            axes.set(title=f"{label.split(',')[0]} by depth")
             axes.set_xticks([depths[i] for i in tick_indices(len(depths))])
             axes.legend()
             axes.grid(alpha=0.3)

@@ -64,7 +64,8 @@ def plot_by_depth(
             if axes.get_legend_handles_labels()[0]:
                 axes.legend()
             axes.grid(alpha=0.3)
-        for axes in grid[-1]:
+        # The label stands below the last panel of each column
+        for axes in grid.flat[max(0, len(panels) - columns) : len(panels)]:
             axes.set(xlabel="depth (0: embedding layer)")
 
 
