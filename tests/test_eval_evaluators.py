@@ -328,6 +328,9 @@ def test_sizes_are_scored_from_one_pass(sts_file):
     main = [result["main_score"] for result in main]
     assert [scores["1x4"], scores["1x3"], scores["3x4"]] == pytest.approx(main)
     assert scores["size_mean"] == pytest.approx(np.mean(main))
+    # A measure without a main score has no sizes
+    options = {"sizes": sizes, "depths": (1, 3)}
+    assert score_sizes(lambda embed: {"rank": 2.0}, every, **options) == {"rank": 2.0}
 
 
 def test_a_grid_of_one_cell_is_drawn(tmp_path):

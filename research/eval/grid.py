@@ -90,19 +90,20 @@ def score_sizes(
         normalize: As in `score_grid`.
 
     Returns:
-        The evaluator's scores at full size, and "3x64" for the main score of a size
-        (3, 64); "size_mean" is the mean of the main scores of the sizes.
+        The evaluator's scores at full size and, if it has a main score, "3x64" for that
+        of a size (3, 64) and "size_mean" for the mean over the sizes.
     """
     vectors = DepthVectors(embed_all_depths, len(depths), normalize)
+    full = evaluator(vectors.truncate(len(depths) - 1, None))
+    if "main_score" not in full:  # measures that have no best value
+        return dict(full)
     main_scores = {
         f"{depth}x{dim}": float(
             evaluator(vectors.truncate(depths.index(depth), dim))["main_score"]
         )
         for depth, dim in sizes
     }
-    full = evaluator(vectors.truncate(len(depths) - 1, None))
-    mean = statistics.fmean(main_scores.values())
-    return {**full, **main_scores, "size_mean": mean}
+    return {**full, **main_scores, "size_mean": statistics.fmean(main_scores.values())}
 
 
 def score_grid(
