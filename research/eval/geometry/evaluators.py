@@ -133,9 +133,8 @@ def token_geometry(
 
     Raises:
         FileNotFoundError: The file is missing.
-        ValueError: There are too few texts, or the share is none.
+        ValueError: There are too few texts.
     """
-    check_share(mask_share)
     sample = sample_corpus(data, texts, seed)
 
     def evaluate(
@@ -215,14 +214,6 @@ def measure_vectors(x: np.ndarray) -> dict[str, float]:
     """The VECTOR_MEASURES of vectors [N, D], which are scaled to length 1 first."""
     x = l2_normalize_rows(np.asarray(x, np.float64))
     return {name: measure(x) for name, measure in VECTOR_MEASURES.items()}
-
-
-def check_share(mask_share: float) -> None:
-    """Raises ValueError for a share of masked tokens outside [0, 1)."""
-    if not 0 <= mask_share < 1:
-        raise ValueError(
-            f"mask_share is {mask_share}; it should be at least 0 and below 1"
-        )
 
 
 def sample_corpus(data: str, count: int, seed: int) -> list[str]:
