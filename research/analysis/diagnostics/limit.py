@@ -10,7 +10,7 @@ from research.analysis.diagnostics.free_embeddings import (
     find_critical_count,
     predict_critical_count,
 )
-from research.analysis.diagnostics.inputs import DiagnosticInputs
+from research.analysis.diagnostics.inputs import DiagnosticInputs, name_data
 from research.analysis.diagnostics.panels import PANEL_HEIGHT, PANEL_WIDTH
 from research.analysis.diagnostics.redundancy import (
     VectorCache,
@@ -80,6 +80,7 @@ def report_limit(
     }
     return {
         "summary": {**scores[-1], "critical": critical},
+        **({"data": name_data(attributes)} if attributes else {}),
         "documents": documents,
         "dims": dims,
         "scores": [dict(cell) for cell in scores],
