@@ -227,8 +227,11 @@ def _read_partners(path: Path) -> Iterator[dict]:
             for first, second in (pair, pair[::-1]):
                 partners[first].append((second, row["score"]))
     for sentence, graded in partners.items():
+        # The vectors of a text that occurs twice differ in sentence-transformers by
+        # rounding, which breaks ties: each partner is used once.
+        graded = dict(graded)
         if len(graded) >= MIN_PARTNERS:
-            texts, grades = zip(*graded, strict=True)
+            texts, grades = zip(*graded.items(), strict=True)
             yield {
                 "text": sentence,
                 "human_summaries": [sentence],
