@@ -206,9 +206,9 @@ def main():
 def _evaluate_several() -> dict:
     """Scores the tasks of a suite, or of mteb; writes a table and a figure."""
     # Of the tasks' flags, they have the data and the names.
-    known = {"suite": (DATA, SIMILARITY), "mteb": (DATA, TASKS)}[TASK.value]
+    known = {"suite": ("data", "similarity"), "mteb": ("data", "tasks")}[TASK.value]
     for flag in (*TASK_FLAGS, SIMILARITY):
-        if flags.FLAGS[flag.name].present and flag not in known:
+        if flags.FLAGS[flag.name].present and flag.name not in known:
             raise ValueError(
                 f"--{flag.name}={flag.value} does not go with --task={TASK.value}"
             )
