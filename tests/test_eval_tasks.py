@@ -193,7 +193,8 @@ def test_clusters_of_several_levels_are_averaged(tmp_path):
     ]
     del rows[7]["labels"][1]  # it does not count at the second level
     path = write_rows(tmp_path / "test.jsonl", rows)
-    scores = clustering(data=path, texts_per_repetition=50)(embed_toy)
+    evaluator = clustering(data=path, texts_per_repetition=50, repetitions=2)
+    scores = evaluator(embed_toy)
     assert len(scores["levels"]) == 2
     assert np.mean(scores["levels"]) == pytest.approx(scores["main_score"])
     assert scores["levels"][0] != scores["levels"][1]

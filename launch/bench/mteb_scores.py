@@ -24,6 +24,7 @@ from research.atomic_write import atomic_write, write_json
 from research.data.files import read_beir, read_records
 from research.eval.bm25 import bm25
 from research.eval.evaluators import EVALS
+from research.eval.suites.tasks import cache_vectors, depends_on_role
 from research.eval.tables import markdown_table
 from research.inference.embedder import Embedder
 from research.interop import load
@@ -104,7 +105,12 @@ def load_embedders(model: str) -> tuple[EmbedFn, EmbedFn]:
             show_progress_bar=False,
         )
 
-    return Embedder(ours, allow_empty=True), embed
+    # Sets share texts.
+    embedder = Embedder(ours, allow_empty=True)
+    by_role = depends_on_role(embedder)
+    return cache_vectors(embedder, by_role=by_role), cache_vectors(
+        embed, by_role=by_role
+    )
 
 
 def score_set(task_set: Set, name: str, embed: EmbedFn, peer: EmbedFn) -> dict:
@@ -195,6 +201,17 @@ def _mark_entailment(path: Path, folder: Path) -> None:
     _write_rows(folder / "test.jsonl.gz", pairs)
 
 
+def _mark_paraphrases(path: Path, folder: Path) -> None:
+    """The pairs of STS-B's test set, labeled 1 if their score is 4 or more."""
+    rows = (r for _, r in read_records(path / "test.jsonl.gz"))
+    pairs = (
+        {name: r[name] for name in ("sentence1", "sentence2")}
+        | {"label": int(r["score"] >= 4)}
+        for r in rows
+    )
+    _write_rows(folder / "test.jsonl.gz", pairs)
+
+
 def _rank_candidates(path: Path, folder: Path) -> None:
     """The relevant documents of each query, and the best of BM25."""
     corpus, queries, qrels, *_ = read_beir(path, "test")
@@ -250,7 +267,8 @@ SETS = {
     "trec_both": Set("multilabel", "trec", _join_labels),
     "banking77_clusters": Set("clustering", "banking77"),
     "trec_clusters": Set("clustering", "trec", _join_labels),
-    "clinc150_sets": Set("clustering", "clinc150", _group_texts),
+    "banking77_sets": Set("clustering", "banking77", _group_texts),
+    "stsb_pairs": Set("pair_classification", "stsb", _mark_paraphrases),
     "snli": Set("pair_classification", "nli/labelled_pairs.jsonl.gz", _mark_entailment),
     "tatoeba": Set("bitext_mining", "tatoeba"),
     "squad": Set("retrieval", "squad_retrieval"),
