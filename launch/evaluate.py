@@ -226,7 +226,8 @@ def _evaluate_several() -> dict:
         )
     # The table also goes to the terminal.
     source = evaluate_mteb.BENCHMARK.value or Path(DATA.value or "").name
-    title = " ".join(filter(None, [TASK.value, source]))
+    name = Path(options.MODEL.value).name
+    title = " ".join(filter(None, [f"{name}: {TASK.value}", source]))
     cli.log(f"\n{table.format_markdown(scores, title)}")
     formats = table.format_markdown, table.plot_suite
     return _write(TASK.value, title, scores, record, *formats)
