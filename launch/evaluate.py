@@ -136,6 +136,7 @@ cli.group_flags("Task", TASK, DATA, SPLIT, LABEL, SIMILARITY)
 cli.group_flags("Search", METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, VECTORS)
 cli.group_flags("Tasks longembed and mteb", TASKS, LENGTHS, TEXT)
 cli.group_flags("Tasks longembed and mteb", evaluate_mteb.BENCHMARK)
+cli.group_flags("Comparison", against.AGAINST, against.SCORES, against.RUN)
 cli.group_flags("Output", GRID, SAMPLES, OUTPUT)
 for module in (against, evaluate_mteb):
     flags.adopt_module_key_flags(module)

@@ -1,6 +1,7 @@
 """Error rates of `significance`: false positives, and power for a known difference."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import scipy
@@ -13,12 +14,14 @@ from research.inference.embedder import Embedder
 from research.interop import load
 from research.types import ItemValues
 
+# Number of values of the truncated model, by task, for a gap of a few points.
+DIMS = {"retrieval": 256, "sts": 64}
 COUNTS = (50, 200)  # of resampled items
 TRIALS = 400
 RESAMPLES = 499
 
 
-def measure_error_rates(model_name: str, data: str, dim: int = 64) -> dict:
+def measure_error_rates(model_name: str, data: str) -> dict:
     """Rates at which a model and its truncation are called different, on real tasks.
 
     Items are drawn with replacement from those of a task. Without a difference: for
@@ -29,7 +32,6 @@ def measure_error_rates(model_name: str, data: str, dim: int = 64) -> dict:
     Args:
         model_name: Name of the model.
         data: Folder with squad_retrieval/ and stsb/.
-        dim: Number of values of the truncation.
 
     Returns:
         {task: [{"items", "false_positives", "power"}, ...]}, shares of TRIALS with p
@@ -38,22 +40,24 @@ def measure_error_rates(model_name: str, data: str, dim: int = 64) -> dict:
     embedder = Embedder(load.load(model_name), allow_empty=True)
     embed = cache_vectors(embedder, by_role=depends_on_role(embedder))
 
-    def embed_truncated(texts, role):
-        return embed(texts, role)[:, :dim]  # cosines do not depend on the norm
-
     evaluators = {
         "retrieval": EVALS["retrieval"](data=f"{data}/squad_retrieval"),
         "sts": EVALS["sts"](data=f"{data}/stsb/test.jsonl.gz"),
     }
+
+    def embed_truncated(dim, texts, role):
+        return embed(texts, role)[:, :dim]  # cosines do not depend on the norm
+
     # Both models are embedded once; the trials resample their items.
     rates, gaps = {}, {}
     for task, evaluate in evaluators.items():
-        scores = [evaluate(function) for function in (embed, embed_truncated)]
+        sides = embed, partial(embed_truncated, DIMS[task])
+        scores = [evaluate(side) for side in sides]
         gaps[task] = scores[0]["main_score"] - scores[1]["main_score"]
         items = [score.item_values for score in scores]
         rates[task] = [_measure_rates(items, count) for count in COUNTS]
         cli.log(f"{task}: a gap of {gaps[task]:.2f}: {rates[task]}")
-    return {"trials": TRIALS, "dim": dim, "gaps": gaps, "rates": rates}
+    return {"trials": TRIALS, "dims": DIMS, "gaps": gaps, "rates": rates}
 
 
 def _measure_rates(items: Sequence[ItemValues], count: int) -> dict:
