@@ -41,7 +41,6 @@ Measures = Mapping[str, Callable[[np.ndarray], float]]
 # {name: measure of the unit vectors [N, D] of texts}
 VECTOR_MEASURES: Measures = {
     "mean_cosine": mean_cosine,
-    "centered_mean_cosine": lambda x: mean_cosine(center_rows(x)),
     "svd_anisotropy": svd_anisotropy,
     "isoscore": isoscore,
     "partition_score": partition_score,
