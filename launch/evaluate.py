@@ -40,7 +40,10 @@ from research.types import ModelEvaluator
 # Tasks that are made of several, with a table of their own.
 SUITES = ("suite", "mteb")
 # Tasks without a main score of embeddings.
-NO_GRID = ("perplexity", "geometry", "token_geometry")
+NO_GRID = (
+    *("perplexity", "geometry", "token_geometry"),
+    *("positional_bias", "length_collapse"),
+)
 # The task and its data.
 TASK = flags.DEFINE_enum(
     "task", None, [*EVALS, *SUITES], "The task that is scored.", required=True

@@ -8,7 +8,6 @@ two levels, entailment, candidates of BM25, sentences with graded partners.
 """
 
 import gzip
-import json
 import os
 import tempfile
 from collections import defaultdict
@@ -20,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from launch import main as cli
-from research.atomic_write import atomic_write, write_json
+from research.atomic_write import atomic_write, read_json, to_json, write_json
 from research.data.files import read_beir, read_records
 from research.eval.bm25 import bm25
 from research.eval.evaluators import EVALS
@@ -79,7 +78,7 @@ def main():
             if not file.exists():
                 embedders = embedders or load_embedders(model)
                 write_json(file, score_set(SETS[name], name, *embedders))
-            record = json.loads(file.read_text())
+            record = read_json(file)
             scores[model, name] = record["ours"], record["mteb"]
             ours, theirs = scores[model, name]
             cli.log(f"{model} {name}: ours {ours:.4f}, mteb {theirs:.4f}")
@@ -170,7 +169,7 @@ def format_table(scores, names, models) -> str:
 
 def _write_rows(path: Path, rows) -> None:
     with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(to_json(row) + "\n" for row in rows)
 
 
 def _join_labels(path: Path, folder: Path) -> None:

@@ -39,8 +39,8 @@ def choose_dev_set(path: str, columns: str = "") -> ml_collections.ConfigDict:
             return section(EVALS, arguments.pop("task"), **arguments)
         found = ", ".join(sorted(names)) or "nothing"
         raise ValueError(
-            f"{path} has no qrels/ of {', '.join(SPLITS)}, as a BEIR folder has, and no "
-            f"test split of another task; found {found}"
+            f"{path} has no qrels/ of {', '.join(SPLITS)}, as a BEIR folder has, and "
+            f"no test split of another task; found {found}"
         )
     # The first row decides.
     line, values = next(read_records(top))
