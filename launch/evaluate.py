@@ -34,6 +34,7 @@ from research.eval.suites import table
 from research.eval.tasks.sts import SIMILARITIES
 from research.inference.model import EmbeddingModel
 from research.inference.shares import split_over_processes
+from research.inference.similarity import NAMES
 from research.models.encoder import truncate_depth
 from research.types import ModelEvaluator
 
@@ -91,9 +92,10 @@ IGNORE_IDENTICAL_IDS = flags.DEFINE_bool(
 SIMILARITY = flags.DEFINE_enum(
     "similarity",
     None,
-    list(SIMILARITIES),
-    "How vectors are compared by --task=sts and, with cosine and dot, by searches. "
-    "Default: as the model says, or by cosine.",
+    list(dict.fromkeys((*NAMES, *SIMILARITIES))),
+    "How vectors are compared by --task=sts and, with cosine and dot, by searches; "
+    "several vectors per text by maxsim and its variants. Default: as the model says, "
+    "or by cosine.",
 )
 GRID = flags.DEFINE_bool(
     "grid", False, "Whether the model is scored at every depth and width."
@@ -135,6 +137,8 @@ CHUNKED_TASKS = (
     "pydocs_long",
     "longembed",
 )
+# Tasks of embeddings of all kinds, not of one vector per text alone.
+KIND_TASKS = (*CHUNKED_TASKS, "reranking")
 cli.group_flags("Task", TASK, DATA, SPLIT, LABEL, SIMILARITY)
 cli.group_flags("Search", METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, VECTORS)
 cli.group_flags("Tasks longembed and mteb", TASKS, LENGTHS, TEXT)
@@ -171,8 +175,15 @@ def main():
     # The task and the model; some tasks score the model itself.
     evaluator = _choose_evaluator("cosine")
     model = options.load_model(lm_head=isinstance(evaluator, ModelEvaluator))
-    if SIMILARITY.value is None and model.similarity != "cosine":
-        evaluator = _build_evaluator(model.similarity)
+    kind, similarity = options.describe_kind(model)
+    if kind != "dense" and TASK.value not in KIND_TASKS:
+        raise ValueError(
+            f"--task={TASK.value} needs one vector per text, but those of "
+            f"{options.MODEL.value} are {kind.replace('_', '-')}; "
+            f"{', '.join(KIND_TASKS)} take them"
+        )
+    if SIMILARITY.value is None and similarity != "cosine":
+        evaluator = _build_evaluator(similarity)
     if isinstance(evaluator, ModelEvaluator):
         return _evaluate_model(evaluator, model)
     # Scores of every size, of every chunking, or of a single embedder.

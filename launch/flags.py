@@ -10,6 +10,7 @@ from research.data.corpus import describe_corpus, find_corpus, read_corpus
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel, hash_model
 from research.inference.options import embedder_options, parse_dims
+from research.inference.settings import describe_model
 from research.inference.shares import split_over_processes
 from research.interop import load
 from research.models.positions.base import Extrapolate
@@ -195,6 +196,12 @@ def make_embedder(
     return Embedder(model, normalize=normalize, **options)
 
 
+def describe_kind(model: EmbeddingModel) -> tuple[str, str]:
+    """The kind of a model's embeddings, with --pool, and how they are compared."""
+    described = describe_model(model, None, POOL.value, None, None)
+    return described.kind, described.similarity
+
+
 def make_mesh() -> Mesh | None:
     """The mesh of this process's devices, as --model_parallel splits them."""
     return make_inference_mesh(MODEL_PARALLEL.value)
@@ -247,7 +254,7 @@ def check_plain(model: EmbeddingModel, reader: str) -> None:
     for flag in refused:
         if flag.value != flag.default:
             raise ValueError(f"--{flag.name}={flag.value} does not go with {reader}")
-    if model.prompt is not None:
+    if model.prompt is not None and model.prompt.late_interaction is None:
         raise ValueError(
             f"{MODEL.value} was trained with a prompt's templates, which do not go with"
             f" {reader}"

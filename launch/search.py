@@ -17,7 +17,7 @@ from launch import main as cli
 from launch.supervise import supervise
 from research import processes
 from research.data.corpus import find_corpus, read_corpus, read_texts
-from research.inference.search import embedding_kind, rank_documents
+from research.inference.search import rank_documents
 from research.inference.shares import split_over_processes
 from research.inference.vector_shards import (
     MANIFEST,
@@ -26,7 +26,7 @@ from research.inference.vector_shards import (
     read_names,
     read_vectors,
 )
-from research.types import ChunkEmbeddings
+from research.types import MultiVectors
 
 CORPUS = flags.DEFINE_string(
     "corpus",
@@ -71,7 +71,7 @@ def main():
         for score, row in zip(scores[0], rows, strict=True)
     ]
     # Of chunked texts, show the best chunk.
-    if embedding_kind(documents) == "multi_vector":
+    if isinstance(documents, MultiVectors) and documents.start is not None:
         for hit, row in zip(hits, rows, strict=True):
             hit |= _find_best_chunk(query, documents, row, texts[row], similarity)
     # The table on stdout.
@@ -102,17 +102,14 @@ def _find_texts(folder: Path, rows: list[int]) -> tuple[dict, dict]:
 
 
 def _find_best_chunk(
-    query: np.ndarray, chunks: ChunkEmbeddings, number: int, text: str, similarity: str
+    query: np.ndarray, chunks: MultiVectors, number: int, text: str, similarity: str
 ) -> dict:
     """The text and the range of characters of a text's best chunk."""
     # Rank the chunks of this text, which are adjacent, as if each were a document.
-    numbers = np.flatnonzero(chunks.document_numbers == number)
-    chunks_of_text = chunks._replace(
-        vectors=chunks.vectors[int(numbers[0]) : int(numbers[-1]) + 1],
-        document_numbers=np.arange(len(numbers)),
-    )
-    _, ranked = rank_documents(query, chunks_of_text, 1, similarity=similarity)
-    best = numbers[ranked[0, 0]]
+    first, stop = map(int, chunks.offsets[number : number + 2])
+    vectors = chunks.vectors[first:stop]
+    _, ranked = rank_documents(query, vectors, 1, similarity=similarity)
+    best = first + ranked[0, 0]
     start, end = int(chunks.start[best]), int(chunks.end[best])
     return {"text": text[start:end], "start": start, "end": end}
 

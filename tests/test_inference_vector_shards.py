@@ -132,7 +132,7 @@ def test_chunks_in_a_folder_are_those_in_memory(tmp_path):
     chunks, want = read_vectors(tmp_path / "v"), embedder(TEXTS, "document")
     assert isinstance(chunks.vectors, ShardedVectors)
     np.testing.assert_allclose(chunks.vectors[0:999], want.vectors, atol=1e-6)
-    for name in ("document_numbers", "start", "end"):
+    for name in ("offsets", "start", "end"):
         np.testing.assert_array_equal(getattr(chunks, name), getattr(want, name))
     queries = embedder(TEXTS[:3], "query")
     # Of equal scores, rounding decides which comes first.

@@ -99,6 +99,8 @@ def tokenize_pairs(
     if prompt is not None:
         _check_prompt(prompt, source)
         settings += (sorted(prompt.templates.items()), prompt.rewrite.__qualname__)
+        if prompt.late_interaction is not None:
+            settings += (prompt.late_interaction,)
     name = token_cache.fingerprint(source, tokenizer, *settings)
     encoding = _Encoding(tokenizer, max_length, prompt)
     folder = token_cache.write_once(

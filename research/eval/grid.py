@@ -12,7 +12,7 @@ import numpy as np
 from research.eval.figures import figure
 from research.eval.tables import markdown_page
 from research.transforms.normalize import l2_normalize_rows
-from research.types import EmbedFn, Evaluator
+from research.types import EmbedFn, Evaluator, MultiVectors
 
 # Maximum number of texts that the speed of a depth is measured on.
 MAX_TIMED_TEXTS = 256
@@ -50,11 +50,11 @@ class DepthVectors:
         normalize: Whether vectors are scaled to length 1, after they are truncated.
 
     Attributes:
-        cache: {(role, texts): [N, K, D]}, all vectors so far.
+        cache: {(role, texts): [N, K, D] or `MultiVectors`}, all vectors so far.
     """
 
     def __init__(self, embed_all_depths: EmbedFn, num_depths: int, normalize: bool):
-        self.cache: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}
+        self.cache: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._embed, self._shape = embed_all_depths, (num_depths, None)
         self._normalize = normalize
 
@@ -65,11 +65,22 @@ class DepthVectors:
             key = role, tuple(texts)
             if key not in self.cache:
                 self.cache[key] = self._embed(texts, role)
-                chex.assert_shape(self.cache[key], (len(texts), *self._shape))
-            x = self.cache[key][:, index, :dim]  # [N, dim]
-            return l2_normalize_rows(x) if self._normalize else x
+                chex.assert_shape(_get_vectors(self.cache[key]), (None, *self._shape))
+            x = _get_vectors(self.cache[key])[:, index, :dim]  # [N, dim]
+            x = l2_normalize_rows(x) if self._normalize else x
+            # Several vectors per text
+            if isinstance(self.cache[key], MultiVectors):
+                return self.cache[key]._replace(vectors=x)
+            return x
 
         return embed
+
+
+def _get_vectors(embeddings) -> np.ndarray:
+    """The vectors of dense embeddings, or of several vectors per text."""
+    if isinstance(embeddings, MultiVectors):
+        return embeddings.vectors
+    return embeddings
 
 
 def score_sizes(
@@ -98,7 +109,7 @@ def score_sizes(
     if "main_score" not in full:  # measures that have no best value
         return dict(full)
     # The full size, which may be one of the sizes, is scored once.
-    width = next(iter(vectors.cache.values())).shape[-1]
+    width = _get_vectors(next(iter(vectors.cache.values()))).shape[-1]
     main_scores = {}
     for depth, dim in sizes:
         scores = full

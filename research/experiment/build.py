@@ -45,6 +45,7 @@ from research.experiment.initialization import (
     make_tokenizer,
 )
 from research.experiment.source_checks import check_sources, describe_sources
+from research.inference.settings import apply_prompt, check_kind_similarity
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import build_loss
 from research.models.config import EncoderConfig
@@ -107,6 +108,7 @@ def build(
     # The encoder, before and after its context is extended
     base_encoder = build_section(ENCODERS, config.encoder)
     encoder = extend_config(base_encoder, config.position_methods)
+    encoder = apply_prompt(encoder, prompt, tokenizer)
     check_lengths(config, encoder, tokenizer)
 
     # Initial parameters, and the prompts of the model they come from
@@ -121,6 +123,7 @@ def build(
     batches = _build_batches(config, sources, tokenizer, mesh, cache, prompt)
     notes = describe_sources(sources)
     if "loss" in config:
+        check_kind_similarity(format_call(config.pool), config.similarity)
         loss = build_loss(config.loss, config.similarity)
         notes = summarize_pairs(batches, tokenizer, config.max_length)
         notes += check_sources(batches, sources, config.loss.name, loss)

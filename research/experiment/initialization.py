@@ -83,7 +83,7 @@ def load_initialization(
 
     # Fields that change how the encoder is computed, but not what its weights mean
     free = ("dropout", "attention_dropout", "dtype", "remat", "unroll", "attention")
-    free += ("causal",)
+    free += ("causal", "unattended_id")
     changes = {name: getattr(cfg, name) for name in free}
     if dataclasses.replace(shape, **changes) != cfg:
         lines = diff_configs(config_fields(shape), config_fields(cfg))

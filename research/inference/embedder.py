@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,10 +15,13 @@ from research.inference.chunk_embedder import (
     make_chunk_embeddings,
     make_chunk_rows,
 )
+from research.inference.embed_kinds import encode_sparse, group_tokens
 from research.inference.forward import RowEncoder, make_row_encoders
 from research.inference.model import EmbeddingModel
 from research.inference.settings import (
+    apply_prompt,
     check_clip_dims,
+    check_kind,
     choose_lengths,
     describe_model,
     truncate_to_depths,
@@ -29,6 +34,7 @@ from research.inference.tokenize import (
     make_template_tokenize,
 )
 from research.models.encoder import hidden_state_indices, truncate_depth
+from research.models.pooling import registry
 from research.models.pooling.basic import LearnedPooling
 from research.models.pooling.projection import project
 from research.models.pooling.registry import parse_pooling
@@ -37,10 +43,10 @@ from research.text.chunking import Chunking, check_row_length, split_texts
 from research.text.templates import Prompt
 from research.text.tokens import PST
 from research.transforms.normalize import l2_normalize_rows
-from research.types import ChunkEmbeddings
 
-# The output of an embedder: dense vectors [N, D], or vectors of chunks of documents.
-Embeddings = np.ndarray | ChunkEmbeddings
+# The output of an embedder: dense vectors [N, D], `MultiVectors` of tokens or chunks,
+# or a SciPy CSR array [N, V].
+Embeddings = Any
 
 
 class Embedder:
@@ -107,6 +113,7 @@ class Embedder:
         allow_empty: bool = False,
     ):
         model = describe_model(model, dim, pool, prompt, normalize)
+        check_kind(model, chunk)
         if chunk is not None and (model.prompt or depths):
             reason = "the templates of a prompt" if model.prompt else "several depths"
             raise ValueError(f"chunk {chunk} does not go with {reason}")
@@ -114,6 +121,7 @@ class Embedder:
         self._allow_empty = allow_empty
         # The encoder, cut to the blocks that are needed.
         params, cfg = model.params, model.config
+        cfg = apply_prompt(cfg, model.prompt, model.tokenizer)
         if bidirectional is not None:
             cfg = dataclasses.replace(cfg, causal=not bidirectional)
         if depth is not None:
@@ -166,9 +174,9 @@ class Embedder:
 
     @property
     def kind(self) -> str:
-        """The kind of the embeddings of documents, as `search.embedding_kind` says."""
+        """The kind of the embeddings of documents (`similarity.embedding_kind`)."""
         is_cut = self.chunk is not None and not self.chunk.one_vector_per_text
-        return "multi_vector" if is_cut else "dense"
+        return "multi_vector" if is_cut else self.model.kind
 
     @property
     def width(self) -> int:
@@ -191,8 +199,9 @@ class Embedder:
             label: Function from the index of a text to its name in error messages.
 
         Returns:
-            [N, D] float32, or `ChunkEmbeddings` for documents in chunks. The chunking
-            pcw averages the windows of a document and returns [N, D].
+            [N, D] float32, or `MultiVectors` of tokens, if the pooling keeps them, or
+            of documents in chunks. The chunking pcw averages the windows of a document
+            and returns [N, D]. A sparse pooling gives a SciPy CSR array [N, V].
 
         Raises:
             ValueError: There are no texts, one has no tokens or one that the model
@@ -239,10 +248,17 @@ class Embedder:
         if tokenized.chunked is not None:
             return self._encode_chunks(tokenized)
         encoder = self._select(self._row_encoders, tokenized.role)
+        encode, label = partial(self._encode, encoder), tokenized.label
+        if self.model.kind != "dense":
+            # Of a single template
+            (rows,) = tokenized.rows
+            if self.model.kind == "sparse":
+                return encode_sparse(encode, rows, self._finish, label)
+            return group_tokens(encode(rows), rows, self._finish, label)
         # [N, D] vectors for each template, averaged over templates.
-        vectors = [self._encode(encoder, rows) for rows in tokenized.rows]
+        vectors = [encode(rows) for rows in tokenized.rows]
         vectors = np.mean(vectors, axis=0) if vectors[1:] else vectors[0]
-        return self._finish(vectors, tokenized.label)
+        return self._finish(vectors, label)
 
     def _encode_chunks(self, tokenized: TokenizedTexts) -> Embeddings:
         """Embeds documents that are cut into chunks."""
@@ -255,7 +271,7 @@ class Embedder:
             return self._finish(vectors, tokenized.label)
         vectors = np.asarray(project(self.model.dense, vectors))
         chunks = make_chunk_embeddings(vectors, tokenized.chunked)
-        numbers = chunks.document_numbers
+        numbers = chunks.text_numbers
         return chunks._replace(
             vectors=self._finish(vectors, lambda i: tokenized.label(int(numbers[i])))
         )
@@ -268,6 +284,7 @@ class Embedder:
             encoder,
             encoder.encode_prefix if encoder.can_share_prefix else None,
             pools_last_token=encoder.pool == "last",
+            keeps_tokens=registry.pooled_kind(encoder.pool) == "multi_vector",
         )
 
     def _finish(self, vectors: np.ndarray, label: Callable[[int], str]) -> np.ndarray:

@@ -61,7 +61,8 @@ class RowEncoder:
     ) -> Array:
         """Vectors [R, M, D], or [R, M, K, D] with `depths`; M = max_segments.
 
-        Returns at once, while the device still computes.
+        A pooling that keeps a vector per token gives one for each of S tokens instead
+        of M texts. Returns at once, while the device still computes.
         """
         chex.assert_rank([rows.token_ids, rows.lengths], [2, 1])
         # Rows go to the default device, or are spread over the mesh.
@@ -180,7 +181,7 @@ def _encode_rows(
     layers: tuple[int, ...] | None,
     clip_dims: tuple[int, ...],
 ) -> Array:
-    """The compiled program of `RowEncoder`: [R, M, D], or [R, M, K, D] with depths."""
+    """The compiled program of `RowEncoder`, with its shapes."""
     # [R, S] tokens, one text per row.
     is_token = jnp.arange(rows.token_ids.shape[1])[None] < rows.lengths[:, None]
     tokens = Tokens(rows.token_ids, is_token.astype(jnp.int32), is_token)
@@ -206,4 +207,4 @@ def _encode_rows(
     if layers is not None:
         x = x[:, np.asarray(layers)].mean(1)  # [R*M, D]
     x = project(dense, x)
-    return x.reshape(-1, max_segments, *x.shape[1:])
+    return x.reshape(len(rows.token_ids), -1, *x.shape[1:])

@@ -40,7 +40,8 @@ class EmbeddingModel(NamedTuple):
             with the adapter that has the name of its role, or else with the first.
         base: Name of the model from which the training started; '' if unknown.
         similarity: How vectors are compared: "cosine", "dot", "euclidean" or
-            "manhattan".
+            "manhattan"; several vectors per text by "maxsim" and its variants
+            (`similarity.SIMILARITIES`).
         default_prompt: Name of the prompt for texts without a role, of which we have
             none; "" without one.
         special_tokens: {role of a token in `transformers`, such as "pad_token": token},
@@ -69,6 +70,11 @@ class EmbeddingModel(NamedTuple):
     special_tokens: Mapping[str, str] = {}
     head: Params | None = None
     step: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of its embeddings: "dense", "multi_vector" or "sparse"."""
+        return registry.pooled_kind(self.pool)
 
     @property
     def width(self) -> int:

@@ -1,9 +1,15 @@
 """The settings of an `Embedder`: the caller's in place of the model's, checked."""
 
+import dataclasses
 from collections.abc import Sequence
 
+from tokenizers import Tokenizer
+
 from research.inference.model import EmbeddingModel
+from research.inference.similarity import NAMES, SIMILARITIES
+from research.models.config import EncoderConfig
 from research.models.encoder import truncate_depth
+from research.models.pooling.registry import pooled_kind
 from research.text.chunking import Chunking
 from research.text.templates import Prompt
 
@@ -40,7 +46,52 @@ def describe_model(
         model = model._replace(dim=dim)
     if normalize is not None:
         model = model._replace(normalize=normalize)
+    # Another pooling may give embeddings that are compared otherwise
+    names = SIMILARITIES[model.kind]
+    if model.similarity in NAMES and model.similarity not in names:
+        model = model._replace(similarity=names[0])
     return model
+
+
+def check_kind(model: EmbeddingModel, chunk: Chunking | None) -> None:
+    """Checks what goes only with one vector per text.
+
+    Raises:
+        ValueError: Documents are cut into chunks, or several templates averaged.
+    """
+    if model.kind == "dense":
+        return
+    if chunk is not None:
+        raise ValueError(f"chunk {chunk} does not go with the pooling {model.pool}")
+    templates = model.prompt.templates.values() if model.prompt else ()
+    if any(len(group) > 1 for group in templates):
+        raise ValueError(
+            f"the vectors of several templates are averaged, but those of {model.pool} "
+            "are not: use a prompt of one template"
+        )
+
+
+def check_kind_similarity(pool: str, similarity: str) -> None:
+    """Raises ValueError if the embeddings of a pooling are not compared like that."""
+    kind = pooled_kind(pool)
+    if similarity in NAMES and similarity not in SIMILARITIES[kind]:
+        raise ValueError(
+            f"similarity is {similarity!r}, but the embeddings of pool {pool} are "
+            f"{kind.replace('_', '-')}; allowed: {', '.join(SIMILARITIES[kind])}"
+        )
+
+
+def apply_prompt(
+    cfg: EncoderConfig, prompt: Prompt | None, tokenizer: Tokenizer
+) -> EncoderConfig:
+    """The encoder's shape for a prompt, to some of whose tokens no token attends.
+
+    Raises:
+        ValueError: The tokenizer lacks a token of the prompt.
+    """
+    late = prompt.late_interaction if prompt else None
+    token_id = late.find_unattended(tokenizer) if late else -1
+    return dataclasses.replace(cfg, unattended_id=token_id)
 
 
 def truncate_to_depths(params, cfg, depths: Sequence[int], layers: tuple[int, ...]):

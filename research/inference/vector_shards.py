@@ -25,7 +25,7 @@ from research.atomic_write import atomic_write, read_json, to_json, write_json
 from research.file_lock import lock_folder
 from research.inference.embedder import Embedder, Embeddings
 from research.processes import call_on_first
-from research.types import ChunkEmbeddings
+from research.types import MultiVectors
 
 MANIFEST = "manifest.json"
 # The entries of a manifest that its readers need, and their types.
@@ -76,19 +76,27 @@ class ShardedVectors:
 
 
 def write_vectors(path: Path, embeddings: Embeddings, names: Sequence[str]) -> int:
-    """Writes vectors as `path`, and a line per row beside it; returns their number.
+    """Writes vectors as `path`, and lines of ids beside it; returns their number.
 
     Line i of the .ids.jsonl file of the same name tells of row i: the id of its text
-    and, for chunks, the text's index in the file and its characters [start, end).
+    and, for chunks, the text's index in the file and its characters [start, end). For
+    vectors of tokens a line tells of a text: its id and its number of vectors.
     """
-    if isinstance(embeddings, ChunkEmbeddings):
-        vectors, *columns = embeddings
+    if not isinstance(embeddings, MultiVectors):
+        vectors, rows = embeddings, [{"id": name} for name in names]
+    elif embeddings.start is None:
+        vectors, counts = embeddings.vectors, np.diff(embeddings.offsets)
+        rows = [
+            {"id": name, "vectors": int(count)}
+            for name, count in zip(names, counts, strict=True)
+        ]
+    else:
+        vectors = embeddings.vectors
+        columns = embeddings.text_numbers, embeddings.start, embeddings.end
         rows = [
             {"id": names[i], "text": int(i), "start": int(start), "end": int(end)}
             for i, start, end in zip(*columns, strict=True)
         ]
-    else:
-        vectors, rows = embeddings, [{"id": name} for name in names]
     # The vectors come last: where they are, the ids are, too.
     lines = (to_json(row, ensure_ascii=False) + "\n" for row in rows)
     with (
@@ -207,7 +215,7 @@ def check_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder} was embedded with {key}={old}, not {new}")
 
 
-def read_vectors(folder: Path) -> ShardedVectors | ChunkEmbeddings:
+def read_vectors(folder: Path) -> ShardedVectors | MultiVectors:
     """The embeddings of a folder; vectors stay on disk, positions of chunks do not."""
     paths = list_shards(folder, manifest := read_manifest(folder))
     vectors = ShardedVectors(paths)
@@ -217,13 +225,26 @@ def read_vectors(folder: Path) -> ShardedVectors | ChunkEmbeddings:
                 f"{folder} has {vectors.shape[0]} vectors of {manifest['texts']} texts"
             )
         return vectors
+    # Vectors of tokens: the number of vectors of each text.
+    if "vectors" in next(_read_ids(paths[0]), {}):
+        counts = [row["vectors"] for p in paths for row in _read_ids(p, ("vectors",))]
+        offsets = np.cumsum([0, *counts])
+        if len(counts) != manifest["texts"] or offsets[-1] != len(vectors):
+            raise ValueError(
+                f"{folder} tells of {offsets[-1]} vectors of {len(counts)} texts, but "
+                f"it has {len(vectors)} of {manifest['texts']}"
+            )
+        return MultiVectors(vectors, offsets)
     # [C, 3] the text of each chunk, and its first and last character.
-    rows = [
-        (number * manifest["shard_size"] + row["text"], row["start"], row["end"])
-        for number, path in enumerate(paths)
-        for row in _read_ids(path, ("text", "start", "end"))
-    ]
-    return ChunkEmbeddings(vectors, *np.array(rows).T)
+    rows = np.array(
+        [
+            (number * manifest["shard_size"] + row["text"], row["start"], row["end"])
+            for number, path in enumerate(paths)
+            for row in _read_ids(path, ("text", "start", "end"))
+        ]
+    )
+    offsets = np.searchsorted(rows[:, 0], np.arange(manifest["texts"] + 1))
+    return MultiVectors(vectors, offsets, rows[:, 1], rows[:, 2])
 
 
 def read_names(folder: Path, numbers: Iterable[int]) -> dict[int, str]:

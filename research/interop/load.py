@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, normalizers
-
 from research.atomic_write import read_json
 from research.config_sections import parse_section
 from research.inference.model import EmbeddingModel, head_layers, merge_adapter
@@ -20,7 +18,12 @@ from research.interop.hf.families import has_output_layer, read_config
 from research.interop.hf.safetensors import read_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
 from research.interop.peft import read_adapter
-from research.interop.sentence_transformers.read import Modules, read_modules
+from research.interop.sentence_transformers.read import Modules
+from research.interop.sentence_transformers.read_kinds import (
+    apply_modules,
+    get_modules,
+    read_folder,
+)
 from research.models.config import EncoderConfig
 from research.models.lora import full_params, num_params
 from research.models.positions.methods import encoder_config
@@ -325,26 +328,8 @@ def _extend_max_len(path: Path, config: EncoderConfig, max_length: int):
 def _load_sentence_transformers(
     path: Path, read_params: ReadParams | None, lm_head: bool
 ) -> EmbeddingModel:
-    """Loads a folder whose modules.json lists Transformer, Pooling and perhaps more."""
-    modules = read_modules(path)
+    """Loads a folder whose modules.json lists a Transformer and what comes after it."""
+    folder = read_folder(path)
+    modules = get_modules(folder)
     model = _load_transformers(modules.transformer, read_params, lm_head, modules)
-    if modules.lower_case:
-        _lower_case_input(model.tokenizer)
-    return model._replace(
-        pool=modules.pool,
-        prompts=modules.prompts,
-        default_prompt=modules.default_prompt,
-        similarity=modules.similarity,
-        normalize=modules.normalize,
-        dense=modules.dense,
-        dim=modules.dim,
-    )
-
-
-def _lower_case_input(tokenizer: Tokenizer) -> None:
-    """Makes the tokenizer lowercase its input first."""
-    # Before the tokenizer's own normalizer.
-    steps = [normalizers.Lowercase()]
-    if tokenizer.normalizer is not None:
-        steps.append(tokenizer.normalizer)
-    tokenizer.normalizer = normalizers.Sequence(steps)
+    return apply_modules(model, folder)

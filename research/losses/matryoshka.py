@@ -63,7 +63,7 @@ def single_size(loss: Loss, *, depth: int = -1, dim: int = -1) -> SizeLoss:
         if depth != -1:
             check_pairs([(depth, width)], q.shape[1] - 1, q.shape[-1])
             q, d = q[:, depth], d[:, depth]  # [B, D], [B*K, D]
-        return loss(q[:, :width], d[:, :width], labels), {}
+        return loss(q[..., :width], d[..., :width], labels), {}
 
     return SizeLoss(loss_of_one_size, needs_all_layers=depth != -1)
 
@@ -89,10 +89,10 @@ def matryoshka(
 
     def loss_of_prefixes(q: Array, d: Array, labels: Labels, key: Key):
         del key
-        chex.assert_rank([q, d], 2)
+        chex.assert_rank([q, d], {2, 3})
         check_dims(dims, q.shape[-1])
         # The base loss at each width, and the weighted sum
-        losses = [loss(q[:, :k], d[:, :k], labels) for k in dims]  # each [B]
+        losses = [loss(q[..., :k], d[..., :k], labels) for k in dims]  # each [B]
         metrics = {f"task/{k}": jnp.mean(x) for k, x in zip(dims, losses, strict=True)}
         weighted = zip(weights or (1.0,) * len(dims), losses, strict=True)
         return sum(c * x for c, x in weighted), metrics

@@ -18,6 +18,7 @@ from research.losses.contrastive import gte, infonce
 from research.losses.pairwise import angle, angle_triplets, cosent, cosine_mse, triplet
 from research.losses.similarity import (
     SIMILARITIES,
+    TOKEN_SIMILARITIES,
     PairScores,
     PairVectors,
     gather_pairs,
@@ -84,9 +85,14 @@ def vector_loss(loss: VectorLoss, similarity: str = "cosine") -> Loss:
         similarity: A name in SIMILARITIES.
 
     Raises:
-        ValueError: The similarity is unknown.
+        ValueError: The similarity is unknown, or one of several vectors per text.
     """
     check_option("similarity", similarity, SIMILARITIES)
+    if similarity in TOKEN_SIMILARITIES:
+        raise ValueError(
+            f"similarity is {similarity!r}, of several vectors per text, but the loss "
+            f"compares one vector per text; allowed: {', '.join(SCORE_LOSSES)}"
+        )
 
     def run(vectors: PairVectors, labels: Labels) -> Array:
         losses = loss(vectors.all_queries, vectors.all_documents, labels)  # [B]

@@ -141,6 +141,7 @@ def apply(
         aligned=aligned,
         adapter_ids=tokens.adapter_ids,
         extra_mask=extra_mask,
+        attended=find_attended(tokens.token_ids, cfg),
     )
     # [B, S, D] embeddings, and the states after the last block
     x = input_embeddings
@@ -156,6 +157,11 @@ def apply(
         prepend=prepend,
     )
     return apply_final_norm(params, x, cfg), per_layer
+
+
+def find_attended(token_ids: Array, cfg: EncoderConfig) -> Array | None:
+    """Whether tokens are attended to, in the shape of the ids; None if all are."""
+    return token_ids != cfg.unattended_id if cfg.unattended_id >= 0 else None
 
 
 def _attend_by_position(cfg: EncoderConfig, length: int) -> EncoderConfig:

@@ -23,6 +23,7 @@ from research.objectives.gradcache import (
 )
 from research.objectives.inputs import reads_pairs
 from research.objectives.masked_prediction import init_params
+from research.objectives.token_vectors import take_token_vectors
 from research.types import (
     Array,
     Batch,
@@ -47,6 +48,8 @@ def contrastive(
     head: str = "none",
     keep_head: bool = False,
     rank_weight: float = 0.0,
+    query_tokens: int = 0,
+    document_tokens: int = 0,
 ) -> Objective:
     """Contrasts the queries of a batch with its documents, by a loss over sizes.
 
@@ -64,17 +67,26 @@ def contrastive(
         rank_weight: Weight of the entropy of the batch's embeddings at full size, which
             reduces their rank (`von_neumann_entropy`), such as 0.01; 0 for no term. It
             is logged as the metric "representation_rank".
+        query_tokens: Most tokens of a query that a pooling gives vectors for, such as
+            32 for ColBERT's; 0 for all of a row. Fewer take less memory.
+        document_tokens: The same for documents.
 
     Returns:
         An Objective whose batches are Batch.
 
     Raises:
-        ValueError: The head is unknown, or there is none to keep.
+        ValueError: The head is unknown, there is none to keep, or an option does not go
+            with several vectors per text.
     """
     if head not in ("none", "tanh"):
         raise ValueError(f"objective.head is {head!r}; allowed: none, tanh")
     if keep_head and head == "none":
         raise ValueError("objective.keep_head needs a head: objective.head='tanh'")
+
+    kind = pool.kind if isinstance(pool, LearnedPooling) else "dense"
+    if kind == "multi_vector" and (head != "none" or rank_weight):
+        option = "rank_weight" if head == "none" else "head"
+        raise ValueError(f"objective.{option} does not go with several vectors a text")
 
     def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
         params, _ = init_params(key, cfg, encoder_params, mlm_head=False)
@@ -94,7 +106,8 @@ def contrastive(
         del frozen
         encode_key, loss_key = jax.random.split(key)
 
-        # [N, D], or [N, L+1, D] for all layers: embeddings of the texts of all rows
+        # [N, D], or [N, L+1, D] for all layers: embeddings of the texts of all rows, or
+        # of their tokens
         embeddings = encode_batch(params["encoder"], batch, encode_key)
         if head == "tanh":
             embeddings = _apply_tanh_head(params["head"], embeddings)
@@ -105,6 +118,7 @@ def contrastive(
         value, metrics = sharding.map_over_data(
             compute_loss,
             embeddings,
+            batch.tokens.segment_ids,
             batch.query_index,
             batch.document_index,
             batch.labels,
@@ -113,18 +127,22 @@ def contrastive(
         value += position_penalty(key, params["encoder"], cfg)
         return LossOutput(value, metrics)
 
-    def compute_loss(embeddings, query_index, document_index, labels, key):
+    def compute_loss(embeddings, segment_ids, query_index, document_index, labels, key):
         # [B, ...], [B*K, ...] of this device
-        q, d = (
-            take_texts(embeddings, query_index),
-            take_texts(embeddings, document_index),
-        )
+        if kind == "multi_vector":
+            texts = (query_index, query_tokens), (document_index, document_tokens)
+            q, d = (take_token_vectors(embeddings, segment_ids, *x) for x in texts)
+        else:
+            q, d = (take_texts(embeddings, x) for x in (query_index, document_index))
         losses, metrics = size_loss.loss(q, d, labels, key)
+        # The last layer
+        if size_loss.needs_all_layers:
+            q, d = q[:, -1], d[:, -1]
         metrics = {**metrics, **ranking_metrics(q, d)}
         if not rank_weight:
             return losses.mean(), metrics
         # The entropy is of all devices' texts, at full size
-        vectors = gather_pairs(*((q[:, -1], d[:, -1]) if q.ndim == 3 else (q, d)))
+        vectors = gather_pairs(q, d)
         texts = jnp.concatenate([vectors.all_queries, vectors.all_documents])
         entropy = von_neumann_entropy(texts)
         metrics["representation_rank"] = jnp.exp(jax.lax.stop_gradient(entropy))
@@ -167,18 +185,18 @@ def _apply_tanh_head(params: Params, x: Array) -> Array:
 def ranking_metrics(q: Array, d: Array) -> Metrics:
     """Mean cosines of positives and negatives at full size, and in-batch accuracy.
 
+    Several vectors of a text are compared by the mean of a query's best cosines.
+
     Args:
-        q: [B, D] queries, or [B, L+1, D] for every layer.
-        d: [B*K, D] or [B*K, L+1, D] documents.
+        q: [B, D] queries, or [B, S, D] vectors of their tokens.
+        d: [B*K, D] or [B*K, T, D] documents.
     """
-    # The last layer
-    if q.ndim == 3:
-        q, d = q[:, -1], d[:, -1]
+    similarity = "cosine" if q.ndim == 2 else "meanmaxsim"
     q, d = jax.lax.stop_gradient((q, d))
 
     def rank_rows(rows: PairVectors):
         # [b, B] scores of all positives; each query's own; the sum of the negatives'
-        scores = PairScores(rows, "cosine").query_document[:, :: rows.docs_per_query]
+        scores = PairScores(rows, similarity).query_document[:, :: rows.docs_per_query]
         positives = jnp.sum(jnp.where(rows.is_own, scores, 0.0), axis=1)
         correct = (positives >= scores.max(1)).astype(jnp.float32)
         return positives, scores.sum(1) - positives, correct

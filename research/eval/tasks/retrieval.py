@@ -6,6 +6,7 @@ from functools import partial
 import chex
 import numpy as np
 
+from research.config_sections import check_option
 from research.data.files import read_beir
 from research.eval.bm25 import bm25
 from research.eval.metrics import (
@@ -19,6 +20,7 @@ from research.eval.metrics import (
     ranking_scores,
 )
 from research.inference.search import rank_documents
+from research.inference.similarity import NAMES
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
 # The smallest number of documents that a ranking holds, if the corpus has as many; that
@@ -43,7 +45,8 @@ def retrieval(
     Args:
         data: A folder with corpus.jsonl, queries.jsonl and qrels/, plain or .gz.
         split: Name of the file in qrels/, without its ending.
-        similarity: "cosine", or "dot" for dot products of the model's vectors.
+        similarity: "cosine", or "dot" for dot products of the model's vectors; "maxsim"
+            and its variants for several vectors per text (`similarity.SIMILARITIES`).
         ignore_identical_ids: Whether a document with the id of the query is left out of
             the query's ranking (ArguAna).
         lexical: Whether BM25 is scored, too, as "bm25".
@@ -114,8 +117,7 @@ def ranking(
     abstention: bool = False,
 ) -> Evaluator:
     """The evaluator of `retrieval`, for a corpus and queries {id: text} in memory."""
-    if similarity not in ("cosine", "dot"):
-        raise ValueError(f"similarity is {similarity!r}; allowed: cosine, dot")
+    check_option("similarity", similarity, NAMES)
     if not metrics:
         raise ValueError(f"there is no metric; name one, such as {METRICS[0]}")
     documents, query_texts = list(corpus.values()), list(queries.values())

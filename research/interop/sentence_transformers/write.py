@@ -1,7 +1,7 @@
 """Writes a model as a sentence-transformers folder, at full or smaller depth and width.
 
-The layout is that of versions before 6: every version of sentence-transformers loads
-it, and text-embeddings-inference parses only this one.
+The layout of dense models is that of versions before 6: every version of
+sentence-transformers loads it, and text-embeddings-inference parses only this one.
 """
 
 import shutil
@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from research.atomic_write import atomic_write, to_json
@@ -17,20 +16,15 @@ from research.inference.model import EmbeddingModel, merge_adapter
 from research.interop.hf.families import find_family, write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
+from research.interop.sentence_transformers.layouts import LAYOUTS, Layout
 from research.interop.sentence_transformers.model_card import (
     PICTURES,
     make_card,
     read_grid,
     remaining_dims,
 )
-from research.interop.sentence_transformers.read import (
-    ACTIVATIONS,
-    POOLING_FLAGS,
-    POOLINGS,
-)
 from research.models import encoder
 from research.models.lora import num_params
-from research.models.pooling.projection import Dense
 
 
 def export(
@@ -42,7 +36,10 @@ def export(
     name: str = "",
     workdir: Path | None = None,
 ) -> dict[str, Any]:
-    """Writes a folder that `SentenceTransformer(output)` loads, in one atomic step.
+    """Writes a folder that sentence-transformers loads, in one atomic step.
+
+    Models of one vector per text are a SentenceTransformer, those of a vector per token
+    a MultiVectorEncoder.
 
     Its `encode` returns the same embeddings as Embax. A Dense module truncates the
     width: it keeps the leading values, before the vector is normalized.
@@ -65,17 +62,6 @@ def export(
             computes it, or sentence-transformers does not have its pooling.
         OSError: No space, or no right to write.
     """
-    # Reject what sentence-transformers cannot express.
-    if model.pool not in POOLINGS.values():
-        raise ValueError(
-            f"sentence-transformers has no module that pools by {model.pool}; it has "
-            f"{', '.join(POOLINGS.values())}"
-        )
-    if model.prompt is not None:
-        raise ValueError(
-            "the model puts texts into templates, which sentence-transformers has not; "
-            "it can only be used by us"
-        )
     # The model at the requested size.
     if model.adapters:
         model = merge_adapter(model)
@@ -85,15 +71,19 @@ def export(
     if not 1 <= dim <= model.width:
         raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
     model = model._replace(params=params, config=cfg, dim=dim)
+    # Its modules, or an error if sentence-transformers cannot compute it.
+    layout = LAYOUTS[model.kind](model)
+    model = layout.model
     # Weights, config, tokenizer, modules, model card.
     special = _name_special_tokens(model)
     fields = _transformer_config(model, special)
     with atomic_write(output, folder=True) as folder:
-        write_safetensors(folder, params, cfg)
+        body = {name: part for name, part in params.items() if name != "pooling"}
+        write_safetensors(folder, body, cfg)
         _write_json(folder / "config.json", fields)
         _write_tokenizer(folder, model, special)
         _check_tokenizer(folder, model.tokenizer, fields)
-        _write_modules(folder, model)
+        _write_modules(folder, layout)
         sizes = {
             "depth": cfg.depth,
             "dim": dim,
@@ -218,26 +208,20 @@ def _check_tokenizer(
             )
 
 
-def _write_modules(folder: Path, model: EmbeddingModel) -> None:
+def _write_modules(folder: Path, layout: Layout) -> None:
     """modules.json, each module's folder, and the options of the model."""
-    # The modules after the transformer: (class, config.json, tensors).
-    modules = [("Pooling", _pooling_config(model), {})]
-    for layer in _dense_layers(model):
-        modules.append(("Dense", _dense_config(layer), _dense_tensors(layer)))
-    if model.normalize:
-        modules.append(("Normalize", _normalize_config(), {}))
-    # A folder for each of them.
-    paths = [("Transformer", "")]
-    for i, (kind, config, tensors) in enumerate(modules, start=1):
-        path = f"{i}_{kind}"
+    # A folder for each of the modules after the transformer.
+    model, paths = layout.model, [(layout.transformer, "")]
+    for i, module in enumerate(layout.modules, start=1):
+        path = f"{i}_{module.type.split('.')[-1]}"
         (folder / path).mkdir()
-        _write_json(folder / path / "config.json", config)
-        if tensors:
-            save_tensors(folder / path / "model.safetensors", tensors)
-        paths.append((kind, path))
+        _write_json(folder / path / "config.json", module.config)
+        if module.tensors:
+            save_tensors(folder / path / "model.safetensors", module.tensors)
+        paths.append((module.type, path))
     # modules.json and the options.
     entries = [
-        {"idx": i, "name": str(i), "path": path, "type": f"{PACKAGE}.{kind}"}
+        {"idx": i, "name": str(i), "path": path, "type": kind}
         for i, (kind, path) in enumerate(paths)
     ]
     _write_json(folder / "modules.json", entries)
@@ -245,69 +229,20 @@ def _write_modules(folder: Path, model: EmbeddingModel) -> None:
     if find_family(model.config) in HAS_POOLER:
         # We have no weights for the pooler, which would be made at random
         options["model_args"] = {"add_pooling_layer": False}
-    _write_json(folder / "sentence_bert_config.json", options)
+    _write_json(folder / "sentence_bert_config.json", options | layout.options)
     # `encode` uses a default prompt: the model's, or that of both roles.
     is_shared = model.prompts["query"] == model.prompts["document"] != ""
     default = model.default_prompt or ("document" if is_shared else None)
     _write_json(
         folder / "config_sentence_transformers.json",
-        {
-            "prompts": model.prompts,
-            "default_prompt_name": default,
-            "similarity_fn_name": model.similarity,
-        },
+        {"prompts": model.prompts, "default_prompt_name": default, **layout.fields},
     )
-
-
-def _pooling_config(model: EmbeddingModel) -> dict[str, Any]:
-    """The fields of 1_Pooling/config.json, for all versions."""
-    mode = {ours: name for name, ours in POOLINGS.items()}[model.pool]
-    return {
-        "word_embedding_dimension": model.config.width,
-        **{flag: name == mode for flag, name in POOLING_FLAGS.items()},
-        "include_prompt": True,
-        "embedding_dimension": model.config.width,
-        "pooling_mode": mode,
-    }
-
-
-def _dense_layers(model: EmbeddingModel) -> list[Dense]:
-    """The linear layers of the model, and one more if the width is truncated."""
-    layers, full_width = list(model.dense), model._replace(dim=None).width
-    if model.dim < full_width:
-        layers.append(Dense(np.eye(full_width, model.dim, dtype="f4")))
-    return layers
-
-
-def _dense_config(layer: Dense) -> dict[str, Any]:
-    """The fields of 2_Dense/config.json."""
-    names = {ours: name for name, ours in ACTIVATIONS.items()}
-    return {
-        "in_features": layer.kernel.shape[0],
-        "out_features": layer.kernel.shape[1],
-        "bias": layer.bias is not None,
-        "activation_function": names[layer.activation],
-    }
-
-
-def _dense_tensors(layer: Dense) -> dict[str, np.ndarray]:
-    """The tensors of 2_Dense/model.safetensors."""
-    weight = np.ascontiguousarray(np.asarray(layer.kernel).T)
-    bias = {} if layer.bias is None else {"linear.bias": np.asarray(layer.bias)}
-    return {"linear.weight": weight, **bias}
-
-
-def _normalize_config() -> dict[str, Any]:
-    """The fields of 3_Normalize/config.json; git and the hub drop empty folders."""
-    name = "sentence_embedding"
-    return {"module_input_name": name, "module_output_name": name}
 
 
 def _write_json(file: Path, fields: Any) -> None:
     file.write_text(to_json(fields, indent=2) + "\n", encoding="utf-8")
 
 
-PACKAGE = "sentence_transformers.models"
 # Families whose encoder in `transformers` has a pooler, which embedding does not use.
 HAS_POOLER = ("bert", "xlm-roberta", "mpnet")
 # {name in `transformers`: tokens to look for in the tokenizer, by preference}

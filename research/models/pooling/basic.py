@@ -31,6 +31,9 @@ class LearnedPooling(NamedTuple):
             [B, S, experts], mask).
         reuses_head: Whether `init` uses the MLM "head" of a pre-training run, if any.
         width: (encoder config) -> E; None if E is the encoder's width.
+        kind: "dense" for one vector per text; "sparse" for one of a non-negative weight
+            for each token of the vocabulary; "multi_vector" for a vector per token:
+            `pool` then returns [B, S, E], zeros for tokens that are not pooled.
     """
 
     init: Callable[[Key, EncoderConfig, Params], Params] | None
@@ -39,6 +42,7 @@ class LearnedPooling(NamedTuple):
     reads_router: bool = False
     reuses_head: bool = False
     width: Callable[[EncoderConfig], int] | None = None
+    kind: str = "dense"
 
 
 def mean_pool(tokens: Array, mask: Array) -> Array:

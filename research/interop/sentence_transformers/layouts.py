@@ -1,0 +1,229 @@
+"""The modules of a sentence-transformers folder, by the kind of embeddings."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tokenizers
+
+from research.inference.model import EmbeddingModel
+from research.interop.sentence_transformers.read import (
+    ACTIVATIONS,
+    POOLING_FLAGS,
+    POOLINGS,
+)
+from research.models.pooling.projection import Dense
+from research.text.late_interaction import LateInteraction
+from research.text.templates import tokenize_with_prompt
+from research.text.tokens import Piece
+
+
+class Module(NamedTuple):
+    """A module after the transformer: its class, its config.json and its tensors."""
+
+    type: str
+    config: dict[str, Any]
+    tensors: dict[str, np.ndarray] = {}
+
+
+class Layout(NamedTuple):
+    """What a folder has besides the transformer's weights.
+
+    Attributes:
+        model: The model, with the tokenizer and the prompts of the folder.
+        transformer: Class of the first module.
+        modules: The modules after it.
+        options: Options of the transformer, besides those of every folder.
+        fields: Fields of config_sentence_transformers.json, besides the prompts.
+    """
+
+    model: EmbeddingModel
+    transformer: str
+    modules: list[Module]
+    options: dict[str, Any]
+    fields: dict[str, Any]
+
+
+def dense_layout(model: EmbeddingModel) -> Layout:
+    """One vector per text, in the layout of versions before 6, which all read.
+
+    Raises:
+        ValueError: sentence-transformers does not have the pooling, or has no
+            templates.
+    """
+    if model.pool not in POOLINGS.values():
+        raise ValueError(
+            f"sentence-transformers has no module that pools by {model.pool}; it has "
+            f"{', '.join(POOLINGS.values())}"
+        )
+    if model.prompt is not None:
+        raise ValueError(NO_TEMPLATES)
+    # Pooling, linear layers and normalization
+    modules = [Module(f"{OLD_PACKAGE}.Pooling", _pooling_config(model))]
+    modules += [
+        Module(f"{OLD_PACKAGE}.Dense", _dense_config(layer), _dense_tensors(layer))
+        for layer in _dense_layers(model)
+    ]
+    if model.normalize:
+        config = _name_features("sentence_embedding")
+        modules.append(Module(f"{OLD_PACKAGE}.Normalize", config))
+    fields = {"similarity_fn_name": model.similarity}
+    return Layout(model, f"{OLD_PACKAGE}.Transformer", modules, {}, fields)
+
+
+def multi_vector_layout(model: EmbeddingModel) -> Layout:
+    """A vector per token: a MultiVectorEncoder of version 6.2 or later.
+
+    Raises:
+        ValueError: It cannot compute the model's similarity or its templates.
+    """
+    names = {True: ("maxsim", "meanmaxsim"), False: ("maxsim_dot",)}[model.normalize]
+    if model.similarity not in names:
+        length = "of length 1" if model.normalize else "not normalized"
+        raise ValueError(
+            f"MultiVectorEncoder compares vectors that are {length} by "
+            f"{' or '.join(names)}, not {model.similarity}"
+        )
+    if model.prompt is not None and model.prompt.late_interaction is None:
+        raise ValueError(NO_TEMPLATES)
+    # The projection, cut to the width, then linear layers
+    kernel = model.params.get("pooling", {}).get("kernel")
+    layers = [*([] if kernel is None else [Dense(np.asarray(kernel))]), *model.dense]
+    if model.dim is not None and model.dim < model.full_width:
+        layers.append(Dense(np.eye(model.full_width, model.dim, dtype="f4")))
+    late = model.prompt.late_interaction if model.prompt else NO_CHANGE
+    names = _name_features("token_embeddings")
+    modules = [
+        Module(
+            f"{BASE}.dense.Dense", _dense_config(layer) | names, _dense_tensors(layer)
+        )
+        for layer in layers
+    ]
+    mask = {
+        "skiplist_words": list(late.skiplist),
+        "skiplist_tasks": ["document"],
+        "keep_only_token_ids": None,
+    }
+    modules.append(Module(MASK_TYPE, mask))
+    if model.normalize:
+        modules.append(Module(f"{BASE}.normalize.Normalize", names))
+    # How texts become tokens
+    options: dict[str, Any] = {"document_length": late.document_length or None}
+    if late.expansion:
+        options["query_expansion"] = {
+            "strategy": "fixed",
+            "attend": late.attends,
+            "token": late.expansion,
+            "length": late.query_length,
+        }
+    elif late.query_length:
+        options["query_length"] = late.query_length
+    similarity = model.similarity.removesuffix("_dot")
+    fields = {"model_type": "MultiVectorEncoder", "similarity_fn_name": similarity}
+    if model.prompt is not None:
+        model = _write_markers(model)
+    return Layout(model, f"{BASE}.transformer.Transformer", modules, options, fields)
+
+
+def _write_markers(model: EmbeddingModel) -> EmbeddingModel:
+    """The model with prompts instead of templates, and markers as special tokens.
+
+    Raises:
+        ValueError: The tokenizer would give other tokens than the templates.
+    """
+    tokenizer = tokenizers.Tokenizer.from_str(model.tokenizer.to_str())
+    prompts, length = dict(model.prompts), model.max_length
+    for role, (template,) in model.prompt.templates.items():
+        # The pieces between the opening token and the text
+        first = next(i for i, piece in enumerate(template) if piece.is_text)
+        pieces = [piece for piece in template[:first] if piece.special != "bos"]
+        markers = [piece.special for piece in pieces if piece.special]
+        tokenizer.add_special_tokens(
+            [tokenizers.AddedToken(marker, normalized=False) for marker in markers]
+        )
+        # Some tokenizers need a space between the marker and the text
+        plain = model.prompt._replace(late_interaction=None)
+        (rows,) = tokenize_with_prompt(plain, model.tokenizer, [SAMPLE], length, role)
+        start = "".join(map(_write_piece, pieces))
+        for prompt in (start, f"{start} "):
+            ids = tokenizer.encode(prompt + SAMPLE).ids
+            if ids == rows.token_ids[0].tolist():
+                prompts[role] = prompt
+                break
+        else:
+            raise ValueError(
+                f"the tokenizer does not read {start!r} before a text as the prompt "
+                f"of the {role} does; the model can only be used by us"
+            )
+    return model._replace(tokenizer=tokenizer, prompts=prompts, prompt=None)
+
+
+def _write_piece(piece: Piece) -> str:
+    """The text of a marker, or of a literal."""
+    return piece.special or piece.literal.replace("{{", "{").replace("}}", "}")
+
+
+def _pooling_config(model: EmbeddingModel) -> dict[str, Any]:
+    """The fields of 1_Pooling/config.json, for all versions."""
+    mode = {ours: name for name, ours in POOLINGS.items()}[model.pool]
+    return {
+        "word_embedding_dimension": model.config.width,
+        **{flag: name == mode for flag, name in POOLING_FLAGS.items()},
+        "include_prompt": True,
+        "embedding_dimension": model.config.width,
+        "pooling_mode": mode,
+    }
+
+
+def _dense_layers(model: EmbeddingModel) -> list[Dense]:
+    """The linear layers of the model, and one more if the width is truncated."""
+    layers, full_width = list(model.dense), model._replace(dim=None).width
+    if model.dim < full_width:
+        layers.append(Dense(np.eye(full_width, model.dim, dtype="f4")))
+    return layers
+
+
+def _dense_config(layer: Dense) -> dict[str, Any]:
+    """The fields of 2_Dense/config.json."""
+    names = {ours: name for name, ours in ACTIVATIONS.items()}
+    return {
+        "in_features": layer.kernel.shape[0],
+        "out_features": layer.kernel.shape[1],
+        "bias": layer.bias is not None,
+        "activation_function": names[layer.activation],
+    }
+
+
+def _dense_tensors(layer: Dense) -> dict[str, np.ndarray]:
+    """The tensors of 2_Dense/model.safetensors."""
+    weight = np.ascontiguousarray(np.asarray(layer.kernel).T)
+    bias = {} if layer.bias is None else {"linear.bias": np.asarray(layer.bias)}
+    return {"linear.weight": weight, **bias}
+
+
+def _name_features(name: str) -> dict[str, Any]:
+    """The fields of a module that reads and writes these features.
+
+    Written for every module, since git and the hub drop empty folders.
+    """
+    return {"module_input_name": name, "module_output_name": name}
+
+
+OLD_PACKAGE = "sentence_transformers.models"
+BASE = "sentence_transformers.base.modules"
+MASK_TYPE = (
+    "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask"
+    ".MultiVectorMask"
+)
+# Neither markers, nor longer queries, nor tokens that are not scored.
+NO_CHANGE = LateInteraction(0, 0, "", skiplist=())
+NO_TEMPLATES = (
+    "the model puts texts into templates, which sentence-transformers has not; it can "
+    "only be used by us"
+)
+SAMPLE = "a text"  # that two tokenizers are compared by
+# {kind of embeddings: the layout of a model}
+LAYOUTS: dict[str, Callable[[EmbeddingModel], Layout]] = {
+    "dense": dense_layout,
+    "multi_vector": multi_vector_layout,
+}
