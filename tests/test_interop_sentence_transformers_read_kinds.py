@@ -173,3 +173,64 @@ def test_what_sentence_transformers_cannot_express(tmp_path):
     with pytest.raises(ValueError, match="does not read 't' before a text"):
         export(make_colbert(prompt=marked), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def make_splade(pool="splade"):
+    base = make_model()
+    rng = np.random.default_rng(5)
+    vocab = base.config.vocab_size
+    head = {
+        "transform": {
+            "kernel": rng.normal(size=(16, 16)).astype("f4"),
+            "bias": rng.normal(size=16).astype("f4"),
+        },
+        "norm": {
+            "scale": rng.normal(size=16).astype("f4"),
+            "bias": rng.normal(size=16).astype("f4"),
+        },
+        "bias": rng.normal(size=vocab).astype("f4"),
+    }
+    return base._replace(
+        params={**base.params, "pooling": {"head": head}},
+        pool=pool,
+        normalize=False,
+        similarity="dot",
+    )
+
+
+def sparse_encoder(folder):
+    package = pytest.importorskip("sentence_transformers")
+    return package.SparseEncoder(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "pool",
+    ["splade", 'splade(aggregate="sum", activation="log1p_twice")', "splade(top=6)"],
+)
+def test_sentence_transformers_computes_our_weights(pool, tmp_path):
+    model = make_splade(pool)
+    export(model, tmp_path / "out")
+    theirs = sparse_encoder(tmp_path / "out")
+    q, d = (Embedder(model)(TEXTS, role) for role in ("query", "document"))
+    weights = theirs.encode_document(TEXTS)
+    np.testing.assert_allclose(d.toarray(), weights.to_dense(), atol=1e-4)
+    scores = theirs.similarity(theirs.encode_query(TEXTS), weights)
+    np.testing.assert_allclose(similarity(q, d, "dot"), scores, rtol=1e-4, atol=1e-3)
+    # Our folder and theirs are read again
+    theirs.save(str(tmp_path / "theirs"))
+    for name in ("out", "theirs"):
+        again = load(str(tmp_path / name))
+        assert again.similarity == "dot" and not again.normalize
+        found = Embedder(again)(TEXTS, "document")
+        np.testing.assert_allclose(found.toarray(), d.toarray(), atol=1e-5)
+
+
+def test_modules_of_sparse_models_that_we_do_not_compute(tmp_path):
+    export(make_splade(), tmp_path / "out")
+    change_json(
+        tmp_path / "out" / "1_SpladePooling" / "config.json", pooling_strategy="mean"
+    )
+    with pytest.raises(ValueError, match="pooling_strategy 'mean'"):
+        load(str(tmp_path / "out"), weights=False)
+    with pytest.raises(ValueError, match="neither cuts, projects nor normalizes"):
+        export(make_splade()._replace(normalize=True), tmp_path / "other")

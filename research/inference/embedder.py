@@ -312,7 +312,10 @@ class Embedder:
     def _select(self, encoders: Sequence[RowEncoder], role: str) -> RowEncoder:
         """The encoder whose adapter has the name of the role, or else the first one."""
         adapters = self.model.adapters
-        return encoders[adapters.index(role) if role in adapters else 0]
+        encoder = encoders[adapters.index(role) if role in adapters else 0]
+        # Of most poolings, queries and documents share a program
+        separate = registry.has_query_pooling(parse_pooling(encoder.pool))
+        return dataclasses.replace(encoder, as_queries=separate and role == "query")
 
     def _make_chunk_encoders(self, chunk: Chunking) -> list[RowEncoder]:
         """Encoders for rows of chunks, with their own pooling and no dense layers.

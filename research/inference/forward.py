@@ -43,6 +43,7 @@ class RowEncoder:
             vectors are averaged; None for the last hidden state after the norm.
         can_share_prefix: Whether a common prefix of all rows can be computed once.
         clip_dims: Dimensions that are set to 0 in every state that is pooled.
+        as_queries: Whether the texts are queries, as in `encoder.encode`.
     """
 
     params: Params
@@ -55,6 +56,7 @@ class RowEncoder:
     layers: tuple[int, ...] | None = None
     can_share_prefix: bool = False
     clip_dims: tuple[int, ...] = ()
+    as_queries: bool = False
 
     def __call__(
         self, rows: PaddedRows, max_segments: int = 1, prefix: PrefixKV | None = None
@@ -99,6 +101,7 @@ class RowEncoder:
             "depths": self.depths,
             "layers": self.layers,
             "clip_dims": self.clip_dims,
+            "as_queries": self.as_queries,
         }
 
 
@@ -165,7 +168,10 @@ def place_rows(rows: np.ndarray, mesh: Mesh | None) -> Array:
 
 @partial(
     jax.jit,
-    static_argnames=("cfg", "pool", "max_segments", "depths", "layers", "clip_dims"),
+    static_argnames=(
+        *("cfg", "pool", "max_segments", "depths", "layers", "clip_dims"),
+        "as_queries",
+    ),
 )
 def _encode_rows(
     params: Params,
@@ -180,6 +186,7 @@ def _encode_rows(
     depths: tuple[int, ...] | None,
     layers: tuple[int, ...] | None,
     clip_dims: tuple[int, ...],
+    as_queries: bool,
 ) -> Array:
     """The compiled program of `RowEncoder`, with its shapes."""
     # [R, S] tokens, one text per row.
@@ -201,6 +208,7 @@ def _encode_rows(
         clip_dims=clip_dims,
         prepend=prepend,
         prefix=prefix,
+        as_queries=as_queries,
     )
     if depths is not None:
         x = x[:, np.asarray(depths)]  # [R*M, K, D]

@@ -15,7 +15,7 @@ from research.atomic_write import read_json
 from research.config_sections import parse_section
 from research.inference.model import EmbeddingModel, head_layers, merge_adapter
 from research.interop.hf.families import has_output_layer, read_config
-from research.interop.hf.safetensors import read_safetensors
+from research.interop.hf.safetensors import has_mlm_head, read_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
 from research.interop.peft import read_adapter
 from research.interop.sentence_transformers.read import Modules
@@ -292,10 +292,17 @@ def _load_transformers(
     stated = modules and modules.max_length
     if stated:
         config = _extend_max_len(path, config, int(stated))
+    # Parameters, and the head of a masked language model where it is used
+    params, head = {}, None
+    if read_params:
+        keeps_head = modules is not None and modules.mlm_head
+        mlm_head = keeps_head or (lm_head and has_mlm_head(path, config))
+        has_output = lm_head and has_output_layer(fields)
+        params = read_params(path, config, lm_head=has_output, mlm_head=mlm_head)
+        if mlm_head and not keeps_head:
+            head = params.pop("head")
     return EmbeddingModel(
-        params=read_params(path, config, lm_head=lm_head and has_output_layer(fields))
-        if read_params
-        else {},
+        params=params,
         config=config,
         tokenizer=loaded.tokenizer,
         pool=_default_pooling(fields),
@@ -304,6 +311,7 @@ def _load_transformers(
         normalize=True,
         dims=tuple(fields.get("matryoshka_dimensions", ())),
         special_tokens=loaded.special_tokens,
+        head=head,
     )
 
 

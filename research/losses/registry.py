@@ -24,6 +24,7 @@ from research.losses.similarity import (
     gather_pairs,
     map_row_blocks,
 )
+from research.losses.sparsity import flops
 from research.sharding import gather_rows
 from research.types import Array, Labels
 
@@ -140,6 +141,7 @@ VECTOR_LOSSES = {
     "angle": angle,
     "angle_triplets": angle_triplets,
     "triplet": triplet,
+    "flops": flops,
 }
 # All losses that a config section `loss` can name.
 LOSSES = {**SCORE_LOSSES, **VECTOR_LOSSES}

@@ -11,6 +11,7 @@ from research.losses.similarity import (
     gather_pairs,
     map_row_blocks,
 )
+from research.losses.sparsity import sparsity_metrics
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.pooling import registry
@@ -114,9 +115,14 @@ def contrastive(
 
         # Devices exchange embeddings in the encoder's precision
         embeddings = embeddings.astype(cfg.dtype)
+        # Queries may have vectors of their own, without the encoder
+        query_embeddings = embeddings
+        if registry.has_query_pooling(pool):
+            query_embeddings = encode_batch(params["encoder"], batch, None, True)
         # The loss of each device's pairs, whose texts are in the device's rows
         value, metrics = sharding.map_over_data(
             compute_loss,
+            query_embeddings,
             embeddings,
             batch.tokens.segment_ids,
             batch.query_index,
@@ -127,18 +133,25 @@ def contrastive(
         value += position_penalty(key, params["encoder"], cfg)
         return LossOutput(value, metrics)
 
-    def compute_loss(embeddings, segment_ids, query_index, document_index, labels, key):
+    def compute_loss(
+        queries, documents, segment_ids, query_index, document_index, labels, key
+    ):
         # [B, ...], [B*K, ...] of this device
         if kind == "multi_vector":
-            texts = (query_index, query_tokens), (document_index, document_tokens)
-            q, d = (take_token_vectors(embeddings, segment_ids, *x) for x in texts)
+            q = take_token_vectors(queries, segment_ids, query_index, query_tokens)
+            d = take_token_vectors(
+                documents, segment_ids, document_index, document_tokens
+            )
         else:
-            q, d = (take_texts(embeddings, x) for x in (query_index, document_index))
+            q = take_texts(queries, query_index)
+            d = take_texts(documents, document_index)
         losses, metrics = size_loss.loss(q, d, labels, key)
         # The last layer
         if size_loss.needs_all_layers:
             q, d = q[:, -1], d[:, -1]
         metrics = {**metrics, **ranking_metrics(q, d)}
+        if kind == "sparse":
+            metrics |= sparsity_metrics(q, d)
         if not rank_weight:
             return losses.mean(), metrics
         # The entropy is of all devices' texts, at full size
@@ -154,7 +167,9 @@ def contrastive(
         index = jnp.where(index < 0, len(embeddings), index)
         return embeddings.at[index].get(mode="fill", fill_value=jnp.nan)
 
-    def encode_batch(params: Params, batch: Batch, key: Key) -> Array:
+    def encode_batch(
+        params: Params, batch: Batch, key: Key | None, as_queries: bool = False
+    ) -> Array:
         texts_per_row = max_segments(batch.tokens.token_ids.shape[1])
 
         def encode(params, tokens, key):
@@ -166,6 +181,7 @@ def contrastive(
                 max_segments=texts_per_row,
                 key=key,
                 every_layer=size_loss.needs_all_layers,
+                as_queries=as_queries,
             )
 
         # With micro-batches, chunk by chunk

@@ -36,6 +36,15 @@ def plain() -> Prompt:
     return _make_prompt(template)
 
 
+def inference_free() -> Prompt:
+    """Queries without special tokens, whose tokens are counted and not encoded.
+
+    Documents have them. It is for `splade_doc`.
+    """
+    query = (Piece(is_text=True, pooled=True),)
+    return _make_prompt(query, plain().templates["document"][0])
+
+
 def template(
     *, query: str, document: str = "", instruction: str = "", pool: str = ""
 ) -> Prompt:
@@ -324,4 +333,5 @@ PROMPTS: dict[str, Callable[..., Prompt]] = {
     "gritlm": gritlm,
     "gemma": gemma,
     "colbert": colbert,
+    "inference_free": inference_free,
 }

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tokenizers
 
+from research.config_sections import parse_call
 from research.inference.model import EmbeddingModel
 from research.interop.sentence_transformers.read import (
     ACTIVATIONS,
@@ -35,6 +36,7 @@ class Layout(NamedTuple):
         modules: The modules after it.
         options: Options of the transformer, besides those of every folder.
         fields: Fields of config_sentence_transformers.json, besides the prompts.
+        mlm_head: Whether the transformer has a head, which is the pooling's.
     """
 
     model: EmbeddingModel
@@ -42,6 +44,7 @@ class Layout(NamedTuple):
     modules: list[Module]
     options: dict[str, Any]
     fields: dict[str, Any]
+    mlm_head: bool = False
 
 
 def dense_layout(model: EmbeddingModel) -> Layout:
@@ -123,6 +126,42 @@ def multi_vector_layout(model: EmbeddingModel) -> Layout:
     if model.prompt is not None:
         model = _write_markers(model)
     return Layout(model, f"{BASE}.transformer.Transformer", modules, options, fields)
+
+
+def sparse_layout(model: EmbeddingModel) -> Layout:
+    """Weights of the vocabulary: a SparseEncoder of version 6 or later.
+
+    Raises:
+        ValueError: It cannot compute the model's pooling, or what is done after it.
+    """
+    call = parse_call(model.pool)
+    if call.name != "splade":
+        raise ValueError(f"SparseEncoder has no module that pools by {model.pool}")
+    if model.prompt is not None:
+        raise ValueError(NO_TEMPLATES)
+    if model.dim not in (None, model.full_width) or model.dense or model.normalize:
+        raise ValueError(
+            "SparseEncoder neither cuts, projects nor normalizes sparse vectors, as "
+            "this model does"
+        )
+    # Logits of the masked language model, and their pooling
+    activation = call.kwargs.get("activation", "log1p")
+    config = {
+        "pooling_strategy": call.kwargs.get("aggregate", "max"),
+        "activation_function": SPLADE_ACTIVATIONS[activation],
+        "embedding_dimension": model.config.vocab_size,
+    }
+    options = {
+        "transformer_task": "fill-mask",
+        "modality_config": {"text": LOGITS},
+        "module_output_name": "token_embeddings",
+    }
+    fields = {"model_type": "SparseEncoder", "similarity_fn_name": model.similarity}
+    if top := call.kwargs.get("top"):
+        fields["max_active_dims"] = top
+    modules = [Module(SPLADE_TYPE, config)]
+    transformer = f"{BASE}.transformer.Transformer"
+    return Layout(model, transformer, modules, options, fields, mlm_head=True)
 
 
 def _write_markers(model: EmbeddingModel) -> EmbeddingModel:
@@ -215,6 +254,12 @@ MASK_TYPE = (
     "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask"
     ".MultiVectorMask"
 )
+SPLADE_TYPE = (
+    "sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling"
+)
+LOGITS = {"method": "forward", "method_output_name": "logits"}
+# {our name of an activation: theirs}
+SPLADE_ACTIVATIONS = {"log1p": "relu", "log1p_twice": "log1p_relu"}
 # Neither markers, nor longer queries, nor tokens that are not scored.
 NO_CHANGE = LateInteraction(0, 0, "", skiplist=())
 NO_TEMPLATES = (
@@ -226,4 +271,5 @@ SAMPLE = "a text"  # that two tokenizers are compared by
 LAYOUTS: dict[str, Callable[[EmbeddingModel], Layout]] = {
     "dense": dense_layout,
     "multi_vector": multi_vector_layout,
+    "sparse": sparse_layout,
 }

@@ -29,6 +29,7 @@ class Modules(NamedTuple):
         normalize: Whether embeddings are scaled to length 1.
         dense: Linear layers after the pooling.
         dim: Number of leading components that are kept; None for all.
+        mlm_head: Whether the transformer has a head, which belongs to the pooling.
     """
 
     transformer: Path
@@ -43,6 +44,7 @@ class Modules(NamedTuple):
     normalize: bool
     dense: tuple[Dense, ...]
     dim: int | None
+    mlm_head: bool = False
 
 
 def read_modules(path: Path) -> Modules:
@@ -139,17 +141,16 @@ def list_modules(file: Path) -> list[tuple[str, Path]]:
 
 
 def read_options(
-    folder: Path, known: Sequence[str] = ()
+    folder: Path,
+    known: Sequence[str] = (),
+    modality: Mapping[str, str] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Reads the options of the transformer module.
+    """The file of the transformer's options, and its fields.
 
-    Args:
-        folder: Folder of the transformer.
-        known: Options that may have any value, since the caller reads them.
-
-    Returns:
-        The file, and its fields.
+    The options in `known` may have any value, since the caller reads them. `modality`
+    tells how texts are computed; None are hidden states.
     """
+    modality = modality or TEXT_MODALITY
     # The first file with any field, by the names that versions gave it.
     for name in OPTION_FILES:
         file = folder / name
@@ -158,11 +159,11 @@ def read_options(
     allowed = {n: values for n, values in ALLOWED_OPTIONS.items() if n not in known}
     check_values(file, options, allowed)
     # Texts must go through the tokenizer as they are, without a chat template.
-    modalities = options.get("modality_config", {"text": TEXT_MODALITY})
-    if "message" in modalities or modalities.get("text") != TEXT_MODALITY:
+    modalities = options.get("modality_config", {"text": modality})
+    if "message" in modalities or modalities.get("text") != modality:
         raise ValueError(
             f"{file} has modality_config {modalities!r}; we compute only texts, by "
-            f"{TEXT_MODALITY!r}"
+            f"{modality!r}"
         )
     processing = options.get("processing_kwargs") or {}
     check_values(file, processing, {"text": ({},), "common": ({},)})
@@ -229,10 +230,7 @@ def read_prompts(file: Path, fields: Mapping[str, Any]) -> dict[str, str]:
 def read_dense(path: Path, names: Mapping[str, tuple] | None = None) -> Dense:
     """Reads the linear layer of a Dense module.
 
-    Args:
-        path: Folder of the module.
-        names: {field: allowed values} of the names of its input and output; None for
-            those of a text's vector.
+    `names` are the allowed names of its input and output; None are a text's vector's.
     """
     # Check the options of the module.
     fields = read_json(path / "config.json")

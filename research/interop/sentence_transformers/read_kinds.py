@@ -1,7 +1,7 @@
 """Reads sentence-transformers folders of every kind of embeddings.
 
 A MultiVectorEncoder of sentence-transformers 6.2 and a ColBERT model of PyLate give a
-vector per token.
+vector per token, a SparseEncoder weights of the vocabulary.
 """
 
 import string
@@ -13,8 +13,13 @@ import numpy as np
 from tokenizers import Tokenizer, normalizers
 
 from research.atomic_write import read_json
+from research.config_sections import format_call
 from research.inference.model import EmbeddingModel
 from research.interop.json_files import check_number
+from research.interop.sentence_transformers.layouts import (
+    LOGITS,
+    SPLADE_ACTIVATIONS,
+)
 from research.interop.sentence_transformers.read import (
     Modules,
     check_values,
@@ -60,6 +65,8 @@ def read_folder(path: Path) -> Modules | TokenModules:
     fields = read_json(path / "config_sentence_transformers.json", missing={})
     if fields.get("model_type") in ("MultiVectorEncoder", "ColBERT"):
         return _read_token_modules(path, fields)
+    if fields.get("model_type") == "SparseEncoder":
+        return _read_sparse_modules(path, fields)
     return read_modules(path)
 
 
@@ -80,6 +87,10 @@ def apply_modules(
         dense=modules.dense,
         dim=modules.dim,
     )
+    if modules.mlm_head and model.params:
+        params = dict(model.params)
+        params["pooling"] = {"head": params.pop("head")}
+        model = model._replace(params=params)
     return _apply_token_modules(model, late) if late else model
 
 
@@ -151,6 +162,52 @@ def _read_token_modules(path: Path, fields: Mapping[str, Any]) -> TokenModules:
         expansion=expansion.get("token") if expansion else "",
         attends=bool(expansion.get("attend")),
         skiplist=tuple(skiplist),
+    )
+
+
+def _read_sparse_modules(path: Path, fields: Mapping[str, Any]) -> Modules:
+    """Reads a folder of SPLADE: a masked language model, and a pooling of logits."""
+    file = path / "config_sentence_transformers.json"
+    modules = list_modules(path / "modules.json")
+    kinds = [kind for kind, _ in modules]
+    if kinds != ["Transformer", "SpladePooling"]:
+        raise ValueError(
+            f"{path / 'modules.json'} has the modules {', '.join(kinds)}; of sparse "
+            "vectors we compute Transformer and SpladePooling"
+        )
+    options_file, options = read_options(modules[0][1], ("transformer_task",), LOGITS)
+    check_values(options_file, options, {"transformer_task": ("fill-mask",)})
+    check_values(file, fields, {"similarity_fn_name": ("dot", "cosine", None)})
+    # The pooling, as a call
+    pooling_file = modules[1][1] / "config.json"
+    pooling = read_json(pooling_file)
+    names = {theirs: ours for ours, theirs in SPLADE_ACTIVATIONS.items()}
+    allowed = {
+        "pooling_strategy": ("max", "sum"),
+        "activation_function": tuple(names),
+    }
+    check_values(pooling_file, pooling, allowed)
+    arguments = {
+        "aggregate": pooling.get("pooling_strategy", "max"),
+        "activation": names[pooling.get("activation_function", "relu")],
+        "top": check_number(file, fields, "max_active_dims") or 0,
+    }
+    tokenizer_fields = dict(read_section(options, "processor_kwargs"))
+    return Modules(
+        transformer=modules[0][1],
+        max_length=check_number(options_file, tokenizer_fields, "model_max_length")
+        or check_number(options_file, options, "max_seq_length"),
+        lower_case=bool(options.get("do_lower_case")),
+        tokenizer_fields=tokenizer_fields,
+        config_fields=dict(read_section(options, "config_kwargs")),
+        pool=format_call({"name": "splade", **arguments}),
+        prompts=read_prompts(file, fields),
+        default_prompt=fields.get("default_prompt_name") or "",
+        similarity=fields.get("similarity_fn_name") or "dot",
+        normalize=False,
+        dense=(),
+        dim=None,
+        mlm_head=True,
     )
 
 

@@ -16,6 +16,7 @@ from research.inference.model import EmbeddingModel, merge_adapter
 from research.interop.hf.families import find_family, write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
+from research.interop.hf.weight_names import MLM_HEADS
 from research.interop.sentence_transformers.layouts import LAYOUTS, Layout
 from research.interop.sentence_transformers.model_card import (
     PICTURES,
@@ -39,7 +40,7 @@ def export(
     """Writes a folder that sentence-transformers loads, in one atomic step.
 
     Models of one vector per text are a SentenceTransformer, those of a vector per token
-    a MultiVectorEncoder.
+    a MultiVectorEncoder, and sparse ones a SparseEncoder.
 
     Its `encode` returns the same embeddings as Embax. A Dense module truncates the
     width: it keeps the leading values, before the vector is normalized.
@@ -74,11 +75,19 @@ def export(
     # Its modules, or an error if sentence-transformers cannot compute it.
     layout = LAYOUTS[model.kind](model)
     model = layout.model
+    if layout.mlm_head and find_family(cfg) not in MLM_HEADS:
+        raise ValueError(
+            f"the masked language model of {find_family(cfg)} has another head than "
+            f"this model; those of {', '.join(MLM_HEADS)} have it"
+        )
     # Weights, config, tokenizer, modules, model card.
     special = _name_special_tokens(model)
     fields = _transformer_config(model, special)
     with atomic_write(output, folder=True) as folder:
         body = {name: part for name, part in params.items() if name != "pooling"}
+        if layout.mlm_head:
+            body["head"] = params["pooling"]["head"]
+            fields["architectures"] = [MLM_HEADS[find_family(cfg)][2]]
         write_safetensors(folder, body, cfg)
         _write_json(folder / "config.json", fields)
         _write_tokenizer(folder, model, special)
@@ -226,7 +235,7 @@ def _write_modules(folder: Path, layout: Layout) -> None:
     ]
     _write_json(folder / "modules.json", entries)
     options = {"max_seq_length": model.max_length, "do_lower_case": False}
-    if find_family(model.config) in HAS_POOLER:
+    if find_family(model.config) in HAS_POOLER and not layout.mlm_head:
         # We have no weights for the pooler, which would be made at random
         options["model_args"] = {"add_pooling_layer": False}
     _write_json(folder / "sentence_bert_config.json", options | layout.options)

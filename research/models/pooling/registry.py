@@ -22,6 +22,7 @@ from research.models.pooling import (
     late_interaction,
     lexical,
     router,
+    splade,
 )
 from research.models.pooling.basic import LearnedPooling
 from research.types import Array, Key, Params, Pool
@@ -41,6 +42,8 @@ LEARNED_POOLINGS: dict[str, Callable[..., LearnedPooling]] = {
     "lexicon": lexical.lexicon,
     "dupmae": lexical.dupmae,
     "colbert": late_interaction.colbert,
+    "splade": splade.splade,
+    "splade_doc": splade.splade_doc,
     "moee": router.moee,
 }
 # All poolings that the config section `pool` and the flag --pool accept.
@@ -76,6 +79,11 @@ def pooled_kind(text: str) -> str:
     """The kind of embeddings: "dense", "multi_vector" or "sparse"."""
     pool = parse_pooling(text)
     return pool.kind if isinstance(pool, LearnedPooling) else "dense"
+
+
+def has_query_pooling(pool: Pool | LearnedPooling) -> bool:
+    """Whether queries have vectors of their own, without the encoder."""
+    return isinstance(pool, LearnedPooling) and pool.pool_query is not None
 
 
 def add_pooling_params(

@@ -1,0 +1,80 @@
+"""Regularizers of sparse vectors, which make few weights differ from 0 (SPLADE)."""
+
+import jax
+import jax.numpy as jnp
+
+from research.config_sections import check_option
+from research.transforms.normalize import to_float32
+from research.types import Array, Labels, Metrics
+
+
+def flops(
+    q: Array,
+    d: Array,
+    labels: Labels,
+    *,
+    query: float = 3e-4,
+    document: float = 1e-4,
+    query_norm: str = "flops",
+    warmup: float = 1 / 3,
+) -> Array:
+    """Penalty on the multiplications of a search, for a weighted sum with a loss.
+
+    Paria et al. 2020 (FLOPS), as SPLADE uses it (Formal et al. 2021): for queries and
+    for documents, the sum over the vocabulary of the squared mean weight of the batch.
+    It rises from 0 with the square of the part of the warm-up that is done.
+
+    Args:
+        q: [B, V] weights of queries, not negative.
+        d: [B*K, V] weights of documents.
+        labels: Labels with the progress of the run, if there is a warm-up.
+        query: Factor of the queries' penalty.
+        document: Factor of the documents' penalty.
+        query_norm: "flops", or "l1" for the mean sum of a query's weights (efficient
+            SPLADE, Lassance and Clinchant 2022).
+        warmup: Part of the run in which the penalty rises; 0 for none.
+
+    Returns:
+        [B] float32, the penalty of the batch, repeated.
+
+    Raises:
+        ValueError: The query_norm is unknown, or there is a warm-up in a loss that is
+            not told the progress.
+    """
+    check_option("query_norm", query_norm, NORMS)
+    penalty = query * NORMS[query_norm](q) + document * flops_norm(d)
+    if warmup:
+        if labels.progress is None:
+            raise ValueError("flops with a warmup needs the progress of a run")
+        part = jnp.minimum(labels.progress[0] / warmup, 1.0)
+        penalty *= part * part
+    return jnp.full(len(q), penalty)
+
+
+def flops_norm(weights: Array) -> Array:
+    """Sum over the vocabulary of the squared mean weight of texts [N, V]: []."""
+    return jnp.sum(jnp.square(jnp.mean(jnp.abs(to_float32(weights)), axis=0)))
+
+
+def l1_norm(weights: Array) -> Array:
+    """Mean over texts [N, V] of the sum of their weights: []."""
+    return jnp.mean(jnp.sum(jnp.abs(to_float32(weights)), axis=1))
+
+
+def sparsity_metrics(q: Array, d: Array) -> Metrics:
+    """Mean numbers of weights that are not 0, and the share of texts without any.
+
+    Args:
+        q: [B, V] weights of queries.
+        d: [B*K, V] weights of documents.
+    """
+    counts = [jnp.sum(x > 0, axis=1) for x in jax.lax.stop_gradient((q, d))]
+    query_terms, document_terms = (jnp.mean(to_float32(x)) for x in counts)
+    return {
+        "query_terms": query_terms,
+        "document_terms": document_terms,
+        "empty_texts": jnp.mean(to_float32(jnp.concatenate(counts) == 0)),
+    }
+
+
+NORMS = {"flops": flops_norm, "l1": l1_norm}
