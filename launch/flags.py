@@ -12,6 +12,7 @@ from research.inference.model import EmbeddingModel, hash_model
 from research.inference.options import embedder_options, parse_dims
 from research.inference.settings import describe_model
 from research.inference.shares import split_over_processes
+from research.inference.token_transforms import has_one_vector
 from research.interop import load
 from research.models.positions.base import Extrapolate
 from research.models.positions.methods import (
@@ -111,6 +112,12 @@ CLIP_DIMS = flags.DEFINE_string(
     "the outliers that launch.diagnose finds: (308, 381).",
 )
 # Transforms of the embeddings.
+TOKEN_TRANSFORM = flags.DEFINE_string(
+    "token_transform",
+    "",
+    "What is done to the vectors of tokens, of a model that gives these: "
+    "pool_tokens(factor=2) keeps half of a document's, muvera() makes one vector.",
+)
 WHITEN = flags.DEFINE_string(
     "whiten",
     None,
@@ -127,7 +134,10 @@ cli.group_flags(
     CLIP_DIMS,
     last=True,
 )
-cli.group_flags("Whitening and devices", WHITEN, WHITEN_DIM, MODEL_PARALLEL, last=True)
+cli.group_flags(
+    *("Whitening and devices", WHITEN, WHITEN_DIM, TOKEN_TRANSFORM, MODEL_PARALLEL),
+    last=True,
+)
 
 
 def load_model(name: str | None = None, *, lm_head: bool = False) -> EmbeddingModel:
@@ -197,8 +207,10 @@ def make_embedder(
 
 
 def describe_kind(model: EmbeddingModel) -> tuple[str, str]:
-    """The kind of a model's embeddings, with --pool, and how they are compared."""
+    """The kind of a model's embeddings, by the flags, and how they are compared."""
     described = describe_model(model, None, POOL.value, None, None)
+    if has_one_vector(TOKEN_TRANSFORM.value):
+        return "dense", "dot"
     return described.kind, described.similarity
 
 
@@ -234,6 +246,8 @@ def size_options() -> dict[str, Any]:
     """
     flag_values = {f.name: f.value for f in (DEPTH, DIM, MAX_LENGTH, POOL)}
     options = {name: value for name, value in flag_values.items() if value is not None}
+    if TOKEN_TRANSFORM.value:
+        options["token_transform"] = TOKEN_TRANSFORM.value
     if CLIP_DIMS.value is not None:
         options["clip_dims"] = parse_dims(CLIP_DIMS.value)
     return options

@@ -20,6 +20,8 @@ BOUNDS = {
         kl_weight last_weight prior_weight bag_weight weight weights triplet.margin
         sticky_tokens.tokens window cycle min_length num_kv_heads head_dim num_experts
         st5_adaptive.kl_temperature st6_adaptive.kl_temperature
+        query_tokens document_tokens query_length document_length flops.query
+        flops.document
         """,
     "in 0 ... 1": """
         betas ratio ratios replace decoder_ratio short_probability size

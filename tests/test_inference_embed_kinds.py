@@ -115,3 +115,23 @@ def test_what_does_not_go_with_token_vectors(model):
     )
     with pytest.raises(ValueError, match="use a prompt of one template"):
         Embedder(model, prompt=two)
+
+
+def test_tokens_are_pooled_and_encoded(model):
+    plain, whole = Embedder(model), (TEXTS, "document")
+    half = Embedder(model, token_transform="pool_tokens(2)")
+    counts = [np.diff(e(*whole).offsets) for e in (plain, half)]
+    np.testing.assert_array_equal(counts[1], 1 + np.maximum((counts[0] - 1) // 2, 1))
+    near(half(TEXTS, "query").vectors, plain(TEXTS, "query").vectors)
+    one = Embedder(model, token_transform="muvera(repetitions=2, planes=1)")
+    assert (one.kind, one.model.similarity) == ("dense", "dot")
+    assert one(*whole).shape == (4, one.width) == (4, 2 * 2 * 16)
+
+
+def test_token_transforms_that_cannot_be(model):
+    with pytest.raises(ValueError, match="is for a vector per token, but those of"):
+        Embedder(make_model(), token_transform="muvera()")
+    with pytest.raises(ValueError, match="muvera makes one vector, so that it comes"):
+        Embedder(model, token_transform="muvera() | pool_tokens(2)")
+    with pytest.raises(ValueError, match="several depths do not go with pool_tokens"):
+        Embedder(model, token_transform="pool_tokens(2)", depths=(1, 2))

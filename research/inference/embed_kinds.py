@@ -32,6 +32,23 @@ def group_tokens(
     return texts._replace(vectors=vectors)
 
 
+def check_finite(vectors: np.ndarray, label: Callable[[int], str]) -> None:
+    """Checks vectors [N, ..., D].
+
+    Raises:
+        ValueError: A vector is not finite; `label` names its text.
+    """
+    # A vector whose norm overflows would become zero.
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.linalg.norm(np.asarray(vectors, np.float32), axis=-1)
+    is_finite = np.isfinite(norms.reshape(len(vectors), -1)).all(1)  # [N]
+    if not is_finite.all():
+        raise ValueError(
+            f"the vector of {label(int(is_finite.argmin()))} is not finite: the "
+            "model's parameters have values that are not, or too large ones"
+        )
+
+
 def encode_sparse(
     encode: Callable[[TokenRows], np.ndarray],
     rows: TokenRows,

@@ -15,7 +15,11 @@ from research.inference.chunk_embedder import (
     make_chunk_embeddings,
     make_chunk_rows,
 )
-from research.inference.embed_kinds import encode_sparse, group_tokens
+from research.inference.embed_kinds import (
+    check_finite,
+    encode_sparse,
+    group_tokens,
+)
 from research.inference.forward import RowEncoder, make_row_encoders
 from research.inference.model import EmbeddingModel
 from research.inference.settings import (
@@ -25,6 +29,11 @@ from research.inference.settings import (
     choose_lengths,
     describe_model,
     truncate_to_depths,
+)
+from research.inference.similarity import get_width, to_multi_vectors
+from research.inference.token_transforms import (
+    has_one_vector,
+    parse_token_transform,
 )
 from research.inference.tokenize import (
     TokenizedTexts,
@@ -76,6 +85,8 @@ class Embedder:
             landmark chunk the state of its last token, whatever `pool` is.
         transform: Function of vectors [N, dim], such as a whitening, applied before
             they are normalized.
+        token_transform: What is done to the vectors of tokens, as
+            `parse_token_transform` reads it; "" for nothing.
         depths: Numbers of blocks at which texts are embedded, in one pass; 0 is the
             embedding layer. Vectors are then [N, len(depths), D].
         clip_dims: Dimensions of hidden states that are set to 0 before they are pooled,
@@ -106,6 +117,7 @@ class Embedder:
         normalize: bool | None = None,
         chunk: Chunking | None = None,
         transform: Callable[[np.ndarray], np.ndarray] | None = None,
+        token_transform: str = "",
         depths: Sequence[int] | None = None,
         clip_dims: Sequence[int] = (),
         batch_tokens: int | None = None,
@@ -113,7 +125,12 @@ class Embedder:
         allow_empty: bool = False,
     ):
         model = describe_model(model, dim, pool, prompt, normalize)
-        check_kind(model, chunk)
+        check_kind(model, chunk, depths, token_transform)
+        # The vectors of muvera have their own similarity
+        if has_one_vector(token_transform):
+            model = model._replace(similarity="dot")
+        self.token_transform = token_transform
+        self._transform_tokens = parse_token_transform(token_transform, model.width)
         if chunk is not None and (model.prompt or depths):
             reason = "the templates of a prompt" if model.prompt else "several depths"
             raise ValueError(f"chunk {chunk} does not go with {reason}")
@@ -176,13 +193,16 @@ class Embedder:
     def kind(self) -> str:
         """The kind of the embeddings of documents (`similarity.embedding_kind`)."""
         is_cut = self.chunk is not None and not self.chunk.one_vector_per_text
+        if has_one_vector(self.token_transform):
+            return "dense"
         return "multi_vector" if is_cut else self.model.kind
 
     @property
     def width(self) -> int:
         """D, the width of the embeddings."""
         vector = np.zeros((1, self.model.full_width), np.float32)
-        return self._finish(vector, str).shape[1]
+        text = to_multi_vectors(self._finish(vector, str))
+        return get_width(self._transform_tokens(text, "query"))
 
     def __call__(
         self,
@@ -254,7 +274,8 @@ class Embedder:
             (rows,) = tokenized.rows
             if self.model.kind == "sparse":
                 return encode_sparse(encode, rows, self._finish, label)
-            return group_tokens(encode(rows), rows, self._finish, label)
+            texts = group_tokens(encode(rows), rows, self._finish, label)
+            return self._transform_tokens(texts, tokenized.role)
         # [N, D] vectors for each template, averaged over templates.
         vectors = [encode(rows) for rows in tokenized.rows]
         vectors = np.mean(vectors, axis=0) if vectors[1:] else vectors[0]
@@ -296,15 +317,7 @@ class Embedder:
         vectors = vectors[..., : self.model.dim]
         if self.transform is not None:
             vectors = self.transform(vectors)
-        # A vector whose norm overflows would become zero.
-        with np.errstate(over="ignore", invalid="ignore"):
-            norms = np.linalg.norm(np.asarray(vectors, np.float32), axis=-1)
-        is_finite = np.isfinite(norms.reshape(len(vectors), -1)).all(1)  # [N]
-        if not is_finite.all():
-            raise ValueError(
-                f"the vector of {label(int(is_finite.argmin()))} is not finite: the "
-                "model's parameters have values that are not, or too large ones"
-            )
+        check_finite(vectors, label)
         if self.model.normalize:
             vectors = l2_normalize_rows(vectors)
         return np.asarray(vectors, np.float32)

@@ -53,14 +53,29 @@ def describe_model(
     return model
 
 
-def check_kind(model: EmbeddingModel, chunk: Chunking | None) -> None:
-    """Checks what goes only with one vector per text.
+def check_kind(
+    model: EmbeddingModel,
+    chunk: Chunking | None,
+    depths: Sequence[int] | None = None,
+    token_transform: str = "",
+) -> None:
+    """Checks what goes only with one vector per text, or only with several.
 
     Raises:
-        ValueError: Documents are cut into chunks, or several templates averaged.
+        ValueError: Documents are cut into chunks, or several templates averaged; sparse
+            vectors are of several depths; or there are no vectors of tokens to
+            transform.
     """
+    if token_transform and model.kind != "multi_vector":
+        raise ValueError(
+            f"{token_transform} is for a vector per token, but those of the pooling "
+            f"{model.pool} are {model.kind}"
+        )
     if model.kind == "dense":
         return
+    if depths is not None and (model.kind == "sparse" or token_transform):
+        reason = token_transform or "sparse vectors"
+        raise ValueError(f"several depths do not go with {reason}")
     if chunk is not None:
         raise ValueError(f"chunk {chunk} does not go with the pooling {model.pool}")
     templates = model.prompt.templates.values() if model.prompt else ()

@@ -42,6 +42,13 @@ def count_texts(embeddings) -> int:
     return embeddings.shape[0]
 
 
+def get_width(embeddings) -> int:
+    """The width of the vectors of embeddings of any kind."""
+    if isinstance(embeddings, MultiVectors):
+        return embeddings.vectors.shape[1]
+    return embeddings.shape[1]
+
+
 def check_similarity(queries, name: str) -> None:
     """Raises ValueError for a similarity that queries of this kind do not have."""
     kind = embedding_kind(queries)

@@ -47,6 +47,7 @@ def colbert(
             f"the prompt's expansion is {expansion!r}, which needs a query_length"
         )
 
+    # A marker or a text after the opening token, then the text
     def mark_text(marker: str, prefix: str) -> Template:
         return (
             Piece(special="bos", pooled=True),

@@ -47,7 +47,7 @@ class Layout(NamedTuple):
     mlm_head: bool = False
 
 
-def dense_layout(model: EmbeddingModel) -> Layout:
+def describe_dense(model: EmbeddingModel) -> Layout:
     """One vector per text, in the layout of versions before 6, which all read.
 
     Raises:
@@ -74,7 +74,7 @@ def dense_layout(model: EmbeddingModel) -> Layout:
     return Layout(model, f"{OLD_PACKAGE}.Transformer", modules, {}, fields)
 
 
-def multi_vector_layout(model: EmbeddingModel) -> Layout:
+def describe_multi_vector(model: EmbeddingModel) -> Layout:
     """A vector per token: a MultiVectorEncoder of version 6.2 or later.
 
     Raises:
@@ -128,7 +128,7 @@ def multi_vector_layout(model: EmbeddingModel) -> Layout:
     return Layout(model, f"{BASE}.transformer.Transformer", modules, options, fields)
 
 
-def sparse_layout(model: EmbeddingModel) -> Layout:
+def describe_sparse(model: EmbeddingModel) -> Layout:
     """Weights of the vocabulary: a SparseEncoder of version 6 or later.
 
     Raises:
@@ -269,7 +269,7 @@ NO_TEMPLATES = (
 SAMPLE = "a text"  # that two tokenizers are compared by
 # {kind of embeddings: the layout of a model}
 LAYOUTS: dict[str, Callable[[EmbeddingModel], Layout]] = {
-    "dense": dense_layout,
-    "multi_vector": multi_vector_layout,
-    "sparse": sparse_layout,
+    "dense": describe_dense,
+    "multi_vector": describe_multi_vector,
+    "sparse": describe_sparse,
 }

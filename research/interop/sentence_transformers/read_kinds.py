@@ -130,7 +130,7 @@ def _read_token_modules(path: Path, fields: Mapping[str, Any]) -> TokenModules:
         normalize_file = modules[-1][1] / "config.json"
         check_values(normalize_file, read_json(normalize_file), names)
     # PyLate's own names of the settings
-    settings = {**fields, **_translate_pylate(fields)} if is_pylate else options
+    settings = {**fields, **_convert_pylate(fields)} if is_pylate else options
     expansion = settings.get("query_expansion") or {}
     if expansion.get("strategy", "fixed") != "fixed":
         raise ValueError(
@@ -211,7 +211,7 @@ def _read_sparse_modules(path: Path, fields: Mapping[str, Any]) -> Modules:
     )
 
 
-def _translate_pylate(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _convert_pylate(fields: Mapping[str, Any]) -> dict[str, Any]:
     """PyLate's settings by the names of sentence-transformers."""
     prompts = dict(fields.get("prompts") or {})
     for role in ("query", "document"):

@@ -1,0 +1,96 @@
+"""Transforms of the vectors of tokens as text: "pool_tokens(factor=2) | muvera()".
+
+They are applied when texts are embedded: `pool_tokens` keeps fewer vectors of a
+document, `muvera` makes one vector of each text, to be compared by dot products.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from research.config_sections import build_call, parse_calls
+from research.transforms.muvera import muvera
+from research.transforms.token_pooling import pool_tokens
+from research.types import MultiVectors
+
+# transform(vectors of tokens, role) -> fewer vectors, or one per text.
+TokenTransform = Callable[[MultiVectors, str], "MultiVectors | np.ndarray"]
+
+
+def parse_token_transform(text: str, width: int) -> TokenTransform:
+    """Reads a transform of vectors of some width.
+
+    Args:
+        text: "pool_tokens(factor=2)", "muvera()", or the two with | between them; ""
+            for nothing.
+        width: D, the width of the vectors.
+
+    Raises:
+        ValueError: A name or an argument is unknown, or muvera does not come last.
+    """
+    calls = parse_calls(text) if text else []
+    if "muvera" in [call.name for call in calls[:-1]]:
+        raise ValueError(f"{text!r}: muvera makes one vector, so that it comes last")
+    steps = [build_call(TOKEN_TRANSFORMS, call, width) for call in calls]
+
+    def transform(texts: MultiVectors, role: str):
+        for step in steps:
+            texts = step(texts, role)
+        return texts
+
+    return transform
+
+
+def has_one_vector(text: str) -> bool:
+    """Whether a transform makes one vector of each text."""
+    return bool(text) and parse_calls(text)[-1].name == "muvera"
+
+
+def make_token_pooling(
+    width: int, factor: float = 2.0, protected: int = 1
+) -> TokenTransform:
+    """Token pooling of documents; queries keep all vectors.
+
+    Args:
+        width: Ignored: vectors may have any width.
+        factor: Number of vectors that become one, on average.
+        protected: Number of first vectors that stay as they are.
+    """
+    del width
+
+    def pool_documents(texts: MultiVectors, role: str) -> MultiVectors:
+        if role == "query":
+            return texts
+        return pool_tokens(texts, factor=factor, protected=protected)
+
+    return pool_documents
+
+
+def make_muvera(
+    width: int,
+    repetitions: int = 20,
+    planes: int = 4,
+    projection: int = 16,
+    dim: int = 0,
+    seed: int = 0,
+) -> TokenTransform:
+    """Fixed dimensional encodings; arguments as in `muvera`."""
+    encoding = muvera(
+        width,
+        repetitions=repetitions,
+        planes=planes,
+        projection=projection,
+        dim=dim,
+        seed=seed,
+    )
+
+    def encode(texts: MultiVectors, role: str) -> np.ndarray:
+        return encoding.encode(texts, is_query=role == "query")
+
+    return encode
+
+
+TOKEN_TRANSFORMS: dict[str, Callable[..., TokenTransform]] = {
+    "pool_tokens": make_token_pooling,
+    "muvera": make_muvera,
+}
