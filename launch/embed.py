@@ -5,8 +5,10 @@ python -m launch.embed --model=M --input="corpus/*.jsonl.gz" --output=vectors
 
 Row i of a .npy file is the i-th text or, with --chunk, such as --chunk="late(256)", the
 i-th chunk; line i of the .ids.jsonl file beside it gives the text's id and the chunk's
-characters. A folder gets such files for every --shard_size texts: the memory is that of
-two shards, and a command that was stopped goes on when it is run again.
+characters. Of a model with a vector per token, rows are tokens, and line i gives the id
+and the number of vectors of text i. Sparse vectors are a SciPy .npz file. A folder gets
+such files for every --shard_size texts: the memory is that of two shards, and a command
+that was stopped goes on when it is run again.
 """
 
 from collections.abc import Iterator
@@ -37,8 +39,8 @@ INPUT = flags.DEFINE_multi_string(
 OUTPUT = cli.define_path(
     "output",
     None,
-    "The .npy file to write, or a folder (a name without an ending, or with a / after "
-    "it) for a corpus that does not fit the memory.",
+    "The .npy file to write (.npz of sparse vectors), or a folder (a name without an "
+    "ending, or with a / after it) for a corpus that does not fit the memory.",
     required=True,
 )
 ROLE = flags.DEFINE_string(
@@ -64,6 +66,7 @@ NORMALIZE = flags.DEFINE_bool(
     None,
     "Whether vectors are scaled to length 1. Default: as the model does.",
 )
+FILES = (".npy", ".npz")
 cli.group_flags("Texts", INPUT, ROLE, ALLOW_EMPTY)
 cli.group_flags("Output", OUTPUT, SHARD_SIZE, NORMALIZE)
 
@@ -73,11 +76,11 @@ def main():
     # Connect the processes before JAX is used.
     processes.initialize()
     output = Path(OUTPUT.value)
-    if output.suffix not in (".npy", "") and not OUTPUT.value.endswith("/"):
+    if output.suffix not in (*FILES, "") and not OUTPUT.value.endswith("/"):
         raise ValueError(f"--output={output} should end in .npy, or in / for a folder")
     # Check the flags and the input before the model is loaded.
     chunk, files = options.parse_single_chunk(), find_corpus(INPUT.value)
-    if output.suffix == ".npy":
+    if output.suffix in FILES:
         return _embed_to_file(output, files, chunk)
     return _embed_to_folder(output, files, chunk)
 
@@ -94,6 +97,12 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
         strict=True,
     )
     embedder = _make_embedder(chunk)
+    ending = ".npz" if embedder.kind == "sparse" else ".npy"
+    if output.suffix != ending:
+        raise ValueError(
+            f"--output={output} should end in {ending}: the vectors of "
+            f"{options.MODEL.value} are {embedder.kind.replace('_', '-')}"
+        )
     embed = split_over_processes(embedder)
     embeddings = embed(texts, ROLE.value, label=places.__getitem__)
     # All processes hold all embeddings.
@@ -101,7 +110,10 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
         write_vectors(output, embeddings, names)
     result = {"output": str(output), "ids": str(get_ids_path(output))}
     if embedder.kind == "multi_vector":
-        result["chunks"] = len(embeddings.vectors)
+        noun = "vectors" if chunk is None else "chunks"
+        result[noun] = len(embeddings.vectors)
+    if embedder.kind == "sparse":
+        result["weights"] = embeddings.nnz
     return result | {"texts": len(texts), "dim": embedder.width}
 
 
@@ -110,6 +122,11 @@ def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
     # One pass that finds errors in the input, before hours of work.
     described = describe_corpus(files, allow_blank=ALLOW_EMPTY.value)
     embedder = _make_embedder(chunk)
+    if embedder.kind == "sparse":
+        raise ValueError(
+            f"the vectors of {options.MODEL.value} are sparse, which go to one file: "
+            "--output=vectors.npz"
+        )
     manifest = {
         "texts": sum(file["texts"] for file in described),
         "shard_size": SHARD_SIZE.value,

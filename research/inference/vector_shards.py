@@ -24,6 +24,7 @@ from jax.experimental.multihost_utils import sync_global_devices
 from research.atomic_write import atomic_write, read_json, to_json, write_json
 from research.file_lock import lock_folder
 from research.inference.embedder import Embedder, Embeddings
+from research.inference.similarity import embedding_kind
 from research.processes import call_on_first
 from research.types import MultiVectors
 
@@ -83,6 +84,7 @@ def write_vectors(path: Path, embeddings: Embeddings, names: Sequence[str]) -> i
     vectors of tokens a line tells of a text: its id and its number of vectors.
     """
     if not isinstance(embeddings, MultiVectors):
+        # Dense vectors, or a SciPy CSR array
         vectors, rows = embeddings, [{"id": name} for name in names]
     elif embeddings.start is None:
         vectors, counts = embeddings.vectors, np.diff(embeddings.offsets)
@@ -105,8 +107,13 @@ def write_vectors(path: Path, embeddings: Embeddings, names: Sequence[str]) -> i
     ):
         f.writelines(lines)
     with atomic_write(path) as draft:
-        np.save(draft, vectors)
-    return len(vectors)
+        if embedding_kind(vectors) == "sparse":
+            from scipy.sparse import save_npz
+
+            save_npz(draft, vectors)
+        else:
+            np.save(draft, vectors)
+    return vectors.shape[0]
 
 
 def get_ids_path(path: Path) -> Path:
