@@ -8,26 +8,24 @@ i-th chunk; line i of the .ids.jsonl file beside it gives the text's id and the 
 characters. Of a model with a vector per token, rows are tokens, and line i gives the id
 and the number of vectors of text i. Sparse vectors are a SciPy .npz file. A folder gets
 such files for every --shard_size texts: the memory is that of two shards, and a command
-that was stopped goes on when it is run again.
+that was stopped goes on when it is run again. The transform of --transform is written
+beside the vectors; codes, such as those of int8, need it.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
 
 from launch import flags as options
 from launch import main as cli
+from launch.embed_folder import embed_folder, make_role_embedder, read_places
 from launch.supervise import supervise
 from research import processes
-from research.data.corpus import describe_corpus, find_corpus, read_texts
+from research.data.corpus import find_corpus
+from research.inference.quantized_vectors import store_vectors
+from research.inference.shard_files import get_ids_path, write_shard
 from research.inference.shares import split_over_processes
-from research.inference.vector_shards import (
-    embed_to_shards,
-    get_ids_path,
-    list_shards,
-    write_vectors,
-)
+from research.transforms.pipeline import FILE, save_transform
 
 INPUT = flags.DEFINE_multi_string(
     "input",
@@ -82,7 +80,16 @@ def main():
     chunk, files = options.parse_single_chunk(), find_corpus(INPUT.value)
     if output.suffix in FILES:
         return _embed_to_file(output, files, chunk)
-    return _embed_to_folder(output, files, chunk)
+    _, result = embed_folder(
+        output,
+        files,
+        chunk,
+        role=ROLE.value,
+        shard_size=SHARD_SIZE.value,
+        allow_empty=ALLOW_EMPTY.value,
+        normalize=NORMALIZE.value,
+    )
+    return result
 
 
 def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
@@ -92,11 +99,8 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
     outputs = {output.resolve(), get_ids_path(output).resolve()}
     if not outputs.isdisjoint(file.resolve() for file in files):
         raise ValueError(f"--output={output} would replace the input")
-    names, texts, places = zip(
-        *_read_texts(files),
-        strict=True,
-    )
-    embedder = _make_embedder(chunk)
+    names, texts, places = zip(*read_places(files, ALLOW_EMPTY.value), strict=True)
+    embedder = make_role_embedder(chunk, ROLE.value, NORMALIZE.value, ALLOW_EMPTY.value)
     ending = ".npz" if embedder.kind == "sparse" else ".npy"
     if output.suffix != ending:
         raise ValueError(
@@ -105,9 +109,11 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
         )
     embed = split_over_processes(embedder)
     embeddings = embed(texts, ROLE.value, label=places.__getitem__)
-    # All processes hold all embeddings.
+    # All processes hold all embeddings. Codes need their transform to be read.
     if processes.is_first():
-        write_vectors(output, embeddings, names)
+        if embedder.model.transform is not None:
+            save_transform(embedder.model.transform, output.with_suffix(f".{FILE}"))
+        write_shard(output, store_vectors(embeddings, embedder.model.quantizer), names)
     result = {"output": str(output), "ids": str(get_ids_path(output))}
     if embedder.kind == "multi_vector":
         noun = "vectors" if chunk is None else "chunks"
@@ -115,59 +121,6 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
     if embedder.kind == "sparse":
         result["weights"] = embeddings.nnz
     return result | {"texts": len(texts), "dim": embedder.width}
-
-
-def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
-    """Embeds the texts shard by shard, those that are not yet there."""
-    # One pass that finds errors in the input, before hours of work.
-    described = describe_corpus(files, allow_blank=ALLOW_EMPTY.value)
-    embedder = _make_embedder(chunk)
-    if embedder.kind == "sparse":
-        raise ValueError(
-            f"the vectors of {options.MODEL.value} are sparse, which go to one file: "
-            "--output=vectors.npz"
-        )
-    manifest = {
-        "texts": sum(file["texts"] for file in described),
-        "shard_size": SHARD_SIZE.value,
-        "dtype": "float32",
-        "normalize": embedder.model.normalize,
-        "role": ROLE.value,
-        "files": described,
-        **options.describe_embedder(embedder),
-    }
-    texts = _read_texts(files)
-    made = embed_to_shards(embedder, texts, output, manifest, cli.log, role=ROLE.value)
-    return {
-        "output": str(output),
-        "shards": len(list_shards(output, manifest)),
-        "shards_made": made,
-        "texts": manifest["texts"],
-        "dim": manifest["dim"],
-    }
-
-
-def _read_texts(files: list[Path]) -> Iterator[tuple[str, str, str]]:
-    """Yields the name, the text and the place of every text."""
-    for text in read_texts(files, allow_blank=ALLOW_EMPTY.value):
-        yield text.name, text.text, text.place
-
-
-def _make_embedder(chunk):
-    if chunk is not None and ROLE.value != "document":
-        raise ValueError(
-            f"--role={ROLE.value} does not go with --chunk={options.CHUNK.value}, which"
-            " cuts documents"
-        )
-    model = options.load_model()
-    roles = dict.fromkeys(("document", "query", *model.prompts))
-    if ROLE.value not in roles:
-        raise ValueError(
-            f"--role={ROLE.value}: {options.MODEL.value} has {', '.join(roles)}"
-        )
-    return options.make_embedder(
-        model, chunk, normalize=NORMALIZE.value, allow_empty=ALLOW_EMPTY.value
-    )
 
 
 if __name__ == "__main__":

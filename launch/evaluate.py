@@ -11,6 +11,7 @@ python -m launch.evaluate --model=M --task=mteb --tasks=STS12,SciFact
 python -m launch.evaluate --model=M --task=suite --data=suite.json [--against=OTHER]
 python -m launch.evaluate --model=M --task=sts --data=D --prompt=ke --prepend="(1, 7)"
 python -m launch.evaluate --model=M --task=retrieval --data=D --against=OTHER
+python -m launch.evaluate --model=M --task=retrieval --data=D --compress=all
 """
 
 import inspect
@@ -21,10 +22,11 @@ from pathlib import Path
 from absl import flags
 
 from launch import evaluate_against as against
+from launch import evaluate_compress, evaluate_mteb, evaluate_suite
 from launch import evaluate_embedders as embedders
-from launch import evaluate_mteb, evaluate_suite
 from launch import flags as options
 from launch import main as cli
+from launch.embed_folder import read_folder_transform
 from launch.supervise import supervise
 from research import processes
 from research.atomic_write import atomic_write, to_json
@@ -89,6 +91,12 @@ IGNORE_IDENTICAL_IDS = flags.DEFINE_bool(
     "With --task=retrieval, whether the document with the id of a query is left out of "
     "the query's ranking, as for ArguAna, whose queries are documents of its corpus.",
 )
+HYBRID = flags.DEFINE_string(
+    "hybrid",
+    None,
+    "With --task=retrieval, the fusion with the ranking by BM25: rrf, rrf(k=60) or "
+    "weighted(alpha=0.5), where alpha is the weight of the vectors.",
+)
 SIMILARITY = flags.DEFINE_enum(
     "similarity",
     None,
@@ -128,7 +136,7 @@ OUTPUT = cli.define_path(
 # Flags that are arguments of evaluators, and tasks whose documents may be chunked.
 TASK_FLAGS = (
     *(DATA, SPLIT, LABEL, METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, SAMPLES),
-    *(TASKS, LENGTHS, TEXT),
+    *(TASKS, LENGTHS, TEXT, HYBRID),
 )
 CHUNKED_TASKS = (
     "retrieval",
@@ -140,12 +148,12 @@ CHUNKED_TASKS = (
 # Tasks of embeddings of all kinds, not of one vector per text alone.
 KIND_TASKS = (*CHUNKED_TASKS, "reranking")
 cli.group_flags("Task", TASK, DATA, SPLIT, LABEL, SIMILARITY)
-cli.group_flags("Search", METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, VECTORS)
+cli.group_flags("Search", METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, VECTORS, HYBRID)
 cli.group_flags("Tasks longembed and mteb", TASKS, LENGTHS, TEXT)
 cli.group_flags("Tasks longembed and mteb", evaluate_mteb.BENCHMARK)
 cli.group_flags("Comparison", against.AGAINST, against.SCORES, against.RUN)
-cli.group_flags("Output", GRID, SAMPLES, OUTPUT)
-for module in (against, evaluate_mteb):
+cli.group_flags("Output", GRID, evaluate_compress.COMPRESS, SAMPLES, OUTPUT)
+for module in (against, evaluate_compress, evaluate_mteb):
     flags.adopt_module_key_flags(module)
 
 
@@ -166,6 +174,8 @@ def main():
         raise ValueError(f"--vectors={VECTORS.value} goes with one --task=retrieval")
     has_items = TASK.value not in ("longembed", *NO_GRID, *SUITES)
     against.check_flags(TASK.value, is_single and has_items)
+    is_plain = not (is_chunked or against.AGAINST.value)
+    evaluate_compress.check_compress(TASK.value, is_plain)
     if evaluate_mteb.BENCHMARK.value and TASK.value != "mteb":
         raise ValueError(
             f"--benchmark={evaluate_mteb.BENCHMARK.value} goes with --task=mteb"
@@ -186,7 +196,13 @@ def main():
         evaluator = _build_evaluator(similarity)
     if isinstance(evaluator, ModelEvaluator):
         return _evaluate_model(evaluator, model)
-    # Scores of every size, of every chunking, or of a single embedder.
+    # Scores of transforms, of every size, of every chunking, or of a single embedder.
+    if evaluate_compress.COMPRESS.value:
+        kind = SIMILARITY.value or model.similarity
+        results = evaluate_compress.score_compressed(
+            evaluator, model, grid=GRID.value, similarity=kind
+        )
+        return _write("compression", _title(model), *results)
     if GRID.value:
         scores = embedders.score_grid(evaluator, model)
         # A model card shows the grid of the checkpoint that it is of
@@ -200,13 +216,18 @@ def main():
         formats = compare_chunking.format_markdown, compare_chunking.plot_chunkings
         return _write("chunks", _title(model), cells, record, *formats)
     (chunk,) = chunkings.values()
-    embedder = options.make_embedder(model, chunk, allow_empty=True)
+    folder = Path(VECTORS.value) if VECTORS.value else None
+    transform = None if folder is None else read_folder_transform(folder)
+    embedder = options.make_embedder(
+        model, chunk, allow_empty=True, transform=transform
+    )
     embed = split_over_processes(embedder)
-    if VECTORS.value:
-        folder = Path(VECTORS.value)
+    if folder is not None:
         embed = embedders.make_stored_embedder(embed, folder, embedder, DATA.value)
+    else:
+        embed = embedders.quantize_embedder(embed, embedder.model.quantizer, TASK.value)
     scores = evaluator(embed)
-    comparisons = against.compare_models(scores, _choose_evaluator, chunk)
+    comparisons = against.compare_models(scores, _choose_evaluator, chunk, TASK.value)
     # longembed also has a curve over lengths.
     if TASK.value == "longembed":
         cli.log(longembed.format_markdown(scores, _title(model)))
@@ -251,6 +272,7 @@ def _evaluate_several() -> dict:
 def _evaluate_model(evaluator: ModelEvaluator, model: EmbeddingModel) -> dict:
     """Scores the model itself, not its embeddings, such as its perplexity."""
     options.check_plain(model, f"--task={TASK.value}")
+    options.check_no_transform(f"--task={TASK.value}")
     sizes = options.size_options()
     if "clip_dims" in sizes:
         raise ValueError(f"--clip_dims does not go with --task={TASK.value}")

@@ -8,6 +8,7 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
+from launch.evaluate_embedders import quantize_embedder
 from research import processes
 from research.eval.comparison.item_values import (
     read_item_table,
@@ -79,6 +80,7 @@ def compare_models(
     scores: Mapping[str, Any],
     make_evaluator: Callable[[str], Evaluator],
     chunk: Chunking | None,
+    task: str,
 ) -> dict[str, Any]:
     """Writes the files of --scores and --run, and compares the models of --against.
 
@@ -86,6 +88,7 @@ def compare_models(
         scores: The scores of the model.
         make_evaluator: Function from a similarity to the evaluator of the task.
         chunk: How documents are cut.
+        task: The task.
 
     Returns:
         {"against": a record for each other model}; {} without --against.
@@ -108,7 +111,8 @@ def compare_models(
         if _is_file(name):
             other_items = read_item_table(Path(name).expanduser(), items)
         else:
-            other_items = _score_model(name, make_evaluator, chunk).item_values
+            other = _score_model(name, make_evaluator, chunk, task)
+            other_items = other.item_values
         comparison = compare_items(items, other_items)
         score = float(other_items.statistic(*other_items.values))
         record = {"model": name, "main_score": score}
@@ -141,12 +145,17 @@ def _write_files(items: ItemValues) -> None:
 
 
 def _score_model(
-    name: str, make_evaluator: Callable[[str], Evaluator], chunk: Chunking | None
+    name: str,
+    make_evaluator: Callable[[str], Evaluator],
+    chunk: Chunking | None,
+    task: str,
 ) -> TaskScores:
     """The scores of another model, embedded with the options of the flags."""
     model = options.load_model(name)
     embedder = options.make_embedder(model, chunk, allow_empty=True)
-    return make_evaluator(model.similarity)(split_over_processes(embedder))
+    embed = split_over_processes(embedder)
+    embed = quantize_embedder(embed, embedder.model.quantizer, task)
+    return make_evaluator(model.similarity)(embed)
 
 
 def _format_table(main_score: float, records: Sequence[dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
+from launch.evaluate_embedders import quantize_embedder
 from research import processes
 from research.eval.suites.mteb_tasks import make_mteb_task
 from research.eval.suites.table import SuiteScores, to_record
@@ -67,7 +68,9 @@ def evaluate_mteb(
     name, revision = name_model(options.MODEL.value, model)
     experiment = list_experiment(model)
     mteb_model = make_mteb_model(
-        split_over_processes(embedder),
+        quantize_embedder(
+            split_over_processes(embedder), embedder.model.quantizer, "mteb"
+        ),
         name=name,
         revision=revision,
         dim=embedder.width,

@@ -7,6 +7,7 @@ import numpy as np
 
 from launch import flags as options
 from launch import main as cli
+from launch.evaluate_embedders import quantize_embedder
 from research.eval.comparison.significance import compare_items
 from research.eval.suites import table as suite_table
 from research.eval.suites.tasks import (
@@ -47,7 +48,10 @@ def evaluate_suite(
         model = options.load_model(None if name == options.MODEL.value else name)
         embedder = options.make_embedder(model, allow_empty=True)
         embed = cache_vectors(
-            split_over_processes(embedder), by_role=depends_on_role(embedder)
+            quantize_embedder(
+                split_over_processes(embedder), embedder.model.quantizer, "suite"
+            ),
+            by_role=depends_on_role(embedder),
         )
         kind = similarity or model.similarity
         if kind not in evaluators:

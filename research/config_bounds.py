@@ -8,7 +8,7 @@ from typing import Any
 BOUNDS = {
     "above 0": """
         temperature kl_temperature cosent.scale angle.scale angle_triplets.scale eps
-        limit.queries limit.widths sticky_tokens.pairs
+        limit.queries limit.widths sticky_tokens.pairs float8.scale pq.parts
         norm_eps rope_theta score_range count rank clusters heads latents mult patterns
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
         samples_per_label experiments repetitions texts_per_repetition
@@ -21,7 +21,7 @@ BOUNDS = {
         sticky_tokens.tokens window cycle min_length num_kv_heads head_dim num_experts
         st5_adaptive.kl_temperature st6_adaptive.kl_temperature
         query_tokens document_tokens query_length document_length flops.query
-        flops.document
+        flops.document binary.rescore
         """,
     "in 0 ... 1": """
         betas ratio ratios replace decoder_ratio short_probability size

@@ -15,11 +15,7 @@ from research.inference.chunk_embedder import (
     make_chunk_embeddings,
     make_chunk_rows,
 )
-from research.inference.embed_kinds import (
-    check_finite,
-    encode_sparse,
-    group_tokens,
-)
+from research.inference.embed_kinds import check_finite, encode_sparse, group_tokens
 from research.inference.forward import RowEncoder, make_row_encoders
 from research.inference.model import EmbeddingModel
 from research.inference.settings import (
@@ -31,10 +27,7 @@ from research.inference.settings import (
     truncate_to_depths,
 )
 from research.inference.similarity import get_width, to_multi_vectors
-from research.inference.token_transforms import (
-    has_one_vector,
-    parse_token_transform,
-)
+from research.inference.token_transforms import has_one_vector, parse_token_transform
 from research.inference.tokenize import (
     TokenizedTexts,
     check_token_ids,
@@ -52,6 +45,7 @@ from research.text.chunking import Chunking, check_row_length, split_texts
 from research.text.templates import Prompt
 from research.text.tokens import PST
 from research.transforms.normalize import l2_normalize_rows
+from research.transforms.pipeline import VectorTransform
 
 # The output of an embedder: dense vectors [N, D], `MultiVectors` of tokens or chunks,
 # or a SciPy CSR array [N, V].
@@ -83,8 +77,9 @@ class Embedder:
         chunk: How documents are cut into chunks; None embeds them as one text. The
             vector of a late chunk is always the mean of its token states, that of a
             landmark chunk the state of its last token, whatever `pool` is.
-        transform: Function of vectors [N, dim], such as a whitening, applied before
-            they are normalized.
+        transform: Transform of the vectors [N, dim], whose linear maps are applied
+            before they are normalized; None for the model's own. Its quantizer is not
+            applied: `store_vectors` does that.
         token_transform: What is done to the vectors of tokens, as
             `parse_token_transform` reads it; "" for nothing.
         depths: Numbers of blocks at which texts are embedded, in one pass; 0 is the
@@ -116,7 +111,7 @@ class Embedder:
         max_length: int | None = None,
         normalize: bool | None = None,
         chunk: Chunking | None = None,
-        transform: Callable[[np.ndarray], np.ndarray] | None = None,
+        transform: VectorTransform | None = None,
         token_transform: str = "",
         depths: Sequence[int] | None = None,
         clip_dims: Sequence[int] = (),
@@ -124,17 +119,19 @@ class Embedder:
         mesh: Mesh | None = None,
         allow_empty: bool = False,
     ):
-        model = describe_model(model, dim, pool, prompt, normalize)
+        model = describe_model(model, dim, pool, prompt, normalize, transform)
         check_kind(model, chunk, depths, token_transform)
         # The vectors of muvera have their own similarity
         if has_one_vector(token_transform):
             model = model._replace(similarity="dot")
         self.token_transform = token_transform
-        self._transform_tokens = parse_token_transform(token_transform, model.width)
+        self._transform_tokens = parse_token_transform(
+            token_transform, model.transformed_width
+        )
         if chunk is not None and (model.prompt or depths):
             reason = "the templates of a prompt" if model.prompt else "several depths"
             raise ValueError(f"chunk {chunk} does not go with {reason}")
-        self.model, self.chunk, self.transform = model, chunk, transform
+        self.model, self.chunk = model, chunk
         self._allow_empty = allow_empty
         # The encoder, cut to the blocks that are needed.
         params, cfg = model.params, model.config
@@ -315,8 +312,8 @@ class Embedder:
             ValueError: A vector is not finite; `label` names its text.
         """
         vectors = vectors[..., : self.model.dim]
-        if self.transform is not None:
-            vectors = self.transform(vectors)
+        if self.model.transform is not None:
+            vectors = self.model.transform.apply_maps(vectors)
         check_finite(vectors, label)
         if self.model.normalize:
             vectors = l2_normalize_rows(vectors)

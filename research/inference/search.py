@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from research.inference.kind_search import search_multi_vectors, search_sparse
+from research.inference.quantized_vectors import rescore_candidates
 from research.inference.similarity import (
     check_similarity,
     count_texts,
@@ -17,7 +18,7 @@ from research.inference.similarity import (
     uses_unit_vectors,
 )
 from research.inference.top_k import check_search, merge_top
-from research.inference.vector_shards import ShardedVectors
+from research.inference.vector_shards import ShardedVectors, run_ahead
 from research.sharding import make_mesh
 from research.transforms.normalize import l2_normalize_rows
 from research.types import Array, MultiVectors
@@ -40,7 +41,7 @@ def rank_documents(
         queries: Embeddings of Q queries.
         documents: Embeddings of N documents, of the same kind; those of dense queries
             may have several vectors, such as those of chunks, whose best one counts.
-            Vectors of a folder are read in blocks.
+            Vectors of a folder are read in blocks, and codes are decoded in blocks.
         k: Number of documents per query; at most N are returned.
         similarity: One of `similarity.SIMILARITIES` of the kind.
         precedence: [N] int; of documents with equal scores, that with the smallest
@@ -53,6 +54,31 @@ def rank_documents(
         ValueError: We do not rank by this similarity, or as in `search`.
     """
     check_similarity(queries, similarity)
+    quantizer = getattr(getattr(documents, "vectors", documents), "quantizer", None)
+    if quantizer is not None and embedding_kind(queries) == "dense":
+        queries = quantizer.center_queries(queries)
+    is_dense = embedding_kind(documents) == "dense"
+    if quantizer is None or not quantizer.rescore or not is_dense:
+        return _rank(queries, documents, k, similarity, precedence)
+    # Of binary codes, those with the fewest bits that differ are candidates.
+    check_search(queries, documents, k)
+    bits = np.where(queries > 0, np.float32(1), np.float32(-1))
+    _, candidates = _rank(bits, documents, k * quantizer.rescore, "dot", precedence)
+    normalize = uses_unit_vectors(similarity)
+    queries = l2_normalize_rows(queries) if normalize else queries
+    return rescore_candidates(
+        queries, documents, candidates, k, normalize=normalize, precedence=precedence
+    )
+
+
+def _rank(
+    queries: np.ndarray | MultiVectors,
+    documents: np.ndarray | ShardedVectors | MultiVectors,
+    k: int,
+    similarity: str,
+    precedence: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks documents by their vectors; each process searches its share of them."""
     # The cosine is the dot product of normalized vectors.
     options = {"normalize": uses_unit_vectors(similarity), "precedence": precedence}
     find, count = search, count_texts(documents)
@@ -117,8 +143,10 @@ def search(
     queries = jnp.asarray(_pad(queries, -(-count // step) * step))
     # For each step of queries, the k best vectors so far: [step, k].
     best = [None] * (len(queries) // step)
-    for start in range(first, stop, size):
-        block = vectors[start : min(start + size, stop)]
+    # A thread reads the next block while the devices search one.
+    starts = range(first, stop, size)
+    blocks = ((start, vectors[start : min(start + size, stop)]) for start in starts)
+    for start, block in run_ahead(blocks):
         valid = len(block)
         # Of equal scores, a device keeps those that come first in its block.
         order = np.arange(valid)

@@ -12,6 +12,7 @@ from research.models.encoder import truncate_depth
 from research.models.pooling.registry import pooled_kind
 from research.text.chunking import Chunking
 from research.text.templates import Prompt
+from research.transforms.pipeline import VectorTransform
 
 
 def describe_model(
@@ -20,6 +21,7 @@ def describe_model(
     pool: str | None,
     prompt: Prompt | None,
     normalize: bool | None,
+    transform: VectorTransform | None = None,
 ) -> EmbeddingModel:
     """The model with the caller's settings in place of its own, checked.
 
@@ -29,6 +31,7 @@ def describe_model(
         pool: Name of the pooling; None for that of the prompt or the model.
         prompt: Templates for the texts; None for the model's own.
         normalize: Whether vectors are scaled to length 1; None for the model's own.
+        transform: What was fitted to the vectors; None for the model's own.
     """
     # The caller's templates replace both the model's templates and its prefixes.
     if prompt is not None:
@@ -50,6 +53,9 @@ def describe_model(
     names = SIMILARITIES[model.kind]
     if model.similarity in NAMES and model.similarity not in names:
         model = model._replace(similarity=names[0])
+    if transform is not None:
+        model = model._replace(transform=transform)
+    check_transform(model)
     return model
 
 
@@ -107,6 +113,20 @@ def apply_prompt(
     late = prompt.late_interaction if prompt else None
     token_id = late.find_unattended(tokenizer) if late else -1
     return dataclasses.replace(cfg, unattended_id=token_id)
+
+
+def check_transform(model: EmbeddingModel) -> None:
+    """Raises ValueError if a model's transform is for other vectors."""
+    transform = model.transform
+    if transform is not None and model.kind == "sparse":
+        raise ValueError(
+            f"the transform {transform.text} does not go with the pooling {model.pool}"
+        )
+    if transform is not None and transform.input_width != model.width:
+        raise ValueError(
+            f"the transform {transform.text} was fitted to vectors of width "
+            f"{transform.input_width}, not {model.width}"
+        )
 
 
 def truncate_to_depths(params, cfg, depths: Sequence[int], layers: tuple[int, ...]):

@@ -31,6 +31,7 @@ from research.processes import is_first
 from research.progress import show_progress
 from research.text.prompts import PROMPTS, build_prompt
 from research.text.tokenization import load_tokenizer
+from research.transforms.pipeline import FILE, load_transform
 from research.types import Params
 
 # {id of a model on the hub: Python package with the same files}
@@ -340,4 +341,5 @@ def _load_sentence_transformers(
     folder = read_folder(path)
     modules = get_modules(folder)
     model = _load_transformers(modules.transformer, read_params, lm_head, modules)
-    return apply_modules(model, folder)
+    transform = load_transform(path / FILE) if (path / FILE).is_file() else None
+    return apply_modules(model, folder)._replace(transform=transform)

@@ -148,6 +148,15 @@ def apply_bonferroni(p_value: float, comparisons: int) -> float:
     return min(1.0, p_value * comparisons)
 
 
+def apply_holm(p_values: Sequence[float]) -> list[float]:
+    """The p of each of several comparisons by Holm's step-down method (1979)."""
+    order, adjusted, largest = np.argsort(p_values, kind="stable"), {}, 0.0
+    for rank, number in enumerate(order.tolist()):
+        p_value = apply_bonferroni(p_values[number], len(p_values) - rank)
+        adjusted[number] = largest = max(largest, p_value)
+    return [adjusted[number] for number in range(len(p_values))]
+
+
 def mark_p(p_value: float | None) -> str:
     """An asterisk for p < 0.05, as in the tables of Starbucks; else nothing."""
     return "*" if p_value is not None and p_value < LEVEL else ""

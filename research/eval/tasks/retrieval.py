@@ -19,6 +19,7 @@ from research.eval.metrics import (
     query_scores,
     ranking_scores,
 )
+from research.inference.fusion import fuse_rankings, parse_fusion
 from research.inference.search import rank_documents
 from research.inference.similarity import NAMES
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
@@ -39,6 +40,7 @@ def retrieval(
     queries: int = 0,
     metrics: tuple[str, ...] = METRICS,
     abstention: bool = False,
+    hybrid: str = "",
 ) -> Evaluator:
     """Retrieval on a BEIR folder: exact search for each query of a split.
 
@@ -57,6 +59,8 @@ def retrieval(
             mrr among the best k documents.
         abstention: Whether the nAUC of the first metric is computed, as mteb does from
             rankings of 1,000 documents; see `abstention_scores`.
+        hybrid: The fusion of the rankings by vectors and by BM25, as `parse_fusion`
+            reads it; "" for none.
 
     Returns:
         embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent, or the
@@ -90,6 +94,7 @@ def retrieval(
         samples=samples,
         metrics=metrics,
         abstention=abstention,
+        hybrid=hybrid,
     )
     unknown = {
         "unknown_documents": len(folder.unknown_documents),
@@ -115,6 +120,7 @@ def ranking(
     samples: int = 0,
     metrics: Sequence[str] = METRICS,
     abstention: bool = False,
+    hybrid: str = "",
 ) -> Evaluator:
     """The evaluator of `retrieval`, for a corpus and queries {id: text} in memory."""
     check_option("similarity", similarity, NAMES)
@@ -133,9 +139,12 @@ def ranking(
     precedence[order] = np.arange(len(corpus))
     # BM25 does not depend on the model, so it runs only once.
     baseline = {}
-    if lexical:
+    fusion = parse_fusion(hybrid) if hybrid else None
+    if lexical or fusion:
         scores, rows = bm25(query_texts, [documents[i] for i in order], ranks)
-        lexical_run = make_run(scores, np.asarray(order)[rows], *names)
+        lexical_ranked = scores, np.asarray(order)[rows]
+    if lexical:
+        lexical_run = make_run(*lexical_ranked, *names)
         lexical_scores = ranking_scores(qrels, lexical_run, metrics)
         baseline["bm25"] = lexical_scores[metrics[0]]
 
@@ -145,6 +154,10 @@ def ranking(
         ranked = rank_documents(
             q, d, ranks, similarity=similarity, precedence=precedence
         )  # [Q, ranks]
+        if fusion:
+            # Every list has min(ranks, N) documents, so that none is missing
+            count = ranked[0].shape[1]
+            ranked = fuse_rankings(fusion, [ranked, lexical_ranked], count)
         run = partial(make_run, *ranked, *names)
         scores = score_run(qrels, run, metrics, samples=samples, abstention=abstention)
         scores.update(baseline)

@@ -14,6 +14,7 @@ from research.inference.model import EmbeddingModel
 from research.interop.public_sets import find_entry
 from research.interop.sentence_transformers.citations import list_citations
 from research.train.logging import read_rows, versions
+from research.transforms.pipeline import FILE
 
 # Pictures of a run, in WORKDIR/evals, which the card shows: {file: description}.
 PICTURES = {
@@ -154,6 +155,12 @@ def _describe_usage(model: EmbeddingModel, dim: int, name: str) -> str:
         ]
     lines += [f'model.encode(["a text"], prompt_name="{role}")' for role in extra]
     parts = ["## Usage", "```python\n" + "\n".join(lines) + "\n```"]
+    if model.transform is not None:
+        parts.append(
+            f"`{FILE}` holds the fitted `{model.transform.text}` that makes "
+            f"{model.transform.quantizer.bytes_per_vector:,} bytes of a document's "
+            "vector; Embax applies it to the documents that it stores."
+        )
     # The prompts, which other servers have to be given.
     if any(prompts.values()):
         listed = [f"* {role}: `{text}`" for role, text in prompts.items() if text]

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from research.atomic_write import atomic_write, to_json
-from research.inference.model import EmbeddingModel, merge_adapter
+from research.inference.model import EmbeddingModel, bake_maps, merge_adapter
+from research.inference.settings import check_transform
 from research.interop.hf.families import find_family, write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
@@ -26,6 +28,8 @@ from research.interop.sentence_transformers.model_card import (
 )
 from research.models import encoder
 from research.models.lora import num_params
+from research.transforms.pipeline import FILE, save_transform
+from research.transforms.quantization import ScalarQuantizer
 
 
 def export(
@@ -43,7 +47,10 @@ def export(
     a MultiVectorEncoder, and sparse ones a SparseEncoder.
 
     Its `encode` returns the same embeddings as Embax. A Dense module truncates the
-    width: it keeps the leading values, before the vector is normalized.
+    width: it keeps the leading values, before the vector is normalized. The linear maps
+    of the model's transform, such as a PCA, are further Dense modules. A file holds its
+    quantizer, which Embax applies, and `ranges.npy` the ranges of int8 and uint8 for
+    `quantize_embeddings`.
 
     Args:
         model: The model; its adapter is merged, if it has one.
@@ -72,6 +79,9 @@ def export(
     if not 1 <= dim <= model.width:
         raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
     model = model._replace(params=params, config=cfg, dim=dim)
+    check_transform(model)
+    model = bake_maps(model)
+    model = model._replace(dim=model.width)
     # Its modules, or an error if sentence-transformers cannot compute it.
     layout = LAYOUTS[model.kind](model)
     model = layout.model
@@ -93,9 +103,10 @@ def export(
         _write_tokenizer(folder, model, special)
         _check_tokenizer(folder, model.tokenizer, fields)
         _write_modules(folder, layout)
+        _write_transform(folder, model)
         sizes = {
             "depth": cfg.depth,
-            "dim": dim,
+            "dim": model.width,
             "parameters": num_params(params),
         }
         pictures = _copy_pictures(workdir, model, folder)
@@ -246,6 +257,16 @@ def _write_modules(folder: Path, layout: Layout) -> None:
         folder / "config_sentence_transformers.json",
         {"prompts": model.prompts, "default_prompt_name": default, **layout.fields},
     )
+
+
+def _write_transform(folder: Path, model: EmbeddingModel) -> None:
+    """The file of the model's quantizer, if it has one."""
+    if model.transform is None:
+        return
+    save_transform(model.transform, folder / FILE)
+    quantizer = model.transform.quantizer
+    if isinstance(quantizer, ScalarQuantizer):
+        np.save(folder / "ranges.npy", quantizer.ranges)
 
 
 def _write_json(file: Path, fields: Any) -> None:
