@@ -35,14 +35,14 @@ def test_a_text_is_read_alone(tmp_path):
     assert [text for text, _, _ in located] == list(read_texts(files))
     assert [number for _, number, _ in located] == [0, 0, 0, 1, 1, 2]
     offsets = [offset for *_, offset in located]
-    assert offsets == [0, 7, 15, 0, 40, -1]
+    assert offsets == [0, 7, 15, 0, 41, -1]
     for text, number, offset in located[:-1]:
         again = read_text_at(files[number], text.line, offset)
         assert again.text == text.text and again.place == text.place
         assert again.name == ("x" if text.name == "x" else "")
     # A file that has changed has no text there, or another one.
     records.write_text("[]")
-    for path, offset in ((records, 0), (records, 40)):
+    for path, offset in ((records, 0), (records, 41)):
         with pytest.raises(ValueError, match="line 1 has changed since it was"):
             read_text_at(path, 1, offset)
     with pytest.raises(FileNotFoundError, match="there is no file"):
