@@ -225,7 +225,7 @@ def main():
     if folder is not None:
         embed = embedders.make_stored_embedder(embed, folder, embedder, DATA.value)
     else:
-        embed = embedders.quantize_embedder(embed, embedder.model.quantizer, TASK.value)
+        embed = embedders.quantize_embedder(embed, embedder.model, TASK.value)
     scores = evaluator(embed)
     comparisons = against.compare_models(scores, _choose_evaluator, chunk, TASK.value)
     # longembed also has a curve over lengths.

@@ -154,7 +154,7 @@ def _score_model(
     model = options.load_model(name)
     embedder = options.make_embedder(model, chunk, allow_empty=True)
     embed = split_over_processes(embedder)
-    embed = quantize_embedder(embed, embedder.model.quantizer, task)
+    embed = quantize_embedder(embed, embedder.model, task)
     return make_evaluator(model.similarity)(embed)
 
 

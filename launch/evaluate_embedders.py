@@ -19,7 +19,6 @@ from research.inference.vector_shards import (
     read_vectors,
 )
 from research.text.chunking import Chunking
-from research.transforms.quantization import Quantizer
 from research.types import EmbedFn, Evaluator
 
 # Tasks that search documents.
@@ -39,7 +38,7 @@ def compare_chunkings(
     def make_embedder(chunk):
         embedder = options.make_embedder(model, chunk, allow_empty=True)
         embed = split_over_processes(embedder)
-        return quantize_embedder(embed, embedder.model.quantizer, SEARCHES[0])
+        return quantize_embedder(embed, embedder.model, SEARCHES[0])
 
     makers = {name: partial(make_embedder, chunk) for name, chunk in chunkings.items()}
     return compare_chunking.compare_chunkings(evaluator, makers, cli.log)
@@ -81,9 +80,7 @@ def choose_sizes(
     return model._replace(dim=None, transform=None), depths, dims, sizes
 
 
-def quantize_embedder(
-    embed: EmbedFn, quantizer: Quantizer | None, task: str
-) -> EmbedFn:
+def quantize_embedder(embed: EmbedFn, model: EmbeddingModel, task: str) -> EmbedFn:
     """An embedder whose vectors are those that come back from a store of codes.
 
     Searches compare the queries' own vectors with the codes of documents; other tasks
@@ -91,9 +88,10 @@ def quantize_embedder(
 
     Args:
         embed: The embedder.
-        quantizer: What encodes vectors; None for nothing.
+        model: The model, whose transform may have codes.
         task: The task.
     """
+    quantizer = model.quantizer
     if quantizer is None:
         return embed
 

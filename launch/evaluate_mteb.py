@@ -68,9 +68,7 @@ def evaluate_mteb(
     name, revision = name_model(options.MODEL.value, model)
     experiment = list_experiment(model)
     mteb_model = make_mteb_model(
-        quantize_embedder(
-            split_over_processes(embedder), embedder.model.quantizer, "mteb"
-        ),
+        quantize_embedder(split_over_processes(embedder), embedder.model, "mteb"),
         name=name,
         revision=revision,
         dim=embedder.width,

@@ -48,9 +48,7 @@ def evaluate_suite(
         model = options.load_model(None if name == options.MODEL.value else name)
         embedder = options.make_embedder(model, allow_empty=True)
         embed = cache_vectors(
-            quantize_embedder(
-                split_over_processes(embedder), embedder.model.quantizer, "suite"
-            ),
+            quantize_embedder(split_over_processes(embedder), embedder.model, "suite"),
             by_role=depends_on_role(embedder),
         )
         kind = similarity or model.similarity
