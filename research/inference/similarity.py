@@ -42,6 +42,14 @@ def count_texts(embeddings) -> int:
     return embeddings.shape[0]
 
 
+def count_bytes(embeddings) -> int:
+    """Bytes of the vectors of embeddings of any kind, without the numbers of texts."""
+    kind = embedding_kind(embeddings)
+    if kind == "sparse":
+        return embeddings.data.nbytes + embeddings.indices.nbytes
+    return embeddings.vectors.nbytes if kind == "multi_vector" else embeddings.nbytes
+
+
 def get_width(embeddings) -> int:
     """The width of the vectors of embeddings of any kind."""
     if isinstance(embeddings, MultiVectors):
