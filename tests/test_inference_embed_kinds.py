@@ -9,7 +9,7 @@ import pytest
 from research.inference.embedder import Embedder
 from research.inference.similarity import similarity
 from research.models.encoder import forward
-from research.text.colbert_prompt import colbert
+from research.text.multi_vector_prompts import colbert
 from research.text.templates import tokenize_with_prompt
 from research.types import Tokens
 from tests.tiny_models import TEXTS, make_model

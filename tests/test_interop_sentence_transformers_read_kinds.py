@@ -10,7 +10,7 @@ from research.inference.embedder import Embedder
 from research.inference.similarity import similarity
 from research.interop.load import load
 from research.interop.sentence_transformers.write import export
-from research.text.colbert_prompt import colbert
+from research.text.multi_vector_prompts import colbert
 
 PROMPT = colbert(
     query_marker="[UNK]", document_marker="", query_length=12, document_length=24

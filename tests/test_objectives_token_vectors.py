@@ -54,20 +54,20 @@ def evaluate(objective, batch, key):
 
 
 def test_texts_are_taken_from_packed_rows(batch):
-    segment_ids = batch.tokens.segment_ids
+    scored = np.where(batch.tokens.pooling_mask, batch.tokens.segment_ids, 0)
     vectors = jnp.arange(1.0, ROWS * LENGTH + 1)[:, None]
-    q = np.asarray(take_token_vectors(vectors, segment_ids, batch.query_index, 8))
-    d = np.asarray(take_token_vectors(vectors, segment_ids, batch.document_index))
+    q = np.asarray(take_token_vectors(vectors, scored, batch.query_index, 8))
+    d = np.asarray(take_token_vectors(vectors, scored, batch.document_index))
     assert q.shape == (ROWS, 8, 1) and d.shape == (2 * ROWS, LENGTH, 1)
     for row in range(ROWS):
         places = np.asarray(vectors).reshape(ROWS, LENGTH)[row]
         for text, segment in ((q[row], 1), (d[2 * row], 2), (d[2 * row + 1], 3)):
-            want = places[np.asarray(segment_ids)[row] == segment][: len(text)]
+            want = places[scored[row] == segment][: len(text)]
             np.testing.assert_array_equal(text[: len(want), 0], want)
             assert not text[len(want) :].any()
     # Of every layer
     layers = jnp.stack([vectors, 2 * vectors], 1)
-    both = take_token_vectors(layers, segment_ids, batch.query_index, 8)
+    both = take_token_vectors(layers, scored, batch.query_index, 8)
     np.testing.assert_array_equal(both, np.stack([q, 2 * q], 1))
 
 

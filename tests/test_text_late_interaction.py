@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from research.text.colbert_prompt import colbert
+from research.text.multi_vector_prompts import colbert, metaembed
 from research.text.prompts import build_prompt, parse_prompt
 from research.text.templates import tokenize_with_prompt
 from research.text.tokenization import train_tokenizer
@@ -81,3 +81,18 @@ def test_missing_tokens_and_lengths_are_named(tokenizer):
         tokenize(tokenizer, "query", expansion="<m>")
     with pytest.raises(ValueError, match="needs a query_length"):
         colbert(query_length=0)
+
+
+def test_meta_tokens_come_last_and_are_scored_alone(tokenizer):
+    prompt = metaembed(queries=2, documents=3, token="[MASK]")
+    for role, count in (("query", 2), ("document", 3)):
+        (rows,) = tokenize_with_prompt(prompt, tokenizer, TEXTS, 20, role)
+        for ids, mask in zip(rows.token_ids, rows.pooling_mask, strict=True):
+            assert len(ids) <= 20
+            assert mask.tolist() == [False] * (len(ids) - count) + [True] * count
+            assert set(ids[mask]) == {tokenizer.token_to_id("[MASK]")}
+    # Each has its own number
+    numbers = [
+        piece.special for piece in metaembed().templates["document"][0] if piece.pooled
+    ]
+    assert numbers[0] == "[unused26]" and len(set(numbers)) == 64

@@ -90,7 +90,33 @@ def make_muvera(
     return encode
 
 
+def keep_first(width: int, queries: int = 16, documents: int = 64) -> TokenTransform:
+    """The first vectors of each text, such as one of MetaEmbed's groups.
+
+    Args:
+        width: Ignored: vectors may have any width.
+        queries: Most vectors of a query.
+        documents: Most vectors of a document.
+
+    Raises:
+        ValueError: A number is below 1.
+    """
+    del width
+    if min(queries, documents) < 1:
+        raise ValueError(f"keep_first({queries}, {documents}) leaves no vector")
+
+    def keep(texts: MultiVectors, role: str) -> MultiVectors:
+        most = queries if role == "query" else documents
+        lengths = np.diff(texts.offsets)
+        places = np.arange(texts.offsets[-1]) - np.repeat(texts.offsets[:-1], lengths)
+        offsets = np.cumsum([0, *np.minimum(lengths, most)])
+        return MultiVectors(texts.vectors[places < most], offsets)
+
+    return keep
+
+
 TOKEN_TRANSFORMS: dict[str, Callable[..., TokenTransform]] = {
     "pool_tokens": make_token_pooling,
+    "keep_first": keep_first,
     "muvera": make_muvera,
 }

@@ -17,6 +17,7 @@ from research.losses.matryoshka_sampled import (
     st5_adaptive,
     st6_adaptive,
 )
+from research.losses.nested_groups import nested_groups
 from research.losses.registry import Loss
 from research.losses.size_terms import (
     LAYER_WEIGHTS,
@@ -297,4 +298,5 @@ SIZE_LOSSES = {
     "st5_adaptive": st5_adaptive,
     "st6_adaptive": st6_adaptive,
     "ese": ese,
+    "nested_groups": nested_groups,
 }

@@ -68,8 +68,9 @@ def contrastive(
         rank_weight: Weight of the entropy of the batch's embeddings at full size, which
             reduces their rank (`von_neumann_entropy`), such as 0.01; 0 for no term. It
             is logged as the metric "representation_rank".
-        query_tokens: Most tokens of a query that a pooling gives vectors for, such as
-            32 for ColBERT's; 0 for all of a row. Fewer take less memory.
+        query_tokens: Most scored tokens of a query, for a pooling that gives each a
+            vector, such as 32 for ColBERT's; 0 for all of a row, which take more
+            memory.
         document_tokens: The same for documents.
 
     Returns:
@@ -124,7 +125,8 @@ def contrastive(
             compute_loss,
             query_embeddings,
             embeddings,
-            batch.tokens.segment_ids,
+            # The texts of the tokens that are scored
+            jnp.where(batch.tokens.pooling_mask, batch.tokens.segment_ids, 0),
             batch.query_index,
             batch.document_index,
             batch.labels,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from research.config_sections import Call, build, build_call, parse_call
-from research.text.colbert_prompt import colbert
+from research.text.multi_vector_prompts import colbert, metaembed
 from research.text.one_word_prompts import cot, ke, metaeol, prompteol
 from research.text.templates import Prompt, escape_braces, parse_template
 from research.text.tokens import Piece, Template, fill_placeholders
@@ -334,4 +334,5 @@ PROMPTS: dict[str, Callable[..., Prompt]] = {
     "gemma": gemma,
     "colbert": colbert,
     "inference_free": inference_free,
+    "metaembed": metaembed,
 }

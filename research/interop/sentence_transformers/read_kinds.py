@@ -31,7 +31,7 @@ from research.interop.sentence_transformers.read import (
     read_section,
 )
 from research.models.pooling.projection import Dense
-from research.text.colbert_prompt import colbert
+from research.text.multi_vector_prompts import colbert
 
 
 class TokenModules(NamedTuple):

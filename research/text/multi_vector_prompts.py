@@ -1,4 +1,4 @@
-"""The prompt of ColBERT, for a vector per token: markers and longer queries."""
+"""Prompts for several vectors per text: those of ColBERT and of MetaEmbed."""
 
 import string
 
@@ -65,3 +65,39 @@ def colbert(
         query_length, document_length, expansion, attends, tuple(skiplist)
     )
     return Prompt(templates, late_interaction=late)
+
+
+def metaembed(
+    *,
+    queries: int = 16,
+    documents: int = 64,
+    token: str = "[unused{}]",
+    first: int = 10,
+) -> Prompt:
+    """Meta tokens after each text, whose states are its vectors (Xiao et al. 2025).
+
+    Queries and documents have their own tokens of the vocabulary, which training makes
+    meta tokens. It is for the pooling `colbert`, which then gives their vectors alone.
+
+    Args:
+        queries: Number of meta tokens of a query.
+        documents: The same for documents.
+        token: Name of the meta tokens, with {} for their numbers; without it all are
+            the same token, and differ by their positions.
+        first: Number of the first meta token.
+    """
+
+    def append_tokens(start: int, count: int) -> Template:
+        names = [token.replace("{}", str(start + i)) for i in range(count)]
+        return (
+            Piece(special="bos"),
+            Piece(is_text=True),
+            Piece(special="close"),
+            *(Piece(special=name, pooled=True) for name in names),
+        )
+
+    templates = {
+        "query": (append_tokens(first, queries),),
+        "document": (append_tokens(first + queries, documents),),
+    }
+    return Prompt(templates)
