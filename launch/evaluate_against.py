@@ -155,7 +155,7 @@ def _score_model(
     embedder = options.make_embedder(model, chunk, allow_empty=True)
     embed = split_over_processes(embedder)
     embed = quantize_embedder(embed, embedder.model, task)
-    return make_evaluator(model.similarity)(embed)
+    return make_evaluator(embedder.model.similarity)(embed)
 
 
 def _format_table(main_score: float, records: Sequence[dict[str, Any]]) -> str:

@@ -65,6 +65,7 @@ def evaluate_mteb(
     # The model, by a name and a revision of its own, and its options.
     model = options.load_model()
     embedder = options.make_embedder(model, allow_empty=True)
+    options.check_dense(embedder, "--task=mteb")
     name, revision = name_model(options.MODEL.value, model)
     experiment = list_experiment(model)
     mteb_model = make_mteb_model(

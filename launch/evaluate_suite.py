@@ -47,6 +47,7 @@ def evaluate_suite(
     for name in models:
         model = options.load_model(None if name == options.MODEL.value else name)
         embedder = options.make_embedder(model, allow_empty=True)
+        options.check_dense(embedder, "--task=suite")
         embed = cache_vectors(
             quantize_embedder(split_over_processes(embedder), embedder.model, "suite"),
             by_role=depends_on_role(embedder),

@@ -225,6 +225,15 @@ def describe_kind(model: EmbeddingModel) -> tuple[str, str]:
     return described.kind, described.similarity
 
 
+def check_dense(embedder: Embedder, reader: str) -> None:
+    """Raises ValueError if a flag or command does not take an embedder's vectors."""
+    if embedder.kind != "dense":
+        raise ValueError(
+            f"{reader} needs one vector per text, but those of {MODEL.value} are "
+            f"{embedder.kind.replace('_', '-')}"
+        )
+
+
 def make_mesh() -> Mesh | None:
     """The mesh of this process's devices, as --model_parallel splits them."""
     return make_inference_mesh(MODEL_PARALLEL.value)

@@ -11,6 +11,7 @@ from research.inference.similarity import similarity
 from research.interop.load import load
 from research.interop.sentence_transformers.write import export
 from research.text.multi_vector_prompts import colbert
+from research.text.prompts import inference_free
 
 PROMPT = colbert(
     query_marker="[UNK]", document_marker="", query_length=12, document_length=24
@@ -234,3 +235,24 @@ def test_modules_of_sparse_models_that_we_do_not_compute(tmp_path):
         load(str(tmp_path / "out"), weights=False)
     with pytest.raises(ValueError, match="neither cuts, projects nor normalizes"):
         export(make_splade()._replace(normalize=True), tmp_path / "other")
+
+
+def test_queries_without_an_encoder(tmp_path):
+    model = make_splade("splade_doc")._replace(prompt=inference_free())
+    weights = np.random.default_rng(6).random(model.config.vocab_size).astype("f4")
+    model.params["pooling"]["query_weights"] = weights
+    export(model, tmp_path / "out")
+    theirs = sparse_encoder(tmp_path / "out")
+    theirs.save(str(tmp_path / "theirs"))
+    again, saved = (load(str(tmp_path / name)) for name in ("out", "theirs"))
+    for role, encode in (
+        ("query", theirs.encode_query),
+        ("document", theirs.encode_document),
+    ):
+        want = Embedder(model)(TEXTS, role).toarray()
+        np.testing.assert_allclose(want, encode(TEXTS).to_dense(), atol=1e-4)
+        for loaded in (again, saved):
+            found = Embedder(loaded)(TEXTS, role)
+            np.testing.assert_allclose(found.toarray(), want, atol=1e-5)
+    with pytest.raises(ValueError, match="leaves special tokens out of queries"):
+        export(model._replace(prompt=None), tmp_path / "other")

@@ -51,9 +51,7 @@ def test_a_group_trains_its_own_vectors_alone(vectors):
 
 
 def test_groups_that_the_texts_do_not_have(vectors):
-    with pytest.raises(
-        ValueError, match=r"\(4, 1\) is not in the 3 vectors of a query"
-    ):
+    with pytest.raises(ValueError, match=r"\(4, 1\) is not in the 3 vectors"):
         evaluate(*vectors, ((4, 1),))
     with pytest.raises(ValueError, match="2 weights are given for 1 groups"):
         evaluate(*vectors, ((1, 1),), weights=(1.0, 1.0))

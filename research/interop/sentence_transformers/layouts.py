@@ -15,6 +15,7 @@ from research.interop.sentence_transformers.read import (
 )
 from research.models.pooling.projection import Dense
 from research.text.late_interaction import LateInteraction
+from research.text.prompts import inference_free
 from research.text.templates import tokenize_with_prompt
 from research.text.tokens import Piece
 
@@ -37,6 +38,8 @@ class Layout(NamedTuple):
         options: Options of the transformer, besides those of every folder.
         fields: Fields of config_sentence_transformers.json, besides the prompts.
         mlm_head: Whether the transformer has a head, which is the pooling's.
+        query_weights: [V] weights of the tokens of queries, which have no encoder; None
+            if queries go the way of documents.
     """
 
     model: EmbeddingModel
@@ -45,6 +48,12 @@ class Layout(NamedTuple):
     options: dict[str, Any]
     fields: dict[str, Any]
     mlm_head: bool = False
+    query_weights: np.ndarray | None = None
+
+    @property
+    def body(self) -> str:
+        """The folder of the transformer within that of the model."""
+        return "" if self.query_weights is None else "document_0_Transformer"
 
 
 def describe_dense(model: EmbeddingModel) -> Layout:
@@ -135,10 +144,19 @@ def describe_sparse(model: EmbeddingModel) -> Layout:
         ValueError: It cannot compute the model's pooling, or what is done after it.
     """
     call = parse_call(model.pool)
-    if call.name != "splade":
+    if call.name not in ("splade", "splade_doc"):
         raise ValueError(f"SparseEncoder has no module that pools by {model.pool}")
-    if model.prompt is not None:
-        raise ValueError(NO_TEMPLATES)
+    # Its queries without an encoder are without special tokens
+    query_weights = model.params["pooling"].get("query_weights")
+    prompt = None if query_weights is None else inference_free()
+    if model.prompt != prompt:
+        raise ValueError(
+            NO_TEMPLATES
+            if prompt is None
+            else "SparseEncoder leaves special tokens out of queries without an "
+            "encoder, as the prompt inference_free does, which this model does not have"
+        )
+    model = model._replace(prompt=None)
     if model.dim not in (None, model.full_width) or model.dense or model.normalize:
         raise ValueError(
             "SparseEncoder neither cuts, projects nor normalizes sparse vectors, as "
@@ -161,7 +179,11 @@ def describe_sparse(model: EmbeddingModel) -> Layout:
         fields["max_active_dims"] = top
     modules = [Module(SPLADE_TYPE, config)]
     transformer = f"{BASE}.transformer.Transformer"
-    return Layout(model, transformer, modules, options, fields, mlm_head=True)
+    return Layout(
+        *(model, transformer, modules, options, fields),
+        mlm_head=True,
+        query_weights=query_weights,
+    )
 
 
 def _write_markers(model: EmbeddingModel) -> EmbeddingModel:
@@ -257,6 +279,11 @@ MASK_TYPE = (
 SPLADE_TYPE = (
     "sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling"
 )
+STATIC_TYPE = (
+    "sentence_transformers.sparse_encoder.modules.sparse_static_embedding"
+    ".SparseStaticEmbedding"
+)
+ROUTER_TYPE = f"{BASE}.router.Router"
 LOGITS = {"method": "forward", "method_output_name": "logits"}
 # {our name of an activation: theirs}
 SPLADE_ACTIVATIONS = {"log1p": "relu", "log1p_twice": "log1p_relu"}

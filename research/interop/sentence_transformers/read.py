@@ -30,6 +30,7 @@ class Modules(NamedTuple):
         dense: Linear layers after the pooling.
         dim: Number of leading components that are kept; None for all.
         mlm_head: Whether the transformer has a head, which belongs to the pooling.
+        query_weights: [V] weights of the tokens of queries that have no encoder.
     """
 
     transformer: Path
@@ -45,6 +46,7 @@ class Modules(NamedTuple):
     dense: tuple[Dense, ...]
     dim: int | None
     mlm_head: bool = False
+    query_weights: np.ndarray | None = None
 
 
 def read_modules(path: Path) -> Modules:

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, normalizers
 from research.atomic_write import read_json
 from research.config_sections import format_call
 from research.inference.model import EmbeddingModel
+from research.interop.hf.tensor_files import read_file
 from research.interop.json_files import check_number
 from research.interop.sentence_transformers.layouts import (
     LOGITS,
@@ -32,6 +33,7 @@ from research.interop.sentence_transformers.read import (
 )
 from research.models.pooling.projection import Dense
 from research.text.multi_vector_prompts import colbert
+from research.text.prompts import inference_free
 
 
 class TokenModules(NamedTuple):
@@ -90,7 +92,11 @@ def apply_modules(
     if modules.mlm_head and model.params:
         params = dict(model.params)
         params["pooling"] = {"head": params.pop("head")}
+        if modules.query_weights is not None:
+            params["pooling"]["query_weights"] = modules.query_weights
         model = model._replace(params=params)
+    if modules.query_weights is not None:
+        model = model._replace(prompt=inference_free())
     return _apply_token_modules(model, late) if late else model
 
 
@@ -168,12 +174,15 @@ def _read_token_modules(path: Path, fields: Mapping[str, Any]) -> TokenModules:
 def _read_sparse_modules(path: Path, fields: Mapping[str, Any]) -> Modules:
     """Reads a folder of SPLADE: a masked language model, and a pooling of logits."""
     file = path / "config_sentence_transformers.json"
-    modules = list_modules(path / "modules.json")
+    modules_file, query_weights = path / "modules.json", None
+    modules = list_modules(modules_file)
+    if [kind for kind, _ in modules] == ["Router"]:
+        modules_file, modules, query_weights = _read_routes(modules[0][1])
     kinds = [kind for kind, _ in modules]
     if kinds != ["Transformer", "SpladePooling"]:
         raise ValueError(
-            f"{path / 'modules.json'} has the modules {', '.join(kinds)}; of sparse "
-            "vectors we compute Transformer and SpladePooling"
+            f"{modules_file} has the modules {', '.join(kinds)}; of sparse vectors we "
+            "compute Transformer and SpladePooling"
         )
     options_file, options = read_options(modules[0][1], ("transformer_task",), LOGITS)
     check_values(options_file, options, {"transformer_task": ("fill-mask",)})
@@ -192,6 +201,7 @@ def _read_sparse_modules(path: Path, fields: Mapping[str, Any]) -> Modules:
         "activation": names[pooling.get("activation_function", "relu")],
         "top": check_number(file, fields, "max_active_dims") or 0,
     }
+    name = "splade" if query_weights is None else "splade_doc"
     tokenizer_fields = dict(read_section(options, "processor_kwargs"))
     return Modules(
         transformer=modules[0][1],
@@ -200,7 +210,7 @@ def _read_sparse_modules(path: Path, fields: Mapping[str, Any]) -> Modules:
         lower_case=bool(options.get("do_lower_case")),
         tokenizer_fields=tokenizer_fields,
         config_fields=dict(read_section(options, "config_kwargs")),
-        pool=format_call({"name": "splade", **arguments}),
+        pool=format_call({"name": name, **arguments}),
         prompts=read_prompts(file, fields),
         default_prompt=fields.get("default_prompt_name") or "",
         similarity=fields.get("similarity_fn_name") or "dot",
@@ -208,7 +218,34 @@ def _read_sparse_modules(path: Path, fields: Mapping[str, Any]) -> Modules:
         dense=(),
         dim=None,
         mlm_head=True,
+        query_weights=query_weights,
     )
+
+
+def _read_routes(
+    path: Path,
+) -> tuple[Path, list[tuple[str, Path]], np.ndarray]:
+    """The modules of documents, and the weights of queries without an encoder.
+
+    Returns:
+        The file of the routes, (kind, folder) of each module, and [V] weights.
+    """
+    file = path / "router_config.json"
+    fields = read_json(file)
+    types, structure = fields.get("types", {}), fields.get("structure", {})
+    routes = {
+        role: [(str(types.get(name)).split(".")[-1], path / name) for name in names]
+        for role, names in structure.items()
+    }
+    queries = [kind for kind, _ in routes.get("query", [])]
+    if set(routes) != {"query", "document"} or queries != ["SparseStaticEmbedding"]:
+        raise ValueError(
+            f"{file} has the routes {', '.join(routes)}, with {', '.join(queries)} for "
+            "queries; we compute SparseStaticEmbedding for queries and other modules "
+            "for documents"
+        )
+    tensors = read_file(routes["query"][0][1] / "model.safetensors")
+    return file, routes["document"], np.asarray(tensors["weight"], np.float32)
 
 
 def _convert_pylate(fields: Mapping[str, Any]) -> dict[str, Any]:

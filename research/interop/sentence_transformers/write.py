@@ -19,7 +19,12 @@ from research.interop.hf.families import find_family, write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
 from research.interop.hf.weight_names import MLM_HEADS
-from research.interop.sentence_transformers.layouts import LAYOUTS, Layout
+from research.interop.sentence_transformers.layouts import (
+    LAYOUTS,
+    ROUTER_TYPE,
+    STATIC_TYPE,
+    Layout,
+)
 from research.interop.sentence_transformers.model_card import (
     PICTURES,
     make_card,
@@ -98,12 +103,21 @@ def export(
         if layout.mlm_head:
             body["head"] = params["pooling"]["head"]
             fields["architectures"] = [MLM_HEADS[find_family(cfg)][2]]
-        write_safetensors(folder, body, cfg)
-        _write_json(folder / "config.json", fields)
-        _write_tokenizer(folder, model, special)
-        _check_tokenizer(folder, model.tokenizer, fields)
+        transformer = folder / layout.body
+        transformer.mkdir(exist_ok=True)
+        write_safetensors(transformer, body, cfg)
+        _write_json(transformer / "config.json", fields)
+        _write_tokenizer(transformer, model, special)
+        _check_tokenizer(transformer, model.tokenizer, fields)
         _write_modules(folder, layout)
         _write_transform(folder, model)
+        if layout.query_weights is not None:
+            static = folder / QUERY_FOLDER
+            static.mkdir()
+            weights = np.asarray(layout.query_weights, np.float32)
+            save_tensors(static / "model.safetensors", {"weight": weights})
+            _write_json(static / "config.json", {"frozen": False})
+            _write_tokenizer(static, model, special)
         sizes = {
             "depth": cfg.depth,
             "dim": model.width,
@@ -231,14 +245,20 @@ def _check_tokenizer(
 def _write_modules(folder: Path, layout: Layout) -> None:
     """modules.json, each module's folder, and the options of the model."""
     # A folder for each of the modules after the transformer.
-    model, paths = layout.model, [(layout.transformer, "")]
+    model, paths = layout.model, [(layout.transformer, layout.body)]
     for i, module in enumerate(layout.modules, start=1):
         path = f"{i}_{module.type.split('.')[-1]}"
+        if layout.body:
+            path = f"document_{path}"
         (folder / path).mkdir()
         _write_json(folder / path / "config.json", module.config)
         if module.tensors:
             save_tensors(folder / path / "model.safetensors", module.tensors)
         paths.append((module.type, path))
+    # Queries and documents go different ways
+    if layout.body:
+        _write_json(folder / "router_config.json", _describe_routes(paths))
+        paths = [(ROUTER_TYPE, "")]
     # modules.json and the options.
     entries = [
         {"idx": i, "name": str(i), "path": path, "type": kind}
@@ -249,7 +269,8 @@ def _write_modules(folder: Path, layout: Layout) -> None:
     if find_family(model.config) in HAS_POOLER and not layout.mlm_head:
         # We have no weights for the pooler, which would be made at random
         options["model_args"] = {"add_pooling_layer": False}
-    _write_json(folder / "sentence_bert_config.json", options | layout.options)
+    options |= layout.options
+    _write_json(folder / layout.body / "sentence_bert_config.json", options)
     # `encode` uses a default prompt: the model's, or that of both roles.
     is_shared = model.prompts["query"] == model.prompts["document"] != ""
     default = model.default_prompt or ("document" if is_shared else None)
@@ -269,10 +290,27 @@ def _write_transform(folder: Path, model: EmbeddingModel) -> None:
         np.save(folder / "ranges.npy", quantizer.ranges)
 
 
+def _describe_routes(paths: list[tuple[str, str]]) -> dict[str, Any]:
+    """router_config.json of documents that are encoded and queries that are not."""
+    types = {QUERY_FOLDER: STATIC_TYPE, **{path: kind for kind, path in paths}}
+    documents = [path for _, path in paths]
+    return {
+        "types": types,
+        "structure": {"query": [QUERY_FOLDER], "document": documents},
+        "parameters": {
+            "default_route": "document",
+            "allow_empty_key": True,
+            "route_mappings": {},
+        },
+    }
+
+
 def _write_json(file: Path, fields: Any) -> None:
     file.write_text(to_json(fields, indent=2) + "\n", encoding="utf-8")
 
 
+# Folder of the weights of queries that have no encoder.
+QUERY_FOLDER = "query_0_SparseStaticEmbedding"
 # Families whose encoder in `transformers` has a pooler, which embedding does not use.
 HAS_POOLER = ("bert", "xlm-roberta", "mpnet")
 # {name in `transformers`: tokens to look for in the tokenizer, by preference}
