@@ -27,6 +27,7 @@ from launch import evaluate_embedders as embedders
 from launch import flags as options
 from launch import main as cli
 from launch.embed_folder import read_folder_transform
+from launch.evaluate_kinds import CHUNKED_TASKS, choose_similarity
 from launch.supervise import supervise
 from research import processes
 from research.atomic_write import atomic_write, to_json
@@ -133,20 +134,11 @@ OUTPUT = cli.define_path(
     "The folder of a table's files. Default: evals/ of the model's workdir, or the "
     "current folder.",
 )
-# Flags that are arguments of evaluators, and tasks whose documents may be chunked.
+# Flags that are arguments of evaluators.
 TASK_FLAGS = (
     *(DATA, SPLIT, LABEL, METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, SAMPLES),
     *(TASKS, LENGTHS, TEXT, HYBRID),
 )
-CHUNKED_TASKS = (
-    "retrieval",
-    "examples",
-    "pydocs_retrieval",
-    "pydocs_long",
-    "longembed",
-)
-# Tasks of embeddings of all kinds, not of one vector per text alone.
-KIND_TASKS = (*CHUNKED_TASKS, "reranking")
 cli.group_flags("Task", TASK, DATA, SPLIT, LABEL, SIMILARITY)
 cli.group_flags("Search", METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, VECTORS, HYBRID)
 cli.group_flags("Tasks longembed and mteb", TASKS, LENGTHS, TEXT)
@@ -185,13 +177,7 @@ def main():
     # The task and the model; some tasks score the model itself.
     evaluator = _choose_evaluator("cosine")
     model = options.load_model(lm_head=isinstance(evaluator, ModelEvaluator))
-    kind, similarity = options.describe_kind(model)
-    if kind != "dense" and TASK.value not in KIND_TASKS:
-        raise ValueError(
-            f"--task={TASK.value} needs one vector per text, but those of "
-            f"{options.MODEL.value} are {kind.replace('_', '-')}; "
-            f"{', '.join(KIND_TASKS)} take them"
-        )
+    similarity = choose_similarity(model, TASK.value)
     if SIMILARITY.value is None and similarity != "cosine":
         evaluator = _build_evaluator(similarity)
     if isinstance(evaluator, ModelEvaluator):

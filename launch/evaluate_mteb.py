@@ -12,6 +12,7 @@ from absl import flags
 from launch import flags as options
 from launch import main as cli
 from launch.evaluate_embedders import quantize_embedder
+from launch.evaluate_kinds import check_dense
 from research import processes
 from research.eval.suites.mteb_tasks import make_mteb_task
 from research.eval.suites.table import SuiteScores, to_record
@@ -65,7 +66,7 @@ def evaluate_mteb(
     # The model, by a name and a revision of its own, and its options.
     model = options.load_model()
     embedder = options.make_embedder(model, allow_empty=True)
-    options.check_dense(embedder, "--task=mteb")
+    check_dense(embedder, "--task=mteb")
     name, revision = name_model(options.MODEL.value, model)
     experiment = list_experiment(model)
     mteb_model = make_mteb_model(

@@ -8,6 +8,7 @@ import numpy as np
 from launch import flags as options
 from launch import main as cli
 from launch.evaluate_embedders import quantize_embedder
+from launch.evaluate_kinds import check_dense
 from research.eval.comparison.significance import compare_items
 from research.eval.suites import table as suite_table
 from research.eval.suites.tasks import (
@@ -47,7 +48,7 @@ def evaluate_suite(
     for name in models:
         model = options.load_model(None if name == options.MODEL.value else name)
         embedder = options.make_embedder(model, allow_empty=True)
-        options.check_dense(embedder, "--task=suite")
+        check_dense(embedder, "--task=suite")
         embed = cache_vectors(
             quantize_embedder(split_over_processes(embedder), embedder.model, "suite"),
             by_role=depends_on_role(embedder),

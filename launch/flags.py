@@ -11,8 +11,6 @@ from research.inference.embedder import Embedder
 from research.inference.fitting import fit_to_texts
 from research.inference.model import EmbeddingModel, hash_model
 from research.inference.options import embedder_options, parse_dims
-from research.inference.settings import describe_model
-from research.inference.token_transforms import has_one_vector
 from research.interop import load
 from research.models.positions.base import Extrapolate
 from research.models.positions.methods import (
@@ -215,23 +213,6 @@ def make_embedder(
             normalize = model.normalize
         transform = fit_to_texts(TRANSFORM.value, raw, texts, normalize=normalize)
     return Embedder(model, normalize=normalize, transform=transform, **options)
-
-
-def describe_kind(model: EmbeddingModel) -> tuple[str, str]:
-    """The kind of a model's embeddings, by the flags, and how they are compared."""
-    described = describe_model(model, None, POOL.value, None, None)
-    if has_one_vector(TOKEN_TRANSFORM.value):
-        return "dense", "dot"
-    return described.kind, described.similarity
-
-
-def check_dense(embedder: Embedder, reader: str) -> None:
-    """Raises ValueError if a flag or command does not take an embedder's vectors."""
-    if embedder.kind != "dense":
-        raise ValueError(
-            f"{reader} needs one vector per text, but those of {MODEL.value} are "
-            f"{embedder.kind.replace('_', '-')}"
-        )
 
 
 def make_mesh() -> Mesh | None:

@@ -50,6 +50,7 @@ def measure_kinds(systems: list[str], data: str, split: str, rounds: int) -> dic
 
 def _measure_system(system: str, corpus, queries, qrels, rounds: int) -> dict[str, Any]:
     """The row of one system."""
+    # A model, and what is done to the vectors of its tokens
     name, _, transform = system.partition(" + ")
     embedder = Embedder(
         load.load(name), token_transform=transform.strip(), allow_empty=True

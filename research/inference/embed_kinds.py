@@ -25,6 +25,7 @@ def group_tokens(
         finish: Truncates and normalizes vectors.
         label: Function from the index of a text to its name in error messages.
     """
+    # The tokens of a row follow one another
     counts = [mask.sum() for mask in list_pooled_tokens(rows)]
     texts = MultiVectors(vectors, np.cumsum([0, *counts]))
     numbers = texts.text_numbers
@@ -68,6 +69,7 @@ def encode_sparse(
     """
     from scipy.sparse import csr_array, vstack
 
+    # The weights of a vocabulary take too much memory for a corpus
     parts = []
     for start in range(0, len(rows.token_ids), SPARSE_TEXTS):
         some = slice(start, start + SPARSE_TEXTS)

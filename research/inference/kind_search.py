@@ -62,6 +62,7 @@ def search_multi_vectors(
     best: list[Top | None] = [None] * len(steps)
     widest = max(int(queries.offsets[j] - queries.offsets[i]) for i, j in steps)
     limit = scores_per_step // widest
+    # Documents are read once, block by block, for all queries
     for first, end in split_texts(documents.offsets, start, stop, limit):
         block = get_texts(documents, first, end)
         if normalize:
@@ -104,6 +105,7 @@ def search_sparse(
     k, best = min(k, stop - start), None
     if normalize:
         queries, documents = normalize_embeddings((queries, documents))
+    # A block's scores are dense, since most documents share a term with the query
     step = max(1, scores_per_step // queries.shape[0])
     for first in range(start, stop, step):
         end = min(first + step, stop)

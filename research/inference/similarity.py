@@ -89,6 +89,7 @@ def similarity(queries, documents, name: str) -> np.ndarray:
     check_similarity(queries, name)
     if uses_unit_vectors(name):
         queries, documents = normalize_embeddings((queries, documents))
+    # Products of rows, which SciPy makes of the weights that both have
     if embedding_kind(queries) == "sparse":
         return (queries @ documents.T).toarray()
     if embedding_kind(documents) == "dense":
@@ -132,6 +133,7 @@ def maxsim(queries: MultiVectors, documents: MultiVectors) -> np.ndarray:
         [Q, N] float32.
     """
     scores = queries.vectors @ documents.vectors.T  # [query vectors, document vectors]
+    # The vectors of a text follow one another: [query vectors, N], then [Q, N]
     scores = np.maximum.reduceat(scores, documents.offsets[:-1], axis=1)
     return np.add.reduceat(scores, queries.offsets[:-1], axis=0)
 

@@ -31,6 +31,7 @@ def parse_token_transform(text: str, width: int) -> TokenTransform:
     calls = parse_calls(text) if text else []
     if "muvera" in [call.name for call in calls[:-1]]:
         raise ValueError(f"{text!r}: muvera makes one vector, so that it comes last")
+    # Each step is a function of the vectors and the role
     steps = [build_call(TOKEN_TRANSFORMS, call, width) for call in calls]
 
     def transform(texts: MultiVectors, role: str):
@@ -108,6 +109,7 @@ def keep_first(width: int, queries: int = 16, documents: int = 64) -> TokenTrans
     def keep(texts: MultiVectors, role: str) -> MultiVectors:
         most = queries if role == "query" else documents
         lengths = np.diff(texts.offsets)
+        # The number of each vector in its text
         places = np.arange(texts.offsets[-1]) - np.repeat(texts.offsets[:-1], lengths)
         offsets = np.cumsum([0, *np.minimum(lengths, most)])
         return MultiVectors(texts.vectors[places < most], offsets)

@@ -43,6 +43,7 @@ def flops(
     """
     check_option("query_norm", query_norm, NORMS)
     penalty = query * NORMS[query_norm](q) + document * flops_norm(d)
+    # The progress of the run is the same for all pairs
     if warmup:
         if labels.progress is None:
             raise ValueError("flops with a warmup needs the progress of a run")
@@ -68,6 +69,7 @@ def sparsity_metrics(q: Array, d: Array) -> Metrics:
         q: [B, V] weights of queries.
         d: [B*K, V] weights of documents.
     """
+    # [B], [B*K] numbers of terms
     counts = [jnp.sum(x > 0, axis=1) for x in jax.lax.stop_gradient((q, d))]
     query_terms, document_terms = (jnp.mean(to_float32(x)) for x in counts)
     return {

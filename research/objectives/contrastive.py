@@ -138,7 +138,7 @@ def contrastive(
     def compute_loss(
         queries, documents, segment_ids, query_index, document_index, labels, key
     ):
-        # [B, ...], [B*K, ...] of this device
+        # [B, ...], [B*K, ...] of this device; of a vector per token [B, T, D]
         if kind == "multi_vector":
             q = take_token_vectors(queries, segment_ids, query_index, query_tokens)
             d = take_token_vectors(

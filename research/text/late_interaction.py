@@ -63,6 +63,7 @@ def prepare_tokens(
     Raises:
         ValueError: The tokenizer does not have the token that lengthens queries.
     """
+    # Other roles are documents too
     if role != "query":
         ids = [tokenizer.token_to_id(token) for token in late.skiplist]
         skipped = np.array([i for i in ids if i is not None], np.int32)
@@ -71,6 +72,7 @@ def prepare_tokens(
             for row, mask in zip(token_ids, masks, strict=True)
         ]
         return list(token_ids), masks
+    # Added tokens are scored, whether or not they are attended to
     if not late.expansion:
         return list(token_ids), list(masks)
     token = find_token(tokenizer, late.expansion)

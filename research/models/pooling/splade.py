@@ -39,6 +39,7 @@ def splade(
         return {"head": head}
 
     def pool(params: Params, cfg: EncoderConfig, tokens: Array, mask: Array) -> Array:
+        # [B, S, D] states, whose products with the token table are logits
         head = params["pooling"]["head"]
         states = apply_mlm_head(head, tokens, cfg)
         arguments = (states, output_embeddings(params), head["bias"], mask)
@@ -110,6 +111,7 @@ def mark_tokens(token_ids: Array, mask: Array, vocab_size: int) -> Array:
 
     def mark_row(row):
         ids, masks = row  # [S], [M, S]
+        # A maximum, so that a token that occurs twice counts once
         empty = jnp.zeros((len(masks), vocab_size))
         return empty.at[:, ids].max(masks.astype(jnp.float32))
 
