@@ -26,7 +26,6 @@ from launch import evaluate_compress, evaluate_mteb, evaluate_suite
 from launch import evaluate_embedders as embedders
 from launch import flags as options
 from launch import main as cli
-from launch.embed_folder import read_folder_transform
 from launch.evaluate_kinds import CHUNKED_TASKS, choose_similarity
 from launch.supervise import supervise
 from research import processes
@@ -36,7 +35,6 @@ from research.eval.evaluators import EVALS
 from research.eval.suites import table
 from research.eval.tasks.sts import SIMILARITIES
 from research.inference.model import EmbeddingModel
-from research.inference.shares import split_over_processes
 from research.inference.similarity import NAMES
 from research.models.encoder import truncate_depth
 from research.types import ModelEvaluator
@@ -202,16 +200,9 @@ def main():
         formats = compare_chunking.format_markdown, compare_chunking.plot_chunkings
         return _write("chunks", _title(model), cells, record, *formats)
     (chunk,) = chunkings.values()
-    folder = Path(VECTORS.value) if VECTORS.value else None
-    transform = None if folder is None else read_folder_transform(folder)
-    embedder = options.make_embedder(
-        model, chunk, allow_empty=True, transform=transform
+    embed = embedders.make_task_embedder(
+        model, chunk, TASK.value, DATA.value, VECTORS.value
     )
-    embed = split_over_processes(embedder)
-    if folder is not None:
-        embed = embedders.make_stored_embedder(embed, folder, embedder, DATA.value)
-    else:
-        embed = embedders.quantize_embedder(embed, embedder.model, TASK.value)
     scores = evaluator(embed)
     comparisons = against.compare_models(scores, _choose_evaluator, chunk, TASK.value)
     # longembed also has a curve over lengths.

@@ -8,7 +8,8 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
-from launch.evaluate_embedders import quantize_embedder
+from launch.evaluate_embedders import make_task_embedder
+from launch.evaluate_kinds import choose_similarity
 from research import processes
 from research.eval.comparison.item_values import (
     read_item_table,
@@ -21,7 +22,6 @@ from research.eval.comparison.significance import (
     mark_p,
 )
 from research.eval.tables import markdown_table
-from research.inference.shares import split_over_processes
 from research.interop import load
 from research.text.chunking import Chunking
 from research.types import Evaluator, ItemValues, TaskScores
@@ -152,10 +152,8 @@ def _score_model(
 ) -> TaskScores:
     """The scores of another model, embedded with the options of the flags."""
     model = options.load_model(name)
-    embedder = options.make_embedder(model, chunk, allow_empty=True)
-    embed = split_over_processes(embedder)
-    embed = quantize_embedder(embed, embedder.model, task)
-    return make_evaluator(embedder.model.similarity)(embed)
+    embed = make_task_embedder(model, chunk, task)
+    return make_evaluator(choose_similarity(model, task))(embed)
 
 
 def _format_table(main_score: float, records: Sequence[dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from launch import flags as options
 from launch import main as cli
+from launch.embed_folder import read_folder_transform
 from research.data.corpus import describe_corpus, find_corpus
 from research.eval import compare_chunking, grid
 from research.inference.embedder import Embedder
@@ -78,6 +79,32 @@ def choose_sizes(
     dims = [dim] if dim else sorted(model.dims) or grid.default_dims(model.width)
     # Vectors of full width; the grid truncates them.
     return model._replace(dim=None, transform=None), depths, dims, sizes
+
+
+def make_task_embedder(
+    model: EmbeddingModel,
+    chunk: Chunking | None,
+    task: str,
+    data: str | None = None,
+    folder: str | None = None,
+) -> EmbedFn:
+    """The embedder of a task by the flags, with codes if the model has them.
+
+    Args:
+        model: The model.
+        chunk: How documents are cut.
+        task: The task.
+        data: Its corpus.
+        folder: A folder of vectors of the documents; None to embed them.
+    """
+    transform = read_folder_transform(Path(folder)) if folder else None
+    embedder = options.make_embedder(
+        model, chunk, allow_empty=True, transform=transform
+    )
+    embed = split_over_processes(embedder)
+    if folder:
+        return make_stored_embedder(embed, Path(folder), embedder, data)
+    return quantize_embedder(embed, embedder.model, task)
 
 
 def quantize_embedder(embed: EmbedFn, model: EmbeddingModel, task: str) -> EmbedFn:

@@ -11,6 +11,7 @@ python -m launch.bench suite [--model=M] [--data=../shared/data] [--rounds=1]
 python -m launch.bench error_rates [--model=M] [--data=../shared/data]
 python -m launch.bench gradcache [--micro_batches=0,64,...] [--batch_size=512]
 python -m launch.bench kinds --systems=M --systems="M + pool_tokens(2)" --data=BEIR
+python -m launch.bench index [--model=M] [--vectors=1000000]
 """
 
 import sys
@@ -78,6 +79,9 @@ SYSTEMS = flags.DEFINE_multi_string(
     "runs/colbert + pool_tokens(factor=2). The flag may be repeated.",
 )
 SPLIT = flags.DEFINE_string("split", "dev", "Split of the data of kinds.")
+VECTORS = flags.DEFINE_integer(
+    "vectors", 1_000_000, "Number of vectors of index.", lower_bound=1
+)
 
 
 def bench_encode() -> dict:
@@ -181,6 +185,13 @@ def bench_kinds() -> dict:
     return result
 
 
+def bench_index() -> dict:
+    """Build time, memory, speed and recall of an index of many vectors."""
+    from launch.bench.index_scale import measure_index
+
+    return measure_index(MODEL.value, TEXTS.value, VECTORS.value)
+
+
 # {name on the command line: benchmark}. They import PyTorch only when they run.
 BENCHES = {
     "encode": bench_encode,
@@ -195,6 +206,7 @@ BENCHES = {
     "suite": bench_suite,
     "kinds": bench_kinds,
     "error_rates": bench_error_rates,
+    "index": bench_index,
 }
 
 
