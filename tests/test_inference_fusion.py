@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from research.eval.tasks.retrieval import ranking
 from research.inference.fusion import fuse_rankings, parse_fusion
 
 RANDOM = np.random.default_rng(0)
@@ -88,3 +89,27 @@ def test_missing_documents_are_no_documents():
 def test_what_is_no_fusion_is_one_sentence(text, message):
     with pytest.raises(ValueError, match=message):
         parse_fusion(text)
+
+
+def test_a_retrieval_task_is_scored_with_bm25():
+    corpus = {"a": "red fox", "b": "blue whale", "c": "green frog", "d": "red whale"}
+    queries = {"q": "red", "r": "blue whale"}
+    qrels = {"q": {"a": 1, "d": 1}, "r": {"b": 1}}
+    vectors = np.random.default_rng(3).normal(size=(6, 4)).astype(np.float32)
+    table = dict(zip((*corpus.values(), *queries.values()), vectors, strict=False))
+    table["red"] = -table["red fox"]
+
+    def embed(texts, role):
+        return np.stack([table[text] for text in texts])
+
+    def score(**options):
+        options = {"metrics": ("mrr@10", "ndcg@2"), "lexical": True} | options
+        return ranking(corpus, queries, qrels, **options)(embed)
+
+    lexical = score()["bm25"]
+    assert lexical == 100 > score()["main_score"]
+    assert score(hybrid="weighted(alpha=0.0)")["main_score"] == lexical
+    assert score(hybrid="weighted(alpha=1.0)")["main_score"] == score()["main_score"]
+    assert score(hybrid="rrf")["bm25"] == lexical
+    with pytest.raises(ValueError, match="unknown name 'sum'"):
+        score(hybrid="sum")

@@ -107,7 +107,8 @@ def write_shard(
             rows["vectors"] = np.diff(embeddings.offsets)
         else:
             numbers = embeddings.text_numbers
-            rows = {name: [values[i] for i in numbers] for name, values in rows.items()}
+            rows = {"id": [names[i] for i in numbers]}
+            rows |= {name: values[numbers] for name, values in columns.items()}
             rows["text"] = numbers
         if embeddings.start is not None:
             rows |= {"start": embeddings.start, "end": embeddings.end}
@@ -196,7 +197,7 @@ def _write_parquet(path: Path, vectors: np.ndarray, rows: Mapping[str, Any]) -> 
             table,
             draft,
             row_group_size=ROWS_PER_GROUP,
-            compression="none",
+            compression="NONE",
             use_dictionary=False,
             write_statistics=False,
         )
