@@ -32,6 +32,7 @@ def embed_folder(
     allow_empty: bool,
     normalize: bool | None = None,
     format: str = "npy",
+    one_vector: bool = False,
 ) -> tuple[Embedder, dict[str, Any]]:
     """Embeds the texts of a corpus into the shards that a folder lacks.
 
@@ -44,6 +45,7 @@ def embed_folder(
         allow_empty: Whether a text may be empty.
         normalize: Whether vectors are scaled to length 1; None for the model's own.
         format: "npy", or "parquet" with where the texts are in their files.
+        one_vector: Whether every text needs to have a single vector.
 
     Returns:
         The embedder, and the result of the command.
@@ -56,6 +58,12 @@ def embed_folder(
     embedder = make_role_embedder(
         chunk, role, normalize, allow_empty, read_folder_transform(output)
     )
+    if one_vector and embedder.kind != "dense":
+        kind = embedder.kind.replace("_", "-")
+        raise ValueError(
+            f"--faiss needs one vector per text; those of {options.MODEL.value} are "
+            f"{kind}"
+        )
     if embedder.kind == "sparse":
         raise ValueError(
             f"the vectors of {options.MODEL.value} are sparse, which go to one file: "

@@ -209,9 +209,9 @@ def make_embedder(
         parse_transform(TRANSFORM.value)
         texts = read_corpus(TRANSFORM_TEXTS.value)[1] if TRANSFORM_TEXTS.value else []
         raw = Embedder(model._replace(transform=None), normalize=False, **options)
-        if normalize is None:
-            normalize = model.normalize
-        transform = fit_to_texts(TRANSFORM.value, raw, texts, normalize=normalize)
+        is_unit = model.normalize if normalize is None else normalize
+        is_unit = is_unit and not has_one_vector(TOKEN_TRANSFORM.value)
+        transform = fit_to_texts(TRANSFORM.value, raw, texts, normalize=is_unit)
     return Embedder(model, normalize=normalize, transform=transform, **options)
 
 

@@ -75,6 +75,7 @@ def main():
         shard_size=SHARD_SIZE.value,
         allow_empty=ALLOW_EMPTY.value,
         format="parquet",
+        one_vector=FAISS.value is not None,
     )
     if FAISS.value is not None:
         build = partial(

@@ -55,6 +55,7 @@ def test_faiss_maps_vectors_as_we_do():
     faiss = pytest.importorskip("faiss")
     ours = fit_pca(X, 3)
     theirs = faiss.LinearTransform(6, 3, True)
+    theirs.is_trained = True
     faiss.copy_array_to_vector(ours.matrix.T.astype("f4").ravel(), theirs.A)
     faiss.copy_array_to_vector((-ours.mean @ ours.matrix).astype("f4"), theirs.b)
     np.testing.assert_allclose(theirs.apply(X.astype("f4")), ours.apply(X), atol=1e-4)

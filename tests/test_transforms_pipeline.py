@@ -26,11 +26,10 @@ def test_codes_are_fitted_to_the_mapped_and_normalized_vectors():
     unit = z / np.linalg.norm(z, axis=1, keepdims=True)
     want = fit_int8(unit.astype(np.float32), clip=1.0)
     np.testing.assert_allclose(fitted.quantizer.ranges, want.ranges)
-    assert fitted.input_width == 8
     # Vectors that are not normalized are encoded as they are.
     raw = fit_transform("int8", X, normalize=False)
     np.testing.assert_allclose(raw.quantizer.ranges, [X.min(0), X.max(0)], rtol=1e-6)
-    assert raw.input_width == 8
+    assert raw.maps == ()
 
 
 @pytest.mark.parametrize(
@@ -122,4 +121,6 @@ def test_every_name_is_in_the_table_once():
         TRANSFORMS
     )
     maps = (LinearMap(np.zeros(8), np.eye(8)),)
-    assert VectorTransform("x", maps, fit_binary(X)).input_width == 8
+    rest = VectorTransform("pca(8) | binary", maps, fit_binary(X)).split_quantizer()
+    assert rest.text == "binary" and rest.maps == () and rest.quantizer.width == 8
+    assert VectorTransform("pca(8)", maps).split_quantizer() is None

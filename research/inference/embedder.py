@@ -22,6 +22,7 @@ from research.inference.settings import (
     apply_prompt,
     check_clip_dims,
     check_kind,
+    check_quantizer,
     choose_lengths,
     describe_model,
     truncate_to_depths,
@@ -132,6 +133,8 @@ class Embedder:
             reason = "the templates of a prompt" if model.prompt else "several depths"
             raise ValueError(f"chunk {chunk} does not go with {reason}")
         self.model, self.chunk = model, chunk
+        if model.quantizer is not None:
+            check_quantizer(model, self.width)
         self._allow_empty = allow_empty
         # The encoder, cut to the blocks that are needed.
         params, cfg = model.params, model.config

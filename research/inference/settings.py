@@ -122,10 +122,20 @@ def check_transform(model: EmbeddingModel) -> None:
         raise ValueError(
             f"the transform {transform.text} does not go with the pooling {model.pool}"
         )
-    if transform is not None and transform.input_width != model.width:
+    maps = transform.maps if transform else ()
+    if maps and len(maps[0].mean) != model.width:
         raise ValueError(
             f"the transform {transform.text} was fitted to vectors of width "
-            f"{transform.input_width}, not {model.width}"
+            f"{len(maps[0].mean)}, not {model.width}"
+        )
+
+
+def check_quantizer(model: EmbeddingModel, width: int) -> None:
+    """Raises ValueError if a model's codes are not those of vectors of this width."""
+    if model.quantizer is not None and model.quantizer.width != width:
+        raise ValueError(
+            f"the transform {model.transform.text} was fitted to vectors of width "
+            f"{model.quantizer.width}, not {width}"
         )
 
 

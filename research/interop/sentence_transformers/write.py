@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from research.atomic_write import atomic_write, to_json
 from research.inference.model import EmbeddingModel, bake_maps, merge_adapter
-from research.inference.settings import check_transform
+from research.inference.settings import check_quantizer, check_transform
 from research.interop.hf.families import find_family, write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
@@ -85,6 +85,7 @@ def export(
         raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
     model = model._replace(params=params, config=cfg, dim=dim)
     check_transform(model)
+    check_quantizer(model, model.transformed_width)
     model = bake_maps(model)
     model = model._replace(dim=model.width)
     # Its modules, or an error if sentence-transformers cannot compute it.
