@@ -61,19 +61,19 @@ def measure_index(model_name: str, texts: int, count: int) -> dict[str, Any]:
         for factory, options in INDEXES.items():
             seconds, _ = _time(lambda f=factory: build_index(folder, vectors, f))
             for option in options:
-                elapsed, (_, found) = _time(
+                elapsed, (_, numbers) = _time(
                     lambda o=option: search_index(
                         folder, queries, vectors, HITS, options=o
                     )
                 )
                 name = f"{factory} {option}, with its loading"
-                rows.append(_make_row(name, seconds, elapsed, found, exact))
+                rows.append(_make_row(name, seconds, elapsed, numbers, exact))
         # faiss alone holds all vectors in memory
         faiss = import_faiss()
         index = faiss.IndexFlatIP(vectors.shape[1])
         seconds, _ = _time(lambda: index.add(np.asarray(vectors[:], np.float32)))
-        elapsed, (_, found) = _time(lambda: index.search(queries, HITS))
-        rows.append(_make_row("faiss alone, Flat", seconds, elapsed, found, exact))
+        elapsed, (_, numbers) = _time(lambda: index.search(queries, HITS))
+        rows.append(_make_row("faiss alone, Flat", seconds, elapsed, numbers, exact))
     for row in rows:
         cli.log(str(row))
     return {"vectors": count, "width": vectors.shape[1], "rows": rows}
@@ -100,12 +100,12 @@ def _time(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def _make_row(name, build_seconds, elapsed, found, exact) -> dict[str, Any]:
+def _make_row(name, build_seconds, elapsed, numbers, exact) -> dict[str, Any]:
     """A row of the result; the last three arguments are None for no search."""
     row = {"index": name, "build_seconds": build_seconds}
     if elapsed is not None:
         row["queries_per_second"] = len(exact) / elapsed
-        hits = (found[:, :, None] == exact[:, None]).any(2)  # [Q, k]
+        hits = (numbers[:, :, None] == exact[:, None]).any(2)  # [Q, k]
         row["recall"] = float(hits.mean())
     # Kilobytes on Linux
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

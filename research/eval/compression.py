@@ -26,6 +26,7 @@ from research.types import EmbedFn, Evaluator, TaskScores
 NONE = "none"  # no transform: float32
 MAX_SAMPLE = 100_000  # documents that a transform is fitted to
 HITS = 10  # of the searches whose latency is measured
+RESAMPLES = 1_999  # of a comparison, of which there may be hundreds
 TIMED_TURNS = 5  # of each search, after one that compiles
 
 
@@ -122,7 +123,7 @@ def compression_study(
                 row = (name, depth, dim, main, difference, low, high, p_value)
                 rows.append(CompressedScore(*row, *sizes, 1e3 * seconds))
                 log(f"{name} at {depth} x {dim}: {main:.2f}, {sizes[0]:,} bytes")
-    return _mark_best(_correct(rows))
+    return _mark_best(_correct_p_values(rows))
 
 
 def default_transforms(width: int) -> list[str]:
@@ -235,7 +236,7 @@ def _compare(
     if ours is None or theirs is None:
         difference = float(scores["main_score"] - baseline["main_score"])
         return difference, difference, difference, None
-    comparison = compare_items(ours, theirs)
+    comparison = compare_items(ours, theirs, resamples=RESAMPLES)
     interval = comparison.difference, comparison.low, comparison.high
     return (*interval, comparison.p_value)
 
@@ -265,7 +266,7 @@ def _time_search(
     return statistics.median(seconds)
 
 
-def _correct(rows: Sequence[CompressedScore]) -> list[CompressedScore]:
+def _correct_p_values(rows: Sequence[CompressedScore]) -> list[CompressedScore]:
     """Rows whose p-values are corrected for the number of comparisons."""
     # The full size is compared with itself, which is no test
     full = _find_full(rows)

@@ -127,8 +127,8 @@ def bake_maps(model: EmbeddingModel) -> EmbeddingModel:
         kernel, bias = (np.asarray(x, np.float32) for x in (linear.matrix, bias))
         layers.append(Dense(kernel, bias))
     # The trained widths are not those of the new vectors
-    rest = transform.split_quantizer()
-    return model._replace(dense=tuple(layers), dim=None, dims=(), transform=rest)
+    codes = transform.split_quantizer()
+    return model._replace(dense=tuple(layers), dim=None, dims=(), transform=codes)
 
 
 def merge_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingModel:
