@@ -11,6 +11,7 @@ from research.inference.embedder import Embedder
 from research.inference.fitting import fit_to_texts
 from research.inference.model import EmbeddingModel, hash_model
 from research.inference.options import embedder_options, parse_dims
+from research.inference.token_transforms import has_one_vector
 from research.interop import load
 from research.models.positions.base import Extrapolate
 from research.models.positions.methods import (

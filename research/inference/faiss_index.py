@@ -115,6 +115,7 @@ def search_index(
         ValueError: The index is damaged, or was built for other vectors or another
             similarity; or it has no such parameter.
     """
+    # The index, if it is that of these vectors
     faiss = import_faiss()
     settings = read_json(folder / SETTINGS)
     expected = {"similarity": similarity, "vectors": len(vectors)}
@@ -132,6 +133,7 @@ def search_index(
     except RuntimeError as error:
         raise ValueError(f"{folder / INDEX} is damaged: {_shorten(error)}") from None
     _set_options(index, options, is_binary)
+    # Codes find candidates by their bits: [Q, count]
     k = min(k, len(vectors))
     if is_binary:
         codes = quantizer.encode(queries)
