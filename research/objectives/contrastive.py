@@ -117,16 +117,19 @@ def contrastive(
         # Devices exchange embeddings in the encoder's precision
         embeddings = embeddings.astype(cfg.dtype)
         # Queries may have vectors of their own, without the encoder
-        query_embeddings = embeddings
+        query_embeddings, scored = None, None
         if registry.has_query_pooling(pool):
             query_embeddings = encode_batch(params["encoder"], batch, None, True)
+        # [R, S] the texts of the tokens that are scored
+        if kind == "multi_vector":
+            mask, segment_ids = batch.tokens.pooling_mask, batch.tokens.segment_ids
+            scored = jnp.where(mask, segment_ids, 0)
         # The loss of each device's pairs, whose texts are in the device's rows
         value, metrics = sharding.map_over_data(
             compute_loss,
             query_embeddings,
             embeddings,
-            # The texts of the tokens that are scored
-            jnp.where(batch.tokens.pooling_mask, batch.tokens.segment_ids, 0),
+            scored,
             batch.query_index,
             batch.document_index,
             batch.labels,
@@ -136,14 +139,13 @@ def contrastive(
         return LossOutput(value, metrics)
 
     def compute_loss(
-        queries, documents, segment_ids, query_index, document_index, labels, key
+        queries, documents, scored, query_index, document_index, labels, key
     ):
+        queries = documents if queries is None else queries
         # [B, ...], [B*K, ...] of this device; of a vector per token [B, T, D]
         if kind == "multi_vector":
-            q = take_token_vectors(queries, segment_ids, query_index, query_tokens)
-            d = take_token_vectors(
-                documents, segment_ids, document_index, document_tokens
-            )
+            q = take_token_vectors(queries, scored, query_index, query_tokens)
+            d = take_token_vectors(documents, scored, document_index, document_tokens)
         else:
             q = take_texts(queries, query_index)
             d = take_texts(documents, document_index)
