@@ -163,7 +163,7 @@ def _print_hits(query: str, hits: list[dict], *, title: bool) -> None:
     """Prints the table of a query on stdout."""
     if title:
         print(textwrap.shorten(query, 100, placeholder=" ..."))
-    widest = max(len(hit["id"]) for hit in hits)
+    widest = max((len(hit["id"]) for hit in hits), default=0)
     for hit in hits:
         line = textwrap.shorten(hit["text"], 100, placeholder=" ...")
         characters = f"  {hit['start']}-{hit['end']}" if "start" in hit else ""

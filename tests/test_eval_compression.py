@@ -91,6 +91,15 @@ def test_transforms_are_fitted_to_other_texts_if_there_are_some():
         study(("int8",), depths=(2,), dims=(16,), sample=texts[:20])
 
 
+def test_a_transform_that_a_small_size_has_no_room_for_is_left_out():
+    lines = []
+    rows = study(("pca(12)",), log=lines.append)
+    assert {row.dim for row in rows if row.transform == "pca(12)"} == {16}
+    assert "pca(12) at 1 x 8 is left out: pca keeps 12 dimensions" in lines[1]
+    with pytest.raises(ValueError, match="pca keeps 20 dimensions"):
+        study(("pca(20)",))
+
+
 def test_a_task_without_documents_stores_nothing():
     def evaluate(embed):
         embed(["text 1"], "query")

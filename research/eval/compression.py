@@ -91,7 +91,8 @@ def compression_study(
         log: Function that is called with a line of text per row.
 
     Raises:
-        ValueError: A transform does not fit, or the task searches no documents.
+        ValueError: A transform does not fit the full width, or the task searches no
+            documents.
     """
     vectors = DepthVectors(embed_all_depths, len(depths), normalize=False)
     names = list(dict.fromkeys((NONE, *transforms)))
@@ -112,7 +113,14 @@ def compression_study(
                 if name != NONE:
                     x = embed(sample or corpus, "document")
                     x = x[:: -(-len(x) // MAX_SAMPLE)]
-                    transform = fit_transform(name, x, normalize=normalize)
+                    try:
+                        transform = fit_transform(name, x, normalize=normalize)
+                    except ValueError as error:
+                        # Such as a PCA to more dimensions than a small size has
+                        if dim == dims[-1]:
+                            raise
+                        log(f"{name} at {depth} x {dim} is left out: {error}")
+                        continue
                 stored = _make_store(embed, transform, normalize)
                 is_full = (name, depth, dim) == (NONE, depths[-1], dims[-1])
                 scores = baseline if is_full else evaluator(stored)

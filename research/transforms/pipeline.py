@@ -8,7 +8,7 @@ documents, while queries keep their own values.
 import inspect
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,19 @@ class VectorTransform:
             return None
         text = self.text.rpartition("|")[2].strip()
         return VectorTransform(text, (), self.quantizer)
+
+    def describe(self) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+        """The kind and settings of each part, and {"number.field": array} of all."""
+        parts = [*self.maps, *([] if self.quantizer is None else [self.quantizer])]
+        settings, tensors = [], {}
+        for number, part in enumerate(parts):
+            values = {field.name: getattr(part, field.name) for field in fields(part)}
+            arrays = {k: x for k, x in values.items() if isinstance(x, np.ndarray)}
+            plain = {k: x for k, x in values.items() if k not in arrays}
+            settings.append({"kind": type(part).__name__, **plain})
+            for name, array in arrays.items():
+                tensors[f"{number}.{name}"] = np.ascontiguousarray(array)
+        return settings, tensors
 
 
 def parse_transform(text: str) -> list[Call]:
