@@ -72,6 +72,7 @@ def embed_folder(
     manifest = {
         "texts": sum(file["texts"] for file in described),
         "shard_size": shard_size,
+        "format": format,
         "normalize": embedder.model.normalize,
         "role": role,
         "files": described,
@@ -79,8 +80,6 @@ def embed_folder(
     }
     if embedder.model.quantizer is None:
         manifest["dtype"] = "float32"
-    if format != "npy":
-        manifest["format"] = format
     # What the transform was fitted to
     if options.TRANSFORM_TEXTS.value is not None:
         texts = describe_corpus(find_corpus([options.TRANSFORM_TEXTS.value]))

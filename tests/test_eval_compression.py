@@ -119,6 +119,7 @@ def test_the_table_and_the_picture_show_the_rows(rows, tmp_path):
     page = format_markdown(rows, "a title")
     line = next(x for x in page.splitlines() if "random_projection(2)" in x)
     assert "*" in line.split("|")[5]
+    assert "pca(8) \\| int8" in page and "pca(8) | int8" not in page
     picture = plot_pareto(rows, "a title", tmp_path / "p.png")
     axes = picture.axes[0]
     assert axes.get_xscale() == "log" and axes.get_xlabel() == "bytes per vector"

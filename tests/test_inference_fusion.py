@@ -97,7 +97,7 @@ def test_a_retrieval_task_is_scored_with_bm25():
     qrels = {"q": {"a": 1, "d": 1}, "r": {"b": 1}}
     vectors = np.random.default_rng(3).normal(size=(6, 4)).astype(np.float32)
     table = dict(zip((*corpus.values(), *queries.values()), vectors, strict=False))
-    table["red"] = -table["red fox"]
+    table["red"] = -table["red fox"] - table["red whale"]
 
     def embed(texts, role):
         return np.stack([table[text] for text in texts])

@@ -126,7 +126,7 @@ def test_an_index_answers_without_embedding_again(folder, tmp_path):
     transform = "--transform=bfloat16"
     want = run(folder, "search", f"--corpus={corpus}", *queries, transform)["results"]
     assert both == want and [r["query"] for r in both] == ["a tree", "leaf"]
-    # With BM25, and from the files' bytes alone: the first text is not read.
+    # With BM25, the scores are of ranks.
     hybrid = run(folder, "search", f"--index={index}", *queries, "--hybrid=rrf")
     assert hybrid != both and len(hybrid["results"][0]["hits"]) == 3
     for flag, message in (

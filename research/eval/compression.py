@@ -159,7 +159,10 @@ def format_markdown(rows: Sequence[CompressedScore], title: str) -> str:
     full = _find_full(rows)
     cells = [
         [
-            f"**{row.transform}**" if row.is_best else row.transform,
+            # | would end the cell
+            f"{'**' * row.is_best}{row.transform}{'**' * row.is_best}".replace(
+                "|", "\\|"
+            ),
             f"{row.depth} x {row.dim}",
             f"{row.score:.2f}",
             f"{100 * row.score / full.score:.1f} %" if full.score else "",

@@ -56,7 +56,7 @@ QUANTIZERS = {
     "pq": fit_pq,
 }
 # What a damaged file leads to, besides a ValueError.
-DAMAGED = (SafetensorError, LookupError, TypeError, ValueError, AttributeError)
+DAMAGED = (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError)
 TRANSFORMS: dict[str, Callable[..., Any]] = {**LINEAR_MAPS, **QUANTIZERS}
 # The classes of fitted parts, by the name that a file has for them.
 PARTS = {
