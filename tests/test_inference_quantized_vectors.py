@@ -47,6 +47,15 @@ def test_codes_are_searched_as_the_vectors_that_they_stand_for(text, similarity)
     np.testing.assert_allclose(ours[0], plain[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["int8", "uint8"])
+def test_raw_codes_are_compared_as_numbers(name):
+    quantizer = fit(f"{name}(raw=True)")
+    scores, _ = rank_documents(Q / 5, store_vectors(X, quantizer), 9)
+    q, d = (quantizer.encode(x).astype(np.float64) for x in (Q / 5, X))
+    q, d = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (q, d))
+    np.testing.assert_allclose(scores, np.sort(q @ d.T)[:, ::-1][:, :9], atol=1e-5)
+
+
 def test_a_codebook_is_searched_too():
     centroids = RANDOM.normal(size=(4, 256, 4)).astype(np.float32)
     stored = store_vectors(X, ProductQuantizer(centroids))

@@ -138,8 +138,8 @@ def default_transforms(width: int) -> list[str]:
     """The transforms that are compared if none are named, for vectors of a width."""
     half, quarter = width // 2, width // 4
     return [
-        *("float16", "bfloat16", "float8", "int8", "binary"),
-        "binary(threshold='median')",
+        *("float16", "bfloat16", "float8", "float8(scale=1.0)"),
+        *("int8", "int8(raw=True)", "binary", "binary(threshold='median')"),
         *(f"pca({dim})" for dim in (half, quarter)),
         *(f"pca({dim}, center=False)" for dim in (half, quarter)),
         f"random_projection({quarter})",
@@ -159,10 +159,7 @@ def format_markdown(rows: Sequence[CompressedScore], title: str) -> str:
     full = _find_full(rows)
     cells = [
         [
-            # | would end the cell
-            f"{'**' * row.is_best}{row.transform}{'**' * row.is_best}".replace(
-                "|", "\\|"
-            ),
+            _format_name(row),
             f"{row.depth} x {row.dim}",
             f"{row.score:.2f}",
             f"{100 * row.score / full.score:.1f} %" if full.score else "",
@@ -220,6 +217,12 @@ def plot_pareto(rows: Sequence[CompressedScore], title: str, path: Path):
         axes.set(xlabel="bytes per vector", ylabel="main score, %", title=title)
         picture.colorbar(points, ax=axes, label="ms per query")
     return picture
+
+
+def _format_name(row: CompressedScore) -> str:
+    """The transform of a row in Markdown, where | would end the cell."""
+    name = row.transform.replace("|", "\\|")
+    return f"**{name}**" if row.is_best else name
 
 
 def _make_store(

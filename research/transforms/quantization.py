@@ -69,10 +69,14 @@ class ScalarQuantizer(Quantizer):
     Attributes:
         ranges: [2, D] float32 minimum and maximum of each dimension.
         dtype: "int8" or "uint8".
+        raw: Whether the codes of documents and queries are compared as the numbers that
+            they are. Studies of compression do so, which gives all dimensions the same
+            spread.
     """
 
     ranges: np.ndarray
     dtype: str
+    raw: bool = False
 
     @property
     def width(self) -> int:
@@ -89,10 +93,16 @@ class ScalarQuantizer(Quantizer):
         return (codes - 128 * (self.dtype == "int8")).astype(self.dtype)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """The middles [N, D] float32 of the codes' steps."""
+        """The middles [N, D] float32 of the codes' steps, or raw codes."""
+        if self.raw:
+            return np.asarray(codes, np.float32)
         steps = (self.ranges[1] - self.ranges[0]) / 255  # 0 if it is constant
         values = np.asarray(codes, np.float32) + 128 * (self.dtype == "int8")
         return (values + np.float32(0.5)) * steps + self.ranges[:1]
+
+    def center_queries(self, queries: np.ndarray) -> np.ndarray:
+        """Queries [Q, D] as they are, or their raw codes."""
+        return self.decode(self.encode(queries)) if self.raw else queries
 
 
 @dataclass(frozen=True)
@@ -164,22 +174,27 @@ class BinaryQuantizer(Quantizer):
         return queries - self.thresholds[None]
 
 
-def fit_int8(vectors: np.ndarray, *, clip: float = 0.0) -> ScalarQuantizer:
+def fit_int8(
+    vectors: np.ndarray, *, clip: float = 0.0, raw: bool = False
+) -> ScalarQuantizer:
     """Signed bytes; `clip` percent of the values at either end are out of range.
 
     Args:
         vectors: [N, D] sample of vectors, as they are stored.
         clip: Percent, below 50; 0 takes the smallest and the largest value.
+        raw: As in `ScalarQuantizer`.
 
     Raises:
         ValueError: There are fewer than MIN_SAMPLE vectors, or `clip` is no percent.
     """
-    return ScalarQuantizer(_find_ranges("int8", vectors, clip), "int8")
+    return ScalarQuantizer(_find_ranges("int8", vectors, clip), "int8", raw)
 
 
-def fit_uint8(vectors: np.ndarray, *, clip: float = 0.0) -> ScalarQuantizer:
+def fit_uint8(
+    vectors: np.ndarray, *, clip: float = 0.0, raw: bool = False
+) -> ScalarQuantizer:
     """Unsigned bytes, as `fit_int8`."""
-    return ScalarQuantizer(_find_ranges("uint8", vectors, clip), "uint8")
+    return ScalarQuantizer(_find_ranges("uint8", vectors, clip), "uint8", raw)
 
 
 def make_float16(vectors: np.ndarray) -> FloatQuantizer:
