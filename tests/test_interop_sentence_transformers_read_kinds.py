@@ -256,3 +256,39 @@ def test_queries_without_an_encoder(tmp_path):
             np.testing.assert_allclose(found.toarray(), want, atol=1e-5)
     with pytest.raises(ValueError, match="leaves special tokens out of queries"):
         export(model._replace(prompt=None), tmp_path / "other")
+
+
+def test_a_folder_of_stanford_is_read(tmp_path):
+    """The projection is beside the transformer's weights, as linear.weight."""
+    from safetensors.numpy import load_file, save_file
+
+    want = make_colbert()
+    export(want, tmp_path / "out")
+    folder = tmp_path / "out"
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {f"bert.{name}": x for name, x in tensors.items()}
+    tensors |= load_file(folder / "1_Dense" / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors")
+    for name in (
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+    ):
+        (folder / name).unlink()
+    metadata = {
+        "query_token_id": "[UNK]",
+        "doc_token_id": "[PAD]",
+        "query_maxlen": 12,
+        "doc_maxlen": 24,
+        "mask_punctuation": True,
+        "attend_to_mask_tokens": False,
+    }
+    (folder / "artifact.metadata").write_text(json.dumps(metadata))
+    change_json(folder / "config.json", architectures=["HF_ColBERT"])
+    model = load(str(folder))
+    assert model.prompt.late_interaction == PROMPT.late_interaction
+    found, expected = (Embedder(m)(TEXTS, "query") for m in (model, want))
+    np.testing.assert_allclose(found.vectors, expected.vectors, atol=1e-5)
+    change_json(folder / "artifact.metadata", query_maxlen=None)
+    with pytest.raises(ValueError, match="artifact.metadata has no query_maxlen"):
+        load(str(folder))

@@ -20,6 +20,7 @@ from research.interop.hf.tokenizer import read_tokenizer
 from research.interop.peft import read_adapter
 from research.interop.sentence_transformers.read import Modules
 from research.interop.sentence_transformers.read_kinds import (
+    MODULE_FILES,
     apply_modules,
     get_modules,
     read_folder,
@@ -87,7 +88,7 @@ def load(
             loaded = _load_workdir(workdir, step, lm_head, weights)
             is_merged = merge and weights and len(loaded.adapters) == 1
             return merge_adapter(loaded) if is_merged else loaded
-        if (path / "modules.json").exists():
+        if any((path / file).exists() for file in MODULE_FILES):
             return _load_sentence_transformers(path, read_params, lm_head)
         return _load_transformers(path, read_params, lm_head)
 

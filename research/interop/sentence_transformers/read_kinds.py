@@ -1,13 +1,13 @@
 """Reads sentence-transformers folders of every kind of embeddings.
 
-A MultiVectorEncoder of sentence-transformers 6.2 and a ColBERT model of PyLate give a
-vector per token, a SparseEncoder weights of the vocabulary.
+A MultiVectorEncoder of sentence-transformers 6.2 and a ColBERT model of PyLate or of
+Stanford give a vector per token, a SparseEncoder weights of the vocabulary.
 """
 
 import string
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, normalizers
@@ -31,30 +31,13 @@ from research.interop.sentence_transformers.read import (
     read_prompts,
     read_section,
 )
+from research.interop.sentence_transformers.stanford import (
+    TokenModules,
+    read_stanford,
+)
 from research.models.pooling.projection import Dense
 from research.text.multi_vector_prompts import colbert
 from research.text.prompts import inference_free
-
-
-class TokenModules(NamedTuple):
-    """What a folder of a vector per token has besides a transformer and Dense layers.
-
-    Attributes:
-        modules: Its modules, as those of a model of one vector per text.
-        query_length: Most tokens of a query; 0 for the maximum of a text.
-        document_length: Most tokens of a document; 0 for the maximum of a text.
-        expansion: Token that lengthens queries; "" for none, None for the tokenizer's
-            mask token.
-        attends: Whether tokens attend to it.
-        skiplist: Tokens of documents that are not scored.
-    """
-
-    modules: Modules
-    query_length: int
-    document_length: int
-    expansion: str | None
-    attends: bool
-    skiplist: tuple[str, ...]
 
 
 def read_folder(path: Path) -> Modules | TokenModules:
@@ -64,6 +47,8 @@ def read_folder(path: Path) -> Modules | TokenModules:
         FileNotFoundError: A file is missing.
         ValueError: The folder needs something that Embax does not compute.
     """
+    if not (path / "modules.json").exists():
+        return read_stanford(path)
     fields = read_json(path / "config_sentence_transformers.json", missing={})
     if fields.get("model_type") in ("MultiVectorEncoder", "ColBERT"):
         return _read_token_modules(path, fields)
@@ -327,6 +312,8 @@ def _lower_case_input(tokenizer: Tokenizer) -> None:
     tokenizer.normalizer = normalizers.Sequence(steps)
 
 
+# Files that tell of what comes after a transformer.
+MODULE_FILES = ("modules.json", "artifact.metadata")
 FEATURES = ("module_input_name", "module_output_name")
 # Options of the transformer that only models of token vectors have.
 LATE_OPTIONS = ("query_length", "document_length", "query_expansion")
