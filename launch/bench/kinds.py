@@ -1,34 +1,54 @@
 """Quality, bytes and speed of exact search by kind of embeddings, on one corpus."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from launch import main as cli
 from research.data.files import read_beir
 from research.eval.tables import markdown_table
 from research.eval.tasks.retrieval import ranking
 from research.inference.embedder import Embedder
 from research.inference.search import rank_documents
-from research.inference.similarity import count_bytes, count_texts, embedding_kind
+from research.inference.similarity import (
+    count_bytes,
+    count_texts,
+    embedding_kind,
+    get_width,
+)
+from research.inference.token_transforms import has_one_vector, parse_token_transform
 from research.interop import load
 
 HITS = 10  # documents that a timed search returns
 
 
-def measure_kinds(systems: list[str], data: str, split: str, rounds: int) -> dict:
+def measure_kinds(
+    systems: list[str], data: str, split: str, queries: int, rounds: int
+) -> dict:
     """Scores and times the search of a BEIR folder by several systems.
 
     Args:
-        systems: Models, each with " + " and a transform of token vectors if it has one,
-            as "runs/colbert + pool_tokens(factor=2)".
+        systems: Models, perhaps with @ and a pooling, and with + and a transform of
+            token vectors, as "runs/colbert @ colbert() + pool_tokens(factor=2)".
         data: A BEIR folder.
         split: Name of the file in its qrels/.
-        rounds: Number of timed searches for all queries, the fastest of which counts.
+        queries: Number of queries, drawn at random; 0 for all.
+        rounds: Number of timed searches, the fastest of which counts.
 
     Returns:
         A row for each system, and a table.
     """
-    corpus, queries, qrels, *_ = read_beir(data, split)
-    rows = [_measure_system(s, corpus, queries, qrels, rounds) for s in systems]
+    corpus, texts, qrels, *_ = read_beir(data, split)
+    if 0 < queries < len(texts):
+        names = np.random.default_rng(0).permutation(sorted(texts))[:queries].tolist()
+        texts, qrels = ({name: x[name] for name in names} for x in (texts, qrels))
+    embed = _cache_embeddings(list(texts.values()), list(corpus.values()))
+    rows = []
+    for system in systems:
+        rows.append(_measure_system(system, embed, (corpus, texts, qrels), rounds))
+        cli.log(f"{system}: nDCG@10 {rows[-1]['ndcg@10']:.2f}")
     header = ["system", "kind", "nDCG@10", "bytes per document", "queries/s"]
     cells = [
         [
@@ -40,31 +60,41 @@ def measure_kinds(systems: list[str], data: str, split: str, rounds: int) -> dic
         ]
         for row in rows
     ]
-    return {
-        "documents": len(corpus),
-        "queries": len(queries),
-        "rows": rows,
-        "table": markdown_table(header, cells),
-    }
+    table = markdown_table(header, cells)
+    counts = {"documents": len(corpus), "queries": len(texts)}
+    return {**counts, "rows": rows, "table": table}
 
 
-def _measure_system(system: str, corpus, queries, qrels, rounds: int) -> dict[str, Any]:
-    """The row of one system."""
-    # A model, and what is done to the vectors of its tokens
+def _cache_embeddings(queries: list[str], documents: list[str]) -> Callable:
+    """A function (model, pooling) -> (similarity, {role: embeddings}), made once."""
+    cache = {}
+
+    def embed(model: str, pool: str) -> tuple[str, dict[str, Any]]:
+        if (model, pool) not in cache:
+            embedder = Embedder(load.load(model), pool=pool or None, allow_empty=True)
+            texts = {"query": queries, "document": documents}
+            vectors = {role: embedder(part, role) for role, part in texts.items()}
+            cache[model, pool] = embedder.model.similarity, vectors
+        return cache[model, pool]
+
+    return embed
+
+
+def _measure_system(system: str, embed: Callable, data, rounds: int) -> dict[str, Any]:
+    """The row of one system; `data` is a corpus, queries and judgments."""
+    corpus, queries, qrels = data
     name, _, transform = system.partition(" + ")
-    embedder = Embedder(
-        load.load(name), token_transform=transform.strip(), allow_empty=True
-    )
-    similarity = embedder.model.similarity
-    # Texts are embedded once, and then searched again and again
-    vectors = {
-        "query": embedder(list(queries.values()), "query"),
-        "document": embedder(list(corpus.values()), "document"),
-    }
+    name, _, pool = name.partition(" @ ")
+    similarity, vectors = embed(name.strip(), pool.strip())
+    # What is done to the vectors of tokens, if any
+    if transform:
+        change = parse_token_transform(transform, get_width(vectors["query"]))
+        vectors = {role: change(x, role) for role, x in vectors.items()}
+        similarity = "dot" if has_one_vector(transform) else similarity
     evaluate = ranking(corpus, queries, qrels, similarity=similarity)
     scores = evaluate(lambda texts, role: vectors[role])
     seconds = []
-    for _ in range(rounds + 1):  # the first one compiles
+    for _ in range(rounds):
         start = time.perf_counter()
         rank_documents(*vectors.values(), HITS, similarity=similarity)
         seconds.append(time.perf_counter() - start)
@@ -75,5 +105,5 @@ def _measure_system(system: str, corpus, queries, qrels, rounds: int) -> dict[st
         "similarity": similarity,
         "ndcg@10": scores["ndcg@10"],
         "bytes_per_document": count_bytes(documents) / count_texts(documents),
-        "queries_per_second": len(queries) / min(seconds[1:] or seconds),
+        "queries_per_second": len(queries) / min(seconds),
     }
