@@ -139,6 +139,7 @@ def search_index(
         codes = quantizer.encode(queries)
         count = min(k * max(quantizer.rescore, 1), len(vectors))
         _, candidates = index.search(codes, count)
+    if quantizer is not None:
         queries = quantizer.center_queries(queries)
     if similarity == "cosine":
         queries = l2_normalize_rows(queries)
