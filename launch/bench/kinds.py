@@ -44,6 +44,7 @@ def measure_kinds(
     if 0 < queries < len(texts):
         names = np.random.default_rng(0).permutation(sorted(texts))[:queries].tolist()
         texts, qrels = ({name: x[name] for name in names} for x in (texts, qrels))
+    # Texts are embedded once for each model and pooling
     embed = _cache_embeddings(list(texts.values()), list(corpus.values()))
     rows = []
     for system in systems:

@@ -119,17 +119,22 @@ def describe_multi_vector(model: EmbeddingModel) -> Layout:
     modules.append(Module(MASK_TYPE, mask))
     if model.normalize:
         modules.append(Module(f"{BASE}.normalize.Normalize", names))
-    # How texts become tokens
-    options: dict[str, Any] = {"document_length": late.document_length or None}
+    # How texts become tokens: lengths beyond the model's own would be taken as they are
+    lengths = {
+        role: late.find_length(role, model.max_length) for role in ("query", "document")
+    }
+    options: dict[str, Any] = {
+        "document_length": late.document_length and lengths["document"] or None
+    }
     if late.expansion:
         options["query_expansion"] = {
             "strategy": "fixed",
             "attend": late.attends,
             "token": late.expansion,
-            "length": late.query_length,
+            "length": lengths["query"],
         }
     elif late.query_length:
-        options["query_length"] = late.query_length
+        options["query_length"] = lengths["query"]
     similarity = model.similarity.removesuffix("_dot")
     fields = {"model_type": "MultiVectorEncoder", "similarity_fn_name": similarity}
     if model.prompt is not None:
