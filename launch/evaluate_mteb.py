@@ -133,6 +133,8 @@ def list_experiment(model: EmbeddingModel) -> dict[str, Any]:
         for flag in flags.FLAGS.flags_by_module_dict()[options.__name__]
         if flag.name not in ("model", "model_parallel") and flag.value != flag.default
     }
+    if model.transform is not None:
+        experiment.setdefault("transform", model.transform.text)
     if model.config.dtype != "float32":
         experiment["dtype"] = model.config.dtype
     return experiment
