@@ -33,6 +33,7 @@ def test_the_penalty_is_that_of_queries_and_documents():
     np.testing.assert_allclose(got, np.full(3, want), rtol=1e-6)
 
 
+@pytest.mark.skipif("progress" not in Labels._fields, reason="needs signals")
 def test_the_penalty_rises_with_the_square_of_the_warmup():
     def penalty(progress):
         labels = Labels(progress=jnp.full(3, progress, jnp.float32))
