@@ -53,13 +53,16 @@ def flops(
 
 
 def flops_norm(weights: Array) -> Array:
-    """Sum over the vocabulary of the squared mean weight of texts [N, V]: []."""
-    return jnp.sum(jnp.square(jnp.mean(jnp.abs(to_float32(weights)), axis=0)))
+    """Sum over the vocabulary of the squared mean weight of texts [N, V]: [].
+
+    Weights are not negative.
+    """
+    return jnp.sum(jnp.square(jnp.mean(to_float32(weights), axis=0)))
 
 
 def l1_norm(weights: Array) -> Array:
     """Mean over texts [N, V] of the sum of their weights: []."""
-    return jnp.mean(jnp.sum(jnp.abs(to_float32(weights)), axis=1))
+    return jnp.mean(jnp.sum(to_float32(weights), axis=1))
 
 
 def sparsity_metrics(q: Array, d: Array) -> Metrics:
