@@ -10,6 +10,7 @@ from research.data.pair_batches import PairBatches
 from research.data.pair_rows import PairSourceState
 from research.data.sources import Source
 from research.losses.registry import Loss
+from research.losses.similarity import TOKEN_SIMILARITIES
 from research.types import Labels
 
 # Labels of natural language inference, whose 0 is entailment in the usual files.
@@ -88,7 +89,9 @@ def _trace_loss(
     docs = batch_size * state.docs_per_query
 
     shape = jax.ShapeDtypeStruct
-    q, d = (shape((count, 2), jnp.float32) for count in (batch_size, docs))
+    # Of several vectors per text, one
+    width = (1, 2) if loss.similarity in TOKEN_SIMILARITIES else (2,)
+    q, d = (shape((count, *width), jnp.float32) for count in (batch_size, docs))
     ids = (shape((count, 2), jnp.uint32) for count in (batch_size, docs))
     score = shape((batch_size,), jnp.float32) if has_scores else None
     jax.eval_shape(loss, q, d, Labels(score, *ids))
