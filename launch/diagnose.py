@@ -2,28 +2,11 @@
 
 python -m launch.diagnose --model=M --corpus=texts.txt|pydocs [--output=folder]
 python -m launch.diagnose --model=M --corpus=C --reports="geometry(texts=500)"
-
-length_collapse: cosines of pairs of documents that are cut to each length, with and
-  without TempScale.
-positional_bias: how much insertions and removals at the start, the middle and the end
-  of a document change its embedding.
-sentence_importance: how much each sentence of a document contributes to its embedding,
-  by its position.
-low_pass: how much attention averages the tokens of a text, by depth and length.
-sticky_tokens: tokens whose insertion pulls sentences together.
-mexa: how well every depth aligns other languages with a pivot.
-limit: recall on LIMIT by the number of dimensions, and the bound of any embedding.
-redundancy: how many dimensions the tasks of --tasks need.
-geometry: anisotropy, IsoScore, intrinsic dimension, effective rank and uniformity of
-  the embeddings at every depth.
-layers: entropy, curvature and invariance of every layer (Layer by Layer), and with
-  --tasks how they go with the scores there.
-outliers: dimensions with large means in all tokens' states, and what changes if they
-  are clipped (--clip_dims).
-token_states: anisotropy, intrinsic dimension and effective rank of the states of tokens
-  at every depth, and the rank of masked ones.
 """
 
+import inspect
+import re
+import textwrap
 from pathlib import Path
 
 from absl import flags
@@ -49,7 +32,10 @@ REPORTS_FLAG = flags.DEFINE_string(
     "The reports, with their options: geometry(texts=500) | length_collapse.",
 )
 CORPUS = flags.DEFINE_string(
-    "corpus", None, "The texts: a .txt or .jsonl file, a BEIR folder, or pydocs."
+    "corpus",
+    None,
+    "The texts: a .txt file with one in each line, a .jsonl file, a BEIR folder or "
+    "pydocs.",
 )
 TASKS = flags.DEFINE_string(
     "tasks",
@@ -125,5 +111,31 @@ def _write(name: str, report: Report, record) -> None:
     cli.log(f"{page}\nwrote {folder / name}.json, .md and .png")
 
 
+def describe_reports() -> str:
+    """The reports for the help page: their calls with all options, and what they do."""
+    lines = ["Reports and their options, with the defaults:"]
+    for name, report in REPORTS.items():
+        doc = inspect.getdoc(report.measure)
+        parameters = inspect.signature(report.measure).parameters.values()
+        options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        # An option without a default must be given.
+        defaults = [
+            repr(p.default) if p.default is not p.empty else "..." for p in options
+        ]
+        pairs = zip(options, defaults, strict=True)
+        listed = ", ".join(f"{option.name}={value}" for option, value in pairs)
+        lines += ["", f"{name}({listed})" if listed else name]
+        lines.append(textwrap.indent(doc.split("\n")[0], "  "))
+        for option in options:
+            # Its entry in the docstring, with the lines that continue it
+            entry = re.search(
+                rf"^    {option.name}: .*(\n {{8}}.*)*", doc, re.MULTILINE
+            )
+            words = " ".join(entry[0].split())
+            indents = {"initial_indent": " " * 4, "subsequent_indent": " " * 6}
+            lines.append(textwrap.fill(words, 88, **indents))
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, f"{__doc__}\n{describe_reports()}")

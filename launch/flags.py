@@ -209,7 +209,8 @@ def describe_embedder(embedder: Embedder) -> dict[str, Any]:
     }
     # Whitening depends on the texts in its file.
     if WHITEN.value is not None:
-        values["whiten_texts"] = describe_corpus(find_corpus([WHITEN.value]))
+        files = find_corpus([WHITEN.value])
+        values["whiten_texts"] = describe_corpus(files, allow_blank=True)
     return {
         "model": MODEL.value,
         "weights": hash_model(embedder.model),

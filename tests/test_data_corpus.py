@@ -32,7 +32,7 @@ def test_beir_folder_gzipped(tmp_path):
     "name,content,message",
     [
         ("a.txt", "", "is empty"),
-        ("a.txt", "one\n\n", "line 2: text is empty"),
+        ("a.txt", "\n \n", "a.txt has blank lines only"),
         ("a.jsonl", '{"body": "x"}\n', "line 1: no column text; found body"),
         ("a.jsonl", '{"text": ""}\n', "line 1: text is empty"),
         ("a.jsonl", '{"text": null}\n', "line 1: text is null, not a text"),
@@ -61,6 +61,15 @@ def test_texts_are_as_they_are_in_the_file(tmp_path):
     assert read_corpus(tmp_path / "a.csv")[1] == texts
     (tmp_path / "a.tsv").write_text('text\n a "b\rc \r\n', newline="")
     assert read_corpus(tmp_path / "a.tsv")[1] == [' a "b\rc ']
+
+
+def test_blank_lines_of_text_files_are_no_texts(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\none\n \n\ntwo\r\n")
+    assert read_corpus(path) == (["2", "5"], ["one", "two"])
+    # Where each line has its vector, none may be left out.
+    with pytest.raises(ValueError, match="a.txt line 1: text is empty"):
+        list(read_texts([path]))
 
 
 def test_empty_texts_are_read_where_they_may_be(tmp_path):

@@ -271,6 +271,27 @@ def test_sts_scores_as_in_mteb(tmp_path):
     check_scores(manhattan, main_score=0.361335)
 
 
+def test_scores_of_two_ranges_are_refused(tmp_path):
+    rows = [row | {"score": 1.25 * (row["score"] - 1)} for row in pair_rows(60)]
+    expected = sts(data=write_rows(tmp_path / "a.jsonl", rows))(embed_toy)
+    for place, small in (("first", range(25)), ("last", range(35, 60))):
+        mixed = [
+            row | {"score": row["score"] / (5 if i in small else 1)}
+            for i, row in enumerate(rows)
+        ]
+        with pytest.raises(
+            ValueError, match=f"the {place} 2[5-9] scores are in 0 ... [01]"
+        ):
+            sts(data=write_rows(tmp_path / "mixed.jsonl", mixed))
+    # Neither a range of small scores nor sorted ones are two ranges.
+    scaled = [row | {"score": row["score"] / 5} for row in rows]
+    scores = sts(data=write_rows(tmp_path / "scaled.jsonl", scaled))(embed_toy)
+    assert scores["spearman"] == pytest.approx(expected["spearman"])
+    ordered = sorted(rows, key=lambda row: row["score"])
+    for order in (ordered, ordered[::-1]):
+        sts(data=write_rows(tmp_path / "sorted.jsonl", order))
+
+
 def test_bitext_mining_scores_as_in_mteb(tmp_path):
     rows = [{"sentence1": f"b{i}|en", "sentence2": f"b{i}|de"} for i in range(60)]
     path = write_rows(tmp_path / "eng-deu.jsonl", rows)

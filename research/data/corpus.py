@@ -36,15 +36,18 @@ class CorpusText(NamedTuple):
 
 
 def read_corpus(path: str | Path) -> tuple[list[str], list[str]]:
-    """Reads (names, texts) of a corpus, in order.
+    """Reads (names, texts) of a corpus, in order; blank lines of .txt files are none.
 
     Args:
         path: A file, a BEIR folder, a pattern or "pydocs", as in `find_corpus`.
 
     Raises:
-        FileNotFoundError, ValueError: As in `find_corpus` and `read_texts`.
+        FileNotFoundError: As in `find_corpus`.
+        ValueError: As in `find_corpus` and `read_texts`, or there is no text.
     """
-    texts = list(read_texts(find_corpus([path])))
+    texts = list(read_texts(find_corpus([path]), skip_blank=True))
+    if not texts:
+        raise ValueError(f"{path} has blank lines only")
     return [text.name for text in texts], [text.text for text in texts]
 
 
@@ -78,7 +81,7 @@ def find_corpus(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def read_texts(
-    files: Sequence[Path], *, allow_blank: bool = False
+    files: Sequence[Path], *, allow_blank: bool = False, skip_blank: bool = False
 ) -> Iterator[CorpusText]:
     """Yields the texts of a corpus in order, without holding them in memory.
 
@@ -89,6 +92,7 @@ def read_texts(
     Args:
         files: The files of `find_corpus`.
         allow_blank: Whether a text may be empty, or all spaces.
+        skip_blank: Whether such lines of .txt files are left out.
 
     Raises:
         ValueError: A line is empty, malformed or has no text; the message gives the
@@ -98,7 +102,7 @@ def read_texts(
     root = Path(os.path.commonpath([file.absolute().parent for file in files]))
     for file in files:
         prefix = f"{file.absolute().relative_to(root)}:" if files[1:] else ""
-        for line, values in _read_file(file):
+        for line, values in _read_file(file, skip_blank):
             record = Record(f"{file} line {line}", values)
             name = record.read_name("_id") if "_id" in values else f"{prefix}{line}"
             text = _join_text(record, allow_blank)
@@ -127,7 +131,7 @@ def describe_corpus(
     return described
 
 
-def _read_file(path: Path) -> Iterator[tuple[int, dict]]:
+def _read_file(path: Path, skip_blank: bool) -> Iterator[tuple[int, dict]]:
     """Yields (line, record with the field `text`) of a file."""
     if path == PYDOCS:
         # Held-out packages: the code of each function is a text.
@@ -136,7 +140,8 @@ def _read_file(path: Path) -> Iterator[tuple[int, dict]]:
             yield number, {"text": example.positives[0]}
     elif Path(path.name.removesuffix(".gz")).suffix == ".txt":
         for number, line in read_lines(path):
-            yield number, {"text": line}
+            if line.strip() or not skip_blank:
+                yield number, {"text": line}
     else:
         yield from read_records(path)
 

@@ -11,6 +11,7 @@ from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.models.config import EncoderConfig
 from research.models.encoder import truncate_depth
+from research.text.chunk_rows import TokenizedText, tokenize_documents
 from research.types import Evaluator, Params
 
 
@@ -107,10 +108,26 @@ class DiagnosticInputs:
 
         Texts have the prompt of documents before them, and their special tokens.
         """
-        params, cfg = self.model.params, self.model.config
-        params, cfg = truncate_depth(params, cfg, self.sizes.get("depth", cfg.depth))
         tokenized = self.make_embedder().tokenize(texts, "document")
-        return params, cfg, list(tokenized.rows[0].token_ids)
+        return *self._truncate_model(), list(tokenized.rows[0].token_ids)
+
+    def tokenize_documents(
+        self, texts: Sequence[str]
+    ) -> tuple[Params, EncoderConfig, list[TokenizedText]]:
+        """As `tokenize`, with the texts' own tokens apart from the others."""
+        model = self.model
+        tokenized = tokenize_documents(
+            model.tokenizer,
+            texts,
+            model.prompts.get("document", ""),
+            self.sizes.get("max_length", model.max_length),
+        )
+        return *self._truncate_model(), list(tokenized)
+
+    def _truncate_model(self) -> tuple[Params, EncoderConfig]:
+        """The encoder up to the command's depth."""
+        params, cfg = self.model.params, self.model.config
+        return truncate_depth(params, cfg, self.sizes.get("depth", cfg.depth))
 
 
 def name_data(path: str) -> str:

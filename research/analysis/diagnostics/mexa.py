@@ -29,7 +29,8 @@ def report_mexa(
 
     Args:
         inputs: The model.
-        data: Files of translations, as in `read_languages`.
+        data: A file of translations with the fields sentence1 and sentence2, the pivot;
+            or a pattern such as "tatoeba/*-eng.jsonl.gz".
         sentences: Number of sentences, the first ones of each file, for MEXA.
         retrieval: Number of the sentences after them that are the retrieval task; 0
             for no such task.

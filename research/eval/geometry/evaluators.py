@@ -33,7 +33,7 @@ from research.eval.geometry.token_states import (
 from research.inference.batching import TokenRows
 from research.inference.tokenize import check_token_ids
 from research.models.config import EncoderConfig
-from research.text.tokenization import tokenize_texts
+from research.text.chunk_rows import TokenizedText, tokenize_documents
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ModelEvaluator, Params
 
@@ -144,13 +144,13 @@ def token_geometry(
         mesh: Mesh | None = None,
     ) -> Mapping[str, Any]:
         # Every token must have a row in the model's token table.
-        token_ids = tokenize_texts(tokenizer, sample, max_length)
-        label = "text {}".format
-        check_token_ids(TokenRows(token_ids), tokenizer, cfg.vocab_size, label)
+        tokenized = list(tokenize_documents(tokenizer, sample, "", max_length))
+        rows = TokenRows([text.surround(text.body_ids) for text in tokenized])
+        check_token_ids(rows, tokenizer, cfg.vocab_size, "text {}".format)
         by_depth = measure_token_states(
             (params, cfg, mesh),
             tokenizer,
-            token_ids,
+            tokenized,
             tokens=tokens,
             mask_share=mask_share,
             seed=seed,
@@ -164,7 +164,7 @@ def token_geometry(
 def measure_token_states(
     model: tuple[Params, EncoderConfig, Mesh | None],
     tokenizer: tokenizers.Tokenizer,
-    token_ids: Sequence[np.ndarray],
+    texts: Sequence[TokenizedText],
     *,
     tokens: int,
     mask_share: float,
@@ -175,7 +175,7 @@ def measure_token_states(
     Args:
         model: The encoder's parameters and shape, and a mesh or None.
         tokenizer: Its tokenizer.
-        token_ids: N arrays [T] of token ids, special tokens included.
+        texts: N texts; special tokens and the prompt are read, and not measured.
         tokens, mask_share, seed: As in `token_geometry`.
 
     Returns:
@@ -184,7 +184,8 @@ def measure_token_states(
     """
     params, cfg, mesh = model
     rng = np.random.default_rng(seed)
-    inner = inner_positions(token_ids, tokenizer)
+    token_ids = [text.surround(text.body_ids) for text in texts]  # N arrays [T]
+    inner = inner_positions(texts)
     positions = sample_positions(inner, tokens, rng)
     states = sample_states(params, cfg, token_ids, positions, mesh)  # [L+1, M, D]
     measures = {

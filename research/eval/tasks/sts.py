@@ -16,6 +16,9 @@ from research.eval.tasks.files import find_split
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
+# So many pairs in a row do not happen to have scores of at most 1 in a range of 0 to 5.
+MIN_BLOCK = 20
+
 
 def sts(
     *, data: str, split: str = "test", samples: int = 0, similarity: str = "cosine"
@@ -40,8 +43,9 @@ def sts(
 
     Raises:
         FileNotFoundError: The file is missing.
-        ValueError: The file is malformed, or all scores are equal; when the evaluator
-            is called, all similarities are equal or one is not finite.
+        ValueError: The file is malformed, all scores are equal, or it joins scores of
+            two ranges; when the evaluator is called, all similarities are equal or one
+            is not finite.
     """
     path = find_split(data, split)
     pairs = read_sts(path)
@@ -71,6 +75,7 @@ def correlation(
     human = np.asarray(scores)  # [N]
     try:
         check_spread("human", human)
+        check_range(human)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
 
@@ -96,6 +101,28 @@ def correlation(
         return TaskScores(scores, ItemValues(names, (main, human), correlate_ranks))
 
     return evaluate
+
+
+def check_range(human: np.ndarray) -> None:
+    """Raises ValueError if scores [N] are those of two files with different ranges.
+
+    That is so if the scores at the start or at the end of the file are fractions up to
+    1, while the others start below them and go to 4 or more. A file that is sorted by
+    its scores is not like that.
+    """
+    for place, scores in (("first", human), ("last", human[::-1])):
+        high = np.flatnonzero(scores > 1)
+        size = int(high[0]) if len(high) else 0
+        if size < MIN_BLOCK:
+            continue
+        block, others = scores[:size], scores[size:]
+        is_fraction = ((block > 0) & (block < 1)).any()
+        if is_fraction and others.max() >= 4 and others.min() < block.max():
+            raise ValueError(
+                f"the {place} {size:,} scores are in {block.min():g} ... "
+                f"{block.max():g}, and the others in {others.min():g} ... "
+                f"{others.max():g}; scale the scores of all pairs to one range"
+            )
 
 
 def embed_pairs(
