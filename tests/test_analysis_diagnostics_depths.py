@@ -87,8 +87,12 @@ def test_the_figure_of_the_geometry(tmp_path, pictures):
     record = measure_geometry(x, range(13))
     axes = check_report("geometry", record, pictures, tmp_path / "x.png")
     for panel, name in ((2, "isoscore"), (3, "intrinsic_dimension")):
-        curve, noise = axes[panel].lines
+        curve, second, noise, second_noise = axes[panel].lines
         np.testing.assert_allclose(curve.get_ydata(), record[name])
+        other = {"isoscore": "partition_score"}.get(name, "levina_bickel")
+        np.testing.assert_allclose(second.get_ydata(), record[other])
+        assert second_noise.get_ydata()[0] == record["gaussian"][other]
+        assert second_noise.get_color() == second.get_color() != curve.get_color()
         assert noise.get_ydata()[0] == record["gaussian"][name]
     with pytest.raises(ValueError, match="4 different texts are too few"):
         measure_geometry(np.ones((4, 2, 3)), (0, 1))

@@ -13,7 +13,6 @@ from research.eval.geometry.measures import (
     center_rows,
     effective_rank,
     isoscore,
-    isoscore_star,
     mean_cosine,
     pair_cosines,
     participation_ratio,
@@ -113,6 +112,7 @@ def test_the_cloud_has_the_values_of_released_code():
     assert effective_rank(CLOUD) == golden(6.880849)
     assert participation_ratio(CLOUD) == golden(4.567673)
     assert isoscore(CLOUD) == golden(0.509668)
+    assert isoscore(CLOUD[:5]) == golden(0.109396)
     assert partition_score(UNIT) == golden(0.782275)
     assert uniformity(UNIT) == golden(-2.698257)
 
@@ -122,17 +122,6 @@ def test_alignment_of_the_cloud_with_its_noisy_copy():
     assert alignment(UNIT, noisy) == golden(0.014305)
     assert alignment(UNIT, noisy, power=1) == golden(0.106522)
     assert alignment(CLOUD, 3 * CLOUD) == golden(0)
-
-
-def test_shrinkage_of_the_covariance():
-    for share, value in ((0.1, 0.512057), (0.2, 0.515025), (1, 1)):
-        assert isoscore_star(CLOUD, shrinkage=share) == golden(value)
-    few, cov = CLOUD[:5], np.cov(CLOUD.T)
-    assert isoscore(few) == golden(0.109396)
-    assert isoscore_star(few, shrinkage=0) == golden(0.109396)
-    assert isoscore_star(few, cov, shrinkage=0.2) == golden(0.191780)
-    with pytest.raises(ValueError, match=r"shrinkage is 2; it should be in 0 ... 1"):
-        isoscore_star(few, shrinkage=2)
 
 
 def test_isoscore_is_algorithm_1_of_the_paper():
@@ -182,8 +171,14 @@ def test_equal_vectors_count_once_and_a_point_has_no_dimension():
     assert two_nn(constant) == pytest.approx(two_nn(CLOUD))
     assert two_nn(np.ones((9, 4))) == 0
     assert two_nn(np.ones((9, 4)) + 1e-9 * noise(9, 4)) == 0
-    with pytest.raises(ValueError, match="2 different vectors are too few"):
-        two_nn(np.eye(2))
+    assert levina_bickel(np.ones((9, 4))) == 0
+    assert levina_bickel(twice) == pytest.approx(levina_bickel(CLOUD))
+    # Of few vectors, all others are neighbors.
+    few = levina_bickel(CLOUD[:12], neighbors=11)
+    assert levina_bickel(CLOUD[:12]) == pytest.approx(few)
+    for measure in (two_nn, levina_bickel):
+        with pytest.raises(ValueError, match="2 different vectors are too few"):
+            measure(np.eye(2))
 
 
 def test_small_distances_keep_their_digits():

@@ -46,6 +46,15 @@ def test_ranking_scores():
     assert scores["mrr@10"] == pytest.approx(50 / 3)
 
 
+def test_gains_are_the_grades_and_scores_are_float32():
+    qrels = {"q": {"a": 2, "b": 1}}
+    run = {"q": {"c": 3.0, "a": 2.0, "b": 1.0}}
+    assert ranking_scores(qrels, run)["ndcg@10"] == pytest.approx(66.9672, abs=1e-4)
+    # A difference that float32 does not have is a tie, and b comes first.
+    run = {"q": {"a": 1 + 1e-10, "b": 1.0}}
+    assert ranking_scores({"q": {"a": 1}}, run)["mrr@10"] == 50
+
+
 def test_bm25_is_lucenes():
     documents = ["the cat", "the dog_house dog", "nothing here at all"]
     scores, rows = bm25(["Dog", "cat unknown"], documents, 2, chunk=1)

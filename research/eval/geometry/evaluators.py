@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from research.data.corpus import read_corpus
 from research.data.document_cache import tokenizer_info
 from research.data.files import read_sts
-from research.eval.geometry.intrinsic_dimension import two_nn
+from research.eval.geometry.intrinsic_dimension import levina_bickel, two_nn
 from research.eval.geometry.measures import (
     alignment,
     center_rows,
@@ -45,6 +45,7 @@ VECTOR_MEASURES: Measures = {
     "isoscore": isoscore,
     "partition_score": partition_score,
     "intrinsic_dimension": two_nn,
+    "levina_bickel": levina_bickel,
     "effective_rank": lambda x: effective_rank(center_rows(x)),
     "representation_rank": lambda x: effective_rank(x, "eigenvalues"),
     "uniformity": uniformity,

@@ -53,12 +53,17 @@ def levina_bickel(x: np.ndarray, *, neighbors: int = 20) -> float:
     the K - 1 nearer neighbors (MacKay and Ghahramani's average).
 
     Args:
-        x: [N, D] vectors; equal ones count once.
-        neighbors: K, number of neighbors of each vector.
+        x: [N, D] vectors; equal ones count once. If all are equal, up to rounding, the
+            dimension is 0.
+        neighbors: K, number of neighbors of each vector; all others if there are fewer.
 
     Raises:
-        ValueError: There are K different vectors or fewer.
+        ValueError: There are fewer than three different vectors.
     """
+    x = drop_duplicates(center_rows(check_vectors(x)))
+    if not x.any():
+        return 0.0
+    neighbors = max(2, min(neighbors, len(x) - 1))
     distances = nearest_distances(x, neighbors)  # [N, K]
     # The last neighbor's own ratio is 1, and is left out.
     logs = np.log(distances[:, -1:] / distances[:, :-1])  # [N, K-1]

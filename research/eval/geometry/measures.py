@@ -94,35 +94,6 @@ def isoscore(x: np.ndarray) -> float:
     return max(0.0, (participation_ratio(x) - 1) / (x.shape[1] - 1))
 
 
-def isoscore_star(
-    x: np.ndarray, target: np.ndarray | None = None, *, shrinkage: float = 0.2
-) -> float:
-    """IsoScore*: IsoScore of a covariance that is shrunk to a target.
-
-    Rudman and Eickhoff 2024, "Stable Anisotropic Regularization": of few vectors, the
-    covariance alone says that they use few dimensions.
-
-    Args:
-        x: [N, D] vectors.
-        target: [D, D] covariance of a large sample; None for the identity.
-        shrinkage: Share of the target, from 0 to 1.
-
-    Raises:
-        ValueError: There are fewer than two rows or columns, or the share is none.
-    """
-    x = check_vectors(x, min_width=2)
-    width = x.shape[1]
-    if not 0 <= shrinkage <= 1:
-        raise ValueError(f"shrinkage is {shrinkage}; it should be in 0 ... 1")
-    target = np.eye(width) if target is None else np.asarray(target, np.float64)
-    chex.assert_shape(target, (width, width))
-    # [D, D] shrunk covariance, and its participation ratio.
-    cov = (1 - shrinkage) * np.cov(center_rows(x).T) + shrinkage * target
-    if not cov.any():
-        return 0.0
-    return float((np.trace(cov) ** 2 / np.sum(cov**2) - 1) / (width - 1))
-
-
 def partition_score(x: np.ndarray) -> float:
     """I(W) of Mu and Viswanath 2018: smallest by largest partition function.
 
