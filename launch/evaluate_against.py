@@ -15,7 +15,7 @@ from research.eval.comparison.item_values import (
     write_run,
 )
 from research.eval.comparison.significance import (
-    apply_bonferroni,
+    apply_corrections,
     compare_items,
     mark_p,
 )
@@ -102,8 +102,8 @@ def compare_models(
     # An error below should not cost the score.
     cli.log(f"{options.MODEL.value}: {scores['main_score']:.2f}")
     _write_files(items)
-    # A comparison with each model, corrected for their number.
-    records = []
+    # A comparison with each model; several are corrected for their number.
+    records, p_values = [], []
     for name in AGAINST.value:
         if _is_file(name):
             other_items = read_item_table(Path(name).expanduser(), items)
@@ -112,13 +112,14 @@ def compare_models(
         comparison = compare_items(items, other_items)
         score = float(other_items.statistic(*other_items.values))
         record = {"model": name, "main_score": score}
-        record |= comparison.to_record()
-        if len(AGAINST.value) > 1:
-            p_value = apply_bonferroni(comparison.p_value, len(AGAINST.value))
-            record["p_bonferroni"] = p_value
-        records.append(record)
+        records.append(record | comparison.to_record())
+        p_values.append(comparison.p_value)
     if not records:
         return {}
+    if len(records) > 1:
+        for name, corrected in apply_corrections(p_values).items():
+            for record, p_value in zip(records, corrected.tolist(), strict=True):
+                record[f"p_{name}"] = p_value
     cli.log(f"\n{_format_table(scores['main_score'], records)}")
     return {"against": records}
 
@@ -162,13 +163,19 @@ def _format_table(main_score: float, records: Sequence[dict[str, Any]]) -> str:
                 f"{record['main_score']:.2f}",
                 f"{record['difference']:+.2f}{mark_p(p_value)}",
                 f"{record['low']:+.2f} to {record['high']:+.2f}",
-                ", ".join(f"{format_p(p)} ({k[2:]})" for k, p in tests.items()),
+                ", ".join(
+                    f"{format_p(p)} ({k[2:].replace('_', ' ')})"
+                    for k, p in tests.items()
+                ),
             ]
         )
     header = ("", "main score", "difference", "95 % interval", "p")
+    items, groups = records[0]["items"], records[0].get("groups", 0)
+    in_groups = f" in {groups:,} groups" if groups else ""
+    correction = " with Bonferroni's correction" if len(records) > 1 else ""
     note = (
-        "The difference is --model minus the other model, on the same "
-        f"{records[0]['items']:,} items; an asterisk is p < 0.05."
+        f"The difference is --model minus the other model, on the same {items:,} items"
+        f"{in_groups}; an asterisk is p < 0.05{correction}."
     )
     return f"{markdown_table(header, rows)}\n\n{note}\n"
 

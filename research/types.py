@@ -240,12 +240,15 @@ class ItemValues(NamedTuple):
             items, too.
         make_run: Function () -> {query id: {document id: score}}, the rankings of a
             search; None for a task without.
+        groups: [N] names of groups of items that depend on each other, such as queries
+            about one document; None if all are independent.
     """
 
     names: Sequence[str]
     values: tuple[Any, ...]
     statistic: Callable[..., float]
     make_run: Callable[[], Mapping[str, Mapping[str, float]]] | None = None
+    groups: Sequence[str] | None = None
 
 
 class TaskScores(dict):

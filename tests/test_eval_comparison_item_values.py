@@ -50,6 +50,8 @@ def test_stored_items_keep_their_statistic(tmp_path):
         back = load_items(tmp_path / "items.json")
         assert back.names == items.names and back.statistic is items.statistic
         np.testing.assert_array_equal(back.values[0], items.values[0])
+    assert save_items(QUERIES._replace(groups=["a", "b"]), tmp_path / "items.json")
+    assert load_items(tmp_path / "items.json").groups == ["a", "b"]
     assert not save_items(QUERIES._replace(statistic=lambda x: 0), tmp_path / "no.json")
     assert load_items(tmp_path / "no.json") is None
     (tmp_path / "bad.json").write_text('{"statistic": "os:system", "values": []}')

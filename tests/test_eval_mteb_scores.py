@@ -136,3 +136,21 @@ def test_scores_are_those_of_mteb(tmp_path, case):
     for name, value in compared.items():
         assert value == pytest.approx(100 * theirs[name], abs=5e-3), name
     assert np.isfinite(list(compared.values())).all()
+
+
+def test_the_texts_of_a_large_multilabel_split_are_those_of_mteb():
+    split = pytest.importorskip("mteb.abstasks._stratification")
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    from research.eval.tasks.stratification import sample_stratified
+
+    rng = np.random.default_rng(0)
+    for kind in (int, str):
+        labels = [
+            [kind(x) for x in rng.permutation(12)[: rng.integers(0, 4)]]
+            for _ in range(400)
+        ]
+        matrix = MultiLabelBinarizer().fit_transform(labels)
+        rows = np.arange(400)[:, None]
+        _, expected = split._iterative_train_test_split(rows, matrix, 90 / 400, 42)
+        assert sample_stratified(labels, 90, 42) == expected.tolist()

@@ -7,6 +7,7 @@ tests/test_eval_mteb_scores.py computes them with the mteb that is installed.
 import gzip
 import json
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from research.eval.tasks.clustering import clustering
 from research.eval.tasks.multilabel import multilabel
 from research.eval.tasks.pair_classification import pair_classification
 from research.eval.tasks.reranking import reranking
-from research.eval.tasks.retrieval import ranking
+from research.eval.tasks.retrieval import ranking, retrieval
 from research.eval.tasks.sts import sts
 from research.eval.tasks.summarization import summarization
 
@@ -126,6 +127,8 @@ def check_items(scores):
 
 
 def test_classification_scores_as_in_mteb(tmp_path):
+    toy = embed_toy(["a|0"])[0, :3]
+    assert toy == pytest.approx([1.152443, 0.308606, -0.987618], abs=1e-6)
     write_rows(tmp_path / "train.jsonl", label_rows("tr", 120))
     write_rows(tmp_path / "test.jsonl", label_rows("te", 100))
     scores = classification(data=str(tmp_path))(embed_toy)
@@ -169,6 +172,20 @@ def test_multilabel_scores_as_in_mteb(tmp_path):
     scores = multilabel(data=str(tmp_path))(embed_toy)
     check_scores(scores, main_score=0.178, lrap=0.50395, f1=0.400039, hamming=0.309)
     check_items(scores)
+
+
+def test_a_large_multilabel_split_is_scored_by_a_sample(tmp_path):
+    write_rows(tmp_path / "train.jsonl", multilabel_rows("mt", 60))
+    rows = multilabel_rows("me", 100)
+    write_rows(tmp_path / "test.jsonl", rows)
+    sample = multilabel(data=str(tmp_path), max_texts=40)(embed_toy)
+    names = list(map(int, sample.item_values.names))
+    assert abs(len(names) - 40) <= 2 and names == sorted(set(names))
+    counts = Counter(name for row in names for name in rows[row]["labels"])
+    assert set(counts) == set(range(5)) and max(counts.values()) <= 15
+    # The score is that of these texts alone; 0 scores all.
+    write_rows(tmp_path / "test.jsonl", [rows[row] for row in names])
+    assert multilabel(data=str(tmp_path), max_texts=0)(embed_toy) == sample
 
 
 def test_a_text_without_labels_that_is_given_none_is_correct():
@@ -290,6 +307,37 @@ def test_scores_of_two_ranges_are_refused(tmp_path):
     ordered = sorted(rows, key=lambda row: row["score"])
     for order in (ordered, ordered[::-1]):
         sts(data=write_rows(tmp_path / "sorted.jsonl", order))
+
+
+def test_items_have_the_groups_of_their_rows(tmp_path):
+    rows = [row | {"group": f"d{i // 3}"} for i, row in enumerate(pair_rows(12))]
+    rows[-1].pop("group")
+    groups = [*(f"d{i // 3}" for i in range(11)), "11 alone"]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    assert sts(data=path)(embed_toy).item_values.groups == groups
+    path = write_rows(tmp_path / "pairs.jsonl", pair_rows(12))
+    assert sts(data=path)(embed_toy).item_values.groups is None
+    # Queries may be in another order than their judgments.
+    corpus, queries, qrels, _ = ranking_data()
+    write_beir(tmp_path, corpus, queries, dict(reversed(qrels.items())))
+    rows = [
+        {"_id": name, "text": text, "group": f"of {name}"}
+        for name, text in queries.items()
+    ]
+    write_rows(tmp_path / "queries.jsonl", rows)
+    items = retrieval(data=str(tmp_path))(embed_toy).item_values
+    assert items.groups == [f"of {name}" for name in items.names]
+    # Texts, with one label or several
+    for name, count in (("train", 60), ("test", 20)):
+        rows = [
+            row | {"group": i % 4, "many": [row["label"]]}
+            for i, row in enumerate(label_rows("x", count))
+        ]
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    items = classification(data=str(tmp_path))(embed_toy).item_values
+    assert items.groups == [str(i % 4) for i in range(20)]
+    items = multilabel(data=str(tmp_path), label="many")
+    assert items(embed_toy).item_values.groups == [str(i % 4) for i in range(20)]
 
 
 def test_bitext_mining_scores_as_in_mteb(tmp_path):

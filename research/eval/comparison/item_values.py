@@ -29,6 +29,8 @@ def save_items(items: ItemValues, path: Path) -> bool:
         return False
     values = [np.asarray(array).tolist() for array in items.values]
     content = {"statistic": name, "names": list(items.names), "values": values}
+    if items.groups is not None:
+        content["groups"] = list(items.groups)
     write_json(path, content)
     return True
 
@@ -46,7 +48,8 @@ def load_items(path: Path) -> ItemValues | None:
         name, values = content["statistic"], tuple(map(np.asarray, content["values"]))
         if not name.startswith(_MODULES):
             raise ValueError(name)
-        return ItemValues(content["names"], values, pkgutil.resolve_name(name))
+        statistic, groups = pkgutil.resolve_name(name), content.get("groups")
+        return ItemValues(content["names"], values, statistic, groups=groups)
     except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
         raise ValueError(f"{path} holds no item values: {error}") from None
 
@@ -100,7 +103,7 @@ def read_item_table(path: Path, like: ItemValues) -> ItemValues:
         array.reshape(len(names), *shape)
         for array, shape in zip(arrays, shapes, strict=True)
     )
-    return ItemValues(names, values, like.statistic)
+    return ItemValues(names, values, like.statistic, groups=like.groups)
 
 
 def _name_columns(items: ItemValues) -> tuple[str, ...]:

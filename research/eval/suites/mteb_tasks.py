@@ -165,15 +165,15 @@ def make_multilabel(arguments: Mapping[str, Any], split: str) -> TaskParts:
             splits[name] = {"text": texts, "label": labels}
         return _make_splits(**splits)
 
+    attributes = _read_experiments(arguments)
+    if "max_texts" in arguments:
+        attributes["max_eval_samples"] = arguments["max_texts"] or None
     return TaskParts(
-        "AbsTaskMultilabelClassification",
-        "accuracy",
-        read_splits,
-        _read_experiments(arguments),
+        "AbsTaskMultilabelClassification", "accuracy", read_splits, attributes
     )
 
 
-def _read_experiments(arguments: Mapping[str, Any]) -> dict[str, int]:
+def _read_experiments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """mteb's attributes for the arguments of a classification."""
     names = {"samples_per_label": "samples_per_label", "experiments": "n_experiments"}
     return {names[key]: value for key, value in arguments.items() if key in names}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from research.eval.metrics import bootstrap
-from research.eval.tasks.files import LabeledTexts, find_split, read_labels
+from research.eval.tasks.files import LabeledTexts, find_split, read_groups, read_labels
 from research.progress import show_note
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
@@ -60,6 +60,8 @@ def classification(
     rows = sorted(set().union(*draws))
     texts = [train.texts[row] for row in rows] + test.texts
     position_of = {row: position for position, row in enumerate(rows)}
+    names = list(map(str, range(len(test.texts))))
+    groups = read_groups(find_split(data, split), names)
 
     def evaluate(embed: EmbedFn) -> TaskScores:
         vectors = np.asarray(embed(texts, "query"))  # [rows + N, D]
@@ -77,10 +79,9 @@ def classification(
         correct = 100 * np.mean([test.labels == labels for labels in predictions], 0)
         scores |= bootstrap((correct,), np.mean, samples=samples)
         scores["experiments"] = [result["accuracy"] for result in results]
-        names = list(map(str, range(len(correct))))
         return TaskScores(
             {"main_score": scores["accuracy"], **scores},
-            ItemValues(names, (correct,), np.mean),
+            ItemValues(names, (correct,), np.mean, groups=groups),
         )
 
     return evaluate

@@ -1,6 +1,6 @@
 """Readers of the files of evaluation tasks: labels, pairs, candidates, summaries."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +98,27 @@ def find_split(data: str | Path, split: str) -> Path:
     return path / present[0]
 
 
+def read_groups(path: Path, names: Sequence[str], key: str = "") -> list[str] | None:
+    """The group of each item of a task, from the optional field `group` of its rows.
+
+    Items of one group, such as queries about one document, depend on each other.
+
+    Args:
+        path: The file.
+        names: Names of the items.
+        key: The field of these names; "" if they are the numbers of the rows, from 0.
+
+    Returns:
+        The group of each item, those without one apart; None if no row has the field.
+    """
+    groups = {}
+    for number, record in enumerate(_read_rows(path)):
+        if record.has("group"):
+            name = record.read_name(key) if key else str(number)
+            groups[name] = record.read_name("group")
+    return [groups.get(name, f"{name} alone") for name in names] if groups else None
+
+
 def read_labels(path: Path, label: str = "label") -> LabeledTexts:
     """Reads texts with one label each, of the fields text and `label`.
 
@@ -115,7 +136,7 @@ def read_labels(path: Path, label: str = "label") -> LabeledTexts:
 
 def read_label_lists(
     path: Path, label: str = "labels"
-) -> tuple[list[str], list[list[str]]]:
+) -> tuple[list[str], list[list[int | str]]]:
     """Reads texts with a list of labels each: (N texts, N lists of labels).
 
     Raises:
@@ -127,7 +148,7 @@ def read_label_lists(
         texts.append(record.read_text("text", allow_blank=True))
         if label not in record.values:
             record.read_name(label)  # raises an error with the fields that are there
-        labels.append(list(map(str, _read_label_list(record, label))))
+        labels.append(_read_label_list(record, label))
     return texts, labels
 
 

@@ -18,6 +18,7 @@ from research.eval.metrics import (
     query_scores,
     ranking_scores,
 )
+from research.eval.tasks.files import find_split, read_groups
 from research.inference.search import rank_documents
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
@@ -93,8 +94,11 @@ def retrieval(
         "unknown_queries": len(folder.unknown_queries),
     }
 
+    groups = read_groups(find_split(data, "queries"), list(qrels), "_id")
+
     def evaluate_split(embed: EmbedFn) -> TaskScores:
         scores = evaluate(embed)
+        scores.item_values = scores.item_values._replace(groups=groups)
         scores.update({name: count for name, count in unknown.items() if count})
         return scores
 

@@ -1,5 +1,7 @@
 """Semantic textual similarity (STS): similarities of pairs against human scores."""
 
+from collections.abc import Sequence
+
 import chex
 import numpy as np
 
@@ -12,7 +14,7 @@ from research.eval.metrics import (
     correlations,
     spearman,
 )
-from research.eval.tasks.files import find_split
+from research.eval.tasks.files import find_split, read_groups
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
@@ -49,7 +51,12 @@ def sts(
     """
     path = find_split(data, split)
     pairs = read_sts(path)
-    return correlation(*pairs, str(path), samples=samples, similarity=similarity)
+    return correlation(
+        *(*pairs, str(path)),
+        samples=samples,
+        similarity=similarity,
+        groups=read_groups(path, list(map(str, range(len(pairs[0]))))),
+    )
 
 
 def correlation(
@@ -60,6 +67,7 @@ def correlation(
     *,
     samples: int = 0,
     similarity: str = "cosine",
+    groups: Sequence[str] | None = None,
 ) -> Evaluator:
     """The evaluator of `sts`, for N pairs and their scores in memory.
 
@@ -70,6 +78,7 @@ def correlation(
         place: Name of the data, for error messages.
         samples: As in `sts`.
         similarity: As in `sts`.
+        groups: N groups of pairs that depend on each other; None for none.
     """
     check_option("similarity", similarity, SIMILARITIES)
     human = np.asarray(scores)  # [N]
@@ -98,7 +107,8 @@ def correlation(
         scores = {"main_score": result["spearman"], **result, **interval}
         scores["similarities"] = by_similarity
         names = list(map(str, range(len(human))))
-        return TaskScores(scores, ItemValues(names, (main, human), correlate_ranks))
+        items = ItemValues(names, (main, human), correlate_ranks, groups=groups)
+        return TaskScores(scores, items)
 
     return evaluate
 
