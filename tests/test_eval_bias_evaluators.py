@@ -50,5 +50,10 @@ def test_mexa_of_files_by_language(tmp_path):
     scores = evaluate(lambda texts, role: vectors[[int(text) for text in texts]])
     assert scores["deu-eng"] == 100 and scores["fra-eng"] == pytest.approx(100 / 3)
     assert scores["main_score"] == pytest.approx(200 / 3)
+    (tmp_path / "other").mkdir()
+    lines = (tmp_path / "deu-eng.jsonl").read_text()
+    (tmp_path / "other" / "deu-eng.jsonl").write_text(lines)
+    with pytest.raises(ValueError, match="have the same name 'deu-eng'"):
+        build(f"mexa(data={str(tmp_path / '**' / 'deu-*.jsonl')!r})")
     with pytest.raises(ValueError, match="mexa of 1 sentences is undefined"):
         build(f"mexa(data={str(tmp_path / '*.jsonl')!r}, sentences=1)")

@@ -87,6 +87,30 @@ def test_a_wrong_suite_is_refused_before_anything_is_embedded(folder, fields, me
             task.build("cosine")
 
 
+def test_files_that_are_no_task_are_named_and_hidden_ones_passed_over(folder):
+    (folder / "broken.jsonl").write_text("")
+    (folder / "suite.json").write_text(json.dumps({"a": 1}, indent=2))
+    (folder / "README.md").write_text("# a")
+    (folder / ".sts.jsonl").write_text("{}")
+    (folder / "none" / "qrels").mkdir(parents=True)
+    (folder / "none" / "qrels" / ".DS_Store").write_text("")
+    tasks, unknown = read_suite(folder)
+    assert len(tasks) == 9
+    assert [name.split()[0] for name in unknown] == ["broken", "none", "other", "suite"]
+    assert "broken.jsonl is empty" in unknown[0] and "is not JSON" in unknown[-1]
+
+
+def test_each_task_of_a_folder_has_a_name_of_its_own(tmp_path):
+    row = json.dumps(ROWS["sts/test.jsonl"])
+    for name in ("sts.en.jsonl", "sts.de.jsonl"):
+        (tmp_path / name).write_text(row)
+    assert [task.name for task in read_suite(tmp_path)[0]] == ["sts.de", "sts.en"]
+    (tmp_path / "sts.en").mkdir()
+    (tmp_path / "sts.en" / "test.jsonl").write_text(row)
+    with pytest.raises(ValueError, match="two tasks 'sts.en': rename sts.en.jsonl"):
+        read_suite(tmp_path)
+
+
 def test_a_folder_without_a_task_is_refused(tmp_path):
     (tmp_path / "notes").mkdir()
     with pytest.raises(ValueError, match="no task that is known .* found notes"):

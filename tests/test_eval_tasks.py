@@ -353,6 +353,23 @@ def test_bitext_mining_scores_as_in_mteb(tmp_path):
     assert both["files"] == {"eng-deu": scores["f1"], "eng-eng": 100}
     assert both["main_score"] == pytest.approx((scores["f1"] + 100) / 2)
     check_items(both)
+    # Rows keep their own F1; a file with fewer rows gives them more weight.
+    f1, weights = both.item_values.values
+    assert f1.max() <= 100 and weights[-1] == 60 * weights[0]
+    interval = bitext_mining(data=str(tmp_path), samples=200)(embed_toy)
+    assert interval["low"] < both["main_score"] < interval["high"]
+
+
+def test_files_of_translations_have_names_of_their_own(tmp_path):
+    for name in ("set.deu-eng.jsonl", "set.fra-eng.jsonl", ".hidden.jsonl"):
+        write_rows(tmp_path / name, [{"sentence1": "b|1", "sentence2": "b|2"}] * 2)
+    scores = bitext_mining(data=str(tmp_path))(embed_toy)
+    assert list(scores["files"]) == ["set.deu-eng", "set.fra-eng"]
+    write_rows(tmp_path / "set.fra-eng.json", [{"sentence1": "b", "sentence2": "b"}])
+    with pytest.raises(ValueError, match="have the same name 'set.fra-eng'"):
+        bitext_mining(data=str(tmp_path))
+    with pytest.raises(ValueError, match="'euclidean'; allowed: cosine, dot"):
+        bitext_mining(data=str(tmp_path), similarity="euclidean")
 
 
 def test_a_row_that_is_found_twice_costs_f1():
@@ -453,6 +470,12 @@ BAD_ROWS = [
         [text_row(), text_row()],
         "all texts have the label x; a clustering",
     ),
+    (
+        "clustering",
+        [text_row(label=x) for x in ([1], [2, 5], [2, 5])],
+        "all texts have the label 5 at level 1",
+    ),
+    ("clustering", [text_row(label=-1)], "no label; a clustering needs two"),
     ("clustering", [text_row(label=None)], "line 1: label is null, not a text or a w"),
     ("clustering", [text_row(text=["a"], label=[])], "has 1 texts and 0 labels"),
     ("clustering", [text_row(), text_row(text=["a"], label=["b"])], "rows of one text"),
@@ -520,6 +543,8 @@ def test_labels_that_cannot_be_learned_are_refused_or_noted(tmp_path, capsys):
     assert "1 of 2 labels have fewer than 8 texts, such as 'y' with 1" in notes
     with pytest.raises(ValueError, match="is a file; a classification needs a folder"):
         classification(data=str(tmp_path / "train.jsonl"))
+    with pytest.raises(ValueError, match="'train', which a classification learns from"):
+        classification(data=str(tmp_path), split="train")
     with pytest.raises(
         FileNotFoundError, match="no .*dev.jsonl.*; found test.jsonl, tr"
     ):
@@ -529,6 +554,27 @@ def test_labels_that_cannot_be_learned_are_refused_or_noted(tmp_path, capsys):
         ValueError, match="holds test.jsonl and test.json; name the file"
     ):
         classification(data=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "task, rows",
+    [
+        ("clustering", label_rows("k", 4)),
+        ("pair_classification", pair_rows(4)),
+        ("reranking", [{"query": "q", "positive": ["a"], "negative": ["c"]}]),
+        ("sts", pair_rows(4)),
+        ("summarization", [SUMMARY]),
+    ],
+)
+def test_a_file_has_no_split_of_another_name(tmp_path, task, rows):
+    from research.eval.evaluators import EVALS
+
+    path = write_rows(tmp_path / "test.jsonl", rows)
+    with pytest.raises(ValueError, match="test.jsonl is a file, which has no split 'd"):
+        EVALS[task](data=path, split="dev")
+    dev = write_rows(tmp_path / "dev.jsonl", rows)
+    EVALS[task](data=dev, split="dev")
+    EVALS[task](data=dev)
 
 
 def test_too_few_texts_for_a_vote_are_refused(tmp_path):

@@ -78,6 +78,13 @@ def correlate_ranks(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
         return 100 * (x * y).sum(axis) / norms
 
 
+def weighted_mean(
+    values: np.ndarray, weights: np.ndarray, axis: int = -1
+) -> np.ndarray:
+    """Mean of values by weights along an axis: two times [..., N] -> [...]."""
+    return (values * weights).sum(axis) / weights.sum(axis)
+
+
 def bootstrap(
     data: Sequence[np.ndarray],
     statistic: Callable[..., float],

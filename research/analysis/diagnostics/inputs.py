@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from research.eval.bias.documents import Document, check_count, make_documents
+from research.eval.tasks.splits import remove_ending
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.models.config import EncoderConfig
@@ -133,6 +134,6 @@ class DiagnosticInputs:
 def name_data(path: str) -> str:
     """The name of data in a title: its folder if the file is a split or a pattern."""
     file = Path(path)
-    stem = file.name.split(".")[0]
+    stem = remove_ending(file.name)
     is_part = stem in ("train", "dev", "test") or "*" in stem
     return file.parent.name if is_part else stem

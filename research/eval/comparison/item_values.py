@@ -9,7 +9,7 @@ import numpy as np
 from research.atomic_write import atomic_write, read_json, write_json
 from research.data.fields import Record
 from research.data.files import read_records
-from research.eval.metrics import Run
+from research.eval.metrics import Run, weighted_mean
 from research.types import ItemValues
 
 # Modules whose functions may be the statistic of a file.
@@ -57,8 +57,9 @@ def load_items(path: Path) -> ItemValues | None:
 def write_item_table(items: ItemValues, path: Path) -> None:
     """Writes a tsv table with a row for each item: its name, and its numbers.
 
-    The columns are "id" and "score", or "id", "prediction" and "truth"; an item with
-    several numbers, such as those of several classifiers, has "score_1", "score_2" ...
+    The columns are "id" and "score", which may have a "weight", or "id", "prediction"
+    and "truth"; an item with several numbers, such as those of several classifiers, has
+    "score_1", "score_2" ...
     """
     # {title: N numbers}, one for each number of an item.
     columns = {}
@@ -110,6 +111,8 @@ def _name_columns(items: ItemValues) -> tuple[str, ...]:
     """Names of the arrays of items."""
     if len(items.values) == 1:
         return ("score",)
+    if items.statistic is weighted_mean:
+        return ("score", "weight")
     further = (f"truth_{i}" for i in range(2, len(items.values)))
     return ("prediction", "truth", *further)
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from research.data.fields import Record, check_name
-from research.data.files import READERS, Qrels, read_beir, read_records
+from research.data.files import Qrels, read_beir, read_records
+from research.eval.tasks.splits import find_split
 
 # Names of a field, of which a row has one.
 TEXT_FIELDS = ("text", "sentences", "sentence")
@@ -72,30 +73,6 @@ class SummarizedText(NamedTuple):
     human: tuple[str, ...]
     machine: tuple[str, ...]
     relevance: list[float]
-
-
-def find_split(data: str | Path, split: str) -> Path:
-    """The file of a split: `data` itself or, if it is a folder, SPLIT.jsonl in it.
-
-    The file in a folder may have any ending that `read_records` reads.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: There are several.
-    """
-    path = Path(data).expanduser()
-    if not path.is_dir():
-        return path
-    names = [f"{split}{ending}{gz}" for ending in READERS for gz in ("", ".gz")]
-    present = [name for name in names if (path / name).is_file()]
-    if not present:
-        siblings = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
-        raise FileNotFoundError(
-            f"there is no {path / split}.jsonl(.gz); found {siblings}"
-        )
-    if len(present) > 1:
-        raise ValueError(f"{path} holds {' and '.join(present)}; name the file")
-    return path / present[0]
 
 
 def read_groups(path: Path, names: Sequence[str], key: str = "") -> list[str] | None:
@@ -247,10 +224,13 @@ def read_candidates(data: str, split: str) -> Candidates:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A file is malformed, or a query has no candidates.
+        ValueError: A file is malformed, or a query has no candidates; or `data` is a
+            file, and another split is named.
     """
     path = Path(data).expanduser()
-    return _read_ranked_folder(path, split) if path.is_dir() else _read_groups(path)
+    if path.is_dir():
+        return _read_ranked_folder(path, split)
+    return _read_groups(find_split(path, split))
 
 
 def _read_ranked_folder(path: Path, split: str) -> Candidates:

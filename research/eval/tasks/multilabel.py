@@ -8,7 +8,8 @@ import numpy as np
 
 from research.eval.metrics import bootstrap
 from research.eval.tasks.classification import SEED
-from research.eval.tasks.files import find_split, read_groups, read_label_lists
+from research.eval.tasks.files import read_groups, read_label_lists
+from research.eval.tasks.splits import find_split
 from research.eval.tasks.stratification import sample_stratified
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 

@@ -18,7 +18,8 @@ from research.eval.metrics import (
     query_scores,
     ranking_scores,
 )
-from research.eval.tasks.files import find_split, read_groups
+from research.eval.tasks.files import read_groups
+from research.eval.tasks.splits import find_split
 from research.inference.search import rank_documents
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 

@@ -14,7 +14,8 @@ from research.eval.metrics import (
     correlations,
     spearman,
 )
-from research.eval.tasks.files import find_split, read_groups
+from research.eval.tasks.files import read_groups
+from research.eval.tasks.splits import find_split
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 

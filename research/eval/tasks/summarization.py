@@ -3,7 +3,8 @@
 import numpy as np
 
 from research.eval.metrics import bootstrap, correlations
-from research.eval.tasks.files import find_split, read_summaries
+from research.eval.tasks.files import read_summaries
+from research.eval.tasks.splits import find_split
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
