@@ -15,12 +15,11 @@ from launch import flags as options
 from launch import main as cli
 from research.analysis.diagnostics.inputs import DiagnosticInputs, name_data
 from research.analysis.diagnostics.reports import REPORTS, Report
-from research.atomic_write import atomic_write, to_json
 from research.config_sections import bind_call, build_call, parse_calls
 from research.data.corpus import read_corpus
-from research.eval.evaluators import EVALS
+from research.eval.evaluators import EVALS, NO_MAIN_SCORE
 from research.eval.tables import markdown_page
-from research.types import Evaluator, ModelEvaluator
+from research.types import Evaluator
 
 # The reports of a run without --reports, which need nothing but a corpus.
 DEFAULT_REPORTS = (
@@ -57,9 +56,13 @@ def main():
     # A mistake in the reports is found before the model is loaded.
     table = {name: report.measure for name, report in REPORTS.items()}
     calls = parse_calls(REPORTS_FLAG.value)
-    for call in calls:
+    for i, call in enumerate(calls):
         bind_call(table, call, None)
-    evaluators = {} if TASKS.value is None else _build_evaluators(TASKS.value)
+        if call.name in [other.name for other in calls[:i]]:
+            raise ValueError(
+                f"--reports has {call.name} twice, whose files have the same names"
+            )
+    evaluators = {} if TASKS.value is None else build_tasks(TASKS.value)
     model = options.load_model()
     options.check_plain(model, "launch.diagnose")
     texts = [] if CORPUS.value is None else read_corpus(CORPUS.value)[1]
@@ -80,15 +83,29 @@ def main():
     }
 
 
-def _build_evaluators(text: str) -> dict[str, Evaluator]:
-    """{"sts stsb": evaluator} of the calls in --tasks, named by task and data."""
-    evaluators = {}
+def build_tasks(text: str) -> dict[str, Evaluator]:
+    """{"sts stsb": evaluator} of the calls in --tasks, named by task and data.
+
+    Raises:
+        FileNotFoundError, ValueError: A call is wrong, or two tasks have one name.
+    """
+    evaluators: dict[str, Evaluator] = {}
     for call in parse_calls(text):
+        if call.name in NO_MAIN_SCORE:
+            raise ValueError(f"--tasks: {call.name} has no main score of embeddings")
         evaluator = build_call(EVALS, call)
-        if isinstance(evaluator, ModelEvaluator):
-            raise ValueError(f"--tasks: {call.name} scores no embeddings")
         data = name_data(str(call.kwargs.get("data", "")))
-        evaluators[f"{call.name} {data}".strip()] = evaluator
+        name = f"{call.name} {data}".strip()
+        # Two tasks on the same data differ in another argument.
+        if name in evaluators:
+            values = (f"{k}={v}" for k, v in call.kwargs.items() if k != "data")
+            name = " ".join([name, *values])
+        if name in evaluators:
+            raise ValueError(
+                f"--tasks has two tasks {name!r}: give files of other names, or the "
+                "folder and another split"
+            )
+        evaluators[name] = evaluator
     return evaluators
 
 
@@ -100,14 +117,9 @@ def _write(name: str, report: Report, record) -> None:
         title += f" on {source}"
     header, *rows = report.make_rows(record)
     page = markdown_page(title, header, rows)
-    with (
-        atomic_write(folder / f"{name}.json") as data,
-        atomic_write(folder / f"{name}.md") as table,
-        atomic_write(folder / f"{name}.png") as picture,
-    ):
-        data.write_text(to_json(record, indent=2) + "\n")
-        table.write_text(page)
-        report.plot(record, title, picture)
+    cli.write_page(
+        folder, name, record, page, lambda path: report.plot(record, title, path)
+    )
     cli.log(f"{page}\nwrote {folder / name}.json, .md and .png")
 
 

@@ -47,6 +47,7 @@ SEARCHES = (
     "examples",
     "pydocs_retrieval",
     "pydocs_long",
+    "limit",
 )
 
 
@@ -77,14 +78,15 @@ def check_flags(task: str, is_single: bool) -> None:
 
 def compare_models(
     scores: Mapping[str, Any],
-    make_evaluator: Callable[[str], Evaluator],
+    make_evaluator: Callable[[str, str], Evaluator],
     chunk: Chunking | None,
 ) -> dict[str, Any]:
     """Writes the files of --scores and --run, and compares the models of --against.
 
     Args:
         scores: The scores of the model.
-        make_evaluator: Function from a similarity to the evaluator of the task.
+        make_evaluator: Function from the similarity and the name of a model to the
+            evaluator of the task.
         chunk: How documents are cut.
 
     Returns:
@@ -96,11 +98,11 @@ def compare_models(
     """
     if not (AGAINST.value or SCORES.value or RUN.value):
         return {}
+    # An error below should not cost the score.
+    cli.log(f"{options.MODEL.value}: {scores['main_score']:.2f}")
     items = scores.item_values if isinstance(scores, TaskScores) else None
     if items is None:
         raise ValueError("this score is made of no single queries, pairs or texts")
-    # An error below should not cost the score.
-    cli.log(f"{options.MODEL.value}: {scores['main_score']:.2f}")
     _write_files(items)
     # A comparison with each model; several are corrected for their number.
     records, p_values = [], []
@@ -142,12 +144,12 @@ def _write_files(items: ItemValues) -> None:
 
 
 def _score_model(
-    name: str, make_evaluator: Callable[[str], Evaluator], chunk: Chunking | None
+    name: str, make_evaluator: Callable[[str, str], Evaluator], chunk: Chunking | None
 ) -> TaskScores:
     """The scores of another model, embedded with the options of the flags."""
     model = options.load_model(name)
     embedder = options.make_embedder(model, chunk, allow_empty=True)
-    return make_evaluator(model.similarity)(split_over_processes(embedder))
+    return make_evaluator(model.similarity, name)(split_over_processes(embedder))
 
 
 def _format_table(main_score: float, records: Sequence[dict[str, Any]]) -> str:

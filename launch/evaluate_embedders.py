@@ -1,8 +1,9 @@
 """Embedders of launch.evaluate: of all sizes, of chunkings, of stored vectors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from launch import flags as options
 from launch import main as cli
@@ -18,6 +19,27 @@ from research.inference.vector_shards import (
 )
 from research.text.chunking import Chunking
 from research.types import EmbedFn, Evaluator
+
+
+def build_for_model(
+    build: Callable[[str], Any], similarity: str, model_name: str
+) -> Any:
+    """Builds evaluators that compare vectors as a model is meant to.
+
+    Args:
+        build: Function of a similarity, which has built them with cosines before.
+        similarity: The model's.
+        model_name: Its name.
+
+    Raises:
+        ValueError: A task has no such similarity.
+    """
+    try:
+        return build(similarity)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; {model_name} is meant for {similarity}: give --similarity=cosine"
+        ) from None
 
 
 def compare_chunkings(

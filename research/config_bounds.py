@@ -13,12 +13,14 @@ BOUNDS = {
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
         samples_per_label experiments repetitions texts_per_repetition
         token_geometry.tokens token_states.tokens outliers.threshold outliers.controls
+        words documents texts sentences views
         """,
     "at least 0": """
         learning_rate warmup weight_decay clip_norm micro_batch limit min_chars samples
         queries max_texts angle_weight cosine_weight in_batch_weight hard_weight
         kl_weight last_weight prior_weight bag_weight weight weights triplet.margin
         sticky_tokens.tokens window cycle min_length num_kv_heads head_dim num_experts
+        retrieval
         st5_adaptive.kl_temperature st6_adaptive.kl_temperature
         """,
     "in 0 ... 1": """

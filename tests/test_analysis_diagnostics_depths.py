@@ -1,10 +1,12 @@
 """The diagnostics of vectors and of token states by depth, on a tiny model."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
+import scipy
 from matplotlib.figure import Figure
 from test_eval_bias_documents import TOKENIZER, corpus
 
@@ -117,20 +119,28 @@ def test_layers_and_how_they_go_with_a_task(inputs, tmp_path, pictures):
     axes = check_report("layers", record, pictures, tmp_path / "x.png")
     scores = record["scores"]["pairs"]
     np.testing.assert_allclose(axes[6].lines[0].get_ydata(), scores)
-    # Three depths: a rank correlation is one of four values.
-    for values in record["correlations"].values():
-        assert np.abs(np.abs(values["pairs"]) - [0, 0.5, 1]).min() < 1e-9
+    for name, values in record["correlations"].items():
+        expected = scipy.stats.spearmanr(record[name], scores).statistic
+        assert values["pairs"] == pytest.approx(expected)
+    assert len({values["pairs"] for values in record["correlations"].values()}) > 1
     assert record["summary"]["best_depth"] == {"pairs": int(np.argmax(scores))}
     with pytest.raises(ValueError, match="layers of 1 views"):
         REPORTS["layers"].measure(inputs, views=1)
 
 
-def test_a_task_without_a_main_score_is_named():
-    def embed(texts, role):
-        return np.ones((len(texts), 2, 3))
+def test_each_depth_is_scored_by_its_own_vectors():
+    calls = []
 
-    with pytest.raises(ValueError, match="the task geometry x has no main score"):
-        score_depths(embed, {"geometry x": lambda embed: {"rank": 1.0}}, 2)
+    def embed(texts, role):
+        calls.append(role)
+        return np.arange(2 * len(texts) * 3.0).reshape(len(texts), 2, 3)
+
+    def score(embed):
+        return {"main_score": embed(["a", "b"], "query")[1, 2]}
+
+    expected = [8 / np.linalg.norm([6, 7, 8]), 11 / np.linalg.norm([9, 10, 11])]
+    assert score_depths(embed, {"x": score}, 2)["x"] == pytest.approx(expected)
+    assert calls == ["query"]
 
 
 def test_a_planted_outlier_is_found_and_clipped(inputs, tmp_path, pictures):
@@ -152,6 +162,15 @@ def test_a_planted_outlier_is_found_and_clipped(inputs, tmp_path, pictures):
     assert [text.get_text() for text in axes[0].texts] == [str(OUTLIER)]
     for panel, values in ((1, record["clipped_mean_cosine"]), (2, scores["clipped"])):
         np.testing.assert_allclose(axes[panel].lines[1].get_ydata(), values)
+
+
+def test_outliers_are_those_of_all_dimensions(inputs):
+    narrow = replace(inputs, model=inputs.model._replace(dim=8))
+    record = REPORTS["outliers"].measure(narrow, texts=40)
+    assert len(record["deviations"]) == 16
+    for name, option in (("outliers", "dim"), ("token_states", "pool")):
+        with pytest.raises(ValueError, match=f"--{option} .* with the report {name}"):
+            REPORTS[name].measure(replace(inputs, sizes={option: 8}))
 
 
 def test_deviations_and_controls():

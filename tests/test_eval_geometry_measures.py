@@ -73,13 +73,6 @@ def test_isoscore_of_known_shapes():
         assert isoscore(x) == pytest.approx((used - 1) / 8, abs=1e-9)
 
 
-def test_isoscore_is_the_participation_ratio_scaled():
-    x = noise(40, 6) * np.arange(1, 7)
-    variances = np.linalg.eigvalsh(np.cov(x.T))
-    ratio = variances.sum() ** 2 / (variances**2).sum()
-    assert isoscore(x) == pytest.approx((ratio - 1) / 5)
-
-
 def test_isoscore_does_not_depend_on_place_size_or_rotation():
     x = noise(30, 5) * np.arange(1, 6)
     rotation, _ = np.linalg.qr(noise(5, 5, seed=1))
@@ -120,7 +113,6 @@ def test_the_cloud_has_the_values_of_released_code():
 def test_alignment_of_the_cloud_with_its_noisy_copy():
     noisy = CLOUD + 0.5 * np.random.default_rng(10).normal(size=(200, 8))
     assert alignment(UNIT, noisy) == golden(0.014305)
-    assert alignment(UNIT, noisy, power=1) == golden(0.106522)
     assert alignment(CLOUD, 3 * CLOUD) == golden(0)
 
 
@@ -154,13 +146,11 @@ def test_partition_score_of_long_vectors_is_finite():
 
 def test_intrinsic_dimensions_of_released_code():
     assert two_nn(CLOUD) == golden(6.878175)
-    assert two_nn(CLOUD, fit="likelihood") == golden(6.716880)
     assert levina_bickel(CLOUD) == golden(5.498988)
     h = np.random.default_rng(1)
     axes, _ = np.linalg.qr(h.normal(size=(10, 10)))
     plane = h.uniform(size=(500, 2)) @ axes[:2]
     assert two_nn(plane) == golden(1.856211)
-    assert two_nn(plane, fit="likelihood") == golden(1.853775)
     assert levina_bickel(plane) == golden(1.882324)
 
 

@@ -186,6 +186,10 @@ def test_the_table_has_means_ranks_and_marks():
     record = table.to_record(THREE, 2)
     assert record["types"] == pytest.approx({"STS": 65, "Retrieval": 90})
     assert record["borda_rank"] == 1 and record["p"] == {"third": 1.0}
+    record = table.to_record(THREE, 1)  # two models are compared with the first one
+    assert record["p"] == {"first": 0.02, "second": 0.03}
+    assert record["p_bonferroni"] == {"first": 0.04, "second": 0.06}
+    assert "over pairs, times 2 other models." in text
 
 
 def test_a_failed_task_leaves_no_mean(tmp_path):

@@ -426,6 +426,8 @@ def test_reranking_scores_as_in_mteb(tmp_path):
         assert scores[name] == pytest.approx(100 * value, abs=1e-3)
     check_items(scores)
     assert scores.item_values.make_run().keys() == queries.keys()
+    with pytest.raises(ValueError, match="no metric; name one, such as ndcg@10"):
+        reranking(data=str(tmp_path), metrics=())
 
 
 def test_of_equal_candidates_the_negatives_come_first(tmp_path):
@@ -475,7 +477,7 @@ BAD_ROWS = [
         [text_row(label=x) for x in ([1], [2, 5], [2, 5])],
         "all texts have the label 5 at level 1",
     ),
-    ("clustering", [text_row(label=-1)], "no label; a clustering needs two"),
+    ("clustering", [text_row(label=-1)], "no text has a label; a clustering needs two"),
     ("clustering", [text_row(label=None)], "line 1: label is null, not a text or a w"),
     ("clustering", [text_row(text=["a"], label=[])], "has 1 texts and 0 labels"),
     ("clustering", [text_row(), text_row(text=["a"], label=["b"])], "rows of one text"),
@@ -608,7 +610,7 @@ def test_a_query_without_documents_is_refused(tmp_path, rows, message):
 def test_summaries_without_a_difference_are_refused(tmp_path):
     path = write_rows(tmp_path / "test.jsonl", [SUMMARY | {"relevance": [1] * 6}])
     with pytest.raises(
-        ValueError, match="for no text do both the grades and the simil"
+        ValueError, match="every text has machine summaries of equal grades"
     ):
         summarization(data=path)(embed_toy)
 

@@ -10,7 +10,7 @@ import jax
 import pytest
 from test_eval_bias_documents import TOKENIZER, corpus
 
-from launch.diagnose import describe_reports
+from launch.diagnose import build_tasks, describe_reports
 from research.analysis.diagnostics.reports import REPORTS
 from research.inference.model import EmbeddingModel
 from research.interop.sentence_transformers.write import export
@@ -81,6 +81,22 @@ def test_a_mistake_is_one_sentence(folder):
     assert done.returncode == 1 and not done.stdout
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_each_task_has_a_name_of_its_own(tmp_path):
+    row = {"text": "a", "label": "x", "fine": "y"}
+    for split in ("train", "test"):
+        rows = [row, row | {"label": "z", "fine": "w"}]
+        lines = "\n".join(map(json.dumps, rows))
+        (tmp_path / f"{split}.jsonl").write_text(lines)
+    call = f"classification(data={str(tmp_path)!r}"
+    tasks = build_tasks(f"{call}) | {call}, label='fine')")
+    name = f"classification {tmp_path.name}"
+    assert list(tasks) == [name, f"{name} label=fine"]
+    with pytest.raises(ValueError, match=f"two tasks '{name}'"):
+        build_tasks(f"{call}) | {call})")
+    with pytest.raises(ValueError, match="geometry has no main score of embeddings"):
+        build_tasks("geometry(data='x')")
 
 
 def test_the_help_page_describes_every_option_of_every_report():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from research.analysis.diagnostics.inputs import DiagnosticInputs, check_count
+from research.analysis.diagnostics.inputs import DiagnosticInputs
 from research.analysis.diagnostics.panels import (
     DepthPanel,
     list_by_depth,
@@ -60,8 +60,8 @@ def report_token_states(
     Raises:
         ValueError: There is no corpus, or it has too few texts.
     """
+    inputs.refuse_sizes("token_states", "clip_dims", "dim", "pool")
     sample = inputs.sample_texts(texts)
-    check_count(sample, "different texts")
     params, cfg, tokenized = inputs.tokenize_documents(sample)
     measures = measure_token_states(
         (params, cfg, None),

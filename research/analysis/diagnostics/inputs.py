@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from research.eval.bias.documents import Document, check_count, make_documents
+from research.eval.bias.documents import Document, make_documents, sample_texts
 from research.eval.tasks.splits import remove_ending
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
@@ -36,7 +36,7 @@ class DiagnosticInputs:
 
     def make_embedder(self, **options) -> Embedder:
         """An embedder [N, D] with the command's options and further ones."""
-        return Embedder(self.model, **self.sizes, **options)
+        return Embedder(self.model, allow_empty=True, **self.sizes, **options)
 
     def make_depth_embedder(self, model: EmbeddingModel | None = None) -> Embedder:
         """An embedder at the embedding layer and after every block: [N, K, D].
@@ -47,13 +47,20 @@ class DiagnosticInputs:
         sizes = dict(self.sizes)
         plain = (model or self.model)._replace(dense=())
         depth = sizes.pop("depth", plain.config.depth)
-        return Embedder(plain, depths=range(1 + depth), normalize=False, **sizes)
+        options = {"normalize": False, "allow_empty": True, **sizes}
+        return Embedder(plain, depths=range(1 + depth), **options)
 
     def document_room(self) -> int:
         """Maximum number of tokens of a document without prompt and special tokens."""
         prompt = self.model.prompts.get("document", "")
         prompt_length = len(self.model.tokenizer.encode(prompt).ids)
         return self.sizes.get("max_length", self.model.max_length) - prompt_length
+
+    def refuse_sizes(self, report: str, *names: str) -> None:
+        """Raises ValueError if an option is set that the report would not heed."""
+        for name in names:
+            if name in self.sizes:
+                raise ValueError(f"--{name} does not go with the report {report}")
 
     def list_texts(self) -> Sequence[str]:
         """The texts in the order of the corpus.
@@ -83,10 +90,7 @@ class DiagnosticInputs:
         Raises:
             ValueError: There is no corpus, or it is too small.
         """
-        texts = self.list_texts()
-        check_count(texts, "different texts")
-        order = np.random.default_rng(self.seed).permutation(len(texts))
-        return [texts[i] for i in order[:count]]
+        return sample_texts(self.list_texts(), count, self.seed)
 
     def make_documents(self, length: int, count: int) -> list[Document]:
         """Documents of at least `length` tokens, as `make_documents` joins them.

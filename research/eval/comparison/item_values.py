@@ -135,7 +135,7 @@ def write_run(run: Run, path: Path, tag: str) -> None:
     for name in (*run, *documents):
         if len(name.split()) != 1:
             raise ValueError(
-                f"the id {name!r} has a space, which a TREC run cannot hold"
+                f"the id {name!r} is empty or has a space, which a TREC run cannot hold"
             )
     tag = "_".join(tag.split())
     with atomic_write(path) as draft, draft.open("w") as file:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from research.data.corpus import read_corpus
 from research.data.document_cache import tokenizer_info
 from research.data.files import read_sts
+from research.eval.bias.documents import sample_texts
 from research.eval.geometry.intrinsic_dimension import levina_bickel, two_nn
 from research.eval.geometry.measures import (
     alignment,
@@ -57,7 +58,6 @@ TOKEN_MEASURES: Measures = {
     "intrinsic_dimension": two_nn,
     "effective_rank": lambda x: effective_rank(center_rows(x)),
 }
-MIN_TEXTS = 10  # fewer give no meaningful statistics
 
 
 def geometry(
@@ -225,13 +225,10 @@ def sample_corpus(data: str, count: int, seed: int) -> list[str]:
     """
     # Equal texts have equal vectors, which would look like a collapse.
     texts = list(dict.fromkeys(read_corpus(data)[1]))
-    order = np.random.default_rng(seed).permutation(len(texts))[: max(0, count)]
-    if len(order) < MIN_TEXTS:
-        raise ValueError(
-            f"{len(order)} different texts of {data} are too few: {MIN_TEXTS} or more "
-            "are needed"
-        )
-    return [texts[i] for i in order]
+    try:
+        return sample_texts(texts, count, seed)
+    except ValueError as error:
+        raise ValueError(f"{data}: {error}") from None
 
 
 def mask_tokens(

@@ -122,6 +122,8 @@ def convert_arguments(
         # mteb clusters a share of the texts, unless it is told not to.
         attributes["max_fraction_of_documents_to_embed"] = None
         attributes["max_document_to_embed"] = arguments.get("max_texts") or None
+    elif "max_texts" in arguments:
+        attributes["max_eval_samples"] = arguments["max_texts"] or None
     return attributes
 
 

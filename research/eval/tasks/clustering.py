@@ -62,7 +62,9 @@ def clustering(
         # Texts without a label at this level do not count.
         classes = np.unique(names[has_label(names)]).tolist()
         if len(classes) < 2:
-            found = f"all texts have the label {classes[0]}" if classes else "no label"
+            found = "no text has a label"
+            if classes:
+                found = f"all texts have the label {classes[0]}"
             place = f" at level {level}" if len(levels) > 1 else ""
             raise ValueError(
                 f"{path}: {found}{place}; a clustering needs two labels or more"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from research.config_sections import check_option
-from research.eval.metrics import Run, parse_metric
+from research.eval.metrics import Run, check_metrics
 from research.eval.tasks.files import read_candidates
 from research.eval.tasks.retrieval import score_run
 from research.transforms.normalize import l2_normalize_rows
@@ -44,8 +44,7 @@ def reranking(
             unknown.
     """
     check_option("similarity", similarity, ("cosine", "dot"))
-    for name in metrics:
-        parse_metric(name)
+    check_metrics(metrics)
     queries, documents, qrels, ranked = read_candidates(data, split)
     row_of = {name: row for row, name in enumerate(documents)}
 

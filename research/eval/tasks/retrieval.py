@@ -6,6 +6,7 @@ from functools import partial
 import chex
 import numpy as np
 
+from research.config_sections import check_option
 from research.data.files import read_beir
 from research.eval.bm25 import bm25
 from research.eval.metrics import (
@@ -14,6 +15,7 @@ from research.eval.metrics import (
     Run,
     abstention_scores,
     bootstrap,
+    check_metrics,
     parse_metric,
     query_scores,
     ranking_scores,
@@ -119,10 +121,8 @@ def ranking(
     abstention: bool = False,
 ) -> Evaluator:
     """The evaluator of `retrieval`, for a corpus and queries {id: text} in memory."""
-    if similarity not in ("cosine", "dot"):
-        raise ValueError(f"similarity is {similarity!r}; allowed: cosine, dot")
-    if not metrics:
-        raise ValueError(f"there is no metric; name one, such as {METRICS[0]}")
+    check_option("similarity", similarity, ("cosine", "dot"))
+    check_metrics(metrics)
     documents, query_texts = list(corpus.values()), list(queries.values())
     names = list(queries), list(corpus), ignore_identical_ids
     # The query itself may take one rank before it is left out.

@@ -12,7 +12,6 @@ from research.eval.metrics import (
     check_spread,
     correlate_ranks,
     correlations,
-    spearman,
 )
 from research.eval.tasks.files import read_groups
 from research.eval.tasks.splits import find_split
@@ -103,8 +102,7 @@ def correlation(
             for name, values in predicted.items()
             if np.ptp(values) > 0
         }
-        interval = bootstrap((main, human), spearman, samples=samples)
-        interval = {name: 100 * bound for name, bound in interval.items()}
+        interval = bootstrap((main, human), correlate_ranks, samples=samples)
         scores = {"main_score": result["spearman"], **result, **interval}
         scores["similarities"] = by_similarity
         names = list(map(str, range(len(human))))

@@ -55,8 +55,8 @@ def summarization(*, data: str, split: str = "test", samples: int = 0) -> Evalua
                 per_text.append(scores)
         if not per_text:
             raise ValueError(
-                f"{path}: for no text do both the grades and the similarities of the "
-                "machine summaries differ"
+                f"{path}: every text has machine summaries of equal grades, or of "
+                "equal similarities, which have no correlation"
             )
         # {metric: [texts]}
         columns = {n: np.array([s[n] for s in per_text]) for n in per_text[0]}
