@@ -112,6 +112,9 @@ def test_token_states_by_depth(inputs, tmp_path, pictures):
     plain = REPORTS["token_states"].measure(inputs, texts=40, tokens=150, mask_share=0)
     assert plain["svd_anisotropy"] == record["svd_anisotropy"]
     assert "mask_effective_rank" not in plain
+    # With a mask on every token, none is left to compare with.
+    masks = REPORTS["token_states"].measure(inputs, texts=40, tokens=150, mask_share=1)
+    assert "mask_effective_rank" not in masks
 
 
 def test_layers_and_how_they_go_with_a_task(inputs, tmp_path, pictures):

@@ -148,6 +148,14 @@ def test_a_single_item_tells_nothing():
     assert set(result.p_values.values()) == {1.0}
 
 
+def test_equal_differences_are_judged_by_their_signs():
+    assert t_test(np.array([100.0, 100]), np.zeros(2)) == 0.5
+    gap = (
+        np.array([0.1, 0.5, 0.7]) + 0.2 - np.array([0.1, 0.5, 0.7])
+    )  # but for rounding
+    assert t_test(gap, np.zeros(3)) == 0.25
+
+
 def test_seeds_are_compared_by_welch():
     assert compare_seeds([80.0, 80.2, 79.9], [75.0, 76.5, 74.0]) < 0.05
     assert np.isnan(compare_seeds([80.0], [75.0, 76.5]))

@@ -587,6 +587,12 @@ def test_too_few_texts_for_a_vote_are_refused(tmp_path):
     write_rows(tmp_path / "test.jsonl", [text_row(labels=[])])
     with pytest.raises(ValueError, match="test.jsonl: no text has a label"):
         multilabel(data=str(tmp_path))
+    write_rows(tmp_path / "train.jsonl", multilabel_rows("m", 40))
+    write_rows(tmp_path / "test.jsonl", [text_row(labels=["x"])] * 2)
+    with pytest.raises(ValueError, match="the only label is .x.; a classification ne"):
+        multilabel(data=str(tmp_path))
+    with pytest.raises(ValueError, match="is a file; a classification needs a folder"):
+        multilabel(data=str(tmp_path / "test.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,8 @@ def measure_token_states(
     rows = mask_tokens(token_ids, masked, mask_id)
     unmasked = [np.setdiff1d(*pair) for pair in zip(inner, masked, strict=True)]
     count = min(tokens, *(sum(map(len, part)) for part in (masked, unmasked)))
+    if count < 2:  # no token is left without a mask
+        return measures
     for name, part in (("real", unmasked), ("mask", masked)):
         part = sample_positions(part, count, rng)
         states = sample_states(params, cfg, rows, part, mesh)

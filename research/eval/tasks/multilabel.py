@@ -9,7 +9,7 @@ import numpy as np
 from research.eval.metrics import bootstrap
 from research.eval.tasks.classification import SEED
 from research.eval.tasks.files import read_groups, read_label_lists
-from research.eval.tasks.splits import find_split
+from research.eval.tasks.splits import find_train_and_test
 from research.eval.tasks.stratification import sample_stratified
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
@@ -51,10 +51,11 @@ def multilabel(
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is malformed, or the labels are too few.
+        ValueError: A file is malformed, the labels are too few, or there is only one
+            split.
     """
-    train_texts, train_labels = read_label_lists(find_split(data, "train"), label)
-    path = find_split(data, split)
+    train_path, path = find_train_and_test(data, split)
+    train_texts, train_labels = read_label_lists(train_path, label)
     test_texts, test_labels = read_label_lists(path, label)
     if not any(test_labels):
         raise ValueError(f"{path}: no text has a label")
@@ -79,6 +80,11 @@ def multilabel(
     texts = [train_texts[row] for row in rows] + test_texts
     # Labels that no text of the split has do not count, as in mteb.
     columns = {name: i for i, name in enumerate(sorted(set().union(*test_labels)))}
+    if len(columns) < 2:
+        raise ValueError(
+            f"{path}: the only label is {next(iter(columns))!r}; a classification "
+            "needs two labels or more"
+        )
     train_matrix = mark_labels(train_labels, columns)
     test_matrix = mark_labels(test_labels, columns)
     names = list(map(str, scored_rows))
