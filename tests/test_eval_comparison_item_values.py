@@ -73,6 +73,6 @@ def test_a_run_is_in_the_order_of_trec_eval(tmp_path):
 
 
 def test_a_run_cannot_hold_an_id_with_a_space(tmp_path):
-    with pytest.raises(ValueError, match="the id 'a b' has a space"):
+    with pytest.raises(ValueError, match="the id 'a b' is empty or has a space"):
         write_run({"q": {"a b": 1.0}}, tmp_path / "mine.trec", "m")
     assert list(tmp_path.iterdir()) == []

@@ -108,13 +108,13 @@ def measure_redundancy(
             leading = np.array(scores["leading"])
             tasks[name] = {
                 **scores,
-                "quarter": float(share_of_full(leading)[quarter]),
+                "quarter": float(divide_by_full(leading)[quarter]),
                 "isoscore": isoscore(l2_normalize_rows(vectors)),
             }
     return {"dims": list(dims), "tasks": tasks}
 
 
-def share_of_full(scores: np.ndarray) -> np.ndarray:
+def divide_by_full(scores: np.ndarray) -> np.ndarray:
     """Scores in percent of the last, full one; nan if that is 0."""
     return 100 * scores / (scores[-1] or np.nan)
 
@@ -144,7 +144,7 @@ def plot_redundancy(record: Mapping[str, Any], title: str, path: Path) -> None:
         for axes, (cut, label) in zip(panels, CUTS.items(), strict=True):
             # Shares of each task's own full score, so that tasks compare.
             for name, task in record["tasks"].items():
-                shares = share_of_full(np.array(task[cut]))
+                shares = divide_by_full(np.array(task[cut]))
                 axes.plot(percents, shares, marker="o", ms=3, label=name)
             axes.axvline(100 * QUARTER, color="0.5", lw=1, ls="--")
             axes.set_xscale("log")
