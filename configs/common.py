@@ -17,6 +17,7 @@ from research.models.pooling.registry import POOLINGS
 from research.objectives.registry import OBJECTIVES
 from research.objectives.tuning import TUNING
 from research.text.prompts import PROMPTS
+from research.train.averaging import AVERAGES
 from research.train.optimizers import OPTIMIZERS
 
 # Folder of the public text sets, unless a recipe's data= names another.
@@ -104,7 +105,11 @@ def make_base() -> ml_collections.ConfigDict:
             "similarity": "cosine",  # of embeddings in the loss; or "dot"
             # Data, optimizer and devices
             "data": {},  # sources by their names
+            "data_exponent": 0.0,  # a source's weight grows with its size to this power
             "optimizer": section(OPTIMIZERS, "adamw"),
+            "averaging": section(
+                AVERAGES, "none"
+            ),  # of the weights, as ema(decay=0.99)
             "mesh": {"data": -1, "fsdp": 1, "model": 1},
             # Evaluation, logging and checkpoints
             "evals": {},  # evaluators by their names
@@ -225,6 +230,7 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
     # Pre-training has no contrastive loss.
     config = make_base()
     del config["loss"], config["size_loss"], config["similarity"]
+    del config["data_exponent"]
     config.pool = section(POOLINGS, pool)
     config.row_layout = section(ROW_LAYOUTS, **{"name": "packed"} | rows)
     config.steps = arg.steps

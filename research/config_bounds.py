@@ -11,7 +11,7 @@ BOUNDS = {
         limit.queries limit.widths sticky_tokens.pairs
         norm_eps rope_theta score_range count rank clusters heads latents mult patterns
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
-        samples_per_label experiments repetitions texts_per_repetition
+        samples_per_label cluster_size experiments repetitions texts_per_repetition
         token_geometry.tokens
         """,
     "at least 0": """

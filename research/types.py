@@ -90,6 +90,14 @@ class TokenizerInfo(NamedTuple):
     min_length: int = 1
 
 
+@jax.tree_util.register_static
+class LossName(str):
+    """Call text of a loss, such as "cosent(scale=20)", in a tree of arrays.
+
+    It is part of the tree's structure: a training step is compiled once for each.
+    """
+
+
 class Labels(NamedTuple):
     """Labels of the pairs of a batch; an unknown field is None.
 
@@ -98,11 +106,15 @@ class Labels(NamedTuple):
         query_id: [B, 2] uint32, a 64-bit hash of the query's text (or of the pair's
             group) as two halves; pairs with equal ids are never each other's negatives.
         document_id: [B*K, 2] uint32, the same for the documents' texts.
+        progress: [B] float32, the part of the run that is done, the same for all pairs.
+        loss: The loss of the pairs' source; None for that of the config.
     """
 
     score: Array | None = None
     query_id: Array | None = None
     document_id: Array | None = None
+    progress: Array | None = None
+    loss: LossName | None = None
 
 
 class Batch(NamedTuple):
@@ -163,12 +175,19 @@ class TrainState:
         frozen: Parameters that are not trained: base weights under LoRA, a teacher's
             weights, running statistics.
         opt_state: State of the optimizer, an `optax.OptState`.
+        average: Average of the trained parameters over some steps; None for none.
     """
 
     step: Array
     params: Params
     frozen: Params
     opt_state: Any  # importing optax takes a quarter of a second
+    average: Params | None = None
+
+    @property
+    def model_params(self) -> Params:
+        """The parameters that are evaluated and saved as the model's."""
+        return self.params if self.average is None else self.average
 
 
 # pool(tokens [B, S, D], mask [B, M, S]) -> [B, M, D], one vector per text of a row.

@@ -19,12 +19,13 @@ def check(name, scores=None, docs_per_query=1, similarity="cosine", note="", **o
             name="x",
             table=SimpleNamespace(scores=values),
             docs_per_query=docs_per_query,
+            loss="",
         )
     ]
     batches = SimpleNamespace(batch_size=4, sources=states)
     sources = {"x": Source([], 0, 1.0, {}, note=note)}
     loss = build_loss({"name": name, **options}, similarity)
-    return check_sources(batches, sources, name, loss)
+    return check_sources(batches, sources, {"": (name, loss)})
 
 
 @pytest.mark.parametrize(

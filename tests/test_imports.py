@@ -92,7 +92,7 @@ MAY = {
     "train": (),
     "losses": ("transforms",),
     "models": ("transforms",),
-    "data": ("text",),
+    "data": ("transforms", "text"),
     "objectives": ("losses", "models"),
     "inference": ("transforms", "text", "models"),
     "interop": ("text", "train", "models", "inference"),

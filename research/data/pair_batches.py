@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from research.data import sampling
+from research.data import sampling, token_cache
 from research.data.packing import Packing, bucket_length
 from research.data.pair_cache import tokenize_pairs
 from research.data.pair_rows import (
@@ -27,7 +27,8 @@ from research.data.pair_rows import (
 )
 from research.data.sources import Source
 from research.text.templates import Prompt
-from research.types import Batch, Labels, max_segments
+from research.transforms.clustering import cluster_pairs
+from research.types import Batch, Labels, LossName, max_segments
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,18 @@ class PairBatches(sampling.SourceMixture):
         batch_size: B, number of queries in a batch over all processes.
         bins: Number of bins of pairs that are packed separately, a multiple of the
             number of devices.
-        permute: Permutations of a source's examples; see sampling.cache_permutations.
+        orders: For each source, a function (seed, size) -> order of its examples in an
+            epoch, as sampling.cache_permutations makes it.
         adapters: Names of the adapters that embed the texts; () for a single one.
+        steps: Number of steps of the run, for the labels' progress; 0 leaves it out.
     """
 
     sources: tuple[PairSourceState, ...]
     batch_size: int
     bins: int
-    permute: Callable[[sampling.Seed, int], np.ndarray]
+    orders: tuple[Callable[[sampling.Seed, int], np.ndarray], ...]
     adapters: tuple[str, ...] = ()
+    steps: int = 0
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step: this process's equal share of its rows and pairs.
@@ -70,6 +74,8 @@ class PairBatches(sampling.SourceMixture):
             document_id=self._take_share(
                 table.text_hashes[plan.texts[:, 1:].reshape(-1)]
             ),
+            progress=self._find_progress(step),
+            loss=LossName(source.loss) if source.loss else None,
         )
         adapters = find_source_adapters(self.adapters, source.name)
         return Batch(
@@ -83,12 +89,11 @@ class PairBatches(sampling.SourceMixture):
         """Draws and packs the texts of a step's batch over all processes."""
         index, source_step = self.find_source(step)
         source = self.sources[index]
+        size = len(source.table.query_text)
+        if source.clusters is not None:  # an epoch has full batches only
+            size -= size % self.batch_size
         examples = sampling.draw_examples(
-            self.permute,
-            (self.seed, index),
-            source_step,
-            self.batch_size,
-            len(source.table.query_text),
+            self.orders[index], (self.seed, index), source_step, self.batch_size, size
         )
         # [B, 1+K] texts: every process draws the same ones.
         rng = np.random.default_rng((self.seed, step))
@@ -106,6 +111,13 @@ class PairBatches(sampling.SourceMixture):
             rows * self.bins,
         )
         return BatchPlan(source, examples[order], texts[order], flat, flat.rows)
+
+    def _find_progress(self, step: int) -> np.ndarray | None:
+        """[B] the part of the run that is done, for this process's pairs."""
+        if not self.steps:
+            return None
+        progress = np.full(self.batch_size, step / self.steps, np.float32)
+        return self._take_share(progress)
 
     def _take_share(self, array: np.ndarray) -> np.ndarray:
         """This process's equal share of an array's first axis."""
@@ -128,6 +140,8 @@ def make_pair_batches(
     process_index: int = 0,
     process_count: int = 1,
     adapters: Sequence[str] = (),
+    data_exponent: float = 0.0,
+    steps: int = 0,
 ) -> PairBatches:
     """Batches from a mixture of sources; each batch draws from one source.
 
@@ -149,10 +163,14 @@ def make_pair_batches(
         process_count: Number of processes that share a batch.
         adapters: Names of several adapters; each text is embedded with the adapter of
             its source or of its role. () leaves the choice to the encoder.
+        data_exponent: The weight of a source is multiplied by its number of examples to
+            this power.
+        steps: Number of steps of the run; 0 if it is not known.
 
     Raises:
-        ValueError: There is no source, one has no adapter or fewer examples than a
-            batch, or the batch cannot be split evenly over the devices.
+        ValueError: There is no source, one has no adapter, fewer examples than a batch
+            or vectors that do not fit, or the batch cannot be split evenly over the
+            devices.
     """
     if not sources:
         raise ValueError("there is no data to train on: name at least one source")
@@ -164,12 +182,13 @@ def make_pair_batches(
     device_bins = count_device_bins(batch_size // devices)
     bins = devices * device_bins
     # Tokenize every source, and choose the shapes of its batches.
-    states = []
+    states, orders = [], []
     for name, source in sources.items():
         find_source_adapters(adapters, name)  # reports a missing one
         try:
             _check_size(source, batch_size)
             table = tokenize_pairs(source, tokenizer, max_length, cache, prompt)
+            clusters = _load_clusters(source, cache) if source.clusters else None
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
         # Rows are at least as long as the longest text, so that no text is cut again.
@@ -177,11 +196,19 @@ def make_pair_batches(
         state = PairSourceState(
             name=name,
             table=table,
-            weight=source.weight,
+            weight=source.weight * len(source.examples) ** data_exponent,
             docs_per_query=1 + source.negatives_per_query,
             length=bucket_length(max(row_length, longest)),
             rows=0,
             row_increment=0,
+            loss=source.loss,
+            clusters=clusters,
+        )
+        # Two orders: the last batch of an epoch also draws from the next epoch
+        orders.append(
+            sampling.cache_permutations(2)
+            if clusters is None
+            else sampling.cache_cluster_orders(clusters, batch_size, 2)
         )
         states.append(set_rows(state, batch_size, devices, min_chunks))
     return PairBatches(
@@ -191,9 +218,9 @@ def make_pair_batches(
         process_count=process_count,
         batch_size=batch_size,
         bins=bins,
-        # Two per source: the last batch of an epoch also draws from the next epoch.
-        permute=sampling.cache_permutations(2 * len(states)),
+        orders=tuple(orders),
         adapters=tuple(adapters),
+        steps=steps,
     )
 
 
@@ -231,3 +258,39 @@ def _check_size(source: Source, batch_size: int) -> None:
         raise ValueError(
             f"{len(source.examples)} rows are fewer than one batch of {batch_size}"
         )
+
+
+def _load_clusters(source: Source, cache: Path) -> np.ndarray:
+    """[n] the cluster of each example, from the cache or computed first.
+
+    Raises:
+        ValueError: The files of vectors do not have a vector for each example.
+    """
+
+    def write(folder: Path) -> None:
+        arrays = [_load_vectors(path, len(source.examples)) for path in source.clusters]
+        if len({array.shape for array in arrays}) > 1:
+            shapes = " and ".join(str(array.shape) for array in arrays)
+            raise ValueError(f"the vectors of clusters have the shapes {shapes}")
+        clusters = cluster_pairs(*arrays, cluster_size=source.cluster_size)
+        np.save(folder / "clusters.npy", clusters)
+
+    # The hash of the content includes the vectors
+    name = f"clusters_{source.content_hash}_{source.cluster_size}"
+    return np.load(token_cache.write_once(cache, name, write) / "clusters.npy")
+
+
+def _load_vectors(path: str, count: int) -> np.ndarray:
+    """The vectors [count, D] of a .npy file."""
+    try:
+        vectors = np.load(Path(path).expanduser(), mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no .npy file of vectors: {error}") from None
+    if vectors.ndim != 2 or len(vectors) != count:
+        raise ValueError(
+            f"{path} has the shape {vectors.shape}; clusters need a vector for each of "
+            f"the {count} examples"
+        )
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"{path} has vectors that are not finite")
+    return vectors

@@ -26,6 +26,9 @@ class PairSourceState(NamedTuple):
         length: S, number of tokens in a row.
         rows: Number of rows of each bin in a usual batch.
         row_increment: Bins that need more rows grow by multiples of this number.
+        loss: Call text of the source's loss; "" for that of the config.
+        clusters: [n] number of each example's cluster, from which a batch is drawn;
+            None draws from all examples.
     """
 
     name: str
@@ -35,6 +38,8 @@ class PairSourceState(NamedTuple):
     length: int
     rows: int
     row_increment: int
+    loss: str = ""
+    clusters: np.ndarray | None = None
 
 
 class BatchPlan(NamedTuple):

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -33,6 +34,10 @@ class Source:
             one.
         identity: Name of the content, if it is known without reading the examples.
         note: What was read and what was left out, for the start of a run.
+        loss: Call text of the loss of its batches; "" for that of the config.
+        clusters: Files of vectors of the queries, or of queries and documents, within
+            whose clusters batches are drawn; () draws from all examples.
+        cluster_size: Mean number of examples of a cluster.
     """
 
     examples: Sequence[Example]
@@ -41,6 +46,9 @@ class Source:
     prompts: Mapping[str, str]
     identity: str = ""
     note: str = ""
+    loss: str = ""
+    clusters: tuple[str, ...] = ()
+    cluster_size: int = 256
 
     @functools.cached_property
     def content_hash(self) -> str:
@@ -50,6 +58,9 @@ class Source:
             for start in range(0, len(self.examples), HASH_CHUNK):
                 for example in self.examples[start : start + HASH_CHUNK]:
                     digest.update(repr(tuple(example)).encode())
+        for path in self.clusters:
+            with Path(path).expanduser().open("rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
         return digest.hexdigest()
 
 
@@ -60,10 +71,13 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
         load: Function that loads the examples.
 
     Returns:
-        A function with the keyword arguments of `load` and three more: `weight`, the
-        share of the steps relative to the other sources; `query_prompt` and
-        `document_prompt`, prefixes of every query and every document; None for those
-        of the model that the run starts from.
+        A function with the keyword arguments of `load` and more: `weight`, the share of
+        the steps relative to the other sources; `query_prompt` and `document_prompt`,
+        prefixes of every query and every document; None for those of the model that
+        the run starts from; `loss`, as "infonce(temperature=0.02)", "" for that of the
+        config; `clusters`, the .npy files of vectors of the queries, or of the queries
+        and the positives, in the order of the examples; `cluster_size`, the mean
+        number of examples of their clusters.
     """
 
     def make_source(
@@ -71,10 +85,18 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
         weight: float = 1.0,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
+        loss: str = "",
+        clusters: tuple[str, ...] = (),
+        cluster_size: int = 256,
         **arguments,
     ) -> Source:
         if not weight > 0:
             raise ValueError(f"weight {weight} should be positive")
+        if len(clusters) > 2:
+            raise ValueError(
+                f"clusters names {len(clusters)} files; it takes the vectors of the "
+                "queries, or of queries and documents"
+            )
         loaded = load(**arguments)
         prompts = {"query": query_prompt, "document": document_prompt}
         return Source(
@@ -84,6 +106,9 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
             prompts={r: text for r, text in prompts.items() if text is not None},
             identity=loaded.identity,
             note=loaded.note,
+            loss=loss,
+            clusters=clusters,
+            cluster_size=cluster_size,
         )
 
     # The signature lists the arguments of both: config sections and error messages read

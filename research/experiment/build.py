@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import ml_collections
@@ -37,30 +36,34 @@ from research.experiment.evaluation import (
 )
 from research.experiment.initialization import (
     ENCODERS,
-    Initialization,
-    combine_prompts,
     inherit_prompts,
     load_initialization,
     make_initialize,
     make_tokenizer,
 )
-from research.experiment.source_checks import check_sources, describe_sources
+from research.experiment.model_card import list_adapters, make_model_card
+from research.experiment.source_checks import (
+    NamedLosses,
+    build_losses,
+    check_sources,
+    describe_sources,
+)
 from research.losses.matryoshka import SIZE_LOSSES
-from research.losses.registry import build_loss
+from research.losses.source_losses import select_source_loss
 from research.models.config import EncoderConfig
 from research.models.pooling import basic, registry
 from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions.learned import TableMethod
 from research.models.positions.methods import (
-    config_fields,
     extend_config,
     read_methods,
 )
 from research.objectives.gradcache import count_min_chunks
 from research.objectives.registry import OBJECTIVES
-from research.objectives.tuning import TUNING, is_partial
+from research.objectives.tuning import TUNING
 from research.text.prompts import build_prompt
 from research.text.templates import Prompt
+from research.train.averaging import AVERAGES
 from research.train.experiment import Experiment
 from research.train.optimizers import OPTIMIZERS
 from research.types import ModelEvaluator, Objective
@@ -120,18 +123,18 @@ def build(
     # Batches and objective
     batches = _build_batches(config, sources, tokenizer, mesh, cache, prompt)
     notes = describe_sources(sources)
-    if "loss" in config:
-        loss = build_loss(config.loss, config.similarity)
+    losses = build_losses(config, sources)
+    if losses:
         notes = summarize_pairs(batches, tokenizer, config.max_length)
-        notes += check_sources(batches, sources, config.loss.name, loss)
+        notes += check_sources(batches, sources, losses)
     training = _training_encoder(config, encoder)
-    objective = _build_objective(config, training, tokenizer, batches)
+    objective = _build_objective(config, training, tokenizer, batches, losses)
     initialize = make_initialize(
         objective, base_encoder, config.position_methods, initialization
     )
 
     # How the trained model embeds, and its evaluators
-    card = _model_card(config, base_encoder, encoder, sources, initialization)
+    card = make_model_card(config, base_encoder, encoder, sources, initialization)
     local_mesh = sharding.local_mesh(mesh)
     make_run_embedder = partial(
         make_embedder, encoder, tokenizer, prompt, local_mesh, card
@@ -154,7 +157,9 @@ def build(
     drop_examples()  # they are tokenized now
     return Experiment(
         objective=objective,
-        tx=build_section(OPTIMIZERS, config.optimizer, config.steps),
+        tx=build_section(OPTIMIZERS, config.optimizer, config.steps)._replace(
+            average=build_section(AVERAGES, config.averaging, config.steps)
+        ),
         batches=batches,
         mesh=mesh,
         steps=config.steps,
@@ -239,7 +244,7 @@ def _build_batches(
             sources, tokenizer, layout, row_multiple=devices, **shared
         )
     # With several adapters, each text is assigned to one
-    adapters = _adapter_names(config)
+    adapters = list_adapters(config)
     return make_pair_batches(
         sources,
         tokenizer,
@@ -252,12 +257,14 @@ def _build_batches(
         ),
         prompt=prompt,
         adapters=adapters if len(adapters) > 1 else (),
+        data_exponent=config.data_exponent,
+        steps=config.steps,
         **shared,
     )
 
 
 def _build_objective(
-    config, encoder: EncoderConfig, tokenizer: Tokenizer, batches
+    config, encoder: EncoderConfig, tokenizer: Tokenizer, batches, losses: NamedLosses
 ) -> Objective:
     pool = registry.parse_pooling(format_call(config.pool))
     if "row_layout" in config:
@@ -271,72 +278,14 @@ def _build_objective(
         info = tokenizer_info(tokenizer, [part.table for part in batches.sources])
         objective = build_section(OBJECTIVES, config.objective, encoder, info)
     else:
-        # Contrastive objectives take a pooling and a loss over sizes
-        loss = build_loss(config.loss, config.similarity)
-        size_loss = build_section(SIZE_LOSSES, config.size_loss, loss)
+        # Contrastive objectives take a pooling and a loss over sizes, for each source
+        size_losses = {
+            text: build_section(SIZE_LOSSES, config.size_loss, loss)
+            for text, (_, loss) in losses.items()
+        }
+        size_loss = select_source_loss(size_losses)
         objective = build_section(
             OBJECTIVES, config.objective, encoder, pool, size_loss
         )
     # LoRA and BitFit wrap the objective
     return build_section(TUNING, config.tuning, objective)
-
-
-def _model_card(
-    config,
-    base_encoder: EncoderConfig,
-    encoder: EncoderConfig,
-    sources: Mapping[str, Source],
-    initialization: Initialization | None,
-) -> dict[str, Any]:
-    """The content of model.json: how the trained model embeds."""
-    # A model with extended context embeds texts up to its new length
-    extended = encoder.max_len > base_encoder.max_len
-    return {
-        "encoder": config_fields(encoder),
-        "pool": format_call(config.pool),
-        "max_length": encoder.max_len if extended else config.max_length,
-        "prompts": combine_prompts(sources, initialization),
-        "default_prompt": initialization.default_prompt if initialization else "",
-        "prompt": format_call(config.prompt),
-        "head": config.objective.head if _keeps_head(config) else "",
-        "normalize": config.normalize,
-        "similarity": config.similarity if "similarity" in config else "cosine",
-        "special_tokens": dict(initialization.special_tokens) if initialization else {},
-        "dims": _trained_dims(config),
-        "partial": is_partial(config.tuning.name),
-        "adapters": _adapter_names(config),
-        "base": config.init_from,
-    }
-
-
-def _keeps_head(config) -> bool:
-    """Whether the trained model embeds with the objective's head."""
-    return "keep_head" in config.objective and config.objective.keep_head
-
-
-def _adapter_names(config) -> list[str]:
-    """The names of the trained adapters, in order; empty without adapters.
-
-    Raises:
-        ValueError: There are several adapters, but the objective trains on rows of text
-            rather than pairs.
-    """
-    if "adapters" not in config.tuning:
-        return []
-    names = list(config.tuning.adapters)
-    if len(names) > 1 and "row_layout" in config:
-        raise ValueError(
-            f"tuning.adapters names {', '.join(names)}, but {config.objective.name} "
-            "reads rows of text, which go through one adapter"
-        )
-    return names
-
-
-def _trained_dims(config) -> list[int]:
-    """The widths that the loss trains, in descending order."""
-    sizes = config.objective if "row_layout" in config else config.size_loss
-    # Widths of Matryoshka losses, and of (depth, dim) pairs
-    dims = set(sizes.dims) if "dims" in sizes else set()
-    if "pairs" in sizes:
-        dims |= {int(dim) for _, dim in sizes.pairs}
-    return sorted(dims, reverse=True)

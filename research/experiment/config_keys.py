@@ -26,6 +26,7 @@ from research.objectives.registry import OBJECTIVES, check_row_layout, objective
 from research.objectives.tuning import TUNING
 from research.text.prompts import PROMPTS
 from research.text.tokenization import num_token_ids
+from research.train.averaging import AVERAGES
 from research.train.optimizers import OPTIMIZERS
 
 # Keys whose value is one section, and the functions that the section may name.
@@ -40,6 +41,7 @@ SECTION_TABLES: Mapping[str, Table] = {
     "size_loss": SIZE_LOSSES,
     "row_layout": ROW_LAYOUTS,
     "optimizer": OPTIMIZERS,
+    "averaging": AVERAGES,
 }
 # Keys whose value maps names to sections.
 GROUP_TABLES: Mapping[str, Table] = {
@@ -62,6 +64,7 @@ KEYS = (
     "tuning",
     "data",
     "optimizer",
+    "averaging",
     "mesh",
     "evals",
     "eval_sizes",
@@ -73,7 +76,7 @@ KEYS = (
     "eval_every",
     "patience",
 )
-CONTRASTIVE_KEYS = ("loss", "size_loss", "similarity")
+CONTRASTIVE_KEYS = ("loss", "size_loss", "similarity", "data_exponent")
 PRETRAINING_KEYS = ("row_layout",)
 
 
@@ -84,6 +87,7 @@ VALUE_TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("eval_every", "patience"), int),
     **dict.fromkeys(("init_from", "position_methods", "similarity", "keep_best"), str),
     "normalize": bool,
+    "data_exponent": float,
     "eval_sizes": Pairs,
 }
 # The smallest values of numbers; an interval of 0 is the last step only.

@@ -24,6 +24,7 @@ def summarize_pairs(
         Lines of text; the texts of the example have their prompts and special tokens.
     """
     lines = []
+    total = sum(state.weight for state in batches.sources)
     for state in batches.sources:
         table = state.table
         lengths = np.diff(table.starts)  # [T] tokens of each text
@@ -36,6 +37,12 @@ def summarize_pairs(
             f"data {state.name!r}: {rows}, {tokens}; {positives} and {negatives} per "
             f"query, of which each step uses 1 and {state.docs_per_query - 1}"
         )
+        if len(batches.sources) > 1:
+            loss = state.loss or "that of the config"
+            lines.append(
+                f"data {state.name!r}: {state.weight / total:.1%} of the steps; "
+                f"the loss is {loss}"
+            )
         if full:
             texts = format_count(len(lengths), "text")
             lines.append(

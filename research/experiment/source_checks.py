@@ -1,4 +1,4 @@
-"""Checks of the data of a run before its first step, and notes on what is left out."""
+"""Losses of the sources of a run, and checks of its data before the first step."""
 
 from collections.abc import Mapping
 
@@ -6,26 +6,54 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.config_sections import parse_section
 from research.data.pair_batches import PairBatches
 from research.data.pair_rows import PairSourceState
 from research.data.sources import Source
-from research.losses.registry import Loss
+from research.losses.registry import LOSSES, Loss, build_loss
 from research.types import Labels
 
 # Labels of natural language inference, whose 0 is entailment in the usual files.
 CLASSES = [0.0, 1.0, 2.0]
 
+# {call text: (name, loss)} of the losses of all sources; "" is that of the config
+NamedLosses = Mapping[str, tuple[str, Loss]]
+
+
+def build_losses(config, sources: Mapping[str, Source]) -> NamedLosses:
+    """The loss of a config and those of its sources; {} for pre-training.
+
+    Raises:
+        ValueError: A source names a loss that there is not, or any in pre-training.
+    """
+    own = {name: source.loss for name, source in sources.items() if source.loss}
+    if "loss" not in config:
+        if own:
+            name, text = next(iter(own.items()))
+            raise ValueError(
+                f"data {name!r} has the loss {text}, but {config.objective.name} "
+                "trains on rows of text, without pairs"
+            )
+        return {}
+    losses = {"": (config.loss.name, build_loss(config.loss, config.similarity))}
+    for name, text in own.items():
+        try:
+            section = parse_section(LOSSES, text)
+            losses[text] = section.name, build_loss(section, config.similarity)
+        except ValueError as error:
+            raise ValueError(f"data {name!r}: loss: {error}") from None
+    return losses
+
 
 def check_sources(
-    batches: PairBatches, sources: Mapping[str, Source], name: str, loss: Loss
+    batches: PairBatches, sources: Mapping[str, Source], losses: NamedLosses
 ) -> tuple[str, ...]:
-    """Checks that a loss can learn from every source; nothing is computed.
+    """Checks that every source has what its loss needs; nothing is computed.
 
     Args:
         batches: Batches of the run.
         sources: Their sources by name.
-        name: Name of the loss.
-        loss: The loss.
+        losses: Losses of the sources.
 
     Returns:
         Sentences about data that are not used, or used in a way that may surprise.
@@ -36,6 +64,7 @@ def check_sources(
     """
     notes = describe_sources(sources)
     for state in batches.sources:
+        name, loss = losses[state.loss]
         scores = state.table.scores  # [n]
         has_scores = not np.isnan(scores[0])
         low, high = float(scores.min()), float(scores.max())

@@ -23,7 +23,7 @@ FREE_KEYS = (
     *("encoder.remat", "encoder.unroll", "encoder.attention"),
 )
 # Where a data source is read from; data.json holds the hash of its content.
-PATH_KEYS = ("path", "corpus")
+PATH_KEYS = ("path", "corpus", "clusters")
 
 
 def prepare_run(

@@ -118,7 +118,9 @@ def train(
         if experiment.note and not resumed:
             log.write({"step": 0, "note": experiment.note})
         _, shares = sharding.find_process_share(experiment.mesh)
-        meter = Meter(experiment.mesh.devices.flatten().tolist(), shares)
+        devices = experiment.mesh.devices.flatten().tolist()
+        is_mixture = len(experiment.data_hashes) > 1
+        meter = Meter(devices, shares, is_mixture=is_mixture)
         run = _Run(experiment, workdir, manager, log, meter, trace, history)
         result = _train_steps(run, state, should_stop)
         checkpoints.wait(manager)
@@ -279,7 +281,7 @@ def _report(run: _Run, done: int) -> dict[str, Any]:
         run.log.write(row)
     run.log.flush()
     left = (run.experiment.steps - done) / rows[-1]["steps_per_second"]
-    run.log.show(rows[-1], left)
+    run.log.show(rows, left)
     return rows[-1]
 
 
@@ -294,7 +296,7 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
     """
     experiment = run.experiment
     # Evaluators take an embedder, measures take the parameters
-    model = sharding.gather_params((state.params, state.frozen), experiment.mesh)
+    model = sharding.gather_params((state.model_params, state.frozen), experiment.mesh)
     calls = {name: partial(f, *model) for name, f in experiment.measures.items()}
     if experiment.evaluators:
         embed = experiment.make_embedder(*model)
