@@ -12,14 +12,16 @@ BOUNDS = {
         norm_eps rope_theta score_range count rank clusters heads latents mult patterns
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
         samples_per_label cluster_size experiments repetitions texts_per_repetition
-        token_geometry.tokens
+        token_geometry.tokens teacher_temperature stella.widths
         """,
     "at least 0": """
         learning_rate warmup weight_decay clip_norm micro_batch limit min_chars samples
         queries max_texts angle_weight cosine_weight in_batch_weight hard_weight
         kl_weight last_weight prior_weight bag_weight weight weights triplet.margin
         sticky_tokens.tokens window cycle min_length num_kv_heads head_dim num_experts
-        st5_adaptive.kl_temperature st6_adaptive.kl_temperature
+        st5_adaptive.kl_temperature st6_adaptive.kl_temperature hardness positive_margin
+        stella.margin gist.margin similarity_weight relative_weight distance_weight
+        head_width
         """,
     "in 0 ... 1": """
         betas ratio ratios replace decoder_ratio short_probability size

@@ -131,6 +131,15 @@ def parse_section(table: Table, text: str) -> ml_collections.ConfigDict:
     return _make_section(table, parse_call(text))
 
 
+def parse_section_list(table: Table, text: str) -> list[ml_collections.ConfigDict]:
+    """Parses "infonce(temperature=0.02) | spread_out()" into sections, in order.
+
+    Raises:
+        ValueError: As `parse_section`, for any of the calls.
+    """
+    return [_make_section(table, call) for call in parse_calls(text)]
+
+
 def parse_sections(table: Table, text: str) -> ml_collections.ConfigDict:
     """Parses "pydocs(limit=400) | files(path='a.jsonl')" into sections by name.
 

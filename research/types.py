@@ -108,6 +108,8 @@ class Labels(NamedTuple):
         document_id: [B*K, 2] uint32, the same for the documents' texts.
         progress: [B] float32, the part of the run that is done, the same for all pairs.
         loss: The loss of the pairs' source; None for that of the config.
+        query_vector: [B, E] float32, a teacher's vectors of the queries.
+        document_vector: [B*K, E] float32, the same for the documents.
     """
 
     score: Array | None = None
@@ -115,6 +117,22 @@ class Labels(NamedTuple):
     document_id: Array | None = None
     progress: Array | None = None
     loss: LossName | None = None
+    query_vector: Array | None = None
+    document_vector: Array | None = None
+
+
+class TeacherTexts(NamedTuple):
+    """The texts of a batch as tokens of a teacher that embeds them within the step.
+
+    Attributes:
+        tokens: Tokens of rows; the teacher's tokenizer and lengths are its own.
+        query_index: [B] int32 index of each query's vector, as in Batch.
+        document_index: [B*K] int32, the same for documents.
+    """
+
+    tokens: Tokens
+    query_index: Array
+    document_index: Array
 
 
 class Batch(NamedTuple):
@@ -127,12 +145,14 @@ class Batch(NamedTuple):
         document_index: [B*K] int32, the same for documents; entry i*K is query i's
             positive, the next K-1 are its hard negatives.
         labels: Labels of the pairs.
+        teacher: The same texts for a teacher; None without one inside the step.
     """
 
     tokens: Tokens
     query_index: Array
     document_index: Array
     labels: Labels
+    teacher: TeacherTexts | None = None
 
 
 class ChunkEmbeddings(NamedTuple):

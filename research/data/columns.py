@@ -11,7 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from research.data.examples import Example, parse_example, read_tevatron_corpus
+from research.data.examples import (
+    Example,
+    parse_example,
+    read_score_list,
+    read_tevatron_corpus,
+)
 from research.data.fields import Record
 from research.data.files import read_records
 from research.progress import show_progress
@@ -108,12 +113,18 @@ def read_named_columns(record: Record, columns: Columns) -> Example:
     texts = tuple(t for name in positives for t in record.read_texts(name))
     if not texts:
         raise ValueError(f"{record.place} has no positive")
+    others = tuple(t for name in negatives for t in record.read_texts(name))
+    # A number is the pair's score, a list holds a teacher's scores of the documents
+    lists = [name for name in scores if isinstance(record.values[name], list | tuple)]
     return Example(
         query=record.read_text(*query),
         positives=texts,
-        negatives=tuple(t for name in negatives for t in record.read_texts(name)),
-        score=record.read_number(*scores) if scores else None,
+        negatives=others,
+        score=record.read_number(*scores) if scores and not lists else None,
         group=record.read_name(*groups) if groups else None,
+        document_scores=(
+            read_score_list(record, lists, len(texts), len(others)) if lists else ()
+        ),
     )
 
 

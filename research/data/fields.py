@@ -92,6 +92,14 @@ class Record:
         name, value = self._find(names)
         return check_number(f"{self.place}: {name}", value)
 
+    def read_numbers(self, name: str) -> tuple[float, ...]:
+        """The numbers of a field that holds a list; () if it is missing or null."""
+        label = f"{self.place}: {name}"
+        return tuple(
+            check_number(f"{label}[{i}]", value)
+            for i, value in enumerate(self.read_list(name))
+        )
+
     def _find(self, names: tuple[str, ...]) -> tuple[str, Any]:
         """(name, value) of the first field that is not null, or else of the first."""
         present = [name for name in names if name in self.values]

@@ -141,8 +141,10 @@ def load_files(
     Tevatron               query | query_text; positive_passages, negative_passages, or
                            positive_document_ids, negative_document_ids with `corpus`
 
-    Examples with the same value in an optional column `group` are never each other's
-    negatives.
+    A teacher's scores of the documents are a list in score | label | scores |
+    teacher_scores, or the lists pos_scores and neg_scores: one number for each positive
+    and each negative. Examples with the same value in an optional column `group` are
+    never each other's negatives.
 
     Args:
         path: The file.
@@ -184,7 +186,9 @@ def load_files(
 
 
 def _scale_score(example: Example, score_range: float) -> Example:
-    """The example with its score, if it has one, divided by the range."""
+    """The example with its scores, if it has any, divided by the range."""
+    scores = tuple(score / score_range for score in example.document_scores)
+    example = example._replace(document_scores=scores)
     if example.score is None:
         return example
     return example._replace(score=example.score / score_range)

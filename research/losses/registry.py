@@ -1,4 +1,4 @@
-"""The table of contrastive losses, and their binding to a similarity.
+"""The table of losses of pairs, sums of them, and their binding to a similarity.
 
 Losses of scores are (PairScores of b rows, Labels, *, options) -> [b]; losses that need
 vectors are (q [B, D], d [B*K, D], Labels, *, options) -> [B]. Once bound, both are a
@@ -6,16 +6,25 @@ vectors are (q [B, D], d [B*K, D], Labels, *, options) -> [B]. Once bound, both 
 vectors. Labels are those of the whole batch.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 
-from research.config_sections import bind, check_option
-from research.losses.contrastive import gte, infonce
+from research.config_sections import bind, check_option, parse_section_list
+from research.losses.contrastive import gist, gte, infonce
+from research.losses.distillation import (
+    embedding_cosine,
+    embedding_mse,
+    margin_mse,
+    teacher_kl,
+)
 from research.losses.pairwise import angle, angle_triplets, cosent, cosine_mse, triplet
+from research.losses.relations import relational_kd, stella
 from research.losses.similarity import (
     SIMILARITIES,
     PairScores,
@@ -23,6 +32,7 @@ from research.losses.similarity import (
     gather_pairs,
     map_row_blocks,
 )
+from research.losses.spread_out import spread_out
 from research.sharding import gather_rows
 from research.types import Array, Labels
 
@@ -42,11 +52,13 @@ class Loss:
         fn: The loss function (PairVectors of b rows, labels of the batch) -> [b].
         similarity: Name of the similarity that compares embeddings.
         temperature: Divisor of the similarities in the loss; 1 if it has none.
+        matches_teacher: Whether vectors should be those of a teacher, of equal width.
     """
 
     fn: Callable[[PairVectors, Labels], Array]
     similarity: str
     temperature: float
+    matches_teacher: bool = False
 
     def __call__(self, q: Array, d: Array, labels: Labels) -> Array:
         """The loss of each query, [B] float32."""
@@ -106,9 +118,56 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
         ValueError: The loss, one of its arguments or the similarity is unknown.
     """
     loss = bind(LOSSES, config)
-    if config["name"] in VECTOR_LOSSES:
-        return vector_loss(loss, similarity)
-    return score_loss(loss, similarity)
+    if config["name"] == "weighted_sum":
+        parts = _build_terms(**loss.keywords, similarity=similarity)
+        return dataclasses.replace(
+            parts[0][0],
+            fn=partial(loss, similarity=similarity),
+            matches_teacher=any(part.matches_teacher for part, _ in parts),
+        )
+    make_loss = vector_loss if config["name"] in VECTOR_LOSSES else score_loss
+    matches = config["name"] in MATCHING_LOSSES
+    return dataclasses.replace(make_loss(loss, similarity), matches_teacher=matches)
+
+
+def weighted_sum(
+    vectors: PairVectors,
+    labels: Labels,
+    similarity: str = "cosine",
+    *,
+    terms: str,
+    weights: tuple[float, ...] = (),
+) -> Array:
+    """Weighted sum of several losses of the same batch.
+
+    Args:
+        vectors: Embeddings of b rows and of the batch.
+        labels: Labels of the batch.
+        similarity: A name in SIMILARITIES, for all losses.
+        terms: The losses, as "infonce(temperature=0.02) | spread_out()".
+        weights: One weight per loss; all 1 if empty.
+
+    Returns:
+        [b] float32 loss per query.
+
+    Raises:
+        ValueError: A loss is unknown, or the weights are not one per loss.
+    """
+    parts = _build_terms(terms, weights, similarity)
+    return sum(weight * loss.fn(vectors, labels) for loss, weight in parts)
+
+
+def _build_terms(
+    terms: str, weights: tuple[float, ...] = (), similarity: str = "cosine"
+) -> list[tuple[Loss, float]]:
+    """The losses of a sum and their weights; arguments as in `weighted_sum`."""
+    sections = parse_section_list(LOSSES, terms)
+    if weights and len(weights) != len(sections):
+        raise ValueError(
+            f"{len(weights)} weights are given for {len(sections)} terms: {terms}"
+        )
+    losses = [build_loss(section, similarity) for section in sections]
+    return list(zip(losses, weights or (1.0,) * len(losses), strict=True))
 
 
 def _temperature(loss: Callable[..., Array]) -> float:
@@ -128,12 +187,22 @@ SCORE_LOSSES = {
     "gte": gte,
     "cosent": cosent,
     "cosine_mse": cosine_mse,
+    "gist": gist,
+    "spread_out": spread_out,
+    "teacher_kl": teacher_kl,
+    "margin_mse": margin_mse,
+    "embedding_mse": embedding_mse,
+    "embedding_cosine": embedding_cosine,
 }
 # Losses of the vectors themselves.
 VECTOR_LOSSES = {
     "angle": angle,
     "angle_triplets": angle_triplets,
     "triplet": triplet,
+    "relational_kd": relational_kd,
+    "stella": stella,
 }
+# Losses whose vectors should be those of a teacher, dimension by dimension.
+MATCHING_LOSSES = ("embedding_mse", "embedding_cosine", "stella")
 # All losses that a config section `loss` can name.
-LOSSES = {**SCORE_LOSSES, **VECTOR_LOSSES}
+LOSSES = {**SCORE_LOSSES, **VECTOR_LOSSES, "weighted_sum": weighted_sum}

@@ -36,6 +36,9 @@ from research.types import (
     max_segments,
 )
 
+# Activations of the dense layer after the pooled vector, by the name of the head.
+HEADS = {"none": None, "tanh": jnp.tanh, "linear": lambda x: x}
+
 
 @reads_pairs
 def contrastive(
@@ -45,6 +48,7 @@ def contrastive(
     *,
     micro_batch: int = 0,
     head: str = "none",
+    head_width: int = 0,
     keep_head: bool = False,
     rank_weight: float = 0.0,
 ) -> Objective:
@@ -58,7 +62,9 @@ def contrastive(
         micro_batch: Most pairs that each device encodes at a time; 0 encodes all at
             once. The gradient is that of the full batch (GradCache, Gao et al. 2021).
         head: "tanh" applies a dense layer with tanh to the pooled vector (SimCSE, Gao
-            et al. 2021, section 3); "none" has no head.
+            et al. 2021, section 3); "linear" a dense layer alone, such as a projection
+            to the width of a teacher; "none" has no head.
+        head_width: Width of the head's output; 0 for the encoder's width.
         keep_head: Whether the trained model embeds with the head, as supervised SimCSE
             does; unsupervised SimCSE has it in training only.
         rank_weight: Weight of the entropy of the batch's embeddings at full size, which
@@ -71,10 +77,11 @@ def contrastive(
     Raises:
         ValueError: The head is unknown, or there is none to keep.
     """
-    if head not in ("none", "tanh"):
-        raise ValueError(f"objective.head is {head!r}; allowed: none, tanh")
-    if keep_head and head == "none":
-        raise ValueError("objective.keep_head needs a head: objective.head='tanh'")
+    if head not in HEADS:
+        raise ValueError(f"objective.head is {head!r}; allowed: {', '.join(HEADS)}")
+    if head == "none" and (keep_head or head_width):
+        name = "keep_head" if keep_head else "head_width"
+        raise ValueError(f"objective.{name} needs a head: objective.head='tanh'")
 
     def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
         params, _ = init_params(key, cfg, encoder_params, mlm_head=False)
@@ -84,10 +91,10 @@ def contrastive(
             pool_key, params["encoder"], cfg, pool
         )
         # The dense layer of the training head
-        if head == "tanh":
-            shape = (cfg.width, cfg.width)
+        if head != "none":
+            shape = (cfg.width, head_width or cfg.width)
             kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), shape)
-            params["head"] = {"kernel": kernel, "bias": jnp.zeros(cfg.width)}
+            params["head"] = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
         return params, {}
 
     def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
@@ -96,8 +103,8 @@ def contrastive(
 
         # [N, D], or [N, L+1, D] for all layers: embeddings of the texts of all rows
         embeddings = encode_batch(params["encoder"], batch, encode_key)
-        if head == "tanh":
-            embeddings = _apply_tanh_head(params["head"], embeddings)
+        if head != "none":
+            embeddings = HEADS[head](_apply_layer(params["head"], embeddings))
 
         # Devices exchange embeddings in the encoder's precision
         embeddings = embeddings.astype(cfg.dtype)
@@ -159,9 +166,10 @@ def contrastive(
     return Objective(init, loss)
 
 
-def _apply_tanh_head(params: Params, x: Array) -> Array:
-    """tanh(W x + b) of embeddings [..., D]."""
-    return jnp.tanh(x @ params["kernel"] + jnp.broadcast_to(params["bias"], x.shape))
+def _apply_layer(params: Params, x: Array) -> Array:
+    """W x + b of embeddings [..., D]."""
+    x = x @ params["kernel"]
+    return x + jnp.broadcast_to(params["bias"], x.shape)
 
 
 def ranking_metrics(q: Array, d: Array) -> Metrics:
