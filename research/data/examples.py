@@ -134,10 +134,9 @@ def read_score_list(
         return (0.0, *(-margin for margin in numbers))
     if len(numbers) != positives + negatives:
         raise ValueError(
-            f"{record.place}: {' and '.join(names)} {'holds' if len(names) == 1 else 'hold'} "
-            f"{len(numbers)} scores, but there are {positives} positives and {negatives} "
-            "negatives: there should be a score for each, or for a single positive its "
-            "margin to each negative"
+            f"{record.place}: {' and '.join(names)} should have a score for each of "
+            f"{positives} positives and {negatives} negatives, or for one positive its "
+            f"margin to each negative, not {len(numbers)} numbers"
         )
     return numbers
 

@@ -1,4 +1,4 @@
-"""What losses read of a teacher in the labels: scores of documents, vectors of texts."""
+"""What losses read of a teacher in the labels: its scores and its vectors."""
 
 import jax
 import jax.numpy as jnp
