@@ -10,6 +10,7 @@ from research.config_sections import build, section
 from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
+from research.experiment.config_keys import CONTRASTIVE_KEYS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES
@@ -229,8 +230,8 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
     )
     # Pre-training has no contrastive loss.
     config = make_base()
-    del config["loss"], config["size_loss"], config["similarity"]
-    del config["data_exponent"]
+    for key in CONTRASTIVE_KEYS:
+        del config[key]
     config.pool = section(POOLINGS, pool)
     config.row_layout = section(ROW_LAYOUTS, **{"name": "packed"} | rows)
     config.steps = arg.steps

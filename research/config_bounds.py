@@ -15,8 +15,8 @@ BOUNDS = {
         token_geometry.tokens teacher_temperature stella.widths
         """,
     "at least 0": """
-        learning_rate warmup weight_decay clip_norm micro_batch limit min_chars samples
-        queries max_texts angle_weight cosine_weight in_batch_weight hard_weight
+        learning_rate focal warmup weight_decay clip_norm micro_batch limit min_chars
+        samples queries max_texts angle_weight cosine_weight in_batch_weight hard_weight
         kl_weight last_weight prior_weight bag_weight weight weights triplet.margin
         sticky_tokens.tokens window cycle min_length num_kv_heads head_dim num_experts
         st5_adaptive.kl_temperature st6_adaptive.kl_temperature hardness positive_margin
@@ -27,7 +27,7 @@ BOUNDS = {
         betas ratio ratios replace decoder_ratio short_probability size
         rope_fraction
         """,
-    "at least 0 and below 1": "dropout attention_dropout",
+    "at least 0 and below 1": "dropout attention_dropout decay",
     # NumPy's seeds are not negative, JAX's and scikit-learn's have 32 bits
     "in 0 ... 2^32 - 1": "seed",
 }

@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 
 import jax
@@ -235,6 +236,91 @@ def test_rows_are_full_on_any_number_of_devices(tokenizer, tmp_path):
             x.size for x in segment_ids
         )
         assert full > share
+
+
+def clustered(tmp_path, counts=(12, 9, 11, 8)):
+    """A source of clear clusters of near vectors, and the cluster of each query."""
+    groups = np.repeat(np.arange(len(counts)), counts)
+    groups = np.random.default_rng(0).permutation(groups)
+    noise = np.random.default_rng(1).normal(0, 0.01, (len(groups), 8))
+    np.save(tmp_path / "q.npy", np.eye(8)[groups] + noise)
+    base = source(len(groups))
+    made = dataclasses.replace(
+        base, clusters=(str(tmp_path / "q.npy"),), cluster_size=10
+    )
+    owner = {
+        tuple(hash_texts([row.query])[0].tolist()): group
+        for row, group in zip(base.examples, groups.tolist(), strict=True)
+    }
+    return made, owner
+
+
+def test_batches_are_drawn_within_clusters(make, tmp_path):
+    made, owner = clustered(tmp_path)  # 40 examples
+    batches = make({"x": made}, batch_size=4)
+    steps = [
+        [tuple(h) for h in batches(step).labels.query_id.tolist()] for step in range(30)
+    ]
+    for epoch in (steps[:10], steps[10:20], steps[20:]):
+        assert len({h for step in epoch for h in step}) == 40
+    # Only the batches at the end of a cluster have examples of two of them
+    counts = [len({owner[h] for h in step}) for step in steps]
+    assert max(counts) <= 2 and np.mean(counts) < 1.5
+    again = make({"x": made}, batch_size=4)
+    np.testing.assert_array_equal(
+        again(17).labels.query_id, batches(17).labels.query_id
+    )
+    # An epoch has full batches only, and leaves out other examples each time
+    batches = make({"x": made}, batch_size=16)
+    seen = [
+        {
+            tuple(h)
+            for s in (2 * e, 2 * e + 1)
+            for h in batches(s).labels.query_id.tolist()
+        }
+        for e in range(6)
+    ]
+    assert all(len(epoch) == 32 for epoch in seen) and len(set.union(*seen)) == 40
+
+
+@pytest.mark.parametrize(
+    "write, message",
+    [
+        (lambda p: np.save(p, np.ones((3, 8))), r"shape \(3, 8\); clusters need a vec"),
+        (lambda p: np.save(p, np.full((40, 8), np.nan)), "vectors that are not finite"),
+        (lambda p: p.write_text("no array"), "q.npy is no .npy file of vectors"),
+    ],
+)
+def test_vectors_that_do_not_fit_are_one_sentence(make, tmp_path, write, message):
+    made, _ = clustered(tmp_path)
+    write(tmp_path / "q.npy")
+    with pytest.raises(ValueError, match=f"data 'x': .*{message}"):
+        make({"x": made})
+
+
+def test_weights_grow_with_the_size_of_a_source(make):
+    sources = {
+        "big": source(90),
+        "small": source(10, seed=1),
+    }
+    for exponent, share in ((0.0, 0.5), (0.5, 0.75), (1.0, 0.9)):
+        batches = make(sources, data_exponent=exponent)
+        counts = Counter(batches.source_name(step) for step in range(200))
+        assert abs(counts["big"] - 200 * share) <= 2
+
+
+def test_labels_name_the_loss_of_the_source_and_how_far_the_run_is(make):
+    sources = {
+        "a": SOURCES["a"],
+        "b": dataclasses.replace(SOURCES["b"], loss="cosent()"),
+    }
+    batches = make(sources, steps=10)
+    for step in range(4):
+        labels = batches(step).labels
+        name = batches.source_name(step)
+        assert labels.loss == {"a": None, "b": "cosent()"}[name]
+        np.testing.assert_allclose(labels.progress, np.full(8, step / 10))
+    assert make()(0).labels.progress is None
 
 
 def test_few_shapes(make):

@@ -34,8 +34,8 @@ def compiled(name):
     return loss
 
 
-infonce, gte, cosent, angle, triplet, cosine_mse = map(
-    compiled, ["infonce", "gte", "cosent", "angle", "triplet", "cosine_mse"]
+infonce, gte, cosent, angle, triplet, cosine_mse, supcon = map(
+    compiled, ["infonce", "gte", "cosent", "angle", "triplet", "cosine_mse", "supcon"]
 )
 
 
@@ -169,6 +169,56 @@ def test_infonce_of_hard_negatives_alone_does_not_see_the_batch(key):
             infonce(q, d, NONE, negatives="hard", **others)
     with pytest.raises(ValueError, match="it needs some"):
         infonce(q, d[:6], NONE, negatives="hard")
+
+
+def test_focal_weights_count_hard_queries_more(key):
+    q, d = embeddings(key)
+    options = {"temperature": 0.5}
+    plain = np.asarray(infonce(q, d, NONE, **options))
+    expected = (1 - np.exp(-plain)) ** 0.5 * plain
+    for detach in (True, False):
+        got = infonce(q, d, NONE, focal=0.5, detach_focal=detach, **options)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+    # The exponent grows with the part of the run that is done
+    for done in (0.0, 0.25, 1.0):
+        labels = Labels(progress=jnp.full(6, done))
+        got = infonce(q, d, labels, focal=2.0, progressive=True, **options)
+        expected = (1 - np.exp(-plain)) ** (2 * done) * plain
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="progressive weights need an exponent"):
+        infonce(q, d, NONE, progressive=True)
+
+
+def test_focal_weights_have_a_gradient_unless_detached_and_it_is_finite(key):
+    q, d = embeddings(key)
+
+    def gradient(q, d, **options):
+        return jax.grad(lambda q: infonce(q, d, NONE, **options).sum())(q)
+
+    detached = gradient(q, d, focal=0.5, temperature=0.5)
+    attached = gradient(q, d, focal=0.5, temperature=0.5, detach_focal=False)
+    assert np.abs(detached - attached).max() > 1e-3
+    # Positives of probability 1, and a single pair, whose loss is 0
+    for count in (6, 1):
+        same = gradient(q[:count], q[:count], focal=0.5, detach_focal=False)
+        assert np.isfinite(same).all()
+
+
+@pytest.mark.parametrize("ways", [1, 3])
+def test_supcon_is_the_mean_over_all_positives_of_the_class(key, ways):
+    q, d = embeddings(key, ways=ways)
+    classes = [0, 1, 0, 2, 1, 0]
+    scores = unit(q) @ unit(d).T / 0.1
+    expected = []
+    for i in range(6):
+        positives = [scores[i, j * ways] for j in range(6) if classes[j] == classes[i]]
+        expected.append(np.log(np.exp(scores[i]).sum()) - np.mean(positives))
+    got = supcon(q, d, Labels(query_id=ids(classes)), temperature=0.1)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    # A class of its own for each query leaves InfoNCE
+    np.testing.assert_allclose(
+        supcon(q, d, NONE), infonce(q, d, NONE), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_infonce_of_equal_similarities_is_the_log_of_the_columns():

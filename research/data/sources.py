@@ -90,6 +90,7 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
         cluster_size: int = 256,
         **arguments,
     ) -> Source:
+        # Mistakes in the arguments of all sources
         if not weight > 0:
             raise ValueError(f"weight {weight} should be positive")
         if len(clusters) > 2:
@@ -200,7 +201,8 @@ def load_labeled_texts(
     """Texts with class labels (NV-Embed, Lee et al. 2024).
 
     The positives of a text are of its class, its hard negatives of other classes. Both
-    are drawn once per text. A text that is alone in its class is only a negative.
+    are drawn once per text. A text that is alone in its class is only a negative. The
+    class is the group of its examples, which are never each other's negatives.
 
     Args:
         path: A jsonl, tsv or csv file with the fields text and label.
@@ -228,7 +230,8 @@ def load_labeled_texts(
             near = rng.permutation(members[members != query])[:positives]
             far = rng.choice(outsiders, negatives, replace=False)
             near, far = (tuple(texts[i] for i in part) for part in (near, far))
-            examples.append(Example(texts[query], near, far))
+            example = Example(texts[query], near, far, group=labels[query])
+            examples.append(example)
     if not examples:
         raise ValueError(f"{path}: no class has two texts")
     return LoadedExamples(examples, negatives)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from research.config_sections import check_option
+from research.losses.focal import focal_weights
 from research.losses.similarity import PairScores, PairVectors
 from research.losses.teacher import teacher_pairs
 from research.types import Array, Labels
@@ -31,6 +32,9 @@ def infonce(
     alpha: float = 0.0,
     hardness: float = 0.0,
     positive_margin: float = 0.0,
+    focal: float = 0.0,
+    progressive: bool = False,
+    detach_focal: bool = True,
 ) -> Array:
     """Softmax cross-entropy of each query's positive against the batch's documents.
 
@@ -60,13 +64,19 @@ def infonce(
             logits as well: harder negatives weigh more (EmbeddingGemma uses 5).
         positive_margin: Subtracted from the positive's similarity, before the
             temperature (LaBSE, Feng et al. 2022, uses 0.3).
+        focal: Exponent of the weight (1 - p)^focal of each query's loss, where p is the
+            probability of its positive, exp(-loss) (KaLM-Embedding-V2 uses 0.5); 0 for
+            no weights.
+        progressive: Whether the exponent grows from 0 to `focal` in the course of the
+            run, so that hard queries count more and more.
+        detach_focal: Whether the weights have no gradient.
 
     Returns:
         [b] float32 loss per query.
 
     Raises:
-        ValueError: An option is unknown, or negatives "hard" has no hard negatives or
-            is combined with `symmetric` or `same_side`.
+        ValueError: An option is unknown, negatives "hard" has no hard negatives or is
+            combined with `symmetric` or `same_side`, or `progressive` has no `focal`.
     """
     check_option("negatives", negatives, ("shared", "own", "hard"))
     num_docs = scores.vectors.docs_per_query
@@ -75,6 +85,8 @@ def infonce(
             "negatives 'hard' compares a query with its hard negatives alone: it needs "
             "some, and neither symmetric nor same_side"
         )
+    if progressive and not focal:
+        raise ValueError("progressive weights need an exponent: set focal, such as 0.5")
     allowed = _allowed_pairs(scores, labels, margin)
 
     # [b, B*K] own documents, and hard negatives of any query
@@ -119,6 +131,9 @@ def infonce(
             queries = jnp.where(scores.vectors.is_own, lower, queries)
         backward = _logsumexp(queries, *same_side_logits) - positive_logits
         loss = (loss + backward) / 2
+    if focal:
+        weights = focal_weights(loss, focal, labels.progress if progressive else None)
+        loss *= jax.lax.stop_gradient(weights) if detach_focal else weights
     return loss
 
 

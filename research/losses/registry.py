@@ -33,6 +33,7 @@ from research.losses.similarity import (
     map_row_blocks,
 )
 from research.losses.spread_out import spread_out
+from research.losses.supcon import supcon
 from research.sharding import gather_rows
 from research.types import Array, Labels
 
@@ -185,6 +186,7 @@ def _temperature(loss: Callable[..., Array]) -> float:
 SCORE_LOSSES = {
     "infonce": infonce,
     "gte": gte,
+    "supcon": supcon,
     "cosent": cosent,
     "cosine_mse": cosine_mse,
     "gist": gist,

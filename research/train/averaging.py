@@ -15,7 +15,7 @@ from research.types import Array, Params
 AverageFn = Callable[[Array, Params, Params], Params]
 
 
-def no_average(steps: int) -> None:
+def average_none(steps: int) -> None:
     """The parameters of the last step are the model."""
     del steps
 
@@ -32,11 +32,13 @@ def ema(steps: int, *, decay: float = 0.999) -> AverageFn:
         decay: Share of the earlier average.
 
     Raises:
-        ValueError: The decay is not in 0 ... 1.
+        ValueError: The decay is negative, or not below 1.
     """
     del steps
     if not 0 <= decay < 1:
-        raise ValueError(f"averaging.decay is {decay}; it should be in 0 ... 1")
+        raise ValueError(
+            f"averaging.decay is {decay}; it should be at least 0 and below 1"
+        )
 
     def update(done: Array, average: Params, params: Params) -> Params:
         count = done.astype(jnp.float32)
@@ -46,7 +48,7 @@ def ema(steps: int, *, decay: float = 0.999) -> AverageFn:
     return update
 
 
-def last_average(steps: int, *, count: int = 5, every: int = 100) -> AverageFn:
+def average_last(steps: int, *, count: int = 5, every: int = 100) -> AverageFn:
     """Mean of the parameters after the last step and after some steps before it.
 
     Latest weight averaging (LAWA, Kaddour 2022). Before the first of these steps, the
@@ -86,4 +88,4 @@ def last_average(steps: int, *, count: int = 5, every: int = 100) -> AverageFn:
 
 
 # Functions of the number of steps, by the name of a config section `averaging`.
-AVERAGES = {"none": no_average, "ema": ema, "last": last_average}
+AVERAGES = {"none": average_none, "ema": ema, "last": average_last}

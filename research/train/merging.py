@@ -184,15 +184,16 @@ def search_coefficients(
         ValueError: There is no batch, or a loss is not finite.
     """
 
+    # A step of gradient descent on N + 1 numbers
     @jax.jit
     def update(coefficients, base, vectors, batch):
-        def objective(coefficients):
+        def compute_objective(coefficients):
             merged = fold_slerp(vectors, coefficients["weights"])
             scale = coefficients["scale"]
             value = loss(add_task_vectors(base, [merged], [scale]), batch)
             return value + penalty * scale, value
 
-        grads, value = jax.grad(objective, has_aux=True)(coefficients)
+        grads, value = jax.grad(compute_objective, has_aux=True)(coefficients)
         coefficients = jax.tree.map(
             lambda x, grad: jnp.maximum(x - learning_rate * grad, SMALLEST_WEIGHT),
             coefficients,
