@@ -12,6 +12,7 @@ from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.config_keys import CONTRASTIVE_KEYS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
+from research.experiment.teachers import TEACHERS
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES
 from research.models.pooling.registry import POOLINGS
@@ -104,6 +105,7 @@ def make_base() -> ml_collections.ConfigDict:
             "loss": section(LOSSES, "infonce"),
             "size_loss": section(SIZE_LOSSES, "full_size"),
             "similarity": "cosine",  # of embeddings in the loss; or "dot"
+            "teacher": section(TEACHERS, "none"),  # vectors for losses that need them
             # Data, optimizer and devices
             "data": {},  # sources by their names
             "data_exponent": 0.0,  # a source's weight grows with its size to this power

@@ -137,7 +137,6 @@ def _pre_training(folder: Path, *, rows: int, length: int):
     config = make_base()
     for key in CONTRASTIVE_KEYS:
         del config[key]
-    del config["data_exponent"]
     config.batch_size, config.max_length = rows, length
     config.tokenizer = section(TOKENIZERS, "trained")
     config.row_layout = section(ROW_LAYOUTS, "packed")

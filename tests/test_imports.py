@@ -110,6 +110,7 @@ MAY = {
         "eval",
     ),
     "experiment": (
+        "transforms",
         "text",
         "train",
         "losses",

@@ -7,28 +7,32 @@ device's texts are packed into its own rows of fixed length.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 
 from research.data import sampling, token_cache
-from research.data.packing import Packing, bucket_length
+from research.data.packing import bucket_length
 from research.data.pair_cache import tokenize_pairs
+from research.data.pair_labels import read_labels
 from research.data.pair_rows import (
     BatchPlan,
     PairSourceState,
     count_device_bins,
     draw_texts,
     fill_rows,
+    index_vectors,
     pack_texts,
+    place_bins,
+    plan_teacher,
     set_rows,
 )
 from research.data.sources import Source
+from research.data.teacher_texts import Teacher, add_teacher
 from research.text.templates import Prompt
 from research.transforms.clustering import cluster_pairs
-from research.types import Batch, Labels, LossName, max_segments
+from research.types import Batch, TeacherTexts
 
 
 @dataclass(frozen=True)
@@ -60,29 +64,19 @@ class PairBatches(sampling.SourceMixture):
         point to rows of the device that has the pair.
         """
         plan = self.plan_batch(step)
-        source, packing = plan.source, plan.packing
-        table = source.table
-        # Index of each text's vector, if every row has max_segments of them: [B, 1+K].
-        vectors = packing.row * max_segments(source.length) + packing.segment_ids - 1
-        vectors = vectors.reshape(plan.texts.shape).astype(np.int32)
-        # Labels: graded scores if the source has them, and ids to find equal texts.
-        has_scores = not np.isnan(table.scores[plan.examples[0]])
-        scores = self._take_share(table.scores[plan.examples]) if has_scores else None
-        labels = Labels(
-            score=scores,
-            query_id=self._take_share(table.group_hashes[plan.examples]),
-            document_id=self._take_share(
-                table.text_hashes[plan.texts[:, 1:].reshape(-1)]
-            ),
-            progress=self._find_progress(step),
-            loss=LossName(source.loss) if source.loss else None,
-        )
-        adapters = find_source_adapters(self.adapters, source.name)
+        vectors = index_vectors(plan)  # [B, 1+K]
+        low, high = self.process_slice(self.batch_size)
+        labels = read_labels(plan.source, plan.examples[low:high], plan.texts[low:high])
+        teacher = None
+        if plan.source.teacher is not None:
+            teacher = self._make_teacher_texts(plan)
+        adapters = find_source_adapters(self.adapters, plan.source.name)
         return Batch(
             tokens=fill_rows(plan, *self.process_slice(plan.rows), adapters),
             query_index=self._take_share(vectors[:, 0]),
             document_index=self._take_share(vectors[:, 1:].reshape(-1)),
-            labels=labels,
+            labels=labels._replace(progress=self._find_progress(step)),
+            teacher=teacher,
         )
 
     def plan_batch(self, step: int) -> BatchPlan:
@@ -99,18 +93,18 @@ class PairBatches(sampling.SourceMixture):
         rng = np.random.default_rng((self.seed, step))
         texts = draw_texts(source.table, examples, source.docs_per_query, rng)
         order, packing = pack_texts(source, texts, self.bins)
-        # A batch that does not fit grows in large steps, so that few shapes compile.
-        excess = max(0, packing.rows - source.rows)
-        rows = source.rows + source.row_increment * ceil(excess / source.row_increment)
-        # Rows of the batch from those of the bins: [B*(1+K)]
-        first_rows = rows * np.arange(self.bins)[:, None]
-        flat = Packing(
-            (packing.row + first_rows).reshape(-1),
-            packing.segment_ids.reshape(-1),
-            packing.start.reshape(-1),
-            rows * self.bins,
-        )
+        flat = place_bins(source, packing)
         return BatchPlan(source, examples[order], texts[order], flat, flat.rows)
+
+    def _make_teacher_texts(self, plan: BatchPlan) -> TeacherTexts:
+        """This process's share of the batch's texts, in the tokens of the teacher."""
+        plan = plan_teacher(plan, self.bins)
+        vectors = index_vectors(plan)  # [B, 1+K]
+        return TeacherTexts(
+            tokens=fill_rows(plan, *self.process_slice(plan.rows), None),
+            query_index=self._take_share(vectors[:, 0]),
+            document_index=self._take_share(vectors[:, 1:].reshape(-1)),
+        )
 
     def _find_progress(self, step: int) -> np.ndarray | None:
         """[B] the part of the run that is done, for this process's pairs."""
@@ -142,6 +136,7 @@ def make_pair_batches(
     adapters: Sequence[str] = (),
     data_exponent: float = 0.0,
     steps: int = 0,
+    teacher: Teacher | None = None,
 ) -> PairBatches:
     """Batches from a mixture of sources; each batch draws from one source.
 
@@ -166,11 +161,13 @@ def make_pair_batches(
         data_exponent: The weight of a source is multiplied by its number of examples to
             this power.
         steps: Number of steps of the run; 0 if it is not known.
+        teacher: Vectors of a teacher for the labels, or a teacher that embeds the texts
+            within the step.
 
     Raises:
         ValueError: There is no source, one has no adapter, fewer examples than a batch
-            or vectors that do not fit, or the batch cannot be split evenly over the
-            devices.
+            or vectors that do not fit or are missing, or the batch cannot be split
+            evenly over the devices.
     """
     if not sources:
         raise ValueError("there is no data to train on: name at least one source")
@@ -210,7 +207,17 @@ def make_pair_batches(
             if clusters is None
             else sampling.cache_cluster_orders(clusters, batch_size, 2)
         )
-        states.append(set_rows(state, batch_size, devices, min_chunks))
+        state = set_rows(state, batch_size, devices, min_chunks)
+        if teacher is not None:
+            try:
+                state = add_teacher(state, source, teacher, cache, row_length)
+            except ValueError as error:
+                raise ValueError(f"data {name!r}: teacher: {error}") from error
+        if state.teacher is not None:
+            # Its rows are divided into chunks like the model's
+            rows = set_rows(state.teacher, batch_size, devices, min_chunks)
+            state = state._replace(teacher=rows)
+        states.append(state)
     return PairBatches(
         sources=tuple(states),
         seed=seed,

@@ -7,6 +7,7 @@ import numpy as np
 
 from research.data.packing import Packing, pack_bins, split_evenly, token_offsets
 from research.data.pair_cache import PairTable
+from research.data.text_vectors import VectorLookup
 from research.types import Tokens, max_segments
 
 TRIAL_BATCHES = 8  # batches that are packed to find how many rows a source needs
@@ -29,6 +30,10 @@ class PairSourceState(NamedTuple):
         loss: Call text of the source's loss; "" for that of the config.
         clusters: [n] number of each example's cluster, from which a batch is drawn;
             None draws from all examples.
+        query_vectors: A teacher's vectors of the queries; None for none.
+        document_vectors: A teacher's vectors of the documents; None for none.
+        teacher: The same texts in the tokens of a teacher that embeds them within the
+            step; None without one.
     """
 
     name: str
@@ -40,10 +45,13 @@ class PairSourceState(NamedTuple):
     row_increment: int
     loss: str = ""
     clusters: np.ndarray | None = None
+    query_vectors: VectorLookup | None = None
+    document_vectors: VectorLookup | None = None
+    teacher: "PairSourceState | None" = None
 
 
 class BatchPlan(NamedTuple):
-    """The contents of a batch over all processes.
+    """The contents of a batch over all processes, for the model or for a teacher.
 
     Attributes:
         source: Source of all examples of the batch.
@@ -111,6 +119,52 @@ def pack_texts(
     bin_lengths = lengths[order].reshape(bins, -1)  # [G, T]
     packing = pack_bins(bin_lengths, source.length, max_segments(source.length))
     return order.reshape(-1), packing
+
+
+def place_bins(source: PairSourceState, packing: Packing) -> Packing:
+    """The rows of a batch from those of its bins.
+
+    A batch that does not fit the usual rows grows in large steps, so that few shapes
+    are compiled.
+
+    Args:
+        source: The source, with rows.
+        packing: Packing [G, T] of the texts of each bin.
+
+    Returns:
+        The packing [G*T] of all texts of the batch.
+    """
+    excess = max(0, packing.rows - source.rows)
+    rows = source.rows + source.row_increment * ceil(excess / source.row_increment)
+    bins = len(packing.row)
+    first_rows = rows * np.arange(bins)[:, None]
+    return Packing(
+        (packing.row + first_rows).reshape(-1),
+        packing.segment_ids.reshape(-1),
+        packing.start.reshape(-1),
+        rows * bins,
+    )
+
+
+def plan_teacher(plan: BatchPlan, bins: int) -> BatchPlan:
+    """The same pairs of a batch in rows of the teacher's tokens, device by device.
+
+    Args:
+        plan: The contents of the batch, whose pairs are in order of the bins.
+        bins: Number of bins.
+    """
+    teacher = plan.source.teacher
+    lengths = text_lengths(teacher.table, plan.texts).reshape(bins, -1)
+    packing = pack_bins(lengths, teacher.length, max_segments(teacher.length))
+    flat = place_bins(teacher, packing)
+    return BatchPlan(teacher, plan.examples, plan.texts, flat, flat.rows)
+
+
+def index_vectors(plan: BatchPlan) -> np.ndarray:
+    """[B, 1+K] int32 index of each text's vector, of the R * max_segments(S) ones."""
+    packing, texts_per_row = plan.packing, max_segments(plan.source.length)
+    vectors = packing.row * texts_per_row + packing.segment_ids - 1
+    return vectors.reshape(plan.texts.shape).astype(np.int32)
 
 
 def set_rows(

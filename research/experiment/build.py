@@ -41,13 +41,18 @@ from research.experiment.initialization import (
     make_initialize,
     make_tokenizer,
 )
-from research.experiment.model_card import list_adapters, make_model_card
+from research.experiment.model_card import (
+    list_adapters,
+    make_model_card,
+    trained_width,
+)
 from research.experiment.source_checks import (
     NamedLosses,
     build_losses,
     check_sources,
     describe_sources,
 )
+from research.experiment.teachers import TEACHERS, RunTeacher
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.source_losses import select_source_loss
 from research.models.config import EncoderConfig
@@ -120,17 +125,28 @@ def build(
             config.init_from, base_encoder, tokenizer, pool, prompt
         )
     sources = inherit_prompts(sources, initialization)
-    # Batches and objective
-    batches = _build_batches(config, sources, tokenizer, mesh, cache, prompt)
+    # Batches and objective, with a teacher of both
+    teacher = None
+    if "teacher" in config:
+        teacher = build_section(TEACHERS, config.teacher, config.max_length)
+    batches = _build_batches(config, sources, tokenizer, mesh, cache, prompt, teacher)
     notes = describe_sources(sources)
     losses = build_losses(config, sources)
     if losses:
         notes = summarize_pairs(batches, tokenizer, config.max_length)
-        notes += check_sources(batches, sources, losses)
+        width = trained_width(config, encoder)
+        notes += check_sources(batches, sources, losses, width, teacher)
     training = _training_encoder(config, encoder)
     objective = _build_objective(config, training, tokenizer, batches, losses)
+    has_frozen_model = bool(teacher and teacher.wrap)
+    if has_frozen_model:
+        objective = teacher.wrap(objective, config.objective.micro_batch)
     initialize = make_initialize(
-        objective, base_encoder, config.position_methods, initialization
+        objective,
+        base_encoder,
+        config.position_methods,
+        initialization,
+        on_host=has_frozen_model,
     )
 
     # How the trained model embeds, and its evaluators
@@ -225,6 +241,7 @@ def _build_batches(
     mesh: Mesh,
     cache: Path,
     prompt: Prompt | None,
+    teacher: RunTeacher | None,
 ) -> PairBatches | PretrainingBatches:
     # Arguments of both kinds of batches
     process_index, process_count = sharding.find_process_share(mesh)
@@ -259,6 +276,7 @@ def _build_batches(
         adapters=adapters if len(adapters) > 1 else (),
         data_exponent=config.data_exponent,
         steps=config.steps,
+        teacher=teacher and teacher.teacher,
         **shared,
     )
 

@@ -9,7 +9,6 @@ from tokenizers import Tokenizer
 from research.config_sections import (
     Table,
     check_type,
-    format_call,
     parse_section,
     parse_sections,
 )
@@ -17,11 +16,13 @@ from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
+from research.experiment.model_card import embedding_width
+from research.experiment.teachers import TEACHERS
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES
 from research.losses.size_terms import Pairs, check_pairs
 from research.models.config import EncoderConfig
-from research.models.pooling.registry import POOLINGS, pooled_width
+from research.models.pooling.registry import POOLINGS
 from research.objectives.registry import OBJECTIVES, check_row_layout, objective_inputs
 from research.objectives.tuning import TUNING
 from research.text.prompts import PROMPTS
@@ -42,6 +43,7 @@ SECTION_TABLES: Mapping[str, Table] = {
     "row_layout": ROW_LAYOUTS,
     "optimizer": OPTIMIZERS,
     "averaging": AVERAGES,
+    "teacher": TEACHERS,
 }
 # Keys whose value maps names to sections.
 GROUP_TABLES: Mapping[str, Table] = {
@@ -76,7 +78,7 @@ KEYS = (
     "eval_every",
     "patience",
 )
-CONTRASTIVE_KEYS = ("loss", "size_loss", "similarity", "data_exponent")
+CONTRASTIVE_KEYS = ("loss", "size_loss", "similarity", "data_exponent", "teacher")
 PRETRAINING_KEYS = ("row_layout",)
 
 
@@ -217,7 +219,7 @@ def check_eval_sizes(config, encoder: EncoderConfig) -> list[tuple[int, int]]:
         ValueError: The model has no such size.
     """
     sizes = [(int(depth), int(dim)) for depth, dim in config.eval_sizes]
-    width = pooled_width(format_call(config.pool), encoder)
+    width = embedding_width(config, encoder)
     try:
         check_pairs(sizes, encoder.depth, width)
     except ValueError as error:

@@ -7,6 +7,7 @@ from research.config_sections import format_call
 from research.data.sources import Source
 from research.experiment.initialization import Initialization, combine_prompts
 from research.models.config import EncoderConfig
+from research.models.pooling.registry import pooled_width
 from research.models.positions.methods import config_fields
 from research.objectives.tuning import is_partial
 
@@ -36,7 +37,7 @@ def make_model_card(
         "prompts": combine_prompts(sources, initialization),
         "default_prompt": initialization.default_prompt if initialization else "",
         "prompt": format_call(config.prompt),
-        "head": config.objective.head if _keeps_head(config) else "",
+        "head": _find_activation(config) if _keeps_head(config) else "",
         "normalize": config.normalize,
         "similarity": config.similarity if "similarity" in config else "cosine",
         "special_tokens": dict(initialization.special_tokens) if initialization else {},
@@ -50,6 +51,25 @@ def make_model_card(
 def _keeps_head(config) -> bool:
     """Whether the trained model embeds with the objective's head."""
     return "keep_head" in config.objective and config.objective.keep_head
+
+
+def _find_activation(config) -> str:
+    """The activation of the objective's head, as a dense layer names it."""
+    return "identity" if config.objective.head == "linear" else config.objective.head
+
+
+def trained_width(config, encoder: EncoderConfig) -> int:
+    """The width of the vectors that the loss gets: the head's or the pooling's."""
+    if "head_width" in config.objective and config.objective.head_width:
+        return config.objective.head_width
+    return pooled_width(format_call(config.pool), encoder)
+
+
+def embedding_width(config, encoder: EncoderConfig) -> int:
+    """The width of the trained model's embeddings, with the head if it is kept."""
+    if _keeps_head(config):
+        return trained_width(config, encoder)
+    return pooled_width(format_call(config.pool), encoder)
 
 
 def list_adapters(config) -> list[str]:

@@ -10,6 +10,7 @@ from research.config_sections import parse_section
 from research.data.pair_batches import PairBatches
 from research.data.pair_rows import PairSourceState
 from research.data.sources import Source
+from research.experiment.teachers import RunTeacher
 from research.losses.registry import LOSSES, Loss, build_loss
 from research.types import Labels
 
@@ -46,7 +47,11 @@ def build_losses(config, sources: Mapping[str, Source]) -> NamedLosses:
 
 
 def check_sources(
-    batches: PairBatches, sources: Mapping[str, Source], losses: NamedLosses
+    batches: PairBatches,
+    sources: Mapping[str, Source],
+    losses: NamedLosses,
+    width: int,
+    teacher: RunTeacher | None = None,
 ) -> tuple[str, ...]:
     """Checks that every source has what its loss needs; nothing is computed.
 
@@ -54,27 +59,39 @@ def check_sources(
         batches: Batches of the run.
         sources: Their sources by name.
         losses: Losses of the sources.
+        width: Width of the vectors that the losses get.
+        teacher: Teacher of the run; None without one.
 
     Returns:
         Sentences about data that are not used, or used in a way that may surprise.
 
     Raises:
-        ValueError: The loss needs scores or hard negatives that a source lacks, or
-            scores of another range.
+        ValueError: The loss needs scores, hard negatives or a teacher's vectors that a
+            source lacks, or scores of another range or vectors of another width.
     """
     notes = describe_sources(sources)
     for state in batches.sources:
         name, loss = losses[state.loss]
-        scores = state.table.scores  # [n]
-        has_scores = not np.isnan(scores[0])
-        low, high = float(scores.min()), float(scores.max())
+        labels = _shape_labels(state, batches.batch_size, teacher)
+        has_scores = labels.score is not None
+        by_document = state.table.has_text_scores
+        scores = state.table.text_scores if by_document else state.table.scores
+        low = high = 0.0
+        if has_scores:
+            low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
         try:
-            _trace_loss(loss, batches.batch_size, state, has_scores)
+            _trace_loss(loss, state, labels, width)
             is_cosine = name == "cosine_mse" and loss.similarity == "cosine"
             if is_cosine and not -1 <= low <= high <= 1:
                 raise ValueError(
                     f"the scores are from {low:g} to {high:g}, but cosines are at most "
                     f"1: set score_range={max(-low, high):g}"
+                )
+            if teacher and loss.matches_teacher and teacher.width != width:
+                raise ValueError(
+                    f"the teacher's vectors have {teacher.width} dims and the model's "
+                    f"{width}: objective.head='linear' with objective.head_width="
+                    f"{teacher.width} trains a projection"
                 )
         except ValueError as error:
             raise ValueError(f"data {state.name!r}: loss {name}: {error}") from None
@@ -82,8 +99,9 @@ def check_sources(
             continue
         # Some losses ignore scores, even those of pairs that are not alike.
         use = f"{name} learns from its scores, from {low:g} to {high:g}"
-        if not _needs_scores(loss, batches.batch_size, state):
-            use = f"{name} does not use its scores: every pair is a positive one"
+        if not _needs_scores(loss, state, labels, width):
+            pairs = "" if by_document else ": every pair is a positive one"
+            use = f"{name} does not use its scores{pairs}"
         elif np.unique(scores).tolist() == CLASSES:
             use += ", not as classes: pairs of score 2 should be the most similar"
         notes += (f"data {state.name!r}: {use}",)
@@ -101,23 +119,46 @@ def describe_sources(sources: Mapping[str, Source]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _needs_scores(loss: Loss, batch_size: int, state: PairSourceState) -> bool:
+def _needs_scores(
+    loss: Loss, state: PairSourceState, labels: Labels, width: int
+) -> bool:
     """Whether a loss that takes this source fails without its scores."""
     try:
-        _trace_loss(loss, batch_size, state, has_scores=False)
+        _trace_loss(loss, state, labels._replace(score=None), width)
     except ValueError:
         return True
     return False
 
 
-def _trace_loss(
-    loss: Loss, batch_size: int, state: PairSourceState, has_scores: bool
-) -> None:
-    """Calls a loss with the shapes of a source's batches."""
-    docs = batch_size * state.docs_per_query
+def _shape_labels(
+    state: PairSourceState, batch_size: int, teacher: RunTeacher | None
+) -> Labels:
+    """The shapes of the labels of a source's batches."""
+    shape, docs = jax.ShapeDtypeStruct, batch_size * state.docs_per_query
+    score = None
+    if state.table.has_text_scores:
+        score = shape((batch_size, state.docs_per_query), jnp.float32)
+    elif state.table.has_scores:
+        score = shape((batch_size,), jnp.float32)
+    # A teacher's vectors, of the sides that it has
+    has_vectors = (state.query_vectors or state.teacher) is not None
+    query_vector = (
+        shape((batch_size, teacher.width), jnp.float32) if has_vectors else None
+    )
+    has_vectors = (state.document_vectors or state.teacher) is not None
+    document_vector = shape((docs, teacher.width), jnp.float32) if has_vectors else None
+    return Labels(
+        score=score,
+        query_id=shape((batch_size, 2), jnp.uint32),
+        document_id=shape((docs, 2), jnp.uint32),
+        query_vector=query_vector,
+        document_vector=document_vector,
+    )
 
-    shape = jax.ShapeDtypeStruct
-    q, d = (shape((count, 2), jnp.float32) for count in (batch_size, docs))
-    ids = (shape((count, 2), jnp.uint32) for count in (batch_size, docs))
-    score = shape((batch_size,), jnp.float32) if has_scores else None
-    jax.eval_shape(loss, q, d, Labels(score, *ids))
+
+def _trace_loss(loss: Loss, state: PairSourceState, labels: Labels, width: int) -> None:
+    """Calls a loss with the shapes of a source's batches."""
+    queries = labels.query_id.shape[0]
+    counts = (queries, queries * state.docs_per_query)
+    q, d = (jax.ShapeDtypeStruct((count, width), jnp.float32) for count in counts)
+    jax.eval_shape(loss, q, d, labels)
