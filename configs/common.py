@@ -12,6 +12,7 @@ from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.config_keys import CONTRASTIVE_KEYS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
+from research.experiment.mining import MINING
 from research.experiment.teachers import TEACHERS
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES
@@ -109,6 +110,7 @@ def make_base() -> ml_collections.ConfigDict:
             # Data, optimizer and devices
             "data": {},  # sources by their names
             "data_exponent": 0.0,  # a source's weight grows with its size to this power
+            "mining": section(MINING, "none"),  # of hard negatives: refresh(every=1000)
             "optimizer": section(OPTIMIZERS, "adamw"),
             "averaging": section(
                 AVERAGES, "none"

@@ -12,7 +12,8 @@ BOUNDS = {
         norm_eps rope_theta score_range count rank clusters heads latents mult patterns
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
         samples_per_label cluster_size experiments repetitions texts_per_repetition
-        token_geometry.tokens teacher_temperature stella.widths
+        token_geometry.tokens teacher_temperature stella.widths refresh.every
+        refresh.negatives
         """,
     "at least 0": """
         learning_rate focal warmup weight_decay clip_norm micro_batch limit min_chars

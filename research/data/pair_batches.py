@@ -20,7 +20,7 @@ from research.data.pair_rows import (
     BatchPlan,
     PairSourceState,
     count_device_bins,
-    draw_texts,
+    draw_source_texts,
     fill_rows,
     index_vectors,
     pack_texts,
@@ -28,6 +28,7 @@ from research.data.pair_rows import (
     plan_teacher,
     set_rows,
 )
+from research.data.refreshed_negatives import RefreshedNegatives
 from research.data.sources import Source
 from research.data.teacher_texts import Teacher, add_teacher
 from research.text.templates import Prompt
@@ -91,7 +92,7 @@ class PairBatches(sampling.SourceMixture):
         )
         # [B, 1+K] texts: every process draws the same ones.
         rng = np.random.default_rng((self.seed, step))
-        texts = draw_texts(source.table, examples, source.docs_per_query, rng)
+        texts = draw_source_texts(source, examples, step, rng)
         order, packing = pack_texts(source, texts, self.bins)
         flat = place_bins(source, packing)
         return BatchPlan(source, examples[order], texts[order], flat, flat.rows)
@@ -134,6 +135,7 @@ def make_pair_batches(
     process_index: int = 0,
     process_count: int = 1,
     adapters: Sequence[str] = (),
+    refreshed: Mapping[str, RefreshedNegatives] = {},
     data_exponent: float = 0.0,
     steps: int = 0,
     teacher: Teacher | None = None,
@@ -158,6 +160,7 @@ def make_pair_batches(
         process_count: Number of processes that share a batch.
         adapters: Names of several adapters; each text is embedded with the adapter of
             its source or of its role. () leaves the choice to the encoder.
+        refreshed: {source: files of its hard negatives} of those that the run mines.
         data_exponent: The weight of a source is multiplied by its number of examples to
             this power.
         steps: Number of steps of the run; 0 if it is not known.
@@ -190,16 +193,22 @@ def make_pair_batches(
             raise ValueError(f"data {name!r}: {error}") from error
         # Rows are at least as long as the longest text, so that no text is cut again.
         longest = int(np.diff(table.starts).max())
+        mined = refreshed.get(name)
+        negatives = mined.count if mined else source.negatives_per_query
+        if mined:  # a teacher has scored the negatives of the data
+            unknown = np.full_like(table.text_scores, np.nan)
+            table = table._replace(text_scores=unknown)
         state = PairSourceState(
             name=name,
             table=table,
             weight=source.weight * len(source.examples) ** data_exponent,
-            docs_per_query=1 + source.negatives_per_query,
+            docs_per_query=1 + negatives,
             length=bucket_length(max(row_length, longest)),
             rows=0,
             row_increment=0,
             loss=source.loss,
             clusters=clusters,
+            refreshed=mined,
         )
         # Two orders: the last batch of an epoch also draws from the next epoch
         orders.append(

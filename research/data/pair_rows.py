@@ -7,6 +7,7 @@ import numpy as np
 
 from research.data.packing import Packing, pack_bins, split_evenly, token_offsets
 from research.data.pair_cache import PairTable
+from research.data.refreshed_negatives import RefreshedNegatives
 from research.data.text_vectors import VectorLookup
 from research.types import Tokens, max_segments
 
@@ -34,6 +35,8 @@ class PairSourceState(NamedTuple):
         document_vectors: A teacher's vectors of the documents; None for none.
         teacher: The same texts in the tokens of a teacher that embeds them within the
             step; None without one.
+        refreshed: Files of the hard negatives that the run mines; None for those of the
+            data.
     """
 
     name: str
@@ -48,6 +51,7 @@ class PairSourceState(NamedTuple):
     query_vectors: VectorLookup | None = None
     document_vectors: VectorLookup | None = None
     teacher: "PairSourceState | None" = None
+    refreshed: RefreshedNegatives | None = None
 
 
 class BatchPlan(NamedTuple):
@@ -84,13 +88,24 @@ def draw_texts(
     examples: np.ndarray,
     docs_per_query: int,
     rng: np.random.Generator,
+    negatives: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws [B, 1+K] texts: each query, one of its positives, K-1 of its negatives."""
+    """Draws [B, 1+K] texts: each query, one of its positives, K-1 of its negatives.
+
+    Args:
+        table: Texts of the source.
+        examples: [B] indices of the examples.
+        docs_per_query: K.
+        rng: Source of the random numbers.
+        negatives: [B, K-1] mined negatives, instead of those of the table.
+    """
     query = table.query_text[examples]  # [B]
     num_positives = table.num_positives[examples]  # [B]
     positive = query + 1 + (rng.random(len(examples)) * num_positives).astype(np.int64)
     columns = [query[:, None], positive[:, None]]
-    if docs_per_query > 1:
+    if negatives is not None:
+        columns.append(negatives.astype(np.int64))
+    elif docs_per_query > 1:
         # Negatives: shuffle those of each example, and take the first K-1.
         counts = table.num_negatives[examples]  # [B]
         begins = np.cumsum(counts) - counts
@@ -99,6 +114,39 @@ def draw_texts(
         picks = shuffled[begins[:, None] + np.arange(docs_per_query - 1)[None]]
         columns.append(picks + (query + 1 + num_positives - begins)[:, None])
     return np.concatenate(columns, axis=1)
+
+
+def draw_source_texts(
+    source: PairSourceState,
+    examples: np.ndarray,
+    step: int,
+    rng: np.random.Generator,
+    *,
+    is_trial: bool = False,
+) -> np.ndarray:
+    """Draws [B, 1+K] texts of a source, as `draw_texts`, with the negatives of a step.
+
+    Args:
+        source: The source.
+        examples: [B] indices of the examples.
+        step: The step.
+        rng: Source of the random numbers.
+        is_trial: Whether random documents stand for the negatives that a run mines.
+    """
+    table, refreshed, negatives = source.table, source.refreshed, None
+    if refreshed is not None and (is_trial or refreshed.folder is None):
+        documents = find_documents(table)
+        negatives = rng.choice(documents, (len(examples), refreshed.count))
+    elif refreshed is not None:
+        negatives = refreshed.read(step, len(table.query_text))[examples]
+    return draw_texts(table, examples, source.docs_per_query, rng, negatives)
+
+
+def find_documents(table: PairTable) -> np.ndarray:
+    """Indices of the texts of a source that are no queries: [D]."""
+    is_document = np.ones(len(table.starts) - 1, bool)
+    is_document[table.query_text] = False
+    return np.flatnonzero(is_document)
 
 
 def text_lengths(table: PairTable, texts: np.ndarray) -> np.ndarray:
@@ -190,7 +238,7 @@ def set_rows(
     for _ in range(TRIAL_BATCHES):
         size = len(source.table.query_text)
         examples = rng.choice(size, batch_size, replace=False)
-        texts = draw_texts(source.table, examples, source.docs_per_query, rng)
+        texts = draw_source_texts(source, examples, 0, rng, is_trial=True)
         used.append(pack_texts(source, texts, bins)[1].rows)
     usual = np.mean(used) + np.std(used) / 2
 

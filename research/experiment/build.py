@@ -20,6 +20,7 @@ from research.data.pretraining_batches import (
     PretrainingBatches,
     make_pretraining_batches,
 )
+from research.data.refreshed_negatives import RefreshedNegatives
 from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES, Source
 from research.eval.evaluators import EVALS
@@ -31,6 +32,7 @@ from research.experiment.config_keys import (
 from research.experiment.data_summary import summarize_pairs
 from research.experiment.evaluation import (
     make_embedder,
+    make_local_embedder,
     measure_model,
     measure_sizes,
 )
@@ -41,6 +43,7 @@ from research.experiment.initialization import (
     make_initialize,
     make_tokenizer,
 )
+from research.experiment.mining import MINING, list_negative_files, make_refresh
 from research.experiment.model_card import (
     list_adapters,
     make_model_card,
@@ -83,6 +86,7 @@ def build(
     config: ml_collections.ConfigDict,
     *,
     cache: Path = TOKEN_CACHE,
+    negatives: Path | None = None,
     tokenizer: Tokenizer | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Experiment:
@@ -92,6 +96,8 @@ def build(
         config: Config with every top-level key of `config_keys`, as configs/common.py
             makes it.
         cache: Folder of tokenized texts.
+        negatives: Folder of the hard negatives that the run mines; None takes random
+            ones for them, for a run of which only the cost is of interest.
         tokenizer: Tokenizer of the run; None builds it from the config.
         devices: Devices of the run; None for all of all processes. Others, such as
             those of a TPU slice that is not at hand, are compiled for.
@@ -126,10 +132,14 @@ def build(
         )
     sources = inherit_prompts(sources, initialization)
     # Batches and objective, with a teacher of both
+    mining = build_section(MINING, config.mining) if "mining" in config else None
+    files = list_negative_files(mining, list(sources), negatives)
     teacher = None
     if "teacher" in config:
         teacher = build_section(TEACHERS, config.teacher, config.max_length)
-    batches = _build_batches(config, sources, tokenizer, mesh, cache, prompt, teacher)
+    batches = _build_batches(
+        config, sources, tokenizer, mesh, cache, prompt, teacher, files
+    )
     notes = describe_sources(sources)
     losses = build_losses(config, sources)
     if losses:
@@ -155,6 +165,11 @@ def build(
     make_run_embedder = partial(
         make_embedder, encoder, tokenizer, prompt, local_mesh, card
     )
+    # What mines the hard negatives of the next steps
+    refresh = None
+    if mining and negatives:
+        embedder = partial(make_local_embedder, *make_run_embedder.args)
+        refresh = make_refresh(mining, batches, embedder, config.similarity)
     evaluators = {name: build_section(EVALS, p) for name, p in config.evals.items()}
     # Those that need more than an EmbedFn: the encoder, or several sizes
     measures = {
@@ -194,6 +209,7 @@ def build(
         },
         make_embedder=make_run_embedder,
         measures=measures,
+        refresh=refresh,
         initialize=initialize,
         note=initialization.note if initialization else "",
         data_notes=notes,
@@ -242,6 +258,7 @@ def _build_batches(
     cache: Path,
     prompt: Prompt | None,
     teacher: RunTeacher | None,
+    refreshed: Mapping[str, RefreshedNegatives],
 ) -> PairBatches | PretrainingBatches:
     # Arguments of both kinds of batches
     process_index, process_count = sharding.find_process_share(mesh)
@@ -274,6 +291,7 @@ def _build_batches(
         ),
         prompt=prompt,
         adapters=adapters if len(adapters) > 1 else (),
+        refreshed=refreshed,
         data_exponent=config.data_exponent,
         steps=config.steps,
         teacher=teacher and teacher.teacher,

@@ -16,6 +16,7 @@ from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
+from research.experiment.mining import MINING
 from research.experiment.model_card import embedding_width
 from research.experiment.teachers import TEACHERS
 from research.losses.matryoshka import SIZE_LOSSES
@@ -41,6 +42,7 @@ SECTION_TABLES: Mapping[str, Table] = {
     "loss": LOSSES,
     "size_loss": SIZE_LOSSES,
     "row_layout": ROW_LAYOUTS,
+    "mining": MINING,
     "optimizer": OPTIMIZERS,
     "averaging": AVERAGES,
     "teacher": TEACHERS,
@@ -78,7 +80,10 @@ KEYS = (
     "eval_every",
     "patience",
 )
-CONTRASTIVE_KEYS = ("loss", "size_loss", "similarity", "data_exponent", "teacher")
+CONTRASTIVE_KEYS = (
+    *("loss", "size_loss", "similarity", "data_exponent"),
+    *("teacher", "mining"),
+)
 PRETRAINING_KEYS = ("row_layout",)
 
 

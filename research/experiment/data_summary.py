@@ -33,9 +33,12 @@ def summarize_pairs(
         tokens = format_count(int(table.starts[-1]), "token")
         positives = format_count(_find_range(table.num_positives), "positive")
         negatives = format_count(_find_range(table.num_negatives), "negative")
+        used = f"1 and {state.docs_per_query - 1}"
+        if mined := state.refreshed:
+            used = f"1, and {mined.count} mined every {mined.every} steps"
         lines.append(
             f"data {state.name!r}: {rows}, {tokens}; {positives} and {negatives} per "
-            f"query, of which each step uses 1 and {state.docs_per_query - 1}"
+            f"query, of which each step uses {used}"
         )
         if len(batches.sources) > 1:
             loss = state.loss or "that of the config"
@@ -71,7 +74,7 @@ def _show_example(state: PairSourceState, tokenizer: tokenizers.Tokenizer) -> li
     table = state.table
     # Texts of an example: the query, its positives, its negatives.
     texts = {"query": 0, "positive": 1}
-    if state.docs_per_query > 1:
+    if state.docs_per_query > 1 and state.refreshed is None:
         texts["negative"] = 1 + int(table.num_positives[0])
     lines = []
     for role, text in texts.items():

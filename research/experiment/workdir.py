@@ -51,7 +51,12 @@ def prepare_run(
     check_workdir(workdir, config)
     # A resumed run keeps the tokenizer that its checkpoints were trained with
     tokenizer = load_tokenizer(workdir) if is_resumed(workdir) else None
-    experiment = build(config, cache=cache or workdir / "tokens", tokenizer=tokenizer)
+    experiment = build(
+        config,
+        cache=cache or workdir / "tokens",
+        negatives=workdir / "negatives",
+        tokenizer=tokenizer,
+    )
     check_data(workdir, experiment.data_hashes)
     call_on_first(
         lambda: write_workdir(workdir, config, experiment), "writing to the workdir"

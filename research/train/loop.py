@@ -107,6 +107,8 @@ def train(
         note = experiment.note
         if state is None:
             state = initial_state(experiment, target)
+            if experiment.refresh:
+                call_on_first(experiment.refresh.clear, "clearing the workdir")
         else:
             note = f"resuming from step {resumed} of {experiment.steps}"
         # Only the first process has a log
@@ -151,10 +153,15 @@ def _train_steps(
         with run.meter.pause("evaluation_seconds"):
             evals = _evaluate(run, state, first)
     best = _record_best(run)
+    if _needs_refresh(experiment, first):
+        _refresh(run, state, first)
     advance = run.trace.surround(_make_advance(run, state))
     steps = range(first, first if _has_stalled(run) else experiment.steps)
+    interval = experiment.refresh.every if experiment.refresh else 0
     with contextlib.closing(
-        prepare_batches(experiment.batches, experiment.mesh, steps, _IN_FLIGHT)
+        prepare_batches(
+            experiment.batches, experiment.mesh, steps, _IN_FLIGHT, interval
+        )
     ) as batches:
         for done in range(steps.start + 1, steps.stop + 1):
             state = advance(state, batches, done)
@@ -168,7 +175,8 @@ def _train_steps(
                 )
             )
             save |= evaluate and bool(experiment.keep_best)
-            if stop or save or evaluate or report:
+            refresh = _needs_refresh(experiment, done)
+            if stop or save or evaluate or report or refresh:
                 row = _report(run, done)
             if stop or save:
                 with run.meter.pause("save_seconds"):
@@ -179,6 +187,8 @@ def _train_steps(
                 best = _record_best(run)
             if stop or _has_stalled(run):
                 break
+            if refresh:
+                _refresh(run, state, done)
     finished = done == experiment.steps or _has_stalled(run)
     return Result(state, row, evals, best, finished)
 
@@ -310,6 +320,21 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
         run.log.print_line(f"step {done}/{experiment.steps}  {line}")
     run.log.show_size_losses()
     return evals
+
+
+def _needs_refresh(experiment: Experiment, done: int) -> bool:
+    """Whether the next step is the first after what the run does every few steps."""
+    refresh = experiment.refresh
+    return bool(refresh) and done < experiment.steps and done % refresh.every == 0
+
+
+def _refresh(run: _Run, state: TrainState, done: int) -> None:
+    """Does what the batches of the next steps depend on, with the current model."""
+    experiment = run.experiment
+    with run.meter.pause("refresh_seconds"):
+        model = sharding.gather_params((state.params, state.frozen), experiment.mesh)
+        for line in experiment.refresh.run(*model, done):
+            run.log.print_line(f"step {done}/{experiment.steps}  {line}")
 
 
 def _is_due(done: int, interval: int, steps: int) -> bool:

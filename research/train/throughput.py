@@ -159,6 +159,9 @@ class Meter:
             "save_seconds": self._paused["save_seconds"],
             "evaluation_seconds": self._paused["evaluation_seconds"],
         }
+        # Of runs that mine their negatives
+        if "refresh_seconds" in self._paused:
+            speed["refresh_seconds"] = self._paused["refresh_seconds"]
         # Where the chip is known, and where the backend counts its memory
         if self._peak is not None:
             flops = sum(self._flops[stats.shape] for _, stats, _ in self._steps)

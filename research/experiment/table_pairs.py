@@ -1,0 +1,105 @@
+"""The different queries and documents of a tokenized source, and which are pairs."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from research.data.packing import token_offsets
+from research.data.pair_cache import PairTable
+from research.data.pair_rows import find_documents
+
+
+class TablePairs(NamedTuple):
+    """Queries and documents of a table, each text once.
+
+    Attributes:
+        query_texts: [Q] index in the table of each query, in the order of the table.
+        passage_texts: [P] the same for documents.
+        example_queries: [n] number of each example's query.
+        positives: [E, 2] query and document of every positive, example by example.
+        excluded: [E, 2] further pairs that are no negatives: of the same text, or of
+            examples of the same group.
+    """
+
+    query_texts: np.ndarray
+    passage_texts: np.ndarray
+    example_queries: np.ndarray
+    positives: np.ndarray
+    excluded: np.ndarray
+
+
+def number_table(table: PairTable) -> TablePairs:
+    """Numbers the different queries and documents of a table."""
+    keys = _join_hashes(table.text_hashes)  # [T]
+    first, example_queries = _number_keys(keys[table.query_text])
+    query_texts = table.query_text[first]
+    documents = find_documents(table)
+    first, numbers = _number_keys(keys[documents])
+    passage_texts = documents[first]
+    # [E] example and document of each positive, which follow the query
+    owners = np.repeat(np.arange(len(example_queries)), table.num_positives)
+    texts = table.query_text[owners] + 1 + token_offsets(table.num_positives)
+    passages = np.empty(len(keys), np.int64)
+    passages[documents] = numbers
+    positives = np.stack([example_queries[owners], passages[texts]], axis=1)
+    # Queries and documents with the same text
+    _, *same = np.intersect1d(
+        keys[query_texts], keys[passage_texts], return_indices=True
+    )
+    grouped = _join_groups(
+        _number_keys(_join_hashes(table.group_hashes))[1], example_queries, positives
+    )
+    excluded = np.concatenate([np.stack(same, axis=1), grouped])
+    return TablePairs(query_texts, passage_texts, example_queries, positives, excluded)
+
+
+def _join_groups(
+    groups: np.ndarray, example_queries: np.ndarray, positives: np.ndarray
+) -> np.ndarray:
+    """Pairs [E, 2] of a query and the positives of other examples of its groups.
+
+    Args:
+        groups: [n] number of each example's group.
+        example_queries: [n] number of its query.
+        positives: [E, 2] query and document of every positive.
+    """
+    if np.array_equal(groups, example_queries):  # a group for each query, by default
+        return np.empty((0, 2), np.int64)
+    # The different queries of each group, and the different documents of each query
+    members = np.unique(np.stack([groups, example_queries], axis=1), axis=0)
+    documents = np.unique(positives, axis=0)
+    starts = np.searchsorted(documents[:, 0], np.arange(example_queries.max() + 2))
+    pairs = []
+    for start, stop in _find_runs(members[:, 0]):
+        queries = members[start:stop, 1]
+        if len(queries) > 1:
+            parts = [documents[starts[q] : starts[q + 1], 1] for q in queries]
+            passages = np.unique(np.concatenate(parts))
+            grid = np.meshgrid(queries, passages, indexing="ij")
+            pairs.append(np.stack(grid, axis=-1).reshape(-1, 2))
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *pairs])
+    # Without those that are positives anyway
+    count = positives[:, 1].max() + 1
+    keys, known = (x[:, 0] * count + x[:, 1] for x in (pairs, positives))
+    return pairs[~np.isin(keys, known)]
+
+
+def _find_runs(values: np.ndarray) -> np.ndarray:
+    """[R, 2] start and end of each run of equal values."""
+    edges = np.flatnonzero(np.diff(values, prepend=-1, append=-1))
+    return np.stack([edges[:-1], edges[1:]], axis=1)
+
+
+def _join_hashes(hashes: np.ndarray) -> np.ndarray:
+    """[N] uint64 of hashes in two halves, [N, 2] uint32."""
+    high, low = hashes.astype(np.uint64).T
+    return high << np.uint64(32) | low
+
+
+def _number_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each different key is first, in order, and the number of each key."""
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    return first[order], ranks[inverse]
