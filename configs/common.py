@@ -31,6 +31,15 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 # paragraphs.
 PAIRS = ("multi30k_captions", "medquad", "openstax_heading_paragraph")
 
+# {name: (source, its file or folder in DATA, its arguments)}
+PUBLIC_SETS = {
+    "nli": ("files", "nli/triplets.jsonl.gz", {}),
+    "squad": ("beir", "squad_retrieval", {}),
+    "stsb": ("files", "stsb/train.jsonl.gz", {"score_range": 5.0}),
+    "banking77": ("labeled_texts", "banking77/train.jsonl.gz", {}),
+    "trec": ("labeled_texts", "trec/train.jsonl.gz", {}),
+}
+
 # An item between commas; commas within brackets or quotes do not separate items.
 VARIANT_ITEM = re.compile(r"""(?:\((?:[^()]|\([^()]*\))*\)|"[^"]*"|'[^']*'|[^,])+""")
 
@@ -171,6 +180,20 @@ def starbucks_pairs(config: ml_collections.ConfigDict) -> tuple[tuple[int, int],
 def starbucks_dims(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     """The widths of `starbucks_pairs`, from the full width down."""
     return tuple(dim for _, dim in reversed(starbucks_pairs(config)))
+
+
+def public_source(data: str, name: str, **arguments) -> ml_collections.ConfigDict:
+    """The config section of one of PUBLIC_SETS in a folder, with changed arguments."""
+    kind, path, options = PUBLIC_SETS[name]
+    return section(SOURCES, kind, path=f"{data}/{path}", **options | arguments)
+
+
+def tiny_mixture(**losses: str) -> dict[str, ml_collections.ConfigDict]:
+    """Sources of pairs that need no files, by their names, each with its loss."""
+    return {
+        name: section(SOURCES, "pydocs", limit=400, loss=loss)
+        for name, loss in losses.items()
+    }
 
 
 def supplementary_pairs(data: str) -> dict[str, ml_collections.ConfigDict]:

@@ -7,6 +7,9 @@ from typing import Any
 def list_citations(config: Mapping[str, Any]) -> str:
     """BibTeX of the methods that the training used."""
     names = {config.get(key, {}).get("name") for key in ("loss", "size_loss")}
+    # Sources may have a loss of their own, as call text
+    for source in config.get("data", {}).values():
+        names.add(source.get("loss", "").partition("(")[0])
     entries = [
         f"@misc{{{key},\n  title = {{{title}}},\n  author = {{{author}}},\n"
         f"  year = {{{year}}},\n  eprint = {{{eprint}}},\n"
@@ -32,6 +35,11 @@ PAPERS = {
         ("infonce",),
         "Representation Learning with Contrastive Predictive Coding",
         *("van den Oord, Aaron and Li, Yazhe and Vinyals, Oriol", "2018", "1807.03748"),
+    ),
+    "khosla2020supervised": (
+        ("supcon",),
+        "Supervised Contrastive Learning",
+        *("Khosla, Prannay and others", "2020", "2004.11362"),
     ),
     "li2023towards": (
         ("gte",),

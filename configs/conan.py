@@ -1,0 +1,50 @@
+"""Conan-embedding: retrieval with hard negatives and graded pairs in turns.
+
+Source: Li et al. 2024, arXiv:2408.15710: InfoNCE with the hard negatives of all
+    devices, and 0.8 times CoSENT of graded pairs (there in one step on different
+    devices, here in steps that take turns); Matryoshka; 1e-5, warm-up 5 %, weight decay
+    0.001. Their hard negatives are mined anew every 100 steps, which is left out here.
+Command: python -m launch.train --config=configs/conan.py --workdir=runs/conan
+Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N, mined=FILE (query,
+    positive and negatives, as launch.mine writes them; NLI triplets without it).
+Cost: not measured here.
+Expected: not measured here.
+"""
+
+from configs.common import (
+    DATA,
+    MINILM,
+    fine_tuning,
+    parse_arg,
+    public_source,
+    starbucks_dims,
+    tiny_mixture,
+)
+from research.config_sections import section
+from research.data.sources import SOURCES
+from research.losses.matryoshka import SIZE_LOSSES
+
+GRADED = "weighted_sum(terms='cosent()', weights=(0.8,))"
+
+
+def get_config(arg: str = ""):
+    """The recipe; see the header for its variants."""
+    arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=1_000, mined="")
+    config = fine_tuning(arg)
+    config.loss.temperature = 0.05
+    config.optimizer.learning_rate = 1e-5
+    config.optimizer.warmup = 0.05
+    config.optimizer.weight_decay = 0.001
+    dims = starbucks_dims(config)
+    config.size_loss = section(SIZE_LOSSES, "matryoshka", dims=dims)
+    if arg.tiny:  # no scores without files
+        config.data = tiny_mixture(retrieval="", graded="infonce(temperature=0.1)")
+        return config
+    retrieval = public_source(arg.data, "nli")
+    if arg.mined:
+        retrieval = section(SOURCES, "files", path=arg.mined)
+    config.data = {
+        "retrieval": retrieval,
+        "stsb": public_source(arg.data, "stsb", loss=GRADED),
+    }
+    return config
