@@ -207,6 +207,51 @@ def supplementary_pairs(data: str) -> dict[str, ml_collections.ConfigDict]:
     }
 
 
+def bitext_sources(
+    data: str, languages: tuple[str, ...], query: str = "sentence1"
+) -> dict[str, ml_collections.ConfigDict]:
+    """Sources of sentences and their translations, one for each language.
+
+    Args:
+        data: Folder with tatoeba/, whose sentence1 is in the language named by the file
+            and whose sentence2 is English.
+        languages: Codes of the languages, such as "deu".
+        query: The column of the queries; the other one has the documents.
+    """
+    positive = {"sentence1": "sentence2", "sentence2": "sentence1"}[query]
+    columns = f"query={query}, positive={positive}"
+    return {
+        code: section(
+            SOURCES,
+            "files",
+            path=f"{data}/tatoeba/{code}-eng.jsonl.gz",
+            columns=columns,
+        )
+        for code in languages
+    }
+
+
+def bitext_evals(data: str, language: str) -> dict[str, ml_collections.ConfigDict]:
+    """The evaluation of translations of a language that is held out from training."""
+    path = f"{data}/tatoeba/{language}-eng.jsonl.gz"
+    return {f"bitext_{language}": section(EVALS, "bitext_mining", data=path)}
+
+
+def teach(
+    config: ml_collections.ConfigDict,
+    model: str,
+    queries: str = "",
+    documents: str = "",
+) -> None:
+    """Gives a recipe a teacher: a model within the step, or vectors on disk."""
+    if queries or documents:
+        files = {"queries": queries, "documents": documents}
+        files = {side: (path,) if path else () for side, path in files.items()}
+        config.teacher = section(TEACHERS, "vectors", **files)
+    else:
+        config.teacher = section(TEACHERS, "model", model=model)
+
+
 def fine_tuning(arg: ml_collections.ConfigDict, **encoder) -> ml_collections.ConfigDict:
     """The common part of recipes on NLI triplets: all but the loss over sizes.
 

@@ -136,7 +136,7 @@ def weighted_sum(
     labels: Labels,
     similarity: str = "cosine",
     *,
-    terms: str,
+    terms: str = "infonce()",
     weights: tuple[float, ...] = (),
 ) -> Array:
     """Weighted sum of several losses of the same batch.
@@ -159,7 +159,9 @@ def weighted_sum(
 
 
 def _build_terms(
-    terms: str, weights: tuple[float, ...] = (), similarity: str = "cosine"
+    terms: str = "infonce()",
+    weights: tuple[float, ...] = (),
+    similarity: str = "cosine",
 ) -> list[tuple[Loss, float]]:
     """The losses of a sum and their weights; arguments as in `weighted_sum`."""
     sections = parse_section_list(LOSSES, terms)
