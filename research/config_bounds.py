@@ -22,7 +22,7 @@ BOUNDS = {
         sticky_tokens.tokens window cycle min_length num_kv_heads head_dim num_experts
         st5_adaptive.kl_temperature st6_adaptive.kl_temperature hardness positive_margin
         stella.margin gist.margin similarity_weight relative_weight distance_weight
-        head_width
+        head_width mixed_pairs
         """,
     "in 0 ... 1": """
         betas ratio ratios replace decoder_ratio short_probability size

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from research.config_sections import check_option
 from research.losses.focal import focal_weights
+from research.losses.mixing import mix_negatives
 from research.losses.similarity import PairScores, PairVectors
 from research.losses.teacher import teacher_pairs
 from research.types import Array, Labels
@@ -35,6 +36,8 @@ def infonce(
     focal: float = 0.0,
     progressive: bool = False,
     detach_focal: bool = True,
+    mixed_pairs: int = 0,
+    mixed_list: bool = False,
 ) -> Array:
     """Softmax cross-entropy of each query's positive against the batch's documents.
 
@@ -70,6 +73,9 @@ def infonce(
         progressive: Whether the exponent grows from 0 to `focal` in the course of the
             run, so that hard queries count more and more.
         detach_focal: Whether the weights have no gradient.
+        mixed_pairs: Number of further negatives per query, each a mixture of two of its
+            hard negatives (`mix_negatives`; KaLM-Embedding-V2).
+        mixed_list: Whether a mixture of all its hard negatives is another one.
 
     Returns:
         [b] float32 loss per query.
@@ -114,6 +120,15 @@ def infonce(
         lower = logits - positive_margin / temperature
         logits = jnp.where(_is_positive(scores.vectors), lower, logits)
 
+    # [b, B*M] logits of mixtures of hard negatives
+    mixed_logits = []
+    if mixed_pairs or mixed_list:
+        options = {"temperature": temperature, "pairs": mixed_pairs}
+        mixed, is_negative = mix_negatives(
+            scores, labels, allowed.query_document, **options, lists=mixed_list
+        )
+        mixed_logits = [_mask_logits(mixed / temperature, is_negative)]
+
     # Blocks [b, B] and [b, B*K] of logits, in the softmax of both directions
     same_side_logits = []
     if same_side:
@@ -121,7 +136,7 @@ def infonce(
 
     # [b]
     positive_logits = (_positives(scores) - positive_margin) / temperature
-    loss = _logsumexp(logits, *same_side_logits) - positive_logits
+    loss = _logsumexp(logits, *mixed_logits, *same_side_logits) - positive_logits
     if symmetric:
         # [b, B] logits of queries, for each positive
         queries = scores.positive_query / temperature
