@@ -10,6 +10,7 @@ from research.data.sources import SOURCES
 load_beir, load_files, load_hub, load_labeled_texts, load_texts, load_tfds = (
     SOURCES[name] for name in ("beir", "files", "hub", "labeled_texts", "texts", "tfds")
 )
+load_labeled_pairs = SOURCES["labeled_pairs"]
 
 
 def jsonl(path, *records):
@@ -329,6 +330,7 @@ def test_classes_give_positives_and_hard_negatives(tmp_path):
         assert {kinds[text] for text in row.positives} == {kinds[row.query]}
         assert kinds[row.query] not in {kinds[text] for text in row.negatives}
     assert any("alone" in row.negatives for row in source.examples)
+    assert {row.group for row in source.examples} == {"0", "1", "2"}
     assert load_labeled_texts(path=path, positives=2, negatives=3) == source
     assert load_labeled_texts(path=path, positives=2, negatives=3, seed=1) != source
     with pytest.raises(
@@ -345,6 +347,23 @@ def test_classes_give_positives_and_hard_negatives(tmp_path):
     lone = jsonl(tmp_path / "c.jsonl", *({"text": x, "label": x} for x in "ab"))
     with pytest.raises(ValueError, match="no class has two texts"):
         load_labeled_texts(path=lone)
+
+
+def test_pairs_have_the_numbers_of_their_classes_as_scores(tmp_path):
+    rows = [
+        {"premise": f"p{i}", "hypothesis": f"h{i}", "label": label}
+        for i, label in enumerate(["neutral", "entailment", "other", "neutral"])
+    ]
+    path = jsonl(tmp_path / "a.jsonl", *rows)
+    source = load_labeled_pairs(path=path, classes=("entailment", "neutral"))
+    assert [x.score for x in source.examples] == [1.0, 0.0, 1.0]
+    assert source.examples[1].positives == ("h1",)
+    assert source.note == "left out: 1 pairs of other classes"
+    everything = load_labeled_pairs(path=path)
+    assert [x.score for x in everything.examples] == [1.0, 0.0, 2.0, 1.0]
+    message = "has no pair of the class 'same'; it has entailment, neutral, other"
+    with pytest.raises(ValueError, match=message):
+        load_labeled_pairs(path=path, classes=("same",))
 
 
 def test_the_content_of_a_source_has_a_hash(tmp_path):

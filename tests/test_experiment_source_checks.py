@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from research.data.sources import Source
-from research.experiment.source_checks import check_sources, describe_sources
+from research.experiment.source_checks import (
+    check_classes,
+    check_sources,
+    describe_sources,
+)
 from research.experiment.workdir import check_data
 from research.losses.registry import build_loss
 
@@ -71,6 +75,18 @@ def test_the_use_of_scores_is_said():
     assert note == "data 'x': cosent learns from its scores, from 0 to 5"
     (note,) = check("cosent", [0, 1, 2, 1])
     assert "not as classes" in note
+
+
+def test_classes_have_numbers_below_their_count():
+    def check(scores, classes):
+        table = SimpleNamespace(scores=np.array(scores, np.float32))
+        state = SimpleNamespace(name="x", table=table)
+        check_classes(SimpleNamespace(sources=[state]), classes)
+
+    check([0, 2, 1, 2], 3)
+    for scores in ([0, 1, 2], [0, 0.5], [np.nan] * 2):
+        with pytest.raises(ValueError, match="data 'x' has the scores .* 0 ... 1 "):
+            check(scores, 2)
 
 
 def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):

@@ -13,11 +13,14 @@ from research.data import files
 from research.data.columns import read_examples, select_part
 from research.data.datasets import load_hub, load_pydocs, load_tfds
 from research.data.examples import (
+    POSITIVES,
+    QUERIES,
     Example,
     LoadedExamples,
     read_labeled_texts,
     read_texts,
 )
+from research.data.fields import Record
 
 HASH_CHUNK = 1024  # examples hashed at once
 
@@ -237,6 +240,36 @@ def load_labeled_texts(
     return LoadedExamples(examples, negatives)
 
 
+def load_labeled_pairs(*, path: str, classes: tuple[str, ...] = ()) -> LoadedExamples:
+    """Pairs of texts with a class, whose number is their score (NLI).
+
+    Args:
+        path: A jsonl, tsv or csv file with the fields premise and hypothesis, or other
+            names of a query and its positive, and label.
+        classes: Names of the classes, in the order of their numbers; pairs of other
+            classes are left out. () for all, in alphabetical order.
+    """
+    rows = []
+    for line, values in files.read_records(path):
+        record = Record(f"{path} line {line}", values)
+        texts = record.read_text(*QUERIES), record.read_text(*POSITIVES)
+        rows.append((*texts, record.read_name("label")))
+    found = sorted({label for *_, label in rows})
+    numbers = {name: number for number, name in enumerate(classes or found)}
+    if missing := [name for name in numbers if name not in found]:
+        raise ValueError(
+            f"{path} has no pair of the class {missing[0]!r}; it has {', '.join(found)}"
+        )
+    examples = [
+        Example(query, (document,), (), float(numbers[label]))
+        for query, document, label in rows
+        if label in numbers
+    ]
+    count = len(rows) - len(examples)
+    note = f"left out: {count} pairs of other classes" if count else ""
+    return LoadedExamples(examples, note=note)
+
+
 def load_texts(*, path: str, unit: str = "line", min_chars: int = 0) -> LoadedExamples:
     """Every text as its own positive (unsupervised SimCSE, Gao et al. 2021).
 
@@ -296,6 +329,7 @@ def load_beir(*, path: str, split: str = "train", negatives: int = 0) -> LoadedE
 SOURCES: Mapping[str, Callable[..., Source]] = {
     "files": weighted_source(load_files),
     "labeled_texts": weighted_source(load_labeled_texts),
+    "labeled_pairs": weighted_source(load_labeled_pairs),
     "texts": weighted_source(load_texts),
     "beir": weighted_source(load_beir),
     "pydocs": weighted_source(load_pydocs),

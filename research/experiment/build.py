@@ -52,6 +52,7 @@ from research.experiment.model_card import (
 from research.experiment.source_checks import (
     NamedLosses,
     build_losses,
+    check_classes,
     check_sources,
     describe_sources,
 )
@@ -145,7 +146,11 @@ def build(
     if losses:
         notes = summarize_pairs(batches, tokenizer, config.max_length)
         width = trained_width(config, encoder)
-        notes += check_sources(batches, sources, losses, width, teacher)
+        # A classifier takes the scores as classes, whatever the loss
+        if "classes" in config.objective:
+            check_classes(batches, config.objective.classes)
+        else:
+            notes += check_sources(batches, sources, losses, width, teacher)
     training = _training_encoder(config, encoder)
     objective = _build_objective(config, training, tokenizer, batches, losses)
     has_frozen_model = bool(teacher and teacher.wrap)

@@ -108,6 +108,19 @@ def check_sources(
     return notes
 
 
+def check_classes(batches: PairBatches, classes: int) -> None:
+    """Raises ValueError unless every pair has a class, with a number below `classes`."""
+    for state in batches.sources:
+        scores = state.table.scores
+        numbers = set(np.unique(scores).tolist())
+        if not numbers <= set(range(classes)):
+            raise ValueError(
+                f"data {state.name!r} has the scores {sorted(numbers)[:5]}, which are "
+                f"not all classes 0 ... {classes - 1} (objective.classes); the source "
+                "labeled_pairs reads classes"
+            )
+
+
 def describe_sources(sources: Mapping[str, Source]) -> tuple[str, ...]:
     """What the sources say of their data, and whether their prompts differ."""
     notes = [f"data {name!r}: {s.note}" for name, s in sources.items() if s.note]
