@@ -188,7 +188,7 @@ def public_source(data: str, name: str, **arguments) -> ml_collections.ConfigDic
     return section(SOURCES, kind, path=f"{data}/{path}", **options | arguments)
 
 
-def tiny_mixture(**losses: str) -> dict[str, ml_collections.ConfigDict]:
+def make_tiny_mixture(**losses: str) -> dict[str, ml_collections.ConfigDict]:
     """Sources of pairs that need no files, by their names, each with its loss."""
     return {
         name: section(SOURCES, "pydocs", limit=400, loss=loss)

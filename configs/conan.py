@@ -18,7 +18,7 @@ from configs.common import (
     parse_arg,
     public_source,
     starbucks_dims,
-    tiny_mixture,
+    make_tiny_mixture,
 )
 from research.config_sections import section
 from research.data.sources import SOURCES
@@ -38,7 +38,7 @@ def get_config(arg: str = ""):
     dims = starbucks_dims(config)
     config.size_loss = section(SIZE_LOSSES, "matryoshka", dims=dims)
     if arg.tiny:  # no scores without files
-        config.data = tiny_mixture(retrieval="", graded="infonce(temperature=0.1)")
+        config.data = make_tiny_mixture(retrieval="", graded="infonce(temperature=0.1)")
         return config
     retrieval = public_source(arg.data, "nli")
     if arg.mined:

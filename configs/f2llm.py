@@ -11,7 +11,7 @@ Cost: not measured here.
 Expected: not measured here.
 """
 
-from configs.common import DATA, parse_arg, public_source, tiny_mixture
+from configs.common import DATA, parse_arg, public_source, make_tiny_mixture
 from configs.lora_llm import get_config as lora_llm
 from configs.nv_embed import ASKED, NLI, RETRIEVAL, TASKS
 
@@ -31,7 +31,9 @@ def get_config(arg: str = ""):
     config = lora_llm(f"tiny,{variant}" if arg.tiny else variant)
     config.loss.temperature = 0.05
     if arg.tiny:  # no hard negatives without files
-        config.data = tiny_mixture(retrieval="", classes="infonce(temperature=0.1)")
+        config.data = make_tiny_mixture(
+            retrieval="", classes="infonce(temperature=0.1)"
+        )
         return config
     config.data = {
         "nli": public_source(arg.data, "nli", query_prompt=NLI, document_prompt=NLI),

@@ -17,7 +17,7 @@ from configs.common import (
     parse_arg,
     public_source,
     supplementary_pairs,
-    tiny_mixture,
+    make_tiny_mixture,
 )
 from research.config_sections import section
 from research.losses.registry import LOSSES
@@ -30,7 +30,7 @@ def get_config(arg: str = ""):
     config.loss = section(LOSSES, "gte", temperature=0.01)
     config.data_exponent = arg.exponent
     if arg.tiny:
-        config.data = tiny_mixture(code="", docs="")
+        config.data = make_tiny_mixture(code="", docs="")
         return config
     # Every set with its size as its weight.
     pairs = supplementary_pairs(arg.data)

@@ -20,7 +20,7 @@ from configs.common import (
     fine_tuning,
     parse_arg,
     public_source,
-    tiny_mixture,
+    make_tiny_mixture,
 )
 from research.config_sections import section
 from research.objectives.tuning import TUNING
@@ -44,7 +44,9 @@ def get_config(arg: str = ""):
     config.loss.temperature = 0.05
     if arg.tiny:  # neither scores nor classes without files
         loss = "infonce(temperature=0.1)"
-        config.data = tiny_mixture(retrieval="", matching=loss, classification=loss)
+        config.data = make_tiny_mixture(
+            retrieval="", matching=loss, classification=loss
+        )
         return config
     sets = {"squad": "squad", "nli": "nli", "matching": "stsb"}
     sets["classification"] = "banking77"

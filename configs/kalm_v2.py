@@ -1,12 +1,13 @@
-"""KaLM-Embedding-V2: a bidirectional decoder, with focal weights of hard examples.
+"""KaLM-Embedding-V2: a bidirectional decoder, focal weights and mixed hard negatives.
 
 Source: Zhao et al. 2025, arXiv:2506.20923: Qwen2-0.5B without its causal mask, mean
-    pooling, an instruction before queries, temperature 0.01, hard negatives, the loss
-    of a query weighted by (1 - p)^0.5, Matryoshka; negatives mixed online and the
-    teacher of version 2.5 are left out.
+    pooling, an instruction before queries, temperature 0.01, seven hard negatives and
+    mixtures of them, the loss of a query weighted by (1 - p)^0.5, Matryoshka. The
+    teacher of version 2.5 is left out.
 Command: python -m launch.train --config=configs/kalm_v2.py:model=DIR --workdir=DIR
 Variants: tiny, model=NAME (any decoder), data=DIR (with nli/, squad_retrieval/,
-    banking77/, trec/ and stsb/), steps=N, batch=N, dtype=float32 (for CPU), focal=X.
+    banking77/, trec/ and stsb/), steps=N, batch=N, dtype=float32 (for CPU), focal=X,
+    mined=FILE (query, positive and several negatives, as launch.mine writes them).
 Cost: not measured here.
 Expected: not measured here.
 """
@@ -16,11 +17,12 @@ from configs.common import (
     parse_arg,
     public_source,
     starbucks_dims,
-    tiny_mixture,
+    make_tiny_mixture,
 )
 from configs.lora_llm import get_config as lora_llm
 from configs.nv_embed import ASKED, NLI, RETRIEVAL, TASKS
 from research.config_sections import section
+from research.data.sources import SOURCES
 from research.losses.matryoshka import SIZE_LOSSES
 
 
@@ -29,28 +31,39 @@ def get_config(arg: str = ""):
     arg = parse_arg(
         arg,
         **{"tiny": False, "model": "", "data": DATA, "steps": 1_000, "batch": 512},
-        **{"dtype": "bfloat16", "focal": 0.5},
+        **{"dtype": "bfloat16", "focal": 0.5, "mined": ""},
     )
     names = ("model", "data", "steps", "batch", "dtype")
     variant = ",".join(f"{name}={arg[name]}" for name in names)
     variant += ",rank=0,rate=1e-5,bidirectional"
     config = lora_llm(f"tiny,{variant}" if arg.tiny else variant)
     config.loss.temperature, config.loss.focal = 0.01, arg.focal
-    # Classes have hard negatives only.
-    hard = f"infonce(temperature=0.01, focal={arg.focal}, negatives='hard')"
+    # Mixtures where there are hard negatives, which for classes are all negatives.
+    soft = f"temperature=0.01, focal={arg.focal}"
+    mixed = f"{soft}, mixed_pairs=1, mixed_list=True"
     dims = starbucks_dims(config)
     config.size_loss = section(SIZE_LOSSES, "matryoshka", dims=dims)
     if arg.tiny:
-        soft = hard.replace(", negatives='hard'", "")
-        config.data = tiny_mixture(retrieval="", classes=soft)
+        config.data = make_tiny_mixture(retrieval="", classes=f"infonce({soft})")
         return config
     config.data = {
         "nli": public_source(arg.data, "nli", query_prompt=NLI),
         "squad": public_source(arg.data, "squad", query_prompt=RETRIEVAL),
     }
+    if arg.mined:
+        config.data["mined"] = section(
+            SOURCES,
+            "files",
+            path=arg.mined,
+            loss=f"infonce({mixed})",
+            query_prompt=RETRIEVAL,
+        )
     for name, task in TASKS.items():
-        prompt = ASKED.format(task)
         config.data[name] = public_source(
-            arg.data, name, loss=hard, query_prompt=prompt
+            arg.data,
+            name,
+            loss=f"infonce({mixed}, negatives='hard')",
+            negatives=7,
+            query_prompt=ASKED.format(task),
         )
     return config

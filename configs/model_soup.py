@@ -18,7 +18,7 @@ from configs.common import (
     fine_tuning,
     parse_arg,
     public_source,
-    tiny_mixture,
+    make_tiny_mixture,
 )
 
 # Weights of NLI, of which SQuAD's is the rest, for members 0, 1, 2 and again
@@ -34,7 +34,7 @@ def get_config(arg: str = ""):
     config.optimizer.learning_rate = arg.rate
     names = ("nli", "squad")
     if arg.tiny:
-        config.data = tiny_mixture(**dict.fromkeys(names, ""))
+        config.data = make_tiny_mixture(**dict.fromkeys(names, ""))
     else:
         config.data = {name: public_source(arg.data, name) for name in names}
     share = SHARES[arg.member % len(SHARES)]

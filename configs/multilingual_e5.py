@@ -14,11 +14,9 @@ Cost: not measured here.
 Expected: not measured here.
 """
 
-from configs.common import DATA, MINILM, parse_arg
+from configs.common import DATA, MINILM, bitext_sources, parse_arg
 from configs.e5 import SYMMETRIC
 from configs.e5 import get_config as e5
-from research.config_sections import section
-from research.data.sources import SOURCES
 
 LANGUAGES = ("ara", "cmn", "deu", "fra", "hin", "rus", "spa", "tur")
 
@@ -33,11 +31,7 @@ def get_config(arg: str = ""):
     config.data_exponent = arg.exponent
     if arg.tiny:
         return config
-    for language in arg.languages:
-        config.data[f"tatoeba_{language}"] = section(
-            SOURCES,
-            "files",
-            path=f"{arg.data}/tatoeba/{language}-eng.jsonl.gz",
-            **SYMMETRIC,
-        )
+    for language, source in bitext_sources(arg.data, arg.languages).items():
+        source.update(SYMMETRIC)
+        config.data[f"tatoeba_{language}"] = source
     return config

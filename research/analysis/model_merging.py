@@ -62,11 +62,13 @@ def merge_models(
         ValueError: The method is unknown, or the models have other shapes, tokens,
             poolings or adapters.
     """
+    # Mistakes in the flags, before models are loaded
     section = parse_section(METHODS, method)
     if len(set(names)) < len(names):
         raise ValueError(f"the models {', '.join(names)} are not all different")
     models = _load_models(names)
     merge = build(METHODS, section, models)
+    # The model is no checkpoint of a run, and has no single base
     first = next(iter(models.values()))
     merged = first._replace(
         params=merge.params["encoder"], dense=merge.params["dense"], base="", step=None

@@ -108,6 +108,7 @@ def cache_cluster_orders(
         rng = np.random.default_rng(seed)
         place = rng.permutation(clusters.max() + 1)[clusters]  # [n] of its cluster
         order = np.lexsort((rng.random(len(clusters)), place)).astype(np.uint32)
+        # [size / B, B] the batches of the epoch, in random order
         batches = order[:size].reshape(-1, batch_size)
         return rng.permutation(rng.permuted(batches, axis=1)).reshape(-1)
 

@@ -254,6 +254,7 @@ def load_labeled_pairs(*, path: str, classes: tuple[str, ...] = ()) -> LoadedExa
         record = Record(f"{path} line {line}", values)
         texts = record.read_text(*QUERIES), record.read_text(*POSITIVES)
         rows.append((*texts, record.read_name("label")))
+    # The numbers of the classes, in the order that is asked for
     found = sorted({label for *_, label in rows})
     numbers = {name: number for number, name in enumerate(classes or found)}
     if missing := [name for name in numbers if name not in found]:

@@ -109,7 +109,7 @@ def check_sources(
 
 
 def check_classes(batches: PairBatches, classes: int) -> None:
-    """Raises ValueError unless every pair has a class, with a number below `classes`."""
+    """Raises ValueError unless the score of every pair is a class below `classes`."""
     for state in batches.sources:
         scores = state.table.scores
         numbers = set(np.unique(scores).tolist())

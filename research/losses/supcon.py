@@ -32,6 +32,7 @@ def supcon(scores: PairScores, labels: Labels, *, temperature: float = 0.05) -> 
     # [b, B*K] positives of the queries of the group
     is_positive = jnp.repeat(same_group, num_docs, axis=1)
     is_positive &= (jnp.arange(is_positive.shape[1]) % num_docs == 0)[None, :]
+    # [b, B*K] logits, and the mean of those of the positives
     logits = scores.query_document / temperature
     total = jnp.sum(jnp.where(is_positive, logits, 0.0), axis=1)
     count = jnp.sum(is_positive, axis=1).astype(jnp.float32)

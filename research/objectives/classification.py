@@ -57,6 +57,7 @@ def classify_pairs(
 
     def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
         params, frozen = embedding.init(key, encoder_params)
+        # From the four features of a pair to its class
         shape = (4 * cfg.width, classes)
         kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 3), shape)
         return {

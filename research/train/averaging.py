@@ -41,6 +41,7 @@ def ema(steps: int, *, decay: float = 0.999) -> AverageFn:
         )
 
     def update(done: Array, average: Params, params: Params) -> Params:
+        # In float32, as the parameters
         count = done.astype(jnp.float32)
         rate = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
         return jax.tree.map(lambda x, new: x + rate * (new - x), average, params)

@@ -120,6 +120,7 @@ class Log:
             seconds_left: Seconds until the end of the run.
         """
         row = rows[-1]
+        # The mean loss of each source
         losses: dict[str, list[float]] = {}
         for name, value in (item for part in rows for item in part.items()):
             if name.startswith("loss/"):

@@ -78,6 +78,7 @@ def average(trees: Sequence[Params], weights: Sequence[float] = ()) -> Params:
         raise ValueError(f"{len(weights)} weights are given for {len(trees)} models")
     if not sum(weights) > 0:
         raise ValueError(f"the weights {tuple(weights)} should have a sum above 0")
+    # The first model's share is what the others leave
     shares = [weight / sum(weights) for weight in weights]
     return add_task_vectors(
         trees[0], [subtract(tree, trees[0]) for tree in trees[1:]], shares[1:]
@@ -121,6 +122,7 @@ def slerp(first: Params, second: Params, t: float | Array) -> Params:
         second: Those at t = 1.
         t: Position between them.
     """
+    # Their angle: [] float32
     product, *squares = (
         _sum_products(x, y)
         for x, y in ((first, second), (first, first), (second, second))
@@ -130,6 +132,7 @@ def slerp(first: Params, second: Params, t: float | Array) -> Params:
     is_linear = jnp.abs(cosine) > PARALLEL
     # The gradient of arccos is infinite at 1, also where it is not used
     angle = jnp.arccos(jnp.where(is_linear, 0.0, cosine))
+    # Coefficients of both
     start = jnp.where(is_linear, 1 - t, jnp.sin((1 - t) * angle) / jnp.sin(angle))
     end = jnp.where(is_linear, t, jnp.sin(t * angle) / jnp.sin(angle))
 
@@ -201,6 +204,7 @@ def search_coefficients(
         )
         return coefficients, value
 
+    # All models alike, at their full distance from the base
     coefficients = {"weights": jnp.ones(len(vectors)), "scale": jnp.ones(())}
     losses = []
     for batch in batches:

@@ -123,6 +123,7 @@ class Meter:
             | {name: float(value) for name, value in values.items()}
             for (step, stats, _), values in zip(self._steps, metrics, strict=True)
         ]
+        # A curve for each source
         if self._is_mixture:
             for row in rows:
                 row[f"loss/{row['source']}"] = row["loss"]

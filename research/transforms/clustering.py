@@ -30,7 +30,7 @@ def cluster_pairs(
     """
     from sklearn.cluster import KMeans  # takes a second to import
 
-    points = _scale_to_unit(queries)
+    points = _scale_to_unit(queries)  # [n, D]
     if documents is not None:
         pairs = [points, _scale_to_unit(documents)]
         points = np.concatenate(
