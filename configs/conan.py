@@ -15,10 +15,10 @@ from configs.common import (
     DATA,
     MINILM,
     fine_tuning,
+    make_tiny_mixture,
     parse_arg,
     public_source,
     starbucks_dims,
-    make_tiny_mixture,
 )
 from research.config_sections import section
 from research.data.sources import SOURCES

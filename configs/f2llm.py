@@ -11,7 +11,7 @@ Cost: not measured here.
 Expected: not measured here.
 """
 
-from configs.common import DATA, parse_arg, public_source, make_tiny_mixture
+from configs.common import DATA, make_tiny_mixture, parse_arg, public_source
 from configs.lora_llm import get_config as lora_llm
 from configs.nv_embed import ASKED, NLI, RETRIEVAL, TASKS
 

@@ -14,10 +14,10 @@ from configs.common import (
     DATA,
     MINILM,
     fine_tuning,
+    make_tiny_mixture,
     parse_arg,
     public_source,
     supplementary_pairs,
-    make_tiny_mixture,
 )
 from research.config_sections import section
 from research.losses.registry import LOSSES

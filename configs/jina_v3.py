@@ -18,9 +18,9 @@ from configs.common import (
     DATA,
     MINILM,
     fine_tuning,
+    make_tiny_mixture,
     parse_arg,
     public_source,
-    make_tiny_mixture,
 )
 from research.config_sections import section
 from research.objectives.tuning import TUNING

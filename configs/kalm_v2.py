@@ -14,10 +14,10 @@ Expected: not measured here.
 
 from configs.common import (
     DATA,
+    make_tiny_mixture,
     parse_arg,
     public_source,
     starbucks_dims,
-    make_tiny_mixture,
 )
 from configs.lora_llm import get_config as lora_llm
 from configs.nv_embed import ASKED, NLI, RETRIEVAL, TASKS

@@ -16,9 +16,9 @@ from configs.common import (
     DATA,
     MINILM,
     fine_tuning,
+    make_tiny_mixture,
     parse_arg,
     public_source,
-    make_tiny_mixture,
 )
 
 # Weights of NLI, of which SQuAD's is the rest, for members 0, 1, 2 and again
