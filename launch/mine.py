@@ -21,7 +21,7 @@ from launch.supervise import supervise
 from research import processes
 from research.data.columns import ExampleFile, read_examples
 from research.data.corpus import read_corpus
-from research.data.mined_files import (
+from research.data.pairs.mined_files import (
     PairTexts,
     make_mined_rows,
     number_texts,

@@ -5,7 +5,7 @@ import pytest
 
 from research.data.columns import read_examples
 from research.data.examples import Example
-from research.data.mined_files import make_mined_rows, number_texts, write_rows
+from research.data.pairs.mined_files import make_mined_rows, number_texts, write_rows
 
 EXAMPLES = (
     Example("q0", ("a", "b")),

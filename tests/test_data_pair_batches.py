@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from research.data.examples import Example
-from research.data.pair_batches import make_pair_batches
+from research.data.pairs.pair_batches import make_pair_batches
 from research.data.sources import Source
 from research.objectives.gradcache import count_chunks
 from research.text.prompts import PROMPTS

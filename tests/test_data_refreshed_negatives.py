@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from research.data.pair_rows import find_documents
-from research.data.refreshed_negatives import RefreshedNegatives
+from research.data.pairs.pair_rows import find_documents
+from research.data.pairs.refreshed_negatives import RefreshedNegatives
 
 # Fixtures and sources of the batches that this is a part of
 from tests.test_data_pair_batches import make, source, tokenizer  # noqa: F401

@@ -17,7 +17,7 @@ from configs import separate
 from research import sharding
 from research.config_sections import section
 from research.data.columns import read_examples
-from research.data.mined_files import number_texts
+from research.data.pairs.mined_files import number_texts
 from research.data.sources import SOURCES
 from research.experiment.mining import MINING
 from research.experiment.workdir import prepare_run

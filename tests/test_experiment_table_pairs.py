@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from research.data.examples import Example
-from research.data.mined_files import number_texts
-from research.data.pair_cache import tokenize_pairs
+from research.data.pairs.mined_files import number_texts
+from research.data.pairs.pair_cache import tokenize_pairs
 from research.data.sources import Source
 from research.experiment.table_pairs import number_table
 from research.text.tokenization import train_tokenizer

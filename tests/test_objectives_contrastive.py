@@ -10,7 +10,7 @@ from research import sharding
 from research.analysis.program_cost import measure_program
 from research.config_sections import build, section
 from research.data.examples import Example
-from research.data.pair_batches import make_pair_batches
+from research.data.pairs.pair_batches import make_pair_batches
 from research.data.sources import Source
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES, build_loss

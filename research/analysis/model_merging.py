@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from research.config_sections import build, parse_section
-from research.data.pair_batches import make_pair_batches
+from research.data.pairs.pair_batches import make_pair_batches
 from research.data.sources import SOURCES
 from research.inference.model import EmbeddingModel
 from research.interop.load import load

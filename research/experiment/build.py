@@ -15,12 +15,12 @@ from research.config_sections import bind, format_call
 from research.config_sections import build as build_section
 from research.data.columns import drop_examples
 from research.data.document_cache import tokenizer_info
-from research.data.pair_batches import PairBatches, make_pair_batches
+from research.data.pairs.pair_batches import PairBatches, make_pair_batches
+from research.data.pairs.refreshed_negatives import RefreshedNegatives
 from research.data.pretraining_batches import (
     PretrainingBatches,
     make_pretraining_batches,
 )
-from research.data.refreshed_negatives import RefreshedNegatives
 from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES, Source
 from research.eval.evaluators import EVALS

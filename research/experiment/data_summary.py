@@ -3,8 +3,8 @@
 import numpy as np
 import tokenizers
 
-from research.data.pair_batches import PairBatches
-from research.data.pair_rows import PairSourceState
+from research.data.pairs.pair_batches import PairBatches
+from research.data.pairs.pair_rows import PairSourceState
 
 # Characters of a text that are shown.
 MAX_SHOWN = 160

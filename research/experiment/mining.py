@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
-from research.data.pair_batches import PairBatches
-from research.data.pair_cache import PairTable
-from research.data.pair_rows import PairSourceState
-from research.data.refreshed_negatives import RefreshedNegatives
+from research.data.pairs.pair_batches import PairBatches
+from research.data.pairs.pair_cache import PairTable
+from research.data.pairs.pair_rows import PairSourceState
+from research.data.pairs.refreshed_negatives import RefreshedNegatives
 from research.experiment.table_pairs import number_table
 from research.inference.batching import TokenRows
 from research.inference.embedder import Embedder

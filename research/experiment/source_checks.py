@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.config_sections import parse_section
-from research.data.pair_batches import PairBatches
-from research.data.pair_rows import PairSourceState
+from research.data.pairs.pair_batches import PairBatches
+from research.data.pairs.pair_rows import PairSourceState
 from research.data.sources import Source
 from research.experiment.teachers import RunTeacher
 from research.losses.registry import LOSSES, Loss, build_loss

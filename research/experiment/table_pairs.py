@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from research.data.packing import token_offsets
-from research.data.pair_cache import PairTable
-from research.data.pair_rows import find_documents
+from research.data.pairs.pair_cache import PairTable
+from research.data.pairs.pair_rows import find_documents
 
 
 class TablePairs(NamedTuple):

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from research.data.teacher_texts import Teacher, TeacherEncoding
-from research.data.text_vectors import TextVectors
+from research.data.pairs.teacher_texts import Teacher, TeacherEncoding
+from research.data.pairs.text_vectors import TextVectors
 from research.inference.hashed_vectors import read_hashed_vectors
 from research.inference.model import EmbeddingModel
 from research.interop.load import load_adapted

@@ -14,9 +14,9 @@ import tokenizers
 
 from research.data import sampling, token_cache
 from research.data.packing import bucket_length
-from research.data.pair_cache import tokenize_pairs
-from research.data.pair_labels import read_labels
-from research.data.pair_rows import (
+from research.data.pairs.pair_cache import tokenize_pairs
+from research.data.pairs.pair_labels import read_labels
+from research.data.pairs.pair_rows import (
     BatchPlan,
     PairSourceState,
     count_device_bins,
@@ -28,9 +28,9 @@ from research.data.pair_rows import (
     plan_teacher,
     set_rows,
 )
-from research.data.refreshed_negatives import RefreshedNegatives
+from research.data.pairs.refreshed_negatives import RefreshedNegatives
+from research.data.pairs.teacher_texts import Teacher, add_teacher
 from research.data.sources import Source
-from research.data.teacher_texts import Teacher, add_teacher
 from research.text.templates import Prompt
 from research.transforms.clustering import cluster_pairs
 from research.types import Batch, TeacherTexts

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from research.data.pair_rows import PairSourceState
+from research.data.pairs.pair_rows import PairSourceState
 from research.types import Labels, LossName
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import tokenizers
 
 from research.data.packing import bucket_length
-from research.data.pair_cache import tokenize_pairs
-from research.data.pair_rows import PairSourceState
+from research.data.pairs.pair_cache import tokenize_pairs
+from research.data.pairs.pair_rows import PairSourceState
+from research.data.pairs.text_vectors import TextVectors, find_vectors
 from research.data.sources import Source
-from research.data.text_vectors import TextVectors, find_vectors
 from research.text.templates import Prompt
 
 

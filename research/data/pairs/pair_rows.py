@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from research.data.packing import Packing, pack_bins, split_evenly, token_offsets
-from research.data.pair_cache import PairTable
-from research.data.refreshed_negatives import RefreshedNegatives
-from research.data.text_vectors import VectorLookup
+from research.data.pairs.pair_cache import PairTable
+from research.data.pairs.refreshed_negatives import RefreshedNegatives
+from research.data.pairs.text_vectors import VectorLookup
 from research.types import Tokens, max_segments
 
 TRIAL_BATCHES = 8  # batches that are packed to find how many rows a source needs

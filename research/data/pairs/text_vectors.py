@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from research.data.pair_cache import PairTable
+from research.data.pairs.pair_cache import PairTable
 from research.data.sources import Source
 from research.transforms.normalize import l2_normalize_rows
 
