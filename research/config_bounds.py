@@ -13,7 +13,8 @@ BOUNDS = {
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
         samples_per_label cluster_size experiments repetitions texts_per_repetition
         token_geometry.tokens teacher_temperature stella.widths refresh.every
-        refresh.negatives
+        refresh.negatives dynamic.every dynamic.negatives dynamic.ratio
+        dynamic.replacements
         """,
     "at least 0": """
         learning_rate focal warmup weight_decay clip_norm micro_batch limit min_chars
@@ -22,7 +23,7 @@ BOUNDS = {
         sticky_tokens.tokens window cycle min_length num_kv_heads head_dim num_experts
         st5_adaptive.kl_temperature st6_adaptive.kl_temperature hardness positive_margin
         stella.margin gist.margin similarity_weight relative_weight distance_weight
-        head_width mixed_pairs
+        head_width mixed_pairs dynamic.skip dynamic.max_score
         """,
     "in 0 ... 1": """
         betas ratio ratios replace decoder_ratio short_probability size

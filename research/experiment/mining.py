@@ -1,7 +1,7 @@
-"""Hard negatives that a run mines every few steps with its own model (ANCE).
+"""Hard negatives that a run mines every few steps with its own model.
 
-Xiong et al. 2021. The candidates are the documents of a source, negatives included, as
-they are tokenized for training. Files of the workdir keep what was mined.
+The candidates are the documents of a source, negatives included, as they are tokenized
+for training. Files of the workdir keep what was mined.
 """
 
 import time
@@ -15,16 +15,13 @@ import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
 from research.data.pairs.pair_batches import PairBatches
-from research.data.pairs.pair_cache import PairTable
 from research.data.pairs.pair_rows import PairSourceState
 from research.data.pairs.refreshed_negatives import RefreshedNegatives
-from research.experiment.table_pairs import number_table
-from research.inference.batching import TokenRows
+from research.experiment.dynamic_mining import ReplacementRule, update_negatives
+from research.experiment.table_mining import mine_source
 from research.inference.embedder import Embedder
-from research.inference.mining import Negatives, mine_negatives
+from research.inference.mining import Negatives
 from research.inference.mining_rules import MiningRules
-from research.inference.shares import split_over_processes
-from research.inference.tokenize import TokenizedTexts
 from research.processes import call_on_first
 from research.train.experiment import Refresh
 
@@ -37,11 +34,14 @@ class NegativeMining:
         every: Interval in steps.
         rules: Which candidates are negatives.
         sources: Names of the sources with mined negatives; () for all.
+        replacement: When negatives are replaced by others of a list that is mined once;
+            None mines all anew.
     """
 
     every: int
     rules: MiningRules
     sources: tuple[str, ...]
+    replacement: ReplacementRule | None = None
 
 
 def keep_negatives() -> None:
@@ -63,8 +63,8 @@ def refresh(
 ) -> NegativeMining:
     """Every query gets new negatives every few steps, mined by the model of that step.
 
-    They take the place of the negatives of the data, which are among the candidates. A
-    query with too few candidates gets random documents, too.
+    Xiong et al. 2021 (ANCE). They take the place of the negatives of the data, which
+    are among the candidates. A query with too few candidates gets random documents.
 
     Args:
         every: Interval in steps; the first negatives are those of the initial model.
@@ -87,8 +87,40 @@ def refresh(
     return NegativeMining(every, rules, sources)
 
 
+def dynamic(
+    *,
+    every: int = 100,
+    negatives: int = 1,
+    relative_margin: float | None = None,
+    ratio: float = 1.15,
+    max_score: float = 0.8,
+    skip: int = 10,
+    replacements: int = 10,
+    sources: tuple[str, ...] = (),
+) -> NegativeMining:
+    """Negatives that have become easy are replaced by the next ones of a list.
+
+    Li et al. 2024 (Conan-embedding). The initial model ranks the documents for each
+    query; the best ones are the first negatives.
+
+    Args:
+        every: Interval in steps.
+        negatives: N, number of negatives per query in every step.
+        relative_margin: As in `MiningRules`, for the list.
+        ratio: The negatives of an example are replaced if their mean score times this
+            is below the mean score that they had when they were taken.
+        max_score: Mean scores of at least this magnitude are not replaced.
+        skip: The i-th replacement has N documents from rank skip + (i - 1) * N on.
+        replacements: Most replacements of an example.
+        sources: Names of the sources that this holds for; () for all.
+    """
+    rules = MiningRules(negatives, relative_margin=relative_margin, fill=True)
+    rule = ReplacementRule(ratio, max_score, skip, replacements)
+    return NegativeMining(every, rules, sources, rule)
+
+
 # {name in a config: function that says how negatives are mined}
-MINING = {"none": keep_negatives, "refresh": refresh}
+MINING = {"none": keep_negatives, "refresh": refresh, "dynamic": dynamic}
 
 
 def list_negative_files(
@@ -139,20 +171,16 @@ def make_refresh(
         missing = [source for source in mined if not _is_complete(source, step)]
         embedder = make_run_embedder(params, frozen) if missing else None
         for source in missing:
-            start, files = time.perf_counter(), source.refreshed
+            start = time.perf_counter()
             seed = f"{batches.seed} {source.name} {step}"
             try:
-                texts, negatives = mine_source(
-                    source, embedder, mining.rules, similarity, seed
-                )
+                texts, note = _mine(mining, source, embedder, step, similarity, seed)
             except ValueError as error:
                 raise ValueError(f"data {source.name!r}: {error}") from error
-            write = partial(files.write, step, texts)
+            write = partial(source.refreshed.write, step, texts)
             call_on_first(write, "writing mined negatives")
-            notes = [f"{mining.rules.negatives} negatives mined for each query"]
-            notes += _describe_changes(source, step, texts, negatives)
             seconds = time.perf_counter() - start
-            yield f"data {source.name!r}: {', '.join(notes)} ({seconds:.1f} s)"
+            yield f"data {source.name!r}: {note} ({seconds:.1f} s)"
 
     def clear() -> None:
         for source in mined:
@@ -161,75 +189,24 @@ def make_refresh(
     return Refresh(mining.every, run, clear)
 
 
-def mine_source(
+def _mine(
+    mining: NegativeMining,
     source: PairSourceState,
     embedder: Embedder,
-    rules: MiningRules,
-    similarity: str = "cosine",
-    seed: int | str = 0,
-) -> tuple[np.ndarray, Negatives]:
-    """Mines the negatives of all examples of a source among its documents.
-
-    Args:
-        source: The source, with the tokens of its texts.
-        embedder: Embedder of this process.
-        rules: Which documents are negatives.
-        similarity: 'cosine' or 'dot'.
-        seed: Seed of random negatives.
-
-    Returns:
-        [n, N] int64 indices of texts of the source's table, and the negatives of its
-        different queries.
-
-    Raises:
-        ValueError: There are too few documents.
-    """
-    table = source.table
-    pairs = number_table(table)
-    embed = partial(embed_table, embedder, table, name=source.name)
-    negatives = mine_negatives(
-        embed(pairs.query_texts, "query"),
-        embed(pairs.passage_texts, "document"),
-        pairs.positives,
-        rules,
-        excluded=pairs.excluded,
-        similarity=similarity,
-        seed=seed,
-    )
-    texts = pairs.passage_texts[negatives.passages]  # [Q, N]
-    return texts[pairs.example_queries], negatives
-
-
-def embed_table(
-    embedder: Embedder, table: PairTable, texts: np.ndarray, role: str, *, name: str
-) -> np.ndarray:
-    """The vectors of texts of a table, from the tokens that the run trains on.
-
-    In a run of several processes, all call this, and all get all vectors.
-
-    Args:
-        embedder: Embedder of this process.
-        table: The texts.
-        texts: [N] indices of texts.
-        role: "query" or "document".
-        name: Name of the source, whose adapter is used if it has one.
-
-    Returns:
-        [N, D] float32.
-    """
-    # An adapter of the source serves both roles
-    role = name if name in embedder.model.adapters else role
-
-    def encode(ranges, role, *, label):
-        token_ids = [table.token_ids[r.start : r.stop].astype(np.int32) for r in ranges]
-        spans = None
-        if (mask := table.pooling_mask) is not None:
-            spans = [mask[r.start : r.stop].astype(np.int32) for r in ranges]
-        rows = TokenRows(token_ids, spans)
-        return embedder.encode(TokenizedTexts(role, [rows], label))
-
-    starts, stops = table.starts[texts].tolist(), table.starts[texts + 1].tolist()
-    return split_over_processes(encode)(list(map(range, starts, stops)), role)
+    step: int,
+    similarity: str,
+    seed: str,
+) -> tuple[np.ndarray, str]:
+    """The negatives of a source from a step on, [n, N], and a sentence about them."""
+    rules = mining.rules
+    if mining.replacement is not None:
+        return update_negatives(
+            source, embedder, rules, mining.replacement, step, similarity, seed
+        )
+    texts, negatives = mine_source(source, embedder, rules, similarity, seed)
+    notes = [f"{rules.negatives} negatives mined for each query"]
+    notes += _describe_changes(source, step, texts, negatives)
+    return texts, ", ".join(notes)
 
 
 def _is_complete(source: PairSourceState, step: int) -> bool:

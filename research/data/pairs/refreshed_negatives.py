@@ -1,5 +1,6 @@
 """Hard negatives that a run mines anew every few steps, as files of its workdir."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +33,8 @@ class RefreshedNegatives:
         """The step whose checkpoint mined the negatives of a step."""
         return step // self.every * self.every
 
-    def get_path(self, step: int) -> Path:
-        """The file of the negatives that the checkpoint of a step mined."""
+    def get_path(self, step: int | str) -> Path:
+        """The file of what the checkpoint of a step mined, or of another array."""
         if self.folder is None:
             raise ValueError("only a run with a workdir keeps mined negatives")
         return self.folder / f"{self.name}-{step}.npy"
@@ -77,3 +78,23 @@ class RefreshedNegatives:
         if self.folder is not None and self.folder.is_dir():
             for path in self.folder.glob("*.npy"):
                 path.unlink()
+
+    def write_array(self, name: str, values: np.ndarray) -> None:
+        """Keeps an array that later steps need, in the file NAME-name.npy."""
+        with atomic_write(self.get_path(name)) as draft:
+            np.save(draft, values)
+
+    def read_arrays(self, *names: str) -> Iterator[np.ndarray]:
+        """Yields arrays of `write_array`.
+
+        Raises:
+            ValueError: A file is missing or damaged.
+        """
+        for path in map(self.get_path, names):
+            try:
+                yield np.load(path)
+            except (OSError, ValueError, EOFError) as error:
+                raise ValueError(
+                    f"{path}, which the next negatives depend on, cannot be read: "
+                    f"{error}; without it the run has to start anew"
+                ) from None
