@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from configs.common import make_base, parse_arg
@@ -21,6 +22,7 @@ from research.experiment.config_keys import (
 )
 from research.experiment.initialization import ENCODERS
 from research.experiment.workdir import prepare_run
+from research.inference.vector_shards import write_vectors
 from research.interop import load
 from research.models.config import CHOICES
 from research.models.positions.methods import POSITION_METHODS
@@ -304,12 +306,20 @@ def test_every_option_builds_by_a_flag(
 ):
     new = with_section(recipe, key, name)
     if key == "loss":
-        # Scores for the losses that learn from them, and hard negatives
+        # Scores for the losses that learn from them, hard negatives, a teacher
         texts = {"sentence1": "a", "sentence2": "b", "negative": "c"}
-        rows = [json.dumps({**texts, "score": i % 2}) for i in range(16)]
+        scores = {"teacher_kl": [[0.5, 0.1]]}.get(name, [0, 1])
+        rows = [
+            json.dumps({**texts, "score": scores[i % len(scores)]}) for i in range(16)
+        ]
         path = tmp_path / "pairs.jsonl"
         path.write_text("\n".join(rows))
-        count = int("triplet" in name)
+        count = int("triplet" in name or name in ("teacher_kl", "margin_mse"))
+        texts, vectors = ["a", "b", "c"], np.eye(3, 48, dtype=np.float32)
+        write_vectors(tmp_path / "v.npy", vectors, texts, texts)
+        file = str(tmp_path / "v.npy")
+        call = f"vectors(queries=('{file}',), documents=('{file}',))"
+        replace_section(new, "teacher", call)
         replace_section(new, "data.pairs", f"files(path='{path}', negatives={count})")
     if (key, name) == ("row_layout", "spans"):
         replace_section(new, "objective", "cot_mae()")

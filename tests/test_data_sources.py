@@ -379,3 +379,52 @@ def test_the_content_of_a_source_has_a_hash(tmp_path):
         )
     ]
     assert hashes[0] == hashes[1] and len(set(hashes)) == 4
+
+
+@pytest.mark.parametrize(
+    "record, scores",
+    [
+        ({"score": [0.9, 0.1, 0.2]}, (0.9, 0.1, 0.2)),
+        ({"label": [0.5, -0.25]}, (0, -0.5, 0.25)),  # margins to the negatives
+        ({"scores": [3, 1, 2], "label": 1}, (3, 1, 2)),
+        ({"teacher_scores": [3, 1, 2]}, (3, 1, 2)),
+        ({"pos_scores": [3], "neg_scores": [1, 2]}, (3, 1, 2)),
+        ({"score": 3}, ()),
+    ],
+)
+def test_lists_of_scores_are_a_teachers(tmp_path, record, scores):
+    texts = {"query": "a", "positive": "b", "negatives": ["c", "d"]}
+    path = jsonl(tmp_path / "a.jsonl", texts | record)
+    (example,) = load_files(path=path).examples
+    assert example.document_scores == scores
+    grade = {"score": 3.0, "label": 1.0}
+    numbers = [grade[k] for k in grade if isinstance(record.get(k), int)]
+    assert example.score == (numbers[0] if numbers else None)
+    halves = load_files(path=path, score_range=2.0).examples[0].document_scores
+    assert halves == tuple(score / 2 for score in scores)
+
+
+def test_columns_of_lists_of_scores_may_be_named(tmp_path):
+    texts = {"q": "a", "p": "b", "n": ["c", "d"]}
+    path = jsonl(tmp_path / "a.jsonl", texts | {"reranker": [3, 1, 2]})
+    columns = "query=q, positive=p, negative=n, score=reranker"
+    (example,) = load_files(path=path, columns=columns).examples
+    assert example.document_scores == (3, 1, 2) and example.score is None
+
+
+@pytest.mark.parametrize(
+    "record, message",
+    [
+        (
+            {"score": [1, 2, 3, 4]},
+            "line 1: score should have a score for each of 1 positives and 2 negatives,"
+            " or for one positive its margin to each negative, not 4 numbers",
+        ),
+        ({"pos_scores": [1], "neg_scores": [1, 2, 3]}, "pos_scores and neg_scores sh"),
+        ({"score": [1, "x", 3]}, r"line 1: score\[1\] is \"x\", not a number"),
+    ],
+)
+def test_scores_of_another_number_are_one_sentence(tmp_path, record, message):
+    texts = {"query": "a", "positive": "b", "negatives": ["c", "d"]}
+    with pytest.raises(ValueError, match=message):
+        load_files(path=jsonl(tmp_path / "a.jsonl", texts | record))

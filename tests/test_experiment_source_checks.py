@@ -6,30 +6,50 @@ import numpy as np
 import pytest
 
 from research.data.sources import Source
+from research.data.teacher_texts import Teacher
 from research.experiment.source_checks import (
     check_classes,
     check_sources,
     describe_sources,
 )
+from research.experiment.teachers import RunTeacher
 from research.experiment.workdir import check_data
 from research.losses.registry import build_loss
 
 
-def check(name, scores=None, docs_per_query=1, similarity="cosine", note="", **options):
+def check(
+    name,
+    scores=None,
+    docs_per_query=1,
+    similarity="cosine",
+    note="",
+    text_scores=None,
+    teacher_width=0,
+    **options,
+):
     """check_sources of a good source and of one with these scores."""
-    values = np.array([np.nan] * 3 if scores is None else scores, np.float32)
+    table = SimpleNamespace(
+        scores=np.array([np.nan] * 3 if scores is None else scores, np.float32),
+        text_scores=np.array([np.nan, *(text_scores or [])], np.float32),
+        has_scores=scores is not None,
+        has_text_scores=text_scores is not None,
+    )
     states = [
         SimpleNamespace(
             name="x",
-            table=SimpleNamespace(scores=values),
+            table=table,
             docs_per_query=docs_per_query,
             loss="",
+            query_vectors=teacher_width or None,
+            document_vectors=teacher_width or None,
+            teacher=None,
         )
     ]
+    teacher = RunTeacher(Teacher(), teacher_width) if teacher_width else None
     batches = SimpleNamespace(batch_size=4, sources=states)
     sources = {"x": Source([], 0, 1.0, {}, note=note)}
     loss = build_loss({"name": name, **options}, similarity)
-    return check_sources(batches, sources, {"": (name, loss)})
+    return check_sources(batches, sources, {"": (name, loss)}, 4, teacher)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +60,14 @@ def check(name, scores=None, docs_per_query=1, similarity="cosine", note="", **o
         ("angle", {}, "needs a score"),
         ("triplet", {}, "data 'x': loss triplet: triplet needs hard negatives"),
         ("infonce", {"negatives": "hard"}, "it needs some, and neither"),
+        ("gist", {}, "a teacher's vectors of the queries, but config.teacher gives"),
+        ("teacher_kl", {"docs_per_query": 2}, "needs a score for each pair"),
+        ("margin_mse", {"scores": [0, 1]}, "margin_mse needs hard negatives"),
+        (
+            "stella",
+            {"teacher_width": 6},
+            "teacher's vectors have 6 dims and the model's 4: .* head_width=6 trains",
+        ),
         ("cosent", {"scores": [0, 1], "docs_per_query": 2}, "for each of 4 x 2 pairs"),
         (
             "cosine_mse",
@@ -63,6 +91,9 @@ def test_a_source_that_a_loss_can_use_is_taken():
     check("infonce", docs_per_query=2, negatives="hard")
     check("cosine_mse", [0, 2.5, 5], similarity="dot")
     check("cosine_mse", [-1, 1])
+    check("stella", teacher_width=4)
+    check("gist", teacher_width=6)
+    check("margin_mse", [0.5, 2], docs_per_query=2)
 
 
 def test_the_use_of_scores_is_said():
@@ -73,6 +104,11 @@ def test_the_use_of_scores_is_said():
     )
     (note,) = check("cosent", [0, 5])
     assert note == "data 'x': cosent learns from its scores, from 0 to 5"
+    lists = {"docs_per_query": 2, "text_scores": [0.5, -2]}
+    (note,) = check("teacher_kl", **lists)
+    assert note == "data 'x': teacher_kl learns from its scores, from -2 to 0.5"
+    (note,) = check("infonce", **lists)
+    assert note == "data 'x': infonce does not use its scores"
     (note,) = check("cosent", [0, 1, 2, 1])
     assert "not as classes" in note
 

@@ -408,10 +408,10 @@ def test_sentence_transformers_computes_the_same():
         ("DistillKLDivLoss", columns, scores, {"student_temperature": 0.5,
          "teacher_temperature": 2.0}, "teacher_kl", scored, "dot",
          {"temperature": 0.5, "teacher_temperature": 2.0}, 0.25, 0.0),
-        ("MarginMSELoss", columns, scores, {}, "margin_mse", scored, "dot", {}, 1, 0.0),
-        ("MSELoss", columns, targets, {}, "embedding_mse", labels, "cosine", {}, 1, 0.0),
+        ("MarginMSELoss", columns, scores, {}, "margin_mse", scored, "dot", {}, 1, 0),
+        ("MSELoss", columns, targets, {}, "embedding_mse", labels, "cosine", {}, 1, 0),
         ("EmbedDistillLoss", columns, targets, {}, "embedding_cosine", labels, "cosine",
-         {}, 1, 0.0),
+         {}, 1, 0),
         ("GlobalOrthogonalRegularizationLoss", [near[0], near[1][::3]], None,
          {"aggregation": "sum"}, "spread_out", Labels(), "cosine", {}, 1, -2 / 6),
     ]  # fmt: skip

@@ -228,6 +228,8 @@ def test_a_tanh_head_is_trained_beside_the_encoder(key, made):
         contrastive(CFG, BASIC_POOLINGS["cls"], loss, head="relu")
     with pytest.raises(ValueError, match="keep_head needs a head"):
         contrastive(CFG, BASIC_POOLINGS["cls"], loss, keep_head=True)
+    with pytest.raises(ValueError, match="head_width needs a head"):
+        contrastive(CFG, BASIC_POOLINGS["cls"], loss, head_width=8)
 
 
 def test_a_text_in_the_row_of_another_device_is_noticed(key, made):
