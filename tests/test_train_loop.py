@@ -83,6 +83,20 @@ def test_a_run_ends_and_leaves_its_files(whole):
     assert list((workdir / "tensorboard").iterdir())
 
 
+def test_the_losses_of_sources_stand_apart(tmp_path, capfd):
+    hashes = {"even": "", "odd": ""}
+    loop.train(toy.experiment(4, data_hashes=hashes, log_every=4), tmp_path)
+    logged = rows(tmp_path)
+    for row in logged:
+        names = [name for name in row if name.startswith("loss/")]
+        assert names == [f"loss/{row['source']}"] and row[names[0]] == row["loss"]
+    means = [
+        f"{name} {np.mean([row['loss'] for row in logged[start::2]]):.4f}"
+        for start, name in enumerate(hashes)
+    ]
+    assert f"({', '.join(means)})" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("died_at", [1, 3, 5])
 def test_a_resumed_run_is_bit_equal(whole, tmp_path, died_at):
     experiment = toy.experiment(6)
