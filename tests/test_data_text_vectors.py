@@ -1,4 +1,4 @@
-"""A teacher's vectors and scores are those of a batch's texts; missing ones are named."""
+"""A teacher's vectors and scores are those of a batch's texts, or are missed."""
 
 from typing import NamedTuple
 

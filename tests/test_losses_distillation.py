@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from research.config_sections import section
+from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES, build_loss
 from research.types import Labels
 
@@ -339,6 +340,14 @@ def test_a_sum_of_losses_is_the_sum():
         + 0.5 * compute("embedding_cosine", q, d, labels)
     )
     check_close(total, expected)
+    # Its terms are logged, two of a name apart
+    both = "infonce() | infonce(temperature=0.1)"
+    loss = build_loss({"name": "weighted_sum", "terms": both, "weights": (1.0, 3.0)})
+    value, metrics = SIZE_LOSSES["full_size"](loss).loss(q, d, labels, None)
+    check_close(value, loss(jnp.asarray(q), jnp.asarray(d), labels))
+    check_close(metrics["term/infonce"], compute("infonce", q, d, labels).mean())
+    second = compute("infonce", q, d, labels, temperature=0.1)
+    check_close(metrics["term/infonce2"], second.mean())
     loss = build_loss({"name": "weighted_sum", "terms": terms})
     assert loss.temperature == 0.1 and loss.matches_teacher
     with pytest.raises(ValueError, match="2 weights are given for 3 terms"):

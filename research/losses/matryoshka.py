@@ -35,11 +35,14 @@ from research.types import Array, Key, Labels, SizeLoss
 
 
 def full_size(loss: Loss) -> SizeLoss:
-    """The base loss of the last layer at full width only."""
+    """The base loss of the last layer at full width only.
+
+    The metrics are the unweighted terms of a loss that is a sum.
+    """
 
     def loss_of_last_layer(q: Array, d: Array, labels: Labels, key: Key):
         del key
-        return loss(q, d, labels), {}
+        return loss.compute_terms(q, d, labels)
 
     return SizeLoss(loss_of_last_layer, needs_all_layers=False)
 

@@ -8,14 +8,20 @@ vectors. Labels are those of the whole batch.
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from research.config_sections import bind, check_option, parse_section_list
+from research.config_sections import (
+    bind,
+    check_option,
+    parse_calls,
+    parse_section_list,
+)
 from research.losses.contrastive import gist, gte, infonce
 from research.losses.distillation import (
     embedding_cosine,
@@ -35,7 +41,7 @@ from research.losses.similarity import (
 from research.losses.spread_out import spread_out
 from research.losses.supcon import supcon
 from research.sharding import gather_rows
-from research.types import Array, Labels
+from research.types import Array, Labels, Metrics
 
 ScoreLoss = Callable[[PairScores, Labels], Array]
 VectorLoss = Callable[[Array, Array, Labels], Array]
@@ -54,16 +60,30 @@ class Loss:
         similarity: Name of the similarity that compares embeddings.
         temperature: Divisor of the similarities in the loss; 1 if it has none.
         matches_teacher: Whether vectors should be those of a teacher, of equal width.
+        terms: Name, weight and loss of each term of a sum; () of a single loss.
     """
 
     fn: Callable[[PairVectors, Labels], Array]
     similarity: str
     temperature: float
     matches_teacher: bool = False
+    terms: "tuple[tuple[str, float, Loss], ...]" = ()
 
     def __call__(self, q: Array, d: Array, labels: Labels) -> Array:
         """The loss of each query, [B] float32."""
         return self.fn(gather_pairs(q, d), jax.tree.map(gather_rows, labels))
+
+    def compute_terms(
+        self, q: Array, d: Array, labels: Labels
+    ) -> tuple[Array, Metrics]:
+        """The loss of each query, and the unweighted mean of each term of a sum."""
+        # The batch's texts are exchanged once
+        vectors, labels = gather_pairs(q, d), jax.tree.map(gather_rows, labels)
+        if not self.terms:
+            return self.fn(vectors, labels), {}
+        values = [(n, c, term.fn(vectors, labels)) for n, c, term in self.terms]
+        metrics = {f"term/{name}": jnp.mean(x) for name, _, x in values}
+        return sum(c * x for _, c, x in values), metrics
 
 
 def score_loss(loss: ScoreLoss, similarity: str = "cosine") -> Loss:
@@ -125,6 +145,7 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
             parts[0][0],
             fn=partial(loss, similarity=similarity),
             matches_teacher=any(part.matches_teacher for part, _ in parts),
+            terms=_name_terms(loss.keywords.get("terms", "infonce()"), parts),
         )
     make_loss = vector_loss if config["name"] in VECTOR_LOSSES else score_loss
     matches = config["name"] in MATCHING_LOSSES
@@ -163,7 +184,7 @@ def _build_terms(
     weights: tuple[float, ...] = (),
     similarity: str = "cosine",
 ) -> list[tuple[Loss, float]]:
-    """The losses of a sum and their weights; arguments as in `weighted_sum`."""
+    """The losses of a sum, each with its weight; arguments as in `weighted_sum`."""
     sections = parse_section_list(LOSSES, terms)
     if weights and len(weights) != len(sections):
         raise ValueError(
@@ -171,6 +192,18 @@ def _build_terms(
         )
     losses = [build_loss(section, similarity) for section in sections]
     return list(zip(losses, weights or (1.0,) * len(losses), strict=True))
+
+
+def _name_terms(
+    text: str, parts: Sequence[tuple[Loss, float]]
+) -> tuple[tuple[str, float, Loss], ...]:
+    """(name, weight, loss) of each term of a sum; the second of a name has a number."""
+    names = [call.name for call in parse_calls(text)]
+    numbers = [names[:i].count(name) + 1 for i, name in enumerate(names)]
+    return tuple(
+        (name if number == 1 else f"{name}{number}", weight, loss)
+        for name, number, (loss, weight) in zip(names, numbers, parts, strict=True)
+    )
 
 
 def _temperature(loss: Callable[..., Array]) -> float:
