@@ -77,6 +77,7 @@ def test_one_device_equals_eight(key):
         labels = Labels(score, loss=name)
         expected = gradient(q, d, labels)
         with jax.set_mesh(mesh):
-            got = gradient(*sharding.put_batch((q, d, labels), mesh))
+            split = jax.tree.map(np.asarray, (q, d, labels))
+            got = gradient(*sharding.put_batch(split, mesh))
         for x, y in zip(got, expected, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
