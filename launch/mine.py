@@ -71,8 +71,8 @@ SEED = cli.define_seed("The seed of random candidates.")
 FILL = flags.DEFINE_bool(
     "fill",
     False,
-    "Whether queries with too few candidates get random passages; otherwise they are "
-    "left out.",
+    "Whether queries with too few candidates get random passages, too; otherwise their "
+    "rows are left out.",
 )
 RANGE_MIN = flags.DEFINE_integer(
     "range_min", 0, "The number of best candidates that are skipped."
@@ -86,11 +86,13 @@ RANGE_MAX = flags.DEFINE_integer(
 RELATIVE_MARGIN = flags.DEFINE_float(
     "relative_margin",
     None,
-    "The part of a positive's score by which negatives score less: 0.05 keeps those "
-    "below 95 % of it (NV-Retriever).",
+    "The part of a positive's score by which negatives score less than it: 0.05 keeps "
+    "those below 95 % (NV-Retriever).",
 )
 ABSOLUTE_MARGIN = flags.DEFINE_float(
-    "absolute_margin", None, "The difference by which negatives score less."
+    "absolute_margin",
+    None,
+    "The difference by which negatives score less than positives.",
 )
 MAX_SCORE = flags.DEFINE_float(
     "max_score", None, "The largest score of a negative, such as 0.8."
@@ -101,13 +103,14 @@ MIN_SCORE = flags.DEFINE_float(
 GUIDE = flags.DEFINE_string(
     "guide",
     None,
-    "Another model, as --model takes it, whose scores rank the candidates and pass the "
-    "thresholds.",
+    "Another model, named as --model is. The candidates that --model finds are ranked "
+    "by its similarities, and the thresholds hold for these.",
 )
 CROSS_ENCODER = flags.DEFINE_string(
     "cross_encoder",
     None,
-    "The same by a cross-encoder of sentence-transformers: a folder or a hub id.",
+    "A cross-encoder of sentence-transformers, a folder or a hub id, whose scores take "
+    "the place of the similarities, as those of --guide do.",
 )
 cli.group_flags("Data", DATA, COLUMNS, CORPUS, OUTPUT)
 cli.group_flags("Negatives", NEGATIVES, SAMPLING, SEED, RANGE_MIN, RANGE_MAX, FILL)

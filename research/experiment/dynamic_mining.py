@@ -125,10 +125,10 @@ def update_negatives(
         scores = score(np.arange(size), state.negatives)
         due = np.flatnonzero(rule.find_due(scores, state.initial, state.replaced))
         state.replaced[due] += 1
-        taken = rule.take_ranks(ranks[due], state.replaced[due], count)
-        state.negatives[due] = taken
+        replacements = rule.take_ranks(ranks[due], state.replaced[due], count)
+        state.negatives[due] = replacements
         if len(due):
-            state.initial[due] = score(due, taken)
+            state.initial[due] = score(due, replacements)
         note = f"negatives of {len(due) / size:.0%} of the examples replaced"
     # The negatives themselves come last: where they are, these are, too
     for name, values in (("scores", state.initial), ("counts", state.replaced)):

@@ -43,13 +43,13 @@ def number_table(table: PairTable) -> TablePairs:
     passages[documents] = numbers
     positives = np.stack([example_queries[owners], passages[texts]], axis=1)
     # Queries and documents with the same text
-    _, *same = np.intersect1d(
+    _, *equal = np.intersect1d(
         keys[query_texts], keys[passage_texts], return_indices=True
     )
     grouped = _join_groups(
         _number_keys(_join_hashes(table.group_hashes))[1], example_queries, positives
     )
-    excluded = np.concatenate([np.stack(same, axis=1), grouped])
+    excluded = np.concatenate([np.stack(equal, axis=1), grouped])
     return TablePairs(query_texts, passage_texts, example_queries, positives, excluded)
 
 

@@ -208,7 +208,12 @@ def contains_pairs(known: np.ndarray, pairs: np.ndarray, count: int) -> np.ndarr
     keys, known = (
         x[..., 0].astype(np.int64) * count + x[..., 1] for x in (pairs, known)
     )
-    return np.isin(keys, known)
+    if not len(known):
+        return np.zeros(keys.shape, bool)
+    # Unlike `np.isin`, this does not sort the many pairs
+    known = np.unique(known)
+    places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return known[places] == keys
 
 
 def count_most(pairs: np.ndarray) -> int:

@@ -44,7 +44,7 @@ def number_texts(examples: Sequence[Example], corpus: Iterable[str] = ()) -> Pai
     pairs = [
         (queries[e.query], passages[text]) for e in examples for text in e.positives
     ]
-    same = [(i, passages[text]) for text, i in queries.items() if text in passages]
+    excluded = [(i, passages[text]) for text, i in queries.items() if text in passages]
     # Queries and positives of each group, whose pairs are no negatives
     groups: dict[str, tuple[set[int], set[int]]] = {}
     for example in examples:
@@ -53,8 +53,8 @@ def number_texts(examples: Sequence[Example], corpus: Iterable[str] = ()) -> Pai
             members.add(queries[example.query])
             documents.update(passages[text] for text in example.positives)
     for members, documents in groups.values():
-        same += [(i, j) for i in sorted(members) for j in sorted(documents)]
-    return PairTexts(queries, passages, _to_pairs(pairs), _to_pairs(same))
+        excluded += [(i, j) for i in sorted(members) for j in sorted(documents)]
+    return PairTexts(queries, passages, _to_pairs(pairs), _to_pairs(excluded))
 
 
 def make_mined_rows(
