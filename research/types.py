@@ -110,6 +110,9 @@ class Labels(NamedTuple):
         loss: The loss of the pairs' source; None for that of the config.
         query_vector: [B, E] float32, a teacher's vectors of the queries.
         document_vector: [B*K, E] float32, the same for the documents.
+        query_projection: [B, E] the model's own embeddings of the queries, projected to
+            be compared with `query_vector`; None for the embeddings themselves.
+        document_projection: [B*K, E] the same for the documents.
     """
 
     score: Array | None = None
@@ -119,6 +122,8 @@ class Labels(NamedTuple):
     loss: LossName | None = None
     query_vector: Array | None = None
     document_vector: Array | None = None
+    query_projection: Array | None = None
+    document_projection: Array | None = None
 
 
 class TeacherTexts(NamedTuple):

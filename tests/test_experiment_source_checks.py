@@ -25,6 +25,7 @@ def check(
     note="",
     text_scores=None,
     teacher_width=0,
+    projection=0,
     **options,
 ):
     """check_sources of a good source and of one with these scores."""
@@ -49,7 +50,7 @@ def check(
     batches = SimpleNamespace(batch_size=4, sources=states)
     sources = {"x": Source([], 0, 1.0, {}, note=note)}
     loss = build_loss({"name": name, **options}, similarity)
-    return check_sources(batches, sources, {"": (name, loss)}, 4, teacher)
+    return check_sources(batches, sources, {"": (name, loss)}, 4, teacher, projection)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def check(
         (
             "stella",
             {"teacher_width": 6},
-            "teacher's vectors have 6 dims and the model's 4: .* head_width=6 trains",
+            "teacher's vectors have 6 dims and the model's 4: .*projection_width=6 tr",
         ),
         ("cosent", {"scores": [0, 1], "docs_per_query": 2}, "for each of 4 x 2 pairs"),
         (
@@ -93,6 +94,7 @@ def test_a_source_that_a_loss_can_use_is_taken():
     check("cosine_mse", [-1, 1])
     check("stella", teacher_width=4)
     check("gist", teacher_width=6)
+    check("embedding_mse", teacher_width=6, projection=6)
     check("margin_mse", [0.5, 2], docs_per_query=2)
 
 

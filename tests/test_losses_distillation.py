@@ -136,6 +136,18 @@ def test_vectors_equal_the_loop(name, documents):
     check_close(compute(name, q, d, labels, documents=documents), expected)
 
 
+def test_a_projection_is_compared_instead_of_the_embedding():
+    """At every size it is the same, and wide enough for the teacher."""
+    q, d = texts(0)
+    labels, tq, td = teacher_labels(width=9)
+    wide = [jnp.asarray(x) for x in texts(4, width=9)]
+    projected = labels._replace(query_projection=wide[0], document_projection=wide[1])
+    for name in "embedding_mse", "embedding_cosine":
+        expected = compute(name, *wide, labels)
+        check_close(compute(name, q, d, projected), expected)
+        check_close(compute(name, q[:, :2], d[:, :2], projected), expected)
+
+
 def huber(x):
     return np.where(np.abs(x) < 1, x * x / 2, np.abs(x) - 0.5)
 
@@ -371,7 +383,7 @@ def test_a_sum_of_losses_is_the_sum():
         (
             "embedding_cosine",
             teacher_labels(width=4)[0],
-            "teacher's vectors have 4 dims and the model's 6: objective.head='linear'",
+            "teacher's vectors have 4 dims and the model's 6: objective.projection_width=4",
         ),
     ],
 )

@@ -118,6 +118,7 @@ def make_objective(name="gist", micro_batch=0, **options):
         micro_batch=micro_batch,
         head="linear",
         head_width=10,
+        projection_width=10 if name == "weighted_sum" else 0,
     )
     return load_teacher().wrap(objective, micro_batch)
 
@@ -135,7 +136,7 @@ CASES = {
     "relational_kd": {},
     "weighted_sum": {
         "terms": "infonce() | spread_out() | teacher_kl(documents='batch')"
-        " | embedding_mse(documents='query')"
+        " | embedding_mse(documents='query') | embedding_cosine()"
     },
 }
 
@@ -151,6 +152,8 @@ def test_one_device_equals_four(made, name, micro_batch, key):
     expected = value_and_grad(one, params, frozen, batch, key)
     assert np.isfinite(expected[0])
     assert np.abs(expected[1]["head"]["kernel"]).max() > 0
+    if name == "weighted_sum":
+        assert np.abs(expected[1]["projection"]["kernel"]).max() > 0
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "model": 2})
     places = sharding.shardings((params, frozen), mesh)
     with jax.set_mesh(mesh):

@@ -45,6 +45,7 @@ from research.experiment.initialization import (
 )
 from research.experiment.mining import MINING, list_negative_files, make_refresh
 from research.experiment.model_card import (
+    find_projection,
     list_adapters,
     make_model_card,
     trained_width,
@@ -150,7 +151,9 @@ def build(
         if "classes" in config.objective:
             check_classes(batches, config.objective.classes)
         else:
-            notes += check_sources(batches, sources, losses, width, teacher)
+            notes += check_sources(
+                batches, sources, losses, width, teacher, find_projection(config)
+            )
     training = _training_encoder(config, encoder)
     objective = _build_objective(config, training, tokenizer, batches, losses)
     has_frozen_model = bool(teacher and teacher.wrap)

@@ -65,6 +65,12 @@ def trained_width(config, encoder: EncoderConfig) -> int:
     return pooled_width(format_call(config.pool), encoder)
 
 
+def find_projection(config) -> int:
+    """The width of what is compared with a teacher's vectors; 0 for the embeddings."""
+    has_option = "projection_width" in config.objective
+    return config.objective.projection_width if has_option else 0
+
+
 def embedding_width(config, encoder: EncoderConfig) -> int:
     """The width of the trained model's embeddings, with the head if it is kept."""
     if _keeps_head(config):

@@ -52,6 +52,7 @@ def check_sources(
     losses: NamedLosses,
     width: int,
     teacher: RunTeacher | None = None,
+    projection: int = 0,
 ) -> tuple[str, ...]:
     """Checks that every source has what its loss needs; nothing is computed.
 
@@ -61,6 +62,8 @@ def check_sources(
         losses: Losses of the sources.
         width: Width of the vectors that the losses get.
         teacher: Teacher of the run; None without one.
+        projection: Width of the projections that are compared with its vectors; 0 if
+            the vectors themselves are.
 
     Returns:
         Sentences about data that are not used, or used in a way that may surprise.
@@ -72,7 +75,7 @@ def check_sources(
     notes = describe_sources(sources)
     for state in batches.sources:
         name, loss = losses[state.loss]
-        labels = _shape_labels(state, batches.batch_size, teacher)
+        labels = _shape_labels(state, batches.batch_size, teacher, projection)
         has_scores = labels.score is not None
         by_document = state.table.has_text_scores
         scores = state.table.text_scores if by_document else state.table.scores
@@ -87,11 +90,13 @@ def check_sources(
                     f"the scores are from {low:g} to {high:g}, but cosines are at most "
                     f"1: set score_range={max(-low, high):g}"
                 )
-            if teacher and loss.matches_teacher and teacher.width != width:
+            compared = projection or width
+            if teacher and loss.matches_teacher and teacher.width != compared:
                 raise ValueError(
                     f"the teacher's vectors have {teacher.width} dims and the model's "
-                    f"{width}: objective.head='linear' with objective.head_width="
-                    f"{teacher.width} trains a projection"
+                    f"{compared}: objective.projection_width={teacher.width} trains a "
+                    "projection for the loss alone, objective.head='linear' with "
+                    f"objective.head_width={teacher.width} one for embedding, too"
                 )
         except ValueError as error:
             raise ValueError(f"data {state.name!r}: loss {name}: {error}") from None
@@ -144,7 +149,10 @@ def _needs_scores(
 
 
 def _shape_labels(
-    state: PairSourceState, batch_size: int, teacher: RunTeacher | None
+    state: PairSourceState,
+    batch_size: int,
+    teacher: RunTeacher | None,
+    projection: int,
 ) -> Labels:
     """The shapes of the labels of a source's batches."""
     shape, docs = jax.ShapeDtypeStruct, batch_size * state.docs_per_query
@@ -153,19 +161,21 @@ def _shape_labels(
         score = shape((batch_size, state.docs_per_query), jnp.float32)
     elif state.table.has_scores:
         score = shape((batch_size,), jnp.float32)
-    # A teacher's vectors, of the sides that it has
-    has_vectors = (state.query_vectors or state.teacher) is not None
-    query_vector = (
-        shape((batch_size, teacher.width), jnp.float32) if has_vectors else None
-    )
-    has_vectors = (state.document_vectors or state.teacher) is not None
-    document_vector = shape((docs, teacher.width), jnp.float32) if has_vectors else None
+    # A teacher's vectors, of the sides that it has, and what is compared with them
+    has_queries = (state.query_vectors or state.teacher) is not None
+    has_documents = (state.document_vectors or state.teacher) is not None
+
+    def vectors(count: int, width: int):
+        return shape((count, width), jnp.float32)
+
     return Labels(
         score=score,
         query_id=shape((batch_size, 2), jnp.uint32),
         document_id=shape((docs, 2), jnp.uint32),
-        query_vector=query_vector,
-        document_vector=document_vector,
+        query_vector=vectors(batch_size, teacher.width) if has_queries else None,
+        document_vector=vectors(docs, teacher.width) if has_documents else None,
+        query_projection=vectors(batch_size, projection) if projection else None,
+        document_projection=vectors(docs, projection) if projection else None,
     )
 
 

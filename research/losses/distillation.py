@@ -13,6 +13,7 @@ from research.config_sections import check_option
 from research.losses.similarity import PairScores
 from research.losses.teacher import (
     cut_teacher,
+    student_texts,
     teacher_documents,
     teacher_pairs,
     teacher_queries,
@@ -113,7 +114,9 @@ def embedding_mse(
 ) -> Array:
     """Squared error of the vectors, averaged over dimensions and texts.
 
-    At a size of k dimensions, the teacher's first k are the targets. With documents
+    At a size of k dimensions, the teacher's first k are the targets; a projection of
+    the embeddings (`contrastive`'s projection_width) is the same at all sizes. With
+    documents
     "query" it is multilingual distillation (Reimers and Gurevych 2020): a query and its
     translation get the vector of the query.
 
@@ -155,16 +158,17 @@ def _compare_texts(
     """[b] mean of a comparison of vectors over each query and its documents."""
     check_option("documents", documents, TARGETS)
     vectors = scores.vectors
-    students = to_float32(vectors.queries)  # [b, k]
-    targets = cut_teacher(teacher_queries(labels, vectors), students.shape[1])
-    of_queries = compare(students, targets)  # [b]
+    queries, own_documents = student_texts(labels, vectors)  # [b, k], [b*K, k]
+    width = queries.shape[1]
+    targets = cut_teacher(teacher_queries(labels, vectors), width)
+    of_queries = compare(queries, targets)  # [b]
     if documents == "none":
         return of_queries
     # [b*K, k] targets of the documents
     if documents == "query":
         targets = jnp.repeat(targets, vectors.docs_per_query, axis=0)
     else:
-        targets = cut_teacher(teacher_documents(labels, vectors), students.shape[1])
-    of_documents = compare(to_float32(vectors.documents), targets)
+        targets = cut_teacher(teacher_documents(labels, vectors), width)
+    of_documents = compare(own_documents, targets)
     grouped = of_documents.reshape(len(of_queries), -1)  # [b, K]
     return jnp.mean(jnp.concatenate([of_queries[:, None], grouped], axis=1), axis=1)

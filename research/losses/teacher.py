@@ -49,10 +49,19 @@ def teacher_documents(labels: Labels, vectors: PairVectors) -> Array:
     Raises:
         ValueError: The labels have none.
     """
-    documents = _read_vectors(labels, "document_vector")  # [B*K, E]
-    width = documents.shape[1]
-    grouped = documents.reshape(len(vectors.all_queries), -1, width)
-    return vectors.take_rows(grouped).reshape(-1, width)
+    return _take_documents(_read_vectors(labels, "document_vector"), vectors)
+
+
+def student_texts(labels: Labels, vectors: PairVectors) -> tuple[Array, Array]:
+    """What is compared with a teacher's vectors: queries [b, k], documents [b*K, k].
+
+    These are the model's embeddings, or their projections if the labels have them.
+    """
+    if labels.query_projection is None:
+        return to_float32(vectors.queries), to_float32(vectors.documents)
+    queries = vectors.take_rows(to_float32(labels.query_projection))
+    documents = _take_documents(to_float32(labels.document_projection), vectors)
+    return queries, documents
 
 
 def teacher_texts(labels: Labels) -> Array:
@@ -95,10 +104,16 @@ def cut_teacher(teacher: Array, width: int) -> Array:
     if teacher.shape[1] < width:
         raise ValueError(
             f"the teacher's vectors have {teacher.shape[1]} dims and the model's "
-            f"{width}: objective.head='linear' with objective.head_width="
-            f"{teacher.shape[1]} trains a projection"
+            f"{width}: objective.projection_width={teacher.shape[1]} trains a projection"
         )
     return teacher[:, :width]
+
+
+def _take_documents(documents: Array, vectors: PairVectors) -> Array:
+    """The entries [b*K, E] of the rows' documents, of an array of all [B*K, E]."""
+    width = documents.shape[1]
+    grouped = documents.reshape(len(vectors.all_queries), -1, width)
+    return vectors.take_rows(grouped).reshape(-1, width)
 
 
 def _read_vectors(labels: Labels, name: str) -> Array:

@@ -50,6 +50,7 @@ def contrastive(
     head: str = "none",
     head_width: int = 0,
     keep_head: bool = False,
+    projection_width: int = 0,
     rank_weight: float = 0.0,
 ) -> Objective:
     """Contrasts the queries of a batch with its documents, by a loss over sizes.
@@ -67,6 +68,10 @@ def contrastive(
         head_width: Width of the head's output; 0 for the encoder's width.
         keep_head: Whether the trained model embeds with the head, as supervised SimCSE
             does; unsupervised SimCSE has it in training only.
+        projection_width: Width of a dense layer after the embedding, whose output
+            instead of the embedding is compared with a teacher's vectors
+            (`distillation.embedding_mse`, `embedding_cosine`), at full size; it serves
+            the training only. 0 compares the embeddings themselves.
         rank_weight: Weight of the entropy of the batch's embeddings at full size, which
             reduces their rank (`von_neumann_entropy`), such as 0.01; 0 for no term. It
             is logged as the metric "representation_rank".
@@ -95,6 +100,11 @@ def contrastive(
             shape = (cfg.width, head_width or cfg.width)
             kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), shape)
             params["head"] = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
+        # The layer to a teacher's width
+        if projection_width:
+            shape = (head_width or cfg.width, projection_width)
+            kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 3), shape)
+            params["projection"] = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
         return params, {}
 
     def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
@@ -106,12 +116,19 @@ def contrastive(
         if head != "none":
             embeddings = HEADS[head](_apply_layer(params["head"], embeddings))
 
+        # [N, E] what is compared with a teacher's vectors, if not the embeddings
+        projected = None
+        if projection_width:
+            last = embeddings[:, -1] if embeddings.ndim == 3 else embeddings
+            projected = _apply_layer(params["projection"], last)
+
         # Devices exchange embeddings in the encoder's precision
         embeddings = embeddings.astype(cfg.dtype)
         # The loss of each device's pairs, whose texts are in the device's rows
         value, metrics = sharding.map_over_data(
             compute_loss,
             embeddings,
+            projected,
             batch.query_index,
             batch.document_index,
             batch.labels,
@@ -120,12 +137,17 @@ def contrastive(
         value += position_penalty(key, params["encoder"], cfg)
         return LossOutput(value, metrics)
 
-    def compute_loss(embeddings, query_index, document_index, labels, key):
+    def compute_loss(embeddings, projected, query_index, document_index, labels, key):
         # [B, ...], [B*K, ...] of this device
         q, d = (
             take_texts(embeddings, query_index),
             take_texts(embeddings, document_index),
         )
+        if projected is not None:
+            labels = labels._replace(
+                query_projection=take_texts(projected, query_index),
+                document_projection=take_texts(projected, document_index),
+            )
         losses, metrics = size_loss.loss(q, d, labels, key)
         metrics = {**metrics, **ranking_metrics(q, d)}
         if not rank_weight:
@@ -136,12 +158,6 @@ def contrastive(
         entropy = von_neumann_entropy(texts)
         metrics["representation_rank"] = jnp.exp(jax.lax.stop_gradient(entropy))
         return losses.mean() + rank_weight * entropy, metrics
-
-    def take_texts(embeddings: Array, index: Array) -> Array:
-        # Indices count over all devices; a text of another device becomes NaN
-        index = index - sharding.find_first_row(len(embeddings))
-        index = jnp.where(index < 0, len(embeddings), index)
-        return embeddings.at[index].get(mode="fill", fill_value=jnp.nan)
 
     def encode_batch(params: Params, batch: Batch, key: Key) -> Array:
         texts_per_row = max_segments(batch.tokens.token_ids.shape[1])
@@ -164,6 +180,21 @@ def contrastive(
         return encode_in_chunks(encode, chunks)(params, batch.tokens, key)
 
     return Objective(init, loss)
+
+
+def take_texts(embeddings: Array, index: Array) -> Array:
+    """The embeddings of a device's texts, within `sharding.map_over_data`.
+
+    Args:
+        embeddings: [n, ...] embeddings of the device's rows.
+        index: [m] index of each text among the embeddings of all devices.
+
+    Returns:
+        [m, ...]; NaN for a text in a row of another device.
+    """
+    index = index - sharding.find_first_row(len(embeddings))
+    index = jnp.where(index < 0, len(embeddings), index)
+    return embeddings.at[index].get(mode="fill", fill_value=jnp.nan)
 
 
 def _apply_layer(params: Params, x: Array) -> Array:

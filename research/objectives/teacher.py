@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 from research import sharding
+from research.objectives.contrastive import take_texts
 from research.objectives.gradcache import (
     count_chunks,
     count_min_chunks,
@@ -54,7 +54,7 @@ def add_teacher(
         # [B, E], [B*K, E]: the pairs of a device are in its own rows
         vectors = _embed_rows(frozen[TEACHER], batch.teacher)
         query_vector, document_vector = sharding.map_over_data(
-            _take_texts,
+            _take_pairs,
             vectors,
             batch.teacher.query_index,
             batch.teacher.document_index,
@@ -83,15 +83,8 @@ def add_teacher(
     return Objective(init, loss)
 
 
-def _take_texts(
+def _take_pairs(
     vectors: Array, query_index: Array, document_index: Array
 ) -> tuple[Array, Array]:
     """The vectors of a device's queries and documents, whose rows are on the device."""
-
-    def take(index: Array) -> Array:
-        # Indices count over all devices; a text of another device becomes NaN
-        index = index - sharding.find_first_row(len(vectors))
-        index = jnp.where(index < 0, len(vectors), index)
-        return vectors.at[index].get(mode="fill", fill_value=jnp.nan)
-
-    return take(query_index), take(document_index)
+    return take_texts(vectors, query_index), take_texts(vectors, document_index)
