@@ -383,7 +383,7 @@ def test_a_sum_of_losses_is_the_sum():
         (
             "embedding_cosine",
             teacher_labels(width=4)[0],
-            "teacher's vectors have 4 dims and the model's 6: objective.projection_width=4",
+            "vectors have 4 dims and the model's 6: set objective.projection_width=4",
         ),
     ],
 )

@@ -104,7 +104,7 @@ def cut_teacher(teacher: Array, width: int) -> Array:
     if teacher.shape[1] < width:
         raise ValueError(
             f"the teacher's vectors have {teacher.shape[1]} dims and the model's "
-            f"{width}: objective.projection_width={teacher.shape[1]} trains a projection"
+            f"{width}: set objective.projection_width={teacher.shape[1]}"
         )
     return teacher[:, :width]
 
