@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from research.data.examples import Example
-from research.data.pair_batches import make_pair_batches
+from research.data.pairs.pair_batches import make_pair_batches
+from research.data.pairs.teacher_texts import Teacher
+from research.data.pairs.text_vectors import TextVectors, find_rows
 from research.data.sources import Source
-from research.data.teacher_texts import Teacher
-from research.data.text_vectors import TextVectors, find_rows
 from research.text.tokenization import hash_texts, train_tokenizer
 
 QUERIES = [f"query {i}" for i in range(6)]

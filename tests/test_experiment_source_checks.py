@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from research.data.pairs.teacher_texts import Teacher
 from research.data.sources import Source
-from research.data.teacher_texts import Teacher
 from research.experiment.source_checks import (
     check_classes,
     check_sources,

@@ -8,7 +8,7 @@ import pytest
 
 from research import sharding
 from research.data.examples import Example
-from research.data.pair_batches import make_pair_batches
+from research.data.pairs.pair_batches import make_pair_batches
 from research.data.sources import Source
 from research.experiment import teachers
 from research.inference.embedder import Embedder

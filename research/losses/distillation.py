@@ -116,9 +116,8 @@ def embedding_mse(
 
     At a size of k dimensions, the teacher's first k are the targets; a projection of
     the embeddings (`contrastive`'s projection_width) is the same at all sizes. With
-    documents
-    "query" it is multilingual distillation (Reimers and Gurevych 2020): a query and its
-    translation get the vector of the query.
+    documents "query" it is multilingual distillation (Reimers and Gurevych 2020): a
+    query and its translation get the vector of the query.
 
     Args:
         scores: Embeddings of b rows; similarities are not used.
