@@ -207,7 +207,7 @@ def supplementary_pairs(data: str) -> dict[str, ml_collections.ConfigDict]:
     }
 
 
-def bitext_sources(
+def make_bitext_sources(
     data: str, languages: tuple[str, ...], query: str = "sentence1"
 ) -> dict[str, ml_collections.ConfigDict]:
     """Sources of sentences and their translations, one for each language.
@@ -231,7 +231,7 @@ def bitext_sources(
     }
 
 
-def bitext_evals(data: str, language: str) -> dict[str, ml_collections.ConfigDict]:
+def make_bitext_evals(data: str, language: str) -> dict[str, ml_collections.ConfigDict]:
     """The evaluation of translations of a language that is held out from training."""
     path = f"{data}/tatoeba/{language}-eng.jsonl.gz"
     return {f"bitext_{language}": section(EVALS, "bitext_mining", data=path)}

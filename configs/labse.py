@@ -15,9 +15,9 @@ Expected: not measured here.
 from configs.common import (
     DATA,
     MINILM,
-    bitext_evals,
-    bitext_sources,
     make_base,
+    make_bitext_evals,
+    make_bitext_sources,
     parse_arg,
     start_from,
     tiny,
@@ -44,6 +44,6 @@ def get_config(arg: str = ""):
         return config
     config.max_length = 64
     start_from(config, arg.model)
-    config.data = bitext_sources(arg.data, arg.languages)
-    config.evals = bitext_evals(arg.data, arg.held_out)
+    config.data = make_bitext_sources(arg.data, arg.languages)
+    config.evals = make_bitext_evals(arg.data, arg.held_out)
     return config

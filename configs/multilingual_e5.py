@@ -14,7 +14,7 @@ Cost: not measured here.
 Expected: not measured here.
 """
 
-from configs.common import DATA, MINILM, bitext_sources, parse_arg
+from configs.common import DATA, MINILM, make_bitext_sources, parse_arg
 from configs.e5 import SYMMETRIC
 from configs.e5 import get_config as e5
 
@@ -31,7 +31,7 @@ def get_config(arg: str = ""):
     config.data_exponent = arg.exponent
     if arg.tiny:
         return config
-    for language, source in bitext_sources(arg.data, arg.languages).items():
+    for language, source in make_bitext_sources(arg.data, arg.languages).items():
         source.update(SYMMETRIC)
         config.data[f"tatoeba_{language}"] = source
     return config

@@ -16,9 +16,9 @@ Expected: not measured here.
 from configs.common import (
     DATA,
     MINILM,
-    bitext_evals,
-    bitext_sources,
     make_base,
+    make_bitext_evals,
+    make_bitext_sources,
     parse_arg,
     start_from,
     teach,
@@ -44,8 +44,8 @@ def get_config(arg: str = ""):
         _project(config, arg.teacher)
     else:
         start_from(config, arg.model)
-        config.data = bitext_sources(arg.data, arg.languages, query="sentence2")
-        config.evals = bitext_evals(arg.data, arg.held_out)
+        config.data = make_bitext_sources(arg.data, arg.languages, query="sentence2")
+        config.evals = make_bitext_evals(arg.data, arg.held_out)
         if load(arg.model, weights=False).full_width != _find_width(arg.teacher):
             _project(config, arg.teacher)
     teach(config, arg.teacher, arg.queries)

@@ -75,7 +75,7 @@ def check_sources(
     notes = describe_sources(sources)
     for state in batches.sources:
         name, loss = losses[state.loss]
-        labels = _shape_labels(state, batches.batch_size, teacher, projection)
+        labels = _make_label_shapes(state, batches.batch_size, teacher, projection)
         has_scores = labels.score is not None
         by_document = state.table.has_text_scores
         scores = state.table.text_scores if by_document else state.table.scores
@@ -148,7 +148,7 @@ def _needs_scores(
     return False
 
 
-def _shape_labels(
+def _make_label_shapes(
     state: PairSourceState,
     batch_size: int,
     teacher: RunTeacher | None,

@@ -14,9 +14,9 @@ from research.losses.similarity import PairScores
 from research.losses.teacher import (
     cut_teacher,
     student_texts,
-    teacher_documents,
+    take_teacher_documents,
+    take_teacher_queries,
     teacher_pairs,
-    teacher_queries,
     teacher_scores,
 )
 from research.transforms.normalize import l2_normalize, to_float32
@@ -96,16 +96,16 @@ def margin_mse(
     Raises:
         ValueError: The labels lack what is needed, or there are no hard negatives.
     """
-    vectors, own = scores.vectors, scores.own_documents  # [b, K]
+    vectors, student = scores.vectors, scores.own_documents  # [b, K]
     if vectors.docs_per_query < 2:
         raise ValueError("margin_mse needs hard negatives")
-    if labels.score is not None and labels.score.ndim == 1 and own.shape[1] == 2:
+    if labels.score is not None and labels.score.ndim == 1 and student.shape[1] == 2:
         targets = vectors.take_rows(to_float32(labels.score))[:, None]  # [b, 1]
     else:
         teacher = teacher_scores(labels, vectors, teacher_similarity)
         targets = teacher[:, :1] - teacher[:, 1:]
     # [b, K-1] errors of the differences
-    errors = own[:, :1] - own[:, 1:] - jax.lax.stop_gradient(targets)
+    errors = student[:, :1] - student[:, 1:] - jax.lax.stop_gradient(targets)
     return jnp.mean(jnp.square(errors), axis=1)
 
 
@@ -159,7 +159,7 @@ def _compare_texts(
     vectors = scores.vectors
     queries, own_documents = student_texts(labels, vectors)  # [b, k], [b*K, k]
     width = queries.shape[1]
-    targets = cut_teacher(teacher_queries(labels, vectors), width)
+    targets = cut_teacher(take_teacher_queries(labels, vectors), width)
     of_queries = compare(queries, targets)  # [b]
     if documents == "none":
         return of_queries
@@ -167,7 +167,7 @@ def _compare_texts(
     if documents == "query":
         targets = jnp.repeat(targets, vectors.docs_per_query, axis=0)
     else:
-        targets = cut_teacher(teacher_documents(labels, vectors), width)
+        targets = cut_teacher(take_teacher_documents(labels, vectors), width)
     of_documents = compare(own_documents, targets)
     grouped = of_documents.reshape(len(of_queries), -1)  # [b, K]
     return jnp.mean(jnp.concatenate([of_queries[:, None], grouped], axis=1), axis=1)

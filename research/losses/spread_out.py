@@ -22,14 +22,14 @@ def spread_out(scores: PairScores, labels: Labels) -> Array:
         [b] float32, the mean over the other rows of the batch.
     """
     vectors = scores.vectors
-    num_docs, own = vectors.docs_per_query, vectors.is_own
+    num_docs, is_own = vectors.docs_per_query, vectors.is_own
     same_query, same_document = find_same_texts(vectors, labels)
     total = jnp.zeros(len(vectors.queries))
     # [b, B] similarities of queries, and of positives
-    for similarities, same in (
+    for similarities, is_same in (
         (scores.query_query, same_query),
         (scores.positive_positive, same_document[:, ::num_docs]),
     ):
-        squares = jnp.where(same | own, 0.0, jnp.square(similarities))
-        total += jnp.sum(squares, axis=1) / max(1, own.shape[1] - 1)
+        squares = jnp.where(is_same | is_own, 0.0, jnp.square(similarities))
+        total += jnp.sum(squares, axis=1) / max(1, is_own.shape[1] - 1)
     return total

@@ -27,14 +27,14 @@ def teacher_pairs(labels: Labels, vectors: PairVectors) -> PairVectors:
     )
     return PairVectors(
         queries=vectors.take_rows(queries),
-        documents=teacher_documents(labels, vectors),
+        documents=take_teacher_documents(labels, vectors),
         all_queries=queries,
         all_documents=documents,
         rows=vectors.rows,
     )
 
 
-def teacher_queries(labels: Labels, vectors: PairVectors) -> Array:
+def take_teacher_queries(labels: Labels, vectors: PairVectors) -> Array:
     """[b, E] a teacher's vectors of the queries of b rows.
 
     Raises:
@@ -43,7 +43,7 @@ def teacher_queries(labels: Labels, vectors: PairVectors) -> Array:
     return vectors.take_rows(_read_vectors(labels, "query_vector"))
 
 
-def teacher_documents(labels: Labels, vectors: PairVectors) -> Array:
+def take_teacher_documents(labels: Labels, vectors: PairVectors) -> Array:
     """[b*K, E] a teacher's vectors of the documents of b rows.
 
     Raises:
@@ -88,8 +88,8 @@ def teacher_scores(labels: Labels, vectors: PairVectors, similarity: str) -> Arr
         ValueError: The labels have neither, or the scores are not one per document.
     """
     if labels.score is None and labels.document_vector is not None:
-        queries = teacher_queries(labels, vectors)
-        documents = teacher_documents(labels, vectors)
+        queries = take_teacher_queries(labels, vectors)
+        documents = take_teacher_documents(labels, vectors)
         return own_document_scores(queries, documents, similarity)
     shape = (len(vectors.all_queries), vectors.docs_per_query)
     return vectors.take_rows(target_scores(labels, shape))
