@@ -7,6 +7,7 @@ import pytest
 
 from research.data.examples import Example
 from research.data.pairs.pair_batches import make_pair_batches
+from research.data.pairs.text_vectors import TextVectors
 from research.data.sources import Source
 from research.objectives.gradcache import count_chunks
 from research.text.prompts import PROMPTS
@@ -238,26 +239,39 @@ def test_rows_are_full_on_any_number_of_devices(tokenizer, tmp_path):
         assert full > share
 
 
-def clustered(tmp_path, counts=(12, 9, 11, 8)):
-    """A source of clear clusters of near vectors, and the cluster of each query."""
-    groups = np.repeat(np.arange(len(counts)), counts)
-    groups = np.random.default_rng(0).permutation(groups)
+class Rows(np.ndarray):
+    """Vectors in memory, read as those on disk."""
+
+    def take_rows(self, rows):
+        return np.asarray(self)[rows]
+
+
+def clustered(counts=(12, 9, 11, 8)):
+    """A source of clear clusters, its vectors by text, each query's cluster."""
+    made = dataclasses.replace(source(sum(counts)), cluster_size=10)
+    groups = np.random.default_rng(0).permutation(np.repeat(np.arange(4), counts))
     noise = np.random.default_rng(1).normal(0, 0.01, (len(groups), 8))
-    np.save(tmp_path / "q.npy", np.eye(8)[groups] + noise)
-    base = source(len(groups))
-    made = dataclasses.replace(
-        base, clusters=(str(tmp_path / "q.npy"),), cluster_size=10
-    )
-    owner = {
-        tuple(hash_texts([row.query])[0].tolist()): group
-        for row, group in zip(base.examples, groups.tolist(), strict=True)
-    }
-    return made, owner
+    vectors = (np.eye(8)[groups] + noise).astype("f4").view(Rows)
+    sides = [
+        [row.query for row in made.examples],
+        [row.positives[0] for row in made.examples],
+    ]
+    owner = dict(zip(map(tuple, hash_texts(sides[0]).tolist()), groups, strict=True))
+    documents = [text for row in made.examples for text in row.negatives]
+    sides[1] += documents
+    both = np.concatenate([vectors, np.ones((len(documents), 8), "f4")]).view(Rows)
+    files = [
+        TextVectors(name, hash_texts(texts), x)
+        for name, texts, x in zip("qd", sides, (vectors, both), strict=True)
+    ]
+    return made, files, owner
 
 
-def test_batches_are_drawn_within_clusters(make, tmp_path):
-    made, owner = clustered(tmp_path)  # 40 examples
-    batches = make({"x": made}, batch_size=4)
+@pytest.mark.parametrize("sides", [1, 2])
+def test_batches_are_drawn_within_clusters(make, sides):
+    made, files, owner = clustered()  # 40 examples
+    options = {"cluster_vectors": {"x": files[:sides]}}
+    batches = make({"x": made}, batch_size=4, **options)
     steps = [
         [tuple(h) for h in batches(step).labels.query_id.tolist()] for step in range(30)
     ]
@@ -266,12 +280,12 @@ def test_batches_are_drawn_within_clusters(make, tmp_path):
     # Only the batches at the end of a cluster have examples of two of them
     counts = [len({owner[h] for h in step}) for step in steps]
     assert max(counts) <= 2 and np.mean(counts) < 1.5
-    again = make({"x": made}, batch_size=4)
+    again = make({"x": made}, batch_size=4, **options)
     np.testing.assert_array_equal(
         again(17).labels.query_id, batches(17).labels.query_id
     )
     # An epoch has full batches only, and leaves out other examples each time
-    batches = make({"x": made}, batch_size=16)
+    batches = make({"x": made}, batch_size=16, **options)
     seen = [
         {
             tuple(h)
@@ -283,19 +297,20 @@ def test_batches_are_drawn_within_clusters(make, tmp_path):
     assert all(len(epoch) == 32 for epoch in seen) and len(set.union(*seen)) == 40
 
 
-@pytest.mark.parametrize(
-    "write, message",
-    [
-        (lambda p: np.save(p, np.ones((3, 8))), r"shape \(3, 8\); clusters need a vec"),
-        (lambda p: np.save(p, np.full((40, 8), np.nan)), "vectors that are not finite"),
-        (lambda p: p.write_text("no array"), "q.npy is no .npy file of vectors"),
-    ],
-)
-def test_vectors_that_do_not_fit_are_one_sentence(make, tmp_path, write, message):
-    made, _ = clustered(tmp_path)
-    write(tmp_path / "q.npy")
-    with pytest.raises(ValueError, match=f"data 'x': .*{message}"):
-        make({"x": made})
+def test_vectors_that_do_not_fit_are_one_sentence(make):
+    made, (queries, documents), _ = clustered()
+    nan = np.full((40, 8), np.nan, "f4").view(Rows)
+    narrow = documents.vectors[:, :4].view(Rows)
+    for files, message in (
+        (
+            [queries._replace(hashes=queries.hashes + np.uint32(1))],
+            "q has no vector of",
+        ),
+        ([queries._replace(vectors=nan)], "q has vectors that are not finite"),
+        ([queries, documents._replace(vectors=narrow)], "have 8 and 4 dims"),
+    ):
+        with pytest.raises(ValueError, match=f"data 'x': .*{message}"):
+            make({"x": made}, cluster_vectors={"x": files})
 
 
 def test_weights_grow_with_the_size_of_a_source(make):

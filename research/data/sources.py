@@ -5,7 +5,6 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -38,7 +37,7 @@ class Source:
         identity: Name of the content, if it is known without reading the examples.
         note: What was read and what was left out, for the start of a run.
         loss: Call text of the loss of its batches; "" for that of the config.
-        clusters: Files of vectors of the queries, or of queries and documents, within
+        clusters: Vectors of the queries, or of queries and documents, on disk, within
             whose clusters batches are drawn; () draws from all examples.
         cluster_size: Mean number of examples of a cluster.
     """
@@ -61,9 +60,6 @@ class Source:
             for start in range(0, len(self.examples), HASH_CHUNK):
                 for example in self.examples[start : start + HASH_CHUNK]:
                     digest.update(repr(tuple(example)).encode())
-        for path in self.clusters:
-            with Path(path).expanduser().open("rb") as file:
-                digest.update(hashlib.file_digest(file, "blake2b").digest())
         return digest.hexdigest()
 
 
@@ -78,9 +74,9 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
         the steps relative to the other sources; `query_prompt` and `document_prompt`,
         prefixes of every query and every document; None for those of the model that
         the run starts from; `loss`, as "infonce(temperature=0.02)", "" for that of the
-        config; `clusters`, the .npy files of vectors of the queries, or of the queries
-        and the positives, in the order of the examples; `cluster_size`, the mean
-        number of examples of their clusters.
+        config; `clusters`, the vectors of the queries, or of the queries and of the
+        documents, that launch.embed --examples wrote; `cluster_size`, the mean number
+        of examples of their clusters.
     """
 
     def make_source(

@@ -15,6 +15,7 @@ from research.config_sections import bind, format_call
 from research.config_sections import build as build_section
 from research.data.columns import drop_examples
 from research.data.document_cache import tokenizer_info
+from research.data.pairs.clusters import hash_arrays
 from research.data.pairs.pair_batches import PairBatches, make_pair_batches
 from research.data.pairs.refreshed_negatives import RefreshedNegatives
 from research.data.pretraining_batches import (
@@ -57,7 +58,7 @@ from research.experiment.source_checks import (
     check_sources,
     describe_sources,
 )
-from research.experiment.teachers import TEACHERS, RunTeacher
+from research.experiment.teachers import TEACHERS, RunTeacher, read_text_vectors
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.source_losses import select_source_loss
 from research.models.config import EncoderConfig
@@ -142,11 +143,16 @@ def build(
     batches = _build_batches(
         config, sources, tokenizer, mesh, cache, prompt, teacher, files
     )
+    hashes = {name: source.content_hash for name, source in sources.items()}
     notes = describe_sources(sources)
     losses = build_losses(config, sources)
     if losses:
         notes = summarize_pairs(batches, tokenizer, config.max_length)
         width = trained_width(config, encoder)
+        # Clusters, which come from vectors, are a part of the data
+        for state in batches.sources:
+            if state.clusters is not None:
+                hashes[state.name] += hash_arrays(state.clusters)
         # A classifier takes the scores as classes, whatever the loss
         if "classes" in config.objective:
             check_classes(batches, config.objective.classes)
@@ -221,7 +227,7 @@ def build(
         initialize=initialize,
         note=initialization.note if initialization else "",
         data_notes=notes,
-        data_hashes={name: source.content_hash for name, source in sources.items()},
+        data_hashes=hashes,
         tokenizer=tokenizer,
         model_card=card,
     )
@@ -301,6 +307,10 @@ def _build_batches(
         adapters=adapters if len(adapters) > 1 else (),
         refreshed=refreshed,
         data_exponent=config.data_exponent,
+        cluster_vectors={
+            name: tuple(map(read_text_vectors, source.clusters))
+            for name, source in sources.items()
+        },
         steps=config.steps,
         teacher=teacher and teacher.teacher,
         **shared,

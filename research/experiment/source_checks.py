@@ -27,17 +27,19 @@ def build_losses(config, sources: Mapping[str, Source]) -> NamedLosses:
     Raises:
         ValueError: A source names a loss that there is not, or any in pre-training.
     """
-    own = {name: source.loss for name, source in sources.items() if source.loss}
     if "loss" not in config:
-        if own:
-            name, text = next(iter(own.items()))
-            raise ValueError(
-                f"data {name!r} has the loss {text}, but {config.objective.name} "
-                "trains on rows of text, without pairs"
-            )
+        for name, source in sources.items():
+            if source.loss or source.clusters:
+                raise ValueError(
+                    f"data {name!r} has {'a loss' if source.loss else 'clusters'} of "
+                    f"its own, but {config.objective.name} trains on rows of text, "
+                    "without pairs"
+                )
         return {}
     losses = {"": (config.loss.name, build_loss(config.loss, config.similarity))}
-    for name, text in own.items():
+    for name, source in sources.items():
+        if not (text := source.loss):
+            continue
         try:
             section = parse_section(LOSSES, text)
             losses[text] = section.name, build_loss(section, config.similarity)

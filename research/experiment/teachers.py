@@ -54,7 +54,7 @@ def read_vector_files(
         ValueError: No file is named, or a file is damaged.
     """
     del max_length
-    sides = [tuple(map(_read_file, paths)) for paths in (queries, documents)]
+    sides = [tuple(map(read_text_vectors, paths)) for paths in (queries, documents)]
     # Widths of both sides, which should be of the same teachers
     widths = [tuple(x.vectors.shape[1] for x in side) for side in sides if side]
     if not widths:
@@ -139,7 +139,8 @@ def _make_embed(
     return {"encoder": model.params, "dense": dense}, embed
 
 
-def _read_file(path: str) -> TextVectors:
+def read_text_vectors(path: str) -> TextVectors:
+    """The vectors of a file or folder that launch.embed wrote, by their texts."""
     hashes, vectors = read_hashed_vectors(Path(path).expanduser())
     return TextVectors(path, hashes, vectors)
 

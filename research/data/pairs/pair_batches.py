@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from research.data import sampling, token_cache
+from research.data import sampling
 from research.data.packing import bucket_length
+from research.data.pairs.clusters import cluster_examples
 from research.data.pairs.pair_cache import tokenize_pairs
 from research.data.pairs.pair_labels import read_labels
 from research.data.pairs.pair_rows import (
@@ -30,9 +31,9 @@ from research.data.pairs.pair_rows import (
 )
 from research.data.pairs.refreshed_negatives import RefreshedNegatives
 from research.data.pairs.teacher_texts import Teacher, add_teacher
+from research.data.pairs.text_vectors import TextVectors
 from research.data.sources import Source
 from research.text.templates import Prompt
-from research.transforms.clustering import cluster_pairs
 from research.types import Batch, TeacherTexts
 
 
@@ -138,6 +139,7 @@ def make_pair_batches(
     refreshed: Mapping[str, RefreshedNegatives] = {},
     data_exponent: float = 0.0,
     steps: int = 0,
+    cluster_vectors: Mapping[str, Sequence[TextVectors]] = {},
     teacher: Teacher | None = None,
 ) -> PairBatches:
     """Batches from a mixture of sources; each batch draws from one source.
@@ -164,6 +166,8 @@ def make_pair_batches(
         data_exponent: The weight of a source is multiplied by its number of examples to
             this power.
         steps: Number of steps of the run; 0 if it is not known.
+        cluster_vectors: {source: vectors of its texts} of those whose batches are drawn
+            within clusters; see `cluster_examples`.
         teacher: Vectors of a teacher for the labels, or a teacher that embeds the texts
             within the step.
 
@@ -188,7 +192,9 @@ def make_pair_batches(
         try:
             _check_size(source, batch_size)
             table = tokenize_pairs(source, tokenizer, max_length, cache, prompt)
-            clusters = _load_clusters(source, cache) if source.clusters else None
+            clusters = None
+            if files := cluster_vectors.get(name):
+                clusters = cluster_examples(source, table, files, cache)
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
         # Rows are at least as long as the longest text, so that no text is cut again.
@@ -274,39 +280,3 @@ def _check_size(source: Source, batch_size: int) -> None:
         raise ValueError(
             f"{len(source.examples)} rows are fewer than one batch of {batch_size}"
         )
-
-
-def _load_clusters(source: Source, cache: Path) -> np.ndarray:
-    """[n] the cluster of each example, from the cache or computed first.
-
-    Raises:
-        ValueError: The files of vectors do not have a vector for each example.
-    """
-
-    def write(folder: Path) -> None:
-        arrays = [_load_vectors(path, len(source.examples)) for path in source.clusters]
-        if len({array.shape for array in arrays}) > 1:
-            shapes = " and ".join(str(array.shape) for array in arrays)
-            raise ValueError(f"the vectors of clusters have the shapes {shapes}")
-        clusters = cluster_pairs(*arrays, cluster_size=source.cluster_size)
-        np.save(folder / "clusters.npy", clusters)
-
-    # The hash of the content includes the vectors
-    name = f"clusters_{source.content_hash}_{source.cluster_size}"
-    return np.load(token_cache.write_once(cache, name, write) / "clusters.npy")
-
-
-def _load_vectors(path: str, count: int) -> np.ndarray:
-    """The vectors [count, D] of a .npy file."""
-    try:
-        vectors = np.load(Path(path).expanduser(), mmap_mode="r")
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no .npy file of vectors: {error}") from None
-    if vectors.ndim != 2 or len(vectors) != count:
-        raise ValueError(
-            f"{path} has the shape {vectors.shape}; clusters need a vector for each of "
-            f"the {count} examples"
-        )
-    if not np.isfinite(vectors).all():
-        raise ValueError(f"{path} has vectors that are not finite")
-    return vectors
