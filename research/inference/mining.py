@@ -14,10 +14,10 @@ import numpy as np
 from research.config_sections import check_option
 from research.inference.mining_rules import (
     MiningRules,
-    contains_pairs,
     count_most,
     drop_candidates,
     fill_negatives,
+    find_known_pairs,
     select_negatives,
 )
 from research.inference.search import rank_documents
@@ -96,7 +96,7 @@ def mine_negatives(
     known = np.concatenate([positives, excluded])
     rows = np.broadcast_to(np.arange(len(queries))[:, None], numbers.shape)
     pairs = np.stack([rows, numbers], axis=-1)  # [Q, C, 2]
-    is_candidate = ~contains_pairs(known, pairs, len(passages))
+    is_candidate = ~find_known_pairs(known, pairs, len(passages))
 
     # Scores of candidates and of positives, by the same model
     if rescore is None:

@@ -197,13 +197,13 @@ def fill_negatives(
         pairs = np.stack(np.broadcast_arrays(rows[:, None], part), axis=-1)
         same = part[:, :, None] == part[:, None, :]  # [R, N, N]
         repeats = (same & (earlier | ~open_places[:, None, :])).any(axis=-1)
-        open_places &= repeats | contains_pairs(excluded, pairs, count)
+        open_places &= repeats | find_known_pairs(excluded, pairs, count)
     filled = negatives.copy()
     filled[rows] = part
     return filled
 
 
-def contains_pairs(known: np.ndarray, pairs: np.ndarray, count: int) -> np.ndarray:
+def find_known_pairs(known: np.ndarray, pairs: np.ndarray, count: int) -> np.ndarray:
     """Whether pairs [..., 2] of a query and one of `count` passages are in `known`."""
     keys, known = (
         x[..., 0].astype(np.int64) * count + x[..., 1] for x in (pairs, known)

@@ -39,8 +39,8 @@ def number_texts(examples: Sequence[Example], corpus: Iterable[str] = ()) -> Pai
         corpus: Further passages.
     """
     positives = [text for example in examples for text in example.positives]
-    passages = _number([*corpus, *positives])
-    queries = _number(example.query for example in examples)
+    passages = _index_texts([*corpus, *positives])
+    queries = _index_texts(example.query for example in examples)
     pairs = [
         (queries[e.query], passages[text]) for e in examples for text in e.positives
     ]
@@ -109,7 +109,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write(to_json(row, ensure_ascii=False) + "\n")
 
 
-def _number(texts: Iterable[str]) -> dict[str, int]:
+def _index_texts(texts: Iterable[str]) -> dict[str, int]:
     return {text: number for number, text in enumerate(dict.fromkeys(texts))}
 
 
