@@ -28,6 +28,7 @@ from research.data.sources import SOURCES
 from research.experiment.mining import MINING
 from research.losses.matryoshka import SIZE_LOSSES
 
+# Call text of the loss of graded pairs
 GRADED = "weighted_sum(terms='cosent()', weights=(0.8,))"
 
 
@@ -40,6 +41,7 @@ def get_config(arg: str = ""):
     config.optimizer.learning_rate = 1e-5
     config.optimizer.warmup = 0.05
     config.optimizer.weight_decay = 0.001
+    # Half, a quarter and less of the width.
     dims = starbucks_dims(config)
     config.size_loss = section(SIZE_LOSSES, "matryoshka", dims=dims)
     rule = {"every": 2, "replacements": 2} if arg.tiny else {"negatives": arg.negatives}
@@ -47,6 +49,7 @@ def get_config(arg: str = ""):
     if arg.tiny:  # no scores without files
         config.data = make_tiny_mixture(retrieval="", graded="infonce(temperature=0.1)")
         return config
+    # Queries with hard negatives, and graded pairs.
     retrieval = public_source(arg.data, "nli")
     if arg.mined:
         retrieval = section(SOURCES, "files", path=arg.mined)

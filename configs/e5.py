@@ -30,6 +30,7 @@ from research.data.sources import SOURCES
 QUERY, PASSAGE = "query: ", "passage: "
 ASYMMETRIC = {"query_prompt": QUERY, "document_prompt": PASSAGE}
 SYMMETRIC = {"query_prompt": QUERY, "document_prompt": QUERY}
+# Call text of the loss of scored negatives
 TEACHER = (
     "weighted_sum(terms='teacher_kl(temperature=0.01) | infonce(temperature=0.01)', "
     "weights=(1.0, 0.2))"
@@ -46,6 +47,7 @@ def get_config(arg: str = ""):
     config.loss.temperature = 0.01
     if arg.stage == 2:
         config.optimizer.learning_rate = 2e-5
+    # One set of pairs that needs no files.
     if arg.tiny:
         config.data.pairs.update(ASYMMETRIC)
         return config
@@ -55,6 +57,7 @@ def get_config(arg: str = ""):
 
 def _mixture(arg) -> dict:
     """The data sources of a stage."""
+    # Captions of one image are alike, questions and their answers are not.
     if arg.stage == 1:
         pairs = supplementary_pairs(arg.data)
         for source in pairs.values():
@@ -65,6 +68,7 @@ def _mixture(arg) -> dict:
         "nli": public_source(arg.data, "nli", **SYMMETRIC),
         "squad": public_source(arg.data, "squad", **ASYMMETRIC),
     }
+    # The scores of a cross-encoder, where there are any.
     if arg.scored:
         mixture["scored"] = section(
             SOURCES, "files", path=arg.scored, loss=TEACHER, **ASYMMETRIC

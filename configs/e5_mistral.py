@@ -33,6 +33,7 @@ def get_config(arg: str = ""):
     if arg.tiny:
         config.data.pairs.query_prompt = RETRIEVAL
         return config
+    # Both sides of NLI are sentences; documents of retrieval have no instruction.
     config.data = {
         "nli": public_source(arg.data, "nli", query_prompt=NLI, document_prompt=NLI),
         "squad": public_source(arg.data, "squad", query_prompt=RETRIEVAL),

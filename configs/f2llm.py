@@ -39,6 +39,7 @@ def get_config(arg: str = ""):
         "nli": public_source(arg.data, "nli", query_prompt=NLI, document_prompt=NLI),
         "squad": public_source(arg.data, "squad", query_prompt=RETRIEVAL),
     }
+    # Both sides are questions of a class, with the same prompt.
     for name, task in TASKS.items():
         prompt = ASKED.format(task)
         config.data[name] = public_source(

@@ -28,7 +28,7 @@ def get_config(arg: str = ""):
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=1_000, exponent=0.5)
     config = fine_tuning(arg)
     config.loss = section(LOSSES, "gte", temperature=0.01)
-    config.data_exponent = arg.exponent
+    config.data_exponent = arg.exponent  # of the sizes of the sets
     if arg.tiny:
         config.data = make_tiny_mixture(code="", docs="")
         return config

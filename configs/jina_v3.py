@@ -37,6 +37,7 @@ def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=1_000, rank=4)
     config = fine_tuning(arg)
+    # Only the adapters are trained, of which a text goes through one.
     config.tuning = section(
         TUNING, "lora", rank=arg.rank, alpha=arg.rank / 4, adapters=ADAPTERS
     )
@@ -48,6 +49,7 @@ def get_config(arg: str = ""):
             retrieval="", matching=loss, classification=loss
         )
         return config
+    # SQuAD and NLI go through the adapters of the roles.
     sets = {"squad": "squad", "nli": "nli", "matching": "stsb"}
     sets["classification"] = "banking77"
     config.data = {

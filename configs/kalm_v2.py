@@ -33,6 +33,7 @@ def get_config(arg: str = ""):
         **{"tiny": False, "model": "", "data": DATA, "steps": 1_000, "batch": 512},
         **{"dtype": "bfloat16", "focal": 0.5, "mined": ""},
     )
+    # All parameters of a decoder without its causal mask are trained.
     names = ("model", "data", "steps", "batch", "dtype")
     variant = ",".join(f"{name}={arg[name]}" for name in names)
     variant += ",rank=0,rate=1e-5,bidirectional"
@@ -58,6 +59,7 @@ def get_config(arg: str = ""):
             loss=f"infonce({mixed})",
             query_prompt=RETRIEVAL,
         )
+    # Seven negatives of other classes for each text.
     for name, task in TASKS.items():
         config.data[name] = public_source(
             arg.data,

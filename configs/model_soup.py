@@ -37,6 +37,7 @@ def get_config(arg: str = ""):
         config.data = make_tiny_mixture(**dict.fromkeys(names, ""))
     else:
         config.data = {name: public_source(arg.data, name) for name in names}
+    # What makes the members differ besides the seed.
     share = SHARES[arg.member % len(SHARES)]
     config.data.nli.weight, config.data.squad.weight = share, 1 - share
     return config

@@ -25,6 +25,7 @@ def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     options = {"stage": 1, "languages": LANGUAGES, "exponent": 0.5}
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=1_000, **options)
+    # The stages of E5, then translations in both.
     tiny = ",tiny" if arg.tiny else ""
     variant = f"model={arg.model},data={arg.data},steps={arg.steps},stage={arg.stage}"
     config = e5(variant + tiny)

@@ -21,6 +21,7 @@ def get_config(arg: str = ""):
     options = {"focal": 1.0, "mined": ""}
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=1_000, **options)
     config = fine_tuning(arg)
+    # Hard examples count more and more.
     config.loss.focal, config.loss.progressive = arg.focal, True
     if arg.mined and not arg.tiny:
         config.data = {"mined": section(SOURCES, "files", path=arg.mined)}

@@ -31,6 +31,7 @@ def get_config(arg: str = ""):
     arg = parse_arg(arg, tiny=False, model=MINILM, data=DATA, steps=300, task="nli")
     check_option("variant task", arg.task, PUBLIC_SETS)
     config = fine_tuning(arg)
+    # The model stays near the base, as task vectors need it.
     config.optimizer.learning_rate = 2e-5
     if not arg.tiny:
         # Texts of a class are alike, and graded pairs have no negatives

@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
     config.loss = section(LOSSES, "supcon", temperature=0.1)
     if arg.tiny:
         return config
-    config.batch_size = arg.batch
+    config.batch_size = arg.batch  # several texts of a class
     # No hard negatives: all other classes of the batch are negatives.
     folder = f"{arg.data}/{arg.dataset}"
     config.data = {
