@@ -245,8 +245,7 @@ def teach(
 ) -> None:
     """Gives a recipe a teacher: a model within the step, or vectors on disk."""
     if queries or documents:
-        files = {"queries": queries, "documents": documents}
-        files = {side: (path,) if path else () for side, path in files.items()}
+        files = {"queries": queries or (), "documents": documents or ()}
         config.teacher = section(TEACHERS, "vectors", **files)
     else:
         config.teacher = section(TEACHERS, "model", model=model)

@@ -4,10 +4,10 @@ Source: none; the losses are those of Hinton et al. 2015 (arXiv:1503.02531) on s
     of Park et al. 2019 (arXiv:1904.05068) on relations, and of Zhang et al. 2024
     (arXiv:2412.19048). The weights are ours.
 Command: python -m launch.train --config=configs/student.py:signal=kl --workdir=runs/kl
-Variants: tiny, model=NAME (its first blocks are the student), depth=L, teacher=NAME (the
-    same model if it is not given; it embeds within the step), signal=none, kl, mse,
-    cosine, relational or stella, alone (without the contrastive loss), data=DIR (with
-    nli/, squad_retrieval/ and stsb/), steps=N, batch=N, rate=X.
+Variants: tiny, model=NAME (its first blocks are the student), depth=L, teacher=NAME
+    (the same model if it is not given; it embeds within the step), signal=none, kl,
+    mse, cosine, relational or stella, alone (without the contrastive loss), data=DIR
+    (with nli/, squad_retrieval/ and stsb/), steps=N, batch=N, rate=X.
 Cost: a step also embeds the batch by the teacher, forward only.
 Expected: not measured here.
 """

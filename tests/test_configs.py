@@ -318,7 +318,7 @@ def test_every_option_builds_by_a_flag(
         texts, vectors = ["a", "b", "c"], np.eye(3, 48, dtype=np.float32)
         write_vectors(tmp_path / "v.npy", vectors, texts, texts)
         file = str(tmp_path / "v.npy")
-        call = f"vectors(queries=('{file}',), documents=('{file}',))"
+        call = f"vectors(queries='{file}', documents='{file}')"
         replace_section(new, "teacher", call)
         replace_section(new, "data.pairs", f"files(path='{path}', negatives={count})")
     if (key, name) == ("row_layout", "spans"):

@@ -47,7 +47,7 @@ def test_vectors_without_hashes_are_one_sentence(folder):
 
 def test_files_of_a_teacher(folder):
     one, shards = str(folder / "one.npy"), str(folder / "shards")
-    teacher = read_vector_files(32, queries=(one,), documents=(shards,))
+    teacher = read_vector_files(32, queries=one, documents=(shards,))
     assert teacher.width == 2 and teacher.wrap is None
     assert teacher.teacher.queries[0].path == one
     with pytest.raises(ValueError, match="teacher names no file: set queries="):

@@ -1,7 +1,7 @@
 """Teachers of a run: vectors that launch.embed wrote, or a model within the step."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,15 +38,15 @@ class RunTeacher(NamedTuple):
 def read_vector_files(
     max_length: int,
     *,
-    queries: tuple[str, ...] = (),
-    documents: tuple[str, ...] = (),
+    queries: str | tuple[str, ...] = (),
+    documents: str | tuple[str, ...] = (),
 ) -> RunTeacher:
     """A teacher whose vectors of all texts launch.embed --examples wrote.
 
     Args:
         max_length: Ignored.
-        queries: The .npy file or the folder of the queries' vectors. Those of several
-            teachers are normalized, concatenated and normalized again.
+        queries: The .npy file or the folder of the queries' vectors, or several. Those
+            of several teachers are normalized, concatenated and normalized again.
         documents: The same for the documents, of teachers in the same order.
 
     Raises:
@@ -58,7 +58,7 @@ def read_vector_files(
     # Widths of both sides, which should be of the same teachers
     widths = [tuple(x.vectors.shape[1] for x in side) for side in sides if side]
     if not widths:
-        raise ValueError("teacher names no file: set queries=('FILE',) or documents")
+        raise ValueError("teacher names no file: set queries='FILE' or documents")
     if len(set(widths)) > 1:
         raise ValueError(
             f"the teacher's vectors of queries have {sum(widths[0])} dims, those of "
