@@ -139,6 +139,11 @@ def _make_embed(
     return {"encoder": model.params, "dense": dense}, embed
 
 
+def _read_files(paths: str | Sequence[str]) -> tuple[TextVectors, ...]:
+    """The vectors of one file, or of several."""
+    return tuple(map(read_text_vectors, [paths] if isinstance(paths, str) else paths))
+
+
 def read_text_vectors(path: str) -> TextVectors:
     """The vectors of a file or folder that launch.embed wrote, by their texts."""
     hashes, vectors = read_hashed_vectors(Path(path).expanduser())
