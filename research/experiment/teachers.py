@@ -54,7 +54,7 @@ def read_vector_files(
         ValueError: No file is named, or a file is damaged.
     """
     del max_length
-    sides = [tuple(map(read_text_vectors, paths)) for paths in (queries, documents)]
+    sides = [_read_files(paths) for paths in (queries, documents)]
     # Widths of both sides, which should be of the same teachers
     widths = [tuple(x.vectors.shape[1] for x in side) for side in sides if side]
     if not widths:
