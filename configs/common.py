@@ -121,9 +121,7 @@ def make_base() -> ml_collections.ConfigDict:
             "data_exponent": 0.0,  # a source's weight grows with its size to this power
             "mining": section(MINING, "none"),  # of hard negatives: refresh(every=1000)
             "optimizer": section(OPTIMIZERS, "adamw"),
-            "averaging": section(
-                AVERAGES, "none"
-            ),  # of the weights, as ema(decay=0.99)
+            "averaging": section(AVERAGES, "none"),  # of the weights, over steps
             "mesh": {"data": -1, "fsdp": 1, "model": 1},
             # Evaluation, logging and checkpoints
             "evals": {},  # evaluators by their names
