@@ -87,7 +87,7 @@ def test_vectors_and_scores_are_those_of_the_texts(tmp_path):
             for t in texts[1]
         ]
         np.testing.assert_allclose(
-            labels.document_vector, np.array(both) / np.sqrt(2), rtol=1e-6
+            labels.document_vector, np.array(both) / np.sqrt(2), rtol=1e-5
         )
         numbers = [
             [10.0 * i + d.index(t) for i, d in enumerate(DOCUMENTS) if t in d][0]

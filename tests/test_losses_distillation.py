@@ -280,7 +280,7 @@ def test_a_larger_margin_of_the_guide_never_raises_the_loss():
     q, d = texts(0)
     labels, _, _ = teacher_labels()
     losses = [compute("gist", q, d, labels, margin=m) for m in (0.0, 0.1, 0.4, 3.0)]
-    assert all(np.all(b <= a + 1e-5) for a, b in zip(losses, losses[1:], strict=False))
+    assert all(np.all(b <= a + 1e-3) for a, b in zip(losses, losses[1:], strict=False))
     np.testing.assert_allclose(losses[-1], 0, atol=1e-5)
 
 
