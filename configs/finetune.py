@@ -5,14 +5,14 @@ Command: python -m launch.train --config=configs/finetune.py:train=my.jsonl --wo
 Variants: train=FILE (jsonl, tsv or csv, plain or .gz, whose usual column names are in
     research/data/sources.py; or a .toml file that lists several sources, as
     research/experiment/train_sets.py shows), model=NAME (hub id, folder, package or
-    workdir), dev=FILE or FOLDER (scored pairs, examples as in train, or a BEIR folder;
-    a tenth of the queries of train if it is not given), columns="query=question,
-    positive=answer, negative=bad*", loss=CALL (infonce, or cosent if the file has
-    scores), sizes=full_size, matryoshka or starbucks, batch=N, epochs=X or steps=N,
-    rate=X (learning rate), patience=N (evaluations without a better score, after which
-    the run ends), query_prompt=TEXT, document_prompt=TEXT, negatives=N (-1 for as
-    many as every row has), pool=NAME, max_length=N and similarity=cosine or dot (the
-    model's if they are not given), tiny.
+    workdir), dev=FILE or FOLDER (scored pairs, examples as in train, a BEIR folder, or
+    one with the splits of another task; a tenth of the queries of train if it is not
+    given), columns="query=question, positive=answer, negative=bad*", loss=CALL
+    (infonce, or cosent if the file has scores), sizes=full_size, matryoshka or
+    starbucks, batch=N, epochs=X or steps=N, rate=X (learning rate), patience=N
+    (evaluations without a better score, after which the run ends), query_prompt=TEXT,
+    document_prompt=TEXT, negatives=N (-1 for as many as every row has), pool=NAME,
+    max_length=N and similarity=cosine or dot (the model's if they are not given), tiny.
 Cost: that of the model, the file and the number of epochs.
 Expected: a better main_score of the evaluation "dev" than before training.
 """

@@ -5,9 +5,9 @@ Source: Zhuang et al. 2024, arXiv:2410.13230 (sizes, and distillation from the f
 Command: bash launch/quickstart.sh
 Variants: scratch (a small encoder without pre-training, for 250 steps, at all six
     sizes), tiny, steps=N.
-Cost: nine minutes on 2 CPU cores, with evaluation, search and report.
-Expected: nDCG@10 of code search with docstrings on held-out packages 73.86 at full size
-    (untouched 70.95), 53.06 at 3 x 64 (untouched 9.18), 54.96 at 3 x 128;
+Cost: eight minutes on 2 CPU cores, with evaluation, search and report.
+Expected: nDCG@10 of code search with docstrings on held-out packages 72.23 at full size
+    (untouched 70.95), 53.99 at 3 x 64 (untouched 9.18), 56.90 at 3 x 128;
     BM25 has 53.80. Other installed packages give other numbers.
 """
 

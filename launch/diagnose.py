@@ -30,7 +30,7 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
-from research.analysis.diagnostics.inputs import DiagnosticInputs
+from research.analysis.diagnostics.inputs import DiagnosticInputs, name_data
 from research.analysis.diagnostics.reports import REPORTS, Report
 from research.atomic_write import atomic_write, to_json
 from research.config_sections import bind_call, build_call, parse_calls
@@ -101,12 +101,8 @@ def _build_evaluators(text: str) -> dict[str, Evaluator]:
         evaluator = build_call(EVALS, call)
         if isinstance(evaluator, ModelEvaluator):
             raise ValueError(f"--tasks: {call.name} scores no embeddings")
-        # The folder names the data better than "test.jsonl.gz".
-        name, path = call.name, Path(str(call.kwargs.get("data", "")))
-        stem = path.name.split(".")[0]
-        if stem in ("test", "dev", "train"):
-            stem = path.parent.name
-        evaluators[f"{name} {stem}".strip()] = evaluator
+        data = name_data(str(call.kwargs.get("data", "")))
+        evaluators[f"{call.name} {data}".strip()] = evaluator
     return evaluators
 
 
@@ -114,8 +110,8 @@ def _write(name: str, report: Report, record) -> None:
     """Writes a report's table, record and picture, and shows the table."""
     folder = Path(OUTPUT.value)
     title = f"{report.heading}: {Path(options.MODEL.value.split(':')[-1]).name}"
-    if CORPUS.value is not None and report.uses_corpus:
-        title += f" on {Path(CORPUS.value).name}"
+    if source := record.get("data", name_data(CORPUS.value or "")):
+        title += f" on {source}"
     header, *rows = report.make_rows(record)
     page = markdown_page(title, header, rows)
     with (

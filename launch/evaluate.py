@@ -40,7 +40,10 @@ from research.types import ModelEvaluator
 # Tasks that are made of several, with a table of their own.
 SUITES = ("suite", "mteb")
 # Tasks without a main score of embeddings.
-NO_GRID = ("perplexity", "geometry", "token_geometry")
+NO_GRID = (
+    *("perplexity", "geometry", "token_geometry"),
+    *("positional_bias", "length_collapse"),
+)
 # The task and its data.
 TASK = flags.DEFINE_enum(
     "task", None, [*EVALS, *SUITES], "The task that is scored.", required=True
@@ -136,6 +139,7 @@ cli.group_flags("Task", TASK, DATA, SPLIT, LABEL, SIMILARITY)
 cli.group_flags("Search", METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, VECTORS)
 cli.group_flags("Tasks longembed and mteb", TASKS, LENGTHS, TEXT)
 cli.group_flags("Tasks longembed and mteb", evaluate_mteb.BENCHMARK)
+cli.group_flags("Comparison", against.AGAINST, against.SCORES, against.RUN)
 cli.group_flags("Output", GRID, SAMPLES, OUTPUT)
 for module in (against, evaluate_mteb):
     flags.adopt_module_key_flags(module)
@@ -206,9 +210,9 @@ def main():
 def _evaluate_several() -> dict:
     """Scores the tasks of a suite, or of mteb; writes a table and a figure."""
     # Of the tasks' flags, they have the data and the names.
-    known = {"suite": (DATA, SIMILARITY), "mteb": (DATA, TASKS)}[TASK.value]
+    known = {"suite": ("data", "similarity"), "mteb": ("data", "tasks")}[TASK.value]
     for flag in (*TASK_FLAGS, SIMILARITY):
-        if flags.FLAGS[flag.name].present and flag not in known:
+        if flags.FLAGS[flag.name].present and flag.name not in known:
             raise ValueError(
                 f"--{flag.name}={flag.value} does not go with --task={TASK.value}"
             )
@@ -226,7 +230,8 @@ def _evaluate_several() -> dict:
         )
     # The table also goes to the terminal.
     source = evaluate_mteb.BENCHMARK.value or Path(DATA.value or "").name
-    title = " ".join(filter(None, [TASK.value, source]))
+    name = Path(options.MODEL.value).name
+    title = " ".join(filter(None, [f"{name}: {TASK.value}", source]))
     cli.log(f"\n{table.format_markdown(scores, title)}")
     formats = table.format_markdown, table.plot_suite
     return _write(TASK.value, title, scores, record, *formats)

@@ -48,7 +48,6 @@ SEARCHES = (
     "pydocs_retrieval",
     "pydocs_long",
 )
-cli.group_flags("Comparison", AGAINST, SCORES, RUN)
 
 
 def check_flags(task: str, is_single: bool) -> None:

@@ -12,9 +12,9 @@ BOUNDS = {
         norm_eps rope_theta score_range count rank clusters heads latents mult patterns
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
         samples_per_label cluster_size experiments repetitions texts_per_repetition
-        token_geometry.tokens teacher_temperature stella.widths refresh.every
-        refresh.negatives dynamic.every dynamic.negatives dynamic.ratio
-        dynamic.replacements
+        token_geometry.tokens token_states.tokens outliers.threshold outliers.controls
+        teacher_temperature stella.widths refresh.every refresh.negatives dynamic.every
+        dynamic.negatives dynamic.ratio dynamic.replacements
         """,
     "at least 0": """
         learning_rate focal warmup weight_decay clip_norm micro_batch limit min_chars
@@ -29,7 +29,7 @@ BOUNDS = {
         betas ratio ratios replace decoder_ratio short_probability size
         rope_fraction
         """,
-    "at least 0 and below 1": "dropout attention_dropout decay",
+    "at least 0 and below 1": "dropout attention_dropout decay mask_share",
     # NumPy's seeds are not negative, JAX's and scikit-learn's have 32 bits
     "in 0 ... 2^32 - 1": "seed",
 }

@@ -60,3 +60,10 @@ def test_the_axis_of_scores_is_of_their_own_range(tmp_path, monkeypatch):
     plot_loss(tmp_path, tmp_path / "curve.png")
     low, high = pictures[0].axes[1].get_ylim()
     assert 85 < low < 86 and 86.1 < high < 87
+    # The mean over sizes is a curve of its own
+    rows += [{"step": n, "eval/dev/size_mean": 60 + n} for n in (0, 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    plot_loss(tmp_path, tmp_path / "curve.png")
+    lines = {line.get_label(): line.get_ydata() for line in pictures[1].axes[1].lines}
+    assert lines.keys() == {"dev", "dev/size_mean"}
+    assert list(lines["dev/size_mean"]) == [60, 61]

@@ -74,6 +74,13 @@ def test_a_dev_file_is_told_by_what_is_in_it(files):
     (files / "beir" / "qrels" / "test.tsv").write_text("")
     dev = get_config("train=pairs.jsonl,dev=beir").evals.dev
     assert (dev.name, dev.split, dev.data) == ("retrieval", "test", "beir")
+    # A folder of another task has its splits
+    (files / "topics").mkdir()
+    for split in ("train", "test"):
+        row = {"text": "a", "label": "b"}
+        (files / "topics" / f"{split}.jsonl").write_text(json.dumps(row))
+    dev = get_config("train=pairs.jsonl,dev=topics").evals.dev
+    assert (dev.name, dev.data) == ("classification", "topics")
 
 
 def test_columns_go_to_a_dev_file_that_has_them(files):

@@ -77,6 +77,10 @@ def test_every_evaluator_has_a_test():
         "perplexity",  # tests/test_objectives_causal.py
         "geometry",  # tests/test_eval_geometry_evaluators.py
         "token_geometry",
+        "limit",  # tests/test_eval_limit.py
+        "length_collapse",  # this and the next two: tests/test_eval_bias_evaluators.py
+        "mexa",
+        "positional_bias",
     }
 
 

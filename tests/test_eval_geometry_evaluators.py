@@ -67,8 +67,6 @@ def test_mistakes_of_geometry(file, tmp_path):
     pairs.write_text("sentence1\tsentence2\tscore\na\tb\t3\n")
     with pytest.raises(ValueError, match="has no pair with a score above 4.0"):
         EVALS["geometry"](data=file, pairs=str(pairs))
-    with pytest.raises(ValueError, match="mask_share is 1; it should be at least 0"):
-        EVALS["token_geometry"](data=file, mask_share=1)
 
 
 def test_token_states_are_those_that_are_pooled(model):

@@ -193,7 +193,8 @@ def test_clusters_of_several_levels_are_averaged(tmp_path):
     ]
     del rows[7]["labels"][1]  # it does not count at the second level
     path = write_rows(tmp_path / "test.jsonl", rows)
-    scores = clustering(data=path, texts_per_repetition=50)(embed_toy)
+    evaluator = clustering(data=path, texts_per_repetition=50, repetitions=2)
+    scores = evaluator(embed_toy)
     assert len(scores["levels"]) == 2
     assert np.mean(scores["levels"]) == pytest.approx(scores["main_score"])
     assert scores["levels"][0] != scores["levels"][1]
@@ -501,3 +502,28 @@ def test_similarities_that_are_not_finite_are_refused(tmp_path):
     path = write_rows(tmp_path / "test.jsonl", pair_rows(6))
     with pytest.raises(ValueError, match="the similarity of pair 0 is not finite"):
         pair_classification(data=path)(lambda t, role: np.full((len(t), 2), np.nan))
+
+
+def test_equal_candidates_and_summaries_have_equal_scores(tmp_path):
+    """A matrix product rounds by the position of a row, which would break ties."""
+    rng = np.random.default_rng(0)
+    vector = rng.normal(size=384).astype("f4")
+
+    def embed(texts, role):
+        return np.array([vector if t[0] == "m" else vector * 0.3 + 1 for t in texts])
+
+    negatives = [f"m{i}" for i in range(30)]
+    rows = [{"query": "q", "positive": ["m"], "negative": negatives}]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    run = reranking(data=path)(embed).item_values.make_run()
+    assert len(set(run["query0"].values())) == 1
+    summaries = SUMMARY | {
+        "machine_summaries": ["m"] * 31 + ["x"],
+        "human_summaries": ["q"],
+        "relevance": [i % 2 for i in range(32)],
+    }
+    path = write_rows(tmp_path / "test.jsonl", [summaries])
+    scores = summarization(data=path)(embed)
+    grades = summaries["relevance"]
+    expected = 100 * np.corrcoef(grades, [1] * 31 + [2])[0, 1]
+    assert abs(scores["cosine_spearman"]) == pytest.approx(abs(expected))

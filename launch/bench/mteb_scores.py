@@ -8,7 +8,6 @@ two levels, entailment, candidates of BM25, sentences with graded partners.
 """
 
 import gzip
-import json
 import os
 import tempfile
 from collections import defaultdict
@@ -20,10 +19,11 @@ import numpy as np
 from absl import flags
 
 from launch import main as cli
-from research.atomic_write import atomic_write, write_json
+from research.atomic_write import atomic_write, read_json, to_json, write_json
 from research.data.files import read_beir, read_records
 from research.eval.bm25 import bm25
 from research.eval.evaluators import EVALS
+from research.eval.suites.tasks import cache_vectors, depends_on_role
 from research.eval.tables import markdown_table
 from research.inference.embedder import Embedder
 from research.interop import load
@@ -78,7 +78,7 @@ def main():
             if not file.exists():
                 embedders = embedders or load_embedders(model)
                 write_json(file, score_set(SETS[name], name, *embedders))
-            record = json.loads(file.read_text())
+            record = read_json(file)
             scores[model, name] = record["ours"], record["mteb"]
             ours, theirs = scores[model, name]
             cli.log(f"{model} {name}: ours {ours:.4f}, mteb {theirs:.4f}")
@@ -104,11 +104,16 @@ def load_embedders(model: str) -> tuple[EmbedFn, EmbedFn]:
             show_progress_bar=False,
         )
 
-    return Embedder(ours, allow_empty=True), embed
+    # Sets share texts.
+    embedder = Embedder(ours, allow_empty=True)
+    by_role = depends_on_role(embedder)
+    return cache_vectors(embedder, by_role=by_role), cache_vectors(
+        embed, by_role=by_role
+    )
 
 
 def score_set(task_set: Set, name: str, embed: EmbedFn, peer: EmbedFn) -> dict:
-    """Main scores of a set in percent, ours and mteb's with the peer's vectors."""
+    """Main scores in percent: ours, and mteb's and ours of the peer's vectors."""
     import mteb
 
     from research.eval.suites.mteb_tasks import make_mteb_task
@@ -120,7 +125,10 @@ def score_set(task_set: Set, name: str, embed: EmbedFn, peer: EmbedFn) -> dict:
         if task_set.derive is not None:
             task_set.derive(path, Path(folder))
             path = Path(folder)
-        ours = EVALS[task_set.kind](data=str(path), **task_set.arguments)(embed)
+        evaluator = EVALS[task_set.kind](data=str(path), **task_set.arguments)
+        ours = evaluator(embed)
+        # Of the peer's vectors: what the rounding of ours does not explain.
+        same_vectors = evaluator(peer)
         # mteb has a task for each pair of languages.
         is_folder = task_set.kind == "bitext_mining"
         files = sorted(path.iterdir()) if is_folder else [path]
@@ -138,7 +146,11 @@ def score_set(task_set: Set, name: str, embed: EmbedFn, peer: EmbedFn) -> dict:
         )
         results = mteb.evaluate(model, tasks, cache=None, show_progress_bar=False)
     theirs = [100 * float(result.get_score()) for result in results.task_results]
-    return {"ours": ours["main_score"], "mteb": float(np.mean(theirs))}
+    return {
+        "ours": ours["main_score"],
+        "mteb": float(np.mean(theirs)),
+        "same_vectors": same_vectors["main_score"],
+    }
 
 
 def format_table(scores, names, models) -> str:
@@ -157,7 +169,7 @@ def format_table(scores, names, models) -> str:
 
 def _write_rows(path: Path, rows) -> None:
     with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(to_json(row) + "\n" for row in rows)
 
 
 def _join_labels(path: Path, folder: Path) -> None:
@@ -195,6 +207,17 @@ def _mark_entailment(path: Path, folder: Path) -> None:
     _write_rows(folder / "test.jsonl.gz", pairs)
 
 
+def _mark_paraphrases(path: Path, folder: Path) -> None:
+    """The pairs of STS-B's test set, labeled 1 if their score is 4 or more."""
+    rows = (r for _, r in read_records(path / "test.jsonl.gz"))
+    pairs = (
+        {name: r[name] for name in ("sentence1", "sentence2")}
+        | {"label": int(r["score"] >= 4)}
+        for r in rows
+    )
+    _write_rows(folder / "test.jsonl.gz", pairs)
+
+
 def _rank_candidates(path: Path, folder: Path) -> None:
     """The relevant documents of each query, and the best of BM25."""
     corpus, queries, qrels, *_ = read_beir(path, "test")
@@ -227,8 +250,11 @@ def _read_partners(path: Path) -> Iterator[dict]:
             for first, second in (pair, pair[::-1]):
                 partners[first].append((second, row["score"]))
     for sentence, graded in partners.items():
+        # The vectors of a text that occurs twice differ in sentence-transformers by
+        # rounding, which breaks ties: each partner is used once.
+        graded = dict(graded)
         if len(graded) >= MIN_PARTNERS:
-            texts, grades = zip(*graded, strict=True)
+            texts, grades = zip(*graded.items(), strict=True)
             yield {
                 "text": sentence,
                 "human_summaries": [sentence],
@@ -247,7 +273,8 @@ SETS = {
     "trec_both": Set("multilabel", "trec", _join_labels),
     "banking77_clusters": Set("clustering", "banking77"),
     "trec_clusters": Set("clustering", "trec", _join_labels),
-    "clinc150_sets": Set("clustering", "clinc150", _group_texts),
+    "banking77_sets": Set("clustering", "banking77", _group_texts),
+    "stsb_pairs": Set("pair_classification", "stsb", _mark_paraphrases),
     "snli": Set("pair_classification", "nli/labelled_pairs.jsonl.gz", _mark_entailment),
     "tatoeba": Set("bitext_mining", "tatoeba"),
     "squad": Set("retrieval", "squad_retrieval"),

@@ -75,20 +75,28 @@ def compare_suite(model_name: str, data: str, rounds: int) -> dict:
 
     sides = {"ours": run_ours, "theirs": run_theirs}
     # In alternation, so that both run under the same conditions.
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    clocks = {"seconds": time.perf_counter, "cpu_seconds": time.process_time}
+    medians: dict[str, dict[str, list[float]]] = {}
     for _ in range(rounds):
         for name, run in sides.items():
-            start = time.perf_counter()
+            starts = {clock: read() for clock, read in clocks.items()}
             run()
-            seconds[name].append(time.perf_counter() - start)
-            cli.log(f"{name}: {seconds[name][-1]:.1f} s")
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+            for clock, read in clocks.items():
+                values = medians.setdefault(clock, {}).setdefault(name, [])
+                values.append(read() - starts[clock])
+            cli.log(f"{name}: {medians['seconds'][name][-1]:.1f} s")
+    # Medians over the rounds, of the time on the clock and that of all cores.
+    medians = {
+        clock: {name: statistics.median(values) for name, values in both.items()}
+        for clock, both in medians.items()
+    }
     differences = [
         abs(scores["ours"][name] - scores["theirs"][name]) for name in scores["ours"]
     ]
     return {
-        "seconds": medians,
-        "ratio": medians["theirs"] / medians["ours"],
+        **medians,
+        "ratio": medians["seconds"]["theirs"] / medians["seconds"]["ours"],
+        "cpu_ratio": medians["cpu_seconds"]["theirs"] / medians["cpu_seconds"]["ours"],
         "rounds": rounds,
         "texts": texts,
         "scores": scores,

@@ -11,6 +11,9 @@ from research.eval.tables import markdown_table
 from research.train.checkpoints import read_best
 from research.train.logging import read_rows
 
+# Endings of the scores that are drawn: of the full size, and the mean over sizes.
+CURVES = ("/main_score", "/size_mean")
+
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Reads the records of a run's metrics.jsonl, without a line that was cut off.
@@ -114,10 +117,10 @@ def _format_score(record: Mapping[str, Any], key: str) -> str:
 
 
 def plot_loss(workdir: Path, path: Path) -> None:
-    """Plots the loss by step, and every evaluator's main score on a second axis."""
+    """Plots the loss by step, and every evaluator's CURVES on a second axis."""
     metrics = read_metrics(workdir)
     losses = collect_values(metrics, "loss")
-    names = {key for record in metrics for key in record if key.endswith("/main_score")}
+    names = {key for record in metrics for key in record if key.endswith(CURVES)}
     with figure(path, (7, 3.6)) as (_, axes):
         # The loss at every logged step.
         axes.plot(list(losses), list(losses.values()), color="C0", lw=1)
@@ -130,7 +133,8 @@ def plot_loss(workdir: Path, path: Path) -> None:
         score_axes = axes.twinx()
         for number, name in enumerate(sorted(names), 1):
             scores = collect_values(metrics, name)
-            style = {"marker": "o", "color": f"C{number}", "label": name.split("/")[1]}
+            label = name.removeprefix("eval/").removesuffix("/main_score")
+            style = {"marker": "o", "color": f"C{number}", "label": label}
             score_axes.plot(list(scores), list(scores.values()), **style)
         score_axes.set(ylabel="main score, %")
         score_axes.legend(loc="center right")

@@ -97,12 +97,14 @@ def score_sizes(
     full = evaluator(vectors.truncate(len(depths) - 1, None))
     if "main_score" not in full:  # measures that have no best value
         return dict(full)
-    main_scores = {
-        f"{depth}x{dim}": float(
-            evaluator(vectors.truncate(depths.index(depth), dim))["main_score"]
-        )
-        for depth, dim in sizes
-    }
+    # The full size, which may be one of the sizes, is scored once.
+    width = next(iter(vectors.cache.values())).shape[-1]
+    main_scores = {}
+    for depth, dim in sizes:
+        scores = full
+        if (depth, dim) != (depths[-1], width):
+            scores = evaluator(vectors.truncate(depths.index(depth), dim))
+        main_scores[f"{depth}x{dim}"] = float(scores["main_score"])
     return {**full, **main_scores, "size_mean": statistics.fmean(main_scores.values())}
 
 

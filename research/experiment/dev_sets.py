@@ -9,6 +9,7 @@ from research.data.columns import parse_columns
 from research.data.fields import Record
 from research.data.files import STS_FIELDS, read_records
 from research.eval.evaluators import EVALS
+from research.eval.suites.tasks import find_task
 
 # Names of the judgments of a BEIR folder, in the order in which they are looked for.
 SPLITS = ("dev", "validation", "test")
@@ -17,8 +18,8 @@ SPLITS = ("dev", "validation", "test")
 def choose_dev_set(path: str, columns: str = "") -> ml_collections.ConfigDict:
     """The config section of the evaluator that fits a file or a folder.
 
-    A folder is read as BEIR's, with the first of its SPLITS. A file is evaluated as
-    examples, by `columns` if its rows have them.
+    A folder is read as BEIR's, with the first of its SPLITS, or as that of another task
+    (`find_task`). A file is evaluated as examples, by `columns` if its rows have them.
 
     Args:
         path: The file or the folder.
@@ -34,10 +35,12 @@ def choose_dev_set(path: str, columns: str = "") -> ml_collections.ConfigDict:
         for split in SPLITS:
             if f"{split}.tsv" in names:
                 return section(EVALS, "retrieval", data=path, split=split, lexical=True)
+        if not names and (arguments := find_task(top)):
+            return section(EVALS, arguments.pop("task"), **arguments)
         found = ", ".join(sorted(names)) or "nothing"
         raise ValueError(
-            f"{path} has no qrels/ of {', '.join(SPLITS)}, as a BEIR folder has; "
-            f"found {found}"
+            f"{path} has no qrels/ of {', '.join(SPLITS)}, as a BEIR folder has, and "
+            f"no test split of another task; found {found}"
         )
     # The first row decides.
     line, values = next(read_records(top))

@@ -17,11 +17,7 @@ from research.eval.bias.documents import check_count
 from research.eval.geometry.evaluators import VECTOR_MEASURES, measure_vectors
 
 PANELS = (
-    DepthPanel(
-        "Anisotropy",
-        "mean cosine",
-        {"mean_cosine": "unchanged", "centered_mean_cosine": "mean subtracted"},
-    ),
+    DepthPanel("Anisotropy", "mean cosine", {"mean_cosine": "the model"}),
     DepthPanel(
         "SVD anisotropy",
         "share of the first component",

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from research.analysis.diagnostics.inputs import DiagnosticInputs
+from research.analysis.diagnostics.inputs import DiagnosticInputs, check_count
 from research.analysis.diagnostics.panels import (
     DepthPanel,
     list_by_depth,
     plot_by_depth,
 )
-from research.eval.geometry.evaluators import check_share, measure_token_states
+from research.eval.geometry.evaluators import measure_token_states
 
 PANELS = (
     DepthPanel(
@@ -56,10 +56,11 @@ def report_token_states(
         of the last depth, and the depths of the largest anisotropy and dimension.
 
     Raises:
-        ValueError: There is no corpus, or the share is none.
+        ValueError: There is no corpus, or it has too few texts.
     """
-    check_share(mask_share)
-    params, cfg, token_ids = inputs.tokenize(inputs.sample_texts(texts))
+    sample = inputs.sample_texts(texts)
+    check_count(sample, "different texts")
+    params, cfg, token_ids = inputs.tokenize(sample)
     measures = measure_token_states(
         (params, cfg, None),
         inputs.model.tokenizer,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -110,3 +111,11 @@ class DiagnosticInputs:
         params, cfg = truncate_depth(params, cfg, self.sizes.get("depth", cfg.depth))
         tokenized = self.make_embedder().tokenize(texts, "document")
         return params, cfg, list(tokenized.rows[0].token_ids)
+
+
+def name_data(path: str) -> str:
+    """The name of data in a title: its folder if the file is a split or a pattern."""
+    file = Path(path)
+    stem = file.name.split(".")[0]
+    is_part = stem in ("train", "dev", "test") or "*" in stem
+    return file.parent.name if is_part else stem

@@ -10,7 +10,7 @@ from research.analysis.diagnostics.free_embeddings import (
     find_critical_count,
     predict_critical_count,
 )
-from research.analysis.diagnostics.inputs import DiagnosticInputs
+from research.analysis.diagnostics.inputs import DiagnosticInputs, name_data
 from research.analysis.diagnostics.panels import PANEL_HEIGHT, PANEL_WIDTH
 from research.analysis.diagnostics.redundancy import (
     VectorCache,
@@ -80,6 +80,7 @@ def report_limit(
     }
     return {
         "summary": {**scores[-1], "critical": critical},
+        **({"data": name_data(attributes)} if attributes else {}),
         "documents": documents,
         "dims": dims,
         "scores": [dict(cell) for cell in scores],
@@ -131,10 +132,11 @@ def plot_limit(record: Mapping[str, Any], title: str, path: Path) -> None:
         label = f"BM25, {names[-1]}"
         recalls.axhline(lexical, color="0.4", ls="--", lw=1, label=label)
         recalls.set_xscale("log", base=2)
-        recalls.set_xticks(record["dims"], map(str, record["dims"]))
+        powers = [dim for dim in record["dims"] if dim & (dim - 1) == 0]
+        recalls.set_xticks(powers, map(str, powers))
         recalls.minorticks_off()
         recalls.set(title="The model", xlabel="leading dimensions", ylabel="recall, %")
-        recalls.legend()
+        recalls.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
         # Free embeddings, and the published fit.
         if record["critical"]:
             widths = [int(width) for width in record["critical"]]
@@ -142,6 +144,7 @@ def plot_limit(record: Mapping[str, Any], title: str, path: Path) -> None:
             counts.plot(widths, list(record["critical"].values()), "o", **style)
             fit = [record["published"][str(width)] for width in widths]
             counts.plot(widths, fit, "--", color="0.4", label="published fit")
+            counts.set_xticks(widths)
             counts.legend()
         counts.set(title="Vectors without texts", xlabel="width")
         counts.set_ylabel("documents whose pairs are all found")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy
 
-from research.analysis.diagnostics.inputs import DiagnosticInputs
+from research.analysis.diagnostics.inputs import DiagnosticInputs, name_data
 from research.analysis.diagnostics.panels import PANEL_HEIGHT, PANEL_WIDTH
 from research.eval.bias.mexa import read_languages, score_translations
 from research.eval.figures import figure
@@ -49,7 +49,7 @@ def report_mexa(
     record = measure_mexa(inputs.make_depth_embedder(), pairs, sentences)
     best = {name: max(values) for name, values in record["mexa"].items()}
     summary = {"best_depth": best, "correlation": record["correlation"]}
-    return {"summary": summary, **record}
+    return {"summary": summary, "data": name_data(data), **record}
 
 
 def measure_mexa(

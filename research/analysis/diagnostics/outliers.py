@@ -186,7 +186,7 @@ def plot_outliers(record: Mapping[str, Any], title: str, path: Path) -> None:
         dims.set(ylabel="standard deviations")
         dims.grid(alpha=0.3)
         # Then mean cosines by depth, and the scores of each task.
-        panels = {"mean cosine": [record[name] for name in CURVES]}
+        panels = {"Mean cosine": [record[name] for name in CURVES]}
         panels |= {f"{task}, %": list(part.values()) for task, part in tasks.items()}
         for axes, (label, curves) in zip(depth_axes, panels.items(), strict=False):
             styles = zip(curves, CURVES.values(), ("-", "-", "--"), strict=True)
@@ -195,8 +195,8 @@ def plot_outliers(record: Mapping[str, Any], title: str, path: Path) -> None:
             axes.set(xlabel="depth (0: embedding layer)", ylabel=label)
             axes.set(title=f"{label.split(',')[0]} by depth")
             axes.set_xticks([depths[i] for i in tick_indices(len(depths))])
-            axes.legend()
             axes.grid(alpha=0.3)
+        depth_axes[0].legend()  # the same in all of them
 
 
 def _average_states(

@@ -50,7 +50,7 @@ def report_redundancy(inputs: DiagnosticInputs) -> dict[str, Any]:
         embed, evaluators, dims, normalize=normalize, seed=inputs.seed
     )
     summary = {name: task["quarter"] for name, task in record["tasks"].items()}
-    return {"summary": summary, **record}
+    return {"summary": summary, "data": "", **record}
 
 
 def choose_dims(width: int) -> list[int]:

@@ -66,17 +66,16 @@ class Report(NamedTuple):
     Attributes:
         heading: Its title.
         measure: (inputs, *, options) -> a record for JSON. Its "summary" holds the main
-            numbers.
+            numbers, and its "data" the name of what was measured if that is not the
+            corpus; "" for none.
         make_rows: record -> rows of a table, the header first.
         plot: (record, title, path) -> None; writes a PNG file.
-        uses_corpus: Whether it measures the texts of the corpus.
     """
 
     heading: str
     measure: Callable[..., Record]
     make_rows: Callable[[Record], list[list[str]]]
     plot: Callable[[Record, str, Path], None]
-    uses_corpus: bool = True
 
 
 # {name in --reports: the report}
@@ -105,14 +104,10 @@ REPORTS: Mapping[str, Report] = {
     "sticky_tokens": Report(
         "Sticky tokens", report_sticky_tokens, list_sticky_tokens, plot_sticky_tokens
     ),
-    "mexa": Report("MEXA", report_mexa, list_mexa, plot_mexa, uses_corpus=False),
+    "mexa": Report("MEXA", report_mexa, list_mexa, plot_mexa),
     "limit": Report("LIMIT", report_limit, list_limit, plot_limit),
     "redundancy": Report(
-        "Redundancy",
-        report_redundancy,
-        list_redundancy,
-        plot_redundancy,
-        uses_corpus=False,
+        "Redundancy", report_redundancy, list_redundancy, plot_redundancy
     ),
     "geometry": Report("Geometry", report_geometry, list_geometry, plot_geometry),
     "outliers": Report(

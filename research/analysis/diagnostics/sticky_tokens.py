@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from research.analysis.diagnostics.inputs import DiagnosticInputs
+from research.analysis.diagnostics.inputs import DiagnosticInputs, name_data
 from research.analysis.diagnostics.insertions import (
     PLACES,
     InsertionTrial,
@@ -102,7 +102,8 @@ def report_sticky_tokens(
         label: {row["token"]: row["p"] for row in checked if row["label"] == label}
         for label in ("strong", "weak")
     }
-    return {"summary": summary, "vocabulary": count, **record}
+    record |= {"summary": summary, "vocabulary": count}
+    return record | ({"data": name_data(data)} if data else {})
 
 
 def measure_sticky_tokens(
@@ -218,5 +219,5 @@ def plot_sticky_tokens(record: Mapping[str, Any], title: str, path: Path) -> Non
             xlabel="share of pairs and places at which insertions pull together",
             title=f"{record['strong']} strong of {record['candidates']:,} tokens",
         )
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower left")
         axes.grid(alpha=0.3, axis="x")

@@ -4,14 +4,11 @@ Kargaran et al. 2024, "MEXA: Multilingual Evaluation of English-Centric LLMs via
 Cross-Lingual Alignment".
 """
 
-from pathlib import Path
-
 import chex
 import numpy as np
 
 from research.data.corpus import find_corpus
-from research.data.fields import Record
-from research.data.files import read_records
+from research.eval.tasks.files import read_bitext
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator
 
@@ -62,25 +59,11 @@ def read_languages(data: str) -> dict[str, tuple[list[str], list[str]]]:
     # A file for each language.
     languages = {}
     for path in find_corpus([data]):
-        pairs = read_translations(path)
+        pairs = read_bitext(path, allow_blank=False)
         if len(pairs[0]) < 2:
             raise ValueError(f"{path} holds fewer than two sentences")
         languages[path.name.split(".")[0]] = pairs
     return languages
-
-
-def read_translations(path: Path) -> tuple[list[str], list[str]]:
-    """Reads (sentences, their translations) from the fields sentence1 and sentence2.
-
-    Raises:
-        ValueError: A record lacks a field.
-    """
-    first, second = [], []
-    for number, values in read_records(path):
-        record = Record(f"{path} line {number}", values)
-        first.append(record.read_text("sentence1"))
-        second.append(record.read_text("sentence2"))
-    return first, second
 
 
 def score_translations(pivot: np.ndarray, other: np.ndarray) -> float:

@@ -41,7 +41,6 @@ Measures = Mapping[str, Callable[[np.ndarray], float]]
 # {name: measure of the unit vectors [N, D] of texts}
 VECTOR_MEASURES: Measures = {
     "mean_cosine": mean_cosine,
-    "centered_mean_cosine": lambda x: mean_cosine(center_rows(x)),
     "svd_anisotropy": svd_anisotropy,
     "isoscore": isoscore,
     "partition_score": partition_score,
@@ -133,9 +132,8 @@ def token_geometry(
 
     Raises:
         FileNotFoundError: The file is missing.
-        ValueError: There are too few texts, or the share is none.
+        ValueError: There are too few texts.
     """
-    check_share(mask_share)
     sample = sample_corpus(data, texts, seed)
 
     def evaluate(
@@ -215,14 +213,6 @@ def measure_vectors(x: np.ndarray) -> dict[str, float]:
     """The VECTOR_MEASURES of vectors [N, D], which are scaled to length 1 first."""
     x = l2_normalize_rows(np.asarray(x, np.float64))
     return {name: measure(x) for name, measure in VECTOR_MEASURES.items()}
-
-
-def check_share(mask_share: float) -> None:
-    """Raises ValueError for a share of masked tokens outside [0, 1)."""
-    if not 0 <= mask_share < 1:
-        raise ValueError(
-            f"mask_share is {mask_share}; it should be at least 0 and below 1"
-        )
 
 
 def sample_corpus(data: str, count: int, seed: int) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 from jax.sharding import Mesh
 
-from research.inference.batching import choose_batch_sizes, group_by_length
+from research.inference.batching import TokenRows, choose_batch_sizes, pad_batches
 from research.inference.forward import place_params, place_rows
 from research.models.config import EncoderConfig
 from research.models.encoder import forward
@@ -37,24 +37,20 @@ def iterate_states(
         mesh: Mesh over whose batch axes texts are spread; None for the default device.
     """
     params = place_params(params, mesh)
-    lengths = np.array([len(row) for row in token_ids])
     sizes = choose_batch_sizes(cfg.max_len, None, mesh)
-    for numbers, count, length in group_by_length(lengths, sizes):
-        # [R, S] rows of one text each; those that only pad the batch are empty.
-        rows = np.zeros((count, length), np.int32)
-        for i, number in enumerate(numbers):
-            rows[i, : lengths[number]] = token_ids[number]
-        row_lengths = np.append(lengths[numbers], np.zeros(count - len(numbers), int))
+    one_each = np.ones(len(token_ids), int)  # spans of a row
+    # [R, S] rows of one text each
+    for numbers, rows, _ in pad_batches(TokenRows(token_ids), one_each, sizes):
         with nullcontext() if mesh is None else jax.set_mesh(mesh):
             layers = _compute_states(
                 params,
-                place_rows(rows, mesh),
-                place_rows(row_lengths.astype(np.int32), mesh),
+                place_rows(rows.token_ids, mesh),
+                place_rows(rows.lengths, mesh),
                 cfg=cfg,
             )
         layers = np.asarray(layers, np.float32)  # [L+1, R, S, D]
         for i, number in enumerate(numbers):
-            yield int(number), layers[:, i, : lengths[number]]
+            yield int(number), layers[:, i, : len(token_ids[number])]
 
 
 def sample_states(

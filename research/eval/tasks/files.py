@@ -196,8 +196,12 @@ def read_binary_pairs(path: Path) -> tuple[list[str], list[str], np.ndarray]:
     return first, second, np.array(labels)
 
 
-def read_bitext(path: Path) -> tuple[list[str], list[str]]:
+def read_bitext(path: Path, *, allow_blank: bool = True) -> tuple[list[str], list[str]]:
     """Reads translations: (N texts in one language, N in the other).
+
+    Args:
+        path: The file.
+        allow_blank: Whether a text may be blank, as in mteb.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -205,7 +209,8 @@ def read_bitext(path: Path) -> tuple[list[str], list[str]]:
     """
     rows = list(_read_rows(path))
     first, second = (
-        [row.read_text(name, allow_blank=True) for row in rows] for name in PAIR_FIELDS
+        [row.read_text(name, allow_blank=allow_blank) for row in rows]
+        for name in PAIR_FIELDS
     )
     return first, second
 

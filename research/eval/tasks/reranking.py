@@ -54,10 +54,12 @@ def reranking(
         d = np.asarray(embed(list(documents.values()), "document"))  # [N, D]
         if similarity == "cosine":
             q, d = l2_normalize_rows(q), l2_normalize_rows(d)
-        scores = {
-            query: d[[row_of[name] for name in ranked[query]]] @ vector  # [candidates]
-            for query, vector in zip(queries, q, strict=True)
-        }
+        # [candidates] of each query; not by a matrix product, whose rounding depends on
+        # the position of a row, so that equal candidates would differ.
+        scores = {}
+        for query, vector in zip(queries, q, strict=True):
+            candidates = d[[row_of[name] for name in ranked[query]]]
+            scores[query] = np.einsum("nd,d->n", candidates, vector)
 
         def make_run() -> Run:
             return {

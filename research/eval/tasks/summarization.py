@@ -80,10 +80,14 @@ def _correlate_text(
         machine: [M, D] vectors of machine summaries.
         grades: [M] grades of the latter.
     """
-    unit = l2_normalize_rows(machine), l2_normalize_rows(human)
+    pairs = {
+        "cosine": (l2_normalize_rows(machine), l2_normalize_rows(human)),
+        "dot": (machine, human),
+    }
+    # [M]; not by a matrix product, whose rounding depends on the position of a row, so
+    # that equal summaries would differ.
     predictions = {
-        "cosine": (unit[0] @ unit[1].T).max(1),  # [M]
-        "dot": (machine @ human.T).max(1),
+        name: np.einsum("md,hd->mh", x, y).max(1) for name, (x, y) in pairs.items()
     }
     if any(np.ptp(values) == 0 for values in (grades, *predictions.values())):
         return {}

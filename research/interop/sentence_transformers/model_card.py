@@ -262,7 +262,10 @@ def _describe_scores(
         listed = ", ".join(
             f"`{name}` is {_name_source(section)}" for name, section in evals.items()
         )
-        parts += [f"During training, at full size{f' ({listed})' if listed else ''}:"]
+        size = "at full size"
+        if any(key.endswith("/size_mean") for key in last):
+            size += " unless depth x width is named"
+        parts += [f"During training, {size}{f' ({listed})' if listed else ''}:"]
         parts += [table]
     if grid:
         parts += _grid_table(grid, sizes)
