@@ -390,6 +390,8 @@ def test_the_content_of_a_source_has_a_hash(tmp_path):
         ({"teacher_scores": [3, 1, 2]}, (3, 1, 2)),
         ({"pos_scores": [3], "neg_scores": [1, 2]}, (3, 1, 2)),
         ({"score": 3}, ()),
+        ({"scores": []}, ()),
+        ({"pos_scores": [], "neg_scores": None}, ()),
     ],
 )
 def test_lists_of_scores_are_a_teachers(tmp_path, record, scores):
@@ -412,6 +414,14 @@ def test_columns_of_lists_of_scores_may_be_named(tmp_path):
     assert example.document_scores == (3, 1, 2) and example.score is None
 
 
+def test_lists_of_scores_are_joined_in_the_order_in_which_they_are_named(tmp_path):
+    texts = {"q": "a", "p": "b", "n": ["c", "d"]}
+    path = jsonl(tmp_path / "a.jsonl", {"bad": [1, 2], "good": [3]} | texts)
+    columns = "query=q, positive=p, negative=n, score=good, score=bad"
+    (example,) = load_files(path=path, columns=columns).examples
+    assert example.document_scores == (3, 1, 2)
+
+
 @pytest.mark.parametrize(
     "record, message",
     [
@@ -421,6 +431,12 @@ def test_columns_of_lists_of_scores_may_be_named(tmp_path):
             " or for one positive its margin to each negative, not 4 numbers",
         ),
         ({"pos_scores": [1], "neg_scores": [1, 2, 3]}, "pos_scores and neg_scores sh"),
+        # Scores of negatives alone are not margins
+        (
+            {"neg_scores": [0.9, 0.1]},
+            "neg_scores should have a score for each of 1 pos",
+        ),
+        ({"pos_scores": None, "neg_scores": [0.9, 0.1]}, "2 negatives, not 2 numbers"),
         ({"score": [1, "x", 3]}, r"line 1: score\[1\] is \"x\", not a number"),
     ],
 )

@@ -189,22 +189,20 @@ def _hash_content(path: str) -> str:
 
 
 def _find_columns(record: Record, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The names of the record's columns that match, in its order.
+    """The names of the record's columns that match, in the order of the patterns.
 
     Raises:
         ValueError: No column matches one of the patterns.
     """
-    names = list(map(str, record.values))
+    names, matches = list(map(str, record.values)), []
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
+        hits = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not hits:
             raise ValueError(
                 f"{record.place}: no column {pattern}; found {', '.join(names)}"
             )
-    return tuple(
-        name
-        for name in names
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    )
+        matches += hits
+    return tuple(dict.fromkeys(matches))
 
 
 def _hash_text(text: str) -> bytes:

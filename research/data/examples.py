@@ -122,21 +122,27 @@ def read_score_list(
         negatives: Number of negatives.
 
     Returns:
-        A score for each positive and each negative. Lists of as many numbers as a
-        single positive has negatives are the differences from the positive's score,
-        which is then taken for 0.
+        A score for each positive and each negative; () if the lists are empty. One list
+        of as many numbers as a single positive has negatives holds the differences from
+        the positive's score, which is then taken for 0; a list named for negatives
+        alone holds their scores, never differences.
 
     Raises:
         ValueError: The lists have another number of numbers.
     """
     numbers = tuple(x for name in names for x in record.read_numbers(name))
-    if len(numbers) == negatives and positives == 1:
+    if not numbers:
+        return ()
+    may_be_margins = len(names) == 1 and not NEGATIVE.match(names[0])
+    if may_be_margins and positives == 1 and len(numbers) == negatives:
         return (0.0, *(-margin for margin in numbers))
     if len(numbers) != positives + negatives:
+        margins = ", or for one positive its margin to each negative"
         raise ValueError(
             f"{record.place}: {' and '.join(names)} should have a score for each of "
-            f"{positives} positives and {negatives} negatives, or for one positive its "
-            f"margin to each negative, not {len(numbers)} numbers"
+            f"{positives} positives and {negatives} negatives"
+            f"{margins if may_be_margins else ''}, not {len(numbers)} numbers (scores "
+            "that should not be read: leave them out in the option columns)"
         )
     return numbers
 

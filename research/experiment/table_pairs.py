@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from research.data.packing import token_offsets
+from research.data.pairs.known_pairs import list_excluded_pairs
 from research.data.pairs.pair_cache import PairTable
 from research.data.pairs.pair_rows import find_documents
 
@@ -17,8 +18,7 @@ class TablePairs(NamedTuple):
         passage_texts: [P] the same for documents.
         example_queries: [n] number of each example's query.
         positives: [E, 2] query and document of every positive, example by example.
-        excluded: [E, 2] further pairs that are no negatives: of the same text, or of
-            examples of the same group.
+        excluded: [P, 2] further pairs that are no negatives (`list_excluded_pairs`).
     """
 
     query_texts: np.ndarray
@@ -46,48 +46,11 @@ def number_table(table: PairTable) -> TablePairs:
     _, *equal = np.intersect1d(
         keys[query_texts], keys[passage_texts], return_indices=True
     )
-    grouped = _join_groups(
-        _number_keys(_join_hashes(table.group_hashes))[1], example_queries, positives
+    groups = _number_keys(_join_hashes(table.group_hashes))[1]
+    excluded = list_excluded_pairs(
+        groups, example_queries, positives, np.stack(equal, axis=1)
     )
-    excluded = np.concatenate([np.stack(equal, axis=1), grouped])
     return TablePairs(query_texts, passage_texts, example_queries, positives, excluded)
-
-
-def _join_groups(
-    groups: np.ndarray, example_queries: np.ndarray, positives: np.ndarray
-) -> np.ndarray:
-    """Pairs [E, 2] of a query and the positives of other examples of its groups.
-
-    Args:
-        groups: [n] number of each example's group.
-        example_queries: [n] number of its query.
-        positives: [E, 2] query and document of every positive.
-    """
-    if np.array_equal(groups, example_queries):  # a group for each query, by default
-        return np.empty((0, 2), np.int64)
-    # The different queries of each group, and the different documents of each query
-    members = np.unique(np.stack([groups, example_queries], axis=1), axis=0)
-    documents = np.unique(positives, axis=0)
-    starts = np.searchsorted(documents[:, 0], np.arange(example_queries.max() + 2))
-    pairs = []
-    for start, stop in _find_runs(members[:, 0]):
-        queries = members[start:stop, 1]
-        if len(queries) > 1:
-            parts = [documents[starts[q] : starts[q + 1], 1] for q in queries]
-            passages = np.unique(np.concatenate(parts))
-            grid = np.meshgrid(queries, passages, indexing="ij")
-            pairs.append(np.stack(grid, axis=-1).reshape(-1, 2))
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *pairs])
-    # Without those that are positives anyway
-    count = positives[:, 1].max() + 1
-    keys, known = (x[:, 0] * count + x[:, 1] for x in (pairs, positives))
-    return pairs[~np.isin(keys, known)]
-
-
-def _find_runs(values: np.ndarray) -> np.ndarray:
-    """[R, 2] start and end of each run of equal values."""
-    edges = np.flatnonzero(np.diff(values, prepend=-1, append=-1))
-    return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
 def _join_hashes(hashes: np.ndarray) -> np.ndarray:

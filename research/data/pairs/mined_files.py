@@ -9,6 +9,7 @@ import numpy as np
 
 from research.atomic_write import atomic_write, to_json
 from research.data.examples import Example
+from research.data.pairs.known_pairs import list_excluded_pairs
 
 DIGITS = 6  # after the point of a score
 
@@ -21,8 +22,8 @@ class PairTexts(NamedTuple):
         passages: {passage: its index}, those of the corpus first.
         positives: [P, 2] int64 the query and the passage of every positive, example by
             example.
-        excluded: [E, 2] int64 queries and passages that are no negatives of theirs: of
-            the same text, or positives of the same group.
+        excluded: [E, 2] int64 further queries and passages that are no negatives
+            (`list_excluded_pairs`).
     """
 
     queries: dict[str, int]
@@ -44,17 +45,17 @@ def number_texts(examples: Sequence[Example], corpus: Iterable[str] = ()) -> Pai
     pairs = [
         (queries[e.query], passages[text]) for e in examples for text in e.positives
     ]
-    excluded = [(i, passages[text]) for text, i in queries.items() if text in passages]
-    # Queries and positives of each group, whose pairs are no negatives
-    groups: dict[str, tuple[set[int], set[int]]] = {}
-    for example in examples:
-        if example.group is not None:
-            members, documents = groups.setdefault(example.group, (set(), set()))
-            members.add(queries[example.query])
-            documents.update(passages[text] for text in example.positives)
-    for members, documents in groups.values():
-        excluded += [(i, j) for i in sorted(members) for j in sorted(documents)]
-    return PairTexts(queries, passages, _to_pairs(pairs), _to_pairs(excluded))
+    equal = [(i, passages[text]) for text, i in queries.items() if text in passages]
+    # Examples without a group have one for each query
+    names = [(e.group is None, e.group or e.query) for e in examples]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    excluded = list_excluded_pairs(
+        np.array([numbers[name] for name in names]),
+        np.array([queries[example.query] for example in examples]),
+        _to_pairs(pairs),
+        _to_pairs(equal),
+    )
+    return PairTexts(queries, passages, _to_pairs(pairs), excluded)
 
 
 def make_mined_rows(
