@@ -5,8 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from configs.common import make_base
+from research.config_sections import section
 from research.data.pairs.teacher_texts import Teacher
 from research.data.sources import Source
+from research.experiment.mining import MINING
 from research.experiment.source_checks import (
     check_classes,
     check_sources,
@@ -15,6 +18,7 @@ from research.experiment.source_checks import (
 from research.experiment.teachers import RunTeacher
 from research.experiment.workdir import check_data
 from research.losses.registry import build_loss
+from research.objectives.registry import OBJECTIVES
 
 
 def check(
@@ -118,13 +122,28 @@ def test_the_use_of_scores_is_said():
 def test_classes_have_numbers_below_their_count():
     def check(scores, classes):
         table = SimpleNamespace(scores=np.array(scores, np.float32))
-        state = SimpleNamespace(name="x", table=table)
-        check_classes(SimpleNamespace(sources=[state]), classes)
+        batches = SimpleNamespace(sources=[SimpleNamespace(name="x", table=table)])
+        config.objective = section(OBJECTIVES, "classify_pairs", classes=classes)
+        check_classes(batches, {"x": Source([], 0, 1.0, {}, loss=loss)}, config)
 
+    config, loss = make_base(), ""
     check([0, 2, 1, 2], 3)
     for scores in ([0, 1, 2], [0, 0.5], [np.nan] * 2):
         with pytest.raises(ValueError, match="data 'x' has the scores .* 0 ... 1 "):
             check(scores, 2)
+    # What a classifier would not use
+    config.mining, loss = section(MINING, "refresh"), "cosent()"
+    message = "does not use config.data.x.loss, config.mining"
+    with pytest.raises(ValueError, match=message):
+        check([0, 1], 3)
+
+
+def test_a_teacher_or_projection_that_no_loss_uses_is_said():
+    (note,) = check("infonce", teacher_width=4)
+    assert note == "data 'x': infonce does not use the teacher"
+    (note,) = check("gist", teacher_width=6, projection=6)
+    assert note.startswith("objective.projection_width=6 trains nothing: no loss comp")
+    assert check("stella", teacher_width=6, projection=6) == ()
 
 
 def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):

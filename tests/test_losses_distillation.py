@@ -218,6 +218,16 @@ def test_stella_has_the_numbers_of_its_code():
         compute("stella", q, d, labels, widths=(4,))
 
 
+def test_a_projection_is_what_stella_compares_with_the_teachers_vectors():
+    q, d = texts(0)
+    labels, tq, td = teacher_labels()
+    (pq, pd), only = texts(2, width=8), {"similarity_weight": 0.0}
+    projected = labels._replace(query_projection=pq, document_projection=pd)
+    loss = compute("stella", q, d, projected, relative_weight=0.0, **only)
+    cosines = np.sum(np.concatenate([unit(pq) * unit(tq), unit(pd) * unit(td)]), axis=1)
+    np.testing.assert_allclose(loss, 10 * np.mean(1 - cosines), rtol=1e-5)
+
+
 def test_orders_of_pairs_equal_the_loop():
     """Ties of the teacher are pushed apart, as in the code."""
     q, d = texts(0, batch=2, ways=2)

@@ -153,9 +153,10 @@ def build(
         for state in batches.sources:
             if state.clusters is not None:
                 hashes[state.name] += hash_arrays(state.clusters)
-        # A classifier takes the scores as classes, whatever the loss
+        # A classifier takes the scores as classes, and no loss
         if "classes" in config.objective:
-            check_classes(batches, config.objective.classes)
+            check_classes(batches, sources, config)
+            notes += describe_sources(sources)
         else:
             notes += check_sources(
                 batches, sources, losses, width, teacher, find_projection(config)

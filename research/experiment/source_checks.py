@@ -11,7 +11,7 @@ from research.data.pairs.pair_batches import PairBatches
 from research.data.pairs.pair_rows import PairSourceState
 from research.data.sources import Source
 from research.experiment.teachers import RunTeacher
-from research.losses.registry import LOSSES, Loss, build_loss
+from research.losses.registry import LOSSES, MATCHING_LOSSES, Loss, build_loss
 from research.types import Labels
 
 # Labels of natural language inference, whose 0 is entailment in the usual files.
@@ -102,21 +102,49 @@ def check_sources(
                 )
         except ValueError as error:
             raise ValueError(f"data {state.name!r}: loss {name}: {error}") from None
+        # Some losses read no vectors of a teacher, which costs as much as if they did
+        vectors = dict.fromkeys(("query_vector", "document_vector"))
+        if teacher and not _needs(loss, state, labels, width, **vectors):
+            notes += (f"data {state.name!r}: {name} does not use the teacher",)
         if not has_scores:
             continue
         # Some losses ignore scores, even those of pairs that are not alike.
         use = f"{name} learns from its scores, from {low:g} to {high:g}"
-        if not _needs_scores(loss, state, labels, width):
+        if not _needs(loss, state, labels, width, score=None):
             pairs = "" if by_document else ": every pair is a positive one"
             use = f"{name} does not use its scores{pairs}"
         elif np.unique(scores).tolist() == CLASSES:
             use += ", not as classes: pairs of score 2 should be the most similar"
         notes += (f"data {state.name!r}: {use}",)
+    if projection and not any(loss.matches_teacher for _, loss in losses.values()):
+        notes += (
+            f"objective.projection_width={projection} trains nothing: no loss compares "
+            f"vectors with a teacher's, as {', '.join(MATCHING_LOSSES)} do",
+        )
     return notes
 
 
-def check_classes(batches: PairBatches, classes: int) -> None:
-    """Raises ValueError unless the score of every pair is a class below `classes`."""
+def check_classes(batches: PairBatches, sources: Mapping[str, Source], config) -> None:
+    """Checks that a classifier of pairs has classes, and nothing that it ignores.
+
+    Args:
+        batches: Batches of the run.
+        sources: Their sources by name.
+        config: The config of the run.
+
+    Raises:
+        ValueError: A score is no class below `objective.classes`, or the config has
+            several sizes, a loss of a source, a teacher or mining.
+    """
+    ignored = [f"data.{name}.loss" for name, source in sources.items() if source.loss]
+    defaults = {"size_loss": "full_size", "teacher": "none", "mining": "none"}
+    ignored += [key for key, name in defaults.items() if config[key].name != name]
+    if ignored:
+        raise ValueError(
+            f"{config.objective.name} trains a classifier, and does not use config."
+            f"{', config.'.join(ignored)}"
+        )
+    classes = config.objective.classes
     for state in batches.sources:
         scores = state.table.scores
         numbers = set(np.unique(scores).tolist())
@@ -139,12 +167,12 @@ def describe_sources(sources: Mapping[str, Source]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _needs_scores(
-    loss: Loss, state: PairSourceState, labels: Labels, width: int
+def _needs(
+    loss: Loss, state: PairSourceState, labels: Labels, width: int, **changes
 ) -> bool:
-    """Whether a loss that takes this source fails without its scores."""
+    """Whether a loss that takes this source fails with these labels changed."""
     try:
-        _trace_loss(loss, state, labels._replace(score=None), width)
+        _trace_loss(loss, state, labels._replace(**changes), width)
     except ValueError:
         return True
     return False

@@ -95,7 +95,8 @@ def stella(
     1 - cosine of each vector and the teacher's; the squared error of the cosines of all
     pairs of texts; and a hinge on every two of these cosines, whose order should be the
     teacher's by a margin. The last two are averaged over the widths. The first needs
-    the teacher's width, and is left out at narrower sizes of a Matryoshka loss.
+    the teacher's width: it compares the projections (`contrastive`'s projection_width)
+    if there are any, and is otherwise left out at narrower sizes of a Matryoshka loss.
 
     Args:
         q: [B, D] queries.
@@ -118,9 +119,15 @@ def stella(
     width = students.shape[1]
     if widths and max(widths) > width:
         raise ValueError(f"stella's width {max(widths)} is beyond the {width} dims")
+    # [N, k] what is compared with the teacher's vectors
+    compared = students
+    if (projections := labels.query_projection) is not None:
+        compared = to_float32(
+            jnp.concatenate([projections, labels.document_projection])
+        )
     loss = jnp.float32(0)
-    if width == teachers.shape[1]:
-        cosines = jnp.sum(l2_normalize(students) * l2_normalize(teachers), axis=1)
+    if compared.shape[1] == teachers.shape[1]:
+        cosines = jnp.sum(l2_normalize(compared) * l2_normalize(teachers), axis=1)
         loss += cosine_weight * jnp.mean(1 - cosines)
     # [N, N] cosines of texts: the teacher's, and the model's at each width
     targets = cosine(teachers, teachers)

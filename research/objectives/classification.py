@@ -28,7 +28,6 @@ def classify_pairs(
     *,
     classes: int = 3,
     micro_batch: int = 0,
-    loss_weight: float = 0.0,
 ) -> Objective:
     """Trains a softmax classifier of pairs, and the encoder through it.
 
@@ -39,10 +38,9 @@ def classify_pairs(
     Args:
         cfg: The encoder's shape.
         pool: As in `contrastive`.
-        size_loss: As in `contrastive`.
+        size_loss: Ignored: the classifier is the only loss.
         classes: Number of classes; the labels' scores are their numbers, from 0.
         micro_batch: As in `contrastive`.
-        loss_weight: Weight of the loss of the config, which is added.
 
     Returns:
         An Objective whose batches are Batch, with the metrics of `contrastive` and
@@ -51,12 +49,19 @@ def classify_pairs(
     Raises:
         ValueError: When called, the labels have no class for each pair.
     """
-    if loss_weight and size_loss.needs_all_layers:
-        raise ValueError("classify_pairs classifies vectors of the full size only")
-    embedding = contrastive(cfg, pool, size_loss, micro_batch=micro_batch)
+    del size_loss
+
+    def make_objective(params: Params) -> Objective:
+        # The contrastive objective, with the classifier as its loss
+        def class_loss(q: Array, d: Array, labels: Labels, key: Key):
+            del key
+            return measure_classes(params["classifier"], q, d, labels)
+
+        by_class = SizeLoss(class_loss, needs_all_layers=False)
+        return contrastive(cfg, pool, by_class, micro_batch=micro_batch)
 
     def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
-        params, frozen = embedding.init(key, encoder_params)
+        params, frozen = make_objective({}).init(key, encoder_params)
         # From the four features of a pair to its class
         shape = (4 * cfg.width, classes)
         kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 3), shape)
@@ -66,18 +71,7 @@ def classify_pairs(
         }, frozen
 
     def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
-        def class_loss(q: Array, d: Array, labels: Labels, key: Key):
-            losses, metrics = measure_classes(params["classifier"], q, d, labels)
-            if loss_weight:
-                others, other_metrics = size_loss.loss(q, d, labels, key)
-                losses += loss_weight * others
-                metrics |= other_metrics
-            return losses, metrics
-
-        # The contrastive objective, with the classifier as its loss
-        by_class = SizeLoss(class_loss, needs_all_layers=False)
-        objective = contrastive(cfg, pool, by_class, micro_batch=micro_batch)
-        return objective.loss(params, frozen, batch, key)
+        return make_objective(params).loss(params, frozen, batch, key)
 
     return Objective(init, loss)
 
