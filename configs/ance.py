@@ -1,9 +1,10 @@
 """ANCE: hard negatives of questions, mined anew by the model that is trained.
 
 Source: Xiong et al. 2020, arXiv:2007.00808: negatives from the documents nearest to the
-    query, by the checkpoint of every 5,000 to 10,000 steps; and the ways that it is
-    compared with: no hard negatives, random ones, and those that the initial model
-    mines once, without and with NV-Retriever's threshold (Moreira et al. 2024).
+    query, by the checkpoint of every 5,000 to 10,000 steps (from memory, not checked;
+    here 100); and the ways that it is compared with: no hard negatives, random ones,
+    and those that the initial model mines once, without and with NV-Retriever's
+    threshold (Moreira et al. 2024).
 Command: python -m launch.train --config=configs/ance.py --workdir=runs/ance
 Variants: tiny, model=NAME, data=DIR (with squad_retrieval/), steps=N, batch=N,
     negatives=N (per query), margin=X (part of the positive's score; 0 for no margin),
@@ -46,7 +47,8 @@ def get_config(arg: str = ""):
     elif arg.kind == "random":
         every, rules["max_score"] = config.steps, -2.0  # no cosine passes
     if arg.kind == "gist":
-        config.loss = section(LOSSES, "gist", temperature=0.05)
+        # As in the other kinds, queries are contrasted with documents alone
+        config.loss = section(LOSSES, "gist", temperature=0.05, same_side=False)
         teach(config, arg.guide)
     elif arg.kind != "none":
         config.mining = section(MINING, "refresh", every=every, **rules)

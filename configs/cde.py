@@ -1,9 +1,11 @@
 """Contextual document embeddings, first part: batches of near pairs.
 
 Source: Morris and Rush 2024, arXiv:2410.02525: batches are drawn within clusters of
-    pairs, by the vectors of a small model (GTR-base); documents that it finds at least
-    as near to a query as the query's positive are no negatives; temperature 0.02. The
-    encoder that also reads other documents of the corpus is left out.
+    pairs, by the vectors of a small model (GTR-base); documents that it finds as near
+    to a query as the query's positive are no negatives; temperature 0.02. Here these
+    are the documents that are nearer, the query's own hard negatives included, which
+    the authors' code keeps. The encoder that also reads other documents of the corpus
+    is left out.
 Command: N=../shared/data/nli/triplets.jsonl.gz
     M=sentence-transformers/all-MiniLM-L6-v2
     python -m launch.embed --model=$M --input=$N --examples --role=query --output=q.npy

@@ -1,9 +1,9 @@
 """E5-Mistral: a decoder with LoRA on several tasks, each with its instruction.
 
-Source: Wang et al. 2024, arXiv:2401.00368: LoRA of rank 16, last-token pooling, InfoNCE
-    of temperature 0.02 with one hard negative, 1e-4, batches of 2,048; queries begin
-    with an instruction for their task, and documents do too where both sides are
-    alike. Their synthetic data comes as a file: generated=FILE.
+Source: Wang et al. 2024, arXiv:2401.00368: LoRA and last-token pooling, InfoNCE with
+    one hard negative; queries begin with an instruction for their task, and documents
+    do too where both sides are alike. From memory, not checked: rank 16, temperature
+    0.02, 1e-4, batches of 2,048. Their synthetic data comes as a file: generated=FILE.
 Command: python -m launch.train --config=configs/e5_mistral.py:model=DIR --workdir=DIR
 Variants: tiny, model=NAME (any decoder), data=DIR (with nli/, squad_retrieval/ and
     stsb/), steps=N, batch=N, rank=N, dtype=float32 (for CPU), generated=FILE (query,

@@ -4,8 +4,10 @@ Source: Schechter Vera et al. 2025, arXiv:2509.20354: InfoNCE in which a query's
     negatives weigh more the harder they are (5 times the similarity), a spread-out
     term, and embedding matching of queries, positives and hard negatives, at 768, 512,
     256 and 128 dimensions; a projection of 768 to 3,072 to 768. The paper does not tell
-    the temperature or the distance of matching: here 0.05 and 1 - cosine. The head is
-    one layer, to the teacher's width. NLI triplets.
+    the temperature or the distance of matching: here 0.05 and 1 - cosine, averaged over
+    queries, positives and hard negatives, whose sum the paper takes (with one hard
+    negative 3 times as much). The head is one layer, to the teacher's width. NLI
+    triplets.
 Command: python -m launch.train --config=configs/embedding_gemma.py \
     --workdir=runs/gemma
 Variants: tiny, model=NAME, teacher=NAME (it embeds within the step), data=DIR (with

@@ -3,7 +3,8 @@
 Source: Zhang et al. 2025, arXiv:2510.02294: all parameters of a Qwen3 on retrieval,
     classification and clustering at once, last-token pooling, an instruction before
     queries. Every query has hard negatives; other texts of the batch are negatives for
-    retrieval only, since those of a class are alike.
+    retrieval only, since those of a class are alike. Here SQuAD has no hard negatives,
+    and the documents of NLI and of classes have the instruction of their queries.
 Command: python -m launch.train --config=configs/f2llm.py:model=DIR --workdir=DIR
 Variants: tiny, model=NAME (any decoder), data=DIR (with nli/, squad_retrieval/,
     banking77/, trec/ and stsb/), steps=N, batch=N, dtype=float32 (for CPU).

@@ -1,8 +1,9 @@
 """Granite's distillation: a contrastive loss and the scores of a larger teacher.
 
-Source: Awasthy et al. 2025, arXiv:2502.20204: RetroMAE, then contrastive fine-tuning
-    with hard negatives by the loss of GTE, then KL to a teacher's scores of each
-    query's documents. The weights and temperatures here are ours. NLI triplets.
+Source: Awasthy et al. 2025, arXiv:2502.20204, from memory, not checked: RetroMAE, then
+    contrastive fine-tuning with hard negatives by the loss of GTE, then KL to a
+    teacher's scores of each query's documents. Here the last two are one stage, and
+    the weights and temperatures are ours. NLI triplets.
 Command: python -m launch.train --config=configs/granite.py --workdir=runs/granite
 Variants: tiny, model=NAME, depth=L (blocks of the student, -1 for all), teacher=NAME
     (it embeds within the step), data=DIR (with nli/ and stsb/), steps=N, weight=X (of

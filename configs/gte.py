@@ -1,8 +1,8 @@
 """GTE: one softmax over pairs of all directions, on a mixture of data sets.
 
 Source: Li et al. 2023, arXiv:2308.03281: temperature 0.01, mean pooling, no prompts;
-    the share of a data set grows with its size to the power 0.5; batches of 16,384
-    pairs, each from one data set. Here the batch is 64.
+    the share of a data set grows with a power of its size (0.5, from memory, not
+    checked); batches of 16,384 pairs, each from one data set. Here the batch is 64.
 Command: python -m launch.train --config=configs/gte.py --workdir=runs/gte
 Variants: tiny, model=NAME, data=DIR (with pairs/, squad_retrieval/ and stsb/), steps=N,
     exponent=X (of the sizes; 0 for equal shares).

@@ -2,8 +2,9 @@
 
 Source: Zhao et al. 2025, arXiv:2506.20923: Qwen2-0.5B without its causal mask, mean
     pooling, an instruction before queries, temperature 0.01, seven hard negatives and
-    mixtures of them, the loss of a query weighted by (1 - p)^0.5, Matryoshka. The
-    teacher of version 2.5 is left out.
+    mixtures of them, the loss of a query weighted by (1 - p)^0.5, Matryoshka. Mixtures
+    of all negatives, and weights without gradient, are not verified. The teacher of
+    version 2.5 is left out.
 Command: python -m launch.train --config=configs/kalm_v2.py:model=DIR --workdir=DIR
 Variants: tiny, model=NAME (any decoder), data=DIR (with nli/, squad_retrieval/,
     banking77/, trec/ and stsb/), steps=N, batch=N, dtype=float32 (for CPU), focal=X,

@@ -1,10 +1,11 @@
 """LaBSE's translation ranking: both directions, with a margin below the similarity.
 
-Source: Feng et al. 2022, arXiv:2007.01852: the first token's state, normalized; softmax
-    over translations in both directions with a margin of 0.3 subtracted from the cosine
-    of each pair, batch 4,096 over all devices, after pre-training by masked language
-    modeling of sentences and of their translations. The scale of the cosines is ours,
-    20. The paper adds the two directions, of which this is the mean.
+Source: Feng et al. 2022, arXiv:2007.01852, from memory, not checked: the first
+    token's state, normalized; softmax over translations in both directions with a
+    margin of 0.3 subtracted from the cosine of each pair, batch 4,096 over all devices,
+    after pre-training by masked language modeling of sentences and of their
+    translations. The scale of the cosines is ours, 20. The paper adds the two
+    directions, of which this is the mean.
 Command: python -m launch.train --config=configs/labse.py --workdir=runs/labse
 Variants: tiny, model=NAME (with a tokenizer that knows the languages), data=DIR (with
     tatoeba/), languages=("deu","fra"), held_out=CODE, steps=N, batch=N, margin=X.

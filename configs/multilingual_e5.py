@@ -15,7 +15,7 @@ Expected: not measured here.
 """
 
 from configs.common import DATA, MINILM, make_bitext_sources, parse_arg
-from configs.e5 import SYMMETRIC
+from configs.e5 import PREFIXES
 from configs.e5 import get_config as e5
 
 LANGUAGES = ("ara", "cmn", "deu", "fra", "hin", "rus", "spa", "tur")
@@ -33,6 +33,6 @@ def get_config(arg: str = ""):
     if arg.tiny:
         return config
     for language, source in make_bitext_sources(arg.data, arg.languages).items():
-        source.update(SYMMETRIC)
+        source.update(PREFIXES)
         config.data[f"tatoeba_{language}"] = source
     return config

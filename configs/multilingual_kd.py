@@ -2,8 +2,9 @@
 
 Source: Reimers and Gurevych 2020, arXiv:2004.09813: the squared error of the student's
     vectors of an English sentence and of its translation from the teacher's vector of
-    the English sentence; XLM-R as student, batch 64, 2e-5, up to 20 epochs, 128 tokens.
-    Here Tatoeba's sentences, one language of which is held out.
+    the English sentence; XLM-R as student, and, from memory, not checked: batch 64,
+    2e-5, up to 20 epochs, 128 tokens. Here Tatoeba's sentences, one language of which
+    is held out.
 Command: python -m launch.train --config=configs/multilingual_kd.py --workdir=runs/mkd
 Variants: tiny, model=NAME (the student, whose tokenizer should know the languages),
     teacher=NAME (it embeds within the step), queries=FILE (the teacher's vectors of the

@@ -2,8 +2,10 @@
 
 Source: arXiv:2410.15035: every task is trained alone from the same base; the weights of
     the task vectors, merged by SLERP, and their scale are found by gradient descent on
-    32,000 probe pairs (batches of 32, rate 5e-3, penalty of the scale 0.05). Here the
-    tasks are NLI and SQuAD, and the probe pairs those of NLI.
+    32,000 probe pairs. Batches of 32, a rate of 5e-3 and a penalty of the scale of 0.05
+    are the settings of others. Here the tasks are NLI and SQuAD, and the probe pairs
+    those of NLI alone, on which one member has trained: a file of both would favor
+    neither.
 Command: for t in nli squad; do python -m launch.train \
     --config=configs/self_positioning.py:task=$t --workdir=runs/$t; done
     python -m launch.merge --models=runs/nli,runs/squad --output=merged \

@@ -3,7 +3,8 @@
 Source: Zhang et al. 2024, arXiv:2412.19048, and the code of NovaSearch's RAG-Retrieval:
     three losses of weights 10, 200 and 20, margin 0.015, eight widths; a linear layer
     to the teacher's width, which is kept; 1e-4, 5 % warm-up, batch 128, 2 epochs, 512
-    tokens, without shuffling. The teachers are two models, concatenated.
+    tokens, without shuffling. The teachers are two models, concatenated. Here batch 32
+    of shuffled NLI triplets, 128 tokens, one teacher and five widths.
 Command: python -m launch.train --config=configs/stella.py --workdir=runs/stella
 Variants: tiny, model=NAME, teacher=NAME (it embeds within the step), queries=FILE and
     documents=FILE (vectors that launch.embed --examples wrote, instead), data=DIR (with

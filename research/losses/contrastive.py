@@ -53,7 +53,8 @@ def infonce(
         symmetric: Whether to also classify each positive's query among the queries
             (without hard negatives) and average the two directions, as CLIP does.
         negatives: "shared": all documents of the batch; "own": every positive, but only
-            the query's own hard negatives (Gemini and Qwen3 embeddings); "hard": only
+            the query's own hard negatives (Gemini and Qwen3 embeddings), for queries
+            with several positives, which may be mined for other queries; "hard": only
             the query's own hard negatives (second stage of NV-Embed, Lee et al. 2024),
             which excludes `symmetric` and `same_side`.
         same_side: Whether both directions also contrast query i with the other queries
@@ -75,7 +76,8 @@ def infonce(
         detach_focal: Whether the weights have no gradient.
         mixed_pairs: Number of further negatives per query, each a mixture of two of its
             hard negatives (`mix_negatives`; KaLM-Embedding-V2).
-        mixed_list: Whether a mixture of all its hard negatives is another one.
+        mixed_list: Whether a mixture of all its hard negatives is another one (not
+            the paper's formula, which was not at hand).
 
     Returns:
         [b] float32 loss per query.

@@ -2,8 +2,8 @@
 
 Zhao et al. 2025. A pair-wise mixture is the point between two negatives, at a place
 that is drawn from Beta(2, 2); a list-wise one is the mean of all, weighted by the
-softmax of their similarities to the query. Mixtures are negatives of every query for
-which all their parents are.
+softmax of their similarities to the query (our reading: the paper's formula was not at
+hand). Mixtures are negatives of every query for which all their parents are.
 """
 
 import jax
