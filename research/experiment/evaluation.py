@@ -53,6 +53,7 @@ def make_local_embedder(
         prompt=prompt,
         adapters=tuple(card["adapters"]),
     )
+    # Vectors of several depths are normalized at each size
     normalize = False if depths else None
     return Embedder(
         trained, mesh=mesh, allow_empty=True, depths=depths, normalize=normalize

@@ -104,13 +104,13 @@ def check_sources(
             raise ValueError(f"data {state.name!r}: loss {name}: {error}") from None
         # Some losses read no vectors of a teacher, which costs as much as if they did
         vectors = dict.fromkeys(("query_vector", "document_vector"))
-        if teacher and not _needs(loss, state, labels, width, **vectors):
+        if teacher and not _reads_labels(loss, state, labels, width, **vectors):
             notes += (f"data {state.name!r}: {name} does not use the teacher",)
         if not has_scores:
             continue
         # Some losses ignore scores, even those of pairs that are not alike.
         use = f"{name} learns from its scores, from {low:g} to {high:g}"
-        if not _needs(loss, state, labels, width, score=None):
+        if not _reads_labels(loss, state, labels, width, score=None):
             pairs = "" if by_document else ": every pair is a positive one"
             use = f"{name} does not use its scores{pairs}"
         elif np.unique(scores).tolist() == CLASSES:
@@ -167,7 +167,7 @@ def describe_sources(sources: Mapping[str, Source]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _needs(
+def _reads_labels(
     loss: Loss, state: PairSourceState, labels: Labels, width: int, **changes
 ) -> bool:
     """Whether a loss that takes this source fails with these labels changed."""
