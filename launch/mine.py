@@ -5,11 +5,13 @@ python -m launch.mine --model=M --data=pairs.jsonl --corpus=texts.txt --output=O
     --negatives=7 --relative_margin=0.05 --range_min=10 --range_max=100
 
 Negatives are the passages nearest to a query, by exact search, without those that are
-known to belong to it. They come from the positives of all queries, and from --corpus.
+known to belong to it. They come from the positives of all queries, and from --corpus or
+the corpus of the data.
 The output is a training file, as configs/finetune.py:train=FILE takes it: the rows of
 the data, each with its negatives and the scores of its documents.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +21,16 @@ from launch import flags as options
 from launch import main as cli
 from launch.supervise import supervise
 from research import processes
-from research.data.columns import ExampleFile, read_examples
-from research.data.corpus import read_corpus
+from research.data.columns import read_examples
+from research.data.corpus import find_corpus, read_texts
+from research.data.examples import Example
 from research.data.pairs.mined_files import (
     PairTexts,
     make_mined_rows,
     number_texts,
     write_rows,
 )
+from research.data.sources import load_beir
 from research.inference.embedder import Embedder
 from research.inference.mining import (
     Negatives,
@@ -43,8 +47,11 @@ DATA = flags.DEFINE_string(
     "data",
     None,
     "The queries and their positives: a jsonl, tsv or csv file, plain or .gz, with the "
-    "columns of a training file.",
+    "columns of a training file; or a BEIR folder, whose corpus has the passages.",
     required=True,
+)
+SPLIT = flags.DEFINE_string(
+    "split", "train", "The split of a BEIR folder: the name of a file in its qrels/."
 )
 COLUMNS = flags.DEFINE_string(
     "columns",
@@ -55,7 +62,8 @@ CORPUS = flags.DEFINE_string(
     "corpus",
     None,
     "Further passages: a .txt, .jsonl, .tsv or .csv file, a BEIR folder, or pydocs. "
-    "Default: the positives of all queries are the only passages.",
+    "Default: that of a BEIR folder; the positives of all queries are the only "
+    "passages of a file.",
 )
 OUTPUT = cli.define_path(
     "output", None, "The .jsonl or .jsonl.gz file to write.", required=True
@@ -112,7 +120,7 @@ CROSS_ENCODER = flags.DEFINE_string(
     "A cross-encoder of sentence-transformers, a folder or a hub id, whose scores take "
     "the place of the similarities, as those of --guide do.",
 )
-cli.group_flags("Data", DATA, COLUMNS, CORPUS, OUTPUT)
+cli.group_flags("Data", DATA, SPLIT, COLUMNS, CORPUS, OUTPUT)
 cli.group_flags("Negatives", NEGATIVES, SAMPLING, SEED, RANGE_MIN, RANGE_MAX, FILL)
 cli.group_flags("Thresholds", RELATIVE_MARGIN, ABSOLUTE_MARGIN, MAX_SCORE, MIN_SCORE)
 cli.group_flags("Other scores", GUIDE, CROSS_ENCODER)
@@ -129,8 +137,8 @@ def main():
     # Check the flags and the data before the model is loaded.
     rules = MiningRules(**{flag.name: flag.value for flag in _RULES})
     _check_flags()
-    data = read_examples(DATA.value, COLUMNS.value)
-    texts = _number_texts(data)
+    examples = _read_examples()
+    texts = _number_texts(examples)
     embedder = options.make_embedder(options.load_model(), allow_empty=True)
     embed = split_over_processes(embedder)
     mined = mine_negatives(
@@ -148,7 +156,7 @@ def main():
         show_note(f"--{name} left out {count:,} candidates ({share:.1%})")
     # The rows of the data that have all their negatives.
     rows = make_mined_rows(
-        data.examples,
+        examples,
         texts,
         mined.passages,
         mined.scores,
@@ -156,7 +164,7 @@ def main():
     )
     complete = [row for row in rows if row is not None]
     if mined.missing.any():
-        _report_missing(data, texts, mined, rules, is_empty=not complete)
+        _report_missing(texts, mined, rules, is_empty=not complete)
     if processes.is_first():
         write_rows(Path(OUTPUT.value), complete)
     return {
@@ -175,6 +183,12 @@ def _check_flags() -> None:
     output = Path(OUTPUT.value)
     if not output.name.endswith((".jsonl", ".jsonl.gz")):
         raise ValueError(f"--output={output} should end in .jsonl or .jsonl.gz")
+    for flag, takes_folder in ((SPLIT, True), (COLUMNS, False)):
+        if flag.value != flag.default and _is_folder() != takes_folder:
+            raise ValueError(
+                f"--{flag.name}={flag.value} does not go with --data={DATA.value}, "
+                f"which is {'no' if takes_folder else 'a'} folder"
+            )
     sources = [Path(f.value).expanduser() for f in (DATA, CORPUS) if f.value]
     if output.resolve() in [source.resolve() for source in sources]:
         raise ValueError(f"--output={output} would replace the input")
@@ -184,24 +198,43 @@ def _check_flags() -> None:
         raise ValueError("--guide and --cross_encoder exclude each other")
 
 
-def _number_texts(data: ExampleFile) -> PairTexts:
-    """The texts of the data and of --corpus, about which it says what may surprise."""
-    if any(example.negatives for example in data.examples):
+def _is_folder() -> bool:
+    return Path(DATA.value).expanduser().is_dir()
+
+
+def _read_examples() -> Sequence[Example]:
+    """The examples of --data, about which it says what may surprise."""
+    if _is_folder():
+        examples, _, _, note = load_beir(path=DATA.value, split=SPLIT.value)
+        if note:
+            show_note(f"{DATA.value}: {note}")
+    else:
+        examples = read_examples(DATA.value, COLUMNS.value).examples
+    if any(example.negatives for example in examples):
         show_note(f"{DATA.value} has negatives, which the mined ones replace")
-    if not CORPUS.value:
-        return number_texts(data.examples)
-    corpus = read_corpus(CORPUS.value)[1]
-    texts = number_texts(data.examples, corpus)
+    return examples
+
+
+def _number_texts(examples: Sequence[Example]) -> PairTexts:
+    """The texts of the examples and the corpus; it says if they do not match."""
+    path = CORPUS.value or (DATA.value if _is_folder() else None)
+    if not path:
+        return number_texts(examples)
+    # Some BEIR sets have documents without a text
+    files, is_folder = find_corpus([path]), Path(path).expanduser().is_dir()
+    corpus = [text.text for text in read_texts(files, allow_blank=is_folder)]
+    corpus = [text for text in corpus if text.strip()]
+    texts = number_texts(examples, corpus)
     size, known = len(set(corpus)), len(np.unique(texts.positives[:, 1]))
     missing = len(texts.passages) - size
     show_note(
-        f"{CORPUS.value}: {size:,} different texts of {len(corpus):,}; the {missing:,} "
-        f"of {known:,} positives that it lacks are added"
+        f"{path}: {size:,} different texts of {len(corpus):,}; the {missing:,} of "
+        f"{known:,} positives that it lacks are added"
     )
     if missing == known:
         show_note(
-            f"warning: {CORPUS.value} has none of the positives of {DATA.value}: those "
-            "that it holds in another form, as with a title, may become negatives"
+            f"warning: {path} has none of the positives of {DATA.value}: those that it "
+            "holds in another form, as with a title, may become negatives"
         )
     return texts
 
@@ -251,12 +284,7 @@ def _load_cross_encoder(name: str):
 
 
 def _report_missing(
-    data: ExampleFile,
-    texts: PairTexts,
-    mined: Negatives,
-    rules: MiningRules,
-    *,
-    is_empty: bool,
+    texts: PairTexts, mined: Negatives, rules: MiningRules, *, is_empty: bool
 ) -> None:
     """Says which queries have too few negatives.
 
@@ -265,13 +293,11 @@ def _report_missing(
     """
     short = mined.missing > 0  # [Q]
     none = int((mined.missing == rules.negatives).sum())
-    lines = zip(data.examples, data.lines, strict=True)
-    query, line = next((e.query, n) for e, n in lines if short[texts.queries[e.query]])
+    query = next(text for text, number in texts.queries.items() if short[number])
     query = query if len(query) <= 60 else f"{query[:57]}..."
     sentence = (
         f"{int(short.sum()):,} of {len(short):,} queries have fewer than "
-        f"{rules.negatives} negatives ({none:,} have none), the first of them in line "
-        f"{line}: {query!r}"
+        f"{rules.negatives} negatives ({none:,} have none), such as {query!r}"
     )
     if rules.fill:
         show_note(f"{sentence}; random passages take their places")

@@ -54,12 +54,37 @@ def test_a_file_gets_its_negatives(folder, tmp_path):
         assert not {example.query, *example.positives} & set(example.negatives)
 
 
+def test_a_beir_folder_brings_its_corpus(folder, tmp_path):
+    (tmp_path / "qrels").mkdir()
+    texts = {"tree": "Tall", "leaf": "New", "grow": ""}
+    rows = {
+        "corpus": [{"_id": w, "title": t, "text": w} for w, t in texts.items()]
+        + [{"_id": "blank", "text": " "}, {"_id": "roots", "text": "old roots"}],
+        "queries": [{"_id": word, "text": f"{word} light"} for word in texts],
+    }
+    for name, lines in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "qrels" / "dev.tsv").write_text("tree\ttree\t1\nleaf\tleaf\t1\n")
+    output = tmp_path / "mined.jsonl"
+    flags = (f"--data={tmp_path}", "--split=dev", f"--output={output}")
+    done = run(folder, *flags, "--negatives=2")
+    assert done.returncode == 0, done.stderr
+    examples = read_examples(str(output)).examples
+    assert [e.positives for e in examples] == [("Tall tree",), ("New leaf",)]
+    passages = {"Tall tree", "New leaf", "grow", "old roots"}
+    for example in examples:
+        assert set(example.negatives) < passages - set(example.positives)
+    done = run(folder, *flags, "--columns=query=a, positive=b")
+    message = f"--columns=query=a, positive=b does not go with --data={tmp_path}"
+    assert done.returncode == 1 and message in done.stderr
+
+
 def test_what_is_missing_is_counted_and_named(folder, tmp_path):
     output = tmp_path / "mined.jsonl"
     done = run(folder, f"--output={output}", "--relative_margin=0.999")
     assert done.returncode == 1 and not output.exists()
-    sentence = "8 of 8 queries have fewer than 3 negatives (8 have none), the first of"
-    assert f"nothing to write: {sentence} them in line 1: 'tree'" in done.stderr
+    sentence = "8 of 8 queries have fewer than 3 negatives (8 have none), such as"
+    assert f"nothing to write: {sentence} 'tree'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 2
     # Random passages instead
     flags = (f"--output={output}", "--relative_margin=0.999", "--fill")
@@ -77,6 +102,8 @@ def test_what_is_missing_is_counted_and_named(folder, tmp_path):
         (("--output=x.jsonl", "--guide=a", "--cross_encoder=b"), "exclude each other"),
         (("--output=x.jsonl", "--chunk=late(4)"), "does not go with launch.mine"),
         (("--output=x.jsonl", "--negatives=0"), "negatives is 0"),
+        (("--output=x.jsonl", "--split=dev"), "which is no folder"),
+        (("--output=x.jsonl", "--corpus=none.txt"), "there is no file none.txt"),
     ],
 )
 def test_mistakes_are_one_sentence(folder, flags, message):
