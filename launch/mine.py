@@ -227,10 +227,10 @@ def _number_texts(examples: Sequence[Example]) -> PairTexts:
     texts = number_texts(examples, corpus)
     size, known = len(set(corpus)), len(np.unique(texts.positives[:, 1]))
     missing = len(texts.passages) - size
-    show_note(
-        f"{path}: {size:,} different texts of {len(corpus):,}; the {missing:,} of "
-        f"{known:,} positives that it lacks are added"
-    )
+    note = f"{path}: {size:,} different texts of {len(corpus):,}"
+    if missing:
+        note += f"; the {missing:,} of {known:,} positives that it lacks are added"
+    show_note(note)
     if missing == known:
         show_note(
             f"warning: {path} has none of the positives of {DATA.value}: those that it "
