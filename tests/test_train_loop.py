@@ -85,7 +85,8 @@ def test_a_run_ends_and_leaves_its_files(whole):
 
 def test_the_losses_of_sources_stand_apart(tmp_path, capfd):
     hashes = {"even": "", "odd": ""}
-    loop.train(toy.experiment(4, data_hashes=hashes, log_every=4), tmp_path)
+    options = {"log_every": 4, "save_every": 0}
+    loop.train(toy.experiment(4, data_hashes=hashes, **options), tmp_path)
     logged = rows(tmp_path)
     for row in logged:
         names = [name for name in row if name.startswith("loss/")]

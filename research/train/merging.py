@@ -78,11 +78,18 @@ def average(trees: Sequence[Params], weights: Sequence[float] = ()) -> Params:
         raise ValueError(f"{len(weights)} weights are given for {len(trees)} models")
     if not sum(weights) > 0:
         raise ValueError(f"the weights {tuple(weights)} should have a sum above 0")
-    # The first model's share is what the others leave
     shares = [weight / sum(weights) for weight in weights]
-    return add_task_vectors(
-        trees[0], [subtract(tree, trees[0]) for tree in trees[1:]], shares[1:]
-    )
+
+    def average_leaf(first, *others):
+        start = _to_float32(first)
+        # The first model's share is what the others leave
+        changes = [
+            share * (_to_float32(other) - start)
+            for share, other in zip(shares[1:], others, strict=True)
+        ]
+        return sum(changes, start).astype(first.dtype)
+
+    return jax.tree.map(average_leaf, *trees)
 
 
 def subtract(tree: Params, base: Params) -> Params:
