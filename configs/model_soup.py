@@ -5,7 +5,10 @@ Source: Wortsman et al. 2022, arXiv:2203.05482, of fine-tunings with other setti
     member has its own seed and its own shares of NLI and SQuAD.
 Command: for i in 0 1 2; do python -m launch.train \
     --config=configs/model_soup.py:member=$i --workdir=runs/soup$i; done
-    python -m launch.merge --models=runs/soup0,runs/soup1,runs/soup2 --output=soup
+    python -m launch.merge --models=runs/soup0,runs/soup1,runs/soup2 --output=runs/soup
+    python -m launch.evaluate --model=runs/soup --task=sts \
+    --data=../shared/data/stsb/test.jsonl.gz --against=runs/soup0 --against=runs/soup1 \
+    --against=runs/soup2
 Variants: tiny, member=N, model=NAME, data=DIR (with nli/, squad_retrieval/ and stsb/),
     steps=N, rate=X (learning rate).
 Cost: not measured here.

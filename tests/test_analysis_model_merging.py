@@ -84,7 +84,7 @@ def test_the_search_lowers_the_probe_loss(folder, tmp_path):
     call = f"self_positioning(base='{folder}/base', data='{file}', steps=12, "
     call += "batch_size=3, learning_rate=0.05, penalty=0.0)"
     merged, found = merge_models([f"{folder}/a", f"{folder}/b"], call)
-    assert found["last_probe_loss"] < found["first_probe_loss"]
+    assert found["probe_loss_after"] < found["probe_loss_before"]
     assert len(found["weights"]) == 2 and found["scale"] != 1.0
     assert np.isfinite(token_table(merged)).all()
 
@@ -129,6 +129,7 @@ def test_another_tokenizer_and_adapters_are_refused(folder, monkeypatch):
     other = model.tokenizer.from_str(model.tokenizer.to_str().replace("tree", "trex"))
     cases = [
         (model._replace(tokenizer=other), "its tokenizer has other tokens"),
+        (model._replace(dim=8), "it has dim 8 and not"),
         (model._replace(adapters=("x", "y")), "b has the adapters x, y; export one"),
         (
             model._replace(config=dataclasses.replace(model.config, norm_eps=0.1)),
@@ -140,3 +141,12 @@ def test_another_tokenizer_and_adapters_are_refused(folder, monkeypatch):
         monkeypatch.setattr(model_merging, "load", models.__getitem__)
         with pytest.raises(ValueError, match=message):
             merge_models(["a", "b"])
+
+
+def test_the_base_is_that_of_all_models(folder, monkeypatch):
+    model = load(f"{folder}/a")
+    bases = {"a": "org/base", "b": "org/base", "c": "org/other"}
+    models = {name: model._replace(base=base) for name, base in bases.items()}
+    monkeypatch.setattr(model_merging, "load", models.__getitem__)
+    assert merge_models(["a", "b"])[0].base == "org/base"
+    assert merge_models(["a", "b", "c"])[0].base == ""

@@ -68,10 +68,14 @@ def merge_models(
         raise ValueError(f"the models {', '.join(names)} are not all different")
     models = _load_models(names)
     merge = build(METHODS, section, models)
-    # The model is no checkpoint of a run, and has no single base
+    # The model is no checkpoint of a run; its base is that of all models
     first = next(iter(models.values()))
+    bases = {model.base for model in models.values()}
     merged = first._replace(
-        params=merge.params["encoder"], dense=merge.params["dense"], base="", step=None
+        params=merge.params["encoder"],
+        dense=merge.params["dense"],
+        base=first.base if len(bases) == 1 else "",
+        step=None,
     )
     return merged, merge.record
 
@@ -179,23 +183,34 @@ def self_positioning(
     def loss(params: Params, batch: Batch):
         return objective.loss(params, {}, batch, jax.random.key(0)).value
 
+    def make_batches(count: int) -> Iterator[Batch]:
+        return _make_probe_batches(start, data, count, batch_size, seed)
+
+    def merge(weights, scale) -> Params:
+        vector = merging.fold_slerp(vectors, weights)
+        return merging.add_task_vectors(_get_params(start), [vector], [scale])
+
     found = merging.search_coefficients(
         loss,
         _get_params(start),
         vectors,
-        _make_probe_batches(start, data, steps, batch_size, seed),
+        make_batches(steps),
         learning_rate=learning_rate,
         penalty=penalty,
     )
-    merged = merging.fold_slerp(vectors, found.weights)
-    params = merging.add_task_vectors(_get_params(start), [merged], [found.scale])
-    # Means over a tenth of the steps: the loss of a single batch is noisy
-    tenth = max(1, len(found.losses) // 10)
+    # The loss before and after, on the same batches: a tenth of those of the search
+    params = merge(found.weights, found.scale)
+    compiled = jax.jit(loss)
+    losses = [
+        [float(compiled(tree, batch)) for batch in make_batches(-(-steps // 10))]
+        for tree in (merge([1.0] * len(models), 1.0), params)
+    ]
+    before, after = (sum(values) / len(values) for values in losses)
     record = {
         "weights": found.weights.tolist(),
         "scale": float(found.scale),
-        "first_probe_loss": sum(found.losses[:tenth]) / tenth,
-        "last_probe_loss": sum(found.losses[-tenth:]) / tenth,
+        "probe_loss_before": before,
+        "probe_loss_after": after,
     }
     return Merge(params, record)
 
@@ -217,6 +232,7 @@ def _make_probe_batches(
             max_length=model.max_length,
             seed=seed,
             cache=Path(cache),
+            prompt=model.prompt,
         )
         yield from map(batches, range(steps))
 
@@ -259,7 +275,8 @@ def _check_fit(
     fields, others = config_fields(expected.config), config_fields(model.config)
     for part, owner in ((fields, expected), (others, model)):
         layers = [layer.activation for layer in owner.dense]
-        part |= {"pool": owner.pool, "dense layers": layers or "none"}
+        part |= {"pool": owner.pool, "dim": owner.width}
+        part |= {"dense layers": layers or "none"}
     lines = [
         f"{key} {others[key]} and not {fields[key]}"
         for key in fields
