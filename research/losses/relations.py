@@ -16,6 +16,8 @@ from research.types import Array, Labels
 
 # Most differences of pairs of similarities in memory at a time: 16 MiB of float32.
 BLOCK_DIFFERENCES = 2**22
+# Distances up to this one are those of equal vectors, in float32.
+SMALLEST_DISTANCE = 1e-6
 
 
 def relational_kd(
@@ -157,7 +159,8 @@ def _relative_distances(x: Array, distance: str) -> Array:
         # Row by row: the differences of all pairs would not fit the memory
         measure_row = jax.checkpoint(lambda row: l2_norm(x - row[None]))
         distances = jax.lax.map(measure_row, x)
-    positive = distances > 0
+    # Equal vectors are at 0, up to rounding
+    positive = distances > SMALLEST_DISTANCE
     count = jnp.maximum(jnp.sum(positive, dtype=jnp.float32), 1)
     mean = jnp.sum(jnp.where(positive, distances, 0.0)) / count
     return distances / jnp.where(mean > 0, mean, 1.0)
