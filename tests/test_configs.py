@@ -170,6 +170,26 @@ def test_data_may_move_while_a_run_goes_on(tmp_path, cache):
         prepare_run(recipe, workdir, cache=cache)
 
 
+def test_vectors_of_a_teacher_may_move_and_not_change(tmp_path, cache):
+    rows = [{"query": f"q{i}", "positive": f"p{i}"} for i in range(8)]
+    texts = [text for row in rows for text in row.values()]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe, workdir = config("separate"), tmp_path / "run"
+    path = str(tmp_path / "pairs.jsonl")
+    recipe.data = {"own": section(SOURCES, "files", path=path)}
+    vectors = np.random.default_rng(0).normal(size=(16, 48)).astype(np.float32)
+    for name in ("a", "b"):
+        file = tmp_path / f"{name}.npy"
+        write_vectors(file, vectors, texts, texts)
+        sides = f"queries='{file}', documents='{file}'"
+        replace_section(recipe, "teacher", f"vectors({sides})")
+        prepare_run(recipe, workdir, cache=cache)
+        (workdir / "checkpoints" / "2").mkdir(parents=True, exist_ok=True)
+    write_vectors(file, vectors + 1, texts, texts)
+    with pytest.raises(ValueError, match="content of data 'config.teacher' has chan"):
+        prepare_run(recipe, workdir, cache=cache)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -50,6 +50,12 @@ def test_files_of_a_teacher(folder):
     teacher = read_vector_files(32, queries=one, documents=(shards,))
     assert teacher.width == 2 and teacher.wrap is None
     assert teacher.teacher.queries[0].path == one
+    # The hash is of texts and vectors, and of the side that they are for
+    same = read_vector_files(32, queries=shards, documents=one).content_hash
+    side = read_vector_files(32, queries=one).content_hash
+    other = read_vector_files(32, documents=one).content_hash
+    assert len({teacher.content_hash, side, other}) == 3
+    assert teacher.content_hash == same
     with pytest.raises(ValueError, match="teacher names no file: set queries="):
         read_vector_files(32)
     message = "vectors of queries have 4 dims, those of documents 2"

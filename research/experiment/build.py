@@ -144,6 +144,8 @@ def build(
         config, sources, tokenizer, mesh, cache, prompt, teacher, files
     )
     hashes = {name: source.content_hash for name, source in sources.items()}
+    if teacher and teacher.content_hash:
+        hashes["config.teacher"] = teacher.content_hash
     notes = describe_sources(sources)
     losses = build_losses(config, sources)
     if losses:

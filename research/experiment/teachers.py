@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from research.data.pairs.clusters import hash_arrays
 from research.data.pairs.teacher_texts import Teacher, TeacherEncoding
 from research.data.pairs.text_vectors import TextVectors
 from research.inference.hashed_vectors import read_hashed_vectors
@@ -19,6 +20,9 @@ from research.objectives.teacher import add_teacher
 from research.transforms.normalize import l2_normalize
 from research.types import Array, Objective, Params, Tokens, max_segments
 
+# Most vectors of a file by which a resumed run sees that it changed.
+HASHED_ROWS = 1_000
+
 
 class RunTeacher(NamedTuple):
     """A teacher of a run.
@@ -28,11 +32,14 @@ class RunTeacher(NamedTuple):
         width: E, the width of its vectors.
         wrap: (objective, micro_batch) -> the objective with the teacher's vectors as
             labels; None if the batches have them.
+        content_hash: Hash of the files of vectors; "" of a model, whose parameters are
+            in the checkpoints.
     """
 
     teacher: Teacher
     width: int
     wrap: Callable[[Objective, int], Objective] | None = None
+    content_hash: str = ""
 
 
 def read_vector_files(
@@ -64,7 +71,8 @@ def read_vector_files(
             f"the teacher's vectors of queries have {sum(widths[0])} dims, those of "
             f"documents {sum(widths[1])}"
         )
-    return RunTeacher(Teacher(*sides), sum(widths[0]))
+    content_hash = "".join(map(_hash_files, sides))
+    return RunTeacher(Teacher(*sides), sum(widths[0]), content_hash=content_hash)
 
 
 def load_frozen_model(
@@ -142,6 +150,16 @@ def _make_embed(
 def _read_files(paths: str | Sequence[str]) -> tuple[TextVectors, ...]:
     """The vectors of one file, or of several."""
     return tuple(map(read_text_vectors, [paths] if isinstance(paths, str) else paths))
+
+
+def _hash_files(files: Sequence[TextVectors]) -> str:
+    """Hash of the texts of files of vectors, and of a sample of the vectors."""
+    arrays = []
+    for file in files:
+        # Those of another model all differ, and a large file is not read as a whole
+        rows = np.arange(0, len(file.hashes), 1 + len(file.hashes) // HASHED_ROWS)
+        arrays += [file.hashes, file.vectors.take_rows(rows)]
+    return hash_arrays(*arrays)
 
 
 def read_text_vectors(path: str) -> TextVectors:

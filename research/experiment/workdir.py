@@ -21,6 +21,8 @@ FREE_KEYS = (
     *("log_every", "save_every", "keep", "keep_every", "keep_best", "patience"),
     *("eval_every", "eval_sizes", "evals", "mesh"),
     *("encoder.remat", "encoder.unroll", "encoder.attention"),
+    # Where vectors are read from, as below
+    *("teacher.queries", "teacher.documents"),
 )
 # Where a data source is read from; data.json holds the hash of its content.
 PATH_KEYS = ("path", "corpus", "clusters")
@@ -82,7 +84,7 @@ def check_data(workdir: Path, hashes: Mapping[str, str]) -> None:
 
     Args:
         workdir: Folder of the run.
-        hashes: {name of a data source: hash of its content}.
+        hashes: {name of a data source, or "config.teacher": hash of its content}.
     """
     if not is_resumed(workdir):
         return
