@@ -304,7 +304,7 @@ def test_vectors_that_do_not_fit_are_one_sentence(make):
     for files, message in (
         (
             [queries._replace(hashes=queries.hashes + np.uint32(1))],
-            "q has no vector of 40 of the source's queries",
+            "q has no vector of 40 of the source's 40 queries",
         ),
         ([queries._replace(vectors=nan)], "q has vectors that are not finite"),
         ([queries, documents._replace(vectors=narrow)], "have 8 and 4 dims"),

@@ -444,3 +444,11 @@ def test_scores_of_another_number_are_one_sentence(tmp_path, record, message):
     texts = {"query": "a", "positive": "b", "negatives": ["c", "d"]}
     with pytest.raises(ValueError, match=message):
         load_files(path=jsonl(tmp_path / "a.jsonl", texts | record))
+
+
+def test_scores_and_margins_in_one_file_are_one_sentence(tmp_path):
+    texts = {"query": "a", "positive": "b", "negatives": ["c", "d"]}
+    rows = [texts | {"score": scores} for scores in ([3, 1, 2], [3, 1, 2], [1, 2])]
+    message = "line 3 has one score fewer than documents and line 1 has a score for"
+    with pytest.raises(ValueError, match=message):
+        load_files(path=jsonl(tmp_path / "a.jsonl", *rows))

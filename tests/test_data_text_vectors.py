@@ -105,13 +105,13 @@ def test_missing_texts_are_counted_and_the_first_is_named(tmp_path):
     flat = [text for texts in DOCUMENTS for text in texts]
     file, _ = file_of(flat[:9] + flat[11:])
     message = (
-        "data 'x': teacher: v.npy has no vector of 2 of the source's documents; the "
-        "first is 'document 2 1'"
+        "data 'x': teacher: v.npy has no vector of 2 of the source's 24 documents; "
+        "the first is 'document 2 1'"
     )
     with pytest.raises(ValueError, match=message):
         batches(tmp_path, Teacher(documents=(file,)))
     file, _ = file_of(QUERIES[1:])
-    with pytest.raises(ValueError, match="1 of the source's queries; .* 'query 0'"):
+    with pytest.raises(ValueError, match="1 of the source's 6 queries; .* 'query 0'"):
         batches(tmp_path, Teacher(queries=(file,)))
 
 

@@ -35,6 +35,8 @@ def test_vectors_are_read_with_their_hashes(folder, name):
 
 
 def test_vectors_without_hashes_are_one_sentence(folder):
+    with pytest.raises(FileNotFoundError, match="no file or folder .*other.npy"):
+        read_hashed_vectors(folder / "other.npy")
     np.save(folder / "other.npy", VECTORS)
     with pytest.raises(FileNotFoundError, match="other.npy has no other.ids.jsonl"):
         read_hashed_vectors(folder / "other.npy")

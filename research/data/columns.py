@@ -168,6 +168,7 @@ def _parse_file(
     # {id: text}, for rows that name documents by id.
     documents = read_tevatron_corpus(corpus) if corpus else None
     examples, lines, unused = [], [], set()
+    score_lines: dict[bool | None, int] = {}  # first line of each kind of scores
     for line, values in read_records(path):
         record = Record(f"{path} line {line}", values)
         if named:
@@ -175,7 +176,15 @@ def _parse_file(
         else:
             examples.append(parse_example(record, documents))
         lines.append(line)
+        score_lines.setdefault(record.has_margins, line)
         unused |= values.keys() - record.used
+    # A list that lacks a score would pass for margins
+    if {True, False} <= score_lines.keys():
+        raise ValueError(
+            f"{path} line {score_lines[True]} has one score fewer than documents and "
+            f"line {score_lines[False]} has a score for each: lists are of scores, or "
+            "in every line of margins to the negatives"
+        )
     return ExampleFile(tuple(examples), tuple(lines), tuple(sorted(unused)))
 
 

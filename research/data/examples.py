@@ -134,7 +134,9 @@ def read_score_list(
     if not numbers:
         return ()
     may_be_margins = len(names) == 1 and not NEGATIVE.match(names[0])
-    if may_be_margins and positives == 1 and len(numbers) == negatives:
+    is_shorter = positives == 1 and len(numbers) == negatives
+    record.has_margins = may_be_margins and is_shorter
+    if record.has_margins:
         return (0.0, *(-margin for margin in numbers))
     if len(numbers) != positives + negatives:
         margins = ", or for one positive its margin to each negative"

@@ -18,6 +18,7 @@ class Record:
 
     Attributes:
         used: Names of the fields that have been looked at.
+        has_margins: Whether a list of scores holds differences; None without a list.
 
     Raises:
         ValueError: The values are not a mapping.
@@ -29,6 +30,7 @@ class Record:
         self.place = place
         self.values = values
         self.used: set[str] = set()
+        self.has_margins: bool | None = None
 
     def has(self, name: str) -> bool:
         """Whether the field is there and holds something: not null, not ""."""

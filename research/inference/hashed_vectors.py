@@ -23,6 +23,8 @@ def read_hashed_vectors(path: Path) -> tuple[np.ndarray, ShardedVectors]:
         FileNotFoundError: There is no such file or folder.
         ValueError: It holds chunks, is damaged, or its lines do not fit its vectors.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}")
     paths = [path]
     if path.is_dir():
         paths = list_shards(path, read_manifest(path))

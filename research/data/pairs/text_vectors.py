@@ -92,13 +92,15 @@ def find_vectors(
         row[numbers] = find_rows(file.hashes, table.text_hashes[numbers])
         missing = numbers[row[numbers] < 0]
         if len(missing):
-            texts = {read_text(table, source, number) for number in missing.tolist()}
+            texts, of_role = (
+                len(np.unique(table.text_hashes[x], axis=0)) for x in (missing, numbers)
+            )
             kind = "queries" if role == "query" else "documents"
             shown = read_text(table, source, int(missing[0]))
             shown = textwrap.shorten(shown, MAX_SHOWN, placeholder=" ...")
             raise ValueError(
-                f"{file.path} has no vector of {len(texts):,} of the source's {kind}; "
-                f"the first is {shown!r}"
+                f"{file.path} has no vector of {texts:,} of the source's {of_role:,} "
+                f"{kind}; the first is {shown!r}"
             )
         rows.append(row)
     return VectorLookup(tuple(files), tuple(rows))
