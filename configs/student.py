@@ -7,7 +7,8 @@ Command: python -m launch.train --config=configs/student.py:signal=kl --workdir=
 Variants: tiny, model=NAME (its first blocks are the student), depth=L, teacher=NAME
     (the same model if it is not given; it embeds within the step), signal=none, kl,
     mse, cosine, relational or stella, alone (without the contrastive loss), data=DIR
-    (with nli/, squad_retrieval/ and stsb/), steps=N, batch=N, rate=X.
+    (with nli/, squad_retrieval/ and stsb/), steps=N, batch=N, rate=X, length=N
+    (tokens of a text).
 Cost: a step also embeds the batch by the teacher, forward only.
 Expected: not measured here.
 """
@@ -37,10 +38,12 @@ def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     options = {"tiny": False, "model": MINILM, "depth": 3, "teacher": "", "data": DATA}
     options |= {"signal": "kl", "alone": False, "steps": 500, "batch": 32, "rate": 2e-4}
+    options |= {"length": 128}
     arg = parse_arg(arg, **options)
     check_option("signal", arg.signal, SIGNALS)
     config = make_base()
     config.steps, config.batch_size = arg.steps, arg.batch
+    config.max_length = arg.length
     config.optimizer.learning_rate, config.optimizer.warmup = arg.rate, 0.1
     # The contrastive loss, the teacher's signal, or both
     signal, weight = SIGNALS[arg.signal]
