@@ -7,15 +7,23 @@ Command: python -m launch.train --config=configs/student.py:signal=kl --workdir=
 Variants: tiny, model=NAME (its first blocks are the student), depth=L, teacher=NAME
     (the same model if it is not given; it embeds within the step), signal=none, kl,
     mse, cosine, relational or stella, alone (without the contrastive loss), data=DIR
-    (with nli/, squad_retrieval/ and stsb/), steps=N, batch=N, rate=X, length=N
-    (tokens of a text).
+    (with nli/, squad_retrieval/ and stsb/), sets=("nli",) (of PUBLIC_SETS in
+    configs/common.py), steps=N, batch=N, rate=X, length=N (tokens of a text).
 Cost: a step also embeds the batch by the teacher, forward only.
 Expected: not measured here.
 """
 
-from configs.common import DATA, MINILM, make_base, parse_arg, start_from, teach, tiny
+from configs.common import (
+    DATA,
+    MINILM,
+    make_base,
+    parse_arg,
+    public_source,
+    start_from,
+    teach,
+    tiny,
+)
 from research.config_sections import check_option, section
-from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.interop.load import load
 from research.losses.registry import LOSSES
@@ -38,7 +46,7 @@ def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     options = {"tiny": False, "model": MINILM, "depth": 3, "teacher": "", "data": DATA}
     options |= {"signal": "kl", "alone": False, "steps": 500, "batch": 32, "rate": 2e-4}
-    options |= {"length": 128}
+    options |= {"length": 128, "sets": ("nli", "squad")}
     arg = parse_arg(arg, **options)
     check_option("signal", arg.signal, SIGNALS)
     config = make_base()
@@ -65,10 +73,7 @@ def get_config(arg: str = ""):
         config.objective.head_width = load(teacher, weights=False).width
     else:
         start_from(config, arg.model, depth=arg.depth)
-        config.data = {
-            "nli": section(SOURCES, "files", path=f"{arg.data}/nli/triplets.jsonl.gz"),
-            "squad": section(SOURCES, "beir", path=f"{arg.data}/squad_retrieval"),
-        }
+        config.data = {name: public_source(arg.data, name) for name in arg.sets}
         config.evals = {
             "stsb_dev": section(EVALS, "sts", data=f"{arg.data}/stsb/dev.jsonl.gz")
         }

@@ -7,7 +7,7 @@ Command: python -m launch.ablate --config=configs/ablations/teachers.py \
 Variants: tiny, model=NAME, depth=L, data=DIR (with nli/, squad_retrieval/ and stsb/),
     steps=N, seeds=(0,1).
 Rows: teacher is the full model; the others are signals of configs/student.py, each with
-    the contrastive loss.
+    the contrastive loss, on NLI triplets alone.
 Columns: Spearman x 100 on STS-B's test pairs, nDCG@10 of SQuAD's test questions, both
     with texts of up to 64 tokens, as in training.
 Cost: 10 runs.
@@ -28,16 +28,15 @@ ROWS = {
     "relational": "signal=relational",
     "stella": "signal=stella",
 }
-
 LENGTH = 64  # tokens of a text
 
 
 def get_config(arg: str = ""):
     """The ablation; see the header for its variants."""
     options = {"tiny": False, "model": MINILM, "depth": 3, "data": DATA}
-    arg = parse_arg(arg, **options, steps=80, seeds=(0, 1))
+    arg = parse_arg(arg, **options, steps=60, seeds=(0, 1))
     variant = f"model={arg.model},depth={arg.depth},data={arg.data},steps={arg.steps}"
-    variant += f",length={LENGTH}"
+    variant += f",length={LENGTH},sets=('nli',)"
     evals = {
         "STS-B": section(EVALS, "sts", data=f"{arg.data}/stsb/test.jsonl.gz"),
         "SQuAD": section(EVALS, "retrieval", data=f"{arg.data}/squad_retrieval"),
