@@ -107,6 +107,8 @@ class Labels(NamedTuple):
             group) as two halves; pairs with equal ids are never each other's negatives.
         document_id: [B*K, 2] uint32, the same for the documents' texts.
         progress: [B] float32, the part of the run that is done, the same for all pairs.
+        draw: [B] uint32, a random number of the run and the step, the same for all
+            pairs, as the seed of a loss that draws.
         loss: The loss of the pairs' source; None for that of the config.
         query_vector: [B, E] float32, a teacher's vectors of the queries.
         document_vector: [B*K, E] float32, the same for the documents.
@@ -119,6 +121,7 @@ class Labels(NamedTuple):
     query_id: Array | None = None
     document_id: Array | None = None
     progress: Array | None = None
+    draw: Array | None = None
     loss: LossName | None = None
     query_vector: Array | None = None
     document_vector: Array | None = None

@@ -336,6 +336,10 @@ def test_labels_name_the_loss_of_the_source_and_how_far_the_run_is(make):
         assert labels.loss == {"a": None, "b": "cosent()"}[name]
         np.testing.assert_allclose(labels.progress, np.full(8, step / 10))
     assert make()(0).labels.progress is None
+    # Random numbers differ from step to step, and from seed to seed
+    numbers = [make(seed=seed)(step).labels.draw for seed in (0, 1) for step in (0, 1)]
+    assert len({int(x[0]) for x in numbers}) == 4
+    assert all((x == x[0]).all() and x.shape == (8,) for x in numbers)
 
 
 def test_few_shapes(make):

@@ -17,14 +17,14 @@ def embeddings(key):
     return q, jax.random.normal(b, (BATCH * WAYS, WIDTH))
 
 
-def labels_at(progress, document_ids=None):
+def labels_at(draw, document_ids=None):
     ids = jnp.arange(BATCH * WAYS, dtype=jnp.uint32)
     if document_ids is not None:
         ids = jnp.asarray(document_ids, jnp.uint32)
     return Labels(
         query_id=jnp.stack([ids[:BATCH], 100 + jnp.arange(BATCH, dtype=jnp.uint32)], 1),
         document_id=jnp.stack([ids, ids], 1),
-        progress=jnp.full(BATCH, progress, jnp.float32),
+        draw=jnp.full(BATCH, draw, jnp.uint32),
     )
 
 
@@ -33,10 +33,9 @@ def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def pair_weights(progress, pairs):
+def pair_weights(draw, pairs):
     """The weights of a step, as the loss draws them."""
-    bits = np.float32(progress).view(np.uint32)
-    key = jax.random.fold_in(jax.random.key(0), bits)
+    key = jax.random.key(draw)
     return np.asarray(draw_pair_weights(key, (BATCH, pairs, WAYS - 1)), np.float64)
 
 
@@ -71,12 +70,12 @@ def test_mixtures_are_further_negatives(key, pairs, lists):
         {"name": "infonce", "temperature": 0.1}
         | {"mixed_pairs": pairs, "mixed_list": lists}
     )
-    weights = pair_weights(0.25, pairs) if pairs else None
-    got = jax.jit(loss.__call__)(q, d, labels_at(0.25))
+    weights = pair_weights(7, pairs) if pairs else None
+    got = jax.jit(loss.__call__)(q, d, labels_at(7))
     expected = loop(q, d, weights, 0.1, lists=lists)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     # Other steps have other mixtures, and lists have no draws
-    other = jax.jit(loss.__call__)(q, d, labels_at(0.5))
+    other = jax.jit(loss.__call__)(q, d, labels_at(8))
     assert np.allclose(got, other) == (not pairs)
 
 
@@ -87,8 +86,8 @@ def test_a_mixture_with_a_parent_that_is_no_negative_is_left_out(key):
     ids[WAYS + 1] = 0
     options = {"temperature": 0.1, "mixed_pairs": 2, "mixed_list": True}
     loss = build_loss({"name": "infonce", **options})
-    got = jax.jit(loss.__call__)(q, d, labels_at(0.25, ids))
-    weights, same = pair_weights(0.25, 2), [(WAYS + 1, 0)]
+    got = jax.jit(loss.__call__)(q, d, labels_at(7, ids))
+    weights, same = pair_weights(7, 2), [(WAYS + 1, 0)]
     expected = loop(q, d, weights, 0.1, lists=True, same=same)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
@@ -124,7 +123,7 @@ def test_8_devices_equal_1_and_both_parents_learn(key):
             q, d
         )
 
-    arguments = (q, d, labels_at(0.25))
+    arguments = (q, d, labels_at(7))
     one = value_and_grad(*arguments)
     many = value_and_grad(*jax.device_put(arguments, rows))
     jax.tree.map(

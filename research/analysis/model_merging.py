@@ -177,7 +177,10 @@ def self_positioning(
         )
     # The probe loss: InfoNCE of the encoder without dropout
     cfg = dataclasses.replace(start.config, dropout=0.0, attention_dropout=0.0)
-    size_loss = full_size(score_loss(partial(infonce, temperature=temperature)))
+    # The similarity of normalized vectors is their cosine
+    similarity = "cosine" if start.normalize else start.similarity
+    loss_of_scores = partial(infonce, temperature=temperature)
+    size_loss = full_size(score_loss(loss_of_scores, similarity))
     objective = contrastive(cfg, parse_pooling(start.pool), size_loss)
 
     def loss(params: Params, batch: Batch):
@@ -218,7 +221,9 @@ def self_positioning(
 def _make_probe_batches(
     model: EmbeddingModel, data: str, steps: int, batch_size: int, seed: int
 ) -> Iterator[Batch]:
-    prompts = {f"{role}_prompt": model.prompts[role] for role in ("query", "document")}
+    # Templates take the place of prompts
+    roles = () if model.prompt else ("query", "document")
+    prompts = {f"{role}_prompt": model.prompts[role] for role in roles}
     if data == "pydocs":
         source = SOURCES["pydocs"](**prompts)
     else:

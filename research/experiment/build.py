@@ -163,6 +163,8 @@ def build(
             notes += check_sources(
                 batches, sources, losses, width, teacher, find_projection(config)
             )
+        if teacher and teacher.note:
+            notes += (teacher.note,)
     training = _training_encoder(config, encoder)
     objective = _build_objective(config, training, tokenizer, batches, losses)
     has_frozen_model = bool(teacher and teacher.wrap)

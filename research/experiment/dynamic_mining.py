@@ -105,7 +105,13 @@ def update_negatives(
     if step == 0:
         length = rule.count_ranks(count)
         rules = dataclasses.replace(rules, negatives=length)
-        ranks, _ = mine_source(source, embedder, rules, similarity, seed)
+        try:
+            ranks, _ = mine_source(source, embedder, rules, similarity, seed)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}: a list has mining.skip + mining.replacements * "
+                f"mining.negatives = {length} documents"
+            ) from None
         call_on_first(partial(files.write_array, "ranks", ranks), "writing the ranks")
         negatives = ranks[:, :count]
         examples = np.arange(len(negatives))

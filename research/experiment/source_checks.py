@@ -86,7 +86,9 @@ def check_sources(
             low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
         try:
             _trace_loss(loss, state, labels, width)
-            is_cosine = name == "cosine_mse" and loss.similarity == "cosine"
+            # Of a sum, the names of all terms
+            names = [name, *(term for term, *_ in loss.terms)]
+            is_cosine = "cosine_mse" in names and loss.similarity == "cosine"
             if is_cosine and not -1 <= low <= high <= 1:
                 raise ValueError(
                     f"the scores are from {low:g} to {high:g}, but cosines are at most "

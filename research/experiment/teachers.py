@@ -34,12 +34,14 @@ class RunTeacher(NamedTuple):
             labels; None if the batches have them.
         content_hash: Hash of the files of vectors; "" of a model, whose parameters are
             in the checkpoints.
+        note: What may surprise about it, for the start of a run.
     """
 
     teacher: Teacher
     width: int
     wrap: Callable[[Objective, int], Objective] | None = None
     content_hash: str = ""
+    note: str = ""
 
 
 def read_vector_files(
@@ -114,7 +116,14 @@ def load_frozen_model(
     def wrap(objective: Objective, micro_batch: int) -> Objective:
         return add_teacher(objective, params, embed, micro_batch=micro_batch)
 
-    return RunTeacher(Teacher(encoding=encoding), loaded.width, wrap)
+    # launch.embed cuts texts at the model's own length
+    note = ""
+    if encoding.max_length < loaded.max_length:
+        note = (
+            f"the teacher reads up to {encoding.max_length} of its tokens of a text; "
+            f"teacher.length={loaded.max_length} is its own limit"
+        )
+    return RunTeacher(Teacher(encoding=encoding), loaded.width, wrap, note=note)
 
 
 def _make_embed(

@@ -1,5 +1,6 @@
 """Vectors on disk with the hashes of their texts, by which a teacher's are found."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,10 @@ def read_hashed_vectors(path: Path) -> tuple[np.ndarray, ShardedVectors]:
         raise ValueError(
             f"{path} holds {len(vectors)} vectors and the hashes of "
             f"{sum(map(bool, texts))} texts; a teacher's texts are not cut into chunks"
+        )
+    if damaged := [text for text in texts if not re.fullmatch("[0-9a-f]{16}", text)]:
+        raise ValueError(
+            f"{path}: {damaged[0]!r} is no hash of a text, which launch.embed writes"
         )
     halves = [(int(text[:8], 16), int(text[8:], 16)) for text in texts]
     return np.array(halves, np.uint32).reshape(-1, 2), vectors

@@ -25,7 +25,7 @@ def mix_negatives(
 ) -> tuple[Array, Array]:
     """Similarities of b queries and the mixtures of all queries' hard negatives.
 
-    The draws depend on the step, by the labels' progress, and not on the devices.
+    The draws depend on the step, by the labels' draw, and not on the devices.
 
     Args:
         scores: Similarities of b rows of the batch.
@@ -110,8 +110,4 @@ def blend(weights: Array, negatives: Array) -> Array:
 
 def _make_key(labels: Labels) -> Key:
     """A key for each step, the same on all devices."""
-    key = jax.random.key(0)
-    if labels.progress is None:
-        return key
-    bits = jax.lax.bitcast_convert_type(labels.progress[0], jnp.uint32)
-    return jax.random.fold_in(key, bits)
+    return jax.random.key(0 if labels.draw is None else labels.draw[0])

@@ -77,7 +77,9 @@ class PairBatches(sampling.SourceMixture):
             tokens=fill_rows(plan, *self.process_slice(plan.rows), adapters),
             query_index=self._take_share(vectors[:, 0]),
             document_index=self._take_share(vectors[:, 1:].reshape(-1)),
-            labels=labels._replace(progress=self._find_progress(step)),
+            labels=labels._replace(
+                progress=self._find_progress(step), draw=self._draw_number(step)
+            ),
             teacher=teacher,
         )
 
@@ -114,6 +116,11 @@ class PairBatches(sampling.SourceMixture):
             return None
         progress = np.full(self.batch_size, step / self.steps, np.float32)
         return self._take_share(progress)
+
+    def _draw_number(self, step: int) -> np.ndarray:
+        """[B] a random number of the step, repeated for this process's pairs."""
+        number = np.random.SeedSequence((self.seed, step)).generate_state(1)
+        return self._take_share(np.repeat(number, self.batch_size))
 
     def _take_share(self, array: np.ndarray) -> np.ndarray:
         """This process's equal share of an array's first axis."""
