@@ -76,6 +76,10 @@ def build(table: Table, config: Mapping[str, Any], *args):
     return bind(table, config)(*args)
 
 
+def build_nothing(*context: Any) -> None:
+    """What a section named "none" builds."""
+
+
 class Call(NamedTuple):
     """A call parsed from text, not executed yet: `name(*args, **kwargs)`."""
 

@@ -328,13 +328,14 @@ def test_every_option_builds_by_a_flag(
     if key == "loss":
         # Scores for the losses that learn from them, hard negatives, a teacher
         texts = {"sentence1": "a", "sentence2": "b", "negative": "c"}
-        scores = {"teacher_kl": [[0.5, 0.1]]}.get(name, [0, 1])
+        by_document = name in ("teacher_kl", "margin_mse")
+        scores = [[0.5, 0.1]] if by_document else [0, 1]
         rows = [
             json.dumps({**texts, "score": scores[i % len(scores)]}) for i in range(16)
         ]
         path = tmp_path / "pairs.jsonl"
         path.write_text("\n".join(rows))
-        count = int("triplet" in name or name in ("teacher_kl", "margin_mse"))
+        count = int("triplet" in name or by_document)
         texts, vectors = ["a", "b", "c"], np.eye(3, 48, dtype=np.float32)
         write_vectors(tmp_path / "v.npy", vectors, texts, texts)
         file = str(tmp_path / "v.npy")

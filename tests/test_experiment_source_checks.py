@@ -68,6 +68,7 @@ def check(
         ("gist", {}, "a teacher's vectors of the queries, but config.teacher gives"),
         ("teacher_kl", {"docs_per_query": 2}, "needs a score for each pair"),
         ("margin_mse", {"scores": [0, 1]}, "margin_mse needs hard negatives"),
+        ("margin_mse", {"scores": [0, 1], "docs_per_query": 2}, "each of 4 x 2 pairs"),
         (
             "stella",
             {"teacher_width": 6},
@@ -99,7 +100,7 @@ def test_a_source_that_a_loss_can_use_is_taken():
     check("stella", teacher_width=4)
     check("gist", teacher_width=6)
     check("embedding_mse", teacher_width=6, projection=6)
-    check("margin_mse", [0.5, 2], docs_per_query=2)
+    check("margin_mse", text_scores=[0.5, 2], docs_per_query=2)
 
 
 def test_the_use_of_scores_is_said():

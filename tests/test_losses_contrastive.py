@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from launch.bench.ring_infonce import compute_ring_infonce
@@ -510,6 +510,7 @@ def labelled(name, ways, batch=8):
         scores,
         ids(np.arange(batch) % (batch - 1)),
         ids(np.arange(batch * ways) % (batch * ways - 1)),
+        progress=jnp.full(batch, 0.5),
         **teacher_vectors(batch, ways),
     )
 
@@ -536,7 +537,7 @@ def test_vectors_of_zeros_and_low_precision_are_finite(key, name):
 OPTIONS = {
     "infonce": [
         {"symmetric": True, "same_side": True, "margin": 0.1},
-        {"negatives": "own", "alpha": 0.3},
+        {"negatives": "own", "alpha": 0.3, "focal": 2.0, "progressive": True},
     ],
     "gte": [{"temperature": 0.1}],
     "angle": [{"cosine_weight": 1.0, "in_batch_weight": 1.0}],
@@ -554,18 +555,20 @@ OPTIONS = {
 def test_8_devices_equal_1(key, name, options, ways):
     q, d = embeddings(key, batch=16, ways=ways)
     labels = labelled(name, ways, batch=16)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    rows = NamedSharding(mesh, PartitionSpec("data"))
+    loss = build_loss({"name": name, **options})
 
     @jax.jit
     def value_and_grad(q, d, labels):
-        loss = build_loss({"name": name, **options})
-        return jax.value_and_grad(lambda q, d: jnp.mean(loss(q, d, labels)), (0, 1))(
-            q, d
-        )
+        def mean(q, d):
+            return sharding.map_over_data(lambda *x: loss(*x).mean(), q, d, labels)
+
+        return jax.value_and_grad(mean, (0, 1))(q, d)
 
     one = value_and_grad(q, d, labels)
-    many = value_and_grad(*jax.device_put((q, d, labels), rows))
+    mesh = sharding.make_mesh({"data": 8})
+    with jax.set_mesh(mesh):
+        texts = jax.tree.map(np.asarray, (q, d, labels))
+        many = value_and_grad(*sharding.put_batch(texts, mesh))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, many
     )

@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from research import sharding
 from research.losses.mixing import blend, draw_pair_weights
 from research.losses.registry import build_loss
 from research.types import Labels
@@ -114,18 +114,20 @@ def test_8_devices_equal_1_and_both_parents_learn(key):
     q, d = embeddings(key)
     options = {"temperature": 0.1, "mixed_pairs": 1, "mixed_list": True}
     loss = build_loss({"name": "infonce", "negatives": "own", **options})
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    rows = NamedSharding(mesh, PartitionSpec("data"))
 
     @jax.jit
     def value_and_grad(q, d, labels):
-        return jax.value_and_grad(lambda q, d: jnp.mean(loss(q, d, labels)), (0, 1))(
-            q, d
-        )
+        def mean(q, d):
+            return sharding.map_over_data(lambda *x: loss(*x).mean(), q, d, labels)
+
+        return jax.value_and_grad(mean, (0, 1))(q, d)
 
     arguments = (q, d, labels_at(7))
     one = value_and_grad(*arguments)
-    many = value_and_grad(*jax.device_put(arguments, rows))
+    mesh = sharding.make_mesh({"data": 8})
+    with jax.set_mesh(mesh):
+        texts = jax.tree.map(np.asarray, arguments)
+        many = value_and_grad(*sharding.put_batch(texts, mesh))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, many
     )

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
+from research.config_sections import build_nothing
 from research.data.pairs.pair_batches import PairBatches
 from research.data.pairs.pair_rows import PairSourceState
 from research.data.pairs.refreshed_negatives import RefreshedNegatives
@@ -42,10 +43,6 @@ class NegativeMining:
     rules: MiningRules
     sources: tuple[str, ...]
     replacement: ReplacementRule | None = None
-
-
-def keep_negatives() -> None:
-    """The hard negatives are those of the data, if it has any."""
 
 
 def refresh(
@@ -120,7 +117,7 @@ def dynamic(
 
 
 # {name in a config: function that says how negatives are mined}
-MINING = {"none": keep_negatives, "refresh": refresh, "dynamic": dynamic}
+MINING = {"none": build_nothing, "refresh": refresh, "dynamic": dynamic}
 
 
 def list_negative_files(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from research.data.pairs.clusters import hash_arrays
+from research.config_sections import build_nothing
 from research.data.pairs.teacher_texts import Teacher, TeacherEncoding
 from research.data.pairs.text_vectors import TextVectors
 from research.inference.hashed_vectors import read_hashed_vectors
@@ -179,7 +180,7 @@ def read_text_vectors(path: str) -> TextVectors:
 
 # Functions that a config section `teacher` can name: (max_length, *, arguments).
 TEACHERS = {
-    "none": lambda max_length: None,
+    "none": build_nothing,
     "vectors": read_vector_files,
     "model": load_frozen_model,
 }

@@ -19,12 +19,12 @@ from research.losses.teacher import (
     teacher_pairs,
     teacher_scores,
 )
-from research.transforms.normalize import l2_normalize, to_float32
+from research.transforms.normalize import l2_normalize
 from research.types import Array, Labels
 
-# Targets of a query's documents: the teacher's vectors of these documents, that of the
-# query, of which they are translations, or none.
-TARGETS = ("own", "query", "none")
+# Targets of a query's documents: the teacher's vectors of these documents, or that of
+# the query, of which they are translations.
+TARGETS = ("own", "query")
 
 
 def teacher_kl(
@@ -86,8 +86,7 @@ def margin_mse(
 
     Args:
         scores: Similarities of b rows; only `own_documents` is used.
-        labels: The teacher's scores [B, K], its vectors, or, where K is 2, the
-            differences [B] themselves.
+        labels: The teacher's scores [B, K], or its vectors.
         teacher_similarity: Similarity of the teacher's vectors: "cosine" or "dot".
 
     Returns:
@@ -99,12 +98,9 @@ def margin_mse(
     vectors, student = scores.vectors, scores.own_documents  # [b, K]
     if vectors.docs_per_query < 2:
         raise ValueError("margin_mse needs hard negatives")
-    if labels.score is not None and labels.score.ndim == 1 and student.shape[1] == 2:
-        targets = vectors.take_rows(to_float32(labels.score))[:, None]  # [b, 1]
-    else:
-        teacher = teacher_scores(labels, vectors, teacher_similarity)
-        targets = teacher[:, :1] - teacher[:, 1:]
-    # [b, K-1] errors of the differences
+    teacher = teacher_scores(labels, vectors, teacher_similarity)
+    # [b, K-1] differences of the teacher's scores, and the errors of the model's
+    targets = teacher[:, :1] - teacher[:, 1:]
     errors = student[:, :1] - student[:, 1:] - jax.lax.stop_gradient(targets)
     return jnp.mean(jnp.square(errors), axis=1)
 
@@ -161,8 +157,6 @@ def _compare_texts(
     width = queries.shape[1]
     targets = cut_teacher(take_teacher_queries(labels, vectors), width)
     of_queries = compare(queries, targets)  # [b]
-    if documents == "none":
-        return of_queries
     # [b*K, k] targets of the documents
     if documents == "query":
         targets = jnp.repeat(targets, vectors.docs_per_query, axis=0)

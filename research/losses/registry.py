@@ -8,20 +8,14 @@ vectors. Labels are those of the whole batch.
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from research.config_sections import (
-    bind,
-    check_option,
-    parse_calls,
-    parse_section_list,
-)
+from research.config_sections import bind, check_option, parse_section_list
 from research.losses.contrastive import gist, gte, infonce
 from research.losses.distillation import (
     embedding_cosine,
@@ -140,69 +134,55 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
     """
     loss = bind(LOSSES, config)
     if config["name"] == "weighted_sum":
-        parts = _build_terms(**loss.keywords, similarity=similarity)
-        return dataclasses.replace(
-            parts[0][0],
-            fn=partial(loss, similarity=similarity),
-            matches_teacher=any(part.matches_teacher for part, _ in parts),
-            terms=_name_terms(loss.keywords.get("terms", "infonce()"), parts),
-        )
+        return loss(similarity)
     make_loss = vector_loss if config["name"] in VECTOR_LOSSES else score_loss
     matches = config["name"] in MATCHING_LOSSES
     return dataclasses.replace(make_loss(loss, similarity), matches_teacher=matches)
 
 
 def weighted_sum(
-    vectors: PairVectors,
-    labels: Labels,
     similarity: str = "cosine",
     *,
     terms: str = "infonce()",
     weights: tuple[float, ...] = (),
-) -> Array:
+) -> Loss:
     """Weighted sum of several losses of the same batch.
 
     Args:
-        vectors: Embeddings of b rows and of the batch.
-        labels: Labels of the batch.
         similarity: A name in SIMILARITIES, for all losses.
         terms: The losses, as "infonce(temperature=0.02) | spread_out()".
         weights: One weight per loss; all 1 if empty.
 
     Returns:
-        [b] float32 loss per query.
+        The sum, with the temperature of the first loss.
 
     Raises:
         ValueError: A loss is unknown, or the weights are not one per loss.
     """
-    parts = _build_terms(terms, weights, similarity)
-    return sum(weight * loss.fn(vectors, labels) for loss, weight in parts)
-
-
-def _build_terms(
-    terms: str = "infonce()",
-    weights: tuple[float, ...] = (),
-    similarity: str = "cosine",
-) -> list[tuple[Loss, float]]:
-    """The losses of a sum, each with its weight; arguments as in `weighted_sum`."""
     sections = parse_section_list(LOSSES, terms)
     if weights and len(weights) != len(sections):
         raise ValueError(
             f"{len(weights)} weights are given for {len(sections)} terms: {terms}"
         )
     losses = [build_loss(section, similarity) for section in sections]
-    return list(zip(losses, weights or (1.0,) * len(losses), strict=True))
-
-
-def _name_terms(
-    text: str, parts: Sequence[tuple[Loss, float]]
-) -> tuple[tuple[str, float, Loss], ...]:
-    """(name, weight, loss) of each term of a sum; the second of a name has a number."""
-    names = [call.name for call in parse_calls(text)]
+    # The second loss of a name has a number
+    names = [section.name for section in sections]
     numbers = [names[:i].count(name) + 1 for i, name in enumerate(names)]
-    return tuple(
+    parts = tuple(
         (name if number == 1 else f"{name}{number}", weight, loss)
-        for name, number, (loss, weight) in zip(names, numbers, parts, strict=True)
+        for name, number, weight, loss in zip(
+            names, numbers, weights or (1.0,) * len(losses), losses, strict=True
+        )
+    )
+
+    def run(vectors: PairVectors, labels: Labels) -> Array:
+        return sum(weight * loss.fn(vectors, labels) for _, weight, loss in parts)
+
+    return dataclasses.replace(
+        losses[0],
+        fn=run,
+        matches_teacher=any(loss.matches_teacher for loss in losses),
+        terms=parts,
     )
 
 

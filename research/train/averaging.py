@@ -10,14 +10,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from research.config_sections import build_nothing
 from research.types import Array, Params
 
 AverageFn = Callable[[Array, Params, Params], Params]
-
-
-def average_none(steps: int) -> None:
-    """The parameters of the last step are the model."""
-    del steps
 
 
 def ema(steps: int, *, decay: float = 0.999) -> AverageFn:
@@ -89,4 +85,4 @@ def average_last(steps: int, *, count: int = 5, every: int = 100) -> AverageFn:
 
 
 # Functions of the number of steps, by the name of a config section `averaging`.
-AVERAGES = {"none": average_none, "ema": ema, "last": average_last}
+AVERAGES = {"none": build_nothing, "ema": ema, "last": average_last}
