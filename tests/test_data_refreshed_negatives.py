@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,20 @@ def test_steps_read_what_their_interval_has_mined(files):
     assert names == ["a-0.npy", "a-4.npy"]
     files.clear()
     assert not list(files.folder.iterdir())
+
+
+def test_what_no_checkpoint_needs_is_removed(files):
+    for step in (0, 4, 8, 12):
+        files.write(step, np.zeros((3, 2)))
+        files.write_array(f"{step}-scores", np.zeros(3))
+    files.write_array("ranks", np.zeros(3))
+    # Another source, whose name begins like this one's
+    other = dataclasses.replace(files, name="a-1")
+    other.write(0, np.zeros((3, 2)))
+    files.drop(9)
+    names = sorted(path.name for path in files.folder.iterdir())
+    kept = [f"a-{step}{end}.npy" for step in (12, 8) for end in ("-scores", "")]
+    assert names == sorted([*kept, "a-1-0.npy", "a-ranks.npy"])
 
 
 def test_missing_and_damaged_files_are_named(files):

@@ -322,7 +322,10 @@ def refreshed(workdir, dies_at=(), **changes):
             batch.labels.score[:] = np.abs(table[step, : len(batch.labels.score)])
             return batch
 
-    changes = {"refresh": Refresh(3, run, clear), "batches": Mined()} | changes
+    changes = {
+        "refresh": Refresh(3, run, clear, lambda step: None),
+        "batches": Mined(),
+    } | changes
     return toy.experiment(7, **changes)
 
 

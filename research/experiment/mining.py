@@ -183,7 +183,11 @@ def make_refresh(
         for source in mined:
             source.refreshed.clear()
 
-    return Refresh(mining.every, run, clear)
+    def drop(step: int) -> None:
+        for source in mined:
+            source.refreshed.drop(step)
+
+    return Refresh(mining.every, run, clear, drop)
 
 
 def _mine(

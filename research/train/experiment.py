@@ -21,11 +21,13 @@ class Refresh(NamedTuple):
             it leaves on disk decides the batches up to the next call; if a killed run
             has left it, nothing is done.
         clear: Removes what an earlier run has left, before the first step.
+        drop: (step) -> removes what no run from this step on reads.
     """
 
     every: int
     run: Callable[[Params, Params, int], Iterable[str]]
     clear: Callable[[], None]
+    drop: Callable[[int], None]
 
 
 class Experiment(NamedTuple):

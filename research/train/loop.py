@@ -153,7 +153,7 @@ def _train_steps(
         with run.meter.pause("evaluation_seconds"):
             evals = _evaluate(run, state, first)
     best = _record_best(run)
-    if _is_refresh_due(experiment, first):
+    if _should_refresh(experiment, first):
         _refresh(run, state, first)
     advance = run.trace.surround(_make_advance(run, state))
     steps = range(first, first if _has_stalled(run) else experiment.steps)
@@ -175,7 +175,7 @@ def _train_steps(
                 )
             )
             save |= evaluate and bool(experiment.keep_best)
-            refresh = _is_refresh_due(experiment, done)
+            refresh = _should_refresh(experiment, done)
             if stop or save or evaluate or report or refresh:
                 row = _report(run, done)
             if stop or save:
@@ -322,7 +322,7 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
     return evals
 
 
-def _is_refresh_due(experiment: Experiment, done: int) -> bool:
+def _should_refresh(experiment: Experiment, done: int) -> bool:
     """Whether the next step is the first after what the run does every few steps."""
     refresh = experiment.refresh
     return bool(refresh) and done < experiment.steps and done % refresh.every == 0
@@ -335,6 +335,13 @@ def _refresh(run: _Run, state: TrainState, done: int) -> None:
         model = sharding.gather_params((state.params, state.frozen), experiment.mesh)
         for line in experiment.refresh.run(*model, done):
             run.log.print_line(f"step {done}/{experiment.steps}  {line}")
+        call_on_first(partial(_drop_refreshed, run), "clearing the workdir")
+
+
+def _drop_refreshed(run: _Run) -> None:
+    """Removes what no checkpoint needs any more."""
+    if steps := checkpoints.list_steps(run.workdir / "checkpoints"):
+        run.experiment.refresh.drop(min(steps))
 
 
 def _is_due(done: int, interval: int, steps: int) -> bool:

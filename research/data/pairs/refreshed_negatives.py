@@ -1,5 +1,6 @@
 """Hard negatives that a run mines anew every few steps, as files of its workdir."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,19 @@ class RefreshedNegatives:
         """Removes the files that an earlier run has left."""
         if self.folder is not None and self.folder.is_dir():
             for path in self.folder.glob("*.npy"):
+                path.unlink()
+
+    def drop(self, step: int) -> None:
+        """Removes what was mined for steps that a run from this step on does not need.
+
+        The negatives of the step itself stay, and so do arrays of no step.
+        """
+        if self.folder is None or not self.folder.is_dir():
+            return
+        pattern = re.compile(rf"{re.escape(self.name)}-(\d+)(-scores|-counts)?\.npy")
+        for path in self.folder.iterdir():
+            match = pattern.fullmatch(path.name)
+            if match and int(match[1]) < self.find_step(step):
                 path.unlink()
 
     def write_array(self, name: str, values: np.ndarray) -> None:
