@@ -46,12 +46,13 @@ def get_config(arg: str = ""):
     every = 2 if arg.tiny else arg.every
     if arg.kind == "mined":
         every = config.steps  # at step 0 alone
-    elif arg.kind == "random":
-        every, rules["max_score"] = config.steps, -2.0  # no cosine passes
     if arg.kind == "gist":
         # As in the other kinds, queries are contrasted with documents alone
         config.loss = section(LOSSES, "gist", temperature=0.05, same_side=False)
         teach(config, arg.guide)
+    elif arg.kind == "random":
+        counts = {"every": config.steps, "negatives": arg.negatives}
+        config.mining = section(MINING, "random", **counts)
     elif arg.kind != "none":
         config.mining = section(MINING, "refresh", every=every, **rules)
     if arg.tiny:

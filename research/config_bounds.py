@@ -15,6 +15,7 @@ BOUNDS = {
         token_geometry.tokens token_states.tokens outliers.threshold outliers.controls
         teacher_temperature stella.widths refresh.every refresh.negatives dynamic.every
         dynamic.negatives dynamic.ratio dynamic.replacements
+        random.every random.negatives
         """,
     "at least 0": """
         learning_rate focal warmup weight_decay clip_norm micro_batch limit min_chars

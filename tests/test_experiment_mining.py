@@ -20,6 +20,7 @@ from research.data.columns import read_examples
 from research.data.pairs.mined_files import number_texts
 from research.data.sources import SOURCES
 from research.experiment.mining import MINING
+from research.experiment.table_pairs import number_table
 from research.experiment.workdir import prepare_run
 from research.inference.mining import mine_negatives
 from research.inference.mining_rules import MiningRules
@@ -99,6 +100,22 @@ def test_the_first_negatives_are_those_of_static_mining(
     # Later ones are compared with those before
     (line,) = experiment.refresh.run(*model, 3)
     assert "% of them new" in line
+
+
+def test_random_negatives_belong_to_no_query(folder, tmp_path, one_device):
+    config = make_config(folder)
+    config.mining = section(MINING, "random", every=3, negatives=3)
+    experiment = prepare_run(config, tmp_path, cache=folder / "tokens")
+    state = initial_state(experiment, abstract_state(experiment, experiment.mesh))
+    (line,) = experiment.refresh.run(state.params, state.frozen, 0)
+    assert line.startswith("data 'pairs': 3 random negatives for each query")
+    (source,) = experiment.batches.sources
+    pairs, rows = number_table(source.table), source.refreshed.read(0, 40)
+    known = {(int(i), int(j)) for i, j in (*pairs.positives, *pairs.excluded)}
+    numbers = {text: number for number, text in enumerate(pairs.passage_texts)}
+    assert all(len(set(row)) == 3 for row in rows.tolist())
+    for query, row in zip(pairs.example_queries.tolist(), rows.tolist(), strict=True):
+        assert not known & {(query, numbers[text]) for text in row}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from research.data.pairs.pair_batches import PairBatches
 from research.data.pairs.pair_rows import PairSourceState
 from research.data.pairs.refreshed_negatives import RefreshedNegatives
 from research.experiment.dynamic_mining import ReplacementRule, update_negatives
-from research.experiment.table_mining import mine_source
+from research.experiment.table_mining import draw_documents, mine_source
 from research.inference.embedder import Embedder
 from research.inference.mining import Negatives
 from research.inference.mining_rules import MiningRules
@@ -37,12 +37,14 @@ class NegativeMining:
         sources: Names of the sources with mined negatives; () for all.
         replacement: When negatives are replaced by others of a list that is mined once;
             None mines all anew.
+        is_random: Whether negatives are random documents, without a search.
     """
 
     every: int
     rules: MiningRules
     sources: tuple[str, ...]
     replacement: ReplacementRule | None = None
+    is_random: bool = False
 
 
 def refresh(
@@ -116,8 +118,26 @@ def dynamic(
     return NegativeMining(every, rules, sources, rule)
 
 
+def draw_random(
+    *, every: int = 1_000, negatives: int = 1, sources: tuple[str, ...] = ()
+) -> NegativeMining:
+    """Every query gets random documents of its source, to compare mined ones with.
+
+    Args:
+        every: Interval in steps, after which others are drawn.
+        negatives: Number of negatives per query in every step.
+        sources: Names of the sources that this holds for; () for all.
+    """
+    return NegativeMining(every, MiningRules(negatives), sources, is_random=True)
+
+
 # {name in a config: function that says how negatives are mined}
-MINING = {"none": build_nothing, "refresh": refresh, "dynamic": dynamic}
+MINING = {
+    "none": build_nothing,
+    "refresh": refresh,
+    "dynamic": dynamic,
+    "random": draw_random,
+}
 
 
 def list_negative_files(
@@ -204,6 +224,9 @@ def _mine(
         return update_negatives(
             source, embedder, rules, mining.replacement, step, similarity, seed
         )
+    if mining.is_random:
+        texts = draw_documents(source, rules.negatives, seed)
+        return texts, f"{rules.negatives} random negatives for each query"
     texts, negatives = mine_source(source, embedder, rules, similarity, seed)
     notes = [f"{rules.negatives} negatives mined for each query"]
     notes += _describe_changes(source, step, texts, negatives)

@@ -10,7 +10,7 @@ from research.experiment.table_pairs import number_table
 from research.inference.batching import TokenRows
 from research.inference.embedder import Embedder
 from research.inference.mining import Negatives, mine_negatives
-from research.inference.mining_rules import MiningRules
+from research.inference.mining_rules import MiningRules, fill_negatives
 from research.inference.shares import split_over_processes
 from research.inference.tokenize import TokenizedTexts
 
@@ -52,6 +52,29 @@ def mine_source(
     )
     texts = pairs.passage_texts[negatives.passages]  # [Q, N]
     return texts[pairs.example_queries], negatives
+
+
+def draw_documents(
+    source: PairSourceState, count: int, seed: int | str = 0
+) -> np.ndarray:
+    """Random documents of a source for all examples, none of which belongs to one.
+
+    Args:
+        source: The source.
+        count: N, number of documents per query.
+        seed: Seed of the draws.
+
+    Returns:
+        [n, N] int64 indices of texts of the source's table.
+
+    Raises:
+        ValueError: There are too few documents.
+    """
+    pairs = number_table(source.table)
+    places = np.full((len(pairs.query_texts), count), -1)  # [Q, N] to be filled
+    known = np.concatenate([pairs.positives, pairs.excluded])
+    passages = fill_negatives(places, known, len(pairs.passage_texts), seed)
+    return pairs.passage_texts[passages][pairs.example_queries]
 
 
 def embed_table(
