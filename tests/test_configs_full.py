@@ -24,7 +24,6 @@ from research.experiment.source_checks import build_losses, check_sources
 from research.experiment.teachers import TEACHERS, RunTeacher
 from research.inference.vector_shards import write_vectors
 from research.losses.matryoshka import SIZE_LOSSES
-from research.models.config import bert, decoder
 from research.models.pooling.registry import parse_pooling
 from research.models.positions.methods import config_fields
 from research.objectives.registry import OBJECTIVES
@@ -68,8 +67,11 @@ DECODER_RECIPES = {
     "nv_embed": ("stage=1", "stage=2,mined=mined.jsonl"),
 }
 CASES = [
-    (recipe, variant, make)
-    for recipes, make in ((ENCODER_RECIPES, bert), (DECODER_RECIPES, decoder))
+    (recipe, variant, architecture)
+    for recipes, architecture in (
+        (ENCODER_RECIPES, "bert"),
+        (DECODER_RECIPES, "decoder"),
+    )
     for recipe, variants in recipes.items()
     for variant in variants
 ]
@@ -85,11 +87,12 @@ def make_folder(tmp_path_factory):
     tokenizer = train_tokenizer(["a few words"] * 3, 60)
 
     def make(architecture):
-        folder = tmp_path_factory.getbasetemp() / architecture.__name__
+        folder = tmp_path_factory.getbasetemp() / architecture
         if not folder.exists():
             folder.mkdir()
-            cfg = architecture(
-                vocab_size=60, width=96, depth=6, num_heads=4, mlp=64, max_len=512
+            cfg = ENCODERS[architecture](
+                **{"vocab_size": 60, "width": 96, "depth": 6, "mlp": 64},
+                **{"num_heads": 4, "num_kv_heads": 4, "max_len": 512},
             )
             card = {"encoder": config_fields(cfg), "pool": "mean", "max_length": 512}
             card |= {"prompts": {}, "normalize": True, "dims": [], "prompt": "plain"}
@@ -229,23 +232,27 @@ def test_a_recipe_that_needs_files_builds_from_small_ones(
     ]
     names = ("anchor", "positive", "negative")
     triplets = [dict(zip(names, row, strict=True)) for row in zip(*words, strict=True)]
+    pairs.append({"premise": "a", "hypothesis": "b", "label": "-"})
     write_rows(tmp_path / "nli" / "labelled_pairs.jsonl.gz", pairs)
     write_rows(tmp_path / "nli" / "triplets.jsonl.gz", triplets)
-    variant = f"model={make_folder(bert)},data={tmp_path}"
+    variant = f"model={make_folder('bert')},data={tmp_path}"
     if recipe == "cde":
         for side, texts in (("q", words[0]), ("d", words[1] + words[2])):
-            vectors = np.random.default_rng(0).normal(size=(len(texts), 8))
+            rng = np.random.default_rng(0)
+            vectors = rng.normal(size=(len(texts), 8)).astype(np.float32)
             write_vectors(tmp_path / f"{side}.npy", vectors, texts, texts)
         files = f"queries={tmp_path}/q.npy,documents={tmp_path}/d.npy"
         variant += f",{files},cluster_size=8"
     config = importlib.import_module(f"configs.{recipe}").get_config(variant)
     data = config.data
     tiny(config)
-    config.data = data
+    config.data, config.evals = data, {}
     experiment = build(config, cache=tmp_path / "tokens")
     labels = experiment.batches(0).labels
     if recipe == "infersent":
         assert set(labels.score.tolist()) <= {0, 1, 2}
+        note = "data 'nli': left out: 1 pairs of other classes"
+        assert note in experiment.data_notes
     else:
         assert labels.query_vector.shape == (8, 8)
         assert labels.document_vector.shape == (16, 8)

@@ -107,7 +107,8 @@ def test_random_negatives_belong_to_no_query(folder, tmp_path, one_device):
     config.mining = section(MINING, "random", every=3, negatives=3)
     experiment = prepare_run(config, tmp_path, cache=folder / "tokens")
     state = initial_state(experiment, abstract_state(experiment, experiment.mesh))
-    (line,) = experiment.refresh.run(state.params, state.frozen, 0)
+    model = sharding.gather_params((state.params, state.frozen), experiment.mesh)
+    (line,) = experiment.refresh.run(*model, 0)
     assert line.startswith("data 'pairs': 3 random negatives for each query")
     (source,) = experiment.batches.sources
     pairs, rows = number_table(source.table), source.refreshed.read(0, 40)

@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from research.losses.distillation import (
     margin_mse,
     teacher_kl,
 )
+from research.losses.masking import MEASURES
 from research.losses.pairwise import angle, angle_triplets, cosent, cosine_mse, triplet
 from research.losses.relations import relational_kd, stella
 from research.losses.similarity import (
@@ -55,6 +57,8 @@ class Loss:
         temperature: Divisor of the similarities in the loss; 1 if it has none.
         matches_teacher: Whether vectors should be those of a teacher, of equal width.
         terms: Name, weight and loss of each term of a sum; () of a single loss.
+        measure: The share of negatives that are left out, with the arguments and the
+            shape of `fn`; None for a loss that leaves none out.
     """
 
     fn: Callable[[PairVectors, Labels], Array]
@@ -62,6 +66,7 @@ class Loss:
     temperature: float
     matches_teacher: bool = False
     terms: "tuple[tuple[str, float, Loss], ...]" = ()
+    measure: Callable[[PairVectors, Labels], Array] | None = None
 
     def __call__(self, q: Array, d: Array, labels: Labels) -> Array:
         """The loss of each query, [B] float32."""
@@ -70,14 +75,22 @@ class Loss:
     def compute_terms(
         self, q: Array, d: Array, labels: Labels
     ) -> tuple[Array, Metrics]:
-        """The loss of each query, and the unweighted mean of each term of a sum."""
+        """The loss of each query, and its metrics.
+
+        They are the unweighted mean of each term of a sum, and the share of negatives
+        that are left out.
+        """
         # The batch's texts are exchanged once
         vectors, labels = gather_pairs(q, d), jax.tree.map(gather_rows, labels)
-        if not self.terms:
-            return self.fn(vectors, labels), {}
-        values = [(n, c, term.fn(vectors, labels)) for n, c, term in self.terms]
-        metrics = {f"term/{name}": jnp.mean(x) for name, _, x in values}
-        return sum(c * x for _, c, x in values), metrics
+        total, metrics = jnp.zeros(len(q)), {}
+        for name, weight, loss in self.terms or (("", 1.0, self),):
+            values = loss.fn(vectors, labels)  # [B]
+            total += weight * values
+            if self.terms:
+                metrics[f"term/{name}"] = jnp.mean(values)
+            if loss.measure is not None:
+                metrics["masked_negatives"] = jnp.mean(loss.measure(vectors, labels))
+        return total, metrics
 
 
 def score_loss(loss: ScoreLoss, similarity: str = "cosine") -> Loss:
@@ -92,13 +105,21 @@ def score_loss(loss: ScoreLoss, similarity: str = "cosine") -> Loss:
     """
     check_option("similarity", similarity, SIMILARITIES)
 
+    return Loss(_map_scores(loss, similarity), similarity, _temperature(loss))
+
+
+def _map_scores(
+    fn: ScoreLoss, similarity: str
+) -> Callable[[PairVectors, Labels], Array]:
+    """A function of scores as one of vectors, with a block of rows at a time."""
+
     def run(vectors: PairVectors, labels: Labels) -> Array:
-        def loss_of_rows(rows: PairVectors) -> Array:
-            return loss(PairScores(rows, similarity), labels)
+        def compute_rows(rows: PairVectors) -> Array:
+            return fn(PairScores(rows, similarity), labels)
 
-        return map_row_blocks(loss_of_rows, vectors)
+        return map_row_blocks(compute_rows, vectors)
 
-    return Loss(run, similarity, _temperature(loss))
+    return run
 
 
 def vector_loss(loss: VectorLoss, similarity: str = "cosine") -> Loss:
@@ -136,8 +157,17 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
     if config["name"] == "weighted_sum":
         return loss(similarity)
     make_loss = vector_loss if config["name"] in VECTOR_LOSSES else score_loss
-    matches = config["name"] in MATCHING_LOSSES
-    return dataclasses.replace(make_loss(loss, similarity), matches_teacher=matches)
+    measure = None
+    # Only gist leaves negatives out without a margin
+    has_mask = config["name"] == "gist" or config.get("margin") is not None
+    if config["name"] in MEASURES and has_mask:
+        options = partial(MEASURES[config["name"]], **loss.keywords)
+        measure = _map_scores(options, similarity)
+    return dataclasses.replace(
+        make_loss(loss, similarity),
+        matches_teacher=config["name"] in MATCHING_LOSSES,
+        measure=measure,
+    )
 
 
 def weighted_sum(
