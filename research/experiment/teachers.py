@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from research.data.pairs.clusters import hash_arrays
 from research.config_sections import build_nothing
+from research.data.pairs.clusters import hash_arrays
 from research.data.pairs.teacher_texts import Teacher, TeacherEncoding
 from research.data.pairs.text_vectors import TextVectors
 from research.inference.hashed_vectors import read_hashed_vectors

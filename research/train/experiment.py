@@ -58,7 +58,8 @@ class Experiment(NamedTuple):
             None for `objective.init`.
         note: Sentence about these initial parameters, printed and logged.
         data_notes: Sentences about the data, printed.
-        data_hashes: name -> hash of the content of a data source, for the workdir.
+        data_hashes: name -> hash of the content of a data source, for the workdir; that
+            of the files of a teacher is named "config.teacher".
         tokenizer: Tokenizer of the run, for its workdir.
         model_card: Content of model.json: how the trained model embeds.
     """
