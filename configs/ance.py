@@ -8,10 +8,11 @@ Source: Xiong et al. 2020, arXiv:2007.00808: negatives from the documents neares
 Command: python -m launch.train --config=configs/ance.py --workdir=runs/ance
 Variants: tiny, model=NAME, depth=L (of the model's first layers; 0 for all),
     data=DIR (with squad_retrieval/), train=FILE (of pairs in place of SQuAD; a tenth of
-    its queries is held out and scored), steps=N, batch=N, negatives=N (per query),
-    margin=X (part of the positive's score; 0 for no margin), every=N (steps),
-    kind=refreshed, mined (once), random, none (in-batch negatives alone) or gist
-    (in-batch negatives without those that guide=NAME takes for positives).
+    its queries is held out and scored), steps=N, batch=N, rate=X (learning rate),
+    negatives=N (per query), margin=X (part of the positive's score; 0 for no margin),
+    every=N (steps), kind=refreshed, mined (once), random, none (in-batch negatives
+    alone) or gist (in-batch negatives without those that guide=NAME takes for
+    positives).
 Cost: that of embedding all questions and passages for every time of mining.
 Expected: not measured here.
 """
@@ -37,12 +38,15 @@ def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
     options = {"tiny": False, "model": MINILM, "depth": 0, "data": DATA, "train": ""}
     options |= {"steps": 300, "batch": 64, "negatives": 2, "margin": 0.0, "every": 100}
-    arg = parse_arg(arg, **options, kind="refreshed", guide=MINILM)
+    options |= {"rate": 2e-5, "kind": "refreshed", "guide": MINILM}
+    arg = parse_arg(arg, **options)
     check_option("kind", arg.kind, KINDS)
     config = fine_tuning(arg, **{"depth": arg.depth} if arg.depth else {})
     config.loss.temperature = 0.05
-    config.optimizer.learning_rate = 2e-5
-    rules = {"negatives": arg.negatives, "relative_margin": arg.margin or None}
+    config.optimizer.learning_rate = arg.rate
+    # Deep enough for what is below the positives of a model that ranks them low
+    rules = {"negatives": arg.negatives, "range_max": 100}
+    rules["relative_margin"] = arg.margin or None
     every = 2 if arg.tiny else arg.every
     if arg.kind == "mined":
         every = config.steps  # at step 0 alone
