@@ -2,6 +2,7 @@
 
 python -m launch.embed --model=M --input=texts.txt --output=vectors.npy
 python -m launch.embed --model=M --input="corpus/*.jsonl.gz" --output=vectors
+python -m launch.embed --model=M --input=train.jsonl --examples --output=vectors.npy
 
 Row i of a .npy file is the i-th text or, with --chunk, such as --chunk="late(256)", the
 i-th chunk; line i of the .ids.jsonl file beside it gives the text's id and the chunk's
@@ -9,7 +10,7 @@ characters. A folder gets such files for every --shard_size texts: the memory is
 two shards, and a command that was stopped goes on when it is run again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -18,7 +19,13 @@ from launch import flags as options
 from launch import main as cli
 from launch.supervise import supervise
 from research import processes
-from research.data.corpus import describe_corpus, find_corpus, read_texts
+from research.data.corpus import (
+    CorpusText,
+    describe_corpus,
+    find_corpus,
+    read_example_texts,
+    read_texts,
+)
 from research.inference.shares import split_over_processes
 from research.inference.vector_shards import (
     embed_to_shards,
@@ -59,12 +66,25 @@ ALLOW_EMPTY = flags.DEFINE_bool(
     "Whether a text may be empty, as some documents of BEIR's FiQA are: its special "
     "tokens are then embedded, as launch.evaluate does.",
 )
+EXAMPLES = flags.DEFINE_bool(
+    "examples",
+    False,
+    "Whether the files hold training examples: their queries (with --role=query), or "
+    "their positives and negatives (--role=document), are embedded, each text once. "
+    "Such vectors can teach another model (config.teacher).",
+)
+COLUMNS = flags.DEFINE_string(
+    "columns",
+    "",
+    'The columns of --examples, such as "query=ask, positive=reply"; the usual names '
+    "are found without.",
+)
 NORMALIZE = flags.DEFINE_bool(
     "normalize",
     None,
     "Whether vectors are scaled to length 1. Default: as the model does.",
 )
-cli.group_flags("Texts", INPUT, ROLE, ALLOW_EMPTY)
+cli.group_flags("Texts", INPUT, ROLE, ALLOW_EMPTY, EXAMPLES, COLUMNS)
 cli.group_flags("Output", OUTPUT, SHARD_SIZE, NORMALIZE)
 
 
@@ -75,6 +95,10 @@ def main():
     output = Path(OUTPUT.value)
     if output.suffix not in (".npy", "") and not OUTPUT.value.endswith("/"):
         raise ValueError(f"--output={output} should end in .npy, or in / for a folder")
+    if EXAMPLES.value and ROLE.value not in ("query", "document"):
+        raise ValueError(f"--examples has no texts of --role={ROLE.value}")
+    if COLUMNS.value and not EXAMPLES.value:
+        raise ValueError("--columns are those of --examples")
     # Check the flags and the input before the model is loaded.
     chunk, files = options.parse_single_chunk(), find_corpus(INPUT.value)
     if output.suffix == ".npy":
@@ -98,7 +122,7 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
     embeddings = embed(texts, ROLE.value, label=places.__getitem__)
     # All processes hold all embeddings.
     if processes.is_first():
-        write_vectors(output, embeddings, names)
+        write_vectors(output, embeddings, names, texts)
     result = {"output": str(output), "ids": str(get_ids_path(output))}
     if embedder.kind == "multi_vector":
         result["chunks"] = len(embeddings.vectors)
@@ -108,7 +132,7 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
 def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
     """Embeds the texts shard by shard, those that are not yet there."""
     # One pass that finds errors in the input, before hours of work.
-    described = describe_corpus(files, allow_blank=ALLOW_EMPTY.value)
+    described = describe_corpus(files, read=_read_corpus)
     embedder = _make_embedder(chunk)
     manifest = {
         "texts": sum(file["texts"] for file in described),
@@ -132,8 +156,15 @@ def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
 
 def _read_texts(files: list[Path]) -> Iterator[tuple[str, str, str]]:
     """Yields the name, the text and the place of every text."""
-    for text in read_texts(files, allow_blank=ALLOW_EMPTY.value):
+    for text in _read_corpus(files):
         yield text.name, text.text, text.place
+
+
+def _read_corpus(files: Sequence[Path]) -> Iterator[CorpusText]:
+    """Yields the texts of the files, a corpus or training examples."""
+    if EXAMPLES.value:
+        return read_example_texts(files, ROLE.value, COLUMNS.value)
+    return read_texts(files, allow_blank=ALLOW_EMPTY.value)
 
 
 def _make_embedder(chunk):

@@ -220,6 +220,7 @@ def fuzz_vectors(rng, folder):
             folder / f"vectors-{i:05}-of-00002.npy",
             part,
             [f"n{j + 4 * i}" for j in range(len(part))],
+            [f"text {j + 4 * i}" for j in range(len(part))],
         )
     (folder / "manifest.json").write_text(json.dumps(manifest))
     path = rng.choice(sorted(folder.iterdir()))

@@ -8,6 +8,7 @@ from research.data.corpus import (
     describe_corpus,
     find_corpus,
     read_corpus,
+    read_example_texts,
     read_texts,
 )
 
@@ -114,3 +115,23 @@ def test_a_corpus_is_described_by_its_texts(tmp_path):
 def test_a_field_may_be_a_long_document(tmp_path, name):
     (tmp_path / name).write_text("text\n" + "the old house " * 10_000 + "\na b\n")
     assert [len(text) for text in read_corpus(tmp_path / name)[1]] == [140_000, 3]
+
+
+def test_examples_give_the_texts_of_a_role_once(tmp_path):
+    rows = [
+        {"query": "q", "positive": "a", "negative": ["b", "c"]},
+        {"query": "q", "positive": "c", "negative": ["d"]},
+    ]
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    queries, documents = (
+        [(text.name, text.text) for text in read_example_texts([path], role)]
+        for role in ("query", "document")
+    )
+    assert queries == [("train.jsonl:1.0", "q")]
+    assert [text for _, text in documents] == ["a", "b", "c", "d"]
+    assert documents[-1][0] == "train.jsonl:2.1"
+    (described,) = describe_corpus(
+        [path], read=lambda files: read_example_texts(files, "document")
+    )
+    assert described["texts"] == 4

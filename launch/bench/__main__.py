@@ -8,6 +8,7 @@ python -m launch.bench attention [--lengths=512,1024,...]
 python -m launch.bench llm [--texts=32] [--blocks=24]
 python -m launch.bench infonce [--pairs=8192,65536,...] [--topology=v5e:16x16]
 python -m launch.bench suite [--model=M] [--data=../shared/data] [--rounds=1]
+python -m launch.bench mine [--queries=10000] [--passages=20000] [--rounds=1]
 python -m launch.bench error_rates [--model=M] [--data=../shared/data]
 python -m launch.bench gradcache [--micro_batches=0,64,...] [--batch_size=512]
 """
@@ -54,7 +55,13 @@ HEAD_DIM = flags.DEFINE_integer(
     "head_dim", 32, "Width of a head that attention is measured with.", lower_bound=1
 )
 DATA = flags.DEFINE_string(
-    "data", "../shared/data", "Folder of evaluation data (suite, error_rates)."
+    "data", "../shared/data", "Folder of the data (suite, mine, error_rates)."
+)
+QUERIES = flags.DEFINE_integer(
+    "queries", 10_000, "Number of queries of mine.", lower_bound=1
+)
+PASSAGES = flags.DEFINE_integer(
+    "passages", 20_000, "Number of passages of mine.", lower_bound=1
 )
 PAIRS = flags.DEFINE_list(
     "pairs", "8192,32768,65536,262144", "Numbers of pairs that infonce compares."
@@ -149,6 +156,14 @@ def bench_suite() -> dict:
     return compare_suite(MODEL.value, DATA.value, ROUNDS.value)
 
 
+def bench_mine() -> dict:
+    """Benchmark of mining hard negatives."""
+    from launch.bench.mining import compare_mining
+
+    sizes = QUERIES.value, PASSAGES.value
+    return compare_mining(MODEL.value, DATA.value, *sizes, ROUNDS.value)
+
+
 def bench_error_rates() -> dict:
     """False positives and power of the tests that compare two models."""
     from launch.bench.error_rates import measure_error_rates
@@ -176,6 +191,7 @@ BENCHES = {
     "infonce": bench_infonce,
     "gradcache": bench_gradcache,
     "suite": bench_suite,
+    "mine": bench_mine,
     "error_rates": bench_error_rates,
 }
 

@@ -3,10 +3,12 @@
 import glob
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from research.data.columns import read_examples
 from research.data.fields import Record, check_text
 from research.data.files import join_title, read_lines, read_records
 from research.data.sources import SOURCES
@@ -109,18 +111,53 @@ def read_texts(
             yield CorpusText(name, text, file, line)
 
 
+def read_example_texts(
+    files: Sequence[Path], role: str, columns: str = ""
+) -> Iterator[CorpusText]:
+    """Yields the texts that files of training examples have in a role.
+
+    The texts of each file are yielded once, and named by their lines and numbers.
+
+    Args:
+        files: The files, as the source `files` reads them.
+        role: "query", or "document" for positives and negatives.
+        columns: Names of the columns, as `parse_columns` reads them; "" for the usual
+            ones.
+
+    Raises:
+        FileNotFoundError, ValueError: As in `columns.read_examples`.
+    """
+    for file in files:
+        content, texts = read_examples(str(file), columns), set()
+        for example, line in zip(content.examples, content.lines, strict=True):
+            documents = (*example.positives, *example.negatives)
+            for i, text in enumerate([example.query] if role == "query" else documents):
+                if text not in texts:
+                    texts.add(text)
+                    yield CorpusText(f"{file.name}:{line}.{i}", text, file, line)
+
+
 def describe_corpus(
-    files: Sequence[Path], *, allow_blank: bool = False
+    files: Sequence[Path],
+    *,
+    allow_blank: bool = False,
+    read: Callable[[Sequence[Path]], Iterable[CorpusText]] | None = None,
 ) -> list[dict[str, Any]]:
     """The path, the number of texts and a hash of the texts of each file of a corpus.
 
+    Args:
+        files: The files of `find_corpus`.
+        allow_blank: As in `read_texts`.
+        read: Function of some files that yields their texts; None for `read_texts`.
+
     Raises:
-        ValueError: As in `read_texts`, which reads every text once.
+        ValueError: As in `read`, which reads every text once.
     """
+    read = read or partial(read_texts, allow_blank=allow_blank)
     described = []
     for file in files:
         count, digest = 0, hashlib.blake2b(digest_size=16)
-        for text in read_texts([file], allow_blank=allow_blank):
+        for text in read([file]):
             count += 1
             # The lengths keep names and texts apart; UTF-8 has no lone surrogates.
             sizes = f"{len(text.name)} {len(text.text)} "

@@ -181,6 +181,8 @@ def make_initialize(
     cfg: EncoderConfig,
     position_methods: str,
     initialization: Initialization | None,
+    *,
+    on_host: bool = False,
 ) -> Callable[[Key], tuple[Params, Params]] | None:
     """Makes key -> (trained, frozen) parameters; None if `objective.init` suffices.
 
@@ -189,11 +191,13 @@ def make_initialize(
         cfg: Shape of the encoder before its context is extended.
         position_methods: Position methods that extend the context, as call text.
         initialization: Initial parameters of the encoder; None for random ones.
+        on_host: Whether `objective.init` should not be compiled, because it returns
+            loaded parameters: those of a teacher.
     """
     methods = read_methods(position_methods)
     longer_table = any(isinstance(method, TableMethod) for method in methods)
     # `objective.init` can make random parameters
-    if initialization is None and not longer_table:
+    if initialization is None and not longer_table and not on_host:
         return None
 
     def initialize(key: Key) -> tuple[Params, Params]:

@@ -25,6 +25,7 @@ from research.atomic_write import atomic_write, read_json, to_json, write_json
 from research.file_lock import lock_folder
 from research.inference.embedder import Embedder, Embeddings
 from research.processes import call_on_first
+from research.text.tokenization import hash_texts
 from research.types import ChunkEmbeddings
 
 MANIFEST = "manifest.json"
@@ -64,6 +65,16 @@ class ShardedVectors:
             parts.append(shard[max(start - offset, 0) : stop - offset])
         return np.concatenate(parts) if parts else np.empty((0, self.shape[1]))
 
+    def take_rows(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors [n, D] of some rows [n], in their order."""
+        vectors = np.empty((len(rows), self.shape[1]), np.float32)
+        shards = np.searchsorted(self.first, rows, side="right") - 1  # [n]
+        for number in np.unique(shards):
+            of_shard = shards == number
+            shard = self._open(self.paths[number])
+            vectors[of_shard] = shard[rows[of_shard] - self.first[number]]
+        return vectors
+
     def _open(self, path: Path) -> np.ndarray:
         # Opened for each use, because there may be more shards than file descriptors.
         try:
@@ -75,11 +86,14 @@ class ShardedVectors:
         return shard
 
 
-def write_vectors(path: Path, embeddings: Embeddings, names: Sequence[str]) -> int:
+def write_vectors(
+    path: Path, embeddings: Embeddings, names: Sequence[str], texts: Sequence[str]
+) -> int:
     """Writes vectors as `path`, and a line per row beside it; returns their number.
 
     Line i of the .ids.jsonl file of the same name tells of row i: the id of its text
-    and, for chunks, the text's index in the file and its characters [start, end).
+    and the text's hash or, for chunks, the text's index in the file and its characters
+    [start, end).
     """
     if isinstance(embeddings, ChunkEmbeddings):
         vectors, *columns = embeddings
@@ -88,7 +102,11 @@ def write_vectors(path: Path, embeddings: Embeddings, names: Sequence[str]) -> i
             for i, start, end in zip(*columns, strict=True)
         ]
     else:
-        vectors, rows = embeddings, [{"id": name} for name in names]
+        vectors = embeddings
+        rows = [
+            {"id": name, "hash": f"{low:08x}{high:08x}"}
+            for name, (low, high) in zip(names, hash_texts(texts).tolist(), strict=True)
+        ]
     # The vectors come last: where they are, the ids are, too.
     lines = (to_json(row, ensure_ascii=False) + "\n" for row in rows)
     with (
@@ -148,13 +166,14 @@ def embed_to_shards(
             if path in share:
                 names, documents, places = zip(*shard, strict=True)
                 label = places.__getitem__
-                yield path, names, embedder.tokenize(documents, role, label=label)
+                tokenized = embedder.tokenize(documents, role, label=label)
+                yield path, names, documents, tokenized
 
     with lock_folder(folder):
         start = time.perf_counter()
-        for path, names, tokenized in _run_ahead(tokenize()):
+        for path, names, documents, tokenized in _run_ahead(tokenize()):
             _remove_drafts(path)
-            write_vectors(path, embedder.encode(tokenized), names)
+            write_vectors(path, embedder.encode(tokenized), names, documents)
             seconds, start = time.perf_counter() - start, time.perf_counter()
             log(f"{path.name}: {len(names) / seconds:,.0f} texts/s")
         # No process reads the folder, or ends, before all shards are there.
@@ -221,7 +240,7 @@ def read_vectors(folder: Path) -> ShardedVectors | ChunkEmbeddings:
     rows = [
         (number * manifest["shard_size"] + row["text"], row["start"], row["end"])
         for number, path in enumerate(paths)
-        for row in _read_ids(path, ("text", "start", "end"))
+        for row in read_ids(path, ("text", "start", "end"))
     ]
     return ChunkEmbeddings(vectors, *np.array(rows).T)
 
@@ -233,7 +252,7 @@ def read_names(folder: Path, numbers: Iterable[int]) -> dict[int, str]:
     numbers, names = set(numbers), {}
     # A shard that holds one of the texts is read once.
     for shard in sorted({number // size for number in numbers}):
-        for i, row in enumerate(_read_ids(paths[shard])):
+        for i, row in enumerate(read_ids(paths[shard])):
             number = shard * size + row.get("text", i)
             if number in numbers:
                 names[number] = row["id"]
@@ -279,7 +298,7 @@ def _read_entries(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_ids(path: Path, numbers: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
+def read_ids(path: Path, numbers: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
     """The rows of a shard's file of ids, which have an id and some numbers.
 
     Raises:

@@ -36,6 +36,9 @@ from research.types import (
     max_segments,
 )
 
+# Activations of the dense layer after the pooled vector, by the name of the head.
+HEADS = {"none": None, "tanh": jnp.tanh, "linear": lambda x: x}
+
 
 @reads_pairs
 def contrastive(
@@ -45,7 +48,9 @@ def contrastive(
     *,
     micro_batch: int = 0,
     head: str = "none",
+    head_width: int = 0,
     keep_head: bool = False,
+    projection_width: int = 0,
     rank_weight: float = 0.0,
 ) -> Objective:
     """Contrasts the queries of a batch with its documents, by a loss over sizes.
@@ -58,9 +63,15 @@ def contrastive(
         micro_batch: Most pairs that each device encodes at a time; 0 encodes all at
             once. The gradient is that of the full batch (GradCache, Gao et al. 2021).
         head: "tanh" applies a dense layer with tanh to the pooled vector (SimCSE, Gao
-            et al. 2021, section 3); "none" has no head.
+            et al. 2021, section 3); "linear" a dense layer alone, such as a projection
+            to the width of a teacher; "none" has no head.
+        head_width: Width of the head's output; 0 for the encoder's width.
         keep_head: Whether the trained model embeds with the head, as supervised SimCSE
             does; unsupervised SimCSE has it in training only.
+        projection_width: Width of a dense layer after the embedding, whose output
+            instead of the embedding is compared with a teacher's vectors
+            (`distillation.embedding_mse`, `embedding_cosine`), at full size; it serves
+            the training only. 0 compares the embeddings themselves.
         rank_weight: Weight of the entropy of the batch's embeddings at full size, which
             reduces their rank (`von_neumann_entropy`), such as 0.01; 0 for no term. It
             is logged as the metric "representation_rank".
@@ -71,10 +82,11 @@ def contrastive(
     Raises:
         ValueError: The head is unknown, or there is none to keep.
     """
-    if head not in ("none", "tanh"):
-        raise ValueError(f"objective.head is {head!r}; allowed: none, tanh")
-    if keep_head and head == "none":
-        raise ValueError("objective.keep_head needs a head: objective.head='tanh'")
+    if head not in HEADS:
+        raise ValueError(f"objective.head is {head!r}; allowed: {', '.join(HEADS)}")
+    if head == "none" and (keep_head or head_width):
+        name = "keep_head" if keep_head else "head_width"
+        raise ValueError(f"objective.{name} needs a head: objective.head='tanh'")
 
     def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
         params, _ = init_params(key, cfg, encoder_params, mlm_head=False)
@@ -84,10 +96,15 @@ def contrastive(
             pool_key, params["encoder"], cfg, pool
         )
         # The dense layer of the training head
-        if head == "tanh":
-            shape = (cfg.width, cfg.width)
+        if head != "none":
+            shape = (cfg.width, head_width or cfg.width)
             kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), shape)
-            params["head"] = {"kernel": kernel, "bias": jnp.zeros(cfg.width)}
+            params["head"] = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
+        # The layer to a teacher's width
+        if projection_width:
+            shape = (head_width or cfg.width, projection_width)
+            kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 3), shape)
+            params["projection"] = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
         return params, {}
 
     def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
@@ -96,8 +113,14 @@ def contrastive(
 
         # [N, D], or [N, L+1, D] for all layers: embeddings of the texts of all rows
         embeddings = encode_batch(params["encoder"], batch, encode_key)
-        if head == "tanh":
-            embeddings = _apply_tanh_head(params["head"], embeddings)
+        if head != "none":
+            embeddings = HEADS[head](_apply_layer(params["head"], embeddings))
+
+        # [N, E] what is compared with a teacher's vectors, if not the embeddings
+        projected = None
+        if projection_width:
+            last = embeddings[:, -1] if embeddings.ndim == 3 else embeddings
+            projected = _apply_layer(params["projection"], last)
 
         # Devices exchange embeddings in the encoder's precision
         embeddings = embeddings.astype(cfg.dtype)
@@ -105,6 +128,7 @@ def contrastive(
         value, metrics = sharding.map_over_data(
             compute_loss,
             embeddings,
+            projected,
             batch.query_index,
             batch.document_index,
             batch.labels,
@@ -113,12 +137,17 @@ def contrastive(
         value += position_penalty(key, params["encoder"], cfg)
         return LossOutput(value, metrics)
 
-    def compute_loss(embeddings, query_index, document_index, labels, key):
+    def compute_loss(embeddings, projected, query_index, document_index, labels, key):
         # [B, ...], [B*K, ...] of this device
         q, d = (
             take_texts(embeddings, query_index),
             take_texts(embeddings, document_index),
         )
+        if projected is not None:
+            labels = labels._replace(
+                query_projection=take_texts(projected, query_index),
+                document_projection=take_texts(projected, document_index),
+            )
         losses, metrics = size_loss.loss(q, d, labels, key)
         metrics = {**metrics, **ranking_metrics(q, d)}
         if not rank_weight:
@@ -129,12 +158,6 @@ def contrastive(
         entropy = von_neumann_entropy(texts)
         metrics["representation_rank"] = jnp.exp(jax.lax.stop_gradient(entropy))
         return losses.mean() + rank_weight * entropy, metrics
-
-    def take_texts(embeddings: Array, index: Array) -> Array:
-        # Indices count over all devices; a text of another device becomes NaN
-        index = index - sharding.find_first_row(len(embeddings))
-        index = jnp.where(index < 0, len(embeddings), index)
-        return embeddings.at[index].get(mode="fill", fill_value=jnp.nan)
 
     def encode_batch(params: Params, batch: Batch, key: Key) -> Array:
         texts_per_row = max_segments(batch.tokens.token_ids.shape[1])
@@ -159,9 +182,25 @@ def contrastive(
     return Objective(init, loss)
 
 
-def _apply_tanh_head(params: Params, x: Array) -> Array:
-    """tanh(W x + b) of embeddings [..., D]."""
-    return jnp.tanh(x @ params["kernel"] + jnp.broadcast_to(params["bias"], x.shape))
+def take_texts(embeddings: Array, index: Array) -> Array:
+    """The embeddings of a device's texts, within `sharding.map_over_data`.
+
+    Args:
+        embeddings: [n, ...] embeddings of the device's rows.
+        index: [m] index of each text among the embeddings of all devices.
+
+    Returns:
+        [m, ...]; NaN for a text in a row of another device.
+    """
+    index = index - sharding.find_first_row(len(embeddings))
+    index = jnp.where(index < 0, len(embeddings), index)
+    return embeddings.at[index].get(mode="fill", fill_value=jnp.nan)
+
+
+def _apply_layer(params: Params, x: Array) -> Array:
+    """W x + b of embeddings [..., D]."""
+    x = x @ params["kernel"]
+    return x + jnp.broadcast_to(params["bias"], x.shape)
 
 
 def ranking_metrics(q: Array, d: Array) -> Metrics:

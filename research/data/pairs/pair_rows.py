@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from research.data.packing import Packing, pack_bins, split_evenly, token_offsets
-from research.data.pair_cache import PairTable
+from research.data.pairs.pair_cache import PairTable
+from research.data.pairs.refreshed_negatives import RefreshedNegatives
+from research.data.pairs.text_vectors import VectorLookup
 from research.types import Tokens, max_segments
 
 TRIAL_BATCHES = 8  # batches that are packed to find how many rows a source needs
@@ -26,6 +28,15 @@ class PairSourceState(NamedTuple):
         length: S, number of tokens in a row.
         rows: Number of rows of each bin in a usual batch.
         row_increment: Bins that need more rows grow by multiples of this number.
+        loss: Call text of the source's loss; "" for that of the config.
+        clusters: [n] number of each example's cluster, from which a batch is drawn;
+            None draws from all examples.
+        query_vectors: A teacher's vectors of the queries; None for none.
+        document_vectors: A teacher's vectors of the documents; None for none.
+        teacher: The same texts in the tokens of a teacher that embeds them within the
+            step; None without one.
+        refreshed: Files of the hard negatives that the run mines; None for those of the
+            data.
     """
 
     name: str
@@ -35,10 +46,16 @@ class PairSourceState(NamedTuple):
     length: int
     rows: int
     row_increment: int
+    loss: str = ""
+    clusters: np.ndarray | None = None
+    query_vectors: VectorLookup | None = None
+    document_vectors: VectorLookup | None = None
+    teacher: "PairSourceState | None" = None
+    refreshed: RefreshedNegatives | None = None
 
 
 class BatchPlan(NamedTuple):
-    """The contents of a batch over all processes.
+    """The contents of a batch over all processes, for the model or for a teacher.
 
     Attributes:
         source: Source of all examples of the batch.
@@ -71,13 +88,24 @@ def draw_texts(
     examples: np.ndarray,
     docs_per_query: int,
     rng: np.random.Generator,
+    negatives: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws [B, 1+K] texts: each query, one of its positives, K-1 of its negatives."""
+    """Draws [B, 1+K] texts: each query, one of its positives, K-1 of its negatives.
+
+    Args:
+        table: Texts of the source.
+        examples: [B] indices of the examples.
+        docs_per_query: K.
+        rng: Source of the random numbers.
+        negatives: [B, K-1] mined negatives, instead of those of the table.
+    """
     query = table.query_text[examples]  # [B]
     num_positives = table.num_positives[examples]  # [B]
     positive = query + 1 + (rng.random(len(examples)) * num_positives).astype(np.int64)
     columns = [query[:, None], positive[:, None]]
-    if docs_per_query > 1:
+    if negatives is not None:
+        columns.append(negatives.astype(np.int64))
+    elif docs_per_query > 1:
         # Negatives: shuffle those of each example, and take the first K-1.
         counts = table.num_negatives[examples]  # [B]
         begins = np.cumsum(counts) - counts
@@ -86,6 +114,39 @@ def draw_texts(
         picks = shuffled[begins[:, None] + np.arange(docs_per_query - 1)[None]]
         columns.append(picks + (query + 1 + num_positives - begins)[:, None])
     return np.concatenate(columns, axis=1)
+
+
+def draw_source_texts(
+    source: PairSourceState,
+    examples: np.ndarray,
+    step: int,
+    rng: np.random.Generator,
+    *,
+    is_trial: bool = False,
+) -> np.ndarray:
+    """Draws [B, 1+K] texts of a source, as `draw_texts`, with the negatives of a step.
+
+    Args:
+        source: The source.
+        examples: [B] indices of the examples.
+        step: The step.
+        rng: Source of the random numbers.
+        is_trial: Whether random documents stand for the negatives that a run mines.
+    """
+    table, refreshed, negatives = source.table, source.refreshed, None
+    if refreshed is not None and (is_trial or refreshed.folder is None):
+        documents = find_documents(table)
+        negatives = rng.choice(documents, (len(examples), refreshed.count))
+    elif refreshed is not None:
+        negatives = refreshed.read(step, len(table.query_text))[examples]
+    return draw_texts(table, examples, source.docs_per_query, rng, negatives)
+
+
+def find_documents(table: PairTable) -> np.ndarray:
+    """Indices of the texts of a source that are no queries: [D]."""
+    is_document = np.ones(len(table.starts) - 1, bool)
+    is_document[table.query_text] = False
+    return np.flatnonzero(is_document)
 
 
 def text_lengths(table: PairTable, texts: np.ndarray) -> np.ndarray:
@@ -106,6 +167,52 @@ def pack_texts(
     bin_lengths = lengths[order].reshape(bins, -1)  # [G, T]
     packing = pack_bins(bin_lengths, source.length, max_segments(source.length))
     return order.reshape(-1), packing
+
+
+def place_bins(source: PairSourceState, packing: Packing) -> Packing:
+    """The rows of a batch from those of its bins.
+
+    A batch that does not fit the usual rows grows in large steps, so that few shapes
+    are compiled.
+
+    Args:
+        source: The source, with rows.
+        packing: Packing [G, T] of the texts of each bin.
+
+    Returns:
+        The packing [G*T] of all texts of the batch.
+    """
+    excess = max(0, packing.rows - source.rows)
+    rows = source.rows + source.row_increment * ceil(excess / source.row_increment)
+    bins = len(packing.row)
+    first_rows = rows * np.arange(bins)[:, None]
+    return Packing(
+        (packing.row + first_rows).reshape(-1),
+        packing.segment_ids.reshape(-1),
+        packing.start.reshape(-1),
+        rows * bins,
+    )
+
+
+def plan_teacher(plan: BatchPlan, bins: int) -> BatchPlan:
+    """The same pairs of a batch in rows of the teacher's tokens, device by device.
+
+    Args:
+        plan: The contents of the batch, whose pairs are in order of the bins.
+        bins: Number of bins.
+    """
+    teacher = plan.source.teacher
+    lengths = text_lengths(teacher.table, plan.texts).reshape(bins, -1)
+    packing = pack_bins(lengths, teacher.length, max_segments(teacher.length))
+    flat = place_bins(teacher, packing)
+    return BatchPlan(teacher, plan.examples, plan.texts, flat, flat.rows)
+
+
+def index_vectors(plan: BatchPlan) -> np.ndarray:
+    """[B, 1+K] int32 index of each text's vector, of the R * max_segments(S) ones."""
+    packing, texts_per_row = plan.packing, max_segments(plan.source.length)
+    vectors = packing.row * texts_per_row + packing.segment_ids - 1
+    return vectors.reshape(plan.texts.shape).astype(np.int32)
 
 
 def set_rows(
@@ -131,7 +238,7 @@ def set_rows(
     for _ in range(TRIAL_BATCHES):
         size = len(source.table.query_text)
         examples = rng.choice(size, batch_size, replace=False)
-        texts = draw_texts(source.table, examples, source.docs_per_query, rng)
+        texts = draw_source_texts(source, examples, 0, rng, is_trial=True)
         used.append(pack_texts(source, texts, bins)[1].rows)
     usual = np.mean(used) + np.std(used) / 2
 

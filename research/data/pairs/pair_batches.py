@@ -7,27 +7,34 @@ device's texts are packed into its own rows of fixed length.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 
 import numpy as np
 import tokenizers
 
 from research.data import sampling
-from research.data.packing import Packing, bucket_length
-from research.data.pair_cache import tokenize_pairs
-from research.data.pair_rows import (
+from research.data.packing import bucket_length
+from research.data.pairs.clusters import cluster_examples
+from research.data.pairs.pair_cache import tokenize_pairs
+from research.data.pairs.pair_labels import read_labels
+from research.data.pairs.pair_rows import (
     BatchPlan,
     PairSourceState,
     count_device_bins,
-    draw_texts,
+    draw_source_texts,
     fill_rows,
+    index_vectors,
     pack_texts,
+    place_bins,
+    plan_teacher,
     set_rows,
 )
+from research.data.pairs.refreshed_negatives import RefreshedNegatives
+from research.data.pairs.teacher_texts import Teacher, add_teacher
+from research.data.pairs.text_vectors import TextVectors
 from research.data.sources import Source
 from research.text.templates import Prompt
-from research.types import Batch, Labels, max_segments
+from research.types import Batch, TeacherTexts
 
 
 @dataclass(frozen=True)
@@ -39,15 +46,18 @@ class PairBatches(sampling.SourceMixture):
         batch_size: B, number of queries in a batch over all processes.
         bins: Number of bins of pairs that are packed separately, a multiple of the
             number of devices.
-        permute: Permutations of a source's examples; see sampling.cache_permutations.
+        orders: For each source, a function (seed, size) -> order of its examples in an
+            epoch, as sampling.cache_permutations makes it.
         adapters: Names of the adapters that embed the texts; () for a single one.
+        steps: Number of steps of the run, for the labels' progress; 0 leaves it out.
     """
 
     sources: tuple[PairSourceState, ...]
     batch_size: int
     bins: int
-    permute: Callable[[sampling.Seed, int], np.ndarray]
+    orders: tuple[Callable[[sampling.Seed, int], np.ndarray], ...]
     adapters: tuple[str, ...] = ()
+    steps: int = 0
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step: this process's equal share of its rows and pairs.
@@ -56,56 +66,61 @@ class PairBatches(sampling.SourceMixture):
         point to rows of the device that has the pair.
         """
         plan = self.plan_batch(step)
-        source, packing = plan.source, plan.packing
-        table = source.table
-        # Index of each text's vector, if every row has max_segments of them: [B, 1+K].
-        vectors = packing.row * max_segments(source.length) + packing.segment_ids - 1
-        vectors = vectors.reshape(plan.texts.shape).astype(np.int32)
-        # Labels: graded scores if the source has them, and ids to find equal texts.
-        has_scores = not np.isnan(table.scores[plan.examples[0]])
-        scores = self._take_share(table.scores[plan.examples]) if has_scores else None
-        labels = Labels(
-            score=scores,
-            query_id=self._take_share(table.group_hashes[plan.examples]),
-            document_id=self._take_share(
-                table.text_hashes[plan.texts[:, 1:].reshape(-1)]
-            ),
-        )
-        adapters = find_source_adapters(self.adapters, source.name)
+        vectors = index_vectors(plan)  # [B, 1+K]
+        low, high = self.process_slice(self.batch_size)
+        labels = read_labels(plan.source, plan.examples[low:high], plan.texts[low:high])
+        teacher = None
+        if plan.source.teacher is not None:
+            teacher = self._make_teacher_texts(plan)
+        adapters = find_source_adapters(self.adapters, plan.source.name)
         return Batch(
             tokens=fill_rows(plan, *self.process_slice(plan.rows), adapters),
             query_index=self._take_share(vectors[:, 0]),
             document_index=self._take_share(vectors[:, 1:].reshape(-1)),
-            labels=labels,
+            labels=labels._replace(
+                progress=self._find_progress(step), draw=self._draw_number(step)
+            ),
+            teacher=teacher,
         )
 
     def plan_batch(self, step: int) -> BatchPlan:
         """Draws and packs the texts of a step's batch over all processes."""
         index, source_step = self.find_source(step)
         source = self.sources[index]
+        size = len(source.table.query_text)
+        if source.clusters is not None:  # an epoch has full batches only
+            size -= size % self.batch_size
         examples = sampling.draw_examples(
-            self.permute,
-            (self.seed, index),
-            source_step,
-            self.batch_size,
-            len(source.table.query_text),
+            self.orders[index], (self.seed, index), source_step, self.batch_size, size
         )
         # [B, 1+K] texts: every process draws the same ones.
         rng = np.random.default_rng((self.seed, step))
-        texts = draw_texts(source.table, examples, source.docs_per_query, rng)
+        texts = draw_source_texts(source, examples, step, rng)
         order, packing = pack_texts(source, texts, self.bins)
-        # A batch that does not fit grows in large steps, so that few shapes compile.
-        excess = max(0, packing.rows - source.rows)
-        rows = source.rows + source.row_increment * ceil(excess / source.row_increment)
-        # Rows of the batch from those of the bins: [B*(1+K)]
-        first_rows = rows * np.arange(self.bins)[:, None]
-        flat = Packing(
-            (packing.row + first_rows).reshape(-1),
-            packing.segment_ids.reshape(-1),
-            packing.start.reshape(-1),
-            rows * self.bins,
-        )
+        flat = place_bins(source, packing)
         return BatchPlan(source, examples[order], texts[order], flat, flat.rows)
+
+    def _make_teacher_texts(self, plan: BatchPlan) -> TeacherTexts:
+        """This process's share of the batch's texts, in the tokens of the teacher."""
+        plan = plan_teacher(plan, self.bins)
+        vectors = index_vectors(plan)  # [B, 1+K]
+        return TeacherTexts(
+            tokens=fill_rows(plan, *self.process_slice(plan.rows), None),
+            query_index=self._take_share(vectors[:, 0]),
+            document_index=self._take_share(vectors[:, 1:].reshape(-1)),
+        )
+
+    def _find_progress(self, step: int) -> np.ndarray | None:
+        """[B] the part of the run that is done, for this process's pairs."""
+        if not self.steps:
+            return None
+        progress = np.full(self.batch_size, step / self.steps, np.float32)
+        return self._take_share(progress)
+
+    def _draw_number(self, step: int) -> np.ndarray:
+        """[B] a random number of the step, repeated for this process's pairs."""
+        number = np.random.SeedSequence((self.seed, step)).generate_state(1)
+        return self._take_share(np.repeat(number, self.batch_size))
 
     def _take_share(self, array: np.ndarray) -> np.ndarray:
         """This process's equal share of an array's first axis."""
@@ -128,6 +143,11 @@ def make_pair_batches(
     process_index: int = 0,
     process_count: int = 1,
     adapters: Sequence[str] = (),
+    refreshed: Mapping[str, RefreshedNegatives] = {},
+    data_exponent: float = 0.0,
+    steps: int = 0,
+    cluster_vectors: Mapping[str, Sequence[TextVectors]] = {},
+    teacher: Teacher | None = None,
 ) -> PairBatches:
     """Batches from a mixture of sources; each batch draws from one source.
 
@@ -149,10 +169,19 @@ def make_pair_batches(
         process_count: Number of processes that share a batch.
         adapters: Names of several adapters; each text is embedded with the adapter of
             its source or of its role. () leaves the choice to the encoder.
+        refreshed: {source: files of its hard negatives} of those that the run mines.
+        data_exponent: The weight of a source is multiplied by its number of examples to
+            this power.
+        steps: Number of steps of the run; 0 if it is not known.
+        cluster_vectors: {source: vectors of its texts} of those whose batches are drawn
+            within clusters; see `cluster_examples`.
+        teacher: Vectors of a teacher for the labels, or a teacher that embeds the texts
+            within the step.
 
     Raises:
-        ValueError: There is no source, one has no adapter or fewer examples than a
-            batch, or the batch cannot be split evenly over the devices.
+        ValueError: There is no source, one has no adapter, fewer examples than a batch
+            or vectors that do not fit or are missing, or the batch cannot be split
+            evenly over the devices.
     """
     if not sources:
         raise ValueError("there is no data to train on: name at least one source")
@@ -164,26 +193,53 @@ def make_pair_batches(
     device_bins = count_device_bins(batch_size // devices)
     bins = devices * device_bins
     # Tokenize every source, and choose the shapes of its batches.
-    states = []
+    states, orders = [], []
     for name, source in sources.items():
         find_source_adapters(adapters, name)  # reports a missing one
         try:
             _check_size(source, batch_size)
             table = tokenize_pairs(source, tokenizer, max_length, cache, prompt)
+            clusters = None
+            if files := cluster_vectors.get(name):
+                clusters = cluster_examples(source, table, files, cache)
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
         # Rows are at least as long as the longest text, so that no text is cut again.
         longest = int(np.diff(table.starts).max())
+        mined = refreshed.get(name)
+        negatives = mined.count if mined else source.negatives_per_query
+        if mined:  # a teacher has scored the negatives of the data
+            unknown = np.full_like(table.text_scores, np.nan)
+            table = table._replace(text_scores=unknown)
         state = PairSourceState(
             name=name,
             table=table,
-            weight=source.weight,
-            docs_per_query=1 + source.negatives_per_query,
+            weight=source.weight * len(source.examples) ** data_exponent,
+            docs_per_query=1 + negatives,
             length=bucket_length(max(row_length, longest)),
             rows=0,
             row_increment=0,
+            loss=source.loss,
+            clusters=clusters,
+            refreshed=mined,
         )
-        states.append(set_rows(state, batch_size, devices, min_chunks))
+        # Two orders: the last batch of an epoch also draws from the next epoch
+        orders.append(
+            sampling.cache_permutations(2)
+            if clusters is None
+            else sampling.cache_cluster_orders(clusters, batch_size, 2)
+        )
+        state = set_rows(state, batch_size, devices, min_chunks)
+        if teacher is not None:
+            try:
+                state = add_teacher(state, source, teacher, cache, row_length)
+            except ValueError as error:
+                raise ValueError(f"data {name!r}: teacher: {error}") from error
+        if state.teacher is not None:
+            # Its rows are divided into chunks like the model's
+            rows = set_rows(state.teacher, batch_size, devices, min_chunks)
+            state = state._replace(teacher=rows)
+        states.append(state)
     return PairBatches(
         sources=tuple(states),
         seed=seed,
@@ -191,9 +247,9 @@ def make_pair_batches(
         process_count=process_count,
         batch_size=batch_size,
         bins=bins,
-        # Two per source: the last batch of an epoch also draws from the next epoch.
-        permute=sampling.cache_permutations(2 * len(states)),
+        orders=tuple(orders),
         adapters=tuple(adapters),
+        steps=steps,
     )
 
 

@@ -1,6 +1,6 @@
 """Token cache of queries and documents, for contrastive training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +9,7 @@ import numpy as np
 import tokenizers
 
 from research.data import token_cache
+from research.data.examples import Example
 from research.data.sources import Source
 from research.text import tokenization
 from research.text.templates import Prompt, tokenize_with_prompt
@@ -25,6 +26,8 @@ class PairTable(NamedTuple):
         num_positives: [n] int64 number of positives that follow the query.
         num_negatives: [n] int64 number of negatives that follow the positives.
         scores: [n] float32, NaN where unknown.
+        text_scores: [T] float32, a teacher's score of each document with its query, NaN
+            where unknown.
         group_hashes: [n, 2] uint32 hash of the example's group, or else of its query.
         pooling_mask: [tokens] bool, tokens that are pooled; None if all are.
     """
@@ -36,8 +39,19 @@ class PairTable(NamedTuple):
     num_positives: np.ndarray
     num_negatives: np.ndarray
     scores: np.ndarray
+    text_scores: np.ndarray
     group_hashes: np.ndarray
     pooling_mask: np.ndarray | None = None
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether each example has a score."""
+        return not np.isnan(self.scores[0])
+
+    @property
+    def has_text_scores(self) -> bool:
+        """Whether each document has a teacher's score."""
+        return not np.isnan(self.text_scores[1])
 
 
 class _Encoding(NamedTuple):
@@ -57,6 +71,7 @@ class _Chunk(NamedTuple):
         pooling_mask: Tokens of each text that are pooled; [] if all are.
         counts: (number of positives, number of negatives) of each example.
         scores: Score of each example, NaN where unknown.
+        text_scores: A teacher's score of each text, NaN for queries and where unknown.
         groups: Name of each example's group.
     """
 
@@ -65,6 +80,7 @@ class _Chunk(NamedTuple):
     pooling_mask: list[np.ndarray]
     counts: list[tuple[int, int]]
     scores: list[float]
+    text_scores: list[float]
     groups: list[str]
 
 
@@ -123,7 +139,8 @@ def _check_prompt(prompt: Prompt, source: Source) -> None:
 
 def _write_table(source: Source, encoding: _Encoding, folder: Path) -> None:
     dtype = token_cache.token_dtype(encoding.tokenizer)
-    lengths, hashes, counts, scores, groups = [], [], [], [], []
+    lengths, hashes, counts, groups = [], [], [], []
+    scores, text_scores = [], []
     with ExitStack() as files:
         ids_file = files.enter_context(open(folder / "token_ids.bin", "wb"))
         if encoding.prompt is not None:
@@ -138,24 +155,35 @@ def _write_table(source: Source, encoding: _Encoding, folder: Path) -> None:
             hashes.append(tokenization.hash_texts(chunk.texts))
             counts.extend(chunk.counts)
             scores.extend(chunk.scores)
+            text_scores.extend(chunk.text_scores)
             groups.append(tokenization.hash_texts(chunk.groups))
-    # Either all examples have a score or none has.
-    unscored = np.isnan(scores)
-    if 0 < unscored.sum() < len(scores):
-        row = int(np.flatnonzero(unscored)[0])
-        raise ValueError(f"row {row} has no score, but other rows have one")
     num_positives, num_negatives = np.array(counts).T  # [n] each
+    query_text = token_cache.cumulate(1 + num_positives + num_negatives)[:-1]
+    # Either all examples have a score or none has.
+    _check_scores(scores, "score", "one")
+    _check_scores(
+        np.array(text_scores)[query_text + 1], "scores of its documents", "some"
+    )
     token_cache.save_arrays(
         folder,
         dtype,
         starts=token_cache.cumulate(lengths),
         text_hashes=np.concatenate(hashes),
-        query_text=token_cache.cumulate(1 + num_positives + num_negatives)[:-1],
+        query_text=query_text,
         num_positives=num_positives,
         num_negatives=num_negatives,
         scores=np.array(scores, np.float32),
+        text_scores=np.array(text_scores, np.float32),
         group_hashes=np.concatenate(groups),
     )
+
+
+def _check_scores(scores: Sequence[float], name: str, pronoun: str) -> None:
+    """Raises ValueError if some of the examples' values are NaN and others are not."""
+    unscored = np.isnan(scores)
+    if 0 < unscored.sum() < len(unscored):
+        row = int(np.flatnonzero(unscored)[0])
+        raise ValueError(f"row {row} has no {name}, but other rows have {pronoun}")
 
 
 def _load_table(folder: Path) -> PairTable:
@@ -189,8 +217,15 @@ def _tokenize_chunks(source: Source, encoding: _Encoding) -> Iterator[_Chunk]:
             mask,
             counts=[(len(e.positives), len(e.negatives)) for e in examples],
             scores=[np.nan if e.score is None else e.score for e in examples],
+            text_scores=[x for e in examples for x in _list_text_scores(e)],
             groups=[f"group {e.group}" if e.group else e.query for e in examples],
         )
+
+
+def _list_text_scores(example: Example) -> tuple[float, ...]:
+    """A teacher's scores of an example's texts; NaN for the query and where unknown."""
+    count = len(example.positives) + len(example.negatives)
+    return (np.nan, *(example.document_scores or (np.nan,) * count))
 
 
 def _tokenize(
