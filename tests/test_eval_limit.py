@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from research.eval.limit import make_limit, score_limit
+from research.eval.limit import limit, make_limit
 
 ATTRIBUTES = [f"thing{n:04d}" for n in range(1848)]
 
@@ -27,7 +27,7 @@ def test_the_task_has_the_sizes_of_the_paper():
     assert len(set(names)) == 200
 
 
-def test_exact_words_solve_the_task():
+def test_exact_words_solve_the_task(tmp_path):
     task = make_limit(ATTRIBUTES)
     words = [query[len("Who likes ") : -1] for query in task.queries]
     matches = [
@@ -35,7 +35,8 @@ def test_exact_words_solve_the_task():
         for word in words
     ]
     assert np.array_equal(matches, task.relevant)
-    scores = score_limit(task)(
+    (tmp_path / "things.txt").write_text("\n".join(ATTRIBUTES))
+    scores = limit(data=str(tmp_path / "things.txt"))(
         lambda texts, role: np.random.default_rng(0).normal(size=(len(texts), 8))
     )
     names = ["recall@20", "recall@2", "recall@10"]  # the main one first
