@@ -35,8 +35,8 @@ from research.inference.embedder import Embedder
 from research.inference.mining import (
     Negatives,
     Rescore,
+    embed_and_score,
     mine_negatives,
-    score_pairs,
 )
 from research.inference.mining_rules import MiningRules
 from research.inference.shares import split_over_processes
@@ -248,14 +248,10 @@ def _make_rescore(texts: PairTexts) -> Rescore | None:
         embed = split_over_processes(embedder)
 
         def score_by_guide(pairs):
-            # Texts that no pair has are not embedded
-            (rows, q), (columns, d) = (
-                np.unique(x, return_inverse=True) for x in pairs.T
-            )
-            return score_pairs(
-                embed([queries[i] for i in rows], "query"),
-                embed([passages[i] for i in columns], "document"),
-                np.stack([q, d], axis=1),
+            return embed_and_score(
+                lambda rows: embed([queries[i] for i in rows], "query"),
+                lambda rows: embed([passages[i] for i in rows], "document"),
+                pairs,
                 guide.similarity,
             )
 

@@ -14,7 +14,7 @@ import numpy as np
 from research.data.pairs.pair_rows import PairSourceState
 from research.experiment.table_mining import embed_table, mine_source
 from research.inference.embedder import Embedder
-from research.inference.mining import score_pairs
+from research.inference.mining import embed_and_score
 from research.inference.mining_rules import MiningRules
 from research.processes import call_on_first
 
@@ -151,14 +151,12 @@ def _score_means(
     negatives: np.ndarray,
 ) -> np.ndarray:
     """[E] the mean score of the negatives [E, N] of some examples."""
-    queries, rows = np.unique(source.table.query_text[examples], return_inverse=True)
-    texts, columns = np.unique(negatives, return_inverse=True)
-    columns = columns.reshape(negatives.shape)
+    queries = source.table.query_text[examples]
     embed = partial(embed_table, embedder, source.table, name=source.name)
-    pairs = np.stack(np.broadcast_arrays(rows.reshape(-1, 1), columns), axis=-1)
-    scores = score_pairs(
-        embed(queries, "query"),
-        embed(texts, "document"),
+    pairs = np.stack(np.broadcast_arrays(queries[:, None], negatives), axis=-1)
+    scores = embed_and_score(
+        partial(embed, role="query"),
+        partial(embed, role="document"),
         pairs.reshape(-1, 2),
         similarity,
     )

@@ -131,6 +131,36 @@ def mine_negatives(
     )
 
 
+def embed_and_score(
+    embed_queries: Callable[[np.ndarray], np.ndarray],
+    embed_passages: Callable[[np.ndarray], np.ndarray],
+    pairs: np.ndarray,
+    similarity: str = "cosine",
+) -> np.ndarray:
+    """As `score_pairs`, of texts that are embedded here, each once.
+
+    Args:
+        embed_queries: Function of the sorted indices [q] of the queries that pairs
+            have, to their vectors [q, D].
+        embed_passages: The same for passages.
+        pairs: [P, 2] int indices of a query and a passage.
+        similarity: 'cosine' or 'dot'.
+
+    Returns:
+        [P] float32.
+    """
+    # Texts that no pair has are not embedded
+    (queries, rows), (passages, columns) = (
+        np.unique(x, return_inverse=True) for x in pairs.T
+    )
+    return score_pairs(
+        embed_queries(queries),
+        embed_passages(passages),
+        np.stack([rows, columns], axis=1),
+        similarity,
+    )
+
+
 def score_pairs(
     queries: np.ndarray,
     passages: np.ndarray,

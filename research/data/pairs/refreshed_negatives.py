@@ -71,8 +71,7 @@ class RefreshedNegatives:
 
     def write(self, step: int, negatives: np.ndarray) -> None:
         """Keeps the negatives [n, N] that the checkpoint of a step mined."""
-        with atomic_write(self.get_path(step)) as draft:
-            np.save(draft, negatives.astype(np.int32))
+        self.write_array(step, negatives.astype(np.int32))
 
     def clear(self) -> None:
         """Removes the files that an earlier run has left."""
@@ -93,7 +92,7 @@ class RefreshedNegatives:
             if match and int(match[1]) < self.find_step(step):
                 path.unlink()
 
-    def write_array(self, name: str, values: np.ndarray) -> None:
+    def write_array(self, name: int | str, values: np.ndarray) -> None:
         """Keeps an array that later steps need, in the file NAME-name.npy."""
         with atomic_write(self.get_path(name)) as draft:
             np.save(draft, values)
