@@ -40,9 +40,9 @@ def main() -> dict:
     # Before the models are loaded
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is there and not empty")
-    model, found = merge_models(MODELS.value, METHOD.value)
-    record = {"models": MODELS.value, "method": METHOD.value, **found}
-    record = {**export(model, output), **record}
+    model, search = merge_models(MODELS.value, METHOD.value)
+    inputs = {"models": MODELS.value, "method": METHOD.value}
+    record = {**export(model, output), **inputs, **search}
     write_json(output / "merge.json", record)
     return record
 

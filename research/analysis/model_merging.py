@@ -56,7 +56,7 @@ def merge_models(
 
     Returns:
         The merged model, with all but the parameters of the first one, and what the
-        method found.
+        method search.
 
     Raises:
         ValueError: The method is unknown, or the models have other shapes, tokens,
@@ -193,7 +193,7 @@ def self_positioning(
         vector = merging.fold_slerp(vectors, weights)
         return merging.add_task_vectors(_get_params(start), [vector], [scale])
 
-    found = merging.search_coefficients(
+    search = merging.search_coefficients(
         loss,
         _get_params(start),
         vectors,
@@ -202,16 +202,17 @@ def self_positioning(
         penalty=penalty,
     )
     # The loss before and after, on the same batches: a tenth of those of the search
-    params = merge(found.weights, found.scale)
+    params = merge(search.weights, search.scale)
     compiled = jax.jit(loss)
+    trees = merge([1.0] * len(models), 1.0), params
     losses = [
-        [float(compiled(tree, batch)) for batch in make_batches(-(-steps // 10))]
-        for tree in (merge([1.0] * len(models), 1.0), params)
+        [float(compiled(tree, batch)) for tree in trees]
+        for batch in make_batches(-(-steps // 10))
     ]
-    before, after = (sum(values) / len(values) for values in losses)
+    before, after = (sum(values) / len(values) for values in zip(*losses, strict=True))
     record = {
-        "weights": found.weights.tolist(),
-        "scale": float(found.scale),
+        "weights": search.weights.tolist(),
+        "scale": float(search.scale),
         "probe_loss_before": before,
         "probe_loss_after": after,
     }
@@ -277,15 +278,15 @@ def _check_fit(
 ) -> None:
     """Raises ValueError if two models cannot be merged."""
     # The architecture, tokens and pooling, then the shapes of all parameters
-    fields, others = config_fields(expected.config), config_fields(model.config)
-    for part, owner in ((fields, expected), (others, model)):
+    expected_fields, fields = map(config_fields, (expected.config, model.config))
+    for part, owner in ((expected_fields, expected), (fields, model)):
         layers = [layer.activation for layer in owner.dense]
         part |= {"pool": owner.pool, "dim": owner.width}
         part |= {"dense layers": layers or "none"}
     lines = [
-        f"{key} {others[key]} and not {fields[key]}"
-        for key in fields
-        if key not in FREE_FIELDS and fields[key] != others[key]
+        f"{key} {fields[key]} and not {value}"
+        for key, value in expected_fields.items()
+        if key not in FREE_FIELDS and fields[key] != value
     ]
     if lines:
         raise ValueError(
