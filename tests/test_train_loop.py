@@ -84,16 +84,15 @@ def test_a_run_ends_and_leaves_its_files(whole):
 
 
 def test_the_losses_of_sources_stand_apart(tmp_path, capfd):
-    hashes = {"even": "", "odd": ""}
-    options = {"log_every": 4, "save_every": 0}
-    loop.train(toy.experiment(4, data_hashes=hashes, **options), tmp_path)
+    options = {"log_every": 4, "save_every": 0, "is_mixture": True}
+    loop.train(toy.experiment(4, **options), tmp_path)
     logged = rows(tmp_path)
     for row in logged:
         names = [name for name in row if name.startswith("loss/")]
         assert names == [f"loss/{row['source']}"] and row[names[0]] == row["loss"]
     means = [
         f"{name} {np.mean([row['loss'] for row in logged[start::2]]):.4f}"
-        for start, name in enumerate(hashes)
+        for start, name in enumerate(("even", "odd"))
     ]
     assert f"({', '.join(means)})" in capfd.readouterr().err
 

@@ -181,13 +181,12 @@ def build(
     # How the trained model embeds, and its evaluators
     card = make_model_card(config, base_encoder, encoder, sources, initialization)
     local_mesh = sharding.local_mesh(mesh)
-    make_run_embedder = partial(
-        make_embedder, encoder, tokenizer, prompt, local_mesh, card
-    )
+    embedder_parts = encoder, tokenizer, prompt, local_mesh, card
+    make_run_embedder = partial(make_embedder, *embedder_parts)
     # What mines the hard negatives of the next steps
     refresh = None
     if mining and negatives:
-        embedder = partial(make_local_embedder, *make_run_embedder.args)
+        embedder = partial(make_local_embedder, *embedder_parts)
         refresh = make_refresh(mining, batches, embedder, config.similarity)
     evaluators = {name: build_section(EVALS, p) for name, p in config.evals.items()}
     # Those that need more than an EmbedFn: the encoder, or several sizes
@@ -233,6 +232,7 @@ def build(
         note=initialization.note if initialization else "",
         data_notes=notes,
         data_hashes=hashes,
+        is_mixture=len(sources) > 1,
         tokenizer=tokenizer,
         model_card=card,
     )

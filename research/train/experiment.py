@@ -60,6 +60,7 @@ class Experiment(NamedTuple):
         data_notes: Sentences about the data, printed.
         data_hashes: name -> hash of the content of a data source, for the workdir; that
             of the files of a teacher is named "config.teacher".
+        is_mixture: Whether there are several sources, whose losses are logged apart.
         tokenizer: Tokenizer of the run, for its workdir.
         model_card: Content of model.json: how the trained model embeds.
     """
@@ -85,6 +86,7 @@ class Experiment(NamedTuple):
     note: str = ""
     data_notes: tuple[str, ...] = ()
     data_hashes: Mapping[str, str] = {}
+    is_mixture: bool = False
     tokenizer: Any = None
     model_card: Mapping[str, Any] = {}
 

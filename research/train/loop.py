@@ -121,8 +121,7 @@ def train(
             log.write({"step": 0, "note": experiment.note})
         _, shares = sharding.find_process_share(experiment.mesh)
         devices = experiment.mesh.devices.flatten().tolist()
-        is_mixture = len(experiment.data_hashes.keys() - {"config.teacher"}) > 1
-        meter = Meter(devices, shares, is_mixture=is_mixture)
+        meter = Meter(devices, shares, is_mixture=experiment.is_mixture)
         run = _Run(experiment, workdir, manager, log, meter, trace, history)
         result = _train_steps(run, state, should_stop)
         checkpoints.wait(manager)
