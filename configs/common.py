@@ -10,13 +10,17 @@ from research.config_sections import build, section
 from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
+from research.experiment.config_keys import CONTRASTIVE_KEYS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
+from research.experiment.mining import MINING
+from research.experiment.teachers import TEACHERS
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES
 from research.models.pooling.registry import POOLINGS
 from research.objectives.registry import OBJECTIVES
 from research.objectives.tuning import TUNING
 from research.text.prompts import PROMPTS
+from research.train.averaging import AVERAGES
 from research.train.optimizers import OPTIMIZERS
 
 # Folder of the public text sets, unless a recipe's data= names another.
@@ -26,6 +30,15 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 # Files of DATA/pairs: captions of the same image, questions with answers, headings with
 # paragraphs.
 PAIRS = ("multi30k_captions", "medquad", "openstax_heading_paragraph")
+
+# {name: (source, its file or folder in DATA, its arguments)}
+PUBLIC_SETS = {
+    "nli": ("files", "nli/triplets.jsonl.gz", {}),
+    "squad": ("beir", "squad_retrieval", {}),
+    "stsb": ("files", "stsb/train.jsonl.gz", {"score_range": 5.0}),
+    "banking77": ("labeled_texts", "banking77/train.jsonl.gz", {}),
+    "trec": ("labeled_texts", "trec/train.jsonl.gz", {}),
+}
 
 # An item between commas; commas within brackets or quotes do not separate items.
 VARIANT_ITEM = re.compile(r"""(?:\((?:[^()]|\([^()]*\))*\)|"[^"]*"|'[^']*'|[^,])+""")
@@ -102,9 +115,13 @@ def make_base() -> ml_collections.ConfigDict:
             "loss": section(LOSSES, "infonce"),
             "size_loss": section(SIZE_LOSSES, "full_size"),
             "similarity": "cosine",  # of embeddings in the loss; or "dot"
+            "teacher": section(TEACHERS, "none"),  # vectors for losses that need them
             # Data, optimizer and devices
             "data": {},  # sources by their names
+            "data_exponent": 0.0,  # a source's weight grows with its size to this power
+            "mining": section(MINING, "none"),  # of hard negatives: refresh(every=1000)
             "optimizer": section(OPTIMIZERS, "adamw"),
+            "averaging": section(AVERAGES, "none"),  # of the weights, over steps
             "mesh": {"data": -1, "fsdp": 1, "model": 1},
             # Evaluation, logging and checkpoints
             "evals": {},  # evaluators by their names
@@ -163,6 +180,20 @@ def starbucks_dims(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     return tuple(dim for _, dim in reversed(starbucks_pairs(config)))
 
 
+def public_source(data: str, name: str, **arguments) -> ml_collections.ConfigDict:
+    """The config section of one of PUBLIC_SETS in a folder, with changed arguments."""
+    kind, path, options = PUBLIC_SETS[name]
+    return section(SOURCES, kind, path=f"{data}/{path}", **options | arguments)
+
+
+def make_tiny_mixture(**losses: str) -> dict[str, ml_collections.ConfigDict]:
+    """Sources of pairs that need no files, by their names, each with its loss."""
+    return {
+        name: section(SOURCES, "pydocs", limit=400, loss=loss)
+        for name, loss in losses.items()
+    }
+
+
 def supplementary_pairs(data: str) -> dict[str, ml_collections.ConfigDict]:
     """Three sources of pairs, which together have the weight of one source."""
     weight = 1 / len(PAIRS)
@@ -172,6 +203,50 @@ def supplementary_pairs(data: str) -> dict[str, ml_collections.ConfigDict]:
         )
         for name in PAIRS
     }
+
+
+def make_bitext_sources(
+    data: str, languages: tuple[str, ...], query: str = "sentence1"
+) -> dict[str, ml_collections.ConfigDict]:
+    """Sources of sentences and their translations, one for each language.
+
+    Args:
+        data: Folder with tatoeba/, whose sentence1 is in the language named by the file
+            and whose sentence2 is English.
+        languages: Codes of the languages, such as "deu".
+        query: The column of the queries; the other one has the documents.
+    """
+    positive = {"sentence1": "sentence2", "sentence2": "sentence1"}[query]
+    columns = f"query={query}, positive={positive}"
+    return {
+        code: section(
+            SOURCES,
+            "files",
+            path=f"{data}/tatoeba/{code}-eng.jsonl.gz",
+            columns=columns,
+        )
+        for code in languages
+    }
+
+
+def make_bitext_evals(data: str, language: str) -> dict[str, ml_collections.ConfigDict]:
+    """The evaluation of translations of a language that is held out from training."""
+    path = f"{data}/tatoeba/{language}-eng.jsonl.gz"
+    return {f"bitext_{language}": section(EVALS, "bitext_mining", data=path)}
+
+
+def teach(
+    config: ml_collections.ConfigDict,
+    model: str,
+    queries: str = "",
+    documents: str = "",
+) -> None:
+    """Gives a recipe a teacher: a model within the step, or vectors on disk."""
+    if queries or documents:
+        files = {"queries": queries or (), "documents": documents or ()}
+        config.teacher = section(TEACHERS, "vectors", **files)
+    else:
+        config.teacher = section(TEACHERS, "model", model=model)
 
 
 def fine_tuning(arg: ml_collections.ConfigDict, **encoder) -> ml_collections.ConfigDict:
@@ -224,7 +299,8 @@ def pre_training(arg: str, *, pool: str = "cls", **rows) -> ml_collections.Confi
     )
     # Pre-training has no contrastive loss.
     config = make_base()
-    del config["loss"], config["size_loss"], config["similarity"]
+    for key in CONTRASTIVE_KEYS:
+        del config[key]
     config.pool = section(POOLINGS, pool)
     config.row_layout = section(ROW_LAYOUTS, **{"name": "packed"} | rows)
     config.steps = arg.steps

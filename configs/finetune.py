@@ -113,12 +113,15 @@ def _set_data(config, arg) -> bool:
     config.eval_every = config.save_every = max(1, config.steps // 4)
     config.patience = arg.patience
     config.keep_best = f"{next(iter(config.evals))}/main_score"
+    # Sources of a list may have a loss of their own
+    examples = {name: x for name, x in examples.items() if not config.data[name].loss}
     scored = [name for name in examples if examples[name].score is not None]
     if not arg.loss and 0 < len(scored) < len(examples):
         others = sorted(examples.keys() - set(scored))
         raise ValueError(
             f"data {', '.join(scored)} has scores and {', '.join(others)} has none: "
-            "name the loss that learns from both, such as loss=infonce"
+            "name the loss that learns from both, such as loss=infonce, or give each "
+            'its own in the list, such as loss = "cosent()"'
         )
     return bool(scored)
 

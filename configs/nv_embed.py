@@ -4,13 +4,15 @@ Source: NV-Embed (Lee et al. 2024, arXiv:2405.17428): bidirectional attention, l
     attention pooling, LoRA of rank 16. Stage 1 is retrieval, with hard and in-batch
     negatives; stage 2 adds other tasks, where a batch may contain similar texts, and
     uses only hard negatives. They have 7 hard negatives per query. Here NLI, which is
-    among their retrieval sets, has one, and SQuAD none, so that it is in stage 1 only.
+    among their retrieval sets, has one, and SQuAD none, so that it is in stage 1 only;
+    `launch.mine --relative_margin=0.05 --negatives=7` mines theirs (mined=FILE).
 Command: python -m launch.train --config=configs/nv_embed.py:model=DIR --workdir=DIR1
     python -m launch.train --config=configs/nv_embed.py:stage=2,model=DIR1 \
     --workdir=DIR2
 Variants: tiny, stage=1|2, model=NAME (a decoder; for stage 2 the run of stage 1),
     data=DIR (with squad_retrieval/, nli/, banking77/, trec/ and stsb/), steps=N,
-    dtype=float32 (for CPU).
+    dtype=float32 (for CPU), mined=FILE (query, positive and negatives of a retrieval
+    set, as launch.mine writes them, in both stages; it replaces SQuAD).
 Cost: not measured here.
 Expected: not measured here.
 """
@@ -35,7 +37,7 @@ TASKS = {
 
 def get_config(arg: str = ""):
     """The recipe; see the header for its variants."""
-    options = {"stage": 1, "dtype": "bfloat16"}
+    options = {"stage": 1, "dtype": "bfloat16", "mined": ""}
     arg = parse_arg(arg, tiny=False, model="", data=DATA, steps=1_000, **options)
     if arg.stage not in (1, 2):
         raise ValueError(f"variant stage is {arg.stage}; allowed: 1, 2")
@@ -70,10 +72,16 @@ def _mixture(arg) -> dict:
     # Triplets, with a hard negative each, in both stages.
     triplets = f"{arg.data}/nli/triplets.jsonl.gz"
     mixture = {"nli": section(SOURCES, "files", path=triplets, query_prompt=NLI)}
-    if arg.stage == 1:
+    if arg.mined:
+        mixture["mined"] = section(
+            SOURCES, "files", path=arg.mined, query_prompt=RETRIEVAL
+        )
+    elif arg.stage == 1:
         path = f"{arg.data}/squad_retrieval"
         squad = section(SOURCES, "beir", path=path, query_prompt=RETRIEVAL)
         return {**mixture, "squad": squad}
+    if arg.stage == 1:
+        return mixture
     # Stage 2: an instruction for each task.
     prompts = {name: ASKED.format(task) for name, task in TASKS.items()}
     for name, prompt in prompts.items():

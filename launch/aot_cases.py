@@ -18,6 +18,7 @@ from research.atomic_write import atomic_write, to_json
 from research.config_sections import section
 from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES
+from research.experiment.config_keys import CONTRASTIVE_KEYS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES
@@ -134,7 +135,8 @@ CASES = {
 def _pre_training(folder: Path, *, rows: int, length: int):
     """The common part of configs for pre-training on long documents."""
     config = make_base()
-    del config["loss"], config["size_loss"], config["similarity"]
+    for key in CONTRASTIVE_KEYS:
+        del config[key]
     config.batch_size, config.max_length = rows, length
     config.tokenizer = section(TOKENIZERS, "trained")
     config.row_layout = section(ROW_LAYOUTS, "packed")

@@ -2,28 +2,11 @@
 
 python -m launch.diagnose --model=M --corpus=texts.txt|pydocs [--output=folder]
 python -m launch.diagnose --model=M --corpus=C --reports="geometry(texts=500)"
-
-length_collapse: cosines of pairs of documents that are cut to each length, with and
-  without TempScale.
-positional_bias: how much insertions and removals at the start, the middle and the end
-  of a document change its embedding.
-sentence_importance: how much each sentence of a document contributes to its embedding,
-  by its position.
-low_pass: how much attention averages the tokens of a text, by depth and length.
-sticky_tokens: tokens whose insertion pulls sentences together.
-mexa: how well every depth aligns other languages with a pivot.
-limit: recall on LIMIT by the number of dimensions, and the bound of any embedding.
-redundancy: how many dimensions the tasks of --tasks need.
-geometry: anisotropy, IsoScore, intrinsic dimension, effective rank and uniformity of
-  the embeddings at every depth.
-layers: entropy, curvature and invariance of every layer (Layer by Layer), and with
-  --tasks how they go with the scores there.
-outliers: dimensions with large means in all tokens' states, and what changes if they
-  are clipped (--clip_dims).
-token_states: anisotropy, intrinsic dimension and effective rank of the states of tokens
-  at every depth, and the rank of masked ones.
 """
 
+import inspect
+import re
+import textwrap
 from pathlib import Path
 
 from absl import flags
@@ -32,12 +15,11 @@ from launch import flags as options
 from launch import main as cli
 from research.analysis.diagnostics.inputs import DiagnosticInputs, name_data
 from research.analysis.diagnostics.reports import REPORTS, Report
-from research.atomic_write import atomic_write, to_json
 from research.config_sections import bind_call, build_call, parse_calls
 from research.data.corpus import read_corpus
-from research.eval.evaluators import EVALS
+from research.eval.evaluators import EVALS, NO_MAIN_SCORE
 from research.eval.tables import markdown_page
-from research.types import Evaluator, ModelEvaluator
+from research.types import Evaluator
 
 # The reports of a run without --reports, which need nothing but a corpus.
 DEFAULT_REPORTS = (
@@ -49,7 +31,10 @@ REPORTS_FLAG = flags.DEFINE_string(
     "The reports, with their options: geometry(texts=500) | length_collapse.",
 )
 CORPUS = flags.DEFINE_string(
-    "corpus", None, "The texts: a .txt or .jsonl file, a BEIR folder, or pydocs."
+    "corpus",
+    None,
+    "The texts: a .txt file with one in each line, a .jsonl file, a BEIR folder or "
+    "pydocs.",
 )
 TASKS = flags.DEFINE_string(
     "tasks",
@@ -71,9 +56,13 @@ def main():
     # A mistake in the reports is found before the model is loaded.
     table = {name: report.measure for name, report in REPORTS.items()}
     calls = parse_calls(REPORTS_FLAG.value)
-    for call in calls:
+    for i, call in enumerate(calls):
         bind_call(table, call, None)
-    evaluators = {} if TASKS.value is None else _build_evaluators(TASKS.value)
+        if call.name in [other.name for other in calls[:i]]:
+            raise ValueError(
+                f"--reports has {call.name} twice, whose files have the same names"
+            )
+    evaluators = {} if TASKS.value is None else build_tasks(TASKS.value)
     model = options.load_model()
     options.check_plain(model, "launch.diagnose")
     texts = [] if CORPUS.value is None else read_corpus(CORPUS.value)[1]
@@ -94,15 +83,29 @@ def main():
     }
 
 
-def _build_evaluators(text: str) -> dict[str, Evaluator]:
-    """{"sts stsb": evaluator} of the calls in --tasks, named by task and data."""
-    evaluators = {}
+def build_tasks(text: str) -> dict[str, Evaluator]:
+    """{"sts stsb": evaluator} of the calls in --tasks, named by task and data.
+
+    Raises:
+        FileNotFoundError, ValueError: A call is wrong, or two tasks have one name.
+    """
+    evaluators: dict[str, Evaluator] = {}
     for call in parse_calls(text):
+        if call.name in NO_MAIN_SCORE:
+            raise ValueError(f"--tasks: {call.name} has no main score of embeddings")
         evaluator = build_call(EVALS, call)
-        if isinstance(evaluator, ModelEvaluator):
-            raise ValueError(f"--tasks: {call.name} scores no embeddings")
         data = name_data(str(call.kwargs.get("data", "")))
-        evaluators[f"{call.name} {data}".strip()] = evaluator
+        name = f"{call.name} {data}".strip()
+        # Two tasks on the same data differ in another argument.
+        if name in evaluators:
+            values = (f"{k}={v}" for k, v in call.kwargs.items() if k != "data")
+            name = " ".join([name, *values])
+        if name in evaluators:
+            raise ValueError(
+                f"--tasks has two tasks {name!r}: give files of other names, or the "
+                "folder and another split"
+            )
+        evaluators[name] = evaluator
     return evaluators
 
 
@@ -114,16 +117,37 @@ def _write(name: str, report: Report, record) -> None:
         title += f" on {source}"
     header, *rows = report.make_rows(record)
     page = markdown_page(title, header, rows)
-    with (
-        atomic_write(folder / f"{name}.json") as data,
-        atomic_write(folder / f"{name}.md") as table,
-        atomic_write(folder / f"{name}.png") as picture,
-    ):
-        data.write_text(to_json(record, indent=2) + "\n")
-        table.write_text(page)
-        report.plot(record, title, picture)
+    cli.write_page(
+        folder, name, record, page, lambda path: report.plot(record, title, path)
+    )
     cli.log(f"{page}\nwrote {folder / name}.json, .md and .png")
 
 
+def describe_reports() -> str:
+    """The reports for the help page: their calls with all options, and what they do."""
+    lines = ["Reports and their options, with the defaults:"]
+    for name, report in REPORTS.items():
+        doc = inspect.getdoc(report.measure)
+        parameters = inspect.signature(report.measure).parameters.values()
+        options = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        # An option without a default must be given.
+        defaults = [
+            repr(p.default) if p.default is not p.empty else "..." for p in options
+        ]
+        pairs = zip(options, defaults, strict=True)
+        listed = ", ".join(f"{option.name}={value}" for option, value in pairs)
+        lines += ["", f"{name}({listed})" if listed else name]
+        lines.append(textwrap.indent(doc.split("\n")[0], "  "))
+        for option in options:
+            # Its entry in the docstring, with the lines that continue it
+            entry = re.search(
+                rf"^    {option.name}: .*(\n {{8}}.*)*", doc, re.MULTILINE
+            )
+            words = " ".join(entry[0].split())
+            indents = {"initial_indent": " " * 4, "subsequent_indent": " " * 6}
+            lines.append(textwrap.fill(words, 88, **indents))
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, f"{__doc__}\n{describe_reports()}")

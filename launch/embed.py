@@ -2,6 +2,7 @@
 
 python -m launch.embed --model=M --input=texts.txt --output=vectors.npy
 python -m launch.embed --model=M --input="corpus/*.jsonl.gz" --output=vectors
+python -m launch.embed --model=M --input=train.jsonl --examples --output=vectors.npy
 
 Row i of a .npy file is the i-th text or, with --chunk, such as --chunk="late(256)", the
 i-th chunk; line i of the .ids.jsonl file beside it gives the text's id and the chunk's
@@ -12,6 +13,7 @@ that was stopped goes on when it is run again. The transform of --transform is w
 beside the vectors; codes, such as those of int8, need it.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -21,9 +23,14 @@ from launch import main as cli
 from launch.embed_folder import embed_folder, make_role_embedder, read_places
 from launch.supervise import supervise
 from research import processes
-from research.data.corpus import find_corpus
-from research.inference.quantized_vectors import store_vectors
-from research.inference.shard_files import get_ids_path, write_shard
+from research.data.corpus import (
+    CorpusText,
+    find_corpus,
+    read_example_texts,
+    read_texts,
+)
+from research.inference.index.quantized_vectors import store_vectors
+from research.inference.index.shard_files import get_ids_path, write_shard
 from research.inference.shares import split_over_processes
 from research.transforms.pipeline import FILE, save_transform
 
@@ -59,13 +66,26 @@ ALLOW_EMPTY = flags.DEFINE_bool(
     "Whether a text may be empty, as some documents of BEIR's FiQA are: its special "
     "tokens are then embedded, as launch.evaluate does.",
 )
+EXAMPLES = flags.DEFINE_bool(
+    "examples",
+    False,
+    "Whether the files hold training examples: their queries (with --role=query), or "
+    "their positives and negatives (--role=document), are embedded, each text once. "
+    "Such vectors can teach another model (config.teacher).",
+)
+COLUMNS = flags.DEFINE_string(
+    "columns",
+    "",
+    'The columns of --examples, such as "query=ask, positive=reply"; the usual names '
+    "are found without.",
+)
 NORMALIZE = flags.DEFINE_bool(
     "normalize",
     None,
     "Whether vectors are scaled to length 1. Default: as the model does.",
 )
 FILES = (".npy", ".npz")
-cli.group_flags("Texts", INPUT, ROLE, ALLOW_EMPTY)
+cli.group_flags("Texts", INPUT, ROLE, ALLOW_EMPTY, EXAMPLES, COLUMNS)
 cli.group_flags("Output", OUTPUT, SHARD_SIZE, NORMALIZE)
 
 
@@ -76,6 +96,10 @@ def main():
     output = Path(OUTPUT.value)
     if output.suffix not in (*FILES, "") and not OUTPUT.value.endswith("/"):
         raise ValueError(f"--output={output} should end in .npy, or in / for a folder")
+    if EXAMPLES.value and ROLE.value not in ("query", "document"):
+        raise ValueError(f"--examples has no texts of --role={ROLE.value}")
+    if COLUMNS.value and not EXAMPLES.value:
+        raise ValueError("--columns are those of --examples")
     # Check the flags and the input before the model is loaded.
     chunk, files = options.parse_single_chunk(), find_corpus(INPUT.value)
     if output.suffix in FILES:
@@ -83,6 +107,7 @@ def main():
     _, result = embed_folder(
         output,
         files,
+        _read_corpus,
         chunk,
         role=ROLE.value,
         shard_size=SHARD_SIZE.value,
@@ -99,7 +124,7 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
     outputs = {output.resolve(), get_ids_path(output).resolve()}
     if not outputs.isdisjoint(file.resolve() for file in files):
         raise ValueError(f"--output={output} would replace the input")
-    names, texts, places = zip(*read_places(files, ALLOW_EMPTY.value), strict=True)
+    names, texts, places = zip(*read_places(files, _read_corpus), strict=True)
     embedder = make_role_embedder(chunk, ROLE.value, NORMALIZE.value, ALLOW_EMPTY.value)
     ending = ".npz" if embedder.kind == "sparse" else ".npy"
     if output.suffix != ending:
@@ -113,7 +138,8 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
     if processes.is_first():
         if embedder.model.transform is not None:
             save_transform(embedder.model.transform, output.with_suffix(f".{FILE}"))
-        write_shard(output, store_vectors(embeddings, embedder.model.quantizer), names)
+        stored = store_vectors(embeddings, embedder.model.quantizer)
+        write_shard(output, stored, names, texts)
     result = {"output": str(output), "ids": str(get_ids_path(output))}
     if embedder.kind == "multi_vector":
         noun = "vectors" if chunk is None else "chunks"
@@ -121,6 +147,13 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
     if embedder.kind == "sparse":
         result["weights"] = embeddings.nnz
     return result | {"texts": len(texts), "dim": embedder.width}
+
+
+def _read_corpus(files: Sequence[Path]) -> Iterator[CorpusText]:
+    """Yields the texts of the files, a corpus or training examples."""
+    if EXAMPLES.value:
+        return read_example_texts(files, ROLE.value, COLUMNS.value)
+    return read_texts(files, allow_blank=ALLOW_EMPTY.value)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
 """The folder of vectors that launch.embed and launch.index make, shard by shard."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from launch import flags as options
 from launch import main as cli
 from research.data.corpus import (
+    CorpusText,
     describe_corpus,
     find_corpus,
     locate_texts,
-    read_texts,
 )
 from research.inference.embedder import Embedder
-from research.inference.vector_shards import (
+from research.inference.index.vector_shards import (
     embed_to_shards,
     list_shards,
     read_transform,
@@ -21,10 +21,14 @@ from research.inference.vector_shards import (
 from research.text.chunking import Chunking
 from research.transforms.pipeline import VectorTransform
 
+# Function of some files that yields their texts.
+ReadTexts = Callable[[Sequence[Path]], Iterable[CorpusText]]
+
 
 def embed_folder(
     output: Path,
     files: list[Path],
+    read: ReadTexts,
     chunk: Chunking | None,
     *,
     role: str = "document",
@@ -39,6 +43,7 @@ def embed_folder(
     Args:
         output: The folder.
         files: The files of the corpus.
+        read: What reads them.
         chunk: How documents are cut; None embeds them as one text.
         role: The role of the texts.
         shard_size: Number of texts of a shard.
@@ -54,7 +59,7 @@ def embed_folder(
         ValueError: The folder holds something else, or as in `embed_to_shards`.
     """
     # One pass that finds errors in the input, before hours of work.
-    described = describe_corpus(files, allow_blank=allow_empty)
+    described = describe_corpus(files, read=read)
     embedder = make_role_embedder(
         chunk, role, normalize, allow_empty, read_folder_transform(output)
     )
@@ -82,9 +87,9 @@ def embed_folder(
         manifest["dtype"] = "float32"
     # What the transform was fitted to
     if options.TRANSFORM_TEXTS.value is not None:
-        texts = describe_corpus(find_corpus([options.TRANSFORM_TEXTS.value]))
-        manifest["transform_texts"] = texts
-    texts = read_places(files, allow_empty, with_columns=format != "npy")
+        fitted_to = find_corpus([options.TRANSFORM_TEXTS.value])
+        manifest["transform_texts"] = describe_corpus(fitted_to, allow_blank=True)
+    texts = read_places(files, read, with_columns=format != "npy")
     made = embed_to_shards(embedder, texts, output, manifest, cli.log, role=role)
     return embedder, {
         "output": str(output),
@@ -137,19 +142,19 @@ def read_folder_transform(folder: Path) -> VectorTransform | None:
 
 
 def read_places(
-    files: list[Path], allow_empty: bool, *, with_columns: bool = False
+    files: list[Path], read: ReadTexts, *, with_columns: bool = False
 ) -> Iterator[tuple[Any, ...]]:
     """Yields the name, the text and the place of every text.
 
     Args:
         files: The files of the corpus.
-        allow_empty: Whether a text may be empty.
+        read: What reads them.
         with_columns: Whether the number of its file, its line and its first byte in
             the file follow, as `vector_shards.COLUMNS` names them.
     """
     if not with_columns:
-        for text in read_texts(files, allow_blank=allow_empty):
+        for text in read(files):
             yield text.name, text.text, text.place
         return
-    for text, number, offset in locate_texts(files, allow_blank=allow_empty):
+    for text, number, offset in locate_texts(files, read(files)):
         yield text.name, text.text, text.place, number, text.line, offset

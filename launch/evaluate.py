@@ -1,4 +1,4 @@
-"""Command that scores a model: all types of tasks of MTEB, long texts, perplexity.
+"""Command that scores a model: nine types of tasks of MTEB, long texts, perplexity.
 
 With --grid, the model is scored at every depth and width.
 
@@ -29,9 +29,8 @@ from launch import main as cli
 from launch.evaluate_kinds import CHUNKED_TASKS, choose_similarity
 from launch.supervise import supervise
 from research import processes
-from research.atomic_write import atomic_write, to_json
 from research.eval import compare_chunking, grid, longembed
-from research.eval.evaluators import EVALS
+from research.eval.evaluators import EVALS, NO_MAIN_SCORE
 from research.eval.suites import table
 from research.eval.tasks.sts import SIMILARITIES
 from research.inference.model import EmbeddingModel
@@ -41,11 +40,8 @@ from research.types import ModelEvaluator
 
 # Tasks that are made of several, with a table of their own.
 SUITES = ("suite", "mteb")
-# Tasks without a main score of embeddings.
-NO_GRID = (
-    *("perplexity", "geometry", "token_geometry"),
-    *("positional_bias", "length_collapse"),
-)
+# Tasks whose scores are made of no single queries, pairs or texts.
+NO_ITEMS = ("longembed", "mexa")
 # The task and its data.
 TASK = flags.DEFINE_enum(
     "task", None, [*EVALS, *SUITES], "The task that is scored.", required=True
@@ -125,6 +121,7 @@ SAMPLES = flags.DEFINE_integer(
     0,
     "The number of bootstrap samples of queries, pairs or texts for the 95 % interval "
     "of a score; 0 for no interval.",
+    lower_bound=0,
 )
 OUTPUT = cli.define_path(
     "output",
@@ -157,12 +154,12 @@ def main():
     if is_chunked and (GRID.value or TASK.value not in CHUNKED_TASKS):
         option = "--grid" if GRID.value else f"--task={TASK.value}"
         raise ValueError(f"--chunk={options.CHUNK.value} does not go with {option}")
-    if GRID.value and TASK.value in (*NO_GRID, *SUITES):
+    if GRID.value and TASK.value in (*NO_MAIN_SCORE, *SUITES):
         raise ValueError(f"--grid does not go with --task={TASK.value}")
     is_single = not GRID.value and len(chunkings) == 1
     if VECTORS.value and not (TASK.value == "retrieval" and is_single):
         raise ValueError(f"--vectors={VECTORS.value} goes with one --task=retrieval")
-    has_items = TASK.value not in ("longembed", *NO_GRID, *SUITES)
+    has_items = TASK.value not in (*NO_ITEMS, *NO_MAIN_SCORE, *SUITES)
     against.check_flags(TASK.value, is_single and has_items)
     is_plain = not (is_chunked or against.AGAINST.value)
     evaluate_compress.check_compress(TASK.value, is_plain)
@@ -173,11 +170,11 @@ def main():
     if TASK.value in SUITES:
         return _evaluate_several()
     # The task and the model; some tasks score the model itself.
-    evaluator = _choose_evaluator("cosine")
+    evaluator = _build_evaluator(SIMILARITY.value or "cosine")
     model = options.load_model(lm_head=isinstance(evaluator, ModelEvaluator))
     similarity = choose_similarity(model, TASK.value)
     if SIMILARITY.value is None and similarity != "cosine":
-        evaluator = _build_evaluator(similarity)
+        evaluator = _choose_evaluator(similarity, options.MODEL.value)
     if isinstance(evaluator, ModelEvaluator):
         return _evaluate_model(evaluator, model)
     # Scores of transforms, of every size, of every chunking, or of a single embedder.
@@ -251,9 +248,10 @@ def _evaluate_model(evaluator: ModelEvaluator, model: EmbeddingModel) -> dict:
     options.check_plain(model, f"--task={TASK.value}")
     options.check_no_transform(f"--task={TASK.value}")
     sizes = options.size_options()
-    if "clip_dims" in sizes:
-        raise ValueError(f"--clip_dims does not go with --task={TASK.value}")
-    # Depth and maximum length apply; there is no embedding width.
+    # Depth and maximum length apply; nothing is pooled.
+    for name in ("clip_dims", "dim", "pool"):
+        if name in sizes:
+            raise ValueError(f"--{name} does not go with --task={TASK.value}")
     params, cfg = model.params, model.config
     if "depth" in sizes:
         params, cfg = truncate_depth(params, cfg, sizes["depth"])
@@ -263,9 +261,11 @@ def _evaluate_model(evaluator: ModelEvaluator, model: EmbeddingModel) -> dict:
     return {"model": options.MODEL.value, "task": TASK.value, **scores}
 
 
-def _choose_evaluator(similarity: str):
+def _choose_evaluator(similarity: str, model_name: str):
     """The evaluator of --task, with --similarity or else that of a model."""
-    return _build_evaluator(SIMILARITY.value or similarity)
+    if SIMILARITY.value:
+        return _build_evaluator(SIMILARITY.value)
+    return embedders.build_for_model(_build_evaluator, similarity, model_name)
 
 
 def _build_evaluator(similarity: str):
@@ -317,15 +317,10 @@ def _write(
     # All processes have the scores.
     if not processes.is_first():
         return result
-    folder = _find_folder()
-    with (
-        atomic_write(folder / f"{name}.json") as data,
-        atomic_write(folder / f"{name}.md") as table,
-        atomic_write(folder / f"{name}.png") as picture,
-    ):
-        data.write_text(to_json(result, indent=2) + "\n")
-        table.write_text(markdown(scores, title))
-        plot(scores, title, picture)
+    page = markdown(scores, title)
+    cli.write_page(
+        _find_folder(), name, result, page, lambda path: plot(scores, title, path)
+    )
     return result
 
 

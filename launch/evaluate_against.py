@@ -17,7 +17,7 @@ from research.eval.comparison.item_values import (
     write_run,
 )
 from research.eval.comparison.significance import (
-    apply_bonferroni,
+    apply_corrections,
     compare_items,
     mark_p,
 )
@@ -48,6 +48,7 @@ SEARCHES = (
     "examples",
     "pydocs_retrieval",
     "pydocs_long",
+    "limit",
 )
 
 
@@ -78,7 +79,7 @@ def check_flags(task: str, is_single: bool) -> None:
 
 def compare_models(
     scores: Mapping[str, Any],
-    make_evaluator: Callable[[str], Evaluator],
+    make_evaluator: Callable[[str, str], Evaluator],
     chunk: Chunking | None,
     task: str,
 ) -> dict[str, Any]:
@@ -86,7 +87,8 @@ def compare_models(
 
     Args:
         scores: The scores of the model.
-        make_evaluator: Function from a similarity to the evaluator of the task.
+        make_evaluator: Function from the similarity and the name of a model to the
+            evaluator of the task.
         chunk: How documents are cut.
         task: The task.
 
@@ -99,14 +101,14 @@ def compare_models(
     """
     if not (AGAINST.value or SCORES.value or RUN.value):
         return {}
+    # An error below should not cost the score.
+    cli.log(f"{options.MODEL.value}: {scores['main_score']:.2f}")
     items = scores.item_values if isinstance(scores, TaskScores) else None
     if items is None:
         raise ValueError("this score is made of no single queries, pairs or texts")
-    # An error below should not cost the score.
-    cli.log(f"{options.MODEL.value}: {scores['main_score']:.2f}")
     _write_files(items)
-    # A comparison with each model, corrected for their number.
-    records = []
+    # A comparison with each model; several are corrected for their number.
+    records, p_values = [], []
     for name in AGAINST.value:
         if _is_file(name):
             other_items = read_item_table(Path(name).expanduser(), items)
@@ -116,13 +118,14 @@ def compare_models(
         comparison = compare_items(items, other_items)
         score = float(other_items.statistic(*other_items.values))
         record = {"model": name, "main_score": score}
-        record |= comparison.to_record()
-        if len(AGAINST.value) > 1:
-            p_value = apply_bonferroni(comparison.p_value, len(AGAINST.value))
-            record["p_bonferroni"] = p_value
-        records.append(record)
+        records.append(record | comparison.to_record())
+        p_values.append(comparison.p_value)
     if not records:
         return {}
+    if len(records) > 1:
+        for name, corrected in apply_corrections(p_values).items():
+            for record, p_value in zip(records, corrected.tolist(), strict=True):
+                record[f"p_{name}"] = p_value
     cli.log(f"\n{_format_table(scores['main_score'], records)}")
     return {"against": records}
 
@@ -146,14 +149,14 @@ def _write_files(items: ItemValues) -> None:
 
 def _score_model(
     name: str,
-    make_evaluator: Callable[[str], Evaluator],
+    make_evaluator: Callable[[str, str], Evaluator],
     chunk: Chunking | None,
     task: str,
 ) -> TaskScores:
     """The scores of another model, embedded with the options of the flags."""
     model = options.load_model(name)
     embed = make_task_embedder(model, chunk, task)
-    return make_evaluator(choose_similarity(model, task))(embed)
+    return make_evaluator(choose_similarity(model, task), name)(embed)
 
 
 def _format_table(main_score: float, records: Sequence[dict[str, Any]]) -> str:
@@ -169,13 +172,19 @@ def _format_table(main_score: float, records: Sequence[dict[str, Any]]) -> str:
                 f"{record['main_score']:.2f}",
                 f"{record['difference']:+.2f}{mark_p(p_value)}",
                 f"{record['low']:+.2f} to {record['high']:+.2f}",
-                ", ".join(f"{format_p(p)} ({k[2:]})" for k, p in tests.items()),
+                ", ".join(
+                    f"{format_p(p)} ({k[2:].replace('_', ' ')})"
+                    for k, p in tests.items()
+                ),
             ]
         )
     header = ("", "main score", "difference", "95 % interval", "p")
+    items, groups = records[0]["items"], records[0].get("groups", 0)
+    in_groups = f" in {groups:,} groups" if groups else ""
+    correction = " with Bonferroni's correction" if len(records) > 1 else ""
     note = (
-        "The difference is --model minus the other model, on the same "
-        f"{records[0]['items']:,} items; an asterisk is p < 0.05."
+        f"The difference is --model minus the other model, on the same {items:,} items"
+        f"{in_groups}; an asterisk is p < 0.05{correction}."
     )
     return f"{markdown_table(header, rows)}\n\n{note}\n"
 

@@ -1,6 +1,6 @@
 """Embedders of launch.evaluate: of all sizes, of chunkings, of stored vectors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from launch.embed_folder import read_folder_transform
 from research.data.corpus import describe_corpus, find_corpus
 from research.eval import compare_chunking, grid
 from research.inference.embedder import Embedder
-from research.inference.model import EmbeddingModel
-from research.inference.quantized_vectors import store_vectors
-from research.inference.shares import split_over_processes
-from research.inference.vector_shards import (
+from research.inference.index.quantized_vectors import store_vectors
+from research.inference.index.vector_shards import (
     check_manifest,
     read_manifest,
     read_vectors,
 )
+from research.inference.model import EmbeddingModel
+from research.inference.shares import split_over_processes
 from research.text.chunking import Chunking
 from research.types import EmbedFn, Evaluator
 
@@ -27,6 +27,27 @@ SEARCHES = (
     *("retrieval", "reranking", "examples", "pydocs_retrieval", "pydocs_long"),
     *("longembed", "limit"),
 )
+
+
+def build_for_model(
+    build: Callable[[str], Any], similarity: str, model_name: str
+) -> Any:
+    """Builds evaluators that compare vectors as a model is meant to.
+
+    Args:
+        build: Function of a similarity, which has built them with cosines before.
+        similarity: The model's.
+        model_name: Its name.
+
+    Raises:
+        ValueError: A task has no such similarity.
+    """
+    try:
+        return build(similarity)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; {model_name} is meant for {similarity}: give --similarity=cosine"
+        ) from None
 
 
 def compare_chunkings(

@@ -56,13 +56,19 @@ def evaluate_mteb(
     check_mteb()
     tasks = find_mteb_tasks(names, BENCHMARK.value)
     if data:
-        for task in read_suite(data)[0]:
+        local_tasks, unknown = read_suite(data)
+        if unknown:
+            cli.log(f"left out, as no task is known by the files: {'; '.join(unknown)}")
+        for task in local_tasks:
             tasks.append(make_mteb_task(task.task, task.name, **task.arguments))
     if not tasks:
         raise ValueError(
             "--task=mteb needs --tasks, such as --tasks=STS12,STS13, --benchmark, such "
             "as --benchmark='MTEB(eng, v2)', or --data with local files"
         )
+    titles = [task.metadata.name for task in tasks]
+    if twice := [title for i, title in enumerate(titles) if title in titles[:i]]:
+        raise ValueError(f"two tasks have the name {twice[0]}: give one of them")
     # The model, by a name and a revision of its own, and its options.
     model = options.load_model()
     embedder = options.make_embedder(model, allow_empty=True)

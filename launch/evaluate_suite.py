@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from launch import evaluate_embedders as embedders
 from launch import flags as options
 from launch import main as cli
 from launch.evaluate_embedders import quantize_embedder
@@ -36,13 +37,21 @@ def evaluate_suite(
 
     Returns:
         The scores for a table, and the JSON.
+
+    Raises:
+        FileNotFoundError, ValueError: A file is malformed, or all tasks of --model
+            failed.
     """
     tasks, unknown = read_suite(path)
     if unknown:
-        cli.log(f"no task is known by the files of {', '.join(unknown)}: left out")
+        cli.log(f"left out, as no task is known by the files: {'; '.join(unknown)}")
     # All files are read before anything is embedded.
     kind = similarity or "cosine"
-    evaluators = {kind: {task.name: task.build(kind) for task in tasks}}
+
+    def build(kind):
+        return {task.name: task.build(kind) for task in tasks}
+
+    evaluators = {kind: build(kind)}
     results: dict[str, dict[str, Any]] = {}
     # One model after another, each with the vectors of its own texts.
     for name in models:
@@ -55,9 +64,13 @@ def evaluate_suite(
         )
         kind = similarity or model.similarity
         if kind not in evaluators:
-            evaluators[kind] = {task.name: task.build(kind) for task in tasks}
+            evaluators[kind] = embedders.build_for_model(build, kind, name)
         cli.log(f"{name}:")
         results[name] = score_suite(evaluators[kind], embed, _report_task)
+        # Another model is compared on what it has.
+        errors = [scores.get("error") for scores in results[name].values()]
+        if name == models[0] and all(errors):
+            raise ValueError(f"no task has a score; {errors[0]}")
     # [M, T] main scores
     scores = [
         [results[name][task.name].get("main_score", np.nan) for task in tasks]
@@ -87,9 +100,14 @@ def _compare_tasks(results: Results, models: list[str]) -> dict[str, dict[str, f
             sides = results[models[0]][task], scores
             # Tasks that failed, or have no items, have no p.
             items = [s.item_values for s in sides if isinstance(s, TaskScores)]
-            if len(items) == 2 and None not in items:
+            if len(items) < 2 or None in items:
+                continue
+            try:
                 p_value = compare_items(*items).p_value
-                p_values.setdefault(name, {})[task] = p_value
+            except ValueError as error:  # such as texts without a correlation
+                cli.log(f"  {task} has no p: {error}")
+                continue
+            p_values.setdefault(name, {})[task] = p_value
     return p_values
 
 

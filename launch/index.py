@@ -21,10 +21,10 @@ from launch import main as cli
 from launch.embed_folder import embed_folder
 from launch.supervise import supervise
 from research import processes
-from research.data.corpus import find_corpus
-from research.inference.faiss_index import build_index
-from research.inference.shard_files import import_pyarrow
-from research.inference.vector_shards import read_vectors
+from research.data.corpus import find_corpus, read_texts
+from research.inference.index.faiss_index import build_index
+from research.inference.index.shard_files import import_pyarrow
+from research.inference.index.vector_shards import read_vectors
 from research.transforms.codebooks import import_faiss
 
 INPUT = flags.DEFINE_multi_string(
@@ -71,6 +71,7 @@ def main():
     embedder, result = embed_folder(
         output,
         files,
+        partial(read_texts, allow_blank=ALLOW_EMPTY.value),
         chunk,
         shard_size=SHARD_SIZE.value,
         allow_empty=ALLOW_EMPTY.value,

@@ -8,11 +8,12 @@ import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 
-from research.atomic_write import to_json
+from research.atomic_write import atomic_write, to_json
 from research.processes import explain_lost_process, is_first, is_joined, leave
 
 VIRTUAL = "--xla_force_host_platform_device_count"  # several devices on one CPU
@@ -235,6 +236,28 @@ def keep_programs() -> None:
             os.environ[name.upper()] = str(value)
             if "jax" in sys.modules:
                 sys.modules["jax"].config.update(name, value)
+
+
+def write_page(
+    folder: Path, name: str, record: Mapping, page: str, plot: Callable[[Path], object]
+) -> None:
+    """Writes a record as JSON, its table as Markdown and its picture as PNG.
+
+    Args:
+        folder: Folder of the files.
+        name: Their name, without the endings.
+        record: Content of the JSON file.
+        page: Content of the Markdown file.
+        plot: Function that writes the picture to a path.
+    """
+    with (
+        atomic_write(folder / f"{name}.json") as data,
+        atomic_write(folder / f"{name}.md") as table,
+        atomic_write(folder / f"{name}.png") as picture,
+    ):
+        data.write_text(to_json(record, indent=2) + "\n")
+        table.write_text(page)
+        plot(picture)
 
 
 def log(line: str) -> None:

@@ -14,7 +14,7 @@ from absl import flags
 from launch import flags as options
 from launch import main as cli
 from research.analysis import layer_pruning
-from research.data.pair_batches import make_pair_batches
+from research.data.pairs.pair_batches import make_pair_batches
 from research.data.sources import SOURCES
 
 DATA = flags.DEFINE_string(

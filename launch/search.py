@@ -23,16 +23,16 @@ from launch.supervise import supervise
 from research import processes
 from research.data.corpus import read_corpus
 from research.eval.bm25 import bm25
-from research.inference.faiss_index import has_index, search_index
 from research.inference.fusion import fuse_rankings, parse_fusion
-from research.inference.quantized_vectors import store_vectors
-from research.inference.search import rank_documents
-from research.inference.shares import split_over_processes
-from research.inference.vector_shards import (
+from research.inference.index.faiss_index import has_index, search_index
+from research.inference.index.quantized_vectors import store_vectors
+from research.inference.index.vector_shards import (
     check_manifest,
     read_manifest,
     read_vectors,
 )
+from research.inference.search import rank_documents
+from research.inference.shares import split_over_processes
 from research.types import MultiVectors
 
 CORPUS = flags.DEFINE_string(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from research.data.corpus import find_corpus, read_text_at, read_texts
-from research.inference.vector_shards import read_manifest, read_text_rows
+from research.inference.index.vector_shards import read_manifest, read_text_rows
 
 
 def find_texts(

@@ -11,23 +11,29 @@ BOUNDS = {
         limit.queries limit.widths sticky_tokens.pairs float8.scale pq.parts
         norm_eps rope_theta score_range count rank clusters heads latents mult patterns
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
-        samples_per_label experiments repetitions texts_per_repetition
+        samples_per_label cluster_size experiments repetitions texts_per_repetition
         token_geometry.tokens token_states.tokens outliers.threshold outliers.controls
+        words documents texts sentences views
+        teacher_temperature stella.widths refresh.every refresh.negatives dynamic.every
+        dynamic.negatives dynamic.ratio dynamic.replacements
+        random.every random.negatives
         """,
     "at least 0": """
-        learning_rate warmup weight_decay clip_norm micro_batch limit min_chars samples
-        queries max_texts angle_weight cosine_weight in_batch_weight hard_weight
+        learning_rate focal warmup weight_decay clip_norm micro_batch limit min_chars
+        samples queries max_texts angle_weight cosine_weight in_batch_weight hard_weight
         kl_weight last_weight prior_weight bag_weight weight weights triplet.margin
         sticky_tokens.tokens window cycle min_length num_kv_heads head_dim num_experts
-        st5_adaptive.kl_temperature st6_adaptive.kl_temperature
         query_tokens document_tokens query_length document_length flops.query
-        flops.document binary.rescore
+        flops.document binary.rescore retrieval
+        st5_adaptive.kl_temperature st6_adaptive.kl_temperature hardness positive_margin
+        stella.margin gist.margin similarity_weight relative_weight distance_weight
+        head_width mixed_pairs dynamic.skip dynamic.max_score
         """,
     "in 0 ... 1": """
         betas ratio ratios replace decoder_ratio short_probability size
         rope_fraction
         """,
-    "at least 0 and below 1": "dropout attention_dropout mask_share",
+    "at least 0 and below 1": "dropout attention_dropout decay mask_share",
     # NumPy's seeds are not negative, JAX's and scikit-learn's have 32 bits
     "in 0 ... 2^32 - 1": "seed",
 }

@@ -76,6 +76,10 @@ def build(table: Table, config: Mapping[str, Any], *args):
     return bind(table, config)(*args)
 
 
+def build_nothing(*context: Any) -> None:
+    """What a section named "none" builds."""
+
+
 class Call(NamedTuple):
     """A call parsed from text, not executed yet: `name(*args, **kwargs)`."""
 
@@ -129,6 +133,15 @@ def parse_section(table: Table, text: str) -> ml_collections.ConfigDict:
             argument is unknown, missing, of another type or not named.
     """
     return _make_section(table, parse_call(text))
+
+
+def parse_section_list(table: Table, text: str) -> list[ml_collections.ConfigDict]:
+    """Parses "infonce(temperature=0.02) | spread_out()" into sections, in order.
+
+    Raises:
+        ValueError: As `parse_section`, for any of the calls.
+    """
+    return [_make_section(table, call) for call in parse_calls(text)]
 
 
 def parse_sections(table: Table, text: str) -> ml_collections.ConfigDict:

@@ -291,7 +291,7 @@ def _identity(x):
     return x
 
 
-def map_over_data(fn: Callable[..., Any], *arguments: Any) -> Any:
+def map_over_data(fn: Callable[..., Any], *arguments: Any, average: bool = True) -> Any:
     """Calls a function on each device's share of the arguments, and averages results.
 
     Within it, `gather_rows` exchanges rows with the other devices. Without a mesh, with
@@ -299,12 +299,14 @@ def map_over_data(fn: Callable[..., Any], *arguments: Any) -> Any:
     called once, on everything.
 
     Args:
-        fn: Function of the arguments, which returns a tree of float32 means over rows.
+        fn: Function of the arguments, which returns a tree of float32 means over rows
+            or, without `average`, of arrays [n, ...].
         *arguments: Trees of arrays [N, ...], split over the mesh by their leading axis;
             PRNG keys and scalars are equal on all devices.
+        average: Whether the results are averaged, or stay split over the mesh.
 
     Returns:
-        The tree of means over the rows of all devices.
+        The tree of means over the rows of all devices, or of the rows themselves.
     """
     devices, axes = count_batch_devices(), _ambient_batch_axes()
     leaves = [x for x in jax.tree.leaves(arguments) if x.ndim]
@@ -312,12 +314,16 @@ def map_over_data(fn: Callable[..., Any], *arguments: Any) -> Any:
         return fn(*arguments)
 
     def run(*shares):
-        return jax.tree.map(lambda x: jax.lax.pmean(x, axes), fn(*shares))
+        results = fn(*shares)
+        if not average:
+            return results
+        return jax.tree.map(lambda x: jax.lax.pmean(x, axes), results)
 
     # Devices along 'model' compute the same: XLA on CPU cannot add bfloat16 rows where
     # it splits some axes by itself
     specs = jax.tree.map(lambda x: P(axes) if x.ndim else P(), arguments)
-    split = jax.shard_map(run, in_specs=specs, out_specs=P())
+    out_specs = P() if average else P(axes)
+    split = jax.shard_map(run, in_specs=specs, out_specs=out_specs)
     return split(*arguments)
 
 

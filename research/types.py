@@ -91,6 +91,14 @@ class TokenizerInfo(NamedTuple):
     min_length: int = 1
 
 
+@jax.tree_util.register_static
+class LossName(str):
+    """Call text of a loss, such as "cosent(scale=20)", in a tree of arrays.
+
+    It is part of the tree's structure: a training step is compiled once for each.
+    """
+
+
 class Labels(NamedTuple):
     """Labels of the pairs of a batch; an unknown field is None.
 
@@ -99,11 +107,41 @@ class Labels(NamedTuple):
         query_id: [B, 2] uint32, a 64-bit hash of the query's text (or of the pair's
             group) as two halves; pairs with equal ids are never each other's negatives.
         document_id: [B*K, 2] uint32, the same for the documents' texts.
+        progress: [B] float32, the part of the run that is done, the same for all pairs.
+        draw: [B] uint32, a random number of the run and the step, the same for all
+            pairs, as the seed of a loss that draws.
+        loss: The loss of the pairs' source; None for that of the config.
+        query_vector: [B, E] float32, a teacher's vectors of the queries.
+        document_vector: [B*K, E] float32, the same for the documents.
+        query_projection: [B, E] the model's own embeddings of the queries, projected to
+            be compared with `query_vector`; None for the embeddings themselves.
+        document_projection: [B*K, E] the same for the documents.
     """
 
     score: Array | None = None
     query_id: Array | None = None
     document_id: Array | None = None
+    progress: Array | None = None
+    draw: Array | None = None
+    loss: LossName | None = None
+    query_vector: Array | None = None
+    document_vector: Array | None = None
+    query_projection: Array | None = None
+    document_projection: Array | None = None
+
+
+class TeacherTexts(NamedTuple):
+    """The texts of a batch as tokens of a teacher that embeds them within the step.
+
+    Attributes:
+        tokens: Tokens of rows; the teacher's tokenizer and lengths are its own.
+        query_index: [B] int32 index of each query's vector, as in Batch.
+        document_index: [B*K] int32, the same for documents.
+    """
+
+    tokens: Tokens
+    query_index: Array
+    document_index: Array
 
 
 class Batch(NamedTuple):
@@ -116,12 +154,14 @@ class Batch(NamedTuple):
         document_index: [B*K] int32, the same for documents; entry i*K is query i's
             positive, the next K-1 are its hard negatives.
         labels: Labels of the pairs.
+        teacher: The same texts for a teacher; None without one inside the step.
     """
 
     tokens: Tokens
     query_index: Array
     document_index: Array
     labels: Labels
+    teacher: TeacherTexts | None = None
 
 
 class MultiVectors(NamedTuple):
@@ -187,12 +227,19 @@ class TrainState:
         frozen: Parameters that are not trained: base weights under LoRA, a teacher's
             weights, running statistics.
         opt_state: State of the optimizer, an `optax.OptState`.
+        average: Average of the trained parameters over some steps; None for none.
     """
 
     step: Array
     params: Params
     frozen: Params
     opt_state: Any  # importing optax takes a quarter of a second
+    average: Params | None = None
+
+    @property
+    def model_params(self) -> Params:
+        """The parameters that are evaluated and saved as the model's."""
+        return self.params if self.average is None else self.average
 
 
 # pool(tokens [B, S, D], mask [B, M, S]) -> [B, M, D], one vector per text of a row.
@@ -265,12 +312,15 @@ class ItemValues(NamedTuple):
             items, too.
         make_run: Function () -> {query id: {document id: score}}, the rankings of a
             search; None for a task without.
+        groups: [N] names of groups of items that depend on each other, such as queries
+            about one document; None if all are independent.
     """
 
     names: Sequence[str]
     values: tuple[Any, ...]
     statistic: Callable[..., float]
     make_run: Callable[[], Mapping[str, Mapping[str, float]]] | None = None
+    groups: Sequence[str] | None = None
 
 
 class TaskScores(dict):

@@ -197,8 +197,8 @@ def fuzz_beir(rng, folder):
 
 def fuzz_vectors(rng, folder):
     """Folders of vectors: their rows and names, or a refusal."""
-    from research.inference.shard_files import write_shard
-    from research.inference.vector_shards import (
+    from research.inference.index.shard_files import write_shard
+    from research.inference.index.vector_shards import (
         check_manifest,
         read_manifest,
         read_text_rows,
@@ -220,6 +220,7 @@ def fuzz_vectors(rng, folder):
             folder / f"vectors-{i:05}-of-00002.npy",
             part,
             [f"n{j + 4 * i}" for j in range(len(part))],
+            [f"text {j + 4 * i}" for j in range(len(part))],
         )
     (folder / "manifest.json").write_text(json.dumps(manifest))
     path = rng.choice(sorted(folder.iterdir()))

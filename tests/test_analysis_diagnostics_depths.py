@@ -1,10 +1,12 @@
 """The diagnostics of vectors and of token states by depth, on a tiny model."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
+import scipy
 from matplotlib.figure import Figure
 from test_eval_bias_documents import TOKENIZER, corpus
 
@@ -87,8 +89,12 @@ def test_the_figure_of_the_geometry(tmp_path, pictures):
     record = measure_geometry(x, range(13))
     axes = check_report("geometry", record, pictures, tmp_path / "x.png")
     for panel, name in ((2, "isoscore"), (3, "intrinsic_dimension")):
-        curve, noise = axes[panel].lines
+        curve, second, noise, second_noise = axes[panel].lines
         np.testing.assert_allclose(curve.get_ydata(), record[name])
+        other = {"isoscore": "partition_score"}.get(name, "levina_bickel")
+        np.testing.assert_allclose(second.get_ydata(), record[other])
+        assert second_noise.get_ydata()[0] == record["gaussian"][other]
+        assert second_noise.get_color() == second.get_color() != curve.get_color()
         assert noise.get_ydata()[0] == record["gaussian"][name]
     with pytest.raises(ValueError, match="4 different texts are too few"):
         measure_geometry(np.ones((4, 2, 3)), (0, 1))
@@ -106,6 +112,9 @@ def test_token_states_by_depth(inputs, tmp_path, pictures):
     plain = REPORTS["token_states"].measure(inputs, texts=40, tokens=150, mask_share=0)
     assert plain["svd_anisotropy"] == record["svd_anisotropy"]
     assert "mask_effective_rank" not in plain
+    # With a mask on every token, none is left to compare with.
+    masks = REPORTS["token_states"].measure(inputs, texts=40, tokens=150, mask_share=1)
+    assert "mask_effective_rank" not in masks
 
 
 def test_layers_and_how_they_go_with_a_task(inputs, tmp_path, pictures):
@@ -113,20 +122,28 @@ def test_layers_and_how_they_go_with_a_task(inputs, tmp_path, pictures):
     axes = check_report("layers", record, pictures, tmp_path / "x.png")
     scores = record["scores"]["pairs"]
     np.testing.assert_allclose(axes[6].lines[0].get_ydata(), scores)
-    # Three depths: a rank correlation is one of four values.
-    for values in record["correlations"].values():
-        assert np.abs(np.abs(values["pairs"]) - [0, 0.5, 1]).min() < 1e-9
+    for name, values in record["correlations"].items():
+        expected = scipy.stats.spearmanr(record[name], scores).statistic
+        assert values["pairs"] == pytest.approx(expected)
+    assert len({values["pairs"] for values in record["correlations"].values()}) > 1
     assert record["summary"]["best_depth"] == {"pairs": int(np.argmax(scores))}
     with pytest.raises(ValueError, match="layers of 1 views"):
         REPORTS["layers"].measure(inputs, views=1)
 
 
-def test_a_task_without_a_main_score_is_named():
-    def embed(texts, role):
-        return np.ones((len(texts), 2, 3))
+def test_each_depth_is_scored_by_its_own_vectors():
+    calls = []
 
-    with pytest.raises(ValueError, match="the task geometry x has no main score"):
-        score_depths(embed, {"geometry x": lambda embed: {"rank": 1.0}}, 2)
+    def embed(texts, role):
+        calls.append(role)
+        return np.arange(2 * len(texts) * 3.0).reshape(len(texts), 2, 3)
+
+    def score(embed):
+        return {"main_score": embed(["a", "b"], "query")[1, 2]}
+
+    expected = [8 / np.linalg.norm([6, 7, 8]), 11 / np.linalg.norm([9, 10, 11])]
+    assert score_depths(embed, {"x": score}, 2)["x"] == pytest.approx(expected)
+    assert calls == ["query"]
 
 
 def test_a_planted_outlier_is_found_and_clipped(inputs, tmp_path, pictures):
@@ -148,6 +165,15 @@ def test_a_planted_outlier_is_found_and_clipped(inputs, tmp_path, pictures):
     assert [text.get_text() for text in axes[0].texts] == [str(OUTLIER)]
     for panel, values in ((1, record["clipped_mean_cosine"]), (2, scores["clipped"])):
         np.testing.assert_allclose(axes[panel].lines[1].get_ydata(), values)
+
+
+def test_outliers_are_those_of_all_dimensions(inputs):
+    narrow = replace(inputs, model=inputs.model._replace(dim=8))
+    record = REPORTS["outliers"].measure(narrow, texts=40)
+    assert len(record["deviations"]) == 16
+    for name, option in (("outliers", "dim"), ("token_states", "pool")):
+        with pytest.raises(ValueError, match=f"--{option} .* with the report {name}"):
+            REPORTS[name].measure(replace(inputs, sizes={option: 8}))
 
 
 def test_deviations_and_controls():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from research.analysis.diagnostics.mexa import list_mexa, measure_mexa
+from research.analysis.diagnostics.mexa import list_mexa, measure_mexa, report_mexa
 from research.eval.bias.mexa import score_cosines, score_translations
 
 
@@ -47,6 +47,22 @@ def test_a_language_that_is_aligned_better_scores_more():
     assert [row[0] for row in rows[:3]] == ["near", "mid", "far"]
     assert {len(row) for row in rows} == {len(header)}
     assert rows[0][2:5] == ["1.000", "1", "1.000"]
+
+
+def test_a_language_with_few_sentences_has_no_retrieval():
+    pairs, embed = languages({"near": 0.1, "mid": 1.5, "few": 0.1})
+    pairs["few"] = tuple(texts[:30] for texts in pairs["few"])
+
+    def embed_some(texts, role):
+        return embed(texts, role)[: len(texts)]
+
+    record = measure_mexa(embed_some, pairs, 20)
+    assert list(record["retrieval"]) == ["near", "mid"] and len(record["mexa"]) == 3
+    header, *rows = list_mexa(record)
+    assert {len(row) for row in rows} == {len(header)}
+    assert rows[0][-1] == "1.000" and rows[2][-1] == ""
+    with pytest.raises(ValueError, match="retrieval=50: the retrieval task needs as"):
+        report_mexa(None, data="x", retrieval=50)
 
 
 def test_one_sentence_has_no_mexa():

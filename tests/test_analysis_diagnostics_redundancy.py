@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from research.analysis.diagnostics import redundancy
 from research.analysis.diagnostics.redundancy import (
     choose_dims,
     list_redundancy,
@@ -43,6 +44,23 @@ def test_a_task_keeps_its_score_in_the_dimensions_that_matter():
     assert json.loads(json.dumps(record)) == record
     header, *rows = list_redundancy(record)
     assert {len(row) for row in rows} == {len(header)} and rows[0][-2].endswith(" %")
+
+
+def test_a_score_of_0_has_no_shares_and_isoscore_is_that_of_all_texts(monkeypatch):
+    def embed(texts, role):
+        return VECTORS[:32] if role == "query" else VECTORS * 0 + np.arange(16) * 1.0
+
+    def score(embed):
+        embed(range(64), "document"), embed(range(32), "query")
+        return {"main_score": 0.0}
+
+    monkeypatch.setattr(redundancy, "MAX_ISOSCORE_TEXTS", 48)
+    record = measure_redundancy(embed, {"task": score}, choose_dims(16))
+    task = record["tasks"]["task"]
+    assert np.isnan(task["quarter"]) and task["leading"] == [0] * 4
+    assert list_redundancy(record)[1][-2] == "nan %"
+    # The first 48 texts have one vector, whose IsoScore is 0.
+    assert task["isoscore"] > 0.02
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from research.analysis.diagnostics.sentence_importance import (
     list_sentence_importance,
     measure_sentence_importance,
     plot_sentence_importance,
     regress_document,
+    report_sentence_importance,
     split_groups,
     split_sentences,
 )
+from research.eval.bias.documents import make_word_tokenizer
 
 
 def vector(sentence):
@@ -94,11 +98,39 @@ def test_sentences_and_groups_of_documents():
         split_groups(paragraphs[:9], 12)
 
 
-def test_the_table_and_the_picture_show_the_slopes(tmp_path):
+def test_the_table_and_the_picture_show_the_slopes(tmp_path, monkeypatch):
     group = measure_sentence_importance(weighted(lambda *_: 1.0), documents())
     record = {"groups": {"5-14": {"too_long": 0.1, **group}}}
     _, written, shuffled = list_sentence_importance(record)
     assert written[:3] == ["5-14", "30", "as written"] and written[-1] == "10 %"
     assert f"{group['shuffled']['slope']:+.3f}" in shuffled[3]
+    pictures = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda picture, *_, **__: pictures.append(picture)
+    )
     plot_sentence_importance(record, "a title", tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    points, line = pictures[0].axes[1].lines
+    np.testing.assert_allclose(points.get_ydata(), group["shuffled"]["by_position"])
+    slope = np.diff(line.get_ydata())[0]
+    assert slope == pytest.approx(group["shuffled"]["slope"])
+
+
+def test_documents_with_more_sentences_than_dimensions_are_left_out():
+    class Embedder:
+        width = 16
+
+        def __call__(self, texts, role):
+            return weighted(lambda *_: 1.0)(texts, role)[:, : self.width]
+
+    inputs = SimpleNamespace(
+        model=SimpleNamespace(tokenizer=make_word_tokenizer()),
+        seed=0,
+        list_texts=lambda: [f"A {i}. B {i}. C {i}." for i in range(200)],
+        document_room=lambda: 1_000,
+        make_embedder=Embedder,
+    )
+    record = report_sentence_importance(inputs, documents=20)
+    assert list(record["groups"]) == ["5-14"]
+    Embedder.width = 4
+    with pytest.raises(ValueError, match="fewer sentences than its 4 dimensions"):
+        report_sentence_importance(inputs, documents=20)

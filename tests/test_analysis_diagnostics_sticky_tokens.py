@@ -3,6 +3,7 @@ import zlib
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from test_eval_bias_documents import TOKENIZER
 
 from research.analysis.diagnostics.insertions import (
@@ -62,14 +63,20 @@ def test_a_planted_token_is_found_and_one_without_effect_is_not():
     assert ["'stick'", "strong"] in [row[::3] for row in list_sticky_tokens(record)]
 
 
-def test_the_picture_shows_tokens_with_signs(tmp_path):
+def test_the_picture_shows_tokens_with_signs(tmp_path, monkeypatch):
     rows = [
         {"token": token, "score": 1.0, "p": p, "label": "strong"}
         for token, p in (("$x_1$", 0.9), ("##ing", 0.7))
     ]
     record = {"checked": rows, "strong": 2, "candidates": 100}
+    pictures = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda picture, *_, **__: pictures.append(picture)
+    )
     plot_sticky_tokens(record, "a title", tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 5_000
+    (axes,) = pictures[0].axes
+    assert [bar.get_width() for bar in axes.patches] == [0.9, 0.7]
+    assert [x.get_text() for x in axes.get_yticklabels()] == [r"\$x_1\$", "##ing"]
 
 
 def test_pairs_are_spread_over_the_similarities():

@@ -37,6 +37,8 @@ def test_every_bound_is_that_of_an_argument_and_fits_the_defaults():
         ("encoder", "bert", "dropout", 1.0, "at least 0 and below 1"),
         ("data", "files", "score_range", 0.0, "above 0"),
         ("tuning", "lora", "rank", 0, "above 0"),
+        ("evals", "geometry", "texts", -5, "above 0"),
+        ("evals", "mexa", "sentences", 0, "above 0"),
     ],
 )
 def test_a_number_beyond_its_bound_is_refused(key, name, argument, value, bound):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from configs.common import make_base, parse_arg
@@ -21,6 +22,7 @@ from research.experiment.config_keys import (
 )
 from research.experiment.initialization import ENCODERS
 from research.experiment.workdir import prepare_run
+from research.inference.index.shard_files import write_shard
 from research.interop import load
 from research.models.config import CHOICES
 from research.models.positions.methods import POSITION_METHODS
@@ -168,6 +170,26 @@ def test_data_may_move_while_a_run_goes_on(tmp_path, cache):
         prepare_run(recipe, workdir, cache=cache)
 
 
+def test_vectors_of_a_teacher_may_move_and_not_change(tmp_path, cache):
+    rows = [{"query": f"q{i}", "positive": f"p{i}"} for i in range(8)]
+    texts = [text for row in rows for text in row.values()]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe, workdir = config("separate"), tmp_path / "run"
+    path = str(tmp_path / "pairs.jsonl")
+    recipe.data = {"own": section(SOURCES, "files", path=path)}
+    vectors = np.random.default_rng(0).normal(size=(16, 48)).astype(np.float32)
+    for name in ("a", "b"):
+        file = tmp_path / f"{name}.npy"
+        write_shard(file, vectors, texts, texts)
+        sides = f"queries='{file}', documents='{file}'"
+        replace_section(recipe, "teacher", f"vectors({sides})")
+        prepare_run(recipe, workdir, cache=cache)
+        (workdir / "checkpoints" / "2").mkdir(parents=True, exist_ok=True)
+    write_shard(file, vectors + 1, texts, texts)
+    with pytest.raises(ValueError, match="content of data 'config.teacher' has chan"):
+        prepare_run(recipe, workdir, cache=cache)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -304,12 +326,21 @@ def test_every_option_builds_by_a_flag(
 ):
     new = with_section(recipe, key, name)
     if key == "loss":
-        # Scores for the losses that learn from them, and hard negatives
+        # Scores for the losses that learn from them, hard negatives, a teacher
         texts = {"sentence1": "a", "sentence2": "b", "negative": "c"}
-        rows = [json.dumps({**texts, "score": i % 2}) for i in range(16)]
+        by_document = name in ("teacher_kl", "margin_mse")
+        scores = [[0.5, 0.1]] if by_document else [0, 1]
+        rows = [
+            json.dumps({**texts, "score": scores[i % len(scores)]}) for i in range(16)
+        ]
         path = tmp_path / "pairs.jsonl"
         path.write_text("\n".join(rows))
-        count = int("triplet" in name)
+        count = int("triplet" in name or by_document)
+        texts, vectors = ["a", "b", "c"], np.eye(3, 48, dtype=np.float32)
+        write_shard(tmp_path / "v.npy", vectors, texts, texts)
+        file = str(tmp_path / "v.npy")
+        call = f"vectors(queries='{file}', documents='{file}')"
+        replace_section(new, "teacher", call)
         replace_section(new, "data.pairs", f"files(path='{path}', negatives={count})")
     if (key, name) == ("row_layout", "spans"):
         replace_section(new, "objective", "cot_mae()")

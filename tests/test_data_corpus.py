@@ -9,6 +9,7 @@ from research.data.corpus import (
     find_corpus,
     locate_texts,
     read_corpus,
+    read_example_texts,
     read_text_at,
     read_texts,
 )
@@ -31,7 +32,7 @@ def test_a_text_is_read_alone(tmp_path):
     with gzip.open(tmp_path / "c.txt.gz", "wt") as file:
         file.write("packed")
     files = [plain, records, tmp_path / "c.txt.gz"]
-    located = list(locate_texts(files))
+    located = list(locate_texts(files, read_texts(files)))
     assert [text for text, _, _ in located] == list(read_texts(files))
     assert [number for _, number, _ in located] == [0, 0, 0, 1, 1, 2]
     offsets = [offset for *_, offset in located]
@@ -60,7 +61,7 @@ def test_beir_folder_gzipped(tmp_path):
     "name,content,message",
     [
         ("a.txt", "", "is empty"),
-        ("a.txt", "one\n\n", "line 2: text is empty"),
+        ("a.txt", "\n \n", "a.txt has blank lines only"),
         ("a.jsonl", '{"body": "x"}\n', "line 1: no column text; found body"),
         ("a.jsonl", '{"text": ""}\n', "line 1: text is empty"),
         ("a.jsonl", '{"text": null}\n', "line 1: text is null, not a text"),
@@ -89,6 +90,15 @@ def test_texts_are_as_they_are_in_the_file(tmp_path):
     assert read_corpus(tmp_path / "a.csv")[1] == texts
     (tmp_path / "a.tsv").write_text('text\n a "b\rc \r\n', newline="")
     assert read_corpus(tmp_path / "a.tsv")[1] == [' a "b\rc ']
+
+
+def test_blank_lines_of_text_files_are_no_texts(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\none\n \n\ntwo\r\n")
+    assert read_corpus(path) == (["2", "5"], ["one", "two"])
+    # Where each line has its vector, none may be left out.
+    with pytest.raises(ValueError, match="a.txt line 1: text is empty"):
+        list(read_texts([path]))
 
 
 def test_empty_texts_are_read_where_they_may_be(tmp_path):
@@ -133,3 +143,23 @@ def test_a_corpus_is_described_by_its_texts(tmp_path):
 def test_a_field_may_be_a_long_document(tmp_path, name):
     (tmp_path / name).write_text("text\n" + "the old house " * 10_000 + "\na b\n")
     assert [len(text) for text in read_corpus(tmp_path / name)[1]] == [140_000, 3]
+
+
+def test_examples_give_the_texts_of_a_role_once(tmp_path):
+    rows = [
+        {"query": "q", "positive": "a", "negative": ["b", "c"]},
+        {"query": "q", "positive": "c", "negative": ["d"]},
+    ]
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    queries, documents = (
+        [(text.name, text.text) for text in read_example_texts([path], role)]
+        for role in ("query", "document")
+    )
+    assert queries == [("train.jsonl:1.0", "q")]
+    assert [text for _, text in documents] == ["a", "b", "c", "d"]
+    assert documents[-1][0] == "train.jsonl:2.1"
+    (described,) = describe_corpus(
+        [path], read=lambda files: read_example_texts(files, "document")
+    )
+    assert described["texts"] == 4

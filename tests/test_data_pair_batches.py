@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 
 import jax
@@ -5,7 +6,8 @@ import numpy as np
 import pytest
 
 from research.data.examples import Example
-from research.data.pair_batches import make_pair_batches
+from research.data.pairs.pair_batches import make_pair_batches
+from research.data.pairs.text_vectors import TextVectors
 from research.data.sources import Source
 from research.objectives.gradcache import count_chunks
 from research.text.prompts import PROMPTS
@@ -127,7 +129,7 @@ def test_shapes_and_dtypes(make):
         assert batch.query_index.shape == (8,)
         assert batch.document_index.shape == (documents,)
         kinds = [a.dtype.name for a in jax.tree.leaves(batch) if a.dtype != np.float32]
-        assert kinds == ["int32", "int32", "bool", "int32", "int32", "uint32", "uint32"]
+        assert kinds == [*["int32"] * 2, "bool", *["int32"] * 2, *["uint32"] * 3]
         scored = batch.labels.score is not None
         assert scored == (batches.source_name(step) == "b")
         if scored:
@@ -235,6 +237,102 @@ def test_rows_are_full_on_any_number_of_devices(tokenizer, tmp_path):
             x.size for x in segment_ids
         )
         assert full > share
+
+
+def clustered(counts=(12, 9, 11, 8)):
+    """A source of clear clusters, its vectors by text, each query's cluster."""
+    made = dataclasses.replace(source(sum(counts)), cluster_size=10)
+    groups = np.random.default_rng(0).permutation(np.repeat(np.arange(4), counts))
+    noise = np.random.default_rng(1).normal(0, 0.01, (len(groups), 8))
+    vectors = (np.eye(8)[groups] + noise).astype("f4")
+    sides = [
+        [row.query for row in made.examples],
+        [row.positives[0] for row in made.examples],
+    ]
+    owner = dict(zip(map(tuple, hash_texts(sides[0]).tolist()), groups, strict=True))
+    documents = [text for row in made.examples for text in row.negatives]
+    sides[1] += documents
+    both = np.concatenate([vectors, np.ones((len(documents), 8), "f4")])
+    files = [
+        TextVectors(name, hash_texts(texts), x)
+        for name, texts, x in zip("qd", sides, (vectors, both), strict=True)
+    ]
+    return made, files, owner
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+def test_batches_are_drawn_within_clusters(make, sides):
+    made, files, owner = clustered()  # 40 examples
+    options = {"cluster_vectors": {"x": files[:sides]}}
+    batches = make({"x": made}, batch_size=4, **options)
+    steps = [
+        [tuple(h) for h in batches(step).labels.query_id.tolist()] for step in range(30)
+    ]
+    for epoch in (steps[:10], steps[10:20], steps[20:]):
+        assert len({h for step in epoch for h in step}) == 40
+    # Only the batches at the end of a cluster have examples of two of them
+    counts = [len({owner[h] for h in step}) for step in steps]
+    assert max(counts) <= 2 and np.mean(counts) < 1.5
+    again = make({"x": made}, batch_size=4, **options)
+    np.testing.assert_array_equal(
+        again(17).labels.query_id, batches(17).labels.query_id
+    )
+    # An epoch has full batches only, and leaves out other examples each time
+    batches = make({"x": made}, batch_size=16, **options)
+    seen = [
+        {
+            tuple(h)
+            for s in (2 * e, 2 * e + 1)
+            for h in batches(s).labels.query_id.tolist()
+        }
+        for e in range(6)
+    ]
+    assert all(len(epoch) == 32 for epoch in seen) and len(set.union(*seen)) == 40
+
+
+def test_vectors_that_do_not_fit_are_one_sentence(make):
+    made, (queries, documents), _ = clustered()
+    nan = np.full((40, 8), np.nan, "f4")
+    narrow = documents.vectors[:, :4]
+    for files, message in (
+        (
+            [queries._replace(hashes=queries.hashes + np.uint32(1))],
+            "q has no vector of 40 of the source's 40 queries",
+        ),
+        ([queries._replace(vectors=nan)], "q has vectors that are not finite"),
+        ([queries, documents._replace(vectors=narrow)], "have 8 and 4 dims"),
+    ):
+        with pytest.raises(ValueError, match=f"data 'x': .*{message}"):
+            make({"x": made}, cluster_vectors={"x": files})
+
+
+def test_weights_grow_with_the_size_of_a_source(make):
+    sources = {
+        "big": source(90),
+        "small": source(10, seed=1),
+    }
+    for exponent, share in ((0.0, 0.5), (0.5, 0.75), (1.0, 0.9)):
+        batches = make(sources, data_exponent=exponent)
+        counts = Counter(batches.source_name(step) for step in range(200))
+        assert abs(counts["big"] - 200 * share) <= 2
+
+
+def test_labels_name_the_loss_of_the_source_and_how_far_the_run_is(make):
+    sources = {
+        "a": SOURCES["a"],
+        "b": dataclasses.replace(SOURCES["b"], loss="cosent()"),
+    }
+    batches = make(sources, steps=10)
+    for step in range(4):
+        labels = batches(step).labels
+        name = batches.source_name(step)
+        assert labels.loss == {"a": None, "b": "cosent()"}[name]
+        np.testing.assert_allclose(labels.progress, np.full(8, step / 10))
+    assert make()(0).labels.progress is None
+    # Random numbers differ from step to step, and from seed to seed
+    numbers = [make(seed=seed)(step).labels.draw for seed in (0, 1) for step in (0, 1)]
+    assert len({int(x[0]) for x in numbers}) == 4
+    assert all((x == x[0]).all() and x.shape == (8,) for x in numbers)
 
 
 def test_few_shapes(make):

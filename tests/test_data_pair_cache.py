@@ -3,7 +3,7 @@ import pytest
 
 from research.data import token_cache
 from research.data.examples import Example
-from research.data.pair_cache import tokenize_pairs
+from research.data.pairs.pair_cache import tokenize_pairs
 from research.data.sources import Source
 from research.text import tokenization
 from research.text.one_word_prompts import punctuate

@@ -10,6 +10,7 @@ from research.data.sources import SOURCES
 load_beir, load_files, load_hub, load_labeled_texts, load_texts, load_tfds = (
     SOURCES[name] for name in ("beir", "files", "hub", "labeled_texts", "texts", "tfds")
 )
+load_labeled_pairs = SOURCES["labeled_pairs"]
 
 
 def jsonl(path, *records):
@@ -329,6 +330,7 @@ def test_classes_give_positives_and_hard_negatives(tmp_path):
         assert {kinds[text] for text in row.positives} == {kinds[row.query]}
         assert kinds[row.query] not in {kinds[text] for text in row.negatives}
     assert any("alone" in row.negatives for row in source.examples)
+    assert {row.group for row in source.examples} == {"0", "1", "2"}
     assert load_labeled_texts(path=path, positives=2, negatives=3) == source
     assert load_labeled_texts(path=path, positives=2, negatives=3, seed=1) != source
     with pytest.raises(
@@ -347,6 +349,23 @@ def test_classes_give_positives_and_hard_negatives(tmp_path):
         load_labeled_texts(path=lone)
 
 
+def test_pairs_have_the_numbers_of_their_classes_as_scores(tmp_path):
+    rows = [
+        {"premise": f"p{i}", "hypothesis": f"h{i}", "label": label}
+        for i, label in enumerate(["neutral", "entailment", "other", "neutral"])
+    ]
+    path = jsonl(tmp_path / "a.jsonl", *rows)
+    source = load_labeled_pairs(path=path, classes=("entailment", "neutral"))
+    assert [x.score for x in source.examples] == [1.0, 0.0, 1.0]
+    assert source.examples[1].positives == ("h1",)
+    assert source.note == "left out: 1 pairs of other classes"
+    everything = load_labeled_pairs(path=path)
+    assert [x.score for x in everything.examples] == [1.0, 0.0, 2.0, 1.0]
+    message = "has no pair of the class 'same'; it has entailment, neutral, other"
+    with pytest.raises(ValueError, match=message):
+        load_labeled_pairs(path=path, classes=("same",))
+
+
 def test_the_content_of_a_source_has_a_hash(tmp_path):
     row = {"anchor": "a", "positive": "b"}
     hashes = [
@@ -360,3 +379,76 @@ def test_the_content_of_a_source_has_a_hash(tmp_path):
         )
     ]
     assert hashes[0] == hashes[1] and len(set(hashes)) == 4
+
+
+@pytest.mark.parametrize(
+    "record, scores",
+    [
+        ({"score": [0.9, 0.1, 0.2]}, (0.9, 0.1, 0.2)),
+        ({"label": [0.5, -0.25]}, (0, -0.5, 0.25)),  # margins to the negatives
+        ({"scores": [3, 1, 2], "label": 1}, (3, 1, 2)),
+        ({"teacher_scores": [3, 1, 2]}, (3, 1, 2)),
+        ({"pos_scores": [3], "neg_scores": [1, 2]}, (3, 1, 2)),
+        ({"score": 3}, ()),
+        ({"scores": []}, ()),
+        ({"pos_scores": [], "neg_scores": None}, ()),
+    ],
+)
+def test_lists_of_scores_are_a_teachers(tmp_path, record, scores):
+    texts = {"query": "a", "positive": "b", "negatives": ["c", "d"]}
+    path = jsonl(tmp_path / "a.jsonl", texts | record)
+    (example,) = load_files(path=path).examples
+    assert example.document_scores == scores
+    grade = {"score": 3.0, "label": 1.0}
+    numbers = [grade[k] for k in grade if isinstance(record.get(k), int)]
+    assert example.score == (numbers[0] if numbers else None)
+    halves = load_files(path=path, score_range=2.0).examples[0].document_scores
+    assert halves == tuple(score / 2 for score in scores)
+
+
+def test_columns_of_lists_of_scores_may_be_named(tmp_path):
+    texts = {"q": "a", "p": "b", "n": ["c", "d"]}
+    path = jsonl(tmp_path / "a.jsonl", texts | {"reranker": [3, 1, 2]})
+    columns = "query=q, positive=p, negative=n, score=reranker"
+    (example,) = load_files(path=path, columns=columns).examples
+    assert example.document_scores == (3, 1, 2) and example.score is None
+
+
+def test_lists_of_scores_are_joined_in_the_order_in_which_they_are_named(tmp_path):
+    texts = {"q": "a", "p": "b", "n": ["c", "d"]}
+    path = jsonl(tmp_path / "a.jsonl", {"bad": [1, 2], "good": [3]} | texts)
+    columns = "query=q, positive=p, negative=n, score=good, score=bad"
+    (example,) = load_files(path=path, columns=columns).examples
+    assert example.document_scores == (3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "record, message",
+    [
+        (
+            {"score": [1, 2, 3, 4]},
+            "line 1: score should have a score for each of 1 positives and 2 negatives,"
+            " or for one positive its margin to each negative, not 4 numbers",
+        ),
+        ({"pos_scores": [1], "neg_scores": [1, 2, 3]}, "pos_scores and neg_scores sh"),
+        # Scores of negatives alone are not margins
+        (
+            {"neg_scores": [0.9, 0.1]},
+            "neg_scores should have a score for each of 1 pos",
+        ),
+        ({"pos_scores": None, "neg_scores": [0.9, 0.1]}, "2 negatives, not 2 numbers"),
+        ({"score": [1, "x", 3]}, r"line 1: score\[1\] is \"x\", not a number"),
+    ],
+)
+def test_scores_of_another_number_are_one_sentence(tmp_path, record, message):
+    texts = {"query": "a", "positive": "b", "negatives": ["c", "d"]}
+    with pytest.raises(ValueError, match=message):
+        load_files(path=jsonl(tmp_path / "a.jsonl", texts | record))
+
+
+def test_scores_and_margins_in_one_file_are_one_sentence(tmp_path):
+    texts = {"query": "a", "positive": "b", "negatives": ["c", "d"]}
+    rows = [texts | {"score": scores} for scores in ([3, 1, 2], [3, 1, 2], [1, 2])]
+    message = "line 3 has one score fewer than documents and line 1 has a score for"
+    with pytest.raises(ValueError, match=message):
+        load_files(path=jsonl(tmp_path / "a.jsonl", *rows))

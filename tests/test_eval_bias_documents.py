@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 
 from research.eval.bias.documents import (
+    Document,
     insert_text,
     join_pieces,
     make_documents,
+    make_word_tokenizer,
     remove_tokens,
     rotate_document,
     truncate_document,
@@ -83,6 +85,33 @@ def test_insertions_and_removals():
         "ba be bi  ci co cu",
         "ba be bi bo bu ca",
     ]
+
+
+def test_removals_at_both_ends_are_of_the_same_size():
+    sizes = np.array([3, 1, 1, 1, 1, 1, 1, 3])
+    pieces = tuple(f"{chr(97 + i)} " for i in range(8))
+    uneven = Document(pieces, sizes, np.zeros(8, int))
+    # The first and the last word are nearer to two tokens than nothing is.
+    assert remove_tokens(uneven, 2, 0) == "b c d e f g h"
+    assert remove_tokens(uneven, 2, 1).split() == list("abcdefg")
+    assert remove_tokens(uneven, 1, 0).split() == list("abcdefgh")
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        sizes = rng.integers(1, 5, 8)
+        ahead = Document(pieces, sizes, np.zeros(8, int))
+        mirrored = Document(pieces[::-1], sizes[::-1], np.zeros(8, int))
+        size = int(rng.integers(1, 6))
+        at_start = remove_tokens(ahead, size, 0).split()
+        assert at_start == remove_tokens(mirrored, size, 1).split()[::-1]
+
+
+def test_a_text_without_tokens_has_no_part_in_a_document():
+    texts = ["   ", *corpus(4, 6)]
+    for seed in range(4):
+        (found,) = make_documents(
+            texts, make_word_tokenizer(), length=24, count=1, seed=seed
+        )
+        assert len(found.pieces) == 24 and found.source[-1] == 3
 
 
 def test_a_corpus_that_is_too_short():

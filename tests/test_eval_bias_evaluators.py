@@ -40,6 +40,15 @@ def test_length_collapse_is_the_rise_of_cosines(texts):
     assert scores == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name", ["length_collapse", "positional_bias"])
+def test_numbers_that_cannot_be_are_refused_before_anything_is_embedded(texts, name):
+    with pytest.raises(ValueError, match="5 documents are too few: 10 or more"):
+        build(f"{name}(data={str(texts)!r}, documents=5)")
+    words = "-5" if name == "positional_bias" else "(-5, 16)"
+    with pytest.raises(ValueError, match=f"{name}'s words is .*; it should be above 0"):
+        build(f"{name}(data={str(texts)!r}, words={words})")
+
+
 def test_mexa_of_files_by_language(tmp_path):
     for language, order in (("deu", [0, 1, 2]), ("fra", [0, 2, 1])):
         rows = [{"sentence1": f"{i}", "sentence2": f"{order[i]}"} for i in range(3)]
@@ -50,5 +59,11 @@ def test_mexa_of_files_by_language(tmp_path):
     scores = evaluate(lambda texts, role: vectors[[int(text) for text in texts]])
     assert scores["deu-eng"] == 100 and scores["fra-eng"] == pytest.approx(100 / 3)
     assert scores["main_score"] == pytest.approx(200 / 3)
+    for folder in ("news", "talks"):
+        (tmp_path / folder).mkdir()
+        lines = (tmp_path / "deu-eng.jsonl").read_text()
+        (tmp_path / folder / "deu-eng.jsonl").write_text(lines)
+    with pytest.raises(ValueError, match="have the same name 'deu-eng'"):
+        build(f"mexa(data={str(tmp_path / '*' / 'deu-*.jsonl')!r})")
     with pytest.raises(ValueError, match="mexa of 1 sentences is undefined"):
         build(f"mexa(data={str(tmp_path / '*.jsonl')!r}, sentences=1)")

@@ -50,6 +50,8 @@ def test_stored_items_keep_their_statistic(tmp_path):
         back = load_items(tmp_path / "items.json")
         assert back.names == items.names and back.statistic is items.statistic
         np.testing.assert_array_equal(back.values[0], items.values[0])
+    assert save_items(QUERIES._replace(groups=["a", "b"]), tmp_path / "items.json")
+    assert load_items(tmp_path / "items.json").groups == ["a", "b"]
     assert not save_items(QUERIES._replace(statistic=lambda x: 0), tmp_path / "no.json")
     assert load_items(tmp_path / "no.json") is None
     (tmp_path / "bad.json").write_text('{"statistic": "os:system", "values": []}')
@@ -71,6 +73,6 @@ def test_a_run_is_in_the_order_of_trec_eval(tmp_path):
 
 
 def test_a_run_cannot_hold_an_id_with_a_space(tmp_path):
-    with pytest.raises(ValueError, match="the id 'a b' has a space"):
+    with pytest.raises(ValueError, match="the id 'a b' is empty or has a space"):
         write_run({"q": {"a b": 1.0}}, tmp_path / "mine.trec", "m")
     assert list(tmp_path.iterdir()) == []

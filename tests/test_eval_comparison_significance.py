@@ -5,9 +5,11 @@ import pytest
 
 from research.eval.comparison.significance import (
     apply_bonferroni,
+    apply_corrections,
     compare_items,
     compare_seeds,
     mark_p,
+    mcnemar_test,
     permutation_test,
     t_test,
 )
@@ -105,10 +107,53 @@ def test_other_items_cannot_be_compared():
         compare_items(items, items._replace(names=items.names[::-1]))
 
 
+def test_mcnemar_is_the_permutation_test_of_accuracies():
+    ours = np.array([100.0] * 18 + [0] * 22)
+    theirs = np.array([100.0] * 10 + [0] * 8 + [100] * 2 + [0] * 20)
+    # 8 items are right by one model alone, 2 by the other: 2 * (1 + 10 + 45) / 1024.
+    assert mcnemar_test(ours, theirs) == pytest.approx(112 / 1024)
+    assert permutation_test(ours - theirs) == pytest.approx(112 / 1024)
+    result = compare_items(make_items(ours), make_items(theirs))
+    assert result.p_values == {"mcnemar": pytest.approx(112 / 1024)}
+    assert mcnemar_test(ours, ours) == 1
+
+
+def test_groups_of_items_are_resampled_together():
+    x, y = make_items(A), make_items(B)
+    plain = compare_items(x, y)
+    single = compare_items(x._replace(groups=[f"g{i}" for i in range(10)]), y)
+    assert single[:3] == pytest.approx(plain[:3])  # groups of one item
+    assert single.p_values == {"permutation": plain.p_values["permutation"]}
+    # Ten copies of each item are no more evidence, and as single items they seem so.
+    groups = np.repeat(np.arange(10), 10)
+    a, b = (make_items(np.repeat(values, 10)) for values in (A, B))
+    grouped = compare_items(a._replace(groups=groups), b)
+    assert grouped[:3] == pytest.approx(plain[:3])
+    assert grouped.p_value == pytest.approx(plain.p_values["permutation"])
+    assert (grouped.items, grouped.groups) == (100, 10)
+    assert grouped.to_record()["groups"] == 10
+    assert compare_items(a, b).p_value < 1e-6
+    # A statistic of all items, with groups of 1 and of 9
+    pairs = [make_items(v, np.arange(10.0), statistic=covary_rows) for v in (A, B)]
+    uneven = pairs[0]._replace(groups=["a", *"b" * 9])
+    result = compare_items(uneven, pairs[1], resamples=99)
+    assert result.low <= result.difference <= result.high and result.groups == 2
+    one = compare_items(pairs[0]._replace(groups=["a"] * 10), pairs[1], resamples=99)
+    assert one.p_value == 1 and one.low == one.high == pytest.approx(one.difference)
+
+
 def test_a_single_item_tells_nothing():
     result = compare_items(make_items([1.0]), make_items([0.5]))
     assert (result.low, result.high) == (0.5, 0.5)
     assert set(result.p_values.values()) == {1.0}
+
+
+def test_equal_differences_are_judged_by_their_signs():
+    assert t_test(np.array([100.0, 100]), np.zeros(2)) == 0.5
+    gap = (
+        np.array([0.1, 0.5, 0.7]) + 0.2 - np.array([0.1, 0.5, 0.7])
+    )  # but for rounding
+    assert t_test(gap, np.zeros(3)) == 0.25
 
 
 def test_seeds_are_compared_by_welch():
@@ -120,3 +165,12 @@ def test_bonferroni_multiplies_and_marks():
     assert apply_bonferroni(0.02, 3) == pytest.approx(0.06)
     assert apply_bonferroni(0.5, 3) == 1
     assert [mark_p(p) for p in (0.049, 0.05, None)] == ["*", "", ""]
+
+
+def test_corrections_of_several_p():
+    """The values of R's p.adjust."""
+    p = apply_corrections([0.01, 0.04, 0.02, 0.03, 0.9])
+    assert p["bonferroni"] == pytest.approx([0.05, 0.2, 0.1, 0.15, 1])
+    assert p["holm"] == pytest.approx([0.05, 0.09, 0.08, 0.09, 0.9])
+    assert p["fdr"] == pytest.approx([0.05, 0.05, 0.05, 0.05, 0.9])
+    assert all(values == [0.2] for values in apply_corrections([0.2]).values())

@@ -18,6 +18,7 @@ from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.models import encoder
 from research.models.config import bert
+from research.text.chunk_rows import tokenize_documents
 from research.text.tokenization import tokenize_texts
 
 TEXTS = corpus(40, 7)
@@ -61,7 +62,7 @@ def test_geometry_measures_the_embeddings_of_a_corpus(file, tmp_path):
 
 
 def test_mistakes_of_geometry(file, tmp_path):
-    with pytest.raises(ValueError, match="3 different texts of .* are too few: 10"):
+    with pytest.raises(ValueError, match="txt: 3 different texts are too few: 10"):
         EVALS["geometry"](data=file, texts=3)
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("sentence1\tsentence2\tscore\na\tb\t3\n")
@@ -91,11 +92,17 @@ def test_clipping_sets_dimensions_to_zero_before_the_mean(model):
 
 def test_sampled_positions_are_in_order_and_without_special_tokens(model):
     token_ids = tokenize_texts(TOKENIZER, TEXTS, 24)
-    inner = inner_positions(token_ids, TOKENIZER)
+    inner = inner_positions(list(tokenize_documents(TOKENIZER, TEXTS, "", 24)))
     assert all(
         list(row) == list(range(1, len(ids) - 1))
         for row, ids in zip(inner, token_ids, strict=True)
     )
+    # The prompt's words are not the text's.
+    prompt = f"{TEXTS[0]} "
+    prompted = list(tokenize_documents(TOKENIZER, TEXTS, prompt, 24))
+    num_prompt = len(TOKENIZER.encode(prompt, add_special_tokens=False).ids)
+    for row, ids in zip(inner_positions(prompted), inner, strict=True):
+        assert list(row) == list(ids + num_prompt)
     sampled_rows = sample_positions(inner, 30, np.random.default_rng(0))
     assert sum(map(len, sampled_rows)) == 30 and len(sampled_rows) == len(TEXTS)
     for row, candidates in zip(sampled_rows, inner, strict=True):

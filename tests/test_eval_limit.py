@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from research.eval.limit import average_recall, make_limit, score_limit
+from research.eval.limit import limit, make_limit
 
 ATTRIBUTES = [f"thing{n:04d}" for n in range(1848)]
 
@@ -27,23 +27,26 @@ def test_the_task_has_the_sizes_of_the_paper():
     assert len(set(names)) == 200
 
 
-def test_exact_words_solve_the_task():
+def test_exact_words_solve_the_task(tmp_path):
     task = make_limit(ATTRIBUTES)
     words = [query[len("Who likes ") : -1] for query in task.queries]
     matches = [
         [i for i, text in enumerate(task.documents) if word in likes(text)]
         for word in words
     ]
-    assert average_recall(np.array(matches), task.relevant, 2) == 100
-    scores = score_limit(task)(
+    assert np.array_equal(matches, task.relevant)
+    (tmp_path / "things.txt").write_text("\n".join(ATTRIBUTES))
+    scores = limit(data=str(tmp_path / "things.txt"))(
         lambda texts, role: np.random.default_rng(0).normal(size=(len(texts), 8))
     )
-    assert scores["bm25"] == 100 and list(scores)[1:4] == [
-        "recall@2",
-        "recall@10",
-        "recall@20",
-    ]
+    names = ["recall@20", "recall@2", "recall@10"]  # the main one first
+    assert scores["bm25"] == 100 and list(scores)[1:4] == names
     assert scores["recall@2"] < scores["main_score"] < 60  # 20 of 46 at random
+    # The ranking is there for comparisons.
+    run = scores.item_values.make_run()
+    best = [sorted(run[f"q{i}"], key=run[f"q{i}"].get)[-20:] for i in range(1000)]
+    hits = [f"d{j}" in best[i] for i, pair in enumerate(task.relevant) for j in pair]
+    assert scores["main_score"] == pytest.approx(100 * np.mean(hits))
 
 
 def test_sizes_that_are_not_possible_are_named():

@@ -5,7 +5,12 @@ import pytest
 from scipy import stats
 
 from research.eval.bm25 import bm25
-from research.eval.metrics import bootstrap, correlations, ranking_scores, spearman
+from research.eval.metrics import (
+    bootstrap,
+    correlate_ranks,
+    correlations,
+    ranking_scores,
+)
 
 
 def test_correlations():
@@ -46,6 +51,15 @@ def test_ranking_scores():
     assert scores["mrr@10"] == pytest.approx(50 / 3)
 
 
+def test_gains_are_the_grades_and_scores_are_float32():
+    qrels = {"q": {"a": 2, "b": 1}}
+    run = {"q": {"c": 3.0, "a": 2.0, "b": 1.0}}
+    assert ranking_scores(qrels, run)["ndcg@10"] == pytest.approx(66.9672, abs=1e-4)
+    # A difference that float32 does not have is a tie, and b comes first.
+    run = {"q": {"a": 1 + 1e-10, "b": 1.0}}
+    assert ranking_scores({"q": {"a": 1}}, run)["mrr@10"] == 50
+
+
 def test_bm25_is_lucenes():
     documents = ["the cat", "the dog_house dog", "nothing here at all"]
     scores, rows = bm25(["Dog", "cat unknown"], documents, 2, chunk=1)
@@ -62,8 +76,8 @@ def test_bm25_is_lucenes():
 def test_spearman_is_the_correlation_of_ranks_and_nan_for_a_constant():
     x, y = np.random.default_rng(0).integers(0, 9, (2, 50)).astype(float)  # with ties
     ranks = stats.rankdata([x, y], axis=1)
-    assert spearman(x, y) == pytest.approx(np.corrcoef(ranks)[0, 1])
-    assert math.isnan(spearman(np.ones(4), np.arange(4.0)))
+    assert correlate_ranks(x, y) == pytest.approx(100 * np.corrcoef(ranks)[0, 1])
+    assert math.isnan(correlate_ranks(np.ones(4), np.arange(4.0)))
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
@@ -79,17 +93,17 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
 
 def test_the_interval_of_a_correlation_covers_the_true_one():
     normal = stats.multivariate_normal([0, 0], [[1, 0.7], [0.7, 1]])
-    true = 6 / np.pi * np.arcsin(0.7 / 2)  # Spearman's rho of a normal pair
+    true = 600 / np.pi * np.arcsin(0.7 / 2)  # percent; Spearman's rho of a normal pair
     covered = 0
     for seed in range(20):
         pairs = normal.rvs(150, random_state=seed)
-        interval = bootstrap(pairs.T, spearman, samples=200)
+        interval = bootstrap(pairs.T, correlate_ranks, samples=200)
         covered += interval["low"] < true < interval["high"]
     assert covered >= 16  # 19 expected; fewer than 16 once in 400 times
 
 
 def test_an_interval_without_a_statistic():
-    interval = bootstrap(np.ones((2, 3)), spearman, samples=10)
+    interval = bootstrap(np.ones((2, 3)), correlate_ranks, samples=10)
     assert math.isnan(interval["low"])
     assert math.isnan(interval["high"])
     interval = bootstrap((np.array([2.0]),), np.mean, samples=10)
@@ -98,5 +112,5 @@ def test_an_interval_without_a_statistic():
 
 def test_samples_without_a_statistic_do_not_count():
     x = np.array([0.0, 0.0, 0.0, 1.0])  # a third of the samples are constant
-    interval = bootstrap((x, x), spearman, samples=50)
-    assert interval == {"low": pytest.approx(1.0), "high": pytest.approx(1.0)}
+    interval = bootstrap((x, x), correlate_ranks, samples=50)
+    assert interval == {"low": pytest.approx(100), "high": pytest.approx(100)}

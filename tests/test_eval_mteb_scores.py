@@ -14,6 +14,11 @@ from test_eval_tasks import (
 )
 
 from research.eval.evaluators import EVALS
+from research.eval.suites.mteb_tasks import (
+    convert_arguments,
+    hash_data,
+    make_mteb_task,
+)
 from research.interop.mteb import make_mteb_model
 
 RANKING_METRICS = tuple(
@@ -39,6 +44,15 @@ def write_search(folder, ranked):
 def write_levels(folder):
     rows = label_rows("k", 300)
     levels = [row | {"label": [row["label"] % 2, row["label"]]} for row in rows]
+    del levels[3]["label"][1]
+    write_rows(folder / "test.jsonl", levels)
+
+
+def write_named_levels(folder):
+    rows = label_rows("k", 300)
+    levels = [
+        row | {"label": [f"x{row['label'] % 2}", f"y{row['label']}"]} for row in rows
+    ]
     del levels[3]["label"][1]
     write_rows(folder / "test.jsonl", levels)
 
@@ -94,8 +108,18 @@ def rename_scores(scores):
 SEARCH = {"metrics": (RANKING_METRICS[1], *RANKING_METRICS), "abstention": True}
 CASES = {
     "classification": (lambda f: write_splits(f, label_rows), rename_scores, {}),
+    "classification-few": (
+        lambda f: write_splits(f, label_rows),
+        rename_scores,
+        {"samples_per_label": 4, "experiments": 3},
+    ),
     "multilabel": (lambda f: write_splits(f, multilabel_rows), rename_scores, {}),
     "clustering-levels": (write_levels, rename_scores, {"texts_per_repetition": 200}),
+    "clustering-names": (
+        write_named_levels,
+        rename_scores,
+        {"texts_per_repetition": 200, "repetitions": 3, "max_texts": 250},
+    ),
     "clustering-sets": (write_sets, rename_scores, {}),
     "pair_classification": (
         lambda f: write_rows(f / "test.jsonl", pair_rows(100)),
@@ -114,20 +138,42 @@ CASES = {
 }
 
 
+def test_results_of_other_arguments_or_files_are_not_taken(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", label_rows("k", 4))
+    fields = {"data": path, "max_texts": 3}
+    first = hash_data(fields)
+    assert first == hash_data(dict(reversed(fields.items())))
+    assert first != hash_data(fields | {"max_texts": 4}) != hash_data({"data": path})
+    write_rows(tmp_path / "a.jsonl", label_rows("k", 5))
+    assert first != hash_data(fields)
+
+
+def test_arguments_are_those_of_mteb_or_refused():
+    fields = {"data": "x", "max_texts": 9, "repetitions": 2, "samples": 5}
+    assert convert_arguments("clustering", "mine", fields) == {
+        "n_clusters": 2,
+        "max_document_to_embed": 9,
+        "max_fraction_of_documents_to_embed": None,
+    }
+    for fields, message in (
+        ({"queries": 5}, "mine: queries of retrieval has no counterpart in mteb"),
+        ({"max_texts": 5}, "retrieval has no argument max_texts"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            convert_arguments("retrieval", "mine", {"data": "x", **fields})
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_scores_are_those_of_mteb(tmp_path, case):
     mteb = pytest.importorskip("mteb")
-    from research.eval.suites.mteb_tasks import make_mteb_task
-
     write, rename, arguments = CASES[case]
     write(tmp_path)
     kind = case.partition("-")[0]
     data = str(tmp_path / "test.jsonl" if kind == "bitext_mining" else tmp_path)
     ours = rename(EVALS[kind](data=data, **arguments)(embed_toy))
-    attributes = {}
-    if count := arguments.get("texts_per_repetition"):
-        attributes["max_documents_per_cluster"] = count
-    task = make_mteb_task(kind, "Local", data=data, **attributes)
+    if kind in ("retrieval", "reranking"):
+        arguments = {}  # mteb has all metrics
+    task = make_mteb_task(kind, "Local", data=data, **arguments)
     model = make_mteb_model(embed_toy, name="a/toy", revision="1", dim=16)
     result = mteb.evaluate(model, [task], cache=None, show_progress_bar=False)
     (theirs,) = result.task_results[0].scores["test"]
@@ -136,3 +182,21 @@ def test_scores_are_those_of_mteb(tmp_path, case):
     for name, value in compared.items():
         assert value == pytest.approx(100 * theirs[name], abs=5e-3), name
     assert np.isfinite(list(compared.values())).all()
+
+
+def test_the_texts_of_a_large_multilabel_split_are_those_of_mteb():
+    split = pytest.importorskip("mteb.abstasks._stratification")
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    from research.eval.tasks.stratification import sample_stratified
+
+    rng = np.random.default_rng(0)
+    for kind in (int, str):
+        labels = [
+            [kind(x) for x in rng.permutation(12)[: rng.integers(0, 4)]]
+            for _ in range(400)
+        ]
+        matrix = MultiLabelBinarizer().fit_transform(labels)
+        rows = np.arange(400)[:, None]
+        _, expected = split._iterative_train_test_split(rows, matrix, 90 / 400, 42)
+        assert sample_stratified(labels, 90, 42) == expected.tolist()

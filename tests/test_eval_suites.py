@@ -87,6 +87,30 @@ def test_a_wrong_suite_is_refused_before_anything_is_embedded(folder, fields, me
             task.build("cosine")
 
 
+def test_files_that_are_no_task_are_named_and_hidden_ones_passed_over(folder):
+    (folder / "broken.jsonl").write_text("")
+    (folder / "suite.json").write_text(json.dumps({"a": 1}, indent=2))
+    (folder / "README.md").write_text("# a")
+    (folder / ".sts.jsonl").write_text("{}")
+    (folder / "none" / "qrels").mkdir(parents=True)
+    (folder / "none" / "qrels" / ".DS_Store").write_text("")
+    tasks, unknown = read_suite(folder)
+    assert len(tasks) == 9
+    assert [name.split()[0] for name in unknown] == ["broken", "none", "other", "suite"]
+    assert "broken.jsonl is empty" in unknown[0] and "is not JSON" in unknown[-1]
+
+
+def test_each_task_of_a_folder_has_a_name_of_its_own(tmp_path):
+    row = json.dumps(ROWS["sts/test.jsonl"])
+    for name in ("sts.en.jsonl", "sts.de.jsonl"):
+        (tmp_path / name).write_text(row)
+    assert [task.name for task in read_suite(tmp_path)[0]] == ["sts.de", "sts.en"]
+    (tmp_path / "sts.en").mkdir()
+    (tmp_path / "sts.en" / "test.jsonl").write_text(row)
+    with pytest.raises(ValueError, match="two tasks 'sts.en': rename sts.en.jsonl"):
+        read_suite(tmp_path)
+
+
 def test_a_folder_without_a_task_is_refused(tmp_path):
     (tmp_path / "notes").mkdir()
     with pytest.raises(ValueError, match="no task that is known .* found notes"):
@@ -162,6 +186,10 @@ def test_the_table_has_means_ranks_and_marks():
     record = table.to_record(THREE, 2)
     assert record["types"] == pytest.approx({"STS": 65, "Retrieval": 90})
     assert record["borda_rank"] == 1 and record["p"] == {"third": 1.0}
+    record = table.to_record(THREE, 1)  # two models are compared with the first one
+    assert record["p"] == {"first": 0.02, "second": 0.03}
+    assert record["p_bonferroni"] == {"first": 0.04, "second": 0.06}
+    assert "over pairs, times 2 other models." in text
 
 
 def test_a_failed_task_leaves_no_mean(tmp_path):

@@ -7,6 +7,7 @@ tests/test_eval_mteb_scores.py computes them with the mteb that is installed.
 import gzip
 import json
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from research.eval.tasks.clustering import clustering
 from research.eval.tasks.multilabel import multilabel
 from research.eval.tasks.pair_classification import pair_classification
 from research.eval.tasks.reranking import reranking
-from research.eval.tasks.retrieval import ranking
+from research.eval.tasks.retrieval import ranking, retrieval
 from research.eval.tasks.sts import sts
 from research.eval.tasks.summarization import summarization
 
@@ -126,6 +127,8 @@ def check_items(scores):
 
 
 def test_classification_scores_as_in_mteb(tmp_path):
+    toy = embed_toy(["a|0"])[0, :3]
+    assert toy == pytest.approx([1.152443, 0.308606, -0.987618], abs=1e-6)
     write_rows(tmp_path / "train.jsonl", label_rows("tr", 120))
     write_rows(tmp_path / "test.jsonl", label_rows("te", 100))
     scores = classification(data=str(tmp_path))(embed_toy)
@@ -169,6 +172,20 @@ def test_multilabel_scores_as_in_mteb(tmp_path):
     scores = multilabel(data=str(tmp_path))(embed_toy)
     check_scores(scores, main_score=0.178, lrap=0.50395, f1=0.400039, hamming=0.309)
     check_items(scores)
+
+
+def test_a_large_multilabel_split_is_scored_by_a_sample(tmp_path):
+    write_rows(tmp_path / "train.jsonl", multilabel_rows("mt", 60))
+    rows = multilabel_rows("me", 100)
+    write_rows(tmp_path / "test.jsonl", rows)
+    sample = multilabel(data=str(tmp_path), max_texts=40)(embed_toy)
+    names = list(map(int, sample.item_values.names))
+    assert abs(len(names) - 40) <= 2 and names == sorted(set(names))
+    counts = Counter(name for row in names for name in rows[row]["labels"])
+    assert set(counts) == set(range(5)) and max(counts.values()) <= 15
+    # The score is that of these texts alone; 0 scores all.
+    write_rows(tmp_path / "test.jsonl", [rows[row] for row in names])
+    assert multilabel(data=str(tmp_path), max_texts=0)(embed_toy) == sample
 
 
 def test_a_text_without_labels_that_is_given_none_is_correct():
@@ -271,6 +288,58 @@ def test_sts_scores_as_in_mteb(tmp_path):
     check_scores(manhattan, main_score=0.361335)
 
 
+def test_scores_of_two_ranges_are_refused(tmp_path):
+    rows = [row | {"score": 1.25 * (row["score"] - 1)} for row in pair_rows(60)]
+    expected = sts(data=write_rows(tmp_path / "a.jsonl", rows))(embed_toy)
+    for place, small in (("first", range(25)), ("last", range(35, 60))):
+        mixed = [
+            row | {"score": row["score"] / (5 if i in small else 1)}
+            for i, row in enumerate(rows)
+        ]
+        with pytest.raises(
+            ValueError, match=f"the {place} 2[5-9] scores are in 0 ... [01]"
+        ):
+            sts(data=write_rows(tmp_path / "mixed.jsonl", mixed))
+    # Neither a range of small scores nor sorted ones are two ranges.
+    scaled = [row | {"score": row["score"] / 5} for row in rows]
+    scores = sts(data=write_rows(tmp_path / "scaled.jsonl", scaled))(embed_toy)
+    assert scores["spearman"] == pytest.approx(expected["spearman"])
+    ordered = sorted(rows, key=lambda row: row["score"])
+    for order in (ordered, ordered[::-1]):
+        sts(data=write_rows(tmp_path / "sorted.jsonl", order))
+
+
+def test_items_have_the_groups_of_their_rows(tmp_path):
+    rows = [row | {"group": f"d{i // 3}"} for i, row in enumerate(pair_rows(12))]
+    rows[-1].pop("group")
+    groups = [*(f"d{i // 3}" for i in range(11)), "11 alone"]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    assert sts(data=path)(embed_toy).item_values.groups == groups
+    path = write_rows(tmp_path / "pairs.jsonl", pair_rows(12))
+    assert sts(data=path)(embed_toy).item_values.groups is None
+    # Queries may be in another order than their judgments.
+    corpus, queries, qrels, _ = ranking_data()
+    write_beir(tmp_path, corpus, queries, dict(reversed(qrels.items())))
+    rows = [
+        {"_id": name, "text": text, "group": f"of {name}"}
+        for name, text in queries.items()
+    ]
+    write_rows(tmp_path / "queries.jsonl", rows)
+    items = retrieval(data=str(tmp_path))(embed_toy).item_values
+    assert items.groups == [f"of {name}" for name in items.names]
+    # Texts, with one label or several
+    for name, count in (("train", 60), ("test", 20)):
+        rows = [
+            row | {"group": i % 4, "many": [row["label"]]}
+            for i, row in enumerate(label_rows("x", count))
+        ]
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    items = classification(data=str(tmp_path))(embed_toy).item_values
+    assert items.groups == [str(i % 4) for i in range(20)]
+    items = multilabel(data=str(tmp_path), label="many")
+    assert items(embed_toy).item_values.groups == [str(i % 4) for i in range(20)]
+
+
 def test_bitext_mining_scores_as_in_mteb(tmp_path):
     rows = [{"sentence1": f"b{i}|en", "sentence2": f"b{i}|de"} for i in range(60)]
     path = write_rows(tmp_path / "eng-deu.jsonl", rows)
@@ -284,6 +353,23 @@ def test_bitext_mining_scores_as_in_mteb(tmp_path):
     assert both["files"] == {"eng-deu": scores["f1"], "eng-eng": 100}
     assert both["main_score"] == pytest.approx((scores["f1"] + 100) / 2)
     check_items(both)
+    # Rows keep their own F1; a file with fewer rows gives them more weight.
+    f1, weights = both.item_values.values
+    assert f1.max() <= 100 and weights[-1] == 60 * weights[0]
+    interval = bitext_mining(data=str(tmp_path), samples=200)(embed_toy)
+    assert interval["low"] < both["main_score"] < interval["high"]
+
+
+def test_files_of_translations_have_names_of_their_own(tmp_path):
+    for name in ("set.deu-eng.jsonl", "set.fra-eng.jsonl", ".hidden.jsonl"):
+        write_rows(tmp_path / name, [{"sentence1": "b|1", "sentence2": "b|2"}] * 2)
+    scores = bitext_mining(data=str(tmp_path))(embed_toy)
+    assert list(scores["files"]) == ["set.deu-eng", "set.fra-eng"]
+    write_rows(tmp_path / "set.fra-eng.json", [{"sentence1": "b", "sentence2": "b"}])
+    with pytest.raises(ValueError, match="have the same name 'set.fra-eng'"):
+        bitext_mining(data=str(tmp_path))
+    with pytest.raises(ValueError, match="'euclidean'; allowed: cosine, dot"):
+        bitext_mining(data=str(tmp_path), similarity="euclidean")
 
 
 def test_a_row_that_is_found_twice_costs_f1():
@@ -340,6 +426,8 @@ def test_reranking_scores_as_in_mteb(tmp_path):
         assert scores[name] == pytest.approx(100 * value, abs=1e-3)
     check_items(scores)
     assert scores.item_values.make_run().keys() == queries.keys()
+    with pytest.raises(ValueError, match="no metric; name one, such as ndcg@10"):
+        reranking(data=str(tmp_path), metrics=())
 
 
 def test_of_equal_candidates_the_negatives_come_first(tmp_path):
@@ -384,6 +472,12 @@ BAD_ROWS = [
         [text_row(), text_row()],
         "all texts have the label x; a clustering",
     ),
+    (
+        "clustering",
+        [text_row(label=x) for x in ([1], [2, 5], [2, 5])],
+        "all texts have the label 5 at level 1",
+    ),
+    ("clustering", [text_row(label=-1)], "no text has a label; a clustering needs two"),
     ("clustering", [text_row(label=None)], "line 1: label is null, not a text or a w"),
     ("clustering", [text_row(text=["a"], label=[])], "has 1 texts and 0 labels"),
     ("clustering", [text_row(), text_row(text=["a"], label=["b"])], "rows of one text"),
@@ -451,6 +545,8 @@ def test_labels_that_cannot_be_learned_are_refused_or_noted(tmp_path, capsys):
     assert "1 of 2 labels have fewer than 8 texts, such as 'y' with 1" in notes
     with pytest.raises(ValueError, match="is a file; a classification needs a folder"):
         classification(data=str(tmp_path / "train.jsonl"))
+    with pytest.raises(ValueError, match="'train', which a classification learns from"):
+        classification(data=str(tmp_path), split="train")
     with pytest.raises(
         FileNotFoundError, match="no .*dev.jsonl.*; found test.jsonl, tr"
     ):
@@ -462,6 +558,27 @@ def test_labels_that_cannot_be_learned_are_refused_or_noted(tmp_path, capsys):
         classification(data=str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "task, rows",
+    [
+        ("clustering", label_rows("k", 4)),
+        ("pair_classification", pair_rows(4)),
+        ("reranking", [{"query": "q", "positive": ["a"], "negative": ["c"]}]),
+        ("sts", pair_rows(4)),
+        ("summarization", [SUMMARY]),
+    ],
+)
+def test_a_file_has_no_split_of_another_name(tmp_path, task, rows):
+    from research.eval.evaluators import EVALS
+
+    path = write_rows(tmp_path / "test.jsonl", rows)
+    with pytest.raises(ValueError, match="test.jsonl is a file, which has no split 'd"):
+        EVALS[task](data=path, split="dev")
+    dev = write_rows(tmp_path / "dev.jsonl", rows)
+    EVALS[task](data=dev, split="dev")
+    EVALS[task](data=dev)
+
+
 def test_too_few_texts_for_a_vote_are_refused(tmp_path):
     for split in ("train", "test"):
         write_rows(tmp_path / f"{split}.jsonl", multilabel_rows("m", 4))
@@ -470,6 +587,12 @@ def test_too_few_texts_for_a_vote_are_refused(tmp_path):
     write_rows(tmp_path / "test.jsonl", [text_row(labels=[])])
     with pytest.raises(ValueError, match="test.jsonl: no text has a label"):
         multilabel(data=str(tmp_path))
+    write_rows(tmp_path / "train.jsonl", multilabel_rows("m", 40))
+    write_rows(tmp_path / "test.jsonl", [text_row(labels=["x"])] * 2)
+    with pytest.raises(ValueError, match="the only label is .x.; a classification ne"):
+        multilabel(data=str(tmp_path))
+    with pytest.raises(ValueError, match="is a file; a classification needs a folder"):
+        multilabel(data=str(tmp_path / "test.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -493,7 +616,7 @@ def test_a_query_without_documents_is_refused(tmp_path, rows, message):
 def test_summaries_without_a_difference_are_refused(tmp_path):
     path = write_rows(tmp_path / "test.jsonl", [SUMMARY | {"relevance": [1] * 6}])
     with pytest.raises(
-        ValueError, match="for no text do both the grades and the simil"
+        ValueError, match="every text has machine summaries of equal grades"
     ):
         summarization(data=path)(embed_toy)
 

@@ -1,7 +1,7 @@
 """What a run says of its data before the first step."""
 
 from research.data.examples import Example
-from research.data.pair_batches import make_pair_batches
+from research.data.pairs.pair_batches import make_pair_batches
 from research.data.sources import Source
 from research.experiment.data_summary import summarize_pairs
 from research.text.tokenization import train_tokenizer

@@ -92,7 +92,7 @@ MAY = {
     "train": (),
     "losses": ("transforms",),
     "models": ("transforms",),
-    "data": ("text",),
+    "data": ("transforms", "text"),
     "objectives": ("losses", "models"),
     "inference": ("transforms", "text", "models"),
     "interop": ("transforms", "text", "train", "models", "inference"),
@@ -110,6 +110,7 @@ MAY = {
         "eval",
     ),
     "experiment": (
+        "transforms",
         "text",
         "train",
         "losses",

@@ -1,5 +1,6 @@
 """launch.diagnose as a user runs it, on a tiny random model."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import jax
 import pytest
 from test_eval_bias_documents import TOKENIZER, corpus
 
+from launch.diagnose import build_tasks, describe_reports
+from research.analysis.diagnostics.reports import REPORTS
 from research.inference.model import EmbeddingModel
 from research.interop.sentence_transformers.write import export
 from research.models import encoder
@@ -78,3 +81,32 @@ def test_a_mistake_is_one_sentence(folder):
     assert done.returncode == 1 and not done.stdout
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_each_task_has_a_name_of_its_own(tmp_path):
+    row = {"text": "a", "label": "x", "fine": "y"}
+    for split in ("train", "test"):
+        rows = [row, row | {"label": "z", "fine": "w"}]
+        lines = "\n".join(map(json.dumps, rows))
+        (tmp_path / f"{split}.jsonl").write_text(lines)
+    call = f"classification(data={str(tmp_path)!r}"
+    tasks = build_tasks(f"{call}) | {call}, label='fine')")
+    name = f"classification {tmp_path.name}"
+    assert list(tasks) == [name, f"{name} label=fine"]
+    with pytest.raises(ValueError, match=f"two tasks '{name}'"):
+        build_tasks(f"{call}) | {call})")
+    with pytest.raises(ValueError, match="geometry has no main score of embeddings"):
+        build_tasks("geometry(data='x')")
+
+
+def test_the_help_page_describes_every_option_of_every_report():
+    page = describe_reports()
+    assert "geometry(texts=1000)\n  Anisotropy" in page
+    assert "mexa(data=..., sentences=100, retrieval=900)" in page
+    assert "\nredundancy\n" in page
+    for name, report in REPORTS.items():
+        described = page.split(f"\n{name}")[1].split("\n\n")[0]
+        parameters = inspect.signature(report.measure).parameters
+        for option in list(parameters)[1:]:
+            assert f"\n    {option}: " in described
+    assert max(map(len, page.splitlines())) <= 88

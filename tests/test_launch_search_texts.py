@@ -7,8 +7,8 @@ import pytest
 
 from launch.search_texts import find_texts, read_all_texts
 from research.data.corpus import locate_texts
-from research.inference.shard_files import write_shard
-from research.inference.vector_shards import COLUMNS
+from research.inference.index.shard_files import write_shard
+from research.inference.index.vector_shards import COLUMNS
 
 pytest.importorskip("pyarrow")
 TEXTS = [f"text {i}" for i in range(9)]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from launch.bench.ring_infonce import compute_ring_infonce
@@ -34,8 +34,8 @@ def compiled(name):
     return loss
 
 
-infonce, gte, cosent, angle, triplet, cosine_mse = map(
-    compiled, ["infonce", "gte", "cosent", "angle", "triplet", "cosine_mse"]
+infonce, gte, cosent, angle, triplet, cosine_mse, supcon = map(
+    compiled, ["infonce", "gte", "cosent", "angle", "triplet", "cosine_mse", "supcon"]
 )
 
 
@@ -169,6 +169,56 @@ def test_infonce_of_hard_negatives_alone_does_not_see_the_batch(key):
             infonce(q, d, NONE, negatives="hard", **others)
     with pytest.raises(ValueError, match="it needs some"):
         infonce(q, d[:6], NONE, negatives="hard")
+
+
+def test_focal_weights_count_hard_queries_more(key):
+    q, d = embeddings(key)
+    options = {"temperature": 0.5}
+    plain = np.asarray(infonce(q, d, NONE, **options))
+    expected = (1 - np.exp(-plain)) ** 0.5 * plain
+    for detach in (True, False):
+        got = infonce(q, d, NONE, focal=0.5, detach_focal=detach, **options)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+    # The exponent grows with the part of the run that is done
+    for done in (0.0, 0.25, 1.0):
+        labels = Labels(progress=jnp.full(6, done))
+        got = infonce(q, d, labels, focal=2.0, progressive=True, **options)
+        expected = (1 - np.exp(-plain)) ** (2 * done) * plain
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="progressive weights need an exponent"):
+        infonce(q, d, NONE, progressive=True)
+
+
+def test_focal_weights_have_a_gradient_unless_detached_and_it_is_finite(key):
+    q, d = embeddings(key)
+
+    def gradient(q, d, **options):
+        return jax.grad(lambda q: infonce(q, d, NONE, **options).sum())(q)
+
+    detached = gradient(q, d, focal=0.5, temperature=0.5)
+    attached = gradient(q, d, focal=0.5, temperature=0.5, detach_focal=False)
+    assert np.abs(detached - attached).max() > 1e-3
+    # Positives of probability 1, and a single pair, whose loss is 0
+    for count in (6, 1):
+        same = gradient(q[:count], q[:count], focal=0.5, detach_focal=False)
+        assert np.isfinite(same).all()
+
+
+@pytest.mark.parametrize("ways", [1, 3])
+def test_supcon_is_the_mean_over_all_positives_of_the_class(key, ways):
+    q, d = embeddings(key, ways=ways)
+    classes = [0, 1, 0, 2, 1, 0]
+    scores = unit(q) @ unit(d).T / 0.1
+    expected = []
+    for i in range(6):
+        positives = [scores[i, j * ways] for j in range(6) if classes[j] == classes[i]]
+        expected.append(np.log(np.exp(scores[i]).sum()) - np.mean(positives))
+    got = supcon(q, d, Labels(query_id=ids(classes)), temperature=0.1)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    # A class of its own for each query leaves InfoNCE
+    np.testing.assert_allclose(
+        supcon(q, d, NONE), infonce(q, d, NONE), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_infonce_of_equal_similarities_is_the_log_of_the_columns():
@@ -448,12 +498,20 @@ def test_cosine_mse_equals_the_loop(key):
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
+def teacher_vectors(batch, ways):
+    """Vectors of a teacher, for the losses that need them."""
+    q, d = embeddings(jax.random.key(7), batch, ways)
+    return {"query_vector": q, "document_vector": d}
+
+
 def labelled(name, ways, batch=8):
     scores = jnp.arange(float(batch * ways)).reshape(batch, ways) % 5 / 5
     return Labels(
         scores,
         ids(np.arange(batch) % (batch - 1)),
         ids(np.arange(batch * ways) % (batch * ways - 1)),
+        progress=jnp.full(batch, 0.5),
+        **teacher_vectors(batch, ways),
     )
 
 
@@ -479,37 +537,38 @@ def test_vectors_of_zeros_and_low_precision_are_finite(key, name):
 OPTIONS = {
     "infonce": [
         {"symmetric": True, "same_side": True, "margin": 0.1},
-        {"negatives": "own", "alpha": 0.3},
+        {"negatives": "own", "alpha": 0.3, "focal": 2.0, "progressive": True},
     ],
     "gte": [{"temperature": 0.1}],
-    "cosent": [{}],
     "angle": [{"cosine_weight": 1.0, "in_batch_weight": 1.0}],
-    "angle_triplets": [{}],
-    "triplet": [{}],
-    "cosine_mse": [{}],
+    "gist": [{"margin": 0.1}],
+    "teacher_kl": [{"documents": "own"}, {"documents": "batch"}],
+    "weighted_sum": [{"terms": "infonce(positive_margin=0.1, hardness=5.0) | gist()"}],
 }
 
 
 @pytest.mark.parametrize(
     "name,options,ways",
-    [(n, o, 2) for n in LOSSES for o in OPTIONS[n]] + [("infonce", {}, 1)],
+    [(n, o, 2) for n in LOSSES for o in OPTIONS.get(n, [{}])] + [("infonce", {}, 1)],
     ids=str,
 )
 def test_8_devices_equal_1(key, name, options, ways):
     q, d = embeddings(key, batch=16, ways=ways)
     labels = labelled(name, ways, batch=16)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    rows = NamedSharding(mesh, PartitionSpec("data"))
+    loss = build_loss({"name": name, **options})
 
     @jax.jit
     def value_and_grad(q, d, labels):
-        loss = build_loss({"name": name, **options})
-        return jax.value_and_grad(lambda q, d: jnp.mean(loss(q, d, labels)), (0, 1))(
-            q, d
-        )
+        def mean(q, d):
+            return sharding.map_over_data(lambda *x: loss(*x).mean(), q, d, labels)
+
+        return jax.value_and_grad(mean, (0, 1))(q, d)
 
     one = value_and_grad(q, d, labels)
-    many = value_and_grad(*jax.device_put((q, d, labels), rows))
+    mesh = sharding.make_mesh({"data": 8})
+    with jax.set_mesh(mesh):
+        texts = jax.tree.map(np.asarray, (q, d, labels))
+        many = value_and_grad(*sharding.put_batch(texts, mesh))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, many
     )
@@ -549,9 +608,10 @@ def test_mistakes_are_named(key):
 
 
 def test_options_are_keyword_only_and_annotated():
+    inputs_of = dict.fromkeys(SCORE_LOSSES, 2) | {"weighted_sum": 1}
     for name, loss in LOSSES.items():
         parameters = list(inspect.signature(loss).parameters.values())
-        inputs = 2 if name in SCORE_LOSSES else 3
+        inputs = inputs_of.get(name, 3)
         kinds = [parameter.kind for parameter in parameters]
         assert kinds[:inputs] == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * inputs
         assert set(kinds[inputs:]) <= {inspect.Parameter.KEYWORD_ONLY}
@@ -604,7 +664,7 @@ def test_blocks_of_rows_have_the_value_and_gradient_of_the_batch(
     ids = np.arange(36, dtype=np.uint32) // 2
     ids = jnp.stack([ids, ids], axis=1)
     grades = jnp.arange(36.0).reshape(12, 3) % 5 / 5
-    labels = Labels(grades, ids[:12], ids)
+    labels = Labels(grades, ids[:12], ids, **teacher_vectors(12, 3))
     loss = build_loss({"name": name, **BLOCK_OPTIONS.get(name, {})})
     weights = jnp.arange(1.0, 13.0)  # each row has a gradient of its own
 

@@ -42,11 +42,11 @@ def every_layer(key, batch=B, ways=K):
     """q, d of all layers, and labels with one duplicate of each kind."""
     a, b = jax.random.split(key)
     scores = jnp.arange(float(batch * ways)).reshape(batch, ways) % 5 / 5
-    return (
-        jax.random.normal(a, (batch, L + 1, D)),
-        jax.random.normal(b, (batch * ways, L + 1, D)),
-        Labels(scores, ids(batch), ids(batch * ways)),
-    )
+    q = jax.random.normal(a, (batch, L + 1, D))
+    d = jax.random.normal(b, (batch * ways, L + 1, D))
+    # A teacher's vectors, for the losses that need them
+    vectors = {"query_vector": q[:, 0] + 1, "document_vector": d[:, 0] + 1}
+    return q, d, Labels(scores, ids(batch), ids(batch * ways), **vectors)
 
 
 def run(nested, q, d, labels=NONE, key=None, grad=False):

@@ -10,7 +10,7 @@ from research import sharding
 from research.analysis.program_cost import measure_program
 from research.config_sections import build, section
 from research.data.examples import Example
-from research.data.pair_batches import make_pair_batches
+from research.data.pairs.pair_batches import make_pair_batches
 from research.data.sources import Source
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES, build_loss
@@ -228,6 +228,8 @@ def test_a_tanh_head_is_trained_beside_the_encoder(key, made):
         contrastive(CFG, BASIC_POOLINGS["cls"], loss, head="relu")
     with pytest.raises(ValueError, match="keep_head needs a head"):
         contrastive(CFG, BASIC_POOLINGS["cls"], loss, keep_head=True)
+    with pytest.raises(ValueError, match="head_width needs a head"):
+        contrastive(CFG, BASIC_POOLINGS["cls"], loss, head_width=8)
 
 
 def test_a_text_in_the_row_of_another_device_is_noticed(key, made):

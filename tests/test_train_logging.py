@@ -33,7 +33,7 @@ def test_reports_have_one_line_and_sizes_the_mean_since_the_last_evaluation(
     # A resumed run goes on from the last evaluation
     log = Log(tmp_path, 100, 2)
     log.write({"step": 3} | row | {"task/8": 2.0})
-    log.show({"step": 3} | row, 83.0)
+    log.show([{"step": 3} | row], 83.0)
     log.show_size_losses()
     log.show_size_losses()
     log.close()

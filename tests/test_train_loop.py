@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import toy
 
+from research.atomic_write import atomic_write
 from research.train import loop
+from research.train.experiment import Refresh
 
 ROOT = Path(__file__).parents[1]
 SPEED = {
@@ -78,6 +81,20 @@ def test_a_run_ends_and_leaves_its_files(whole):
     versions = json.loads((workdir / "versions.json").read_text())
     assert versions["jax"] == jax.__version__ and "revision" in versions
     assert list((workdir / "tensorboard").iterdir())
+
+
+def test_the_losses_of_sources_stand_apart(tmp_path, capfd):
+    options = {"log_every": 4, "save_every": 0, "is_mixture": True}
+    loop.train(toy.experiment(4, **options), tmp_path)
+    logged = rows(tmp_path)
+    for row in logged:
+        names = [name for name in row if name.startswith("loss/")]
+        assert names == [f"loss/{row['source']}"] and row[names[0]] == row["loss"]
+    means = [
+        f"{name} {np.mean([row['loss'] for row in logged[start::2]]):.4f}"
+        for start, name in enumerate(("even", "odd"))
+    ]
+    assert f"({', '.join(means)})" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("died_at", [1, 3, 5])
@@ -268,3 +285,74 @@ def test_a_signal_saves_and_ends_well(tmp_path):
     assert saved_steps(tmp_path)[-1] == int(step)
     assert rows(tmp_path)[-1]["step"] == int(step)
     assert f"step {step}/100000" in err
+
+
+def refreshed(workdir, dies_at=(), **changes):
+    """An experiment whose batches depend on what every third step has written.
+
+    It dies where `dies_at` says: ("batch", step), or ("before" or "after", step) the
+    file of a step is written.
+    """
+    folder = workdir / "mined"
+
+    def die(*place):
+        if place == dies_at:
+            raise Killed
+
+    def run(params, frozen, step):
+        assert not frozen
+        path = folder / f"{step}.npy"
+        if not path.exists():
+            die("before", step)
+            table = params["encoder"]["embed"]["token"]["embedding"]
+            with atomic_write(path) as draft:
+                np.save(draft, np.asarray(table))
+            die("after", step)
+            yield f"wrote {step}"
+
+    def clear():
+        shutil.rmtree(folder, ignore_errors=True)
+
+    class Mined(toy.Batches):
+        def __call__(self, step):
+            die("batch", step)
+            batch = super().__call__(step)
+            table = np.load(folder / f"{step // 3 * 3}.npy")
+            batch.labels.score[:] = np.abs(table[step, : len(batch.labels.score)])
+            return batch
+
+    changes = {
+        "refresh": Refresh(3, run, clear, lambda step: None),
+        "batches": Mined(),
+    } | changes
+    return toy.experiment(7, **changes)
+
+
+@pytest.fixture(scope="module")
+def mined(tmp_path_factory):
+    """An uninterrupted run with a refresh: its workdir and result."""
+    workdir = tmp_path_factory.mktemp("mined")
+    return workdir, loop.train(refreshed(workdir), workdir)
+
+
+def test_batches_wait_for_what_they_depend_on(mined):
+    workdir, result = mined
+    assert result.finished
+    names = sorted(path.name for path in (workdir / "mined").iterdir())
+    assert names == ["0.npy", "3.npy", "6.npy"]
+    assert [r["step"] for r in rows(workdir) if r.get("refresh_seconds")] == [2, 4, 7]
+
+
+@pytest.mark.parametrize(
+    "place", [("batch", 1), ("batch", 5), ("before", 3), ("after", 6), ("before", 0)]
+)
+def test_a_run_with_a_refresh_is_bit_equal_after_a_kill(mined, tmp_path, place):
+    # What an earlier run has left without a checkpoint does not count
+    (tmp_path / "mined").mkdir()
+    np.save(tmp_path / "mined" / "0.npy", np.zeros((toy.VOCAB, toy.WIDTH)))
+    with pytest.raises(Killed):
+        loop.train(refreshed(tmp_path, place), tmp_path)
+    result = loop.train(refreshed(tmp_path), tmp_path)
+    equal(result.state, mined[1].state)
+    losses = [[r["loss"] for r in rows(w)] for w in (tmp_path, mined[0])]
+    assert losses[0] == losses[1]

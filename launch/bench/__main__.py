@@ -8,6 +8,7 @@ python -m launch.bench attention [--lengths=512,1024,...]
 python -m launch.bench llm [--texts=32] [--blocks=24]
 python -m launch.bench infonce [--pairs=8192,65536,...] [--topology=v5e:16x16]
 python -m launch.bench suite [--model=M] [--data=../shared/data] [--rounds=1]
+python -m launch.bench mine [--queries=10000] [--passages=20000] [--rounds=1]
 python -m launch.bench error_rates [--model=M] [--data=../shared/data]
 python -m launch.bench gradcache [--micro_batches=0,64,...] [--batch_size=512]
 python -m launch.bench kinds --systems=M --systems="M + pool_tokens(2)" --data=BEIR
@@ -56,7 +57,13 @@ HEAD_DIM = flags.DEFINE_integer(
     "head_dim", 32, "Width of a head that attention is measured with.", lower_bound=1
 )
 DATA = flags.DEFINE_string(
-    "data", "../shared/data", "Folder of evaluation data (suite, error_rates, kinds)."
+    "data", "../shared/data", "Folder of the data (suite, mine, error_rates, kinds)."
+)
+QUERIES = flags.DEFINE_integer(
+    "queries", 10_000, "Most queries of mine and kinds.", lower_bound=1
+)
+PASSAGES = flags.DEFINE_integer(
+    "passages", 20_000, "Number of passages of mine.", lower_bound=1
 )
 PAIRS = flags.DEFINE_list(
     "pairs", "8192,32768,65536,262144", "Numbers of pairs that infonce compares."
@@ -79,7 +86,6 @@ SYSTEMS = flags.DEFINE_multi_string(
     "transform of token vectors: runs/a @ colbert() + pool_tokens(factor=2). The flag "
     "may be repeated.",
 )
-QUERIES = flags.DEFINE_integer("queries", 0, "Number of queries of kinds; 0 for all.")
 SPLIT = flags.DEFINE_string("split", "dev", "Split of the data of kinds.")
 VECTORS = flags.DEFINE_integer(
     "vectors", 1_000_000, "Number of vectors of index.", lower_bound=1
@@ -163,6 +169,14 @@ def bench_suite() -> dict:
     return compare_suite(MODEL.value, DATA.value, ROUNDS.value)
 
 
+def bench_mine() -> dict:
+    """Benchmark of mining hard negatives."""
+    from launch.bench.mining import compare_mining
+
+    sizes = QUERIES.value, PASSAGES.value
+    return compare_mining(MODEL.value, DATA.value, *sizes, ROUNDS.value)
+
+
 def bench_error_rates() -> dict:
     """False positives and power of the tests that compare two models."""
     from launch.bench.error_rates import measure_error_rates
@@ -208,6 +222,7 @@ BENCHES = {
     "infonce": bench_infonce,
     "gradcache": bench_gradcache,
     "suite": bench_suite,
+    "mine": bench_mine,
     "kinds": bench_kinds,
     "error_rates": bench_error_rates,
     "index": bench_index,

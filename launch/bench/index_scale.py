@@ -12,10 +12,10 @@ import numpy as np
 from launch import main as cli
 from research.data.sources import SOURCES
 from research.inference.embedder import Embedder
-from research.inference.faiss_index import build_index, search_index
+from research.inference.index.faiss_index import build_index, search_index
+from research.inference.index.shard_files import write_shard
+from research.inference.index.vector_shards import ShardedVectors
 from research.inference.search import search
-from research.inference.shard_files import write_shard
-from research.inference.vector_shards import ShardedVectors
 from research.interop import load
 from research.transforms.codebooks import import_faiss
 from research.transforms.normalize import l2_normalize_rows

@@ -49,6 +49,9 @@ def compare_suite(model_name: str, data: str, rounds: int) -> dict:
         embed = cache_vectors(embed_and_count, by_role=depends_on_role(embedder))
         evaluators = {task.name: task.build(model.similarity) for task in tasks}
         results = score_suite(evaluators, embed, _report)
+        for name, result in results.items():
+            if "error" in result:
+                raise ValueError(f"{name}: {result['error']}")
         scores["ours"] = {name: s["main_score"] for name, s in results.items()}
         texts["ours"] = count
 

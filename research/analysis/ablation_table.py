@@ -93,6 +93,8 @@ def _explain_marks(ablation: Ablation, tests: Collection[str]) -> str:
     words = {
         "seeds": "Welch's t-test over seeds",
         "t_test": "a paired t-test over queries or texts",
+        "mcnemar": "McNemar's test over queries or texts",
+        "permutation": "a paired permutation test over groups",
         "bootstrap": "a paired bootstrap over pairs",
     }
     reference = ablation.reference or next(iter(ablation.rows))

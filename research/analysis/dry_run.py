@@ -70,6 +70,7 @@ def dry_run(
                 ("trained", state.params),
                 ("frozen", state.frozen),
                 ("moments", state.opt_state),
+                *([("average", state.average)] if state.average is not None else []),
             )
         },
         **describe_program(

@@ -11,7 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from research.data.examples import Example, parse_example, read_tevatron_corpus
+from research.data.examples import (
+    Example,
+    parse_example,
+    read_score_list,
+    read_tevatron_corpus,
+)
 from research.data.fields import Record
 from research.data.files import read_records
 from research.progress import show_progress
@@ -108,12 +113,18 @@ def read_named_columns(record: Record, columns: Columns) -> Example:
     texts = tuple(t for name in positives for t in record.read_texts(name))
     if not texts:
         raise ValueError(f"{record.place} has no positive")
+    others = tuple(t for name in negatives for t in record.read_texts(name))
+    # A number is the pair's score, a list holds a teacher's scores of the documents
+    lists = [name for name in scores if isinstance(record.values[name], list | tuple)]
     return Example(
         query=record.read_text(*query),
         positives=texts,
-        negatives=tuple(t for name in negatives for t in record.read_texts(name)),
-        score=record.read_number(*scores) if scores else None,
+        negatives=others,
+        score=record.read_number(*scores) if scores and not lists else None,
         group=record.read_name(*groups) if groups else None,
+        document_scores=(
+            read_score_list(record, lists, len(texts), len(others)) if lists else ()
+        ),
     )
 
 
@@ -157,6 +168,7 @@ def _parse_file(
     # {id: text}, for rows that name documents by id.
     documents = read_tevatron_corpus(corpus) if corpus else None
     examples, lines, unused = [], [], set()
+    score_lines: dict[bool | None, int] = {}  # first line of each kind of scores
     for line, values in read_records(path):
         record = Record(f"{path} line {line}", values)
         if named:
@@ -164,7 +176,15 @@ def _parse_file(
         else:
             examples.append(parse_example(record, documents))
         lines.append(line)
+        score_lines.setdefault(record.has_margins, line)
         unused |= values.keys() - record.used
+    # A list that lacks a score would pass for margins
+    if {True, False} <= score_lines.keys():
+        raise ValueError(
+            f"{path} line {score_lines[True]} has one score fewer than documents and "
+            f"line {score_lines[False]} has a score for each: lists are of scores, or "
+            "in every line of margins to the negatives"
+        )
     return ExampleFile(tuple(examples), tuple(lines), tuple(sorted(unused)))
 
 
@@ -178,22 +198,20 @@ def _hash_content(path: str) -> str:
 
 
 def _find_columns(record: Record, patterns: Sequence[str]) -> tuple[str, ...]:
-    """The names of the record's columns that match, in its order.
+    """The names of the record's columns that match, in the order of the patterns.
 
     Raises:
         ValueError: No column matches one of the patterns.
     """
-    names = list(map(str, record.values))
+    names, matches = list(map(str, record.values)), []
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
+        hits = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not hits:
             raise ValueError(
                 f"{record.place}: no column {pattern}; found {', '.join(names)}"
             )
-    return tuple(
-        name
-        for name in names
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    )
+        matches += hits
+    return tuple(dict.fromkeys(matches))
 
 
 def _hash_text(text: str) -> bytes:

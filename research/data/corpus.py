@@ -4,10 +4,12 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from research.data.columns import read_examples
 from research.data.fields import Record, check_text
 from research.data.files import (
     join_title,
@@ -44,15 +46,18 @@ class CorpusText(NamedTuple):
 
 
 def read_corpus(path: str | Path) -> tuple[list[str], list[str]]:
-    """Reads (names, texts) of a corpus, in order.
+    """Reads (names, texts) of a corpus, in order; blank lines of .txt files are none.
 
     Args:
         path: A file, a BEIR folder, a pattern or "pydocs", as in `find_corpus`.
 
     Raises:
-        FileNotFoundError, ValueError: As in `find_corpus` and `read_texts`.
+        FileNotFoundError: As in `find_corpus`.
+        ValueError: As in `find_corpus` and `read_texts`, or there is no text.
     """
-    texts = list(read_texts(find_corpus([path])))
+    texts = list(read_texts(find_corpus([path]), skip_blank=True))
+    if not texts:
+        raise ValueError(f"{path} has blank lines only")
     return [text.name for text in texts], [text.text for text in texts]
 
 
@@ -86,7 +91,7 @@ def find_corpus(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def read_texts(
-    files: Sequence[Path], *, allow_blank: bool = False
+    files: Sequence[Path], *, allow_blank: bool = False, skip_blank: bool = False
 ) -> Iterator[CorpusText]:
     """Yields the texts of a corpus in order, without holding them in memory.
 
@@ -97,6 +102,7 @@ def read_texts(
     Args:
         files: The files of `find_corpus`.
         allow_blank: Whether a text may be empty, or all spaces.
+        skip_blank: Whether such lines of .txt files are left out.
 
     Raises:
         ValueError: A line is empty, malformed or has no text; the message gives the
@@ -106,7 +112,7 @@ def read_texts(
     root = Path(os.path.commonpath([file.absolute().parent for file in files]))
     for file in files:
         prefix = f"{file.absolute().relative_to(root)}:" if files[1:] else ""
-        for line, values in _read_file(file):
+        for line, values in _read_file(file, skip_blank):
             record = Record(f"{file} line {line}", values)
             name = record.read_name("_id") if "_id" in values else f"{prefix}{line}"
             text = _join_text(record, allow_blank)
@@ -114,9 +120,13 @@ def read_texts(
 
 
 def locate_texts(
-    files: Sequence[Path], *, allow_blank: bool = False
+    files: Sequence[Path], texts: Iterable[CorpusText]
 ) -> Iterator[tuple[CorpusText, int, int]]:
-    """Yields the texts of `read_texts`, each with where `read_text_at` finds it again.
+    """Yields texts, each with where `read_text_at` finds it again.
+
+    Args:
+        files: The files of the texts.
+        texts: The texts in order, as `read_texts` yields them.
 
     Returns:
         (text, number of its file, byte at which its line begins); the byte is -1 in a
@@ -124,7 +134,7 @@ def locate_texts(
     """
     numbers = {file: number for number, file in enumerate(files)}
     path, offsets = None, iter(())
-    for text in read_texts(files, allow_blank=allow_blank):
+    for text in texts:
         if text.path != path:
             path, offsets = text.path, _iterate_offsets(text.path)
         # Lines without a text lie between
@@ -160,18 +170,53 @@ def read_text_at(path: Path, line: int, offset: int) -> CorpusText:
         raise ValueError(f"{place} has changed since it was embedded") from error
 
 
+def read_example_texts(
+    files: Sequence[Path], role: str, columns: str = ""
+) -> Iterator[CorpusText]:
+    """Yields the texts that files of training examples have in a role.
+
+    The texts of each file are yielded once, and named by their lines and numbers.
+
+    Args:
+        files: The files, as the source `files` reads them.
+        role: "query", or "document" for positives and negatives.
+        columns: Names of the columns, as `parse_columns` reads them; "" for the usual
+            ones.
+
+    Raises:
+        FileNotFoundError, ValueError: As in `columns.read_examples`.
+    """
+    for file in files:
+        content, texts = read_examples(str(file), columns), set()
+        for example, line in zip(content.examples, content.lines, strict=True):
+            documents = (*example.positives, *example.negatives)
+            for i, text in enumerate([example.query] if role == "query" else documents):
+                if text not in texts:
+                    texts.add(text)
+                    yield CorpusText(f"{file.name}:{line}.{i}", text, file, line)
+
+
 def describe_corpus(
-    files: Sequence[Path], *, allow_blank: bool = False
+    files: Sequence[Path],
+    *,
+    allow_blank: bool = False,
+    read: Callable[[Sequence[Path]], Iterable[CorpusText]] | None = None,
 ) -> list[dict[str, Any]]:
     """The path, the number of texts and a hash of the texts of each file of a corpus.
 
+    Args:
+        files: The files of `find_corpus`.
+        allow_blank: As in `read_texts`.
+        read: Function of some files that yields their texts; None for `read_texts`.
+
     Raises:
-        ValueError: As in `read_texts`, which reads every text once.
+        ValueError: As in `read`, which reads every text once.
     """
+    read = read or partial(read_texts, allow_blank=allow_blank)
     described = []
     for file in files:
         count, digest = 0, hashlib.blake2b(digest_size=16)
-        for text in read_texts([file], allow_blank=allow_blank):
+        for text in read([file]):
             count += 1
             # The lengths keep names and texts apart; UTF-8 has no lone surrogates.
             sizes = f"{len(text.name)} {len(text.text)} "
@@ -193,7 +238,7 @@ def _iterate_offsets(path: Path) -> Iterator[tuple[int, int]]:
             offset += len(content)
 
 
-def _read_file(path: Path) -> Iterator[tuple[int, dict]]:
+def _read_file(path: Path, skip_blank: bool) -> Iterator[tuple[int, dict]]:
     """Yields (line, record with the field `text`) of a file."""
     if path == PYDOCS:
         # Held-out packages: the code of each function is a text.
@@ -202,7 +247,8 @@ def _read_file(path: Path) -> Iterator[tuple[int, dict]]:
             yield number, {"text": example.positives[0]}
     elif Path(path.name.removesuffix(".gz")).suffix == ".txt":
         for number, line in read_lines(path):
-            yield number, {"text": line}
+            if line.strip() or not skip_blank:
+                yield number, {"text": line}
     else:
         yield from read_records(path)
 

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from research.data import files
 from research.data.fields import Record, check_name
@@ -25,6 +25,9 @@ POSITIVES = (
     *("positives", "answers", "documents", "passages"),
 )
 SCORES = files.STS_FIELDS["score"]
+# Lists of a teacher's scores: one for all documents, or one for each side.
+SCORE_LISTS = (*SCORES, "scores", "teacher_scores")
+SIDE_SCORES = (("pos_scores", "neg_scores"), ("positive_scores", "negative_scores"))
 NEGATIVE = re.compile(r"(hard_?)?neg(ative)?s?(_?\d+)?")
 
 
@@ -37,6 +40,8 @@ class Example(NamedTuple):
         negatives: Hard negatives; each step draws as many as the source asks for.
         score: Graded similarity of the query and its positive, if known.
         group: Examples of the same group are never each other's negatives.
+        document_scores: A teacher's scores of the positives, then of the negatives; ()
+            if they are unknown.
     """
 
     query: str
@@ -44,6 +49,7 @@ class Example(NamedTuple):
     negatives: tuple[str, ...] = ()
     score: float | None = None
     group: str | None = None
+    document_scores: tuple[float, ...] = ()
 
 
 class LoadedExamples(NamedTuple):
@@ -94,12 +100,53 @@ def parse_example(record: Record, documents: Mapping[str, str] | None) -> Exampl
         positives = _read_positives(record)
         names = [name for name in columns if NEGATIVE.fullmatch(name)]
         negatives = tuple(t for name in names for t in record.read_texts(name))
-        if any(record.has(name) for name in SCORES):
-            score = record.read_number(*SCORES)
+        numbers = [name for name in SCORES if not _is_list(columns.get(name))]
+        if any(record.has(name) for name in numbers):
+            score = record.read_number(*numbers)
     if not positives:
         raise ValueError(f"{record.place} has no positive")
     group = record.read_name("group") if record.has("group") else None
-    return Example(query, positives, negatives, score, group)
+    document_scores = _read_document_scores(record, len(positives), len(negatives))
+    return Example(query, positives, negatives, score, group, document_scores)
+
+
+def read_score_list(
+    record: Record, names: Sequence[str], positives: int, negatives: int
+) -> tuple[float, ...]:
+    """A teacher's scores of an example's documents, from lists in some columns.
+
+    Args:
+        record: The record.
+        names: The columns, whose lists are joined.
+        positives: Number of positives.
+        negatives: Number of negatives.
+
+    Returns:
+        A score for each positive and each negative; () if the lists are empty. One list
+        of as many numbers as a single positive has negatives holds the differences from
+        the positive's score, which is then taken for 0; a list named for negatives
+        alone holds their scores, never differences.
+
+    Raises:
+        ValueError: The lists have another number of numbers.
+    """
+    numbers = tuple(x for name in names for x in record.read_numbers(name))
+    if not numbers:
+        return ()
+    may_be_margins = len(names) == 1 and not NEGATIVE.match(names[0])
+    is_shorter = positives == 1 and len(numbers) == negatives
+    record.has_margins = may_be_margins and is_shorter
+    if record.has_margins:
+        return (0.0, *(-margin for margin in numbers))
+    if len(numbers) != positives + negatives:
+        margins = ", or for one positive its margin to each negative"
+        raise ValueError(
+            f"{record.place}: {' and '.join(names)} should have a score for each of "
+            f"{positives} positives and {negatives} negatives"
+            f"{margins if may_be_margins else ''}, not {len(numbers)} numbers (scores "
+            "that should not be read: leave them out in the option columns)"
+        )
+    return numbers
 
 
 def read_tevatron_corpus(path: str) -> dict[str, str]:
@@ -135,11 +182,26 @@ def read_labeled_texts(path: str) -> tuple[list[str], list[str]]:
     return texts, labels
 
 
+def _read_document_scores(
+    record: Record, positives: int, negatives: int
+) -> tuple[float, ...]:
+    """A teacher's scores in columns of the usual names; () without any."""
+    for names in SIDE_SCORES:
+        if any(record.has(name) for name in names):
+            return read_score_list(record, names, positives, negatives)
+    names = [n for n in SCORE_LISTS if _is_list(record.values.get(n))]
+    return read_score_list(record, names[:1], positives, negatives) if names else ()
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
 def _read_positives(record: Record) -> tuple[str, ...]:
     """The text or the list of texts in the first column of POSITIVES with any."""
     filled = (name for name in POSITIVES if record.values.get(name) is not None)
     name = next(filled, "")
-    if isinstance(record.values.get(name), list | tuple):
+    if _is_list(record.values.get(name)):
         return record.read_texts(name)
     return (record.read_text(*POSITIVES),)
 

@@ -18,6 +18,7 @@ class Record:
 
     Attributes:
         used: Names of the fields that have been looked at.
+        has_margins: Whether a list of scores holds differences; None without a list.
 
     Raises:
         ValueError: The values are not a mapping.
@@ -29,6 +30,7 @@ class Record:
         self.place = place
         self.values = values
         self.used: set[str] = set()
+        self.has_margins: bool | None = None
 
     def has(self, name: str) -> bool:
         """Whether the field is there and holds something: not null, not ""."""
@@ -91,6 +93,14 @@ class Record:
         """
         name, value = self._find(names)
         return check_number(f"{self.place}: {name}", value)
+
+    def read_numbers(self, name: str) -> tuple[float, ...]:
+        """The numbers of a field that holds a list; () if it is missing or null."""
+        label = f"{self.place}: {name}"
+        return tuple(
+            check_number(f"{label}[{i}]", value)
+            for i, value in enumerate(self.read_list(name))
+        )
 
     def _find(self, names: tuple[str, ...]) -> tuple[str, Any]:
         """(name, value) of the first field that is not null, or else of the first."""

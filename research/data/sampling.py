@@ -88,6 +88,33 @@ def cache_permutations(max_cached: int) -> Callable[[Seed, int], np.ndarray]:
     return permute
 
 
+def cache_cluster_orders(
+    clusters: np.ndarray, batch_size: int, max_cached: int
+) -> Callable[[Seed, int], np.ndarray]:
+    """Makes a function (seed, size) -> order [size], whose batches are from clusters.
+
+    The examples of a cluster follow each other, clusters are in random order, and the
+    batches that they are cut into are shuffled (CDE, Morris and Rush 2024). The last
+    examples, fewer than a batch, are left out; they are others for each seed.
+
+    Args:
+        clusters: [n] number of each example's cluster.
+        batch_size: Number of examples in a batch.
+        max_cached: Number of orders that are kept in memory.
+    """
+
+    @lru_cache(maxsize=max_cached)
+    def order_examples(seed: Seed, size: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        place = rng.permutation(clusters.max() + 1)[clusters]  # [n] of its cluster
+        order = np.lexsort((rng.random(len(clusters)), place)).astype(np.uint32)
+        # [size / B, B] the batches of the epoch, in random order
+        batches = order[:size].reshape(-1, batch_size)
+        return rng.permutation(rng.permuted(batches, axis=1)).reshape(-1)
+
+    return order_examples
+
+
 def draw_examples(
     permute: Callable[[Seed, int], np.ndarray],
     seed: Seed,

@@ -12,11 +12,14 @@ from research.data import files
 from research.data.columns import read_examples, select_part
 from research.data.datasets import load_hub, load_pydocs, load_tfds
 from research.data.examples import (
+    POSITIVES,
+    QUERIES,
     Example,
     LoadedExamples,
     read_labeled_texts,
     read_texts,
 )
+from research.data.fields import Record
 
 HASH_CHUNK = 1024  # examples hashed at once
 
@@ -33,6 +36,10 @@ class Source:
             one.
         identity: Name of the content, if it is known without reading the examples.
         note: What was read and what was left out, for the start of a run.
+        loss: Call text of the loss of its batches; "" for that of the config.
+        clusters: Vectors of the queries, or of queries and documents, on disk, within
+            whose clusters batches are drawn; () draws from all examples.
+        cluster_size: Mean number of examples of a cluster.
     """
 
     examples: Sequence[Example]
@@ -41,6 +48,9 @@ class Source:
     prompts: Mapping[str, str]
     identity: str = ""
     note: str = ""
+    loss: str = ""
+    clusters: tuple[str, ...] = ()
+    cluster_size: int = 256
 
     @functools.cached_property
     def content_hash(self) -> str:
@@ -60,10 +70,13 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
         load: Function that loads the examples.
 
     Returns:
-        A function with the keyword arguments of `load` and three more: `weight`, the
-        share of the steps relative to the other sources; `query_prompt` and
-        `document_prompt`, prefixes of every query and every document; None for those
-        of the model that the run starts from.
+        A function with the keyword arguments of `load` and more: `weight`, the share of
+        the steps relative to the other sources; `query_prompt` and `document_prompt`,
+        prefixes of every query and every document; None for those of the model that
+        the run starts from; `loss`, as "infonce(temperature=0.02)", "" for that of the
+        config; `clusters`, the vectors of the queries, or of the queries and of the
+        documents, that launch.embed --examples wrote; `cluster_size`, the mean number
+        of examples of their clusters.
     """
 
     def make_source(
@@ -71,10 +84,19 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
         weight: float = 1.0,
         query_prompt: str | None = None,
         document_prompt: str | None = None,
+        loss: str = "",
+        clusters: tuple[str, ...] = (),
+        cluster_size: int = 256,
         **arguments,
     ) -> Source:
+        # Mistakes in the arguments of all sources
         if not weight > 0:
             raise ValueError(f"weight {weight} should be positive")
+        if len(clusters) > 2:
+            raise ValueError(
+                f"clusters names {len(clusters)} files; it takes the vectors of the "
+                "queries, or of queries and documents"
+            )
         loaded = load(**arguments)
         prompts = {"query": query_prompt, "document": document_prompt}
         return Source(
@@ -84,6 +106,9 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
             prompts={r: text for r, text in prompts.items() if text is not None},
             identity=loaded.identity,
             note=loaded.note,
+            loss=loss,
+            clusters=clusters,
+            cluster_size=cluster_size,
         )
 
     # The signature lists the arguments of both: config sections and error messages read
@@ -116,8 +141,10 @@ def load_files(
     Tevatron               query | query_text; positive_passages, negative_passages, or
                            positive_document_ids, negative_document_ids with `corpus`
 
-    Examples with the same value in an optional column `group` are never each other's
-    negatives.
+    A teacher's scores of the documents are a list in score | label | scores |
+    teacher_scores, or the lists pos_scores and neg_scores: one number for each positive
+    and each negative. Examples with the same value in an optional column `group` are
+    never each other's negatives.
 
     Args:
         path: The file.
@@ -159,7 +186,9 @@ def load_files(
 
 
 def _scale_score(example: Example, score_range: float) -> Example:
-    """The example with its score, if it has one, divided by the range."""
+    """The example with its scores, if it has any, divided by the range."""
+    scores = tuple(score / score_range for score in example.document_scores)
+    example = example._replace(document_scores=scores)
     if example.score is None:
         return example
     return example._replace(score=example.score / score_range)
@@ -171,7 +200,8 @@ def load_labeled_texts(
     """Texts with class labels (NV-Embed, Lee et al. 2024).
 
     The positives of a text are of its class, its hard negatives of other classes. Both
-    are drawn once per text. A text that is alone in its class is only a negative.
+    are drawn once per text. A text that is alone in its class is only a negative. The
+    class is the group of its examples, which are never each other's negatives.
 
     Args:
         path: A jsonl, tsv or csv file with the fields text and label.
@@ -199,10 +229,42 @@ def load_labeled_texts(
             near = rng.permutation(members[members != query])[:positives]
             far = rng.choice(outsiders, negatives, replace=False)
             near, far = (tuple(texts[i] for i in part) for part in (near, far))
-            examples.append(Example(texts[query], near, far))
+            example = Example(texts[query], near, far, group=labels[query])
+            examples.append(example)
     if not examples:
         raise ValueError(f"{path}: no class has two texts")
     return LoadedExamples(examples, negatives)
+
+
+def load_labeled_pairs(*, path: str, classes: tuple[str, ...] = ()) -> LoadedExamples:
+    """Pairs of texts with a class, whose number is their score (NLI).
+
+    Args:
+        path: A jsonl, tsv or csv file with the fields premise and hypothesis, or other
+            names of a query and its positive, and label.
+        classes: Names of the classes, in the order of their numbers; pairs of other
+            classes are left out. () for all, in alphabetical order.
+    """
+    rows = []
+    for line, values in files.read_records(path):
+        record = Record(f"{path} line {line}", values)
+        texts = record.read_text(*QUERIES), record.read_text(*POSITIVES)
+        rows.append((*texts, record.read_name("label")))
+    # The numbers of the classes, in the order that is asked for
+    found = sorted({label for *_, label in rows})
+    numbers = {name: number for number, name in enumerate(classes or found)}
+    if missing := [name for name in numbers if name not in found]:
+        raise ValueError(
+            f"{path} has no pair of the class {missing[0]!r}; it has {', '.join(found)}"
+        )
+    examples = [
+        Example(query, (document,), (), float(numbers[label]))
+        for query, document, label in rows
+        if label in numbers
+    ]
+    count = len(rows) - len(examples)
+    note = f"left out: {count} pairs of other classes" if count else ""
+    return LoadedExamples(examples, note=note)
 
 
 def load_texts(*, path: str, unit: str = "line", min_chars: int = 0) -> LoadedExamples:
@@ -264,6 +326,7 @@ def load_beir(*, path: str, split: str = "train", negatives: int = 0) -> LoadedE
 SOURCES: Mapping[str, Callable[..., Source]] = {
     "files": weighted_source(load_files),
     "labeled_texts": weighted_source(load_labeled_texts),
+    "labeled_pairs": weighted_source(load_labeled_pairs),
     "texts": weighted_source(load_texts),
     "beir": weighted_source(load_beir),
     "pydocs": weighted_source(load_pydocs),

@@ -17,7 +17,7 @@ from research.data.sources import Source
 from research.file_lock import wait_for_lock
 from research.progress import show_progress
 
-FORMAT = 2  # of the files; tables of another format are written anew
+FORMAT = 3  # of the files; tables of another format are written anew
 CHUNK = 1024  # examples tokenized at once
 
 

@@ -13,11 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from research.eval.comparison.significance import apply_holm, compare_items, mark_p
+from research.eval.comparison.significance import (
+    apply_corrections,
+    compare_items,
+    mark_p,
+)
 from research.eval.figures import figure
-from research.eval.grid import DepthVectors
 from research.eval.tables import markdown_page
-from research.inference.quantized_vectors import store_vectors
+from research.eval.vector_cache import VectorCache, cut_to_size
+from research.inference.index.quantized_vectors import store_vectors
 from research.inference.search import rank_documents
 from research.transforms.normalize import l2_normalize_rows
 from research.transforms.pipeline import VectorTransform, fit_transform
@@ -94,20 +98,20 @@ def compression_study(
         ValueError: A transform does not fit the full width, or the task searches no
             documents.
     """
-    vectors = DepthVectors(embed_all_depths, len(depths), normalize=False)
+    vectors = VectorCache(embed_all_depths)
     names = list(dict.fromkeys((NONE, *transforms)))
     # The full size in float32 comes first: all else is compared with it
-    full = vectors.truncate(len(depths) - 1, dims[-1])
+    full = cut_to_size(vectors, len(depths) - 1, dims[-1], normalize=False)
     baseline = evaluator(_make_store(full, None, normalize))
-    documents = [key for key in vectors.cache if key[0] == "document"]
+    documents = [key for key in vectors.calls if key[0] == "document"]
     if not documents:
         raise ValueError("this task searches no documents, whose vectors are stored")
     corpus = max(documents, key=lambda key: len(key[1]))[1]
-    queries = next(texts for role, texts in vectors.cache if role == "query")
+    queries = next(texts for role, texts in vectors.calls if role == "query")
     rows = []
     for index, depth in enumerate(depths):
         for dim in dims:
-            embed = vectors.truncate(index, dim)
+            embed = cut_to_size(vectors, index, dim, normalize=False)
             for name in names:
                 transform = None
                 if name != NONE:
@@ -285,7 +289,9 @@ def _correct_p_values(rows: Sequence[CompressedScore]) -> list[CompressedScore]:
     # The full size is compared with itself, which is no test
     full = _find_full(rows)
     tested = [row for row in rows if row is not full and row.p_value is not None]
-    p_values = iter(apply_holm([row.p_value for row in tested]))
+    if not tested:
+        return list(rows)
+    p_values = iter(apply_corrections([row.p_value for row in tested])["holm"].tolist())
     return [
         row._replace(p_value=next(p_values)) if row in tested else row for row in rows
     ]

@@ -153,3 +153,9 @@ EVALS: Mapping[str, Callable[..., Evaluator | ModelEvaluator]] = {
     "token_geometry": token_geometry,
     "positional_bias": positional_bias,
 }
+# Those without a main score of embeddings: no value of a measure is better than another
+# one, or the model itself is scored.
+NO_MAIN_SCORE = (
+    *("perplexity", "geometry", "token_geometry"),
+    *("positional_bias", "length_collapse"),
+)

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import chex
 import numpy as np
 
 from research.eval.figures import figure
 from research.eval.tables import markdown_page
-from research.transforms.normalize import l2_normalize_rows
-from research.types import EmbedFn, Evaluator, MultiVectors
+from research.eval.vector_cache import VectorCache, cut_to_size
+from research.types import EmbedFn, Evaluator
 
 # Maximum number of texts that the speed of a depth is measured on.
 MAX_TIMED_TEXTS = 256
@@ -40,49 +39,6 @@ class Grid(NamedTuple):
         return np.array([[cell["main_score"] for cell in row] for row in self.scores])
 
 
-class DepthVectors:
-    """Embeds each text once, at all depths, for evaluators of several sizes.
-
-    Args:
-        embed_all_depths: Function (texts, role) -> [N, K, D], vectors at K depths that
-            are not normalized.
-        num_depths: K.
-        normalize: Whether vectors are scaled to length 1, after they are truncated.
-
-    Attributes:
-        cache: {(role, texts): [N, K, D] or `MultiVectors`}, all vectors so far.
-    """
-
-    def __init__(self, embed_all_depths: EmbedFn, num_depths: int, normalize: bool):
-        self.cache: dict[tuple[str, tuple[str, ...]], Any] = {}
-        self._embed, self._shape = embed_all_depths, (num_depths, None)
-        self._normalize = normalize
-
-    def truncate(self, index: int, dim: int | None) -> EmbedFn:
-        """The embedder of the first `dim` values (all if None) at a depth's index."""
-
-        def embed(texts, role):
-            key = role, tuple(texts)
-            if key not in self.cache:
-                self.cache[key] = self._embed(texts, role)
-                chex.assert_shape(_get_vectors(self.cache[key]), (None, *self._shape))
-            x = _get_vectors(self.cache[key])[:, index, :dim]  # [N, dim]
-            x = l2_normalize_rows(x) if self._normalize else x
-            # Several vectors per text
-            if isinstance(self.cache[key], MultiVectors):
-                return self.cache[key]._replace(vectors=x)
-            return x
-
-        return embed
-
-
-def _get_vectors(embeddings) -> np.ndarray:
-    """The vectors of dense embeddings, or of several vectors per text."""
-    if isinstance(embeddings, MultiVectors):
-        return embeddings.vectors
-    return embeddings
-
-
 def score_sizes(
     evaluator: Evaluator,
     embed_all_depths: EmbedFn,
@@ -104,17 +60,17 @@ def score_sizes(
         The evaluator's scores at full size and, if it has a main score, "3x64" for that
         of a size (3, 64) and "size_mean" for the mean over the sizes.
     """
-    vectors = DepthVectors(embed_all_depths, len(depths), normalize)
-    full = evaluator(vectors.truncate(len(depths) - 1, None))
+    vectors = VectorCache(embed_all_depths)
+    full = evaluator(cut_to_size(vectors, len(depths) - 1, normalize=normalize))
     if "main_score" not in full:  # measures that have no best value
         return dict(full)
     # The full size, which may be one of the sizes, is scored once.
-    width = _get_vectors(next(iter(vectors.cache.values()))).shape[-1]
     main_scores = {}
     for depth, dim in sizes:
         scores = full
-        if (depth, dim) != (depths[-1], width):
-            scores = evaluator(vectors.truncate(depths.index(depth), dim))
+        if (depth, dim) != (depths[-1], vectors.width):
+            index = depths.index(depth)
+            scores = evaluator(cut_to_size(vectors, index, dim, normalize))
         main_scores[f"{depth}x{dim}"] = float(scores["main_score"])
     return {**full, **main_scores, "size_mean": statistics.fmean(main_scores.values())}
 
@@ -140,13 +96,13 @@ def score_grid(
         dims: Widths. A vector is truncated and then normalized.
         normalize: Whether vectors are scaled to length 1.
     """
-    vectors = DepthVectors(embed_all_depths, len(depths), normalize)
+    vectors = VectorCache(embed_all_depths)
     scores = [
-        [evaluator(vectors.truncate(index, dim)) for dim in dims]
+        [evaluator(cut_to_size(vectors, index, dim, normalize)) for dim in dims]
         for index in range(len(depths))
     ]
     # Measure the speed on some texts of the largest call.
-    role, texts = max(vectors.cache, key=lambda key: len(key[1]))
+    role, texts = max(vectors.calls, key=lambda key: len(key[1]))
     sample = list(texts[:: -(-len(texts) // MAX_TIMED_TEXTS)])
     seconds = [_time_1000_texts(make_embedder(depth), sample, role) for depth in depths]
     return Grid(tuple(depths), tuple(dims), scores, seconds)

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from research.data.corpus import read_corpus
-from research.eval.bm25 import bm25
-from research.inference.search import rank_documents
-from research.types import EmbedFn, Evaluator
+from research.eval.tasks.retrieval import ranking
+from research.types import Evaluator
 
 QUERIES = 1000
 JUDGED = 46  # documents with an answer: the smallest n with n (n - 1) / 2 >= QUERIES
@@ -140,28 +139,12 @@ def limit(
 
 def score_limit(task: Limit) -> Evaluator:
     """The evaluator of `limit` for a task in memory."""
-    cutoffs = [k for k in CUTOFFS if k < len(task.documents)]
-    last = cutoffs[-1]
-    _, lexical = bm25(task.queries, task.documents, last)  # [Q, k]
-    baseline = average_recall(lexical, task.relevant, last)
-
-    def evaluate(embed: EmbedFn) -> dict[str, float]:
-        q = embed(task.queries, "query")  # [Q, D]
-        d = embed(task.documents, "document")  # [N, D]
-        _, ranked = rank_documents(q, d, last)  # [Q, k]
-        recalls = [average_recall(ranked, task.relevant, k) for k in cutoffs]
-        scores = {f"recall@{k}": r for k, r in zip(cutoffs, recalls, strict=True)}
-        return {"main_score": recalls[-1], **scores, "bm25": baseline}
-
-    return evaluate
-
-
-def average_recall(ranked: np.ndarray, relevant: np.ndarray, k: int) -> float:
-    """Percent of the relevant documents that are among the first k.
-
-    Args:
-        ranked: [Q, >= k] indices of documents, best first.
-        relevant: [Q, R] indices of the relevant documents.
-    """
-    hits = ranked[:, :k, None] == relevant[:, None]  # [Q, k, R]
-    return 100 * float(hits.any(1).mean())
+    last, *cutoffs = [k for k in CUTOFFS[::-1] if k < len(task.documents)]
+    corpus = {f"d{i}": text for i, text in enumerate(task.documents)}
+    queries = {f"q{i}": text for i, text in enumerate(task.queries)}
+    qrels = {
+        query: {f"d{i}": 1 for i in pair}
+        for query, pair in zip(queries, task.relevant, strict=True)
+    }
+    metrics = [f"recall@{k}" for k in (last, *cutoffs[::-1])]
+    return ranking(corpus, queries, qrels, metrics=metrics, lexical=True)

@@ -37,7 +37,7 @@ def correlations(predicted: np.ndarray, human: np.ndarray) -> dict[str, float]:
     check_spread("predicted", predicted)
     check_spread("human", human)
     return {
-        "spearman": 100 * spearman(predicted, human),
+        "spearman": float(correlate_ranks(predicted, human)),
         "pearson": 100 * float(scipy.stats.pearsonr(predicted, human).statistic),
     }
 
@@ -58,17 +58,10 @@ def check_spread(name: str, scores: np.ndarray) -> None:
         )
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's correlation of two [N] arrays; nan if an array is constant."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", scipy.stats.ConstantInputWarning)
-        return float(scipy.stats.spearmanr(x, y).statistic)
-
-
 def correlate_ranks(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
     """Spearman's correlation along an axis, in percent: [..., N] -> [...].
 
-    It is that of `spearman`, for many samples at once; nan where an array is constant.
+    It is SciPy's, for many samples at once; nan where an array is constant.
     """
     # Ranks, averaged over equal values, minus their mean: [..., N]
     x, y = (scipy.stats.rankdata(values, axis=axis) for values in (x, y))
@@ -76,6 +69,13 @@ def correlate_ranks(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         norms = np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
         return 100 * (x * y).sum(axis) / norms
+
+
+def weighted_mean(
+    values: np.ndarray, weights: np.ndarray, axis: int = -1
+) -> np.ndarray:
+    """Mean of values by weights along an axis: two times [..., N] -> [...]."""
+    return (values * weights).sum(axis) / weights.sum(axis)
 
 
 def bootstrap(
@@ -165,6 +165,14 @@ def query_scores(
             measure = f"{MEASURES[kind]}_{k}"
             scores[name] = _percent_per_query(qrels, results, measure)
     return scores
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Raises ValueError if there is no metric, or an unknown one."""
+    if not names:
+        raise ValueError(f"there is no metric; name one, such as {METRICS[0]}")
+    for name in names:
+        parse_metric(name)
 
 
 def parse_metric(name: str) -> tuple[str, int]:

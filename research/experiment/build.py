@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import ml_collections
@@ -16,7 +15,9 @@ from research.config_sections import bind, format_call
 from research.config_sections import build as build_section
 from research.data.columns import drop_examples
 from research.data.document_cache import tokenizer_info
-from research.data.pair_batches import PairBatches, make_pair_batches
+from research.data.pairs.clusters import hash_arrays
+from research.data.pairs.pair_batches import PairBatches, make_pair_batches
+from research.data.pairs.refreshed_negatives import RefreshedNegatives
 from research.data.pretraining_batches import (
     PretrainingBatches,
     make_pretraining_batches,
@@ -32,36 +33,49 @@ from research.experiment.config_keys import (
 from research.experiment.data_summary import summarize_pairs
 from research.experiment.evaluation import (
     make_embedder,
+    make_local_embedder,
     measure_model,
     measure_sizes,
 )
 from research.experiment.initialization import (
     ENCODERS,
-    Initialization,
-    combine_prompts,
     inherit_prompts,
     load_initialization,
     make_initialize,
+    make_prompt,
     make_tokenizer,
 )
-from research.experiment.source_checks import check_sources, describe_sources
-from research.inference.settings import apply_prompt, check_kind_similarity
+from research.experiment.mining import MINING, list_negative_files, make_refresh
+from research.experiment.model_card import (
+    find_projection,
+    list_adapters,
+    make_model_card,
+    trained_width,
+)
+from research.experiment.source_checks import (
+    NamedLosses,
+    build_losses,
+    check_classes,
+    check_sources,
+    describe_sources,
+)
+from research.experiment.teachers import TEACHERS, RunTeacher, read_text_vectors
+from research.inference.settings import apply_prompt
 from research.losses.matryoshka import SIZE_LOSSES
-from research.losses.registry import build_loss
+from research.losses.source_losses import select_source_loss
 from research.models.config import EncoderConfig
 from research.models.pooling import basic, registry
 from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions.learned import TableMethod
 from research.models.positions.methods import (
-    config_fields,
     extend_config,
     read_methods,
 )
 from research.objectives.gradcache import count_min_chunks
 from research.objectives.registry import OBJECTIVES
-from research.objectives.tuning import TUNING, is_partial
-from research.text.prompts import build_prompt
+from research.objectives.tuning import TUNING
 from research.text.templates import Prompt
+from research.train.averaging import AVERAGES
 from research.train.experiment import Experiment
 from research.train.optimizers import OPTIMIZERS
 from research.types import ModelEvaluator, Objective
@@ -76,6 +90,7 @@ def build(
     config: ml_collections.ConfigDict,
     *,
     cache: Path = TOKEN_CACHE,
+    negatives: Path | None = None,
     tokenizer: Tokenizer | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Experiment:
@@ -85,6 +100,8 @@ def build(
         config: Config with every top-level key of `config_keys`, as configs/common.py
             makes it.
         cache: Folder of tokenized texts.
+        negatives: Folder of the hard negatives that the run mines; None takes random
+            ones for them, for a run of which only the cost is of interest.
         tokenizer: Tokenizer of the run; None builds it from the config.
         devices: Devices of the run; None for all of all processes. Others, such as
             those of a TPU slice that is not at hand, are compiled for.
@@ -103,7 +120,7 @@ def build(
     sources = {name: build_section(SOURCES, part) for name, part in config.data.items()}
     if tokenizer is None:
         tokenizer = make_tokenizer(config.tokenizer, sources)
-    prompt = _build_prompt(config)
+    prompt = make_prompt(config)
 
     # The encoder, before and after its context is extended
     base_encoder = build_section(ENCODERS, config.encoder)
@@ -119,26 +136,60 @@ def build(
             config.init_from, base_encoder, tokenizer, pool, prompt
         )
     sources = inherit_prompts(sources, initialization)
-    # Batches and objective
-    batches = _build_batches(config, sources, tokenizer, mesh, cache, prompt)
+    # Batches and objective, with a teacher of both
+    mining = build_section(MINING, config.mining) if "mining" in config else None
+    files = list_negative_files(mining, list(sources), negatives)
+    teacher = None
+    if "teacher" in config:
+        teacher = build_section(TEACHERS, config.teacher, config.max_length)
+    batches = _build_batches(
+        config, sources, tokenizer, mesh, cache, prompt, teacher, files
+    )
+    hashes = {name: source.content_hash for name, source in sources.items()}
+    if teacher and teacher.content_hash:
+        hashes["config.teacher"] = teacher.content_hash
     notes = describe_sources(sources)
-    if "loss" in config:
-        check_kind_similarity(format_call(config.pool), config.similarity)
-        loss = build_loss(config.loss, config.similarity)
+    losses = build_losses(config, sources)
+    if losses:
         notes = summarize_pairs(batches, tokenizer, config.max_length)
-        notes += check_sources(batches, sources, config.loss.name, loss)
+        width = trained_width(config, encoder)
+        # Clusters, which come from vectors, are a part of the data
+        for state in batches.sources:
+            if state.clusters is not None:
+                hashes[state.name] += hash_arrays(state.clusters)
+        # A classifier takes the scores as classes, and no loss
+        if "classes" in config.objective:
+            check_classes(batches, sources, config)
+            notes += describe_sources(sources)
+        else:
+            notes += check_sources(
+                batches, sources, losses, width, teacher, find_projection(config)
+            )
+        if teacher and teacher.note:
+            notes += (teacher.note,)
     training = _training_encoder(config, encoder)
-    objective = _build_objective(config, training, tokenizer, batches)
+    objective = _build_objective(config, training, tokenizer, batches, losses)
+    has_frozen_model = bool(teacher and teacher.wrap)
+    if has_frozen_model:
+        objective = teacher.wrap(objective, config.objective.micro_batch)
     initialize = make_initialize(
-        objective, base_encoder, config.position_methods, initialization
+        objective,
+        base_encoder,
+        config.position_methods,
+        initialization,
+        on_host=has_frozen_model,
     )
 
     # How the trained model embeds, and its evaluators
-    card = _model_card(config, base_encoder, encoder, sources, initialization)
+    card = make_model_card(config, base_encoder, encoder, sources, initialization)
     local_mesh = sharding.local_mesh(mesh)
-    make_run_embedder = partial(
-        make_embedder, encoder, tokenizer, prompt, local_mesh, card
-    )
+    embedder_parts = encoder, tokenizer, prompt, local_mesh, card
+    make_run_embedder = partial(make_embedder, *embedder_parts)
+    # What mines the hard negatives of the next steps
+    refresh = None
+    if mining and negatives:
+        embedder = partial(make_local_embedder, *embedder_parts)
+        refresh = make_refresh(mining, batches, embedder, config.similarity)
     evaluators = {name: build_section(EVALS, p) for name, p in config.evals.items()}
     # Those that need more than an EmbedFn: the encoder, or several sizes
     measures = {
@@ -157,7 +208,9 @@ def build(
     drop_examples()  # they are tokenized now
     return Experiment(
         objective=objective,
-        tx=build_section(OPTIMIZERS, config.optimizer, config.steps),
+        tx=build_section(OPTIMIZERS, config.optimizer, config.steps)._replace(
+            average=build_section(AVERAGES, config.averaging, config.steps)
+        ),
         batches=batches,
         mesh=mesh,
         steps=config.steps,
@@ -176,10 +229,12 @@ def build(
         },
         make_embedder=make_run_embedder,
         measures=measures,
+        refresh=refresh,
         initialize=initialize,
         note=initialization.note if initialization else "",
         data_notes=notes,
-        data_hashes={name: source.content_hash for name, source in sources.items()},
+        data_hashes=hashes,
+        is_mixture=len(sources) > 1,
         tokenizer=tokenizer,
         model_card=card,
     )
@@ -199,23 +254,6 @@ def _training_encoder(config, encoder: EncoderConfig) -> EncoderConfig:
     )
 
 
-def _build_prompt(config) -> Prompt | None:
-    """The prompt that texts are formatted with; None for plain texts.
-
-    Raises:
-        ValueError: There is no such prompt, or it needs another pooling than the
-            config's.
-    """
-    prompt = build_prompt(config.prompt)
-    if prompt and prompt.pool not in (None, config.pool.name):
-        raise ValueError(
-            f"prompt {config.prompt.name} pools by {prompt.pool!r} and the config by "
-            f"{config.pool.name!r}: set pool.name={prompt.pool}, or prompt.pool="
-            f"{config.pool.name}"
-        )
-    return prompt
-
-
 def _build_batches(
     config,
     sources: Mapping[str, Source],
@@ -223,6 +261,8 @@ def _build_batches(
     mesh: Mesh,
     cache: Path,
     prompt: Prompt | None,
+    teacher: RunTeacher | None,
+    refreshed: Mapping[str, RefreshedNegatives],
 ) -> PairBatches | PretrainingBatches:
     # Arguments of both kinds of batches
     process_index, process_count = sharding.find_process_share(mesh)
@@ -242,7 +282,7 @@ def _build_batches(
             sources, tokenizer, layout, row_multiple=devices, **shared
         )
     # With several adapters, each text is assigned to one
-    adapters = _adapter_names(config)
+    adapters = list_adapters(config)
     return make_pair_batches(
         sources,
         tokenizer,
@@ -255,12 +295,20 @@ def _build_batches(
         ),
         prompt=prompt,
         adapters=adapters if len(adapters) > 1 else (),
+        refreshed=refreshed,
+        data_exponent=config.data_exponent,
+        cluster_vectors={
+            name: tuple(map(read_text_vectors, source.clusters))
+            for name, source in sources.items()
+        },
+        steps=config.steps,
+        teacher=teacher and teacher.teacher,
         **shared,
     )
 
 
 def _build_objective(
-    config, encoder: EncoderConfig, tokenizer: Tokenizer, batches
+    config, encoder: EncoderConfig, tokenizer: Tokenizer, batches, losses: NamedLosses
 ) -> Objective:
     pool = registry.parse_pooling(format_call(config.pool))
     if "row_layout" in config:
@@ -274,72 +322,14 @@ def _build_objective(
         info = tokenizer_info(tokenizer, [part.table for part in batches.sources])
         objective = build_section(OBJECTIVES, config.objective, encoder, info)
     else:
-        # Contrastive objectives take a pooling and a loss over sizes
-        loss = build_loss(config.loss, config.similarity)
-        size_loss = build_section(SIZE_LOSSES, config.size_loss, loss)
+        # Contrastive objectives take a pooling and a loss over sizes, for each source
+        size_losses = {
+            text: build_section(SIZE_LOSSES, config.size_loss, loss)
+            for text, (_, loss) in losses.items()
+        }
+        size_loss = select_source_loss(size_losses)
         objective = build_section(
             OBJECTIVES, config.objective, encoder, pool, size_loss
         )
     # LoRA and BitFit wrap the objective
     return build_section(TUNING, config.tuning, objective)
-
-
-def _model_card(
-    config,
-    base_encoder: EncoderConfig,
-    encoder: EncoderConfig,
-    sources: Mapping[str, Source],
-    initialization: Initialization | None,
-) -> dict[str, Any]:
-    """The content of model.json: how the trained model embeds."""
-    # A model with extended context embeds texts up to its new length
-    extended = encoder.max_len > base_encoder.max_len
-    return {
-        "encoder": config_fields(encoder),
-        "pool": format_call(config.pool),
-        "max_length": encoder.max_len if extended else config.max_length,
-        "prompts": combine_prompts(sources, initialization),
-        "default_prompt": initialization.default_prompt if initialization else "",
-        "prompt": format_call(config.prompt),
-        "head": config.objective.head if _keeps_head(config) else "",
-        "normalize": config.normalize,
-        "similarity": config.similarity if "similarity" in config else "cosine",
-        "special_tokens": dict(initialization.special_tokens) if initialization else {},
-        "dims": _trained_dims(config),
-        "partial": is_partial(config.tuning.name),
-        "adapters": _adapter_names(config),
-        "base": config.init_from,
-    }
-
-
-def _keeps_head(config) -> bool:
-    """Whether the trained model embeds with the objective's head."""
-    return "keep_head" in config.objective and config.objective.keep_head
-
-
-def _adapter_names(config) -> list[str]:
-    """The names of the trained adapters, in order; empty without adapters.
-
-    Raises:
-        ValueError: There are several adapters, but the objective trains on rows of text
-            rather than pairs.
-    """
-    if "adapters" not in config.tuning:
-        return []
-    names = list(config.tuning.adapters)
-    if len(names) > 1 and "row_layout" in config:
-        raise ValueError(
-            f"tuning.adapters names {', '.join(names)}, but {config.objective.name} "
-            "reads rows of text, which go through one adapter"
-        )
-    return names
-
-
-def _trained_dims(config) -> list[int]:
-    """The widths that the loss trains, in descending order."""
-    sizes = config.objective if "row_layout" in config else config.size_loss
-    # Widths of Matryoshka losses, and of (depth, dim) pairs
-    dims = set(sizes.dims) if "dims" in sizes else set()
-    if "pairs" in sizes:
-        dims |= {int(dim) for _, dim in sizes.pairs}
-    return sorted(dims, reverse=True)

@@ -9,7 +9,6 @@ from tokenizers import Tokenizer
 from research.config_sections import (
     Table,
     check_type,
-    format_call,
     parse_section,
     parse_sections,
 )
@@ -17,15 +16,19 @@ from research.data.row_packing import ROW_LAYOUTS
 from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 from research.experiment.initialization import ENCODERS, TOKENIZERS
+from research.experiment.mining import MINING
+from research.experiment.model_card import embedding_width
+from research.experiment.teachers import TEACHERS
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES
 from research.losses.size_terms import Pairs, check_pairs
 from research.models.config import EncoderConfig
-from research.models.pooling.registry import POOLINGS, pooled_width
+from research.models.pooling.registry import POOLINGS
 from research.objectives.registry import OBJECTIVES, check_row_layout, objective_inputs
 from research.objectives.tuning import TUNING
 from research.text.prompts import PROMPTS
 from research.text.tokenization import num_token_ids
+from research.train.averaging import AVERAGES
 from research.train.optimizers import OPTIMIZERS
 
 # Keys whose value is one section, and the functions that the section may name.
@@ -39,7 +42,10 @@ SECTION_TABLES: Mapping[str, Table] = {
     "loss": LOSSES,
     "size_loss": SIZE_LOSSES,
     "row_layout": ROW_LAYOUTS,
+    "mining": MINING,
     "optimizer": OPTIMIZERS,
+    "averaging": AVERAGES,
+    "teacher": TEACHERS,
 }
 # Keys whose value maps names to sections.
 GROUP_TABLES: Mapping[str, Table] = {
@@ -62,6 +68,7 @@ KEYS = (
     "tuning",
     "data",
     "optimizer",
+    "averaging",
     "mesh",
     "evals",
     "eval_sizes",
@@ -73,7 +80,10 @@ KEYS = (
     "eval_every",
     "patience",
 )
-CONTRASTIVE_KEYS = ("loss", "size_loss", "similarity")
+CONTRASTIVE_KEYS = (
+    *("loss", "size_loss", "similarity", "data_exponent"),
+    *("teacher", "mining"),
+)
 PRETRAINING_KEYS = ("row_layout",)
 
 
@@ -84,6 +94,7 @@ VALUE_TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("eval_every", "patience"), int),
     **dict.fromkeys(("init_from", "position_methods", "similarity", "keep_best"), str),
     "normalize": bool,
+    "data_exponent": float,
     "eval_sizes": Pairs,
 }
 # The smallest values of numbers; an interval of 0 is the last step only.
@@ -213,7 +224,7 @@ def check_eval_sizes(config, encoder: EncoderConfig) -> list[tuple[int, int]]:
         ValueError: The model has no such size.
     """
     sizes = [(int(depth), int(dim)) for depth, dim in config.eval_sizes]
-    width = pooled_width(format_call(config.pool), encoder)
+    width = embedding_width(config, encoder)
     try:
         check_pairs(sizes, encoder.depth, width)
     except ValueError as error:

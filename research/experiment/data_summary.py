@@ -3,8 +3,8 @@
 import numpy as np
 import tokenizers
 
-from research.data.pair_batches import PairBatches
-from research.data.pair_rows import PairSourceState
+from research.data.pairs.pair_batches import PairBatches
+from research.data.pairs.pair_rows import PairSourceState
 
 # Characters of a text that are shown.
 MAX_SHOWN = 160
@@ -24,6 +24,7 @@ def summarize_pairs(
         Lines of text; the texts of the example have their prompts and special tokens.
     """
     lines = []
+    total = sum(state.weight for state in batches.sources)
     for state in batches.sources:
         table = state.table
         lengths = np.diff(table.starts)  # [T] tokens of each text
@@ -32,10 +33,19 @@ def summarize_pairs(
         tokens = format_count(int(table.starts[-1]), "token")
         positives = format_count(_find_range(table.num_positives), "positive")
         negatives = format_count(_find_range(table.num_negatives), "negative")
+        used = f"1 and {state.docs_per_query - 1}"
+        if mined := state.refreshed:
+            used = f"1, and {mined.count} mined every {mined.every} steps"
         lines.append(
             f"data {state.name!r}: {rows}, {tokens}; {positives} and {negatives} per "
-            f"query, of which each step uses 1 and {state.docs_per_query - 1}"
+            f"query, of which each step uses {used}"
         )
+        if len(batches.sources) > 1:
+            loss = state.loss or "that of the config"
+            lines.append(
+                f"data {state.name!r}: {state.weight / total:.1%} of the steps; "
+                f"the loss is {loss}"
+            )
         if full:
             texts = format_count(len(lengths), "text")
             lines.append(
@@ -64,7 +74,7 @@ def _show_example(state: PairSourceState, tokenizer: tokenizers.Tokenizer) -> li
     table = state.table
     # Texts of an example: the query, its positives, its negatives.
     texts = {"query": 0, "positive": 1}
-    if state.docs_per_query > 1:
+    if state.docs_per_query > 1 and state.refreshed is None:
         texts["negative"] = 1 + int(table.num_positives[0])
     lines = []
     for role, text in texts.items():

@@ -16,7 +16,15 @@ from research.text.templates import Prompt
 from research.types import EmbedFn, Evaluator, ModelEvaluator, Params
 
 
-def make_embedder(
+def make_embedder(*arguments, depths: Sequence[int] | None = None) -> EmbedFn:
+    """Makes an embedder from trained and frozen parameters, for evaluators.
+
+    Each process embeds its share of the texts. Arguments as in `make_local_embedder`.
+    """
+    return split_over_processes(make_local_embedder(*arguments, depths=depths))
+
+
+def make_local_embedder(
     encoder: EncoderConfig,
     tokenizer: Tokenizer,
     prompt: Prompt | None,
@@ -26,8 +34,8 @@ def make_embedder(
     frozen: Params,
     *,
     depths: Sequence[int] | None = None,
-) -> EmbedFn:
-    """Makes an embedder from trained and frozen parameters, for evaluators.
+) -> Embedder:
+    """Makes the embedder of this process from trained and frozen parameters.
 
     With `depths`, it returns vectors [N, len(depths), D], which are not normalized.
     """
@@ -45,12 +53,11 @@ def make_embedder(
         prompt=prompt,
         adapters=tuple(card["adapters"]),
     )
+    # Vectors of several depths are normalized at each size
     normalize = False if depths else None
-    embedder = Embedder(
+    return Embedder(
         trained, mesh=mesh, allow_empty=True, depths=depths, normalize=normalize
     )
-    # Each process embeds its share of the texts
-    return split_over_processes(embedder)
 
 
 def measure_sizes(

@@ -21,6 +21,7 @@ from research.models.positions.methods import (
     read_methods,
 )
 from research.text import tokenization
+from research.text.prompts import build_prompt
 from research.text.templates import Prompt
 from research.types import Key, Objective, Params, Pool
 
@@ -181,6 +182,8 @@ def make_initialize(
     cfg: EncoderConfig,
     position_methods: str,
     initialization: Initialization | None,
+    *,
+    on_host: bool = False,
 ) -> Callable[[Key], tuple[Params, Params]] | None:
     """Makes key -> (trained, frozen) parameters; None if `objective.init` suffices.
 
@@ -189,11 +192,13 @@ def make_initialize(
         cfg: Shape of the encoder before its context is extended.
         position_methods: Position methods that extend the context, as call text.
         initialization: Initial parameters of the encoder; None for random ones.
+        on_host: Whether `objective.init` should not be compiled, because it returns
+            loaded parameters: those of a teacher.
     """
     methods = read_methods(position_methods)
     longer_table = any(isinstance(method, TableMethod) for method in methods)
     # `objective.init` can make random parameters
-    if initialization is None and not longer_table:
+    if initialization is None and not longer_table and not on_host:
         return None
 
     def initialize(key: Key) -> tuple[Params, Params]:
@@ -205,6 +210,23 @@ def make_initialize(
         return objective.init(key, extend_context(params, cfg, methods)[0])
 
     return initialize
+
+
+def make_prompt(config) -> Prompt | None:
+    """The prompt that texts are formatted with; None for plain texts.
+
+    Raises:
+        ValueError: There is no such prompt, or it needs another pooling than the
+            config's.
+    """
+    prompt = build_prompt(config.prompt)
+    if prompt and prompt.pool not in (None, config.pool.name):
+        raise ValueError(
+            f"prompt {config.prompt.name} pools by {prompt.pool!r} and the config by "
+            f"{config.pool.name!r}: set pool.name={prompt.pool}, or prompt.pool="
+            f"{config.pool.name}"
+        )
+    return prompt
 
 
 def make_tokenizer(

@@ -1,4 +1,4 @@
-"""Checks of the data of a run before its first step, and notes on what is left out."""
+"""Losses of the sources of a run, and checks of its data before the first step."""
 
 from collections.abc import Mapping
 
@@ -6,60 +6,160 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.data.pair_batches import PairBatches
-from research.data.pair_rows import PairSourceState
+from research.config_sections import format_call, parse_section
+from research.data.pairs.pair_batches import PairBatches
+from research.data.pairs.pair_rows import PairSourceState
 from research.data.sources import Source
-from research.losses.registry import Loss
+from research.experiment.teachers import RunTeacher
+from research.inference.settings import check_kind_similarity
+from research.losses.registry import LOSSES, MATCHING_LOSSES, Loss, build_loss
 from research.losses.similarity import TOKEN_SIMILARITIES
 from research.types import Labels
 
 # Labels of natural language inference, whose 0 is entailment in the usual files.
 CLASSES = [0.0, 1.0, 2.0]
 
+# {call text: (name, loss)} of the losses of all sources; "" is that of the config
+NamedLosses = Mapping[str, tuple[str, Loss]]
+
+
+def build_losses(config, sources: Mapping[str, Source]) -> NamedLosses:
+    """The loss of a config and those of its sources; {} for pre-training.
+
+    Raises:
+        ValueError: A source names a loss that there is not, or any in pre-training, or
+            the similarity is not one of the pooling's embeddings.
+    """
+    if "loss" not in config:
+        for name, source in sources.items():
+            if source.loss or source.clusters:
+                raise ValueError(
+                    f"data {name!r} has {'a loss' if source.loss else 'clusters'} of "
+                    f"its own, but {config.objective.name} trains on rows of text, "
+                    "without pairs"
+                )
+        return {}
+    check_kind_similarity(format_call(config.pool), config.similarity)
+    losses = {"": (config.loss.name, build_loss(config.loss, config.similarity))}
+    for name, source in sources.items():
+        if not (text := source.loss):
+            continue
+        try:
+            section = parse_section(LOSSES, text)
+            losses[text] = section.name, build_loss(section, config.similarity)
+        except ValueError as error:
+            raise ValueError(f"data {name!r}: loss: {error}") from None
+    return losses
+
 
 def check_sources(
-    batches: PairBatches, sources: Mapping[str, Source], name: str, loss: Loss
+    batches: PairBatches,
+    sources: Mapping[str, Source],
+    losses: NamedLosses,
+    width: int,
+    teacher: RunTeacher | None = None,
+    projection: int = 0,
 ) -> tuple[str, ...]:
-    """Checks that a loss can learn from every source; nothing is computed.
+    """Checks that every source has what its loss needs; nothing is computed.
 
     Args:
         batches: Batches of the run.
         sources: Their sources by name.
-        name: Name of the loss.
-        loss: The loss.
+        losses: Losses of the sources.
+        width: Width of the vectors that the losses get.
+        teacher: Teacher of the run; None without one.
+        projection: Width of the projections that are compared with its vectors; 0 if
+            the vectors themselves are.
 
     Returns:
         Sentences about data that are not used, or used in a way that may surprise.
 
     Raises:
-        ValueError: The loss needs scores or hard negatives that a source lacks, or
-            scores of another range.
+        ValueError: The loss needs scores, hard negatives or a teacher's vectors that a
+            source lacks, or scores of another range or vectors of another width.
     """
     notes = describe_sources(sources)
     for state in batches.sources:
-        scores = state.table.scores  # [n]
-        has_scores = not np.isnan(scores[0])
-        low, high = float(scores.min()), float(scores.max())
+        name, loss = losses[state.loss]
+        labels = _make_label_shapes(state, batches.batch_size, teacher, projection)
+        has_scores = labels.score is not None
+        by_document = state.table.has_text_scores
+        scores = state.table.text_scores if by_document else state.table.scores
+        low = high = 0.0
+        if has_scores:
+            low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
         try:
-            _trace_loss(loss, batches.batch_size, state, has_scores)
-            is_cosine = name == "cosine_mse" and loss.similarity == "cosine"
+            _trace_loss(loss, state, labels, width)
+            # Of a sum, the names of all terms
+            names = [name, *(term for term, *_ in loss.terms)]
+            is_cosine = "cosine_mse" in names and loss.similarity == "cosine"
             if is_cosine and not -1 <= low <= high <= 1:
                 raise ValueError(
                     f"the scores are from {low:g} to {high:g}, but cosines are at most "
                     f"1: set score_range={max(-low, high):g}"
                 )
+            compared = projection or width
+            if teacher and loss.matches_teacher and teacher.width != compared:
+                raise ValueError(
+                    f"the teacher's vectors have {teacher.width} dims and the model's "
+                    f"{compared}: objective.projection_width={teacher.width} trains a "
+                    "projection for the loss alone, objective.head='linear' with "
+                    f"objective.head_width={teacher.width} one for embedding, too"
+                )
         except ValueError as error:
             raise ValueError(f"data {state.name!r}: loss {name}: {error}") from None
+        # Some losses read no vectors of a teacher, which costs as much as if they did
+        vectors = dict.fromkeys(("query_vector", "document_vector"))
+        if teacher and not _reads_labels(loss, state, labels, width, **vectors):
+            notes += (f"data {state.name!r}: {name} does not use the teacher",)
         if not has_scores:
             continue
         # Some losses ignore scores, even those of pairs that are not alike.
         use = f"{name} learns from its scores, from {low:g} to {high:g}"
-        if not _needs_scores(loss, batches.batch_size, state):
-            use = f"{name} does not use its scores: every pair is a positive one"
+        if not _reads_labels(loss, state, labels, width, score=None):
+            pairs = "" if by_document else ": every pair is a positive one"
+            use = f"{name} does not use its scores{pairs}"
         elif np.unique(scores).tolist() == CLASSES:
             use += ", not as classes: pairs of score 2 should be the most similar"
         notes += (f"data {state.name!r}: {use}",)
+    if projection and not any(loss.matches_teacher for _, loss in losses.values()):
+        notes += (
+            f"objective.projection_width={projection} trains nothing: no loss compares "
+            f"vectors with a teacher's, as {', '.join(MATCHING_LOSSES)} do",
+        )
     return notes
+
+
+def check_classes(batches: PairBatches, sources: Mapping[str, Source], config) -> None:
+    """Checks that a classifier of pairs has classes, and nothing that it ignores.
+
+    Args:
+        batches: Batches of the run.
+        sources: Their sources by name.
+        config: The config of the run.
+
+    Raises:
+        ValueError: A score is no class below `objective.classes`, or the config has
+            several sizes, a loss of a source, a teacher or mining.
+    """
+    ignored = [f"data.{name}.loss" for name, source in sources.items() if source.loss]
+    defaults = {"size_loss": "full_size", "teacher": "none", "mining": "none"}
+    ignored += [key for key, name in defaults.items() if config[key].name != name]
+    if ignored:
+        raise ValueError(
+            f"{config.objective.name} trains a classifier, and does not use config."
+            f"{', config.'.join(ignored)}"
+        )
+    classes = config.objective.classes
+    for state in batches.sources:
+        scores = state.table.scores
+        numbers = set(np.unique(scores).tolist())
+        if not numbers <= set(range(classes)):
+            raise ValueError(
+                f"data {state.name!r} has the scores {sorted(numbers)[:5]}, which are "
+                f"not all classes 0 ... {classes - 1} (objective.classes); the source "
+                "labeled_pairs reads classes"
+            )
 
 
 def describe_sources(sources: Mapping[str, Source]) -> tuple[str, ...]:
@@ -73,25 +173,53 @@ def describe_sources(sources: Mapping[str, Source]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _needs_scores(loss: Loss, batch_size: int, state: PairSourceState) -> bool:
-    """Whether a loss that takes this source fails without its scores."""
+def _reads_labels(
+    loss: Loss, state: PairSourceState, labels: Labels, width: int, **changes
+) -> bool:
+    """Whether a loss that takes this source fails with these labels changed."""
     try:
-        _trace_loss(loss, batch_size, state, has_scores=False)
+        _trace_loss(loss, state, labels._replace(**changes), width)
     except ValueError:
         return True
     return False
 
 
-def _trace_loss(
-    loss: Loss, batch_size: int, state: PairSourceState, has_scores: bool
-) -> None:
-    """Calls a loss with the shapes of a source's batches."""
-    docs = batch_size * state.docs_per_query
+def _make_label_shapes(
+    state: PairSourceState,
+    batch_size: int,
+    teacher: RunTeacher | None,
+    projection: int,
+) -> Labels:
+    """The shapes of the labels of a source's batches."""
+    shape, docs = jax.ShapeDtypeStruct, batch_size * state.docs_per_query
+    score = None
+    if state.table.has_text_scores:
+        score = shape((batch_size, state.docs_per_query), jnp.float32)
+    elif state.table.has_scores:
+        score = shape((batch_size,), jnp.float32)
+    # A teacher's vectors, of the sides that it has, and what is compared with them
+    has_queries = (state.query_vectors or state.teacher) is not None
+    has_documents = (state.document_vectors or state.teacher) is not None
 
-    shape = jax.ShapeDtypeStruct
+    def vectors(count: int, width: int):
+        return shape((count, width), jnp.float32)
+
+    return Labels(
+        score=score,
+        query_id=shape((batch_size, 2), jnp.uint32),
+        document_id=shape((docs, 2), jnp.uint32),
+        query_vector=vectors(batch_size, teacher.width) if has_queries else None,
+        document_vector=vectors(docs, teacher.width) if has_documents else None,
+        query_projection=vectors(batch_size, projection) if projection else None,
+        document_projection=vectors(docs, projection) if projection else None,
+    )
+
+
+def _trace_loss(loss: Loss, state: PairSourceState, labels: Labels, width: int) -> None:
+    """Calls a loss with the shapes of a source's batches."""
+    queries = labels.query_id.shape[0]
+    counts = (queries, queries * state.docs_per_query)
     # Of several vectors per text, one
-    width = (1, 2) if loss.similarity in TOKEN_SIMILARITIES else (2,)
-    q, d = (shape((count, *width), jnp.float32) for count in (batch_size, docs))
-    ids = (shape((count, 2), jnp.uint32) for count in (batch_size, docs))
-    score = shape((batch_size,), jnp.float32) if has_scores else None
-    jax.eval_shape(loss, q, d, Labels(score, *ids))
+    shape = (1, width) if loss.similarity in TOKEN_SIMILARITIES else (width,)
+    q, d = (jax.ShapeDtypeStruct((count, *shape), jnp.float32) for count in counts)
+    jax.eval_shape(loss, q, d, labels)

@@ -13,7 +13,7 @@ from research.data.sources import SOURCES
 from research.eval.evaluators import EVALS
 
 # Arguments of sources that are paths; a list's are relative to its own folder.
-PATHS = ("path", "corpus")
+PATHS = ("path", "corpus", "clusters")
 Sections = dict[str, ml_collections.ConfigDict]
 
 
@@ -108,7 +108,14 @@ def _read_tables(path: str) -> dict[str, dict[str, Any]]:
             )
         for key, value in table.items():
             if key in PATHS and isinstance(value, str) and value:
-                table[key] = str(file.parent / Path(value).expanduser())
+                table[key] = _resolve_path(file, value)
+            elif key in PATHS and isinstance(value, list):
+                table[key] = tuple(_resolve_path(file, str(item)) for item in value)
             elif isinstance(value, list):
                 table[key] = tuple(value)
     return tables
+
+
+def _resolve_path(file: Path, path: str) -> str:
+    """A path that a list names, relative to the list's folder."""
+    return str(file.parent / Path(path).expanduser())

@@ -21,9 +21,11 @@ FREE_KEYS = (
     *("log_every", "save_every", "keep", "keep_every", "keep_best", "patience"),
     *("eval_every", "eval_sizes", "evals", "mesh"),
     *("encoder.remat", "encoder.unroll", "encoder.attention"),
+    # Where vectors are read from, as below
+    *("teacher.queries", "teacher.documents"),
 )
 # Where a data source is read from; data.json holds the hash of its content.
-PATH_KEYS = ("path", "corpus")
+PATH_KEYS = ("path", "corpus", "clusters")
 
 
 def prepare_run(
@@ -51,7 +53,12 @@ def prepare_run(
     check_workdir(workdir, config)
     # A resumed run keeps the tokenizer that its checkpoints were trained with
     tokenizer = load_tokenizer(workdir) if is_resumed(workdir) else None
-    experiment = build(config, cache=cache or workdir / "tokens", tokenizer=tokenizer)
+    experiment = build(
+        config,
+        cache=cache or workdir / "tokens",
+        negatives=workdir / "negatives",
+        tokenizer=tokenizer,
+    )
     check_data(workdir, experiment.data_hashes)
     call_on_first(
         lambda: write_workdir(workdir, config, experiment), "writing to the workdir"
@@ -77,7 +84,7 @@ def check_data(workdir: Path, hashes: Mapping[str, str]) -> None:
 
     Args:
         workdir: Folder of the run.
-        hashes: {name of a data source: hash of its content}.
+        hashes: {name of a data source, or "config.teacher": hash of its content}.
     """
     if not is_resumed(workdir):
         return

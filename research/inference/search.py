@@ -9,8 +9,9 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from research.inference.index.quantized_vectors import rescore_candidates
+from research.inference.index.vector_shards import ShardedVectors, run_ahead
 from research.inference.kind_search import search_multi_vectors, search_sparse
-from research.inference.quantized_vectors import rescore_candidates
 from research.inference.similarity import (
     check_similarity,
     count_texts,
@@ -18,7 +19,6 @@ from research.inference.similarity import (
     uses_unit_vectors,
 )
 from research.inference.top_k import check_search, merge_top
-from research.inference.vector_shards import ShardedVectors, run_ahead
 from research.sharding import make_mesh
 from research.transforms.normalize import l2_normalize_rows
 from research.types import Array, MultiVectors

@@ -1,15 +1,15 @@
 """Loads a model by its name: a workdir, a folder, an installed package or a hub id."""
 
 import dataclasses
-import functools
 import importlib.util
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from research.atomic_write import read_json
 from research.config_sections import parse_section
@@ -28,8 +28,7 @@ from research.interop.sentence_transformers.read_kinds import (
 from research.models.config import EncoderConfig
 from research.models.lora import full_params, num_params
 from research.models.positions.methods import encoder_config
-from research.processes import is_first
-from research.progress import show_progress
+from research.progress import show_note, show_progress
 from research.text.prompts import PROMPTS, build_prompt
 from research.text.tokenization import load_tokenizer
 from research.transforms.pipeline import FILE, load_transform
@@ -71,8 +70,8 @@ def load(
         lm_head: Whether the output layer of a causal language model is kept, as
             "lm_head" in `params`, if it is not tied to the token table. Embedding does
             not use it.
-        weights: Whether parameters are read. Without them, `params` is {} and the
-            dense layer of a workdir is missing; all else can be asked for.
+        weights: Whether parameters are read. Without them, `params` is {}, and the
+            dense layer of a workdir has shapes for arrays; all else can be asked for.
 
     Raises:
         FileNotFoundError: There is no such folder, or a file is missing in it.
@@ -216,7 +215,8 @@ def _load_workdir(
 
         if step is None and (best := checkpoints.read_best(path)):
             step = best.step
-            _report_best(path, *best)
+            score = f"{best.metric} {best.score:.2f}"
+            show_note(f"{path}: the best checkpoint, step {step} with {score}")
         # Trained and frozen parameters are stored apart if only some are trained.
         frozen = fields.get("partial", False)
         folder = path / "checkpoints"
@@ -228,8 +228,9 @@ def _load_workdir(
             params.pop("lm_head", None)
         # A head that embeds is a dense layer; others are not used
         activation = fields.get("head", "")
-        has_head = weights and activation
-        dense = head_layers(parts.pop("head"), activation) if has_head else ()
+        if activation and not weights:
+            parts["head"] = _make_head_shapes(path, fields["encoder"]["width"])
+        dense = head_layers(parts.pop("head"), activation) if activation else ()
         return EmbeddingModel(
             params=params,
             config=encoder_config(fields["encoder"]),
@@ -256,12 +257,12 @@ def _load_workdir(
         raise ValueError(f"{path / 'model.json'} does not fit: {error}") from None
 
 
-@functools.cache
-def _report_best(path: Path, metric: str, step: int, score: float) -> None:
-    """Says once that the best checkpoint of a workdir is loaded."""
-    if is_first():
-        line = f"{path}: the best checkpoint, step {step} with {metric} {score:.2f}"
-        print(line, file=sys.stderr)
+def _make_head_shapes(workdir: Path, width: int) -> Params:
+    """Zeros, which take no memory, in the shapes of the head of a run's objective."""
+    objective = read_json(workdir / "config.json")["objective"]
+    shape = (width, objective.get("head_width") or width)
+    zeros = {"kernel": shape, "bias": shape[1:]}
+    return {name: np.broadcast_to(np.float32(0), s) for name, s in zeros.items()}
 
 
 def _load_transformers(

@@ -1,4 +1,4 @@
-"""Softmax losses of similarity scores: InfoNCE, and the improved loss of GTE.
+"""Softmax losses of similarity scores: InfoNCE, the improved loss of GTE, GISTEmbed.
 
 A loss maps `PairScores` of b rows, and the `Labels` of the whole batch, to [b] float32,
 one loss per query; training minimizes the mean. It works with any similarity.
@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from research.config_sections import check_option
+from research.losses.focal import focal_weights
+from research.losses.mixing import mix_negatives
 from research.losses.similarity import PairScores, PairVectors
+from research.losses.teacher import teacher_pairs
 from research.types import Array, Labels
 
 # Logit of pairs left out of a softmax: finite, so that no gradient is NaN.
@@ -28,6 +31,13 @@ def infonce(
     same_side: bool = False,
     margin: float | None = None,
     alpha: float = 0.0,
+    hardness: float = 0.0,
+    positive_margin: float = 0.0,
+    focal: float = 0.0,
+    progressive: bool = False,
+    detach_focal: bool = True,
+    mixed_pairs: int = 0,
+    mixed_list: bool = False,
 ) -> Array:
     """Softmax cross-entropy of each query's positive against the batch's documents.
 
@@ -43,7 +53,8 @@ def infonce(
         symmetric: Whether to also classify each positive's query among the queries
             (without hard negatives) and average the two directions, as CLIP does.
         negatives: "shared": all documents of the batch; "own": every positive, but only
-            the query's own hard negatives (Gemini and Qwen3 embeddings); "hard": only
+            the query's own hard negatives (Gemini and Qwen3 embeddings), for queries
+            with several positives, which may be mined for other queries; "hard": only
             the query's own hard negatives (second stage of NV-Embed, Lee et al. 2024),
             which excludes `symmetric` and `same_side`.
         same_side: Whether both directions also contrast query i with the other queries
@@ -53,13 +64,27 @@ def infonce(
             left out (Qwen3 embeddings use 0.1); None keeps all.
         alpha: Addend, after the temperature, of the logits of a query's own hard
             negatives (exp(alpha) is SimCSE's hard-negative weight).
+        hardness: Factor of the similarity, without gradient, that is added to these
+            logits as well: harder negatives weigh more (EmbeddingGemma uses 5).
+        positive_margin: Subtracted from the positive's similarity, before the
+            temperature (LaBSE, Feng et al. 2022, uses 0.3).
+        focal: Exponent of the weight (1 - p)^focal of each query's loss, where p is the
+            probability of its positive, exp(-loss) (KaLM-Embedding-V2 uses 0.5); 0 for
+            no weights.
+        progressive: Whether the exponent grows from 0 to `focal` in the course of the
+            run, so that hard queries count more and more.
+        detach_focal: Whether the weights have no gradient.
+        mixed_pairs: Number of further negatives per query, each a mixture of two of its
+            hard negatives (`mix_negatives`; KaLM-Embedding-V2).
+        mixed_list: Whether a mixture of all its hard negatives is another one (not
+            the paper's formula, which was not at hand).
 
     Returns:
         [b] float32 loss per query.
 
     Raises:
-        ValueError: An option is unknown, or negatives "hard" has no hard negatives or
-            is combined with `symmetric` or `same_side`.
+        ValueError: An option is unknown, negatives "hard" has no hard negatives or is
+            combined with `symmetric` or `same_side`, or `progressive` has no `focal`.
     """
     check_option("negatives", negatives, ("shared", "own", "hard"))
     num_docs = scores.vectors.docs_per_query
@@ -68,6 +93,8 @@ def infonce(
             "negatives 'hard' compares a query with its hard negatives alone: it needs "
             "some, and neither symmetric nor same_side"
         )
+    if progressive and not focal:
+        raise ValueError("progressive weights need an exponent: set focal, such as 0.5")
     allowed = _allowed_pairs(scores, labels, margin)
 
     # [b, B*K] own documents, and hard negatives of any query
@@ -85,21 +112,45 @@ def infonce(
 
     # [b, B*K] logits of documents
     logits = _mask_logits(scores.query_document / temperature, allowed.query_document)
-    logits = jnp.where(is_own & is_hard, logits + alpha, logits)
+    is_own_hard = is_own & is_hard
+    logits = jnp.where(is_own_hard, logits + alpha, logits)
+    if hardness:
+        similarities = jax.lax.stop_gradient(scores.query_document)
+        logits = jnp.where(is_own_hard, logits + hardness * similarities, logits)
+    if positive_margin:
+        # The positive itself has to be above the others by the margin
+        lower = logits - positive_margin / temperature
+        logits = jnp.where(_is_positive(scores.vectors), lower, logits)
+
+    # [b, B*M] logits of mixtures of hard negatives
+    mixed_logits = []
+    if mixed_pairs or mixed_list:
+        options = {"temperature": temperature, "pairs": mixed_pairs}
+        mixed, is_negative = mix_negatives(
+            scores, labels, allowed.query_document, **options, lists=mixed_list
+        )
+        mixed_logits = [_mask_logits(mixed / temperature, is_negative)]
 
     # Blocks [b, B] and [b, B*K] of logits, in the softmax of both directions
     same_side_logits = []
     if same_side:
         same_side_logits = _same_side_logits(scores, allowed, temperature)
 
-    positive_logits = _positives(scores) / temperature  # [b]
-    loss = _logsumexp(logits, *same_side_logits) - positive_logits
+    # [b]
+    positive_logits = (_positives(scores) - positive_margin) / temperature
+    loss = _logsumexp(logits, *mixed_logits, *same_side_logits) - positive_logits
     if symmetric:
         # [b, B] logits of queries, for each positive
         queries = scores.positive_query / temperature
         queries = _mask_logits(queries, allowed.positive_query)
+        if positive_margin:
+            lower = queries - positive_margin / temperature
+            queries = jnp.where(scores.vectors.is_own, lower, queries)
         backward = _logsumexp(queries, *same_side_logits) - positive_logits
         loss = (loss + backward) / 2
+    if focal:
+        weights = focal_weights(loss, focal, labels.progress if progressive else None)
+        loss *= jax.lax.stop_gradient(weights) if detach_focal else weights
     return loss
 
 
@@ -138,6 +189,60 @@ def gte(
     return total - _positives(scores) / temperature
 
 
+def gist(
+    scores: PairScores,
+    labels: Labels,
+    *,
+    temperature: float = 0.01,
+    margin: float = 0.0,
+    margin_kind: str = "absolute",
+    same_side: bool = True,
+) -> Array:
+    """InfoNCE without the negatives that a guide takes for positives (GISTEmbed).
+
+    Solatorio 2024. One softmax over documents, other queries and other positives. A
+    text is left out of query i's softmax if the guide finds it more similar than the
+    guide finds the query and its positive, by the cosines of its vectors in the labels.
+    The positive itself always stays, and equal texts are left out as in `infonce`.
+
+    Args:
+        scores: Similarities of b rows of the batch.
+        labels: The guide's vectors of all texts, and ids of equal texts.
+        temperature: Divisor of the similarities.
+        margin: Texts are left out from this far below the positive on.
+        margin_kind: "absolute", or "relative" to the guide's cosine of the positive.
+        same_side: Whether queries are contrasted with other queries, and positives with
+            other positives.
+
+    Returns:
+        [b] float32 loss per query.
+
+    Raises:
+        ValueError: The labels have no vectors, or the margin's kind is unknown.
+    """
+    check_option("margin_kind", margin_kind, ("absolute", "relative"))
+    guide = PairScores(teacher_pairs(labels, scores.vectors), "cosine")
+    # [b, 1] the guide's highest similarity of a negative
+    limit = _positives(guide)[:, None]
+    limit -= margin * (jnp.abs(limit) if margin_kind == "relative" else 1.0)
+    allowed = _allowed_pairs(scores, labels, None)
+
+    # [b, B*K] documents; the guide does not reject the positive
+    documents = allowed.query_document & (guide.query_document <= limit)
+    documents |= _is_positive(scores.vectors)
+    blocks = [_mask_logits(scores.query_document / temperature, documents)]
+    if same_side:
+        # [b, B] other queries, and positives of other queries
+        queries = allowed.query_query & (guide.query_query <= limit)
+        positives = allowed.positive_document[:, :: scores.vectors.docs_per_query]
+        positives &= guide.positive_positive <= limit
+        blocks += [
+            _mask_logits(scores.query_query / temperature, queries),
+            _mask_logits(scores.positive_positive / temperature, positives),
+        ]
+    return _logsumexp(*blocks) - _positives(scores) / temperature
+
+
 class AllowedPairs(NamedTuple):
     """Which pairs of texts a softmax contrasts.
 
@@ -160,7 +265,7 @@ def _allowed_pairs(
     """The positives, and pairs of different texts with scores within the margin."""
     num_docs = scores.vectors.docs_per_query
     diagonal = scores.vectors.is_own  # [b, B]
-    same_query, same_document = _same_texts(scores.vectors, labels)
+    same_query, same_document = find_same_texts(scores.vectors, labels)
 
     # [b, B*K] documents whose text is not the positive's, and whose query's text is not
     # this query's
@@ -185,7 +290,7 @@ def _allowed_pairs(
     )
 
 
-def _same_texts(vectors: PairVectors, labels: Labels) -> tuple[Array, Array]:
+def find_same_texts(vectors: PairVectors, labels: Labels) -> tuple[Array, Array]:
     """Queries that equal query i [b, B], and documents that equal positive i [b, B*K].
 
     A query equals itself, and so does a positive. Without ids all entries are False.

@@ -36,11 +36,14 @@ from research.types import Array, Key, Labels, SizeLoss
 
 
 def full_size(loss: Loss) -> SizeLoss:
-    """The base loss of the last layer at full width only."""
+    """The base loss of the last layer at full width only.
+
+    The metrics are the unweighted terms of a loss that is a sum.
+    """
 
     def loss_of_last_layer(q: Array, d: Array, labels: Labels, key: Key):
         del key
-        return loss(q, d, labels), {}
+        return loss.compute_terms(q, d, labels)
 
     return SizeLoss(loss_of_last_layer, needs_all_layers=False)
 
@@ -64,7 +67,7 @@ def single_size(loss: Loss, *, depth: int = -1, dim: int = -1) -> SizeLoss:
         if depth != -1:
             check_pairs([(depth, width)], q.shape[1] - 1, q.shape[-1])
             q, d = q[:, depth], d[:, depth]  # [B, D], [B*K, D]
-        return loss(q[..., :width], d[..., :width], labels), {}
+        return loss.compute_terms(q[..., :width], d[..., :width], labels)
 
     return SizeLoss(loss_of_one_size, needs_all_layers=depth != -1)
 
@@ -73,6 +76,9 @@ def matryoshka(
     loss: Loss, *, dims: tuple[int, ...], weights: tuple[float, ...] = ()
 ) -> SizeLoss:
     """Weighted sum of the loss over prefixes of the embedding (Kusupati et al. 2022).
+
+    The metrics are the losses of the widths and, of a loss that is a sum, the terms at
+    the largest.
 
     Args:
         loss: The base loss.
@@ -92,9 +98,11 @@ def matryoshka(
         del key
         chex.assert_rank([q, d], {2, 3})
         check_dims(dims, q.shape[-1])
-        # The base loss at each width, and the weighted sum
-        losses = [loss(q[..., :k], d[..., :k], labels) for k in dims]  # each [B]
+        # The base loss at each width [B], its terms at the largest, and the sum
+        parts = [loss.compute_terms(q[..., :k], d[..., :k], labels) for k in dims]
+        losses = [values for values, _ in parts]
         metrics = {f"task/{k}": jnp.mean(x) for k, x in zip(dims, losses, strict=True)}
+        metrics |= parts[dims.index(max(dims))][1]
         weighted = zip(weights or (1.0,) * len(dims), losses, strict=True)
         return sum(c * x for c, x in weighted), metrics
 

@@ -1,4 +1,4 @@
-"""The table of contrastive losses, and their binding to a similarity.
+"""The table of losses of pairs, sums of them, and their binding to a similarity.
 
 Losses of scores are (PairScores of b rows, Labels, *, options) -> [b]; losses that need
 vectors are (q [B, D], d [B*K, D], Labels, *, options) -> [B]. Once bound, both are a
@@ -6,16 +6,27 @@ vectors are (q [B, D], d [B*K, D], Labels, *, options) -> [B]. Once bound, both 
 vectors. Labels are those of the whole batch.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from research.config_sections import bind, check_option
-from research.losses.contrastive import gte, infonce
+from research.config_sections import bind, check_option, parse_section_list
+from research.losses.contrastive import gist, gte, infonce
+from research.losses.distillation import (
+    embedding_cosine,
+    embedding_mse,
+    margin_mse,
+    teacher_kl,
+)
+from research.losses.masking import MEASURES
 from research.losses.pairwise import angle, angle_triplets, cosent, cosine_mse, triplet
+from research.losses.relations import relational_kd, stella
 from research.losses.similarity import (
     SIMILARITIES,
     TOKEN_SIMILARITIES,
@@ -25,8 +36,10 @@ from research.losses.similarity import (
     map_row_blocks,
 )
 from research.losses.sparsity import flops
+from research.losses.spread_out import spread_out
+from research.losses.supcon import supcon
 from research.sharding import gather_rows
-from research.types import Array, Labels
+from research.types import Array, Labels, Metrics
 
 ScoreLoss = Callable[[PairScores, Labels], Array]
 VectorLoss = Callable[[Array, Array, Labels], Array]
@@ -44,15 +57,42 @@ class Loss:
         fn: The loss function (PairVectors of b rows, labels of the batch) -> [b].
         similarity: Name of the similarity that compares embeddings.
         temperature: Divisor of the similarities in the loss; 1 if it has none.
+        matches_teacher: Whether vectors should be those of a teacher, of equal width.
+        terms: Name, weight and loss of each term of a sum; () of a single loss.
+        measure: The share of negatives that are left out, with the arguments and the
+            shape of `fn`; None for a loss that leaves none out.
     """
 
     fn: Callable[[PairVectors, Labels], Array]
     similarity: str
     temperature: float
+    matches_teacher: bool = False
+    terms: "tuple[tuple[str, float, Loss], ...]" = ()
+    measure: Callable[[PairVectors, Labels], Array] | None = None
 
     def __call__(self, q: Array, d: Array, labels: Labels) -> Array:
         """The loss of each query, [B] float32."""
         return self.fn(gather_pairs(q, d), jax.tree.map(gather_rows, labels))
+
+    def compute_terms(
+        self, q: Array, d: Array, labels: Labels
+    ) -> tuple[Array, Metrics]:
+        """The loss of each query, and its metrics.
+
+        They are the unweighted mean of each term of a sum, and the share of negatives
+        that are left out.
+        """
+        # The batch's texts are exchanged once
+        vectors, labels = gather_pairs(q, d), jax.tree.map(gather_rows, labels)
+        total, metrics = jnp.zeros(len(q)), {}
+        for name, weight, loss in self.terms or (("", 1.0, self),):
+            values = loss.fn(vectors, labels)  # [B]
+            total += weight * values
+            if self.terms:
+                metrics[f"term/{name}"] = jnp.mean(values)
+            if loss.measure is not None:
+                metrics["masked_negatives"] = jnp.mean(loss.measure(vectors, labels))
+        return total, metrics
 
 
 def score_loss(loss: ScoreLoss, similarity: str = "cosine") -> Loss:
@@ -67,13 +107,21 @@ def score_loss(loss: ScoreLoss, similarity: str = "cosine") -> Loss:
     """
     check_option("similarity", similarity, SIMILARITIES)
 
+    return Loss(_map_scores(loss, similarity), similarity, _temperature(loss))
+
+
+def _map_scores(
+    fn: ScoreLoss, similarity: str
+) -> Callable[[PairVectors, Labels], Array]:
+    """A function of scores as one of vectors, with a block of rows at a time."""
+
     def run(vectors: PairVectors, labels: Labels) -> Array:
-        def loss_of_rows(rows: PairVectors) -> Array:
-            return loss(PairScores(rows, similarity), labels)
+        def compute_rows(rows: PairVectors) -> Array:
+            return fn(PairScores(rows, similarity), labels)
 
-        return map_row_blocks(loss_of_rows, vectors)
+        return map_row_blocks(compute_rows, vectors)
 
-    return Loss(run, similarity, _temperature(loss))
+    return run
 
 
 def vector_loss(loss: VectorLoss, similarity: str = "cosine") -> Loss:
@@ -113,9 +161,66 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
         ValueError: The loss, one of its arguments or the similarity is unknown.
     """
     loss = bind(LOSSES, config)
-    if config["name"] in VECTOR_LOSSES:
-        return vector_loss(loss, similarity)
-    return score_loss(loss, similarity)
+    if config["name"] == "weighted_sum":
+        return loss(similarity)
+    make_loss = vector_loss if config["name"] in VECTOR_LOSSES else score_loss
+    measure = None
+    # Only gist leaves negatives out without a margin
+    has_mask = config["name"] == "gist" or config.get("margin") is not None
+    if config["name"] in MEASURES and has_mask:
+        options = partial(MEASURES[config["name"]], **loss.keywords)
+        measure = _map_scores(options, similarity)
+    return dataclasses.replace(
+        make_loss(loss, similarity),
+        matches_teacher=config["name"] in MATCHING_LOSSES,
+        measure=measure,
+    )
+
+
+def weighted_sum(
+    similarity: str = "cosine",
+    *,
+    terms: str = "infonce()",
+    weights: tuple[float, ...] = (),
+) -> Loss:
+    """Weighted sum of several losses of the same batch.
+
+    Args:
+        similarity: A name in SIMILARITIES, for all losses.
+        terms: The losses, as "infonce(temperature=0.02) | spread_out()".
+        weights: One weight per loss; all 1 if empty.
+
+    Returns:
+        The sum, with the temperature of the first loss.
+
+    Raises:
+        ValueError: A loss is unknown, or the weights are not one per loss.
+    """
+    sections = parse_section_list(LOSSES, terms)
+    if weights and len(weights) != len(sections):
+        raise ValueError(
+            f"{len(weights)} weights are given for {len(sections)} terms: {terms}"
+        )
+    losses = [build_loss(section, similarity) for section in sections]
+    # The second loss of a name has a number
+    names = [section.name for section in sections]
+    numbers = [names[:i].count(name) + 1 for i, name in enumerate(names)]
+    parts = tuple(
+        (name if number == 1 else f"{name}{number}", weight, loss)
+        for name, number, weight, loss in zip(
+            names, numbers, weights or (1.0,) * len(losses), losses, strict=True
+        )
+    )
+
+    def run(vectors: PairVectors, labels: Labels) -> Array:
+        return sum(weight * loss.fn(vectors, labels) for _, weight, loss in parts)
+
+    return dataclasses.replace(
+        losses[0],
+        fn=run,
+        matches_teacher=any(loss.matches_teacher for loss in losses),
+        terms=parts,
+    )
 
 
 def _temperature(loss: Callable[..., Array]) -> float:
@@ -133,8 +238,15 @@ def _temperature(loss: Callable[..., Array]) -> float:
 SCORE_LOSSES = {
     "infonce": infonce,
     "gte": gte,
+    "supcon": supcon,
     "cosent": cosent,
     "cosine_mse": cosine_mse,
+    "gist": gist,
+    "spread_out": spread_out,
+    "teacher_kl": teacher_kl,
+    "margin_mse": margin_mse,
+    "embedding_mse": embedding_mse,
+    "embedding_cosine": embedding_cosine,
 }
 # Losses of the vectors themselves.
 VECTOR_LOSSES = {
@@ -142,6 +254,10 @@ VECTOR_LOSSES = {
     "angle_triplets": angle_triplets,
     "triplet": triplet,
     "flops": flops,
+    "relational_kd": relational_kd,
+    "stella": stella,
 }
+# Losses whose vectors should be those of a teacher, dimension by dimension.
+MATCHING_LOSSES = ("embedding_mse", "embedding_cosine", "stella")
 # All losses that a config section `loss` can name.
-LOSSES = {**SCORE_LOSSES, **VECTOR_LOSSES}
+LOSSES = {**SCORE_LOSSES, **VECTOR_LOSSES, "weighted_sum": weighted_sum}

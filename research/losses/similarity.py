@@ -114,6 +114,12 @@ class PairScores:
         return self._score(self.vectors.positives, self.vectors.all_documents)
 
     @functools.cached_property
+    def positive_positive(self) -> Array:
+        """[b, B] scores of positives and all positives."""
+        all_positives = self.vectors.all_documents[:: self.vectors.docs_per_query]
+        return self._score(self.vectors.positives, all_positives)
+
+    @functools.cached_property
     def own_documents(self) -> Array:
         """[b, K] scores of each query and its own documents, the positive first."""
         q, d = self.vectors.queries, self.vectors.documents

@@ -38,6 +38,9 @@ from research.types import (
     max_segments,
 )
 
+# Activations of the dense layer after the pooled vector, by the name of the head.
+HEADS = {"none": None, "tanh": jnp.tanh, "linear": lambda x: x}
+
 
 @reads_pairs
 def contrastive(
@@ -47,7 +50,9 @@ def contrastive(
     *,
     micro_batch: int = 0,
     head: str = "none",
+    head_width: int = 0,
     keep_head: bool = False,
+    projection_width: int = 0,
     rank_weight: float = 0.0,
     query_tokens: int = 0,
     document_tokens: int = 0,
@@ -62,9 +67,15 @@ def contrastive(
         micro_batch: Most pairs that each device encodes at a time; 0 encodes all at
             once. The gradient is that of the full batch (GradCache, Gao et al. 2021).
         head: "tanh" applies a dense layer with tanh to the pooled vector (SimCSE, Gao
-            et al. 2021, section 3); "none" has no head.
+            et al. 2021, section 3); "linear" a dense layer alone, such as a projection
+            to the width of a teacher; "none" has no head.
+        head_width: Width of the head's output; 0 for the encoder's width.
         keep_head: Whether the trained model embeds with the head, as supervised SimCSE
             does; unsupervised SimCSE has it in training only.
+        projection_width: Width of a dense layer after the embedding, whose output
+            instead of the embedding is compared with a teacher's vectors
+            (`distillation.embedding_mse`, `embedding_cosine`), at full size; it serves
+            the training only. 0 compares the embeddings themselves.
         rank_weight: Weight of the entropy of the batch's embeddings at full size, which
             reduces their rank (`von_neumann_entropy`), such as 0.01; 0 for no term. It
             is logged as the metric "representation_rank".
@@ -80,14 +91,20 @@ def contrastive(
         ValueError: The head is unknown, there is none to keep, or an option does not go
             with several vectors per text.
     """
-    if head not in ("none", "tanh"):
-        raise ValueError(f"objective.head is {head!r}; allowed: none, tanh")
-    if keep_head and head == "none":
-        raise ValueError("objective.keep_head needs a head: objective.head='tanh'")
+    if head not in HEADS:
+        raise ValueError(f"objective.head is {head!r}; allowed: {', '.join(HEADS)}")
+    if head == "none" and (keep_head or head_width):
+        name = "keep_head" if keep_head else "head_width"
+        raise ValueError(f"objective.{name} needs a head: objective.head='tanh'")
 
     kind = pool.kind if isinstance(pool, LearnedPooling) else "dense"
-    if kind == "multi_vector" and (head != "none" or rank_weight):
-        option = "rank_weight" if head == "none" else "head"
+    options = {
+        "head": head != "none",
+        "projection_width": projection_width,
+        "rank_weight": rank_weight,
+    }
+    if kind == "multi_vector" and any(options.values()):
+        option = next(name for name, value in options.items() if value)
         raise ValueError(f"objective.{option} does not go with several vectors a text")
 
     def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
@@ -98,10 +115,15 @@ def contrastive(
             pool_key, params["encoder"], cfg, pool
         )
         # The dense layer of the training head
-        if head == "tanh":
-            shape = (cfg.width, cfg.width)
+        if head != "none":
+            shape = (cfg.width, head_width or cfg.width)
             kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), shape)
-            params["head"] = {"kernel": kernel, "bias": jnp.zeros(cfg.width)}
+            params["head"] = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
+        # The layer to a teacher's width
+        if projection_width:
+            shape = (head_width or cfg.width, projection_width)
+            kernel = 0.02 * jax.random.normal(jax.random.fold_in(key, 3), shape)
+            params["projection"] = {"kernel": kernel, "bias": jnp.zeros(shape[1])}
         return params, {}
 
     def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
@@ -111,8 +133,14 @@ def contrastive(
         # [N, D], or [N, L+1, D] for all layers: embeddings of the texts of all rows, or
         # of their tokens
         embeddings = encode_batch(params["encoder"], batch, encode_key)
-        if head == "tanh":
-            embeddings = _apply_tanh_head(params["head"], embeddings)
+        if head != "none":
+            embeddings = HEADS[head](_apply_layer(params["head"], embeddings))
+
+        # [N, E] what is compared with a teacher's vectors, if not the embeddings
+        projected = None
+        if projection_width:
+            last = embeddings[:, -1] if embeddings.ndim == 3 else embeddings
+            projected = _apply_layer(params["projection"], last)
 
         # Devices exchange embeddings in the encoder's precision
         embeddings = embeddings.astype(cfg.dtype)
@@ -130,6 +158,7 @@ def contrastive(
             query_embeddings,
             embeddings,
             scored,
+            projected,
             batch.query_index,
             batch.document_index,
             batch.labels,
@@ -139,7 +168,14 @@ def contrastive(
         return LossOutput(value, metrics)
 
     def compute_loss(
-        queries, documents, scored, query_index, document_index, labels, key
+        queries,
+        documents,
+        scored,
+        projected,
+        query_index,
+        document_index,
+        labels,
+        key,
     ):
         queries = documents if queries is None else queries
         # [B, ...], [B*K, ...] of this device; of a vector per token [B, T, D]
@@ -149,6 +185,11 @@ def contrastive(
         else:
             q = take_texts(queries, query_index)
             d = take_texts(documents, document_index)
+        if projected is not None:
+            labels = labels._replace(
+                query_projection=take_texts(projected, query_index),
+                document_projection=take_texts(projected, document_index),
+            )
         losses, metrics = size_loss.loss(q, d, labels, key)
         # The last layer
         if size_loss.needs_all_layers:
@@ -164,12 +205,6 @@ def contrastive(
         entropy = von_neumann_entropy(texts)
         metrics["representation_rank"] = jnp.exp(jax.lax.stop_gradient(entropy))
         return losses.mean() + rank_weight * entropy, metrics
-
-    def take_texts(embeddings: Array, index: Array) -> Array:
-        # Indices count over all devices; a text of another device becomes NaN
-        index = index - sharding.find_first_row(len(embeddings))
-        index = jnp.where(index < 0, len(embeddings), index)
-        return embeddings.at[index].get(mode="fill", fill_value=jnp.nan)
 
     def encode_batch(
         params: Params, batch: Batch, key: Key | None, as_queries: bool = False
@@ -197,9 +232,25 @@ def contrastive(
     return Objective(init, loss)
 
 
-def _apply_tanh_head(params: Params, x: Array) -> Array:
-    """tanh(W x + b) of embeddings [..., D]."""
-    return jnp.tanh(x @ params["kernel"] + jnp.broadcast_to(params["bias"], x.shape))
+def take_texts(embeddings: Array, index: Array) -> Array:
+    """The embeddings of a device's texts, within `sharding.map_over_data`.
+
+    Args:
+        embeddings: [n, ...] embeddings of the device's rows.
+        index: [m] index of each text among the embeddings of all devices.
+
+    Returns:
+        [m, ...]; NaN for a text in a row of another device.
+    """
+    index = index - sharding.find_first_row(len(embeddings))
+    index = jnp.where(index < 0, len(embeddings), index)
+    return embeddings.at[index].get(mode="fill", fill_value=jnp.nan)
+
+
+def _apply_layer(params: Params, x: Array) -> Array:
+    """W x + b of embeddings [..., D]."""
+    x = x @ params["kernel"]
+    return x + jnp.broadcast_to(params["bias"], x.shape)
 
 
 def ranking_metrics(q: Array, d: Array) -> Metrics:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.objectives.causal import causal_lm, mntp
+from research.objectives.classification import classify_pairs
 from research.objectives.contrastive import contrastive
 from research.objectives.electra import electra
 from research.objectives.gem import gem
@@ -25,6 +26,7 @@ from research.objectives.spans import cot_mae, declutr
 OBJECTIVES = {
     "contrastive": contrastive,
     "gritlm": gritlm,
+    "classify_pairs": classify_pairs,
     "mlm": mlm,
     "retromae": retromae,
     "dupmae": dupmae,

@@ -1,10 +1,11 @@
 """Checkpoints of a run, by Orbax: saving and restoring, with checksums.
 
 A checkpoint is a folder named by its step with two items, `params` (the trained
-parameters, readable alone) and `training` (step, frozen parameters, optimizer state),
-each with a checksum of its bits, because the files have none. It is written
-atomically. No random state is stored: the key of a step is the run's key with the
-step's number folded in. best.json in the workdir names the best checkpoint.
+parameters or their average, readable alone) and `training` (step, frozen parameters,
+optimizer state, and what an average is of), each with a checksum of its bits, because
+the files have none. It is written atomically. No random state is stored: the key of a
+step is the run's key with the step's number folded in. best.json in the workdir names
+the best checkpoint.
 """
 
 import contextlib
@@ -107,7 +108,7 @@ def save(manager: Manager, state: TrainState) -> None:
     """
     with _catch_write_errors(manager.directory):
         args = ocp.args.Composite(
-            params=ocp.args.StandardSave(_with_checksum(state.params)),
+            params=ocp.args.StandardSave(_with_checksum(state.model_params)),
             training=ocp.args.StandardSave(_with_checksum(_training_state(state))),
         )
         manager.save(int(state.step), args=args)
@@ -149,6 +150,8 @@ def restore(manager: Manager, target: TrainState) -> TrainState | None:
         # Newer checkpoints are removed only once an older one was read
         for newer in damaged:
             manager.delete(newer)
+        if target.average is not None:
+            return TrainState(average=params, **training)
         return TrainState(params=params, **training)
     if damaged:
         raise ValueError(
@@ -216,11 +219,8 @@ def _configure_orbax() -> None:
 
 def _training_state(state: TrainState) -> dict:
     """The part of a state that only training needs."""
-    return {
-        "step": state.step,
-        "frozen": state.frozen,
-        "opt_state": state.opt_state,
-    }
+    part = {"step": state.step, "frozen": state.frozen, "opt_state": state.opt_state}
+    return part if state.average is None else part | {"params": state.params}
 
 
 def _restore_args(target: TrainState):
@@ -228,7 +228,7 @@ def _restore_args(target: TrainState):
     number = jax.ShapeDtypeStruct((), jnp.uint32, sharding=target.step.sharding)
     params, training = (
         ocp.args.StandardRestore({"tree": tree, "checksum": number})
-        for tree in (target.params, _training_state(target))
+        for tree in (target.model_params, _training_state(target))
     )
     return ocp.args.Composite(params=params, training=training)
 

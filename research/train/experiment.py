@@ -1,6 +1,6 @@
 """`Experiment`: the parts of a training run, and the state that it starts from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,24 @@ from research import sharding
 from research.train.optimizers import Optimizer
 from research.train.step import init_state
 from research.types import EmbedFn, Key, Objective, Params, TrainState
+
+
+class Refresh(NamedTuple):
+    """What a run does every few steps before it goes on, such as mining negatives.
+
+    Attributes:
+        every: Interval in steps, from step 0.
+        run: (trained, frozen parameters, step) -> sentences about what was done. What
+            it leaves on disk decides the batches up to the next call; if a killed run
+            has left it, nothing is done.
+        clear: Removes what an earlier run has left, before the first step.
+        drop: (step) -> removes what no run from this step on reads.
+    """
+
+    every: int
+    run: Callable[[Params, Params, int], Iterable[str]]
+    clear: Callable[[], None]
+    drop: Callable[[int], None]
 
 
 class Experiment(NamedTuple):
@@ -35,11 +53,14 @@ class Experiment(NamedTuple):
         evaluators: name -> function of an EmbedFn that returns scores.
         make_embedder: (trained, frozen parameters) -> EmbedFn, for the evaluators.
         measures: name -> function of (trained, frozen parameters) that returns scores.
+        refresh: What the run does every few steps; None for nothing.
         initialize: key -> (trained, frozen) parameters to start from, in host memory;
             None for `objective.init`.
         note: Sentence about these initial parameters, printed and logged.
         data_notes: Sentences about the data, printed.
-        data_hashes: name -> hash of the content of a data source, for the workdir.
+        data_hashes: name -> hash of the content of a data source, for the workdir; that
+            of the files of a teacher is named "config.teacher".
+        is_mixture: Whether there are several sources, whose losses are logged apart.
         tokenizer: Tokenizer of the run, for its workdir.
         model_card: Content of model.json: how the trained model embeds.
     """
@@ -60,10 +81,12 @@ class Experiment(NamedTuple):
     evaluators: Mapping[str, Callable[[EmbedFn], Mapping[str, Any]]] = {}
     make_embedder: Callable[[Params, Params], EmbedFn] | None = None
     measures: Mapping[str, Callable[[Params, Params], Mapping[str, Any]]] = {}
+    refresh: Refresh | None = None
     initialize: Callable[[Key], tuple[Params, Params]] | None = None
     note: str = ""
     data_notes: tuple[str, ...] = ()
     data_hashes: Mapping[str, str] = {}
+    is_mixture: bool = False
     tokenizer: Any = None
     model_card: Mapping[str, Any] = {}
 

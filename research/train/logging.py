@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from research.atomic_write import atomic_write, to_json, write_json
 from research.train.wandb_run import start_wandb_run
 
 # Metrics of a size: "task/64" of a width, "kl/4x128" or "task/drawnx768" of a depth
-# and a width
-_SIZE_LOSS = re.compile(r"(\w+)/(((\d+|drawn\d*)x)?(\d+|drawn))")
+# and a width; "loss/NAME" is that of a source
+_SIZE_LOSS = re.compile(r"(?!loss/)(\w+)/(((\d+|drawn\d*)x)?(\d+|drawn))")
 _MAX_COLUMNS = 8  # of the table of sizes; it is turned if there are more
 _LIBRARIES = (
     "jax",
@@ -111,10 +111,25 @@ class Log:
         """Advances the progress bar to a step."""
         self._bar.update(step - self._bar.n)
 
-    def show(self, row: Mapping[str, float], seconds_left: float) -> None:
-        """Prints the loss and the speed of the last steps."""
+    def show(self, rows: Sequence[Mapping[str, Any]], seconds_left: float) -> None:
+        """Prints the loss and the speed of the last steps.
+
+        Args:
+            rows: Rows of these steps. With several sources, the mean loss of each one
+                is printed, too.
+            seconds_left: Seconds until the end of the run.
+        """
+        row = rows[-1]
+        # The mean loss of each source
+        losses: dict[str, list[float]] = {}
+        for name, value in (item for part in rows for item in part.items()):
+            if name.startswith("loss/"):
+                losses.setdefault(name.removeprefix("loss/"), []).append(value)
+        means = [f"{name} {sum(x) / len(x):.4f}" for name, x in sorted(losses.items())]
+        by_source = f"({', '.join(means)})  " if means else ""
         self.print_line(
             f"step {row['step']}/{self._steps}  loss {row['loss']:.4f}  "
+            f"{by_source}"
             f"rate {row['learning_rate']:.2e}  "
             f"{row['tokens_per_second']:,.0f} tokens/s  padding {row['padding']:.0%}  "
             f"{tqdm.format_interval(seconds_left)} left"

@@ -107,6 +107,8 @@ def train(
         note = experiment.note
         if state is None:
             state = initial_state(experiment, target)
+            if experiment.refresh:
+                call_on_first(experiment.refresh.clear, "clearing the workdir")
         else:
             note = f"resuming from step {resumed} of {experiment.steps}"
         # Only the first process has a log
@@ -118,7 +120,8 @@ def train(
         if experiment.note and not resumed:
             log.write({"step": 0, "note": experiment.note})
         _, shares = sharding.find_process_share(experiment.mesh)
-        meter = Meter(experiment.mesh.devices.flatten().tolist(), shares)
+        devices = experiment.mesh.devices.flatten().tolist()
+        meter = Meter(devices, shares, is_mixture=experiment.is_mixture)
         run = _Run(experiment, workdir, manager, log, meter, trace, history)
         result = _train_steps(run, state, should_stop)
         checkpoints.wait(manager)
@@ -149,10 +152,15 @@ def _train_steps(
         with run.meter.pause("evaluation_seconds"):
             evals = _evaluate(run, state, first)
     best = _record_best(run)
+    if _should_refresh(experiment, first):
+        _refresh(run, state, first)
     advance = run.trace.surround(_make_advance(run, state))
     steps = range(first, first if _has_stalled(run) else experiment.steps)
+    interval = experiment.refresh.every if experiment.refresh else 0
     with contextlib.closing(
-        prepare_batches(experiment.batches, experiment.mesh, steps, _IN_FLIGHT)
+        prepare_batches(
+            experiment.batches, experiment.mesh, steps, _IN_FLIGHT, interval
+        )
     ) as batches:
         for done in range(steps.start + 1, steps.stop + 1):
             state = advance(state, batches, done)
@@ -166,7 +174,8 @@ def _train_steps(
                 )
             )
             save |= evaluate and bool(experiment.keep_best)
-            if stop or save or evaluate or report:
+            refresh = _should_refresh(experiment, done)
+            if stop or save or evaluate or report or refresh:
                 row = _report(run, done)
             if stop or save:
                 with run.meter.pause("save_seconds"):
@@ -177,6 +186,8 @@ def _train_steps(
                 best = _record_best(run)
             if stop or _has_stalled(run):
                 break
+            if refresh:
+                _refresh(run, state, done)
     finished = done == experiment.steps or _has_stalled(run)
     return Result(state, row, evals, best, finished)
 
@@ -279,7 +290,7 @@ def _report(run: _Run, done: int) -> dict[str, Any]:
         run.log.write(row)
     run.log.flush()
     left = (run.experiment.steps - done) / rows[-1]["steps_per_second"]
-    run.log.show(rows[-1], left)
+    run.log.show(rows, left)
     return rows[-1]
 
 
@@ -294,7 +305,7 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
     """
     experiment = run.experiment
     # Evaluators take an embedder, measures take the parameters
-    model = sharding.gather_params((state.params, state.frozen), experiment.mesh)
+    model = sharding.gather_params((state.model_params, state.frozen), experiment.mesh)
     calls = {name: partial(f, *model) for name, f in experiment.measures.items()}
     if experiment.evaluators:
         embed = experiment.make_embedder(*model)
@@ -308,6 +319,28 @@ def _evaluate(run: _Run, state: TrainState, done: int) -> dict[str, dict[str, An
         run.log.print_line(f"step {done}/{experiment.steps}  {line}")
     run.log.show_size_losses()
     return evals
+
+
+def _should_refresh(experiment: Experiment, done: int) -> bool:
+    """Whether the next step is the first after what the run does every few steps."""
+    refresh = experiment.refresh
+    return bool(refresh) and done < experiment.steps and done % refresh.every == 0
+
+
+def _refresh(run: _Run, state: TrainState, done: int) -> None:
+    """Does what the batches of the next steps depend on, with the current model."""
+    experiment = run.experiment
+    with run.meter.pause("refresh_seconds"):
+        model = sharding.gather_params((state.params, state.frozen), experiment.mesh)
+        for line in experiment.refresh.run(*model, done):
+            run.log.print_line(f"step {done}/{experiment.steps}  {line}")
+        call_on_first(partial(_drop_refreshed, run), "clearing the workdir")
+
+
+def _drop_refreshed(run: _Run) -> None:
+    """Removes what no checkpoint needs any more."""
+    if steps := checkpoints.list_steps(run.workdir / "checkpoints"):
+        run.experiment.refresh.drop(min(steps))
 
 
 def _is_due(done: int, interval: int, steps: int) -> bool:

@@ -21,11 +21,14 @@ class Optimizer(NamedTuple):
         init: params -> state.
         update: (gradients, state, params) -> (updates, state).
         rate: step -> learning rate.
+        average: (number of updates, average, params) -> average, of `train.averaging`;
+            None keeps no average of the parameters.
     """
 
     init: Callable[[Params], Any]
     update: Callable[..., tuple[Params, Any]]
     rate: optax.Schedule
+    average: Callable[..., Params] | None = None
 
 
 def learning_rate_schedule(

@@ -17,7 +17,10 @@ Step = Callable[[TrainState, Any, Key], tuple[TrainState, Metrics]]
 
 def init_state(params: Params, frozen: Params, tx: Optimizer) -> TrainState:
     """The state before the first update."""
-    return TrainState(jnp.zeros((), jnp.int32), params, frozen, tx.init(params))
+    # A copy, because the buffers of all parts are donated
+    average = None if tx.average is None else jax.tree.map(jnp.copy, params)
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, frozen, tx.init(params), average)
 
 
 def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) -> Step:
@@ -58,7 +61,9 @@ def make_step(objective: Objective, tx: Optimizer, state_shardings: TrainState) 
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        next_state = TrainState(state.step + 1, params, frozen, opt_state)
+        done = state.step + 1
+        average = tx.average and tx.average(done, state.average, params)
+        next_state = TrainState(done, params, frozen, opt_state, average)
         next_state = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), next_state, state
         )

@@ -23,7 +23,8 @@ class BatchStats(NamedTuple):
 
     Attributes:
         source: Name of the data source.
-        shape: Shapes of its arrays; the step is compiled once for each new value.
+        shape: Its structure, which includes its loss, and the shapes of its arrays; the
+            step is compiled once for each new value.
         tokens: Number of tokens on this host, without padding.
         places: Number of tokens on this host, with padding.
     """
@@ -36,7 +37,8 @@ class BatchStats(NamedTuple):
 
 def batch_stats(batch: Batch, source: str) -> BatchStats:
     """Statistics of a batch of NumPy arrays."""
-    shape = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
+    leaves, structure = jax.tree.flatten(batch)
+    shape = (structure, *map(np.shape, leaves))
     segment = batch.tokens.segment_ids
     return BatchStats(source, shape, int(np.count_nonzero(segment)), segment.size)
 
@@ -47,10 +49,17 @@ class Meter:
     Args:
         devices: The devices of all processes that the steps run on.
         shares: Number of equal shares of a batch, of which a process makes one.
+        is_mixture: Whether there are several sources, whose losses are logged apart.
     """
 
-    def __init__(self, devices: Sequence[jax.Device], shares: int = 1):
-        self._devices, self._shares = devices, shares
+    def __init__(
+        self,
+        devices: Sequence[jax.Device],
+        shares: int = 1,
+        *,
+        is_mixture: bool = False,
+    ):
+        self._devices, self._shares, self._is_mixture = devices, shares, is_mixture
         peak = peak_flops(devices[0].device_kind)
         self._peak = None if peak is None else peak * len(devices)
         # FLOPs of a step for each shape of batch; 0 where MFU is not measured
@@ -114,6 +123,10 @@ class Meter:
             | {name: float(value) for name, value in values.items()}
             for (step, stats, _), values in zip(self._steps, metrics, strict=True)
         ]
+        # A curve for each source
+        if self._is_mixture:
+            for row in rows:
+                row[f"loss/{row['source']}"] = row["loss"]
         if rows:
             rows[-1] |= self._measure_speed(seconds)
         self._start()
@@ -147,6 +160,9 @@ class Meter:
             "save_seconds": self._paused["save_seconds"],
             "evaluation_seconds": self._paused["evaluation_seconds"],
         }
+        # Of runs that mine their negatives
+        if "refresh_seconds" in self._paused:
+            speed["refresh_seconds"] = self._paused["refresh_seconds"]
         # Where the chip is known, and where the backend counts its memory
         if self._peak is not None:
             flops = sum(self._flops[stats.shape] for _, stats, _ in self._steps)

@@ -23,8 +23,16 @@ PANELS = (
         "share of the first component",
         {"svd_anisotropy": "the model"},
     ),
-    DepthPanel("IsoScore", "IsoScore", {"isoscore": "the model"}),
-    DepthPanel("Intrinsic dimension", "TwoNN", {"intrinsic_dimension": "the model"}),
+    DepthPanel(
+        "Isotropy",
+        "1 is isotropic",
+        {"isoscore": "IsoScore", "partition_score": "partition score"},
+    ),
+    DepthPanel(
+        "Intrinsic dimension",
+        "dimension",
+        {"intrinsic_dimension": "TwoNN", "levina_bickel": "Levina and Bickel"},
+    ),
     DepthPanel(
         "Effective rank",
         "effective rank",
@@ -90,7 +98,9 @@ def measure_geometry(
 
 def list_geometry(record: Mapping[str, Any]) -> list[list[str]]:
     """The rows of the report's table: one per depth, and one for noise."""
-    noise = [f"{record['gaussian'][name]:.3f}" for name in VECTOR_MEASURES]
+    noise = [
+        f"{round(record['gaussian'][name], 3) + 0.0:.3f}" for name in VECTOR_MEASURES
+    ]
     rows = list_by_depth(record, list(VECTOR_MEASURES))
     return [*rows, ["Gaussian noise", *noise]]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from research.analysis.diagnostics.inputs import DiagnosticInputs, check_count
+from research.analysis.diagnostics.inputs import DiagnosticInputs
 from research.analysis.diagnostics.panels import (
     DepthPanel,
     list_by_depth,
@@ -43,7 +43,9 @@ def report_token_states(
     tokens: int = 2_000,
     mask_share: float = 0.15,
 ) -> dict[str, Any]:
-    """Measures of the states of tokens at every depth, special tokens left out.
+    """Measures of the states of a text's own tokens at every depth.
+
+    Special tokens and those of the model's prompt are read, and not measured.
 
     Args:
         inputs: The model and the texts.
@@ -58,13 +60,13 @@ def report_token_states(
     Raises:
         ValueError: There is no corpus, or it has too few texts.
     """
+    inputs.refuse_sizes("token_states", "clip_dims", "dim", "pool")
     sample = inputs.sample_texts(texts)
-    check_count(sample, "different texts")
-    params, cfg, token_ids = inputs.tokenize(sample)
+    params, cfg, tokenized = inputs.tokenize_documents(sample)
     measures = measure_token_states(
         (params, cfg, None),
         inputs.model.tokenizer,
-        token_ids,
+        tokenized,
         tokens=tokens,
         mask_share=mask_share,
         seed=inputs.seed,
@@ -74,7 +76,7 @@ def report_token_states(
     for name in ("svd_anisotropy", "intrinsic_dimension"):
         summary[f"{name}_peak"] = int(np.argmax(measures[name]))
     depths = list(range(cfg.depth + 1))
-    return {"summary": summary, "texts": len(token_ids), "depths": depths, **measures}
+    return {"summary": summary, "texts": len(tokenized), "depths": depths, **measures}
 
 
 def list_token_states(record: Mapping[str, Any]) -> list[list[str]]:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from research.eval.bias.documents import Document, check_count, make_documents
+from research.eval.bias.documents import Document, make_documents, sample_texts
+from research.eval.tasks.splits import remove_ending
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.models.config import EncoderConfig
 from research.models.encoder import truncate_depth
+from research.text.chunk_rows import TokenizedText, tokenize_documents
 from research.types import Evaluator, Params
 
 
@@ -34,7 +36,7 @@ class DiagnosticInputs:
 
     def make_embedder(self, **options) -> Embedder:
         """An embedder [N, D] with the command's options and further ones."""
-        return Embedder(self.model, **self.sizes, **options)
+        return Embedder(self.model, allow_empty=True, **self.sizes, **options)
 
     def make_depth_embedder(self, model: EmbeddingModel | None = None) -> Embedder:
         """An embedder at the embedding layer and after every block: [N, K, D].
@@ -45,13 +47,20 @@ class DiagnosticInputs:
         sizes = dict(self.sizes)
         plain = (model or self.model)._replace(dense=())
         depth = sizes.pop("depth", plain.config.depth)
-        return Embedder(plain, depths=range(1 + depth), normalize=False, **sizes)
+        options = {"normalize": False, "allow_empty": True, **sizes}
+        return Embedder(plain, depths=range(1 + depth), **options)
 
     def document_room(self) -> int:
         """Maximum number of tokens of a document without prompt and special tokens."""
         prompt = self.model.prompts.get("document", "")
         prompt_length = len(self.model.tokenizer.encode(prompt).ids)
         return self.sizes.get("max_length", self.model.max_length) - prompt_length
+
+    def refuse_sizes(self, report: str, *names: str) -> None:
+        """Raises ValueError if an option is set that the report would not heed."""
+        for name in names:
+            if name in self.sizes:
+                raise ValueError(f"--{name} does not go with the report {report}")
 
     def list_texts(self) -> Sequence[str]:
         """The texts in the order of the corpus.
@@ -81,10 +90,7 @@ class DiagnosticInputs:
         Raises:
             ValueError: There is no corpus, or it is too small.
         """
-        texts = self.list_texts()
-        check_count(texts, "different texts")
-        order = np.random.default_rng(self.seed).permutation(len(texts))
-        return [texts[i] for i in order[:count]]
+        return sample_texts(self.list_texts(), count, self.seed)
 
     def make_documents(self, length: int, count: int) -> list[Document]:
         """Documents of at least `length` tokens, as `make_documents` joins them.
@@ -107,15 +113,31 @@ class DiagnosticInputs:
 
         Texts have the prompt of documents before them, and their special tokens.
         """
-        params, cfg = self.model.params, self.model.config
-        params, cfg = truncate_depth(params, cfg, self.sizes.get("depth", cfg.depth))
         tokenized = self.make_embedder().tokenize(texts, "document")
-        return params, cfg, list(tokenized.rows[0].token_ids)
+        return *self._truncate_model(), list(tokenized.rows[0].token_ids)
+
+    def tokenize_documents(
+        self, texts: Sequence[str]
+    ) -> tuple[Params, EncoderConfig, list[TokenizedText]]:
+        """As `tokenize`, with the texts' own tokens apart from the others."""
+        model = self.model
+        tokenized = tokenize_documents(
+            model.tokenizer,
+            texts,
+            model.prompts.get("document", ""),
+            self.sizes.get("max_length", model.max_length),
+        )
+        return *self._truncate_model(), list(tokenized)
+
+    def _truncate_model(self) -> tuple[Params, EncoderConfig]:
+        """The encoder up to the command's depth."""
+        params, cfg = self.model.params, self.model.config
+        return truncate_depth(params, cfg, self.sizes.get("depth", cfg.depth))
 
 
 def name_data(path: str) -> str:
     """The name of data in a title: its folder if the file is a split or a pattern."""
     file = Path(path)
-    stem = file.name.split(".")[0]
+    stem = remove_ending(file.name)
     is_part = stem in ("train", "dev", "test") or "*" in stem
     return file.parent.name if is_part else stem

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import chex
 import numpy as np
 
 from research.analysis.diagnostics.inputs import DiagnosticInputs
@@ -17,7 +16,6 @@ from research.analysis.diagnostics.panels import (
     list_by_depth,
     plot_by_depth,
 )
-from research.eval.bias.documents import check_count
 from research.eval.geometry.layer_metrics import (
     center_tokens,
     dime,
@@ -30,8 +28,8 @@ from research.eval.geometry.layer_metrics import (
 )
 from research.eval.geometry.text_views import make_view
 from research.eval.geometry.token_states import iterate_states
-from research.eval.metrics import spearman
-from research.transforms.normalize import l2_normalize_rows
+from research.eval.metrics import correlate_ranks
+from research.eval.vector_cache import VectorCache, cut_to_size
 from research.types import EmbedFn, Evaluator
 
 # Metrics of the states of single texts, which are averaged over texts.
@@ -86,19 +84,21 @@ def report_layers(
         "correlations", {metric: {task: Spearman over the depths}}; "summary".
 
     Raises:
-        ValueError: There are too few texts or views, or a task has no main score.
+        ValueError: There are too few texts or views.
     """
     if views < 2:
         raise ValueError(f"layers of {views} views: InfoNCE compares two of them")
     sample = inputs.sample_texts(texts)
-    check_count(sample, "different texts")
     metrics = _measure_texts(inputs, sample) | _measure_views(inputs, sample, views)
     depths = list(range(len(metrics["prompt_entropy"])))
     # Main scores at every depth, and how the metrics go with them.
     embed = inputs.make_depth_embedder()
     scores = score_depths(embed, inputs.evaluators, len(depths))
     correlations = {
-        name: {task: spearman(metrics[name], values) for task, values in scores.items()}
+        name: {
+            task: correlate_ranks(metrics[name], values) / 100
+            for task, values in scores.items()
+        }
         for name in METRICS
         if scores
     }
@@ -121,43 +121,16 @@ def score_depths(
 
     Args:
         embed_depths: Embed function that returns [N, K, D].
-        evaluators: Evaluators by label.
+        evaluators: Evaluators by label, which have a main score.
         count: K, number of depths.
-
-    Raises:
-        ValueError: A task has no main score.
     """
-
-    def embed_at(embed: EmbedFn, depth: int) -> EmbedFn:
-        def embed_one(texts, role):
-            x = embed(texts, role)
-            chex.assert_shape(x, (len(texts), count, None))
-            return l2_normalize_rows(x[:, depth])
-
-        return embed_one
-
     scores = {}
     for label, evaluator in evaluators.items():
         # The texts of one task are in memory at a time.
-        embed = cache_embeddings(embed_depths)
-        results = [evaluator(embed_at(embed, depth)) for depth in range(count)]
-        if "main_score" not in results[0]:
-            raise ValueError(f"the task {label} has no main score")
+        embed = VectorCache(embed_depths)
+        results = [evaluator(cut_to_size(embed, depth)) for depth in range(count)]
         scores[label] = [float(result["main_score"]) for result in results]
     return scores
-
-
-def cache_embeddings(embed: EmbedFn) -> EmbedFn:
-    """An embed function that embeds the same texts in the same role only once."""
-    cache: dict[tuple, np.ndarray] = {}
-
-    def embed_once(texts, role):
-        key = role, tuple(texts)
-        if key not in cache:
-            cache[key] = embed(texts, role)
-        return cache[key]
-
-    return embed_once
 
 
 def list_layers(record: Mapping[str, Any]) -> list[list[str]]:

@@ -12,14 +12,11 @@ from research.analysis.diagnostics.free_embeddings import (
 )
 from research.analysis.diagnostics.inputs import DiagnosticInputs, name_data
 from research.analysis.diagnostics.panels import PANEL_HEIGHT, PANEL_WIDTH
-from research.analysis.diagnostics.redundancy import (
-    VectorCache,
-    choose_dims,
-    cut_embedder,
-)
+from research.analysis.diagnostics.redundancy import choose_dims
 from research.data.corpus import read_corpus
 from research.eval.figures import figure
 from research.eval.limit import JUDGED, LIKED, QUERIES, make_limit, score_limit
+from research.eval.vector_cache import VectorCache, cut_embedder
 from research.progress import show_progress
 
 # Words of the corpus that serve as attributes: not the most frequent ones, which are
@@ -57,8 +54,10 @@ def report_limit(
         FileNotFoundError, ValueError: The file is missing, or there are too few
             attributes.
     """
-    things = list_attributes(inputs.list_texts()) if not attributes else None
-    things = things or read_corpus(attributes)[1]
+    if attributes:
+        things = read_corpus(attributes)[1]
+    else:
+        things = list_attributes(inputs.list_texts())
     task = make_limit(things, documents=documents, queries=queries)
     evaluate = score_limit(task)
     # One embedding of all texts, cut to each number of dimensions.
@@ -105,7 +104,7 @@ def list_attributes(texts: Sequence[str]) -> list[str]:
 
 def list_limit(record: Mapping[str, Any]) -> list[list[str]]:
     """The rows of the report's table: recalls and critical counts by dimensions."""
-    names = [name for name in record["scores"][0] if name.startswith("recall")]
+    names = _list_recalls(record)
     header = ["dimensions", *names, "critical documents", "published fit"]
     # The model's sizes, then widths of free embeddings that it does not have.
     rows = []
@@ -124,7 +123,7 @@ def plot_limit(record: Mapping[str, Any], title: str, path: Path) -> None:
     size = 2 * PANEL_WIDTH, 0.6 + PANEL_HEIGHT
     title = f"{title}, {record['documents']:,} documents"
     with figure(path, size, columns=2, title=title) as (_, (recalls, counts)):
-        names = [name for name in record["scores"][0] if name.startswith("recall")]
+        names = _list_recalls(record)
         for name in names:
             values = [scores[name] for scores in record["scores"]]
             recalls.plot(record["dims"], values, "o-", ms=4, label=name)
@@ -150,6 +149,12 @@ def plot_limit(record: Mapping[str, Any], title: str, path: Path) -> None:
         counts.set_ylabel("documents whose pairs are all found")
         for axes in (recalls, counts):
             axes.grid(alpha=0.3)
+
+
+def _list_recalls(record: Mapping[str, Any]) -> list[str]:
+    """Names of the recalls, by the number of documents."""
+    names = (name for name in record["scores"][0] if name.startswith("recall@"))
+    return sorted(names, key=lambda name: int(name.partition("@")[2]))
 
 
 def _format_counts(record: Mapping[str, Any], width: int | str) -> list[str]:

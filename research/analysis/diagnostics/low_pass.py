@@ -87,6 +87,7 @@ def report_low_pass(
     Raises:
         ValueError: There is no corpus, or the model is for less than 16 tokens.
     """
+    inputs.refuse_sizes("low_pass", "clip_dims", "dim", "pool")
     model = inputs.model
     longest = inputs.sizes.get("max_length", model.max_length)
     lengths = [length for length in LENGTHS if length <= longest]

@@ -29,19 +29,26 @@ def report_mexa(
 
     Args:
         inputs: The model.
-        data: Files of translations, as in `read_languages`.
+        data: A file of translations with the fields sentence1 and sentence2, the pivot;
+            or a pattern such as "tatoeba/*-eng.jsonl.gz".
         sentences: Number of sentences, the first ones of each file, for MEXA.
         retrieval: Number of the sentences after them that are the retrieval task; 0
-            for no such task.
+            for no such task. A language with fewer sentences than MEXA's has none.
 
     Returns:
         The record of `measure_mexa`, with "summary", MEXA at its best depth {language:
         MEXA}, and the correlations.
 
     Raises:
-        FileNotFoundError, ValueError: A file is missing or malformed.
+        FileNotFoundError, ValueError: A file is missing or malformed, or the retrieval
+            task has fewer sentences than MEXA.
     """
-    last = sentences + max(0, retrieval)
+    if 0 < retrieval < sentences:
+        raise ValueError(
+            f"mexa of {sentences} sentences with retrieval={retrieval}: the retrieval "
+            f"task needs as many, or 0 for none"
+        )
+    last = sentences + retrieval
     pairs = {
         name: (first[:last], second[:last])
         for name, (first, second) in read_languages(data).items()
@@ -114,8 +121,10 @@ def list_mexa(record: Mapping[str, Any]) -> list[list[str]]:
         rows.append([language, *row])
     if record["retrieval"]:
         header.append("retrieval")
-        scores = record["retrieval"].values()
-        rows = [[*row, f"{s:.3f}"] for row, s in zip(rows, scores, strict=True)]
+        # A language with few sentences has none left for it.
+        scores = [record["retrieval"].get(language) for language in record["mexa"]]
+        cells = ["" if score is None else f"{score:.3f}" for score in scores]
+        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
     if record["correlation"]:
         cells = [f"{record['correlation'][name]:.3f}" for name in ("mean", "max")]
         rows.append(["correlation with retrieval", *cells, "", "", ""])

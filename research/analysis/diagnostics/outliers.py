@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from research.analysis.diagnostics.inputs import DiagnosticInputs, check_count
-from research.analysis.diagnostics.layer_by_layer import cache_embeddings, score_depths
+from research.analysis.diagnostics.inputs import DiagnosticInputs
+from research.analysis.diagnostics.layer_by_layer import score_depths
 from research.analysis.diagnostics.panels import (
     PANEL_HEIGHT,
     PANEL_WIDTH,
     tick_indices,
 )
+from research.eval.bias.documents import check_count
 from research.eval.figures import figure
 from research.eval.geometry.measures import mean_cosine
 from research.eval.geometry.token_states import iterate_states
+from research.eval.vector_cache import VectorCache
 from research.types import EmbedFn
 
 CURVES = {
@@ -55,13 +57,9 @@ def report_outliers(
         "control": lists over depths}}; and "summary".
 
     Raises:
-        ValueError: There are too few texts, --clip_dims is set, or a task has no main
-            score.
+        ValueError: There are too few texts, or --clip_dims or --dim is set.
     """
-    if "clip_dims" in inputs.sizes:
-        raise ValueError(
-            "--clip_dims does not go with the report outliers, which clips"
-        )
+    inputs.refuse_sizes("outliers", "clip_dims", "dim")
     sample = inputs.sample_texts(texts)
     half = len(sample) // 2
     check_count(sample[half:], "texts in each half of the corpus")
@@ -220,13 +218,12 @@ def _score_variants(
     Args:
         inputs: The model, and the tasks.
         variants: Dimensions that are clipped, for each variant and depth.
-
-    Raises:
-        ValueError: A task has no main score.
     """
     scores: dict[str, dict[str, list[float]]] = {}
     for task, evaluator in inputs.evaluators.items():
-        embed = cache_embeddings(inputs.make_depth_embedder())
+        # All dimensions, as the states have them.
+        full = inputs.model._replace(dim=None)
+        embed = VectorCache(inputs.make_depth_embedder(full))
         # [variants][depths] scores; the texts are embedded once.
         results = [
             score_depths(clip_each_depth(embed, dims), {task: evaluator}, len(dims))

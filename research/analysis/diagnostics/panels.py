@@ -44,7 +44,7 @@ def plot_by_depth(
         title: Title of the figure.
         path: PNG file.
         columns: Largest number of panels in a row.
-        levels: {name: value for Gaussian noise}, drawn as a dashed line.
+        levels: {name: value for Gaussian noise}, drawn as dashed lines.
     """
     depths, columns = record["depths"], min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -57,8 +57,10 @@ def plot_by_depth(
         for axes, panel in zip(grid.flat, panels, strict=False):
             for name, label in panel.curves.items():
                 axes.plot(depths, record[name], marker="o", ms=4, label=label or None)
-            if levels is not None:
-                _draw_level(axes, levels[next(iter(panel.curves))])
+            # Once the curves have set the limits, their levels in the same colors
+            lines = axes.get_lines() if levels is not None else []
+            for name, line in zip(panel.curves, lines, strict=False):
+                _draw_level(axes, levels[name], line.get_color())
             axes.set(title=panel.heading, ylabel=panel.unit)
             axes.set_xticks([depths[i] for i in tick_indices(len(depths))])
             if axes.get_legend_handles_labels()[0]:
@@ -69,15 +71,15 @@ def plot_by_depth(
             axes.set(xlabel="depth (0: embedding layer)")
 
 
-def _draw_level(axes, level: float) -> None:
+def _draw_level(axes, level: float, color: str) -> None:
     """Draws the value for Gaussian noise, which has no depth, as a horizontal line."""
     low, high = axes.get_ylim()
     label = f"Gaussian noise: {round(level, 3) + 0.0:.3g}"
     # A level far away would flatten the curves; then only the legend gives it.
     if low - 2 * (high - low) <= level <= high + 2 * (high - low):
-        axes.axhline(level, ls="--", color="0.4", lw=1, label=label)
+        axes.axhline(level, ls="--", color=color, lw=1, label=label)
     else:
-        axes.plot([], [], ls="--", color="0.4", lw=1, label=f"{label}, off the scale")
+        axes.plot([], [], ls="--", color=color, lw=1, label=f"{label}, off the scale")
 
 
 def list_by_depth(record: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:

@@ -15,6 +15,7 @@ from research.analysis.diagnostics.inputs import DiagnosticInputs
 from research.analysis.diagnostics.panels import PANEL_HEIGHT, PANEL_WIDTH
 from research.eval.figures import figure
 from research.eval.geometry.measures import isoscore
+from research.eval.vector_cache import VectorCache, cut_embedder
 from research.progress import show_progress
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator
@@ -100,32 +101,22 @@ def measure_redundancy(
                     scores[cut].append(float(evaluate(cut_embed)["main_score"]))
                     advance(1)
                 scores[cut].append(float(full["main_score"]))
-            vectors = cache.stack()[:MAX_ISOSCORE_TEXTS]
+            # Random rows: the first ones may be queries only.
+            vectors = cache.stack()
+            rows = np.random.default_rng(seed).permutation(len(vectors))
+            vectors = vectors[rows[:MAX_ISOSCORE_TEXTS]]
+            leading = np.array(scores["leading"])
             tasks[name] = {
                 **scores,
-                "quarter": 100 * scores["leading"][quarter] / scores["leading"][-1],
+                "quarter": float(divide_by_full(leading)[quarter]),
                 "isoscore": isoscore(l2_normalize_rows(vectors)),
             }
     return {"dims": list(dims), "tasks": tasks}
 
 
-class VectorCache:
-    """An embed function that remembers the vectors of its calls."""
-
-    def __init__(self, embed: EmbedFn):
-        self._embed = embed
-        self._vectors: dict[tuple, np.ndarray] = {}
-
-    def __call__(self, texts: Sequence[str], role: str) -> np.ndarray:
-        """The vectors [N, D], embedded at the first call with these texts."""
-        key = role, tuple(texts)
-        if key not in self._vectors:
-            self._vectors[key] = np.asarray(self._embed(texts, role))
-        return self._vectors[key]
-
-    def stack(self) -> np.ndarray:
-        """All vectors [N, D] of all calls."""
-        return np.concatenate(list(self._vectors.values()))
+def divide_by_full(scores: np.ndarray) -> np.ndarray:
+    """Scores in percent of the last, full one; nan if that is 0."""
+    return 100 * scores / (scores[-1] or np.nan)
 
 
 def list_redundancy(record: Mapping[str, Any]) -> list[list[str]]:
@@ -153,7 +144,7 @@ def plot_redundancy(record: Mapping[str, Any], title: str, path: Path) -> None:
         for axes, (cut, label) in zip(panels, CUTS.items(), strict=True):
             # Shares of each task's own full score, so that tasks compare.
             for name, task in record["tasks"].items():
-                shares = 100 * np.array(task[cut]) / task[cut][-1]
+                shares = divide_by_full(np.array(task[cut]))
                 axes.plot(percents, shares, marker="o", ms=3, label=name)
             axes.axvline(100 * QUARTER, color="0.5", lw=1, ls="--")
             axes.set_xscale("log")
@@ -180,15 +171,3 @@ def _make_cuts(
         "random": lambda x, dim: x[:, order[:dim]],
         "pca": lambda x, dim: ((x - mean) @ components[:, :dim]).astype(np.float32),
     }
-
-
-def cut_embedder(
-    embed: EmbedFn, select: Callable[[np.ndarray], np.ndarray], normalize: bool
-) -> EmbedFn:
-    """An embed function whose vectors are cut, and normalized again."""
-
-    def embed_cut(texts, role):
-        x = select(embed(texts, role))
-        return l2_normalize_rows(x) if normalize else x
-
-    return embed_cut

@@ -92,6 +92,7 @@ def report_sentence_importance(
     """
     # Each group is measured by itself: importances shrink with more sentences.
     groups = split_groups(inputs.list_texts(), SPARE * documents, inputs.seed)
+    embed = inputs.make_embedder()
     room, tokenizer = inputs.document_room(), inputs.model.tokenizer
     record: dict[str, Any] = {"groups": {}}
     for name, members in groups.items():
@@ -104,14 +105,18 @@ def report_sentence_importance(
         ]
         if len(complete) < MIN_DOCUMENTS:
             continue
+        # So many sentences have no unique importances.
+        if max(map(len, complete)) >= embed.width:
+            continue
         result = measure_sentence_importance(
-            inputs.make_embedder(), complete[:documents], seed=inputs.seed
+            embed, complete[:documents], seed=inputs.seed
         )
         record["groups"][name] = {"too_long": 1 - float(np.mean(fits)), **result}
     if not record["groups"]:
         raise ValueError(
             f"fewer than {MIN_DOCUMENTS} documents of {GROUPS[0]} sentences or more "
-            f"fit into the model's {room} tokens: give a corpus with shorter sentences"
+            f"fit into the model's {room} tokens and have fewer sentences than its "
+            f"{embed.width} dimensions: give a corpus with shorter sentences"
         )
     summary = {
         name: {variant: group[variant]["slope"] for variant in VARIANTS}

@@ -56,8 +56,11 @@ def make_documents(
     documents, parts, total = [], [], 0
     # Texts are joined until their tokens reach the length.
     for i in order[np.argsort(is_short, kind="stable")]:
-        parts.append(_split_pieces(texts[i][: MAX_CHARS * length], tokenizer))
-        total += sum(size for _, size in parts[-1])
+        pieces = _split_pieces(texts[i][: MAX_CHARS * length], tokenizer)
+        if not pieces:  # such as a text of zero-width spaces
+            continue
+        parts.append(pieces)
+        total += sum(size for _, size in pieces)
         if total >= length:
             documents.append(_join_texts(parts))
             parts, total = [], 0
@@ -76,6 +79,17 @@ def check_count(items: Sequence, name: str) -> None:
         raise ValueError(
             f"{len(items)} {name} are too few: {MIN_DOCUMENTS} or more are needed"
         )
+
+
+def sample_texts(texts: Sequence[str], count: int, seed: int) -> list[str]:
+    """At most `count` of different texts, drawn at random.
+
+    Raises:
+        ValueError: There are too few.
+    """
+    order = np.random.default_rng(seed).permutation(len(texts))[:count]
+    check_count(order, "different texts")
+    return [texts[i] for i in order]
 
 
 def make_word_tokenizer() -> tokenizers.Tokenizer:
@@ -114,11 +128,16 @@ def insert_text(document: Document, text: str, position: float) -> str:
 
 
 def remove_tokens(document: Document, size: int, position: float) -> str:
-    """Removes about `size` tokens at a relative position: 0 the start, 1 the end."""
-    # The pieces between `start` and `start + size` tokens are removed.
+    """Removes about `size` tokens at a relative position: 0 the start, 1 the end.
+
+    It removes the pieces between the borders nearest to the first and the last token,
+    so that neither end loses more than the other: of two borders that are as near, the
+    outer ones, which remove more.
+    """
     start = position * (document.sizes.sum() - size)
-    first = _count_pieces(document, start)
-    last = _count_pieces(document, start + size)
+    borders = np.append(0, np.cumsum(document.sizes))  # [P + 1] tokens
+    first = int(np.argmin(abs(borders - start)))
+    last = len(borders) - 1 - int(np.argmin(abs(borders - (start + size))[::-1]))
     return _join_with_spaces(document.pieces[:first], document.pieces[last:])
 
 
@@ -128,6 +147,8 @@ def _split_pieces(text: str, tokenizer: tokenizers.Tokenizer) -> list[tuple[str,
     If the tokenizer does not number words (SentencePiece), text is split at spaces.
     """
     encoding = tokenizer.encode(text, add_special_tokens=False)
+    if not encoding.offsets:
+        return []
     starts, sizes, word = [], [], None
     for (start, end), number in zip(encoding.offsets, encoding.word_ids, strict=True):
         # A new piece begins where the word number changes, or after a space.
@@ -147,8 +168,7 @@ def _join_texts(texts: Sequence[Sequence[tuple[str, int]]]) -> Document:
     pieces, sizes, source = [], [], []
     for number, text in enumerate(texts):
         pieces += [piece for piece, _ in text]
-        if text:
-            pieces[-1] += "\n"
+        pieces[-1] += "\n"
         sizes += [size for _, size in text]
         source += [number] * len(text)
     return Document(tuple(pieces), np.array(sizes), np.array(source))

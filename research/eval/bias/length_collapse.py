@@ -43,6 +43,7 @@ def length_collapse(
     Raises:
         FileNotFoundError, ValueError: The texts are missing or too few.
     """
+    check_count(range(documents), "documents")
     # Documents of the largest length, which are cut to the others.
     texts = list(dict.fromkeys(read_corpus(data)[1]))
     lengths = sorted(words)

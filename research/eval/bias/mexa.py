@@ -9,6 +9,7 @@ import numpy as np
 
 from research.data.corpus import find_corpus
 from research.eval.tasks.files import read_bitext
+from research.eval.tasks.splits import name_files
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator
 
@@ -54,15 +55,15 @@ def read_languages(data: str) -> dict[str, tuple[list[str], list[str]]]:
 
     Raises:
         FileNotFoundError, ValueError: A file is missing or malformed, or holds fewer
-            than two sentences.
+            than two sentences; or two files have one name.
     """
     # A file for each language.
     languages = {}
-    for path in find_corpus([data]):
+    for name, path in name_files(find_corpus([data])).items():
         pairs = read_bitext(path, allow_blank=False)
         if len(pairs[0]) < 2:
             raise ValueError(f"{path} holds fewer than two sentences")
-        languages[path.name.split(".")[0]] = pairs
+        languages[name] = pairs
     return languages
 
 

@@ -50,6 +50,7 @@ def positional_bias(
     Raises:
         FileNotFoundError, ValueError: The texts are missing or too few.
     """
+    check_count(range(documents), "documents")
     # Words, not tokens: the texts are the same for every model.
     texts = list(dict.fromkeys(read_corpus(data)[1]))
     pool = make_documents(

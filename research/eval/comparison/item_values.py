@@ -9,7 +9,7 @@ import numpy as np
 from research.atomic_write import atomic_write, read_json, write_json
 from research.data.fields import Record
 from research.data.files import read_records
-from research.eval.metrics import Run
+from research.eval.metrics import Run, weighted_mean
 from research.types import ItemValues
 
 # Modules whose functions may be the statistic of a file.
@@ -29,6 +29,8 @@ def save_items(items: ItemValues, path: Path) -> bool:
         return False
     values = [np.asarray(array).tolist() for array in items.values]
     content = {"statistic": name, "names": list(items.names), "values": values}
+    if items.groups is not None:
+        content["groups"] = list(items.groups)
     write_json(path, content)
     return True
 
@@ -46,7 +48,8 @@ def load_items(path: Path) -> ItemValues | None:
         name, values = content["statistic"], tuple(map(np.asarray, content["values"]))
         if not name.startswith(_MODULES):
             raise ValueError(name)
-        return ItemValues(content["names"], values, pkgutil.resolve_name(name))
+        statistic, groups = pkgutil.resolve_name(name), content.get("groups")
+        return ItemValues(content["names"], values, statistic, groups=groups)
     except (KeyError, TypeError, ValueError, AttributeError, ImportError) as error:
         raise ValueError(f"{path} holds no item values: {error}") from None
 
@@ -54,8 +57,9 @@ def load_items(path: Path) -> ItemValues | None:
 def write_item_table(items: ItemValues, path: Path) -> None:
     """Writes a tsv table with a row for each item: its name, and its numbers.
 
-    The columns are "id" and "score", or "id", "prediction" and "truth"; an item with
-    several numbers, such as those of several classifiers, has "score_1", "score_2" ...
+    The columns are "id" and "score", which may have a "weight", or "id", "prediction"
+    and "truth"; an item with several numbers, such as those of several classifiers, has
+    "score_1", "score_2" ...
     """
     # {title: N numbers}, one for each number of an item.
     columns = {}
@@ -100,13 +104,15 @@ def read_item_table(path: Path, like: ItemValues) -> ItemValues:
         array.reshape(len(names), *shape)
         for array, shape in zip(arrays, shapes, strict=True)
     )
-    return ItemValues(names, values, like.statistic)
+    return ItemValues(names, values, like.statistic, groups=like.groups)
 
 
 def _name_columns(items: ItemValues) -> tuple[str, ...]:
     """Names of the arrays of items."""
     if len(items.values) == 1:
         return ("score",)
+    if items.statistic is weighted_mean:
+        return ("score", "weight")
     further = (f"truth_{i}" for i in range(2, len(items.values)))
     return ("prediction", "truth", *further)
 
@@ -129,7 +135,7 @@ def write_run(run: Run, path: Path, tag: str) -> None:
     for name in (*run, *documents):
         if len(name.split()) != 1:
             raise ValueError(
-                f"the id {name!r} has a space, which a TREC run cannot hold"
+                f"the id {name!r} is empty or has a space, which a TREC run cannot hold"
             )
     tag = "_".join(tag.split())
     with atomic_write(path) as draft, draft.open("w") as file:

@@ -1,4 +1,4 @@
-"""Whether two models differ by more than chance: bootstrap, permutation and t-test.
+"""Whether two models differ by more than chance: bootstrap, permutations and tests.
 
 The models are compared on the same items of a task, such as its queries or pairs. Efron
 and Tibshirani 1993, "An Introduction to the Bootstrap"; Smucker et al. 2007, "A
@@ -33,9 +33,12 @@ class Comparison(NamedTuple):
         low: Lower end of its 95 % interval, by the paired bootstrap.
         high: Upper end of the interval.
         p_values: {test: two-sided p}. A main score that is the mean over items has the
-            paired "t_test", which decides, and the paired "permutation" test; another
-            one, such as a correlation, has the p of the "bootstrap".
+            paired "t_test", which decides, and the paired "permutation" test. If all
+            values are 0 or 100, as those of an accuracy, it has "mcnemar", which is the
+            exact permutation test of these, and of items in groups "permutation" alone.
+            Another main score, such as a correlation, has the p of the "bootstrap".
         items: Number of items.
+        groups: Number of groups of items that are resampled together; 0 for none.
     """
 
     difference: float
@@ -43,6 +46,7 @@ class Comparison(NamedTuple):
     high: float
     p_values: dict[str, float]
     items: int
+    groups: int = 0
 
     @property
     def p_value(self) -> float:
@@ -53,7 +57,8 @@ class Comparison(NamedTuple):
         """The comparison as JSON."""
         p_values = {f"p_{test}": p for test, p in self.p_values.items()}
         fields = {"difference": self.difference, "low": self.low, "high": self.high}
-        return {**fields, **p_values, "items": self.items}
+        groups = {"groups": self.groups} if self.groups else {}
+        return {**fields, **p_values, "items": self.items, **groups}
 
 
 def compare_items(
@@ -61,11 +66,11 @@ def compare_items(
 ) -> Comparison:
     """Compares two models by the items of a task.
 
-    Items are assumed to be independent: several queries about one document are not, and
-    make the interval too narrow.
+    Items are assumed to be independent, or else groups of them are. With fewer than
+    about 20 groups, the interval is too narrow.
 
     Args:
-        ours: The items of a model.
+        ours: The items of a model; its groups are those of both.
         theirs: The same items of the other model.
         resamples: Number of resamples of the bootstrap and of the permutations; at most
             STATISTIC_RESAMPLES of a statistic that is no mean, and SLOW_RESAMPLES if it
@@ -76,29 +81,58 @@ def compare_items(
         ValueError: The items are not the same.
     """
     _check_items(ours, theirs)
-    difference = float(ours.statistic(*ours.values) - theirs.statistic(*theirs.values))
+    groups, count = None, 0  # [N] numbers of groups
+    if ours.groups is not None:
+        names, groups = np.unique(ours.groups, return_inverse=True)
+        count = len(names)
     means = find_item_means(ours), find_item_means(theirs)
     if means[0] is None or means[1] is None:
-        return _compare_statistics(ours, theirs, difference, resamples, seed)
+        result = _compare_statistics(ours, theirs, groups, resamples, seed)
+        return result._replace(groups=count)
     # The items' own differences decide: [N].
     d = means[0] - means[1]
-    samples = _bootstrap(lambda rows: d[rows].mean(-1), len(d), resamples, seed)
+    difference = float(ours.statistic(*ours.values) - theirs.statistic(*theirs.values))
+    samples = _bootstrap(lambda rows: d[rows].mean(-1), len(d), groups, resamples, seed)
     low, high = np.percentile(samples, (2.5, 97.5))
-    p_values = {
-        "t_test": t_test(*means),
-        "permutation": permutation_test(d, resamples=resamples, seed=seed),
-    }
-    return Comparison(difference, float(low), float(high), p_values, len(d))
+    options = {"resamples": resamples, "seed": seed}
+    if groups is not None:
+        # Sums of groups are independent, the items in them are not.
+        sums = np.bincount(groups, d)
+        p_values = {"permutation": permutation_test(sums, **options)}
+    elif np.isin(means, (0, 100)).all():
+        p_values = {"mcnemar": mcnemar_test(*means)}
+    else:
+        p_values = {
+            "t_test": t_test(*means),
+            "permutation": permutation_test(d, **options),
+        }
+    return Comparison(difference, float(low), float(high), p_values, len(d), count)
 
 
 def t_test(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Two-sided p of the paired t-test of [N] and [N]; 1 if no item differs."""
+    """Two-sided p of the paired t-test of [N] and [N]; 1 if no item differs.
+
+    Differences that are all equal, but for rounding, have no spread: t is infinite, and
+    the p is that of the permutation test.
+    """
     if len(ours) < 2 or np.array_equal(ours, theirs):
         return 1.0
-    with warnings.catch_warnings():
-        # Differences that are all equal have no spread.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return float(scipy.stats.ttest_rel(ours, theirs).pvalue)
+    d = np.subtract(ours, theirs)
+    if np.ptp(d) <= 1e-9 * abs(d).max():
+        return permutation_test(d)
+    return float(scipy.stats.ttest_rel(ours, theirs).pvalue)
+
+
+def mcnemar_test(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Exact two-sided p of McNemar's test of [N] and [N] values, each of two levels.
+
+    Of the items that one of the models alone gets right, either should have half; 1 if
+    there are none (McNemar 1947).
+    """
+    wins, losses = int((ours > theirs).sum()), int((ours < theirs).sum())
+    if not wins + losses:
+        return 1.0
+    return float(scipy.stats.binomtest(wins, wins + losses).pvalue)
 
 
 def permutation_test(
@@ -148,13 +182,24 @@ def apply_bonferroni(p_value: float, comparisons: int) -> float:
     return min(1.0, p_value * comparisons)
 
 
-def apply_holm(p_values: Sequence[float]) -> list[float]:
-    """The p of each of several comparisons by Holm's step-down method (1979)."""
-    order, adjusted, largest = np.argsort(p_values, kind="stable"), {}, 0.0
-    for rank, number in enumerate(order.tolist()):
-        p_value = apply_bonferroni(p_values[number], len(p_values) - rank)
-        adjusted[number] = largest = max(largest, p_value)
-    return [adjusted[number] for number in range(len(p_values))]
+def apply_corrections(p_values: Sequence[float]) -> dict[str, np.ndarray]:
+    """The p of m comparisons, corrected for their number in three ways, each [m].
+
+    "bonferroni" and "holm" bound the chance of any false mark; "holm" misses fewer
+    differences. "fdr" bounds the expected share of false marks among all marks
+    (Benjamini and Hochberg 1995).
+    """
+    p = np.asarray(p_values, np.float64)
+    # Holm: the smallest p times m, the next m - 1, ..., none below the one before it
+    order = np.argsort(p)
+    factors = np.arange(len(p), 0, -1)
+    holm = np.empty_like(p)
+    holm[order] = np.minimum(1, np.maximum.accumulate(p[order] * factors))
+    return {
+        "bonferroni": np.minimum(1, len(p) * p),
+        "holm": holm,
+        "fdr": scipy.stats.false_discovery_control(p),
+    }
 
 
 def mark_p(p_value: float | None) -> str:
@@ -174,7 +219,7 @@ def find_item_means(items: ItemValues) -> np.ndarray | None:
 def _compare_statistics(
     ours: ItemValues,
     theirs: ItemValues,
-    difference: float,
+    groups: np.ndarray | None,
     resamples: int,
     seed: int,
 ) -> Comparison:
@@ -191,7 +236,9 @@ def _compare_statistics(
     is_fast = all(_has_axis(statistic) for statistic, _ in sides)
     limit = STATISTIC_RESAMPLES if is_fast else SLOW_RESAMPLES
     resamples = min(resamples, limit)
-    samples = _bootstrap(measure_difference, len(ours.names), resamples, seed)
+    count = len(ours.names)
+    difference = float(measure_difference(np.arange(count)[None])[0])
+    samples = _bootstrap(measure_difference, count, groups, resamples, seed)
     if not len(samples):
         samples = np.array([difference])
     low, high = np.percentile(samples, (2.5, 97.5))
@@ -199,7 +246,7 @@ def _compare_statistics(
     tails = [1 + (samples <= 0).sum(), 1 + (samples >= 0).sum()]
     p_value = min(1.0, 2 * min(tails) / (1 + len(samples)))
     p_values = {"bootstrap": float(p_value)}
-    return Comparison(difference, float(low), float(high), p_values, len(ours.names))
+    return Comparison(difference, float(low), float(high), p_values, count)
 
 
 def _apply_statistic(
@@ -219,20 +266,29 @@ def _has_axis(statistic: Callable[..., float]) -> bool:
 def _bootstrap(
     statistic: Callable[[np.ndarray], np.ndarray],
     count: int,
+    groups: np.ndarray | None,
     resamples: int,
     seed: int,
 ) -> np.ndarray:
     """The statistic of resampled items: [resamples], without those that are not finite.
 
     Args:
-        statistic: Function of indices of items [B, N] -> [B].
+        statistic: Function of indices of items [B, n] -> [B].
         count: N, the number of items.
+        groups: [N] number of each item's group, 0, 1, ...; None resamples single items.
         resamples: Number of samples.
         seed: Seed of the indices.
     """
-    rows = np.arange(count)
-    if count < 2:  # which SciPy does not resample
-        samples = statistic(rows[None])
+    rows, rng = np.arange(count), np.random.default_rng(seed)
+    if len(np.unique(rows if groups is None else groups)) < 2:
+        samples = statistic(rows[None])  # SciPy does not resample a single item
+    elif groups is not None:
+        # Groups have different numbers of items, so each sample has its own length.
+        ends = np.cumsum(np.bincount(groups))
+        members = np.split(np.argsort(groups, kind="stable"), ends[:-1])
+        draws = rng.integers(0, len(members), (resamples, len(members)))
+        resampled = (np.concatenate([members[i] for i in draw]) for draw in draws)
+        samples = np.concatenate([statistic(rows[None]) for rows in resampled])
     else:
         samples = scipy.stats.bootstrap(
             (rows,),
@@ -241,7 +297,7 @@ def _bootstrap(
             batch=max(1, _BATCH_VALUES // count),
             vectorized=True,
             method="percentile",
-            rng=np.random.default_rng(seed),
+            rng=rng,
         ).bootstrap_distribution
     return samples[np.isfinite(samples)]
 

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from research.data.corpus import read_corpus
 from research.data.document_cache import tokenizer_info
 from research.data.files import read_sts
-from research.eval.geometry.intrinsic_dimension import two_nn
+from research.eval.bias.documents import sample_texts
+from research.eval.geometry.intrinsic_dimension import levina_bickel, two_nn
 from research.eval.geometry.measures import (
     alignment,
     center_rows,
@@ -33,7 +34,7 @@ from research.eval.geometry.token_states import (
 from research.inference.batching import TokenRows
 from research.inference.tokenize import check_token_ids
 from research.models.config import EncoderConfig
-from research.text.tokenization import tokenize_texts
+from research.text.chunk_rows import TokenizedText, tokenize_documents
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ModelEvaluator, Params
 
@@ -45,6 +46,7 @@ VECTOR_MEASURES: Measures = {
     "isoscore": isoscore,
     "partition_score": partition_score,
     "intrinsic_dimension": two_nn,
+    "levina_bickel": levina_bickel,
     "effective_rank": lambda x: effective_rank(center_rows(x)),
     "representation_rank": lambda x: effective_rank(x, "eigenvalues"),
     "uniformity": uniformity,
@@ -56,7 +58,6 @@ TOKEN_MEASURES: Measures = {
     "intrinsic_dimension": two_nn,
     "effective_rank": lambda x: effective_rank(center_rows(x)),
 }
-MIN_TEXTS = 10  # fewer give no meaningful statistics
 
 
 def geometry(
@@ -144,13 +145,13 @@ def token_geometry(
         mesh: Mesh | None = None,
     ) -> Mapping[str, Any]:
         # Every token must have a row in the model's token table.
-        token_ids = tokenize_texts(tokenizer, sample, max_length)
-        label = "text {}".format
-        check_token_ids(TokenRows(token_ids), tokenizer, cfg.vocab_size, label)
+        tokenized = list(tokenize_documents(tokenizer, sample, "", max_length))
+        rows = TokenRows([text.surround(text.body_ids) for text in tokenized])
+        check_token_ids(rows, tokenizer, cfg.vocab_size, "text {}".format)
         by_depth = measure_token_states(
             (params, cfg, mesh),
             tokenizer,
-            token_ids,
+            tokenized,
             tokens=tokens,
             mask_share=mask_share,
             seed=seed,
@@ -164,7 +165,7 @@ def token_geometry(
 def measure_token_states(
     model: tuple[Params, EncoderConfig, Mesh | None],
     tokenizer: tokenizers.Tokenizer,
-    token_ids: Sequence[np.ndarray],
+    texts: Sequence[TokenizedText],
     *,
     tokens: int,
     mask_share: float,
@@ -175,7 +176,7 @@ def measure_token_states(
     Args:
         model: The encoder's parameters and shape, and a mesh or None.
         tokenizer: Its tokenizer.
-        token_ids: N arrays [T] of token ids, special tokens included.
+        texts: N texts; special tokens and the prompt are read, and not measured.
         tokens, mask_share, seed: As in `token_geometry`.
 
     Returns:
@@ -184,7 +185,8 @@ def measure_token_states(
     """
     params, cfg, mesh = model
     rng = np.random.default_rng(seed)
-    inner = inner_positions(token_ids, tokenizer)
+    token_ids = [text.surround(text.body_ids) for text in texts]  # N arrays [T]
+    inner = inner_positions(texts)
     positions = sample_positions(inner, tokens, rng)
     states = sample_states(params, cfg, token_ids, positions, mesh)  # [L+1, M, D]
     measures = {
@@ -200,6 +202,8 @@ def measure_token_states(
     rows = mask_tokens(token_ids, masked, mask_id)
     unmasked = [np.setdiff1d(*pair) for pair in zip(inner, masked, strict=True)]
     count = min(tokens, *(sum(map(len, part)) for part in (masked, unmasked)))
+    if count < 2:  # no token is left without a mask
+        return measures
     for name, part in (("real", unmasked), ("mask", masked)):
         part = sample_positions(part, count, rng)
         states = sample_states(params, cfg, rows, part, mesh)
@@ -223,13 +227,10 @@ def sample_corpus(data: str, count: int, seed: int) -> list[str]:
     """
     # Equal texts have equal vectors, which would look like a collapse.
     texts = list(dict.fromkeys(read_corpus(data)[1]))
-    order = np.random.default_rng(seed).permutation(len(texts))[: max(0, count)]
-    if len(order) < MIN_TEXTS:
-        raise ValueError(
-            f"{len(order)} different texts of {data} are too few: {MIN_TEXTS} or more "
-            "are needed"
-        )
-    return [texts[i] for i in order]
+    try:
+        return sample_texts(texts, count, seed)
+    except ValueError as error:
+        raise ValueError(f"{data}: {error}") from None
 
 
 def mask_tokens(

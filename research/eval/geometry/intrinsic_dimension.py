@@ -6,41 +6,34 @@ An estimate above about 20 is too low with fewer than 10,000 vectors.
 import chex
 import numpy as np
 
-from research.config_sections import check_option
 from research.eval.geometry.measures import center_rows, check_vectors
 
-FITS = ("regression", "likelihood")
+DISCARDED = 0.1  # share of the largest ratios that TwoNN's regression leaves out
 # Rows whose distances to all others are in memory at once.
 BLOCK_ROWS = 512
 
 
-def two_nn(x: np.ndarray, *, fit: str = "regression", discard: float = 0.1) -> float:
+def two_nn(x: np.ndarray) -> float:
     """TwoNN (Facco et al. 2017): how the ratio of two nearest distances is spread.
 
     With mu = the distance to the second neighbor by that to the first, sorted, and F_i
     = i / N, a line through the origin is fitted to -log(1 - F) over log mu; its slope
-    is the dimension. "likelihood" is N / sum of log mu.
+    is the dimension. The largest ratios are left out.
 
     Args:
         x: [N, D] vectors; equal ones count once. If all are equal, up to rounding, the
             dimension is 0.
-        fit: "regression" or "likelihood".
-        discard: Share of the largest ratios that the regression leaves out.
 
     Raises:
         ValueError: There are fewer than three different vectors.
     """
-    check_option("fit", fit, FITS)
     x = center_rows(check_vectors(x))
     if not x.any():
         return 0.0
     distances = nearest_distances(x, 2)
     logs = np.sort(np.log(distances[:, 1] / distances[:, 0]))  # [N] log mu
     count = len(logs)
-    if fit == "likelihood":
-        return float(count / logs.sum()) if logs.any() else float("inf")
-    # The regression, without the largest ratios.
-    size = int((1 - discard) * count)
+    size = int((1 - DISCARDED) * count)
     x_axis, y_axis = logs[:size], -np.log(1 - np.arange(1, size + 1) / count)
     square = x_axis @ x_axis
     return float(x_axis @ y_axis / square) if square else float("inf")
@@ -53,12 +46,17 @@ def levina_bickel(x: np.ndarray, *, neighbors: int = 20) -> float:
     the K - 1 nearer neighbors (MacKay and Ghahramani's average).
 
     Args:
-        x: [N, D] vectors; equal ones count once.
-        neighbors: K, number of neighbors of each vector.
+        x: [N, D] vectors; equal ones count once. If all are equal, up to rounding, the
+            dimension is 0.
+        neighbors: K, number of neighbors of each vector; all others if there are fewer.
 
     Raises:
-        ValueError: There are K different vectors or fewer.
+        ValueError: There are fewer than three different vectors.
     """
+    x = drop_duplicates(center_rows(check_vectors(x)))
+    if not x.any():
+        return 0.0
+    neighbors = max(2, min(neighbors, len(x) - 1))
     distances = nearest_distances(x, neighbors)  # [N, K]
     # The last neighbor's own ratio is 1, and is left out.
     logs = np.log(distances[:, -1:] / distances[:, :-1])  # [N, K-1]

@@ -13,6 +13,8 @@ from research.transforms.normalize import l2_normalize_rows
 
 # Eigenvalues below this share of the largest one are rounding.
 ROUNDING = 1e-12
+TEMPERATURE = 0.1  # of InfoNCE
+PERMUTATIONS = 10  # of DiME
 RIDGE = 1e-4  # added to the scatter within texts, as the authors do
 
 
@@ -23,20 +25,19 @@ def center_tokens(states: np.ndarray) -> np.ndarray:
     return l2_normalize_rows(states - states.mean(0))
 
 
-def matrix_entropy(z: np.ndarray, *, alpha: float = 1.0, clamp: bool = False) -> float:
-    """Renyi entropy of the eigenvalues of the Gram matrix of [T, D], scaled to sum 1.
+def matrix_entropy(z: np.ndarray, *, clamp: bool = False) -> float:
+    """Entropy of the eigenvalues of the Gram matrix of [T, D], scaled to sum to 1.
 
     The prompt entropy of one text's states, and the dataset entropy of the vectors of
     all texts. It is log T for T orthogonal rows, and 0 for a single direction.
 
     Args:
         z: [T, D] rows, as `center_tokens` makes them.
-        alpha: Order; 1 is von Neumann's entropy.
         clamp: Whether negative entries of the Gram matrix are set to 0 first, as the
             authors' code does. The two Gram matrices then differ; the smaller is taken.
     """
     gram = smaller_gram(np.asarray(z, np.float64))
-    return _spectrum_entropy(np.maximum(gram, 0) if clamp else gram, alpha)
+    return _spectrum_entropy(np.maximum(gram, 0) if clamp else gram)
 
 
 def max_entropy(num_tokens: int, width: int) -> float:
@@ -55,25 +56,19 @@ def mean_turning_angle(states: np.ndarray) -> float:
     return mean_state_angle(steps)
 
 
-def mean_state_angle(z: np.ndarray, *, step: int = 1) -> float:
+def mean_state_angle(z: np.ndarray) -> float:
     """Curvature as the authors' code computes it: the angle between two states.
 
-    The mean angle, in radians, between unit rows that are `step` rows apart; NaN for
-    too few.
-
-    Args:
-        z: [T, D] unit rows, as `center_tokens` makes them.
-        step: Distance of the two rows.
+    The mean angle, in radians, between neighboring unit rows [T, D], as `center_tokens`
+    makes them; NaN for fewer than two.
     """
-    if len(z) <= step:
+    if len(z) < 2:
         return float("nan")
-    cosines = np.einsum("td,td->t", z[:-step], z[step:])
+    cosines = np.einsum("td,td->t", z[:-1], z[1:])
     return float(np.arccos(np.clip(cosines, -1, 1)).mean())
 
 
-def view_infonce(
-    first: np.ndarray, second: np.ndarray, *, temperature: float = 0.1
-) -> float:
+def view_infonce(first: np.ndarray, second: np.ndarray) -> float:
     """InfoNCE between two views [N, D] of N texts, without normalization.
 
     A row's candidates are its other view and both views of the N - 1 other texts.
@@ -81,11 +76,10 @@ def view_infonce(
     Args:
         first: [N, D] vectors of one view.
         second: [N, D] vectors of the other view.
-        temperature: Divisor of the dot products.
     """
     chex.assert_equal_shape([first, second])
     x = np.concatenate([first, second]).astype(np.float64)  # [2N, D]
-    logits = x @ x.T / temperature
+    logits = x @ x.T / TEMPERATURE
     np.fill_diagonal(logits, -np.inf)  # no row is its own candidate
     # The other view of row i is row i + N, or i - N.
     count = len(first)
@@ -94,7 +88,7 @@ def view_infonce(
     return float(np.mean(scipy.special.logsumexp(logits, axis=1) - chosen_logits))
 
 
-def lidar_entropy(views: np.ndarray, *, alpha: float = 1.0) -> float:
+def lidar_entropy(views: np.ndarray) -> float:
     """LiDAR (Thilak et al. 2024) as an entropy; exp of it is the rank.
 
     The entropy of the scatter between texts, whitened by that within texts. It needs
@@ -102,7 +96,6 @@ def lidar_entropy(views: np.ndarray, *, alpha: float = 1.0) -> float:
 
     Args:
         views: [N, V, D] vectors of V views of N texts.
-        alpha: Order of the entropy.
     """
     views = np.asarray(views, np.float64)
     chex.assert_rank(views, 3)
@@ -114,12 +107,10 @@ def lidar_entropy(views: np.ndarray, *, alpha: float = 1.0) -> float:
     errors = (views - means[:, None]).reshape(-1, width)
     within = errors.T @ errors / len(errors) + RIDGE * np.eye(width)
     # The eigenvalues of within^{-1/2} between within^{-1/2}
-    return _eigenvalue_entropy(scipy.linalg.eigvalsh(between, within), alpha)
+    return _eigenvalue_entropy(scipy.linalg.eigvalsh(between, within))
 
 
-def dime(
-    first: np.ndarray, second: np.ndarray, *, permutations: int = 10, seed: int = 0
-) -> float:
+def dime(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> float:
     """DiME (Skean et al. 2023): how much the two views of a text share.
 
     The mean joint entropy with the second views permuted, minus that of the true pairs;
@@ -128,13 +119,12 @@ def dime(
     Args:
         first: [N, D] vectors of one view.
         second: [N, D] vectors of the other view.
-        permutations: Number of random permutations.
-        seed: Seed of these.
+        seed: Seed of the permutations.
     """
     chex.assert_equal_shape([first, second])
     # Permuted views belong to other texts: nothing is shared but their distribution.
     rng = np.random.default_rng(seed)
-    orders = [rng.permutation(len(first)) for _ in range(permutations)]
+    orders = [rng.permutation(len(first)) for _ in range(PERMUTATIONS)]
     shuffled = np.mean([joint_entropy(first, second[order]) for order in orders])
     return float(shuffled - joint_entropy(first, second))
 
@@ -143,20 +133,15 @@ def joint_entropy(first: np.ndarray, second: np.ndarray) -> float:
     """Entropy of the elementwise product of the Gram matrices of two views [N, D]."""
     # The product's rows are alike only where both views are.
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    return _spectrum_entropy((a @ a.T) * (b @ b.T), 1.0)
+    return _spectrum_entropy((a @ a.T) * (b @ b.T))
 
 
-def _spectrum_entropy(gram: np.ndarray, alpha: float) -> float:
-    return _eigenvalue_entropy(np.linalg.eigvalsh(gram), alpha)
+def _spectrum_entropy(gram: np.ndarray) -> float:
+    return _eigenvalue_entropy(np.linalg.eigvalsh(gram))
 
 
-def _eigenvalue_entropy(eigenvalues: np.ndarray, alpha: float) -> float:
-    """Renyi entropy of the positive eigenvalues, scaled to sum to 1; 0 without any."""
+def _eigenvalue_entropy(eigenvalues: np.ndarray) -> float:
+    """Entropy of the positive eigenvalues, scaled to sum to 1; 0 without any."""
     largest = eigenvalues.max(initial=0.0)
     values = eigenvalues[eigenvalues > ROUNDING * largest]
-    if not len(values):
-        return 0.0
-    if alpha == 1:
-        return float(scipy.stats.entropy(values))
-    shares = values / values.sum()
-    return float(np.log(np.sum(shares**alpha)) / (1 - alpha))
+    return float(scipy.stats.entropy(values)) if len(values) else 0.0

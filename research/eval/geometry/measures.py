@@ -94,35 +94,6 @@ def isoscore(x: np.ndarray) -> float:
     return max(0.0, (participation_ratio(x) - 1) / (x.shape[1] - 1))
 
 
-def isoscore_star(
-    x: np.ndarray, target: np.ndarray | None = None, *, shrinkage: float = 0.2
-) -> float:
-    """IsoScore*: IsoScore of a covariance that is shrunk to a target.
-
-    Rudman and Eickhoff 2024, "Stable Anisotropic Regularization": of few vectors, the
-    covariance alone says that they use few dimensions.
-
-    Args:
-        x: [N, D] vectors.
-        target: [D, D] covariance of a large sample; None for the identity.
-        shrinkage: Share of the target, from 0 to 1.
-
-    Raises:
-        ValueError: There are fewer than two rows or columns, or the share is none.
-    """
-    x = check_vectors(x, min_width=2)
-    width = x.shape[1]
-    if not 0 <= shrinkage <= 1:
-        raise ValueError(f"shrinkage is {shrinkage}; it should be in 0 ... 1")
-    target = np.eye(width) if target is None else np.asarray(target, np.float64)
-    chex.assert_shape(target, (width, width))
-    # [D, D] shrunk covariance, and its participation ratio.
-    cov = (1 - shrinkage) * np.cov(center_rows(x).T) + shrinkage * target
-    if not cov.any():
-        return 0.0
-    return float((np.trace(cov) ** 2 / np.sum(cov**2) - 1) / (width - 1))
-
-
 def partition_score(x: np.ndarray) -> float:
     """I(W) of Mu and Viswanath 2018: smallest by largest partition function.
 
@@ -155,24 +126,23 @@ def effective_rank(x: np.ndarray, spectrum: str = "singular_values") -> float:
     return float(np.exp(scipy.stats.entropy(values))) if values.any() else 0.0
 
 
-def alignment(x: np.ndarray, y: np.ndarray, *, power: float = 2) -> float:
-    """Mean distance, to a power, of the unit rows of positive pairs.
+def alignment(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean squared distance of the unit rows of positive pairs.
 
     Wang and Isola 2020; 0 if the two texts of every pair have one vector.
 
     Args:
         x: [N, D] vectors.
         y: [N, D] vectors of their positives.
-        power: Exponent of the distances.
     """
     chex.assert_equal_shape([x, y])
     # Both in float64: distances of near vectors lose the digits of float32.
     x, y = (l2_normalize_rows(np.asarray(part, np.float64)) for part in (x, y))
-    return float(np.mean(np.linalg.norm(x - y, axis=1) ** power))
+    return float(np.mean(np.sum((x - y) ** 2, axis=1)))
 
 
-def uniformity(x: np.ndarray, *, scale: float = 2) -> float:
-    """log of the mean of exp(-scale |u_i - u_j|^2) over pairs of unit rows of [N, D].
+def uniformity(x: np.ndarray) -> float:
+    """log of the mean of exp(-2 |u_i - u_j|^2) over pairs of unit rows of [N, D].
 
     Wang and Isola 2020; 0 for a single direction, and lower for more even ones.
 
@@ -181,13 +151,16 @@ def uniformity(x: np.ndarray, *, scale: float = 2) -> float:
     """
     # |u - v|^2 = 2 (1 - cosine) for unit rows
     cosines = pair_cosines(x)
-    logits = -2 * scale * (1 - cosines)
+    logits = -4 * (1 - cosines)
     return float(scipy.special.logsumexp(logits) - np.log(len(cosines)))
 
 
 def smaller_gram(x: np.ndarray) -> np.ndarray:
-    """x x^T or x^T x, the smaller one; both have the same nonzero eigenvalues."""
-    return x @ x.T if len(x) < x.shape[1] else x.T @ x
+    """x x^T or x^T x, the smaller one, and x x^T if x is square.
+
+    Both have the same nonzero eigenvalues.
+    """
+    return x @ x.T if len(x) <= x.shape[1] else x.T @ x
 
 
 def check_vectors(x: np.ndarray, *, min_width: int = 1) -> np.ndarray:

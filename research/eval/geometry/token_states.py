@@ -8,14 +8,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tokenizers
 from jax.sharding import Mesh
 
 from research.inference.batching import TokenRows, choose_batch_sizes, pad_batches
 from research.inference.forward import place_params, place_rows
 from research.models.config import EncoderConfig
 from research.models.encoder import forward
-from research.text.tokenization import enclosing_tokens
+from research.text.chunk_rows import TokenizedText
 from research.types import Array, Params, Tokens
 
 
@@ -76,12 +75,9 @@ def sample_states(
     return states
 
 
-def inner_positions(
-    token_ids: Sequence[np.ndarray], tokenizer: tokenizers.Tokenizer
-) -> list[np.ndarray]:
-    """Positions of the tokens of each text, without the special tokens around it."""
-    opening, closing = (len(part) for part in enclosing_tokens(tokenizer))
-    return [np.arange(opening, max(opening, len(x) - closing)) for x in token_ids]
+def inner_positions(texts: Sequence[TokenizedText]) -> list[np.ndarray]:
+    """Positions of the tokens of each text, without special tokens and the prompt."""
+    return [len(x.opening_ids) + np.arange(len(x.body_ids)) for x in texts]
 
 
 def sample_positions(

@@ -8,11 +8,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from research.atomic_write import to_json
 from research.config_sections import keyword_parameters
-from research.data.files import READERS, read_beir, read_sts
+from research.data.files import read_beir, read_sts
 from research.eval.evaluators import EVALS
 from research.eval.suites.tasks import TYPES
 from research.eval.tasks import files as task_files
+from research.eval.tasks.bitext_mining import find_pairs
+from research.eval.tasks.splits import TEST, TRAIN, find_split, find_train_and_test
+
+# Arguments of our evaluators that change no score of mteb's, or that `PARTS` reads.
+OWN_ARGUMENTS = (
+    *("data", "split", "label", "max_texts"),
+    *("samples", "abstention", "lexical"),
+)
+# {argument of our evaluators: mteb's attribute of the task}
+ATTRIBUTES = {
+    "samples_per_label": "samples_per_label",
+    "experiments": "n_experiments",
+    "ignore_identical_ids": "ignore_identical_ids",
+    "texts_per_repetition": "max_documents_per_cluster",
+    "repetitions": "n_clusters",
+}
 
 
 class TaskParts(NamedTuple):
@@ -36,26 +53,27 @@ class TaskParts(NamedTuple):
 def make_mteb_task(task: str, name: str, **arguments):
     """The task of mteb with the data and the arguments of one of our evaluators.
 
-    Its data set has a hash of the files for a revision, so that mteb's stored results
-    count while the files are the same.
+    Its data set has a hash of the files and the arguments for a revision, so that
+    mteb's stored results count while both are the same.
 
     Args:
         task: Name of the evaluator, a key of PARTS.
         name: Name of the task.
-        **arguments: Arguments of the evaluator, of which those that mteb knows hold;
-            others are attributes of mteb's class.
+        **arguments: Arguments of the evaluator.
 
     Returns:
         An object for `mteb.evaluate`.
 
     Raises:
-        FileNotFoundError, ValueError: There is no such file, or, when mteb loads the
-            data, it is malformed.
+        FileNotFoundError: There is no such file.
+        ValueError: mteb has no such argument; or, when it loads the data, a file is
+            malformed.
     """
     import mteb.abstasks
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    data, split = arguments["data"], arguments.get("split", "test")
+    attributes = convert_arguments(task, name, arguments)
+    data, split = arguments["data"], arguments.get("split", TEST)
     parts = PARTS[task](arguments, split)
     # mteb wants languages, which files do not tell.
     languages = {subset: ["eng-Latn", "eng-Latn"] for subset in parts.subsets}
@@ -64,7 +82,7 @@ def make_mteb_task(task: str, name: str, **arguments):
         description=f"Local files: {Path(data).name}",
         type=TYPES[task],
         main_score=parts.main_score,
-        dataset={"path": data, "revision": hash_files(Path(data).expanduser())},
+        dataset={"path": data, "revision": hash_data(arguments)},
         eval_langs=languages or ["eng-Latn"],
         eval_splits=[split],
         category="t2t",
@@ -77,18 +95,44 @@ def make_mteb_task(task: str, name: str, **arguments):
         if not self.data_loaded:
             self.dataset, self.data_loaded = parts.dataset(), True
 
-    # The class, with what our evaluator does not know for attributes.
-    known = keyword_parameters(EVALS, task, {})
-    further = {key: x for key, x in arguments.items() if key not in known}
-    fields = {"metadata": metadata, "load_data": load_data}
+    fields = {"metadata": metadata, "load_data": load_data, **parts.attributes}
     base = getattr(mteb.abstasks, parts.base)
-    return type(name, (base,), fields | dict(parts.attributes) | further)()
+    return type(name, (base,), fields | attributes)()
 
 
-def hash_files(path: Path) -> str:
-    """A hash of a file, or of all files in a folder and their names."""
+def convert_arguments(
+    task: str, name: str, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """mteb's attributes of a task for the arguments of our evaluator.
+
+    Raises:
+        ValueError: The evaluator has no such argument, or mteb has none for it, so that
+            it would score another task.
+    """
+    keyword_parameters(EVALS, task, arguments)  # checks the names
+    unknown = arguments.keys() - {*OWN_ARGUMENTS, *ATTRIBUTES}
+    if unknown:
+        raise ValueError(
+            f"{name}: {', '.join(sorted(unknown))} of {task} has no counterpart in mteb"
+        )
+    attributes = {
+        ATTRIBUTES[key]: x for key, x in arguments.items() if key in ATTRIBUTES
+    }
+    if task == "clustering":
+        # mteb clusters a share of the texts, unless it is told not to.
+        attributes["max_fraction_of_documents_to_embed"] = None
+        attributes["max_document_to_embed"] = arguments.get("max_texts") or None
+    elif "max_texts" in arguments:
+        attributes["max_eval_samples"] = arguments["max_texts"] or None
+    return attributes
+
+
+def hash_data(arguments: Mapping[str, Any]) -> str:
+    """A hash of the arguments of a task, and of its file or all files in its folder."""
+    path = Path(arguments["data"]).expanduser()
+    options = {key: x for key, x in arguments.items() if key != "data"}
+    digest = hashlib.blake2b(to_json(options, sort_keys=True).encode(), digest_size=8)
     # The names count, too: they are the splits and subsets.
-    digest = hashlib.blake2b(digest_size=8)
     files = (
         [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     )
@@ -113,7 +157,7 @@ def _make_splits(**splits: Mapping[str, Any]):
 
 def make_sts(arguments: Mapping[str, Any], split: str) -> TaskParts:
     """Pairs with scores."""
-    path = task_files.find_split(arguments["data"], split)
+    path = find_split(arguments["data"], split)
     # mteb wants the bounds of the scores, on which no correlation depends.
     scores = read_sts(path)[2]
 
@@ -127,7 +171,7 @@ def make_sts(arguments: Mapping[str, Any], split: str) -> TaskParts:
 
 def make_pair_classification(arguments: Mapping[str, Any], split: str) -> TaskParts:
     """Pairs labeled 0 or 1."""
-    path = task_files.find_split(arguments["data"], split)
+    path = find_split(arguments["data"], split)
 
     def read_pairs():
         first, second, labels = task_files.read_binary_pairs(path)
@@ -140,48 +184,42 @@ def make_pair_classification(arguments: Mapping[str, Any], split: str) -> TaskPa
 def make_classification(arguments: Mapping[str, Any], split: str) -> TaskParts:
     """Texts with one label."""
     label = arguments.get("label", "label")
+    files = _find_splits(arguments, split)
 
     def read_splits():
         splits = {}
-        for name in ("train", split):
-            file = task_files.find_split(arguments["data"], name)
+        for name, file in files.items():
             rows = task_files.read_labels(file, label)
             splits[name] = {"text": rows.texts, "label": rows.labels.tolist()}
         return _make_splits(**splits)
 
-    attributes = _read_experiments(arguments)
-    return TaskParts("AbsTaskClassification", "accuracy", read_splits, attributes)
+    return TaskParts("AbsTaskClassification", "accuracy", read_splits)
 
 
 def make_multilabel(arguments: Mapping[str, Any], split: str) -> TaskParts:
     """Texts with lists of labels."""
     label = arguments.get("label", "labels")
+    files = _find_splits(arguments, split)
 
     def read_splits():
         splits = {}
-        for name in ("train", split):
-            file = task_files.find_split(arguments["data"], name)
+        for name, file in files.items():
             texts, labels = task_files.read_label_lists(file, label)
             splits[name] = {"text": texts, "label": labels}
         return _make_splits(**splits)
 
-    return TaskParts(
-        "AbsTaskMultilabelClassification",
-        "accuracy",
-        read_splits,
-        _read_experiments(arguments),
-    )
+    return TaskParts("AbsTaskMultilabelClassification", "accuracy", read_splits)
 
 
-def _read_experiments(arguments: Mapping[str, Any]) -> dict[str, int]:
-    """mteb's attributes for the arguments of a classification."""
-    names = {"samples_per_label": "samples_per_label", "experiments": "n_experiments"}
-    return {names[key]: value for key, value in arguments.items() if key in names}
+def _find_splits(arguments: Mapping[str, Any], split: str) -> dict[str, Path]:
+    """{split: its file} of a classification."""
+    files = find_train_and_test(arguments["data"], split)
+    return dict(zip((TRAIN, split), files, strict=True))
 
 
 def make_clustering(arguments: Mapping[str, Any], split: str) -> TaskParts:
     """Texts with clusters; or sets of them, mteb's older form."""
-    path = task_files.find_split(arguments["data"], split)
+    path = find_split(arguments["data"], split)
     label = arguments.get("label", "")
     # Sets of texts are another class.
     is_sets = bool(task_files.read_clusters(path, label).sets)
@@ -197,22 +235,13 @@ def make_clustering(arguments: Mapping[str, Any], split: str) -> TaskParts:
 
     if is_sets:
         return TaskParts("AbsTaskClusteringLegacy", "v_measure", read_texts)
-    # All texts are clustered, however many there are.
-    limits = {"max_document_to_embed": None, "max_fraction_of_documents_to_embed": None}
-    return TaskParts("AbsTaskClustering", "v_measure", read_texts, limits)
+    return TaskParts("AbsTaskClustering", "v_measure", read_texts)
 
 
 def make_bitext_mining(arguments: Mapping[str, Any], split: str) -> TaskParts:
     """Translations: a file, or a subset for each file of a folder."""
-    path = Path(arguments["data"]).expanduser()
-    # {subset: its file}
-    files = {"default": path}
-    if path.is_dir():
-        files = {
-            file.name.split(".")[0]: file
-            for file in sorted(path.iterdir())
-            if file.name.removesuffix(".gz").endswith(tuple(READERS))
-        }
+    files = find_pairs(arguments["data"])  # {subset: its file}
+    is_folder = Path(arguments["data"]).expanduser().is_dir()
 
     def read_pairs():
         subsets = {}
@@ -220,22 +249,20 @@ def make_bitext_mining(arguments: Mapping[str, Any], split: str) -> TaskParts:
             first, second = task_files.read_bitext(file)
             rows = {"sentence1": first, "sentence2": second}
             subsets[name] = _make_splits(**{split: rows})
-        return subsets if path.is_dir() else subsets["default"]
+        return subsets if is_folder else next(iter(subsets.values()))
 
-    subsets = tuple(files) if path.is_dir() else ()
+    subsets = tuple(files) if is_folder else ()
     return TaskParts("AbsTaskBitextMining", "f1", read_pairs, subsets=subsets)
 
 
 def make_retrieval(arguments: Mapping[str, Any], split: str) -> TaskParts:
     """A corpus, queries and judgments."""
-    ignore = arguments.get("ignore_identical_ids", False)
 
     def read_folder():
         data = read_beir(arguments["data"], split)
         return _make_search(split, data.corpus, data.queries, data.qrels, None)
 
-    attributes = {"ignore_identical_ids": ignore}
-    return TaskParts("AbsTaskRetrieval", "ndcg_at_10", read_folder, attributes)
+    return TaskParts("AbsTaskRetrieval", "ndcg_at_10", read_folder)
 
 
 def make_reranking(arguments: Mapping[str, Any], split: str) -> TaskParts:
@@ -264,7 +291,7 @@ def _make_search(split: str, corpus, queries, qrels, ranked) -> dict[str, Any]:
 
 def make_summarization(arguments: Mapping[str, Any], split: str) -> TaskParts:
     """Summaries of texts, by people and by machines, with grades."""
-    path = task_files.find_split(arguments["data"], split)
+    path = find_split(arguments["data"], split)
     grades = [g for text in task_files.read_summaries(path) for g in text.relevance]
 
     def read_summaries():

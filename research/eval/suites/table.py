@@ -7,7 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy
 
-from research.eval.comparison.significance import apply_bonferroni, mark_p
+from research.eval.comparison.significance import (
+    apply_bonferroni,
+    apply_corrections,
+    mark_p,
+)
 from research.eval.figures import figure
 from research.eval.tables import markdown_page
 
@@ -78,7 +82,15 @@ def to_record(suite: SuiteScores, row: int) -> dict[str, Any]:
         points, ranks = rank_by_borda(suite.scores)
         record |= {"borda_rank": int(ranks[row]), "borda_points": float(points[row])}
     if row and (p_values := suite.p_values.get(suite.models[row])):
+        # Over the tasks, the share of false discoveries is bounded (FDR).
+        corrected = apply_corrections(list(p_values.values()))["fdr"].tolist()
         record["p"] = p_values
+        record["p_fdr"] = dict(zip(p_values, corrected, strict=True))
+        if len(suite.models) > 2:
+            record["p_bonferroni"] = {
+                task: apply_bonferroni(p, len(suite.models) - 1)
+                for task, p in p_values.items()
+            }
     # Over tasks: queries of different sets are never pooled.
     if row and len(suite.tasks) >= MIN_WILCOXON:
         difference = suite.scores[0] - suite.scores[row]
@@ -112,9 +124,11 @@ def format_markdown(suite: SuiteScores, title: str) -> str:
     if suite.p_values:
         note += (
             f" An asterisk is p < 0.05 against {suite.models[0]}: a paired t-test over "
-            "queries or texts, or a paired bootstrap of a correlation over pairs, "
-            f"corrected for {comparisons} comparison{'s' * (comparisons > 1)} in a row."
+            "queries or texts (McNemar's test of accuracies, a permutation test of "
+            "groups), or a paired bootstrap of a correlation over pairs"
         )
+        # Bonferroni's correction is for the other models, not for the tasks.
+        note += f", times {comparisons} other models." if comparisons > 1 else "."
     return markdown_page(title, ["", "type", *suite.models], rows, note)
 
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from research.atomic_write import read_json
 from research.config_sections import bind, check_option, keyword_parameters
-from research.data.files import READERS, STS_FIELDS, read_records
+from research.data.files import STS_FIELDS, read_records
 from research.eval.evaluators import EVALS
 from research.eval.tasks.files import LABEL_FIELDS, PAIR_FIELDS, TEXT_FIELDS, TOP_RANKED
+from research.eval.tasks.splits import TEST, TRAIN, is_table, list_tables, remove_ending
 from research.inference.embedder import Embedder
 from research.types import EmbedFn, Evaluator
 
@@ -71,30 +72,42 @@ def read_suite(path: str | Path) -> tuple[list[SuiteTask], list[str]]:
             which is a task if `find_task` knows it.
 
     Returns:
-        The tasks, and the names in the folder that are none.
+        The tasks, and the names in the folder that are none, with the reason if a file
+        is malformed.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is malformed, or the folder has no task.
+        ValueError: The file is malformed, or the folder has no task, or two of one
+            name.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
         return _read_suite_file(path), []
     # A task for each file or folder in it that is known.
-    tasks, unknown = [], []
+    tasks: dict[str, SuiteTask] = {}
+    unknown = []
     for entry in sorted(path.iterdir()):
-        arguments = find_task(entry)
-        name = entry.name.split(".")[0]
-        if arguments is not None:
-            tasks.append(SuiteTask(name, arguments.pop("task"), arguments))
-        elif name and (entry.is_dir() or _is_table(entry)):
+        # Other files, such as a README, and hidden ones are passed over.
+        if entry.name.startswith(".") or not (entry.is_dir() or is_table(entry)):
+            continue
+        name = entry.name if entry.is_dir() else remove_ending(entry.name)
+        try:
+            arguments = find_task(entry)
+        except ValueError as error:
+            unknown.append(f"{name} ({error})")
+            continue
+        if arguments is None:
             unknown.append(name)
+        elif name in tasks:
+            raise ValueError(f"{path} has two tasks {name!r}: rename {entry.name}")
+        else:
+            tasks[name] = SuiteTask(name, arguments.pop("task"), arguments)
     if not tasks:
         raise ValueError(
             f"{path} has no task that is known by its files; found "
             f"{', '.join(unknown) or 'nothing'}"
         )
-    return tasks, unknown
+    return list(tasks.values()), unknown
 
 
 def _read_suite_file(path: Path) -> list[SuiteTask]:
@@ -125,20 +138,24 @@ def find_task(path: Path) -> dict[str, Any] | None:
 
     A folder is a BEIR folder, or has a test split (with a train split for a
     classification), or files of translations. The fields of the first row decide.
+
+    Raises:
+        ValueError: A first row cannot be read, or two files have one name.
     """
     if not path.is_dir():
-        return _find_row_task(path, path, None) if _is_table(path) else None
+        return _find_row_task(path, path, None) if is_table(path) else None
     # A BEIR folder, the test split of which is preferred.
     if (path / "qrels").is_dir():
-        splits = sorted(p.name.split(".")[0] for p in (path / "qrels").iterdir())
-        split = "test" if "test" in splits else next(iter(splits), None)
+        splits = list(list_tables(path / "qrels"))
+        if not splits:
+            return None
+        split = TEST if TEST in splits else splits[0]
         is_ranked = any(path.glob(f"{TOP_RANKED}*"))
         task = "reranking" if is_ranked else "retrieval"
-        return split and {"task": task, "data": str(path), "split": split}
-    # {split: its file}
-    files = {p.name.split(".")[0]: p for p in sorted(path.iterdir()) if _is_table(p)}
-    if "test" in files:
-        return _find_row_task(path, files["test"], files.get("train"))
+        return {"task": task, "data": str(path), "split": split}
+    files = list_tables(path)  # {split: its file}
+    if TEST in files:
+        return _find_row_task(path, files[TEST], files.get(TRAIN))
     # A file for each pair of languages.
     kinds = [_find_row_task(path, file, None) for file in files.values()]
     is_bitext = kinds and all(k and k["task"] == "bitext_mining" for k in kinds)
@@ -166,11 +183,6 @@ def _find_row_task(data: Path, file: Path, train: Path | None) -> dict[str, Any]
         if train is not None:
             task = "multilabel" if isinstance(label, list) else "classification"
     return task and {"task": task, "data": str(data)}
-
-
-def _is_table(path: Path) -> bool:
-    """Whether a path is a file that `read_records` reads."""
-    return path.is_file() and path.name.removesuffix(".gz").endswith(tuple(READERS))
 
 
 def cache_vectors(embed: EmbedFn, *, by_role: bool) -> EmbedFn:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from research.data.files import READERS
-from research.eval.metrics import bootstrap
+from research.config_sections import check_option
+from research.eval.metrics import bootstrap, weighted_mean
 from research.eval.tasks.files import read_bitext
+from research.eval.tasks.splits import list_tables, name_files
 from research.inference.search import rank_documents
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
@@ -32,34 +33,39 @@ def bitext_mining(
 
     Raises:
         FileNotFoundError: There is no such file, or none in the folder.
-        ValueError: A file is malformed.
+        ValueError: A file is malformed, two files have one name, or the similarity is
+            another one.
     """
-    pairs = {path.name.split(".")[0]: read_bitext(path) for path in _list_files(data)}
-    total = sum(len(first) for first, _ in pairs.values())
+    check_option("similarity", similarity, ("cosine", "dot"))
+    pairs = {name: read_bitext(path) for name, path in find_pairs(data).items()}
+    sizes = [len(first) for first, _ in pairs.values()]
+    # Each file counts the same, however many rows it has: [rows of all files].
+    weights = np.repeat(1 / np.array(sizes), sizes)
 
     def evaluate(embed: EmbedFn) -> TaskScores:
-        results, items = {}, []
+        results = {}
         for name, (first, second) in pairs.items():
             vectors = np.asarray(embed(first + second, "query"))  # [2N, D]
             a, b = np.split(vectors, 2)
             _, nearest = rank_documents(a, b, 1, similarity=similarity)  # [N, 1]
             results[name] = score_matches(nearest[:, 0])
-            # Weights, by which the mean over all rows is the mean over files.
-            items.append(results[name]["f1"] * total / (len(pairs) * len(first)))
         scores = {
             metric: float(
                 np.mean([result[metric].mean() for result in results.values()])
             )
             for metric in ("f1", "accuracy", "precision")
         }
-        values = np.concatenate(items)  # [rows of all files]
-        scores |= bootstrap((values,), np.mean, samples=samples)
+        values = [np.concatenate([result["f1"] for result in results.values()])]
+        statistic = np.mean
+        if len(set(sizes)) > 1:
+            values, statistic = [*values, weights], weighted_mean
+        scores |= bootstrap(values, statistic, samples=samples)
         if len(pairs) > 1:
             scores["files"] = {n: float(r["f1"].mean()) for n, r in results.items()}
         rows = [f"{name}:{row}" for name in pairs for row in range(len(pairs[name][0]))]
         return TaskScores(
             {"main_score": scores["f1"], **scores},
-            ItemValues(rows, (values,), np.mean),
+            ItemValues(rows, tuple(values), statistic),
         )
 
     return evaluate
@@ -86,12 +92,17 @@ def score_matches(nearest: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _list_files(data: str) -> list[Path]:
+def find_pairs(data: str) -> dict[str, Path]:
+    """{pair of languages: its file} of a file or a folder.
+
+    Raises:
+        FileNotFoundError: The folder has no file of rows.
+        ValueError: Two files have one name.
+    """
     path = Path(data).expanduser()
     if not path.is_dir():
-        return [path]
-    endings = [f"{ending}{gz}" for ending in READERS for gz in ("", ".gz")]
-    files = [p for p in sorted(path.iterdir()) if p.name.endswith(tuple(endings))]
+        return name_files([path])
+    files = list_tables(path)
     if not files:
-        raise FileNotFoundError(f"{path} holds no file of {', '.join(endings)}")
+        raise FileNotFoundError(f"{path} holds no file of translations")
     return files

@@ -2,12 +2,12 @@
 
 import warnings
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
 from research.eval.metrics import bootstrap
-from research.eval.tasks.files import LabeledTexts, find_split, read_labels
+from research.eval.tasks.files import LabeledTexts, read_groups, read_labels
+from research.eval.tasks.splits import find_split, find_train_and_test
 from research.progress import show_note
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
@@ -47,10 +47,12 @@ def classification(
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is malformed, or the training split has a single label.
+        ValueError: A file is malformed, the training split has a single label, or there
+            is only one split.
     """
-    train = read_labels(find_split(_check_folder(data), "train"), label)
-    test = read_labels(find_split(data, split), label)
+    train, test = (
+        read_labels(path, label) for path in find_train_and_test(data, split)
+    )
     if train.labels.dtype.kind != test.labels.dtype.kind:
         # One file holds whole numbers, the other texts.
         train, test = (x._replace(labels=x.labels.astype(str)) for x in (train, test))
@@ -60,6 +62,8 @@ def classification(
     rows = sorted(set().union(*draws))
     texts = [train.texts[row] for row in rows] + test.texts
     position_of = {row: position for position, row in enumerate(rows)}
+    names = list(map(str, range(len(test.texts))))
+    groups = read_groups(find_split(data, split), names)
 
     def evaluate(embed: EmbedFn) -> TaskScores:
         vectors = np.asarray(embed(texts, "query"))  # [rows + N, D]
@@ -77,10 +81,9 @@ def classification(
         correct = 100 * np.mean([test.labels == labels for labels in predictions], 0)
         scores |= bootstrap((correct,), np.mean, samples=samples)
         scores["experiments"] = [result["accuracy"] for result in results]
-        names = list(map(str, range(len(correct))))
         return TaskScores(
             {"main_score": scores["accuracy"], **scores},
-            ItemValues(names, (correct,), np.mean),
+            ItemValues(names, (correct,), np.mean, groups=groups),
         )
 
     return evaluate
@@ -166,12 +169,3 @@ def check_labels(train: LabeledTexts, test: LabeledTexts, per_label: int) -> Non
             f"{train.place}: {len(rare)} of {len(counts)} labels have fewer than "
             f"{per_label} texts, such as {rare[0]!r} with {counts[rare[0]]}"
         )
-
-
-def _check_folder(data: str) -> str:
-    if Path(data).expanduser().is_file():
-        raise ValueError(
-            f"{data} is a file; a classification needs a folder with train.jsonl and "
-            "test.jsonl"
-        )
-    return data

@@ -7,7 +7,8 @@ import numpy as np
 
 from research.eval.metrics import bootstrap
 from research.eval.tasks.classification import SEED
-from research.eval.tasks.files import find_split, read_clusters
+from research.eval.tasks.files import read_clusters
+from research.eval.tasks.splits import find_split
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
 
@@ -58,19 +59,23 @@ def clustering(
         return _set_evaluator(sets, samples)
     levels = stack_levels(labels)
     for level, names in enumerate(levels):
-        if len(set(names[has_label(names)])) < 2:
+        # Texts without a label at this level do not count.
+        classes = np.unique(names[has_label(names)]).tolist()
+        if len(classes) < 2:
+            found = "no text has a label"
+            if classes:
+                found = f"all texts have the label {classes[0]}"
+            place = f" at level {level}" if len(levels) > 1 else ""
             raise ValueError(
-                f"{path}: all texts have the label {names[0]}"
-                + (f" at level {level}" if len(levels) > 1 else "")
-                + "; a clustering needs two labels or more"
+                f"{path}: {found}{place}; a clustering needs two labels or more"
             )
 
     def evaluate(embed: EmbedFn) -> TaskScores:
         # mteb's generator draws the texts first, and then those of the repetitions.
         rng = random.Random(SEED)
         rows = list(range(len(texts)))
-        if 0 < max_texts < len(texts):
-            rows = rng.sample(rows, max_texts)
+        if max_texts > 0:
+            rows = rng.sample(rows, min(max_texts, len(texts)))
         vectors = np.asarray(embed([texts[row] for row in rows], "query"))  # [N, D]
         scores = []  # [levels][repetitions] of (V-measure, AMI)
         for names in levels:
@@ -103,7 +108,7 @@ def stack_levels(labels: list[list]) -> list[np.ndarray]:
     With labels that are texts, such texts are a class of their own, as in mteb, where
     the number becomes a text.
     """
-    depth = max(map(len, labels))
+    depth = max(1, *map(len, labels))
     return [
         np.array([row[level] if level < len(row) else NO_LABEL for row in labels])
         for level in range(depth)

@@ -1,13 +1,14 @@
 """Readers of the files of evaluation tasks: labels, pairs, candidates, summaries."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from research.data.fields import Record, check_name
-from research.data.files import READERS, Qrels, read_beir, read_records
+from research.data.files import Qrels, read_beir, read_records
+from research.eval.tasks.splits import find_split
 
 # Names of a field, of which a row has one.
 TEXT_FIELDS = ("text", "sentences", "sentence")
@@ -74,28 +75,25 @@ class SummarizedText(NamedTuple):
     relevance: list[float]
 
 
-def find_split(data: str | Path, split: str) -> Path:
-    """The file of a split: `data` itself or, if it is a folder, SPLIT.jsonl in it.
+def read_groups(path: Path, names: Sequence[str], key: str = "") -> list[str] | None:
+    """The group of each item of a task, from the optional field `group` of its rows.
 
-    The file in a folder may have any ending that `read_records` reads.
+    Items of one group, such as queries about one document, depend on each other.
 
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: There are several.
+    Args:
+        path: The file.
+        names: Names of the items.
+        key: The field of these names; "" if they are the numbers of the rows, from 0.
+
+    Returns:
+        The group of each item, those without one apart; None if no row has the field.
     """
-    path = Path(data).expanduser()
-    if not path.is_dir():
-        return path
-    names = [f"{split}{ending}{gz}" for ending in READERS for gz in ("", ".gz")]
-    present = [name for name in names if (path / name).is_file()]
-    if not present:
-        siblings = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
-        raise FileNotFoundError(
-            f"there is no {path / split}.jsonl(.gz); found {siblings}"
-        )
-    if len(present) > 1:
-        raise ValueError(f"{path} holds {' and '.join(present)}; name the file")
-    return path / present[0]
+    groups = {}
+    for number, record in enumerate(_read_rows(path)):
+        if record.has("group"):
+            name = record.read_name(key) if key else str(number)
+            groups[name] = record.read_name("group")
+    return [groups.get(name, f"{name} alone") for name in names] if groups else None
 
 
 def read_labels(path: Path, label: str = "label") -> LabeledTexts:
@@ -115,7 +113,7 @@ def read_labels(path: Path, label: str = "label") -> LabeledTexts:
 
 def read_label_lists(
     path: Path, label: str = "labels"
-) -> tuple[list[str], list[list[str]]]:
+) -> tuple[list[str], list[list[int | str]]]:
     """Reads texts with a list of labels each: (N texts, N lists of labels).
 
     Raises:
@@ -127,7 +125,7 @@ def read_label_lists(
         texts.append(record.read_text("text", allow_blank=True))
         if label not in record.values:
             record.read_name(label)  # raises an error with the fields that are there
-        labels.append(list(map(str, _read_label_list(record, label))))
+        labels.append(_read_label_list(record, label))
     return texts, labels
 
 
@@ -226,10 +224,13 @@ def read_candidates(data: str, split: str) -> Candidates:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A file is malformed, or a query has no candidates.
+        ValueError: A file is malformed, or a query has no candidates; or `data` is a
+            file, and another split is named.
     """
     path = Path(data).expanduser()
-    return _read_ranked_folder(path, split) if path.is_dir() else _read_groups(path)
+    if path.is_dir():
+        return _read_ranked_folder(path, split)
+    return _read_groups(find_split(path, split))
 
 
 def _read_ranked_folder(path: Path, split: str) -> Candidates:

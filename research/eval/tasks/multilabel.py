@@ -1,5 +1,6 @@
 """Multilabel classification: the labels of the nearest vectors (mteb)."""
 
+import itertools
 import warnings
 from collections import Counter
 
@@ -7,7 +8,9 @@ import numpy as np
 
 from research.eval.metrics import bootstrap
 from research.eval.tasks.classification import SEED
-from research.eval.tasks.files import find_split, read_label_lists
+from research.eval.tasks.files import read_groups, read_label_lists
+from research.eval.tasks.splits import find_train_and_test
+from research.eval.tasks.stratification import sample_stratified
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
 NEIGHBORS = 5
@@ -20,12 +23,12 @@ def multilabel(
     label: str = "labels",
     samples_per_label: int = 8,
     experiments: int = 10,
+    max_texts: int = 3_000,
     samples: int = 0,
 ) -> Evaluator:
     """Accuracy of sets of labels, by a vote of the five nearest vectors on each label.
 
-    Each of several experiments draws other texts of the training split, as in mteb. All
-    texts of the split are scored, of which mteb takes at most 3,000.
+    Each of several experiments draws other texts of the training split, as in mteb.
 
     Args:
         data: A folder with train.jsonl and the file of the split, in any format and
@@ -34,6 +37,8 @@ def multilabel(
         label: Name of the field of the labels.
         samples_per_label: Number of texts with each label that are drawn, at least.
         experiments: Number of experiments.
+        max_texts: Number of texts that are scored of a split with more, drawn by
+            `sample_stratified` as in mteb; 0 for all.
         samples: Number of bootstrap samples of the texts for a confidence interval; 0
             for no interval.
 
@@ -46,13 +51,25 @@ def multilabel(
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is malformed, or the labels are too few.
+        ValueError: A file is malformed, the labels are too few, or there is only one
+            split.
     """
-    train_texts, train_labels = read_label_lists(find_split(data, "train"), label)
-    path = find_split(data, split)
+    train_path, path = find_train_and_test(data, split)
+    train_texts, train_labels = read_label_lists(train_path, label)
     test_texts, test_labels = read_label_lists(path, label)
     if not any(test_labels):
         raise ValueError(f"{path}: no text has a label")
+    # Labels are texts unless all are numbers, which have another order.
+    all_labels = itertools.chain(*train_labels, *test_labels)
+    if len(set(map(type, all_labels))) > 1:
+        train_labels = [list(map(str, row)) for row in train_labels]
+        test_labels = [list(map(str, row)) for row in test_labels]
+    # The texts of the split that are scored
+    scored_rows = list(range(len(test_texts)))
+    if 0 < max_texts < len(test_texts):
+        scored_rows = sample_stratified(test_labels, max_texts, SEED)
+        test_texts = [test_texts[row] for row in scored_rows]
+        test_labels = [test_labels[row] for row in scored_rows]
     draws = draw_rows(train_labels, samples_per_label, experiments)
     if min(map(len, draws)) < NEIGHBORS:
         raise ValueError(
@@ -63,8 +80,15 @@ def multilabel(
     texts = [train_texts[row] for row in rows] + test_texts
     # Labels that no text of the split has do not count, as in mteb.
     columns = {name: i for i, name in enumerate(sorted(set().union(*test_labels)))}
+    if len(columns) < 2:
+        raise ValueError(
+            f"{path}: the only label is {next(iter(columns))!r}; a classification "
+            "needs two labels or more"
+        )
     train_matrix = mark_labels(train_labels, columns)
     test_matrix = mark_labels(test_labels, columns)
+    names = list(map(str, scored_rows))
+    groups = read_groups(path, names)
 
     def evaluate(embed: EmbedFn) -> TaskScores:
         vectors = np.asarray(embed(texts, "query"))  # [rows + N, D]
@@ -82,10 +106,9 @@ def multilabel(
         exact = [(test_matrix == marks).all(1) for marks in predictions]
         correct = 100 * np.mean(exact, 0)
         scores |= bootstrap((correct,), np.mean, samples=samples)
-        names = list(map(str, range(len(correct))))
         return TaskScores(
             {"main_score": scores["accuracy"], **scores},
-            ItemValues(names, (correct,), np.mean),
+            ItemValues(names, (correct,), np.mean, groups=groups),
         )
 
     return evaluate

@@ -3,7 +3,8 @@
 import numpy as np
 
 from research.eval.metrics import average_precision, bootstrap, pair_metrics
-from research.eval.tasks.files import find_split, read_binary_pairs
+from research.eval.tasks.files import read_binary_pairs
+from research.eval.tasks.splits import find_split
 from research.eval.tasks.sts import SIMILARITIES, embed_pairs
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 

@@ -1,7 +1,7 @@
 """Reranking: orders the candidates of each query by their similarity to it (mteb)."""
 
 from research.config_sections import check_option
-from research.eval.metrics import Run, parse_metric
+from research.eval.metrics import Run, check_metrics
 from research.eval.tasks.files import read_candidates
 from research.eval.tasks.retrieval import score_run
 from research.inference.similarity import NAMES, score_candidates, take_texts
@@ -42,8 +42,7 @@ def reranking(
             unknown.
     """
     check_option("similarity", similarity, NAMES)
-    for name in metrics:
-        parse_metric(name)
+    check_metrics(metrics)
     queries, documents, qrels, ranked = read_candidates(data, split)
     row_of = {name: row for row, name in enumerate(documents)}
 

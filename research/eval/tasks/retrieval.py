@@ -15,10 +15,13 @@ from research.eval.metrics import (
     Run,
     abstention_scores,
     bootstrap,
+    check_metrics,
     parse_metric,
     query_scores,
     ranking_scores,
 )
+from research.eval.tasks.files import read_groups
+from research.eval.tasks.splits import find_split
 from research.inference.fusion import fuse_rankings, parse_fusion
 from research.inference.search import rank_documents
 from research.inference.similarity import NAMES
@@ -101,8 +104,11 @@ def retrieval(
         "unknown_queries": len(folder.unknown_queries),
     }
 
+    groups = read_groups(find_split(data, "queries"), list(qrels), "_id")
+
     def evaluate_split(embed: EmbedFn) -> TaskScores:
         scores = evaluate(embed)
+        scores.item_values = scores.item_values._replace(groups=groups)
         scores.update({name: count for name, count in unknown.items() if count})
         return scores
 
@@ -124,8 +130,7 @@ def ranking(
 ) -> Evaluator:
     """The evaluator of `retrieval`, for a corpus and queries {id: text} in memory."""
     check_option("similarity", similarity, NAMES)
-    if not metrics:
-        raise ValueError(f"there is no metric; name one, such as {METRICS[0]}")
+    check_metrics(metrics)
     documents, query_texts = list(corpus.values()), list(queries.values())
     names = list(queries), list(corpus), ignore_identical_ids
     # The query itself may take one rank before it is left out.

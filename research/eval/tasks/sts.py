@@ -1,5 +1,7 @@
 """Semantic textual similarity (STS): similarities of pairs against human scores."""
 
+from collections.abc import Sequence
+
 import chex
 import numpy as np
 
@@ -10,11 +12,14 @@ from research.eval.metrics import (
     check_spread,
     correlate_ranks,
     correlations,
-    spearman,
 )
-from research.eval.tasks.files import find_split
+from research.eval.tasks.files import read_groups
+from research.eval.tasks.splits import find_split
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
+
+# So many pairs in a row do not happen to have scores of at most 1 in a range of 0 to 5.
+MIN_BLOCK = 20
 
 
 def sts(
@@ -40,12 +45,18 @@ def sts(
 
     Raises:
         FileNotFoundError: The file is missing.
-        ValueError: The file is malformed, or all scores are equal; when the evaluator
-            is called, all similarities are equal or one is not finite.
+        ValueError: The file is malformed, all scores are equal, or it joins scores of
+            two ranges; when the evaluator is called, all similarities are equal or one
+            is not finite.
     """
     path = find_split(data, split)
     pairs = read_sts(path)
-    return correlation(*pairs, str(path), samples=samples, similarity=similarity)
+    return correlation(
+        *(*pairs, str(path)),
+        samples=samples,
+        similarity=similarity,
+        groups=read_groups(path, list(map(str, range(len(pairs[0]))))),
+    )
 
 
 def correlation(
@@ -56,6 +67,7 @@ def correlation(
     *,
     samples: int = 0,
     similarity: str = "cosine",
+    groups: Sequence[str] | None = None,
 ) -> Evaluator:
     """The evaluator of `sts`, for N pairs and their scores in memory.
 
@@ -66,11 +78,13 @@ def correlation(
         place: Name of the data, for error messages.
         samples: As in `sts`.
         similarity: As in `sts`.
+        groups: N groups of pairs that depend on each other; None for none.
     """
     check_option("similarity", similarity, SIMILARITIES)
     human = np.asarray(scores)  # [N]
     try:
         check_spread("human", human)
+        check_range(human)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
 
@@ -88,14 +102,36 @@ def correlation(
             for name, values in predicted.items()
             if np.ptp(values) > 0
         }
-        interval = bootstrap((main, human), spearman, samples=samples)
-        interval = {name: 100 * bound for name, bound in interval.items()}
+        interval = bootstrap((main, human), correlate_ranks, samples=samples)
         scores = {"main_score": result["spearman"], **result, **interval}
         scores["similarities"] = by_similarity
         names = list(map(str, range(len(human))))
-        return TaskScores(scores, ItemValues(names, (main, human), correlate_ranks))
+        items = ItemValues(names, (main, human), correlate_ranks, groups=groups)
+        return TaskScores(scores, items)
 
     return evaluate
+
+
+def check_range(human: np.ndarray) -> None:
+    """Raises ValueError if scores [N] are those of two files with different ranges.
+
+    That is so if the scores at the start or at the end of the file are fractions up to
+    1, while the others start below them and go to 4 or more. A file that is sorted by
+    its scores is not like that.
+    """
+    for place, scores in (("first", human), ("last", human[::-1])):
+        high = np.flatnonzero(scores > 1)
+        size = int(high[0]) if len(high) else 0
+        if size < MIN_BLOCK:
+            continue
+        block, others = scores[:size], scores[size:]
+        is_fraction = ((block > 0) & (block < 1)).any()
+        if is_fraction and others.max() >= 4 and others.min() < block.max():
+            raise ValueError(
+                f"the {place} {size:,} scores are in {block.min():g} ... "
+                f"{block.max():g}, and the others in {others.min():g} ... "
+                f"{others.max():g}; scale the scores of all pairs to one range"
+            )
 
 
 def embed_pairs(

@@ -3,7 +3,8 @@
 import numpy as np
 
 from research.eval.metrics import bootstrap, correlations
-from research.eval.tasks.files import find_split, read_summaries
+from research.eval.tasks.files import read_summaries
+from research.eval.tasks.splits import find_split
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
@@ -54,8 +55,8 @@ def summarization(*, data: str, split: str = "test", samples: int = 0) -> Evalua
                 per_text.append(scores)
         if not per_text:
             raise ValueError(
-                f"{path}: for no text do both the grades and the similarities of the "
-                "machine summaries differ"
+                f"{path}: every text has machine summaries of equal grades, or of "
+                "equal similarities, which have no correlation"
             )
         # {metric: [texts]}
         columns = {n: np.array([s[n] for s in per_text]) for n in per_text[0]}

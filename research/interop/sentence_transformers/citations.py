@@ -1,12 +1,22 @@
 """BibTeX of the papers that a model card cites."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from research.config_sections import format_call
 
 
 def list_citations(config: Mapping[str, Any]) -> str:
     """BibTeX of the methods that the training used."""
-    names = {config.get(key, {}).get("name") for key in ("loss", "size_loss")}
+    names = {config.get(key, {}).get("name") for key in ("size_loss", "objective")}
+    # Losses of the config and of sources, as call text, with the terms of sums
+    texts = [source.get("loss", "") for source in config.get("data", {}).values()]
+    if "classify_pairs" in names:  # the classifier is the only loss
+        names = {"classify_pairs"}
+    elif loss := config.get("loss"):
+        texts.append(format_call(loss))
+    names |= {name for text in texts for name in re.findall(r"\w+", text)}
     entries = [
         f"@misc{{{key},\n  title = {{{title}}},\n  author = {{{author}}},\n"
         f"  year = {{{year}}},\n  eprint = {{{eprint}}},\n"
@@ -32,6 +42,11 @@ PAPERS = {
         ("infonce",),
         "Representation Learning with Contrastive Predictive Coding",
         *("van den Oord, Aaron and Li, Yazhe and Vinyals, Oriol", "2018", "1807.03748"),
+    ),
+    "khosla2020supervised": (
+        ("supcon",),
+        "Supervised Contrastive Learning",
+        *("Khosla, Prannay and others", "2020", "2004.11362"),
     ),
     "li2023towards": (
         ("gte",),
