@@ -26,7 +26,8 @@ def make_vectors(folder, text=None):
         quantizer = fit_transform(text, X, normalize=False).quantizer
     paths = [folder / f"{i}.npy" for i in range(3)]
     for path, part in zip(paths, np.split(X, 3), strict=True):
-        write_shard(path, store_vectors(part, quantizer), ["a"] * len(part))
+        names = ["a"] * len(part)
+        write_shard(path, store_vectors(part, quantizer), names, names)
     return ShardedVectors(paths, quantizer)
 
 

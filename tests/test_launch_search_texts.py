@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from launch.search_texts import find_texts, read_all_texts
-from research.data.corpus import locate_texts
+from research.data.corpus import locate_texts, read_texts
 from research.inference.index.shard_files import write_shard
 from research.inference.index.vector_shards import COLUMNS
 
@@ -17,7 +17,7 @@ TEXTS = [f"text {i}" for i in range(9)]
 def make_index(folder, files):
     """A folder of vectors of all texts, four in a shard."""
     (folder / "index").mkdir()
-    located = list(locate_texts(files))
+    located = list(locate_texts(files, read_texts(files)))
     manifest = {"texts": len(located), "shard_size": 4, "kind": "dense", "options": {}}
     manifest |= {"format": "parquet", "files": [{"path": str(file)} for file in files]}
     (folder / "index" / "manifest.json").write_text(json.dumps(manifest))
@@ -29,6 +29,7 @@ def make_index(folder, files):
             folder / "index" / f"vectors-{number:05}-of-{count:05}.parquet",
             np.zeros((len(part), 2), np.float32),
             [text.name for text, *_ in part],
+            [text.text for text, *_ in part],
             dict(zip(COLUMNS, zip(*rows, strict=True), strict=True)),
         )
     return folder / "index"
