@@ -69,6 +69,7 @@ def embed_folder(
             f"--faiss needs one vector per text; those of {options.MODEL.value} are "
             f"{kind}"
         )
+    # Shards hold rows of one width
     if embedder.kind == "sparse":
         raise ValueError(
             f"the vectors of {options.MODEL.value} are sparse, which go to one file: "
@@ -113,6 +114,7 @@ def make_role_embedder(
             f"--role={role} does not go with --chunk={options.CHUNK.value}, which cuts "
             "documents"
         )
+    # A model has the prompts that it was trained with
     model = options.load_model()
     roles = dict.fromkeys(("document", "query", *model.prompts))
     if role not in roles:

@@ -74,9 +74,11 @@ def score_compressed(
     full, depths, dims, sizes = choose_sizes(model)
     if not grid:
         depths, dims = depths[-1:], dims[-1:]
+    # The transforms of all flags, with those that "all" stands for
     transforms = []
     for text in COMPRESS.value:
         transforms += default_transforms(dims[-1]) if text == ALL else [text]
+    # One pass over the texts, at all depths
     file = options.TRANSFORM_TEXTS.value
     embedder = Embedder(full, depths=depths, normalize=False, **sizes)
     rows = compression_study(

@@ -118,6 +118,7 @@ def make_task_embedder(
         data: Its corpus.
         folder: A folder of vectors of the documents; None to embed them.
     """
+    # Stored vectors come with their transform
     transform = read_folder_transform(Path(folder)) if folder else None
     embedder = options.make_embedder(
         model, chunk, allow_empty=True, transform=transform
@@ -145,6 +146,7 @@ def quantize_embedder(embed: EmbedFn, model: EmbeddingModel, task: str) -> Embed
 
     def embed_stored(texts, role, **options):
         vectors = embed(texts, role, **options)
+        # A search stores its documents alone
         if task in SEARCHES:
             return store_vectors(vectors, quantizer) if role == "document" else vectors
         return quantizer.decode(quantizer.encode(vectors))

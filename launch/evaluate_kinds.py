@@ -1,7 +1,6 @@
 """Kinds of embeddings in launch.evaluate: which tasks take them, how they compare."""
 
 from launch import flags as options
-from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.inference.settings import describe_model
 from research.inference.token_transforms import has_one_vector
@@ -26,6 +25,7 @@ def choose_similarity(model: EmbeddingModel, task: str) -> str:
     """
     if has_one_vector(options.TOKEN_TRANSFORM.value):
         return "dot"
+    # The kind follows from the pooling, which a flag may choose
     described = describe_model(model, None, options.POOL.value, None, None)
     if described.kind != "dense" and task not in KIND_TASKS:
         raise ValueError(
@@ -36,10 +36,11 @@ def choose_similarity(model: EmbeddingModel, task: str) -> str:
     return described.similarity
 
 
-def check_dense(embedder: Embedder, reader: str) -> None:
-    """Raises ValueError if a flag or command does not take an embedder's vectors."""
-    if embedder.kind != "dense":
+def check_dense(model: EmbeddingModel, reader: str) -> None:
+    """Raises ValueError if a flag or command does not take a model's embeddings."""
+    kind = describe_model(model, None, options.POOL.value, None, None).kind
+    if kind != "dense" and not has_one_vector(options.TOKEN_TRANSFORM.value):
         raise ValueError(
             f"{reader} needs one vector per text, but those of {options.MODEL.value} "
-            f"are {embedder.kind.replace('_', '-')}"
+            f"are {kind.replace('_', '-')}"
         )

@@ -71,8 +71,8 @@ def evaluate_mteb(
         raise ValueError(f"two tasks have the name {twice[0]}: give one of them")
     # The model, by a name and a revision of its own, and its options.
     model = options.load_model()
+    check_dense(model, "--task=mteb")
     embedder = options.make_embedder(model, allow_empty=True)
-    check_dense(embedder, "--task=mteb")
     name, revision = name_model(options.MODEL.value, model)
     experiment = list_experiment(model)
     mteb_model = make_mteb_model(

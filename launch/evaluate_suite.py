@@ -56,8 +56,8 @@ def evaluate_suite(
     # One model after another, each with the vectors of its own texts.
     for name in models:
         model = options.load_model(None if name == options.MODEL.value else name)
+        check_dense(model, "--task=suite")
         embedder = options.make_embedder(model, allow_empty=True)
-        check_dense(embedder, "--task=suite")
         embed = cache_vectors(
             quantize_embedder(split_over_processes(embedder), embedder.model, "suite"),
             by_role=depends_on_role(embedder),

@@ -68,6 +68,7 @@ def main():
             raise ValueError(
                 f"--faiss={FAISS.value} does not go with --chunk={options.CHUNK.value}"
             )
+    # The shards that are not there yet
     embedder, result = embed_folder(
         output,
         files,
@@ -78,6 +79,7 @@ def main():
         format="parquet",
         one_vector=FAISS.value is not None,
     )
+    # The index over them, which one process builds
     if FAISS.value is not None:
         build = partial(
             build_index,

@@ -140,8 +140,9 @@ def main():
     _check_flags()
     examples = _read_examples()
     texts = _number_texts(examples)
-    embedder = options.make_embedder(options.load_model(), allow_empty=True)
-    check_dense(embedder, "launch.mine")
+    model = options.load_model()
+    check_dense(model, "launch.mine")
+    embedder = options.make_embedder(model, allow_empty=True)
     embed = split_over_processes(embedder)
     mined = mine_negatives(
         embed(list(texts.queries), "query"),

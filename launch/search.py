@@ -88,6 +88,7 @@ def main():
     if folder is not None:
         read_manifest(folder)
         transform = read_folder_transform(folder)
+    # An index of faiss answers, if there is one
     use_faiss = folder is not None and has_index(folder) and not EXACT.value
     if FAISS_OPTIONS.value and not use_faiss:
         raise ValueError(
@@ -118,6 +119,7 @@ def main():
         )
     else:
         ranking = rank_documents(vectors, documents, count, similarity=similarity)
+    # Fused with BM25: [Q, hits]
     if fusion is not None:
         texts = read_all_texts(folder) if corpus is None else corpus[1]
         rankings = [ranking, bm25(queries, texts, count)]
@@ -127,6 +129,7 @@ def main():
         names, texts = find_texts(folder, set(rows[rows >= 0].tolist()))
     else:
         names, texts = corpus
+    # The hits of each query, with their texts
     results = []
     for i, query in enumerate(queries):
         hits = []

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from research.data.corpus import find_corpus, read_text_at, read_texts
+from research.data.corpus import CorpusText, find_corpus, read_text_at, read_texts
+from research.inference.index.shard_files import format_hashes
 from research.inference.index.vector_shards import read_manifest, read_text_rows
 
 
@@ -23,12 +24,12 @@ def find_texts(
     names = {number: row["id"] for number, row in stored.items()}
     if all(row.get("offset", -1) >= 0 for row in stored.values()):
         return names, _read_lines(stored, files)
+    # A pass over the corpus, as far as the last hit
     texts = {}
     for number, text in enumerate(read_texts(find_corpus(files), allow_blank=True)):
         if number in names:
             texts[number] = text.text
-            if text.name != names[number]:
-                raise ValueError(f"{text.place} has changed since it was embedded")
+            _check_text(text, stored[number])
             if len(texts) == len(names):
                 break
     if missing := names.keys() - texts.keys():
@@ -49,8 +50,16 @@ def _read_lines(
     texts = {}
     for number, row in stored.items():
         text = read_text_at(files[row["file"]], row["line"], row["offset"])
-        # A text without a name has that of its line.
-        if text.name and text.name != row["id"]:
-            raise ValueError(f"{text.place} has changed since it was embedded")
+        _check_text(text, row)
         texts[number] = text.text
     return texts
+
+
+def _check_text(text: CorpusText, row: Mapping[str, Any]) -> None:
+    """Raises ValueError if a text is not the one that a row was made of."""
+    # A text without a name has that of its line; rows of chunks have no hash
+    is_same = text.name in ("", row["id"])
+    if "hash" in row:
+        is_same &= [row["hash"]] == format_hashes([text.text])
+    if not is_same:
+        raise ValueError(f"{text.place} has changed since it was embedded")

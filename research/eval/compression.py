@@ -263,6 +263,7 @@ def _count_bytes(transform: VectorTransform | None, dim: int) -> tuple[int, int]
     """Bytes of a vector, and bytes of the transform itself."""
     if transform is None:
         return 4 * dim, 0
+    # Matrices, ranges and codebooks are stored once
     arrays = transform.describe()[1].values()
     width = transform.maps[-1].width if transform.maps else dim
     quantizer = transform.quantizer
@@ -274,6 +275,7 @@ def _time_search(
     embed: EmbedFn, queries: Sequence[str], documents: Sequence[str], similarity: str
 ) -> float:
     """Median of the seconds to search all documents for one query."""
+    # A single query, as a user waits for it
     q, d = embed(queries, "query")[:1], embed(documents, "document")
     rank_documents(q, d, HITS, similarity=similarity)  # compiles
     seconds = []

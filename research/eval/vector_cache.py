@@ -51,6 +51,7 @@ def cut_embedder(
     """
 
     def embed_cut(texts, role):
+        # Of several vectors per text, all are cut alike
         vectors = embed(texts, role)
         x = select(get_vectors(vectors))
         x = l2_normalize_rows(x) if normalize else x

@@ -43,6 +43,7 @@ def describe_model(
     # The caller's pooling comes before the prompt's, and that before the model's.
     pool = pool or (model.prompt and model.prompt.pool) or model.pool
     model = model._replace(pool=pool)
+    # A leading part of the embedding
     if dim is not None:
         if not 1 <= dim <= model.full_width:
             raise ValueError(f"dim {dim} is not in 1 ... {model.full_width}")
@@ -79,6 +80,7 @@ def check_kind(
         )
     if model.kind == "dense":
         return
+    # What is defined for one vector per text alone
     if depths is not None and (model.kind == "sparse" or token_transform):
         reason = token_transform or "sparse vectors"
         raise ValueError(f"several depths do not go with {reason}")

@@ -118,6 +118,7 @@ def score_candidates(query, documents, name: str) -> np.ndarray:
     """
     if embedding_kind(query) != "dense" or embedding_kind(documents) != "dense":
         return similarity(query, documents, name)[0]
+    # A sum for each document, in the same order of additions
     check_similarity(query, name)
     if uses_unit_vectors(name):
         query, documents = normalize_embeddings((query, documents))

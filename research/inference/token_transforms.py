@@ -111,6 +111,7 @@ def keep_first(width: int, queries: int = 16, documents: int = 64) -> TokenTrans
         lengths = np.diff(texts.offsets)
         # The number of each vector in its text
         places = np.arange(texts.offsets[-1]) - np.repeat(texts.offsets[:-1], lengths)
+        # [N + 1] where the vectors of each text then begin
         offsets = np.cumsum([0, *np.minimum(lengths, most)])
         return MultiVectors(texts.vectors[places < most], offsets)
 

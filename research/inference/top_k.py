@@ -21,6 +21,7 @@ def merge_top(best: Top | None, top: Top, k: int, precedence: np.ndarray | None)
     if best is not None:
         scores = np.concatenate([best[0], scores], 1)
         numbers = np.concatenate([best[1], numbers], 1)
+    # Sorted by score and, where scores are equal, by precedence
     ties = numbers if precedence is None else precedence[numbers]
     order = np.lexsort((ties, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(numbers, order, 1)

@@ -34,6 +34,7 @@ def nested_groups(
 
     def loss_of_groups(q: Array, d: Array, labels: Labels, key: Key):
         del key
+        # The base loss of the first vectors of each group: each [B]
         losses = []
         for queries, documents in groups:
             _check_group(queries, documents, q, d)

@@ -42,6 +42,7 @@ def flops(
             not told the progress.
     """
     check_option("query_norm", query_norm, NORMS)
+    # Of queries and of documents, each with its factor
     penalty = query * NORMS[query_norm](q) + document * flops_norm(d)
     # The progress of the run is the same for all pairs
     if warmup:

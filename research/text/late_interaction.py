@@ -77,6 +77,7 @@ def prepare_tokens(
         return list(token_ids), list(masks)
     token = find_token(tokenizer, late.expansion)
 
+    # All queries get the same number of tokens
     def extend(row, value):
         return np.pad(row, (0, length - len(row)), constant_values=value)
 

@@ -87,6 +87,7 @@ def metaembed(
         first: Number of the first meta token.
     """
 
+    # The text, and the meta tokens that alone are pooled
     def append_tokens(start: int, count: int) -> Template:
         names = [token.replace("{}", str(start + i)) for i in range(count)]
         return (

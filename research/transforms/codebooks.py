@@ -84,6 +84,7 @@ def fit_pq(
         x = x[np.random.default_rng(seed).permutation(len(x))[:MAX_SAMPLE]]
     rotation = None
     if rotate:
+        # A rotation that spreads the variance over the parts: [D, D]
         opq = faiss.OPQMatrix(width, parts)
         opq.train(x)
         rotation = faiss.vector_to_array(opq.A).reshape(width, width)

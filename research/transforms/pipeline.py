@@ -97,6 +97,7 @@ class VectorTransform:
 
     def describe(self) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
         """The kind and settings of each part, and {"number.field": array} of all."""
+        # Arrays become tensors, all else is JSON
         parts = [*self.maps, *([] if self.quantizer is None else [self.quantizer])]
         settings, tensors = [], {}
         for number, part in enumerate(parts):
@@ -115,6 +116,7 @@ def parse_transform(text: str) -> list[Call]:
     Raises:
         ValueError: A name or an argument is unknown, or a quantizer does not come last.
     """
+    # The vectors are the first argument; only the others come from the text
     calls = parse_calls(text)
     for call in calls:
         bound = bind_call(TRANSFORMS, call, np.empty((0, 0)))
@@ -149,6 +151,7 @@ def fit_transform(
             maps.append(build_call(LINEAR_MAPS, call, vectors))
             vectors = maps[-1].apply(vectors)
         else:
+            # Codes are of the vectors as they are stored
             unit = l2_normalize_rows(vectors) if normalize else vectors
             unit = np.asarray(unit, np.float32)
             quantizer = build_call(QUANTIZERS, call, unit)
@@ -170,6 +173,7 @@ def load_transform(file: Path) -> VectorTransform:
         ValueError: It is no such file.
     """
     try:
+        # The settings are in the metadata, the arrays are the tensors
         with safe_open(file, "np") as reader:
             content = json.loads((reader.metadata() or {})["transform"])
             tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118

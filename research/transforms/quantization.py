@@ -94,6 +94,7 @@ class ScalarQuantizer(Quantizer):
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The middles [N, D] float32 of the codes' steps, or raw codes."""
+        # The numbers of the codes themselves
         if self.raw:
             return np.asarray(codes, np.float32)
         steps = (self.ranges[1] - self.ranges[0]) / 255  # 0 if it is constant
@@ -127,6 +128,7 @@ class FloatQuantizer(Quantizer):
 
     def encode(self, x: np.ndarray) -> np.ndarray:
         """Codes [N, D]; values beyond the largest float get that one."""
+        # A cast would make infinities of values beyond the largest one
         dtype, stored = FLOATS[self.format]
         largest = float(jnp.finfo(dtype).max)
         x = np.clip(np.asarray(x, np.float32) * self.scale, -largest, largest)
@@ -134,6 +136,7 @@ class FloatQuantizer(Quantizer):
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The values [N, D] float32."""
+        # The bytes of the codes, as floats again
         values = np.ascontiguousarray(codes).view(FLOATS[self.format][0])
         return values.astype(np.float32) / np.float32(self.scale)
 
@@ -166,6 +169,7 @@ class BinaryQuantizer(Quantizer):
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """-1 and 1, [N, D] float32."""
+        # The last byte may have bits beyond the width
         bits = np.unpackbits(codes, axis=-1, count=self.width)
         return 2 * bits.astype(np.float32) - 1
 
@@ -252,5 +256,6 @@ def _find_ranges(name: str, vectors: np.ndarray, clip: float) -> np.ndarray:
     if not 0 <= clip < 50:
         raise ValueError(f"{name}'s clip is {clip}; it should be a percent below 50")
     check_sample(name, vectors, MIN_SAMPLE)
+    # Percentiles of each dimension alone: [2, D]
     x = np.asarray(vectors, np.float32)
     return np.percentile(x, (clip, 100 - clip), axis=0).astype(np.float32)

@@ -68,6 +68,7 @@ def build_index(
             numbers = np.random.default_rng(seed).permutation(numbers)[:MAX_SAMPLE]
         log(f"training {factory} on {len(numbers):,} vectors")
         _call_faiss(factory, index.train, read(np.sort(numbers)))
+    # Vectors are added block by block
     for start in range(0, len(vectors), _ROWS_PER_STEP):
         stop = min(start + _ROWS_PER_STEP, len(vectors))
         _call_faiss(factory, index.add, read(slice(start, stop)))
@@ -139,6 +140,7 @@ def search_index(
         codes = quantizer.encode(queries)
         count = min(k * max(quantizer.rescore, 1), len(vectors))
         _, candidates = index.search(codes, count)
+    # Queries as they are compared with decoded vectors
     if quantizer is not None:
         queries = quantizer.center_queries(queries)
     if similarity == "cosine":
@@ -160,6 +162,7 @@ def _make_index(factory: str, vectors: ShardedVectors, is_binary: bool) -> Any:
     faiss = import_faiss()
     width = vectors.shape[1]
     try:
+        # faiss counts the padding of the last byte, too
         if is_binary:
             bits = 8 * vectors.read_codes(slice(1)).shape[1]
             return faiss.index_binary_factory(bits, factory)
@@ -181,6 +184,7 @@ def _make_reader(
         if is_binary:
             codes = vectors.read_codes(rows) if is_range else vectors.take_codes(rows)
             return np.ascontiguousarray(codes)
+        # Vectors, or what codes stand for: [n, D]
         x = vectors[rows] if is_range else vectors.take(rows)
         x = l2_normalize_rows(x) if normalize else x
         return np.ascontiguousarray(x, np.float32)

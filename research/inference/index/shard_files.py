@@ -101,8 +101,7 @@ def write_shard(
         columns: Further numbers of the N texts.
     """
     columns = {name: np.asarray(values) for name, values in (columns or {}).items()}
-    hashes = [f"{low:08x}{high:08x}" for low, high in hash_texts(texts).tolist()]
-    rows = {"id": list(names), "hash": hashes, **columns}
+    rows = {"id": list(names), "hash": format_hashes(texts), **columns}
     vectors = embeddings
     if isinstance(embeddings, MultiVectors):
         vectors = embeddings.vectors
@@ -139,6 +138,11 @@ def write_shard(
         else:
             np.save(draft, vectors)
     return vectors.shape[0]
+
+
+def format_hashes(texts: Iterable[str]) -> list[str]:
+    """The hashes of texts as a shard's rows have them: 16 hexadecimal digits each."""
+    return [f"{low:08x}{high:08x}" for low, high in hash_texts(texts).tolist()]
 
 
 def get_ids_path(path: Path) -> Path:

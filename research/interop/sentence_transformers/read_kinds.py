@@ -107,6 +107,7 @@ def _read_token_modules(path: Path, fields: Mapping[str, Any]) -> TokenModules:
             "per token we compute Transformer, any number of Dense, MultiVectorMask "
             "and Normalize, in this order"
         )
+    # Settings of the transformer, the projections and the scored tokens
     transformer = modules[0][1]
     options_file, options = read_options(transformer, LATE_OPTIONS)
     names = {} if is_pylate else dict.fromkeys(FEATURES, ("token_embeddings", None))
@@ -122,6 +123,7 @@ def _read_token_modules(path: Path, fields: Mapping[str, Any]) -> TokenModules:
         check_values(normalize_file, read_json(normalize_file), names)
     # PyLate's own names of the settings
     settings = {**fields, **_convert_pylate(fields)} if is_pylate else options
+    # Tokens that lengthen queries, and document tokens that do not score
     expansion = settings.get("query_expansion") or {}
     if expansion.get("strategy", "fixed") != "fixed":
         raise ValueError(
@@ -169,6 +171,7 @@ def _read_sparse_modules(path: Path, fields: Mapping[str, Any]) -> Modules:
             f"{modules_file} has the modules {', '.join(kinds)}; of sparse vectors we "
             "compute Transformer and SpladePooling"
         )
+    # A transformer whose outputs are logits of the vocabulary
     options_file, options = read_options(modules[0][1], ("transformer_task",), LOGITS)
     check_values(options_file, options, {"transformer_task": ("fill-mask",)})
     check_values(file, fields, {"similarity_fn_name": ("dot", "cosine", None)})
@@ -217,6 +220,7 @@ def _read_routes(
     """
     file = path / "router_config.json"
     fields = read_json(file)
+    # {role: (kind, folder) of each module}
     types, structure = fields.get("types", {}), fields.get("structure", {})
     routes = {
         role: [(str(types.get(name)).split(".")[-1], path / name) for name in names]
@@ -235,6 +239,7 @@ def _read_routes(
 
 def _convert_pylate(fields: Mapping[str, Any]) -> dict[str, Any]:
     """PyLate's settings by the names of sentence-transformers."""
+    # A prefix of its own comes before the prompt of the role
     prompts = dict(fields.get("prompts") or {})
     for role in ("query", "document"):
         prefix = fields.get(f"{role}_prefix") or ""

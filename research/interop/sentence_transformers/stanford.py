@@ -46,6 +46,7 @@ def read_stanford(path: Path) -> TokenModules:
     """
     file = path / METADATA
     fields = read_json(file)
+    # Numbers of tokens of queries and documents
     lengths = {}
     for name in ("query_maxlen", "doc_maxlen"):
         lengths[name] = check_number(file, fields, name)
@@ -74,6 +75,7 @@ def read_stanford(path: Path) -> TokenModules:
         dense=(Dense(kernel),),
         dim=None,
     )
+    # Punctuation in documents is not scored, unless the metadata says so
     skips = fields.get("mask_punctuation", True)
     return TokenModules(
         modules,

@@ -88,6 +88,7 @@ def splade_doc(
     def pool_query(
         params: Params, cfg: EncoderConfig, token_ids: Array, mask: Array
     ) -> Array:
+        # [V] weights, which are 1 unless they are trained
         weights = params["pooling"]["query_weights"]
         if not learn_queries:
             weights = jax.lax.stop_gradient(weights)
