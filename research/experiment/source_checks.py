@@ -212,6 +212,7 @@ def _make_label_shapes(
         document_vector=vectors(docs, teacher.width) if has_documents else None,
         query_projection=vectors(batch_size, projection) if projection else None,
         document_projection=vectors(docs, projection) if projection else None,
+        progress=shape((batch_size,), jnp.float32),
     )
 
 
