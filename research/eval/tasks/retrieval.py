@@ -23,6 +23,7 @@ from research.eval.metrics import (
 from research.eval.tasks.files import read_groups
 from research.eval.tasks.splits import find_split
 from research.inference.search import rank_documents
+from research.progress import show_note
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
 # The smallest number of documents that a ranking holds, if the corpus has as many; that
@@ -75,6 +76,7 @@ def retrieval(
         raise ValueError(f"queries is {queries}; it should be 0, for all, or more")
     folder = read_beir(data, split)
     corpus, query_texts, qrels, *_ = folder
+    check_judgments(data, qrels)
     if 0 < queries < len(query_texts):
         # A prefix of a fixed permutation, so that larger samples contain smaller ones.
         order = np.random.default_rng(0).permutation(sorted(query_texts))
@@ -154,6 +156,18 @@ def ranking(
         return scores
 
     return evaluate
+
+
+def check_judgments(data: str, qrels: Qrels) -> None:
+    """Raises ValueError if no query has a relevant document; notes queries without."""
+    empty = [query for query, grades in qrels.items() if max(grades.values()) <= 0]
+    if len(empty) == len(qrels):
+        raise ValueError(f"{data}: no query has a relevant document")
+    if empty:
+        show_note(
+            f"{data}: {len(empty):,} of {len(qrels):,} queries have no relevant "
+            f"document, such as {empty[0]!r}; they score 0, as in mteb"
+        )
 
 
 def score_run(
