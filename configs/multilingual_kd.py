@@ -2,9 +2,9 @@
 
 Source: Reimers and Gurevych 2020, arXiv:2004.09813: the squared error of the student's
     vectors of an English sentence and of its translation from the teacher's vector of
-    the English sentence; XLM-R as student, and, from memory, not checked: batch 64,
-    2e-5, up to 20 epochs, 128 tokens. Here Tatoeba's sentences, one language of which
-    is held out.
+    the English sentence (of unit vectors, if the teacher gives these); XLM-R as
+    student, and, from memory, not checked: batch 64, 2e-5, up to 20 epochs, 128 tokens.
+    Here Tatoeba's sentences, one language of which is held out.
 Command: python -m launch.train --config=configs/multilingual_kd.py --workdir=runs/mkd
 Variants: tiny, model=NAME (the student, whose tokenizer should know the languages),
     teacher=NAME (it embeds within the step), queries=FILE (the teacher's vectors of the
@@ -39,7 +39,9 @@ def get_config(arg: str = ""):
     config.steps, config.batch_size = arg.steps, arg.batch
     config.optimizer.learning_rate, config.optimizer.warmup = 2e-5, 0.1
     # English sentences are the queries, whose vectors are all texts' targets
-    config.loss = section(LOSSES, "embedding_mse", documents="query")
+    normalize = load(arg.teacher, weights=False).normalize
+    options = {"documents": "query", "normalize": normalize}
+    config.loss = section(LOSSES, "embedding_mse", **options)
     if arg.tiny:
         tiny(config)
         _project(config, arg.teacher)

@@ -35,7 +35,7 @@ SIGNALS = {
         "teacher_kl(documents='batch', temperature=0.05, teacher_temperature=0.05)",
         1.0,
     ),
-    "mse": ("embedding_mse()", 100.0),
+    "mse": ("embedding_mse(normalize=True)", 1000.0),
     "cosine": ("embedding_cosine()", 5.0),
     "relational": ("relational_kd()", 10.0),
     "stella": ("stella()", 0.2),

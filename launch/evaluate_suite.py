@@ -80,7 +80,7 @@ def evaluate_suite(
         models,
         {task.name: task.type for task in tasks},
         np.array(scores),
-        _compare_tasks(results, models),
+        compare_tasks(results, models),
     )
     return suite, _to_record(suite, results)
 
@@ -92,13 +92,15 @@ def _report_task(name: str, scores: Mapping[str, Any], seconds: float) -> None:
     cli.log(f"  {name:24} {cell}  ({seconds:.1f} s)")
 
 
-def _compare_tasks(results: Results, models: list[str]) -> dict[str, dict[str, float]]:
-    """{model: {task: p of its difference from the first model}}."""
+def compare_tasks(results: Results, models: list[str]) -> dict[str, dict[str, float]]:
+    """{model: {task: p of its difference from the first model}}.
+
+    A task that failed, or whose models have other items, has no p.
+    """
     p_values: dict[str, dict[str, float]] = {}
     for name in models[1:]:
         for task, scores in results[name].items():
             sides = results[models[0]][task], scores
-            # Tasks that failed, or have no items, have no p.
             items = [s.item_values for s in sides if isinstance(s, TaskScores)]
             if len(items) < 2 or None in items:
                 continue

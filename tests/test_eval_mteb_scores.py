@@ -114,6 +114,11 @@ CASES = {
         {"samples_per_label": 4, "experiments": 3},
     ),
     "multilabel": (lambda f: write_splits(f, multilabel_rows), rename_scores, {}),
+    "multilabel-sample": (
+        lambda f: write_splits(f, multilabel_rows),
+        rename_scores,
+        {"max_texts": 60},
+    ),
     "clustering-levels": (write_levels, rename_scores, {"texts_per_repetition": 200}),
     "clustering-names": (
         write_named_levels,

@@ -312,21 +312,25 @@ def test_scores_of_two_ranges_are_refused(tmp_path):
 def test_items_have_the_groups_of_their_rows(tmp_path):
     rows = [row | {"group": f"d{i // 3}"} for i, row in enumerate(pair_rows(12))]
     rows[-1].pop("group")
-    groups = [*(f"d{i // 3}" for i in range(11)), "11 alone"]
+    groups = [*(f"d{i // 3}" for i in range(11)), "pairs.jsonl:11 alone"]
     path = write_rows(tmp_path / "pairs.jsonl", rows)
-    assert sts(data=path)(embed_toy).item_values.groups == groups
+    for task in (sts, pair_classification):
+        assert task(data=path)(embed_toy).item_values.groups == groups
     path = write_rows(tmp_path / "pairs.jsonl", pair_rows(12))
     assert sts(data=path)(embed_toy).item_values.groups is None
     # Queries may be in another order than their judgments.
-    corpus, queries, qrels, _ = ranking_data()
+    corpus, queries, qrels, candidates = ranking_data()
     write_beir(tmp_path, corpus, queries, dict(reversed(qrels.items())))
     rows = [
         {"_id": name, "text": text, "group": f"of {name}"}
         for name, text in queries.items()
     ]
     write_rows(tmp_path / "queries.jsonl", rows)
-    items = retrieval(data=str(tmp_path))(embed_toy).item_values
-    assert items.groups == [f"of {name}" for name in items.names]
+    ranked = [{"query-id": q, "corpus-ids": ids} for q, ids in candidates.items()]
+    write_rows(tmp_path / "top_ranked.jsonl", ranked)
+    for task in (retrieval, reranking):
+        items = task(data=str(tmp_path))(embed_toy).item_values
+        assert items.groups == [f"of {name}" for name in items.names]
     # Texts, with one label or several
     for name, count in (("train", 60), ("test", 20)):
         rows = [
@@ -338,6 +342,32 @@ def test_items_have_the_groups_of_their_rows(tmp_path):
     assert items.groups == [str(i % 4) for i in range(20)]
     items = multilabel(data=str(tmp_path), label="many")
     assert items(embed_toy).item_values.groups == [str(i % 4) for i in range(20)]
+
+
+def test_groups_are_those_of_the_items_that_are_left(tmp_path):
+    lists = {name: [row[name] for row in pair_rows(4)] for name in pair_rows(1)[0]}
+    path = write_rows(tmp_path / "lists.jsonl", [lists | {"group": [*"aabb"]}])
+    items = pair_classification(data=path)(embed_toy).item_values
+    assert items.groups == [*"aabb"]
+    # A query without negatives, and a text whose grades are equal, are left out.
+    rows = [
+        {"query": "q", "positive": ["a"], "negative": [*"cd"[:i]], "group": f"g{i}"}
+        for i in range(3)
+    ]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    assert reranking(data=path)(embed_toy).item_values.groups == ["g1", "g2"]
+    rows = [row | {"group": f"g{i}"} for i, row in enumerate(summary_rows())]
+    rows[1] |= {"relevance": [1] * 6}
+    path = write_rows(tmp_path / "summaries.jsonl", rows)
+    items = summarization(data=path)(embed_toy).item_values
+    assert items.groups == ["g0", *(f"g{i}" for i in range(2, 10))]
+    # Files of translations may share groups, such as a sentence's translations.
+    row = {"sentence1": "b|1", "sentence2": "b|2"}
+    write_rows(tmp_path / "languages" / "de.jsonl", [row | {"group": "s"}, row])
+    write_rows(tmp_path / "languages" / "fr.jsonl", [row | {"group": "s"}] * 2)
+    write_rows(tmp_path / "languages" / "it.jsonl", [row])
+    items = bitext_mining(data=str(tmp_path / "languages"))(embed_toy).item_values
+    assert items.groups == ["s", "de.jsonl:1 alone", "s", "s", "it.jsonl:0 alone"]
 
 
 def test_bitext_mining_scores_as_in_mteb(tmp_path):
@@ -538,11 +568,12 @@ def test_labels_that_cannot_be_learned_are_refused_or_noted(tmp_path, capsys):
         ValueError, match="train.jsonl: all texts have the label 'x'; a"
     ):
         build("xx", "xy")
-    build("x" * 8 + "y", "xyz")
+    build("x" * 8 + "yw", "xyz")
     notes = capsys.readouterr().err
     assert "test.jsonl: 1 of 3 labels have no text in" in notes
-    assert "such as 'z'; their texts count as errors" in notes
-    assert "1 of 2 labels have fewer than 8 texts, such as 'y' with 1" in notes
+    assert "such as 'z'; they are never predicted" in notes
+    assert "2 of 3 labels have fewer than 8 texts, such as 'y' with 1" in notes
+    assert "1 of 3 labels have no text in" in notes and "such as 'w'\n" in notes
     with pytest.raises(ValueError, match="is a file; a classification needs a folder"):
         classification(data=str(tmp_path / "train.jsonl"))
     with pytest.raises(ValueError, match="'train', which a classification learns from"):
@@ -611,6 +642,18 @@ def test_a_query_without_documents_is_refused(tmp_path, rows, message):
     write_rows(tmp_path / "top_ranked.jsonl", rows)
     with pytest.raises(ValueError, match=message):
         reranking(data=str(tmp_path))
+
+
+def test_queries_without_a_relevant_document_are_noted_or_refused(tmp_path, capsys):
+    corpus, queries, qrels, _ = ranking_data()
+    write_beir(tmp_path, corpus, queries, qrels | {"q1": {"d1": 0}})
+    retrieval(data=str(tmp_path))
+    note = "1 of 20 queries have no relevant document, such as 'q1'; they score 0"
+    assert note in capsys.readouterr().err
+    write_beir(tmp_path, corpus, queries, {"q1": {"d1": 0, "d2": -1}})
+    with pytest.raises(ValueError, match="no query has a relevant document"):
+        retrieval(data=str(tmp_path))
+    assert "19 of 20 queries have no grades in test.tsv" in capsys.readouterr().err
 
 
 def test_summaries_without_a_difference_are_refused(tmp_path):

@@ -5,15 +5,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 import pytrec_eval
+from absl import flags
 
+from launch import evaluate_mteb
+from launch.bench.suite import take_main_scores
 from launch.evaluate_embedders import build_for_model
+from launch.evaluate_suite import compare_tasks
 from research.eval.tasks.retrieval import ranking
 from research.interop.sentence_transformers.write import export
+from research.types import ItemValues, TaskScores
 from tests.tiny_models import TEXTS, make_model
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +105,35 @@ def test_a_model_without_a_similarity_of_the_task_is_named():
     )
     with pytest.raises(ValueError, match=message):
         build_for_model(build, "euclidean", "two")
+
+
+def test_tasks_of_other_items_or_without_a_score_have_no_p(capsys):
+    def score(names):
+        values = np.ones(len(names))
+        return TaskScores({"main_score": 1.0}, ItemValues(names, (values,), np.mean))
+
+    ours = {"same": score("xy"), "other": score("xy"), "bad": {"error": "no score"}}
+    ours["whole"] = TaskScores({"main_score": 1.0}, None)
+    results = {"one": ours, "two": ours | {"other": score("xyz")}}
+    assert compare_tasks(results, ["one", "two"]) == {"two": {"same": 1.0}}
+    message = "other has no p: the models have scores of 2 and 3 items, which are not"
+    assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="bad: no score"):
+        take_main_scores(ours)
+    del ours["bad"]
+    assert take_main_scores(ours) == dict.fromkeys(ours, 1.0)
+
+
+def test_two_tasks_of_one_name_are_not_given_to_mteb(monkeypatch, tmp_path):
+    flags.FLAGS.mark_as_parsed()  # without the checks of required ones
+    task = SimpleNamespace(metadata=SimpleNamespace(name="STS12"))
+    monkeypatch.setattr(evaluate_mteb, "check_mteb", lambda: None)
+    monkeypatch.setattr(evaluate_mteb, "find_mteb_tasks", lambda *_: [task, task])
+    with pytest.raises(ValueError, match="two tasks have the name STS12"):
+        evaluate_mteb.evaluate_mteb(["STS12"], None, tmp_path)
+    monkeypatch.setattr(evaluate_mteb, "find_mteb_tasks", lambda *_: [])
+    with pytest.raises(ValueError, match="--task=mteb needs --tasks, such as"):
+        evaluate_mteb.evaluate_mteb([], None, tmp_path)
 
 
 def test_a_suite_and_its_tasks_in_mteb_have_the_same_scores(folder, tmp_path):

@@ -104,6 +104,14 @@ def test_multilingual_distillation_has_the_number_of_its_formula():
     np.testing.assert_allclose(jnp.mean(loss), 0.25, rtol=1e-6)
 
 
+def test_squared_errors_of_normalized_vectors_are_those_of_unit_vectors():
+    q, d = texts(0)
+    labels, tq, td = teacher_labels(width=q.shape[1])
+    units = Labels(query_vector=unit(tq), document_vector=unit(td))
+    expected = compute("embedding_mse", unit(q), unit(d), units)
+    check_close(compute("embedding_mse", q, d, labels, normalize=True), expected)
+
+
 @pytest.mark.parametrize("documents", ["own", "query"])
 @pytest.mark.parametrize("name", ["embedding_mse", "embedding_cosine"])
 def test_vectors_equal_the_loop(name, documents):

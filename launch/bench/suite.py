@@ -2,6 +2,8 @@
 
 import statistics
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -49,10 +51,7 @@ def compare_suite(model_name: str, data: str, rounds: int) -> dict:
         embed = cache_vectors(embed_and_count, by_role=depends_on_role(embedder))
         evaluators = {task.name: task.build(model.similarity) for task in tasks}
         results = score_suite(evaluators, embed, _report)
-        for name, result in results.items():
-            if "error" in result:
-                raise ValueError(f"{name}: {result['error']}")
-        scores["ours"] = {name: s["main_score"] for name, s in results.items()}
+        scores["ours"] = take_main_scores(results)
         texts["ours"] = count
 
     # mteb gives the texts of a task to sentence-transformers' encode.
@@ -105,6 +104,18 @@ def compare_suite(model_name: str, data: str, rounds: int) -> dict:
         "scores": scores,
         "largest_difference": float(np.max(differences)),
     }
+
+
+def take_main_scores(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """{task: main score} of a suite's results.
+
+    Raises:
+        ValueError: A task failed, so that the sides would not do the same.
+    """
+    for name, result in results.items():
+        if "error" in result:
+            raise ValueError(f"{name}: {result['error']}")
+    return {name: result["main_score"] for name, result in results.items()}
 
 
 def _report(name: str, scores, seconds: float) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from research.data.fields import Record, check_number
+from research.progress import show_note
 
 # The longest field of a csv file; the default of 131,072 characters is less than a
 # long document.
@@ -138,6 +139,11 @@ def read_beir(path: str | Path, split: str) -> RetrievalData:
     corpus = _read_texts_by_id(_find_file(path, "corpus.jsonl"), join_title)
     texts = _read_texts_by_id(_find_file(path, "queries.jsonl"), read_query)
     queries = {name: text for name, text in texts.items() if name in qrels}
+    if ungraded := len(texts) - len(queries):
+        show_note(
+            f"{path}: {ungraded:,} of {len(texts):,} queries have no grades in "
+            f"{judgments.name} and are left out"
+        )
     # Judged ids that are not there; the files of other data sets share none at all.
     unknown_queries = tuple(name for name in qrels if name not in queries)
     qrels = {name: qrels[name] for name in qrels if name in queries}

@@ -106,7 +106,11 @@ def margin_mse(
 
 
 def embedding_mse(
-    scores: PairScores, labels: Labels, *, documents: str = "own"
+    scores: PairScores,
+    labels: Labels,
+    *,
+    documents: str = "own",
+    normalize: bool = False,
 ) -> Array:
     """Squared error of the vectors, averaged over dimensions and texts.
 
@@ -119,6 +123,8 @@ def embedding_mse(
         scores: Embeddings of b rows; similarities are not used.
         labels: The teacher's vectors.
         documents: Targets of the documents, one of TARGETS.
+        normalize: Whether vectors are compared at length 1, as they are if a model ends
+            in a normalization. Otherwise a teacher that does so asks for short vectors.
 
     Returns:
         [b] float32, the mean over a query and its documents.
@@ -128,6 +134,8 @@ def embedding_mse(
     """
 
     def compare(student: Array, teacher: Array) -> Array:  # [N, k] -> [N]
+        if normalize:
+            student, teacher = l2_normalize(student), l2_normalize(teacher)
         return jnp.mean(jnp.square(student - teacher), axis=1)
 
     return _compare_texts(compare, scores, labels, documents)

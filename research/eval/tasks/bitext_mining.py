@@ -6,7 +6,7 @@ import numpy as np
 
 from research.config_sections import check_option
 from research.eval.metrics import bootstrap, weighted_mean
-from research.eval.tasks.files import read_bitext
+from research.eval.tasks.files import read_bitext, read_groups
 from research.eval.tasks.splits import list_tables, name_files
 from research.inference.search import rank_documents
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
@@ -37,10 +37,13 @@ def bitext_mining(
             another one.
     """
     check_option("similarity", similarity, ("cosine", "dot"))
-    pairs = {name: read_bitext(path) for name, path in find_pairs(data).items()}
+    files = find_pairs(data)
+    pairs = {name: read_bitext(path) for name, path in files.items()}
     sizes = [len(first) for first, _ in pairs.values()]
     # Each file counts the same, however many rows it has: [rows of all files].
     weights = np.repeat(1 / np.array(sizes), sizes)
+    rows = [f"{name}:{row}" for name in pairs for row in range(len(pairs[name][0]))]
+    groups = _join_groups(files, sizes)
 
     def evaluate(embed: EmbedFn) -> TaskScores:
         results = {}
@@ -62,10 +65,9 @@ def bitext_mining(
         scores |= bootstrap(values, statistic, samples=samples)
         if len(pairs) > 1:
             scores["files"] = {n: float(r["f1"].mean()) for n, r in results.items()}
-        rows = [f"{name}:{row}" for name in pairs for row in range(len(pairs[name][0]))]
         return TaskScores(
             {"main_score": scores["f1"], **scores},
-            ItemValues(rows, tuple(values), statistic),
+            ItemValues(rows, tuple(values), statistic, groups=groups),
         )
 
     return evaluate
@@ -90,6 +92,20 @@ def score_matches(nearest: np.ndarray) -> dict[str, np.ndarray]:
         "accuracy": 100.0 * hits,
         "precision": 100 * hits / np.maximum(counts, 1),
     }
+
+
+def _join_groups(files: dict[str, Path], sizes: list[int]) -> list[str] | None:
+    """The groups of the rows of all files, which several may share; None for none."""
+    numbers = [list(map(str, range(size))) for size in sizes]
+    found = [read_groups(*file) for file in zip(files.values(), numbers, strict=True)]
+    if not any(found):
+        return None
+    # In a file without the field, every row is a group of its own.
+    return [
+        group
+        for path, rows, groups in zip(files.values(), numbers, found, strict=True)
+        for group in groups or [f"{path.name}:{row} alone" for row in rows]
+    ]
 
 
 def find_pairs(data: str) -> dict[str, Path]:

@@ -2,6 +2,8 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -149,23 +151,45 @@ def score_predictions(labels: np.ndarray, predicted: np.ndarray) -> dict[str, fl
 
 
 def check_labels(train: LabeledTexts, test: LabeledTexts, per_label: int) -> None:
-    """Raises ValueError for a single label; notes the labels with too few texts."""
+    """Raises ValueError for a single label; and notes as `describe_labels`."""
     counts = Counter(train.labels.tolist())
     if len(counts) < 2:
         raise ValueError(
             f"{train.place}: all texts have the label {next(iter(counts))!r}; a "
             "classification needs two labels or more"
         )
-    tested = set(test.labels.tolist())
+    describe_labels(
+        train.place, counts, test.place, set(test.labels.tolist()), per_label
+    )
+
+
+def describe_labels(
+    train: str, counts: Mapping[Any, int], test: str, tested: set, per_label: int
+) -> None:
+    """Notes the labels with few texts in the training split, or none in either split.
+
+    Args:
+        train: Name of the file of the training split.
+        counts: {label: number of its texts} there.
+        test: Name of the file of the split that is classified.
+        tested: Its labels.
+        per_label: Number of texts of each label that an experiment draws.
+    """
     unseen = sorted(tested - set(counts), key=str)
     if unseen:
         show_note(
-            f"{test.place}: {len(unseen)} of {len(tested)} labels have no text in "
-            f"{train.place}, such as {unseen[0]!r}; their texts count as errors"
+            f"{test}: {len(unseen)} of {len(tested)} labels have no text in {train}, "
+            f"such as {unseen[0]!r}; they are never predicted"
+        )
+    untested = sorted(set(counts) - tested, key=str)
+    if untested:
+        show_note(
+            f"{train}: {len(untested)} of {len(counts)} labels have no text in {test}, "
+            f"such as {untested[0]!r}"
         )
     rare = [label for label, count in counts.items() if count < per_label]
     if rare:
         show_note(
-            f"{train.place}: {len(rare)} of {len(counts)} labels have fewer than "
-            f"{per_label} texts, such as {rare[0]!r} with {counts[rare[0]]}"
+            f"{train}: {len(rare)} of {len(counts)} labels have fewer than {per_label} "
+            f"texts, such as {rare[0]!r} with {counts[rare[0]]}"
         )

@@ -1,5 +1,6 @@
 """Readers of the files of evaluation tasks: labels, pairs, candidates, summaries."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,12 +54,15 @@ class Candidates(NamedTuple):
         documents: {document id: text}, the candidates of all queries.
         qrels: {query id: {document id: grade}}.
         ranked: {query id: ids of its candidates}, for the same queries.
+        groups: Groups of queries that depend on each other, in the order of `qrels`;
+            None for none.
     """
 
     queries: dict[str, str]
     documents: dict[str, str]
     qrels: Qrels
     ranked: dict[str, list[str]]
+    groups: list[str] | None = None
 
 
 class SummarizedText(NamedTuple):
@@ -89,11 +93,14 @@ def read_groups(path: Path, names: Sequence[str], key: str = "") -> list[str] | 
         The group of each item, those without one apart; None if no row has the field.
     """
     groups = {}
-    for number, record in enumerate(_read_rows(path)):
+    rows = itertools.chain.from_iterable(map(_split_lists, _read_rows(path)))
+    for number, record in enumerate(rows):
         if record.has("group"):
             name = record.read_name(key) if key else str(number)
             groups[name] = record.read_name("group")
-    return [groups.get(name, f"{name} alone") for name in names] if groups else None
+    if not groups:
+        return None
+    return [groups.get(name, f"{path.name}:{name} alone") for name in names]
 
 
 def read_labels(path: Path, label: str = "label") -> LabeledTexts:
@@ -230,7 +237,7 @@ def read_candidates(data: str, split: str) -> Candidates:
     path = Path(data).expanduser()
     if path.is_dir():
         return _read_ranked_folder(path, split)
-    return _read_groups(find_split(path, split))
+    return _read_ranked_rows(find_split(path, split))
 
 
 def _read_ranked_folder(path: Path, split: str) -> Candidates:
@@ -253,12 +260,14 @@ def _read_ranked_folder(path: Path, split: str) -> Candidates:
         )
     ranked = {query: ranked[query] for query in queries}
     names = dict.fromkeys(name for names in ranked.values() for name in names)
-    return Candidates(queries, {name: corpus[name] for name in names}, qrels, ranked)
+    documents = {name: corpus[name] for name in names}
+    groups = read_groups(find_split(path, "queries"), list(qrels), "_id")
+    return Candidates(queries, documents, qrels, ranked, groups)
 
 
-def _read_groups(path: Path) -> Candidates:
-    candidates = Candidates({}, {}, {}, {})
-    for record in _read_rows(path):
+def _read_ranked_rows(path: Path) -> Candidates:
+    candidates, rows = Candidates({}, {}, {}, {}), []
+    for row, record in enumerate(_read_rows(path)):
         query = record.read_text("query", allow_blank=True)
         positives, negatives = map(record.read_texts, ("positive", "negative"))
         if not (positives and negatives):
@@ -272,9 +281,10 @@ def _read_groups(path: Path) -> Candidates:
         candidates.ranked[number] = list(grades)
         texts = (*positives, *negatives)
         candidates.documents.update(zip(grades, texts, strict=True))
+        rows.append(str(row))
     if not candidates.queries:
         raise ValueError(f"{path} has no query with positive and with negative texts")
-    return candidates
+    return candidates._replace(groups=read_groups(path, rows))
 
 
 def read_summaries(path: Path) -> list[SummarizedText]:

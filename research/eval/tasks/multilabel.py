@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from research.eval.metrics import bootstrap
-from research.eval.tasks.classification import SEED
+from research.eval.tasks.classification import SEED, describe_labels
 from research.eval.tasks.files import read_groups, read_label_lists
 from research.eval.tasks.splits import find_train_and_test
 from research.eval.tasks.stratification import sample_stratified
@@ -85,6 +85,8 @@ def multilabel(
             f"{path}: the only label is {next(iter(columns))!r}; a classification "
             "needs two labels or more"
         )
+    counts = Counter(itertools.chain(*train_labels))
+    describe_labels(str(train_path), counts, str(path), set(columns), samples_per_label)
     train_matrix = mark_labels(train_labels, columns)
     test_matrix = mark_labels(test_labels, columns)
     names = list(map(str, scored_rows))

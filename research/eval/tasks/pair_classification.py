@@ -3,7 +3,7 @@
 import numpy as np
 
 from research.eval.metrics import average_precision, bootstrap, pair_metrics
-from research.eval.tasks.files import read_binary_pairs
+from research.eval.tasks.files import read_binary_pairs, read_groups
 from research.eval.tasks.splits import find_split
 from research.eval.tasks.sts import SIMILARITIES, embed_pairs
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
@@ -38,6 +38,8 @@ def pair_classification(
     first, second, labels = read_binary_pairs(path)
     if len(set(labels)) < 2:
         raise ValueError(f"{path}: all {len(labels)} pairs have the label {labels[0]}")
+    names = list(map(str, range(len(labels))))
+    groups = read_groups(path, names)
 
     def evaluate(embed: EmbedFn) -> TaskScores:
         a, b = embed_pairs(embed, first, second)
@@ -58,8 +60,8 @@ def pair_classification(
         interval = bootstrap((compared, labels), max_ap, samples=samples)
         scores = {"main_score": best["ap"], **best, **interval}
         scores["similarities"] = by_similarity
-        names = list(map(str, range(len(labels))))
-        return TaskScores(scores, ItemValues(names, (compared, labels), max_ap))
+        items = ItemValues(names, (compared, labels), max_ap, groups=groups)
+        return TaskScores(scores, items)
 
     return evaluate
 

@@ -3,7 +3,7 @@
 from research.config_sections import check_option
 from research.eval.metrics import Run, check_metrics
 from research.eval.tasks.files import read_candidates
-from research.eval.tasks.retrieval import score_run
+from research.eval.tasks.retrieval import check_judgments, score_run
 from research.inference.similarity import NAMES, score_candidates, take_texts
 from research.types import EmbedFn, Evaluator, TaskScores
 
@@ -43,7 +43,8 @@ def reranking(
     """
     check_option("similarity", similarity, NAMES)
     check_metrics(metrics)
-    queries, documents, qrels, ranked = read_candidates(data, split)
+    queries, documents, qrels, ranked, groups = read_candidates(data, split)
+    check_judgments(data, qrels)
     row_of = {name: row for row, name in enumerate(documents)}
 
     def evaluate(embed: EmbedFn) -> TaskScores:
@@ -62,8 +63,10 @@ def reranking(
                 for query, values in scores.items()
             }
 
-        return score_run(
+        result = score_run(
             qrels, make_run, metrics, samples=samples, abstention=abstention
         )
+        result.item_values = result.item_values._replace(groups=groups)
+        return result
 
     return evaluate

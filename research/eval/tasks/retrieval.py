@@ -25,6 +25,7 @@ from research.eval.tasks.splits import find_split
 from research.inference.fusion import fuse_rankings, parse_fusion
 from research.inference.search import rank_documents
 from research.inference.similarity import NAMES
+from research.progress import show_note
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
 # The smallest number of documents that a ranking holds, if the corpus has as many; that
@@ -81,6 +82,7 @@ def retrieval(
         raise ValueError(f"queries is {queries}; it should be 0, for all, or more")
     folder = read_beir(data, split)
     corpus, query_texts, qrels, *_ = folder
+    check_judgments(data, qrels)
     if 0 < queries < len(query_texts):
         # A prefix of a fixed permutation, so that larger samples contain smaller ones.
         order = np.random.default_rng(0).permutation(sorted(query_texts))
@@ -169,6 +171,18 @@ def ranking(
         return scores
 
     return evaluate
+
+
+def check_judgments(data: str, qrels: Qrels) -> None:
+    """Raises ValueError if no query has a relevant document; notes queries without."""
+    empty = [query for query, grades in qrels.items() if max(grades.values()) <= 0]
+    if len(empty) == len(qrels):
+        raise ValueError(f"{data}: no query has a relevant document")
+    if empty:
+        show_note(
+            f"{data}: {len(empty):,} of {len(qrels):,} queries have no relevant "
+            f"document, such as {empty[0]!r}; they score 0, as in mteb"
+        )
 
 
 def score_run(

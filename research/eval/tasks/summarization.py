@@ -3,7 +3,7 @@
 import numpy as np
 
 from research.eval.metrics import bootstrap, correlations
-from research.eval.tasks.files import read_summaries
+from research.eval.tasks.files import read_groups, read_summaries
 from research.eval.tasks.splits import find_split
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
@@ -41,17 +41,18 @@ def summarization(*, data: str, split: str = "test", samples: int = 0) -> Evalua
     machine = [text for row in rows for text in row.machine]
     human_ends = np.cumsum([len(row.human) for row in rows])
     machine_ends = np.cumsum([len(row.machine) for row in rows])
+    groups = read_groups(path, list(map(str, range(len(rows)))))
 
     def evaluate(embed: EmbedFn) -> TaskScores:
         vectors = np.asarray(embed(human + machine, "query"))
         x, y = np.split(vectors, [len(human)])
         # The vectors of each text's summaries.
         xs, ys = np.split(x, human_ends[:-1]), np.split(y, machine_ends[:-1])
-        names, per_text = [], []
+        numbers, per_text = [], []
         for number, row in enumerate(rows):
             scores = _correlate_text(xs[number], ys[number], np.array(row.relevance))
             if scores:
-                names.append(str(number))
+                numbers.append(number)
                 per_text.append(scores)
         if not per_text:
             raise ValueError(
@@ -63,9 +64,14 @@ def summarization(*, data: str, split: str = "test", samples: int = 0) -> Evalua
         means = {name: float(values.mean()) for name, values in columns.items()}
         main = columns["cosine_spearman"]
         interval = bootstrap((main,), np.mean, samples=samples)
+        items = ItemValues(
+            list(map(str, numbers)),
+            (main,),
+            np.mean,
+            groups=None if groups is None else [groups[i] for i in numbers],
+        )
         return TaskScores(
-            {"main_score": means["cosine_spearman"], **means, **interval},
-            ItemValues(names, (main,), np.mean),
+            {"main_score": means["cosine_spearman"], **means, **interval}, items
         )
 
     return evaluate
