@@ -5,7 +5,7 @@ Source: Formal et al. 2021, arXiv:2109.10086 (SPLADE v2): the maximum over a tex
     temperature, in-batch negatives, and the FLOPS regularizer (Paria et al. 2020),
     whose factors rise with the square of the step. They train DistilBERT with
     factors of 3e-4 for queries and 1e-4 for documents, batch 128, 2e-5, 150,000
-    steps on MS MARCO. With doc, queries are the set of their tokens, without an encoder.
+    steps on MS MARCO. With doc, queries are the sets of their tokens (SPLADE-doc).
 Command: python -m launch.train --config=configs/splade.py --workdir=runs/splade
     python -m launch.train --config=configs/splade.py:doc --workdir=runs/splade_doc
 Variants: tiny, model=NAME (with the head of a masked language model, or it is new),

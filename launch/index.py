@@ -5,10 +5,10 @@ python -m launch.index --model=M --input=F --output=DIR --transform=binary
 python -m launch.index --model=M --input=texts.txt --output=DIR --faiss=HNSW32
 
 The folder holds a Parquet file for every --shard_size texts, with the columns id, hash,
-file, line, offset (the byte of the text in its file) and vector, which databases read as
-they are. The memory is that of two shards, and a command that was stopped goes on when it is
-run again. launch.search --index=DIR answers from the folder: exactly, or by the index
-that --faiss adds, which has to fit the memory of one machine.
+file, line, offset (the byte of the text in its file) and vector, which databases read
+as they are. The memory is that of two shards, and a command that was stopped goes on
+when it is run again. launch.search --index=DIR answers from the folder: exactly, or by
+the index that --faiss adds, which has to fit the memory of one machine.
 """
 
 from functools import partial
