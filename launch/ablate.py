@@ -1,6 +1,7 @@
 """Command that runs an ablation: trains and scores recipes over seeds, in one table.
 
 python -m launch.ablate --config=configs/ablations/x.py[:arg] --workdir=DIR [--jobs=N]
+python -m launch.ablate --config=configs/ablations/x.py[:arg] --workdir=DIR --verify=ROW
 """
 
 import json
@@ -13,8 +14,13 @@ from ml_collections import config_flags
 from launch import main as cli
 from launch.recipes import load_recipe
 from research.analysis import ablation as ablations
-from research.analysis import ablation_runs, ablation_significance, ablation_table
-from research.atomic_write import atomic_write
+from research.analysis import (
+    ablation_manifest,
+    ablation_runs,
+    ablation_significance,
+    ablation_table,
+)
+from research.atomic_write import atomic_write, write_json
 from research.config_sections import build
 from research.eval.evaluators import EVALS
 from research.experiment.inputs import hash_inputs, hash_path
@@ -32,9 +38,22 @@ ROW = flags.DEFINE_multi_string(
 )
 JOBS = flags.DEFINE_integer("jobs", 1, "The number of runs at a time.", lower_bound=1)
 
+VERIFY = flags.DEFINE_string(
+    "verify",
+    None,
+    "Name of a row that has its scores: its runs of the first seed are made again, in "
+    "a folder of their own, and the scores are compared.",
+)
+TOLERANCE = flags.DEFINE_float(
+    "tolerance",
+    0.01,
+    "The largest difference of a score in points that --verify accepts.",
+    lower_bound=0.0,
+)
+
 
 def main():
-    """Trains and scores what is missing; writes table.md, table.csv and table.png."""
+    """Trains and scores what is missing; writes the tables, a plot and a manifest."""
     if CONFIG.value is None:
         raise ValueError("--config is needed, such as configs/ablations/starbucks.py")
     config = CONFIG.value.to_dict()
@@ -47,34 +66,42 @@ def main():
     if config.get("reference") not in (None, "", *pairs["rows"]):
         rows = ", ".join(map(repr, pairs["rows"]))
         raise ValueError(f"reference is {config['reference']!r}; the rows are {rows}")
-    pairs["rows"] = ablations.choose_rows(pairs["rows"], ROW.value)
+    names = ROW.value + ([VERIFY.value] if VERIFY.value else [])
+    chosen = ablations.choose_rows(pairs["rows"], names)
+    if not VERIFY.value:
+        pairs["rows"] = chosen
     ablation = ablations.Ablation(
         evals=evals, eval_settings=settings, **pairs, **config
     )
     workdir = Path(WORKDIR.value)
+    options = {"jobs": JOBS.value, "report": cli.log, "describe": _describe_recipe}
     with lock_folder(workdir):
-        return _run(ablation, workdir)
+        if VERIFY.value:
+            options["tolerance"] = TOLERANCE.value
+            return ablation_manifest.verify_row(
+                ablation, VERIFY.value, workdir, **options
+            )
+        return _run(ablation, workdir, options)
 
 
-def _run(ablation: ablations.Ablation, workdir: Path) -> dict:
-    scores = ablation_runs.run_ablation(
-        ablation,
-        workdir,
-        jobs=JOBS.value,
-        report=cli.log,
-        describe=_describe_recipe,
-    )
-    # The table in three forms, written atomically.
+def _run(ablation: ablations.Ablation, workdir: Path, options: dict) -> dict:
+    scores = ablation_runs.run_ablation(ablation, workdir, **options)
+    filename = config_flags.get_config_filename(flags.FLAGS["config"])
+    manifest = ablation_manifest.make_manifest(ablation, filename, workdir)
+    # The table in four forms, and what it was made by, written atomically.
     records = ablation_table.summarize_scores(ablation, scores)
     records = ablation_significance.compare_rows(ablation, scores, records, workdir)
     with (
         atomic_write(workdir / "table.md") as table,
         atomic_write(workdir / "table.csv") as data,
+        atomic_write(workdir / "table.tex") as latex,
         atomic_write(workdir / "table.png") as picture,
     ):
         table.write_text(ablation_table.format_markdown(ablation, records))
         ablation_table.write_csv(records, data)
+        latex.write_text(ablation_table.format_latex(ablation, records))
         ablation_table.plot_ablation(ablation, records, picture)
+    write_json(workdir / "manifest.json", manifest)
     print((workdir / "table.md").read_text())
     failed = ablations.collect_failures(scores)
     return {"workdir": str(workdir), "table": records, "failed": failed}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from configs import context_extension as configs_context_extension
 from configs.ablations import context_extension
 from research.analysis import ablation as ablations
-from research.analysis import ablation_runs, ablation_table
+from research.analysis import ablation_manifest, ablation_runs, ablation_table
 from research.config_sections import build
 from research.experiment.initialization import ENCODERS
 from research.models.positions.methods import extend_config
@@ -311,5 +311,57 @@ def test_rows_are_chosen_by_name_in_the_order_of_the_table():
         "rope, cut",
         "none",
     ]
-    with pytest.raises(ValueError, match="--row=rope, yarn: .* 'rope, cut', 'rope'"):
+    with pytest.raises(ValueError, match="no row 'rope, yarn'; .* 'rope, cut', 'rope'"):
         ablations.choose_rows(rows, ["rope, yarn"])
+
+
+def test_a_verification_runs_a_row_again_and_compares_its_scores(fakes, tmp_path):
+    run(ONE, tmp_path)
+    trained, evaluated = fakes
+
+    def verify(tolerance, row="a"):
+        options = {"jobs": 1, "report": lambda line: None, "describe": describe}
+        return ablation_manifest.verify_row(
+            ONE, row, tmp_path, tolerance=tolerance, **options
+        )
+
+    # The numbers of these fake scores are 1, 2, 3 ... in their order
+    assert verify(5) == {
+        "row": "a",
+        "seed": 0,
+        "scores": {"full": [1.0, 3.0]},
+        "largest_difference": 2.0,
+    }
+    with pytest.raises(ValueError, match="the table has 1.0, and a new run 4.0"):
+        verify(2)
+    assert trained == ["x.py"] * 3 and len(evaluated) == 4
+    assert not list((tmp_path / ablation_manifest.FOLDER).iterdir())
+    scores = ablation_runs.read_scores(tmp_path / "a-seed0")
+    assert scores["full"]["scores"] == {"full": 1.0}
+
+
+def test_a_row_without_scores_cannot_be_verified(fakes, tmp_path):
+    options = {"jobs": 1, "report": lambda line: None, "describe": describe}
+    with pytest.raises(ValueError, match="no score of 'full' to verify"):
+        ablation_manifest.verify_row(ONE, "b", tmp_path, tolerance=0, **options)
+    assert fakes == ([], [])
+
+
+def test_a_manifest_tells_what_each_run_was_made_by(fakes, tmp_path, monkeypatch):
+    run(ONE, tmp_path)
+    monkeypatch.setattr(ablation_manifest, "versions", lambda: {"revision": "f00"})
+    manifest = ablation_manifest.make_manifest(ONE, "one.py:x=1", tmp_path)
+    assert manifest["config"] == "one.py:x=1"
+    assert manifest["evaluators"] == {"sts": "hash of the file"}
+    a, b = manifest["runs"]["a-seed0"], manifest["runs"]["b-seed0"]
+    assert (a["recipe"], a["seed"], len(a["key"])) == ("x.py", 0, 32)
+    assert b["recipe"] == "model=m" and b["key"] is None
+    assert manifest["versions"] == {"revision": "f00"}
+
+
+def test_a_table_for_a_paper_has_the_cells_of_the_page():
+    records = ablation_table.summarize_scores(TWO, scores())
+    text = squeeze(ablation_table.format_latex(TWO, records))
+    assert text.startswith("% Two sizes\n\\begin{tabular}{lrr}\n")
+    assert " plain & 11.00 ± 1.41 & 11.00 ± 1.41 \\\\" in text
+    assert " paper: one & 50.00 & 60.00 \\\\" in text

@@ -106,8 +106,7 @@ def choose_rows(rows: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
     """
     if unknown := [name for name in names if name not in rows]:
         raise ValueError(
-            f"--row={unknown[0]}: there is no such row; the rows are "
-            f"{', '.join(map(repr, rows))}"
+            f"there is no row {unknown[0]!r}; the rows are {', '.join(map(repr, rows))}"
         )
     return {name: rows[name] for name in rows if name in names or not names}
 

@@ -64,7 +64,7 @@ def run_ablation(
                 with locks[run.start.name]:
                     _train(ablation, run.start, workdir, report, describe)
             model_key = _train(ablation, run, workdir, report, describe)
-            stored = _read_scores(workdir / run.name)
+            stored = read_scores(workdir / run.name)
         except (ValueError, OSError) as error:
             report(f"{run.name}: failed: {error}")
             return str(error)
@@ -170,8 +170,8 @@ def _train(
     return key
 
 
-def _read_scores(folder: Path) -> dict[str, Any]:
-    """{evaluation: {"key": ..., "scores": ...}} of a run's scores.json."""
+def read_scores(folder: Path) -> dict[str, Any]:
+    """{evaluation: {"key": ..., "scores": ...}} of the scores.json of a run."""
     path = folder / "scores.json"
     entries = read_json(path) if path.exists() else {}
     # Scores without a key may depend on anything.
@@ -190,7 +190,7 @@ def load_cell_items(workdir: Path, run: AblationRun, name: str) -> ItemValues | 
         run: One of its runs.
         name: Name of the evaluation, as `name_evaluation` makes it.
     """
-    entry = _read_scores(workdir / run.name).get(name)
+    entry = read_scores(workdir / run.name).get(name)
     return entry and load_items(_get_items_path(workdir, run, entry["key"]))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 from research.analysis.ablation import (
     Ablation,
@@ -61,13 +62,7 @@ def summarize_scores(ablation: Ablation, results: Results) -> list[dict[str, Any
 
 def format_markdown(ablation: Ablation, records: Sequence[Mapping[str, Any]]) -> str:
     """The Markdown table: a line per row, and below it the paper's numbers, if any."""
-    lines = []
-    for row in ablation.rows:
-        cells = [record for record in records if record["row"] == row]
-        lines.append([row, *map(_format_cell, cells)])
-        if row in ablation.paper:
-            published = [f"{cell['paper']:.2f}" for cell in cells]
-            lines.append([f"*paper: {row}*", *published])
+    lines = _make_lines(ablation, records, "*paper: {}*")
     # A note on the numbers.
     seeds = len(ablation.seeds)
     note = f"Mean ± standard deviation of {seeds} seeds." if seeds > 1 else "One seed."
@@ -77,6 +72,33 @@ def format_markdown(ablation: Ablation, records: Sequence[Mapping[str, Any]]) ->
         note += f" {_explain_marks(ablation, tests)}"
     note = " ".join(filter(None, [note, ablation.note]))
     return markdown_page(ablation.title, ["", *ablation.columns], lines, note)
+
+
+def format_latex(ablation: Ablation, records: Sequence[Mapping[str, Any]]) -> str:
+    """The same table for a paper, with the rules of LaTeX's package booktabs."""
+    lines = _make_lines(ablation, records, "paper: {}")
+    table = tabulate(
+        lines,
+        ["", *ablation.columns],
+        tablefmt="latex_booktabs",
+        disable_numparse=True,
+        colalign=("left", *("right",) * len(ablation.columns)),
+    )
+    return f"% {ablation.title}\n{table}\n"
+
+
+def _make_lines(
+    ablation: Ablation, records: Sequence[Mapping[str, Any]], paper: str
+) -> list[list[str]]:
+    """The table's lines; `paper` is the name of one with a paper's numbers."""
+    lines = []
+    for row in ablation.rows:
+        cells = [record for record in records if record["row"] == row]
+        lines.append([row, *map(_format_cell, cells)])
+        if row in ablation.paper:
+            published = [f"{cell['paper']:.2f}" for cell in cells]
+            lines.append([paper.format(row), *published])
+    return lines
 
 
 def _format_cell(record: Mapping[str, Any]) -> str:
