@@ -140,6 +140,14 @@ def test_depths_and_widths_of_token_vectors():
     assert float(metrics["task/1x4"]) == pytest.approx(float(single), rel=1e-5)
 
 
-def test_losses_of_one_vector_refuse_several():
+@pytest.mark.parametrize("name", ["angle", "flops", "embedding_mse", "stella"])
+def test_losses_of_one_vector_refuse_several(name):
     with pytest.raises(ValueError, match="'maxsim', of several vectors per text, but"):
-        build_loss({"name": "angle"}, "maxsim")
+        build_loss({"name": name}, "maxsim")
+
+
+def test_token_vectors_are_not_mixed():
+    q, d = draw(queries=4, documents=12)
+    loss = build_loss({"name": "infonce", "mixed_pairs": 1}, "maxsim")
+    with pytest.raises(ValueError, match="mixtures are of one vector per text, which"):
+        loss(jnp.asarray(q), jnp.asarray(d), Labels())

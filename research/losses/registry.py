@@ -134,14 +134,9 @@ def vector_loss(loss: VectorLoss, similarity: str = "cosine") -> Loss:
         similarity: A name in SIMILARITIES.
 
     Raises:
-        ValueError: The similarity is unknown, or one of several vectors per text.
+        ValueError: The similarity is unknown.
     """
     check_option("similarity", similarity, SIMILARITIES)
-    if similarity in TOKEN_SIMILARITIES:
-        raise ValueError(
-            f"similarity is {similarity!r}, of several vectors per text, but the loss "
-            f"compares one vector per text; allowed: {', '.join(SCORE_LOSSES)}"
-        )
 
     def run(vectors: PairVectors, labels: Labels) -> Array:
         losses = loss(vectors.all_queries, vectors.all_documents, labels)  # [B]
@@ -158,11 +153,18 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
         similarity: A name in SIMILARITIES.
 
     Raises:
-        ValueError: The loss, one of its arguments or the similarity is unknown.
+        ValueError: The loss, one of its arguments or the similarity is unknown, or the
+            similarity is one of several vectors per text, which the loss does not take.
     """
     loss = bind(LOSSES, config)
     if config["name"] == "weighted_sum":
         return loss(similarity)
+    takes_tokens = [n for n in SCORE_LOSSES if n not in MATCHING_LOSSES]
+    if similarity in TOKEN_SIMILARITIES and config["name"] not in takes_tokens:
+        raise ValueError(
+            f"similarity is {similarity!r}, of several vectors per text, but the loss "
+            f"compares one vector per text; allowed: {', '.join(takes_tokens)}"
+        )
     make_loss = vector_loss if config["name"] in VECTOR_LOSSES else score_loss
     measure = None
     # Only gist leaves negatives out without a margin
