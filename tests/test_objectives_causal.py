@@ -4,6 +4,7 @@ import dataclasses
 import json
 from functools import partial
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,18 +74,23 @@ def run():
 
 def test_the_loss_is_that_of_a_loop_over_texts(params, rows):
     """Each text alone, by log-softmax in float64."""
-    forward = jax.jit(lambda p, t: encoder.apply(p, t, CFG)[0])
     table = np.asarray(params["embed"]["token"]["embedding"], np.float64)
+    packed, segment = map(np.asarray, rows.tokens[:2])
+    texts = [
+        packed[row, segment[row] == text]
+        for row, lengths in enumerate(LENGTHS)
+        for text in range(1, len(lengths) + 1)
+    ]
+    # Each in a row of its own, padded to 12 tokens
+    ids = np.stack([np.pad(text, (0, 12 - len(text))) for text in texts])
+    real = np.arange(12)[None] < np.array(list(map(len, texts)))[:, None]
+    tokens = Tokens(*map(jnp.asarray, (ids, real.astype(np.int32), real)))
+    states, _ = compiled.apply(params, tokens, CFG)
     losses, right = [], []
-    for row, lengths in enumerate(LENGTHS):
-        for text in range(1, len(lengths) + 1):
-            ids = rows.tokens.token_ids[row][rows.tokens.segment_ids[row] == text]
-            ones = jnp.ones((1, len(ids)), jnp.int32)
-            x = forward(params, Tokens(ids[None], ones, ones > 0))[0]
-            z = np.asarray(x, np.float64) @ table.T
-            for state, label in zip(z[:-1], ids[1:], strict=True):
-                losses.append(np.log(np.exp(state).sum()) - state[label])
-                right.append(state.argmax() == label)
+    for text, x in zip(texts, np.asarray(states, np.float64), strict=True):
+        for z, label in zip((x @ table.T)[: len(text) - 1], text[1:], strict=True):
+            losses.append(np.log(np.exp(z).sum()) - z[label])
+            right.append(z.argmax() == label)
     objective = OBJECTIVES["causal_lm"](CFG, TEXT)
     value, metrics, _ = jax.jit(objective.loss)(
         {"encoder": params}, {}, rows, jax.random.key(0)
@@ -257,7 +263,7 @@ def test_perplexity_of_a_model_that_knows_nothing(tokenizer, tmp_path):
     file.write_text("\n".join(texts))
     vocab = tokenizer.get_vocab_size()
     cfg = dataclasses.replace(CFG, vocab_size=vocab)
-    params = jax.tree.map(jnp.zeros_like, encoder.init(jax.random.key(0), cfg))
+    params = jax.tree.map(jnp.zeros_like, compiled.init(jax.random.key(0), cfg))
     scores = perplexity(data=str(file)).evaluate(params, cfg, tokenizer, 16)
     count = sum(len(tokenizer.encode(t, add_special_tokens=False).ids) for t in texts)
     size = sum(len(text.encode()) for text in texts)
@@ -281,7 +287,7 @@ def test_perplexity_is_that_of_the_windows_one_by_one(tokenizer, tmp_path, param
     texts = ["the old leaf of a tree, " * 4, "A new root"]
     (tmp_path / "texts.txt").write_text("\n".join(texts))
     cfg = dataclasses.replace(CFG, vocab_size=300)
-    params = encoder.init(jax.random.key(3), cfg)
+    params = compiled.init(jax.random.key(3), cfg)
     scores = perplexity(data=str(tmp_path / "texts.txt")).evaluate(
         params, cfg, tokenizer, 16
     )
@@ -341,11 +347,11 @@ def test_gritlm_is_both_losses_of_the_same_parameters(params):
 
 def test_a_mask_of_one_side_matters_to_texts_of_several_tokens(params):
     two_sided = dataclasses.replace(CFG, causal=False)
-    for length, same in ((1, True), (5, False)):
-        ones = jnp.ones((1, length), jnp.int32)
-        tokens = Tokens(ones * 7 + jnp.arange(length)[None], ones, ones > 0)
-        x, y = (
-            encoder.encode(params, tokens, cfg, BASIC_POOLINGS["mean"])
-            for cfg in (CFG, two_sided)
-        )
-        assert (np.abs(x - y).max() < 1e-6) == same
+    real = jnp.arange(5)[None] < jnp.asarray([[1], [5]])  # texts of 1 and of 5 tokens
+    ids = jnp.broadcast_to(7 + jnp.arange(5), (2, 5))
+    tokens = Tokens(ids, real.astype(jnp.int32), real)
+    x, y = (
+        compiled.encode(params, tokens, cfg, BASIC_POOLINGS["mean"])
+        for cfg in (CFG, two_sided)
+    )
+    assert (np.abs(x - y).max(1) < 1e-6).tolist() == [True, False]

@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +75,7 @@ def test_a_share_of_the_texts_is_divided():
 
 def states(params, ids, sees):
     tokens = ROWS.tokens._replace(token_ids=jnp.asarray(ids))
-    return np.asarray(encoder.apply(params, tokens, CFG, extra_mask=sees)[0])
+    return np.asarray(compiled.apply(params, tokens, CFG, extra_mask=sees)[0])
 
 
 def test_what_stands_before_goes_through_the_special_tokens(params, key):

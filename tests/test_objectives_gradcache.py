@@ -1,3 +1,4 @@
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +64,7 @@ def loss(encode, params, tokens, key):
 
 @pytest.mark.parametrize("chunks", [4, ROWS])
 def test_value_and_gradient_are_the_whole_batchs(tokens, key, chunks):
-    params = encoder.init(key, CFG)
+    params = compiled.init(key, CFG)
     grad = jax.jit(jax.value_and_grad(loss, argnums=1), static_argnums=0)
     value, ours = grad(encode_in_chunks(encode, chunks), params, tokens, key)
     expected, theirs = grad(at_once(chunks), params, tokens, key)
@@ -77,10 +78,10 @@ def test_value_and_gradient_are_the_whole_batchs(tokens, key, chunks):
 
 @pytest.mark.parametrize("chunks", [2, ROWS])
 def test_without_dropout_chunks_change_nothing(tokens, key, chunks):
-    params = encoder.init(key, CFG)
-    whole = encode(params, tokens, None)
+    params = compiled.init(key, CFG)
+    whole = jax.jit(encode)(params, tokens, None)
     np.testing.assert_allclose(
-        encode_in_chunks(encode, chunks)(params, tokens, None),
+        jax.jit(encode_in_chunks(encode, chunks))(params, tokens, None),
         whole,
         rtol=1e-5,
         atol=1e-6,
@@ -93,4 +94,4 @@ def test_one_chunk_is_the_plain_encoder():
 
 def test_rows_that_do_not_divide_are_refused(tokens, key):
     with pytest.raises(ValueError, match="8 rows do not divide into 3 chunks"):
-        encode_in_chunks(encode, 3)(encoder.init(key, CFG), tokens, None)
+        encode_in_chunks(encode, 3)(compiled.init(key, CFG), tokens, None)

@@ -16,6 +16,7 @@ from research.objectives import mlm_masking
 from research.objectives.mae_lm import decoder_inputs, mae_lm, mask_later
 
 ROWS = random_rows(4, 2, 32)
+MASK_TOKENS = jax.jit(mlm_masking.mask_row_tokens, static_argnums=2)
 SHAPES = pytest.mark.parametrize(
     "cfg",
     [CFG, dataclasses.replace(CFG, position="none", position_bias="t5")],
@@ -56,11 +57,13 @@ def test_without_masks_the_encoder_is_the_ordinary_one(key, cfg):
 def test_the_decoder_reads_the_norm_of_a_token_and_its_position(key):
     """As in yumeng5/MAE-LM: LayerNorm of [MASK]'s row plus the decoder's position."""
     params = lively(mae_lm(CFG, TEXT).init)[0]
-    (mask,) = mlm_masking.mask_row_tokens(key, ROWS, (0.3,))
+    (mask,) = MASK_TOKENS(key, ROWS, (0.3,))
     kept = mlm_masking.masked_positions(
         ~mask, mlm_masking.unmasked_buffer_size(32, 0.3)
     )
-    got = decoder_inputs(params, ROWS.tokens, kept, None, CFG, TEXT)
+    got = jax.jit(lambda p: decoder_inputs(p, ROWS.tokens, kept, None, CFG, TEXT))(
+        params
+    )
     places = segment_positions(ROWS.tokens.segment_ids).position_ids
     table = params["encoder"]["embed"]["token"]["embedding"]
     sums = table[MASK][None, None] + params["decoder"]["position"][places]
@@ -73,7 +76,7 @@ def test_the_decoder_reads_the_norm_of_a_token_and_its_position(key):
 @SHAPES
 def test_order_and_masked_tokens_do_not_matter(key, cfg):
     params = lively(mae_lm(cfg, TEXT).init)[0]
-    (mask,) = mlm_masking.mask_row_tokens(key, ROWS, (0.3,))
+    (mask,) = MASK_TOKENS(key, ROWS, (0.3,))
     at, real = mlm_masking.masked_positions(
         ~mask, mlm_masking.unmasked_buffer_size(32, 0.3)
     )
@@ -93,7 +96,7 @@ def test_order_and_masked_tokens_do_not_matter(key, cfg):
 
 @pytest.mark.parametrize("make", [mae_lm, mask_later])
 def test_the_loss_is_of_the_masked_tokens(key, make, monkeypatch):
-    mask = mlm_masking.mask_row_tokens(key, ROWS, (0.25,))[0]
+    mask = MASK_TOKENS(key, ROWS, (0.25,))[0]
     monkeypatch.setattr(mlm_masking, "mask_row_tokens", lambda *_: (mask,) * 3)
     objective = make(CFG, TEXT, ratio=0.25, replace=(1.0, 0.0))
     params = lively(objective.init)[0]

@@ -10,13 +10,14 @@ from research.objectives import mlm_masking
 from research.types import max_documents
 
 RATIOS = (0.2, 0.4)
+MASK_WORDS = jax.jit(mlm_masking.mask_whole_words, static_argnames="ratios")
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_masks_are_nested_whole_words_within_budget(seed):
     rows = random_rows(seed)
     small, large = map(
-        np.asarray, mlm_masking.mask_whole_words(jax.random.key(seed), rows, RATIOS)
+        np.asarray, MASK_WORDS(jax.random.key(seed), rows, ratios=RATIOS)
     )
     assert not (small & ~large).any()
     assert not large[rows.word_ids == 0].any()
@@ -43,9 +44,7 @@ def test_heavier_words_are_masked_more_often():
     plain, weighted = (
         np.mean(
             [
-                np.asarray(mlm_masking.mask_whole_words(k, rows, (0.2,), weights=w)[0])[
-                    heavy
-                ]
+                np.asarray(MASK_WORDS(k, rows, ratios=(0.2,), weights=w)[0])[heavy]
                 for k in jax.random.split(jax.random.key(1), 20)
             ]
         )

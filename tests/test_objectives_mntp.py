@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +80,7 @@ def test_a_hidden_token_is_predicted_from_the_state_before_it(params, replace):
     mask, ids = parts(key, rows, 0.4, replace)
     objective = mntp(CFG, TEXT, ratio=0.4, replace=replace)
     value, metrics, _ = jax.jit(objective.loss)({"encoder": params}, {}, rows, key)
-    x, _ = encoder.apply(params, rows.tokens._replace(token_ids=ids), CFG)
+    x, _ = compiled.apply(params, rows.tokens._replace(token_ids=ids), CFG)
     table = np.asarray(params["embed"]["token"]["embedding"], np.float64)
     z = np.asarray(x, np.float64) @ table.T
     found = []
@@ -132,7 +133,7 @@ def test_a_later_token_reaches_the_first_one_only_from_both_sides(params, causal
     cfg = dataclasses.replace(CFG, causal=causal)
     rows = packed(True).tokens
     moved = rows._replace(token_ids=rows.token_ids.at[1, 16].add(1))
-    before, after = (encoder.apply(params, x, cfg)[0][1, 0] for x in (rows, moved))
+    before, after = (compiled.apply(params, x, cfg)[0][1, 0] for x in (rows, moved))
     assert (np.abs(before - after).max() > 1e-5) == (not causal)
 
 

@@ -120,7 +120,8 @@ def test_who_sees_the_sentence_only_knows_the_text_by_it(key, params, monkeypatc
 def test_losses_are_over_hidden_ordinary_and_distinct_tokens(
     key, params, monkeypatch, bag_weight
 ):
-    (mask,) = mlm_masking.mask_whole_words(key, ROWS, (0.3,))
+    mask_words = jax.jit(mlm_masking.mask_whole_words, static_argnums=2)
+    (mask,) = mask_words(key, ROWS, (0.3,))
     hide(monkeypatch, mask)
     objective = dupmae(CFG, TEXT, bag_weight=bag_weight) if bag_weight else None
     objective = objective or retromae(CFG, TEXT)

@@ -46,7 +46,8 @@ def test_a_token_reaches_the_states_of_its_window(key):
 
 
 def test_the_loss_is_of_hidden_and_of_next_tokens(key, monkeypatch):
-    (mask,) = mlm_masking.mask_whole_words(key, ROWS, (0.15,))
+    mask_words = jax.jit(mlm_masking.mask_whole_words, static_argnums=2)
+    (mask,) = mask_words(key, ROWS, (0.15,))
     hide(monkeypatch, mask)
     objective = seed(CFG, TEXT, weight=0.3, window=3, depth=2)
     params = lively(objective.init)[0]

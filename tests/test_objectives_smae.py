@@ -15,11 +15,12 @@ from research.objectives.smae import decode_masked, smae
 
 PAIRS = ((1, 4), (2, 16))
 ROWS = random_rows(4, 3, 32)
+MASK_WORDS = jax.jit(mlm_masking.mask_whole_words, static_argnums=2)
 
 
 @pytest.fixture
 def masks(key):
-    return mlm_masking.mask_whole_words(key, ROWS, (0.2, 0.4))
+    return MASK_WORDS(key, ROWS, (0.2, 0.4))
 
 
 def started(key, **options):

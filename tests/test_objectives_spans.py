@@ -26,7 +26,8 @@ ROWS = rows_of(SPANS, 24)
 def test_swapping_partners_permutes_the_terms(key):
     objective = cot_mae(CFG, TEXT)
     params = lively(objective.init)[0]
-    small, large = mlm_masking.mask_whole_words(key, ROWS, (0.3, 0.45))
+    mask_words = jax.jit(mlm_masking.mask_whole_words, static_argnums=2)
+    small, large = mask_words(key, ROWS, (0.3, 0.45))
     seen = mask_tokens(key, ROWS, small, 8, TEXT)
     dark = mask_tokens(jax.random.key(1), ROWS, large, 11, TEXT)
 

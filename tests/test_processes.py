@@ -143,12 +143,12 @@ def kill_one(workdir, folder, count, victim):
             assert error.startswith("error: ") and "another process" in error
 
 
-def test_a_stopped_and_a_killed_run_resume_on_other_numbers_of_processes(
-    alone, tmp_path
-):
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+def test_a_run_resumes_on_another_number_of_processes(alone, tmp_path, killed):
     workdir = tmp_path / "run"
     stop_by_signal(workdir, tmp_path, 2, victim=1, number=signal.SIGTERM)
-    kill_one(workdir, tmp_path, 4, victim=2)
+    if killed:
+        kill_one(workdir, tmp_path, 4, victim=2)
     assert loop.train(toy_process.experiment(STEPS), workdir).finished
     assert_alike(workdir, alone)
 

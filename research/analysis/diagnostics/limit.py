@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from research.analysis.diagnostics.free_embeddings import (
     find_critical_count,
     predict_critical_count,
@@ -120,10 +122,13 @@ def list_limit(record: Mapping[str, Any]) -> list[list[str]]:
 
 def plot_limit(record: Mapping[str, Any], title: str, path: Path) -> None:
     """Plots recalls by dimensions, and critical numbers of documents by width."""
-    size = 2 * PANEL_WIDTH, 0.6 + PANEL_HEIGHT
+    columns = 2 if record["critical"] else 1
+    size = max(1.5, columns) * PANEL_WIDTH, 0.6 + PANEL_HEIGHT
     title = f"{title}, {record['documents']:,} documents"
-    with figure(path, size, columns=2, title=title) as (_, (recalls, counts)):
+    with figure(path, size, columns=columns, title=title) as (_, panels):
+        panels = np.atleast_1d(panels)
         names = _list_recalls(record)
+        recalls = panels[0]
         for name in names:
             values = [scores[name] for scores in record["scores"]]
             recalls.plot(record["dims"], values, "o-", ms=4, label=name)
@@ -137,7 +142,7 @@ def plot_limit(record: Mapping[str, Any], title: str, path: Path) -> None:
         recalls.set(title="The model", xlabel="leading dimensions", ylabel="recall, %")
         recalls.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
         # Free embeddings, and the published fit.
-        if record["critical"]:
+        for counts in panels[1:]:
             widths = [int(width) for width in record["critical"]]
             style = {"ms": 5, "label": "free embeddings, measured"}
             counts.plot(widths, list(record["critical"].values()), "o", **style)
@@ -145,9 +150,9 @@ def plot_limit(record: Mapping[str, Any], title: str, path: Path) -> None:
             counts.plot(widths, fit, "--", color="0.4", label="published fit")
             counts.set_xticks(widths)
             counts.legend()
-        counts.set(title="Vectors without texts", xlabel="width")
-        counts.set_ylabel("documents whose pairs are all found")
-        for axes in (recalls, counts):
+            counts.set(title="Vectors without texts", xlabel="width")
+            counts.set_ylabel("documents whose pairs are all found")
+        for axes in panels:
             axes.grid(alpha=0.3)
 
 
