@@ -34,6 +34,7 @@ from research.losses.similarity import (
     gather_pairs,
     map_row_blocks,
 )
+from research.losses.situated import situated
 from research.losses.spread_out import spread_out
 from research.losses.supcon import supcon
 from research.sharding import gather_rows
@@ -75,14 +76,17 @@ class Loss:
     def compute_terms(
         self, q: Array, d: Array, labels: Labels
     ) -> tuple[Array, Metrics]:
-        """The loss of each query, and its metrics.
+        """The loss of each query, [B], and its metrics, as `sum_terms` has them."""
+        # The batch's texts are exchanged once
+        return self.sum_terms(gather_pairs(q, d), jax.tree.map(gather_rows, labels))
+
+    def sum_terms(self, vectors: PairVectors, labels: Labels) -> tuple[Array, Metrics]:
+        """The loss [b] of rows of the batch, and its metrics.
 
         They are the unweighted mean of each term of a sum, and the share of negatives
         that are left out.
         """
-        # The batch's texts are exchanged once
-        vectors, labels = gather_pairs(q, d), jax.tree.map(gather_rows, labels)
-        total, metrics = jnp.zeros(len(q)), {}
+        total, metrics = jnp.zeros(len(vectors.queries)), {}
         for name, weight, loss in self.terms or (("", 1.0, self),):
             values = loss.fn(vectors, labels)  # [B]
             total += weight * values
@@ -235,6 +239,7 @@ SCORE_LOSSES = {
     "cosent": cosent,
     "cosine_mse": cosine_mse,
     "gist": gist,
+    "situated": situated,
     "spread_out": spread_out,
     "teacher_kl": teacher_kl,
     "margin_mse": margin_mse,
