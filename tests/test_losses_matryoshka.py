@@ -153,6 +153,19 @@ def test_starbucks_sts_equals_the_loop(key, ways):
         np.testing.assert_allclose(metrics[name], x, rtol=1e-5)
 
 
+def test_the_parts_of_a_sum_are_those_of_the_full_size(key):
+    q, d, labels = every_layer(key)
+    options = {"terms": "infonce() | spread_out()", "weights": (1.0, 0.5)}
+    loss = build_loss({"name": "weighted_sum", **options})
+    full = run(SIZE_LOSSES["full_size"](loss), q, d, labels)[1]
+    for name in ("starbucks_sts", "ese"):
+        arguments = {"pairs": PAIRS} if "pairs" in ARGUMENTS[name] else ARGUMENTS[name]
+        metrics = run(SIZE_LOSSES[name](loss, **arguments), q, d, labels)[1]
+        assert {key for key in metrics if key.startswith("term/")} == set(full)
+        for key, value in full.items():
+            np.testing.assert_allclose(metrics[key], value, rtol=1e-5)
+
+
 def test_starbucks_sts_equals_torch(key):
     """Written from the formula: 20 * cosines, sum of terms, attached teacher."""
     torch = pytest.importorskip("torch")
