@@ -38,7 +38,7 @@ ENCODER_RECIPES = {
     "ance": ("", "kind=mined", "kind=random", "kind=none", "kind=gist,guide=MODEL"),
     "cde": ("queries=q.npy,documents=d.npy",),
     "conan": ("", "mined=mined.jsonl"),
-    "dap": ("", "both,margin=0.3"),
+    "dap": ("", "both,margin=0.3", "alone"),
     "dewey": ("teacher=MODEL",),
     "e5": ("stage=1", "stage=2", "stage=2,scored=scored.jsonl,divisor=0.05"),
     "embedding_gemma": ("teacher=MODEL",),
