@@ -152,10 +152,24 @@ def test_passages_have_their_text_around_them(tmp_path):
         SOURCES["passages"](path=str(tmp_path), negatives=3)
 
 
-def test_passages_need_titles(tmp_path):
-    write_beir(tmp_path, ["", ""])
-    with pytest.raises(ValueError, match="has no titles"):
+@pytest.mark.parametrize(
+    "titles, message",
+    [
+        (["", ""], "has no titles"),
+        (["A", ""], "no relevant document of train has a ti"),
+    ],
+)
+def test_passages_need_titles(tmp_path, titles, message):
+    write_beir(tmp_path, titles)
+    with pytest.raises(ValueError, match=message):
         SOURCES["passages"](path=str(tmp_path))
+
+
+def test_passages_without_a_title_are_counted(tmp_path):
+    write_beir(tmp_path, ["A", "A", ""])
+    (tmp_path / "qrels" / "train.tsv").write_text("q\td1\t1\nq\td2\t1\n")
+    source = SOURCES["passages"](path=str(tmp_path))
+    assert source.note == "left out: 1 relevant documents without a title or a text"
 
 
 def test_texts_give_chunks_of_themselves(tmp_path):

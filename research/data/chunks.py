@@ -49,13 +49,18 @@ def load_passages(
     data = files.read_beir(path, split)
     passages, neighbors = _read_passages(path, context)
     rng = np.random.default_rng(seed)
-    examples = []
+    examples, unknown = [], set()
     for query, grades in data.qrels.items():
         for name in (name for name, grade in grades.items() if grade > 0):
-            if name not in passages:  # judged, and not in the corpus
+            if name not in passages:
+                unknown.add(name)
                 continue
             # Other passages of the text that are not judged relevant, too
-            others = [n for n in neighbors[name] if grades.get(n, 0) <= 0]
+            others = [
+                other
+                for other in neighbors[name]
+                if other != name and grades.get(other, 0) <= 0
+            ]
             if len(others) < negatives:
                 raise ValueError(
                     f"{path}: the text of document {name!r} has {len(others)} other "
@@ -68,13 +73,18 @@ def load_passages(
             )
             example = Example(data.queries[query], texts[:1], texts[1:])
             examples.append(example._replace(contexts=contexts if context else ()))
-    return LoadedExamples(examples, negatives)
+    if not examples:
+        raise ValueError(f"{path}: no relevant document of {split} has a title")
+    note = ""
+    if unknown:
+        note = f"left out: {len(unknown)} relevant documents without a title or a text"
+    return LoadedExamples(examples, negatives, note=note)
 
 
 def _read_passages(
     path: str, context: int
 ) -> tuple[dict[str, Passage], dict[str, Sequence[str]]]:
-    """The passages of a BEIR corpus by their ids, and the ids of each one's text."""
+    """The passages of a BEIR corpus by their ids, and all ids of each one's text."""
     # (title, id, text) of the documents that have a text
     corpus = files.find_file(Path(path).expanduser(), "corpus.jsonl")
     rows = []
@@ -94,7 +104,7 @@ def _read_passages(
             end = start + len(text)
             around = full[max(0, start - context) : start], full[end : end + context]
             passages[name] = text, around
-            neighbors[name] = [n for n in names if n != name]
+            neighbors[name] = names
             start = end + len(BREAK)
     if not passages:
         raise ValueError(
