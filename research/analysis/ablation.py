@@ -124,7 +124,7 @@ def choose_rows(rows: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
 
 def split_members(fields: str | Mapping[str, Any]) -> list[str]:
     """The rows that the fields of a row name as its members."""
-    text = "" if isinstance(fields, str) else fields.get("members", "")
+    text = fields.get("members", "") if isinstance(fields, Mapping) else ""
     return [name.strip() for name in text.split("|") if name.strip()]
 
 
