@@ -6,7 +6,7 @@ Source: Solatorio 2024, arXiv:2402.16829: the guide WhereIsAI/UAE-Large-V1, stud
 Command: python -m launch.train --config=configs/gistembed.py --workdir=runs/gist
 Variants: tiny, model=NAME, guide=NAME (any model; it embeds within the step), data=DIR
     (with nli/ and stsb/), steps=N, batch=N. A margin below the guide's positive:
-    --config.loss.margin=0.05
+    --config.loss.margin=0.05, the code's hard mode: --config.loss.hard=True
 Cost: a step also embeds the batch by the guide, forward only.
 Expected: not measured here.
 """

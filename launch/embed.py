@@ -98,6 +98,12 @@ def main():
         raise ValueError(f"--output={output} should end in .npy, or in / for a folder")
     if EXAMPLES.value and ROLE.value not in ("query", "document"):
         raise ValueError(f"--examples has no texts of --role={ROLE.value}")
+    if EXAMPLES.value and (folders := [p for p in INPUT.value if Path(p).is_dir()]):
+        raise ValueError(
+            f"--examples reads files, but {folders[0]} is a folder; without it, "
+            "--input=FOLDER embeds the documents of a BEIR folder, and "
+            "--input=FOLDER/queries.jsonl --role=query its queries"
+        )
     if COLUMNS.value and not EXAMPLES.value:
         raise ValueError("--columns are those of --examples")
     # Check the flags and the input before the model is loaded.

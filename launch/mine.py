@@ -215,6 +215,10 @@ def _read_examples() -> Sequence[Example]:
         examples = read_examples(DATA.value, COLUMNS.value).examples
     if any(example.negatives for example in examples):
         show_note(f"{DATA.value} has negatives, which the mined ones replace")
+    if any(example.contexts for example in examples):
+        show_note(
+            f"{DATA.value} has contexts, which are left out: texts are mined alone"
+        )
     return examples
 
 

@@ -1,13 +1,15 @@
 """Atomic writes of files, folders and JSON, complete or not at all; reads of JSON."""
 
 import contextlib
+import gzip
+import io
 import json
 import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextlib.contextmanager
@@ -41,6 +43,18 @@ def atomic_write(path: Path, *, folder: bool = False) -> Iterator[Path]:
         yield draft
         # Atomic, and only if the block raised no error
         os.replace(draft, path)
+
+
+@contextlib.contextmanager
+def open_gzip(path: Path) -> Iterator[TextIO]:
+    """Opens a gzipped text file to write; its bytes depend on its content alone."""
+    with (
+        open(path, "wb") as file,
+        # Neither the name nor the time is written
+        gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as text,
+    ):
+        yield text
 
 
 def write_json(path: Path, content: Mapping) -> None:

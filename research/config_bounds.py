@@ -27,6 +27,7 @@ BOUNDS = {
         flops.document binary.rescore retrieval
         st5_adaptive.kl_temperature st6_adaptive.kl_temperature hardness positive_margin
         stella.margin gist.margin similarity_weight relative_weight distance_weight
+        passages.context passages.negatives chunks.min_words
         head_width mixed_pairs dynamic.skip dynamic.max_score
         """,
     "in 0 ... 1": """

@@ -278,6 +278,55 @@ def test_a_start_is_trained_once_and_its_workdir_goes_to_the_recipes(fakes, tmp_
     assert found["b-seed1"] == "no text"
 
 
+SOUP = ablations.Ablation(
+    title="Soup",
+    rows={
+        "soup": {"recipe": "merge=average()", "members": "a | b"},
+        "a": "x.py",
+        "b": "model=m",
+    },
+    columns={"task": {}},
+    seeds=(0, 1),
+    evals={},
+)
+
+
+def test_rows_are_merged_once_their_members_are_trained(fakes, tmp_path, monkeypatch):
+    merged, loaded = [], []
+
+    def merge(names, method):
+        merged.append((*names, method))
+        return "soup", {}
+
+    monkeypatch.setattr(ablation_runs, "merge_models", merge)
+    monkeypatch.setattr(ablation_runs, "export", lambda model, folder: None)
+    monkeypatch.setattr(ablation_runs.load, "load", loaded.append)
+    found = run(SOUP, tmp_path, jobs=2)
+    assert list(found)[:3] == ["a-seed0", "b-seed0", "soup-seed0"]
+    assert fakes[0] == ["x.py"] * 2  # each member once per seed
+    folders = [str(tmp_path / f"a-seed{seed}") for seed in (0, 1)]
+    assert sorted(merged) == [(folder, "m", "average()") for folder in folders]
+    assert str(tmp_path / "soup-seed1" / "merged") in loaded
+    # Nothing is merged again, unless a member is another one
+    assert run(SOUP, tmp_path) == found and len(merged) == 2
+    assert list(ablations.choose_rows(SOUP.rows, ["soup"])) == ["soup", "a", "b"]
+    changed = run(SOUP, tmp_path, describe=lambda *told: [describe(*told), "new"])
+    assert "a-seed0 holds a run of other settings" in changed["soup-seed0"]
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ({"a": "x.py", "s": {"recipe": "merge=average()"}}, "members go with the rec"),
+        ({"s": {"recipe": "merge=average()", "members": "a"}}, "'s' merges 'a', which"),
+        ({"s": {"recipe": "merge=average()", "members": "s"}}, "'s' merges 's', which"),
+    ],
+)
+def test_a_row_of_no_members_is_one_sentence(rows, message):
+    with pytest.raises(ValueError, match=message):
+        ablations.plan_runs(SOUP._replace(rows=rows))
+
+
 @pytest.mark.parametrize("arg", ["", "tiny"])
 def test_every_row_of_context_extension_reaches_its_columns(arg):
     config = context_extension.get_config(arg).to_dict()

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import compiled
 import jax
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from research.analysis.diagnostics.outliers import choose_controls, measure_devi
 from research.analysis.diagnostics.reports import REPORTS
 from research.eval.geometry.measures import isoscore
 from research.inference.model import EmbeddingModel
-from research.models import encoder
 from research.models.config import bert
 
 OUTLIER = 5  # a dimension whose state is large in all tokens after the last block
@@ -39,7 +39,7 @@ def inputs():
         mlp=16,
         max_len=24,
     )
-    params = encoder.init(jax.random.key(0), cfg)
+    params = compiled.init(jax.random.key(0), cfg)
     # The last norm of the last block: [L, D] offsets.
     bias = params["layers"]["mlp_norm"]["bias"]
     params["layers"]["mlp_norm"]["bias"] = bias.at[-1, OUTLIER].set(10.0)

@@ -1,5 +1,6 @@
 """Files, folders and JSON appear complete or not at all."""
 
+import gzip
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.atomic_write import atomic_write, to_json, write_json
+from research.atomic_write import atomic_write, open_gzip, to_json, write_json
 
 
 def test_a_file_is_replaced_only_after_success(tmp_path):
@@ -83,3 +84,12 @@ def test_all_json_that_is_written_is_valid():
         if re.search(r"json\.dumps?\b", path.read_text())
     }
     assert files == others
+
+
+def test_the_bytes_of_a_packed_text_are_those_of_its_content(tmp_path):
+    for name in ("a.gz", "b.gz"):
+        with open_gzip(tmp_path / name) as file:
+            file.write("one\ntwo\n")
+    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+    with gzip.open(tmp_path / "a.gz", "rt", newline="") as file:
+        assert file.read() == "one\ntwo\n"

@@ -38,13 +38,16 @@ ENCODER_RECIPES = {
     "ance": ("", "kind=mined", "kind=random", "kind=none", "kind=gist,guide=MODEL"),
     "cde": ("queries=q.npy,documents=d.npy",),
     "conan": ("", "mined=mined.jsonl"),
-    "dap": ("", "both,margin=0.3"),
+    "dap": ("", "both,margin=0.3", "alone"),
+    "dewey": ("teacher=MODEL",),
     "e5": ("stage=1", "stage=2", "stage=2,scored=scored.jsonl,divisor=0.05"),
     "embedding_gemma": ("teacher=MODEL",),
+    "gecko": ("", "generated=generated.jsonl,ranked=ranked.jsonl"),
     "gistembed": ("guide=MODEL",),
     "granite": ("teacher=MODEL", "teacher=MODEL,documents=batch"),
     "gte": ("",),
     "infersent": ("",),
+    "jina_bilingual": ("stage=1", "stage=2", "stage=2,graded=stsb_de.jsonl"),
     "jina_v3": ("",),
     "labse": ("",),
     "model_soup": ("member=1",),
@@ -52,6 +55,11 @@ ENCODER_RECIPES = {
     "multilingual_kd": ("teacher=MODEL", "teacher=MODEL,queries=q.npy"),
     "peg": ("", "mined=mined.jsonl"),
     "self_positioning": ("task=squad", "task=stsb", "task=trec"),
+    "sitemb": (
+        "baseline=MODEL",
+        "alone",
+        "baseline=MODEL,pairs=chunks.jsonl",
+    ),
     "stella": ("teacher=MODEL", "teacher=MODEL,queries=q.npy,documents=d.npy"),
     "student": tuple(
         f"teacher=MODEL,signal={signal}"
@@ -64,6 +72,7 @@ DECODER_RECIPES = {
     "e5_mistral": ("", "generated=generated.jsonl"),
     "f2llm": ("",),
     "kalm_v2": ("", "mined=mined.jsonl"),
+    "lg_anna": ("", "shots=0,scored=scored.jsonl"),
     "nv_embed": ("stage=1", "stage=2,mined=mined.jsonl"),
 }
 CASES = [
@@ -76,7 +85,7 @@ CASES = [
     for variant in variants
 ]
 # Hard negatives per query in files, by a part of their names
-NEGATIVES = {"triplets": 1, "generated": 1, "scored": 3, "mined": 7}
+NEGATIVES = {"triplets": 1, "generated": 1, "ranked": 1, "scored": 3, "mined": 7}
 SCORED = ("stsb", "labelled_pairs")
 BATCH = 4
 

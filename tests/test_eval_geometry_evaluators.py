@@ -1,5 +1,6 @@
 import json
 
+import compiled
 import jax
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from research.eval.geometry.token_states import (
 )
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
-from research.models import encoder
 from research.models.config import bert
 from research.text.chunk_rows import tokenize_documents
 from research.text.tokenization import tokenize_texts
@@ -35,7 +35,7 @@ def file(tmp_path):
 def model():
     vocab = TOKENIZER.get_vocab_size()
     cfg = bert(vocab_size=vocab, width=16, depth=2, num_heads=2, mlp=16, max_len=24)
-    params = encoder.init(jax.random.key(0), cfg)
+    params = compiled.init(jax.random.key(0), cfg)
     prompts = {"query": "", "document": ""}
     return EmbeddingModel(params, cfg, TOKENIZER, "mean", 24, prompts, True)
 

@@ -11,6 +11,7 @@ from research.data.pairs.teacher_texts import Teacher
 from research.data.sources import Source
 from research.experiment.mining import MINING
 from research.experiment.source_checks import (
+    build_sources,
     check_classes,
     check_sources,
     describe_sources,
@@ -162,3 +163,9 @@ def test_prompts_that_differ_are_said():
     assert describe_sources({"x": same, "y": same}) == ()
     (note,) = describe_sources({"x": same, "y": other})
     assert note.startswith("the sources have different prompts: the model learns")
+
+
+def test_a_sources_mistake_names_the_source():
+    sections = {"mine": {"name": "pydocs", "weight": -1.0}}
+    with pytest.raises(ValueError, match="data 'mine': pydocs's weight is -1.0; it sh"):
+        build_sources(sections)

@@ -1,5 +1,6 @@
 import dataclasses
 
+import compiled
 import jax
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ from tokenizers import Tokenizer
 from research.inference.batching import BatchSizes, group_by_length, padded_length
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
-from research.models import encoder
 from research.models.config import EncoderConfig
 from research.sharding import make_mesh
 from research.text.chunking import parse_chunking
@@ -31,7 +31,7 @@ CONFIG = EncoderConfig(
 def model():
     tokenizer = train_tokenizer(WORDS, 64)
     cfg = CONFIG
-    return encoder.init(jax.random.key(1), cfg), cfg, tokenizer
+    return compiled.init(jax.random.key(1), cfg), cfg, tokenizer
 
 
 def embedder(model, prompts=None, **options):
@@ -164,7 +164,7 @@ def states(model, ids, layer=None, causal=False):
     cfg = dataclasses.replace(cfg, causal=causal)
     real = np.ones((1, len(ids)), bool)
     tokens = Tokens(np.int32([ids]), np.int32(real), real)
-    found = encoder.forward(params, tokens, cfg, every_layer=True)
+    found = compiled.forward(params, tokens, cfg, every_layer=True)
     return np.asarray(found.layers[cfg.depth if layer is None else layer, 0])
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,6 @@ from research.interop.hf.rope_scaling import (
     to_hugging_face,
 )
 from research.interop.hf.safetensors import read_safetensors
-from research.models import encoder
 from research.models.config import EncoderConfig, modern
 from research.models.positions.methods import extend_config
 from research.models.positions.query_scale import LogLength
@@ -111,8 +111,8 @@ def test_hidden_states_are_those_of_a_tiny_llama(parameters, tmp_path):
             expected = model(ids).last_hidden_state.numpy()
         tokens = Tokens(jnp.asarray(ids.numpy(), jnp.int32), *_whole(length))
         with jax.default_matmul_precision("highest"):
-            ours = encoder.forward(params, tokens, cfg).hidden_states
-            plain = encoder.forward(
+            ours = compiled.forward(params, tokens, cfg).hidden_states
+            plain = compiled.forward(
                 params, tokens, replace(cfg, position_methods=())
             ).hidden_states
         np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)

@@ -4,6 +4,7 @@ import sys
 from functools import partial
 
 import chex
+import compiled
 import jax
 import ml_dtypes
 import numpy as np
@@ -19,7 +20,6 @@ from research.interop.hf.safetensors import (
     save_tensors,
     write_safetensors,
 )
-from research.models import encoder
 from research.models.config import EncoderConfig, bert, modern
 from research.models.positions.methods import config_fields
 
@@ -50,7 +50,7 @@ all_families = pytest.mark.parametrize("family", TINY)
 def write_random(folder, family="bert"):
     """Our random parameters as a folder, and its tensors."""
     cfg = TINY[family]
-    params = encoder.init(jax.random.key(0), cfg)
+    params = compiled.init(jax.random.key(0), cfg)
     write_safetensors(folder, params, cfg)
     return cfg, load_file(folder / "model.safetensors")
 
@@ -62,7 +62,7 @@ def rewrite(folder, tensors):
 @all_families
 def test_write_then_read_is_the_identity(family, tmp_path, key):
     cfg = TINY[family]
-    params = encoder.init(key, cfg)
+    params = compiled.init(key, cfg)
     write_safetensors(tmp_path, params, cfg)
     chex.assert_trees_all_equal(read_safetensors(tmp_path, cfg), params)
 
@@ -206,7 +206,7 @@ def test_weights_that_are_no_numbers(name, value, dtype, message, tmp_path):
 @all_families
 def test_large_models_are_written_in_shards(family, tmp_path, key):
     cfg = TINY[family]
-    params = encoder.init(key, cfg)
+    params = compiled.init(key, cfg)
     for folder, size in (("one", "5GB"), ("shards", 10_000)):
         (tmp_path / folder).mkdir()
         write_safetensors(tmp_path / folder, params, cfg, max_shard_size=size)
@@ -264,7 +264,7 @@ for name in ("small", "large"):  # small for what the program itself needs
 
 def write_zeros(folder, cfg, dtype):
     """Writes five shards of zeros; the size of the model in float32, in bytes."""
-    tree = jax.eval_shape(lambda: encoder.init(jax.random.key(0), cfg))
+    tree = jax.eval_shape(lambda: compiled.init(jax.random.key(0), cfg))
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), tree)
     folder.mkdir()
     (folder / "encoder.json").write_text(json.dumps(config_fields(cfg)))

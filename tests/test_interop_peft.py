@@ -2,6 +2,7 @@
 
 import json
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,6 @@ from test_models_lora import shaken
 from research.interop.hf.families import FAMILIES, read_config, write_config
 from research.interop.hf.safetensors import write_safetensors
 from research.interop.peft import CONFIG, WEIGHTS, read_adapter, write_adapter
-from research.models import encoder
 from research.models import lora as adapters
 from research.models.config import bert, decoder
 from research.types import Tokens
@@ -32,7 +32,7 @@ IDS = np.random.default_rng(0).integers(5, 60, (3, 8), dtype=np.int32)
 
 @pytest.fixture(scope="module")
 def plain():
-    return encoder.init(jax.random.key(0), CFG)
+    return compiled.init(jax.random.key(0), CFG)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def folder(lora, tmp_path_factory):
 def states(params, cfg=CFG):
     ones = np.ones_like(IDS)
     tokens = Tokens(*map(jnp.asarray, (IDS, ones, ones > 0)))
-    return np.asarray(encoder.forward(params, tokens, cfg).hidden_states)
+    return np.asarray(compiled.forward(params, tokens, cfg).hidden_states)
 
 
 def test_the_files_are_as_peft_names_them(folder, lora):
@@ -166,7 +166,7 @@ def test_a_folder_without_files_says_so(plain, tmp_path):
 def test_fused_families_say_that_they_are(tmp_path):
     fields = FAMILIES["gpt_neox"].write(decoder(**small()))
     cfg = read_config({"model_type": "gpt_neox", **fields})
-    new = encoder.init(jax.random.key(0), cfg)
+    new = compiled.init(jax.random.key(0), cfg)
     new = adapters.init_lora(jax.random.key(1), new, rank=2, alpha=2.0)
     with pytest.raises(ValueError, match="holds query, key, value in one; export it"):
         write_adapter(tmp_path, new, cfg)
@@ -185,7 +185,7 @@ def small():
 
 def test_names_that_others_share_become_a_pattern(tmp_path):
     cfg = bert(**{k: v for k, v in small().items() if k != "num_kv_heads"}, max_len=32)
-    new = encoder.init(jax.random.key(0), cfg)
+    new = compiled.init(jax.random.key(0), cfg)
     new = adapters.init_lora(
         jax.random.key(1), new, rank=2, alpha=3.0, targets="query|up"
     )

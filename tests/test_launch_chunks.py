@@ -5,13 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compiled
 import jax
 import numpy as np
 import pytest
 
 from research.inference.model import EmbeddingModel
 from research.interop.sentence_transformers.write import export
-from research.models import encoder
 from research.models.config import bert
 from research.text.tokenization import train_tokenizer
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     cfg = bert(vocab_size=vocab, width=16, depth=1, num_heads=2, mlp=16, max_len=16)
     settings = {"pool": "mean", "max_length": 16, "normalize": True}
     prompts = {"query": "", "document": ""}
-    params = encoder.init(jax.random.key(0), cfg)
+    params = compiled.init(jax.random.key(0), cfg)
     model = EmbeddingModel(params, cfg, tokenizer, prompts=prompts, **settings)
     export(model, folder / "model")
     corpus = [json.dumps({"_id": name, "text": text}) for name, text in TEXTS.items()]

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("diagnose")
     vocab = TOKENIZER.get_vocab_size()
     cfg = bert(vocab_size=vocab, width=16, depth=2, num_heads=2, mlp=16, max_len=24)
-    params = encoder.init(jax.random.key(0), cfg)
+    params = jax.jit(encoder.init, static_argnums=1)(jax.random.key(0), cfg)
     prompts = {"query": "", "document": ""}
     model = EmbeddingModel(params, cfg, TOKENIZER, "mean", 24, prompts, True)
     export(model, folder / "model")

@@ -1,5 +1,6 @@
 """The flags that choose a model: --extend and --max_length."""
 
+import compiled
 import jax
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from launch import flags as options
 from research.inference.model import EmbeddingModel
 from research.inference.options import parse_layers, parse_window
 from research.interop import load as pretrained
-from research.models import encoder
 from research.models.config import bert, modern
 from research.text.chunking import parse_chunking
 from research.text.tokenization import train_tokenizer
@@ -36,7 +36,7 @@ def tiny_models(monkeypatch):
     tokenizer = train_tokenizer(["a b c d"], 60, "wordpiece")
 
     def load(name, merge, lm_head=False):
-        params = encoder.init(jax.random.key(0), MODELS[name])
+        params = compiled.init(jax.random.key(0), MODELS[name])
         prompts = {"query": "", "document": ""}
         return EmbeddingModel(
             params, MODELS[name], tokenizer, "mean", 12, prompts, True

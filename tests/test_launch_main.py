@@ -37,7 +37,6 @@ def test_a_mistake_is_one_sentence(tmp_path):
             [f"--input={texts}", f"--output={output}", "--dims=3"],
             "unknown flag --dims; did you mean --dim?",
         ),
-        ([f"--input={tmp_path}/none.txt", f"--output={output}"], "there is no file"),
     ):
         result = command("launch.embed", "--model=none", *arguments)
         assert result.returncode == 1

@@ -261,25 +261,34 @@ def test_a_guide_equals_the_loop():
         document_id=jnp.asarray(np.stack([ids, ids], 1)),
     )
     q1, d1, q2, d2 = map(unit, (q, d, tq, td))
-    for kind, margin in (("absolute", 0.0), ("absolute", 0.2), ("relative", 0.3)):
+    for kind, margin, hard in (
+        ("absolute", 0.0, False),
+        ("absolute", 0.2, False),
+        ("relative", 0.3, False),
+        ("absolute", 0.0, True),
+    ):
         expected = []
         for i in range(5):
             limit = q2[i] @ d2[3 * i]
             limit -= margin * (abs(limit) if kind == "relative" else 1)
             logits = [q1[i] @ d1[3 * i]]
-            for j in range(15):
-                if j != 3 * i and ids[j] != ids[3 * i] and q2[i] @ d2[j] <= limit:
-                    logits.append(q1[i] @ d1[j])
+            # (the guide's, the model's) similarities
+            others = [
+                (q2[i] @ d2[j], q1[i] @ d1[j])
+                for j in range(15)
+                if j != 3 * i and ids[j] != ids[3 * i]
+            ]
             for j in range(5):
                 if j == i or ids[3 * j] == ids[3 * i]:
                     continue
-                logits += [q1[i] @ q1[j]] if q2[i] @ q2[j] <= limit else []
-                if d2[3 * i] @ d2[3 * j] <= limit:
-                    logits.append(d1[3 * i] @ d1[3 * j])
+                others.append((q2[i] @ q2[j], q1[i] @ q1[j]))
+                others.append((d2[3 * i] @ d2[3 * j], d1[3 * i] @ d1[3 * j]))
+            least = logits[0] if hard else -np.inf
+            logits += [own for guide, own in others if guide <= limit and own >= least]
             logits = np.array(logits) / 0.1
             expected.append(np.log(np.exp(logits).sum()) - logits[0])
         options = {"temperature": 0.1, "margin": margin, "margin_kind": kind}
-        check_close(compute("gist", q, d, labels, **options), expected)
+        check_close(compute("gist", q, d, labels, **options, hard=hard), expected)
 
 
 def test_a_larger_margin_of_the_guide_never_raises_the_loss():

@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -295,7 +296,7 @@ def test_what_only_flash_cannot_do():
 def test_auto_on_cpu(key, monkeypatch):
     """Full logits up to some length, then blockwise: the same hidden states."""
     cfg = make_config(**ALTERNATING, position_offset=0)
-    params = encoder.init(key, cfg)
+    params = compiled.init(key, cfg)
     ids = np.random.default_rng(0).integers(0, 30, SEGMENT_IDS.shape)
     valid = SEGMENT_IDS > 0
     tokens = Tokens(jnp.int32(ids), jnp.int32(SEGMENT_IDS), jnp.asarray(valid))

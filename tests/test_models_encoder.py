@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import chex
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,12 +78,12 @@ TEXTS = [[5, 6, 7, 8, 9], [1, 2], [11, 12, 13]]
 
 @functools.cache
 def init_params(cfg):
-    return encoder.init(jax.random.key(0), cfg)
+    return compiled.init(jax.random.key(0), cfg)
 
 
 def compute_states(cfg, texts, length=24):
     """The hidden states [S, D] of one row."""
-    return encoder.forward(init_params(cfg), row(texts, length), cfg).hidden_states[0]
+    return compiled.forward(init_params(cfg), row(texts, length), cfg).hidden_states[0]
 
 
 @FAMILIES
@@ -102,7 +103,7 @@ def test_packed_texts_are_pooled_as_if_alone():
 
     cfg = TINY["bert"]
     vectors = (
-        encoder.encode(init_params(cfg), row(texts, 24), cfg, pool_all, max_segments=3)
+        compiled.encode(init_params(cfg), row(texts, 24), cfg, pool_all, max_segments=3)
         for texts in (TEXTS, TEXTS[1:2])
     )
     packed, alone = (x.reshape(len(BASIC_POOLINGS), 3, -1) for x in vectors)
@@ -122,11 +123,11 @@ def test_padding_changes_nothing_even_where_it_is_longer_than_the_positions(cfg)
 @FAMILIES
 def test_an_intermediate_layer_is_the_last_one_of_the_truncated_encoder(cfg):
     params, tokens = init_params(cfg), row(TEXTS, 24)
-    output = encoder.forward(params, tokens, cfg, every_layer=True)
+    output = compiled.forward(params, tokens, cfg, every_layer=True)
     assert output.layers.shape == (cfg.depth + 1, 1, 24, cfg.width)
     np.testing.assert_allclose(output.layers[-1], output.hidden_states, atol=1e-6)
     shallow, shallow_cfg = encoder.truncate_depth(params, cfg, 2)
-    states = encoder.forward(shallow, tokens, shallow_cfg).hidden_states
+    states = compiled.forward(shallow, tokens, shallow_cfg).hidden_states
     np.testing.assert_allclose(states[0, :10], output.layers[2, 0, :10], atol=1e-5)
 
 
@@ -134,8 +135,8 @@ def test_an_intermediate_layer_is_the_last_one_of_the_truncated_encoder(cfg):
 def test_encode_pools_the_states_of_every_layer(name):
     cfg = TINY[name]
     params, tokens = init_params(cfg), row(TEXTS, 24)
-    layers = encoder.forward(params, tokens, cfg, every_layer=True).layers
-    pooled = encoder.encode(
+    layers = compiled.forward(params, tokens, cfg, every_layer=True).layers
+    pooled = compiled.encode(
         params, tokens, cfg, BASIC_POOLINGS["mean"], max_segments=3, every_layer=True
     )
     assert pooled.shape == (3, cfg.depth + 1, cfg.width)
@@ -167,7 +168,7 @@ def test_parameter_counts(key):
 def test_attention_is_softmax_attention():
     cfg = dataclasses.replace(TINY["bert"], depth=1, remat="none")
     params = init_params(cfg)
-    output = encoder.forward(params, row(TEXTS[:1], 5), cfg, every_layer=True)
+    output = compiled.forward(params, row(TEXTS[:1], 5), cfg, every_layer=True)
     x = np.asarray(output.layers[0, 0])
     p = jax.tree.map(lambda x: np.asarray(x[0]), params["layers"])
     q, k, v = (

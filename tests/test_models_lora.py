@@ -3,6 +3,7 @@
 import dataclasses
 
 import chex
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def shaken(params):
 
 
 def with_lora(cfg, **arguments):
-    plain = encoder.init(jax.random.key(0), cfg)
+    plain = compiled.init(jax.random.key(0), cfg)
     arguments = {"rank": RANK, "alpha": ALPHA} | arguments
     return plain, adapters.init_lora(jax.random.key(1), plain, **arguments)
 

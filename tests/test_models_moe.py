@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +41,7 @@ def params():
     noise = np.random.default_rng(1)
     return jax.tree.map(
         lambda x: jnp.asarray(x + noise.normal(0, 0.2, x.shape), jnp.float32),
-        encoder.init(jax.random.key(0), CFG),
+        compiled.init(jax.random.key(0), CFG),
     )
 
 
@@ -83,10 +84,10 @@ def test_experts_that_are_alike_are_one_layer(params):
     names = ("gate", "up", "down")
     one = {n: layers["experts"][n]["kernel"][:, :1] for n in names}
     layers["experts"] = {n: {"kernel": jnp.repeat(one[n], 4, 1)} for n in names}
-    got = encoder.forward({**params, "layers": layers}, TOKENS, CFG).hidden_states
+    got = compiled.forward({**params, "layers": layers}, TOKENS, CFG).hidden_states
     del layers["experts"], layers["router"]
     layers |= {n: {"kernel": one[n][:, 0]} for n in names}
-    dense = encoder.forward({**params, "layers": layers}, TOKENS, DENSE).hidden_states
+    dense = compiled.forward({**params, "layers": layers}, TOKENS, DENSE).hidden_states
     np.testing.assert_allclose(got, dense, atol=1e-5)
 
 
@@ -130,7 +131,7 @@ def test_routers_say_what_those_of_transformers_say(tmp_path):
 @pytest.mark.parametrize("scores", ["softmax", "logits"])
 def test_routing_weights_of_the_last_token(params, scores):
     text = f"moee(include_state=False, scores='{scores}')"
-    got = encoder.encode(params, TOKENS, CFG, parse_pooling(text))
+    got = compiled.encode(params, TOKENS, CFG, parse_pooling(text))
     assert got.shape == (3, 8) == (3, registry.pooled_width(text, CFG))
     _, logits = routed(params)
     for i, n in enumerate(LENGTHS):
@@ -144,12 +145,12 @@ def test_routing_weights_of_the_last_token(params, scores):
 
 def test_both_is_the_weighted_sum_of_cosines(params):
     got = np.asarray(
-        encoder.encode(params, TOKENS, CFG, parse_pooling("moee(weight=0.5)"))
+        compiled.encode(params, TOKENS, CFG, parse_pooling("moee(weight=0.5)"))
     )
     assert got.shape == (3, 32 + 8)
-    state = np.asarray(encoder.encode(params, TOKENS, CFG, parse_pooling("last")))
+    state = np.asarray(compiled.encode(params, TOKENS, CFG, parse_pooling("last")))
     weights = np.asarray(
-        encoder.encode(params, TOKENS, CFG, parse_pooling("moee(include_state=False)"))
+        compiled.encode(params, TOKENS, CFG, parse_pooling("moee(include_state=False)"))
     )
 
     def cosines(x):
@@ -164,8 +165,8 @@ def test_a_packed_text_is_routed_as_if_alone(params):
     ids = jnp.concatenate([TOKENS.token_ids[0], TOKENS.token_ids[1, :5]])[None]
     segment = jnp.int32([[1] * 7 + [2] * 5])
     packed = Tokens(ids, segment, segment > 0)
-    got = encoder.encode(params, packed, CFG, parse_pooling("moee"), max_segments=2)
-    alone = encoder.encode(params, TOKENS, CFG, parse_pooling("moee"))
+    got = compiled.encode(params, packed, CFG, parse_pooling("moee"), max_segments=2)
+    alone = compiled.encode(params, TOKENS, CFG, parse_pooling("moee"))
     np.testing.assert_allclose(got, alone[:2], atol=1e-5)
 
 
@@ -177,7 +178,7 @@ def test_errors(params):
     ):
         with pytest.raises(ValueError, match=message):
             parse_pooling(text)
-    dense = encoder.init(jax.random.key(0), DENSE)
+    dense = compiled.init(jax.random.key(0), DENSE)
     with pytest.raises(ValueError, match="reads the routers of a mixture of experts"):
         Embedder(EmbeddingModel(dense, DENSE, None, "moee", 8, {}, True))
     with pytest.raises(ValueError, match=r"a token goes through 1 \.\.\. 4 of them"):

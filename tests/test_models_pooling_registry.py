@@ -2,6 +2,7 @@
 
 from math import erf
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,13 +57,14 @@ def add_noise(tree, seed=0):
 
 @pytest.fixture(scope="module")
 def params():
-    return add_noise(encoder.init(jax.random.key(0), CFG))
+    return add_noise(compiled.init(jax.random.key(0), CFG))
 
 
 def make_pooling(name, params):
     """(the pooling, its parameters with noise)."""
     pooling = parse_pooling(TEXTS[name])
-    return pooling, add_noise(pooling.init(jax.random.key(1), CFG, params), 1)
+    init = jax.jit(lambda key, params: pooling.init(key, CFG, params))
+    return pooling, add_noise(init(jax.random.key(1), params), 1)
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +183,8 @@ def test_layer_attention_reads_every_block(params):
     pooling, p = make_pooling("layer_attention", params)
     tokens = Tokens(jnp.arange(14)[None] % 60, jnp.asarray(SEGMENT), SEGMENT > 0)
     with_pooling = {**params, "pooling": p}
-    got = encoder.encode(with_pooling, tokens, CFG, pooling, max_segments=3)
-    all_layers = encoder.forward(params, tokens, CFG, every_layer=True).layers
+    got = compiled.encode(with_pooling, tokens, CFG, pooling, max_segments=3)
+    all_layers = compiled.forward(params, tokens, CFG, every_layer=True).layers
     vectors = jnp.stack([BASIC_POOLINGS["last"](x, MASK) for x in all_layers[1:]])
     np.testing.assert_allclose(got, jit_pool(pooling)(p, vectors, MASK)[0], atol=1e-5)
     with pytest.raises(ValueError, match="one vector of all layers"):
@@ -278,8 +280,8 @@ def test_packed_texts_are_pooled_as_if_alone(name, params):
     tokens = Tokens(ids, jnp.asarray(SEGMENT), jnp.asarray(SEGMENT > 0))
     ones = jnp.ones((1, 5), jnp.int32)
     alone = Tokens(ids[:, 6:11], ones, ones > 0)
-    packed = encoder.encode(with_pooling, tokens, CFG, pooling, max_segments=3)
-    single = encoder.encode(with_pooling, alone, CFG, pooling)
+    packed = compiled.encode(with_pooling, tokens, CFG, pooling, max_segments=3)
+    single = compiled.encode(with_pooling, alone, CFG, pooling)
     np.testing.assert_allclose(packed[1], single[0], atol=1e-5)
     assert packed.shape == (3, registry.pooled_width(TEXTS[name], CFG))
 

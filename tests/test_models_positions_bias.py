@@ -1,5 +1,6 @@
 """Biases of the distance: golden values, parity with transformers, gradients."""
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -206,7 +207,7 @@ def test_every_bias_can_be_chosen_in_a_recipe_and_only_seqpe_has_a_penalty(key, 
     cfg = build(ENCODERS, config.encoder)
     ids = jax.ShapeDtypeStruct((2, 24), jnp.int32)
     tokens = Tokens(ids, ids, jax.ShapeDtypeStruct((2, 24), bool))
-    params = jax.eval_shape(lambda: encoder.init(key, cfg))
+    params = jax.eval_shape(lambda: compiled.init(key, cfg))
     states = jax.eval_shape(lambda p, t: FORWARD(p, t, cfg), params, tokens)
     assert states.hidden_states.shape == (2, 24, cfg.width)
     assert ("position_bias" in params) == (name != "alibi")

@@ -3,13 +3,13 @@
 import dataclasses
 import json
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from research.config_sections import build, section
-from research.models import encoder
 from research.models.config import EncoderConfig, bert, modern
 from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions.methods import (
@@ -43,12 +43,14 @@ def texts(*lengths, size=64):
 
 
 def vectors(params, cfg, tokens):
-    return encoder.encode(params, tokens, cfg, BASIC_POOLINGS["mean"])
+    return compiled.encode(params, tokens, cfg, BASIC_POOLINGS["mean"])
 
 
 @pytest.fixture(scope="module")
 def params():
-    return {cfg: encoder.init(jax.random.key(0), cfg) for cfg in (LEARNED, ROPE, ALIBI)}
+    return {
+        cfg: compiled.init(jax.random.key(0), cfg) for cfg in (LEARNED, ROPE, ALIBI)
+    }
 
 
 @pytest.mark.parametrize("name", ["grouped", "recurrent", "interpolated"])

@@ -24,7 +24,7 @@ CFG = replace(
 @pytest.fixture(scope="module")
 def params():
     """Tables and kernels ten times larger than at the start, so that digits count."""
-    start = seqpe.init_seqpe(jax.random.key(1), CFG)
+    start = jax.jit(seqpe.init_seqpe, static_argnums=1)(jax.random.key(1), CFG)
     return jax.tree.map(lambda x: x if (x == 1).all() else 10 * x, start)
 
 
@@ -49,7 +49,8 @@ def test_attention_among_digits_is_causal(params):
     p = jax.tree.map(lambda x: x[0], params["blocks"])
     x = jax.random.normal(jax.random.key(2), (seqpe.DIGITS, seqpe.WIDTH))
     changed = x.at[3].add(1.0)
-    gap = np.abs(seqpe.attend_digits(p, x) - seqpe.attend_digits(p, changed)).max(-1)
+    attend = jax.jit(seqpe.attend_digits)
+    gap = np.abs(attend(p, x) - attend(p, changed)).max(-1)
     np.testing.assert_array_equal(gap[:3], 0)
     assert (gap[3:] > 0).all()
 

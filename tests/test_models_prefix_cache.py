@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import compiled
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from research.inference import batching
 from research.inference.batching import TokenRows, common_prefix_length
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
-from research.models import encoder, prefix_cache
+from research.models import prefix_cache
 from research.models.config import modern
 from research.models.pooling.registry import BASIC_POOLINGS
 from research.models.positions.yarn import Yarn
@@ -49,7 +50,7 @@ def both(name):
         real = jnp.arange(ids.shape[1])[None] < jnp.asarray(lengths)[:, None]
         return Tokens(jnp.asarray(ids), real.astype(jnp.int32), real)
 
-    params = encoder.init(jax.random.key(0), SHAPES[name])
+    params = compiled.init(jax.random.key(0), SHAPES[name])
     # Attention that is not flat: larger kernels, but no larger norms.
     params = jax.tree.map(lambda x: x * 3 if x.ndim > 2 else x, params)
     whole = tokens(ids, LENGTHS)
@@ -60,7 +61,7 @@ def both(name):
 def test_states_after_a_prefix(name):
     cfg = SHAPES[name]
     params, whole, rest = both(name)
-    want = encoder.forward(params, whole, cfg).hidden_states
+    want = compiled.forward(params, whole, cfg).hidden_states
     past = prefix_cache.encode_prefix(params, whole.token_ids[0, :COMMON], cfg)
     assert past.value.shape == (2, COMMON, 2, cfg.head_dim)
     got = jax.jit(lambda p: prefix_cache.apply_after_prefix(params, rest, cfg, p)[0])(
@@ -81,7 +82,7 @@ def test_layers_and_prepended_tokens_after_a_prefix():
     past = prefix_cache.encode_prefix(params, whole.token_ids[0, :COMMON], cfg)
     how = {"every_layer": True, "before_final_norm": True}
     want, got = (
-        encoder.encode(
+        compiled.encode(
             params,
             tokens,
             cfg,
@@ -145,7 +146,7 @@ TEXTS = [" ".join(WORDS[i % 5 : i % 5 + 1 + i % 7]) for i in range(9)]
 @pytest.mark.parametrize("pool", ["last", "mean"])
 def test_an_embedder_shares_a_long_prompt(pool, monkeypatch):
     tokenizer = train_tokenizer(WORDS, 60)
-    params = encoder.init(jax.random.key(0), LLAMA)
+    params = compiled.init(jax.random.key(0), LLAMA)
     prompts = {"query": "the lazy dog and the fox " * 3}
     model = EmbeddingModel(params, LLAMA, tokenizer, pool, 128, prompts, True)
     embed = Embedder(model)
@@ -165,7 +166,7 @@ def test_an_embedder_shares_a_long_prompt(pool, monkeypatch):
 
 def test_rows_after_a_prefix_are_spread_over_devices():
     tokenizer = train_tokenizer(WORDS, 60)
-    params = encoder.init(jax.random.key(0), LLAMA)
+    params = compiled.init(jax.random.key(0), LLAMA)
     begin = Piece("the lazy dog and the fox " * 3)
     end = Piece(special="close", pooled=True)
     template = (begin, Piece(special="<PST>"), Piece(is_text=True), end)

@@ -6,6 +6,7 @@ end of the sentence.
 
 import dataclasses
 
+import compiled
 import decoders
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def case(request, tmp_path_factory):
 def test_every_pooling_of_every_layer(case):
     assert REFERENCE.keys() == BASIC_POOLINGS.keys()
     how = {"every_layer": True, "before_final_norm": True}
-    ours = encoder.encode(case.params, rows(TEXTS), case.cfg, every_pool, **how)
+    ours = compiled.encode(case.params, rows(TEXTS), case.cfg, every_pool, **how)
     ours = np.asarray(ours).reshape(len(BASIC_POOLINGS), len(TEXTS), 5, 32)
     for side in ("none", "left", "right"):
         theirs = decoders.hidden_states(case.model, TEXTS, side)
@@ -90,7 +91,7 @@ def test_every_pooling_of_every_layer(case):
 def test_token_prepending_is_a_loop_over_layers(case):
     tokens, window = rows(TEXTS), (1, 3)
     given = prepend(TEXTS, TARGETS, window)
-    ours, _ = encoder.apply(case.params, tokens, case.cfg, prepend=given)
+    ours, _ = compiled.apply(case.params, tokens, case.cfg, prepend=given)
     for row, (text, target) in enumerate(zip(TEXTS, TARGETS, strict=True)):
         want = decoders.prepended(case.model, text, target, window)
         np.testing.assert_allclose(ours[row, : len(text)], want, atol=1e-4)
@@ -101,7 +102,7 @@ def test_token_prepending_is_a_loop_over_layers(case):
 @pytest.fixture(scope="module")
 def states():
     """(ids, window or None) -> final states [S, D], compiled once for all windows."""
-    params = encoder.init(jax.random.key(0), CAUSAL)
+    params = compiled.init(jax.random.key(0), CAUSAL)
 
     @jax.jit
     def with_window(tokens, given):
@@ -168,7 +169,7 @@ def test_what_flags_say():
 
 
 def test_one_more_token_changes_no_other():
-    params = encoder.init(jax.random.key(0), CAUSAL)
+    params = compiled.init(jax.random.key(0), CAUSAL)
     more, cfg = add_token(params, CAUSAL, jax.random.key(1))
     table, longer = (p["embed"]["token"]["embedding"] for p in (params, more))
     assert cfg == dataclasses.replace(CAUSAL, vocab_size=41)

@@ -29,7 +29,7 @@ from research.models import encoder
 from research.models.config import modern
 from research.models.positions.methods import extend_context
 cfg = modern(vocab_size=9, width=16, depth=1, num_heads=2, mlp=16, max_len=8)
-params = encoder.init(jax.random.key(0), cfg)
+params = jax.jit(encoder.init, static_argnums=1)(jax.random.key(0), cfg)
 assert extend_context(params, cfg, "square_root(scale=4)")[1].max_len == 32
 """,
     "A pooling": """

@@ -25,7 +25,7 @@ def random_params(cfg):
     noise = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: np.asarray(x) + noise.normal(0, 0.2, x.shape).astype("f4"),
-        encoder.init(jax.random.key(0), cfg),
+        jax.jit(encoder.init, static_argnums=1)(jax.random.key(0), cfg),
     )
 
 

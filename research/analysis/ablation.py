@@ -8,6 +8,8 @@ from research.types import Evaluator
 
 # Prefix of a recipe that is an existing model instead of a training run.
 MODEL = "model="
+# Prefix of a recipe that is a merging of other rows' models.
+MERGE = "merge="
 # Fields of a row that are options of the embedder.
 EMBEDDING_FIELDS = ("prompt", "prepend", "layers", "bidirectional", "pool")
 
@@ -18,13 +20,15 @@ class AblationRow(NamedTuple):
     Attributes:
         recipe: Recipe to train, or `model=NAME` for a model that is scored without
             training. A recipe that contains a field is trained for each value of it.
-            Rows with the same recipe share its runs.
+            Rows with the same recipe share its runs. `merge=METHOD`, such as
+            `merge=average()`, merges the models of the rows in `members`.
         extend: Position methods for longer texts, such as "yarn(scale=8)"; without
             them, texts longer than the model's maximum are cut.
         chunk: Chunking of documents; see `parse_chunking`.
         start: Recipe that is trained first. "{start}" in `recipe` is replaced by its
             workdir, so that `model={start}` scores it without further training. Rows
             with the same start share its run.
+        members: Rows whose models of the same seed are merged: "one | other".
         prompt: Prompt of the texts; here and below, "" is the model's own.
         prepend: Blocks of token prepending.
         layers: Layers that are pooled.
@@ -36,6 +40,7 @@ class AblationRow(NamedTuple):
     extend: str = ""
     chunk: str = ""
     start: str = ""
+    members: str = ""
     prompt: str = ""
     prepend: str = ""
     layers: str = ""
@@ -89,6 +94,7 @@ class AblationRun(NamedTuple):
         seed: Value of config.seed.
         cells: (row, column) of every cell that the run is evaluated for.
         start: Run whose workdir replaces "{start}" in `config`; None if there is none.
+        members: Runs whose models are merged; () if it is trained.
     """
 
     name: str
@@ -96,10 +102,13 @@ class AblationRun(NamedTuple):
     seed: int
     cells: tuple[tuple[str, str], ...] = ()
     start: "AblationRun | None" = None
+    members: "tuple[AblationRun, ...]" = ()
 
 
 def choose_rows(rows: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The rows of these names, in the order of the table; all rows without a name.
+
+    The members of a row that merges others are chosen, too.
 
     Raises:
         ValueError: There is no such row.
@@ -108,7 +117,15 @@ def choose_rows(rows: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]
         raise ValueError(
             f"there is no row {unknown[0]!r}; the rows are {', '.join(map(repr, rows))}"
         )
-    return {name: rows[name] for name in rows if name in names or not names}
+    members = [member for name in names for member in split_members(rows[name])]
+    chosen = {*names, *members}
+    return {name: rows[name] for name in rows if name in chosen or not names}
+
+
+def split_members(fields: str | Mapping[str, Any]) -> list[str]:
+    """The rows that the fields of a row name as its members."""
+    text = fields.get("members", "") if isinstance(fields, Mapping) else ""
+    return [name.strip() for name in text.split("|") if name.strip()]
 
 
 def fill_row(ablation: Ablation, row: str, column: str) -> AblationRow:
@@ -131,28 +148,59 @@ def plan_runs(ablation: Ablation) -> list[AblationRun]:
     """All distinct runs, seed by seed, so that an early stop leaves complete seeds.
 
     Rows with equal recipes, after their fields are filled in, share a run.
+
+    Raises:
+        ValueError: A row merges what is no other row, or is merged itself.
     """
-    planned: dict[tuple[str, str, int], AblationRun] = {}
+    planned: dict[tuple[str, str, str, int], AblationRun] = {}
     starts: dict[tuple[str, int], AblationRun] = {}
+
+    def plan_cell(row: str, column: str, seed: int) -> tuple[str, str, str, int]:
+        """Plans the run of a cell, and those that it is made of; its key."""
+        fields, values = ablation.rows[row], ablation.columns[column]
+        line = fill_row(ablation, row, column)
+        # The name contains the fields that the recipe depends on.
+        recipe = fields if isinstance(fields, str) else fields["recipe"]
+        keys = [key for key in re.findall(r"{(\w+)}", recipe) if key in values]
+        used = [f"{key}{values[key]}" for key in keys]
+        name = re.sub(r"[^\w.-]+", "_", "-".join([row, *used, f"seed{seed}"]))
+        # Equal starts are one run, and so are equal recipes.
+        start = None
+        if line.start:
+            start = AblationRun(f"{name}-start", line.start, seed)
+            start = starts.setdefault((line.start, seed), start)
+        members = tuple(
+            planned[plan_cell(member, column, seed)]
+            for member in _list_members(ablation, row, line)
+        )
+        run = AblationRun(name, line.recipe, seed, start=start, members=members)
+        key = line.recipe, line.start, line.members, seed
+        planned.setdefault(key, run)
+        return key
+
     for seed in ablation.seeds:
-        for row, fields in ablation.rows.items():
-            recipe = fields if isinstance(fields, str) else fields["recipe"]
-            for column, values in ablation.columns.items():
-                line = fill_row(ablation, row, column)
-                # The name contains the fields that the recipe depends on.
-                keys = [key for key in re.findall(r"{(\w+)}", recipe) if key in values]
-                used = [f"{key}{values[key]}" for key in keys]
-                name = re.sub(r"[^\w.-]+", "_", "-".join([row, *used, f"seed{seed}"]))
-                # Equal starts are one run, and so are equal recipes.
-                start = None
-                if line.start:
-                    start = AblationRun(f"{name}-start", line.start, seed)
-                    start = starts.setdefault((line.start, seed), start)
-                run = AblationRun(name, line.recipe, seed, start=start)
-                run = planned.setdefault((line.recipe, line.start, seed), run)
-                cells = (*run.cells, (row, column))
-                planned[line.recipe, line.start, seed] = run._replace(cells=cells)
+        for row in ablation.rows:
+            for column in ablation.columns:
+                key = plan_cell(row, column, seed)
+                cells = (*planned[key].cells, (row, column))
+                planned[key] = planned[key]._replace(cells=cells)
     return list(planned.values())
+
+
+def _list_members(ablation: Ablation, row: str, line: AblationRow) -> list[str]:
+    """The rows that a row merges; [] for a row that is trained."""
+    # Members and the recipe that merges them go together
+    members = split_members(line._asdict())
+    if bool(members) != line.recipe.startswith(MERGE):
+        raise ValueError(
+            f"row {row!r}: members go with the recipe {MERGE}METHOD, and only with it"
+        )
+    for name in members:
+        if name not in ablation.rows or split_members(ablation.rows[name]):
+            raise ValueError(
+                f"row {row!r} merges {name!r}, which is no row that is trained here"
+            )
+    return members
 
 
 def collect_failures(

@@ -10,6 +10,7 @@ import jax
 from research.analysis.ablation import (
     Ablation,
     AblationRun,
+    choose_rows,
     collect_failures,
     name_evaluation,
     plan_runs,
@@ -42,6 +43,7 @@ def make_manifest(ablation: Ablation, config: str, workdir: Path) -> dict[str, A
         runs[run.name] = {
             "recipe": run.config,
             "start": run.start and run.start.config,
+            "members": [member.name for member in run.members],
             "seed": run.seed,
             "key": _read(folder / "result.json").get("key"),
             "versions": _read(folder / "versions.json"),
@@ -96,9 +98,8 @@ def verify_row(
             f"row {row!r} has no score of {missing[0]!r} to verify in {workdir}: run "
             "the ablation without --verify first"
         )
-    single = ablation._replace(
-        rows={row: ablation.rows[row]}, seeds=(seed,), reference=""
-    )
+    rows = choose_rows(ablation.rows, [row])
+    single = ablation._replace(rows=rows, seeds=(seed,), reference="")
     folder = workdir / FOLDER / row
     results = run_ablation(single, folder, jobs=jobs, report=report, describe=describe)
     for name, message in collect_failures(results).items():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import jax
 
 from research.analysis.ablation import (
     EMBEDDING_FIELDS,
+    MERGE,
     MODEL,
     Ablation,
     AblationRun,
@@ -22,12 +24,14 @@ from research.analysis.ablation import (
     name_evaluation,
     plan_runs,
 )
+from research.analysis.model_merging import merge_models
 from research.atomic_write import read_json, write_json
 from research.eval.comparison.item_values import load_items, save_items
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.inference.options import embedder_options
 from research.interop import load
+from research.interop.sentence_transformers.write import export
 from research.models.positions.methods import extend_context
 from research.text import chunking
 from research.types import ItemValues, TaskScores
@@ -57,13 +61,19 @@ def run_ablation(
             JSON; the recipe may be `model=NAME`.
     """
 
+    def make_model(run: AblationRun) -> str:
+        # What this run is made of, then this run, unless that was done before.
+        if run.start:
+            make_model(run.start)
+        keys = [make_model(member) for member in run.members]
+        with locks[run.name]:
+            if run.members:
+                return _merge(run, keys, workdir, report)
+            return _train(ablation, run, workdir, report, describe)
+
     def score_run(run: AblationRun) -> dict[str, float | str] | str:
-        # Train what this run starts from, then this run, unless that was done before.
         try:
-            if run.start:
-                with locks[run.start.name]:
-                    _train(ablation, run.start, workdir, report, describe)
-            model_key = _train(ablation, run, workdir, report, describe)
+            model_key = make_model(run)
             stored = read_scores(workdir / run.name)
         except (ValueError, OSError) as error:
             report(f"{run.name}: failed: {error}")
@@ -100,9 +110,10 @@ def run_ablation(
             jax.clear_caches()
         return scores | failed
 
-    # A lock per start, so that it is trained only once.
+    # A lock per run, so that what others need is made only once.
     plan = plan_runs(ablation)
-    locks = {run.start.name: threading.Lock() for run in plan if run.start}
+    starts = [run.start for run in plan if run.start]
+    locks = {run.name: threading.Lock() for run in (*plan, *starts)}
     with ThreadPoolExecutor(jobs) as pool:
         return dict(
             zip([run.name for run in plan], pool.map(score_run, plan), strict=True)
@@ -111,9 +122,63 @@ def run_ablation(
 
 def _load(run: AblationRun, workdir: Path) -> EmbeddingModel:
     """Loads the model of a run."""
+    return load.load(_locate_model(run, workdir))
+
+
+def _locate_model(run: AblationRun, workdir: Path) -> str:
+    """Name of a run's model."""
     if run.config.startswith(MODEL):
-        return load.load(_resolve_recipe(run, workdir).removeprefix(MODEL))
-    return load.load(str(workdir / run.name))
+        return _resolve_recipe(run, workdir).removeprefix(MODEL)
+    return str(workdir / run.name / ("merged" if run.members else ""))
+
+
+def _merge(
+    run: AblationRun,
+    keys: Sequence[str],
+    workdir: Path,
+    report: Callable[[str], None],
+) -> str:
+    """Merges the models of a run's members, unless its folder has a result.json.
+
+    Args:
+        run: The run.
+        keys: Keys of its members' models.
+        workdir: Folder that holds the folders of the runs.
+        report: Function that is called with a line of text.
+
+    Returns:
+        Key of the model.
+
+    Raises:
+        ValueError: The models do not fit, or the folder holds a run of another key.
+    """
+    folder, key = workdir / run.name, _hash([run.config, *keys])
+    if _is_made(folder, key):
+        return key
+    report(f"{run.name}: merging {', '.join(member.name for member in run.members)}")
+    # A folder without a result is half written
+    names = [_locate_model(member, workdir) for member in run.members]
+    model, record = merge_models(names, run.config.removeprefix(MERGE))
+    shutil.rmtree(folder / "merged", ignore_errors=True)
+    export(model, folder / "merged")
+    write_json(folder / "result.json", {"key": key, **record})
+    return key
+
+
+def _is_made(folder: Path, key: str) -> bool:
+    """Whether a folder holds the result of a run.
+
+    Raises:
+        ValueError: It is the result of a run of another key.
+    """
+    if not (folder / "result.json").exists():
+        return False
+    if read_json(folder / "result.json").get("key") != key:
+        raise ValueError(
+            f"{folder} holds a run of other settings or data; delete it, or use "
+            "another --workdir"
+        )
+    return True
 
 
 def _train(
@@ -139,12 +204,7 @@ def _train(
     key = _hash(describe(recipe, overrides))
     if recipe.startswith(MODEL):
         return key
-    if (folder / "result.json").exists():
-        if read_json(folder / "result.json").get("key") != key:
-            raise ValueError(
-                f"{folder} holds a run of other settings or data; delete it, or use "
-                "another --workdir"
-            )
+    if _is_made(folder, key):
         return key
     report(f"{run.name}: training {recipe}")
     folder.mkdir(parents=True, exist_ok=True)

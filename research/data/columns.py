@@ -17,12 +17,12 @@ from research.data.examples import (
     read_score_list,
     read_tevatron_corpus,
 )
-from research.data.fields import Record
+from research.data.fields import Record, check_text
 from research.data.files import read_records
 from research.progress import show_progress
 
 # Fields of an example that a column can be named for.
-FIELDS = ("query", "positive", "negative", "score", "group")
+FIELDS = ("query", "positive", "negative", "score", "group", "context")
 # Parts of a file; the last two share no query.
 PARTS = ("all", "train", "held_out")
 # Share of the queries that is held out, and the largest number of them.
@@ -107,7 +107,7 @@ def read_named_columns(record: Record, columns: Columns) -> Example:
     Raises:
         ValueError: A column is missing, or holds a value of another type.
     """
-    query, positives, negatives, scores, groups = (
+    query, positives, negatives, scores, groups, contexts = (
         _find_columns(record, columns.get(field, ())) for field in FIELDS
     )
     texts = tuple(t for name in positives for t in record.read_texts(name))
@@ -125,7 +125,58 @@ def read_named_columns(record: Record, columns: Columns) -> Example:
         document_scores=(
             read_score_list(record, lists, len(texts), len(others)) if lists else ()
         ),
+        contexts=find_contexts(record, contexts, (*texts, *others)),
     )
+
+
+def find_contexts(
+    record: Record, names: Sequence[str], documents: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
+    """The text before and after each document in the contexts of a record.
+
+    Args:
+        record: The record.
+        names: Columns with one text for all documents, or a list of one for each, ""
+            for a document alone.
+        documents: The positives, then the negatives.
+
+    Returns:
+        A pair of texts for each document, by its first place; () without columns.
+
+    Raises:
+        ValueError: There are more or fewer contexts than documents, or a document does
+            not occur in its context.
+    """
+    if not names:
+        return ()
+    # One text for all documents, or one for each
+    contexts = [
+        check_text(f"{record.place}: {name}", text, allow_blank=True)
+        for name in names
+        for text in (
+            record.read_list(name)
+            if isinstance(record.values[name], list | tuple)
+            else [record.read_text(name)]
+        )
+    ]
+    if len(contexts) == 1:
+        contexts *= len(documents)
+    if len(contexts) != len(documents):
+        raise ValueError(
+            f"{record.place}: {' and '.join(names)} should have one context for all of "
+            f"{len(documents)} documents or one for each, not {len(contexts)}"
+        )
+    # What is before and after the first place of each document
+    parts = []
+    for context, document in zip(contexts, documents, strict=True):
+        before, found, after = context.partition(document)
+        if context and not found:
+            raise ValueError(
+                f"{record.place}: the document {document[:60]!r} does not occur in its "
+                "context"
+            )
+        parts.append((before, after) if context else ("", ""))
+    return tuple(parts)
 
 
 def select_part(

@@ -42,6 +42,8 @@ class Example(NamedTuple):
         group: Examples of the same group are never each other's negatives.
         document_scores: A teacher's scores of the positives, then of the negatives; ()
             if they are unknown.
+        contexts: The text before and after each of the positives, then of the
+            negatives, within which it is read; () for documents alone.
     """
 
     query: str
@@ -50,6 +52,7 @@ class Example(NamedTuple):
     score: float | None = None
     group: str | None = None
     document_scores: tuple[float, ...] = ()
+    contexts: tuple[tuple[str, str], ...] = ()
 
 
 class LoadedExamples(NamedTuple):

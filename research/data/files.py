@@ -134,10 +134,10 @@ def read_beir(path: str | Path, split: str) -> RetrievalData:
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}")
     # Grades of the split decide which queries are kept.
-    judgments = _find_file(path, f"qrels/{split}.tsv")
+    judgments = find_file(path, f"qrels/{split}.tsv")
     qrels = _read_qrels(judgments)
-    corpus = _read_texts_by_id(_find_file(path, "corpus.jsonl"), join_title)
-    texts = _read_texts_by_id(_find_file(path, "queries.jsonl"), read_query)
+    corpus = _read_texts_by_id(find_file(path, "corpus.jsonl"), join_title)
+    texts = _read_texts_by_id(find_file(path, "queries.jsonl"), read_query)
     queries = {name: text for name, text in texts.items() if name in qrels}
     if ungraded := len(texts) - len(queries):
         show_note(
@@ -279,7 +279,8 @@ def _parse_table(
         yield number, dict(zip(header, row, strict=True))
 
 
-def _find_file(folder: Path, name: str) -> Path:
+def find_file(folder: Path, name: str) -> Path:
+    """A file of a folder, plain or gzipped; an error lists those that are there."""
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from research.data import files
+from research.data.chunks import load_chunks, load_passages
 from research.data.columns import read_examples, select_part
 from research.data.datasets import load_hub, load_pydocs, load_tfds
 from research.data.examples import (
@@ -20,6 +21,7 @@ from research.data.examples import (
     read_texts,
 )
 from research.data.fields import Record
+from research.data.ranked_candidates import load_ranked_candidates
 
 HASH_CHUNK = 1024  # examples hashed at once
 
@@ -153,8 +155,8 @@ def load_files(
         corpus: Tevatron's corpus file, with the columns docid and document_text.
         score_range: Scores are divided by it (5 for STS-B).
         columns: Other names of the columns: "query=question, positive=answer,
-            negative=bad*", and score and group; columns without a name here are then
-            not used.
+            negative=bad*", and score, group and context, the text around a document,
+            within which it is read; columns without a name here are then not used.
         part: "all", or "train" without the "held_out" tenth of the queries.
     """
     examples, lines, unused = read_examples(path, columns, corpus)
@@ -329,6 +331,9 @@ SOURCES: Mapping[str, Callable[..., Source]] = {
     "labeled_pairs": weighted_source(load_labeled_pairs),
     "texts": weighted_source(load_texts),
     "beir": weighted_source(load_beir),
+    "ranked_candidates": weighted_source(load_ranked_candidates),
+    "passages": weighted_source(load_passages),
+    "chunks": weighted_source(load_chunks),
     "pydocs": weighted_source(load_pydocs),
     "tfds": weighted_source(load_tfds),
     "hub": weighted_source(load_hub),

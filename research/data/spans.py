@@ -1,4 +1,4 @@
-"""Sampling of spans of a document: CoT-MAE's neighbors, DeCLUTR's anchors."""
+"""Spans of a document: CoT-MAE's neighbors, DeCLUTR's anchors, chunks."""
 
 import numpy as np
 
@@ -142,3 +142,41 @@ def draw_anchor_spans(
     begin = rng.integers(low, high + 1)  # [A, P]
     positive_spans = np.stack([begin, begin + sizes], -1).reshape(-1, 2)
     return np.concatenate([np.stack([starts, ends], -1), positive_spans])
+
+
+def split_into_chunks(bounds: Bounds, length: int, overlap: int) -> list[Span]:
+    """Chunks that cover a document in its order, of full sentences where these fit.
+
+    Args:
+        bounds: Positions of sentences and of words, each followed by the document's
+            length.
+        length: Maximum length of a chunk.
+        overlap: Most that a chunk repeats of the chunk before it, below the length.
+    """
+    chunks, start, size = [], 0, int(bounds[1][-1])
+    while True:
+        end = _find_end(bounds, start, length)
+        chunks.append((start, end))
+        if end >= size:
+            return chunks
+        # A chunk begins and ends after the one before it
+        repeated = _find_start(bounds, end, overlap) if overlap else end
+        goes_on = repeated > start and _find_end(bounds, repeated, length) > end
+        start = repeated if goes_on else end
+
+
+def draw_random_chunks(
+    rng: np.random.Generator, size: int, low: int, high: int
+) -> list[Span]:
+    """Random spans of a document, as many as would cover it without overlap.
+
+    Args:
+        rng: Source of randomness.
+        size: Length of the document.
+        low: Minimum length of a span, unless the document is shorter.
+        high: Maximum length of a span.
+    """
+    count = max(1, round(2 * size / (low + high)))
+    lengths = np.minimum(rng.integers(low, high + 1, count), size)
+    starts = rng.integers(0, size - lengths + 1)
+    return list(zip(starts.tolist(), (starts + lengths).tolist(), strict=True))

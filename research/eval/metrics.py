@@ -23,6 +23,8 @@ MEASURES = {
     "hit_rate": "success",
     "mrr": "recip_rank",
 }
+# Number of values that are resampled at a time.
+BATCH_VALUES = 1 << 21
 METRICS = ("ndcg@10", "recall@100", "mrr@10")
 
 
@@ -102,28 +104,60 @@ def bootstrap(
     if not samples:
         return {}
     chex.assert_equal_shape_prefix(data, 1)
-    values = np.array([])
-    if len(data[0]) > 1:
-        with warnings.catch_warnings():
-            # SciPy's own interval would be nan if one sample is; only its samples are
-            # used.
-            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
-            values = scipy.stats.bootstrap(
-                data,
-                statistic,
-                n_resamples=samples,
-                paired=True,
-                vectorized=False,
-                method="percentile",
-                rng=np.random.default_rng(seed),
-            ).bootstrap_distribution
-        # Keep the samples for which the statistic is defined.
-        values = values[np.isfinite(values)]
+
+    def measure(rows: np.ndarray) -> np.ndarray:
+        return np.array([statistic(*(x[row] for x in data)) for row in rows])
+
+    values = resample(measure, len(data[0]), samples, seed=seed)
     if not len(values):
         values = np.array([statistic(*data)])
     # Percentiles over the samples.
     low, high = np.percentile(values, (2.5, 97.5))
     return {"low": float(low), "high": float(high)}
+
+
+def resample(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    count: int,
+    resamples: int,
+    *,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """The statistic of resampled items: [resamples], without those that are not finite.
+
+    Args:
+        statistic: Function of indices of items [B, n] -> [B].
+        count: N, the number of items.
+        resamples: Number of samples.
+        seed: Seed of the indices.
+        groups: [N] number of each item's group, 0, 1, ...; None resamples single items.
+    """
+    rows, rng = np.arange(count), np.random.default_rng(seed)
+    if len(np.unique(rows if groups is None else groups)) < 2:
+        samples = statistic(rows[None])  # SciPy does not resample a single item
+    elif groups is not None:
+        # Groups have different numbers of items, so each sample has its own length.
+        ends = np.cumsum(np.bincount(groups))
+        members = np.split(np.argsort(groups, kind="stable"), ends[:-1])
+        draws = rng.integers(0, len(members), (resamples, len(members)))
+        resampled = (np.concatenate([members[i] for i in draw]) for draw in draws)
+        samples = np.concatenate([statistic(rows[None]) for rows in resampled])
+    else:
+        with warnings.catch_warnings():
+            # SciPy's own interval would be nan if one sample is; only its samples are
+            # used.
+            warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+            samples = scipy.stats.bootstrap(
+                (rows,),
+                lambda rows, axis: statistic(rows.astype(np.intp, copy=False)),
+                n_resamples=resamples,
+                batch=max(1, BATCH_VALUES // count),
+                vectorized=True,
+                method="percentile",
+                rng=rng,
+            ).bootstrap_distribution
+    return samples[np.isfinite(samples)]
 
 
 def ranking_scores(

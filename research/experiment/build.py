@@ -23,7 +23,7 @@ from research.data.pretraining_batches import (
     make_pretraining_batches,
 )
 from research.data.row_packing import ROW_LAYOUTS
-from research.data.sources import SOURCES, Source
+from research.data.sources import Source
 from research.eval.evaluators import EVALS
 from research.experiment.config_keys import (
     check_eval_sizes,
@@ -55,6 +55,7 @@ from research.experiment.model_card import (
 from research.experiment.source_checks import (
     NamedLosses,
     build_losses,
+    build_sources,
     check_classes,
     check_sources,
     describe_sources,
@@ -116,8 +117,7 @@ def build(
     check_keys(config)
     mesh = sharding.make_mesh(config.mesh.to_dict(), devices)
 
-    # Texts: sources, tokenizer, prompt
-    sources = {name: build_section(SOURCES, part) for name, part in config.data.items()}
+    sources = build_sources(config.data)
     if tokenizer is None:
         tokenizer = make_tokenizer(config.tokenizer, sources)
     prompt = make_prompt(config)

@@ -1,15 +1,16 @@
 """Losses of the sources of a run, and checks of its data before the first step."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.config_sections import format_call, parse_section
+from research.config_sections import build, format_call, parse_section
 from research.data.pairs.pair_batches import PairBatches
 from research.data.pairs.pair_rows import PairSourceState
-from research.data.sources import Source
+from research.data.sources import SOURCES, Source
 from research.experiment.teachers import RunTeacher
 from research.inference.settings import check_kind_similarity
 from research.losses.registry import LOSSES, MATCHING_LOSSES, Loss, build_loss
@@ -21,6 +22,21 @@ CLASSES = [0.0, 1.0, 2.0]
 
 # {call text: (name, loss)} of the losses of all sources; "" is that of the config
 NamedLosses = Mapping[str, tuple[str, Loss]]
+
+
+def build_sources(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Source]:
+    """The sources of the config's sections, by their names.
+
+    Raises:
+        ValueError: A source has an argument that does not fit, or its file is damaged.
+    """
+    sources = {}
+    for name, section in sections.items():
+        try:
+            sources[name] = build(SOURCES, section)
+        except ValueError as error:
+            raise ValueError(f"data {name!r}: {error}") from error
+    return sources
 
 
 def build_losses(config, sources: Mapping[str, Source]) -> NamedLosses:

@@ -5,18 +5,22 @@ what is written is recorded with its sha256 in `fetched.json` of the data folder
 """
 
 import fnmatch
-import gzip
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
-from research.atomic_write import atomic_write, read_json, to_json, write_json
+from research.atomic_write import (
+    atomic_write,
+    open_gzip,
+    read_json,
+    to_json,
+    write_json,
+)
 
 RECORD = "fetched.json"
 # Articles of SQuAD's validation split by the splits of squad_retrieval; others train.
@@ -69,7 +73,7 @@ def write_rows(
         columns: {our name of a column: the hub's}; the others are left out.
         limit: Number of rows to write; None for all.
     """
-    with _open_gzip(path) as file:
+    with open_gzip(path) as file:
         for row in islice(rows, limit):
             record = {name: row[source] for name, source in columns.items()}
             file.write(to_json(record, ensure_ascii=False) + "\n")
@@ -77,7 +81,7 @@ def write_rows(
 
 def write_texts(rows: Rows, path: Path) -> None:
     """Writes the column text as lines of a .txt.gz, with blank lines between blocks."""
-    with _open_gzip(path) as file:
+    with open_gzip(path) as file:
         for row in rows:
             file.write(row["text"].strip() + "\n")
 
@@ -91,7 +95,7 @@ def write_squad(rows: Rows, path: Path) -> None:
     documents: dict[str, tuple[str, str]] = {}  # {paragraph: (id, title)}
     counts: dict[str, int] = {}  # {title: number of its paragraphs}
     judgments = {"train": [], "dev": [], "test": []}
-    with _open_gzip(path / "queries.jsonl.gz") as queries:
+    with open_gzip(path / "queries.jsonl.gz") as queries:
         for row in rows:
             title, text = row["title"], row["context"]
             if text not in documents:
@@ -103,7 +107,7 @@ def write_squad(rows: Rows, path: Path) -> None:
             part = "dev" if title in SQUAD_DEV else "train"
             part = "test" if title in SQUAD_TEST else part
             judgments[part].append(f"{row['id']}\t{documents[text][0]}\t1\n")
-    with _open_gzip(path / "corpus.jsonl.gz") as corpus:
+    with open_gzip(path / "corpus.jsonl.gz") as corpus:
         for text, (name, title) in documents.items():
             document = {"_id": name, "title": title, "text": text}
             corpus.write(to_json(document, ensure_ascii=False) + "\n")
@@ -269,12 +273,6 @@ def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with parquet.ParquetFile(path) as table:
         for batch in table.iter_batches():
             yield from batch.to_pylist()
-
-
-def _open_gzip(path: Path) -> TextIO:
-    """A gzipped text file, whose bytes depend on its name and content alone."""
-    file = gzip.GzipFile(path, "wb", mtime=0)
-    return io.TextIOWrapper(file, encoding="utf-8", newline="\n")
 
 
 def _format_refusal(repo: str, error: Exception) -> str:

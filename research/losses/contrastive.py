@@ -197,6 +197,7 @@ def gist(
     margin: float = 0.0,
     margin_kind: str = "absolute",
     same_side: bool = True,
+    hard: bool = False,
 ) -> Array:
     """InfoNCE without the negatives that a guide takes for positives (GISTEmbed).
 
@@ -213,6 +214,8 @@ def gist(
         margin_kind: "absolute", or "relative" to the guide's cosine of the positive.
         same_side: Whether queries are contrasted with other queries, and positives with
             other positives.
+        hard: Whether only texts that the model finds as similar as the query and its
+            positive, or more, are negatives (the code's hard mode).
 
     Returns:
         [b] float32 loss per query.
@@ -227,15 +230,20 @@ def gist(
     limit -= margin * (jnp.abs(limit) if margin_kind == "relative" else 1.0)
     allowed = _allowed_pairs(scores, labels, None)
 
+    def select(kind: str) -> Array:
+        chosen = getattr(guide, kind) <= limit
+        return chosen & (getattr(scores, kind) >= own) if hard else chosen
+
     # [b, B*K] documents; the guide does not reject the positive
-    documents = allowed.query_document & (guide.query_document <= limit)
+    own = _positives(scores)[:, None]
+    documents = allowed.query_document & select("query_document")
     documents |= _is_positive(scores.vectors)
     blocks = [_mask_logits(scores.query_document / temperature, documents)]
     if same_side:
         # [b, B] other queries, and positives of other queries
-        queries = allowed.query_query & (guide.query_query <= limit)
+        queries = allowed.query_query & select("query_query")
         positives = allowed.positive_document[:, :: scores.vectors.docs_per_query]
-        positives &= guide.positive_positive <= limit
+        positives &= select("positive_positive")
         blocks += [
             _mask_logits(scores.query_query / temperature, queries),
             _mask_logits(scores.positive_positive / temperature, positives),

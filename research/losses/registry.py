@@ -26,6 +26,7 @@ from research.losses.distillation import (
 )
 from research.losses.masking import MEASURES
 from research.losses.pairwise import angle, angle_triplets, cosent, cosine_mse, triplet
+from research.losses.regularizers import flops, spread_out
 from research.losses.relations import relational_kd, stella
 from research.losses.similarity import (
     SIMILARITIES,
@@ -35,8 +36,7 @@ from research.losses.similarity import (
     gather_pairs,
     map_row_blocks,
 )
-from research.losses.sparsity import flops
-from research.losses.spread_out import spread_out
+from research.losses.situated import situated
 from research.losses.supcon import supcon
 from research.sharding import gather_rows
 from research.types import Array, Labels, Metrics
@@ -77,14 +77,17 @@ class Loss:
     def compute_terms(
         self, q: Array, d: Array, labels: Labels
     ) -> tuple[Array, Metrics]:
-        """The loss of each query, and its metrics.
+        """The loss of each query, [B], and its metrics, as `sum_terms` has them."""
+        # The batch's texts are exchanged once
+        return self.sum_terms(gather_pairs(q, d), jax.tree.map(gather_rows, labels))
+
+    def sum_terms(self, vectors: PairVectors, labels: Labels) -> tuple[Array, Metrics]:
+        """The loss [b] of rows of the batch, and its metrics.
 
         They are the unweighted mean of each term of a sum, and the share of negatives
         that are left out.
         """
-        # The batch's texts are exchanged once
-        vectors, labels = gather_pairs(q, d), jax.tree.map(gather_rows, labels)
-        total, metrics = jnp.zeros(len(q)), {}
+        total, metrics = jnp.zeros(len(vectors.queries)), {}
         for name, weight, loss in self.terms or (("", 1.0, self),):
             values = loss.fn(vectors, labels)  # [B]
             total += weight * values
@@ -159,7 +162,8 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
     loss = bind(LOSSES, config)
     if config["name"] == "weighted_sum":
         return loss(similarity)
-    takes_tokens = [n for n in SCORE_LOSSES if n not in MATCHING_LOSSES]
+    one_vector = (*MATCHING_LOSSES, "situated")
+    takes_tokens = [n for n in SCORE_LOSSES if n not in one_vector]
     if similarity in TOKEN_SIMILARITIES and config["name"] not in takes_tokens:
         raise ValueError(
             f"similarity is {similarity!r}, of several vectors per text, but the loss "
@@ -244,6 +248,7 @@ SCORE_LOSSES = {
     "cosent": cosent,
     "cosine_mse": cosine_mse,
     "gist": gist,
+    "situated": situated,
     "spread_out": spread_out,
     "teacher_kl": teacher_kl,
     "margin_mse": margin_mse,

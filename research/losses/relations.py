@@ -91,6 +91,7 @@ def stella(
     relative_weight: float = 20.0,
     margin: float = 0.015,
     widths: tuple[int, ...] = (),
+    sides_apart: bool = False,
 ) -> Array:
     """The three losses of Stella and Jasper (Zhang et al. 2024), over all texts.
 
@@ -110,6 +111,8 @@ def stella(
             of the number of texts.
         margin: Margin of the third loss.
         widths: Widths at which cosines of texts are computed; () for D alone.
+        sides_apart: Whether the loss is the sum of that of the queries and that of the
+            documents, whose similarities to each other are then left out.
 
     Returns:
         [B] float32, the loss of the batch, repeated.
@@ -127,13 +130,44 @@ def stella(
         compared = to_float32(
             jnp.concatenate([projections, labels.document_projection])
         )
+    weights = cosine_weight, similarity_weight, relative_weight
+    texts = students, compared, teachers
+    # All texts together, or queries and documents
+    parts = [texts]
+    if sides_apart:
+        parts = zip(*(jnp.split(x, [len(q)]) for x in texts), strict=True)
+    loss = sum(
+        _compare_texts(*part, weights, margin, widths or (width,)) for part in parts
+    )
+    return jnp.full(len(q), loss)
+
+
+def _compare_texts(
+    students: Array,
+    compared: Array,
+    teachers: Array,
+    weights: tuple[float, float, float],
+    margin: float,
+    sizes: tuple[int, ...],
+) -> Array:
+    """[] the three losses of `stella` over some texts.
+
+    Args:
+        students: [N, D] the model's vectors.
+        compared: [N, k] those that are compared with the teacher's.
+        teachers: [N, E] the teacher's vectors.
+        weights: Weights of the three losses.
+        margin: Margin of the third loss.
+        sizes: Widths at which cosines of texts are computed.
+    """
+    cosine_weight, similarity_weight, relative_weight = weights
     loss = jnp.float32(0)
+    # Cosines of vectors of one width
     if compared.shape[1] == teachers.shape[1]:
         cosines = jnp.sum(l2_normalize(compared) * l2_normalize(teachers), axis=1)
         loss += cosine_weight * jnp.mean(1 - cosines)
     # [N, N] cosines of texts: the teacher's, and the model's at each width
     targets = cosine(teachers, teachers)
-    sizes = widths or (width,)
     for size in sizes:
         cut = students[:, :size]
         similarities = cosine(cut, cut)
@@ -142,7 +176,7 @@ def stella(
         if relative_weight:
             hinge = _compare_orders(similarities, targets, margin)
             loss += relative_weight / len(sizes) * hinge
-    return jnp.full(len(q), loss)
+    return loss
 
 
 def _join_texts(q: Array, d: Array, labels: Labels) -> tuple[Array, Array]:

@@ -24,7 +24,7 @@ from research.losses.similarity import (
     map_row_blocks,
 )
 from research.transforms.normalize import to_float32
-from research.types import Array, Key, Labels, SizeLoss
+from research.types import Array, Key, Labels, Metrics, SizeLoss
 
 # ((depth, dim), ...)
 Pairs = tuple[tuple[int, int], ...]
@@ -71,7 +71,7 @@ def sum_terms(
 
     Returns:
         A SizeLoss that needs all layers; its metrics are the unweighted means of the
-        terms.
+        terms and, of a base loss that is a sum, its parts at the largest fixed size.
     """
 
     def sum_of_terms(q: Array, d: Array, labels: Labels, key: Key):
@@ -83,8 +83,11 @@ def sum_terms(
         labels = jax.tree.map(sharding.gather_rows, labels)
         gather_size = _cache_sizes(q, d)
         total, metrics = jnp.zeros(q.shape[0]), {}
+        # The parts of a sum are those at one size
+        largest = _find_largest(tasks, q.shape[1])
         for term in tasks:
-            values = _task_loss(loss, gather_size, width, labels, term)  # [B]
+            values, parts = _task_loss(loss, gather_size, width, labels, term)  # [B]
+            metrics |= parts if term is largest else {}
             total += term.weight * values
             metrics[f"task/{term.name}"] = jnp.mean(values)
         for term in students:
@@ -239,16 +242,24 @@ def _cache_sizes(q: Array, d: Array) -> GatherSize:
     return gather_size
 
 
+def _find_largest(tasks: Sequence[Term], depths: int) -> Term | None:
+    """The term of the deepest and then widest fixed size; None if all are sampled."""
+    fixed = [t for t in tasks if isinstance(t.layer, int) and isinstance(t.width, int)]
+    return max(fixed, key=lambda t: (t.layer % depths, t.width), default=None)
+
+
 def _task_loss(
     loss: Loss, gather_size: GatherSize, full_width: int, labels: Labels, term: Term
-) -> Array:
-    """[B] base loss at a size; a sampled width selects a branch of `lax.switch`.
+) -> tuple[Array, Metrics]:
+    """[B] base loss at a size, and its parts, which a sampled width has none of.
+
+    A sampled width selects a branch of `lax.switch`.
 
     (Replacing the truncated dimensions by zeros would suffice for cosines, but not for
     `angle`, which splits its input into halves.)
     """
     if isinstance(term.width, int):
-        return loss.fn(gather_size(term.layer, term.width), labels)
+        return loss.sum_terms(gather_size(term.layer, term.width), labels)
 
     def loss_at_width(k, vectors):
         texts = [x[..., :k] for x in vectors[:-1]]
@@ -256,7 +267,7 @@ def _task_loss(
 
     branches = [partial(loss_at_width, k) for k in term.width.widths]
     vectors = gather_size(term.layer, full_width)
-    return jax.lax.switch(term.width.index, branches, vectors)
+    return jax.lax.switch(term.width.index, branches, vectors), {}
 
 
 def _average_texts(of_queries: Array, of_documents: Array) -> Array:

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 
 from research import sharding
 from research.losses.rank_penalty import von_neumann_entropy
+from research.losses.regularizers import sparsity_metrics
 from research.losses.similarity import (
     PairScores,
     PairVectors,
     gather_pairs,
     map_row_blocks,
 )
-from research.losses.sparsity import sparsity_metrics
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.pooling import registry

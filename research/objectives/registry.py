@@ -11,6 +11,7 @@ from typing import Any
 from research.objectives.causal import causal_lm, mntp
 from research.objectives.classification import classify_pairs
 from research.objectives.contrastive import contrastive
+from research.objectives.dap import dap
 from research.objectives.electra import electra
 from research.objectives.gem import gem
 from research.objectives.gritlm import gritlm
@@ -27,6 +28,7 @@ OBJECTIVES = {
     "contrastive": contrastive,
     "gritlm": gritlm,
     "classify_pairs": classify_pairs,
+    "dap": dap,
     "mlm": mlm,
     "retromae": retromae,
     "dupmae": dupmae,

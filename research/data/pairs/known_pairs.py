@@ -1,6 +1,56 @@
-"""Queries and documents that belong together, so that they are no negatives."""
+"""The different queries and documents of examples, and which belong together."""
+
+from typing import NamedTuple
 
 import numpy as np
+
+
+class NumberedPairs(NamedTuple):
+    """Queries and documents, each text once, in the order in which they occur.
+
+    Attributes:
+        first_queries: [Q] first example of each query.
+        first_documents: [P] first place of each document.
+        example_queries: [n] number of each example's query.
+        positives: [E, 2] query and document of every positive, example by example.
+        excluded: [X, 2] further pairs that are no negatives (`list_excluded_pairs`).
+    """
+
+    first_queries: np.ndarray
+    first_documents: np.ndarray
+    example_queries: np.ndarray
+    positives: np.ndarray
+    excluded: np.ndarray
+
+
+def number_pairs(
+    queries: np.ndarray,
+    documents: np.ndarray,
+    positives: np.ndarray,
+    groups: np.ndarray,
+) -> NumberedPairs:
+    """Numbers the different queries and documents of n examples.
+
+    Args:
+        queries: [n] key of each example's query; equal texts have equal keys.
+        documents: [D] key of each document.
+        positives: [E, 2] example and place among the documents of every positive.
+        groups: [n] key of each example's group, or else of its query.
+    """
+    first_queries, example_queries = _number_keys(queries)
+    first_documents, numbers = _number_keys(documents)
+    owners, places = positives.T
+    positives = np.stack([example_queries[owners], numbers[places]], axis=1)
+    # Queries and documents with the same text
+    _, *equal = np.intersect1d(
+        queries[first_queries], documents[first_documents], return_indices=True
+    )
+    excluded = list_excluded_pairs(
+        _number_keys(groups)[1], example_queries, positives, np.stack(equal, axis=1)
+    )
+    return NumberedPairs(
+        first_queries, first_documents, example_queries, positives, excluded
+    )
 
 
 def list_excluded_pairs(
@@ -50,3 +100,12 @@ def _find_runs(values: np.ndarray) -> np.ndarray:
     """[R, 2] start and end of each run of equal values."""
     edges = np.flatnonzero(np.diff(values, prepend=-1, append=-1))
     return np.stack([edges[:-1], edges[1:]], axis=1)
+
+
+def _number_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each different key is first, in order, and the number of each key."""
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    return first[order], ranks[inverse]

@@ -1,15 +1,14 @@
 """Training files with mined negatives: the texts of the examples, and their rows."""
 
-import gzip
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from research.atomic_write import atomic_write, to_json
+from research.atomic_write import atomic_write, open_gzip, to_json
 from research.data.examples import Example
-from research.data.pairs.known_pairs import list_excluded_pairs
+from research.data.pairs.known_pairs import number_pairs
 
 DIGITS = 6  # after the point of a score
 
@@ -39,23 +38,28 @@ def number_texts(examples: Sequence[Example], corpus: Iterable[str] = ()) -> Pai
         examples: The examples.
         corpus: Further passages.
     """
-    positives = [text for example in examples for text in example.positives]
-    passages = _index_texts([*corpus, *positives])
-    queries = _index_texts(example.query for example in examples)
-    pairs = [
-        (queries[e.query], passages[text]) for e in examples for text in e.positives
-    ]
-    equal = [(i, passages[text]) for text, i in queries.items() if text in passages]
-    # Examples without a group have one for each query
-    names = [(e.group is None, e.group or e.query) for e in examples]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    excluded = list_excluded_pairs(
-        np.array([numbers[name] for name in names]),
-        np.array([queries[example.query] for example in examples]),
-        _to_pairs(pairs),
-        _to_pairs(equal),
+    documents = [*corpus]
+    first_positive = len(documents)
+    documents += [text for example in examples for text in example.positives]
+    # [E, 2] example and document of each positive
+    owners = [i for i, e in enumerate(examples) for _ in e.positives]
+    places = range(first_positive, len(documents))
+    # Equal texts have equal keys, of queries and documents alike
+    keys: dict[Hashable, int] = {}
+    pairs = number_pairs(
+        _make_keys(keys, (example.query for example in examples)),
+        _make_keys(keys, documents),
+        np.array([*zip(owners, places, strict=True)], np.int64).reshape(-1, 2),
+        # Examples without a group have one for each query
+        _make_keys({}, ((e.group is None, e.group or e.query) for e in examples)),
     )
-    return PairTexts(queries, passages, _to_pairs(pairs), excluded)
+    queries = (examples[i].query for i in pairs.first_queries)
+    passages = (documents[i] for i in pairs.first_documents)
+    return PairTexts(
+        *({text: i for i, text in enumerate(texts)} for texts in (queries, passages)),
+        pairs.positives,
+        pairs.excluded,
+    )
 
 
 def make_mined_rows(
@@ -101,18 +105,15 @@ def make_mined_rows(
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows as a .jsonl or .jsonl.gz file, complete or not at all."""
-    opener = gzip.open if Path(path).suffix == ".gz" else open
+    is_packed = Path(path).suffix == ".gz"
     with (
         atomic_write(path) as draft,
-        opener(draft, "wt", encoding="utf-8") as file,
+        open_gzip(draft) if is_packed else open(draft, "w", encoding="utf-8") as file,
     ):
         for row in rows:
             file.write(to_json(row, ensure_ascii=False) + "\n")
 
 
-def _index_texts(texts: Iterable[str]) -> dict[str, int]:
-    return {text: number for number, text in enumerate(dict.fromkeys(texts))}
-
-
-def _to_pairs(pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    return np.array(pairs, np.int64).reshape(-1, 2)
+def _make_keys(keys: dict[Hashable, int], values: Iterable[Hashable]) -> np.ndarray:
+    """The keys [N] of values, new ones of which are added to `keys`."""
+    return np.array([keys.setdefault(value, len(keys)) for value in values], np.int64)

@@ -10,6 +10,7 @@ import tokenizers
 
 from research.data import token_cache
 from research.data.examples import Example
+from research.data.pairs.document_contexts import tokenize_in_contexts
 from research.data.sources import Source
 from research.text import tokenization
 from research.text.templates import Prompt, tokenize_with_prompt
@@ -60,6 +61,7 @@ class _Encoding(NamedTuple):
     tokenizer: tokenizers.Tokenizer
     max_length: int
     prompt: Prompt | None
+    read_contexts: bool
 
 
 class _Chunk(NamedTuple):
@@ -90,6 +92,8 @@ def tokenize_pairs(
     max_length: int,
     cache: Path,
     prompt: Prompt | None = None,
+    *,
+    read_contexts: bool = True,
 ) -> PairTable:
     """The token table of a source, read from the cache or written there first.
 
@@ -102,11 +106,12 @@ def tokenize_pairs(
         cache: Folder of all tables.
         prompt: Prompt template for the texts; None puts the source's own prompts before
             them.
+        read_contexts: Whether documents that have a context are read within it.
 
     Raises:
         ValueError: There are no examples, a text has no tokens, some examples have a
-            score and others none, both the source and the run have a prompt, or the
-            prompt has several templates.
+            score or a context and others none, both the source and the run have a
+            prompt, or the prompt has several templates or the documents contexts.
     """
     if not len(source.examples):
         raise ValueError("the source has no rows")
@@ -117,8 +122,16 @@ def tokenize_pairs(
         settings += (sorted(prompt.templates.items()), prompt.rewrite.__qualname__)
         if prompt.late_interaction is not None:
             settings += (prompt.late_interaction,)
+    read_contexts = read_contexts and bool(source.examples[0].contexts)
+    if read_contexts:
+        settings += ("in contexts",)
+        if prompt is not None:
+            raise ValueError(
+                "its documents have contexts, which the prompt templates of the run "
+                "have no place for"
+            )
     name = token_cache.fingerprint(source, tokenizer, *settings)
-    encoding = _Encoding(tokenizer, max_length, prompt)
+    encoding = _Encoding(tokenizer, max_length, prompt, read_contexts)
     folder = token_cache.write_once(
         cache, name, lambda draft: _write_table(source, encoding, draft)
     )
@@ -145,12 +158,13 @@ def _write_table(source: Source, encoding: _Encoding, folder: Path) -> None:
     scores, text_scores = [], []
     with ExitStack() as files:
         ids_file = files.enter_context(open(folder / "token_ids.bin", "wb"))
-        if encoding.prompt is not None:
+        has_masks = encoding.prompt is not None or encoding.read_contexts
+        if has_masks:
             mask_file = files.enter_context(open(folder / "pooling_mask.bin", "wb"))
         for chunk in _tokenize_chunks(source, encoding):
             # Values per token are written at once, to save memory.
             ids_file.write(np.concatenate(chunk.token_ids).astype(dtype).tobytes())
-            if encoding.prompt is not None:
+            if has_masks:
                 mask_file.write(np.concatenate(chunk.pooling_mask).tobytes())
             # Values per text or per example are collected in memory.
             lengths.extend(map(len, chunk.token_ids))
@@ -213,6 +227,15 @@ def _tokenize_chunks(source: Source, encoding: _Encoding) -> Iterator[_Chunk]:
             if not text.strip():
                 raise ValueError(f"{label} has a {role} without text")
         token_ids, mask = _tokenize(source, encoding, texts, roles, labels)
+        if encoding.read_contexts:
+            token_ids, mask = tokenize_in_contexts(
+                encoding.tokenizer,
+                examples,
+                token_ids,
+                prompt=source.prompts.get("document", ""),
+                max_length=encoding.max_length,
+                label=lambda i, start=start: f"row {start + i}",
+            )
         yield _Chunk(
             texts,
             token_ids,
@@ -246,7 +269,7 @@ def _tokenize(
         roles: "query" or "document", for each text.
         labels: Name of each text in error messages.
     """
-    tokenizer, max_length, prompt = encoding
+    tokenizer, max_length, prompt, _ = encoding
     # The source's own prompts are prefixes.
     if prompt is None:
         prefixed = [

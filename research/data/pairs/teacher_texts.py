@@ -80,8 +80,14 @@ def add_teacher(
         return state
     # The same examples in the same order, so that texts have the same numbers
     source = dataclasses.replace(source, prompts=encoding.prompts)
+    # A teacher reads documents alone, without their contexts
     table = tokenize_pairs(
-        source, encoding.tokenizer, encoding.max_length, cache, encoding.prompt
+        source,
+        encoding.tokenizer,
+        encoding.max_length,
+        cache,
+        encoding.prompt,
+        read_contexts=False,
     )
     longest = int(np.diff(table.starts).max())
     tokens = state._replace(

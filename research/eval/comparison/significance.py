@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy
+from numpy.typing import ArrayLike
 
+from research.eval.metrics import BATCH_VALUES, resample
 from research.types import ItemValues
 
 # Number of resamples. With an odd one, the percentiles of an interval are samples.
@@ -20,8 +22,6 @@ RESAMPLES = 9_999
 # The same for a statistic of all items, such as a correlation, and for one that takes
 # only one sample at a time: they cost more.
 STATISTIC_RESAMPLES, SLOW_RESAMPLES = 1_999, 999
-# Number of values that are resampled at a time.
-_BATCH_VALUES = 1 << 21
 LEVEL = 0.05  # of significance
 
 
@@ -92,7 +92,9 @@ def compare_items(
     # The items' own differences decide: [N].
     d = means[0] - means[1]
     difference = float(ours.statistic(*ours.values) - theirs.statistic(*theirs.values))
-    samples = _bootstrap(lambda rows: d[rows].mean(-1), len(d), groups, resamples, seed)
+    samples = resample(
+        lambda rows: d[rows].mean(-1), len(d), resamples, seed=seed, groups=groups
+    )
     low, high = np.percentile(samples, (2.5, 97.5))
     options = {"resamples": resamples, "seed": seed}
     if groups is not None:
@@ -148,7 +150,7 @@ def permutation_test(
     count, is_exact = len(d), 2 ** len(d) <= resamples
     rng = np.random.default_rng(seed)
     total = 2**count if is_exact else resamples
-    size = max(1, _BATCH_VALUES // max(1, count))
+    size = max(1, BATCH_VALUES // max(1, count))
     # Sums that are equal but for rounding are as extreme.
     threshold, extreme = abs(d.sum()) * (1 - 1e-12), 0
     for start in range(0, total, size):
@@ -177,9 +179,9 @@ def compare_seeds(ours: Sequence[float], theirs: Sequence[float]) -> float:
         return float(scipy.stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
 
 
-def apply_bonferroni(p_value: float, comparisons: int) -> float:
-    """The p of one of several comparisons: p times their number, at most 1."""
-    return min(1.0, p_value * comparisons)
+def apply_bonferroni(p_values: ArrayLike, comparisons: int) -> np.ndarray:
+    """The p of one or all of several comparisons: p times their number, at most 1."""
+    return np.minimum(1.0, np.asarray(p_values, np.float64) * comparisons)
 
 
 def apply_corrections(p_values: Sequence[float]) -> dict[str, np.ndarray]:
@@ -196,7 +198,7 @@ def apply_corrections(p_values: Sequence[float]) -> dict[str, np.ndarray]:
     holm = np.empty_like(p)
     holm[order] = np.minimum(1, np.maximum.accumulate(p[order] * factors))
     return {
-        "bonferroni": np.minimum(1, len(p) * p),
+        "bonferroni": apply_bonferroni(p, len(p)),
         "holm": holm,
         "fdr": scipy.stats.false_discovery_control(p),
     }
@@ -238,7 +240,7 @@ def _compare_statistics(
     resamples = min(resamples, limit)
     count = len(ours.names)
     difference = float(measure_difference(np.arange(count)[None])[0])
-    samples = _bootstrap(measure_difference, count, groups, resamples, seed)
+    samples = resample(measure_difference, count, resamples, seed=seed, groups=groups)
     if not len(samples):
         samples = np.array([difference])
     low, high = np.percentile(samples, (2.5, 97.5))
@@ -261,45 +263,6 @@ def _apply_statistic(
 def _has_axis(statistic: Callable[..., float]) -> bool:
     """Whether a statistic takes many samples at once, by SciPy's convention."""
     return "axis" in inspect.signature(statistic).parameters
-
-
-def _bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    count: int,
-    groups: np.ndarray | None,
-    resamples: int,
-    seed: int,
-) -> np.ndarray:
-    """The statistic of resampled items: [resamples], without those that are not finite.
-
-    Args:
-        statistic: Function of indices of items [B, n] -> [B].
-        count: N, the number of items.
-        groups: [N] number of each item's group, 0, 1, ...; None resamples single items.
-        resamples: Number of samples.
-        seed: Seed of the indices.
-    """
-    rows, rng = np.arange(count), np.random.default_rng(seed)
-    if len(np.unique(rows if groups is None else groups)) < 2:
-        samples = statistic(rows[None])  # SciPy does not resample a single item
-    elif groups is not None:
-        # Groups have different numbers of items, so each sample has its own length.
-        ends = np.cumsum(np.bincount(groups))
-        members = np.split(np.argsort(groups, kind="stable"), ends[:-1])
-        draws = rng.integers(0, len(members), (resamples, len(members)))
-        resampled = (np.concatenate([members[i] for i in draw]) for draw in draws)
-        samples = np.concatenate([statistic(rows[None]) for rows in resampled])
-    else:
-        samples = scipy.stats.bootstrap(
-            (rows,),
-            lambda rows, axis: statistic(rows.astype(np.intp, copy=False)),
-            n_resamples=resamples,
-            batch=max(1, _BATCH_VALUES // count),
-            vectorized=True,
-            method="percentile",
-            rng=rng,
-        ).bootstrap_distribution
-    return samples[np.isfinite(samples)]
 
 
 def _check_items(ours: ItemValues, theirs: ItemValues) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from research import sharding
 from research.losses.registry import build_loss
-from research.losses.sparsity import flops, flops_norm, l1_norm, sparsity_metrics
+from research.losses.regularizers import flops, flops_norm, l1_norm, sparsity_metrics
 from research.types import Labels
 
 WEIGHTS = jnp.array([[1.0, 0, 2, 0], [1, 0, 0, 0], [1, 4, 0, 0]])

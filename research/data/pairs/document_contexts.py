@@ -1,0 +1,113 @@
+"""Tokens of documents that are read within their contexts, and pooled alone.
+
+A chunk of a longer text is encoded with the text around it, and its vector is pooled
+from the tokens of the chunk, as late chunking does in embedding (`text.chunking.Late`).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tokenizers
+
+from research.data.examples import Example
+from research.text.chunk_rows import TokenizedText, compute_room, tokenize_documents
+
+
+def tokenize_in_contexts(
+    tokenizer: tokenizers.Tokenizer,
+    examples: Sequence[Example],
+    token_ids: Sequence[np.ndarray],
+    *,
+    prompt: str,
+    max_length: int,
+    label: Callable[[int], str],
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Tokens and pooling masks of examples whose documents have contexts.
+
+    Args:
+        tokenizer: Tokenizer without truncation and padding.
+        examples: The examples.
+        token_ids: Token ids of their T texts alone: of each example the query, the
+            positives and the negatives.
+        prompt: Prefix of the contexts.
+        max_length: Maximum number of tokens; what is far from the document is cut.
+        label: Function from the index of an example to its name in error messages.
+
+    Returns:
+        Token ids and pooling mask [S] of each of the T texts. Those of queries and of
+        documents with nothing around them are as they were.
+
+    Raises:
+        ValueError: An example has no contexts, or a document has no tokens of its own.
+    """
+    token_ids = list(token_ids)
+    masks = [np.ones(len(ids), bool) for ids in token_ids]
+    # The documents with something around them, by their index among the T texts
+    numbers, owners, contexts, spans, index = [], [], [], [], 0
+    for owner, example in enumerate(examples):
+        documents = (*example.positives, *example.negatives)
+        if len(example.contexts) != len(documents):
+            raise ValueError(
+                f"{label(owner)} has {len(example.contexts)} contexts for "
+                f"{len(documents)} documents, but other rows have one for each"
+            )
+        pairs = zip(documents, example.contexts, strict=True)
+        for place, (text, (before, after)) in enumerate(pairs, index + 1):
+            if before or after:
+                numbers.append(place)
+                owners.append(owner)
+                contexts.append(before + text + after)
+                spans.append((len(before), len(before) + len(text)))
+        index += 1 + len(documents)
+    # Each context once, with its prompt, then cut around each of its documents
+    texts = list(dict.fromkeys(contexts))
+    tokenized = tokenize_documents(tokenizer, texts, prompt, None)
+    rows = dict(zip(texts, tokenized, strict=True))
+    places = zip(numbers, owners, contexts, spans, strict=True)
+    for number, owner, context, span in places:
+        try:
+            token_ids[number], masks[number] = select_span(
+                rows[context], span, max_length
+            )
+        except ValueError as error:
+            raise ValueError(f"{label(owner)}: {error}") from None
+    return token_ids, masks
+
+
+def select_span(
+    text: TokenizedText, span: tuple[int, int], max_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens around a span of a text, and which of them are the span's.
+
+    The prompt and opening special tokens belong to a span at the beginning of the text,
+    closing ones to one at its end.
+
+    Args:
+        text: The tokenized text, N tokens.
+        span: The span's characters [start, end).
+        max_length: Most tokens to take, with the span in the middle; a longer span is
+            cut at its end.
+
+    Returns:
+        Token ids [S] int32 and pooling mask [S] bool.
+
+    Raises:
+        ValueError: The span has no tokens, or `max_length` leaves no room for any.
+    """
+    # [N] tokens with a character of the span
+    inside = (text.start < span[1]) & (text.end > span[0])
+    if not inside.any():
+        raise ValueError(f"{text.text[slice(*span)]!r} has no tokens in its context")
+    numbers = np.flatnonzero(inside)
+    first, end = int(numbers[0]), int(numbers[-1]) + 1
+    # The window begins so far before the span that as much fits after it
+    room = compute_room(f"max_length {max_length}", max_length, text.num_surrounding)
+    count = len(inside)
+    start = first - max(0, room - (end - first)) // 2
+    start = max(0, min(start, count - room))
+    window = slice(start, start + room)
+    # Special tokens are pooled with the first and the last token of the text
+    opening = np.full(len(text.opening_ids), first == 0)
+    closing = np.full(len(text.closing_ids), end == count)
+    mask = np.concatenate([opening, inside[window], closing])
+    return text.surround(text.body_ids[window]), mask
