@@ -125,6 +125,7 @@ def main():
 
 def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
     """Embeds all texts at once, and writes them to one file."""
+    # A file of its own, which replaces no text
     if SHARD_SIZE.present:
         raise ValueError(f"--shard_size goes with a folder, not --output={output}")
     outputs = {output.resolve(), get_ids_path(output).resolve()}
@@ -132,6 +133,7 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
         raise ValueError(f"--output={output} would replace the input")
     names, texts, places = zip(*read_places(files, _read_corpus), strict=True)
     embedder = make_role_embedder(chunk, ROLE.value, NORMALIZE.value, ALLOW_EMPTY.value)
+    # A SciPy file of sparse vectors, a NumPy file of others
     ending = ".npz" if embedder.kind == "sparse" else ".npy"
     if output.suffix != ending:
         raise ValueError(

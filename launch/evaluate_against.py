@@ -155,6 +155,7 @@ def _score_model(
 ) -> TaskScores:
     """The scores of another model, embedded with the options of the flags."""
     model = options.load_model(name)
+    # As the first model is embedded, with its own similarity
     embed = make_task_embedder(model, chunk, task)
     return make_evaluator(choose_similarity(model, task), name)(embed)
 

@@ -38,6 +38,7 @@ def choose_similarity(model: EmbeddingModel, task: str) -> str:
 
 def check_dense(model: EmbeddingModel, reader: str) -> None:
     """Raises ValueError if a flag or command does not take a model's embeddings."""
+    # Flags may choose another pooling, or one vector of all tokens
     kind = describe_model(model, None, options.POOL.value, None, None).kind
     if kind != "dense" and not has_one_vector(options.TOKEN_TRANSFORM.value):
         raise ValueError(

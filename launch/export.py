@@ -105,6 +105,7 @@ def _export(output: Path) -> dict:
 def _fit_transform(model: pretrained.EmbeddingModel) -> pretrained.EmbeddingModel:
     """The model with --transform, fitted to its vectors at --depth and --dim."""
     parse_transform(TRANSFORM.value)
+    # Fitted to vectors that nothing has been done to
     model = model._replace(transform=None)
     texts = read_corpus(TRANSFORM_TEXTS.value)[1] if TRANSFORM_TEXTS.value else []
     embedder = Embedder(model, depth=DEPTH.value, dim=DIM.value, normalize=False)

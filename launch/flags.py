@@ -207,6 +207,7 @@ def make_embedder(
             bidirectional="" if is_bidirectional is None else str(is_bidirectional),
         )
     if transform is None and TRANSFORM.value is not None:
+        # A mistake is found before texts are embedded
         parse_transform(TRANSFORM.value)
         texts = read_corpus(TRANSFORM_TEXTS.value)[1] if TRANSFORM_TEXTS.value else []
         raw = Embedder(model._replace(transform=None), normalize=False, **options)

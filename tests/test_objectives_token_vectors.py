@@ -11,8 +11,7 @@ from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import build_loss
 from research.models import config
 from research.models.pooling.registry import parse_pooling
-from research.objectives.contrastive import contrastive
-from research.objectives.token_vectors import take_token_vectors
+from research.objectives.contrastive import contrastive, take_token_vectors
 from research.types import Batch, Labels, Tokens
 
 CFG = config.bert(

@@ -89,6 +89,7 @@ def _write_shards(folder: Path, real: np.ndarray, count: int) -> ShardedVectors:
         noise = rng.normal(size=x.shape).astype(np.float32) / np.sqrt(x.shape[1])
         x = l2_normalize_rows(x + NOISE * noise)
         paths.append(folder / f"{number:05}.parquet")
+        # Shards as launch.index writes them
         names = [str(start + i) for i in range(size)]
         write_shard(paths[-1], x, names, names)
     return ShardedVectors(paths)

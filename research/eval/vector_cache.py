@@ -25,6 +25,7 @@ class VectorCache:
     def __call__(self, texts: Sequence[str], role: str) -> np.ndarray | MultiVectors:
         """The vectors of texts, embedded at the first call with these texts."""
         key = role, tuple(texts)
+        # Evaluators of several sizes ask for the same texts
         if key not in self.calls:
             self.calls[key] = self._embed(texts, role)
         return self.calls[key]

@@ -55,6 +55,7 @@ def build_losses(config, sources: Mapping[str, Source]) -> NamedLosses:
                     "without pairs"
                 )
         return {}
+    # Vectors of tokens are compared otherwise than one vector per text
     check_kind_similarity(format_call(config.pool), config.similarity)
     losses = {"": (config.loss.name, build_loss(config.loss, config.similarity))}
     for name, source in sources.items():

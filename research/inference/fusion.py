@@ -38,6 +38,7 @@ def weighted(rankings: Sequence[Ranking], *, alpha: float = 0.5) -> list[np.ndar
     Returns:
         As in `rrf`.
     """
+    # Scores of 0 ... 1, which weights can compare
     first, second = (_scale(*ranking) for ranking in rankings)
     return [alpha * first, (1 - alpha) * second]
 

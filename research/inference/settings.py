@@ -54,6 +54,7 @@ def describe_model(
     names = SIMILARITIES[model.kind]
     if model.similarity in NAMES and model.similarity not in names:
         model = model._replace(similarity=names[0])
+    # What was fitted elsewhere takes the place of the model's own
     if transform is not None:
         model = model._replace(transform=transform)
     check_transform(model)

@@ -162,6 +162,7 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
     loss = bind(LOSSES, config)
     if config["name"] == "weighted_sum":
         return loss(similarity)
+    # Losses of scores that also read the vectors
     one_vector = (*MATCHING_LOSSES, "situated")
     takes_tokens = [n for n in SCORE_LOSSES if n not in one_vector]
     if similarity in TOKEN_SIMILARITIES and config["name"] not in takes_tokens:

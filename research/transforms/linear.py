@@ -87,6 +87,7 @@ def make_random_projection(
     """
     width = vectors.shape[1]
     _check_dim("random_projection", dim, width)
+    # [D, K], whose products keep their size on average
     matrix = np.random.default_rng(seed).normal(size=(width, dim)) / np.sqrt(dim)
     return LinearMap(np.zeros(width), matrix)
 

@@ -30,6 +30,7 @@ def read_hashed_vectors(path: Path) -> tuple[np.ndarray, ShardedVectors]:
     if path.is_dir():
         paths = list_shards(path, read_manifest(path))
         transform = read_transform(path)
+    # Parquet files hold the ids themselves
     files = [get_ids_path(p) for p in paths if p.suffix == ".npy"]
     if missing := [file for file in files if not file.is_file()]:
         raise FileNotFoundError(

@@ -21,6 +21,7 @@ def colbert(*, dim: int = 128) -> LearnedPooling:
     if dim < 0:
         raise ValueError(f"pool.dim is {dim}; it is a width, or 0 for no projection")
 
+    # A projection without bias, [D, d], if there is one
     def init(key: Key, cfg: EncoderConfig, params: Params) -> Params:
         del params
         return {"kernel": KERNEL_INIT(key, (cfg.width, dim))}
