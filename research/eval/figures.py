@@ -8,9 +8,12 @@ from typing import Any
 from research.atomic_write import atomic_write
 
 DPI = 150
-MAX_LINES = 8  # of a panel: the palette has as many colors
 # Colors that color-blind readers can tell apart (Petroff 2021, arXiv:2107.02270).
-PALETTE = "petroff8"
+PALETTE = (
+    *("#1845fb", "#ff5e02", "#c91f16", "#c849a9"),
+    *("#adad7d", "#86c8dd", "#578dff", "#656364"),
+)
+MAX_LINES = len(PALETTE)  # of a panel
 MARKERS = "os^Dv"
 
 
@@ -45,9 +48,8 @@ def figure(
     from cycler import cycler
     from matplotlib.figure import Figure
 
-    colors = matplotlib.color_sequences[PALETTE]
     # Equal figures are equal files: an SVG has random names and a date otherwise.
-    style = {"axes.prop_cycle": cycler(color=colors), "svg.hashsalt": "embax"}
+    style = {"axes.prop_cycle": cycler(color=PALETTE), "svg.hashsalt": "embax"}
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with matplotlib.rc_context(style):
         # A Figure without pyplot draws to memory (Agg).
