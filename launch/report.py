@@ -29,6 +29,8 @@ def main():
         " ".join(["Config", *path.relative_to(workdir).parts[:-1]]): path.read_text()
         for path in configs
     }
+    if is_ablation and (workdir / "manifest.json").exists():
+        details["Manifest"] = (workdir / "manifest.json").read_text()
     page = workdir / "report.html"
     with atomic_write(page) as draft:
         draft.write_text(render_page(text, workdir, details), encoding="utf-8")
