@@ -50,6 +50,7 @@ def _plot_points(ablation: Ablation, cells, panels, path: Path) -> None:
     layout = {"columns": len(panels), "squeeze": False, "sharey": True}
     with figure(path, size, title=ablation.title, **layout) as (_, grid):
         for axes, (panel, (column,)) in zip(grid[0], panels.items(), strict=True):
+            # Every row has its height; the bars are horizontal
             means, errors, paper = _list_scores(ablation, cells, column)
             names = list(ablation.rows)
             axes.errorbar(means, names, xerr=errors, fmt="o", capsize=3)
@@ -68,11 +69,13 @@ def _plot_lines(ablation: Ablation, cells, panels, path: Path) -> None:
     layout = {"rows": len(groups), "columns": len(panels), "squeeze": False}
     layout |= {"sharex": "col", "sharey": "col"}
     with figure(path, size, title=ablation.title, **layout) as (_, grid):
+        # Panels below each other hold other rows, on the same axes
         for axes_row, rows in zip(grid, groups, strict=True):
             for axes, (panel, columns) in zip(axes_row, panels.items(), strict=True):
                 _draw_rows(axes, ablation, cells, rows, panel, columns)
             # Beside the panels, which have the same rows.
             axes_row[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        # Titles at the top, the sizes at the bottom
         for axes, panel in zip(grid[0], panels, strict=True):
             axes.set(title=panel)
         for axes, columns in zip(grid[-1], panels.values(), strict=True):
@@ -91,6 +94,7 @@ def _draw_rows(axes, ablation, cells, rows, panel: str, columns) -> None:
         if shares_runs:
             recipe = recipes.index(fill_row(ablation, row, columns[0]).recipe)
             style["marker"] = MARKERS[recipe % len(MARKERS)]
+        # A line over the columns, [C] and bars [2, C]
         by_column = [_list_scores(ablation, cells, c, [row]) for c in columns]
         means, errors, paper = (
             np.concatenate(x, -1) for x in zip(*by_column, strict=True)
@@ -114,6 +118,7 @@ def _list_scores(
     means, errors, paper = [], [], []
     for row in rows or ablation.rows:
         cell = cells[row, column]
+        # A failed cell leaves a gap
         mean = np.nan if cell["mean"] is None else cell["mean"]
         bars = (cell["spread"] or 0.0,) * 2
         if cell["low"] is not None:
@@ -127,5 +132,6 @@ def _list_scores(
 def _name_metric(ablation: Ablation, column: str) -> str:
     """What the main score of a column's evaluator is."""
     name = ablation.columns[column].get("eval") or next(iter(ablation.evals), None)
+    # An evaluator's settings begin with its section of the config
     section, *_ = ablation.eval_settings.get(name, [{}])
     return METRICS.get(section.get("name"), "main score, %")

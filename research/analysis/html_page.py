@@ -7,51 +7,8 @@ from pathlib import Path
 from string import Template
 
 FORMATS = {".svg": "image/svg+xml", ".png": "image/png"}
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root {
-  color-scheme: light dark;
-  --text: #1f2328; --page: #fff; --line: #d1d9e0; --shade: #f3f5f7;
-}
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e3e6ea; --page: #14171a; --line: #3d444d; --shade: #20252a; }
-}
-body {
-  max-width: 62rem; margin: 0 auto; padding: 1rem;
-  color: var(--text); background: var(--page);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word;
-}
-h1, h2 { line-height: 1.25; }
-h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-/* A wide table scrolls beside its first column. */
-table {
-  display: block; max-width: 100%; overflow-x: auto; border-collapse: collapse;
-  font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal;
-}
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child {
-  position: sticky; left: 0; max-width: 32rem; background: var(--page);
-}
-th { white-space: nowrap; }
-img { max-width: 100%; height: auto; padding: .3rem; background: #fff; }
-pre, summary { padding: .5rem .7rem; background: var(--shade); }
-pre { margin: 0; overflow-x: auto; font-size: .8rem; }
-details { margin: .6rem 0; }
-summary { cursor: pointer; }
-@media print { details { display: none; } }
-</style>
-</head>
-<body>
-$body
-$details
-</body>
-</html>
-""")
+# Colors and widths for light and dark screens, for phones and for print
+PAGE = Path(__file__).with_name("page.html")
 
 
 def render_page(text: str, folder: Path, details: Mapping[str, str]) -> str:
@@ -67,19 +24,22 @@ def render_page(text: str, folder: Path, details: Mapping[str, str]) -> str:
     """
     from markdown_it import MarkdownIt
 
+    # HTML is off: texts of a corpus may hold scripts
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(text)
+    # Pictures are parts of paragraphs
     for token in tokens:
         for child in token.children or ():
             if child.type == "image":
                 source = embed_picture(folder / str(child.attrGet("src")))
                 child.attrSet("src", source)
+    # Long texts are closed at first
     parts = [
         f"<details><summary>{html.escape(name)}</summary>"
         f"<pre>{html.escape(content)}</pre></details>"
         for name, content in details.items()
     ]
-    return PAGE.substitute(
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(
         title=html.escape(text.partition("\n")[0].lstrip("# ")),
         body=parser.renderer.render(tokens, parser.options, {}),
         details="\n".join(parts),
@@ -88,6 +48,7 @@ def render_page(text: str, folder: Path, details: Mapping[str, str]) -> str:
 
 def embed_picture(path: Path) -> str:
     """A picture as a data URI, from the SVG file of the same name if there is one."""
+    # An SVG file stays sharp when it is enlarged
     drawing = path.with_suffix(".svg")
     path = drawing if drawing.exists() else path
     content = base64.b64encode(path.read_bytes()).decode()

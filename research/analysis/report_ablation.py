@@ -32,8 +32,9 @@ def format_markdown(workdir: Path, runs: RunMetrics) -> str:
         runs: The result of `read_runs`.
     """
     parts = [(workdir / "table.md").read_text(encoding="utf-8").strip()]
+    # An ablation that was stopped while it was drawn has only the table
     if (workdir / "table.png").exists():
-        parts.insert(1, "![scores of the rows](table.png)")
+        parts.append("![scores of the rows](table.png)")
     if any(runs.values()):
         parts += ["## Runs", _tabulate_runs(runs), "![loss by step](losses.png)"]
     return "\n\n".join(parts) + "\n"
@@ -62,6 +63,7 @@ def plot_losses(runs: RunMetrics, path: Path) -> None:
     layout = {"rows": len(panels), "squeeze": False, "sharex": True, "sharey": True}
     with figure(path, size, title="training loss", **layout) as (_, grid):
         for axes, names in zip(grid.flat, panels, strict=True):
+            # A line for each run, as it was logged
             for name in names:
                 losses = collect_values(runs[name], "loss")
                 axes.plot(list(losses), list(losses.values()), lw=1, label=name)
