@@ -7,13 +7,14 @@ With --push_to_hub, the folder is uploaded to the Hugging Face hub, too.
 """
 
 import contextlib
+from functools import partial
 from pathlib import Path
 
 from absl import flags
 
 from launch import main as cli
 from research.analysis.report import plot_loss
-from research.atomic_write import atomic_write
+from research.eval.figures import write_picture
 from research.inference import model as pretrained
 from research.interop import load
 from research.interop.hub import check_hub_access, push_folder
@@ -83,11 +84,8 @@ def _export(output: Path) -> dict:
 def _draw_curve(workdir: Path) -> None:
     """Draws the loss of a run, for the model card; a card may be without it."""
     # Nothing is logged yet, or the run's folder cannot be written
-    with (
-        contextlib.suppress(ValueError, OSError),
-        atomic_write(workdir / "evals" / "curve.png") as picture,
-    ):
-        plot_loss(workdir, picture)
+    with contextlib.suppress(ValueError, OSError):
+        write_picture(workdir / "evals" / "curve.png", partial(plot_loss, workdir))
 
 
 if __name__ == "__main__":

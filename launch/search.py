@@ -4,6 +4,7 @@ python -m launch.search --model=M --corpus=texts.txt --query="..." [--chunk="lat
 python -m launch.search --model=M --corpus=FOLDER_OF_VECTORS --query="..."
 
 With --chunk, the score of a text is that of its best chunk, which is printed.
+--output=DIR/evals/search.md also writes the table into a run's folder, for its report.
 """
 
 import textwrap
@@ -16,7 +17,9 @@ from launch import flags as options
 from launch import main as cli
 from launch.supervise import supervise
 from research import processes
+from research.atomic_write import atomic_write
 from research.data.corpus import find_corpus, read_corpus, read_texts
+from research.eval.tables import escape_markdown, markdown_page
 from research.inference.search import embedding_kind, rank_documents
 from research.inference.shares import split_over_processes
 from research.inference.vector_shards import (
@@ -37,7 +40,14 @@ CORPUS = flags.DEFINE_string(
 )
 QUERY = flags.DEFINE_string("query", None, "The text to search for.", required=True)
 HITS = flags.DEFINE_integer("hits", 10, "The number of texts to print.", lower_bound=1)
+OUTPUT = cli.define_path(
+    "output",
+    None,
+    "A Markdown file for the table of texts. launch.report shows those in evals/ of a "
+    "run.",
+)
 cli.group_flags("Search", CORPUS, QUERY, HITS)
+cli.group_flags("Output", OUTPUT)
 
 
 def main():
@@ -80,7 +90,24 @@ def main():
         line = textwrap.shorten(hit["text"], 100, placeholder=" ...")
         characters = f"  {hit['start']}-{hit['end']}" if "start" in hit else ""
         print(f"{hit['score']:7.4f}  {hit['id']:>{widest}}{characters}  {line}")
+    if OUTPUT.value and processes.is_first():
+        with atomic_write(Path(OUTPUT.value)) as page:
+            page.write_text(_format_markdown(hits), encoding="utf-8")
     return {"query": QUERY.value, "hits": hits}
+
+
+def _format_markdown(hits: list[dict]) -> str:
+    """A page with the query and the best texts."""
+    rows = [
+        [
+            escape_markdown(textwrap.shorten(hit["text"], 300, placeholder=" ...")),
+            escape_markdown(hit["id"]),
+            f"{hit['score']:.4f}",
+        ]
+        for hit in hits
+    ]
+    title = f"Search: {escape_markdown(QUERY.value)}"
+    return markdown_page(title, ["text", "id", "score"], rows)
 
 
 def _find_texts(folder: Path, rows: list[int]) -> tuple[dict, dict]:
