@@ -6,6 +6,7 @@ python -m launch.ablate --config=configs/ablations/x.py[:arg] --workdir=DIR --ve
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -16,6 +17,7 @@ from launch.recipes import load_recipe
 from research.analysis import ablation as ablations
 from research.analysis import (
     ablation_manifest,
+    ablation_plot,
     ablation_runs,
     ablation_significance,
     ablation_table,
@@ -23,6 +25,7 @@ from research.analysis import (
 from research.atomic_write import atomic_write, write_json
 from research.config_sections import build
 from research.eval.evaluators import EVALS
+from research.eval.figures import write_picture
 from research.experiment.inputs import hash_inputs, hash_path
 from research.file_lock import lock_folder
 from research.interop.load import resolve_folder
@@ -95,12 +98,12 @@ def _run(ablation: ablations.Ablation, workdir: Path, options: dict) -> dict:
         atomic_write(workdir / "table.md") as table,
         atomic_write(workdir / "table.csv") as data,
         atomic_write(workdir / "table.tex") as latex,
-        atomic_write(workdir / "table.png") as picture,
     ):
         table.write_text(ablation_table.format_markdown(ablation, records))
         ablation_table.write_csv(records, data)
         latex.write_text(ablation_table.format_latex(ablation, records))
-        ablation_table.plot_ablation(ablation, records, picture)
+        plot = partial(ablation_plot.plot_ablation, ablation, records)
+        write_picture(workdir / "table.png", plot)
     write_json(workdir / "manifest.json", manifest)
     print((workdir / "table.md").read_text())
     failed = ablations.collect_failures(scores)

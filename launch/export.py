@@ -8,14 +8,15 @@ With --push_to_hub, the folder is uploaded to the Hugging Face hub, too.
 """
 
 import contextlib
+from functools import partial
 from pathlib import Path
 
 from absl import flags
 
 from launch import main as cli
 from research.analysis.report import plot_loss
-from research.atomic_write import atomic_write
 from research.data.corpus import read_corpus
+from research.eval.figures import write_picture
 from research.inference import model as pretrained
 from research.inference.embedder import Embedder
 from research.inference.fitting import fit_to_texts
@@ -118,11 +119,8 @@ def _fit_transform(model: pretrained.EmbeddingModel) -> pretrained.EmbeddingMode
 def _draw_curve(workdir: Path) -> None:
     """Draws the loss of a run, for the model card; a card may be without it."""
     # Nothing is logged yet, or the run's folder cannot be written
-    with (
-        contextlib.suppress(ValueError, OSError),
-        atomic_write(workdir / "evals" / "curve.png") as picture,
-    ):
-        plot_loss(workdir, picture)
+    with contextlib.suppress(ValueError, OSError):
+        write_picture(workdir / "evals" / "curve.png", partial(plot_loss, workdir))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from research.atomic_write import atomic_write, to_json
+from research.eval.figures import write_picture
 from research.processes import explain_lost_process, is_first, is_joined, leave
 
 VIRTUAL = "--xla_force_host_platform_device_count"  # several devices on one CPU
@@ -241,7 +242,7 @@ def keep_programs() -> None:
 def write_page(
     folder: Path, name: str, record: Mapping, page: str, plot: Callable[[Path], object]
 ) -> None:
-    """Writes a record as JSON, its table as Markdown and its picture as PNG.
+    """Writes a record as JSON, its table as Markdown and its picture as PNG and SVG.
 
     Args:
         folder: Folder of the files.
@@ -253,11 +254,10 @@ def write_page(
     with (
         atomic_write(folder / f"{name}.json") as data,
         atomic_write(folder / f"{name}.md") as table,
-        atomic_write(folder / f"{name}.png") as picture,
     ):
         data.write_text(to_json(record, indent=2) + "\n")
         table.write_text(page)
-        plot(picture)
+        write_picture(folder / f"{name}.png", plot)
 
 
 def log(line: str) -> None:

@@ -14,8 +14,9 @@ echo "== 2/4 every depth and width" >&2
 $python -m launch.evaluate --model="$workdir" --task=pydocs_retrieval --grid
 echo "== 3/4 a search with half of the depth and a sixth of the width" >&2
 $python -m launch.search --model="$workdir" --corpus=pydocs --hits=5 \
-  --query="read a file line by line" --depth=3 --dim=64
-echo "== 4/4 the report" >&2
+  --query="read a file line by line" --depth=3 --dim=64 \
+  --output="$workdir/evals/search.md"
+echo "== 4/4 the report, also as a page: $workdir/report.html" >&2
 $python -m launch.report --workdir="$workdir"
 cat >&2 <<END
 == Next, with a file of your own: pairs.jsonl, a line for each {"query": ..., "positive": ...}

@@ -1,35 +1,63 @@
-"""Command that writes a report of a run.
+"""Command that writes a page about a run or an ablation, to read without network.
 
 python -m launch.report --workdir=DIR
 """
 
+from functools import partial
 from pathlib import Path
 
 from launch import main as cli
-from research.analysis import report
+from research.analysis import report, report_ablation
 from research.analysis.courses import find_courses, plot_courses
+from research.analysis.html_page import render_page
 from research.atomic_write import atomic_write
+from research.eval.figures import write_picture
 
-WORKDIR = cli.define_path("workdir", None, "The folder of a run.", required=True)
+WORKDIR = cli.define_path(
+    "workdir", None, "The folder of a run, or of an ablation.", required=True
+)
 
 
 def main():
-    """Writes evals/report.md and its pictures, and prints the report."""
-    # Beside the grid, if launch.evaluate has written one.
-    workdir = Path(WORKDIR.value)
+    """Writes report.html and its pictures, and prints the report without them."""
+    workdir = Path(WORKDIR.value).resolve()
+    is_ablation = (workdir / "table.md").exists()
+    text = _report_ablation(workdir) if is_ablation else _report_run(workdir)
+    # The configs of the run, or of the ablation's runs
+    configs = sorted(workdir.glob("*/config.json" if is_ablation else "config.json"))
+    details = {
+        " ".join(["Config", *path.relative_to(workdir).parts[:-1]]): path.read_text()
+        for path in configs
+    }
+    if is_ablation and (workdir / "manifest.json").exists():
+        details["Manifest"] = (workdir / "manifest.json").read_text()
+    page = workdir / "report.html"
+    with atomic_write(page) as draft:
+        draft.write_text(render_page(text, workdir, details), encoding="utf-8")
+    parts = text.split("\n\n")
+    print("\n\n".join(part for part in parts if not part.startswith("![")))
+    return {"report": str(page)}
+
+
+def _report_run(workdir: Path) -> str:
+    """Draws the pictures of a run, in evals/, and returns its report."""
+    text = report.format_markdown(workdir)
     folder = workdir / "evals"
-    with (
-        atomic_write(folder / "curve.png") as picture,
-        atomic_write(folder / "report.md") as page,
-    ):
-        report.plot_loss(workdir, picture)
-        page.write_text(report.format_markdown(workdir))
+    write_picture(folder / "curve.png", partial(report.plot_loss, workdir))
     # Diagnostics by step, of a run that has evaluators for them.
     if courses := find_courses(report.read_metrics(workdir)):
-        with atomic_write(folder / "diagnostics.png") as picture:
-            plot_courses(workdir, courses, picture)
-    print((folder / "report.md").read_text())
-    return {"report": str(folder / "report.md")}
+        plot = partial(plot_courses, workdir, courses)
+        write_picture(folder / "diagnostics.png", plot)
+    return text
+
+
+def _report_ablation(workdir: Path) -> str:
+    """Draws the losses of an ablation's runs, and returns its report."""
+    runs = report_ablation.read_runs(workdir)
+    if any(runs.values()):
+        plot = partial(report_ablation.plot_losses, runs)
+        write_picture(workdir / "losses.png", plot)
+    return report_ablation.format_markdown(workdir, runs)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ python -m launch.search --model=M --index=DIR --queries=queries.jsonl --hits=100
 python -m launch.search --model=M --corpus=texts.txt --query="..." --hybrid="rrf(k=60)"
 
 With --index, the texts are not embedded again. With --chunk, the score of a text is
-that of its best chunk, which is printed.
+that of its best chunk, which is printed. --output=DIR/evals/search.md also writes the
+tables into a run's folder, for its report.
 """
 
 import textwrap
@@ -21,8 +22,10 @@ from launch.embed_folder import read_folder_transform
 from launch.search_texts import find_texts, read_all_texts
 from launch.supervise import supervise
 from research import processes
+from research.atomic_write import atomic_write
 from research.data.corpus import read_corpus
 from research.eval.bm25 import bm25
+from research.eval.tables import escape_markdown, markdown_page
 from research.inference.fusion import fuse_rankings, parse_fusion
 from research.inference.index.faiss_index import has_index, search_index
 from research.inference.index.quantized_vectors import store_vectors
@@ -68,8 +71,15 @@ HYBRID = flags.DEFINE_string(
     "The fusion with the ranking by BM25, which reads all texts into memory: rrf, "
     "rrf(k=60) or weighted(alpha=0.5), where alpha is the weight of the vectors.",
 )
+OUTPUT = cli.define_path(
+    "output",
+    None,
+    "A Markdown file for the tables of texts. launch.report shows those in evals/ of a "
+    "run.",
+)
 cli.group_flags("Search", CORPUS, INDEX, QUERY, QUERIES, HITS)
 cli.group_flags("Search", EXACT, FAISS_OPTIONS, HYBRID)
+cli.group_flags("Output", OUTPUT)
 # The fewest documents of each ranking that are fused.
 MIN_CANDIDATES = 100
 
@@ -147,6 +157,10 @@ def main():
         results.append({"query": query, "hits": hits})
     for result in results:
         _print_hits(**result, title=len(results) > 1)
+    if OUTPUT.value and processes.is_first():
+        pages = [_format_markdown(**result) for result in results]
+        with atomic_write(Path(OUTPUT.value)) as draft:
+            draft.write_text("\n".join(pages), encoding="utf-8")
     return results[0] if len(results) == 1 else {"results": results}
 
 
@@ -171,6 +185,20 @@ def _print_hits(query: str, hits: list[dict], *, title: bool) -> None:
         line = textwrap.shorten(hit["text"], 100, placeholder=" ...")
         characters = f"  {hit['start']}-{hit['end']}" if "start" in hit else ""
         print(f"{hit['score']:7.4f}  {hit['id']:>{widest}}{characters}  {line}")
+
+
+def _format_markdown(query: str, hits: list[dict]) -> str:
+    """A page with a query and its best texts."""
+    rows = [
+        [
+            escape_markdown(textwrap.shorten(hit["text"], 300, placeholder=" ...")),
+            escape_markdown(hit["id"]),
+            f"{hit['score']:.4f}",
+        ]
+        for hit in hits
+    ]
+    title = f"Search: {escape_markdown(query)}"
+    return markdown_page(title, ["text", "id", "score"], rows)
 
 
 def _find_best_chunk(

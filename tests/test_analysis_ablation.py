@@ -10,7 +10,12 @@ from matplotlib.figure import Figure
 from configs import context_extension as configs_context_extension
 from configs.ablations import context_extension
 from research.analysis import ablation as ablations
-from research.analysis import ablation_manifest, ablation_runs, ablation_table
+from research.analysis import (
+    ablation_manifest,
+    ablation_plot,
+    ablation_runs,
+    ablation_table,
+)
 from research.config_sections import build
 from research.experiment.initialization import ENCODERS
 from research.models.positions.methods import extend_config
@@ -77,7 +82,7 @@ def draw(monkeypatch, ablation, records, path):
     monkeypatch.setattr(
         Figure, "savefig", lambda picture, *_, **__: pictures.append(picture)
     )
-    ablation_table.plot_ablation(ablation, records, path)
+    ablation_plot.plot_ablation(ablation, records, path)
     return pictures[0]
 
 

@@ -37,6 +37,28 @@ def test_the_best_step_is_between_the_first_and_the_last(tmp_path):
     assert read_table()[-4:] == ["main_score", "10.00", "50.00", "40.00"]
 
 
+def test_the_pages_of_evals_follow_the_grid_and_the_speed_is_that_of_all_steps(
+    tmp_path,
+):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "model.json").write_text('{"encoder": {"depth": 2, "width": 8}}')
+    rows = [
+        {"step": s, "loss": 3.0, "tokens_per_second": 500 * s, "save_seconds": 2}
+        for s in (1, 2, 3)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "versions.json").write_text('{"jax": "9.9"}')
+    (tmp_path / "evals").mkdir()
+    for name in ("chunks", "grid"):
+        (tmp_path / "evals" / f"{name}.md").write_text(f"# {name} of m\n\ntable\n")
+    (tmp_path / "evals" / "grid.png").write_bytes(b"")
+    text = format_markdown(tmp_path)
+    parts = ["## grid of m", "![grid](evals/grid.png)", "## chunks of m", "jax 9.9."]
+    assert sorted(parts, key=text.index) == parts and "chunks.png" not in text
+    assert "tokens per second, median | 1,000" in " ".join(text.split())
+    assert "save seconds, sum | 6" in " ".join(text.split())
+
+
 @pytest.mark.parametrize("lines", ["", '{"step": 0, "note": "from x"}\n', '{"step"'])
 def test_a_run_without_a_logged_step_has_nothing_to_report(lines, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(lines)

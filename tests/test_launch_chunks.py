@@ -64,10 +64,14 @@ def test_embed_writes_where_chunks_lie(folder):
 
 def test_search_shows_the_chunk(folder):
     flags = (f"--corpus={folder}", "--query=blue cow.", "--chunk=naive(sentences=1)")
+    flags += (f"--output={folder / 'hits' / 'cow.md'}",)
     best, other = result(folder, "search", *flags)["hits"]
     assert best["id"] == "b" and other["id"] == "a"
     assert (best["text"], best["start"], best["end"]) == ("blue cow.", 9, 18)
     assert best["score"] == pytest.approx(1, abs=1e-5)
+    page = (folder / "hits" / "cow.md").read_text()
+    assert page.startswith("# Search: blue cow\\.\n")
+    assert "| blue cow\\. |    b |  1.0000 |" in page
 
 
 def test_evaluate_sweeps(folder):
@@ -77,7 +81,7 @@ def test_evaluate_sweeps(folder):
     names = ["none", "naive(sentences=1)", "naive(sentences=2)", "pcw(8)"]
     assert [cell["chunk"] for cell in found["cells"]] == names
     files = sorted(path.name for path in (folder / "found").iterdir())
-    assert files == ["chunks.json", "chunks.md", "chunks.png"]
+    assert files == ["chunks.json", "chunks.md", "chunks.png", "chunks.svg"]
 
 
 def test_chunks_of_sentence_pairs_are_a_mistake(folder):

@@ -1,5 +1,6 @@
 """The pages that a reader meets: what they name exists, what they show runs."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -84,6 +85,20 @@ def test_every_recipe_is_listed_with_its_file():
         if path.name not in ("__init__.py", "common.py")
     }
     assert files <= listed, files - listed
+
+
+def test_the_papers_and_the_results_of_recipes_are_those_of_their_headers():
+    text = (ROOT / "configs/README.md").read_text()
+    rows = re.findall(r"^\| `([\w/]+)` \|.*\| ([^|]*) \| ([^|]*)\|$", text, re.M)
+    assert len(rows) > 50
+    for name, papers, result in rows:
+        source = (ROOT / f"configs/{name}.py").read_text()
+        header = ast.get_docstring(ast.parse(source))
+        before = header.partition("Command:")[0]
+        for paper in re.findall(r"abs/([\d.]+)", papers):
+            assert f"arXiv:{paper}" in before, f"{name}: {paper}"
+        is_measured = "Expected: not measured" not in header
+        assert ("[measured]" in result) == is_measured, name
 
 
 def test_two_texts_are_embedded_as_shown(capsys):

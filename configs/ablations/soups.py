@@ -9,7 +9,8 @@ Variants: tiny, model=NAME, data=DIR (with nli/, squad_retrieval/ and stsb/), st
     rate=X (learning rate), seeds=(0,1).
 Rows: start is the model before training; the members are those of
     configs/model_soup.py, with a half, three quarters and a quarter of the steps on NLI
-    and the others on SQuAD; soup is their mean, slerp the middle between the last two.
+    and the others on SQuAD, all with the seed of the table's run; soup is their mean,
+    slerp the middle between the last two.
 Columns: Spearman x 100 on STS-B's test pairs, nDCG@10 of SQuAD's test questions, both
     with texts of up to 64 tokens.
 Cost: 3 runs for a seed.

@@ -1,4 +1,4 @@
-"""Results of an ablation as a Markdown table, as CSV and as a plot."""
+"""Results of an ablation as a Markdown table, as LaTeX and as CSV."""
 
 import csv
 from collections.abc import Collection, Mapping, Sequence
@@ -11,17 +11,14 @@ from tabulate import tabulate
 from research.analysis.ablation import (
     Ablation,
     Results,
-    fill_row,
     name_evaluation,
     plan_runs,
 )
 from research.eval.comparison.significance import mark_p
-from research.eval.figures import figure
 from research.eval.tables import markdown_page
 
 # The bounds of a score's confidence interval.
 BOUNDS = ("low", "high")
-MANY_ROWS = 8  # with more rows the legend is beside the plot
 
 
 def summarize_scores(ablation: Ablation, results: Results) -> list[dict[str, Any]]:
@@ -134,63 +131,3 @@ def write_csv(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         writer = csv.DictWriter(file, fieldnames=list(records[0]))
         writer.writeheader()
         writer.writerows(records)
-
-
-def plot_ablation(
-    ablation: Ablation, records: Sequence[Mapping[str, Any]], path: Path
-) -> None:
-    """Plots every row over the columns, with its spread; the paper's numbers dashed."""
-    # {panel: names of its columns}
-    panels: dict[str, list[str]] = {}
-    for column, fields in ablation.columns.items():
-        panels.setdefault(fields.get("panel", ""), []).append(column)
-    many = len(ablation.rows) > MANY_ROWS
-    size = (6 * len(panels) + 1 + many, 4.2 + many)
-    options = {"columns": len(panels), "squeeze": False, "title": ablation.title}
-    with figure(path, size, **options) as (picture, grid):
-        for axes, (panel, columns) in zip(grid[0], panels.items(), strict=True):
-            _plot_panel(axes, ablation, records, panel, columns)
-        grid[0][0].set(ylabel="main score, %")
-        # One legend for all panels, which have the same rows.
-        if many:
-            handles = grid[0][-1].get_legend_handles_labels()
-            picture.legend(*handles, loc="outside right")
-        else:
-            grid[0][-1].legend()
-
-
-def _plot_panel(
-    axes,
-    ablation: Ablation,
-    records: Sequence[Mapping[str, Any]],
-    panel: str,
-    columns: Sequence[str],
-) -> None:
-    """Plots every row over some columns; rows that share a run have the same marker."""
-    import matplotlib
-
-    names = [column.removeprefix(panel).strip() for column in columns]
-    colors = matplotlib.colormaps["tab10" if len(ablation.rows) <= 10 else "tab20"]
-    recipes = list(dict.fromkeys(run.config for run in plan_runs(ablation)))
-    shares_runs = len(recipes) < len(ablation.rows)
-    for number, row in enumerate(ablation.rows):
-        # The row's cells, in the order of the columns.
-        by_column = {r["column"]: r for r in records if r["row"] == row}
-        cells = [by_column[column] for column in columns]
-        mean = [np.nan if cell["mean"] is None else cell["mean"] for cell in cells]
-        spread = [cell["spread"] or 0 for cell in cells]
-        # A color per row, a marker per training recipe.
-        recipe = recipes.index(fill_row(ablation, row, columns[0]).recipe)
-        style = {
-            "color": colors(number % colors.N),
-            "marker": "osD^v"[recipe % 5] if shares_runs else "o",
-            "markersize": 4,
-        }
-        axes.errorbar(names, mean, spread, label=row, capsize=3, **style)
-        if row in ablation.paper:
-            paper = [cell["paper"] for cell in cells]
-            axes.plot(names, paper, "--", alpha=0.45, **style)
-    if ablation.paper:
-        axes.plot([], [], "--", color="grey", label="paper")
-    axes.set(title=panel)
-    axes.grid(alpha=0.3)

@@ -1,5 +1,6 @@
-"""Report of a training run on one page: loss curve, scores, and grid of sizes."""
+"""Report of a training run: loss curve, scores, pages of evals/, speed, versions."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,19 @@ from research.train.logging import read_rows
 
 # Endings of the scores that are drawn: of the full size, and the mean over sizes.
 CURVES = ("/main_score", "/size_mean")
+# Metrics of speed, and what is reported of their values at all logged steps.
+SPEED = {
+    "tokens_per_second": statistics.median,
+    "steps_per_second": statistics.median,
+    "data_wait": statistics.median,
+    "padding": statistics.median,
+    "mfu": statistics.median,
+    "compile_seconds": sum,
+    "save_seconds": sum,
+    "evaluation_seconds": sum,
+    "peak_memory_mebibytes": max,
+}
+REDUCTIONS = {statistics.median: "median", sum: "sum", max: "largest"}
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -41,7 +55,9 @@ def collect_values(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[int,
 
 
 def format_markdown(workdir: Path) -> str:
-    """The report: a summary, scores before and after training, the grid of sizes.
+    """The report: a summary, scores, the pages of evals/, speed and versions.
+
+    Pictures are named relative to the workdir.
 
     Raises:
         FileNotFoundError: The folder does not hold a run.
@@ -57,7 +73,7 @@ def format_markdown(workdir: Path) -> str:
         raise ValueError(
             f"{workdir} has a config.json or a model.json that is not that of a run"
         ) from None
-    parts = [f"# {workdir.name}", summary, "![loss and score by step](curve.png)"]
+    parts = [f"# {workdir.name}", summary, "![loss and score by step](evals/curve.png)"]
     # A table per evaluator, and the grid of sizes if there is one.
     best = read_best(workdir)
     for name in evaluators:
@@ -66,10 +82,15 @@ def format_markdown(workdir: Path) -> str:
     for name, measures in courses.items():
         parts += [f"## {name}", format_course(measures)]
     if courses:
-        parts.append("![diagnostics by step](diagnostics.png)")
-    grid = workdir / "evals" / "grid.md"
-    if grid.exists():
-        parts += ["#" + grid.read_text(), "![score by depth and width](grid.png)"]
+        parts.append("![diagnostics by step](evals/diagnostics.png)")
+    # What launch.evaluate, launch.diagnose and launch.search wrote, the grid first.
+    pages = (workdir / "evals").glob("*.md")
+    for page in sorted(pages, key=lambda path: (path.stem != "grid", path.stem)):
+        parts.append("#" + page.read_text(encoding="utf-8").strip())
+        if page.with_suffix(".png").exists():
+            parts.append(f"![{page.stem}](evals/{page.stem}.png)")
+    if system := _describe_system(workdir, metrics):
+        parts += ["## Speed and versions", *system]
     return "\n\n".join(parts) + "\n"
 
 
@@ -110,6 +131,20 @@ def _tabulate_scores(
     ]
     header = [f"step {s}" + " (best)" * (s == best) for s in steps]
     return [f"## {name}", markdown_table(["", *header], rows)]
+
+
+def _describe_system(workdir: Path, metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of the speed, and a sentence on the code and the libraries."""
+    rows = []
+    for name, reduce in SPEED.items():
+        if values := list(collect_values(metrics, name).values()):
+            value = reduce(values)
+            text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            rows.append([f"{name.replace('_', ' ')}, {REDUCTIONS[reduce]}", text])
+    versions = read_json(workdir / "versions.json", missing={})
+    libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
+    table = [markdown_table(["", "all steps"], rows)] if rows else []
+    return [*table, *([f"Code and libraries: {libraries}."] if versions else [])]
 
 
 def _format_score(record: Mapping[str, Any], key: str) -> str:

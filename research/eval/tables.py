@@ -1,5 +1,6 @@
 """Markdown tables of scores, with `tabulate`."""
 
+import re
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -30,3 +31,8 @@ def markdown_page(
     """A Markdown page: a heading, a table and, unless empty, a note below it."""
     parts = [f"# {title}", markdown_table(header, rows), note]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """A text as it is, on one line of a Markdown page or in a cell of a table."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))

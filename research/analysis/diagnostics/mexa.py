@@ -10,7 +10,7 @@ import scipy
 from research.analysis.diagnostics.inputs import DiagnosticInputs, name_data
 from research.analysis.diagnostics.panels import PANEL_HEIGHT, PANEL_WIDTH
 from research.eval.bias.mexa import read_languages, score_translations
-from research.eval.figures import figure
+from research.eval.figures import choose_line_style, figure
 from research.progress import show_progress
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn
@@ -133,18 +133,15 @@ def list_mexa(record: Mapping[str, Any]) -> list[list[str]]:
 
 def plot_mexa(record: Mapping[str, Any], title: str, path: Path) -> None:
     """Plots MEXA by depth, and retrieval over the mean MEXA if it was measured."""
-    from matplotlib import colormaps
-
     columns = 2 if record["retrieval"] else 1
     size = columns * PANEL_WIDTH + 0.8, 0.6 + PANEL_HEIGHT
-    # A language has one color in both panels.
-    languages = list(record["mexa"])
-    colors = dict(zip(languages, colormaps["tab10"].colors * 10, strict=False))
+    # A language has one color and one marker in both panels.
+    styles = {name: choose_line_style(i) for i, name in enumerate(record["mexa"])}
     with figure(path, size, columns=columns, title=title, squeeze=False) as (_, panels):
         by_depth = panels[0, 0]
         for language, values in record["mexa"].items():
-            style = {"marker": "o", "ms": 3, "color": colors[language]}
-            by_depth.plot(range(len(values)), values, label=language, **style)
+            style = {"ms": 3, "label": language, **styles[language]}
+            by_depth.plot(range(len(values)), values, **style)
         by_depth.set(xlabel="depth (0: embedding layer)", ylabel="MEXA", ylim=(0, None))
         by_depth.legend(fontsize="small")
         by_depth.grid(alpha=0.3)
@@ -153,7 +150,7 @@ def plot_mexa(record: Mapping[str, Any], title: str, path: Path) -> None:
         # A point for each language, in the color of its curve.
         for language, score in record["retrieval"].items():
             mean = np.mean(record["mexa"][language])
-            panels[0, 1].plot(mean, score, "o", color=colors[language])
+            panels[0, 1].plot(mean, score, **styles[language])
         panels[0, 1].set(xlabel="MEXA, mean of depths", ylabel="accuracy")
         heading = "Retrieval of translations"
         if record["correlation"]:

@@ -203,7 +203,7 @@ def list_sticky_tokens(record: Mapping[str, Any]) -> list[list[str]]:
 def plot_sticky_tokens(record: Mapping[str, Any], title: str, path: Path) -> None:
     """Plots the shares p of the tokens of the check, as bars with both thresholds."""
     rows = record["checked"][:SHOWN]
-    colors = {"strong": "tab:red", "weak": "tab:orange", "rejected": "0.6"}
+    colors = {"strong": "C0", "weak": "C1", "rejected": "0.6"}
     size = 1.6 * PANEL_WIDTH, 1.6 + max(PANEL_HEIGHT / 2, 0.2 * len(rows))
     with figure(path, size, title=title) as (_, axes):
         labels = [row["token"] for row in rows]
