@@ -71,6 +71,11 @@ def get_config(arg: str = ""):
 def _set_model(config, arg) -> None:
     """Starts from the model, and embeds as it does unless told otherwise."""
     base = load(arg.model, weights=False)
+    if base.kind != "dense":
+        raise ValueError(
+            f"{arg.model} gives {base.kind.replace('_', '-')} embeddings, which other "
+            "recipes train, such as configs/colbert.py:model=NAME"
+        )
     start_from(config, arg.model)
     config.pool = parse_section(POOLINGS, arg.pool or base.pool)
     config.max_length = arg.max_length or base.max_length

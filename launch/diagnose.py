@@ -13,6 +13,7 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
+from launch.evaluate_kinds import check_dense
 from research.analysis.diagnostics.inputs import DiagnosticInputs, name_data
 from research.analysis.diagnostics.reports import REPORTS, Report
 from research.config_sections import bind_call, build_call, parse_calls
@@ -65,6 +66,8 @@ def main():
     evaluators = {} if TASKS.value is None else build_tasks(TASKS.value)
     model = options.load_model()
     options.check_plain(model, "launch.diagnose")
+    options.check_no_transform("launch.diagnose")
+    check_dense(model, "launch.diagnose")
     texts = [] if CORPUS.value is None else read_corpus(CORPUS.value)[1]
     texts = tuple(dict.fromkeys(texts))  # equal texts would look like a collapse
     sizes = options.size_options()

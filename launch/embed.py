@@ -6,8 +6,11 @@ python -m launch.embed --model=M --input=train.jsonl --examples --output=vectors
 
 Row i of a .npy file is the i-th text or, with --chunk, such as --chunk="late(256)", the
 i-th chunk; line i of the .ids.jsonl file beside it gives the text's id and the chunk's
-characters. A folder gets such files for every --shard_size texts: the memory is that of
-two shards, and a command that was stopped goes on when it is run again.
+characters. Of a model with a vector per token, rows are tokens, and line i gives the id
+and the number of vectors of text i. Sparse vectors are a SciPy .npz file. A folder gets
+such files for every --shard_size texts: the memory is that of two shards, and a command
+that was stopped goes on when it is run again. The transform of --transform is written
+beside the vectors; codes, such as those of int8, need it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,22 +20,19 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
+from launch.embed_folder import embed_folder, make_role_embedder, read_places
 from launch.supervise import supervise
 from research import processes
 from research.data.corpus import (
     CorpusText,
-    describe_corpus,
     find_corpus,
     read_example_texts,
     read_texts,
 )
+from research.inference.index.quantized_vectors import store_vectors
+from research.inference.index.shard_files import get_ids_path, write_shard
 from research.inference.shares import split_over_processes
-from research.inference.vector_shards import (
-    embed_to_shards,
-    get_ids_path,
-    list_shards,
-    write_vectors,
-)
+from research.transforms.pipeline import FILE, save_transform
 
 INPUT = flags.DEFINE_multi_string(
     "input",
@@ -44,8 +44,8 @@ INPUT = flags.DEFINE_multi_string(
 OUTPUT = cli.define_path(
     "output",
     None,
-    "The .npy file to write, or a folder (a name without an ending, or with a / after "
-    "it) for a corpus that does not fit the memory.",
+    "The .npy file to write (.npz of sparse vectors), or a folder (a name without an "
+    "ending, or with a / after it) for a corpus that does not fit the memory.",
     required=True,
 )
 ROLE = flags.DEFINE_string(
@@ -84,6 +84,7 @@ NORMALIZE = flags.DEFINE_bool(
     None,
     "Whether vectors are scaled to length 1. Default: as the model does.",
 )
+FILES = (".npy", ".npz")
 cli.group_flags("Texts", INPUT, ROLE, ALLOW_EMPTY, EXAMPLES, COLUMNS)
 cli.group_flags("Output", OUTPUT, SHARD_SIZE, NORMALIZE)
 
@@ -93,7 +94,7 @@ def main():
     # Connect the processes before JAX is used.
     processes.initialize()
     output = Path(OUTPUT.value)
-    if output.suffix not in (".npy", "") and not OUTPUT.value.endswith("/"):
+    if output.suffix not in (*FILES, "") and not OUTPUT.value.endswith("/"):
         raise ValueError(f"--output={output} should end in .npy, or in / for a folder")
     if EXAMPLES.value and ROLE.value not in ("query", "document"):
         raise ValueError(f"--examples has no texts of --role={ROLE.value}")
@@ -107,63 +108,53 @@ def main():
         raise ValueError("--columns are those of --examples")
     # Check the flags and the input before the model is loaded.
     chunk, files = options.parse_single_chunk(), find_corpus(INPUT.value)
-    if output.suffix == ".npy":
+    if output.suffix in FILES:
         return _embed_to_file(output, files, chunk)
-    return _embed_to_folder(output, files, chunk)
+    _, result = embed_folder(
+        output,
+        files,
+        _read_corpus,
+        chunk,
+        role=ROLE.value,
+        shard_size=SHARD_SIZE.value,
+        allow_empty=ALLOW_EMPTY.value,
+        normalize=NORMALIZE.value,
+    )
+    return result
 
 
 def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
     """Embeds all texts at once, and writes them to one file."""
+    # A file of its own, which replaces no text
     if SHARD_SIZE.present:
         raise ValueError(f"--shard_size goes with a folder, not --output={output}")
     outputs = {output.resolve(), get_ids_path(output).resolve()}
     if not outputs.isdisjoint(file.resolve() for file in files):
         raise ValueError(f"--output={output} would replace the input")
-    names, texts, places = zip(
-        *_read_texts(files),
-        strict=True,
-    )
-    embedder = _make_embedder(chunk)
+    names, texts, places = zip(*read_places(files, _read_corpus), strict=True)
+    embedder = make_role_embedder(chunk, ROLE.value, NORMALIZE.value, ALLOW_EMPTY.value)
+    # A SciPy file of sparse vectors, a NumPy file of others
+    ending = ".npz" if embedder.kind == "sparse" else ".npy"
+    if output.suffix != ending:
+        raise ValueError(
+            f"--output={output} should end in {ending}: the vectors of "
+            f"{options.MODEL.value} are {embedder.kind.replace('_', '-')}"
+        )
     embed = split_over_processes(embedder)
     embeddings = embed(texts, ROLE.value, label=places.__getitem__)
-    # All processes hold all embeddings.
+    # All processes hold all embeddings. Codes need their transform to be read.
     if processes.is_first():
-        write_vectors(output, embeddings, names, texts)
+        if embedder.model.transform is not None:
+            save_transform(embedder.model.transform, output.with_suffix(f".{FILE}"))
+        stored = store_vectors(embeddings, embedder.model.quantizer)
+        write_shard(output, stored, names, texts)
     result = {"output": str(output), "ids": str(get_ids_path(output))}
     if embedder.kind == "multi_vector":
-        result["chunks"] = len(embeddings.vectors)
+        noun = "vectors" if chunk is None else "chunks"
+        result[noun] = len(embeddings.vectors)
+    if embedder.kind == "sparse":
+        result["weights"] = embeddings.nnz
     return result | {"texts": len(texts), "dim": embedder.width}
-
-
-def _embed_to_folder(output: Path, files: list[Path], chunk) -> dict:
-    """Embeds the texts shard by shard, those that are not yet there."""
-    # One pass that finds errors in the input, before hours of work.
-    described = describe_corpus(files, read=_read_corpus)
-    embedder = _make_embedder(chunk)
-    manifest = {
-        "texts": sum(file["texts"] for file in described),
-        "shard_size": SHARD_SIZE.value,
-        "dtype": "float32",
-        "normalize": embedder.model.normalize,
-        "role": ROLE.value,
-        "files": described,
-        **options.describe_embedder(embedder),
-    }
-    texts = _read_texts(files)
-    made = embed_to_shards(embedder, texts, output, manifest, cli.log, role=ROLE.value)
-    return {
-        "output": str(output),
-        "shards": len(list_shards(output, manifest)),
-        "shards_made": made,
-        "texts": manifest["texts"],
-        "dim": manifest["dim"],
-    }
-
-
-def _read_texts(files: list[Path]) -> Iterator[tuple[str, str, str]]:
-    """Yields the name, the text and the place of every text."""
-    for text in _read_corpus(files):
-        yield text.name, text.text, text.place
 
 
 def _read_corpus(files: Sequence[Path]) -> Iterator[CorpusText]:
@@ -171,23 +162,6 @@ def _read_corpus(files: Sequence[Path]) -> Iterator[CorpusText]:
     if EXAMPLES.value:
         return read_example_texts(files, ROLE.value, COLUMNS.value)
     return read_texts(files, allow_blank=ALLOW_EMPTY.value)
-
-
-def _make_embedder(chunk):
-    if chunk is not None and ROLE.value != "document":
-        raise ValueError(
-            f"--role={ROLE.value} does not go with --chunk={options.CHUNK.value}, which"
-            " cuts documents"
-        )
-    model = options.load_model()
-    roles = dict.fromkeys(("document", "query", *model.prompts))
-    if ROLE.value not in roles:
-        raise ValueError(
-            f"--role={ROLE.value}: {options.MODEL.value} has {', '.join(roles)}"
-        )
-    return options.make_embedder(
-        model, chunk, normalize=NORMALIZE.value, allow_empty=ALLOW_EMPTY.value
-    )
 
 
 if __name__ == "__main__":

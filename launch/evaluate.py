@@ -11,6 +11,7 @@ python -m launch.evaluate --model=M --task=mteb --tasks=STS12,SciFact
 python -m launch.evaluate --model=M --task=suite --data=suite.json [--against=OTHER]
 python -m launch.evaluate --model=M --task=sts --data=D --prompt=ke --prepend="(1, 7)"
 python -m launch.evaluate --model=M --task=retrieval --data=D --against=OTHER
+python -m launch.evaluate --model=M --task=retrieval --data=D --compress=all
 """
 
 import inspect
@@ -21,10 +22,11 @@ from pathlib import Path
 from absl import flags
 
 from launch import evaluate_against as against
+from launch import evaluate_compress, evaluate_mteb, evaluate_suite
 from launch import evaluate_embedders as embedders
-from launch import evaluate_mteb, evaluate_suite
 from launch import flags as options
 from launch import main as cli
+from launch.evaluate_kinds import CHUNKED_TASKS, choose_similarity
 from launch.supervise import supervise
 from research import processes
 from research.eval import compare_chunking, grid, longembed
@@ -32,7 +34,7 @@ from research.eval.evaluators import EVALS, NO_MAIN_SCORE
 from research.eval.suites import table
 from research.eval.tasks.sts import SIMILARITIES
 from research.inference.model import EmbeddingModel
-from research.inference.shares import split_over_processes
+from research.inference.similarity import NAMES
 from research.models.encoder import truncate_depth
 from research.types import ModelEvaluator
 
@@ -84,12 +86,19 @@ IGNORE_IDENTICAL_IDS = flags.DEFINE_bool(
     "With --task=retrieval, whether the document with the id of a query is left out of "
     "the query's ranking, as for ArguAna, whose queries are documents of its corpus.",
 )
+HYBRID = flags.DEFINE_string(
+    "hybrid",
+    None,
+    "With --task=retrieval, the fusion with the ranking by BM25: rrf, rrf(k=60) or "
+    "weighted(alpha=0.5), where alpha is the weight of the vectors.",
+)
 SIMILARITY = flags.DEFINE_enum(
     "similarity",
     None,
-    list(SIMILARITIES),
-    "How vectors are compared by --task=sts and, with cosine and dot, by searches. "
-    "Default: as the model says, or by cosine.",
+    list(dict.fromkeys((*NAMES, *SIMILARITIES))),
+    "How vectors are compared by --task=sts and, with cosine and dot, by searches; "
+    "several vectors per text by maxsim and its variants. Default: as the model says, "
+    "or by cosine.",
 )
 GRID = flags.DEFINE_bool(
     "grid", False, "Whether the model is scored at every depth and width."
@@ -120,25 +129,18 @@ OUTPUT = cli.define_path(
     "The folder of a table's files. Default: evals/ of the model's workdir, or the "
     "current folder.",
 )
-# Flags that are arguments of evaluators, and tasks whose documents may be chunked.
+# Flags that are arguments of evaluators.
 TASK_FLAGS = (
     *(DATA, SPLIT, LABEL, METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, SAMPLES),
-    *(TASKS, LENGTHS, TEXT),
-)
-CHUNKED_TASKS = (
-    "retrieval",
-    "examples",
-    "pydocs_retrieval",
-    "pydocs_long",
-    "longembed",
+    *(TASKS, LENGTHS, TEXT, HYBRID),
 )
 cli.group_flags("Task", TASK, DATA, SPLIT, LABEL, SIMILARITY)
-cli.group_flags("Search", METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, VECTORS)
+cli.group_flags("Search", METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, VECTORS, HYBRID)
 cli.group_flags("Tasks longembed and mteb", TASKS, LENGTHS, TEXT)
 cli.group_flags("Tasks longembed and mteb", evaluate_mteb.BENCHMARK)
 cli.group_flags("Comparison", against.AGAINST, against.SCORES, against.RUN)
-cli.group_flags("Output", GRID, SAMPLES, OUTPUT)
-for module in (against, evaluate_mteb):
+cli.group_flags("Output", GRID, evaluate_compress.COMPRESS, SAMPLES, OUTPUT)
+for module in (against, evaluate_compress, evaluate_mteb):
     flags.adopt_module_key_flags(module)
 
 
@@ -159,6 +161,8 @@ def main():
         raise ValueError(f"--vectors={VECTORS.value} goes with one --task=retrieval")
     has_items = TASK.value not in (*NO_ITEMS, *NO_MAIN_SCORE, *SUITES)
     against.check_flags(TASK.value, is_single and has_items)
+    is_plain = not (is_chunked or against.AGAINST.value)
+    evaluate_compress.check_compress(TASK.value, is_plain)
     if evaluate_mteb.BENCHMARK.value and TASK.value != "mteb":
         raise ValueError(
             f"--benchmark={evaluate_mteb.BENCHMARK.value} goes with --task=mteb"
@@ -168,11 +172,18 @@ def main():
     # The task and the model; some tasks score the model itself.
     evaluator = _build_evaluator(SIMILARITY.value or "cosine")
     model = options.load_model(lm_head=isinstance(evaluator, ModelEvaluator))
-    if SIMILARITY.value is None and model.similarity != "cosine":
-        evaluator = _choose_evaluator(model.similarity, options.MODEL.value)
+    similarity = choose_similarity(model, TASK.value)
+    if SIMILARITY.value is None and similarity != "cosine":
+        evaluator = _choose_evaluator(similarity, options.MODEL.value)
     if isinstance(evaluator, ModelEvaluator):
         return _evaluate_model(evaluator, model)
-    # Scores of every size, of every chunking, or of a single embedder.
+    # Scores of transforms, of every size, of every chunking, or of a single embedder.
+    if evaluate_compress.COMPRESS.value:
+        kind = SIMILARITY.value or model.similarity
+        results = evaluate_compress.score_compressed(
+            evaluator, model, grid=GRID.value, similarity=kind
+        )
+        return _write("compression", _title(model), *results)
     if GRID.value:
         scores = embedders.score_grid(evaluator, model)
         # A model card shows the grid of the checkpoint that it is of
@@ -186,13 +197,11 @@ def main():
         formats = compare_chunking.format_markdown, compare_chunking.plot_chunkings
         return _write("chunks", _title(model), cells, record, *formats)
     (chunk,) = chunkings.values()
-    embedder = options.make_embedder(model, chunk, allow_empty=True)
-    embed = split_over_processes(embedder)
-    if VECTORS.value:
-        folder = Path(VECTORS.value)
-        embed = embedders.make_stored_embedder(embed, folder, embedder, DATA.value)
+    embed = embedders.make_task_embedder(
+        model, chunk, TASK.value, DATA.value, VECTORS.value
+    )
     scores = evaluator(embed)
-    comparisons = against.compare_models(scores, _choose_evaluator, chunk)
+    comparisons = against.compare_models(scores, _choose_evaluator, chunk, TASK.value)
     # longembed also has a curve over lengths.
     if TASK.value == "longembed":
         cli.log(longembed.format_markdown(scores, _title(model)))
@@ -237,6 +246,7 @@ def _evaluate_several() -> dict:
 def _evaluate_model(evaluator: ModelEvaluator, model: EmbeddingModel) -> dict:
     """Scores the model itself, not its embeddings, such as its perplexity."""
     options.check_plain(model, f"--task={TASK.value}")
+    options.check_no_transform(f"--task={TASK.value}")
     sizes = options.size_options()
     # Depth and maximum length apply; nothing is pooled.
     for name in ("clip_dims", "dim", "pool"):

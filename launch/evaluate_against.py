@@ -8,6 +8,8 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
+from launch.evaluate_embedders import make_task_embedder
+from launch.evaluate_kinds import choose_similarity
 from research import processes
 from research.eval.comparison.item_values import (
     read_item_table,
@@ -20,7 +22,6 @@ from research.eval.comparison.significance import (
     mark_p,
 )
 from research.eval.tables import markdown_table
-from research.inference.shares import split_over_processes
 from research.interop import load
 from research.text.chunking import Chunking
 from research.types import Evaluator, ItemValues, TaskScores
@@ -80,6 +81,7 @@ def compare_models(
     scores: Mapping[str, Any],
     make_evaluator: Callable[[str, str], Evaluator],
     chunk: Chunking | None,
+    task: str,
 ) -> dict[str, Any]:
     """Writes the files of --scores and --run, and compares the models of --against.
 
@@ -88,6 +90,7 @@ def compare_models(
         make_evaluator: Function from the similarity and the name of a model to the
             evaluator of the task.
         chunk: How documents are cut.
+        task: The task.
 
     Returns:
         {"against": a record for each other model}; {} without --against.
@@ -110,7 +113,8 @@ def compare_models(
         if _is_file(name):
             other_items = read_item_table(Path(name).expanduser(), items)
         else:
-            other_items = _score_model(name, make_evaluator, chunk).item_values
+            other = _score_model(name, make_evaluator, chunk, task)
+            other_items = other.item_values
         comparison = compare_items(items, other_items)
         score = float(other_items.statistic(*other_items.values))
         record = {"model": name, "main_score": score}
@@ -144,12 +148,16 @@ def _write_files(items: ItemValues) -> None:
 
 
 def _score_model(
-    name: str, make_evaluator: Callable[[str, str], Evaluator], chunk: Chunking | None
+    name: str,
+    make_evaluator: Callable[[str, str], Evaluator],
+    chunk: Chunking | None,
+    task: str,
 ) -> TaskScores:
     """The scores of another model, embedded with the options of the flags."""
     model = options.load_model(name)
-    embedder = options.make_embedder(model, chunk, allow_empty=True)
-    return make_evaluator(model.similarity, name)(split_over_processes(embedder))
+    # As the first model is embedded, with its own similarity
+    embed = make_task_embedder(model, chunk, task)
+    return make_evaluator(choose_similarity(model, task), name)(embed)
 
 
 def _format_table(main_score: float, records: Sequence[dict[str, Any]]) -> str:

@@ -1,24 +1,32 @@
 """Embedders of launch.evaluate: of all sizes, of chunkings, of stored vectors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from launch import flags as options
 from launch import main as cli
+from launch.embed_folder import read_folder_transform
 from research.data.corpus import describe_corpus, find_corpus
 from research.eval import compare_chunking, grid
 from research.inference.embedder import Embedder
-from research.inference.model import EmbeddingModel
-from research.inference.shares import split_over_processes
-from research.inference.vector_shards import (
+from research.inference.index.quantized_vectors import store_vectors
+from research.inference.index.vector_shards import (
     check_manifest,
     read_manifest,
     read_vectors,
 )
+from research.inference.model import EmbeddingModel
+from research.inference.shares import split_over_processes
 from research.text.chunking import Chunking
 from research.types import EmbedFn, Evaluator
+
+# Tasks that search documents.
+SEARCHES = (
+    *("retrieval", "reranking", "examples", "pydocs_retrieval", "pydocs_long"),
+    *("longembed", "limit"),
+)
 
 
 def build_for_model(
@@ -51,7 +59,8 @@ def compare_chunkings(
 
     def make_embedder(chunk):
         embedder = options.make_embedder(model, chunk, allow_empty=True)
-        return split_over_processes(embedder)
+        embed = split_over_processes(embedder)
+        return quantize_embedder(embed, embedder.model, SEARCHES[0])
 
     makers = {name: partial(make_embedder, chunk) for name, chunk in chunkings.items()}
     return compare_chunking.compare_chunkings(evaluator, makers, cli.log)
@@ -60,13 +69,8 @@ def compare_chunkings(
 def score_grid(evaluator: Evaluator, model: EmbeddingModel) -> grid.Grid:
     """Scores every depth and width, from one pass over the texts."""
     options.check_plain(model, "--grid")
-    sizes = options.size_options() | {"mesh": options.make_mesh(), "allow_empty": True}
-    # --depth and --dim restrict the grid; widths are those of the training, if known.
-    depth, dim = sizes.pop("depth", None), sizes.pop("dim", None)
-    depths = [depth] if depth else list(range(1, model.config.depth + 1))
-    dims = [dim] if dim else sorted(model.dims) or grid.default_dims(model.width)
-    # Vectors of full width; the grid truncates them.
-    full = model._replace(dim=None)
+    options.check_no_transform("--grid")
+    full, depths, dims, sizes = choose_sizes(model)
 
     def make_cut_embedder(depth):
         cli.log(f"measuring the speed of depth {depth}")
@@ -81,6 +85,73 @@ def score_grid(evaluator: Evaluator, model: EmbeddingModel) -> grid.Grid:
         dims=dims,
         normalize=model.normalize,
     )
+
+
+def choose_sizes(
+    model: EmbeddingModel,
+) -> tuple[EmbeddingModel, list[int], Sequence[int], dict[str, Any]]:
+    """The sizes of a grid: (model of full width, depths, widths, embedder's options).
+
+    --depth and --dim restrict the grid; widths are those of the training, if known.
+    """
+    sizes = options.size_options() | {"mesh": options.make_mesh(), "allow_empty": True}
+    depth, dim = sizes.pop("depth", None), sizes.pop("dim", None)
+    depths = [depth] if depth else list(range(1, model.config.depth + 1))
+    dims = [dim] if dim else sorted(model.dims) or grid.default_dims(model.width)
+    # Vectors of full width; the grid truncates them.
+    return model._replace(dim=None, transform=None), depths, dims, sizes
+
+
+def make_task_embedder(
+    model: EmbeddingModel,
+    chunk: Chunking | None,
+    task: str,
+    data: str | None = None,
+    folder: str | None = None,
+) -> EmbedFn:
+    """The embedder of a task by the flags, with codes if the model has them.
+
+    Args:
+        model: The model.
+        chunk: How documents are cut.
+        task: The task.
+        data: Its corpus.
+        folder: A folder of vectors of the documents; None to embed them.
+    """
+    # Stored vectors come with their transform
+    transform = read_folder_transform(Path(folder)) if folder else None
+    embedder = options.make_embedder(
+        model, chunk, allow_empty=True, transform=transform
+    )
+    embed = split_over_processes(embedder)
+    if folder:
+        return make_stored_embedder(embed, Path(folder), embedder, data)
+    return quantize_embedder(embed, embedder.model, task)
+
+
+def quantize_embedder(embed: EmbedFn, model: EmbeddingModel, task: str) -> EmbedFn:
+    """An embedder whose vectors are those that come back from a store of codes.
+
+    Searches compare the queries' own vectors with the codes of documents; other tasks
+    compare texts that are all stored.
+
+    Args:
+        embed: The embedder.
+        model: The model, whose transform may have codes.
+        task: The task.
+    """
+    quantizer = model.quantizer
+    if quantizer is None:
+        return embed
+
+    def embed_stored(texts, role, **options):
+        vectors = embed(texts, role, **options)
+        # A search stores its documents alone
+        if task in SEARCHES:
+            return store_vectors(vectors, quantizer) if role == "document" else vectors
+        return quantizer.decode(quantizer.encode(vectors))
+
+    return embed_stored
 
 
 def make_stored_embedder(

@@ -11,6 +11,8 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
+from launch.evaluate_embedders import quantize_embedder
+from launch.evaluate_kinds import check_dense
 from research import processes
 from research.eval.suites.mteb_tasks import make_mteb_task
 from research.eval.suites.table import SuiteScores, to_record
@@ -69,11 +71,12 @@ def evaluate_mteb(
         raise ValueError(f"two tasks have the name {twice[0]}: give one of them")
     # The model, by a name and a revision of its own, and its options.
     model = options.load_model()
+    check_dense(model, "--task=mteb")
     embedder = options.make_embedder(model, allow_empty=True)
     name, revision = name_model(options.MODEL.value, model)
     experiment = list_experiment(model)
     mteb_model = make_mteb_model(
-        split_over_processes(embedder),
+        quantize_embedder(split_over_processes(embedder), embedder.model, "mteb"),
         name=name,
         revision=revision,
         dim=embedder.width,
@@ -136,6 +139,8 @@ def list_experiment(model: EmbeddingModel) -> dict[str, Any]:
         for flag in flags.FLAGS.flags_by_module_dict()[options.__name__]
         if flag.name not in ("model", "model_parallel") and flag.value != flag.default
     }
+    if model.transform is not None:
+        experiment.setdefault("transform", model.transform.text)
     if model.config.dtype != "float32":
         experiment["dtype"] = model.config.dtype
     return experiment

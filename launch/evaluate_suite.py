@@ -8,6 +8,8 @@ import numpy as np
 from launch import evaluate_embedders as embedders
 from launch import flags as options
 from launch import main as cli
+from launch.evaluate_embedders import quantize_embedder
+from launch.evaluate_kinds import check_dense
 from research.eval.comparison.significance import compare_items
 from research.eval.suites import table as suite_table
 from research.eval.suites.tasks import (
@@ -54,9 +56,11 @@ def evaluate_suite(
     # One model after another, each with the vectors of its own texts.
     for name in models:
         model = options.load_model(None if name == options.MODEL.value else name)
+        check_dense(model, "--task=suite")
         embedder = options.make_embedder(model, allow_empty=True)
         embed = cache_vectors(
-            split_over_processes(embedder), by_role=depends_on_role(embedder)
+            quantize_embedder(split_over_processes(embedder), embedder.model, "suite"),
+            by_role=depends_on_role(embedder),
         )
         kind = similarity or model.similarity
         if kind not in evaluators:

@@ -1,6 +1,7 @@
 """Command that writes a model as a sentence-transformers folder.
 
 python -m launch.export --model=M --output=DIR [--depth=L] [--dim=D] [--adapter=A]
+python -m launch.export --model=M --output=DIR --transform="pca(9)" --transform_texts=F
 
 With --adapter_only, the folder holds only an adapter of the model, in peft's layout.
 With --push_to_hub, the folder is uploaded to the Hugging Face hub, too.
@@ -14,12 +15,16 @@ from absl import flags
 
 from launch import main as cli
 from research.analysis.report import plot_loss
+from research.data.corpus import read_corpus
 from research.eval.figures import write_picture
 from research.inference import model as pretrained
+from research.inference.embedder import Embedder
+from research.inference.fitting import fit_to_texts
 from research.interop import load
 from research.interop.hub import check_hub_access, push_folder
 from research.interop.peft import export_adapter
 from research.interop.sentence_transformers.write import export
+from research.transforms.pipeline import parse_transform
 
 MODEL = flags.DEFINE_string(
     "model",
@@ -46,8 +51,19 @@ PUSH_TO_HUB = flags.DEFINE_string(
     "needs `hf auth login`. A new one is public, unless the organization says "
     "otherwise.",
 )
+TRANSFORM = flags.DEFINE_string(
+    "transform",
+    None,
+    "The transform of embeddings that is fitted and kept with the model, such as "
+    "pca(128) | int8(); the command launch.embed lists all. Default: the model's own.",
+)
+TRANSFORM_TEXTS = flags.DEFINE_string(
+    "transform_texts",
+    None,
+    "The texts that --transform is fitted to: a file, or pydocs.",
+)
 flags.mark_flags_as_required(["model", "output"])
-cli.group_flags("Model", MODEL, DEPTH, DIM, ADAPTER)
+cli.group_flags("Model", MODEL, DEPTH, DIM, ADAPTER, TRANSFORM, TRANSFORM_TEXTS)
 cli.group_flags("Output", OUTPUT, ADAPTER_ONLY, PUSH_TO_HUB)
 
 
@@ -63,11 +79,17 @@ def main() -> dict:
 
 
 def _export(output: Path) -> dict:
+    if TRANSFORM.value is None and TRANSFORM_TEXTS.value is not None:
+        raise ValueError(f"--transform_texts={TRANSFORM_TEXTS.value} needs --transform")
     # The adapter alone, or the model with its adapter merged.
     if ADAPTER_ONLY.value:
+        if TRANSFORM.value is not None:
+            raise ValueError("--adapter_only does not go with --transform")
         model = load.load(MODEL.value, merge=False)
         return export_adapter(pretrained.select_adapter(model, ADAPTER.value), output)
     model = load.load_adapted(MODEL.value, ADAPTER.value)
+    if TRANSFORM.value is not None:
+        model = _fit_transform(model)
     workdir = load.find_workdir(load.resolve_folder(MODEL.value))
     if workdir is not None:
         _draw_curve(workdir)
@@ -79,6 +101,19 @@ def _export(output: Path) -> dict:
         name=PUSH_TO_HUB.value or "",
         workdir=workdir,
     )
+
+
+def _fit_transform(model: pretrained.EmbeddingModel) -> pretrained.EmbeddingModel:
+    """The model with --transform, fitted to its vectors at --depth and --dim."""
+    parse_transform(TRANSFORM.value)
+    # Fitted to vectors that nothing has been done to
+    model = model._replace(transform=None)
+    texts = read_corpus(TRANSFORM_TEXTS.value)[1] if TRANSFORM_TEXTS.value else []
+    embedder = Embedder(model, depth=DEPTH.value, dim=DIM.value, normalize=False)
+    transform = fit_to_texts(
+        TRANSFORM.value, embedder, texts, normalize=model.normalize
+    )
+    return model._replace(transform=transform)
 
 
 def _draw_curve(workdir: Path) -> None:

@@ -6,11 +6,12 @@ from absl import flags
 from jax.sharding import Mesh
 
 from launch import main as cli
-from research.data.corpus import describe_corpus, find_corpus, read_corpus
+from research.data.corpus import read_corpus
 from research.inference.embedder import Embedder
+from research.inference.fitting import fit_to_texts
 from research.inference.model import EmbeddingModel, hash_model
 from research.inference.options import embedder_options, parse_dims
-from research.inference.shares import split_over_processes
+from research.inference.token_transforms import has_one_vector
 from research.interop import load
 from research.models.positions.base import Extrapolate
 from research.models.positions.methods import (
@@ -20,7 +21,7 @@ from research.models.positions.methods import (
 )
 from research.sharding import make_inference_mesh
 from research.text.chunking import Chunking, parse_chunkings
-from research.transforms.whitening import make_whitening
+from research.transforms.pipeline import VectorTransform, parse_transform
 
 # The model and its size.
 MODEL = flags.DEFINE_string(
@@ -110,15 +111,26 @@ CLIP_DIMS = flags.DEFINE_string(
     "the outliers that launch.diagnose finds: (308, 381).",
 )
 # Transforms of the embeddings.
-WHITEN = flags.DEFINE_string(
-    "whiten",
+TOKEN_TRANSFORM = flags.DEFINE_string(
+    "token_transform",
+    "",
+    "What is done to the vectors of tokens, of a model that gives these: "
+    "pool_tokens(factor=2) keeps half of a document's, muvera() makes one vector.",
+)
+TRANSFORM = flags.DEFINE_string(
+    "transform",
     None,
-    "A file of texts, or pydocs; embeddings are whitened as the embeddings of these "
-    "texts need it.",
+    "The transform of embeddings: pca(128), whitening, random_projection(128), or codes"
+    " of documents, which come last: int8, uint8, float16, bfloat16, float8, binary, "
+    "pq(96), such as pca(128) | int8(). Default: the model's own.",
 )
-WHITEN_DIM = flags.DEFINE_integer(
-    "whiten_dim", None, "The number of values that --whiten keeps. Default: all."
+TRANSFORM_TEXTS = flags.DEFINE_string(
+    "transform_texts",
+    None,
+    "The texts that --transform is fitted to: a file, or pydocs.",
 )
+# Flags that a manifest does not hold as they are.
+OTHER_FLAGS = ("model", "model_parallel", "transform", "transform_texts")
 cli.group_flags("Model", MODEL, DEPTH, DIM, POOL, MAX_LENGTH, ADAPTER)
 cli.group_flags("Long texts", EXTEND, CHUNK, last=True)
 cli.group_flags(
@@ -126,7 +138,11 @@ cli.group_flags(
     CLIP_DIMS,
     last=True,
 )
-cli.group_flags("Whitening and devices", WHITEN, WHITEN_DIM, MODEL_PARALLEL, last=True)
+cli.group_flags(
+    *("Transforms and devices", TRANSFORM, TRANSFORM_TEXTS, TOKEN_TRANSFORM),
+    MODEL_PARALLEL,
+    last=True,
+)
 
 
 def load_model(name: str | None = None, *, lm_head: bool = False) -> EmbeddingModel:
@@ -158,6 +174,7 @@ def make_embedder(
     *,
     normalize: bool | None = None,
     allow_empty: bool = False,
+    transform: VectorTransform | None = None,
 ) -> Embedder:
     """Makes an embedder of a model from the flags.
 
@@ -166,33 +183,38 @@ def make_embedder(
         chunk: How documents are cut; None embeds them as one text.
         normalize: Whether vectors are scaled to length 1; None for the model's own.
         allow_empty: Whether a text may be empty, as in `Embedder`.
+        transform: The fitted transform; None for that of --transform, or the model's.
 
     Raises:
         ValueError: --max_length exceeds the model's maximum, or two flags exclude each
             other.
     """
-    if WHITEN.value is None and WHITEN_DIM.value is not None:
-        raise ValueError(f"--whiten_dim={WHITEN_DIM.value} needs --whiten=FILE")
-    # Chunked documents take no prompt templates, layers or whitening.
+    if TRANSFORM.value is None and TRANSFORM_TEXTS.value is not None:
+        raise ValueError(f"--transform_texts={TRANSFORM_TEXTS.value} needs --transform")
+    # Chunked documents take no prompt templates or layers.
     options = size_options() | {"mesh": make_mesh(), "allow_empty": allow_empty}
     if chunk is not None:
         check_plain(model, f"--chunk={CHUNK.value}")
-        return Embedder(model, chunk=chunk, normalize=normalize, **options)
-    _check_max_length(model)
-    options |= embedder_options(
-        prompt=PROMPT.value or "",
-        instruction=INSTRUCTION.value,
-        prepend=PREPEND.value or "",
-        layers=LAYERS.value,
-        bidirectional="" if BIDIRECTIONAL.value is None else str(BIDIRECTIONAL.value),
-    )
-    # Whitening is fitted to the unnormalized embeddings of a corpus: [N, D].
-    if WHITEN.value is not None:
-        _, texts = read_corpus(WHITEN.value)
-        raw = Embedder(model, normalize=False, **options)
-        vectors = split_over_processes(raw)(texts, "document")
-        options["transform"] = make_whitening(vectors, dims=WHITEN_DIM.value)
-    return Embedder(model, normalize=normalize, **options)
+        options["chunk"] = chunk
+    else:
+        _check_max_length(model)
+        is_bidirectional = BIDIRECTIONAL.value
+        options |= embedder_options(
+            prompt=PROMPT.value or "",
+            instruction=INSTRUCTION.value,
+            prepend=PREPEND.value or "",
+            layers=LAYERS.value,
+            bidirectional="" if is_bidirectional is None else str(is_bidirectional),
+        )
+    if transform is None and TRANSFORM.value is not None:
+        # A mistake is found before texts are embedded
+        parse_transform(TRANSFORM.value)
+        texts = read_corpus(TRANSFORM_TEXTS.value)[1] if TRANSFORM_TEXTS.value else []
+        raw = Embedder(model._replace(transform=None), normalize=False, **options)
+        is_unit = model.normalize if normalize is None else normalize
+        is_unit = is_unit and not has_one_vector(TOKEN_TRANSFORM.value)
+        transform = fit_to_texts(TRANSFORM.value, raw, texts, normalize=is_unit)
+    return Embedder(model, normalize=normalize, transform=transform, **options)
 
 
 def make_mesh() -> Mesh | None:
@@ -205,17 +227,15 @@ def describe_embedder(embedder: Embedder) -> dict[str, Any]:
     values = {
         flag.name: flag.value
         for flag in flags.FLAGS.flags_by_module_dict()[__name__]
-        if flag.name not in ("model", "model_parallel")
+        if flag.name not in OTHER_FLAGS
     }
-    # Whitening depends on the texts in its file.
-    if WHITEN.value is not None:
-        files = find_corpus([WHITEN.value])
-        values["whiten_texts"] = describe_corpus(files, allow_blank=True)
+    transform = embedder.model.transform
     return {
         "model": MODEL.value,
         "weights": hash_model(embedder.model),
         "kind": embedder.kind,
         "dim": embedder.width,
+        "transform": transform and transform.text,
         "options": values,
     }
 
@@ -228,6 +248,8 @@ def size_options() -> dict[str, Any]:
     """
     flag_values = {f.name: f.value for f in (DEPTH, DIM, MAX_LENGTH, POOL)}
     options = {name: value for name, value in flag_values.items() if value is not None}
+    if TOKEN_TRANSFORM.value:
+        options["token_transform"] = TOKEN_TRANSFORM.value
     if CLIP_DIMS.value is not None:
         options["clip_dims"] = parse_dims(CLIP_DIMS.value)
     return options
@@ -238,21 +260,26 @@ def check_plain(model: EmbeddingModel, reader: str) -> None:
 
     Args:
         model: The model.
-        reader: Flag or command that embeds texts without templates or whitening.
+        reader: Flag or command that embeds texts without templates.
 
     Raises:
         ValueError: One of the flags is set, or the model has prompt templates.
     """
     # Flags that must have their default values.
-    refused = (PROMPT, INSTRUCTION, PREPEND, LAYERS, BIDIRECTIONAL, WHITEN, WHITEN_DIM)
-    for flag in refused:
+    for flag in (PROMPT, INSTRUCTION, PREPEND, LAYERS, BIDIRECTIONAL):
         if flag.value != flag.default:
             raise ValueError(f"--{flag.name}={flag.value} does not go with {reader}")
-    if model.prompt is not None:
+    if model.prompt is not None and model.prompt.late_interaction is None:
         raise ValueError(
             f"{MODEL.value} was trained with a prompt's templates, which do not go with"
             f" {reader}"
         )
+
+
+def check_no_transform(reader: str) -> None:
+    """Raises ValueError if --transform is set, which a flag or command ignores."""
+    if TRANSFORM.value is not None:
+        raise ValueError(f"--transform={TRANSFORM.value} does not go with {reader}")
 
 
 def parse_chunks() -> dict[str, Chunking | None]:

@@ -8,7 +8,7 @@ from typing import Any
 BOUNDS = {
     "above 0": """
         temperature kl_temperature cosent.scale angle.scale angle_triplets.scale eps
-        limit.queries limit.widths sticky_tokens.pairs
+        limit.queries limit.widths sticky_tokens.pairs float8.scale pq.parts
         norm_eps rope_theta score_range count rank clusters heads latents mult patterns
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
         samples_per_label cluster_size experiments repetitions texts_per_repetition
@@ -23,7 +23,8 @@ BOUNDS = {
         samples queries max_texts angle_weight cosine_weight in_batch_weight hard_weight
         kl_weight last_weight prior_weight bag_weight weight weights triplet.margin
         sticky_tokens.tokens window cycle min_length num_kv_heads head_dim num_experts
-        retrieval
+        query_tokens document_tokens query_length document_length flops.query
+        flops.document binary.rescore retrieval
         st5_adaptive.kl_temperature st6_adaptive.kl_temperature hardness positive_margin
         stella.margin gist.margin similarity_weight relative_weight distance_weight
         passages.context passages.negatives chunks.min_words

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 # `jax.named_scope` of operations over the vocabulary; profiles and the dry run use it
 # to attribute their cost.
@@ -163,20 +164,43 @@ class Batch(NamedTuple):
     teacher: TeacherTexts | None = None
 
 
-class ChunkEmbeddings(NamedTuple):
-    """Embeddings of the chunks of texts, in the order of the texts.
+class MultiVectors(NamedTuple):
+    """Several vectors per text, of its tokens or chunks, in the order of the texts.
 
     Attributes:
-        vectors: [C, D] float32 NumPy array.
-        document_numbers: [C] index of each chunk's text; every text has a chunk.
-        start: [C] offset of the chunk's first character in its text.
-        end: [C] offset one past its last character.
+        vectors: [C, D] float32 NumPy array, the vectors of all texts end to end.
+        offsets: [N+1] int64; text i has the vectors offsets[i] ... offsets[i+1] - 1, at
+            least one.
+        start: [C] offset of the chunk's first character in its text; None for tokens.
+        end: [C] offset one past its last character; None for tokens.
     """
 
     vectors: Any
-    document_numbers: Any
-    start: Any
-    end: Any
+    offsets: Any
+    start: Any = None
+    end: Any = None
+
+    @property
+    def count(self) -> int:
+        """N, the number of texts."""
+        return len(self.offsets) - 1
+
+    @property
+    def text_numbers(self) -> Any:
+        """[C] index of each vector's text."""
+        return np.repeat(np.arange(self.count), np.diff(self.offsets))
+
+    def take_texts(self, numbers: Sequence[int]) -> "MultiVectors":
+        """The vectors of some texts, in the order of their numbers."""
+        starts, lengths = self.offsets[:-1], np.diff(self.offsets)
+        parts = [np.arange(starts[i], starts[i] + lengths[i]) for i in numbers]
+        rows = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        ends = np.cumsum([0, *(lengths[i] for i in numbers)])
+        return MultiVectors(
+            self.vectors[rows],
+            ends,
+            *(None if x is None else x[rows] for x in (self.start, self.end)),
+        )
 
 
 class EncoderOutput(NamedTuple):
@@ -222,8 +246,9 @@ class TrainState:
 Pool = Callable[[Array, Array], Array]
 # encode(params, tokens of R rows, key) -> [R*M, ...], the vectors of their M texts.
 Encode = Callable[[Params, Tokens, Key | None], Array]
-# embed(texts, role) -> [N, D] float32, with role "query" or "document". An embedder
-# that chunks documents returns ChunkEmbeddings for them.
+# embed(texts, role) -> [N, D] float32, with role "query" or "document"; MultiVectors
+# from an embedder of several vectors per text, or a SciPy CSR array [N, V] from one of
+# sparse vectors.
 EmbedFn = Callable[[Any, str], Any]
 
 

@@ -197,12 +197,12 @@ def fuzz_beir(rng, folder):
 
 def fuzz_vectors(rng, folder):
     """Folders of vectors: their rows and names, or a refusal."""
-    from research.inference.vector_shards import (
+    from research.inference.index.shard_files import write_shard
+    from research.inference.index.vector_shards import (
         check_manifest,
         read_manifest,
-        read_names,
+        read_text_rows,
         read_vectors,
-        write_vectors,
     )
 
     vectors = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -216,7 +216,7 @@ def fuzz_vectors(rng, folder):
         "dtype": "float32",
     }
     for i, part in enumerate((vectors[:4], vectors[4:])):
-        write_vectors(
+        write_shard(
             folder / f"vectors-{i:05}-of-00002.npy",
             part,
             [f"n{j + 4 * i}" for j in range(len(part))],
@@ -235,7 +235,8 @@ def fuzz_vectors(rng, folder):
     if path.suffix == ".npy":
         return  # values have no checksum
     np.testing.assert_array_equal(attempt(lambda: loaded[0:6]), vectors)
-    names = attempt(read_names, folder, [0, 5], names=(folder,))
+    rows = attempt(read_text_rows, folder, [0, 5], names=(folder,))
+    names = {number: row["id"] for number, row in rows.items()}
     check(path.suffix == ".jsonl" or names == {0: "n0", 5: "n5"}, names)
 
 

@@ -22,7 +22,7 @@ from research.experiment.config_keys import (
 )
 from research.experiment.initialization import ENCODERS
 from research.experiment.workdir import prepare_run
-from research.inference.vector_shards import write_vectors
+from research.inference.index.shard_files import write_shard
 from research.interop import load
 from research.models.config import CHOICES
 from research.models.positions.methods import POSITION_METHODS
@@ -180,12 +180,12 @@ def test_vectors_of_a_teacher_may_move_and_not_change(tmp_path, cache):
     vectors = np.random.default_rng(0).normal(size=(16, 48)).astype(np.float32)
     for name in ("a", "b"):
         file = tmp_path / f"{name}.npy"
-        write_vectors(file, vectors, texts, texts)
+        write_shard(file, vectors, texts, texts)
         sides = f"queries='{file}', documents='{file}'"
         replace_section(recipe, "teacher", f"vectors({sides})")
         prepare_run(recipe, workdir, cache=cache)
         (workdir / "checkpoints" / "2").mkdir(parents=True, exist_ok=True)
-    write_vectors(file, vectors + 1, texts, texts)
+    write_shard(file, vectors + 1, texts, texts)
     with pytest.raises(ValueError, match="content of data 'config.teacher' has chan"):
         prepare_run(recipe, workdir, cache=cache)
 
@@ -337,7 +337,7 @@ def test_every_option_builds_by_a_flag(
         path.write_text("\n".join(rows))
         count = int("triplet" in name or by_document)
         texts, vectors = ["a", "b", "c"], np.eye(3, 48, dtype=np.float32)
-        write_vectors(tmp_path / "v.npy", vectors, texts, texts)
+        write_shard(tmp_path / "v.npy", vectors, texts, texts)
         file = str(tmp_path / "v.npy")
         call = f"vectors(queries='{file}', documents='{file}')"
         replace_section(new, "teacher", call)

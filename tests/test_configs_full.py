@@ -22,7 +22,7 @@ from research.experiment.mining import MINING, list_negative_files
 from research.experiment.model_card import find_projection, trained_width
 from research.experiment.source_checks import build_losses, check_sources
 from research.experiment.teachers import TEACHERS, RunTeacher
-from research.inference.vector_shards import write_vectors
+from research.inference.index.shard_files import write_shard
 from research.losses.matryoshka import SIZE_LOSSES
 from research.models.pooling.registry import parse_pooling
 from research.models.positions.methods import config_fields
@@ -249,7 +249,7 @@ def test_a_recipe_that_needs_files_builds_from_small_ones(
         for side, texts in (("q", words[0]), ("d", words[1] + words[2])):
             rng = np.random.default_rng(0)
             vectors = rng.normal(size=(len(texts), 8)).astype(np.float32)
-            write_vectors(tmp_path / f"{side}.npy", vectors, texts, texts)
+            write_shard(tmp_path / f"{side}.npy", vectors, texts, texts)
         files = f"queries={tmp_path}/q.npy,documents={tmp_path}/d.npy"
         variant += f",{files},cluster_size=8"
     config = importlib.import_module(f"configs.{recipe}").get_config(variant)

@@ -7,8 +7,10 @@ import pytest
 from research.data.corpus import (
     describe_corpus,
     find_corpus,
+    locate_texts,
     read_corpus,
     read_example_texts,
+    read_text_at,
     read_texts,
 )
 
@@ -20,6 +22,32 @@ def test_lines_in_order(tmp_path):
         ["1", "2", "3"],
         ["one", " two ", "three\rstill three"],
     )
+
+
+def test_a_text_is_read_alone(tmp_path):
+    plain, records = tmp_path / "a.txt", tmp_path / "b.jsonl"
+    plain.write_bytes("\ufeffone\n tw\u00f6 \r\nthree\rstill three".encode())
+    lines = [{"_id": "x", "title": "T", "text": "a"}, {"text": "\u00e4b"}]
+    records.write_text("\n\n".join(json.dumps(x, ensure_ascii=False) for x in lines))
+    with gzip.open(tmp_path / "c.txt.gz", "wt") as file:
+        file.write("packed")
+    files = [plain, records, tmp_path / "c.txt.gz"]
+    located = list(locate_texts(files, read_texts(files)))
+    assert [text for text, _, _ in located] == list(read_texts(files))
+    assert [number for _, number, _ in located] == [0, 0, 0, 1, 1, 2]
+    offsets = [offset for *_, offset in located]
+    assert offsets == [0, 7, 15, 0, 41, -1]
+    for text, number, offset in located[:-1]:
+        again = read_text_at(files[number], text.line, offset)
+        assert again.text == text.text and again.place == text.place
+        assert again.name == ("x" if text.name == "x" else "")
+    # A file that has changed has no text there, or another one.
+    records.write_text("[]")
+    for path, offset in ((records, 0), (records, 41)):
+        with pytest.raises(ValueError, match="line 1 has changed since it was"):
+            read_text_at(path, 1, offset)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_text_at(tmp_path / "gone.txt", 1, 0)
 
 
 def test_beir_folder_gzipped(tmp_path):

@@ -239,19 +239,12 @@ def test_rows_are_full_on_any_number_of_devices(tokenizer, tmp_path):
         assert full > share
 
 
-class Rows(np.ndarray):
-    """Vectors in memory, read as those on disk."""
-
-    def take_rows(self, rows):
-        return np.asarray(self)[rows]
-
-
 def clustered(counts=(12, 9, 11, 8)):
     """A source of clear clusters, its vectors by text, each query's cluster."""
     made = dataclasses.replace(source(sum(counts)), cluster_size=10)
     groups = np.random.default_rng(0).permutation(np.repeat(np.arange(4), counts))
     noise = np.random.default_rng(1).normal(0, 0.01, (len(groups), 8))
-    vectors = (np.eye(8)[groups] + noise).astype("f4").view(Rows)
+    vectors = (np.eye(8)[groups] + noise).astype("f4")
     sides = [
         [row.query for row in made.examples],
         [row.positives[0] for row in made.examples],
@@ -259,7 +252,7 @@ def clustered(counts=(12, 9, 11, 8)):
     owner = dict(zip(map(tuple, hash_texts(sides[0]).tolist()), groups, strict=True))
     documents = [text for row in made.examples for text in row.negatives]
     sides[1] += documents
-    both = np.concatenate([vectors, np.ones((len(documents), 8), "f4")]).view(Rows)
+    both = np.concatenate([vectors, np.ones((len(documents), 8), "f4")])
     files = [
         TextVectors(name, hash_texts(texts), x)
         for name, texts, x in zip("qd", sides, (vectors, both), strict=True)
@@ -299,8 +292,8 @@ def test_batches_are_drawn_within_clusters(make, sides):
 
 def test_vectors_that_do_not_fit_are_one_sentence(make):
     made, (queries, documents), _ = clustered()
-    nan = np.full((40, 8), np.nan, "f4").view(Rows)
-    narrow = documents.vectors[:, :4].view(Rows)
+    nan = np.full((40, 8), np.nan, "f4")
+    narrow = documents.vectors[:, :4]
     for files, message in (
         (
             [queries._replace(hashes=queries.hashes + np.uint32(1))],

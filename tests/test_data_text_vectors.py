@@ -25,8 +25,8 @@ class Rows(NamedTuple):
     def shape(self):
         return self.array.shape
 
-    def take_rows(self, rows):
-        return self.array[rows]
+    def take(self, rows, axis):
+        return self.array.take(rows, axis)
 
 
 def file_of(texts, width=3, seed=0):

@@ -95,7 +95,7 @@ MAY = {
     "data": ("transforms", "text"),
     "objectives": ("losses", "models"),
     "inference": ("transforms", "text", "models"),
-    "interop": ("text", "train", "models", "inference"),
+    "interop": ("transforms", "text", "train", "models", "inference"),
     "eval": ("transforms", "text", "models", "data", "objectives", "inference"),
     "analysis": (
         "transforms",

@@ -14,7 +14,7 @@ from research.models.pooling.projection import Dense
 from research.text.chunking import parse_chunking, split_texts
 from research.text.tokenization import train_tokenizer
 from research.transforms.normalize import l2_normalize_rows
-from research.types import ChunkEmbeddings
+from research.types import MultiVectors
 
 SENTENCE = "the quick brown fox jumps over a lazy dog and runs away"
 WORDS = SENTENCE.split()
@@ -45,7 +45,7 @@ def near(got, want):
 def test_a_chunk_over_the_whole_text_is_mean_pooling(model):
     found = embedder(model, "late(99)")(TEXTS, "document")
     near(found.vectors, embedder(model)(TEXTS, "document"))
-    np.testing.assert_array_equal(found.document_numbers, [0, 1, 2, 3])
+    np.testing.assert_array_equal(found.text_numbers, [0, 1, 2, 3])
     np.testing.assert_array_equal(found.end, [len(text) for text in TEXTS])
 
 
@@ -56,7 +56,7 @@ def test_chunks_weighted_by_their_tokens_are_the_whole_text(model, chunk):
     tokens = np.concatenate([np.bincount(s.rows[0].span_ids)[1:] for s in splits])
     whole = embedder(model, normalize=False)(TEXTS, "document")
     for number, vector in enumerate(whole):
-        own = found.document_numbers == number
+        own = found.text_numbers == number
         near(np.average(found.vectors[own], axis=0, weights=tokens[own]), vector)
 
 
@@ -96,7 +96,7 @@ def test_naive_chunks_are_the_pieces_on_their_own(model):
     prompts = {"query": "fox ", "document": "the dog "}
     options = {"prompts": prompts, "pool": "cls", "dim": 8, "depth": 1}
     found = embedder(model, "naive(3)", **options)(TEXTS, "document")
-    places = zip(found.document_numbers, found.start, found.end, strict=True)
+    places = zip(found.text_numbers, found.start, found.end, strict=True)
     pieces = [TEXTS[n][start:end] for n, start, end in places]
     plain = embedder(model, **options)
     near(found.vectors, plain(pieces, "document"))
@@ -139,9 +139,7 @@ def test_evaluators_rank_documents_by_their_best_chunk(model):
     def letters(texts, role):
         if role == "query":
             return np.eye(2, dtype=np.float32)
-        return ChunkEmbeddings(
-            np.eye(2, dtype="f4")[[0, 1, 0, 1]], np.array([0, 0, 1, 2]), 0, 0
-        )
+        return MultiVectors(np.eye(2, dtype="f4")[[0, 1, 0, 1]], np.array([0, 2, 3, 4]))
 
     qrels = {"p": {"a": 1, "b": 1}, "q": {"a": 1, "c": 1}}
     found = ranking(dict.fromkeys("abc", "x"), {"p": "x", "q": "x"}, qrels)(letters)

@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import AxisType
 
 from research.inference import search
-from research.types import ChunkEmbeddings
+from research.types import MultiVectors
 
 
 def mesh_of(count):
@@ -48,7 +48,7 @@ def test_precedence_decides_among_equal_scores(devices):
     np.testing.assert_array_equal(found, order)
     np.testing.assert_array_equal(scores, np.take_along_axis(q @ d.T, order, 1))
     # Chunks: one per document.
-    chunks = ChunkEmbeddings(d, np.arange(64), np.zeros(64, int), np.ones(64, int))
+    chunks = MultiVectors(d, np.arange(65))
     found = search.rank_documents(q, chunks, 10, similarity="dot", precedence=first)[1]
     np.testing.assert_array_equal(found, order)
 
@@ -81,12 +81,12 @@ def test_texts_are_as_good_as_their_best_chunk(scores):
     document = np.sort(
         np.r_[np.arange(12), np.random.default_rng(2).integers(0, 12, 28)]
     )
-    chunks = ChunkEmbeddings(d, document, np.zeros(40, int), np.ones(40, int))
+    chunks = MultiVectors(d, np.searchsorted(document, np.arange(13)))
     best = np.stack([(q @ d[document == n].T).max(1) for n in range(12)], 1)
     order = np.argsort(-best, axis=1, kind="stable")
     for k in (1, 5, 12, 50):
-        got, found = search.search_chunks(q, chunks, k, scores_per_step=scores)
+        got, found = search.search_multi_vectors(q, chunks, k, scores_per_step=scores)
         np.testing.assert_array_equal(found, order[:, :k])
         np.testing.assert_array_equal(got, np.take_along_axis(best, order[:, :k], 1))
     with pytest.raises(ValueError, match="k is 0"):
-        search.search_chunks(q, chunks, 0)
+        search.search_multi_vectors(q, chunks, 0)

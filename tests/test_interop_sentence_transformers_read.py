@@ -100,7 +100,7 @@ REFUSED = [
     (OPTIONS, {"config_args": 3}, "config_kwargs.*is no object: 3"),
     (OPTIONS, {"tokenizer_args": {"truncation_side": "left"}}, "truncation_side"),
     (MODEL, {"similarity_fn_name": "maxsim"}, "similarity_fn_name 'maxsim'"),
-    (MODEL, {"model_type": "SparseEncoder"}, "model_type 'SparseEncoder'"),
+    (MODEL, {"model_type": "CrossEncoder"}, "model_type 'CrossEncoder'"),
     (MODEL, {"prompts": {"query": ["q"]}}, "the prompt query .*, which is no text"),
     (MODEL, {"prompts": {"query": "\ud800"}}, "the prompt query .*, which is no text"),
     (MODEL, {"prompts": "query: "}, "prompts 'query: '; they should have names"),

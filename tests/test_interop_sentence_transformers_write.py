@@ -11,11 +11,13 @@ from tiny_models import PRESETS, TEXTS, make_model, random_params
 from tokenizers import Tokenizer
 
 from research.inference.embedder import Embedder
+from research.inference.model import bake_maps
 from research.interop.hf.families import find_family
 from research.interop.load import load
 from research.interop.sentence_transformers.read import POOLINGS
 from research.interop.sentence_transformers.write import export
 from research.text.tokenization import train_tokenizer
+from research.transforms.pipeline import fit_transform
 
 
 def embed_texts(model, depth=None, dim=None, role="document", texts=TEXTS):
@@ -64,6 +66,44 @@ def test_poolings_and_no_normalize(pool, tmp_path):
     theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
     np.testing.assert_allclose(theirs, embed_texts(model, dim=6), atol=1e-5)
     assert abs(np.linalg.norm(theirs, axis=1) - 1).min() > 1e-3
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_transform_goes_with_the_model(normalize, tmp_path):
+    model = make_model(normalize=normalize, dims=(4, 16))
+    raw = Embedder(model, dim=8, normalize=False)(TEXTS, "document")
+    # Enough vectors for the ranges of int8
+    sample = np.random.default_rng(0).normal(size=(200, 8)) + raw.mean(0)
+    fitted = fit_transform("pca(5) | int8(clip=1.0)", sample, normalize=normalize)
+    model = model._replace(transform=fitted)
+    sizes = export(model, tmp_path / "out", dim=8)
+    assert sizes["dim"] == 5
+    expected = embed_texts(model, dim=8)
+    np.testing.assert_allclose(
+        embed_texts(bake_maps(model._replace(dim=8))), expected, atol=1e-5
+    )
+    reloaded = load(str(tmp_path / "out"))
+    np.testing.assert_allclose(embed_texts(reloaded), expected, atol=1e-5)
+    assert reloaded.transform.text == "int8(clip=1.0)" and reloaded.dims == ()
+    assert "8 bytes" not in (tmp_path / "out" / "README.md").read_text()
+    assert "5 bytes of a document" in (tmp_path / "out" / "README.md").read_text()
+    # The vectors and the codes of sentence-transformers
+    theirs = sentence_transformer(tmp_path / "out").encode(TEXTS)
+    np.testing.assert_allclose(theirs, expected, atol=1e-5)
+    quantize = pytest.importorskip("sentence_transformers").quantize_embeddings
+    ranges = np.load(tmp_path / "out" / "ranges.npy")
+    np.testing.assert_array_equal(
+        quantize(expected, "int8", ranges=ranges),
+        reloaded.transform.quantizer.encode(expected),
+    )
+    # A folder with it is written again as it is, and a width that it is not for is not.
+    export(reloaded, tmp_path / "again")
+    np.testing.assert_array_equal(
+        load(str(tmp_path / "again")).transform.quantizer.ranges, ranges
+    )
+    with pytest.raises(ValueError, match="int8.* fitted to vectors of width 5, not"):
+        export(reloaded, tmp_path / "other", dim=3)
+    assert not (tmp_path / "other").exists()
 
 
 def test_prompts_of_each_role(tmp_path):

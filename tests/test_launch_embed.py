@@ -101,8 +101,8 @@ def test_a_folder_of_vectors_is_searched_and_evaluated(folder, tmp_path):
     for processes in (1, 2):
         query = ("--query=a tree", "--hits=3")
         hits = [
-            run(folder, "search", f"--corpus={x}", *query, processes=processes)["hits"]
-            for x in (folder, vectors)
+            run(folder, "search", flag, *query, processes=processes)["hits"]
+            for flag in (f"--corpus={folder}", f"--index={vectors}")
         ]
         ids, texts = ([[hit[x] for hit in row] for row in hits] for x in ("id", "text"))
         assert ids[0] == ids[1] and texts[0] == texts[1]
@@ -112,6 +112,30 @@ def test_a_folder_of_vectors_is_searched_and_evaluated(folder, tmp_path):
     assert with_vectors["recall@100"] == 100
     with pytest.raises(AssertionError, match="was embedded with --depth=None, not 1"):
         run(folder, "evaluate", *task, f"--vectors={vectors}", "--depth=1")
+
+
+def test_an_index_answers_without_embedding_again(folder, tmp_path):
+    pytest.importorskip("pyarrow")
+    index, corpus = tmp_path / "index", folder / "corpus.jsonl"
+    flags = (f"--input={corpus}", f"--output={index}", "--transform=bfloat16")
+    result = run(folder, "index", *flags, "--shard_size=6")
+    assert result["shards"] == 4 and result["dim"] == 16
+    assert run(folder, "index", *flags, "--shard_size=6")["shards_made"] == 0
+    queries = ("--query=a tree", "--query=leaf", "--hits=3")
+    both = run(folder, "search", f"--index={index}", *queries)["results"]
+    transform = "--transform=bfloat16"
+    want = run(folder, "search", f"--corpus={corpus}", *queries, transform)["results"]
+    assert both == want and [r["query"] for r in both] == ["a tree", "leaf"]
+    # With BM25, the scores are of ranks.
+    hybrid = run(folder, "search", f"--index={index}", *queries, "--hybrid=rrf")
+    assert hybrid != both and len(hybrid["results"][0]["hits"]) == 3
+    for flag, message in (
+        ("--transform=float16", "was embedded with --transform='bfloat16', not 'flo"),
+        ("--dim=8", "was fitted to vectors of width 16, not 8"),
+        ("--faiss_options=nprobe=4", "goes with an --index that launch.index built"),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            run(folder, "search", f"--index={index}", *queries, flag)
 
 
 def test_a_query_that_is_a_document_can_be_left_out(folder, tmp_path):

@@ -12,6 +12,7 @@ from research.inference.model import EmbeddingModel
 from research.inference.options import parse_layers, parse_window
 from research.interop import load as pretrained
 from research.models.config import bert, modern
+from research.text.chunking import parse_chunking
 from research.text.tokenization import train_tokenizer
 
 SHAPE = {
@@ -154,8 +155,10 @@ def test_layers_and_windows_are_python_numbers():
         ({"pool": "lexicon(clusters=3)"}, "the model was not trained with it"),
         ({"layers": "2"}, "layer 2 is not in -2 ... 1 of this encoder"),
         ({"layers": "last"}, "'last' names no layers; write -2, or .1, 12."),
-        ({"whiten_dim": 3}, "--whiten_dim=3 needs --whiten=FILE"),
-        ({"whiten": "no.txt"}, "no.txt"),
+        ({"transform_texts": "a"}, "--transform_texts=a needs --transform"),
+        ({"transform": "pca(3)", "transform_texts": "no.txt"}, "no.txt"),
+        ({"transform": "int8"}, "int8 is fitted to texts; name them by --transform_te"),
+        ({"transform": "int9"}, "unknown name 'int9'; known: .*int8"),
     ],
 )
 def test_what_the_flags_cannot_say_is_one_sentence(given, message):
@@ -166,9 +169,7 @@ def test_what_the_flags_cannot_say_is_one_sentence(given, message):
         options.make_embedder(options.load_model())
 
 
-@pytest.mark.parametrize(
-    "name", ["prompt", "instruction", "prepend", "layers", "whiten"]
-)
+@pytest.mark.parametrize("name", ["prompt", "instruction", "prepend", "layers"])
 def test_chunks_go_with_plain_texts_only(name):
     given = {name: "-2" if name == "layers" else "x"}
     with (
@@ -180,14 +181,20 @@ def test_chunks_go_with_plain_texts_only(name):
         options.make_embedder(options.load_model(), options.parse_single_chunk())
 
 
-def test_whitening_from_a_file(tmp_path):
+def test_a_transform_is_fitted_to_a_file(tmp_path):
     file = tmp_path / "texts.txt"
     words = ["a", "b", "c", "d", "a b", "b c", "c d", "d a", "a c", "b d"]
     file.write_text("\n".join(words))
-    given = {"whiten": str(file), "whiten_dim": 3}
+    given = {"transform": "whitening(3) | float8()", "transform_texts": str(file)}
     with flagsaver.flagsaver(**READ, **given):
         embed = options.make_embedder(options.load_model(), normalize=False)
         x = embed(words, "document")
         unit = options.make_embedder(options.load_model())(words, "query")
+        chunk = options.make_embedder(options.load_model(), parse_chunking("late(4)"))
+        described = options.describe_embedder(embed)
     np.testing.assert_allclose(np.cov(x.T), np.eye(3), atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, atol=1e-5)
+    assert chunk.width == 3 and embed.model.quantizer.width == 3
+    assert described["dim"] == 3
+    assert described["transform"] == "whitening(3) | float8()"
+    assert not {"transform", "transform_texts"} & set(described["options"])

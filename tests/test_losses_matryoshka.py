@@ -46,6 +46,7 @@ def every_layer(key, batch=B, ways=K):
     d = jax.random.normal(b, (batch * ways, L + 1, D))
     # A teacher's vectors, for the losses that need them
     vectors = {"query_vector": q[:, 0] + 1, "document_vector": d[:, 0] + 1}
+    vectors["progress"] = jnp.full(batch, 0.5)
     return q, d, Labels(scores, ids(batch), ids(batch * ways), **vectors)
 
 
@@ -68,10 +69,11 @@ def run(nested, q, d, labels=NONE, key=None, grad=False):
 
 
 def test_every_wrapper_is_tested():
-    assert set(ARGUMENTS) == set(SIZE_LOSSES)
+    # Groups of several vectors per text have a file of their own
+    assert {*ARGUMENTS, "nested_groups"} == set(SIZE_LOSSES)
 
 
-@pytest.mark.parametrize("name", SIZE_LOSSES)
+@pytest.mark.parametrize("name", ARGUMENTS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_wrapper_fits_every_loss(key, name, loss):
     """Traced only; values are those of the tests below."""
@@ -92,7 +94,7 @@ def test_every_loss_is_finite_at_sampled_sizes(key, loss):
 
 
 @pytest.mark.parametrize(
-    "name,ways", [(name, 2) for name in SIZE_LOSSES] + [("starbucks_sts", 1)]
+    "name,ways", [(name, 2) for name in ARGUMENTS] + [("starbucks_sts", 1)]
 )
 def test_8_devices_equal_1(key, name, ways):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))

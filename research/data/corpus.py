@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -10,10 +11,17 @@ from typing import Any, NamedTuple
 
 from research.data.columns import read_examples
 from research.data.fields import Record, check_text
-from research.data.files import join_title, read_lines, read_records
+from research.data.files import (
+    join_title,
+    read_lines,
+    read_records,
+    remove_line_end,
+)
 from research.data.sources import SOURCES
 
 PYDOCS = Path("pydocs")
+# Endings of the files whose lines can be read alone: neither packed nor with a header.
+SEEKABLE = (".txt", ".jsonl")
 
 
 class CorpusText(NamedTuple):
@@ -111,6 +119,57 @@ def read_texts(
             yield CorpusText(name, text, file, line)
 
 
+def locate_texts(
+    files: Sequence[Path], texts: Iterable[CorpusText]
+) -> Iterator[tuple[CorpusText, int, int]]:
+    """Yields texts, each with where `read_text_at` finds it again.
+
+    Args:
+        files: The files of the texts.
+        texts: The texts in order, as `read_texts` yields them.
+
+    Returns:
+        (text, number of its file, byte at which its line begins); the byte is -1 in a
+        file whose lines cannot be read alone.
+    """
+    numbers = {file: number for number, file in enumerate(files)}
+    path, offsets = None, iter(())
+    for text in texts:
+        if text.path != path:
+            path, offsets = text.path, _iterate_offsets(text.path)
+        # Lines without a text lie between
+        starts = (offset for line, offset in offsets if line == text.line)
+        yield text, numbers[text.path], next(starts, -1)
+
+
+def read_text_at(path: Path, line: int, offset: int) -> CorpusText:
+    """Reads one text of a file of `SEEKABLE` lines, without those before it.
+
+    Args:
+        path: The file.
+        line: Number of the line, which names a text without an id.
+        offset: Byte at which it begins, from `locate_texts`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: There is no text.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    place = f"{path} line {line}"
+    with path.open("rb") as file:
+        file.seek(offset)
+        content = file.readline()
+    try:
+        text = remove_line_end(content.decode("utf-8-sig" if not offset else "utf-8"))
+        values = {"text": text} if path.suffix == ".txt" else json.loads(text)
+        record = Record(place, values)
+        name = record.read_name("_id") if "_id" in values else ""
+        return CorpusText(name, _join_text(record, True), path, line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} has changed since it was embedded") from error
+
+
 def read_example_texts(
     files: Sequence[Path], role: str, columns: str = ""
 ) -> Iterator[CorpusText]:
@@ -166,6 +225,17 @@ def describe_corpus(
         path = str(file if file == PYDOCS else file.absolute())
         described.append({"path": path, "texts": count, "digest": digest.hexdigest()})
     return described
+
+
+def _iterate_offsets(path: Path) -> Iterator[tuple[int, int]]:
+    """Yields (line from 1, byte at which it begins) of a file of SEEKABLE lines."""
+    if path.suffix not in SEEKABLE:
+        return
+    offset = 0
+    with path.open("rb") as file:
+        for number, content in enumerate(file, 1):
+            yield number, offset
+            offset += len(content)
 
 
 def _read_file(path: Path, skip_blank: bool) -> Iterator[tuple[int, dict]]:

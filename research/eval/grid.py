@@ -65,11 +65,10 @@ def score_sizes(
     if "main_score" not in full:  # measures that have no best value
         return dict(full)
     # The full size, which may be one of the sizes, is scored once.
-    width = next(iter(vectors.calls.values())).shape[-1]
     main_scores = {}
     for depth, dim in sizes:
         scores = full
-        if (depth, dim) != (depths[-1], width):
+        if (depth, dim) != (depths[-1], vectors.width):
             index = depths.index(depth)
             scores = evaluator(cut_to_size(vectors, index, dim, normalize))
         main_scores[f"{depth}x{dim}"] = float(scores["main_score"])

@@ -42,6 +42,7 @@ from research.experiment.initialization import (
     inherit_prompts,
     load_initialization,
     make_initialize,
+    make_prompt,
     make_tokenizer,
 )
 from research.experiment.mining import MINING, list_negative_files, make_refresh
@@ -60,6 +61,7 @@ from research.experiment.source_checks import (
     describe_sources,
 )
 from research.experiment.teachers import TEACHERS, RunTeacher, read_text_vectors
+from research.inference.settings import apply_prompt
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.source_losses import select_source_loss
 from research.models.config import EncoderConfig
@@ -73,7 +75,6 @@ from research.models.positions.methods import (
 from research.objectives.gradcache import count_min_chunks
 from research.objectives.registry import OBJECTIVES
 from research.objectives.tuning import TUNING
-from research.text.prompts import build_prompt
 from research.text.templates import Prompt
 from research.train.averaging import AVERAGES
 from research.train.experiment import Experiment
@@ -119,11 +120,12 @@ def build(
     sources = build_sources(config.data)
     if tokenizer is None:
         tokenizer = make_tokenizer(config.tokenizer, sources)
-    prompt = _build_prompt(config)
+    prompt = make_prompt(config)
 
     # The encoder, before and after its context is extended
     base_encoder = build_section(ENCODERS, config.encoder)
     encoder = extend_config(base_encoder, config.position_methods)
+    encoder = apply_prompt(encoder, prompt, tokenizer)
     check_lengths(config, encoder, tokenizer)
 
     # Initial parameters, and the prompts of the model they come from
@@ -250,23 +252,6 @@ def _training_encoder(config, encoder: EncoderConfig) -> EncoderConfig:
     return dataclasses.replace(
         encoder, random_offset=encoder.max_len - config.max_length
     )
-
-
-def _build_prompt(config) -> Prompt | None:
-    """The prompt that texts are formatted with; None for plain texts.
-
-    Raises:
-        ValueError: There is no such prompt, or it needs another pooling than the
-            config's.
-    """
-    prompt = build_prompt(config.prompt)
-    if prompt and prompt.pool not in (None, config.pool.name):
-        raise ValueError(
-            f"prompt {config.prompt.name} pools by {prompt.pool!r} and the config by "
-            f"{config.pool.name!r}: set pool.name={prompt.pool}, or prompt.pool="
-            f"{config.pool.name}"
-        )
-    return prompt
 
 
 def _build_batches(

@@ -21,6 +21,7 @@ from research.models.positions.methods import (
     read_methods,
 )
 from research.text import tokenization
+from research.text.prompts import build_prompt
 from research.text.templates import Prompt
 from research.types import Key, Objective, Params, Pool
 
@@ -83,7 +84,7 @@ def load_initialization(
 
     # Fields that change how the encoder is computed, but not what its weights mean
     free = ("dropout", "attention_dropout", "dtype", "remat", "unroll", "attention")
-    free += ("causal",)
+    free += ("causal", "unattended_id")
     changes = {name: getattr(cfg, name) for name in free}
     if dataclasses.replace(shape, **changes) != cfg:
         lines = diff_configs(config_fields(shape), config_fields(cfg))
@@ -209,6 +210,23 @@ def make_initialize(
         return objective.init(key, extend_context(params, cfg, methods)[0])
 
     return initialize
+
+
+def make_prompt(config) -> Prompt | None:
+    """The prompt that texts are formatted with; None for plain texts.
+
+    Raises:
+        ValueError: There is no such prompt, or it needs another pooling than the
+            config's.
+    """
+    prompt = build_prompt(config.prompt)
+    if prompt and prompt.pool not in (None, config.pool.name):
+        raise ValueError(
+            f"prompt {config.prompt.name} pools by {prompt.pool!r} and the config by "
+            f"{config.pool.name!r}: set pool.name={prompt.pool}, or prompt.pool="
+            f"{config.pool.name}"
+        )
+    return prompt
 
 
 def make_tokenizer(

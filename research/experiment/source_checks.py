@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.config_sections import build, parse_section
+from research.config_sections import build, format_call, parse_section
 from research.data.pairs.pair_batches import PairBatches
 from research.data.pairs.pair_rows import PairSourceState
 from research.data.sources import SOURCES, Source
 from research.experiment.teachers import RunTeacher
+from research.inference.settings import check_kind_similarity
 from research.losses.registry import LOSSES, MATCHING_LOSSES, Loss, build_loss
+from research.losses.similarity import TOKEN_SIMILARITIES
 from research.types import Labels
 
 # Labels of natural language inference, whose 0 is entailment in the usual files.
@@ -41,7 +43,8 @@ def build_losses(config, sources: Mapping[str, Source]) -> NamedLosses:
     """The loss of a config and those of its sources; {} for pre-training.
 
     Raises:
-        ValueError: A source names a loss that there is not, or any in pre-training.
+        ValueError: A source names a loss that there is not, or any in pre-training, or
+            the similarity is not one of the pooling's embeddings.
     """
     if "loss" not in config:
         for name, source in sources.items():
@@ -52,6 +55,8 @@ def build_losses(config, sources: Mapping[str, Source]) -> NamedLosses:
                     "without pairs"
                 )
         return {}
+    # Vectors of tokens are compared otherwise than one vector per text
+    check_kind_similarity(format_call(config.pool), config.similarity)
     losses = {"": (config.loss.name, build_loss(config.loss, config.similarity))}
     for name, source in sources.items():
         if not (text := source.loss):
@@ -224,6 +229,7 @@ def _make_label_shapes(
         document_vector=vectors(docs, teacher.width) if has_documents else None,
         query_projection=vectors(batch_size, projection) if projection else None,
         document_projection=vectors(docs, projection) if projection else None,
+        progress=shape((batch_size,), jnp.float32),
     )
 
 
@@ -231,5 +237,7 @@ def _trace_loss(loss: Loss, state: PairSourceState, labels: Labels, width: int) 
     """Calls a loss with the shapes of a source's batches."""
     queries = labels.query_id.shape[0]
     counts = (queries, queries * state.docs_per_query)
-    q, d = (jax.ShapeDtypeStruct((count, width), jnp.float32) for count in counts)
+    # Of several vectors per text, one
+    shape = (1, width) if loss.similarity in TOKEN_SIMILARITIES else (width,)
+    q, d = (jax.ShapeDtypeStruct((count, *shape), jnp.float32) for count in counts)
     jax.eval_shape(loss, q, d, labels)

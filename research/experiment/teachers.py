@@ -11,7 +11,7 @@ from research.config_sections import build_nothing
 from research.data.pairs.clusters import hash_arrays
 from research.data.pairs.teacher_texts import Teacher, TeacherEncoding
 from research.data.pairs.text_vectors import TextVectors
-from research.inference.hashed_vectors import read_hashed_vectors
+from research.inference.index.hashed_vectors import read_hashed_vectors
 from research.inference.model import EmbeddingModel
 from research.interop.load import load_adapted
 from research.models import encoder
@@ -168,7 +168,7 @@ def _hash_files(files: Sequence[TextVectors]) -> str:
     for file in files:
         # Those of another model all differ, and a large file is not read as a whole
         rows = np.arange(0, len(file.hashes), 1 + len(file.hashes) // HASHED_ROWS)
-        arrays += [file.hashes, file.vectors.take_rows(rows)]
+        arrays += [file.hashes, file.vectors.take(rows, axis=0)]
     return hash_arrays(*arrays)
 
 

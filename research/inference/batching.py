@@ -138,6 +138,7 @@ def encode_rows(
     encode_prefix: Callable[[np.ndarray], PrefixKV] | None = None,
     *,
     pools_last_token: bool = False,
+    keeps_tokens: bool = False,
 ) -> np.ndarray:
     """Computes the vectors of all spans of token rows.
 
@@ -149,9 +150,12 @@ def encode_rows(
         encode_prefix: Function from token ids [P] to the keys and values of a prefix
             that all rows share; None for a model that cannot share a prefix.
         pools_last_token: Whether a vector is the state of the last pooled token alone.
+        keeps_tokens: Whether there is a vector [R, S, ...] for each token of a row, and
+            those of pooled tokens are kept.
 
     Returns:
-        [total number of spans, ...] float32, in the order of the rows.
+        [total number of spans, ...] float32, in the order of the rows; or [total number
+        of pooled tokens, ...].
     """
     # A prefix that all rows share is computed once.
     prefix = None
@@ -160,14 +164,15 @@ def encode_rows(
         if length:
             prefix = encode_prefix(rows.token_ids[0][:length])
             rows = _drop_prefix(rows, length)
-    # [N] number of spans per row, and index of the first vector of each row.
-    if rows.span_ids is None:
-        counts = np.ones(len(rows.token_ids), int)
-    else:
-        counts = np.array([spans.max() for spans in rows.span_ids])
+    # [N] number of spans and of vectors per row; index of the row's first vector.
+    num_spans = np.ones(len(rows.token_ids), int)
+    if rows.span_ids is not None:
+        num_spans = np.array([spans.max() for spans in rows.span_ids])
+    masks = list_pooled_tokens(rows) if keeps_tokens else []
+    counts = np.array([mask.sum() for mask in masks]) if masks else num_spans
     first = np.cumsum(counts) - counts
     vectors = None
-    batches = pad_batches(rows, counts, sizes)
+    batches = pad_batches(rows, num_spans, sizes)
     # The timer of a line of progress costs as much as a few texts
     progress = nullcontext(lambda count: None)
     if len(counts) > _FEW_ROWS:
@@ -178,13 +183,22 @@ def encode_rows(
             if vectors is None:
                 vectors = np.empty((counts.sum(), *output.shape[2:]), np.float32)
             # Scatter [R, M, ...] to the vectors of the rows, without the padding.
-            span = np.arange(output.shape[1])
-            valid = span < counts[numbers, None]  # [n, M]
-            vectors[(first[numbers, None] + span)[valid]] = np.asarray(output)[
-                : len(numbers)
-            ][valid]
+            if masks:
+                valid = _pad([masks[i] for i in numbers], len(numbers), output.shape[1])
+                valid = valid > 0  # [n, S]
+            else:
+                valid = np.arange(output.shape[1]) < num_spans[numbers, None]  # [n, M]
+            order = first[numbers, None] + np.cumsum(valid, axis=1) - 1
+            vectors[order[valid]] = np.asarray(output)[: len(numbers)][valid]
             advance(len(numbers))
     return vectors
+
+
+def list_pooled_tokens(rows: TokenRows) -> list[np.ndarray]:
+    """Whether each token of each row is pooled: N arrays [S] bool."""
+    if rows.span_ids is None:
+        return [np.ones(len(row), bool) for row in rows.token_ids]
+    return [spans > 0 for spans in rows.span_ids]
 
 
 def pad_batches(

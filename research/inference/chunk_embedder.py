@@ -6,7 +6,7 @@ import numpy as np
 
 from research.inference.batching import TokenRows
 from research.text.chunk_rows import ChunkedText
-from research.types import ChunkEmbeddings
+from research.types import MultiVectors
 
 
 def make_chunk_rows(texts: Sequence[ChunkedText]) -> TokenRows:
@@ -45,12 +45,11 @@ def average_pieces(pieces: np.ndarray, texts: Sequence[ChunkedText]) -> np.ndarr
 
 def make_chunk_embeddings(
     vectors: np.ndarray, texts: Sequence[ChunkedText]
-) -> ChunkEmbeddings:
+) -> MultiVectors:
     """The vectors [C, D] of chunks, with their document and range of characters."""
-    counts = [len(text.start) for text in texts]  # chunks per document
-    return ChunkEmbeddings(
+    return MultiVectors(
         vectors,
-        np.repeat(np.arange(len(texts)), counts),
+        np.cumsum([0, *(len(text.start) for text in texts)]),
         np.concatenate([text.start for text in texts]),
         np.concatenate([text.end for text in texts]),
     )

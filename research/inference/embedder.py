@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,14 +15,20 @@ from research.inference.chunk_embedder import (
     make_chunk_embeddings,
     make_chunk_rows,
 )
+from research.inference.embed_kinds import check_finite, encode_sparse, group_tokens
 from research.inference.forward import RowEncoder, make_row_encoders
 from research.inference.model import EmbeddingModel
 from research.inference.settings import (
+    apply_prompt,
     check_clip_dims,
+    check_kind,
+    check_quantizer,
     choose_lengths,
     describe_model,
     truncate_to_depths,
 )
+from research.inference.similarity import get_width, to_multi_vectors
+from research.inference.token_transforms import has_one_vector, parse_token_transform
 from research.inference.tokenize import (
     TokenizedTexts,
     check_token_ids,
@@ -29,6 +37,7 @@ from research.inference.tokenize import (
     make_template_tokenize,
 )
 from research.models.encoder import hidden_state_indices, truncate_depth
+from research.models.pooling import registry
 from research.models.pooling.basic import LearnedPooling
 from research.models.pooling.projection import project
 from research.models.pooling.registry import parse_pooling
@@ -37,10 +46,11 @@ from research.text.chunking import Chunking, check_row_length, split_texts
 from research.text.templates import Prompt
 from research.text.tokens import PST
 from research.transforms.normalize import l2_normalize_rows
-from research.types import ChunkEmbeddings
+from research.transforms.pipeline import VectorTransform
 
-# The output of an embedder: dense vectors [N, D], or vectors of chunks of documents.
-Embeddings = np.ndarray | ChunkEmbeddings
+# The output of an embedder: dense vectors [N, D], `MultiVectors` of tokens or chunks,
+# or a SciPy CSR array [N, V].
+Embeddings = Any
 
 
 class Embedder:
@@ -68,8 +78,11 @@ class Embedder:
         chunk: How documents are cut into chunks; None embeds them as one text. The
             vector of a late chunk is always the mean of its token states, that of a
             landmark chunk the state of its last token, whatever `pool` is.
-        transform: Function of vectors [N, dim], such as a whitening, applied before
-            they are normalized.
+        transform: Transform of the vectors [N, dim], whose linear maps are applied
+            before they are normalized; None for the model's own. Its quantizer is not
+            applied: `store_vectors` does that.
+        token_transform: What is done to the vectors of tokens, as
+            `parse_token_transform` reads it; "" for nothing.
         depths: Numbers of blocks at which texts are embedded, in one pass; 0 is the
             embedding layer. Vectors are then [N, len(depths), D].
         clip_dims: Dimensions of hidden states that are set to 0 before they are pooled,
@@ -99,21 +112,33 @@ class Embedder:
         max_length: int | None = None,
         normalize: bool | None = None,
         chunk: Chunking | None = None,
-        transform: Callable[[np.ndarray], np.ndarray] | None = None,
+        transform: VectorTransform | None = None,
+        token_transform: str = "",
         depths: Sequence[int] | None = None,
         clip_dims: Sequence[int] = (),
         batch_tokens: int | None = None,
         mesh: Mesh | None = None,
         allow_empty: bool = False,
     ):
-        model = describe_model(model, dim, pool, prompt, normalize)
+        model = describe_model(model, dim, pool, prompt, normalize, transform)
+        check_kind(model, chunk, depths, token_transform)
+        # The vectors of muvera have their own similarity
+        if has_one_vector(token_transform):
+            model = model._replace(similarity="dot")
+        self.token_transform = token_transform
+        self._transform_tokens = parse_token_transform(
+            token_transform, model.transformed_width
+        )
         if chunk is not None and (model.prompt or depths):
             reason = "the templates of a prompt" if model.prompt else "several depths"
             raise ValueError(f"chunk {chunk} does not go with {reason}")
-        self.model, self.chunk, self.transform = model, chunk, transform
+        self.model, self.chunk = model, chunk
+        if model.quantizer is not None:
+            check_quantizer(model, self.width)
         self._allow_empty = allow_empty
         # The encoder, cut to the blocks that are needed.
         params, cfg = model.params, model.config
+        cfg = apply_prompt(cfg, model.prompt, model.tokenizer)
         if bidirectional is not None:
             cfg = dataclasses.replace(cfg, causal=not bidirectional)
         if depth is not None:
@@ -166,15 +191,18 @@ class Embedder:
 
     @property
     def kind(self) -> str:
-        """The kind of the embeddings of documents, as `search.embedding_kind` says."""
+        """The kind of the embeddings of documents (`similarity.embedding_kind`)."""
         is_cut = self.chunk is not None and not self.chunk.one_vector_per_text
-        return "multi_vector" if is_cut else "dense"
+        if has_one_vector(self.token_transform):
+            return "dense"
+        return "multi_vector" if is_cut else self.model.kind
 
     @property
     def width(self) -> int:
         """D, the width of the embeddings."""
         vector = np.zeros((1, self.model.full_width), np.float32)
-        return self._finish(vector, str).shape[1]
+        text = to_multi_vectors(self._finish(vector, str))
+        return get_width(self._transform_tokens(text, "query"))
 
     def __call__(
         self,
@@ -191,8 +219,9 @@ class Embedder:
             label: Function from the index of a text to its name in error messages.
 
         Returns:
-            [N, D] float32, or `ChunkEmbeddings` for documents in chunks. The chunking
-            pcw averages the windows of a document and returns [N, D].
+            [N, D] float32, or `MultiVectors` of tokens, if the pooling keeps them, or
+            of documents in chunks. The chunking pcw averages the windows of a document
+            and returns [N, D]. A sparse pooling gives a SciPy CSR array [N, V].
 
         Raises:
             ValueError: There are no texts, one has no tokens or one that the model
@@ -239,10 +268,18 @@ class Embedder:
         if tokenized.chunked is not None:
             return self._encode_chunks(tokenized)
         encoder = self._select(self._row_encoders, tokenized.role)
+        encode, label = partial(self._encode, encoder), tokenized.label
+        if self.model.kind != "dense":
+            # Of a single template
+            (rows,) = tokenized.rows
+            if self.model.kind == "sparse":
+                return encode_sparse(encode, rows, self._finish, label)
+            texts = group_tokens(encode(rows), rows, self._finish, label)
+            return self._transform_tokens(texts, tokenized.role)
         # [N, D] vectors for each template, averaged over templates.
-        vectors = [self._encode(encoder, rows) for rows in tokenized.rows]
+        vectors = [encode(rows) for rows in tokenized.rows]
         vectors = np.mean(vectors, axis=0) if vectors[1:] else vectors[0]
-        return self._finish(vectors, tokenized.label)
+        return self._finish(vectors, label)
 
     def _encode_chunks(self, tokenized: TokenizedTexts) -> Embeddings:
         """Embeds documents that are cut into chunks."""
@@ -255,7 +292,7 @@ class Embedder:
             return self._finish(vectors, tokenized.label)
         vectors = np.asarray(project(self.model.dense, vectors))
         chunks = make_chunk_embeddings(vectors, tokenized.chunked)
-        numbers = chunks.document_numbers
+        numbers = chunks.text_numbers
         return chunks._replace(
             vectors=self._finish(vectors, lambda i: tokenized.label(int(numbers[i])))
         )
@@ -268,6 +305,7 @@ class Embedder:
             encoder,
             encoder.encode_prefix if encoder.can_share_prefix else None,
             pools_last_token=encoder.pool == "last",
+            keeps_tokens=registry.pooled_kind(encoder.pool) == "multi_vector",
         )
 
     def _finish(self, vectors: np.ndarray, label: Callable[[int], str]) -> np.ndarray:
@@ -277,17 +315,9 @@ class Embedder:
             ValueError: A vector is not finite; `label` names its text.
         """
         vectors = vectors[..., : self.model.dim]
-        if self.transform is not None:
-            vectors = self.transform(vectors)
-        # A vector whose norm overflows would become zero.
-        with np.errstate(over="ignore", invalid="ignore"):
-            norms = np.linalg.norm(np.asarray(vectors, np.float32), axis=-1)
-        is_finite = np.isfinite(norms.reshape(len(vectors), -1)).all(1)  # [N]
-        if not is_finite.all():
-            raise ValueError(
-                f"the vector of {label(int(is_finite.argmin()))} is not finite: the "
-                "model's parameters have values that are not, or too large ones"
-            )
+        if self.model.transform is not None:
+            vectors = self.model.transform.apply_maps(vectors)
+        check_finite(vectors, label)
         if self.model.normalize:
             vectors = l2_normalize_rows(vectors)
         return np.asarray(vectors, np.float32)
@@ -295,7 +325,10 @@ class Embedder:
     def _select(self, encoders: Sequence[RowEncoder], role: str) -> RowEncoder:
         """The encoder whose adapter has the name of the role, or else the first one."""
         adapters = self.model.adapters
-        return encoders[adapters.index(role) if role in adapters else 0]
+        encoder = encoders[adapters.index(role) if role in adapters else 0]
+        # Of most poolings, queries and documents share a program
+        separate = registry.has_query_pooling(parse_pooling(encoder.pool))
+        return dataclasses.replace(encoder, as_queries=separate and role == "query")
 
     def _make_chunk_encoders(self, chunk: Chunking) -> list[RowEncoder]:
         """Encoders for rows of chunks, with their own pooling and no dense layers.

@@ -43,6 +43,7 @@ class RowEncoder:
             vectors are averaged; None for the last hidden state after the norm.
         can_share_prefix: Whether a common prefix of all rows can be computed once.
         clip_dims: Dimensions that are set to 0 in every state that is pooled.
+        as_queries: Whether the texts are queries, as in `encoder.encode`.
     """
 
     params: Params
@@ -55,13 +56,15 @@ class RowEncoder:
     layers: tuple[int, ...] | None = None
     can_share_prefix: bool = False
     clip_dims: tuple[int, ...] = ()
+    as_queries: bool = False
 
     def __call__(
         self, rows: PaddedRows, max_segments: int = 1, prefix: PrefixKV | None = None
     ) -> Array:
         """Vectors [R, M, D], or [R, M, K, D] with `depths`; M = max_segments.
 
-        Returns at once, while the device still computes.
+        A pooling that keeps a vector per token gives one for each of S tokens instead
+        of M texts. Returns at once, while the device still computes.
         """
         chex.assert_rank([rows.token_ids, rows.lengths], [2, 1])
         # Rows go to the default device, or are spread over the mesh.
@@ -98,6 +101,7 @@ class RowEncoder:
             "depths": self.depths,
             "layers": self.layers,
             "clip_dims": self.clip_dims,
+            "as_queries": self.as_queries,
         }
 
 
@@ -164,7 +168,10 @@ def place_rows(rows: np.ndarray, mesh: Mesh | None) -> Array:
 
 @partial(
     jax.jit,
-    static_argnames=("cfg", "pool", "max_segments", "depths", "layers", "clip_dims"),
+    static_argnames=(
+        *("cfg", "pool", "max_segments", "depths", "layers", "clip_dims"),
+        "as_queries",
+    ),
 )
 def _encode_rows(
     params: Params,
@@ -179,8 +186,9 @@ def _encode_rows(
     depths: tuple[int, ...] | None,
     layers: tuple[int, ...] | None,
     clip_dims: tuple[int, ...],
+    as_queries: bool,
 ) -> Array:
-    """The compiled program of `RowEncoder`: [R, M, D], or [R, M, K, D] with depths."""
+    """The compiled program of `RowEncoder`, with its shapes."""
     # [R, S] tokens, one text per row.
     is_token = jnp.arange(rows.token_ids.shape[1])[None] < rows.lengths[:, None]
     tokens = Tokens(rows.token_ids, is_token.astype(jnp.int32), is_token)
@@ -200,10 +208,11 @@ def _encode_rows(
         clip_dims=clip_dims,
         prepend=prepend,
         prefix=prefix,
+        as_queries=as_queries,
     )
     if depths is not None:
         x = x[:, np.asarray(depths)]  # [R*M, K, D]
     if layers is not None:
         x = x[:, np.asarray(layers)].mean(1)  # [R*M, D]
     x = project(dense, x)
-    return x.reshape(-1, max_segments, *x.shape[1:])
+    return x.reshape(len(rows.token_ids), -1, *x.shape[1:])

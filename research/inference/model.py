@@ -14,6 +14,8 @@ from research.models.config import EncoderConfig
 from research.models.pooling import registry
 from research.models.pooling.projection import Dense
 from research.text.templates import Prompt
+from research.transforms.pipeline import VectorTransform
+from research.transforms.quantization import Quantizer
 from research.types import Params
 
 
@@ -40,7 +42,8 @@ class EmbeddingModel(NamedTuple):
             with the adapter that has the name of its role, or else with the first.
         base: Name of the model from which the training started; '' if unknown.
         similarity: How vectors are compared: "cosine", "dot", "euclidean" or
-            "manhattan".
+            "manhattan"; several vectors per text by "maxsim" and its variants
+            (`similarity.SIMILARITIES`).
         default_prompt: Name of the prompt for texts without a role, of which we have
             none; "" without one.
         special_tokens: {role of a token in `transformers`, such as "pad_token": token},
@@ -48,6 +51,8 @@ class EmbeddingModel(NamedTuple):
         head: Parameters of the head that predicts tokens from hidden states, as
             `heads.init_head` makes them; None without a head.
         step: Step of the checkpoint in its run; None for a model of no run.
+        transform: What was fitted to the model's vectors, such as a PCA, and how those
+            of documents are encoded; None for nothing.
     """
 
     params: Params
@@ -69,11 +74,28 @@ class EmbeddingModel(NamedTuple):
     special_tokens: Mapping[str, str] = {}
     head: Params | None = None
     step: int | None = None
+    transform: VectorTransform | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of its embeddings: "dense", "multi_vector" or "sparse"."""
+        return registry.pooled_kind(self.pool)
 
     @property
     def width(self) -> int:
         """Width of an embedding."""
         return self.full_width if self.dim is None else self.dim
+
+    @property
+    def transformed_width(self) -> int:
+        """Width of an embedding after the linear maps of the transform."""
+        maps = self.transform.maps if self.transform else ()
+        return maps[-1].width if maps else self.width
+
+    @property
+    def quantizer(self) -> Quantizer | None:
+        """What encodes the vectors of documents for storage; None if nothing does."""
+        return self.transform and self.transform.quantizer
 
     @property
     def full_width(self) -> int:
@@ -87,6 +109,26 @@ class EmbeddingModel(NamedTuple):
 def head_layers(head: Params, activation: str) -> tuple[Dense, ...]:
     """The dense layer of a training head {"kernel", "bias"}, for embedding with it."""
     return (Dense(head["kernel"], head["bias"], activation),)
+
+
+def bake_maps(model: EmbeddingModel) -> EmbeddingModel:
+    """The model with the linear maps of its transform as dense layers.
+
+    Its embeddings are the same, and any library that knows dense layers computes them.
+    """
+    transform = model.transform
+    if transform is None or not transform.maps:
+        return model
+    layers = list(model.dense)
+    if model.width < model.full_width:
+        layers.append(Dense(np.eye(model.full_width, model.width, dtype=np.float32)))
+    for linear in transform.maps:
+        bias = -linear.mean @ linear.matrix
+        kernel, bias = (np.asarray(x, np.float32) for x in (linear.matrix, bias))
+        layers.append(Dense(kernel, bias))
+    # The trained widths are not those of the new vectors
+    codes = transform.split_quantizer()
+    return model._replace(dense=tuple(layers), dim=None, dims=(), transform=codes)
 
 
 def merge_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingModel:
@@ -114,7 +156,7 @@ def select_adapter(model: EmbeddingModel, name: str | None = None) -> EmbeddingM
 
 
 def hash_model(model: EmbeddingModel) -> str:
-    """A hash of all that a model's embeddings depend on."""
+    """A hash of all that a model's embeddings depend on, before its transform."""
     # Fields at their defaults are left out, so that a new field changes no hash.
     shape = {
         field.name: value

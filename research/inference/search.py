@@ -1,8 +1,7 @@
-"""Exact nearest-neighbor search over vectors, on all devices and processes."""
+"""Exact search over embeddings of any kind, on all devices and processes."""
 
 from functools import partial
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,32 +9,41 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.config_sections import check_option
-from research.inference.vector_shards import ShardedVectors
+from research.inference.index.quantized_vectors import rescore_candidates
+from research.inference.index.vector_shards import ShardedVectors, run_ahead
+from research.inference.kind_search import search_multi_vectors, search_sparse
+from research.inference.similarity import (
+    check_similarity,
+    count_texts,
+    embedding_kind,
+    uses_unit_vectors,
+)
+from research.inference.top_k import check_search, merge_top
 from research.sharding import make_mesh
 from research.transforms.normalize import l2_normalize_rows
-from research.types import Array, ChunkEmbeddings
+from research.types import Array, MultiVectors
 
 
 def rank_documents(
-    queries: np.ndarray,
-    documents: np.ndarray | ShardedVectors | ChunkEmbeddings,
+    queries: np.ndarray | MultiVectors,
+    documents: np.ndarray | ShardedVectors | MultiVectors,
     k: int,
     *,
     similarity: str = "cosine",
     precedence: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best documents for each query; the best chunk gives a document's score.
+    """The k best documents for each query, by a similarity of the queries' kind.
 
     In a run of several processes, all of them call this with the same arguments; each
     searches its share of the documents, and all get the same result.
 
     Args:
-        queries: [Q, D] query vectors.
-        documents: [N, D] document vectors, or the chunks of N documents. Those of a
-            folder are read in blocks.
+        queries: Embeddings of Q queries.
+        documents: Embeddings of N documents, of the same kind; those of dense queries
+            may have several vectors, such as those of chunks, whose best one counts.
+            Vectors of a folder are read in blocks, and codes are decoded in blocks.
         k: Number of documents per query; at most N are returned.
-        similarity: 'cosine' or 'dot'.
+        similarity: One of `similarity.SIMILARITIES` of the kind.
         precedence: [N] int; of documents with equal scores, that with the smallest
             number comes first. None for their indices.
 
@@ -45,31 +53,48 @@ def rank_documents(
     Raises:
         ValueError: We do not rank by this similarity, or as in `search`.
     """
-    check_option("similarity", similarity, ("cosine", "dot"))
+    check_similarity(queries, similarity)
+    quantizer = getattr(getattr(documents, "vectors", documents), "quantizer", None)
+    if quantizer is not None and embedding_kind(queries) == "dense":
+        queries = quantizer.center_queries(queries)
+    is_dense = embedding_kind(documents) == "dense"
+    if quantizer is None or not quantizer.rescore or not is_dense:
+        return _rank(queries, documents, k, similarity, precedence)
+    # Of binary codes, those with the fewest bits that differ are candidates.
+    check_search(queries, documents, k)
+    bits = np.where(queries > 0, np.float32(1), np.float32(-1))
+    _, candidates = _rank(bits, documents, k * quantizer.rescore, "dot", precedence)
+    normalize = uses_unit_vectors(similarity)
+    queries = l2_normalize_rows(queries) if normalize else queries
+    return rescore_candidates(
+        queries, documents, candidates, k, normalize=normalize, precedence=precedence
+    )
+
+
+def _rank(
+    queries: np.ndarray | MultiVectors,
+    documents: np.ndarray | ShardedVectors | MultiVectors,
+    k: int,
+    similarity: str,
+    precedence: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks documents by their vectors; each process searches its share of them."""
     # The cosine is the dot product of normalized vectors.
-    normalize = similarity == "cosine"
-    if normalize:
+    options = {"normalize": uses_unit_vectors(similarity), "precedence": precedence}
+    find, count = search, count_texts(documents)
+    if embedding_kind(queries) == "sparse":
+        find = search_sparse
+    elif embedding_kind(documents) == "multi_vector":
+        find = partial(search_multi_vectors, mean=similarity == "meanmaxsim")
+    elif options["normalize"]:
         queries = l2_normalize_rows(queries)
-    find, count = search, len(documents)
-    if embedding_kind(documents) == "multi_vector":
-        find, count = search_chunks, int(documents.document_numbers[-1]) + 1
     # A range of documents for each process.
     index, processes = jax.process_index(), jax.process_count()
-    options = {"normalize": normalize, "precedence": precedence}
     if processes == 1 or count < processes:
         return find(queries, documents, k, **options)
     share = slice(index * count // processes, (index + 1) * count // processes)
     top = find(queries, documents, k, share=share, **options)
     return _merge_processes(top, min(k, count), precedence)
-
-
-def embedding_kind(embeddings: np.ndarray | ChunkEmbeddings) -> str:
-    """The kind of embeddings that an embedder returned.
-
-    "dense" is one vector per text, [N, D]; "multi_vector" is several vectors per text,
-    `ChunkEmbeddings`.
-    """
-    return "multi_vector" if isinstance(embeddings, ChunkEmbeddings) else "dense"
 
 
 def search(
@@ -108,7 +133,7 @@ def search(
     Raises:
         ValueError: `k` is not positive, there are no vectors, or the widths differ.
     """
-    _check(queries, vectors, k)
+    check_search(queries, vectors, k)
     first, stop, _ = share.indices(len(vectors))
     mesh = mesh or make_mesh({"data": -1}, jax.local_devices())
     # Number of vectors in a block over all devices, and of queries in a step.
@@ -118,8 +143,10 @@ def search(
     queries = jnp.asarray(_pad(queries, -(-count // step) * step))
     # For each step of queries, the k best vectors so far: [step, k].
     best = [None] * (len(queries) // step)
-    for start in range(first, stop, size):
-        block = vectors[start : min(start + size, stop)]
+    # A thread reads the next block while the devices search one.
+    starts = range(first, stop, size)
+    blocks = ((start, vectors[start : min(start + size, stop)]) for start in starts)
+    for start, block in run_ahead(blocks):
         valid = len(block)
         # Of equal scores, a device keeps those that come first in its block.
         order = np.arange(valid)
@@ -132,73 +159,9 @@ def search(
             some = queries[i * step : (i + 1) * step]
             scores, rows = _top_of_block(some, block, valid, k=k, mesh=mesh)
             top = scores, start + order.take(rows, mode="clip")  # padding: -inf
-            best[i] = _merge_top(best[i], top, k, precedence)
+            best[i] = merge_top(best[i], top, k, precedence)
     scores, numbers = (np.concatenate(parts) for parts in zip(*best, strict=True))
     return scores[:count], numbers[:count]
-
-
-def search_chunks(
-    queries: np.ndarray,
-    chunks: ChunkEmbeddings,
-    k: int,
-    *,
-    normalize: bool = False,
-    precedence: np.ndarray | None = None,
-    share: slice = slice(None),
-    scores_per_step: int = 1 << 24,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k documents whose best chunks have the largest dot products, on the host.
-
-    Args:
-        queries: [Q, D] float32.
-        chunks: The chunks of N documents.
-        k: Number of documents per query; at most N are returned.
-        normalize: Whether the vectors of chunks are first scaled to length 1.
-        precedence: As in `rank_documents`.
-        share: The range of the documents that is searched.
-        scores_per_step: Number of scores in memory at a time; at least those of one
-            document.
-
-    Returns:
-        Scores [Q, min(k, N)] float32 from best to worst, and indices of documents.
-
-    Raises:
-        ValueError: As in `search`.
-    """
-    _check(queries, chunks.vectors, k)
-    # [N + 1] the first chunk of each document; chunks are in the order of documents.
-    first = np.flatnonzero(np.diff(chunks.document_numbers, prepend=-1, append=-1))
-    start, stop, _ = share.indices(len(first) - 1)
-    k, best = min(k, stop - start), None
-    while start < stop:
-        # The documents [start, end) whose chunks fit a block, at least one.
-        limit = first[start] + scores_per_step // len(queries)
-        end = int(np.searchsorted(first, limit, side="right")) - 1
-        end = min(max(end, start + 1), stop)
-        block = np.asarray(chunks.vectors[int(first[start]) : int(first[end])])
-        block = l2_normalize_rows(block) if normalize else block
-        # [Q, c] scores of chunks to [Q, n] scores of documents.
-        scores = queries @ block.T
-        scores = np.maximum.reduceat(scores, first[start:end] - first[start], axis=1)
-        numbers = np.broadcast_to(np.arange(end - start), scores.shape)
-        best = _merge_top(best, (scores, start + numbers), k, precedence)
-        start = end
-    return best
-
-
-def _check(queries: np.ndarray, vectors: np.ndarray, k: int) -> None:
-    chex.assert_rank([queries, vectors], 2)
-    if k < 1:
-        raise ValueError(f"k is {k}; a search needs at least 1")
-    if not len(vectors) or not len(queries):
-        raise ValueError(
-            f"cannot search {len(vectors)} vectors for {len(queries)} queries"
-        )
-    if queries.shape[1] != vectors.shape[1]:
-        raise ValueError(
-            f"queries of width {queries.shape[1]} cannot search vectors of width "
-            f"{vectors.shape[1]}"
-        )
 
 
 def _pad(x: np.ndarray, length: int) -> np.ndarray:
@@ -234,19 +197,6 @@ def _top_of_block(
     return scores, jnp.take_along_axis(numbers, order, 1)
 
 
-def _merge_top(
-    best, top, k: int, precedence: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of earlier blocks and of a block: scores and numbers [Q, k]."""
-    scores, numbers = (np.asarray(x) for x in top)
-    if best is not None:
-        scores = np.concatenate([best[0], scores], 1)
-        numbers = np.concatenate([best[1], numbers], 1)
-    ties = numbers if precedence is None else precedence[numbers]
-    order = np.lexsort((ties, -scores), axis=1)[:, :k]
-    return np.take_along_axis(scores, order, 1), np.take_along_axis(numbers, order, 1)
-
-
 def _merge_processes(
     top, k: int, precedence: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -259,5 +209,5 @@ def _merge_processes(
     parts = zip(*process_allgather((scores, numbers)), strict=True)  # of [Q, k] each
     best = None
     for part in parts:
-        best = _merge_top(best, part, k, precedence)
+        best = merge_top(best, part, k, precedence)
     return best

@@ -1,11 +1,18 @@
 """The settings of an `Embedder`: the caller's in place of the model's, checked."""
 
+import dataclasses
 from collections.abc import Sequence
 
+from tokenizers import Tokenizer
+
 from research.inference.model import EmbeddingModel
+from research.inference.similarity import NAMES, SIMILARITIES
+from research.models.config import EncoderConfig
 from research.models.encoder import truncate_depth
+from research.models.pooling.registry import pooled_kind
 from research.text.chunking import Chunking
 from research.text.templates import Prompt
+from research.transforms.pipeline import VectorTransform
 
 
 def describe_model(
@@ -14,6 +21,7 @@ def describe_model(
     pool: str | None,
     prompt: Prompt | None,
     normalize: bool | None,
+    transform: VectorTransform | None = None,
 ) -> EmbeddingModel:
     """The model with the caller's settings in place of its own, checked.
 
@@ -23,6 +31,7 @@ def describe_model(
         pool: Name of the pooling; None for that of the prompt or the model.
         prompt: Templates for the texts; None for the model's own.
         normalize: Whether vectors are scaled to length 1; None for the model's own.
+        transform: What was fitted to the vectors; None for the model's own.
     """
     # The caller's templates replace both the model's templates and its prefixes.
     if prompt is not None:
@@ -34,13 +43,103 @@ def describe_model(
     # The caller's pooling comes before the prompt's, and that before the model's.
     pool = pool or (model.prompt and model.prompt.pool) or model.pool
     model = model._replace(pool=pool)
+    # A leading part of the embedding
     if dim is not None:
         if not 1 <= dim <= model.full_width:
             raise ValueError(f"dim {dim} is not in 1 ... {model.full_width}")
         model = model._replace(dim=dim)
     if normalize is not None:
         model = model._replace(normalize=normalize)
+    # Another pooling may give embeddings that are compared otherwise
+    names = SIMILARITIES[model.kind]
+    if model.similarity in NAMES and model.similarity not in names:
+        model = model._replace(similarity=names[0])
+    # What was fitted elsewhere takes the place of the model's own
+    if transform is not None:
+        model = model._replace(transform=transform)
+    check_transform(model)
     return model
+
+
+def check_kind(
+    model: EmbeddingModel,
+    chunk: Chunking | None,
+    depths: Sequence[int] | None = None,
+    token_transform: str = "",
+) -> None:
+    """Checks what goes only with one vector per text, or only with several.
+
+    Raises:
+        ValueError: Documents are cut into chunks, or several templates averaged; sparse
+            vectors are of several depths; or there are no vectors of tokens to
+            transform.
+    """
+    if token_transform and model.kind != "multi_vector":
+        raise ValueError(
+            f"{token_transform} is for a vector per token, but those of the pooling "
+            f"{model.pool} are {model.kind}"
+        )
+    if model.kind == "dense":
+        return
+    # What is defined for one vector per text alone
+    if depths is not None and (model.kind == "sparse" or token_transform):
+        reason = token_transform or "sparse vectors"
+        raise ValueError(f"several depths do not go with {reason}")
+    if chunk is not None:
+        raise ValueError(f"chunk {chunk} does not go with the pooling {model.pool}")
+    templates = model.prompt.templates.values() if model.prompt else ()
+    if any(len(group) > 1 for group in templates):
+        raise ValueError(
+            f"the vectors of several templates are averaged, but those of {model.pool} "
+            "are not: use a prompt of one template"
+        )
+
+
+def check_kind_similarity(pool: str, similarity: str) -> None:
+    """Raises ValueError if the embeddings of a pooling are not compared like that."""
+    kind = pooled_kind(pool)
+    if similarity in NAMES and similarity not in SIMILARITIES[kind]:
+        raise ValueError(
+            f"similarity is {similarity!r}, but the embeddings of pool {pool} are "
+            f"{kind.replace('_', '-')}; allowed: {', '.join(SIMILARITIES[kind])}"
+        )
+
+
+def apply_prompt(
+    cfg: EncoderConfig, prompt: Prompt | None, tokenizer: Tokenizer
+) -> EncoderConfig:
+    """The encoder's shape for a prompt, to some of whose tokens no token attends.
+
+    Raises:
+        ValueError: The tokenizer lacks a token of the prompt.
+    """
+    late = prompt.late_interaction if prompt else None
+    token_id = late.find_unattended(tokenizer) if late else -1
+    return dataclasses.replace(cfg, unattended_id=token_id)
+
+
+def check_transform(model: EmbeddingModel) -> None:
+    """Raises ValueError if a model's transform is for other vectors."""
+    transform = model.transform
+    if transform is not None and model.kind == "sparse":
+        raise ValueError(
+            f"the transform {transform.text} does not go with the pooling {model.pool}"
+        )
+    maps = transform.maps if transform else ()
+    if maps and len(maps[0].mean) != model.width:
+        raise ValueError(
+            f"the transform {transform.text} was fitted to vectors of width "
+            f"{len(maps[0].mean)}, not {model.width}"
+        )
+
+
+def check_quantizer(model: EmbeddingModel, width: int) -> None:
+    """Raises ValueError if a model's codes are not those of vectors of this width."""
+    if model.quantizer is not None and model.quantizer.width != width:
+        raise ValueError(
+            f"the transform {model.transform.text} was fitted to vectors of width "
+            f"{model.quantizer.width}, not {width}"
+        )
 
 
 def truncate_to_depths(params, cfg, depths: Sequence[int], layers: tuple[int, ...]):

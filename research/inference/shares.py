@@ -7,7 +7,8 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from research.inference.embedder import Embedder, Embeddings
-from research.types import ChunkEmbeddings
+from research.inference.similarity import embedding_kind
+from research.types import MultiVectors
 
 # Number of rows that the processes exchange at a time; more would only take memory.
 ROWS_PER_STEP = 65_536
@@ -57,16 +58,31 @@ def _gather(embeddings: Embeddings, share: np.ndarray) -> Embeddings:
         embeddings: The embeddings of this process's texts.
         share: The indices of these texts.
     """
-    if not isinstance(embeddings, ChunkEmbeddings):
+    if embedding_kind(embeddings) == "dense":
         vectors, numbers = _gather_rows(embeddings), _gather_rows(share)
         return vectors[np.argsort(numbers)]
-    # Chunks of one text stay in their order.
-    numbers = share[embeddings.document_numbers]
-    chunks = ChunkEmbeddings(
-        *map(_gather_rows, embeddings._replace(document_numbers=numbers))
+    if embedding_kind(embeddings) == "sparse":
+        return _gather_sparse(embeddings, share)
+    # Vectors of one text stay in their order.
+    numbers = _gather_rows(share[embeddings.text_numbers])
+    order = np.argsort(numbers, kind="stable")
+    offsets = np.searchsorted(numbers[order], np.arange(numbers.max() + 2))
+    vectors, start, end = (
+        None if values is None else _gather_rows(values)[order]
+        for values in (embeddings.vectors, embeddings.start, embeddings.end)
     )
-    order = np.argsort(chunks.document_numbers, kind="stable")
-    return ChunkEmbeddings(*(values[order] for values in chunks))
+    return MultiVectors(vectors, offsets, start, end)
+
+
+def _gather_sparse(embeddings, share: np.ndarray):
+    """The rows of a SciPy CSR array of all processes, in the order of the texts."""
+    from scipy.sparse import coo_array
+
+    rows = np.repeat(share, np.diff(embeddings.indptr))
+    columns = embeddings.indices.astype(np.int64)
+    values, rows, columns = map(_gather_rows, (embeddings.data, rows, columns))
+    shape = int(process_allgather(np.int32(len(share))).sum()), embeddings.shape[1]
+    return coo_array((values, (rows, columns)), shape).tocsr()
 
 
 def _gather_rows(rows: np.ndarray) -> np.ndarray:

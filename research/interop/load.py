@@ -10,22 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, normalizers
 
 from research.atomic_write import read_json
 from research.config_sections import parse_section
 from research.inference.model import EmbeddingModel, head_layers, merge_adapter
 from research.interop.hf.families import has_output_layer, read_config
-from research.interop.hf.safetensors import read_safetensors
+from research.interop.hf.safetensors import has_mlm_head, read_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
 from research.interop.peft import read_adapter
-from research.interop.sentence_transformers.read import Modules, read_modules
+from research.interop.sentence_transformers.read import Modules
+from research.interop.sentence_transformers.read_kinds import (
+    MODULE_FILES,
+    apply_modules,
+    get_modules,
+    read_folder,
+)
 from research.models.config import EncoderConfig
 from research.models.lora import full_params, num_params
 from research.models.positions.methods import encoder_config
 from research.progress import show_note, show_progress
 from research.text.prompts import PROMPTS, build_prompt
 from research.text.tokenization import load_tokenizer
+from research.transforms.pipeline import FILE, load_transform
 from research.types import Params
 
 # {id of a model on the hub: Python package with the same files}
@@ -81,7 +87,7 @@ def load(
             loaded = _load_workdir(workdir, step, lm_head, weights)
             is_merged = merge and weights and len(loaded.adapters) == 1
             return merge_adapter(loaded) if is_merged else loaded
-        if (path / "modules.json").exists():
+        if any((path / file).exists() for file in MODULE_FILES):
             return _load_sentence_transformers(path, read_params, lm_head)
         return _load_transformers(path, read_params, lm_head)
 
@@ -289,10 +295,17 @@ def _load_transformers(
     stated = modules and modules.max_length
     if stated:
         config = _extend_max_len(path, config, int(stated))
+    # Parameters, and the head of a masked language model where it is used
+    params, head = {}, None
+    if read_params:
+        keeps_head = modules is not None and modules.mlm_head
+        mlm_head = keeps_head or (lm_head and has_mlm_head(path, config))
+        has_output = lm_head and has_output_layer(fields)
+        params = read_params(path, config, lm_head=has_output, mlm_head=mlm_head)
+        if mlm_head and not keeps_head:
+            head = params.pop("head")
     return EmbeddingModel(
-        params=read_params(path, config, lm_head=lm_head and has_output_layer(fields))
-        if read_params
-        else {},
+        params=params,
         config=config,
         tokenizer=loaded.tokenizer,
         pool=_default_pooling(fields),
@@ -301,6 +314,7 @@ def _load_transformers(
         normalize=True,
         dims=tuple(fields.get("matryoshka_dimensions", ())),
         special_tokens=loaded.special_tokens,
+        head=head,
     )
 
 
@@ -325,26 +339,9 @@ def _extend_max_len(path: Path, config: EncoderConfig, max_length: int):
 def _load_sentence_transformers(
     path: Path, read_params: ReadParams | None, lm_head: bool
 ) -> EmbeddingModel:
-    """Loads a folder whose modules.json lists Transformer, Pooling and perhaps more."""
-    modules = read_modules(path)
+    """Loads a folder whose modules.json lists a Transformer and what comes after it."""
+    folder = read_folder(path)
+    modules = get_modules(folder)
     model = _load_transformers(modules.transformer, read_params, lm_head, modules)
-    if modules.lower_case:
-        _lower_case_input(model.tokenizer)
-    return model._replace(
-        pool=modules.pool,
-        prompts=modules.prompts,
-        default_prompt=modules.default_prompt,
-        similarity=modules.similarity,
-        normalize=modules.normalize,
-        dense=modules.dense,
-        dim=modules.dim,
-    )
-
-
-def _lower_case_input(tokenizer: Tokenizer) -> None:
-    """Makes the tokenizer lowercase its input first."""
-    # Before the tokenizer's own normalizer.
-    steps = [normalizers.Lowercase()]
-    if tokenizer.normalizer is not None:
-        steps.append(tokenizer.normalizer)
-    tokenizer.normalizer = normalizers.Sequence(steps)
+    transform = load_transform(path / FILE) if (path / FILE).is_file() else None
+    return apply_modules(model, folder)._replace(transform=transform)

@@ -17,6 +17,7 @@ from research.losses.matryoshka_sampled import (
     st5_adaptive,
     st6_adaptive,
 )
+from research.losses.nested_groups import nested_groups
 from research.losses.registry import Loss
 from research.losses.size_terms import (
     LAYER_WEIGHTS,
@@ -66,7 +67,7 @@ def single_size(loss: Loss, *, depth: int = -1, dim: int = -1) -> SizeLoss:
         if depth != -1:
             check_pairs([(depth, width)], q.shape[1] - 1, q.shape[-1])
             q, d = q[:, depth], d[:, depth]  # [B, D], [B*K, D]
-        return loss.compute_terms(q[:, :width], d[:, :width], labels)
+        return loss.compute_terms(q[..., :width], d[..., :width], labels)
 
     return SizeLoss(loss_of_one_size, needs_all_layers=depth != -1)
 
@@ -95,10 +96,10 @@ def matryoshka(
 
     def loss_of_prefixes(q: Array, d: Array, labels: Labels, key: Key):
         del key
-        chex.assert_rank([q, d], 2)
+        chex.assert_rank([q, d], {2, 3})
         check_dims(dims, q.shape[-1])
         # The base loss at each width [B], its terms at the largest, and the sum
-        parts = [loss.compute_terms(q[:, :k], d[:, :k], labels) for k in dims]
+        parts = [loss.compute_terms(q[..., :k], d[..., :k], labels) for k in dims]
         losses = [values for values, _ in parts]
         metrics = {f"task/{k}": jnp.mean(x) for k, x in zip(dims, losses, strict=True)}
         metrics |= parts[dims.index(max(dims))][1]
@@ -305,4 +306,5 @@ SIZE_LOSSES = {
     "st5_adaptive": st5_adaptive,
     "st6_adaptive": st6_adaptive,
     "ese": ese,
+    "nested_groups": nested_groups,
 }

@@ -9,7 +9,7 @@ hand). Mixtures are negatives of every query for which all their parents are.
 import jax
 import jax.numpy as jnp
 
-from research.losses.similarity import SIMILARITIES, PairScores
+from research.losses.similarity import SIMILARITIES, TOKEN_SIMILARITIES, PairScores
 from research.transforms.normalize import l2_normalize, to_float32
 from research.types import Array, Key, Labels
 
@@ -40,9 +40,14 @@ def mix_negatives(
         that are negatives of a row.
 
     Raises:
-        ValueError: A query has no two hard negatives.
+        ValueError: A query has no two hard negatives, or several vectors.
     """
     vectors = scores.vectors
+    if scores.similarity in TOKEN_SIMILARITIES:
+        raise ValueError(
+            f"mixtures are of one vector per text, which {scores.similarity} does not "
+            "compare"
+        )
     count, num_negatives = len(vectors.all_queries), vectors.docs_per_query - 1
     if num_negatives < 2:
         raise ValueError(

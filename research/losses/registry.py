@@ -26,16 +26,17 @@ from research.losses.distillation import (
 )
 from research.losses.masking import MEASURES
 from research.losses.pairwise import angle, angle_triplets, cosent, cosine_mse, triplet
+from research.losses.regularizers import flops, spread_out
 from research.losses.relations import relational_kd, stella
 from research.losses.similarity import (
     SIMILARITIES,
+    TOKEN_SIMILARITIES,
     PairScores,
     PairVectors,
     gather_pairs,
     map_row_blocks,
 )
 from research.losses.situated import situated
-from research.losses.spread_out import spread_out
 from research.losses.supcon import supcon
 from research.sharding import gather_rows
 from research.types import Array, Labels, Metrics
@@ -155,11 +156,20 @@ def build_loss(config: Mapping[str, Any], similarity: str = "cosine") -> Loss:
         similarity: A name in SIMILARITIES.
 
     Raises:
-        ValueError: The loss, one of its arguments or the similarity is unknown.
+        ValueError: The loss, one of its arguments or the similarity is unknown, or the
+            similarity is one of several vectors per text, which the loss does not take.
     """
     loss = bind(LOSSES, config)
     if config["name"] == "weighted_sum":
         return loss(similarity)
+    # Losses of scores that also read the vectors
+    one_vector = (*MATCHING_LOSSES, "situated")
+    takes_tokens = [n for n in SCORE_LOSSES if n not in one_vector]
+    if similarity in TOKEN_SIMILARITIES and config["name"] not in takes_tokens:
+        raise ValueError(
+            f"similarity is {similarity!r}, of several vectors per text, but the loss "
+            f"compares one vector per text; allowed: {', '.join(takes_tokens)}"
+        )
     make_loss = vector_loss if config["name"] in VECTOR_LOSSES else score_loss
     measure = None
     # Only gist leaves negatives out without a margin
@@ -251,6 +261,7 @@ VECTOR_LOSSES = {
     "angle": angle,
     "angle_triplets": angle_triplets,
     "triplet": triplet,
+    "flops": flops,
     "relational_kd": relational_kd,
     "stella": stella,
 }

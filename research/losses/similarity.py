@@ -1,7 +1,8 @@
-"""Similarities of queries and documents: cosine and dot product.
+"""Similarities of queries and documents: cosine, dot product, MaxSim.
 
 Losses of scores take the similarities of a batch as `PairScores`. To add a similarity,
-add a function ([N, D], [M, D]) -> [N, M] to SIMILARITIES.
+add a function ([N, D], [M, D]) -> [N, M] to SIMILARITIES; those of several vectors per
+text take [N, S, D] and [M, T, D].
 
 With several devices, each one compares its own pairs with all texts of the batch: the
 texts' embeddings are gathered once, and the gradient returns to each device the sum of
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 
 from research import sharding
 from research.config_sections import check_option
+from research.losses.late_interaction import maxsim
 from research.transforms.normalize import inverse_norm, l2_normalize, to_float32
 from research.types import Array, Labels
 
@@ -30,7 +32,8 @@ class PairVectors(NamedTuple):
 
     With several devices, each one has the rows of its own pairs (`gather_pairs`); a
     large batch is compared block by block (`map_row_blocks`). B and K are those of the
-    whole batch, and b is the number of rows.
+    whole batch, and b is the number of rows. Several vectors of a text, [T, D], take
+    the place of [D].
 
     Attributes:
         queries: [b, D] queries of the rows.
@@ -97,7 +100,8 @@ class PairScores:
         # Without a second product where the rows are all there is
         if self.vectors.is_complete:
             return self.query_document[:, :: self.vectors.docs_per_query].T
-        return self._score(self.vectors.positives, self.vectors.all_queries)
+        # The query comes first, since MaxSim is not symmetric
+        return self._score(self.vectors.all_queries, self.vectors.positives).T
 
     @functools.cached_property
     def query_query(self) -> Array:
@@ -219,7 +223,7 @@ def own_document_scores(q: Array, d: Array, similarity: str) -> Array:
     Returns:
         [B, K] float32.
     """
-    d = d.reshape(q.shape[0], docs_per_query(q, d), -1)
+    d = d.reshape(q.shape[0], docs_per_query(q, d), *d.shape[1:])
     # [B, 1, D] x [B, K, D] -> [B, 1, K]
     return jax.vmap(SIMILARITIES[similarity])(q[:, None], d)[:, 0]
 
@@ -284,7 +288,7 @@ def docs_per_query(q: Array, d: Array) -> int:
     Raises:
         ValueError: The documents do not divide evenly among the queries.
     """
-    chex.assert_rank([q, d], 2)
+    chex.assert_rank([q, d], {2, 3})
     if d.shape[0] % q.shape[0]:
         raise ValueError(
             f"{d.shape[0]} documents do not divide evenly among {q.shape[0]} queries"
@@ -315,5 +319,11 @@ def target_scores(labels: Labels, shape: tuple[int, int]) -> Array:
     return to_float32(labels.score).reshape(shape)
 
 
-# Functions ([N, D], [M, D]) -> [N, M] float32, by name.
-SIMILARITIES = {"cosine": cosine, "dot": dot}
+# Functions ([N, S, D], [M, T, D]) -> [N, M] float32 of several vectors per text.
+TOKEN_SIMILARITIES = {
+    "maxsim": functools.partial(maxsim, score=cosine),
+    "meanmaxsim": functools.partial(maxsim, score=cosine, mean=True),
+    "maxsim_dot": functools.partial(maxsim, score=dot),
+}
+# Functions ([N, D], [M, D]) -> [N, M] float32, by name, and those of several vectors.
+SIMILARITIES = {"cosine": cosine, "dot": dot, **TOKEN_SIMILARITIES}

@@ -75,8 +75,8 @@ def sum_terms(
     """
 
     def sum_of_terms(q: Array, d: Array, labels: Labels, key: Key):
-        chex.assert_rank([q, d], 3)
-        width = q.shape[2]
+        chex.assert_rank([q, d], {3, 4})
+        width = q.shape[-1]
         # Sizes, fixed or sampled for this step (layers are then [] int32)
         tasks, students = choose_terms(key, q.shape[1] - 1, width)
         # The embeddings of every size that a term needs are exchanged once
@@ -225,8 +225,8 @@ def _cache_sizes(q: Array, d: Array) -> GatherSize:
     """Gathers the embeddings of a size when it is asked for the first time.
 
     Args:
-        q: [B, L+1, D] queries of this device.
-        d: [B*K, L+1, D] their documents.
+        q: [B, L+1, D] queries of this device, or [B, L+1, T, D] of their tokens.
+        d: [B*K, L+1, D] their documents, or [B*K, L+1, T, D].
     """
     cache = {}
 
@@ -235,7 +235,8 @@ def _cache_sizes(q: Array, d: Array) -> GatherSize:
         fixed = isinstance(layer, int)
         key = (layer % q.shape[1] if fixed else id(layer), width)
         if key not in cache:
-            cache[key] = gather_pairs(q[:, layer, :width], d[:, layer, :width])
+            texts = (x[:, layer, ..., :width] for x in (q, d))
+            cache[key] = gather_pairs(*texts)
         return cache[key]
 
     return gather_size
@@ -261,7 +262,7 @@ def _task_loss(
         return loss.sum_terms(gather_size(term.layer, term.width), labels)
 
     def loss_at_width(k, vectors):
-        texts = [x[:, :k] for x in vectors[:-1]]
+        texts = [x[..., :k] for x in vectors[:-1]]
         return loss.fn(PairVectors(*texts, vectors.rows), labels)
 
     branches = [partial(loss_at_width, k) for k in term.width.widths]

@@ -72,6 +72,8 @@ class EncoderConfig:
         sliding_window_layers: Whether each block has a sliding window; () for none.
         anchor_token: Whether all texts of a packed row attend to its first token, and
             positions continue from text to text (AnchorAttention).
+        unattended_id: Id of a token that no token attends to, such as the [MASK] of
+            ColBERT's longer queries; -1 for none.
         scale: Factor of the attention logits; 0 becomes head_dim^-0.5.
         attn_logit_softcap: Bound of the attention logits, applied by a tanh; 0 for none
             (Gemma 2).
@@ -127,6 +129,7 @@ class EncoderConfig:
     window: int = 0
     sliding_window_layers: tuple[bool, ...] = ()
     anchor_token: bool = False
+    unattended_id: int = -1
     scale: float = 0.0
     attn_logit_softcap: float = 0.0
     position_methods: tuple = ()
@@ -273,8 +276,10 @@ def _preset(
     return preset
 
 
-# Fields that are set from a run's position methods, not in its encoder section.
+# Fields that are set from a run's position methods and its prompt, not in its encoder
+# section.
 RUN_FIELDS = (
+    "unattended_id",
     "position_methods",
     "position_stride",
     "group_per_text",

@@ -141,6 +141,7 @@ def apply(
         aligned=aligned,
         adapter_ids=tokens.adapter_ids,
         extra_mask=extra_mask,
+        attended=find_attended(tokens.token_ids, cfg),
     )
     # [B, S, D] embeddings, and the states after the last block
     x = input_embeddings
@@ -158,6 +159,11 @@ def apply(
     return apply_final_norm(params, x, cfg), per_layer
 
 
+def find_attended(token_ids: Array, cfg: EncoderConfig) -> Array | None:
+    """Whether tokens are attended to, in the shape of the ids; None if all are."""
+    return token_ids != cfg.unattended_id if cfg.unattended_id >= 0 else None
+
+
 def _attend_by_position(cfg: EncoderConfig, length: int) -> EncoderConfig:
     """The config with an attention that does not assume consecutive tokens in rows."""
     dense = (
@@ -172,7 +178,7 @@ def _attend_by_position(cfg: EncoderConfig, length: int) -> EncoderConfig:
     jax.jit,
     static_argnames=(
         *("cfg", "pool", "max_segments", "every_layer", "before_final_norm"),
-        "clip_dims",
+        *("clip_dims", "as_queries"),
     ),
 )
 def encode(
@@ -189,6 +195,7 @@ def encode(
     prepend: Prepend | None = None,
     prefix: PrefixKV | None = None,
     key: Key | None = None,
+    as_queries: bool = False,
 ) -> Array:
     """Computes the embeddings of texts, not normalized.
 
@@ -209,6 +216,8 @@ def encode(
             `prefix_cache.encode_prefix`; each row then holds the remaining tokens of
             one text, and there is no dropout.
         key: Dropout key; None runs without dropout.
+        as_queries: Whether all texts are queries, for which a pooling may need no
+            encoder (`LearnedPooling.pool_query`).
 
     Returns:
         [B*M, D] float32, with the m-th text of row b in row b*M + m-1 (zeros for a
@@ -222,6 +231,12 @@ def encode(
     # [B, M, S] tokens of each text or span
     segment_ids = tokens.segment_ids if span_ids is None else span_ids
     mask = pooling_masks(segment_ids, tokens.pooling_mask, max_segments)
+    if as_queries and registry.has_query_pooling(pool):
+        vectors = pool.pool_query(params, cfg, tokens.token_ids, mask)
+        vectors = _flatten_texts(vectors)
+        # The same at every depth
+        depths = (len(vectors), cfg.depth + 1, vectors.shape[1])
+        return jnp.broadcast_to(vectors[:, None], depths) if every_layer else vectors
     # run(per_layer_fn) -> final states [B, S, D], results of every layer [L+1, ...]
     if prefix is None:
         run = partial(apply, params, tokens, cfg, prepend=prepend, key=key)

@@ -14,19 +14,25 @@ from research.models.positions.bias import init_positions
 from research.types import Params
 
 
-def abstract_params(cfg: EncoderConfig, *, lm_head: bool = False) -> Params:
+def abstract_params(
+    cfg: EncoderConfig, *, lm_head: bool = False, mlm_head: bool = False
+) -> Params:
     """The tree of `encoder.init`, with a float32 ShapeDtypeStruct for each parameter.
 
     Args:
         cfg: The encoder's shape.
         lm_head: Whether there is an output layer, as from `heads.init_lm_head`.
+        mlm_head: Whether there is a "head", as from `heads.init_mlm_head`.
     """
     # Biases and position methods have parameters of their own; most models have none.
     tree = {}
     if cfg.position_bias != "none" or cfg.position_methods:
         key = jax.eval_shape(lambda: jax.random.key(0))
         tree = dict(jax.eval_shape(partial(init_positions, cfg=cfg), key))
-    for path, shape in _list_shapes(cfg, lm_head).items():
+    shapes = _list_shapes(cfg, lm_head)
+    if mlm_head:
+        shapes |= _mlm_head_shapes(cfg)
+    for path, shape in shapes.items():
         *parents, name = path.split("/")
         branch = tree
         for parent in parents:
@@ -57,6 +63,16 @@ def _list_shapes(cfg: EncoderConfig, lm_head: bool) -> dict[str, tuple[int, ...]
     if lm_head:
         shapes["lm_head/kernel"] = (cfg.vocab_size, width)
     return shapes
+
+
+def _mlm_head_shapes(cfg: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of the parameters of a head of masked language modeling."""
+    return {
+        "head/transform/kernel": (cfg.width, cfg.width),
+        "head/transform/bias": (cfg.width,),
+        **_norm_shapes("head/norm", cfg, cfg.width),
+        "head/bias": (cfg.vocab_size,),
+    }
 
 
 def _block_shapes(cfg: EncoderConfig) -> dict[str, tuple[int, ...]]:

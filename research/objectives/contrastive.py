@@ -1,10 +1,12 @@
 """Contrastive objective of queries and documents, at one or several model sizes."""
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from research import sharding
 from research.losses.rank_penalty import von_neumann_entropy
+from research.losses.regularizers import sparsity_metrics
 from research.losses.similarity import (
     PairScores,
     PairVectors,
@@ -52,6 +54,8 @@ def contrastive(
     keep_head: bool = False,
     projection_width: int = 0,
     rank_weight: float = 0.0,
+    query_tokens: int = 0,
+    document_tokens: int = 0,
 ) -> Objective:
     """Contrasts the queries of a batch with its documents, by a loss over sizes.
 
@@ -75,18 +79,33 @@ def contrastive(
         rank_weight: Weight of the entropy of the batch's embeddings at full size, which
             reduces their rank (`von_neumann_entropy`), such as 0.01; 0 for no term. It
             is logged as the metric "representation_rank".
+        query_tokens: Most scored tokens of a query, for a pooling that gives each a
+            vector, such as 32 for ColBERT's; 0 for all of a row, which take more
+            memory.
+        document_tokens: The same for documents.
 
     Returns:
         An Objective whose batches are Batch.
 
     Raises:
-        ValueError: The head is unknown, or there is none to keep.
+        ValueError: The head is unknown, there is none to keep, or an option does not go
+            with several vectors per text.
     """
     if head not in HEADS:
         raise ValueError(f"objective.head is {head!r}; allowed: {', '.join(HEADS)}")
     if head == "none" and (keep_head or head_width):
         name = "keep_head" if keep_head else "head_width"
         raise ValueError(f"objective.{name} needs a head: objective.head='tanh'")
+
+    kind = pool.kind if isinstance(pool, LearnedPooling) else "dense"
+    options = {
+        "head": head != "none",
+        "projection_width": projection_width,
+        "rank_weight": rank_weight,
+    }
+    if kind == "multi_vector" and any(options.values()):
+        option = next(name for name, value in options.items() if value)
+        raise ValueError(f"objective.{option} does not go with several vectors a text")
 
     def init(key: Key, encoder_params: Params | None = None) -> tuple[Params, Params]:
         params, _ = init_params(key, cfg, encoder_params, mlm_head=False)
@@ -111,7 +130,8 @@ def contrastive(
         del frozen
         encode_key, loss_key = jax.random.split(key)
 
-        # [N, D], or [N, L+1, D] for all layers: embeddings of the texts of all rows
+        # [N, D], or [N, L+1, D] for all layers: embeddings of the texts of all rows, or
+        # of their tokens
         embeddings = encode_batch(params["encoder"], batch, encode_key)
         if head != "none":
             embeddings = HEADS[head](_apply_layer(params["head"], embeddings))
@@ -124,10 +144,20 @@ def contrastive(
 
         # Devices exchange embeddings in the encoder's precision
         embeddings = embeddings.astype(cfg.dtype)
+        # Queries may have vectors of their own, without the encoder
+        query_embeddings, scored = None, None
+        if registry.has_query_pooling(pool):
+            query_embeddings = encode_batch(params["encoder"], batch, None, True)
+        # [R, S] the texts of the tokens that are scored
+        if kind == "multi_vector":
+            mask, segment_ids = batch.tokens.pooling_mask, batch.tokens.segment_ids
+            scored = jnp.where(mask, segment_ids, 0)
         # The loss of each device's pairs, whose texts are in the device's rows
         value, metrics = sharding.map_over_data(
             compute_loss,
+            query_embeddings,
             embeddings,
+            scored,
             projected,
             batch.query_index,
             batch.document_index,
@@ -137,29 +167,48 @@ def contrastive(
         value += position_penalty(key, params["encoder"], cfg)
         return LossOutput(value, metrics)
 
-    def compute_loss(embeddings, projected, query_index, document_index, labels, key):
-        # [B, ...], [B*K, ...] of this device
-        q, d = (
-            take_texts(embeddings, query_index),
-            take_texts(embeddings, document_index),
-        )
+    def compute_loss(
+        queries,
+        documents,
+        scored,
+        projected,
+        query_index,
+        document_index,
+        labels,
+        key,
+    ):
+        queries = documents if queries is None else queries
+        # [B, ...], [B*K, ...] of this device; of a vector per token [B, T, D]
+        if kind == "multi_vector":
+            q = take_token_vectors(queries, scored, query_index, query_tokens)
+            d = take_token_vectors(documents, scored, document_index, document_tokens)
+        else:
+            q = take_texts(queries, query_index)
+            d = take_texts(documents, document_index)
         if projected is not None:
             labels = labels._replace(
                 query_projection=take_texts(projected, query_index),
                 document_projection=take_texts(projected, document_index),
             )
         losses, metrics = size_loss.loss(q, d, labels, key)
+        # The last layer
+        if size_loss.needs_all_layers:
+            q, d = q[:, -1], d[:, -1]
         metrics = {**metrics, **ranking_metrics(q, d)}
+        if kind == "sparse":
+            metrics |= sparsity_metrics(q, d)
         if not rank_weight:
             return losses.mean(), metrics
         # The entropy is of all devices' texts, at full size
-        vectors = gather_pairs(*((q[:, -1], d[:, -1]) if q.ndim == 3 else (q, d)))
+        vectors = gather_pairs(q, d)
         texts = jnp.concatenate([vectors.all_queries, vectors.all_documents])
         entropy = von_neumann_entropy(texts)
         metrics["representation_rank"] = jnp.exp(jax.lax.stop_gradient(entropy))
         return losses.mean() + rank_weight * entropy, metrics
 
-    def encode_batch(params: Params, batch: Batch, key: Key) -> Array:
+    def encode_batch(
+        params: Params, batch: Batch, key: Key | None, as_queries: bool = False
+    ) -> Array:
         texts_per_row = max_segments(batch.tokens.token_ids.shape[1])
 
         def encode(params, tokens, key):
@@ -171,6 +220,7 @@ def contrastive(
                 max_segments=texts_per_row,
                 key=key,
                 every_layer=size_loss.needs_all_layers,
+                as_queries=as_queries,
             )
 
         # With micro-batches, chunk by chunk
@@ -197,6 +247,43 @@ def take_texts(embeddings: Array, index: Array) -> Array:
     return embeddings.at[index].get(mode="fill", fill_value=jnp.nan)
 
 
+def take_token_vectors(
+    vectors: Array, segment_ids: Array, index: Array, length: int = 0
+) -> Array:
+    """The vectors of the scored tokens of texts, within `sharding.map_over_data`.
+
+    Args:
+        vectors: [R*S, d] vectors of the tokens of the device's rows; or [R*S, L+1, d]
+            of every layer.
+        segment_ids: [R, S] int32 text of each token, as in `Tokens`, but 0 for tokens
+            that are not scored.
+        index: [m] index of each text among those of all devices' rows, as in `Batch`.
+        length: T, the most scored tokens of a text, whose others are left out; 0 for S.
+
+    Returns:
+        [m, T, d], or [m, L+1, T, d] of every layer; zeros after the last token, and NaN
+        for a text in a row of another device.
+    """
+    chex.assert_rank([segment_ids, index], [2, 1])
+    rows, row_length = segment_ids.shape
+    slots = max_segments(row_length)
+    # [m] row of each text on this device; an index beyond them is filled with NaN
+    row = index // slots - sharding.find_first_row(rows)
+    is_present = (row >= 0) & (row < rows)
+    row = jnp.clip(row, 0, rows - 1)
+    # [m, T] the positions of the text's tokens in the row, then those of others
+    is_text = segment_ids[row] == (index % slots + 1)[:, None]  # [m, S]
+    order = jnp.argsort(~is_text, axis=1, stable=True)[:, : length or row_length]
+    is_token = jnp.take_along_axis(is_text, order, axis=1)
+    positions = (row * row_length)[:, None] + order.astype(jnp.int32)
+    positions = jnp.where(is_token, positions, len(vectors))
+    # [m, T, ...] vectors
+    x = vectors.at[positions].get(mode="fill", fill_value=0)
+    axes = tuple(range(1, x.ndim))
+    x = jnp.where(jnp.expand_dims(is_present, axes), x, jnp.nan)
+    return jnp.swapaxes(x, 1, 2) if x.ndim == 4 else x
+
+
 def _apply_layer(params: Params, x: Array) -> Array:
     """W x + b of embeddings [..., D]."""
     x = x @ params["kernel"]
@@ -206,18 +293,18 @@ def _apply_layer(params: Params, x: Array) -> Array:
 def ranking_metrics(q: Array, d: Array) -> Metrics:
     """Mean cosines of positives and negatives at full size, and in-batch accuracy.
 
+    Several vectors of a text are compared by the mean of a query's best cosines.
+
     Args:
-        q: [B, D] queries, or [B, L+1, D] for every layer.
-        d: [B*K, D] or [B*K, L+1, D] documents.
+        q: [B, D] queries, or [B, S, D] vectors of their tokens.
+        d: [B*K, D] or [B*K, T, D] documents.
     """
-    # The last layer
-    if q.ndim == 3:
-        q, d = q[:, -1], d[:, -1]
+    similarity = "cosine" if q.ndim == 2 else "meanmaxsim"
     q, d = jax.lax.stop_gradient((q, d))
 
     def rank_rows(rows: PairVectors):
         # [b, B] scores of all positives; each query's own; the sum of the negatives'
-        scores = PairScores(rows, "cosine").query_document[:, :: rows.docs_per_query]
+        scores = PairScores(rows, similarity).query_document[:, :: rows.docs_per_query]
         positives = jnp.sum(jnp.where(rows.is_own, scores, 0.0), axis=1)
         correct = (positives >= scores.max(1)).astype(jnp.float32)
         return positives, scores.sum(1) - positives, correct

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from research.config_sections import Call, build, build_call, parse_call
+from research.text.multi_vector_prompts import colbert, metaembed
 from research.text.one_word_prompts import cot, ke, metaeol, prompteol
 from research.text.templates import Prompt, escape_braces, parse_template
 from research.text.tokens import Piece, Template, fill_placeholders
@@ -33,6 +34,15 @@ def plain() -> Prompt:
         Piece(special="close", pooled=True),
     )
     return _make_prompt(template)
+
+
+def inference_free() -> Prompt:
+    """Queries without special tokens, whose tokens are counted and not encoded.
+
+    Documents have them. It is for `splade_doc`.
+    """
+    query = (Piece(is_text=True, pooled=True),)
+    return _make_prompt(query, plain().templates["document"][0])
 
 
 def template(
@@ -322,4 +332,7 @@ PROMPTS: dict[str, Callable[..., Prompt]] = {
     "llm2vec": llm2vec,
     "gritlm": gritlm,
     "gemma": gemma,
+    "colbert": colbert,
+    "inference_free": inference_free,
+    "metaembed": metaembed,
 }

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
+from research.text.late_interaction import LateInteraction, prepare_tokens
 from research.text.tokenization import ENCODE_BATCH_SIZE
 from research.text.tokens import (
     PST,
@@ -57,11 +58,14 @@ class Prompt(NamedTuple):
             are averaged.
         pool: Name of the pooling that the prompt is made for; None for the model's own.
         rewrite: Function applied to a text before it is put into a template.
+        late_interaction: What is then done to the tokens, for a vector per token; None
+            for nothing.
     """
 
     templates: Mapping[str, tuple[Template, ...]]
     pool: str | None = None
     rewrite: Callable[[str], str] = identity
+    late_interaction: LateInteraction | None = None
 
 
 def tokenize_with_template(
@@ -145,13 +149,25 @@ def tokenize_with_prompt(
             f"the prompt has no template for the role {role!r}; it has those of "
             f"{', '.join(prompt.templates)}"
         )
+    late = prompt.late_interaction
+    if late is not None:
+        max_length = late.find_length(role, max_length)
     # One result per template.
     texts = [prompt.rewrite(text) for text in texts]
-    return [
+    results = [
         tokenize_with_template(
             template, tokenizer, texts, max_length, allow_empty=allow_empty, label=label
         )
         for template in prompt.templates[role]
+    ]
+    if late is None:
+        return results
+    return [
+        PromptedTexts(
+            *prepare_tokens(late, tokenizer, role, *rows[:2], max_length),
+            rows.pst_positions,
+        )
+        for rows in results
     ]
 
 

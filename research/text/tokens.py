@@ -138,8 +138,11 @@ def group_pieces(
         raise ValueError(f"the template {line!r} has no place for a text")
     runs = []
     for index, piece in enumerate(template):
-        # Pieces that are token ids are runs of their own.
-        if piece.special in ID_PIECES:
+        # Pieces that are token ids are runs of their own; so are tokens of the
+        # vocabulary that text does not become by itself, such as BERT's [unused0].
+        if piece.special in ID_PIECES or (
+            piece.special and piece.special not in _added_tokens(tokenizer)
+        ):
             token_ids = _special_token_ids(tokenizer, piece.special)
             runs.append(TemplateRun([index], [], token_ids))
             continue
@@ -223,12 +226,13 @@ def _special_token_ids(tokenizer: tokenizers.Tokenizer, special: str) -> np.ndar
     if special == "eos":
         return np.array([find_end_token(tokenizer)], np.int32)
     added = _added_tokens(tokenizer)
-    if special not in added:
+    token_id = added.get(special, tokenizer.token_to_id(special))
+    if token_id is None:
         raise ValueError(
             f"the tokenizer has no added token {special!r}; it has "
             f"{_format_names(added)}"
         )
-    return np.array([added[special]], np.int32)
+    return np.array([token_id], np.int32)
 
 
 def _added_tokens(tokenizer: tokenizers.Tokenizer) -> dict[str, int]:

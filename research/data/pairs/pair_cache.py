@@ -120,6 +120,8 @@ def tokenize_pairs(
     if prompt is not None:
         _check_prompt(prompt, source)
         settings += (sorted(prompt.templates.items()), prompt.rewrite.__qualname__)
+        if prompt.late_interaction is not None:
+            settings += (prompt.late_interaction,)
     read_contexts = read_contexts and bool(source.examples[0].contexts)
     if read_contexts:
         settings += ("in contexts",)

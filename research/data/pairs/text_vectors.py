@@ -21,7 +21,7 @@ class TextVectors(NamedTuple):
         path: The file or folder, for error messages.
         hashes: [N, 2] uint32 hash of each text, as `tokenization.hash_texts` makes it.
         vectors: [N, E] float32, with the attribute `shape` and the method
-            `take_rows(rows [n]) -> [n, E]`.
+            `take(rows [n], axis=0) -> [n, E]`.
     """
 
     path: str
@@ -53,7 +53,7 @@ class VectorLookup(NamedTuple):
         (Stella, Zhang et al. 2024).
         """
         parts = [
-            file.vectors.take_rows(rows[texts])
+            file.vectors.take(rows[texts], axis=0)
             for file, rows in zip(self.files, self.rows, strict=True)
         ]
         if len(parts) == 1:

@@ -22,7 +22,9 @@ from research.eval.metrics import (
 )
 from research.eval.tasks.files import read_groups
 from research.eval.tasks.splits import find_split
+from research.inference.fusion import fuse_rankings, parse_fusion
 from research.inference.search import rank_documents
+from research.inference.similarity import NAMES
 from research.progress import show_note
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
@@ -42,13 +44,15 @@ def retrieval(
     queries: int = 0,
     metrics: tuple[str, ...] = METRICS,
     abstention: bool = False,
+    hybrid: str = "",
 ) -> Evaluator:
     """Retrieval on a BEIR folder: exact search for each query of a split.
 
     Args:
         data: A folder with corpus.jsonl, queries.jsonl and qrels/, plain or .gz.
         split: Name of the file in qrels/, without its ending.
-        similarity: "cosine", or "dot" for dot products of the model's vectors.
+        similarity: "cosine", or "dot" for dot products of the model's vectors; "maxsim"
+            and its variants for several vectors per text (`similarity.SIMILARITIES`).
         ignore_identical_ids: Whether a document with the id of the query is left out of
             the query's ranking (ArguAna).
         lexical: Whether BM25 is scored, too, as "bm25".
@@ -59,6 +63,8 @@ def retrieval(
             mrr among the best k documents.
         abstention: Whether the nAUC of the first metric is computed, as mteb does from
             rankings of 1,000 documents; see `abstention_scores`.
+        hybrid: The fusion of the rankings by vectors and by BM25, as `parse_fusion`
+            reads it; "" for none.
 
     Returns:
         embed -> {"main_score", "ndcg@10", "recall@100", "mrr@10"} in percent, or the
@@ -93,6 +99,7 @@ def retrieval(
         samples=samples,
         metrics=metrics,
         abstention=abstention,
+        hybrid=hybrid,
     )
     unknown = {
         "unknown_documents": len(folder.unknown_documents),
@@ -121,9 +128,10 @@ def ranking(
     samples: int = 0,
     metrics: Sequence[str] = METRICS,
     abstention: bool = False,
+    hybrid: str = "",
 ) -> Evaluator:
     """The evaluator of `retrieval`, for a corpus and queries {id: text} in memory."""
-    check_option("similarity", similarity, ("cosine", "dot"))
+    check_option("similarity", similarity, NAMES)
     check_metrics(metrics)
     documents, query_texts = list(corpus.values()), list(queries.values())
     names = list(queries), list(corpus), ignore_identical_ids
@@ -138,9 +146,12 @@ def ranking(
     precedence[order] = np.arange(len(corpus))
     # BM25 does not depend on the model, so it runs only once.
     baseline = {}
-    if lexical:
+    fusion = parse_fusion(hybrid) if hybrid else None
+    if lexical or fusion:
         scores, rows = bm25(query_texts, [documents[i] for i in order], ranks)
-        lexical_run = make_run(scores, np.asarray(order)[rows], *names)
+        lexical_ranked = scores, np.asarray(order)[rows]
+    if lexical:
+        lexical_run = make_run(*lexical_ranked, *names)
         lexical_scores = ranking_scores(qrels, lexical_run, metrics)
         baseline["bm25"] = lexical_scores[metrics[0]]
 
@@ -150,6 +161,10 @@ def ranking(
         ranked = rank_documents(
             q, d, ranks, similarity=similarity, precedence=precedence
         )  # [Q, ranks]
+        if fusion:
+            # Every list has min(ranks, N) documents, so that none is missing
+            count = ranked[0].shape[1]
+            ranked = fuse_rankings(fusion, [ranked, lexical_ranked], count)
         run = partial(make_run, *ranked, *names)
         scores = score_run(qrels, run, metrics, samples=samples, abstention=abstention)
         scores.update(baseline)

@@ -175,7 +175,8 @@ def _normalize_config(cfg: EncoderConfig) -> EncoderConfig:
     """Sets the fields that no `config.json` has to defaults.
 
     One of them is the anchor token that packed texts share, which has no effect with
-    one text per row.
+    one text per row; another is the token that no token attends to, which only prompts
+    put into texts.
     """
     theta = cfg.rope_theta_local if cfg.sliding_window_layers else 0.0
     defaults = {
@@ -184,6 +185,7 @@ def _normalize_config(cfg: EncoderConfig) -> EncoderConfig:
         "unroll": False,
         "attention": "auto",
         "anchor_token": False,
+        "unattended_id": -1,
     }
     return replace(cfg, rope_theta_local=theta, **defaults)
 

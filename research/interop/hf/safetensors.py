@@ -20,6 +20,7 @@ from research.interop.hf.tensor_files import (
     read_tensor,
 )
 from research.interop.hf.weight_names import (
+    MLM_HEADS,
     OUTPUT_LAYERS,
     WEIGHT_NAMES,
     TensorMap,
@@ -43,6 +44,7 @@ def read_safetensors(
     sharding: Callable[[Params], Any] | None = None,
     *,
     lm_head: bool = False,
+    mlm_head: bool = False,
 ) -> Params:
     """Reads the encoder's parameters from `model.safetensors` or its shards.
 
@@ -58,6 +60,7 @@ def read_safetensors(
             all parameters on the host.
         lm_head: Whether the output layer is read, too, as "lm_head". The folder must be
             that of a causal language model whose output layer is not tied.
+        mlm_head: Whether the head of masked language modeling is read, too, as "head".
 
     Returns:
         A tree as from `encoder.init`, of float32 arrays: JAX arrays with `sharding`,
@@ -71,7 +74,7 @@ def read_safetensors(
             value that is not finite.
     """
     # Where each parameter is stored, checked before anything is read.
-    tree = abstract_params(cfg, lm_head=lm_head)
+    tree = abstract_params(cfg, lm_head=lm_head, mlm_head=mlm_head)
     shapes = {path: leaf.shape for path, leaf in _flatten(tree).items()}
     tensor_maps = _tensor_maps(cfg, shapes)
     stored = _find_tensors(folder, cfg, tensor_maps, shapes)
@@ -86,6 +89,14 @@ def read_safetensors(
     return jax.tree.unflatten(jax.tree.structure(tree), [params[p] for p in shapes])
 
 
+def has_mlm_head(folder: Path, cfg: EncoderConfig) -> bool:
+    """Whether the files of a folder hold the head of masked language modeling."""
+    heads = MLM_HEADS.get(find_family(cfg), ((),))[0]
+    wanted = {tensor_map.name for tensor_map in heads}
+    names = {canonical_name(tensor.name) for tensor in list_tensors(folder)}
+    return bool(wanted) and wanted <= names
+
+
 def write_safetensors(
     folder: Path,
     params: Params,
@@ -97,7 +108,8 @@ def write_safetensors(
 
     A model of up to `max_shard_size` becomes model.safetensors; a larger one becomes
     several files, which are written one after another, and an index. With "lm_head" in
-    the parameters, names are those of the family's causal language model.
+    the parameters, names are those of the family's causal language model; with "head",
+    those of its masked language model.
 
     Args:
         folder: An existing folder.
@@ -113,13 +125,17 @@ def write_safetensors(
     from huggingface_hub import split_state_dict_into_shards_factory
 
     flat = _flatten(jax.device_get(params))
-    tree = abstract_params(cfg, lm_head="lm_head" in params)
+    heads = {"lm_head": "lm_head" in params, "mlm_head": "head" in params}
+    tree = abstract_params(cfg, **heads)
     shapes = {path: leaf.shape for path, leaf in _flatten(tree).items()}
-    prefix = OUTPUT_LAYERS[find_family(cfg)][1] if "lm_head" in params else ""
+    prefix = ""
+    if any(heads.values()):
+        table = OUTPUT_LAYERS if heads["lm_head"] else MLM_HEADS
+        prefix = table[find_family(cfg)][1]
     # The origin and the size of each tensor.
     sources, sizes = {}, {}
     for tensor_map in _tensor_maps(cfg, shapes):
-        is_output = tensor_map.paths[0].startswith("lm_head/")
+        is_output = tensor_map.paths[0].startswith(("lm_head/", "head/"))
         for name, index in _tensor_names(tensor_map, cfg):
             name = name if is_output else prefix + name
             sources[name] = tensor_map, index
@@ -168,7 +184,8 @@ def _tensor_maps(cfg: EncoderConfig, shapes: Mapping[str, Shape]) -> list[Tensor
     out.
     """
     family = find_family(cfg)
-    candidates = [*WEIGHT_NAMES[family], *OUTPUT_LAYERS.get(family, ())[:1]]
+    heads = MLM_HEADS.get(family, ((),))[0]
+    candidates = [*WEIGHT_NAMES[family], *OUTPUT_LAYERS.get(family, ())[:1], *heads]
     tensor_maps = [
         tensor_map
         for tensor_map in candidates

@@ -287,6 +287,35 @@ OUTPUT_LAYERS = {
     "gpt_neox": (_NEOX_OUTPUT_LAYER, "gpt_neox."),
     "opt": (OUTPUT_LAYER, "model."),
 }
+
+
+def _mlm_head(dense: str, norm: str, bias: str) -> tuple[TensorMap, ...]:
+    """BERT's head that predicts masked tokens, with the token table as its output."""
+    return (
+        TensorMap(f"{dense}.weight", ("head/transform/kernel",), "transpose"),
+        TensorMap(f"{dense}.bias", ("head/transform/bias",), "same"),
+        *_norm(norm, "head/norm"),
+        TensorMap(bias, ("head/bias",), "same"),
+    )
+
+
+_ROBERTA_HEAD = _mlm_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
+# The head of masked language modeling; the prefix that such a model puts before its
+# encoder's names; and its class.
+MLM_HEADS = {
+    "bert": (
+        _mlm_head(
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            "cls.predictions.bias",
+        ),
+        "bert.",
+        "BertForMaskedLM",
+    ),
+    "roberta": (_ROBERTA_HEAD, "roberta.", "RobertaForMaskedLM"),
+    "xlm-roberta": (_ROBERTA_HEAD, "roberta.", "XLMRobertaForMaskedLM"),
+    "mpnet": (_ROBERTA_HEAD, "mpnet.", "MPNetForMaskedLM"),
+}
 # Prefixes of the encoder's names in files of models with a head or of several modes.
 PREFIXES = (
     "bert.",

@@ -14,6 +14,7 @@ from research.inference.model import EmbeddingModel
 from research.interop.public_sets import find_entry
 from research.interop.sentence_transformers.citations import list_citations
 from research.train.logging import read_rows, versions
+from research.transforms.pipeline import FILE
 
 # Pictures of a run, in WORKDIR/evals, which the card shows: {file: description}.
 PICTURES = {
@@ -114,7 +115,7 @@ def _describe_model(model: EmbeddingModel, sizes: Mapping[str, int], name: str) 
         direction="causal" if cfg.causal else "bidirectional",
         position=" and ".join(positions) or "no",
         vocab=cfg.vocab_size,
-        pool=model.pool.replace("_", " "),
+        output=OUTPUTS[model.kind].format(pool=model.pool.replace("_", " ")),
         length="of length 1" if model.normalize else "not normalized",
         max_length=model.max_length,
         similarity=model.similarity,
@@ -126,12 +127,19 @@ def _describe_usage(model: EmbeddingModel, dim: int, name: str) -> str:
     """Example for the prompts that the model has, and for a smaller width."""
     prompts, default = model.prompts, model.default_prompt
     extra = [role for role in prompts if role not in ("query", "document")]
+    class_name = CLASSES[model.kind]
     lines = [
-        "from sentence_transformers import SentenceTransformer\n",
-        f'model = SentenceTransformer("{name}")',
+        f"from sentence_transformers import {class_name}\n",
+        f'model = {class_name}("{name}")',
     ]
     # Each role puts its own prompt before the texts; without any, encode is enough.
-    if prompts["query"] != prompts["document"]:
+    if model.kind != "dense":
+        lines += [
+            'queries = model.encode_query(["how do I read a file?"])',
+            'documents = model.encode_document(["a text", "another text"])',
+            "scores = model.similarity(queries, documents)  # [1, 2]",
+        ]
+    elif prompts["query"] != prompts["document"]:
         lines += [
             'queries = model.encode_query(["how do I read a file?"])  '
             f"# [1, {dim}], float32",
@@ -147,6 +155,12 @@ def _describe_usage(model: EmbeddingModel, dim: int, name: str) -> str:
         ]
     lines += [f'model.encode(["a text"], prompt_name="{role}")' for role in extra]
     parts = ["## Usage", "```python\n" + "\n".join(lines) + "\n```"]
+    if model.transform is not None:
+        parts.append(
+            f"`{FILE}` holds the fitted `{model.transform.text}` that makes "
+            f"{model.transform.quantizer.bytes_per_vector:,} bytes of a document's "
+            "vector; Embax applies it to the documents that it stores."
+        )
     # The prompts, which other servers have to be given.
     if any(prompts.values()):
         listed = [f"* {role}: `{text}`" for role, text in prompts.items() if text]
@@ -316,5 +330,16 @@ CARD = """# {name}: text embeddings of {dim} numbers
 
 A {direction} encoder of {depth} layers, width {width}, {heads} heads and {position}
 positions ({parameters:,} parameters, {vocab:,} of vocabulary). A text of up to
-{max_length} tokens becomes one vector: {pool} pooling, {dim} numbers, {length}, to be
+{max_length} tokens becomes {output}, {dim} numbers, {length}, to be
 compared by {similarity}.{dims}"""
+# {kind of embeddings: what a text becomes}, and their classes.
+OUTPUTS = {
+    "dense": "one vector: {pool} pooling",
+    "multi_vector": "a vector for each of its tokens",
+    "sparse": "a sparse vector of weights of the vocabulary's tokens",
+}
+CLASSES = {
+    "dense": "SentenceTransformer",
+    "multi_vector": "MultiVectorEncoder",
+    "sparse": "SparseEncoder",
+}

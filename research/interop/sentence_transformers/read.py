@@ -1,7 +1,7 @@
 """Reads the modules of a sentence-transformers folder: pooling, dense, prompts."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ class Modules(NamedTuple):
         normalize: Whether embeddings are scaled to length 1.
         dense: Linear layers after the pooling.
         dim: Number of leading components that are kept; None for all.
+        mlm_head: Whether the transformer has a head, which belongs to the pooling.
+        query_weights: [V] weights of the tokens of queries that have no encoder.
     """
 
     transformer: Path
@@ -43,6 +45,8 @@ class Modules(NamedTuple):
     normalize: bool
     dense: tuple[Dense, ...]
     dim: int | None
+    mlm_head: bool = False
+    query_weights: np.ndarray | None = None
 
 
 def read_modules(path: Path) -> Modules:
@@ -56,7 +60,7 @@ def read_modules(path: Path) -> Modules:
         ValueError: The folder needs something that Embax does not compute.
     """
     # Modules and their order; Dropout does nothing after training.
-    modules = _list_modules(path / "modules.json")
+    modules = list_modules(path / "modules.json")
     modules = [(kind, folder) for kind, folder in modules if kind != "Dropout"]
     kinds = [kind for kind, _ in modules]
     if not re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", " ".join(kinds)):
@@ -65,13 +69,13 @@ def read_modules(path: Path) -> Modules:
             "Transformer, Pooling, any number of Dense, and Normalize, in this order"
         )
     transformer = modules[0][1]
-    options_file, options = _read_options(transformer)
+    options_file, options = read_options(transformer)
     model_file = path / "config_sentence_transformers.json"
     fields = read_json(model_file, missing={})
     check_values(model_file, fields, ALLOWED_OF_MODEL)
-    prompts = _read_prompts(model_file, fields)
+    prompts = read_prompts(model_file, fields)
     # Dense modules; the last one may be a truncation.
-    dense = [_read_dense(folder) for kind, folder in modules if kind == "Dense"]
+    dense = [read_dense(folder) for kind, folder in modules if kind == "Dense"]
     dim = check_number(model_file, fields, "truncate_dim")
     if dense and dim is None and _is_truncation(dense[-1]):
         dim = dense.pop().kernel.shape[1]
@@ -83,14 +87,14 @@ def read_modules(path: Path) -> Modules:
                 f"{model_file} has truncate_dim {dim}, which cuts vectors after they "
                 "are normalized; we cut them before"
             )
-    tokenizer_fields = dict(_read_section(options, "processor_kwargs"))
+    tokenizer_fields = dict(read_section(options, "processor_kwargs"))
     return Modules(
         transformer=transformer,
         max_length=check_number(options_file, tokenizer_fields, "model_max_length")
         or check_number(options_file, options, "max_seq_length"),
         lower_case=bool(options.get("do_lower_case")),
         tokenizer_fields=tokenizer_fields,
-        config_fields=dict(_read_section(options, "config_kwargs")),
+        config_fields=dict(read_section(options, "config_kwargs")),
         pool=_read_pooling(modules[1][1] / "config.json", prompts),
         prompts=prompts,
         default_prompt=fields.get("default_prompt_name") or "",
@@ -122,7 +126,7 @@ def check_values(
             )
 
 
-def _list_modules(file: Path) -> list[tuple[str, Path]]:
+def list_modules(file: Path) -> list[tuple[str, Path]]:
     """(kind, folder) of each module of modules.json."""
     modules = []
     for module in read_json(file, kind=list):
@@ -130,7 +134,7 @@ def _list_modules(file: Path) -> list[tuple[str, Path]]:
         name, folder = entries.get("type"), entries.get("path")
         if not isinstance(name, str) or not isinstance(folder, str):
             raise ValueError(f"{file} has a module without type and path: {module!r}")
-        if not name.startswith("sentence_transformers."):
+        if not name.startswith(("sentence_transformers.", "pylate.")):
             raise ValueError(
                 f"{file} has the module {name}, whose code we neither run nor know"
             )
@@ -138,29 +142,35 @@ def _list_modules(file: Path) -> list[tuple[str, Path]]:
     return modules
 
 
-def _read_options(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Reads the options of the transformer module.
+def read_options(
+    folder: Path,
+    known: Sequence[str] = (),
+    modality: Mapping[str, str] | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """The file of the transformer's options, and its fields.
 
-    Returns:
-        The file, and its fields.
+    The options in `known` may have any value, since the caller reads them. `modality`
+    tells how texts are computed; None are hidden states.
     """
+    modality = modality or TEXT_MODALITY
     # The first file with any field, by the names that versions gave it.
     for name in OPTION_FILES:
         file = folder / name
         if options := read_json(file, missing={}):
             break
-    check_values(file, options, ALLOWED_OPTIONS)
+    allowed = {n: values for n, values in ALLOWED_OPTIONS.items() if n not in known}
+    check_values(file, options, allowed)
     # Texts must go through the tokenizer as they are, without a chat template.
-    modalities = options.get("modality_config", {"text": TEXT_MODALITY})
-    if "message" in modalities or modalities.get("text") != TEXT_MODALITY:
+    modalities = options.get("modality_config", {"text": modality})
+    if "message" in modalities or modalities.get("text") != modality:
         raise ValueError(
             f"{file} has modality_config {modalities!r}; we compute only texts, by "
-            f"{TEXT_MODALITY!r}"
+            f"{modality!r}"
         )
     processing = options.get("processing_kwargs") or {}
     check_values(file, processing, {"text": ({},), "common": ({},)})
     # Arguments of the model that do not change what it computes.
-    unknown = set(_read_section(options, "model_kwargs")) - HARMLESS_MODEL_KWARGS
+    unknown = set(read_section(options, "model_kwargs")) - HARMLESS_MODEL_KWARGS
     if unknown:
         raise ValueError(
             f"{file} gives the model the arguments {', '.join(sorted(unknown))}, which "
@@ -169,7 +179,7 @@ def _read_options(folder: Path) -> tuple[Path, dict[str, Any]]:
     return file, options
 
 
-def _read_section(options: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def read_section(options: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Keyword arguments of the options, by their new or old name."""
     section = options.get(OLD_SECTIONS[name]) or options.get(name) or {}
     if not isinstance(section, dict):
@@ -196,7 +206,7 @@ def _read_pooling(file: Path, prompts: Mapping[str, str]) -> str:
     return POOLINGS[modes[0]]
 
 
-def _read_prompts(file: Path, fields: Mapping[str, Any]) -> dict[str, str]:
+def read_prompts(file: Path, fields: Mapping[str, Any]) -> dict[str, str]:
     """The prompts by name; "query" and "document" are "" if there are none."""
     named = fields.get("prompts") or {}
     if not isinstance(named, Mapping):
@@ -219,8 +229,11 @@ def _read_prompts(file: Path, fields: Mapping[str, Any]) -> dict[str, str]:
     return {**roles, **prompts, **roles}
 
 
-def _read_dense(path: Path) -> Dense:
-    """Reads the linear layer of a Dense module."""
+def read_dense(path: Path, names: Mapping[str, tuple] | None = None) -> Dense:
+    """Reads the linear layer of a Dense module.
+
+    `names` are the allowed names of its input and output; None are a text's vector's.
+    """
     # Check the options of the module.
     fields = read_json(path / "config.json")
     activation = fields.get("activation_function", "torch.nn.modules.activation.Tanh")
@@ -229,7 +242,9 @@ def _read_dense(path: Path) -> Dense:
             f"{path / 'config.json'} has activation_function {activation}; we compute "
             f"{', '.join(ACTIVATIONS)}"
         )
-    check_values(path / "config.json", fields, ALLOWED_OF_DENSE)
+    allowed = ALLOWED_OF_NORMALIZE if names is None else names
+    allowed = {**allowed, "use_residual": (False,)}
+    check_values(path / "config.json", fields, allowed)
     # PyTorch stores [out, in], we [in, out].
     file = path / "model.safetensors"
     weights = read_file(file)
@@ -293,7 +308,6 @@ ALLOWED_OF_NORMALIZE = {
     "module_input_name": ("sentence_embedding",),
     "module_output_name": ("sentence_embedding", None),
 }
-ALLOWED_OF_DENSE = {**ALLOWED_OF_NORMALIZE, "use_residual": (False,)}
 HARMLESS_MODEL_KWARGS = {
     "add_pooling_layer",
     "attn_implementation",

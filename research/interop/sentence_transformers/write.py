@@ -1,7 +1,7 @@
 """Writes a model as a sentence-transformers folder, at full or smaller depth and width.
 
-The layout is that of versions before 6: every version of sentence-transformers loads
-it, and text-embeddings-inference parses only this one.
+The layout of dense models is that of versions before 6: every version of
+sentence-transformers loads it, and text-embeddings-inference parses only this one.
 """
 
 import shutil
@@ -13,24 +13,28 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from research.atomic_write import atomic_write, to_json
-from research.inference.model import EmbeddingModel, merge_adapter
+from research.inference.model import EmbeddingModel, bake_maps, merge_adapter
+from research.inference.settings import check_quantizer, check_transform
 from research.interop.hf.families import find_family, write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
+from research.interop.hf.weight_names import MLM_HEADS
+from research.interop.sentence_transformers.layouts import (
+    LAYOUTS,
+    ROUTER_TYPE,
+    STATIC_TYPE,
+    Layout,
+)
 from research.interop.sentence_transformers.model_card import (
     PICTURES,
     make_card,
     read_grid,
     remaining_dims,
 )
-from research.interop.sentence_transformers.read import (
-    ACTIVATIONS,
-    POOLING_FLAGS,
-    POOLINGS,
-)
 from research.models import encoder
 from research.models.lora import num_params
-from research.models.pooling.projection import Dense
+from research.transforms.pipeline import FILE, save_transform
+from research.transforms.quantization import ScalarQuantizer
 
 
 def export(
@@ -42,10 +46,16 @@ def export(
     name: str = "",
     workdir: Path | None = None,
 ) -> dict[str, Any]:
-    """Writes a folder that `SentenceTransformer(output)` loads, in one atomic step.
+    """Writes a folder that sentence-transformers loads, in one atomic step.
+
+    Models of one vector per text are a SentenceTransformer, those of a vector per token
+    a MultiVectorEncoder, and sparse ones a SparseEncoder.
 
     Its `encode` returns the same embeddings as Embax. A Dense module truncates the
-    width: it keeps the leading values, before the vector is normalized.
+    width: it keeps the leading values, before the vector is normalized. The linear maps
+    of the model's transform, such as a PCA, are further Dense modules. A file holds its
+    quantizer, which Embax applies, and `ranges.npy` the ranges of int8 and uint8 for
+    `quantize_embeddings`.
 
     Args:
         model: The model; its adapter is merged, if it has one.
@@ -65,17 +75,6 @@ def export(
             computes it, or sentence-transformers does not have its pooling.
         OSError: No space, or no right to write.
     """
-    # Reject what sentence-transformers cannot express.
-    if model.pool not in POOLINGS.values():
-        raise ValueError(
-            f"sentence-transformers has no module that pools by {model.pool}; it has "
-            f"{', '.join(POOLINGS.values())}"
-        )
-    if model.prompt is not None:
-        raise ValueError(
-            "the model puts texts into templates, which sentence-transformers has not; "
-            "it can only be used by us"
-        )
     # The model at the requested size.
     if model.adapters:
         model = merge_adapter(model)
@@ -85,18 +84,44 @@ def export(
     if not 1 <= dim <= model.width:
         raise ValueError(f"dim {dim} is not in 1 ... {model.width} of this model")
     model = model._replace(params=params, config=cfg, dim=dim)
+    check_transform(model)
+    check_quantizer(model, model.transformed_width)
+    model = bake_maps(model)
+    model = model._replace(dim=model.width)
+    # Its modules, or an error if sentence-transformers cannot compute it.
+    layout = LAYOUTS[model.kind](model)
+    model = layout.model
+    if layout.mlm_head and find_family(cfg) not in MLM_HEADS:
+        raise ValueError(
+            f"the masked language model of {find_family(cfg)} has another head than "
+            f"this model; those of {', '.join(MLM_HEADS)} have it"
+        )
     # Weights, config, tokenizer, modules, model card.
     special = _name_special_tokens(model)
     fields = _transformer_config(model, special)
     with atomic_write(output, folder=True) as folder:
-        write_safetensors(folder, params, cfg)
-        _write_json(folder / "config.json", fields)
-        _write_tokenizer(folder, model, special)
-        _check_tokenizer(folder, model.tokenizer, fields)
-        _write_modules(folder, model)
+        body = {name: part for name, part in params.items() if name != "pooling"}
+        if layout.mlm_head:
+            body["head"] = params["pooling"]["head"]
+            fields["architectures"] = [MLM_HEADS[find_family(cfg)][2]]
+        transformer = folder / layout.body
+        transformer.mkdir(exist_ok=True)
+        write_safetensors(transformer, body, cfg)
+        _write_json(transformer / "config.json", fields)
+        _write_tokenizer(transformer, model, special)
+        _check_tokenizer(transformer, model.tokenizer, fields)
+        _write_modules(folder, layout)
+        _write_transform(folder, model)
+        if layout.query_weights is not None:
+            static = folder / QUERY_FOLDER
+            static.mkdir()
+            weights = np.asarray(layout.query_weights, np.float32)
+            save_tensors(static / "model.safetensors", {"weight": weights})
+            _write_json(static / "config.json", {"frozen": False})
+            _write_tokenizer(static, model, special)
         sizes = {
             "depth": cfg.depth,
-            "dim": dim,
+            "dim": model.width,
             "parameters": num_params(params),
         }
         pictures = _copy_pictures(workdir, model, folder)
@@ -218,96 +243,75 @@ def _check_tokenizer(
             )
 
 
-def _write_modules(folder: Path, model: EmbeddingModel) -> None:
+def _write_modules(folder: Path, layout: Layout) -> None:
     """modules.json, each module's folder, and the options of the model."""
-    # The modules after the transformer: (class, config.json, tensors).
-    modules = [("Pooling", _pooling_config(model), {})]
-    for layer in _dense_layers(model):
-        modules.append(("Dense", _dense_config(layer), _dense_tensors(layer)))
-    if model.normalize:
-        modules.append(("Normalize", _normalize_config(), {}))
-    # A folder for each of them.
-    paths = [("Transformer", "")]
-    for i, (kind, config, tensors) in enumerate(modules, start=1):
-        path = f"{i}_{kind}"
+    # A folder for each of the modules after the transformer.
+    model, paths = layout.model, [(layout.transformer, layout.body)]
+    for i, module in enumerate(layout.modules, start=1):
+        path = f"{i}_{module.type.split('.')[-1]}"
+        if layout.body:
+            path = f"document_{path}"
         (folder / path).mkdir()
-        _write_json(folder / path / "config.json", config)
-        if tensors:
-            save_tensors(folder / path / "model.safetensors", tensors)
-        paths.append((kind, path))
+        _write_json(folder / path / "config.json", module.config)
+        if module.tensors:
+            save_tensors(folder / path / "model.safetensors", module.tensors)
+        paths.append((module.type, path))
+    # Queries and documents go different ways
+    if layout.body:
+        _write_json(folder / "router_config.json", _describe_routes(paths))
+        paths = [(ROUTER_TYPE, "")]
     # modules.json and the options.
     entries = [
-        {"idx": i, "name": str(i), "path": path, "type": f"{PACKAGE}.{kind}"}
+        {"idx": i, "name": str(i), "path": path, "type": kind}
         for i, (kind, path) in enumerate(paths)
     ]
     _write_json(folder / "modules.json", entries)
     options = {"max_seq_length": model.max_length, "do_lower_case": False}
-    if find_family(model.config) in HAS_POOLER:
+    if find_family(model.config) in HAS_POOLER and not layout.mlm_head:
         # We have no weights for the pooler, which would be made at random
         options["model_args"] = {"add_pooling_layer": False}
-    _write_json(folder / "sentence_bert_config.json", options)
+    options |= layout.options
+    _write_json(folder / layout.body / "sentence_bert_config.json", options)
     # `encode` uses a default prompt: the model's, or that of both roles.
     is_shared = model.prompts["query"] == model.prompts["document"] != ""
     default = model.default_prompt or ("document" if is_shared else None)
     _write_json(
         folder / "config_sentence_transformers.json",
-        {
-            "prompts": model.prompts,
-            "default_prompt_name": default,
-            "similarity_fn_name": model.similarity,
-        },
+        {"prompts": model.prompts, "default_prompt_name": default, **layout.fields},
     )
 
 
-def _pooling_config(model: EmbeddingModel) -> dict[str, Any]:
-    """The fields of 1_Pooling/config.json, for all versions."""
-    mode = {ours: name for name, ours in POOLINGS.items()}[model.pool]
+def _write_transform(folder: Path, model: EmbeddingModel) -> None:
+    """The file of the model's quantizer, if it has one."""
+    if model.transform is None:
+        return
+    save_transform(model.transform, folder / FILE)
+    quantizer = model.transform.quantizer
+    if isinstance(quantizer, ScalarQuantizer):
+        np.save(folder / "ranges.npy", quantizer.ranges)
+
+
+def _describe_routes(paths: list[tuple[str, str]]) -> dict[str, Any]:
+    """router_config.json of documents that are encoded and queries that are not."""
+    types = {QUERY_FOLDER: STATIC_TYPE, **{path: kind for kind, path in paths}}
+    documents = [path for _, path in paths]
     return {
-        "word_embedding_dimension": model.config.width,
-        **{flag: name == mode for flag, name in POOLING_FLAGS.items()},
-        "include_prompt": True,
-        "embedding_dimension": model.config.width,
-        "pooling_mode": mode,
+        "types": types,
+        "structure": {"query": [QUERY_FOLDER], "document": documents},
+        "parameters": {
+            "default_route": "document",
+            "allow_empty_key": True,
+            "route_mappings": {},
+        },
     }
-
-
-def _dense_layers(model: EmbeddingModel) -> list[Dense]:
-    """The linear layers of the model, and one more if the width is truncated."""
-    layers, full_width = list(model.dense), model._replace(dim=None).width
-    if model.dim < full_width:
-        layers.append(Dense(np.eye(full_width, model.dim, dtype="f4")))
-    return layers
-
-
-def _dense_config(layer: Dense) -> dict[str, Any]:
-    """The fields of 2_Dense/config.json."""
-    names = {ours: name for name, ours in ACTIVATIONS.items()}
-    return {
-        "in_features": layer.kernel.shape[0],
-        "out_features": layer.kernel.shape[1],
-        "bias": layer.bias is not None,
-        "activation_function": names[layer.activation],
-    }
-
-
-def _dense_tensors(layer: Dense) -> dict[str, np.ndarray]:
-    """The tensors of 2_Dense/model.safetensors."""
-    weight = np.ascontiguousarray(np.asarray(layer.kernel).T)
-    bias = {} if layer.bias is None else {"linear.bias": np.asarray(layer.bias)}
-    return {"linear.weight": weight, **bias}
-
-
-def _normalize_config() -> dict[str, Any]:
-    """The fields of 3_Normalize/config.json; git and the hub drop empty folders."""
-    name = "sentence_embedding"
-    return {"module_input_name": name, "module_output_name": name}
 
 
 def _write_json(file: Path, fields: Any) -> None:
     file.write_text(to_json(fields, indent=2) + "\n", encoding="utf-8")
 
 
-PACKAGE = "sentence_transformers.models"
+# Folder of the weights of queries that have no encoder.
+QUERY_FOLDER = "query_0_SparseStaticEmbedding"
 # Families whose encoder in `transformers` has a pooler, which embedding does not use.
 HAS_POOLER = ("bert", "xlm-roberta", "mpnet")
 # {name in `transformers`: tokens to look for in the tokenizer, by preference}

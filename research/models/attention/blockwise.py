@@ -106,7 +106,9 @@ def blockwise_attention(
     length = v.shape[1]
     chex.assert_equal_shape_prefix((*q, *k, v, *attn.positions), 2)
     block = block or _choose_block(q[0].shape)
-    arguments = (q, k, v, attn.bias_params, attn.positions, key)
+    # Positions of the tokens as queries and as keys
+    positions = attn.positions, attn.key_positions or attn.positions
+    arguments = (q, k, v, attn.bias_params, positions, key)
     window_rows = min(block[0], WINDOW_BLOCK)
     # Windows that cover the row need no blocks of their own
     if is_local is None or window_rows + 2 * cfg.window >= length:
@@ -169,8 +171,8 @@ def _window_attention(cfg, rows, q, k, v, bias_params, positions, key):
 
     # [n / group, B * group, block or block_keys, ...]
     numbers = jnp.arange(count // group)
-    q_blocks = cut_blocks((q, positions), 0, block)
-    kv_blocks = cut_blocks((k, v, positions), cfg.window, block_keys)
+    q_blocks = cut_blocks((q, positions[0]), 0, block)
+    kv_blocks = cut_blocks((k, v, positions[1]), cfg.window, block_keys)
     y = jax.lax.map(
         lambda blocks: attend_group(*blocks), (numbers, *q_blocks, *kv_blocks)
     )
@@ -187,8 +189,8 @@ def _full_attention(cfg, block, q, k, v, bias_params, positions, key, is_local):
 
 def _forward(cfg, block, q, k, v, bias_params, positions, key, is_local):
     """Returns the output [B, S, H, D/H] and the residuals of the backward pass."""
-    q_blocks = split_blocks((q, positions), block[0])  # [n, B, rows, ...]
-    kv_blocks = split_blocks((k, v, positions), block[1])  # [m, B, columns, ...]
+    q_blocks = split_blocks((q, positions[0]), block[0])  # [n, B, rows, ...]
+    kv_blocks = split_blocks((k, v, positions[1]), block[1])  # [m, B, columns, ...]
     attends = attending_blocks(cfg, q_blocks[1], kv_blocks[2], is_local)  # [n, m]
     columns = jnp.arange(attends.shape[1])
 
@@ -243,8 +245,9 @@ def _backward(cfg, block, residuals, d_out):
     q, k, v, bias_params, positions, key, is_local, out, logsumexp = residuals
     # [B, S, H, 1] D = rowsum(dO * O)
     delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
-    q_blocks = split_blocks((q, positions, d_out, delta), block[0])  # [n, B, rows, ...]
-    kv_blocks = split_blocks((k, v, positions), block[1])  # [m, B, columns, ...]
+    # [n, B, rows, ...]
+    q_blocks = split_blocks((q, positions[0], d_out, delta), block[0])
+    kv_blocks = split_blocks((k, v, positions[1]), block[1])  # [m, B, columns, ...]
     attends = attending_blocks(cfg, q_blocks[1], kv_blocks[2], is_local)  # [n, m]
     columns = jnp.arange(attends.shape[1])
 

@@ -68,6 +68,8 @@ class AttentionInputs(NamedTuple):
             first adapter.
         prefix_kv: Cached keys and values, of one block, that all rows attend to before
             their own tokens; None for none.
+        key_positions: Positions of the tokens as keys, if they differ: tokens that no
+            token attends to have the segment id 0 there.
     """
 
     positions: Positions
@@ -79,6 +81,7 @@ class AttentionInputs(NamedTuple):
     masks: AttentionMasks | None
     adapter_ids: Array | None = None
     prefix_kv: PrefixKV | None = None
+    key_positions: Positions | None = None
 
 
 def make_attention_inputs(
@@ -90,6 +93,7 @@ def make_attention_inputs(
     aligned: bool = True,
     adapter_ids: Array | None = None,
     extra_mask: Array | None = None,
+    attended: Array | None = None,
     prefix_length: int = 0,
 ) -> AttentionInputs:
     """Makes the inputs that all blocks of an encoder share.
@@ -104,12 +108,18 @@ def make_attention_inputs(
         adapter_ids: [B, S] int32, as in `AttentionInputs`.
         extra_mask: [B, S, S] bool, a mask in addition to the architecture's; None for
             none. With it attention is dense.
+        attended: [B, S] bool, whether tokens are attended to; None if all are.
         prefix_length: P, the number of cached tokens before every row, which
             `positions` include. With a prefix attention is dense.
     """
     bias_params = (
         params.get("position_bias") if cfg.position_bias in POSITION_BIASES else None
     )
+    # As keys, tokens that are not attended to are like padding
+    key_positions = None
+    if attended is not None:
+        key_segments = jnp.where(attended, positions.segment_ids, 0)
+        key_positions = positions._replace(segment_ids=key_segments)
     # [B, S, S] masks, or [B, S, P+S] with a prefix
     masks = None
     needs_masks = extra_mask is not None or prefix_length
@@ -119,7 +129,7 @@ def make_attention_inputs(
             cfg,
             bias_params,
             positions,
-            _add_prefix(positions, prefix_length),
+            _add_prefix(key_positions or positions, prefix_length),
             aligned=aligned,
         )
     if extra_mask is not None:
@@ -143,6 +153,7 @@ def make_attention_inputs(
         bias_params,
         masks,
         adapter_ids,
+        key_positions=key_positions,
     )
 
 

@@ -50,6 +50,7 @@ def find_obstacles(cfg: EncoderConfig, name: str, *, dropout: bool) -> list[str]
         "distances of several kinds": len(remapping.branches) > 1,
         "a mask of its own": remapping.visible is not None,
         "an anchor token": cfg.anchor_token,
+        "tokens that no token attends to": cfg.unattended_id >= 0,
         "dropout of attention weights": dropout,
     }
     if name == "flash":

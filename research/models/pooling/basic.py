@@ -31,6 +31,12 @@ class LearnedPooling(NamedTuple):
             [B, S, experts], mask).
         reuses_head: Whether `init` uses the MLM "head" of a pre-training run, if any.
         width: (encoder config) -> E; None if E is the encoder's width.
+        kind: "dense" for one vector per text; "sparse" for one of a non-negative weight
+            for each token of the vocabulary; "multi_vector" for a vector per token:
+            `pool` then returns [B, S, E], zeros for tokens that are not pooled.
+        pool_query: (encoder parameters, encoder config, token ids [B, S], mask) ->
+            [B, M, E], the vectors of queries, for which the encoder is not run; None
+            for those of `pool`.
     """
 
     init: Callable[[Key, EncoderConfig, Params], Params] | None
@@ -39,6 +45,8 @@ class LearnedPooling(NamedTuple):
     reads_router: bool = False
     reuses_head: bool = False
     width: Callable[[EncoderConfig], int] | None = None
+    kind: str = "dense"
+    pool_query: Callable[[Params, EncoderConfig, Array, Array], Array] | None = None
 
 
 def mean_pool(tokens: Array, mask: Array) -> Array:

@@ -1,5 +1,6 @@
-"""Lexical poolings: the maximum logits of a text over a vocabulary (LENS, DupMAE)."""
+"""Lexical poolings: weights of a vocabulary for a text (SPLADE, LENS, DupMAE)."""
 
+from collections.abc import Callable
 from functools import partial
 
 import chex
@@ -53,14 +54,21 @@ def _run_kmeans(table, *, clusters: int, seed: int) -> np.ndarray:
     return np.where(sizes > 0, means, kmeans.cluster_centers_).astype(np.float32)
 
 
-def max_logits(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
-    """Maximum of the logits over the tokens of each text.
+def pool_logits(
+    tokens: Array,
+    table: Array,
+    bias: Array,
+    mask: Array,
+    reduce: Callable[[Array, Array], Array],
+) -> Array:
+    """A function of the logits of the tokens of each text.
 
     Args:
         tokens: [B, S, D] hidden states.
         table: [K, D] output embeddings.
         bias: [K] bias of the logits.
         mask: [B, M, S] bool, the tokens to pool for text m of the row.
+        reduce: (logits [S, K] float32, mask [S]) -> [K].
 
     Returns:
         [B, M, K] float32; 0 for a text without tokens.
@@ -75,13 +83,24 @@ def max_logits(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
         logits += bias[None]  # [S, K]
 
         def pool_text(mask):
-            maximum = jnp.where(mask[:, None], logits, -jnp.inf).max(0)
-            return jnp.where(mask.any(), maximum, 0.0)
+            # Rows have places for more texts than they hold
+            return jax.lax.cond(
+                mask.any(), lambda: reduce(logits, mask), lambda: jnp.zeros(bias.shape)
+            )
 
         return jax.lax.map(pool_text, masks)  # [M, K]
 
     # One row at a time, so that [B, S, K] is never in memory
     return jax.lax.map(jax.checkpoint(pool_row), (tokens, mask))
+
+
+def max_logits(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:
+    """Maximum of the logits over the tokens of each text; as in `pool_logits`."""
+    return pool_logits(tokens, table, bias, mask, _take_max)
+
+
+def _take_max(logits: Array, mask: Array) -> Array:
+    return jnp.where(mask[:, None], logits, -jnp.inf).max(0)
 
 
 def lexicon(*, clusters: int = 4_000, seed: int = 0) -> LearnedPooling:

@@ -16,7 +16,14 @@ import jax.numpy as jnp
 
 from research.config_sections import build_call, parse_call
 from research.models.config import EncoderConfig
-from research.models.pooling import attention, basic, lexical, router
+from research.models.pooling import (
+    attention,
+    basic,
+    late_interaction,
+    lexical,
+    router,
+    splade,
+)
 from research.models.pooling.basic import LearnedPooling
 from research.types import Array, Key, Params, Pool
 
@@ -34,6 +41,9 @@ LEARNED_POOLINGS: dict[str, Callable[..., LearnedPooling]] = {
     "layer_attention": attention.layer_attention,
     "lexicon": lexical.lexicon,
     "dupmae": lexical.dupmae,
+    "colbert": late_interaction.colbert,
+    "splade": splade.splade,
+    "splade_doc": splade.splade_doc,
     "moee": router.moee,
 }
 # All poolings that the config section `pool` and the flag --pool accept.
@@ -63,6 +73,17 @@ def pooled_width(text: str, cfg: EncoderConfig) -> int:
     if isinstance(pool, LearnedPooling) and pool.width is not None:
         return pool.width(cfg)
     return cfg.width
+
+
+def pooled_kind(text: str) -> str:
+    """The kind of embeddings: "dense", "multi_vector" or "sparse"."""
+    pool = parse_pooling(text)
+    return pool.kind if isinstance(pool, LearnedPooling) else "dense"
+
+
+def has_query_pooling(pool: Pool | LearnedPooling) -> bool:
+    """Whether queries have vectors of their own, without the encoder."""
+    return isinstance(pool, LearnedPooling) and pool.pool_query is not None
 
 
 def add_pooling_params(

@@ -1,8 +1,8 @@
-"""Embeddings on disk: a .npy file with its ids, or a folder of such shards.
+"""Embeddings on disk: folders of shards, made one by one.
 
-A folder holds manifest.json, which tells what was embedded and how, and two files for
-each shard: vectors-00003-of-00016.npy and vectors-00003-of-00016.ids.jsonl. All shards
-but the last have the same number of texts.
+A folder holds manifest.json, which tells what was embedded and how, the transform if
+there is one, and the files of each shard: vectors-00003-of-00016.npy and .ids.jsonl, or
+vectors-00003-of-00016.parquet. All shards but the last have the same number of texts.
 """
 
 import itertools
@@ -14,21 +14,36 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import sync_global_devices
 
-from research.atomic_write import atomic_write, read_json, to_json, write_json
+from research.atomic_write import read_json, to_json, write_json
 from research.file_lock import lock_folder
-from research.inference.embedder import Embedder, Embeddings
+from research.inference.embedder import Embedder
+from research.inference.index.quantized_vectors import store_vectors
+from research.inference.index.shard_files import (
+    ParquetVectors,
+    open_shard,
+    read_rows,
+    write_shard,
+)
 from research.processes import call_on_first
-from research.text.tokenization import hash_texts
-from research.types import ChunkEmbeddings
+from research.transforms.pipeline import (
+    FILE,
+    VectorTransform,
+    load_transform,
+    save_transform,
+)
+from research.transforms.quantization import Quantizer
+from research.types import MultiVectors
 
 MANIFEST = "manifest.json"
+# What is stored of where a text is, if it is known: the number of its file in the
+# manifest, its line, and the byte at which the line begins.
+COLUMNS = ("file", "line", "offset")
 # The entries of a manifest that its readers need, and their types.
 ENTRIES = {"texts": int, "shard_size": int, "kind": str, "files": list, "options": dict}
 
@@ -38,21 +53,31 @@ class ShardedVectors:
 
     Args:
         paths: The shards, in order.
+        quantizer: What decodes their codes; None for float32 vectors.
     """
 
     ndim = 2
 
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = list(paths)
+    def __init__(self, paths: Sequence[Path], quantizer: Quantizer | None = None):
+        self.paths, self.quantizer = list(paths), quantizer
         shapes = [self._open(path).shape for path in self.paths]
         # [shards + 1] the first row of each shard, and the number of rows.
         self.first = np.cumsum([0, *(rows for rows, _ in shapes)])
-        self.shape = int(self.first[-1]), shapes[0][1]
+        width = shapes[0][1] if quantizer is None else quantizer.width
+        self.shape = int(self.first[-1]), width
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
+        return self._decode(self.read_codes(rows))
+
+    def take(self, numbers: np.ndarray, axis: int = 0) -> np.ndarray:
+        """The vectors [n, D] float32 of the rows [n], in their order."""
+        return self._decode(self.take_codes(numbers))
+
+    def read_codes(self, rows: slice) -> np.ndarray:
+        """The codes [n, W] of a range of rows as they are stored."""
         start, stop, _ = rows.indices(len(self))
         # The shards from that of row `start` to that of the last row.
         begin = int(np.searchsorted(self.first, start, side="right")) - 1
@@ -63,70 +88,38 @@ class ShardedVectors:
                 break
             shard = self._open(self.paths[number])
             parts.append(shard[max(start - offset, 0) : stop - offset])
-        return np.concatenate(parts) if parts else np.empty((0, self.shape[1]))
+        return np.concatenate(parts) if parts else self._open(self.paths[0])[0:0]
 
-    def take_rows(self, rows: np.ndarray) -> np.ndarray:
-        """The vectors [n, D] of some rows [n], in their order."""
-        vectors = np.empty((len(rows), self.shape[1]), np.float32)
-        shards = np.searchsorted(self.first, rows, side="right") - 1  # [n]
+    def take_codes(self, numbers: np.ndarray) -> np.ndarray:
+        """The codes [n, W] of rows in their order; each shard is read once."""
+        shards = np.searchsorted(self.first, numbers, side="right") - 1  # [n]
+        first = self._open(self.paths[0])
+        codes = np.empty((len(numbers), first.shape[1]), first.dtype)
         for number in np.unique(shards):
             of_shard = shards == number
             shard = self._open(self.paths[number])
-            vectors[of_shard] = shard[rows[of_shard] - self.first[number]]
-        return vectors
+            codes[of_shard] = shard[numbers[of_shard] - self.first[number]]
+        return codes
 
-    def _open(self, path: Path) -> np.ndarray:
+    def _decode(self, codes: np.ndarray) -> np.ndarray:
+        return codes if self.quantizer is None else self.quantizer.decode(codes)
+
+    def _open(self, path: Path) -> np.ndarray | ParquetVectors:
         # Opened for each use, because there may be more shards than file descriptors.
-        try:
-            shard = np.load(path, mmap_mode="r")
-        except (ValueError, EOFError, SyntaxError, TokenError) as error:
-            raise ValueError(f"{path} is no file of vectors: {error}") from None
-        if shard.ndim != 2 or shard.dtype != np.float32:
-            raise ValueError(f"{path} holds {shard.dtype} {shard.shape}, not vectors")
+        shard = open_shard(path)
+        # A row as it should be: [1, W]
+        row = np.empty((1, shard.shape[1]), np.float32)
+        if self.quantizer is not None:
+            row = self.quantizer.encode(np.zeros((1, self.quantizer.width)))
+        if (shard.dtype, shard.shape[1]) != (row.dtype, row.shape[1]):
+            kind = "vectors" if self.quantizer is None else f"codes of {row.dtype}"
+            raise ValueError(f"{path} holds {shard.dtype} {shard.shape}, not {kind}")
         return shard
-
-
-def write_vectors(
-    path: Path, embeddings: Embeddings, names: Sequence[str], texts: Sequence[str]
-) -> int:
-    """Writes vectors as `path`, and a line per row beside it; returns their number.
-
-    Line i of the .ids.jsonl file of the same name tells of row i: the id of its text
-    and the text's hash or, for chunks, the text's index in the file and its characters
-    [start, end).
-    """
-    if isinstance(embeddings, ChunkEmbeddings):
-        vectors, *columns = embeddings
-        rows = [
-            {"id": names[i], "text": int(i), "start": int(start), "end": int(end)}
-            for i, start, end in zip(*columns, strict=True)
-        ]
-    else:
-        vectors = embeddings
-        rows = [
-            {"id": name, "hash": f"{low:08x}{high:08x}"}
-            for name, (low, high) in zip(names, hash_texts(texts).tolist(), strict=True)
-        ]
-    # The vectors come last: where they are, the ids are, too.
-    lines = (to_json(row, ensure_ascii=False) + "\n" for row in rows)
-    with (
-        atomic_write(get_ids_path(path)) as draft,
-        open(draft, "w", encoding="utf-8") as f,
-    ):
-        f.writelines(lines)
-    with atomic_write(path) as draft:
-        np.save(draft, vectors)
-    return len(vectors)
-
-
-def get_ids_path(path: Path) -> Path:
-    """The file of the ids of a file of vectors."""
-    return path.with_suffix(".ids.jsonl")
 
 
 def embed_to_shards(
     embedder: Embedder,
-    texts: Iterable[tuple[str, str, str]],
+    texts: Iterable[tuple[Any, ...]],
     folder: Path,
     manifest: Mapping[str, Any],
     log: Callable[[str], None] = lambda line: None,
@@ -140,10 +133,12 @@ def embed_to_shards(
 
     Args:
         embedder: The embedder.
-        texts: (name, text, place for error messages) of every text.
+        texts: (name, text, place for error messages) of every text, and perhaps the
+            values of COLUMNS.
         folder: Folder of the shards.
-        manifest: Content of manifest.json, with the number of "texts" and the
-            "shard_size". A folder that was begun with another one is refused.
+        manifest: Content of manifest.json, with the number of "texts", the
+            "shard_size" and perhaps the "format", "npy" or "parquet". A folder that was
+            begun with another one is refused.
         log: Function that is called with a line of text after each shard.
         role: Role of the texts.
 
@@ -157,23 +152,27 @@ def embed_to_shards(
     paths = list_shards(folder, manifest)
     missing = [path for path in paths if not path.exists()]
     share = set(missing) & set(paths[jax.process_index() :: jax.process_count()])
-    call_on_first(partial(_claim_folder, folder, manifest), "writing the manifest")
+    claim = partial(_claim_folder, folder, manifest, embedder.model.transform)
+    call_on_first(claim, "writing the manifest")
 
     def tokenize():
         stream = iter(texts)
         for path in paths:
             shard = list(itertools.islice(stream, manifest["shard_size"]))
             if path in share:
-                names, documents, places = zip(*shard, strict=True)
+                names, documents, places, *columns = zip(*shard, strict=True)
                 label = places.__getitem__
                 tokenized = embedder.tokenize(documents, role, label=label)
-                yield path, names, documents, tokenized
+                yield path, names, documents, columns, tokenized
 
     with lock_folder(folder):
         start = time.perf_counter()
-        for path, names, documents, tokenized in _run_ahead(tokenize()):
+        for path, names, documents, columns, tokenized in run_ahead(tokenize()):
             _remove_drafts(path)
-            write_vectors(path, embedder.encode(tokenized), names, documents)
+            embeddings = embedder.encode(tokenized)
+            embeddings = store_vectors(embeddings, embedder.model.quantizer)
+            places = dict(zip(COLUMNS, columns, strict=False))
+            write_shard(path, embeddings, names, documents, places)
             seconds, start = time.perf_counter() - start, time.perf_counter()
             log(f"{path.name}: {len(names) / seconds:,.0f} texts/s")
         # No process reads the folder, or ends, before all shards are there.
@@ -190,7 +189,8 @@ def count_shards(manifest: Mapping[str, Any]) -> int:
 def list_shards(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
     """The files of vectors of a folder."""
     count = count_shards(manifest)
-    return [folder / f"vectors-{i:05}-of-{count:05}.npy" for i in range(count)]
+    ending = manifest.get("format", "npy")
+    return [folder / f"vectors-{i:05}-of-{count:05}.{ending}" for i in range(count)]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -203,11 +203,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = _read_entries(folder)
     # Counted before they are listed: a damaged manifest may tell of any number
     count = count_shards(manifest)
-    missing = count - len(list(folder.glob(f"vectors-*-of-{count:05}.npy")))
+    ending = manifest.get("format", "npy")
+    missing = count - len(list(folder.glob(f"vectors-*-of-{count:05}.{ending}")))
     if missing > 0 or not all(p.exists() for p in list_shards(folder, manifest)):
         raise ValueError(
-            f"{folder} lacks {max(missing, 1)} of {count} shards; the launch.embed "
-            "command that began it goes on when it is run again"
+            f"{folder} lacks {max(missing, 1)} of {count} shards; the command that "
+            "began it goes on when it is run again"
         )
     return manifest
 
@@ -226,41 +227,70 @@ def check_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder} was embedded with {key}={old}, not {new}")
 
 
-def read_vectors(folder: Path) -> ShardedVectors | ChunkEmbeddings:
+def read_vectors(folder: Path) -> ShardedVectors | MultiVectors:
     """The embeddings of a folder; vectors stay on disk, positions of chunks do not."""
     paths = list_shards(folder, manifest := read_manifest(folder))
-    vectors = ShardedVectors(paths)
+    transform = read_transform(folder)
+    vectors = ShardedVectors(paths, transform and transform.quantizer)
     if manifest["kind"] == "dense":
         if vectors.shape[0] != manifest["texts"]:
             raise ValueError(
                 f"{folder} has {vectors.shape[0]} vectors of {manifest['texts']} texts"
             )
         return vectors
-    # [C, 3] the text of each chunk, and its first and last character.
-    rows = [
-        (number * manifest["shard_size"] + row["text"], row["start"], row["end"])
-        for number, path in enumerate(paths)
-        for row in read_ids(path, ("text", "start", "end"))
-    ]
-    return ChunkEmbeddings(vectors, *np.array(rows).T)
+    # Vectors of tokens: the number of vectors of each text.
+    first = next(read_rows(paths[0]), {})
+    if "vectors" in first:
+        counts = [row["vectors"] for p in paths for row in read_rows(p, ("vectors",))]
+        offsets = np.cumsum([0, *counts])
+        if len(counts) != manifest["texts"] or offsets[-1] != len(vectors):
+            raise ValueError(
+                f"{folder} tells of {offsets[-1]} vectors of {len(counts)} texts, but "
+                f"it has {len(vectors)} of {manifest['texts']}"
+            )
+        return MultiVectors(vectors, offsets)
+    # [C, 3] the text of each chunk, and its first and last character; [C, 1] the text
+    # of each token's vector in a .parquet file.
+    names = ("text", "start", "end") if "start" in first else ("text",)
+    rows = np.array(
+        [
+            (number * manifest["shard_size"] + row["text"], *map(row.get, names[1:]))
+            for number, path in enumerate(paths)
+            for row in read_rows(path, names)
+        ]
+    )
+    offsets = np.searchsorted(rows[:, 0], np.arange(manifest["texts"] + 1))
+    return MultiVectors(vectors, offsets, *rows.T[1:])
 
 
-def read_names(folder: Path, numbers: Iterable[int]) -> dict[int, str]:
-    """{number of a text: its name} for some texts of a folder."""
+def read_transform(folder: Path) -> VectorTransform | None:
+    """The transform of a folder's vectors; None if they have none.
+
+    Raises:
+        ValueError: Its file is damaged.
+    """
+    file = folder / FILE
+    return load_transform(file) if file.is_file() else None
+
+
+def read_text_rows(folder: Path, numbers: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """{number of a text: its "id", and where it is} for some texts of a folder."""
     manifest = read_manifest(folder)
     paths, size = list_shards(folder, manifest), manifest["shard_size"]
-    numbers, names = set(numbers), {}
+    numbers, texts = set(numbers), {}
     # A shard that holds one of the texts is read once.
     for shard in sorted({number // size for number in numbers}):
-        for i, row in enumerate(read_ids(paths[shard])):
+        for i, row in enumerate(read_rows(paths[shard])):
             number = shard * size + row.get("text", i)
             if number in numbers:
-                names[number] = row["id"]
-    return names
+                texts[number] = row
+    return texts
 
 
-def _claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest of a new folder, or checks that of an old one."""
+def _claim_folder(
+    folder: Path, manifest: Mapping[str, Any], transform: VectorTransform | None
+) -> None:
+    """Writes the manifest and transform of a new folder, or checks an old one's."""
     path = folder / MANIFEST
     if path.is_file():
         check_manifest(folder, manifest)
@@ -268,6 +298,9 @@ def _claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
         raise ValueError(f"{folder} is there, and is no folder of vectors")
     else:
         write_json(path, manifest)
+    # A folder whose transform was lost would be read wrongly: codes need it
+    if transform is not None and not (folder / FILE).is_file():
+        save_transform(transform, folder / FILE)
 
 
 def _remove_drafts(path: Path) -> None:
@@ -276,7 +309,7 @@ def _remove_drafts(path: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _run_ahead(items: Iterator) -> Iterator:
+def run_ahead(items: Iterator) -> Iterator:
     """Yields items; a thread computes the next one meanwhile."""
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(next, items, None)
@@ -298,27 +331,11 @@ def _read_entries(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_ids(path: Path, numbers: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
-    """The rows of a shard's file of ids, which have an id and some numbers.
-
-    Raises:
-        ValueError: A line is damaged.
-    """
-    file = get_ids_path(path)
-    for line, text in enumerate(file.read_bytes().splitlines(), 1):
-        try:
-            row = json.loads(text)
-            valid = isinstance(row["id"], str) and all(
-                type(row[n]) is int for n in numbers
-            )
-        except (ValueError, KeyError, TypeError):
-            valid = False
-        if not valid:
-            raise ValueError(f"{file} line {line} is damaged: it names no text")
-        yield row
-
-
 def _flatten(entries: Mapping[str, Any]) -> dict[str, Any]:
     """A manifest's entries, and its options as flags beside them."""
     options = {f"--{name}": value for name, value in entries["options"].items()}
-    return {**entries, "options": None, **options}
+    values = {**entries, "options": None, **options}
+    # A hash, which says less than what it depends on, is compared last
+    if "weights" in values:
+        values["weights"] = values.pop("weights")
+    return values

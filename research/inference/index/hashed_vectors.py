@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from research.inference.vector_shards import (
+from research.inference.index.shard_files import get_ids_path, read_rows
+from research.inference.index.vector_shards import (
     ShardedVectors,
-    get_ids_path,
     list_shards,
-    read_ids,
     read_manifest,
+    read_transform,
 )
 
 
@@ -18,7 +18,7 @@ def read_hashed_vectors(path: Path) -> tuple[np.ndarray, ShardedVectors]:
     """The hashes [N, 2] uint32 of texts, and their vectors, of a file or a folder.
 
     Args:
-        path: A .npy file or a folder that `write_vectors` or `embed_to_shards` made.
+        path: A .npy file or a folder that `write_shard` or `embed_to_shards` made.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
@@ -26,15 +26,18 @@ def read_hashed_vectors(path: Path) -> tuple[np.ndarray, ShardedVectors]:
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {path}")
-    paths = [path]
+    paths, transform = [path], None
     if path.is_dir():
         paths = list_shards(path, read_manifest(path))
-    if missing := [p for p in map(get_ids_path, paths) if not p.is_file()]:
+        transform = read_transform(path)
+    # Parquet files hold the ids themselves
+    files = [get_ids_path(p) for p in paths if p.suffix == ".npy"]
+    if missing := [file for file in files if not file.is_file()]:
         raise FileNotFoundError(
             f"{path} has no {missing[0].name}, which launch.embed writes beside vectors"
         )
-    texts = [row.get("hash") for shard in paths for row in read_ids(shard)]
-    vectors = ShardedVectors(paths)
+    texts = [row.get("hash") for shard in paths for row in read_rows(shard)]
+    vectors = ShardedVectors(paths, transform and transform.quantizer)
     if len(texts) != len(vectors) or not all(texts):
         raise ValueError(
             f"{path} holds {len(vectors)} vectors and the hashes of "

@@ -5,8 +5,8 @@ import pytest
 
 from research.atomic_write import write_json
 from research.experiment.teachers import read_vector_files
-from research.inference.hashed_vectors import read_hashed_vectors
-from research.inference.vector_shards import write_vectors
+from research.inference.index.hashed_vectors import read_hashed_vectors
+from research.inference.index.shard_files import write_shard
 from research.text.tokenization import hash_texts
 
 TEXTS = ["a", "b", "c", "d", "e"]
@@ -16,11 +16,11 @@ VECTORS = np.arange(10, dtype=np.float32).reshape(5, 2)
 @pytest.fixture
 def folder(tmp_path):
     """Vectors as launch.embed writes them, in a file and in a folder of shards."""
-    write_vectors(tmp_path / "one.npy", VECTORS, TEXTS, TEXTS)
+    write_shard(tmp_path / "one.npy", VECTORS, TEXTS, TEXTS)
     shards = tmp_path / "shards"
     for i in range(2):
         path, part = shards / f"vectors-0000{i}-of-00002.npy", slice(3 * i, 3 * i + 3)
-        write_vectors(path, VECTORS[part], TEXTS[part], TEXTS[part])
+        write_shard(path, VECTORS[part], TEXTS[part], TEXTS[part])
     manifest = {"texts": 5, "shard_size": 3, "kind": "dense", "files": []}
     write_json(shards / "manifest.json", manifest | {"options": {}})
     return tmp_path
@@ -31,7 +31,7 @@ def test_vectors_are_read_with_their_hashes(folder, name):
     hashes, vectors = read_hashed_vectors(folder / name)
     np.testing.assert_array_equal(hashes, hash_texts(TEXTS))
     rows = np.array([4, 0, 3, 0])
-    np.testing.assert_array_equal(vectors.take_rows(rows), VECTORS[rows])
+    np.testing.assert_array_equal(vectors.take(rows, axis=0), VECTORS[rows])
 
 
 def test_vectors_without_hashes_are_one_sentence(folder):

@@ -10,18 +10,21 @@ import pytest
 from research.atomic_write import write_json
 from research.file_lock import LOCK, lock_folder
 from research.inference.embedder import Embedder
-from research.inference.model import hash_model
-from research.inference.search import rank_documents
-from research.inference.vector_shards import (
+from research.inference.index.quantized_vectors import store_vectors
+from research.inference.index.vector_shards import (
     ShardedVectors,
     check_manifest,
     embed_to_shards,
     list_shards,
-    read_names,
+    read_text_rows,
+    read_transform,
     read_vectors,
 )
+from research.inference.model import hash_model
+from research.inference.search import rank_documents
 from research.text.chunking import parse_chunking
 from research.text.prompts import parse_prompt
+from research.transforms.pipeline import fit_transform
 from tests.tiny_models import TEXTS, make_model
 
 TEXTS = [text[i:] for i in range(5) for text in TEXTS]  # 20, up to 30 tokens
@@ -65,7 +68,11 @@ def test_a_folder_holds_the_vectors_of_one_call(embedder, tmp_path):
     for rows in (slice(0, 20), slice(3, 5), slice(6, 18), slice(8, 16), slice(19, 99)):
         np.testing.assert_allclose(vectors[rows], want[rows], atol=1e-6)
     assert vectors[4:4].shape == (0, 16)
-    assert read_names(tmp_path / "v", [19, 0, 8]) == {0: "n0", 8: "n8", 19: "n19"}
+    rows = read_text_rows(tmp_path / "v", [19, 0, 8])
+    names = {number: row["id"] for number, row in rows.items()}
+    assert names == {0: "n0", 8: "n8", 19: "n19"}
+    some = vectors.take(np.array([19, 0, 8, 7, 8]))
+    np.testing.assert_array_equal(some, vectors[0:20][[19, 0, 8, 7, 8]])
     # The folder is searched as the vectors in memory are.
     queries = embedder(TEXTS[:3], "query")
     scores, rows = rank_documents(queries, vectors, 5)
@@ -132,7 +139,7 @@ def test_chunks_in_a_folder_are_those_in_memory(tmp_path):
     chunks, want = read_vectors(tmp_path / "v"), embedder(TEXTS, "document")
     assert isinstance(chunks.vectors, ShardedVectors)
     np.testing.assert_allclose(chunks.vectors[0:999], want.vectors, atol=1e-6)
-    for name in ("document_numbers", "start", "end"):
+    for name in ("offsets", "start", "end"):
         np.testing.assert_array_equal(getattr(chunks, name), getattr(want, name))
     queries = embedder(TEXTS[:3], "query")
     # Of equal scores, rounding decides which comes first.
@@ -141,6 +148,66 @@ def test_chunks_in_a_folder_are_those_in_memory(tmp_path):
     line = (tmp_path / "v" / "vectors-00001-of-00003.ids.jsonl").read_text()
     first = json.loads(line.splitlines()[0])
     assert first["id"] == "n8" and first["text"] == 0
+
+
+def locate(texts=TEXTS):
+    return [(f"n{i}", t, f"place {i}", 0, i + 1, 9 * i) for i, t in enumerate(texts)]
+
+
+def test_a_killed_index_goes_on_and_ends_bit_equal(embedder, tmp_path):
+    pytest.importorskip("pyarrow")
+    options = {"format": "parquet"}
+    embed(embedder, tmp_path / "whole", locate(), **options)
+    vectors = read_vectors(tmp_path / "whole")
+    np.testing.assert_allclose(
+        vectors[0:20], embedder(TEXTS, "document"), rtol=0, atol=1e-6
+    )
+    assert [path.suffix for path in vectors.paths] == [".parquet"] * 3
+    rows = read_text_rows(tmp_path / "whole", [9])
+    assert rows[9].pop("hash") and len(rows) == 1
+    assert rows[9] == {"id": "n9", "file": 0, "line": 10, "offset": 81}
+
+    def stop_in_the_second_shard():
+        yield from locate()[:11]
+        raise KeyboardInterrupt
+
+    killed = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        embed(embedder, killed, stop_in_the_second_shard(), **options)
+    draft = killed / f".{vectors.paths[1].stem}.x"
+    draft.mkdir()
+    (draft / vectors.paths[1].name).write_bytes(b"half")
+    embed(embedder, killed, locate(), **options)
+    assert contents(killed) == contents(tmp_path / "whole")
+    with pytest.raises(ValueError, match="was embedded with format='parquet', not 'n"):
+        embed(embedder, killed, format="npy")
+
+
+@pytest.mark.parametrize("format", ["npy", "parquet"])
+def test_a_folder_of_codes_is_searched_as_codes_in_memory(format, embedder, tmp_path):
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    x = embedder(TEXTS, "document")
+    for text in ("float8", "binary(rescore=2)"):
+        transform = fit_transform(text, x, normalize=True)
+        coded = Embedder(make_model()._replace(transform=transform), depth=1)
+        folder = tmp_path / text
+        embed(coded, folder, format=format)
+        assert read_transform(folder).text == text
+        stored, want = read_vectors(folder), store_vectors(x, transform.quantizer)
+        np.testing.assert_array_equal(stored.read_codes(slice(0, 20)), want.codes)
+        np.testing.assert_array_equal(stored[3:12], want[3:12])
+        np.testing.assert_array_equal(
+            stored.take(np.array([2, 9, 19])), want.take(np.array([2, 9, 19]))
+        )
+        for a, b in zip(
+            *(rank_documents(x[:3], d, 5) for d in (stored, want)), strict=True
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    # Without its transform, a folder of codes is none of vectors.
+    (folder / "transform.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds uint8 .*, not vectors"):
+        read_vectors(folder)
 
 
 def test_a_model_has_another_hash_if_it_embeds_otherwise():
@@ -177,4 +244,4 @@ def test_a_damaged_file_of_a_folder_is_named(
     (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_vectors(folder)
-        read_names(folder, [0])
+        read_text_rows(folder, [0])

@@ -1,0 +1,79 @@
+"""Multi-vector and sparse embeddings of texts, from the vectors of the encoder."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from research.inference.batching import TokenRows, list_pooled_tokens
+from research.types import MultiVectors
+
+# Texts whose weights for all tokens of a vocabulary are in memory at a time: 120 MB for
+# 30,000 tokens.
+SPARSE_TEXTS = 1_024
+# finish(vectors [n, ...], name of each in error messages) -> vectors
+Finish = Callable[[np.ndarray, Callable[[int], str]], np.ndarray]
+
+
+def group_tokens(
+    vectors: np.ndarray, rows: TokenRows, finish: Finish, label: Callable[[int], str]
+) -> MultiVectors:
+    """The vectors of tokens, by their texts.
+
+    Args:
+        vectors: [C, D] vectors of the pooled tokens of N rows, end to end.
+        rows: The rows, one per text.
+        finish: Truncates and normalizes vectors.
+        label: Function from the index of a text to its name in error messages.
+    """
+    # The tokens of a row follow one another
+    counts = [mask.sum() for mask in list_pooled_tokens(rows)]
+    texts = MultiVectors(vectors, np.cumsum([0, *counts]))
+    numbers = texts.text_numbers
+    vectors = finish(vectors, lambda i: label(int(numbers[i])))
+    return texts._replace(vectors=vectors)
+
+
+def check_finite(vectors: np.ndarray, label: Callable[[int], str]) -> None:
+    """Checks vectors [N, ..., D].
+
+    Raises:
+        ValueError: A vector is not finite; `label` names its text.
+    """
+    # A vector whose norm overflows would become zero.
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.linalg.norm(np.asarray(vectors, np.float32), axis=-1)
+    is_finite = np.isfinite(norms.reshape(len(vectors), -1)).all(1)  # [N]
+    if not is_finite.all():
+        raise ValueError(
+            f"the vector of {label(int(is_finite.argmin()))} is not finite: the "
+            "model's parameters have values that are not, or too large ones"
+        )
+
+
+def encode_sparse(
+    encode: Callable[[TokenRows], np.ndarray],
+    rows: TokenRows,
+    finish: Finish,
+    label: Callable[[int], str],
+):
+    """Sparse weights of texts, some texts at a time.
+
+    Args:
+        encode: Function from rows of tokens to weights [n, V].
+        rows: N rows, one per text.
+        finish: Truncates and normalizes vectors.
+        label: Function from the index of a text to its name in error messages.
+
+    Returns:
+        [N, V] SciPy CSR array, float32, of the weights that are not 0.
+    """
+    from scipy.sparse import csr_array, vstack
+
+    # The weights of a vocabulary take too much memory for a corpus
+    parts = []
+    for start in range(0, len(rows.token_ids), SPARSE_TEXTS):
+        some = slice(start, start + SPARSE_TEXTS)
+        part = TokenRows(*(None if x is None else x[some] for x in rows))
+        weights = finish(encode(part), lambda i, first=start: label(first + i))
+        parts.append(csr_array(np.asarray(weights, np.float32)))
+    return vstack(parts, format="csr") if parts[1:] else parts[0]

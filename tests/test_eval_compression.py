@@ -1,0 +1,142 @@
+"""The compression study: what is fitted, counted and marked, and what is drawn."""
+
+import numpy as np
+import pytest
+
+from research.eval.compression import (
+    CompressedScore,
+    compression_study,
+    default_transforms,
+    format_markdown,
+    plot_pareto,
+    to_record,
+)
+from research.eval.tasks.retrieval import ranking
+from research.transforms.pipeline import parse_transform
+
+RANDOM = np.random.default_rng(0)
+TABLE = RANDOM.normal(size=(150, 2, 16))
+CORPUS = {f"d{i}": f"text {i}" for i in range(150)}
+QUERIES = {f"q{i}": f"text {i}" for i in range(30)}
+QRELS = {f"q{i}": {f"d{i}": 1} for i in range(30)}
+TRANSFORMS = ("int8", "binary", "pca(4)", "pca(8) | int8", "random_projection(2)")
+
+
+def embed_all_depths(texts, role):
+    """Vectors at two depths; queries are noisy copies of their documents."""
+    x = TABLE[[int(text.split()[1]) for text in texts]]
+    noise = np.random.default_rng(len(texts)).normal(size=x.shape)
+    return (x + 0.8 * (role == "query") * noise).astype(np.float32)
+
+
+def study(transforms=TRANSFORMS, **options):
+    evaluator = ranking(CORPUS, QUERIES, QRELS)
+    sizes = {"depths": (1, 2), "dims": (8, 16)} | options
+    indices = [depth - 1 for depth in sizes["depths"]]
+
+    def embed(texts, role):
+        return embed_all_depths(texts, role)[:, indices]
+
+    return compression_study(evaluator, embed, transforms, **sizes)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return study()
+
+
+def select(rows, transform, depth=2, dim=16):
+    (row,) = (
+        r for r in rows if (r.transform, r.depth, r.dim) == (transform, depth, dim)
+    )
+    return row
+
+
+def test_every_transform_is_scored_at_every_size(rows):
+    assert len(rows) == 2 * 2 * (1 + len(TRANSFORMS))
+    full = select(rows, "none")
+    assert full.difference == 0 and full.bytes_per_vector == 64
+    int8 = select(rows, "int8")
+    assert int8.bytes_per_vector == 16 and int8.fixed_bytes == 2 * 16 * 4
+    assert abs(int8.score - full.score) < 3
+    small = select(rows, "random_projection(2)")
+    assert small.score < full.score - 20 and small.p_value < 0.05 and small.high < 0
+    assert small.difference == pytest.approx(small.score - full.score)
+    assert select(rows, "pca(8) | int8", 1, 8).bytes_per_vector == 8
+    assert select(rows, "binary", 1, 8).bytes_per_vector == 1
+    assert select(rows, "none", 1, 8).bytes_per_vector == 32
+    assert all(row.milliseconds > 0 for row in rows)
+
+
+def test_the_best_trades_are_marked(rows):
+    for row in rows:
+        dominated = any(
+            r.bytes_per_vector <= row.bytes_per_vector
+            and r.score >= row.score
+            and (r.bytes_per_vector, r.score) != (row.bytes_per_vector, row.score)
+            for r in rows
+        )
+        assert row.is_best != dominated
+
+
+def test_a_score_does_not_depend_on_the_others():
+    alone = select(study(("int8",), depths=(2,), dims=(16,)), "int8")
+    beside = select(study(("binary", "int8"), depths=(2,), dims=(16,)), "int8")
+    assert alone.score == beside.score
+    # One comparison is not corrected; of two, the least p is doubled at most.
+    assert beside.p_value <= min(1, 2 * alone.p_value) + 1e-9
+
+
+def test_transforms_are_fitted_to_other_texts_if_there_are_some():
+    texts = [f"text {i}" for i in range(120)]
+    few = study(("pca(4)",), depths=(2,), dims=(16,), sample=texts)
+    full = study(("pca(4)",), depths=(2,), dims=(16,))
+    assert select(few, "pca(4)").fixed_bytes == select(full, "pca(4)").fixed_bytes
+    with pytest.raises(ValueError, match="at least 100 vectors, not to 20"):
+        study(("int8",), depths=(2,), dims=(16,), sample=texts[:20])
+
+
+def test_a_transform_that_a_small_size_has_no_room_for_is_left_out():
+    lines = []
+    rows = study(("pca(12)",), log=lines.append)
+    assert {row.dim for row in rows if row.transform == "pca(12)"} == {16}
+    assert "pca(12) at 1 x 8 is left out: pca keeps 12 dimensions" in lines[1]
+    with pytest.raises(ValueError, match="pca keeps 20 dimensions"):
+        study(("pca(20)",))
+
+
+def test_a_task_without_documents_stores_nothing():
+    def evaluate(embed):
+        embed(["text 1"], "query")
+        return {"main_score": 1.0}
+
+    with pytest.raises(ValueError, match="this task searches no documents"):
+        compression_study(evaluate, embed_all_depths, (), depths=(1, 2), dims=(16,))
+
+
+def test_the_usual_transforms_are_transforms():
+    for text in default_transforms(384):
+        parse_transform(text)
+    assert "pca(192) | int8" in default_transforms(384)
+
+
+def test_the_table_and_the_picture_show_the_rows(rows, tmp_path):
+    page = format_markdown(rows, "a title")
+    line = next(x for x in page.splitlines() if "random_projection(2)" in x)
+    assert "*" in line.split("|")[5]
+    assert "pca(8) \\| int8" in page and "pca(8) | int8" not in page
+    picture = plot_pareto(rows, "a title", tmp_path / "p.png")
+    axes = picture.axes[0]
+    assert axes.get_xscale() == "log" and axes.get_xlabel() == "bytes per vector"
+    points = axes.collections[0].get_offsets()
+    expected = [(row.bytes_per_vector, row.score) for row in rows]
+    np.testing.assert_allclose(points, expected)
+    labels = {text.get_text() for text in axes.texts}
+    assert labels == {
+        f"{row.transform}, {row.depth} x {row.dim}" for row in rows if row.is_best
+    }
+    assert (tmp_path / "p.png").stat().st_size > 1_000
+    record = to_record(rows)
+    assert record["main_score"] == select(rows, "none").score
+    assert len(record["rows"]) == len(rows)
+    assert set(record["rows"][0]) == set(CompressedScore._fields)
