@@ -7,9 +7,11 @@ from research.analysis.diagnostics.reports import REPORTS
 from research.config_bounds import BOUND_OF
 from research.config_sections import bind, check_type, parse_section
 from research.experiment.config_keys import GROUP_TABLES, SECTION_TABLES
+from research.transforms.pipeline import TRANSFORMS
 
 TABLES = SECTION_TABLES | GROUP_TABLES
 FUNCTIONS = [(n, f) for table in TABLES.values() for n, f in table.items()]
+FUNCTIONS += TRANSFORMS.items()
 FUNCTIONS += [(name, report.measure) for name, report in REPORTS.items()]
 
 
@@ -17,10 +19,10 @@ def test_every_bound_is_that_of_an_argument_and_fits_the_defaults():
     names = set()
     for name, function in FUNCTIONS:
         for key, parameter in inspect.signature(function).parameters.items():
-            if parameter.kind is parameter.KEYWORD_ONLY:
-                names |= {key, f"{name}.{key}"}
-                if parameter.default not in (parameter.empty, None):
-                    check_type(name, key, parameter.default, parameter.annotation)
+            names |= {key, f"{name}.{key}"}
+            has_default = parameter.default not in (parameter.empty, None)
+            if parameter.kind is parameter.KEYWORD_ONLY and has_default:
+                check_type(name, key, parameter.default, parameter.annotation)
     assert set(BOUND_OF) <= names
 
 

@@ -236,6 +236,8 @@ def test_prompts_are_these_strings(
 
 def test_every_method_is_tested():
     tested = {row[0] for row in STRINGS} | {"plain", "echo", "sgpt", "metaeol"}
+    # In tests of late interaction and of folders of sparse models
+    tested |= {"colbert", "metaembed", "inference_free"}
     assert tested == set(PROMPTS)
     for name, make in PROMPTS.items():
         arguments = {"query": "{text}"} if name == "template" else {}
@@ -434,7 +436,9 @@ def test_what_a_section_names():
     assert build_prompt({"name": "echo", "pool": "last"}) == PROMPTS["echo"](
         pool="last"
     )
-    with pytest.raises(ValueError, match="unknown name 'eco'; known: cot, echo"):
+    with pytest.raises(
+        ValueError, match="unknown name 'eco'; known: colbert, cot, echo"
+    ):
         build_prompt({"name": "eco"})
     with pytest.raises(ValueError, match="ke has no argument example; it has prepend"):
         build_prompt({"name": "ke", "example": "a"})

@@ -129,9 +129,9 @@ class Embedder:
         self._transform_tokens = parse_token_transform(
             token_transform, model.transformed_width
         )
-        if chunk is not None and (model.prompt or depths):
-            reason = "the templates of a prompt" if model.prompt else "several depths"
-            raise ValueError(f"chunk {chunk} does not go with {reason}")
+        # Texts as the pooling, which is parsed once, has them
+        self._kind = model.kind
+        self._has_query_pooling = registry.has_query_pooling(parse_pooling(model.pool))
         self.model, self.chunk = model, chunk
         if model.quantizer is not None:
             check_quantizer(model, self.width)
@@ -195,7 +195,7 @@ class Embedder:
         is_cut = self.chunk is not None and not self.chunk.one_vector_per_text
         if has_one_vector(self.token_transform):
             return "dense"
-        return "multi_vector" if is_cut else self.model.kind
+        return "multi_vector" if is_cut else self._kind
 
     @property
     def width(self) -> int:
@@ -269,10 +269,10 @@ class Embedder:
             return self._encode_chunks(tokenized)
         encoder = self._select(self._row_encoders, tokenized.role)
         encode, label = partial(self._encode, encoder), tokenized.label
-        if self.model.kind != "dense":
+        if self._kind != "dense":
             # Of a single template
             (rows,) = tokenized.rows
-            if self.model.kind == "sparse":
+            if self._kind == "sparse":
                 return encode_sparse(encode, rows, self._finish, label)
             texts = group_tokens(encode(rows), rows, self._finish, label)
             return self._transform_tokens(texts, tokenized.role)
@@ -305,7 +305,7 @@ class Embedder:
             encoder,
             encoder.encode_prefix if encoder.can_share_prefix else None,
             pools_last_token=encoder.pool == "last",
-            keeps_tokens=registry.pooled_kind(encoder.pool) == "multi_vector",
+            keeps_tokens=self._kind == "multi_vector",
         )
 
     def _finish(self, vectors: np.ndarray, label: Callable[[int], str]) -> np.ndarray:
@@ -327,8 +327,8 @@ class Embedder:
         adapters = self.model.adapters
         encoder = encoders[adapters.index(role) if role in adapters else 0]
         # Of most poolings, queries and documents share a program
-        separate = registry.has_query_pooling(parse_pooling(encoder.pool))
-        return dataclasses.replace(encoder, as_queries=separate and role == "query")
+        as_queries = self._has_query_pooling and role == "query"
+        return dataclasses.replace(encoder, as_queries=as_queries)
 
     def _make_chunk_encoders(self, chunk: Chunking) -> list[RowEncoder]:
         """Encoders for rows of chunks, with their own pooling and no dense layers.

@@ -67,18 +67,21 @@ def check_kind(
     depths: Sequence[int] | None = None,
     token_transform: str = "",
 ) -> None:
-    """Checks what goes only with one vector per text, or only with several.
+    """Checks that a model's kind of vectors, chunks and depths go together.
 
     Raises:
-        ValueError: Documents are cut into chunks, or several templates averaged; sparse
-            vectors are of several depths; or there are no vectors of tokens to
-            transform.
+        ValueError: Documents of several vectors, several depths or a prompt's templates
+            are cut into chunks; several templates are averaged; sparse vectors are of
+            several depths; or there are no vectors of tokens to transform.
     """
     if token_transform and model.kind != "multi_vector":
         raise ValueError(
             f"{token_transform} is for a vector per token, but those of the pooling "
             f"{model.pool} are {model.kind}"
         )
+    if chunk is not None and (model.prompt or depths):
+        reason = "the templates of a prompt" if model.prompt else "several depths"
+        raise ValueError(f"chunk {chunk} does not go with {reason}")
     if model.kind == "dense":
         return
     # What is defined for one vector per text alone
