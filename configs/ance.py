@@ -14,7 +14,7 @@ Variants: tiny, model=NAME, depth=L (of the model's first layers; 0 for all),
     alone) or gist (in-batch negatives without those that guide=NAME takes for
     positives).
 Cost: that of embedding all questions and passages for every time of mining.
-Expected: not measured here.
+Expected: as ablations/negatives runs it: the rows of its kinds in notebooks/README.md.
 """
 
 from configs.common import (

@@ -10,7 +10,8 @@ Variants: tiny, model=NAME (its first blocks are the student), depth=L, teacher=
     (with nli/, squad_retrieval/ and stsb/), sets=("nli",) (of PUBLIC_SETS in
     configs/common.py), steps=N, batch=N, rate=X, length=N (tokens of a text).
 Cost: a step also embeds the batch by the teacher, forward only.
-Expected: not measured here.
+Expected: as ablations/teachers runs it: the rows of its signals in
+    notebooks/README.md.
 """
 
 from configs.common import (

@@ -22,10 +22,12 @@ def build(text):
     return build_call(EVALS, parse_call(text))
 
 
-def test_positional_bias_is_the_ratio_of_changes(texts):
+def test_positional_bias_is_the_ratio_of_changes(texts, capsys):
     evaluate = build(f"positional_bias(data={str(texts)!r}, documents=10, words=40)")
-    first = evaluate(weighted(lambda place, number: float(place == 0)))
     even = evaluate(weighted(lambda place, number: 1.0))
+    assert "change nothing" not in capsys.readouterr().err
+    first = evaluate(weighted(lambda place, number: float(place == 0)))
+    assert "edits at the end change nothing: texts of 40" in capsys.readouterr().err
     assert list(first) == ["start_over_end_insert", "start_over_end_remove"]
     assert min(first.values()) > 1e6
     assert even["start_over_end_insert"] == pytest.approx(1)

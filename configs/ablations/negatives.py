@@ -12,9 +12,8 @@ Rows: start is the model's first three layers before training; the others are ki
     negative for each.
 Columns: nDCG@10 of held-out terms among their definitions; Spearman x 100 on STS-B's
     test pairs, which tells what the training costs elsewhere.
-Cost: 12 runs of 4 to 10 minutes of one CPU core, an estimate from six steps: 45 minutes
-    for a seed.
-Expected: not measured here.
+Cost: 51 minutes of one CPU core for a seed, beside other programs.
+Expected: see notebooks/README.md (one seed).
 """
 
 import ml_collections

@@ -58,10 +58,11 @@ def compare_suite(model_name: str, data: str, rounds: int) -> dict:
     def run_theirs():
         encode, count = peer.encode, 0
 
-        def encode_and_count(batch, **options):
+        # Also called by encode_query and encode_document, by keywords alone
+        def encode_and_count(inputs, **options):
             nonlocal count
-            count += len(batch)
-            return encode(batch, **options)
+            count += len(inputs)
+            return encode(inputs, **options)
 
         peer.encode = encode_and_count
         mteb_tasks = [make_mteb_task(t.task, t.name, **t.arguments) for t in tasks]

@@ -22,12 +22,15 @@ from research.eval.bias.documents import (
     rotate_document,
     truncate_document,
 )
+from research.progress import show_note
 from research.transforms.normalize import l2_normalize_rows
 from research.types import EmbedFn, Evaluator
 
 POSITIONS = {"start": 0.0, "middle": 0.5, "end": 1.0}
 EDITS = {"insert": "Inserted", "remove": "Removed"}
 SIZES = (0.05, 0.1, 0.25, 0.5)
+# A ratio of changes at both ends that only unread ends have.
+UNREAD = 1e6
 
 
 def positional_bias(
@@ -61,9 +64,15 @@ def positional_bias(
     def evaluate(embed: EmbedFn) -> dict[str, float]:
         record = measure_positional_bias(embed, pool[::2], pool[1::2], seed=seed)
         edits = record["rotated"]
-        return {
+        ratios = {
             f"start_over_end_{kind}": edits[kind]["start_over_end"] for kind in EDITS
         }
+        if max(ratios.values()) > UNREAD:
+            show_note(
+                f"positional_bias: edits at the end change nothing: texts of {words} "
+                "words may be longer than what the model reads"
+            )
+        return ratios
 
     return evaluate
 
