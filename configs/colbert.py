@@ -12,10 +12,8 @@ Cost: not measured here.
 Expected: not measured here.
 """
 
-from configs.common import DATA, MINILM, fine_tuning, parse_arg
+from configs.common import DATA, MINILM, fine_tuning, parse_arg, train_on_squad
 from research.config_sections import section
-from research.data.sources import SOURCES
-from research.eval.evaluators import EVALS
 from research.losses.registry import LOSSES
 from research.models.pooling.registry import POOLINGS
 from research.text.prompts import PROMPTS
@@ -41,14 +39,8 @@ def get_config(arg: str = ""):
         changes = {"query_marker": "", "document_marker": ""}
         config.evals.pydocs.similarity = "maxsim"
     else:
-        path = f"{arg.data}/squad_retrieval"
         config.batch_size, config.max_length = 32, arg.document_length
-        config.data = {"squad": section(SOURCES, "beir", path=path, split="train")}
-        config.evals = {
-            "squad": section(
-                EVALS, "retrieval", data=path, split="dev", similarity="maxsim"
-            )
-        }
+        train_on_squad(config, arg.data, "maxsim")
     lengths = {
         "query_length": arg.query_length,
         "document_length": arg.document_length,

@@ -186,6 +186,16 @@ def public_source(data: str, name: str, **arguments) -> ml_collections.ConfigDic
     return section(SOURCES, kind, path=f"{data}/{path}", **options | arguments)
 
 
+def train_on_squad(
+    config: ml_collections.ConfigDict, data: str, similarity: str
+) -> None:
+    """Gives a recipe SQuAD's training questions, and its dev questions to score."""
+    config.data = {"squad": public_source(data, "squad", split="train")}
+    options = {"split": "dev", "similarity": similarity}
+    retrieval = section(EVALS, "retrieval", data=f"{data}/squad_retrieval", **options)
+    config.evals = {"squad": retrieval}
+
+
 def make_tiny_mixture(**losses: str) -> dict[str, ml_collections.ConfigDict]:
     """Sources of pairs that need no files, by their names, each with its loss."""
     return {

@@ -13,10 +13,8 @@ Cost: not measured here.
 Expected: not measured here.
 """
 
-from configs.common import DATA, MINILM, fine_tuning, parse_arg
+from configs.common import DATA, MINILM, fine_tuning, parse_arg, train_on_squad
 from research.config_sections import section
-from research.data.sources import SOURCES
-from research.eval.evaluators import EVALS
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES
 from research.models.pooling.registry import POOLINGS
@@ -44,14 +42,8 @@ def get_config(arg: str = ""):
         arg.groups, changes = ((1, 1), (2, 4)), {"token": "[MASK]"}
         config.evals.pydocs.similarity = "maxsim"
     else:
-        path = f"{arg.data}/squad_retrieval"
         config.batch_size, config.max_length = 32, 256
-        config.data = {"squad": section(SOURCES, "beir", path=path, split="train")}
-        config.evals = {
-            "squad": section(
-                EVALS, "retrieval", data=path, split="dev", similarity="maxsim"
-            )
-        }
+        train_on_squad(config, arg.data, "maxsim")
     queries, documents = (max(numbers) for numbers in zip(*arg.groups, strict=True))
     counts = {"queries": queries, "documents": documents}
     config.prompt = section(PROMPTS, "metaembed", **counts, **changes)

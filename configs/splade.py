@@ -14,10 +14,8 @@ Cost: not measured here.
 Expected: not measured here.
 """
 
-from configs.common import DATA, MINILM, fine_tuning, parse_arg
+from configs.common import DATA, MINILM, fine_tuning, parse_arg, train_on_squad
 from research.config_sections import section
-from research.data.sources import SOURCES
-from research.eval.evaluators import EVALS
 from research.losses.registry import LOSSES
 from research.models.pooling.registry import POOLINGS
 from research.text.prompts import PROMPTS
@@ -45,10 +43,6 @@ def get_config(arg: str = ""):
     if arg.tiny:
         config.evals.pydocs.similarity = "dot"
         return config
-    path = f"{arg.data}/squad_retrieval"
     config.batch_size, config.max_length = 32, 196
-    config.data = {"squad": section(SOURCES, "beir", path=path, split="train")}
-    config.evals = {
-        "squad": section(EVALS, "retrieval", data=path, split="dev", similarity="dot")
-    }
+    train_on_squad(config, arg.data, "dot")
     return config

@@ -10,10 +10,15 @@ Cost: not measured here.
 Expected: not measured here.
 """
 
-from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_pairs
+from configs.common import (
+    DATA,
+    MINILM,
+    fine_tuning,
+    parse_arg,
+    starbucks_pairs,
+    train_on_squad,
+)
 from research.config_sections import section
-from research.data.sources import SOURCES
-from research.eval.evaluators import EVALS
 from research.losses.matryoshka import SIZE_LOSSES
 from research.losses.registry import LOSSES
 from research.models.pooling.registry import BASIC_POOLINGS
@@ -32,12 +37,6 @@ def get_config(arg: str = ""):
     config.size_loss = section(SIZE_LOSSES, "starbucks_retrieval", pairs=pairs)
     config.optimizer.learning_rate = 1e-4
     if not arg.tiny:
-        path = f"{arg.data}/squad_retrieval"
         config.batch_size, config.max_length = 32, 196
-        config.data = {"squad": section(SOURCES, "beir", path=path, split="train")}
-        config.evals = {
-            "squad": section(
-                EVALS, "retrieval", data=path, split="dev", similarity="dot"
-            )
-        }
+        train_on_squad(config, arg.data, "dot")
     return config

@@ -9,7 +9,6 @@ import jax
 
 from research.analysis.ablation import (
     Ablation,
-    AblationRun,
     choose_rows,
     collect_failures,
     name_evaluation,
@@ -45,8 +44,8 @@ def make_manifest(ablation: Ablation, config: str, workdir: Path) -> dict[str, A
             "start": run.start and run.start.config,
             "members": [member.name for member in run.members],
             "seed": run.seed,
-            "key": _read(folder / "result.json").get("key"),
-            "versions": _read(folder / "versions.json"),
+            "key": read_json(folder / "result.json", missing={}).get("key"),
+            "versions": read_json(folder / "versions.json", missing={}),
         }
     return {
         "config": config,
@@ -56,10 +55,6 @@ def make_manifest(ablation: Ablation, config: str, workdir: Path) -> dict[str, A
         "evaluators": dict(ablation.eval_settings),
         "runs": runs,
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
 
 
 def verify_row(
@@ -129,17 +124,12 @@ def _read_row(
     ablation: Ablation, row: str, seed: int, workdir: Path
 ) -> dict[str, float]:
     """{column: score} of a row for one seed, as far as there are scores."""
+    runs = [run for run in plan_runs(ablation) if run.seed == seed]
     scores = {}
     for column in ablation.columns:
-        run = _find_run(ablation, row, column, seed)
+        run = next(run for run in runs if (row, column) in run.cells)
         name = name_evaluation(ablation, row, column)
         entry = read_scores(workdir / run.name).get(name)
         if entry:
             scores[column] = entry["scores"][name]
     return scores
-
-
-def _find_run(ablation: Ablation, row: str, column: str, seed: int) -> AblationRun:
-    """The run that a cell of the table is a score of."""
-    runs = plan_runs(ablation)
-    return next(r for r in runs if r.seed == seed and (row, column) in r.cells)

@@ -232,8 +232,7 @@ def _train(
 
 def read_scores(folder: Path) -> dict[str, Any]:
     """{evaluation: {"key": ..., "scores": ...}} of the scores.json of a run."""
-    path = folder / "scores.json"
-    entries = read_json(path) if path.exists() else {}
+    entries = read_json(folder / "scores.json", missing={})
     # Scores without a key may depend on anything.
     return {
         name: entry
