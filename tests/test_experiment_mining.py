@@ -1,7 +1,6 @@
 """Hard negatives that a run mines with its own model."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from research.inference.mining import mine_negatives
 from research.inference.mining_rules import MiningRules
 from research.train.checkpoints import restore_params
 from research.train.experiment import abstract_state, initial_state
+from tests.toy_process import virtual_devices
 
 ROOT = Path(__file__).parent.parent
 WORDS = ("red", "green", "blue", "one", "two", "three", "cat", "dog", "bird", "tree")
@@ -143,8 +143,7 @@ def train(folder, workdir, devices=1, kill_at=None):
         *("--config.encoder.depth=1", "--config.encoder.dropout=0"),
         "--config.optimizer.learning_rate=0.001",
     ]
-    count = f"--xla_force_host_platform_device_count={devices}"
-    environ = os.environ | {"XLA_FLAGS": count, "JAX_PLATFORMS": "cpu"}
+    environ = virtual_devices(devices)
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=ROOT, env=environ, **pipes)
     metrics = workdir / "metrics.jsonl"

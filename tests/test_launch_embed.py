@@ -1,7 +1,6 @@
 """launch.embed, search and evaluate on several devices and processes."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from research.inference.embedder import Embedder
 from research.interop import load
 from research.interop.sentence_transformers.write import export
 from tests.tiny_models import TEXTS, make_model
+from tests.toy_process import virtual_devices
 
 ROOT = Path(__file__).parent.parent
 TEXTS = [text[i:] for i in range(5) for text in TEXTS]
@@ -40,10 +40,7 @@ def run(folder, program, *flags, processes=1, devices=1):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     start = (sys.executable, "-m", f"launch.{program}", f"--model={folder / 'model'}")
-    environ = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    environ = virtual_devices(devices)
     if processes > 1:
         environ |= {
             "JAX_COORDINATOR_ADDRESS": address,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from research.train.checkpoints import restore_params
-from tests.toy_process import read_rows, start
+from tests.toy_process import read_rows, start, virtual_devices
 
 ROOT = Path(__file__).parent.parent
 STEPS = 30
@@ -29,11 +29,6 @@ TRAIN = (
     # Pairs have other rows on another number of devices, and rows have the masks
     "--config.encoder.dropout=0",
 )
-
-
-def environment(devices):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def command(workdir, cache):
@@ -58,7 +53,7 @@ def train(workdir, cache, devices=1):
     start = command(workdir, cache)
     with one_core() if devices > 1 else contextlib.nullcontext():
         done = subprocess.run(
-            start, cwd=ROOT, env=environment(devices), capture_output=True
+            start, cwd=ROOT, env=virtual_devices(devices), capture_output=True
         )
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout.decode().splitlines()[-1])
@@ -75,7 +70,7 @@ def kill_at(step, workdir, cache):
     start = command(workdir, cache)
     with open(os.devnull, "w") as nowhere:
         process = subprocess.Popen(
-            start, cwd=ROOT, env=environment(1), stdout=nowhere, stderr=nowhere
+            start, cwd=ROOT, env=virtual_devices(1), stdout=nowhere, stderr=nowhere
         )
     metrics = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 300
@@ -198,7 +193,7 @@ def test_mistakes_are_one_sentence_and_exit_1(tmp_path):
         (["--config=configs/separate.py:tiny", "--wandb_project=p"], "pip install"),
     ):
         done = subprocess.run(
-            [*start, *arguments], cwd=ROOT, env=environment(1), capture_output=True
+            [*start, *arguments], cwd=ROOT, env=virtual_devices(1), capture_output=True
         )
         error = done.stderr.decode()
         assert done.returncode == 1 and not done.stdout

@@ -70,6 +70,12 @@ def experiment(steps, pause=0.0, model=1):
     )
 
 
+def virtual_devices(count):
+    """The environment of a command that has so many virtual devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {cli.VIRTUAL}={count}".strip()
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
 def free_address():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -82,9 +88,7 @@ def start(command, count, folder, **environment):
 
     At the end, those that still run are killed.
     """
-    shared = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{cli.VIRTUAL}={DEVICES // count}",
+    shared = virtual_devices(DEVICES // count) | {
         "JAX_COORDINATOR_ADDRESS": free_address(),
         "JAX_NUM_PROCESSES": str(count),
         **environment,
