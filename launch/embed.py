@@ -149,7 +149,7 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
         stored = store_vectors(embeddings, embedder.model.quantizer)
         write_shard(output, stored, names, texts)
     result = {"output": str(output), "ids": str(get_ids_path(output))}
-    if embedder.kind == "multi_vector":
+    if embedder.kind in ("multi_vector", "m3"):
         noun = "vectors" if chunk is None else "chunks"
         result[noun] = len(embeddings.vectors)
     if embedder.kind == "sparse":

@@ -172,7 +172,7 @@ def main():
     # The task and the model; some tasks score the model itself.
     evaluator = _build_evaluator(SIMILARITY.value or "cosine")
     model = options.load_model(lm_head=isinstance(evaluator, ModelEvaluator))
-    similarity = choose_similarity(model, TASK.value)
+    similarity = choose_similarity(model, TASK.value, SIMILARITY.value)
     if SIMILARITY.value is None and similarity != "cosine":
         evaluator = _choose_evaluator(similarity, options.MODEL.value)
     if isinstance(evaluator, ModelEvaluator):

@@ -2,7 +2,7 @@
 
 from launch import flags as options
 from research.inference.model import EmbeddingModel
-from research.inference.settings import describe_model
+from research.inference.settings import check_kind_similarity, describe_model
 from research.inference.token_transforms import has_one_vector
 
 # Tasks whose documents may be in chunks.
@@ -17,11 +17,19 @@ CHUNKED_TASKS = (
 KIND_TASKS = (*CHUNKED_TASKS, "reranking")
 
 
-def choose_similarity(model: EmbeddingModel, task: str) -> str:
+def choose_similarity(
+    model: EmbeddingModel, task: str, similarity: str | None = None
+) -> str:
     """How the embeddings of a model are compared, by the flags and the model.
 
+    Args:
+        model: The model.
+        task: The task.
+        similarity: What --similarity asks for; None for nothing.
+
     Raises:
-        ValueError: The task does not take embeddings of this kind.
+        ValueError: The task does not take embeddings of this kind, or they are not
+            compared like that.
     """
     if has_one_vector(options.TOKEN_TRANSFORM.value):
         return "dot"
@@ -33,6 +41,8 @@ def choose_similarity(model: EmbeddingModel, task: str) -> str:
             f"{options.MODEL.value} are {described.kind.replace('_', '-')}; "
             f"{', '.join(KIND_TASKS)} take them"
         )
+    if similarity is not None:
+        check_kind_similarity(described.pool, similarity)
     return described.similarity
 
 

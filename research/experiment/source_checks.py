@@ -57,6 +57,11 @@ def build_losses(config, sources: Mapping[str, Source]) -> NamedLosses:
         return {}
     # Vectors of tokens are compared otherwise than one vector per text
     check_kind_similarity(format_call(config.pool), config.similarity)
+    if config.similarity == "m3" and config.size_loss.name != "full_size":
+        raise ValueError(
+            f"size_loss {config.size_loss.name} cuts vectors, but those of pool m3 hold"
+            " three embeddings of a text; allowed: full_size"
+        )
     losses = {"": (config.loss.name, build_loss(config.loss, config.similarity))}
     for name, source in sources.items():
         if not (text := source.loss):
@@ -237,7 +242,7 @@ def _trace_loss(loss: Loss, state: PairSourceState, labels: Labels, width: int) 
     """Calls a loss with the shapes of a source's batches."""
     queries = labels.query_id.shape[0]
     counts = (queries, queries * state.docs_per_query)
-    # Of several vectors per text, one
-    shape = (1, width) if loss.similarity in TOKEN_SIMILARITIES else (width,)
+    # Of several vectors per text, two
+    shape = (2, width) if loss.similarity in TOKEN_SIMILARITIES else (width,)
     q, d = (jax.ShapeDtypeStruct((count, *shape), jnp.float32) for count in counts)
     jax.eval_shape(loss, q, d, labels)

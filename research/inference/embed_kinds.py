@@ -27,8 +27,15 @@ def group_tokens(
     """
     # The tokens of a row follow one another
     counts = [mask.sum() for mask in list_pooled_tokens(rows)]
+    numbers = np.repeat(np.arange(len(counts)), counts)
+    # Vectors of zeros are no tokens, unless a text has no other
+    is_token = vectors.reshape(len(vectors), -1).any(1)
+    if not is_token.all():
+        has_token = np.bincount(numbers[is_token], minlength=len(counts)) > 0
+        is_token |= ~has_token[numbers]
+        vectors, numbers = vectors[is_token], numbers[is_token]
+        counts = np.bincount(numbers, minlength=len(counts))
     texts = MultiVectors(vectors, np.cumsum([0, *counts]))
-    numbers = texts.text_numbers
     vectors = finish(vectors, lambda i: label(int(numbers[i])))
     return texts._replace(vectors=vectors)
 

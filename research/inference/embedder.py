@@ -305,7 +305,7 @@ class Embedder:
             encoder,
             encoder.encode_prefix if encoder.can_share_prefix else None,
             pools_last_token=encoder.pool == "last",
-            keeps_tokens=self._kind == "multi_vector",
+            keeps_tokens=self._kind in ("multi_vector", "m3"),
         )
 
     def _finish(self, vectors: np.ndarray, label: Callable[[int], str]) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Exact search of multi-vector and sparse embeddings, on the host."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from research.inference.similarity import (
@@ -25,6 +27,7 @@ def search_multi_vectors(
     *,
     mean: bool = False,
     normalize: bool = False,
+    score: Callable[[MultiVectors, MultiVectors], np.ndarray] = maxsim,
     precedence: np.ndarray | None = None,
     share: slice = slice(None),
     scores_per_step: int = SCORES_PER_STEP,
@@ -40,6 +43,7 @@ def search_multi_vectors(
         k: Number of documents per query; at most N are returned.
         mean: Whether scores are divided by the number of the query's vectors.
         normalize: Whether vectors are first scaled to length 1.
+        score: Function of queries and documents, in the place of `maxsim`.
         precedence: As in `search.rank_documents`.
         share: The range of the documents that is searched.
         scores_per_step: Number of scores of vectors in memory at a time; at least those
@@ -68,7 +72,7 @@ def search_multi_vectors(
         if normalize:
             (block,) = normalize_embeddings([block])
         for i, (low, high) in enumerate(steps):
-            scores = maxsim(get_texts(queries, low, high), block)  # [q, n]
+            scores = score(get_texts(queries, low, high), block)  # [q, n]
             numbers = np.broadcast_to(np.arange(first, end), scores.shape)
             best[i] = merge_top(best[i], (scores, numbers), k, precedence)
     scores, numbers = (np.concatenate(parts) for parts in zip(*best, strict=True))

@@ -16,6 +16,8 @@ from research.inference.similarity import (
     check_similarity,
     count_texts,
     embedding_kind,
+    maxsim,
+    score_m3,
     uses_unit_vectors,
 )
 from research.inference.top_k import check_search, merge_top
@@ -85,7 +87,9 @@ def _rank(
     if embedding_kind(queries) == "sparse":
         find = search_sparse
     elif embedding_kind(documents) == "multi_vector":
-        find = partial(search_multi_vectors, mean=similarity == "meanmaxsim")
+        score = score_m3 if similarity == "m3" else maxsim
+        is_mean = similarity == "meanmaxsim"
+        find = partial(search_multi_vectors, mean=is_mean, score=score)
     elif options["normalize"]:
         queries = l2_normalize_rows(queries)
     # A range of documents for each process.

@@ -54,6 +54,11 @@ def describe_model(
     names = SIMILARITIES[model.kind]
     if model.similarity in NAMES and model.similarity not in names:
         model = model._replace(similarity=names[0])
+    # Rows of three embeddings are not one vector
+    if model.kind == "m3":
+        if model.dim is not None and model.dim != model.full_width:
+            raise ValueError(f"dim {model.dim} does not go with the pooling m3")
+        model = model._replace(normalize=False)
     # What was fitted elsewhere takes the place of the model's own
     if transform is not None:
         model = model._replace(transform=transform)
@@ -124,7 +129,7 @@ def apply_prompt(
 def check_transform(model: EmbeddingModel) -> None:
     """Raises ValueError if a model's transform is for other vectors."""
     transform = model.transform
-    if transform is not None and model.kind == "sparse":
+    if transform is not None and model.kind in ("sparse", "m3"):
         raise ValueError(
             f"the transform {transform.text} does not go with the pooling {model.pool}"
         )

@@ -2,7 +2,8 @@
 
 An embedder gives one of three kinds: "dense" is one vector per text, an array [N, D];
 "multi_vector" is several vectors per text, `MultiVectors`; "sparse" is a SciPy CSR
-array [N, V] of non-negative weights of the tokens of a vocabulary.
+array [N, V] of non-negative weights of the tokens of a vocabulary. A model of all three
+has the kind "m3", whose embeddings are `MultiVectors` of rows (`transforms.m3_rows`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,17 +11,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from research.config_sections import check_option
+from research.transforms.m3_rows import SPARSE_SHARE, split_rows
 from research.transforms.normalize import MIN_NORM, l2_normalize_rows
 from research.types import MultiVectors
 
 # {kind of the queries: names of the similarities, the usual one first}. Those of
 # several vectors are sums over a query's vectors of the largest cosine with a vector of
 # the document ("maxsim"; ColBERT, Khattab and Zaharia 2020), their mean, and sums of
-# the largest dot products.
+# the largest dot products. That of BGE-M3 is a sum of one of each kind
+# (`score_m3`).
 SIMILARITIES = {
     "dense": ("cosine", "dot"),
     "multi_vector": ("maxsim", "meanmaxsim", "maxsim_dot"),
     "sparse": ("dot", "cosine"),
+    "m3": ("m3",),
 }
 NAMES = tuple(dict.fromkeys(name for names in SIMILARITIES.values() for name in names))
 # Most scores of vectors that are in memory at a time.
@@ -60,6 +64,9 @@ def get_width(embeddings) -> int:
 def check_similarity(queries, name: str) -> None:
     """Raises ValueError for a similarity that queries of this kind do not have."""
     kind = embedding_kind(queries)
+    # Rows of all three kinds are several vectors, too
+    if kind == "multi_vector" and name == "m3":
+        return
     if name not in SIMILARITIES[kind]:
         reason = "" if kind == "dense" else f" of {kind.replace('_', '-')} embeddings"
         check_option(f"similarity{reason}", name, SIMILARITIES[kind])
@@ -97,8 +104,9 @@ def similarity(queries, documents, name: str) -> np.ndarray:
     queries = to_multi_vectors(queries)
     # Blocks of documents, so that the scores of vectors fit the memory
     step = SCORES_PER_STEP // max(1, len(queries.vectors))
+    score = score_m3 if name == "m3" else maxsim
     blocks = [
-        maxsim(queries, get_texts(documents, start, stop))
+        score(queries, get_texts(documents, start, stop))
         for start, stop in split_texts(documents.offsets, 0, documents.count, step)
     ]
     scores = np.concatenate(blocks, axis=1)
@@ -139,9 +147,64 @@ def maxsim(queries: MultiVectors, documents: MultiVectors) -> np.ndarray:
     return np.add.reduceat(scores, queries.offsets[:-1], axis=0)
 
 
+def score_m3(queries: MultiVectors, documents: MultiVectors) -> np.ndarray:
+    """Sums of cosines, of products of weights and of mean best cosines (BGE-M3).
+
+    Args:
+        queries: Q queries, whose vectors are rows as in `transforms.m3_rows`.
+        documents: N documents, the same.
+
+    Returns:
+        [Q, N] float32.
+
+    Raises:
+        ValueError: The vectors are no such rows.
+    """
+    from scipy.sparse import csr_array
+
+    dense, tokens, terms = zip(
+        *(_split_kinds(texts) for texts in (queries, documents)), strict=True
+    )
+    # Ids are below the width [V] of both sides
+    width = 1 + max((int(ids.max()) for _, _, ids in terms if len(ids)), default=0)
+    weights = [
+        csr_array((values, (numbers, ids)), shape=(texts.count, width))
+        for (values, numbers, ids), texts in zip(
+            terms, (queries, documents), strict=True
+        )
+    ]
+    sparse = (weights[0] @ weights[1].T).toarray()
+    best = maxsim(*tokens) / count_vectors(tokens[0])
+    return dense[0] @ dense[1].T + np.float32(SPARSE_SHARE) * sparse + best
+
+
+def _split_kinds(texts: MultiVectors) -> tuple:
+    """Dense vectors, vectors of tokens, and (weights, texts, ids) of rows of N texts.
+
+    Vectors are of length 1, and a token of the vocabulary has its largest weight.
+    """
+    vectors, ids, weights = split_rows(np.asarray(texts.vectors))
+    if np.any(ids != np.round(ids)) or np.any(weights < 0):
+        raise ValueError("these vectors are not those of the pooling m3")
+    vectors, numbers = l2_normalize_rows(vectors), texts.text_numbers
+    first = texts.offsets[:-1]
+    # The first row is the text's, and also the token's if there is no other
+    is_token = np.ones(len(vectors), bool)
+    is_token[first] = np.diff(texts.offsets) == 1
+    counts = np.bincount(numbers[is_token], minlength=texts.count)
+    tokens = MultiVectors(vectors[is_token], np.cumsum([0, *counts]))
+    # The last one of the weights of an id in a text, from small to large
+    order = np.lexsort((weights, ids, numbers))
+    order = order[weights[order] > 0]
+    weights, numbers, ids = weights[order], numbers[order], ids[order].astype(int)
+    is_last = np.ones(len(order), bool)
+    is_last[:-1] = (np.diff(numbers) != 0) | (np.diff(ids) != 0)
+    return vectors[first], tokens, (weights[is_last], numbers[is_last], ids[is_last])
+
+
 def uses_unit_vectors(name: str) -> bool:
     """Whether a similarity is that of vectors of length 1."""
-    return name not in ("dot", "maxsim_dot")
+    return name not in ("dot", "maxsim_dot", "m3")
 
 
 def normalize_embeddings(parts):

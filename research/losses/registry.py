@@ -36,7 +36,7 @@ from research.losses.similarity import (
     gather_pairs,
     map_row_blocks,
 )
-from research.losses.situated import situated
+from research.losses.summed_scores import m3, situated
 from research.losses.supcon import supcon
 from research.sharding import gather_rows
 from research.types import Array, Labels, Metrics
@@ -250,6 +250,7 @@ SCORE_LOSSES = {
     "cosine_mse": cosine_mse,
     "gist": gist,
     "situated": situated,
+    "m3": m3,
     "spread_out": spread_out,
     "teacher_kl": teacher_kl,
     "margin_mse": margin_mse,

@@ -243,7 +243,10 @@ def encode(
     else:
         run = partial(apply_after_prefix, params, tokens, cfg, prefix, prepend=prepend)
     uses_router = isinstance(pool, LearnedPooling) and pool.reads_router
+    reads_ids = isinstance(pool, LearnedPooling) and pool.reads_token_ids
     pool, pool_layer = registry.bind_pooling(pool, params, cfg)
+    if reads_ids:
+        pool = partial(pool, token_ids=tokens.token_ids)
     if pool_layer is not None and every_layer:
         raise ValueError("this pooling makes one vector of all layers, not of each")
 

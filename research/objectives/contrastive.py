@@ -103,7 +103,8 @@ def contrastive(
         "projection_width": projection_width,
         "rank_weight": rank_weight,
     }
-    if kind == "multi_vector" and any(options.values()):
+    has_tokens = kind in ("multi_vector", "m3")
+    if has_tokens and any(options.values()):
         option = next(name for name, value in options.items() if value)
         raise ValueError(f"objective.{option} does not go with several vectors a text")
 
@@ -149,7 +150,7 @@ def contrastive(
         if registry.has_query_pooling(pool):
             query_embeddings = encode_batch(params["encoder"], batch, None, True)
         # [R, S] the texts of the tokens that are scored
-        if kind == "multi_vector":
+        if has_tokens:
             mask, segment_ids = batch.tokens.pooling_mask, batch.tokens.segment_ids
             scored = jnp.where(mask, segment_ids, 0)
         # The loss of each device's pairs, whose texts are in the device's rows
@@ -179,7 +180,7 @@ def contrastive(
     ):
         queries = documents if queries is None else queries
         # [B, ...], [B*K, ...] of this device; of a vector per token [B, T, D]
-        if kind == "multi_vector":
+        if has_tokens:
             q = take_token_vectors(queries, scored, query_index, query_tokens)
             d = take_token_vectors(documents, scored, document_index, document_tokens)
         else:
@@ -194,7 +195,8 @@ def contrastive(
         # The last layer
         if size_loss.needs_all_layers:
             q, d = q[:, -1], d[:, -1]
-        metrics = {**metrics, **ranking_metrics(q, d)}
+        similarity = {"multi_vector": "meanmaxsim", "m3": "m3"}.get(kind, "cosine")
+        metrics = {**metrics, **ranking_metrics(q, d, similarity)}
         if kind == "sparse":
             metrics |= sparsity_metrics(q, d)
         if not rank_weight:
@@ -290,16 +292,14 @@ def _apply_layer(params: Params, x: Array) -> Array:
     return x + jnp.broadcast_to(params["bias"], x.shape)
 
 
-def ranking_metrics(q: Array, d: Array) -> Metrics:
+def ranking_metrics(q: Array, d: Array, similarity: str = "cosine") -> Metrics:
     """Mean cosines of positives and negatives at full size, and in-batch accuracy.
-
-    Several vectors of a text are compared by the mean of a query's best cosines.
 
     Args:
         q: [B, D] queries, or [B, S, D] vectors of their tokens.
         d: [B*K, D] or [B*K, T, D] documents.
+        similarity: Name of what is called a cosine here, that of a kind of embeddings.
     """
-    similarity = "cosine" if q.ndim == 2 else "meanmaxsim"
     q, d = jax.lax.stop_gradient((q, d))
 
     def rank_rows(rows: PairVectors):

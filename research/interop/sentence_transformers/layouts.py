@@ -142,6 +142,12 @@ def describe_multi_vector(model: EmbeddingModel) -> Layout:
     return Layout(model, f"{BASE}.transformer.Transformer", modules, options, fields)
 
 
+def describe_m3(model: EmbeddingModel) -> Layout:
+    """The dense vector of BGE-M3 alone, as the authors' folder has it."""
+    dense = model._replace(pool="cls", normalize=True, similarity="cosine", dim=None)
+    return describe_dense(dense._replace(dim=min(model.width, dense.width)))
+
+
 def describe_sparse(model: EmbeddingModel) -> Layout:
     """Weights of the vocabulary: a SparseEncoder of version 6 or later.
 
@@ -304,4 +310,5 @@ LAYOUTS: dict[str, Callable[[EmbeddingModel], Layout]] = {
     "dense": describe_dense,
     "multi_vector": describe_multi_vector,
     "sparse": describe_sparse,
+    "m3": describe_m3,
 }

@@ -29,20 +29,24 @@ class LearnedPooling(NamedTuple):
             L layers; None uses the last layer only.
         reads_router: Whether `pool_layer` takes (states, router logits
             [B, S, experts], mask).
+        reads_token_ids: Whether `pool` takes the ids of the tokens [B, S], too, as the
+            argument `token_ids`.
         reuses_head: Whether `init` uses the MLM "head" of a pre-training run, if any.
         width: (encoder config) -> E; None if E is the encoder's width.
         kind: "dense" for one vector per text; "sparse" for one of a non-negative weight
             for each token of the vocabulary; "multi_vector" for a vector per token:
-            `pool` then returns [B, S, E], zeros for tokens that are not pooled.
+            `pool` then returns [B, S, E], zeros for tokens that are not pooled; "m3"
+            for rows of tokens with all three (`transforms.m3_rows`).
         pool_query: (encoder parameters, encoder config, token ids [B, S], mask) ->
             [B, M, E], the vectors of queries, for which the encoder is not run; None
             for those of `pool`.
     """
 
     init: Callable[[Key, EncoderConfig, Params], Params] | None
-    pool: Callable[[Params, EncoderConfig, Array, Array], Array]
+    pool: Callable[..., Array]
     pool_layer: Callable[..., Array] | None = None
     reads_router: bool = False
+    reads_token_ids: bool = False
     reuses_head: bool = False
     width: Callable[[EncoderConfig], int] | None = None
     kind: str = "dense"

@@ -21,6 +21,7 @@ from research.models.pooling import (
     basic,
     late_interaction,
     lexical,
+    m3,
     router,
     splade,
 )
@@ -42,6 +43,7 @@ LEARNED_POOLINGS: dict[str, Callable[..., LearnedPooling]] = {
     "lexicon": lexical.lexicon,
     "dupmae": lexical.dupmae,
     "colbert": late_interaction.colbert,
+    "m3": m3.m3,
     "splade": splade.splade,
     "splade_doc": splade.splade_doc,
     "moee": router.moee,
@@ -76,7 +78,7 @@ def pooled_width(text: str, cfg: EncoderConfig) -> int:
 
 
 def pooled_kind(text: str) -> str:
-    """The kind of embeddings: "dense", "multi_vector" or "sparse"."""
+    """The kind of embeddings: "dense", "multi_vector", "sparse" or "m3"."""
     pool = parse_pooling(text)
     return pool.kind if isinstance(pool, LearnedPooling) else "dense"
 
