@@ -1,6 +1,7 @@
 """Command that writes a page about a run or an ablation, to read without network.
 
 python -m launch.report --workdir=DIR
+python -m launch.report --readme=FILE
 """
 
 from functools import partial
@@ -10,16 +11,25 @@ from launch import main as cli
 from research.analysis import report, report_ablation
 from research.analysis.courses import find_courses, plot_courses
 from research.analysis.html_page import render_page
+from research.analysis.readme_tables import fill_tables
 from research.atomic_write import atomic_write
 from research.eval.figures import write_picture
 
-WORKDIR = cli.define_path(
-    "workdir", None, "The folder of a run, or of an ablation.", required=True
+WORKDIR = cli.define_path("workdir", None, "The folder of a run, or of an ablation.")
+README = cli.define_path(
+    "readme",
+    None,
+    "Instead, a Markdown file whose tables are filled from the files of results that "
+    "it names, as in <!-- results/NAME.md -->, up to <!-- end -->.",
 )
 
 
 def main():
     """Writes report.html and its pictures, and prints the report without them."""
+    if (WORKDIR.value is None) == (README.value is None):
+        raise ValueError("give either --workdir=DIR or --readme=FILE")
+    if README.value is not None:
+        return _write_tables(Path(README.value))
     workdir = Path(WORKDIR.value).resolve()
     is_ablation = (workdir / "table.md").exists()
     text = _report_ablation(workdir) if is_ablation else _report_run(workdir)
@@ -37,6 +47,14 @@ def main():
     parts = text.split("\n\n")
     print("\n\n".join(part for part in parts if not part.startswith("![")))
     return {"report": str(page)}
+
+
+def _write_tables(readme: Path) -> dict[str, str]:
+    """Writes the README with its tables as their files hold them."""
+    text = fill_tables(readme)
+    with atomic_write(readme) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return {"readme": str(readme)}
 
 
 def _report_run(workdir: Path) -> str:

@@ -1,0 +1,48 @@
+"""Tables of READMEs that are filled from files of results."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from research.analysis.readme_tables import fill_tables
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_table_is_what_its_file_holds(tmp_path):
+    page = "# Sizes\n\n|   | a |\n|:--|--:|\n| x | 1 |\n\nOne seed.\n"
+    (tmp_path / "sizes.md").write_text(page)
+    readme = tmp_path / "README.md"
+    readme.write_text("Before\n\n<!-- sizes.md -->\nold\n<!-- end -->\n\nAfter\n")
+    text = fill_tables(readme)
+    body = page.partition("\n\n")[2]
+    assert text == f"Before\n\n<!-- sizes.md -->\n{body}<!-- end -->\n\nAfter\n"
+    # A second time nothing changes.
+    readme.write_text(text)
+    assert fill_tables(readme) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("<!-- gone.md -->\n<!-- end -->\n", "names gone.md, which does not exist"),
+        ("<!-- gone.md -->\n| 1 |\n", "1 tables begin, .* and 0 end with '<!-- end"),
+    ],
+)
+def test_a_table_without_its_file_or_end_is_a_sentence(tmp_path, text, sentence):
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+        fill_tables(readme)
+    assert readme.read_text() == text
+
+
+def test_the_tables_of_the_readmes_are_those_of_their_files():
+    readmes = [*ROOT.glob("README.md"), *ROOT.glob("*/README.md")]
+    for readme in readmes:
+        assert fill_tables(readme) == readme.read_text()
+    # Each file of results is shown.
+    text = (ROOT / "notebooks" / "README.md").read_text()
+    shown = set(re.findall(r"<!-- (\S+\.md) -->", text))
+    assert shown == {f"results/{p.name}" for p in ROOT.glob("notebooks/results/*.md")}
