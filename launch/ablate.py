@@ -1,10 +1,12 @@
 """Command that runs an ablation: trains and scores recipes over seeds, in one table.
 
 python -m launch.ablate --config=configs/ablations/x.py[:arg] --workdir=DIR [--jobs=N]
+python -m launch.ablate --config=configs/ablations/x.py[:arg] --workdir=DIR --share=I/N
 python -m launch.ablate --config=configs/ablations/x.py[:arg] --workdir=DIR --verify=ROW
 """
 
 import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,12 @@ WORKDIR = cli.define_path(
 )
 ROW = flags.DEFINE_multi_string(
     "row", [], "Name of a row to run, once for each; all rows if unset."
+)
+SHARE = flags.DEFINE_string(
+    "share",
+    None,
+    "I/N: the I-th of N shares of the runs, for one of N hosts with the same folder. "
+    "It makes no table; the same command without --share makes it afterwards.",
 )
 JOBS = flags.DEFINE_integer("jobs", 1, "The number of runs at a time.", lower_bound=1)
 
@@ -78,6 +86,8 @@ def main():
     )
     workdir = Path(WORKDIR.value)
     options = {"jobs": JOBS.value, "report": cli.log, "describe": _describe_recipe}
+    if SHARE.value is not None:
+        return _run_share(ablation, workdir, options)
     with lock_folder(workdir):
         if VERIFY.value:
             options["tolerance"] = TOLERANCE.value
@@ -108,6 +118,27 @@ def _run(ablation: ablations.Ablation, workdir: Path, options: dict) -> dict:
     print((workdir / "table.md").read_text())
     failed = ablations.collect_failures(scores)
     return {"workdir": str(workdir), "table": records, "failed": failed}
+
+
+def _run_share(ablation: ablations.Ablation, workdir: Path, options: dict) -> dict:
+    """Runs a host's share of an ablation; the result has no table."""
+    index, count = _parse_share(SHARE.value)
+    if VERIFY.value:
+        raise ValueError("--verify runs a row as a whole; leave out --share")
+    options["share"] = index - 1, count
+    with lock_folder(workdir, f"share{index}of{count}.lock"):
+        scores = ablation_runs.run_ablation(ablation, workdir, **options)
+    failed = ablations.collect_failures(scores)
+    return {"workdir": str(workdir), "runs": list(scores), "failed": failed}
+
+
+def _parse_share(text: str) -> tuple[int, int]:
+    """Index from 1 and number of shares of I/N."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    index, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise ValueError(f"--share={text}: give the I-th of N, such as 1/4")
+    return index, count
 
 
 def _describe_recipe(recipe: str, overrides: Sequence[str]) -> list:

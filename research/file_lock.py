@@ -53,16 +53,20 @@ def wait_for_lock(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Keeps other runs out of a folder; commands that only read need no lock.
 
     The operating system releases the lock when the process ends, however it ends. With
     several processes, the first one holds it. A process may lock a folder twice.
 
+    Args:
+        folder: The folder, which is made if it is missing.
+        name: Name of the file that is locked.
+
     Raises:
         ValueError: Another run is in this folder, or it cannot be written.
     """
-    path = Path(folder) / LOCK
+    path = Path(folder) / name
     file = call_on_first(lambda: _acquire(path), "locking the folder")
     with file or contextlib.nullcontext():
         yield

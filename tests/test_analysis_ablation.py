@@ -103,9 +103,10 @@ def describe(recipe, overrides):
     return [recipe, *overrides]
 
 
-def run(ablation, workdir, report=lambda line: None, jobs=1, describe=describe):
+def run(ablation, workdir, report=lambda line: None, jobs=1, **options):
+    options = {"describe": describe} | options
     return ablation_runs.run_ablation(
-        ablation, workdir, jobs=jobs, report=report, describe=describe
+        ablation, workdir, jobs=jobs, report=report, **options
     )
 
 
@@ -317,6 +318,30 @@ def test_rows_are_merged_once_their_members_are_trained(fakes, tmp_path, monkeyp
     assert list(ablations.choose_rows(SOUP.rows, ["soup"])) == ["soup", "a", "b"]
     changed = run(SOUP, tmp_path, describe=lambda *told: [describe(*told), "new"])
     assert "a-seed0 holds a run of other settings" in changed["soup-seed0"]
+
+
+@pytest.mark.parametrize("ablation, used", [(TWO, 3), (AFTER, 2), (SOUP, 2)])
+def test_the_shares_of_hosts_are_all_runs_with_what_they_are_made_of(ablation, used):
+    runs = ablations.plan_runs(ablation)
+    shares = [ablations.choose_share(runs, index, 3) for index in range(3)]
+    assert sorted(run.name for share in shares for run in share) == sorted(
+        run.name for run in runs
+    )
+    hosts = {run.name: index for index, share in enumerate(shares) for run in share}
+    assert len(set(hosts.values())) == used
+    for run in runs:
+        assert {hosts[member.name] for member in run.members} <= {hosts[run.name]}
+    starts = [(run.start.name, hosts[run.name]) for run in runs if run.start]
+    assert len(dict(starts)) == len(set(starts))
+
+
+def test_a_host_runs_its_share_only(fakes, tmp_path):
+    found = [run(TWO, tmp_path, share=(index, 2)) for index in range(2)]
+    assert not found[0].keys() & found[1].keys()
+    trained = list(fakes[0])
+    # The table finds all of them
+    assert run(TWO, tmp_path) == found[0] | found[1]
+    assert fakes[0] == trained
 
 
 @pytest.mark.parametrize(

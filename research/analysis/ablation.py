@@ -187,6 +187,29 @@ def plan_runs(ablation: Ablation) -> list[AblationRun]:
     return list(planned.values())
 
 
+def choose_share(
+    runs: Sequence[AblationRun], index: int, count: int
+) -> list[AblationRun]:
+    """One of several shares of the runs, for as many hosts.
+
+    Runs that start from the same run, or that are merged, are in the same share.
+
+    Args:
+        runs: Runs of `plan_runs`.
+        index: Number of the share, from 0.
+        count: Number of shares.
+    """
+    groups: list[set[str]] = []
+    for run in runs:
+        made_of = [run.start] if run.start else run.members
+        names = {run.name, *(other.name for other in made_of)}
+        joined = [group for group in groups if group & names]
+        groups = [group for group in groups if group not in joined]
+        groups.append(names.union(*joined))
+    chosen = set().union(*groups[index::count])
+    return [run for run in runs if run.name in chosen]
+
+
 def _list_members(ablation: Ablation, row: str, line: AblationRow) -> list[str]:
     """The rows that a row merges; [] for a row that is trained."""
     # Members and the recipe that merges them go together

@@ -20,6 +20,7 @@ from research.analysis.ablation import (
     Ablation,
     AblationRun,
     Results,
+    choose_share,
     fill_row,
     name_evaluation,
     plan_runs,
@@ -44,6 +45,7 @@ def run_ablation(
     jobs: int,
     report: Callable[[str], None],
     describe: Callable[[str, Sequence[str]], Any],
+    share: tuple[int, int] = (0, 1),
 ) -> Results:
     """Trains and evaluates everything that has no score yet.
 
@@ -59,6 +61,7 @@ def run_ablation(
             starts or ends.
         describe: (recipe, flags of launch.train) -> all that its model depends on, as
             JSON; the recipe may be `model=NAME`.
+        share: Index and number of a share of the runs; see `choose_share`.
     """
 
     def make_model(run: AblationRun) -> str:
@@ -111,7 +114,7 @@ def run_ablation(
         return scores | failed
 
     # A lock per run, so that what others need is made only once.
-    plan = plan_runs(ablation)
+    plan = choose_share(plan_runs(ablation), *share)
     starts = [run.start for run in plan if run.start]
     locks = {run.name: threading.Lock() for run in (*plan, *starts)}
     with ThreadPoolExecutor(jobs) as pool:
