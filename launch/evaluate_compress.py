@@ -8,16 +8,15 @@ from absl import flags
 from launch import flags as options
 from launch import main as cli
 from launch.evaluate_embedders import choose_sizes
+from launch.evaluate_kinds import check_dense
 from research.data.corpus import read_corpus
 from research.eval.compression import (
     NONE,
     CompressedScore,
     compression_study,
     default_transforms,
-    format_markdown,
-    plot_pareto,
-    to_record,
 )
+from research.eval.compression_table import format_markdown, plot_pareto, to_record
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
 from research.inference.shares import split_over_processes
@@ -33,8 +32,12 @@ COMPRESS = flags.DEFINE_multi_string(
     "be repeated.",
 )
 ALL = "all"
-# Tasks that search one set of documents.
-TASKS = ("retrieval", "examples", "pydocs_retrieval", "pydocs_long", "limit")
+# Tasks of texts that are embedded once.
+TASKS = (
+    *("retrieval", "reranking", "examples", "pydocs_retrieval", "pydocs_long", "limit"),
+    *("sts", "classification", "multilabel", "clustering", "pair_classification"),
+    *("bitext_mining", "summarization"),
+)
 
 
 def check_compress(task: str, is_plain: bool) -> None:
@@ -71,6 +74,7 @@ def score_compressed(
         The scores, their JSON, and the functions that make a table and a plot of them.
     """
     options.check_plain(model, "--compress")
+    check_dense(model, "--compress")
     full, depths, dims, sizes = choose_sizes(model)
     if not grid:
         depths, dims = depths[-1:], dims[-1:]

@@ -31,27 +31,35 @@ def choose_similarity(
         ValueError: The task does not take embeddings of this kind, or they are not
             compared like that.
     """
+    if task not in KIND_TASKS:
+        check_dense(model, f"--task={task}", f"; {', '.join(KIND_TASKS)} take them")
     if has_one_vector(options.TOKEN_TRANSFORM.value):
         return "dot"
-    # The kind follows from the pooling, which a flag may choose
-    described = describe_model(model, None, options.POOL.value, None, None)
-    if described.kind != "dense" and task not in KIND_TASKS:
-        raise ValueError(
-            f"--task={task} needs one vector per text, but those of "
-            f"{options.MODEL.value} are {described.kind.replace('_', '-')}; "
-            f"{', '.join(KIND_TASKS)} take them"
-        )
+    described = describe_by_flags(model)
     if similarity is not None:
         check_kind_similarity(described.pool, similarity)
     return described.similarity
 
 
-def check_dense(model: EmbeddingModel, reader: str) -> None:
-    """Raises ValueError if a flag or command does not take a model's embeddings."""
-    # Flags may choose another pooling, or one vector of all tokens
-    kind = describe_model(model, None, options.POOL.value, None, None).kind
-    if kind != "dense" and not has_one_vector(options.TOKEN_TRANSFORM.value):
+def check_dense(model: EmbeddingModel, reader: str, advice: str = "") -> None:
+    """Raises ValueError if a flag or command does not take a model's embeddings.
+
+    Args:
+        model: The model.
+        reader: The flag or command.
+        advice: End of the message.
+    """
+    # Flags may choose one vector of all tokens
+    if has_one_vector(options.TOKEN_TRANSFORM.value):
+        return
+    kind = describe_by_flags(model).kind
+    if kind != "dense":
         raise ValueError(
             f"{reader} needs one vector per text, but those of {options.MODEL.value} "
-            f"are {kind.replace('_', '-')}"
+            f"are {kind.replace('_', '-')}{advice}"
         )
+
+
+def describe_by_flags(model: EmbeddingModel) -> EmbeddingModel:
+    """The model with the pooling of the flags, from which the kind follows."""
+    return describe_model(model, None, options.POOL.value, None, None)

@@ -292,3 +292,31 @@ def test_a_folder_of_stanford_is_read(tmp_path):
     change_json(folder / "artifact.metadata", query_maxlen=None)
     with pytest.raises(ValueError, match="artifact.metadata has no query_maxlen"):
         load(str(folder))
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_latents_are_those_of_a_sparse_encoder(unit, tmp_path):
+    package = pytest.importorskip("sentence_transformers")
+    random, base = np.random.default_rng(5), make_model()
+    weights = {"kernel": (16, 40), "bias": (40,), "center": (16,)}
+    weights = {k: random.normal(size=s).astype("f4") for k, s in weights.items()}
+    model = base._replace(
+        params={**base.params, "pooling": weights},
+        pool=f"csr(latents=40, k=3, base='cls', unit={unit})",
+        normalize=False,
+        similarity="dot",
+    )
+    export(model, tmp_path / "out")
+    theirs = package.SparseEncoder(str(tmp_path / "out"), device="cpu")
+    ours = Embedder(model)(TEXTS, "document").toarray()
+    assert (ours > 0).sum(1).max() <= 3
+    encoded = theirs.encode_document(TEXTS).to_dense().numpy()
+    np.testing.assert_allclose(ours, encoded, atol=1e-5)
+    # Our folder and theirs are read again
+    theirs.save(str(tmp_path / "theirs"))
+    for name in ("out", "theirs"):
+        again = Embedder(load(str(tmp_path / name)))(TEXTS, "document")
+        np.testing.assert_allclose(again.toarray(), ours, atol=1e-5)
+    change_json(tmp_path / "out" / "3_SparseAutoEncoder/config.json", hidden_dim=41)
+    with pytest.raises(ValueError, match="hidden_dim 41 and input_dim 16"):
+        load(str(tmp_path / "out"))

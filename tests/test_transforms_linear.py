@@ -27,28 +27,33 @@ def whiten(x, dim=None):
 def test_principal_components_are_those_of_scikit_learn():
     theirs = PCA(4, svd_solver="full").fit(X)
     ours = fit_pca(X, 4)
-    np.testing.assert_allclose(ours.mean, theirs.mean_, atol=1e-12)
-    np.testing.assert_allclose(ours.matrix, theirs.components_.T, atol=1e-9)
-    np.testing.assert_allclose(ours.apply(X), theirs.transform(X), atol=1e-9)
+    np.testing.assert_allclose(ours.mean, theirs.mean_, atol=1e-6)
+    np.testing.assert_allclose(ours.matrix, theirs.components_.T, atol=1e-6)
+    np.testing.assert_allclose(ours.apply(X), theirs.transform(X), atol=1e-5)
+    assert ours.mean.dtype == ours.matrix.dtype == ours.apply(X).dtype == np.float32
     # All depths of a grid are mapped at once.
     stack = X.reshape(10, 20, 6)
-    np.testing.assert_allclose(ours.apply(stack).reshape(200, 4), ours.apply(X))
+    np.testing.assert_allclose(
+        ours.apply(stack).reshape(200, 4), ours.apply(X), rtol=1e-5
+    )
 
 
 def test_without_centering_dot_products_stay():
     full = fit_pca(X, 6, center=False)
-    np.testing.assert_allclose(full.apply(X) @ full.apply(X).T, X @ X.T, atol=1e-8)
+    np.testing.assert_allclose(full.apply(X) @ full.apply(X).T, X @ X.T, atol=1e-4)
     # What is lost is at most the product of what both sides lose.
     small = fit_pca(X, 3, center=False)
     z = small.apply(X)
     rest = np.linalg.norm(X - z @ small.matrix.T, axis=1)
     loss = np.abs(X @ X.T - z @ z.T)
-    assert (loss <= rest[:, None] * rest + 1e-9).all() and loss.max() > 1e-3
+    assert (loss <= rest[:, None] * rest + 1e-4).all() and loss.max() > 1e-3
 
 
 def test_equal_samples_in_another_order_give_equal_directions():
     mixed = X[RANDOM.permutation(len(X))]
-    np.testing.assert_allclose(fit_pca(X, 6).matrix, fit_pca(mixed, 6).matrix)
+    np.testing.assert_allclose(
+        fit_pca(X, 6).matrix, fit_pca(mixed, 6).matrix, rtol=1e-5
+    )
 
 
 def test_faiss_maps_vectors_as_we_do():
@@ -68,17 +73,17 @@ def test_faiss_maps_vectors_as_we_do():
 
 
 def test_the_covariance_is_the_identity():
-    np.testing.assert_allclose(np.cov(whiten(X).T), np.eye(6), atol=1e-10)
+    np.testing.assert_allclose(np.cov(whiten(X).T), np.eye(6), atol=1e-5)
     # WhiteningBERT's differs by a factor.
     z = whiten(X) / np.sqrt(len(X) - 1)
-    np.testing.assert_allclose(z.T @ z, np.eye(6), atol=1e-10)
+    np.testing.assert_allclose(z.T @ z, np.eye(6), atol=1e-5)
 
 
 def test_rotations_and_shifts_change_no_cosine():
     turn = np.linalg.qr(RANDOM.normal(size=(6, 6)))[0]
     want = cosines(whiten(X))
-    np.testing.assert_allclose(cosines(whiten(X @ turn + 3)), want, atol=1e-9)
-    np.testing.assert_allclose(cosines(whiten(whiten(X))), want, atol=1e-9)
+    np.testing.assert_allclose(cosines(whiten(X @ turn + 3)), want, atol=1e-4)
+    np.testing.assert_allclose(cosines(whiten(whiten(X))), want, atol=1e-5)
     assert np.abs(cosines(X) - want).max() > 0.1
 
 
@@ -88,8 +93,8 @@ def test_the_first_directions_have_the_most_variance():
     values, vectors = np.linalg.eigh(np.cov(X.T))
     for number, column in enumerate(matrix.T, 1):
         want = vectors[:, -number] / np.sqrt(values[-number])
-        np.testing.assert_allclose(column * np.sign(column @ want), want, atol=1e-9)
-    np.testing.assert_allclose(np.cov(whiten(X, 2).T), np.eye(2), atol=1e-10)
+        np.testing.assert_allclose(column * np.sign(column @ want), want, atol=1e-6)
+    np.testing.assert_allclose(np.cov(whiten(X, 2).T), np.eye(2), atol=1e-5)
 
 
 def test_directions_without_variance_stay_finite():

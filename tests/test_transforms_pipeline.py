@@ -1,7 +1,10 @@
 """Transforms as text: what is fitted in which order, and what a file keeps of it."""
 
+import json
+
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from research.transforms.codebooks import ProductQuantizer
 from research.transforms.linear import LinearMap, fit_pca
@@ -105,6 +108,17 @@ def test_a_damaged_file_is_named(tmp_path):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=f"{file} holds no transform"):
             load_transform(file)
+
+
+def test_codes_without_their_ranges_are_refused(tmp_path):
+    file = tmp_path / "transform.safetensors"
+    fitted = fit_transform("int8", X, normalize=True)
+    parts, _ = fitted.describe()
+    content = json.dumps({"format": 1, "text": "int8", "parts": parts})
+    file.write_bytes(save({}, metadata={"transform": content}))
+    message = f"{file} holds no transform: its ScalarQuantizer has no ranges"
+    with pytest.raises(ValueError, match=message):
+        load_transform(file)
 
 
 def test_equal_texts_of_other_samples_are_other_transforms():

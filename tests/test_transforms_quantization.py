@@ -8,6 +8,8 @@ from research.transforms.quantization import (
     FloatQuantizer,
     ScalarQuantizer,
     fit_binary,
+    fit_int2,
+    fit_int4,
     fit_int8,
     fit_uint8,
     make_bfloat16,
@@ -176,3 +178,24 @@ def test_what_cannot_be_fitted_is_one_sentence(make, message):
 
 def test_thresholds_are_of_one_vector():
     assert BinaryQuantizer(np.zeros(12, np.float32)).bytes_per_vector == 2
+
+
+def test_codes_of_two_and_four_bits_by_hand():
+    x = np.array([[-2, -0.9, 0.1, 1.5, 9]], np.float32)
+    two, four = (fit(x[:0], limit=2.0) for fit in (fit_int2, fit_int4))
+    # Codes 0, 1, 2, 3 | 3 and 0, 4, 8, 14, 15, the first value in the lowest bits
+    np.testing.assert_array_equal(two.encode(x), [[0b11100100, 0b11]])
+    np.testing.assert_array_equal(four.encode(x), [[0x40, 0xE8, 0x0F]])
+    np.testing.assert_allclose(two.decode(two.encode(x)), [[-1.5, -0.5, 0.5, 1.5, 1.5]])
+    assert two.bytes_per_vector == 2 and four.bytes_per_vector == 3
+
+
+def test_a_step_of_fewer_bits_is_wider():
+    fitted = [fit(X, clip=0.0) for fit in (fit_int4, fit_int2)]
+    for bits, quantizer in zip((4, 2), fitted, strict=True):
+        error = np.abs(quantizer.decode(quantizer.encode(X)) - X)
+        assert (error <= 0.5001 * np.ptp(X, axis=0) / 2**bits + 1e-7).all()
+    with pytest.raises(ValueError, match="int4 is fitted to at least 100 vectors"):
+        fit_int4(X[:99])
+    with pytest.raises(ValueError, match="int2's limit is -1; it should be positive"):
+        fit_int2(X, limit=-1)

@@ -1,4 +1,4 @@
-"""Quality, bytes and latency of compressed embeddings, with a plot of the best trades.
+"""Quality, bytes and latency of compressed embeddings.
 
 Each transform is scored at each depth and width on the same items as the embeddings of
 full size in float32, so that every loss comes with its significance. Transforms are
@@ -8,18 +8,11 @@ fitted once, to documents, and not per query or per part of the corpus.
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from research.eval.comparison.significance import (
-    apply_corrections,
-    compare_items,
-    mark_p,
-)
-from research.eval.figures import figure
-from research.eval.tables import markdown_page
+from research.eval.comparison.significance import apply_corrections, compare_items
 from research.eval.vector_cache import VectorCache, cut_to_size
 from research.inference.index.quantized_vectors import store_vectors
 from research.inference.search import rank_documents
@@ -29,7 +22,7 @@ from research.types import EmbedFn, Evaluator, TaskScores
 
 NONE = "none"  # no transform: float32
 MAX_SAMPLE = 100_000  # documents that a transform is fitted to
-HITS = 10  # of the searches whose latency is measured
+HITS = 10  # of the searches whose latency and recall are measured
 RESAMPLES = 1_999  # of a comparison, of which there may be hundreds
 TIMED_TURNS = 5  # of each search, after one that compiles
 
@@ -49,7 +42,10 @@ class CompressedScore(NamedTuple):
             the score is not made of single items.
         bytes_per_vector: Bytes of a stored vector.
         fixed_bytes: Bytes of matrices, ranges and codebooks, once for all vectors.
-        milliseconds: Median of the milliseconds to search all documents for one query.
+        recall: Percent of the HITS documents that the full size in float32 finds for a
+            query that are found, too; None for a task without documents.
+        milliseconds: Median of the milliseconds to search all documents for one query;
+            None for a task without documents.
         is_best: Whether no row has at least its score in fewer bytes.
     """
 
@@ -63,7 +59,8 @@ class CompressedScore(NamedTuple):
     p_value: float | None
     bytes_per_vector: int
     fixed_bytes: int
-    milliseconds: float
+    recall: float | None = None
+    milliseconds: float | None = None
     is_best: bool = False
 
 
@@ -81,8 +78,11 @@ def compression_study(
 ) -> list[CompressedScore]:
     """Scores every transform at every depth and width; texts are embedded only once.
 
+    A search stores its documents alone, and queries keep their own values; other tasks
+    compare texts that are all stored.
+
     Args:
-        evaluator: Evaluator of a search.
+        evaluator: Evaluator of an EmbedFn.
         embed_all_depths: Function (texts, role) -> [N, depths, D], vectors that are not
             normalized.
         transforms: Transforms as text; NONE is always there, first.
@@ -91,23 +91,23 @@ def compression_study(
         normalize: Whether vectors are scaled to length 1 before they are stored.
         similarity: How searches compare vectors.
         sample: Texts that the transforms are fitted to; without any, the documents of
-            the task.
+            the task, or all its texts if it has none.
         log: Function that is called with a line of text per row.
 
     Raises:
-        ValueError: A transform does not fit the full width, or the task searches no
-            documents.
+        ValueError: A transform does not fit the full width.
     """
     vectors = VectorCache(embed_all_depths)
     names = list(dict.fromkeys((NONE, *transforms)))
     # The full size in float32 comes first: all else is compared with it
     full = cut_to_size(vectors, len(depths) - 1, dims[-1], normalize=False)
-    baseline = evaluator(_make_store(full, None, normalize))
-    documents = [key for key in vectors.calls if key[0] == "document"]
-    if not documents:
-        raise ValueError("this task searches no documents, whose vectors are stored")
-    corpus = max(documents, key=lambda key: len(key[1]))[1]
-    queries = next(texts for role, texts in vectors.calls if role == "query")
+    baseline = evaluator(_make_store(full, None, normalize, ()))
+    texts = _find_texts(vectors)
+    search = texts if texts.queries else None
+    stored_roles = ("document",) if search else ("query", "document")
+    exact = search and _search(
+        _make_store(full, None, normalize, ()), search, similarity
+    )
     rows = []
     for index, depth in enumerate(depths):
         for dim in dims:
@@ -115,7 +115,7 @@ def compression_study(
             for name in names:
                 transform = None
                 if name != NONE:
-                    x = embed(sample or corpus, "document")
+                    x = embed(sample, "document") if sample else texts.embed(embed)
                     x = x[:: -(-len(x) // MAX_SAMPLE)]
                     try:
                         transform = fit_transform(name, x, normalize=normalize)
@@ -125,16 +125,23 @@ def compression_study(
                             raise
                         log(f"{name} at {depth} x {dim} is left out: {error}")
                         continue
-                stored = _make_store(embed, transform, normalize)
+                stored = _make_store(embed, transform, normalize, stored_roles)
                 is_full = (name, depth, dim) == (NONE, depths[-1], dims[-1])
                 scores = baseline if is_full else evaluator(stored)
-                difference, low, high, p_value = _compare(scores, baseline)
-                seconds = _time_search(stored, queries, corpus, similarity)
-                sizes = _count_bytes(transform, dim)
                 main = float(scores["main_score"])
-                row = (name, depth, dim, main, difference, low, high, p_value)
-                rows.append(CompressedScore(*row, *sizes, 1e3 * seconds))
-                log(f"{name} at {depth} x {dim}: {main:.2f}, {sizes[0]:,} bytes")
+                row = CompressedScore(
+                    *(name, depth, dim, main, *_compare(scores, baseline)),
+                    *_count_bytes(transform, dim),
+                )
+                if search:
+                    hits = _search(stored, search, similarity)
+                    seconds = _time_search(stored, search, similarity)
+                    row = row._replace(
+                        recall=_measure_recall(hits, exact), milliseconds=1e3 * seconds
+                    )
+                rows.append(row)
+                size = f"{row.bytes_per_vector:,} bytes"
+                log(f"{name} at {depth} x {dim}: {main:.2f}, {size}")
     return _mark_best(_correct_p_values(rows))
 
 
@@ -143,96 +150,64 @@ def default_transforms(width: int) -> list[str]:
     half, quarter = width // 2, width // 4
     return [
         *("float16", "bfloat16", "float8", "float8(scale=1.0)"),
-        *("int8", "int8(raw=True)", "binary", "binary(threshold='median')"),
+        *("int8", "int8(raw=True)", "int4", "int2", "float8(format='e5m2')"),
+        *("binary", "binary(threshold='median')"),
         *(f"pca({dim})" for dim in (half, quarter)),
         *(f"pca({dim}, center=False)" for dim in (half, quarter)),
         f"random_projection({quarter})",
-        *(f"pca({dim}) | {code}" for dim in (half, quarter) for code in ("int8",)),
+        *(
+            f"pca({dim}) | {code}"
+            for dim in (half, quarter)
+            for code in ("int8", "float8")
+        ),
         f"pca({half}) | binary",
     ]
 
 
-def to_record(rows: Sequence[CompressedScore]) -> dict[str, Any]:
-    """The rows as JSON; the main score is that of the full size in float32."""
-    full = _find_full(rows)
-    return {"main_score": full.score, "rows": [row._asdict() for row in rows]}
+class _Texts(NamedTuple):
+    """The texts of a task: those of a search, or all of its texts as documents.
 
-
-def format_markdown(rows: Sequence[CompressedScore], title: str) -> str:
-    """A table with a row for each transform, depth and width, the largest first."""
-    full = _find_full(rows)
-    cells = [
-        [
-            _format_name(row),
-            f"{row.depth} x {row.dim}",
-            f"{row.score:.2f}",
-            f"{100 * row.score / full.score:.1f} %" if full.score else "",
-            "" if row is full else f"{row.difference:+.2f}{mark_p(row.p_value)}",
-            "" if row is full else f"{row.low:+.2f} to {row.high:+.2f}",
-            f"{row.bytes_per_vector:,}",
-            f"{row.fixed_bytes:,}",
-            f"{row.milliseconds:.2f}",
-        ]
-        for row in sorted(rows, key=lambda row: -row.bytes_per_vector)
-    ]
-    header = [
-        *("transform", "size", "main score", "of full", "difference"),
-        *("95 % interval", "bytes", "bytes once", "ms / query"),
-    ]
-    note = (
-        "Bold: no row has at least this score in fewer bytes. Differences are from the "
-        "full size in float32; an asterisk is p < 0.05 after Holm's correction."
-    )
-    return markdown_page(title, header, cells, note)
-
-
-def plot_pareto(rows: Sequence[CompressedScore], title: str, path: Path):
-    """Draws scores over bytes per vector, in colors of the latency, as a PNG.
-
-    Returns:
-        The matplotlib Figure.
+    Attributes:
+        role: Role of the documents.
+        documents: Texts that are stored.
+        queries: Queries of a search; () of another task.
     """
-    with figure(path, (8, 5)) as (picture, axes):
-        points = axes.scatter(
-            [row.bytes_per_vector for row in rows],
-            [row.score for row in rows],
-            c=[row.milliseconds for row in rows],
-            cmap="viridis_r",
-            zorder=3,
-        )
-        # The best trades, from the fewest bytes to the most
-        best = sorted((r for r in rows if r.is_best), key=lambda r: r.bytes_per_vector)
-        axes.plot(
-            [row.bytes_per_vector for row in best],
-            [row.score for row in best],
-            color="gray",
-            drawstyle="steps-post",
-            zorder=2,
-        )
-        for row in best:
-            axes.annotate(
-                f"{row.transform}, {row.depth} x {row.dim}",
-                (row.bytes_per_vector, row.score),
-                xytext=(4, -10),
-                textcoords="offset points",
-                fontsize=7,
-            )
-        axes.set_xscale("log", base=2)
-        axes.set(xlabel="bytes per vector", ylabel="main score, %", title=title)
-        picture.colorbar(points, ax=axes, label="ms per query")
-    return picture
+
+    role: str
+    documents: Sequence[str]
+    queries: Sequence[str] = ()
+
+    def embed(self, embed: EmbedFn) -> np.ndarray:
+        """Vectors of the documents."""
+        return embed(self.documents, self.role)
 
 
-def _format_name(row: CompressedScore) -> str:
-    """The transform of a row in Markdown, where | would end the cell."""
-    name = row.transform.replace("|", "\\|")
-    return f"**{name}**" if row.is_best else name
+def _find_texts(vectors: VectorCache) -> _Texts:
+    """The texts that an evaluator has embedded."""
+    calls = {
+        role: [texts for name, texts in vectors.calls if name == role]
+        for role in ("query", "document")
+    }
+    if calls["document"]:
+        return _Texts("document", max(calls["document"], key=len), calls["query"][0])
+    # The vectors of the longest call serve as the sample of a task without documents
+    return _Texts("query", max(calls["query"], key=len))
 
 
 def _make_store(
-    embed: EmbedFn, transform: VectorTransform | None, normalize: bool
+    embed: EmbedFn,
+    transform: VectorTransform | None,
+    normalize: bool,
+    stored_roles: Sequence[str],
 ) -> EmbedFn:
-    """An embedder whose documents come back from a store of transformed vectors."""
+    """An embedder whose texts come back from a store of transformed vectors.
+
+    Args:
+        embed: The embedder.
+        transform: What vectors are transformed by; None for nothing.
+        normalize: Whether they are scaled to length 1.
+        stored_roles: Roles of the texts that are stored; others keep their values.
+    """
     quantizer = transform and transform.quantizer
 
     def embed_stored(texts, role):
@@ -241,7 +216,7 @@ def _make_store(
             x = transform.apply_maps(x)
         x = l2_normalize_rows(x) if normalize else x
         x = np.asarray(x, np.float32)
-        return store_vectors(x, quantizer) if role == "document" else x
+        return store_vectors(x, quantizer) if role in stored_roles else x
 
     return embed_stored
 
@@ -271,12 +246,22 @@ def _count_bytes(transform: VectorTransform | None, dim: int) -> tuple[int, int]
     return size, sum(array.nbytes for array in arrays)
 
 
-def _time_search(
-    embed: EmbedFn, queries: Sequence[str], documents: Sequence[str], similarity: str
-) -> float:
+def _search(embed: EmbedFn, texts: _Texts, similarity: str) -> np.ndarray:
+    """Numbers of the HITS best documents of each query: [Q, HITS]."""
+    q, d = embed(texts.queries, "query"), texts.embed(embed)
+    return rank_documents(q, d, HITS, similarity=similarity)[1]
+
+
+def _measure_recall(hits: np.ndarray, exact: np.ndarray) -> float:
+    """Percent of the exact hits [Q, k] that are among the hits [Q, k]."""
+    is_found = (exact[:, :, None] == hits[:, None, :]).any(-1)
+    return float(100 * is_found.mean())
+
+
+def _time_search(embed: EmbedFn, texts: _Texts, similarity: str) -> float:
     """Median of the seconds to search all documents for one query."""
     # A single query, as a user waits for it
-    q, d = embed(queries, "query")[:1], embed(documents, "document")
+    q, d = embed(texts.queries, "query")[:1], texts.embed(embed)
     rank_documents(q, d, HITS, similarity=similarity)  # compiles
     seconds = []
     for _ in range(TIMED_TURNS):
@@ -289,7 +274,7 @@ def _time_search(
 def _correct_p_values(rows: Sequence[CompressedScore]) -> list[CompressedScore]:
     """Rows whose p-values are corrected for the number of comparisons."""
     # The full size is compared with itself, which is no test
-    full = _find_full(rows)
+    full = find_full(rows)
     tested = [row for row in rows if row is not full and row.p_value is not None]
     if not tested:
         return list(rows)
@@ -313,7 +298,7 @@ def _mark_best(rows: Sequence[CompressedScore]) -> list[CompressedScore]:
     ]
 
 
-def _find_full(rows: Sequence[CompressedScore]) -> CompressedScore:
+def find_full(rows: Sequence[CompressedScore]) -> CompressedScore:
     """The row of the full size in float32."""
     uncompressed = [row for row in rows if row.transform == NONE]
     return max(uncompressed, key=lambda row: (row.depth, row.dim))

@@ -162,8 +162,11 @@ def build(
             check_classes(batches, sources, config)
             notes += describe_sources(sources)
         else:
+            stored = "stored" in config.objective and config.objective.stored
             notes += check_sources(
-                batches, sources, losses, width, teacher, find_projection(config)
+                *(batches, sources, losses, width, teacher),
+                projection=find_projection(config),
+                stored=stored,
             )
         if teacher and teacher.note:
             notes += (teacher.note,)

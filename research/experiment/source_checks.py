@@ -81,6 +81,7 @@ def check_sources(
     width: int,
     teacher: RunTeacher | None = None,
     projection: int = 0,
+    stored: bool = False,
 ) -> tuple[str, ...]:
     """Checks that every source has what its loss needs; nothing is computed.
 
@@ -92,6 +93,7 @@ def check_sources(
         teacher: Teacher of the run; None without one.
         projection: Width of the projections that are compared with its vectors; 0 if
             the vectors themselves are.
+        stored: Whether the teacher's vectors are the objective's inputs.
 
     Returns:
         Sentences about data that are not used, or used in a way that may surprise.
@@ -132,7 +134,8 @@ def check_sources(
             raise ValueError(f"data {state.name!r}: loss {name}: {error}") from None
         # Some losses read no vectors of a teacher, which costs as much as if they did
         vectors = dict.fromkeys(("query_vector", "document_vector"))
-        if teacher and not _reads_labels(loss, state, labels, width, **vectors):
+        is_unread = teacher and not stored
+        if is_unread and not _reads_labels(loss, state, labels, width, **vectors):
             notes += (f"data {state.name!r}: {name} does not use the teacher",)
         if not has_scores:
             continue

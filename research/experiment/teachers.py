@@ -17,7 +17,7 @@ from research.interop.load import load_adapted
 from research.models import encoder
 from research.models.pooling.projection import Dense, project
 from research.models.pooling.registry import parse_pooling
-from research.objectives.teacher import add_teacher
+from research.objectives.frozen.teacher import add_teacher
 from research.transforms.normalize import l2_normalize
 from research.types import Array, Objective, Params, Tokens, max_segments
 

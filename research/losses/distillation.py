@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from research.config_sections import check_option
+from research.losses.contrastive import infonce
 from research.losses.similarity import PairScores
 from research.losses.teacher import (
     cut_teacher,
@@ -103,6 +104,31 @@ def margin_mse(
     targets = teacher[:, :1] - teacher[:, 1:]
     errors = student[:, :1] - student[:, 1:] - jax.lax.stop_gradient(targets)
     return jnp.mean(jnp.square(errors), axis=1)
+
+
+def backward_compatible(
+    scores: PairScores, labels: Labels, *, temperature: float = 0.05
+) -> Array:
+    """InfoNCE of the model's queries against an older model's documents.
+
+    For a weighted sum with InfoNCE, so that new queries search vectors that the older
+    model has stored (backward-compatible training; BEBR, Gan et al. 2023).
+
+    Args:
+        scores: Similarities of b rows of the batch.
+        labels: The older model's vectors, of the same width.
+        temperature: Divisor of the similarities.
+
+    Raises:
+        ValueError: The labels lack vectors.
+    """
+    # The older model's documents in place of the model's own
+    old = jax.lax.stop_gradient(teacher_pairs(labels, scores.vectors))
+    vectors = scores.vectors._replace(
+        documents=old.documents, all_documents=old.all_documents
+    )
+    mixed = PairScores(vectors, scores.similarity)
+    return infonce(mixed, labels, temperature=temperature)
 
 
 def embedding_mse(

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from research.config_sections import bind, check_option, parse_section_list
 from research.losses.contrastive import gist, gte, infonce
 from research.losses.distillation import (
+    backward_compatible,
     embedding_cosine,
     embedding_mse,
     margin_mse,
@@ -254,6 +255,7 @@ SCORE_LOSSES = {
     "spread_out": spread_out,
     "teacher_kl": teacher_kl,
     "margin_mse": margin_mse,
+    "backward_compatible": backward_compatible,
     "embedding_mse": embedding_mse,
     "embedding_cosine": embedding_cosine,
 }
@@ -267,6 +269,9 @@ VECTOR_LOSSES = {
     "stella": stella,
 }
 # Losses whose vectors should be those of a teacher, dimension by dimension.
-MATCHING_LOSSES = ("embedding_mse", "embedding_cosine", "stella")
+MATCHING_LOSSES = (
+    *("embedding_mse", "embedding_cosine", "stella"),
+    "backward_compatible",
+)
 # All losses that a config section `loss` can name.
 LOSSES = {**SCORE_LOSSES, **VECTOR_LOSSES, "weighted_sum": weighted_sum}

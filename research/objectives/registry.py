@@ -13,6 +13,7 @@ from research.objectives.classification import classify_pairs
 from research.objectives.contrastive import contrastive
 from research.objectives.dap import dap
 from research.objectives.electra import electra
+from research.objectives.frozen.vector_heads import sparse_autoencoder, vector_head
 from research.objectives.gem import gem
 from research.objectives.gritlm import gritlm
 from research.objectives.inputs import ObjectiveInputs
@@ -29,6 +30,8 @@ OBJECTIVES = {
     "gritlm": gritlm,
     "classify_pairs": classify_pairs,
     "dap": dap,
+    "vector_head": vector_head,
+    "sparse_autoencoder": sparse_autoencoder,
     "mlm": mlm,
     "retromae": retromae,
     "dupmae": dupmae,

@@ -1,4 +1,4 @@
-"""Parameter-efficient tuning: full training, LoRA adapters, or biases (BitFit).
+"""Which parameters are trained: all, LoRA adapters, biases (BitFit), or heads alone.
 
 A tuning maps an Objective to another Objective. The base parameters become frozen
 parameters, without gradients and optimizer moments; the loss of the wrapped objective
@@ -103,6 +103,30 @@ def bitfit(objective: Objective, *, base_dtype: str = "float32") -> Objective:
     return _train_partly(objective, trained, base_dtype, check_biases)
 
 
+def frozen_encoder(objective: Objective, *, base_dtype: str = "float32") -> Objective:
+    """Trains heads, decoders and the parameters of a pooling, but no encoder.
+
+    Args:
+        objective: The objective to wrap.
+        base_dtype: As in `lora`.
+
+    Raises:
+        ValueError: The base_dtype is unknown; on initialization, there is nothing else
+            to train.
+    """
+    _check_dtype(base_dtype)
+
+    def check_parts(key: Key, params: Params) -> Params:
+        del key
+        if "pooling" not in params:
+            raise ValueError(
+                "tuning is frozen_encoder, but the pooling has no parameters to train"
+            )
+        return params
+
+    return _train_partly(objective, _OUTSIDE, base_dtype, check_parts)
+
+
 def is_partial(name: str) -> bool:
     """Whether a tuning freezes a part of the model."""
     return name != "full"
@@ -165,4 +189,9 @@ def _cast_base(base: Params, dtype: jnp.dtype) -> Params:
 
 
 # Functions that wrap an objective, by the name of a config section `tuning`.
-TUNING = {"full": full, "lora": lora, "bitfit": bitfit}
+TUNING = {
+    "full": full,
+    "lora": lora,
+    "bitfit": bitfit,
+    "frozen_encoder": frozen_encoder,
+}

@@ -14,8 +14,8 @@ class LinearMap:
     """The map (x - mean) @ matrix, as faiss's PCAMatrix and a Dense layer compute it.
 
     Attributes:
-        mean: [D] float64, subtracted from every vector.
-        matrix: [D, K] float64.
+        mean: [D] float32, subtracted from every vector.
+        matrix: [D, K] float32.
     """
 
     mean: np.ndarray
@@ -27,8 +27,8 @@ class LinearMap:
         return self.matrix.shape[1]
 
     def apply(self, x: np.ndarray) -> np.ndarray:
-        """Maps vectors [..., D] to [..., K] float64."""
-        return (np.asarray(x, np.float64) - self.mean) @ self.matrix
+        """Maps vectors [..., D] to [..., K] float32."""
+        return (np.asarray(x, np.float32) - self.mean) @ self.matrix
 
 
 def fit_pca(vectors: np.ndarray, dim: int, *, center: bool = True) -> LinearMap:
@@ -47,7 +47,7 @@ def fit_pca(vectors: np.ndarray, dim: int, *, center: bool = True) -> LinearMap:
         ValueError: K is not in 1 ... D, N is at most K, or all vectors are equal.
     """
     mean, matrix, _ = _find_directions("pca", vectors, dim, center)
-    return LinearMap(mean, matrix)
+    return _make_map(mean, matrix)
 
 
 def fit_whitening(vectors: np.ndarray, dim: int | None = None) -> LinearMap:
@@ -67,7 +67,7 @@ def fit_whitening(vectors: np.ndarray, dim: int | None = None) -> LinearMap:
     dim = vectors.shape[1] if dim is None else dim
     mean, matrix, variances = _find_directions("whitening", vectors, dim, True)
     variances = np.maximum(variances, MIN_VARIANCE_RATIO * variances[0])
-    return LinearMap(mean, matrix / np.sqrt(variances))
+    return _make_map(mean, matrix / np.sqrt(variances))
 
 
 def make_random_projection(
@@ -89,7 +89,7 @@ def make_random_projection(
     _check_dim("random_projection", dim, width)
     # [D, K], whose products keep their size on average
     matrix = np.random.default_rng(seed).normal(size=(width, dim)) / np.sqrt(dim)
-    return LinearMap(np.zeros(width), matrix)
+    return _make_map(np.zeros(width), matrix)
 
 
 def check_sample(name: str, vectors: np.ndarray, least: int) -> None:
@@ -125,6 +125,11 @@ def _find_directions(
     largest = np.abs(directions).argmax(0)
     directions = directions * np.sign(directions[largest, np.arange(dim)])
     return mean, directions, variances
+
+
+def _make_map(mean: np.ndarray, matrix: np.ndarray) -> LinearMap:
+    """The map in float32, half the bytes of the float64 in which it is fitted."""
+    return LinearMap(mean.astype(np.float32), matrix.astype(np.float32))
 
 
 def _check_dim(name: str, dim: int, width: int) -> None:

@@ -8,7 +8,7 @@ documents, while queries keep their own values.
 import inspect
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,12 @@ from research.transforms.normalize import l2_normalize_rows
 from research.transforms.quantization import (
     BinaryQuantizer,
     FloatQuantizer,
+    PackedQuantizer,
     Quantizer,
     ScalarQuantizer,
     fit_binary,
+    fit_int2,
+    fit_int4,
     fit_int8,
     fit_uint8,
     make_bfloat16,
@@ -49,6 +52,8 @@ LINEAR_MAPS = {
 QUANTIZERS = {
     "int8": fit_int8,
     "uint8": fit_uint8,
+    "int4": fit_int4,
+    "int2": fit_int2,
     "float16": make_float16,
     "bfloat16": make_bfloat16,
     "float8": make_float8,
@@ -63,7 +68,7 @@ PARTS = {
     part.__name__: part
     for part in (
         *(LinearMap, ScalarQuantizer, FloatQuantizer, BinaryQuantizer),
-        ProductQuantizer,
+        *(ProductQuantizer, PackedQuantizer),
     )
 }
 
@@ -178,13 +183,22 @@ def load_transform(file: Path) -> VectorTransform:
             content = json.loads((reader.metadata() or {})["transform"])
             tensors = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
         parts = [
-            PARTS[settings.pop("kind")](**settings, **_select_tensors(tensors, number))
+            _make_part({**settings, **_select_tensors(tensors, number)})
             for number, settings in enumerate(content["parts"])
         ]
         transform = _join_parts(content["text"], parts)
     except DAMAGED as error:
         raise ValueError(f"{file} holds no transform: {error}") from None
     return transform
+
+
+def _make_part(values: dict[str, Any]) -> Any:
+    """A fitted part from its kind, settings and arrays."""
+    part = PARTS[values.pop("kind")]
+    required = [field.name for field in fields(part) if field.default is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"its {part.__name__} has no {', '.join(missing)}")
+    return part(**values)
 
 
 def _select_tensors(tensors: dict[str, np.ndarray], number: int) -> dict[str, Any]:

@@ -178,6 +178,89 @@ class BinaryQuantizer(Quantizer):
         return queries - self.thresholds[None]
 
 
+@dataclass(frozen=True)
+class PackedQuantizer(Quantizer):
+    """2 or 4 bits for each value: steps of equal size between two limits.
+
+    A code stands for the middle of its step. The first value of a byte has its lowest
+    bits.
+
+    Attributes:
+        ranges: [2, D] float32 lower and upper limit of each dimension.
+        bits: 2 or 4.
+    """
+
+    ranges: np.ndarray
+    bits: int
+
+    @property
+    def width(self) -> int:
+        """D, the width of the vectors."""
+        return self.ranges.shape[1]
+
+    def encode(self, x: np.ndarray) -> np.ndarray:
+        """Codes [N, ceil(D * bits / 8)] uint8; values out of range get the nearest."""
+        low, steps = self._find_steps()
+        codes = np.floor((np.asarray(x, np.float32) - low) / np.where(steps, steps, 1))
+        codes = np.clip(codes, 0, 2**self.bits - 1).astype(np.uint8)
+        # [N, bytes, values of a byte], whose bits do not overlap
+        count = 8 // self.bits
+        codes = np.pad(codes, ((0, 0), (0, -self.width % count)))
+        codes = codes.reshape(len(codes), -1, count)
+        return np.bitwise_or.reduce(codes << self._shifts, axis=-1)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """The middles [N, D] float32 of the codes' steps."""
+        low, steps = self._find_steps()
+        parts = codes[:, :, None] >> self._shifts & (2**self.bits - 1)
+        values = parts.reshape(len(codes), -1)[:, : self.width].astype(np.float32)
+        return (values + np.float32(0.5)) * steps + low
+
+    def _find_steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lower limits and the steps, [1, D] float32."""
+        low, high = self.ranges[:1], self.ranges[1:]
+        return low, (high - low) / np.float32(2**self.bits)
+
+    @property
+    def _shifts(self) -> np.ndarray:
+        return np.arange(0, 8, self.bits, dtype=np.uint8)
+
+
+def fit_int4(
+    vectors: np.ndarray, *, clip: float = 2.5, limit: float = 0.0
+) -> PackedQuantizer:
+    """4 bits for each value; `clip` percent of the values at either end are cut off.
+
+    Args:
+        vectors: [N, D] sample of vectors, as they are stored; N may be 0 with a limit.
+        clip: As in `fit_int8`; what CoRECT takes.
+        limit: The values are between -limit and limit, and nothing is fitted; 2 for
+            codes of `bebr`.
+
+    Raises:
+        ValueError: As in `fit_int8`, or the limit is negative.
+    """
+    return _fit_packed("int4", vectors, 4, clip, limit)
+
+
+def fit_int2(
+    vectors: np.ndarray, *, clip: float = 2.5, limit: float = 0.0
+) -> PackedQuantizer:
+    """2 bits for each value, as `fit_int4`."""
+    return _fit_packed("int2", vectors, 2, clip, limit)
+
+
+def _fit_packed(
+    name: str, vectors: np.ndarray, bits: int, clip: float, limit: float
+) -> PackedQuantizer:
+    if limit < 0:
+        raise ValueError(f"{name}'s limit is {limit}; it should be positive, or 0")
+    if not limit:
+        return PackedQuantizer(_find_ranges(name, vectors, clip), bits)
+    ranges = np.full((2, vectors.shape[1]), limit, np.float32)
+    return PackedQuantizer(ranges * np.float32([[-1], [1]]), bits)
+
+
 def fit_int8(
     vectors: np.ndarray, *, clip: float = 0.0, raw: bool = False
 ) -> ScalarQuantizer:

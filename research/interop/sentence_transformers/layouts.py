@@ -71,13 +71,13 @@ def describe_dense(model: EmbeddingModel) -> Layout:
     if model.prompt is not None:
         raise ValueError(NO_TEMPLATES)
     # Pooling, linear layers and normalization
-    modules = [Module(f"{OLD_PACKAGE}.Pooling", _pooling_config(model))]
+    modules = [Module(f"{OLD_PACKAGE}.Pooling", pooling_config(model))]
     modules += [
         Module(f"{OLD_PACKAGE}.Dense", _dense_config(layer), _dense_tensors(layer))
         for layer in _dense_layers(model)
     ]
     if model.normalize:
-        config = _name_features("sentence_embedding")
+        config = name_features("sentence_embedding")
         modules.append(Module(f"{OLD_PACKAGE}.Normalize", config))
     fields = {"similarity_fn_name": model.similarity}
     return Layout(model, f"{OLD_PACKAGE}.Transformer", modules, {}, fields)
@@ -104,7 +104,7 @@ def describe_multi_vector(model: EmbeddingModel) -> Layout:
     if model.dim is not None and model.dim < model.full_width:
         layers.append(Dense(np.eye(model.full_width, model.dim, dtype="f4")))
     late = model.prompt.late_interaction if model.prompt else NO_CHANGE
-    names = _name_features("token_embeddings")
+    names = name_features("token_embeddings")
     modules = [
         Module(
             f"{BASE}.dense.Dense", _dense_config(layer) | names, _dense_tensors(layer)
@@ -235,7 +235,7 @@ def _write_piece(piece: Piece) -> str:
     return piece.special or piece.literal.replace("{{", "{").replace("}}", "}")
 
 
-def _pooling_config(model: EmbeddingModel) -> dict[str, Any]:
+def pooling_config(model: EmbeddingModel) -> dict[str, Any]:
     """The fields of 1_Pooling/config.json, for all versions."""
     mode = {ours: name for name, ours in POOLINGS.items()}[model.pool]
     return {
@@ -273,7 +273,7 @@ def _dense_tensors(layer: Dense) -> dict[str, np.ndarray]:
     return {"linear.weight": weight, **bias}
 
 
-def _name_features(name: str) -> dict[str, Any]:
+def name_features(name: str) -> dict[str, Any]:
     """The fields of a module that reads and writes these features.
 
     Written for every module, since git and the hub drop empty folders.

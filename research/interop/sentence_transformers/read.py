@@ -31,6 +31,7 @@ class Modules(NamedTuple):
         dim: Number of leading components that are kept; None for all.
         mlm_head: Whether the transformer has a head, which belongs to the pooling.
         query_weights: [V] weights of the tokens of queries that have no encoder.
+        pooling: Other parameters of the pooling.
     """
 
     transformer: Path
@@ -47,21 +48,22 @@ class Modules(NamedTuple):
     dim: int | None
     mlm_head: bool = False
     query_weights: np.ndarray | None = None
+    pooling: dict[str, np.ndarray] | None = None
 
 
-def read_modules(path: Path) -> Modules:
+def read_modules(path: Path, modules: Sequence | None = None) -> Modules:
     """Reads the modules of a folder: Transformer, Pooling and perhaps more.
 
     A last Dense module that only truncates the vector, as `export` writes it, becomes
-    `dim`.
+    `dim`. `modules` are those that are read; None for all of modules.json.
 
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: The folder needs something that Embax does not compute.
     """
     # Modules and their order; Dropout does nothing after training.
-    modules = list_modules(path / "modules.json")
-    modules = [(kind, folder) for kind, folder in modules if kind != "Dropout"]
+    modules = modules or list_modules(path / "modules.json")
+    modules = [m for m in modules if m[0] != "Dropout"]
     kinds = [kind for kind, _ in modules]
     if not re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", " ".join(kinds)):
         raise ValueError(
@@ -149,8 +151,7 @@ def read_options(
 ) -> tuple[Path, dict[str, Any]]:
     """The file of the transformer's options, and its fields.
 
-    The options in `known` may have any value, since the caller reads them. `modality`
-    tells how texts are computed; None are hidden states.
+    Options in `known` may have any value; `modality` tells how texts are computed.
     """
     modality = modality or TEXT_MODALITY
     # The first file with any field, by the names that versions gave it.
@@ -301,7 +302,7 @@ ALLOWED_OPTIONS = {
     "query_expansion": (None,),
 }
 ALLOWED_OF_MODEL = {
-    "model_type": ("SentenceTransformer",),
+    "model_type": ("SentenceTransformer", "SparseEncoder"),
     "similarity_fn_name": (*SIMILARITIES, None),
 }
 ALLOWED_OF_NORMALIZE = {

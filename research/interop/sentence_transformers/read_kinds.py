@@ -17,6 +17,7 @@ from research.config_sections import format_call
 from research.inference.model import EmbeddingModel
 from research.interop.hf.tensor_files import read_file
 from research.interop.json_files import check_number
+from research.interop.sentence_transformers.autoencoder import read_autoencoder
 from research.interop.sentence_transformers.layouts import (
     LOGITS,
     SPLADE_ACTIVATIONS,
@@ -80,6 +81,8 @@ def apply_modules(
         if modules.query_weights is not None:
             params["pooling"]["query_weights"] = modules.query_weights
         model = model._replace(params=params)
+    if modules.pooling is not None and model.params:
+        model = model._replace(params={**model.params, "pooling": modules.pooling})
     if modules.query_weights is not None:
         model = model._replace(prompt=inference_free())
     return _apply_token_modules(model, late) if late else model
@@ -166,10 +169,12 @@ def _read_sparse_modules(path: Path, fields: Mapping[str, Any]) -> Modules:
     if [kind for kind, _ in modules] == ["Router"]:
         modules_file, modules, query_weights = _read_routes(modules[0][1])
     kinds = [kind for kind, _ in modules]
+    if kinds[-1:] == ["SparseAutoEncoder"]:
+        return read_autoencoder(path, modules)
     if kinds != ["Transformer", "SpladePooling"]:
         raise ValueError(
             f"{modules_file} has the modules {', '.join(kinds)}; of sparse vectors we "
-            "compute Transformer and SpladePooling"
+            "compute Transformer and SpladePooling, or SparseAutoEncoder at the end"
         )
     # A transformer whose outputs are logits of the vocabulary
     options_file, options = read_options(modules[0][1], ("transformer_task",), LOGITS)

@@ -19,6 +19,7 @@ from research.interop.hf.families import find_family, write_config
 from research.interop.hf.safetensors import save_tensors, write_safetensors
 from research.interop.hf.tokenizer import read_tokenizer
 from research.interop.hf.weight_names import MLM_HEADS
+from research.interop.sentence_transformers.autoencoder import describe_autoencoder
 from research.interop.sentence_transformers.layouts import (
     LAYOUTS,
     ROUTER_TYPE,
@@ -89,7 +90,8 @@ def export(
     model = bake_maps(model)
     model = model._replace(dim=model.width)
     # Its modules, or an error if sentence-transformers cannot compute it.
-    layout = LAYOUTS[model.kind](model)
+    has_latents = model.pool.startswith("csr(")
+    layout = (describe_autoencoder if has_latents else LAYOUTS[model.kind])(model)
     model = layout.model
     if layout.mlm_head and find_family(cfg) not in MLM_HEADS:
         raise ValueError(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from research.models.config import EncoderConfig
-from research.types import Array, Key, Params
+from research.types import Array, Key, Params, Pool
 
 
 class LearnedPooling(NamedTuple):
@@ -40,6 +40,9 @@ class LearnedPooling(NamedTuple):
         pool_query: (encoder parameters, encoder config, token ids [B, S], mask) ->
             [B, M, E], the vectors of queries, for which the encoder is not run; None
             for those of `pool`.
+        base: The pooling whose vectors `encode_vectors` maps; None for a pooling of the
+            states themselves.
+        encode_vectors: (parameters of the pooling, vectors [..., D]) -> [..., E].
     """
 
     init: Callable[[Key, EncoderConfig, Params], Params] | None
@@ -51,6 +54,8 @@ class LearnedPooling(NamedTuple):
     width: Callable[[EncoderConfig], int] | None = None
     kind: str = "dense"
     pool_query: Callable[[Params, EncoderConfig, Array, Array], Array] | None = None
+    base: Pool | None = None
+    encode_vectors: Callable[[Params, Array], Array] | None = None
 
 
 def mean_pool(tokens: Array, mask: Array) -> Array:

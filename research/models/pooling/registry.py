@@ -24,6 +24,7 @@ from research.models.pooling import (
     m3,
     router,
     splade,
+    vector_heads,
 )
 from research.models.pooling.basic import LearnedPooling
 from research.types import Array, Key, Params, Pool
@@ -47,6 +48,8 @@ LEARNED_POOLINGS: dict[str, Callable[..., LearnedPooling]] = {
     "splade": splade.splade,
     "splade_doc": splade.splade_doc,
     "moee": router.moee,
+    "csr": vector_heads.csr,
+    "bebr": vector_heads.bebr,
 }
 # All poolings that the config section `pool` and the flag --pool accept.
 POOLINGS = {**BASIC_POOLINGS, **LEARNED_POOLINGS}

@@ -51,14 +51,8 @@ def add_teacher(
 
     def loss(params: Params, frozen: Params, batch: Batch, key: Key) -> LossOutput:
         others = {name: part for name, part in frozen.items() if name != TEACHER}
-        # [B, E], [B*K, E]: the pairs of a device are in its own rows
-        vectors = _embed_rows(frozen[TEACHER], batch.teacher)
-        query_vector, document_vector = sharding.map_over_data(
-            _take_pairs,
-            vectors,
-            batch.teacher.query_index,
-            batch.teacher.document_index,
-            average=False,
+        query_vector, document_vector = embed_pairs(
+            embed, frozen[TEACHER], batch.teacher, micro_batch
         )
         labels = batch.labels._replace(
             query_vector=query_vector, document_vector=document_vector
@@ -70,17 +64,35 @@ def add_teacher(
             output = output._replace(frozen={**output.frozen, TEACHER: frozen[TEACHER]})
         return output
 
-    def _embed_rows(teacher: Params, texts: TeacherTexts) -> Array:
-        def encode(params: Params, tokens: Tokens, key: Key | None) -> Array:
-            del key
-            return jax.lax.stop_gradient(embed(params, tokens))
-
-        devices = sharding.count_batch_devices()
-        min_chunks = count_min_chunks(len(texts.query_index), micro_batch, devices)
-        chunks = count_chunks(len(texts.tokens.token_ids) // devices, min_chunks)
-        return encode_in_chunks(encode, chunks)(teacher, texts.tokens, None)
-
     return Objective(init, loss)
+
+
+def embed_pairs(
+    embed: Callable[[Params, Tokens], Array],
+    params: Params,
+    texts: TeacherTexts,
+    micro_batch: int,
+) -> tuple[Array, Array]:
+    """The vectors of a batch's queries [B, E] and documents [B*K, E], not trained.
+
+    Args:
+        embed: (parameters, tokens of R rows) -> [R*M, E] vectors of M texts.
+        params: Its parameters.
+        texts: Tokens, and the indices of queries and documents.
+        micro_batch: Most pairs that each device embeds at a time; 0 for all.
+    """
+
+    def encode(params: Params, tokens: Tokens, key: Key | None) -> Array:
+        del key
+        return jax.lax.stop_gradient(embed(params, tokens))
+
+    devices = sharding.count_batch_devices()
+    min_chunks = count_min_chunks(len(texts.query_index), micro_batch, devices)
+    chunks = count_chunks(len(texts.tokens.token_ids) // devices, min_chunks)
+    vectors = encode_in_chunks(encode, chunks)(params, texts.tokens, None)
+    # The pairs of a device are in its own rows
+    indices = texts.query_index, texts.document_index
+    return sharding.map_over_data(_take_pairs, vectors, *indices, average=False)
 
 
 def _take_pairs(
