@@ -75,6 +75,7 @@ def apply_modules(
         dense=modules.dense,
         dim=modules.dim,
     )
+    # Parameters of poolings, those of the vocabulary with the head
     if modules.mlm_head and model.params:
         params = dict(model.params)
         params["pooling"] = {"head": params.pop("head")}

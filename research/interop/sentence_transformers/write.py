@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from research.atomic_write import atomic_write, to_json
+from research.config_sections import parse_call
 from research.inference.model import EmbeddingModel, bake_maps, merge_adapter
 from research.inference.settings import check_quantizer, check_transform
 from research.interop.hf.families import find_family, write_config
@@ -90,7 +91,7 @@ def export(
     model = bake_maps(model)
     model = model._replace(dim=model.width)
     # Its modules, or an error if sentence-transformers cannot compute it.
-    has_latents = model.pool.startswith("csr(")
+    has_latents = parse_call(model.pool).name == "csr"
     layout = (describe_autoencoder if has_latents else LAYOUTS[model.kind])(model)
     model = layout.model
     if layout.mlm_head and find_family(cfg) not in MLM_HEADS:
