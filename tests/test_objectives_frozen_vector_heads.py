@@ -146,3 +146,6 @@ def test_new_queries_are_compared_with_old_documents():
     logits = a @ b.T / 0.1
     want = np.log(np.exp(logits).sum(1)) - np.diag(logits)
     np.testing.assert_allclose(ours, want, rtol=1e-5)
+    labels = labels._replace(document_vector=old[:, :3])
+    with pytest.raises(ValueError, match=r"are \[5, 3\], and the model's \[5, 4\]"):
+        backward_compatible(pair_scores(q, d, "cosine"), labels)

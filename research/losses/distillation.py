@@ -120,12 +120,22 @@ def backward_compatible(
         temperature: Divisor of the similarities.
 
     Raises:
-        ValueError: The labels lack vectors.
+        ValueError: The labels lack vectors, or have those of another width.
     """
-    # The older model's documents in place of the model's own
-    old = jax.lax.stop_gradient(teacher_pairs(labels, scores.vectors))
-    vectors = scores.vectors._replace(
-        documents=old.documents, all_documents=old.all_documents
+    vectors = scores.vectors
+    count = vectors.docs_per_query * len(vectors.all_queries)
+    shape = (count, vectors.documents.shape[1])
+    # The older model's documents in place of the model's own, in their precision
+    old = jax.lax.stop_gradient(teacher_pairs(labels, vectors))
+    if old.all_documents.shape != shape:
+        raise ValueError(
+            f"the older model's documents are {list(old.all_documents.shape)}, and "
+            f"the model's {list(shape)}: their vectors should have the same dims"
+        )
+    dtype = vectors.documents.dtype
+    vectors = vectors._replace(
+        documents=old.documents.astype(dtype),
+        all_documents=old.all_documents.astype(dtype),
     )
     mixed = PairScores(vectors, scores.similarity)
     return infonce(mixed, labels, temperature=temperature)
