@@ -8,13 +8,14 @@ Source: Wu et al. 2025, arXiv:2508.01959: a model that reads a chunk alone is tr
     article as chunks.
 Command: python -m launch.train --config=configs/sitemb.py --workdir=runs/sitemb
     python -m launch.evaluate --model=runs/sitemb --task=retrieval \
-    --data=../shared/data/squad_retrieval --chunk="late(sentences=5)"
+    --data=../shared/data/squad_retrieval --context=1000 --join=BASELINE
 Variants: tiny, model=NAME, baseline=NAME (the frozen model of chunks alone), alone
     (without it), data=DIR (with squad_retrieval/), pairs=FILE (with the columns query,
     positive and context, the text around the positive, in place of SQuAD), steps=N,
     batch=N, context=N (characters on each side), length=N (tokens).
 Cost: a chunk costs as much as its context; a step also embeds by the baseline.
-Expected: not measured here. The trained model embeds its half of the sum alone.
+Expected: not measured here. Evaluations of the run read chunks alone, and score the
+    trained half of the sum; the command above reads them in context and adds the rest.
 """
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, teach

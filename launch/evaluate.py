@@ -138,9 +138,10 @@ cli.group_flags("Task", TASK, DATA, SPLIT, LABEL, SIMILARITY)
 cli.group_flags("Search", METRICS, ABSTENTION, IGNORE_IDENTICAL_IDS, VECTORS, HYBRID)
 cli.group_flags("Tasks longembed and mteb", TASKS, LENGTHS, TEXT)
 cli.group_flags("Tasks longembed and mteb", evaluate_mteb.BENCHMARK)
+cli.group_flags("Task", embedders.JOIN, embedders.JOIN_CHUNK, embedders.CONTEXT)
 cli.group_flags("Comparison", against.AGAINST, against.SCORES, against.RUN)
 cli.group_flags("Output", GRID, evaluate_compress.COMPRESS, SAMPLES, OUTPUT)
-for module in (against, evaluate_compress, evaluate_mteb):
+for module in (against, embedders, evaluate_compress, evaluate_mteb):
     flags.adopt_module_key_flags(module)
 
 
@@ -163,6 +164,9 @@ def main():
     against.check_flags(TASK.value, is_single and has_items)
     is_plain = not (is_chunked or against.AGAINST.value)
     evaluate_compress.check_compress(TASK.value, is_plain)
+    has_vectors = has_items or TASK.value == "longembed"
+    is_joined = is_single and has_vectors and not evaluate_compress.COMPRESS.value
+    embedders.check_join(TASK.value, is_joined and not VECTORS.value)
     if evaluate_mteb.BENCHMARK.value and TASK.value != "mteb":
         raise ValueError(
             f"--benchmark={evaluate_mteb.BENCHMARK.value} goes with --task=mteb"
@@ -200,6 +204,7 @@ def main():
     embed = embedders.make_task_embedder(
         model, chunk, TASK.value, DATA.value, VECTORS.value
     )
+    embed = embedders.join_models(embed, model, chunk, SIMILARITY.value or similarity)
     scores = evaluator(embed)
     comparisons = against.compare_models(scores, _choose_evaluator, chunk, TASK.value)
     # longembed also has a curve over lengths.
@@ -210,7 +215,8 @@ def main():
         formats = longembed.format_markdown, plot
         return _write("longembed", _title(model), scores, scores, *formats)
     result = {"model": options.MODEL.value, "task": TASK.value, **scores}
-    return result | comparisons
+    joined = {"joined": embedders.JOIN.value} if embedders.JOIN.value else {}
+    return result | joined | comparisons
 
 
 def _evaluate_several() -> dict:

@@ -156,7 +156,7 @@ def _score_model(
     """The scores of another model, embedded with the options of the flags."""
     model = options.load_model(name)
     # As the first model is embedded, with its own similarity
-    embed = make_task_embedder(model, chunk, task)
+    embed = make_task_embedder(model, chunk, task, flags.FLAGS.data)
     return make_evaluator(choose_similarity(model, task), name)(embed)
 
 

@@ -1,15 +1,20 @@
-"""Embedders of launch.evaluate: of all sizes, of chunkings, of stored vectors."""
+"""Embedders of launch.evaluate: of sizes, chunkings, stored vectors, joined models."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 from launch import flags as options
 from launch import main as cli
 from launch.embed_folder import read_folder_transform
+from launch.evaluate_kinds import check_dense
+from research.data.chunks import read_passages
 from research.data.corpus import describe_corpus, find_corpus
 from research.eval import compare_chunking, grid
+from research.inference.embed_kinds import join_embeddings
 from research.inference.embedder import Embedder
 from research.inference.index.quantized_vectors import store_vectors
 from research.inference.index.vector_shards import (
@@ -19,9 +24,31 @@ from research.inference.index.vector_shards import (
 )
 from research.inference.model import EmbeddingModel
 from research.inference.shares import split_over_processes
-from research.text.chunking import Chunking
+from research.inference.tokenize import TokenizedTexts, tokenize_in_context
+from research.text.chunking import Chunking, parse_chunking
 from research.types import EmbedFn, Evaluator
 
+JOIN = flags.DEFINE_multi_string(
+    "join",
+    [],
+    "Another model, whose similarity of two texts is added to that of --model, such as "
+    "the one of chunks alone for SitEmb. The options of --model hold for it, too. The "
+    "flag may be repeated.",
+)
+JOIN_CHUNK = flags.DEFINE_string(
+    "join_chunk",
+    None,
+    "How the models of --join cut documents: naive(sentences=5) reads the chunks of "
+    "late(sentences=5) alone. Default: as --chunk.",
+)
+CONTEXT = flags.DEFINE_integer(
+    "context",
+    0,
+    "With --task=retrieval, the most characters before and after a document within "
+    "which it is read, from its neighbors in --data with the same title; the models of "
+    "--join read it alone. Default: all read it alone.",
+    lower_bound=0,
+)
 # Tasks that search documents.
 SEARCHES = (
     *("retrieval", "reranking", "examples", "pydocs_retrieval", "pydocs_long"),
@@ -123,10 +150,51 @@ def make_task_embedder(
     embedder = options.make_embedder(
         model, chunk, allow_empty=True, transform=transform
     )
-    embed = split_over_processes(embedder)
+    reader = read_in_context(embedder, data, task) if CONTEXT.value else embedder
+    embed = split_over_processes(reader)
     if folder:
         return make_stored_embedder(embed, Path(folder), embedder, data)
     return quantize_embedder(embed, embedder.model, task)
+
+
+def read_in_context(
+    embedder: Embedder, data: str | None, task: str
+) -> Callable[..., Any]:
+    """An embedder of documents within the text around them, as --context says.
+
+    Args:
+        embedder: The embedder of queries, and of documents alone.
+        data: A BEIR folder, whose documents with the same title belong together.
+        task: The task.
+
+    Raises:
+        ValueError: The task has no such folder, or a flag or the model does not go with
+            it.
+    """
+    reader = f"--context={CONTEXT.value}"
+    if task != "retrieval" or data is None or embedder.chunk is not None:
+        raise ValueError(f"{reader} goes with --task=retrieval, without --chunk")
+    options.check_plain(embedder.model, reader)
+    passages, _ = read_passages(data, CONTEXT.value)
+    # Documents as the task has them
+    known = {
+        f"{p.title} {p.text}".strip(): (p.text, p.around) for p in passages.values()
+    }
+    model, max_length = embedder.model, options.document_length(embedder.model, None)
+
+    def embed(texts, role, *, label="text {}".format):
+        if role != "document":
+            return embedder(texts, role, label=label)
+        rows = tokenize_in_context(
+            model.tokenizer,
+            [known.get(text, (text, ("", ""))) for text in texts],
+            prompt=model.prompts.get("document", ""),
+            max_length=max_length,
+            label=label,
+        )
+        return embedder.encode(TokenizedTexts(role, [rows], label))
+
+    return embed
 
 
 def quantize_embedder(embed: EmbedFn, model: EmbeddingModel, task: str) -> EmbedFn:
@@ -152,6 +220,62 @@ def quantize_embedder(embed: EmbedFn, model: EmbeddingModel, task: str) -> Embed
         return quantizer.decode(quantizer.encode(vectors))
 
     return embed_stored
+
+
+def check_join(task: str, is_single: bool) -> None:
+    """Raises ValueError if --join or --context does not go with what is asked for.
+
+    Args:
+        task: The task.
+        is_single: Whether one embedder is scored on one task.
+    """
+    if JOIN_CHUNK.value and not JOIN.value:
+        raise ValueError(f"--join_chunk={JOIN_CHUNK.value} needs --join")
+    if (JOIN.value or CONTEXT.value) and not is_single:
+        flag = f"--join={JOIN.value[0]}" if JOIN.value else f"--context={CONTEXT.value}"
+        raise ValueError(
+            f"{flag} goes with one way to embed and a task of texts, not with "
+            f"--task={task}, --grid, --compress, --vectors or several chunkings"
+        )
+
+
+def join_models(
+    embed: EmbedFn, model: EmbeddingModel, chunk: Chunking | None, similarity: str
+) -> EmbedFn:
+    """The embedder of a model joined with those of --join, if there are any.
+
+    Args:
+        embed: The embedder.
+        model: Its model.
+        chunk: How documents are cut.
+        similarity: How vectors are compared: of cosines, those of each model count.
+
+    Raises:
+        ValueError: A model does not give one vector of a text, or gives codes.
+    """
+    if not JOIN.value:
+        return embed
+    options.check_no_transform(f"--join={JOIN.value[0]}")
+    if model.quantizer is not None:
+        raise ValueError(f"--join={JOIN.value[0]} does not go with codes")
+    if JOIN_CHUNK.value:
+        chunk = parse_chunking(JOIN_CHUNK.value)
+    # The vectors of each model, as they are without a store
+    check_dense(model, f"--join={JOIN.value[0]}")
+    embeds = [embed]
+    for name in JOIN.value:
+        embedder = options.make_embedder(
+            options.load_model(name), chunk, allow_empty=True
+        )
+        if embedder.model.kind != "dense":
+            raise ValueError(f"--join={name} does not give one vector of a text")
+        embeds.append(split_over_processes(embedder))
+
+    def embed_all(texts, role, **options):
+        parts = [embed(texts, role, **options) for embed in embeds]
+        return join_embeddings(parts, normalize=similarity == "cosine")
+
+    return embed_all
 
 
 def make_stored_embedder(

@@ -344,6 +344,10 @@ def test_every_option_builds_by_a_flag(
         replace_section(new, "data.pairs", f"files(path='{path}', negatives={count})")
     if (key, name) == ("row_layout", "spans"):
         replace_section(new, "objective", "cot_mae()")
+    if (key, name) == ("loss", "m3"):
+        new.similarity = "m3"
+        replace_section(new, "pool", "m3()")
+        replace_section(new, "size_loss", "full_size()")
     assert new[key].name == name
     build(new, cache=cache, tokenizer=tokenizer)
 

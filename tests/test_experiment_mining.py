@@ -113,7 +113,7 @@ def test_random_negatives_belong_to_no_query(folder, tmp_path, one_device):
     (source,) = experiment.batches.sources
     pairs, rows = number_table(source.table), source.refreshed.read(0, 40)
     known = {(int(i), int(j)) for i, j in (*pairs.positives, *pairs.excluded)}
-    numbers = {text: number for number, text in enumerate(pairs.passage_texts)}
+    numbers = {text: number for number, text in enumerate(pairs.documents)}
     assert all(len(set(row)) == 3 for row in rows.tolist())
     for query, row in zip(pairs.example_queries.tolist(), rows.tolist(), strict=True):
         assert not known & {(query, numbers[text]) for text in row}

@@ -29,8 +29,8 @@ def test_pairs_are_those_of_the_examples(examples, tmp_path):
     source = Source(examples, 0, 1.0, {})
     table = tokenize_pairs(source, tokenizer, 16, tmp_path)
     pairs = number_table(table)
-    queries = [texts[i] for i in pairs.query_texts]
-    passages = [texts[i] for i in pairs.passage_texts]
+    queries = [texts[i] for i in pairs.queries]
+    passages = [texts[i] for i in pairs.documents]
     # Each text once, in the order of the examples
     assert queries == list(dict.fromkeys(e.query for e in examples))
     documents = [t for e in examples for t in (*e.positives, *e.negatives)]
@@ -62,7 +62,7 @@ def test_texts_of_a_class_are_no_negatives_even_if_they_are_nobodys_positive(tmp
     table = tokenize_pairs(source, train_tokenizer(texts, 60), 16, tmp_path)
     pairs = number_table(table)
     known = {
-        (texts[pairs.query_texts[i]], texts[pairs.passage_texts[j]])
+        (texts[pairs.queries[i]], texts[pairs.documents[j]])
         for i, j in (*pairs.positives, *pairs.excluded)
     }
     both = [(i, j) for i in classmates for j in classmates]

@@ -8,6 +8,7 @@ from research import types
 from research.eval.tasks.retrieval import ranking
 from research.inference.embedder import Embedder
 from research.inference.model import EmbeddingModel
+from research.inference.tokenize import TokenizedTexts, tokenize_in_context
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.pooling.projection import Dense
@@ -175,3 +176,20 @@ def test_dense_layers_come_after_the_mean_over_windows(model):
         near(found, np.tanh(plain @ kernel)[:, :5])
     whole = embedder(model, **options)(TEXTS, "document")
     near(embedder(model, "pcw(40)", **options)(TEXTS, "document"), whole)
+
+
+def test_a_passage_in_its_context_is_a_late_chunk(model):
+    embed = embedder(model, prompts={"document": "a dog"})
+    chunks = embedder(model, "late(4)", embed.model.prompts)(TEXTS[2:3], "document")
+    text, spans = TEXTS[2], zip(chunks.start, chunks.end, strict=True)
+    passages = [(text[a:b], (text[:a], text[b:])) for a, b in spans]
+    rows = tokenize_in_context(
+        model[2], passages, prompt="a dog", max_length=40, label="text {}".format
+    )
+    found = embed.encode(TokenizedTexts("document", [rows], str))
+    near(found, chunks.vectors)
+    with pytest.raises(ValueError, match="text 0: '' has no tokens in its context"):
+        tokenize_in_context(
+            *(model[2], [("", ("a dog", "runs"))]),
+            **{"prompt": "", "max_length": 40, "label": "text {}".format},
+        )

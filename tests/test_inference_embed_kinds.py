@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
+from research.inference.embed_kinds import join_embeddings
 from research.inference.embedder import Embedder
 from research.inference.similarity import similarity
 from research.models.encoder import forward
 from research.text.multi_vector_prompts import colbert
 from research.text.templates import tokenize_with_prompt
-from research.types import Tokens
+from research.types import MultiVectors, Tokens
 from tests.tiny_models import TEXTS, make_model
 
 PROMPT = colbert(
@@ -136,3 +137,21 @@ def test_token_transforms_that_cannot_be(model):
         Embedder(model, token_transform="muvera() | pool_tokens(2)")
     with pytest.raises(ValueError, match="several depths do not go with pool_tokens"):
         Embedder(model, token_transform="pool_tokens(2)", depths=(1, 2))
+
+
+def test_joined_vectors_have_the_sum_of_the_similarities():
+    rng = np.random.default_rng(0)
+    q, d = ([rng.normal(size=(n, w)) for w in (3, 5)] for n in (4, 6))
+    joined = [join_embeddings(parts, normalize=False) for parts in (q, d)]
+    near(joined[0] @ joined[1].T, sum(a @ b.T for a, b in zip(q, d, strict=True)))
+    # Chunks, as many in each; cosines are averaged
+    offsets = np.array([0, 2, 3, 6])
+    chunks = [MultiVectors(x.astype("f4"), offsets) for x in d]
+    joined = [join_embeddings(parts, normalize=True) for parts in (q, chunks)]
+    want = [similarity(a.astype("f4"), b, "cosine") for a, b in zip(d, d, strict=True)]
+    got = similarity(join_embeddings(d, normalize=True), joined[1].vectors, "cosine")
+    near(got, np.mean(want, axis=0))
+    assert joined[1].offsets is offsets and joined[1].vectors.shape == (6, 8)
+    chunks[1] = chunks[1]._replace(offsets=np.array([0, 2, 4, 6]))
+    with pytest.raises(ValueError, match="text 1 has 1 chunks in one model and 2 in"):
+        join_embeddings(chunks, normalize=True)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,19 @@ from research.text.chunk_rows import SENTENCE_END
 # Between the passages of a document.
 BREAK = "\n\n"
 
-Passage = tuple[str, tuple[str, str]]  # its text, and the text before and after it
+
+class Passage(NamedTuple):
+    """A passage of a longer text.
+
+    Attributes:
+        title: Title of the text.
+        text: The passage.
+        around: The text before and after it.
+    """
+
+    title: str
+    text: str
+    around: tuple[str, str]
 
 
 def load_passages(
@@ -47,7 +60,7 @@ def load_passages(
         ValueError: A text has fewer passages than a query needs negatives.
     """
     data = files.read_beir(path, split)
-    passages, neighbors = _read_passages(path, context)
+    passages, neighbors = read_passages(path, context)
     rng = np.random.default_rng(seed)
     examples, unknown = [], set()
     for query, grades in data.qrels.items():
@@ -67,9 +80,10 @@ def load_passages(
                     f"passages, not the {negatives} negatives asked for"
                 )
             drawn = rng.choice(len(others), negatives, replace=False)
-            texts, contexts = zip(
-                *(passages[n] for n in (name, *(others[i] for i in drawn))),
-                strict=True,
+            documents = [passages[n] for n in (name, *(others[i] for i in drawn))]
+            texts, contexts = (
+                tuple(getattr(d, part) for d in documents)
+                for part in ("text", "around")
             )
             example = Example(data.queries[query], texts[:1], texts[1:])
             examples.append(example._replace(contexts=contexts if context else ()))
@@ -81,10 +95,18 @@ def load_passages(
     return LoadedExamples(examples, negatives, note=note)
 
 
-def _read_passages(
+def read_passages(
     path: str, context: int
 ) -> tuple[dict[str, Passage], dict[str, Sequence[str]]]:
-    """The passages of a BEIR corpus by their ids, and all ids of each one's text."""
+    """The passages of a BEIR corpus by their ids, and all ids of each one's text.
+
+    Args:
+        path: The folder.
+        context: Most characters before a passage, and after it.
+
+    Raises:
+        ValueError: No document has a title.
+    """
     # (title, id, text) of the documents that have a text
     corpus = files.find_file(Path(path).expanduser(), "corpus.jsonl")
     rows = []
@@ -103,7 +125,7 @@ def _read_passages(
         for name, text in zip(names, texts, strict=True):
             end = start + len(text)
             around = full[max(0, start - context) : start], full[end : end + context]
-            passages[name] = text, around
+            passages[name] = Passage(title, text, around)
             neighbors[name] = names
             start = end + len(BREAK)
     if not passages:

@@ -42,15 +42,15 @@ def mine_source(
     pairs = number_table(table)
     embed = partial(embed_table, embedder, table, name=source.name)
     negatives = mine_negatives(
-        embed(pairs.query_texts, "query"),
-        embed(pairs.passage_texts, "document"),
+        embed(pairs.queries, "query"),
+        embed(pairs.documents, "document"),
         pairs.positives,
         rules,
         excluded=pairs.excluded,
         similarity=similarity,
         seed=seed,
     )
-    texts = pairs.passage_texts[negatives.passages]  # [Q, N]
+    texts = pairs.documents[negatives.passages]  # [Q, N]
     return texts[pairs.example_queries], negatives
 
 
@@ -71,10 +71,10 @@ def draw_documents(
         ValueError: There are too few documents.
     """
     pairs = number_table(source.table)
-    places = np.full((len(pairs.query_texts), count), -1)  # [Q, N] to be filled
+    places = np.full((len(pairs.queries), count), -1)  # [Q, N] to be filled
     known = np.concatenate([pairs.positives, pairs.excluded])
-    passages = fill_negatives(places, known, len(pairs.passage_texts), seed)
-    return pairs.passage_texts[passages][pairs.example_queries]
+    passages = fill_negatives(places, known, len(pairs.documents), seed)
+    return pairs.documents[passages][pairs.example_queries]
 
 
 def embed_table(

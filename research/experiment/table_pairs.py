@@ -1,34 +1,14 @@
 """The different queries and documents of a tokenized source, and which are pairs."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from research.data.packing import token_offsets
-from research.data.pairs.known_pairs import number_pairs
+from research.data.pairs.known_pairs import NumberedPairs, number_pairs
 from research.data.pairs.pair_cache import PairTable
 from research.data.pairs.pair_rows import find_documents
 
 
-class TablePairs(NamedTuple):
-    """Queries and documents of a table, each text once.
-
-    Attributes:
-        query_texts: [Q] index in the table of each query, in the order of the table.
-        passage_texts: [P] the same for documents.
-        example_queries: [n] number of each example's query.
-        positives: [E, 2] query and document of every positive, example by example.
-        excluded: [P, 2] further pairs that are no negatives (`list_excluded_pairs`).
-    """
-
-    query_texts: np.ndarray
-    passage_texts: np.ndarray
-    example_queries: np.ndarray
-    positives: np.ndarray
-    excluded: np.ndarray
-
-
-def number_table(table: PairTable) -> TablePairs:
+def number_table(table: PairTable) -> NumberedPairs:
     """Numbers the different queries and documents of a table."""
     keys = _join_hashes(table.text_hashes)  # [T]
     documents = find_documents(table)
@@ -38,10 +18,8 @@ def number_table(table: PairTable) -> TablePairs:
     positives = np.stack([owners, np.searchsorted(documents, texts)], axis=1)
     groups = _join_hashes(table.group_hashes)
     pairs = number_pairs(keys[table.query_text], keys[documents], positives, groups)
-    return TablePairs(
-        table.query_text[pairs.first_queries],
-        documents[pairs.first_documents],
-        *pairs[2:],
+    return pairs._replace(
+        queries=table.query_text[pairs.queries], documents=documents[pairs.documents]
     )
 
 

@@ -1,10 +1,11 @@
-"""Multi-vector and sparse embeddings of texts, from the vectors of the encoder."""
+"""Multi-vector, sparse and joined embeddings, from the vectors of encoders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from research.inference.batching import TokenRows, list_pooled_tokens
+from research.transforms.normalize import l2_normalize_rows
 from research.types import MultiVectors
 
 # Texts whose weights for all tokens of a vocabulary are in memory at a time: 120 MB for
@@ -84,3 +85,38 @@ def encode_sparse(
         weights = finish(encode(part), lambda i, first=start: label(first + i))
         parts.append(csr_array(np.asarray(weights, np.float32)))
     return vstack(parts, format="csr") if parts[1:] else parts[0]
+
+
+def join_embeddings(parts: Sequence, *, normalize: bool):
+    """Concatenated vectors of the same texts by several models.
+
+    The dot product of two such vectors is the sum of those of the models.
+
+    Args:
+        parts: Embeddings of N texts by each model, [N, D_i] or `MultiVectors` of their
+            chunks, as many in each.
+        normalize: Whether the vectors of each model are first scaled to length 1, so
+            that cosines are averaged.
+
+    Returns:
+        [N, sum of D_i] float32, or `MultiVectors` of chunks.
+
+    Raises:
+        ValueError: The models have other numbers of chunks of a text.
+    """
+    vectors = [np.asarray(getattr(part, "vectors", part)) for part in parts]
+    offsets = [getattr(part, "offsets", np.arange(len(part) + 1)) for part in parts]
+    for other in offsets[1:]:
+        if not np.array_equal(other, offsets[0]):
+            number = int(np.argmax(np.diff(other) != np.diff(offsets[0])))
+            counts = [np.diff(x)[number] for x in (offsets[0], other)]
+            raise ValueError(
+                f"text {number} has {counts[0]} chunks in one model and {counts[1]} in "
+                "another: cut them alike, and texts at one --max_length"
+            )
+    if normalize:
+        vectors = list(map(l2_normalize_rows, vectors))
+    joined = np.concatenate(vectors, axis=1)
+    if isinstance(parts[0], MultiVectors):
+        return parts[0]._replace(vectors=joined)
+    return joined

@@ -76,8 +76,9 @@ def check_kind(
 
     Raises:
         ValueError: Documents of several vectors, several depths or a prompt's templates
-            are cut into chunks; several templates are averaged; sparse vectors are of
-            several depths; or there are no vectors of tokens to transform.
+            are cut into chunks; several templates are averaged; vectors that are sparse
+            or of three kinds are of several depths; or there are no vectors of tokens
+            to transform.
     """
     if token_transform and model.kind != "multi_vector":
         raise ValueError(
@@ -90,8 +91,8 @@ def check_kind(
     if model.kind == "dense":
         return
     # What is defined for one vector per text alone
-    if depths is not None and (model.kind == "sparse" or token_transform):
-        reason = token_transform or "sparse vectors"
+    if depths is not None and (model.kind != "multi_vector" or token_transform):
+        reason = token_transform or f"the pooling {model.pool}"
         raise ValueError(f"several depths do not go with {reason}")
     if chunk is not None:
         raise ValueError(f"chunk {chunk} does not go with the pooling {model.pool}")

@@ -7,7 +7,7 @@ import numpy as np
 import tokenizers
 
 from research.inference.batching import TokenRows
-from research.text.chunk_rows import ChunkedText
+from research.text.chunk_rows import ChunkedText, select_span, tokenize_documents
 from research.text.templates import Prompt, tokenize_with_prompt
 from research.text.tokenization import num_token_ids, tokenize_texts
 from research.text.tokens import PST, add_special_token
@@ -61,6 +61,39 @@ def make_plain_tokenize(
         return [TokenRows(token_ids)]
 
     return tokenize
+
+
+def tokenize_in_context(
+    tokenizer: tokenizers.Tokenizer,
+    passages: Sequence[tuple[str, tuple[str, str]]],
+    *,
+    prompt: str,
+    max_length: int,
+    label: Callable[[int], str],
+) -> TokenRows:
+    """Rows of passages within the texts around them, whose own tokens are the span.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        passages: Passages, each with the text before and after it.
+        prompt: Prefix of the text before.
+        max_length: Maximum number of tokens; what is far from the passage is cut.
+        label: Function from the index of a passage to its name in error messages.
+
+    Raises:
+        ValueError: A passage has no tokens.
+    """
+    texts = [before + text + after for text, (before, after) in passages]
+    rows = tokenize_documents(tokenizer, texts, prompt, None, label=label)
+    parts = []
+    for i, (row, (text, (before, _))) in enumerate(zip(rows, passages, strict=True)):
+        try:
+            span = len(before), len(before) + len(text)
+            parts.append(select_span(row, span, max_length))
+        except ValueError as error:
+            raise ValueError(f"{label(i)}: {error}") from None
+    token_ids, masks = zip(*parts, strict=True)
+    return TokenRows(token_ids, [mask.astype(np.int32) for mask in masks])
 
 
 def make_template_tokenize(

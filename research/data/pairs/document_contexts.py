@@ -10,7 +10,7 @@ import numpy as np
 import tokenizers
 
 from research.data.examples import Example
-from research.text.chunk_rows import TokenizedText, compute_room, tokenize_documents
+from research.text.chunk_rows import select_span, tokenize_documents
 
 
 def tokenize_in_contexts(
@@ -72,42 +72,3 @@ def tokenize_in_contexts(
         except ValueError as error:
             raise ValueError(f"{label(owner)}: {error}") from None
     return token_ids, masks
-
-
-def select_span(
-    text: TokenizedText, span: tuple[int, int], max_length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens around a span of a text, and which of them are the span's.
-
-    The prompt and opening special tokens belong to a span at the beginning of the text,
-    closing ones to one at its end.
-
-    Args:
-        text: The tokenized text, N tokens.
-        span: The span's characters [start, end).
-        max_length: Most tokens to take, with the span in the middle; a longer span is
-            cut at its end.
-
-    Returns:
-        Token ids [S] int32 and pooling mask [S] bool.
-
-    Raises:
-        ValueError: The span has no tokens, or `max_length` leaves no room for any.
-    """
-    # [N] tokens with a character of the span
-    inside = (text.start < span[1]) & (text.end > span[0])
-    if not inside.any():
-        raise ValueError(f"{text.text[slice(*span)]!r} has no tokens in its context")
-    numbers = np.flatnonzero(inside)
-    first, end = int(numbers[0]), int(numbers[-1]) + 1
-    # The window begins so far before the span that as much fits after it
-    room = compute_room(f"max_length {max_length}", max_length, text.num_surrounding)
-    count = len(inside)
-    start = first - max(0, room - (end - first)) // 2
-    start = max(0, min(start, count - room))
-    window = slice(start, start + room)
-    # Special tokens are pooled with the first and the last token of the text
-    opening = np.full(len(text.opening_ids), first == 0)
-    closing = np.full(len(text.closing_ids), end == count)
-    mask = np.concatenate([opening, inside[window], closing])
-    return text.surround(text.body_ids[window]), mask

@@ -9,15 +9,15 @@ class NumberedPairs(NamedTuple):
     """Queries and documents, each text once, in the order in which they occur.
 
     Attributes:
-        first_queries: [Q] first example of each query.
-        first_documents: [P] first place of each document.
+        queries: [Q] first example of each query; of a table, index of its text.
+        documents: [P] first place of each document; of a table, index of its text.
         example_queries: [n] number of each example's query.
         positives: [E, 2] query and document of every positive, example by example.
         excluded: [X, 2] further pairs that are no negatives (`list_excluded_pairs`).
     """
 
-    first_queries: np.ndarray
-    first_documents: np.ndarray
+    queries: np.ndarray
+    documents: np.ndarray
     example_queries: np.ndarray
     positives: np.ndarray
     excluded: np.ndarray

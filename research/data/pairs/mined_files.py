@@ -53,8 +53,8 @@ def number_texts(examples: Sequence[Example], corpus: Iterable[str] = ()) -> Pai
         # Examples without a group have one for each query
         _make_keys({}, ((e.group is None, e.group or e.query) for e in examples)),
     )
-    queries = (examples[i].query for i in pairs.first_queries)
-    passages = (documents[i] for i in pairs.first_documents)
+    queries = (examples[i].query for i in pairs.queries)
+    passages = (documents[i] for i in pairs.documents)
     return PairTexts(
         *({text: i for i, text in enumerate(texts)} for texts in (queries, passages)),
         pairs.positives,
