@@ -185,6 +185,7 @@ def read_in_context(
     def embed(texts, role, *, label="text {}".format):
         if role != "document":
             return embedder(texts, role, label=label)
+        # Documents without a title have nothing around them
         rows = tokenize_in_context(
             model.tokenizer,
             [known.get(text, (text, ("", ""))) for text in texts],
@@ -272,6 +273,7 @@ def join_models(
         embeds.append(split_over_processes(embedder))
 
     def embed_all(texts, role, **options):
+        # [N, D] of each model, side by side
         parts = [embed(texts, role, **options) for embed in embeds]
         return join_embeddings(parts, normalize=similarity == "cosine")
 

@@ -106,6 +106,7 @@ def join_embeddings(parts: Sequence, *, normalize: bool):
     """
     vectors = [np.asarray(getattr(part, "vectors", part)) for part in parts]
     offsets = [getattr(part, "offsets", np.arange(len(part) + 1)) for part in parts]
+    # A chunk has a vector in every model
     for other in offsets[1:]:
         if not np.array_equal(other, offsets[0]):
             number = int(np.argmax(np.diff(other) != np.diff(offsets[0])))

@@ -173,6 +173,7 @@ def score_m3(queries: MultiVectors, documents: MultiVectors) -> np.ndarray:
             terms, (queries, documents), strict=True
         )
     ]
+    # [Q, N] products of weights, and means of best cosines
     sparse = (weights[0] @ weights[1].T).toarray()
     best = maxsim(*tokens) / count_vectors(tokens[0])
     return dense[0] @ dense[1].T + np.float32(SPARSE_SHARE) * sparse + best

@@ -83,6 +83,7 @@ def tokenize_in_context(
     Raises:
         ValueError: A passage has no tokens.
     """
+    # The text as a whole, of which a window around the passage is taken
     texts = [before + text + after for text, (before, after) in passages]
     rows = tokenize_documents(tokenizer, texts, prompt, None, label=label)
     parts = []

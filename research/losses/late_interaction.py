@@ -110,6 +110,7 @@ def score_parts(queries: Array, documents: Array, *, score: Score) -> list[Array
         jnp.stack([jnp.where(weights > 0, ids, 0.0), weights], -1)
         for ids, weights in ((q_ids, q_weights), (d_ids, d_weights))
     )
+    # [N, M] of texts, blocks of documents at a time
     sparse = maxsim(q_terms, d_terms, score=multiply_weights)
     return [
         score(q[:, 0], d[:, 0]),

@@ -123,6 +123,7 @@ def combine_losses(
     Returns:
         [b] float32.
     """
+    # [b] InfoNCE of the three scores and of their sum
     weights = (1.0, sparse_weight, 1.0)
     weighted = sum(c * x for c, x in zip(weights, losses[:3], strict=True))
     loss = (weighted + losses[3]) / 4

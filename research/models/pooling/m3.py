@@ -54,6 +54,7 @@ def m3(*, output: str = "all") -> LearnedPooling:
         mask: Array,
         token_ids: Array,
     ) -> Array:
+        # The heads of tokens are not needed
         if output == "dense":
             return cls_pool(tokens, mask)  # [B, M, D]
         heads = params["pooling"]
@@ -61,6 +62,7 @@ def m3(*, output: str = "all") -> LearnedPooling:
         # [B, S] tokens that are pooled, and those that begin and end a text
         is_pooled, is_first = mask.any(1), first_token_mask(mask).any(1)
         is_last = jnp.flip(first_token_mask(jnp.flip(mask, -1)), -1).any(1)
+        # [B, S] weights, none of [CLS] and [SEP]
         weights = jax.nn.relu(_apply_linear(heads["sparse"], states)[..., 0])
         weights = jnp.where(is_pooled & ~is_first & ~is_last, weights, 0.0)
         if output == "sparse":
@@ -106,6 +108,7 @@ def spread_weights(
 
     def spread_row(row):
         values, ids, masks = row  # [S], [S], [M, S]
+        # A maximum over the occurrences of a token
         empty = jnp.zeros((len(masks), vocab_size))
         return empty.at[:, ids].max(jnp.where(masks, values[None], 0.0))
 
