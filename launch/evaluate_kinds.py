@@ -13,8 +13,10 @@ CHUNKED_TASKS = (
     "pydocs_long",
     "longembed",
 )
+# Tasks of pairs, which do not compare rows of three embeddings.
+PAIR_TASKS = ("sts", "pair_classification")
 # Tasks of embeddings of all kinds, not of one vector per text alone.
-KIND_TASKS = (*CHUNKED_TASKS, "reranking")
+KIND_TASKS = (*CHUNKED_TASKS, "reranking", *PAIR_TASKS)
 
 
 def choose_similarity(
@@ -36,6 +38,8 @@ def choose_similarity(
     if has_one_vector(options.TOKEN_TRANSFORM.value):
         return "dot"
     described = describe_by_flags(model)
+    if described.kind == "m3" and task in PAIR_TASKS:
+        check_dense(model, f"--task={task}", ": --pool=\"m3(output='dense')\"")
     if similarity is not None:
         check_kind_similarity(described.pool, similarity)
     return described.similarity

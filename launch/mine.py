@@ -19,7 +19,6 @@ from absl import flags
 
 from launch import flags as options
 from launch import main as cli
-from launch.evaluate_kinds import check_dense
 from launch.supervise import supervise
 from research import processes
 from research.data.columns import read_examples
@@ -141,7 +140,6 @@ def main():
     examples = _read_examples()
     texts = _number_texts(examples)
     model = options.load_model()
-    check_dense(model, "launch.mine")
     embedder = options.make_embedder(model, allow_empty=True)
     embed = split_over_processes(embedder)
     mined = mine_negatives(

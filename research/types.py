@@ -173,12 +173,14 @@ class MultiVectors(NamedTuple):
             least one.
         start: [C] offset of the chunk's first character in its text; None for tokens.
         end: [C] offset one past its last character; None for tokens.
+        token_ids: [C] id of each token, -1 for special ones; None for chunks.
     """
 
     vectors: Any
     offsets: Any
     start: Any = None
     end: Any = None
+    token_ids: Any = None
 
     @property
     def count(self) -> int:
@@ -199,7 +201,7 @@ class MultiVectors(NamedTuple):
         return MultiVectors(
             self.vectors[rows],
             ends,
-            *(None if x is None else x[rows] for x in (self.start, self.end)),
+            *(None if x is None else x[rows] for x in self[2:]),
         )
 
 

@@ -123,7 +123,7 @@ def fakes(monkeypatch):
         stdout = b'{"finished": true, "step": 1}\n'
         return types.SimpleNamespace(returncode=code, stdout=stdout)
 
-    def score(ablation, model, name, row, column):
+    def score(ablation, model, name, row, column, cache):
         evaluated.append((row, column))
         return {name: float(len(evaluated))}
 
@@ -225,10 +225,10 @@ def test_rows_of_a_recipe_share_its_run_and_keep_their_scores(
     trained, evaluated = fakes
     score = ablation_runs._evaluate_cell
 
-    def score_some(ablation, model, name, row, column):
+    def score_some(ablation, model, name, row, column, cache):
         if broken == (row, column):
             raise ValueError("linear reaches texts of 8 tokens")
-        return score(ablation, model, name, row, column)
+        return score(ablation, model, name, row, column, cache)
 
     monkeypatch.setattr(ablation_runs, "_evaluate_cell", score_some)
     broken = "linear", "task 16"

@@ -41,7 +41,7 @@ def run(monkeypatch, tmp_path):
     """Runs an ablation whose models and embedders are their names."""
     monkeypatch.setattr(ablation_runs.load, "load", lambda name: name)
     monkeypatch.setattr(
-        ablation_runs, "_make_embedder", lambda a, model, r, c: score_model(model)
+        ablation_runs, "make_embedder", lambda a, model, *cell: score_model(model)
     )
 
     def run_both(ablation):

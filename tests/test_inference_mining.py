@@ -2,6 +2,7 @@ import random
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from research.inference.mining import mine_negatives, score_pairs
 from research.inference.mining_rules import (
@@ -9,6 +10,8 @@ from research.inference.mining_rules import (
     drop_candidates,
     fill_negatives,
 )
+from research.inference.similarity import similarity as compare
+from research.types import MultiVectors
 
 # Passages in the plane by their cosine with the one query (1, 0).
 COSINES = [0.9, 0.8, 0.7, 0.6, 0.5, -0.5]
@@ -142,6 +145,32 @@ def test_filled_rows_are_different_passages():
 def test_rules_that_cannot_hold(rules, message):
     with pytest.raises(ValueError, match=message):
         MiningRules(**rules)
+
+
+@pytest.mark.parametrize("kind,similarity", [("maxsim", "maxsim"), ("sparse", "dot")])
+def test_every_kind_is_mined_by_its_similarity(kind, similarity):
+    rng = np.random.default_rng(0)
+
+    def draw(count):
+        if kind == "sparse":
+            return csr_array(rng.random((count, 12)).astype("f4").round())
+        offsets = np.cumsum([0, *rng.integers(1, 5, count)])
+        return MultiVectors(rng.normal(size=(offsets[-1], 6)).astype("f4"), offsets)
+
+    queries, passages = draw(4), draw(15)
+    positives = np.array([[0, 3], [1, 5], [2, 0], [3, 9], [0, 7]])
+    every = compare(queries, passages, similarity)  # [4, 15]
+    rules = MiningRules(negatives=3)
+    mined = mine_negatives(queries, passages, positives, rules, similarity=similarity)
+    np.testing.assert_allclose(
+        mined.positive_scores, every[tuple(positives.T)], rtol=1e-5
+    )
+    every[tuple(positives.T)] = -np.inf
+    order = np.argsort(-every, axis=1, kind="stable")[:, :3]
+    np.testing.assert_array_equal(mined.passages, order)
+    some = np.array([[3, 1], [0, 2], [3, 4]])
+    got = score_pairs(queries, passages, some, similarity)
+    np.testing.assert_allclose(got, every[tuple(some.T)], rtol=1e-5)
 
 
 def test_pairs_are_scored_by_either_similarity():

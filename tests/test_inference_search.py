@@ -75,8 +75,8 @@ def test_what_cannot_be_searched(queries, rows, k, message):
         search.search(np.ones(queries), np.ones(rows), k)
 
 
-@pytest.mark.parametrize("scores", [1, 100, 1 << 20])
-def test_texts_are_as_good_as_their_best_chunk(scores):
+@pytest.mark.parametrize("vectors,devices", [(1, 1), (16, 8), (1 << 20, 1)])
+def test_texts_are_as_good_as_their_best_chunk(vectors, devices):
     q, d = whole_numbers(0, 9, 6), whole_numbers(1, 40, 6)
     document = np.sort(
         np.r_[np.arange(12), np.random.default_rng(2).integers(0, 12, 28)]
@@ -84,8 +84,9 @@ def test_texts_are_as_good_as_their_best_chunk(scores):
     chunks = MultiVectors(d, np.searchsorted(document, np.arange(13)))
     best = np.stack([(q @ d[document == n].T).max(1) for n in range(12)], 1)
     order = np.argsort(-best, axis=1, kind="stable")
-    for k in (1, 5, 12, 50):
-        got, found = search.search_multi_vectors(q, chunks, k, scores_per_step=scores)
+    options = {"vectors_per_step": vectors, "mesh": mesh_of(devices)}
+    for k in (1, 5, 50):
+        got, found = search.search_multi_vectors(q, chunks, k, **options)
         np.testing.assert_array_equal(found, order[:, :k])
         np.testing.assert_array_equal(got, np.take_along_axis(best, order[:, :k], 1))
     with pytest.raises(ValueError, match="k is 0"):

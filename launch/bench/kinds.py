@@ -30,8 +30,9 @@ def measure_kinds(
     """Scores and times the search of a BEIR folder by several systems.
 
     Args:
-        systems: Models, perhaps with @ and a pooling, and with + and a transform of
-            token vectors, as "runs/colbert @ colbert() + pool_tokens(factor=2)".
+        systems: Models, perhaps with @ and a pooling, with + and a transform of token
+            vectors, and with & and the fusion with BM25, whose speed is not measured,
+            as "runs/colbert @ colbert() + pool_tokens(factor=2) & rrf(k=60)".
         data: A BEIR folder.
         split: Name of the file in its qrels/.
         queries: Number of queries, drawn at random; 0 for all.
@@ -57,7 +58,7 @@ def measure_kinds(
             row["kind"].replace("_", "-"),
             f"{row['ndcg@10']:.2f}",
             f"{row['bytes_per_document']:,.0f}",
-            f"{row['queries_per_second']:,.0f}",
+            f"{row['queries_per_second']:,.0f}" if row["queries_per_second"] else "",
         ]
         for row in rows
     ]
@@ -84,7 +85,8 @@ def _cache_embeddings(queries: list[str], documents: list[str]) -> Callable:
 def _measure_system(system: str, embed: Callable, data, rounds: int) -> dict[str, Any]:
     """The row of one system; `data` is a corpus, queries and judgments."""
     corpus, queries, qrels = data
-    name, _, transform = system.partition(" + ")
+    name, _, hybrid = system.partition(" & ")
+    name, _, transform = name.partition(" + ")
     name, _, pool = name.partition(" @ ")
     similarity, vectors = embed(name.strip(), pool.strip())
     # What is done to the vectors of tokens, if any
@@ -92,11 +94,12 @@ def _measure_system(system: str, embed: Callable, data, rounds: int) -> dict[str
         change = parse_token_transform(transform, get_width(vectors["query"]))
         vectors = {role: change(x, role) for role, x in vectors.items()}
         similarity = "dot" if has_one_vector(transform) else similarity
-    evaluate = ranking(corpus, queries, qrels, similarity=similarity)
+    options = {"similarity": similarity, "hybrid": hybrid.strip()}
+    evaluate = ranking(corpus, queries, qrels, **options)
     scores = evaluate(lambda texts, role: vectors[role])
     # The fastest of several searches, after the one of the score
     seconds = []
-    for _ in range(rounds):
+    for _ in range(0 if hybrid else rounds):
         start = time.perf_counter()
         rank_documents(*vectors.values(), HITS, similarity=similarity)
         seconds.append(time.perf_counter() - start)
@@ -107,5 +110,5 @@ def _measure_system(system: str, embed: Callable, data, rounds: int) -> dict[str
         "similarity": similarity,
         "ndcg@10": scores["ndcg@10"],
         "bytes_per_document": count_bytes(documents) / count_texts(documents),
-        "queries_per_second": len(queries) / min(seconds),
+        "queries_per_second": len(queries) / min(seconds) if seconds else None,
     }

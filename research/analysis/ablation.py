@@ -11,7 +11,10 @@ MODEL = "model="
 # Prefix of a recipe that is a merging of other rows' models.
 MERGE = "merge="
 # Fields of a row that are options of the embedder.
-EMBEDDING_FIELDS = ("prompt", "prepend", "layers", "bidirectional", "pool")
+EMBEDDING_FIELDS = (
+    *("prompt", "prepend", "layers", "bidirectional", "pool"),
+    "token_transform",
+)
 
 
 class AblationRow(NamedTuple):
@@ -34,6 +37,7 @@ class AblationRow(NamedTuple):
         layers: Layers that are pooled.
         bidirectional: Whether attention is bidirectional, "True" or "False".
         pool: Pooling.
+        token_transform: Transform of the vectors of tokens, such as "muvera()".
     """
 
     recipe: str
@@ -46,6 +50,7 @@ class AblationRow(NamedTuple):
     layers: str = ""
     bidirectional: str = ""
     pool: str = ""
+    token_transform: str = ""
 
 
 # {run: {evaluation: score}}; an error message replaces whatever failed.
@@ -70,6 +75,9 @@ class Ablation(NamedTuple):
         note: Explanation of the published numbers.
         overrides: Config values for every run, such as {"steps": 100}.
         reference: Row that the others are compared with; the first one if empty.
+        shares_vectors: Whether the cells of a run whose texts are embedded alike share
+            the vectors, which stay in memory: those of rows that differ in their
+            transform of token vectors, and of columns with the same texts.
     """
 
     title: str
@@ -82,6 +90,7 @@ class Ablation(NamedTuple):
     overrides: Mapping[str, Any] = {}
     eval_settings: Mapping[str, Any] = {}
     reference: str = ""
+    shares_vectors: bool = False
 
 
 class AblationRun(NamedTuple):

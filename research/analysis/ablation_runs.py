@@ -14,7 +14,6 @@ from typing import Any
 import jax
 
 from research.analysis.ablation import (
-    EMBEDDING_FIELDS,
     MERGE,
     MODEL,
     Ablation,
@@ -25,16 +24,14 @@ from research.analysis.ablation import (
     name_evaluation,
     plan_runs,
 )
+from research.analysis.ablation_embedders import make_embedder
 from research.analysis.model_merging import merge_models
 from research.atomic_write import read_json, write_json
 from research.eval.comparison.item_values import load_items, save_items
-from research.inference.embedder import Embedder
+from research.eval.vector_cache import VectorCache
 from research.inference.model import EmbeddingModel
-from research.inference.options import embedder_options
 from research.interop import load
 from research.interop.sentence_transformers.write import export
-from research.models.positions.methods import extend_context
-from research.text import chunking
 from research.types import ItemValues, TaskScores
 
 
@@ -87,7 +84,7 @@ def run_ablation(
         missing = [
             name for name in cells if stored.get(name, {}).get("key") != keys[name]
         ]
-        scores, failed, model = {}, {}, None
+        scores, failed, model, cache = {}, {}, None, {}
         for name in cells:
             if name not in missing:
                 scores |= stored[name]["scores"]
@@ -98,7 +95,7 @@ def run_ablation(
         for name in missing:
             try:
                 model = model or _load(run, workdir)
-                new = _evaluate_cell(ablation, model, name, *cells[name])
+                new = _evaluate_cell(ablation, model, name, *cells[name], cache)
                 scores |= new
                 # The items come first: scores count as soon as they are there.
                 if isinstance(new, TaskScores) and new.item_values is not None:
@@ -292,33 +289,12 @@ def _evaluate_cell(
     name: str,
     row: str,
     column: str,
+    cache: dict[str, VectorCache],
 ) -> TaskScores:
     """{name: main score} of a cell, with its interval as "{name} low" and "high"."""
     fields = ablation.columns[column]
     evaluator = ablation.evals[_evaluator_name(ablation, fields)]
-    scores = evaluator(_make_embedder(ablation, model, row, column))
+    scores = evaluator(make_embedder(ablation, model, row, column, cache))
     bounds = {f"{name} {end}": scores[end] for end in ("low", "high") if end in scores}
     items = scores.item_values if isinstance(scores, TaskScores) else None
     return TaskScores({name: float(scores["main_score"]), **bounds}, items)
-
-
-def _make_embedder(
-    ablation: Ablation, model: EmbeddingModel, row: str, column: str
-) -> Embedder:
-    """Makes the embedder for a cell from its row and column."""
-    fields, line = ablation.columns[column], fill_row(ablation, row, column)
-    # The column truncates the model and its texts; the row sets how it embeds.
-    options = {"max_length": model.max_length}
-    for name in ("depth", "dim", "max_length"):
-        if name in fields:
-            options[name] = fields[name]
-    options |= embedder_options(**{n: getattr(line, n) for n in EMBEDDING_FIELDS})
-    # For longer texts, extend the context, use chunks, or cut the texts.
-    if line.extend:
-        params, cfg = extend_context(model.params, model.config, line.extend)
-        model = model._replace(params=params, config=cfg)
-    if line.chunk:
-        options["chunk"] = chunking.parse_chunking(line.chunk)
-    elif not line.extend:
-        options["max_length"] = min(options["max_length"], model.config.max_len)
-    return Embedder(model, allow_empty=True, **options)

@@ -91,7 +91,7 @@ def update_negatives(
         rules: Which documents are ranked, and the number of negatives.
         rule: When negatives are replaced.
         step: The step of the model.
-        similarity: 'cosine' or 'dot'.
+        similarity: As in `mine_negatives`.
         seed: Seed of random documents, for queries with too few candidates.
 
     Returns:

@@ -179,7 +179,7 @@ def make_refresh(
         mining: How the run mines.
         batches: Batches of the run.
         make_run_embedder: (trained, frozen parameters) -> embedder of this process.
-        similarity: 'cosine' or 'dot'.
+        similarity: As in `mine_negatives`.
     """
     mined = [source for source in batches.sources if source.refreshed is not None]
 

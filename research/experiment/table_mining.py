@@ -8,7 +8,7 @@ from research.data.pairs.pair_cache import PairTable
 from research.data.pairs.pair_rows import PairSourceState
 from research.experiment.table_pairs import number_table
 from research.inference.batching import TokenRows
-from research.inference.embedder import Embedder
+from research.inference.embedder import Embedder, Embeddings
 from research.inference.mining import Negatives, mine_negatives
 from research.inference.mining_rules import MiningRules, fill_negatives
 from research.inference.shares import split_over_processes
@@ -28,7 +28,7 @@ def mine_source(
         source: The source, with the tokens of its texts.
         embedder: Embedder of this process.
         rules: Which documents are negatives.
-        similarity: 'cosine' or 'dot'.
+        similarity: As in `mine_negatives`.
         seed: Seed of random negatives.
 
     Returns:
@@ -79,8 +79,8 @@ def draw_documents(
 
 def embed_table(
     embedder: Embedder, table: PairTable, texts: np.ndarray, role: str, *, name: str
-) -> np.ndarray:
-    """The vectors of texts of a table, from the tokens that the run trains on.
+) -> Embeddings:
+    """The embeddings of texts of a table, from the tokens that the run trains on.
 
     In a run of several processes, all call this, and all get all vectors.
 
@@ -92,7 +92,7 @@ def embed_table(
         name: Name of the source, whose adapter is used if it has one.
 
     Returns:
-        [N, D] float32.
+        Embeddings of the kind of the embedder.
     """
     # An adapter of the source serves both roles
     role = name if name in embedder.model.adapters else role

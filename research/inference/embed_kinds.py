@@ -16,7 +16,11 @@ Finish = Callable[[np.ndarray, Callable[[int], str]], np.ndarray]
 
 
 def group_tokens(
-    vectors: np.ndarray, rows: TokenRows, finish: Finish, label: Callable[[int], str]
+    vectors: np.ndarray,
+    rows: TokenRows,
+    finish: Finish,
+    label: Callable[[int], str],
+    special: np.ndarray,
 ) -> MultiVectors:
     """The vectors of tokens, by their texts.
 
@@ -25,9 +29,14 @@ def group_tokens(
         rows: The rows, one per text.
         finish: Truncates and normalizes vectors.
         label: Function from the index of a text to its name in error messages.
+        special: [n] ids of special tokens.
     """
     # The tokens of a row follow one another
-    counts = [mask.sum() for mask in list_pooled_tokens(rows)]
+    masks = list_pooled_tokens(rows)
+    pairs = zip(rows.token_ids, masks, strict=True)
+    token_ids = np.concatenate([np.asarray(row)[mask] for row, mask in pairs])
+    token_ids[np.isin(token_ids, special)] = -1
+    counts = [mask.sum() for mask in masks]
     numbers = np.repeat(np.arange(len(counts)), counts)
     # Vectors of zeros are no tokens, unless a text has no other
     is_token = vectors.reshape(len(vectors), -1).any(1)
@@ -35,8 +44,9 @@ def group_tokens(
         has_token = np.bincount(numbers[is_token], minlength=len(counts)) > 0
         is_token |= ~has_token[numbers]
         vectors, numbers = vectors[is_token], numbers[is_token]
+        token_ids = token_ids[is_token]
         counts = np.bincount(numbers, minlength=len(counts))
-    texts = MultiVectors(vectors, np.cumsum([0, *counts]))
+    texts = MultiVectors(vectors, np.cumsum([0, *counts]), token_ids=token_ids)
     vectors = finish(vectors, lambda i: label(int(numbers[i])))
     return texts._replace(vectors=vectors)
 

@@ -44,6 +44,7 @@ from research.models.pooling.registry import parse_pooling
 from research.models.token_prepending import add_token, prepend_blocks
 from research.text.chunking import Chunking, check_row_length, split_texts
 from research.text.templates import Prompt
+from research.text.tokenization import enclosing_tokens
 from research.text.tokens import PST
 from research.transforms.normalize import l2_normalize_rows
 from research.transforms.pipeline import VectorTransform
@@ -270,11 +271,11 @@ class Embedder:
         encoder = self._select(self._row_encoders, tokenized.role)
         encode, label = partial(self._encode, encoder), tokenized.label
         if self._kind != "dense":
-            # Of a single template
-            (rows,) = tokenized.rows
+            (rows,) = tokenized.rows  # of a single template
             if self._kind == "sparse":
                 return encode_sparse(encode, rows, self._finish, label)
-            texts = group_tokens(encode(rows), rows, self._finish, label)
+            special = np.concatenate(enclosing_tokens(self.model.tokenizer))
+            texts = group_tokens(encode(rows), rows, self._finish, label, special)
             return self._transform_tokens(texts, tokenized.role)
         # [N, D] vectors for each template, averaged over templates.
         vectors = [encode(rows) for rows in tokenized.rows]

@@ -1,82 +1,52 @@
-"""Exact search of multi-vector and sparse embeddings, on the host."""
-
-from collections.abc import Callable
+"""Exact search of sparse embeddings and of those of BGE-M3, on the host."""
 
 import numpy as np
 
 from research.inference.similarity import (
     SCORES_PER_STEP,
-    count_vectors,
     get_texts,
-    maxsim,
     normalize_embeddings,
+    score_m3,
     split_texts,
-    to_multi_vectors,
 )
 from research.inference.top_k import Top, check_search, merge_top
 from research.types import MultiVectors
 
-# Most vectors of queries that are scored at a time.
-QUERY_VECTORS = 4_096
 
-
-def search_multi_vectors(
-    queries: np.ndarray | MultiVectors,
+def search_m3(
+    queries: MultiVectors,
     documents: MultiVectors,
     k: int,
     *,
-    mean: bool = False,
     normalize: bool = False,
-    score: Callable[[MultiVectors, MultiVectors], np.ndarray] = maxsim,
     precedence: np.ndarray | None = None,
     share: slice = slice(None),
     scores_per_step: int = SCORES_PER_STEP,
 ) -> Top:
-    """The k documents with the largest sums of best dot products (MaxSim).
-
-    The best vector of a document counts for each vector of a query. With one vector per
-    query, such as where documents are cut into chunks, it is that of the best chunk.
+    """The k documents with the largest sums of three scores (`score_m3`).
 
     Args:
-        queries: [Q, D] float32, or several vectors for each of Q queries.
-        documents: Vectors of N documents; those of a folder are read in blocks.
+        queries: Q queries, whose vectors are rows as in `transforms.m3_rows`.
+        documents: N documents, the same; those of a folder are read in blocks.
         k: Number of documents per query; at most N are returned.
-        mean: Whether scores are divided by the number of the query's vectors.
-        normalize: Whether vectors are first scaled to length 1.
-        score: Function of queries and documents, in the place of `maxsim`.
-        precedence: As in `search.rank_documents`.
-        share: The range of the documents that is searched.
+        normalize: Ignored: the scores say which vectors are scaled.
+        precedence, share: As in `search_multi_vectors`.
         scores_per_step: Number of scores of vectors in memory at a time; at least those
-            of one query and one document.
+            of one document.
 
-    Returns:
-        Scores [Q, min(k, N)] float32 from best to worst, and indices of documents.
-
-    Raises:
-        ValueError: `k` is not positive, there are no vectors, or the widths differ.
+    Returns, Raises:
+        As in `search_multi_vectors`.
     """
-    queries = to_multi_vectors(queries)
+    del normalize
     check_search(queries.vectors, documents.vectors, k)
     start, stop, _ = share.indices(documents.count)
-    k = min(k, stop - start)
-    if normalize:
-        (queries,) = normalize_embeddings([queries])
-    # Ranges of queries, and the best documents so far of each
-    steps = list(split_texts(queries.offsets, 0, queries.count, QUERY_VECTORS))
-    best: list[Top | None] = [None] * len(steps)
-    widest = max(int(queries.offsets[j] - queries.offsets[i]) for i, j in steps)
-    limit = scores_per_step // widest
-    # Documents are read once, block by block, for all queries
+    k, best = min(k, stop - start), None
+    limit = scores_per_step // len(queries.vectors)
     for first, end in split_texts(documents.offsets, start, stop, limit):
-        block = get_texts(documents, first, end)
-        if normalize:
-            (block,) = normalize_embeddings([block])
-        for i, (low, high) in enumerate(steps):
-            scores = score(get_texts(queries, low, high), block)  # [q, n]
-            numbers = np.broadcast_to(np.arange(first, end), scores.shape)
-            best[i] = merge_top(best[i], (scores, numbers), k, precedence)
-    scores, numbers = (np.concatenate(parts) for parts in zip(*best, strict=True))
-    return (scores / count_vectors(queries) if mean else scores), numbers
+        scores = score_m3(queries, get_texts(documents, first, end))  # [Q, n]
+        numbers = np.broadcast_to(np.arange(first, end), scores.shape)
+        best = merge_top(best, (scores, numbers), k, precedence)
+    return best
 
 
 def search_sparse(
@@ -96,7 +66,9 @@ def search_sparse(
         documents: [N, V] SciPy CSR array.
         k: Number of documents per query; at most N are returned, those without a term
             of the query last.
-        normalize, precedence, share, scores_per_step: As in `search_multi_vectors`.
+        normalize, precedence, share: As in `search_multi_vectors`.
+        scores_per_step: Number of scores in memory at a time; at least those of one
+            document.
 
     Returns:
         Scores [Q, min(k, N)] float32 from best to worst, and indices of documents.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import chex
 import numpy as np
 
-from research.config_sections import check_option
+from research.inference.embedder import Embeddings
 from research.inference.mining_rules import (
     MiningRules,
     count_most,
@@ -21,6 +21,13 @@ from research.inference.mining_rules import (
     select_negatives,
 )
 from research.inference.search import rank_documents
+from research.inference.similarity import (
+    check_similarity,
+    count_texts,
+    embedding_kind,
+    score_candidates,
+    take_texts,
+)
 from research.progress import show_progress
 from research.transforms.normalize import l2_normalize_rows
 
@@ -52,8 +59,8 @@ class Negatives(NamedTuple):
 
 
 def mine_negatives(
-    queries: np.ndarray,
-    passages: np.ndarray,
+    queries: Embeddings,
+    passages: Embeddings,
     positives: np.ndarray,
     rules: MiningRules,
     *,
@@ -68,14 +75,15 @@ def mine_negatives(
     all get the same result.
 
     Args:
-        queries: [Q, D] vectors of different queries.
-        passages: [N, D] vectors of different passages.
+        queries: Embeddings of Q different queries.
+        passages: Embeddings of N different passages, of the same kind.
         positives: [P, 2] int pairs of a query and a passage that belongs to it; a pair
             may be there twice. The margins hold for the worst positive of a query.
         rules: Which candidates are negatives.
         excluded: [E, 2] int further pairs that are no negatives, such as a query and
             the passage with the same text.
-        similarity: 'cosine' or 'dot', which finds the candidates.
+        similarity: One of `similarity.SIMILARITIES` of the kind, which finds the
+            candidates.
         rescore: Function that scores pairs by another model, a guide or a
             cross-encoder: its scores then rank the candidates and pass the thresholds.
         seed: Seed of the sampling "random" and of random passages.
@@ -84,19 +92,20 @@ def mine_negatives(
         ValueError: As in `rank_documents` and, with `fill`, `fill_negatives`.
     """
     chex.assert_shape(positives, (None, 2))
+    num_queries, num_passages = count_texts(queries), count_texts(passages)
     excluded = np.zeros((0, 2), np.int64) if excluded is None else excluded
     most_positives, most_excluded = map(count_most, (positives, excluded))
     range_max = rules.choose_range_max(most_positives, rescored=rescore is not None)
     # [Q, C] scores and passages: with room for those that are no candidates
     width = range_max + most_positives + most_excluded
-    with show_progress(f"searching {len(passages):,} passages"):
+    with show_progress(f"searching {num_passages:,} passages"):
         scores, numbers = rank_documents(
             queries, passages, width, similarity=similarity
         )
     known = np.concatenate([positives, excluded])
-    rows = np.broadcast_to(np.arange(len(queries))[:, None], numbers.shape)
+    rows = np.broadcast_to(np.arange(num_queries)[:, None], numbers.shape)
     pairs = np.stack([rows, numbers], axis=-1)  # [Q, C, 2]
-    is_candidate = ~find_known_pairs(known, pairs, len(passages))
+    is_candidate = ~find_known_pairs(known, pairs, num_passages)
 
     # Scores of candidates and of positives, by the same model
     if rescore is None:
@@ -111,14 +120,14 @@ def mine_negatives(
         scores = np.zeros_like(scores)
         scores[is_candidate] = values[len(positives) :]
     scores = np.where(is_candidate, scores, np.float32(-np.inf))
-    lowest = np.full(len(queries), np.inf, np.float32)  # [Q] of the positives
+    lowest = np.full(num_queries, np.inf, np.float32)  # [Q] of the positives
     np.minimum.at(lowest, positives[:, 0], positive_scores)
     scores, dropped = drop_candidates(scores, lowest, rules)
     numbers, scores = select_negatives(scores, numbers, rules, range_max, seed)
 
     is_missing = numbers < 0  # [Q, N]
     if rules.fill and is_missing.any():
-        numbers = fill_negatives(numbers, known, len(passages), seed)
+        numbers = fill_negatives(numbers, known, num_passages, seed)
         pairs = np.stack(np.broadcast_arrays(rows[:, :1], numbers), axis=-1)
         scores[is_missing] = score(pairs[is_missing])
     return Negatives(
@@ -132,8 +141,8 @@ def mine_negatives(
 
 
 def embed_and_score(
-    embed_queries: Callable[[np.ndarray], np.ndarray],
-    embed_passages: Callable[[np.ndarray], np.ndarray],
+    embed_queries: Callable[[np.ndarray], Embeddings],
+    embed_passages: Callable[[np.ndarray], Embeddings],
     pairs: np.ndarray,
     similarity: str = "cosine",
 ) -> np.ndarray:
@@ -141,10 +150,10 @@ def embed_and_score(
 
     Args:
         embed_queries: Function of the sorted indices [q] of the queries that pairs
-            have, to their vectors [q, D].
+            have, to their embeddings.
         embed_passages: The same for passages.
         pairs: [P, 2] int indices of a query and a passage.
-        similarity: 'cosine' or 'dot'.
+        similarity: As in `score_pairs`.
 
     Returns:
         [P] float32.
@@ -162,28 +171,36 @@ def embed_and_score(
 
 
 def score_pairs(
-    queries: np.ndarray,
-    passages: np.ndarray,
+    queries: Embeddings,
+    passages: Embeddings,
     pairs: np.ndarray,
     similarity: str = "cosine",
 ) -> np.ndarray:
     """The similarity of some pairs of a query and a passage.
 
     Args:
-        queries: [Q, D] vectors.
-        passages: [N, D] vectors.
+        queries: Embeddings of Q queries.
+        passages: Embeddings of N passages, of the same kind.
         pairs: [P, 2] int indices of a query and a passage.
-        similarity: 'cosine' or 'dot'.
+        similarity: One of `similarity.SIMILARITIES` of the kind.
 
     Returns:
         [P] float32.
     """
-    check_option("similarity", similarity, ("cosine", "dot"))
+    check_similarity(queries, similarity)
     scores = np.empty(len(pairs), np.float32)
-    for start in range(0, len(pairs), PAIRS_PER_STEP):
-        part = pairs[start : start + PAIRS_PER_STEP]
-        q, d = queries[part[:, 0]], passages[part[:, 1]]  # [p, D] each
-        if similarity == "cosine":
-            q, d = l2_normalize_rows(q), l2_normalize_rows(d)
-        scores[start : start + len(part)] = np.einsum("pd,pd->p", q, d)
+    if embedding_kind(queries) == "dense":
+        for start in range(0, len(pairs), PAIRS_PER_STEP):
+            part = pairs[start : start + PAIRS_PER_STEP]
+            q, d = queries[part[:, 0]], passages[part[:, 1]]  # [p, D] each
+            if similarity == "cosine":
+                q, d = l2_normalize_rows(q), l2_normalize_rows(d)
+            scores[start : start + len(part)] = np.einsum("pd,pd->p", q, d)
+        return scores
+    # Of several vectors and of sparse ones, the pairs of one query at a time
+    numbers, first = np.unique(np.sort(pairs[:, 0]), return_index=True)
+    places = np.split(np.argsort(pairs[:, 0], kind="stable"), first[1:])
+    for query, rows in zip(numbers, places, strict=True):
+        some = take_texts(queries, [query]), take_texts(passages, pairs[rows, 1])
+        scores[rows] = score_candidates(*some, similarity)
     return scores

@@ -19,6 +19,7 @@ def embedder_options(
     layers: str = "",
     bidirectional: str = "",
     pool: str = "",
+    token_transform: str = "",
 ) -> dict[str, Any]:
     """Converts options to keyword arguments of `Embedder`; empty options are left out.
 
@@ -29,6 +30,7 @@ def embedder_options(
         layers: Layers, as `parse_layers` reads them.
         bidirectional: "True" or "False".
         pool: Pooling, as `parse_pooling` reads it.
+        token_transform: Transform, as `parse_token_transform` reads it.
 
     Raises:
         ValueError: An option is malformed, or there is an instruction without a prompt.
@@ -45,6 +47,8 @@ def embedder_options(
     # Options that change the tokens and their pooling.
     if pool:
         options["pool"] = pool
+    if token_transform:
+        options["token_transform"] = token_transform
     if instruction and not prompt:
         raise ValueError(f"the instruction {instruction!r} needs a prompt")
     if prompt:

@@ -11,13 +11,12 @@ from jax.sharding import PartitionSpec as P
 
 from research.inference.index.quantized_vectors import rescore_candidates
 from research.inference.index.vector_shards import ShardedVectors, run_ahead
-from research.inference.kind_search import search_multi_vectors, search_sparse
+from research.inference.kind_search import search_m3, search_sparse
+from research.inference.multi_vector_search import search_multi_vectors
 from research.inference.similarity import (
     check_similarity,
     count_texts,
     embedding_kind,
-    maxsim,
-    score_m3,
     uses_unit_vectors,
 )
 from research.inference.top_k import check_search, merge_top
@@ -87,9 +86,8 @@ def _rank(
     if embedding_kind(queries) == "sparse":
         find = search_sparse
     elif embedding_kind(documents) == "multi_vector":
-        score = score_m3 if similarity == "m3" else maxsim
-        is_mean = similarity == "meanmaxsim"
-        find = partial(search_multi_vectors, mean=is_mean, score=score)
+        find = partial(search_multi_vectors, mean=similarity == "meanmaxsim")
+        find = search_m3 if similarity == "m3" else find
     elif options["normalize"]:
         queries = l2_normalize_rows(queries)
     # A range of documents for each process.

@@ -67,11 +67,11 @@ def _gather(embeddings: Embeddings, share: np.ndarray) -> Embeddings:
     numbers = _gather_rows(share[embeddings.text_numbers])
     order = np.argsort(numbers, kind="stable")
     offsets = np.searchsorted(numbers[order], np.arange(numbers.max() + 2))
-    vectors, start, end = (
+    vectors, *details = (
         None if values is None else _gather_rows(values)[order]
-        for values in (embeddings.vectors, embeddings.start, embeddings.end)
+        for values in (embeddings.vectors, *embeddings[2:])
     )
-    return MultiVectors(vectors, offsets, start, end)
+    return MultiVectors(vectors, offsets, *details)
 
 
 def _gather_sparse(embeddings, share: np.ndarray):

@@ -113,7 +113,8 @@ def keep_first(width: int, queries: int = 16, documents: int = 64) -> TokenTrans
         places = np.arange(texts.offsets[-1]) - np.repeat(texts.offsets[:-1], lengths)
         # [N + 1] where the vectors of each text then begin
         offsets = np.cumsum([0, *np.minimum(lengths, most)])
-        return MultiVectors(texts.vectors[places < most], offsets)
+        ids = None if texts.token_ids is None else texts.token_ids[places < most]
+        return MultiVectors(texts.vectors[places < most], offsets, token_ids=ids)
 
     return keep
 

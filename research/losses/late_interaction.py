@@ -10,6 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from research.transforms.best_scores import find_best_scores
 from research.transforms.m3_rows import SPARSE_SHARE, split_rows
 from research.types import Array
 
@@ -52,13 +53,9 @@ def maxsim(
 
     @jax.checkpoint
     def score_block(block):
-        # [N, S, m, T] scores of tokens
-        scores = score(flat_queries, block.reshape(-1, width))
-        scores = scores.reshape(num_queries, query_tokens, *block.shape[:2])
-        # [N, S, m] best scores, over tokens that are there
         valid = jnp.any(block != 0, axis=-1)  # [m, T]
-        lowest = jnp.finfo(jnp.float32).min
-        best = jnp.where(valid[None, None], scores, lowest).max(-1)
+        best = find_best_scores(flat_queries, block, valid, score=score)
+        best = best.reshape(num_queries, query_tokens, -1)  # [N, S, m]
         best = jnp.where(is_token[:, :, None], best, 0.0)
         # A document without tokens has no best score
         return jnp.where(valid.any(1)[None], best.sum(1), EMPTY_DOCUMENT)  # [N, m]

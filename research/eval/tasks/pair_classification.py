@@ -5,7 +5,7 @@ import numpy as np
 from research.eval.metrics import average_precision, bootstrap, pair_metrics
 from research.eval.tasks.files import read_binary_pairs, read_groups
 from research.eval.tasks.splits import find_split
-from research.eval.tasks.sts import SIMILARITIES, embed_pairs
+from research.eval.tasks.sts import compare_pairs
 from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
 
 
@@ -42,15 +42,13 @@ def pair_classification(
     groups = read_groups(path, names)
 
     def evaluate(embed: EmbedFn) -> TaskScores:
-        a, b = embed_pairs(embed, first, second)
-        # [N, similarities]
-        compared = np.stack([compare(a, b) for compare in SIMILARITIES.values()], 1)
+        predicted = compare_pairs(embed, first, second)
+        compared = np.stack(list(predicted.values()), 1)  # [N, similarities]
         if not np.isfinite(compared).all():
             row = int(np.flatnonzero(~np.isfinite(compared).all(1))[0])
             raise ValueError(f"{path}: the similarity of pair {row} is not finite")
         by_similarity = {
-            name: pair_metrics(values, labels)
-            for name, values in zip(SIMILARITIES, compared.T, strict=True)
+            name: pair_metrics(values, labels) for name, values in predicted.items()
         }
         metrics = next(iter(by_similarity.values()))
         best = {

@@ -52,7 +52,8 @@ def retrieval(
         data: A folder with corpus.jsonl, queries.jsonl and qrels/, plain or .gz.
         split: Name of the file in qrels/, without its ending.
         similarity: "cosine", or "dot" for dot products of the model's vectors; "maxsim"
-            and its variants for several vectors per text (`similarity.SIMILARITIES`).
+            and its variants for several vectors per text (`similarity.SIMILARITIES`);
+            "" for that of the `Embedder` which is scored.
         ignore_identical_ids: Whether a document with the id of the query is left out of
             the query's ranking (ArguAna).
         lexical: Whether BM25 is scored, too, as "bm25".
@@ -131,7 +132,7 @@ def ranking(
     hybrid: str = "",
 ) -> Evaluator:
     """The evaluator of `retrieval`, for a corpus and queries {id: text} in memory."""
-    check_option("similarity", similarity, NAMES)
+    check_option("similarity", similarity, ("", *NAMES))
     check_metrics(metrics)
     documents, query_texts = list(corpus.values()), list(queries.values())
     names = list(queries), list(corpus), ignore_identical_ids
@@ -158,8 +159,9 @@ def ranking(
     def evaluate(embed: EmbedFn) -> TaskScores:
         q = embed(query_texts, "query")  # [Q, D]
         d = _embed_documents(embed, corpus)  # [N, D], or the documents' chunks
+        name = similarity or embed.model.similarity
         ranked = rank_documents(
-            q, d, ranks, similarity=similarity, precedence=precedence
+            q, d, ranks, similarity=name, precedence=precedence
         )  # [Q, ranks]
         if fusion:
             # Every list has min(ranks, N) documents, so that none is missing

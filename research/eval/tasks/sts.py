@@ -1,12 +1,14 @@
 """Semantic textual similarity (STS): similarities of pairs against human scores."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import chex
 import numpy as np
 
 from research.config_sections import check_option
 from research.data.files import read_sts
+from research.eval.bertscore import bertscore
 from research.eval.metrics import (
     bootstrap,
     check_spread,
@@ -15,8 +17,15 @@ from research.eval.metrics import (
 )
 from research.eval.tasks.files import read_groups
 from research.eval.tasks.splits import find_split
+from research.inference.similarity import SIMILARITIES as KINDS
+from research.inference.similarity import (
+    embedding_kind,
+    normalize_embeddings,
+    score_candidates,
+    take_texts,
+)
 from research.transforms.normalize import l2_normalize_rows
-from research.types import EmbedFn, Evaluator, ItemValues, TaskScores
+from research.types import EmbedFn, Evaluator, ItemValues, MultiVectors, TaskScores
 
 # So many pairs in a row do not happen to have scores of at most 1 in a range of 0 to 5.
 MIN_BLOCK = 20
@@ -35,13 +44,14 @@ def sts(
         split: Name of the file in a folder, without its ending.
         samples: Number of bootstrap samples of the pairs for a confidence interval; 0
             for no interval.
-        similarity: One of SIMILARITIES.
+        similarity: One of SIMILARITIES, or of TOKEN_SIMILARITIES for a vector per
+            token, such as "bertscore".
 
     Returns:
         embed -> {"main_score", "spearman", "pearson", "similarities"} in percent. The
         main score is Spearman's correlation; with `samples`, "low" and "high" are the
-        ends of its 95 % interval. "similarities" holds both correlations for each of
-        SIMILARITIES.
+        ends of its 95 % interval. "similarities" holds both correlations for each
+        similarity of the embeddings.
 
     Raises:
         FileNotFoundError: The file is missing.
@@ -80,7 +90,7 @@ def correlation(
         similarity: As in `sts`.
         groups: N groups of pairs that depend on each other; None for none.
     """
-    check_option("similarity", similarity, SIMILARITIES)
+    check_option("similarity", similarity, PAIR_SIMILARITIES)
     human = np.asarray(scores)  # [N]
     try:
         check_spread("human", human)
@@ -89,12 +99,9 @@ def correlation(
         raise ValueError(f"{place}: {error}") from None
 
     def evaluate(embed: EmbedFn) -> TaskScores:
-        a, b = embed_pairs(embed, first, second)
-        predicted = {
-            name: compare(a, b)  # [N]
-            for name, compare in SIMILARITIES.items()
-        }
-        main = predicted[similarity]
+        predicted = compare_pairs(embed, first, second)
+        check_option("similarity of these embeddings", similarity, predicted)
+        main = predicted[similarity]  # [N]
         result = correlations(main, human)
         # A similarity that is the same for all pairs has no correlation.
         by_similarity = {
@@ -134,18 +141,24 @@ def check_range(human: np.ndarray) -> None:
             )
 
 
-def embed_pairs(
+def compare_pairs(
     embed: EmbedFn, first: list[str], second: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of the first and of the second texts of N pairs: [N, D] and [N, D].
+) -> dict[str, np.ndarray]:
+    """{similarity: [N] of the first and the second texts of N pairs}.
 
-    Both are embedded as queries, in one call, so that the embedder can batch them by
-    length.
+    All are embedded as queries, in one call, so that the embedder can batch them by
+    length. Several vectors per text have other similarities than one.
     """
-    a, b = np.split(np.asarray(embed([*first, *second], "query")), 2)
-    chex.assert_rank([a, b], 2)
-    chex.assert_equal_shape([a, b])
-    return a, b
+    x, count = embed([*first, *second], "query"), len(first)
+    numbers = np.arange(2 * count)
+    a, b = take_texts(x, numbers[:count]), take_texts(x, numbers[count:])
+    kind = embedding_kind(x)
+    if kind == "multi_vector":
+        return {name: compare(a, b) for name, compare in TOKEN_SIMILARITIES.items()}
+    if kind == "sparse":
+        cosines = normalize_embeddings((a, b))
+        return {"cosine": dot_sparse(*cosines), "dot": dot_sparse(a, b)}
+    return {name: compare(a, b) for name, compare in SIMILARITIES.items()}
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -164,6 +177,17 @@ def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.einsum("nd,nd->n", a, b)
 
 
+def dot_sparse(a, b) -> np.ndarray:
+    """As `dot`, of SciPy's CSR arrays [N, V]."""
+    return np.asarray(a.multiply(b).sum(axis=1)).ravel()
+
+
+def maxsim_pairs(a: MultiVectors, b: MultiVectors, name: str) -> np.ndarray:
+    """MaxSim of each text of a with the text of the same number of b: [N]."""
+    pairs = ((take_texts(a, [i]), take_texts(b, [i])) for i in range(a.count))
+    return np.array([score_candidates(*pair, name)[0] for pair in pairs])
+
+
 # {name: similarity of the rows of two arrays}, those of sentence-transformers. A
 # distance counts as its negative.
 SIMILARITIES = {
@@ -172,3 +196,12 @@ SIMILARITIES = {
     "euclidean": lambda a, b: -np.linalg.norm(a - b, axis=1),
     "manhattan": lambda a, b: -np.abs(a - b).sum(1),
 }
+# {name: similarity of the texts of two `MultiVectors`}, such as BERTScore's F1.
+TOKEN_SIMILARITIES = {
+    **{name: partial(maxsim_pairs, name=name) for name in KINDS["multi_vector"]},
+    "bertscore": lambda a, b: bertscore(a, b).f1,
+    "bertscore_precision": lambda a, b: bertscore(a, b).precision,
+    "bertscore_recall": lambda a, b: bertscore(a, b).recall,
+    "bertscore_idf": lambda a, b: bertscore(a, b, idf=True).f1,
+}
+PAIR_SIMILARITIES = (*SIMILARITIES, *TOKEN_SIMILARITIES)
