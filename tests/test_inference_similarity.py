@@ -92,9 +92,9 @@ def test_searches_rank_by_the_similarity(size, monkeypatch):
 def test_scores_of_all_tokens_are_never_in_memory(monkeypatch):
     shapes, find = [], multi_vector_search.find_best_scores
 
-    def record(queries, documents, is_token, *, score):
+    def record(queries, documents, *, score):
         shapes.append((len(queries), *documents.shape[:2]))
-        return find(queries, documents, is_token, score=score)
+        return find(queries, documents, score=score)
 
     monkeypatch.setattr(multi_vector_search, "find_best_scores", record)
     rng = np.random.default_rng(0)

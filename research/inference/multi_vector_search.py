@@ -35,12 +35,13 @@ class DocumentBlocks(NamedTuple):
     """Some documents, in blocks of documents of similar lengths.
 
     Attributes:
-        blocks: For each block, vectors [n, T, D], numbers of vectors [n], and places
-            [n] in the scores of a device; those of padding are W.
+        blocks: For each block, vectors [n, T, D] and places [n] in the scores of a
+            device; those of padding are W. Shorter documents repeat their last vector,
+            which changes no best score.
         numbers: [E, W] index of the document that a device has at each place.
     """
 
-    blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    blocks: list[tuple[np.ndarray, np.ndarray]]
     numbers: np.ndarray
 
 
@@ -181,22 +182,16 @@ def _make_blocks(
     width = padded_length(int(counts.max()))
     numbers = np.zeros((devices, width), np.int64)
     numbers[device, places] = np.arange(texts.count)
-    # Padding has no vectors, and a place that is not there
+    # Padding has a place that is not there
     blocks = []
     for rows, count, length in groups:
-        tokens = np.arange(length)
-        is_token = tokens < lengths[rows, None]  # [n, T]
-        vectors = np.zeros((count, length, texts.vectors.shape[1]), np.float32)
-        sources = texts.offsets[rows][:, None] + tokens
-        vectors[: len(rows)][is_token] = texts.vectors[sources[is_token]]
-        missing = (0, count - len(rows))
-        blocks.append(
-            (
-                vectors,
-                np.pad(lengths[rows].astype(np.int32), missing),
-                np.pad(places[rows], missing, constant_values=width),
-            )
-        )
+        last = texts.offsets[rows + 1] - 1
+        sources = texts.offsets[rows][:, None] + np.arange(length)  # [n, T]
+        vectors = texts.vectors[np.minimum(sources, last[:, None])]
+        missing = count - len(rows)
+        vectors = np.pad(vectors, ((0, missing), (0, 0), (0, 0)))
+        block_places = np.pad(places[rows], (0, missing), constant_values=width)
+        blocks.append((vectors, block_places))
     return DocumentBlocks(blocks, numbers)
 
 
@@ -206,7 +201,6 @@ def _score_block(
     queries: Array,
     owners: Array,
     documents: Array,
-    lengths: Array,
     places: Array,
     *,
     normalize: bool,
@@ -218,25 +212,24 @@ def _score_block(
         scores: [E, W, q] of each device's documents.
         queries: [C, D] vectors of q queries.
         owners: [C] int32 the query of each vector.
-        documents, lengths, places: A block of `DocumentBlocks`.
+        documents, places: A block of `DocumentBlocks`.
         normalize: Whether vectors of documents are scaled to length 1.
         mesh: Mesh whose devices share the documents.
     """
 
-    def score_shard(scores, queries, owners, documents, lengths, places):
+    def score_shard(scores, queries, owners, documents, places):
         if normalize:
             documents = l2_normalize(documents)
-        is_token = jnp.arange(documents.shape[1])[None] < lengths[:, None]
-        best = find_best_scores(queries, documents, is_token, score=_dot)  # [C, n]
+        best = find_best_scores(queries, documents, score=_dot)  # [C, n]
         # [n, q] sums over the vectors of a query
         is_own = owners[:, None] == jnp.arange(scores.shape[2])[None]  # [C, q]
         total = _dot(best.T, is_own.astype(jnp.float32).T)
         return scores.at[0, places].set(total, mode="drop")
 
     split, shared = P("data"), P()
-    specs = (split, shared, shared, split, split, split)
+    specs = (split, shared, shared, split, split)
     return jax.shard_map(score_shard, mesh=mesh, in_specs=specs, out_specs=split)(
-        scores, queries, owners, documents, lengths, places
+        scores, queries, owners, documents, places
     )
 
 

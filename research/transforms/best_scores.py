@@ -10,7 +10,7 @@ from research.types import Array
 def find_best_scores(
     queries: Array,
     documents: Array,
-    is_token: Array,
+    is_token: Array | None = None,
     *,
     score: Callable[[Array, Array], Array],
 ) -> Array:
@@ -21,7 +21,8 @@ def find_best_scores(
     Args:
         queries: [C, D] vectors of the tokens of queries.
         documents: [M, T, D] vectors of the tokens of M documents.
-        is_token: [M, T] bool, false for padding.
+        is_token: [M, T] bool, false for padding; None if all are tokens, or padding
+            repeats one.
         score: Similarity of vectors ([C, D], [N, D]) -> [C, N] float32.
 
     Returns:
@@ -29,5 +30,7 @@ def find_best_scores(
     """
     scores = score(queries, documents.reshape(-1, documents.shape[-1]))
     scores = scores.reshape(len(queries), *documents.shape[:2])  # [C, M, T]
+    if is_token is None:
+        return scores.max(-1)
     lowest = jnp.finfo(jnp.float32).min
     return jnp.where(is_token[None], scores, lowest).max(-1)
