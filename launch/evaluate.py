@@ -32,7 +32,7 @@ from research import processes
 from research.eval import compare_chunking, grid, longembed
 from research.eval.evaluators import EVALS, NO_MAIN_SCORE
 from research.eval.suites import table
-from research.eval.tasks.sts import PAIR_SIMILARITIES
+from research.eval.tasks.sts import list_pair_similarities
 from research.inference.model import EmbeddingModel
 from research.inference.similarity import NAMES
 from research.models.encoder import truncate_depth
@@ -95,7 +95,7 @@ HYBRID = flags.DEFINE_string(
 SIMILARITY = flags.DEFINE_enum(
     "similarity",
     None,
-    list(dict.fromkeys((*NAMES, *PAIR_SIMILARITIES))),
+    list(dict.fromkeys((*NAMES, *list_pair_similarities()))),
     "How vectors are compared by --task=sts and, with cosine and dot, by searches; "
     "several vectors per text by maxsim and its variants, and by --task=sts with "
     "bertscore and its variants. Default: as the model says, or by cosine.",

@@ -1,6 +1,7 @@
 """Kinds of embeddings in launch.evaluate: which tasks take them, how they compare."""
 
 from launch import flags as options
+from research.eval.tasks.sts import PAIR_SIMILARITIES
 from research.inference.model import EmbeddingModel
 from research.inference.settings import check_kind_similarity, describe_model
 from research.inference.token_transforms import has_one_vector
@@ -40,7 +41,15 @@ def choose_similarity(
     described = describe_by_flags(model)
     if described.kind == "m3" and task in PAIR_TASKS:
         check_dense(model, f"--task={task}", ": --pool=\"m3(output='dense')\"")
-    if similarity is not None:
+    # Pairs are compared in further ways, such as BERTScore
+    if similarity is not None and task == "sts":
+        if similarity not in PAIR_SIMILARITIES[described.kind]:
+            raise ValueError(
+                f"--similarity={similarity} does not compare the embeddings of pool "
+                f"{described.pool}; allowed: "
+                f"{', '.join(PAIR_SIMILARITIES[described.kind])}"
+            )
+    elif similarity is not None:
         check_kind_similarity(described.pool, similarity)
     return described.similarity
 

@@ -90,7 +90,7 @@ def correlation(
         similarity: As in `sts`.
         groups: N groups of pairs that depend on each other; None for none.
     """
-    check_option("similarity", similarity, PAIR_SIMILARITIES)
+    check_option("similarity", similarity, list_pair_similarities())
     human = np.asarray(scores)  # [N]
     try:
         check_spread("human", human)
@@ -139,6 +139,11 @@ def check_range(human: np.ndarray) -> None:
                 f"{block.max():g}, and the others in {others.min():g} ... "
                 f"{others.max():g}; scale the scores of all pairs to one range"
             )
+
+
+def list_pair_similarities() -> list[str]:
+    """Names of the similarities of pairs, of all kinds of embeddings."""
+    return list(dict.fromkeys(sum(PAIR_SIMILARITIES.values(), ())))
 
 
 def compare_pairs(
@@ -204,4 +209,9 @@ TOKEN_SIMILARITIES = {
     "bertscore_recall": lambda a, b: bertscore(a, b).recall,
     "bertscore_idf": lambda a, b: bertscore(a, b, idf=True).f1,
 }
-PAIR_SIMILARITIES = (*SIMILARITIES, *TOKEN_SIMILARITIES)
+# {kind of embeddings: names of the similarities of pairs}
+PAIR_SIMILARITIES = {
+    "dense": tuple(SIMILARITIES),
+    "multi_vector": tuple(TOKEN_SIMILARITIES),
+    "sparse": ("cosine", "dot"),
+}
