@@ -34,8 +34,11 @@ def search_m3(
         scores_per_step: Number of scores of vectors in memory at a time; at least those
             of one document.
 
-    Returns, Raises:
+    Returns:
         As in `search_multi_vectors`.
+
+    Raises:
+        ValueError: As in `search_multi_vectors`, or the vectors are no such rows.
     """
     del normalize
     check_search(queries.vectors, documents.vectors, k)

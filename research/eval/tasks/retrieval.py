@@ -132,7 +132,8 @@ def ranking(
     hybrid: str = "",
 ) -> Evaluator:
     """The evaluator of `retrieval`, for a corpus and queries {id: text} in memory."""
-    check_option("similarity", similarity, ("", *NAMES))
+    if similarity:
+        check_option("similarity", similarity, NAMES)
     check_metrics(metrics)
     documents, query_texts = list(corpus.values()), list(queries.values())
     names = list(queries), list(corpus), ignore_identical_ids

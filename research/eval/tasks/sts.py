@@ -162,7 +162,10 @@ def compare_pairs(
         return {name: compare(a, b) for name, compare in TOKEN_SIMILARITIES.items()}
     if kind == "sparse":
         cosines = normalize_embeddings((a, b))
-        return {"cosine": dot_sparse(*cosines), "dot": dot_sparse(a, b)}
+        return {
+            "cosine": compute_sparse_dots(*cosines),
+            "dot": compute_sparse_dots(a, b),
+        }
     return {name: compare(a, b) for name, compare in SIMILARITIES.items()}
 
 
@@ -182,7 +185,7 @@ def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.einsum("nd,nd->n", a, b)
 
 
-def dot_sparse(a, b) -> np.ndarray:
+def compute_sparse_dots(a, b) -> np.ndarray:
     """As `dot`, of SciPy's CSR arrays [N, V]."""
     return np.asarray(a.multiply(b).sum(axis=1)).ravel()
 
