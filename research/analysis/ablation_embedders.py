@@ -70,10 +70,11 @@ def make_embedder(
         options["chunk"] = chunking.parse_chunking(line.chunk)
     elif not line.extend:
         options["max_length"] = min(options["max_length"], model.config.max_len)
+    if not ablation.shares_vectors:
+        return Embedder(model, allow_empty=True, **options)
+    # Vectors without the transform, and what else they depend on
     transform = options.pop("token_transform", "")
     embedder = Embedder(model, allow_empty=True, **options)
-    if not ablation.shares_vectors:
-        return embedder
     key = repr((options, line.extend))
     vectors = cache.setdefault(key, VectorCache(embedder))
     return TransformedEmbedder(vectors, embedder.model, transform)

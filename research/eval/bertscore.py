@@ -50,6 +50,7 @@ def bertscore(
         )
     weights = weigh_tokens(candidates, references if idf else None)
     weights = weights, weigh_tokens(references, references if idf else None)
+    # Precision and recall [2, N], pair by pair
     pair = normalize_embeddings((candidates, references))
     means = np.zeros((2, references.count), np.float32)
     for i in range(references.count):
@@ -60,6 +61,7 @@ def bertscore(
             w = weights[side][start:stop]
             # A text of special tokens alone scores 0
             means[side, i] = best @ w / w.sum() if w.any() else 0.0
+    # The harmonic mean, which is 0 if both are
     total = means.sum(0)
     f1 = np.where(total == 0, 0, 2 * means.prod(0) / np.where(total == 0, 1, total))
     return BertScore(*((x - baseline) / (1 - baseline) for x in (*means, f1)))
@@ -82,6 +84,7 @@ def weigh_tokens(texts: MultiVectors, references: MultiVectors | None) -> np.nda
     # The number of references with a token
     pairs = np.stack([references.token_ids, references.text_numbers], 1)
     tokens, counts = np.unique(np.unique(pairs, axis=0)[:, 0], return_counts=True)
+    # [V] numbers by token, 0 for tokens that no reference has
     size = int(max(tokens.max(), texts.token_ids.max())) + 1
     frequency = np.zeros(size, np.int64)
     frequency[tokens[tokens >= 0]] = counts[tokens >= 0]

@@ -164,10 +164,11 @@ def _make_blocks(
     texts: MultiVectors, sizes: BatchSizes, precedence: np.ndarray | None
 ) -> DocumentBlocks:
     """Documents in blocks, whose rows the devices share."""
-    lengths, devices = np.diff(texts.offsets), sizes.row_multiple
+    lengths, devices = np.diff(texts.offsets), sizes.row_multiple  # [n]
     # A block has texts of similar lengths, and one of few shapes
     sizes = sizes._replace(max_length=padded_length(int(lengths.max())))
     groups = list(group_by_length(lengths, sizes))
+    # [n] the device that has each document
     device = np.empty(texts.count, np.int64)
     for rows, count, _ in groups:
         device[rows] = np.arange(len(rows)) // (count // devices)
@@ -226,6 +227,7 @@ def _score_block(
         total = _dot(best.T, is_own.astype(jnp.float32).T)
         return scores.at[0, places].set(total, mode="drop")
 
+    # Devices exchange nothing: each has its own documents
     split, shared = P("data"), P()
     specs = (split, shared, shared, split, split)
     return jax.shard_map(score_shard, mesh=mesh, in_specs=specs, out_specs=split)(
@@ -245,6 +247,7 @@ def _take_best(scores: Array, *, k: int, mesh: Mesh) -> tuple[Array, Array]:
     def take(scores):
         return tuple(jax.lax.top_k(scores.swapaxes(1, 2), k))
 
+    # A plain top_k might gather the scores of all devices
     split = P("data")
     return jax.shard_map(take, mesh=mesh, in_specs=split, out_specs=(split, split))(
         scores
