@@ -56,7 +56,8 @@ def test_three_reports(folder):
     assert done.returncode == 0, done.stderr
     names = ("geometry", "length_collapse", "positional_bias")
     files = sorted(file.name for file in (folder / "out").iterdir())
-    assert files == [f"{name}.{end}" for name in names for end in ("json", "md", "png")]
+    ends = ("json", "md", "png", "svg")
+    assert files == [f"{name}.{end}" for name in names for end in ends]
     geometry, collapse, bias = (
         json.loads((folder / "out" / f"{name}.json").read_text()) for name in names
     )
