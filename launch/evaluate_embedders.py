@@ -232,6 +232,8 @@ def check_join(task: str, is_single: bool) -> None:
     """
     if JOIN_CHUNK.value and not JOIN.value:
         raise ValueError(f"--join_chunk={JOIN_CHUNK.value} needs --join")
+    if JOIN.value:
+        options.check_no_transform(f"--join={JOIN.value[0]}")
     if (JOIN.value or CONTEXT.value) and not is_single:
         flag = f"--join={JOIN.value[0]}" if JOIN.value else f"--context={CONTEXT.value}"
         raise ValueError(
@@ -256,7 +258,6 @@ def join_models(
     """
     if not JOIN.value:
         return embed
-    options.check_no_transform(f"--join={JOIN.value[0]}")
     if model.quantizer is not None:
         raise ValueError(f"--join={JOIN.value[0]} does not go with codes")
     if JOIN_CHUNK.value:
