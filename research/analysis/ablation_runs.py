@@ -261,9 +261,11 @@ def _get_items_path(workdir: Path, run: AblationRun, key: str) -> Path:
 def _hash_evaluation(ablation: Ablation, model_key: str, row: str, column: str) -> str:
     """Hash of all that the score of a cell depends on."""
     fields, line = ablation.columns[column], fill_row(ablation, row, column)
+    # A field that rows get later leaves the scores of those without it
+    options = {name: value for name, value in line._asdict().items() if value}
     evaluator = _evaluator_name(ablation, fields)
     settings = ablation.eval_settings.get(evaluator)
-    return _hash([model_key, fields, line._asdict(), settings])
+    return _hash([model_key, fields, options, settings])
 
 
 def _evaluator_name(ablation: Ablation, fields: Mapping[str, Any]) -> str | None:
