@@ -653,6 +653,7 @@ def test_a_ring_of_devices_computes_infonce(key):
 BLOCK_OPTIONS = {
     "infonce": {"symmetric": True, "same_side": True, "margin": 0.1, "alpha": 0.5},
     "gte": {"margin": 0.1},
+    "flops": {"warmup": 0},
 }
 
 

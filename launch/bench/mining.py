@@ -15,8 +15,9 @@ from research.data.columns import read_examples
 from research.data.pairs.mined_files import write_rows
 from research.interop import load
 
-# Pairs of short texts, none of which has a group.
+# Pairs of short texts, none of which has a group, and a file of further passages.
 PAIRS = "pairs/parasci_acl.jsonl.gz"
+PASSAGES = "pairs/asset_simplification.jsonl.gz"
 NEGATIVES, RANGE_MAX, RELATIVE_MARGIN = 5, 50, 0.05
 # What a user of sentence-transformers would write for the same.
 PEER = """
@@ -52,7 +53,7 @@ def compare_mining(
 
     Args:
         model: Name of the model.
-        data: Folder that holds PAIRS.
+        data: Folder that holds PAIRS and PASSAGES.
         queries: Number of queries.
         passages: Number of passages, which include the queries' positives.
         rounds: Number of timed processes of each library, in alternation.
@@ -64,7 +65,7 @@ def compare_mining(
         pairs, corpus, *outputs = (
             f"{folder}/{name}.jsonl" for name in ("pairs", "corpus", "ours", "theirs")
         )
-        _write_texts(f"{data}/{PAIRS}", pairs, corpus, queries, passages)
+        _write_texts(data, pairs, corpus, queries, passages)
         ours = [f"--model={model}", f"--data={pairs}", f"--corpus={corpus}"]
         ours += [f"--output={outputs[0]}", f"--negatives={NEGATIVES}"]
         ours += [f"--range_max={RANGE_MAX}", f"--relative_margin={RELATIVE_MARGIN}"]
@@ -98,10 +99,11 @@ def compare_mining(
 
 
 def _write_texts(
-    path: str, pairs: str, corpus: str, queries: int, passages: int
+    data: str, pairs: str, corpus: str, queries: int, passages: int
 ) -> None:
     """Writes the first pairs of a file, and a corpus with further positives."""
-    examples = read_examples(path).examples
+    files = [f"{data}/{PAIRS}", f"{data}/{PASSAGES}"]
+    examples, further = (read_examples(path).examples for path in files)
     distinct = {example.query: example for example in examples}
     rows = [
         {"query": query, "positive": example.positives[0]}
@@ -109,11 +111,11 @@ def _write_texts(
     ]
     # The positives of these queries are the first ones
     texts = dict.fromkeys(row["positive"] for row in rows)
-    texts |= dict.fromkeys(example.positives[0] for example in examples)
+    texts |= dict.fromkeys(example.positives[0] for example in [*examples, *further])
     if len(rows) < queries or len(texts) < passages:
         raise ValueError(
-            f"{path} has {len(distinct):,} queries and {len(texts):,} passages, fewer "
-            f"than {queries:,} and {passages:,}"
+            f"{' and '.join(files)} have {len(distinct):,} queries and {len(texts):,} "
+            f"passages, fewer than {queries:,} and {passages:,}"
         )
     write_rows(Path(pairs), rows)
     write_rows(Path(corpus), ({"text": text} for text in list(texts)[:passages]))
