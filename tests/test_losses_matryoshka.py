@@ -13,6 +13,8 @@ from research.losses.size_terms import sample_layers
 from research.types import Labels
 
 B, K, L, D = 8, 2, 4, 16
+# Rows of three embeddings are not cut.
+VECTOR_LOSSES = [name for name in LOSSES if name != "m3"]
 PAIRS = ((1, 4), (2, 8), (4, 16))
 ARGUMENTS = {
     "full_size": {},
@@ -74,7 +76,7 @@ def test_every_wrapper_is_tested():
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", VECTOR_LOSSES)
 def test_every_wrapper_fits_every_loss(key, name, loss):
     """Traced only; values are those of the tests below."""
     nested = SIZE_LOSSES[name](build_loss({"name": loss}), **ARGUMENTS[name])
@@ -86,7 +88,7 @@ def test_every_wrapper_fits_every_loss(key, name, loss):
     assert [grad.shape for grad in grads] == [x.shape for x in arrays[:2]]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", VECTOR_LOSSES)
 def test_every_loss_is_finite_at_sampled_sizes(key, loss):
     nested = SIZE_LOSSES["st5_adaptive"](build_loss({"name": loss}), dims=(4, 16))
     results = run(nested, *every_layer(key), grad=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from test_losses_distillation import compute, differentiate, teacher_labels, texts, unit
 
+from research import sharding
 from research.inference.similarity import score_m3
 from research.losses.late_interaction import score_parts
 from research.losses.registry import build_loss
@@ -176,6 +177,26 @@ def test_the_loss_is_the_sum_of_its_terms():
     loss = build_loss({"name": "m3", "temperature": 0.5}, "m3")
     got = loss(jnp.asarray(q), jnp.asarray(d), Labels())
     np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_8_devices_equal_1():
+    (q, _), (d, _) = draw(0, 8, 7), draw(1, 16, 9)
+    loss = build_loss({"name": "m3", "temperature": 0.5}, "m3")
+
+    @jax.jit
+    def value_and_grad(q, d):
+        def mean(q, d):
+            return sharding.map_over_data(lambda *x: loss(*x, Labels()).mean(), q, d)
+
+        return jax.value_and_grad(mean, (0, 1))(q, d)
+
+    one = value_and_grad(q, d)
+    mesh = sharding.make_mesh({"data": 8})
+    with jax.set_mesh(mesh):
+        many = value_and_grad(*sharding.put_batch((q, d), mesh))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, many
+    )
 
 
 def test_the_sum_gets_no_gradient_from_what_it_teaches():
