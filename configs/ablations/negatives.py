@@ -13,7 +13,7 @@ Rows: start is the model's first three layers before training; the others are ki
 Columns: nDCG@10 of held-out terms among their definitions; Spearman x 100 on STS-B's
     test pairs, which tells what the training costs elsewhere.
 Cost: 51 minutes of one CPU core for a seed, beside other programs.
-Expected: see notebooks/README.md (one seed).
+Expected: see notebooks/README.md.
 """
 
 import ml_collections
