@@ -18,19 +18,18 @@ Cost: with vectors, 2,000 steps of 128 pairs take minutes on a CPU core.
 Expected: not measured here.
 """
 
+from configs import csr
 from configs.common import (
     DATA,
     MINILM,
     fine_tuning,
     parse_arg,
     teach,
-    train_on_squad,
 )
 from research.config_sections import section
 from research.losses.registry import LOSSES
 from research.models.pooling.registry import POOLINGS
 from research.objectives.registry import OBJECTIVES
-from research.objectives.tuning import TUNING
 
 
 def get_config(arg: str = ""):
@@ -45,19 +44,11 @@ def get_config(arg: str = ""):
     config = fine_tuning(arg)
     # A head over vectors that stay as they are; its codes are stored as they are
     config.pool = section(POOLINGS, "bebr", dim=arg.dim, rounds=arg.rounds)
-    config.tuning = section(TUNING, "frozen_encoder")
     config.objective = section(OBJECTIVES, "vector_head")
     config.loss = section(LOSSES, "infonce", temperature=0.05, symmetric=True)
-    config.normalize = False
-    config.optimizer.learning_rate, config.optimizer.weight_decay = arg.rate, 0.0
     if arg.old:
         terms = "infonce(temperature=0.05, symmetric=True) | backward_compatible()"
         config.loss = section(LOSSES, "weighted_sum", terms=terms)
         teach(config, arg.old)
-    elif arg.queries or arg.documents:
-        teach(config, "", arg.queries, arg.documents)
-        config.objective.stored = True
-    if not arg.tiny:
-        config.batch_size, config.max_length = 128, 256
-        train_on_squad(config, arg.data, "cosine")
+    csr.train_head(config, arg)
     return config

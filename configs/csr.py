@@ -19,6 +19,8 @@ Cost: with vectors, 2,000 steps of 128 pairs take minutes on a CPU core.
 Expected: not measured here.
 """
 
+import ml_collections
+
 from configs.common import (
     DATA,
     MINILM,
@@ -46,9 +48,20 @@ def get_config(arg: str = ""):
         arg.latents, arg.k = 96, 8
     # A head over vectors that stay as they are
     config.pool = section(POOLINGS, "csr", latents=arg.latents, k=arg.k)
-    config.tuning = section(TUNING, "frozen_encoder")
     config.objective = section(OBJECTIVES, "sparse_autoencoder", k=arg.k)
     config.loss = section(LOSSES, "infonce", temperature=0.05)
+    train_head(config, arg)
+    return config
+
+
+def train_head(config: ml_collections.ConfigDict, arg: ml_collections.ConfigDict):
+    """Trains a head over a frozen encoder's vectors, perhaps those of files, on SQuAD.
+
+    Args:
+        config: The recipe, with its objective.
+        arg: Variants, of which tiny, data, rate, queries and documents are used.
+    """
+    config.tuning = section(TUNING, "frozen_encoder")
     config.normalize = False
     config.optimizer.learning_rate, config.optimizer.weight_decay = arg.rate, 0.0
     if arg.queries or arg.documents:
@@ -57,4 +70,3 @@ def get_config(arg: str = ""):
     if not arg.tiny:
         config.batch_size, config.max_length = 128, 256
         train_on_squad(config, arg.data, "cosine")
-    return config

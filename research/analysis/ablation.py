@@ -210,13 +210,13 @@ def choose_share(
     """
     groups: list[set[str]] = []
     for run in runs:
-        made_of = [run.start] if run.start else run.members
-        names = {run.name, *(other.name for other in made_of)}
+        parts = [run.start] if run.start else run.members
+        names = {run.name, *(part.name for part in parts)}
         joined = [group for group in groups if group & names]
         groups = [group for group in groups if group not in joined]
         groups.append(names.union(*joined))
-    chosen = set().union(*groups[index::count])
-    return [run for run in runs if run.name in chosen]
+    share = set().union(*groups[index::count])
+    return [run for run in runs if run.name in share]
 
 
 def _list_members(ablation: Ablation, row: str, line: AblationRow) -> list[str]:

@@ -162,11 +162,10 @@ def build(
             check_classes(batches, sources, config)
             notes += describe_sources(sources)
         else:
-            stored = "stored" in config.objective and config.objective.stored
             notes += check_sources(
                 *(batches, sources, losses, width, teacher),
                 projection=find_projection(config),
-                stored=stored,
+                stored=config.objective.get("stored", False),
             )
         if teacher and teacher.note:
             notes += (teacher.note,)

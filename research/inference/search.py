@@ -85,9 +85,10 @@ def _rank(
     find, count = search, count_texts(documents)
     if embedding_kind(queries) == "sparse":
         find = search_sparse
+    elif similarity == "m3":
+        find = search_m3
     elif embedding_kind(documents) == "multi_vector":
         find = partial(search_multi_vectors, mean=similarity == "meanmaxsim")
-        find = search_m3 if similarity == "m3" else find
     elif options["normalize"]:
         queries = l2_normalize_rows(queries)
     # A range of documents for each process.

@@ -1,7 +1,6 @@
 """Semantic textual similarity (STS): similarities of pairs against human scores."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import chex
 import numpy as np
@@ -159,7 +158,7 @@ def compare_pairs(
     a, b = take_texts(x, numbers[:count]), take_texts(x, numbers[count:])
     kind = embedding_kind(x)
     if kind == "multi_vector":
-        return {name: compare(a, b) for name, compare in TOKEN_SIMILARITIES.items()}
+        return compare_tokens(a, b)
     if kind == "sparse":
         cosines = normalize_embeddings((a, b))
         return {
@@ -190,6 +189,15 @@ def compute_sparse_dots(a, b) -> np.ndarray:
     return np.asarray(a.multiply(b).sum(axis=1)).ravel()
 
 
+def compare_tokens(a: MultiVectors, b: MultiVectors) -> dict[str, np.ndarray]:
+    """{similarity: [N] of each text of a and the text of the same number of b}."""
+    scores = bertscore(a, b)
+    values = [maxsim_pairs(a, b, name) for name in KINDS["multi_vector"]]
+    values += [scores.f1, scores.precision, scores.recall]
+    values.append(bertscore(a, b, idf=True).f1)
+    return dict(zip(TOKEN_SIMILARITIES, values, strict=True))
+
+
 def maxsim_pairs(a: MultiVectors, b: MultiVectors, name: str) -> np.ndarray:
     """MaxSim of each text of a with the text of the same number of b: [N]."""
     pairs = ((take_texts(a, [i]), take_texts(b, [i])) for i in range(a.count))
@@ -204,17 +212,14 @@ SIMILARITIES = {
     "euclidean": lambda a, b: -np.linalg.norm(a - b, axis=1),
     "manhattan": lambda a, b: -np.abs(a - b).sum(1),
 }
-# {name: similarity of the texts of two `MultiVectors`}, such as BERTScore's F1.
-TOKEN_SIMILARITIES = {
-    **{name: partial(maxsim_pairs, name=name) for name in KINDS["multi_vector"]},
-    "bertscore": lambda a, b: bertscore(a, b).f1,
-    "bertscore_precision": lambda a, b: bertscore(a, b).precision,
-    "bertscore_recall": lambda a, b: bertscore(a, b).recall,
-    "bertscore_idf": lambda a, b: bertscore(a, b, idf=True).f1,
-}
+# Similarities of pairs of texts with a vector per token: MaxSim and BERTScore.
+TOKEN_SIMILARITIES = (
+    *KINDS["multi_vector"],
+    *("bertscore", "bertscore_precision", "bertscore_recall", "bertscore_idf"),
+)
 # {kind of embeddings: names of the similarities of pairs}
 PAIR_SIMILARITIES = {
     "dense": tuple(SIMILARITIES),
-    "multi_vector": tuple(TOKEN_SIMILARITIES),
+    "multi_vector": TOKEN_SIMILARITIES,
     "sparse": ("cosine", "dot"),
 }

@@ -184,7 +184,7 @@ def compute_autoencoder_loss(
         The loss [], the next idle steps [H], and metrics.
     """
 
-    def measure_error(z: Array, target: Array) -> Array:
+    def measure_error(z: Array, target: Array) -> tuple[Array, Array]:
         decoded = jnp.matmul(
             z, weights["kernel"].T, precision=jax.lax.Precision.HIGHEST
         )
