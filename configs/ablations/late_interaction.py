@@ -8,7 +8,8 @@ Command: python -m launch.ablate --config=configs/ablations/late_interaction.py 
     python -m launch.bench kinds --data=../shared/data/squad_retrieval --split=test \\
         --queries=500 --systems=runs/late_interaction/dense-seed0 ...
 Variants: tiny, model=NAME, data=DIR (with squad_retrieval/ and cosqa/), steps=N,
-    length=N (tokens of a document), queries=N (scored, of each set), seeds=(0,1).
+    length=N (tokens of a document), queries=N (scored, of each set), sets=("SQuAD",)
+    (without CoSQA), seeds=(0,1).
 Rows: start is the model before training; dense, colbert and splade are trained on
     SQuAD's questions with in-batch negatives, at the same batch, rate and steps; pooled
     and muvera change the vectors of colbert when texts are embedded.
@@ -24,6 +25,8 @@ from configs.common import DATA, MINILM, parse_arg
 from research.config_sections import section
 from research.eval.evaluators import EVALS
 
+# {column: folder of the data}
+SETS = {"SQuAD": "squad_retrieval", "CoSQA": "cosqa"}
 # {row: transform of colbert's vectors}
 TRANSFORMS = {
     "pooled 2x": "pool_tokens(factor=2)",
@@ -36,17 +39,21 @@ TRANSFORMS = {
 def get_config(arg: str = ""):
     """The ablation; see the header for its variants."""
     options = {"tiny": False, "model": MINILM, "data": DATA, "steps": 100}
-    arg = parse_arg(arg, **options, length=128, queries=500, seeds=(0,))
+    options |= {"queries": 500, "sets": tuple(SETS)}
+    arg = parse_arg(arg, **options, length=128, seeds=(0,))
     shared = f"model={arg.model},data={arg.data},steps={arg.steps}"
     overrides = {"max_length": arg.length}
     # The model's own similarity, which differs by row
-    sets = {"SQuAD": "squad_retrieval", "CoSQA": "cosqa"}
     options = {"similarity": "", "queries": arg.queries}
     evals = {
         name + suffix: section(
-            EVALS, "retrieval", data=f"{arg.data}/{folder}", hybrid=hybrid, **options
+            EVALS,
+            "retrieval",
+            data=f"{arg.data}/{SETS[name]}",
+            hybrid=hybrid,
+            **options,
         )
-        for name, folder in sets.items()
+        for name in arg.sets
         for suffix, hybrid in (("", ""), (" with BM25", "rrf()"))
     }
     recipes = {
