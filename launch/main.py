@@ -145,7 +145,8 @@ def run(
     Logs and progress go to stderr. An error of the user (a bad flag or config, a
     ValueError or OSError from main) prints one sentence there, and the exit code is 1;
     `--verbosity=1` adds the traceback. A result with "finished": false exits with 143,
-    and the death of another process of the run with 75.
+    one with parts that "failed" with 1, and the death of another process of the run
+    with 75.
 
     Args:
         main: The command.
@@ -185,6 +186,8 @@ def run(
                 print(to_json(result), flush=True)
             if result.get("finished") is False:
                 sys.exit(STOPPED)
+            if result.get("failed"):  # some parts; the result has the others
+                sys.exit(1)
 
     # The flags of a model are also those of the command: --help lists them.
     if "launch.flags" in sys.modules:

@@ -20,6 +20,10 @@ def test_every_file_and_folder_of_a_config_is_hashed_by_its_content(tmp_path):
     assert hash_inputs(config)[str(folder)] != before[str(folder)]
 
 
+def test_punctuation_of_a_config_is_no_path():
+    assert hash_inputs({"skiplist": ("/", ".", "..", "~"), "path": ""}) == {}
+
+
 def test_logs_of_a_workdir_do_not_change_its_hash(tmp_path):
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)
     (tmp_path / "model.json").write_text("{}")

@@ -120,6 +120,12 @@ def test_a_stopped_run_prints_its_result_and_is_no_success():
     assert json.loads(done.stdout) == {"step": 3, "finished": False}
 
 
+def test_a_result_with_failed_parts_is_printed_and_no_success():
+    code = "from launch import main; main.run(lambda: {'failed': {'a-seed0': 'why'}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == 1 and json.loads(done.stdout)["failed"]
+
+
 def test_collectives_keep_their_order_beside_other_flags(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", main.VIRTUAL + "=4")
     main.order_collectives()

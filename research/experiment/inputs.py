@@ -38,6 +38,9 @@ def _hash_input(text: str) -> str:
         return _hash_installed_packages()
     if text.startswith("package:"):
         return hash_path(resolve_folder(text))
+    # Punctuation, as in a list of tokens, is no path: "/" would be the whole disk
+    if not any(map(str.isalnum, text)):
+        return ""
     # Unlike Path.exists, it is False for a text that is too long for a path.
     path = os.path.expanduser(text)
     return hash_path(Path(path)) if os.path.exists(path) else ""
