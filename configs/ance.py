@@ -1,4 +1,4 @@
-"""ANCE: hard negatives of questions, mined anew by the model that is trained.
+"""ANCE: hard negatives, mined anew every n steps; or mined once, random, none.
 
 Source: Xiong et al. 2020, arXiv:2007.00808: negatives from the documents nearest to the
     query, by the checkpoint of every 5,000 to 10,000 steps (from memory, not checked;
@@ -14,7 +14,8 @@ Variants: tiny, model=NAME, depth=L (of the model's first layers; 0 for all),
     alone) or gist (in-batch negatives without those that guide=NAME takes for
     positives).
 Cost: that of embedding all questions and passages for every time of mining.
-Expected: as ablations/negatives runs it: the rows of its kinds in notebooks/README.md.
+Expected: the rows of its kinds in notebooks/README.md#kinds-of-hard-negatives, 28
+    November 2026.
 """
 
 from configs.common import (

@@ -1,4 +1,4 @@
-"""BGE-M3: dense, sparse and multi-vector embeddings of one encoder, on retrieval.
+"""BGE-M3: dense, sparse and multi-vector embeddings, whose summed score teaches each.
 
 Source: Chen et al. 2024, arXiv:2402.03216, and its released code: XLM-RoBERTa with
     8,192 positions, [CLS] as the dense vector, a weight and a projected vector of each

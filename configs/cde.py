@@ -1,4 +1,4 @@
-"""Contextual document embeddings, first part: batches of near pairs.
+"""Contextual document embeddings, first stage: batches within clusters of near pairs.
 
 Source: Morris and Rush 2024, arXiv:2410.02525: batches are drawn within clusters of
     pairs, by the vectors of a small model (GTR-base); documents that it finds as near

@@ -1,4 +1,4 @@
-"""Conan-embedding: retrieval with hard negatives and graded pairs in turns.
+"""Conan-embedding: hard negatives, replaced when easy, and graded pairs, in turns.
 
 Source: Li et al. 2024, arXiv:2408.15710: InfoNCE with the hard negatives of all
     devices, and 0.8 times CoSENT of graded pairs (there in one step on different

@@ -1,4 +1,4 @@
-"""A small encoder trained on short texts, with a choice of position encodings.
+"""A small encoder with learned, rotary, ALiBi or no positions, on short texts.
 
 Source: Zhu et al. 2024, arXiv:2404.12096 (LongEmbed), who compare learned and rotary
     positions in the same BERT-base architecture. Here a small pre-norm encoder with one
@@ -8,7 +8,8 @@ Command: python -m launch.train --config=configs/context_extension.py:positions=
     --workdir=runs/alibi
 Variants: tiny, positions=learned|rope|alibi|none, steps=N.
 Cost: 4 minutes on 2 CPU cores.
-Expected: see configs/ablations/context_extension.py.
+Expected: the rows of its positions in
+    notebooks/README.md#longer-contexts-a-controlled-comparison, 27 November 2026.
 """
 
 from configs.common import make_base, parse_arg, tiny

@@ -1,4 +1,4 @@
-"""E5: pairs with the prefixes "query: " and "passage: ", then labeled data.
+"""E5: prefixes "query: " and "passage: ", two stages; scores of a cross-encoder.
 
 Source: Wang et al. 2022, arXiv:2212.03533: InfoNCE of temperature 0.01 and mean pooling
     in two stages: pairs from the web in batches of 32,768, then NLI, MS MARCO and NQ

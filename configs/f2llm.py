@@ -1,4 +1,4 @@
-"""F2LLM: a decoder tuned in one stage, with the negatives that each task allows.
+"""F2LLM: a decoder tuned in one stage, with hard negatives alone for classes.
 
 Source: Zhang et al. 2025, arXiv:2510.02294: all parameters of a Qwen3 on retrieval,
     classification and clustering at once, last-token pooling, an instruction before

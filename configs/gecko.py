@@ -1,4 +1,4 @@
-"""Gecko: generated queries, whose positives a language model chose among candidates.
+"""Gecko: generated queries, positives that a language model chose (both in files).
 
 Source: Lee et al. 2024, arXiv:2403.20327: a language model writes a task and a query
     for a passage of the web, a retriever finds candidates, and the language model

@@ -1,4 +1,4 @@
-"""jina-embeddings-v2's bilingual models: pairs of two languages, then several tasks.
+"""jina-embeddings-v2, bilingual: pairs of two languages, then a loss for each task.
 
 Source: Mohr et al. 2024, arXiv:2402.17016: an encoder with ALiBi, pre-trained on texts
     of English and one other language; then pairs within and across the languages, with

@@ -1,4 +1,4 @@
-"""A bidirectional decoder with a pooling that has parameters of its own.
+"""A decoder with a learned pooling: latent attention, attention over layers, LENS.
 
 Source: latent_attention: NV-Embed (Lee et al. 2024, arXiv:2405.17428; 512 latents, 8
     heads of the full width). layer_attention: Tang & Yang 2024, arXiv:2409.02727 (768

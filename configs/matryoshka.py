@@ -4,8 +4,8 @@ Source: Kusupati et al. 2022, arXiv:2205.13147, equation 1 with all weights 1.
 Command: python -m launch.train --config=configs/matryoshka.py --workdir=runs/mrl
 Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N.
 Cost: 4 minutes on 2 CPU cores for 96 steps of 64 triplets.
-Expected: STS-B test at the six sizes: the row matryoshka in
-    notebooks/README.md.
+Expected: STS-B test at the six sizes, the row matryoshka of
+    notebooks/README.md#six-sizes-from-one-model, 21 November 2026.
 """
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_dims

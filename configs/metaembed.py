@@ -1,4 +1,4 @@
-"""MetaEmbed: several vectors per text, of which the first few do, for retrieval.
+"""MetaEmbed: vectors of meta tokens after each text, of which the first few do.
 
 Source: Xiao et al. 2025, arXiv:2509.18095: learned meta tokens after each text, whose
     states are its vectors, compared by MaxSim at temperature 0.03, and a loss for each

@@ -7,7 +7,8 @@ Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N
     width=N, vocab_size=N, length=N (tokens per row). To mask rare or difficult words
     more often: --config.objective.weighting=frequency or loss.
 Cost: not measured here.
-Expected: STS-B at six sizes after fine-tuning: see configs/ablations/smae.py.
+Expected: STS-B and SQuAD after fine-tuning at six sizes, the row mlm of
+    notebooks/README.md#pre-training-for-small-sizes, 21 November 2026.
 """
 
 from configs.common import pre_training

@@ -1,4 +1,4 @@
-"""A model soup: fine-tunings of one model on other shares of the data, averaged.
+"""The members of a model soup: fine-tunings that launch.merge averages.
 
 Source: Wortsman et al. 2022, arXiv:2203.05482, of fine-tunings with other settings;
     EmbeddingGemma (arXiv:2509.20354) averages those of other mixtures of data. Here a

@@ -7,7 +7,8 @@ Command: python -m launch.train --config=configs/mse2d.py --workdir=runs/mse2d
 Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N,
     variant=st5_adaptive|st6_adaptive|mse2d_v1|mse2d_later.
 Cost: 4 minutes on 2 CPU cores for 96 steps of 64 triplets.
-Expected: STS-B test at the six sizes: the row mse2d in notebooks/README.md.
+Expected: STS-B test at the six sizes, the row mse2d of
+    notebooks/README.md#six-sizes-from-one-model, 21 November 2026.
 """
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg, starbucks_dims

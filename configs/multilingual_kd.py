@@ -11,7 +11,8 @@ Variants: tiny, model=NAME (the student, whose tokenizer should know the languag
     English sentences, from launch.embed --examples --role=query), data=DIR (with
     tatoeba/), languages=("deu","fra"), held_out=CODE, steps=N, batch=N.
 Cost: a step also embeds the batch by the teacher, forward only.
-Expected: F1 of bitext mining after 200 steps: see notebooks/README.md.
+Expected: F1 of bitext mining after 200 steps, the table of
+    notebooks/README.md#a-multilingual-student-of-an-english-teacher, 27 November 2026.
 """
 
 from configs.common import (

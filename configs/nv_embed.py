@@ -1,4 +1,4 @@
-"""A decoder tuned into an embedder in two stages: retrieval, then all tasks.
+"""NV-Embed: two stages on a mixture of tasks, with latent attention pooling.
 
 Source: NV-Embed (Lee et al. 2024, arXiv:2405.17428): bidirectional attention, latent
     attention pooling, LoRA of rank 16. Stage 1 is retrieval, with hard and in-batch

@@ -1,4 +1,4 @@
-"""PEG: hard negatives, and weights of the examples that change in the training.
+"""PEG: weights that turn to hard examples during the run (not the paper's formula).
 
 Source: Wu et al. 2023, arXiv:2311.11691: five hard negatives per query, very large
     batches, and weights that turn to difficult examples in the course of the training.

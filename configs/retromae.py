@@ -6,7 +6,8 @@ Command: python -m launch.train --config=configs/retromae.py --workdir=runs/retr
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
     width=N, vocab_size=N, length=N (tokens per row).
 Cost: not measured here.
-Expected: STS-B at six sizes after fine-tuning: see configs/ablations/smae.py.
+Expected: STS-B and SQuAD after fine-tuning at six sizes, the row retromae of
+    notebooks/README.md#pre-training-for-small-sizes, 21 November 2026.
 """
 
 from configs.common import pre_training

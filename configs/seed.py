@@ -1,4 +1,4 @@
-"""SEED-Encoder: a weak decoder that has to rely on the vector of the text.
+"""SEED-Encoder: a weak decoder sees the text's vector and the last few tokens.
 
 Source: Lu et al. 2021, arXiv:2102.09206, and its released model; theirs is 12 x 768
     with a decoder of 3 blocks that attends to 2 tokens, trained on Wikipedia.

@@ -1,4 +1,4 @@
-"""Self-Positioning: a model for each task, merged by weights found on a probe set.
+"""Self-Positioning: a model for each task; launch.merge weighs them on a probe set.
 
 Source: arXiv:2410.15035: every task is trained alone from the same base; the weights of
     the task vectors, merged by SLERP, and their scale are found by gradient descent on

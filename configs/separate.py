@@ -5,7 +5,8 @@ Source: Zhuang et al. 2024, arXiv:2410.13230, row "Separate": the loss is of the
 Command: python -m launch.train --config=configs/separate.py:depth=3 --workdir=runs/d3
 Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N, depth=L.
 Cost: 4 minutes on 2 CPU cores for 96 steps of 64 triplets; less for a smaller depth.
-Expected: STS-B test at the six sizes: the row separate in notebooks/README.md.
+Expected: STS-B test at the six sizes, the row separate of
+    notebooks/README.md#six-sizes-from-one-model, 21 November 2026.
 """
 
 from configs.common import DATA, MINILM, fine_tuning, parse_arg

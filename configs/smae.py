@@ -7,7 +7,8 @@ Command: python -m launch.train --config=configs/smae.py --workdir=runs/smae
 Variants: tiny, model=NAME, data=DIR (with rawtext/ and stsb/), steps=N, depth=N,
     width=N, vocab_size=N, length=N (tokens per row).
 Cost: not measured here.
-Expected: STS-B at six sizes after fine-tuning: see configs/ablations/smae.py.
+Expected: STS-B and SQuAD after fine-tuning at six sizes, the row smae of
+    notebooks/README.md#pre-training-for-small-sizes, 21 November 2026.
 """
 
 from configs.common import pre_training, starbucks_pairs

@@ -1,4 +1,4 @@
-"""SPLADE: sparse weights of the vocabulary for a text, on pairs for retrieval.
+"""SPLADE: weights of the vocabulary's tokens; with doc, queries without an encoder.
 
 Source: Formal et al. 2021, arXiv:2109.10086 (SPLADE v2): the maximum over a text's
     tokens of log(1 + relu(logit)) of a masked language model, dot products without a

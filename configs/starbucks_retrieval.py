@@ -1,4 +1,4 @@
-"""Starbucks fine-tuning for retrieval, whose loss differs from that for similarity.
+"""Starbucks for retrieval: six fixed sizes, with KL from the full size's scores.
 
 Source: Zhuang et al. 2024, arXiv:2410.13230, and the retrieval loss that its authors
     released: dot products of the first token's states at temperature 1, and for every

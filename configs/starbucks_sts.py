@@ -1,4 +1,4 @@
-"""Starbucks fine-tuning for sentence similarity: six fixed sizes of one encoder.
+"""Starbucks for similarity: six fixed sizes, with KL from the last layer's features.
 
 Source: Zhuang et al. 2024, arXiv:2410.13230, and the loss that its authors released;
     they train one pass over 557,850 NLI triplets at batch 128 from bert-base-uncased.
@@ -7,8 +7,8 @@ Variants: tiny, model=NAME, data=DIR (with nli/ and stsb/), steps=N, rate=X
     (learning rate), pairs (every second step trains on data/pairs), scratch (random
     weights instead of the model's).
 Cost: 4 minutes on 2 CPU cores for 96 steps of 64 triplets.
-Expected: STS-B test at the six sizes: the row starbucks_sts in
-    notebooks/README.md.
+Expected: STS-B test at the six sizes, the row starbucks_sts of
+    notebooks/README.md#six-sizes-from-one-model, 21 November 2026.
 """
 
 from configs.common import (

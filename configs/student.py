@@ -1,4 +1,4 @@
-"""A shallow student of a model: the same data with and without the teacher's signal.
+"""A shallow student of a model, with one of five signals of the teacher, or none.
 
 Source: none; the losses are those of Hinton et al. 2015 (arXiv:1503.02531) on scores,
     of Park et al. 2019 (arXiv:1904.05068) on relations, and of Zhang et al. 2024
@@ -10,8 +10,8 @@ Variants: tiny, model=NAME (its first blocks are the student), depth=L, teacher=
     (with nli/, squad_retrieval/ and stsb/), sets=("nli",) (of PUBLIC_SETS in
     configs/common.py), steps=N, batch=N, rate=X, length=N (tokens of a text).
 Cost: a step also embeds the batch by the teacher, forward only.
-Expected: as ablations/teachers runs it: the rows of its signals in
-    notebooks/README.md.
+Expected: the rows of its signals in
+    notebooks/README.md#a-student-with-and-without-a-teacher, 28 November 2026.
 """
 
 from configs.common import (

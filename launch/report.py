@@ -20,7 +20,8 @@ README = cli.define_path(
     "readme",
     None,
     "Instead, a Markdown file whose tables are filled from the files of results that "
-    "it names, as in <!-- results/NAME.md -->, up to <!-- end -->.",
+    "it names, as in <!-- results/NAME.md -->, up to <!-- end -->, and from headers of "
+    "recipes, as in <!-- recipes: NAME, NAME -->.",
 )
 
 
@@ -50,7 +51,7 @@ def main():
 
 
 def _write_tables(readme: Path) -> dict[str, str]:
-    """Writes the README with its tables as their files hold them."""
+    """Writes the README with its tables as files and headers have them."""
     text = fill_tables(readme)
     with atomic_write(readme) as draft:
         draft.write_text(text, encoding="utf-8")

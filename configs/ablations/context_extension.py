@@ -13,9 +13,8 @@ Columns: the number of tokens. pydocs: nDCG@10 of code search with many docstrin
     (`pydocs_long`). passkey: Acc@1; the nominal length of the documents is 0.75 times
     the column's, since this tokenizer needs more tokens per word.
 Cost: 4 trainings of 4 minutes, and 170 evaluations of 3 to 10 seconds, on 2 CPU cores.
-Expected: pydocs at 2,048 tokens, seed 0: learned 8.5 cut and 17.7 interpolated. With
-    other installed packages: rope 7.2 cut, 31.8 as it is, 33.9 dynamic_ntk; alibi 26.7;
-    none 40.5.
+Expected: the tables of notebooks/README.md#longer-contexts-a-controlled-comparison, 27
+    November 2026.
 """
 
 import ml_collections

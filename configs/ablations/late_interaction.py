@@ -1,4 +1,4 @@
-"""One vector, a vector per token, and sparse weights, on questions and passages.
+"""One vector, ColBERT, pooled tokens, MUVERA and SPLADE, each also with BM25.
 
 Source: Khattab and Zaharia 2020, arXiv:2004.12832 (ColBERT), Clavié et al. 2024,
     arXiv:2409.14683 (token pooling), Jayaram et al. 2024, arXiv:2405.19504 (MUVERA),

@@ -1,4 +1,4 @@
-"""Hard negatives of five kinds, against in-batch negatives alone.
+"""In-batch, random, mined and refreshed hard negatives, and those a guide leaves.
 
 Source: Xiong et al. 2020, arXiv:2007.00808 (ANCE), Moreira et al. 2024,
     arXiv:2407.15831 (NV-Retriever) and Solatorio 2024, arXiv:2402.16829 (GISTEmbed),
@@ -13,7 +13,7 @@ Rows: start is the model's first three layers before training; the others are ki
 Columns: nDCG@10 of held-out terms among their definitions; Spearman x 100 on STS-B's
     test pairs, which tells what the training costs elsewhere.
 Cost: 51 minutes of one CPU core for a seed, beside other programs.
-Expected: see notebooks/README.md.
+Expected: the table of notebooks/README.md#kinds-of-hard-negatives, 28 November 2026.
 """
 
 import ml_collections

@@ -13,11 +13,8 @@ Columns: depth x width; STS-B test (Spearman x 100) and SQuAD paragraphs for que
     (nDCG@10).
 Sizes: 6 x 128 (2 heads), a vocabulary of 4,096, 64 rows of 128 tokens per step.
 Cost: 6 pre-trainings and 8 fine-tunings, 85 minutes of one CPU core per seed.
-Expected: mean of two seeds, STS-B at the six sizes, then SQuAD at full size: scratch
-    37.3 44.3 51.3 57.1 60.0 60.1, 30.0; mlm 35.1 42.1 53.5 59.5 62.2 60.4, 21.7;
-    retromae 35.1 42.3 53.3 58.4 61.2 58.4, 20.3; smae 35.3 44.6 54.3 60.0 62.7 60.3,
-    21.8. SMAE is above MLM at five of six sizes; this short pre-training helps STS-B
-    from 3 x 21 on and harms SQuAD.
+Expected: the tables of notebooks/README.md#pre-training-for-small-sizes, 21 November
+    2026.
 """
 
 import ml_collections

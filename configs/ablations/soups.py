@@ -14,7 +14,8 @@ Rows: start is the model before training; the members are those of
 Columns: Spearman x 100 on STS-B's test pairs, nDCG@10 of SQuAD's test questions, both
     with texts of up to 64 tokens.
 Cost: 3 runs for a seed, 45 minutes of one CPU core beside other programs.
-Expected: see notebooks/README.md (one seed).
+Expected: the table of notebooks/README.md#a-soup-and-its-members, 28 November 2026 (one
+    seed).
 """
 
 import ml_collections
