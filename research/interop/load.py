@@ -189,8 +189,8 @@ def _hub_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    # Neither other weight formats nor code.
-    patterns = ["*.json", "*.txt", "*.safetensors"]
+    # Neither other weight formats nor code; the heads of BGE-M3 are "*_linear.pt"
+    patterns = ["*.json", "*.txt", "*.safetensors", "*_linear.pt"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, OSError) as error:

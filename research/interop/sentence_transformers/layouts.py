@@ -310,5 +310,4 @@ LAYOUTS: dict[str, Callable[[EmbeddingModel], Layout]] = {
     "dense": describe_dense,
     "multi_vector": describe_multi_vector,
     "sparse": describe_sparse,
-    "m3": describe_m3,
 }

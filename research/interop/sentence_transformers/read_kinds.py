@@ -22,6 +22,7 @@ from research.interop.sentence_transformers.layouts import (
     LOGITS,
     SPLADE_ACTIVATIONS,
 )
+from research.interop.sentence_transformers.m3_heads import add_heads, has_heads
 from research.interop.sentence_transformers.read import (
     Modules,
     check_values,
@@ -86,6 +87,8 @@ def apply_modules(
         model = model._replace(params={**model.params, "pooling": modules.pooling})
     if modules.query_weights is not None:
         model = model._replace(prompt=inference_free())
+    if has_heads(modules.transformer):
+        model = add_heads(model, modules.transformer)
     return _apply_token_modules(model, late) if late else model
 
 

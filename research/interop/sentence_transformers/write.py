@@ -26,7 +26,9 @@ from research.interop.sentence_transformers.layouts import (
     ROUTER_TYPE,
     STATIC_TYPE,
     Layout,
+    describe_m3,
 )
+from research.interop.sentence_transformers.m3_heads import write_heads
 from research.interop.sentence_transformers.model_card import (
     PICTURES,
     make_card,
@@ -91,8 +93,9 @@ def export(
     model = bake_maps(model)
     model = model._replace(dim=model.width)
     # Its modules, or an error if sentence-transformers cannot compute it.
-    has_latents = parse_call(model.pool).name == "csr"
-    layout = (describe_autoencoder if has_latents else LAYOUTS[model.kind])(model)
+    pooling = parse_call(model.pool).name
+    layout = (POOLING_LAYOUTS.get(pooling) or LAYOUTS[model.kind])(model)
+    has_m3_heads = pooling == "m3" and dim >= cfg.width
     model = layout.model
     if layout.mlm_head and find_family(cfg) not in MLM_HEADS:
         raise ValueError(
@@ -115,6 +118,8 @@ def export(
         _check_tokenizer(transformer, model.tokenizer, fields)
         _write_modules(folder, layout)
         _write_transform(folder, model)
+        if has_m3_heads:
+            write_heads(params["pooling"], folder)
         if layout.query_weights is not None:
             static = folder / QUERY_FOLDER
             static.mkdir()
@@ -313,6 +318,8 @@ def _write_json(file: Path, fields: Any) -> None:
     file.write_text(to_json(fields, indent=2) + "\n", encoding="utf-8")
 
 
+# {pooling: the layout of a model}, where the kind of embeddings does not tell
+POOLING_LAYOUTS = {"csr": describe_autoencoder, "m3": describe_m3}
 # Folder of the weights of queries that have no encoder.
 QUERY_FOLDER = "query_0_SparseStaticEmbedding"
 # Families whose encoder in `transformers` has a pooler, which embedding does not use.
