@@ -53,7 +53,8 @@ def test_the_pages_of_evals_follow_the_grid_and_the_speed_is_that_of_all_steps(
         (tmp_path / "evals" / f"{name}.md").write_text(f"# {name} of m\n\ntable\n")
     (tmp_path / "evals" / "grid.png").write_bytes(b"")
     text = format_markdown(tmp_path)
-    parts = ["## grid of m", "![grid](evals/grid.png)", "## chunks of m", "jax 9.9."]
+    grid = ["## grid of m", "![grid of m](evals/grid.png)"]
+    parts = [*grid, "## chunks of m", "jax 9.9."]
     assert sorted(parts, key=text.index) == parts and "chunks.png" not in text
     assert "tokens per second, median | 1,000" in " ".join(text.split())
     assert "save seconds, sum | 6" in " ".join(text.split())

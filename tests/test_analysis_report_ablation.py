@@ -45,3 +45,4 @@ def test_many_runs_are_drawn_in_several_panels(tmp_path, monkeypatch):
     assert [len(names) for names in panels] == [5, 4]
     assert sum(panels, []) == [f"run{number}" for number in range(9)]
     assert list(pictures[0].axes[1].lines[0].get_ydata()) == [3.0, 5]
+    assert all(step % 1 == 0 for step in pictures[0].axes[1].get_xticks())

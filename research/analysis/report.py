@@ -86,9 +86,12 @@ def format_markdown(workdir: Path) -> str:
     # What launch.evaluate, launch.diagnose and launch.search wrote, the grid first.
     pages = (workdir / "evals").glob("*.md")
     for page in sorted(pages, key=lambda path: (path.stem != "grid", path.stem)):
-        parts.append("#" + page.read_text(encoding="utf-8").strip())
+        text = page.read_text(encoding="utf-8").strip()
+        parts.append("#" + text)
+        # The heading says what the picture beside the page shows
         if page.with_suffix(".png").exists():
-            parts.append(f"![{page.stem}](evals/{page.stem}.png)")
+            heading = text.partition("\n")[0].lstrip("# ")
+            parts.append(f"![{heading}](evals/{page.stem}.png)")
     if system := _describe_system(workdir, metrics):
         parts += ["## Speed and versions", *system]
     return "\n\n".join(parts) + "\n"

@@ -71,3 +71,5 @@ def plot_losses(runs: RunMetrics, path: Path) -> None:
             axes.grid(alpha=0.3)
             axes.legend(loc="upper right", fontsize="small")
         grid.flat[-1].set(xlabel="step")
+        # Steps are whole numbers; all panels share their axis
+        grid.flat[-1].xaxis.get_major_locator().set_params(integer=True)
