@@ -138,6 +138,11 @@ def test_the_table_and_the_picture_show_the_rows(rows, tmp_path):
     page = format_markdown(rows, "a title")
     line = next(x for x in page.splitlines() if "random_projection(2)" in x)
     assert "*" in line.split("|")[5] and "< 0.001" in line.split("|")[7]
+    # Of smaller sizes, only the best trades
+    full = max(row.depth for row in rows), max(row.dim for row in rows)
+    shown = [row for row in rows if row.is_best or (row.depth, row.dim) == full]
+    assert len([x for x in page.splitlines() if x.startswith("|")]) == 2 + len(shown)
+    assert f"{len(rows) - len(shown)} more rows" in page and len(shown) < len(rows)
     assert "pca(8) \\| int8" in page and "pca(8) | int8" not in page
     picture = plot_pareto(rows, "a title", tmp_path / "p.png")
     axes = picture.axes[0]

@@ -17,9 +17,12 @@ def to_record(rows: Sequence[CompressedScore]) -> dict[str, Any]:
 
 
 def format_markdown(rows: Sequence[CompressedScore], title: str) -> str:
-    """A table with a row for each transform, depth and width, the largest first."""
-    # A line per row; what a task does not have stays empty
+    """A table of the transforms at full size and of the best trades, largest first."""
     full = find_full(rows)
+    # Hundreds of rows of smaller sizes are for the plot and the JSON
+    size = full.depth, full.dim
+    shown = [row for row in rows if row.is_best or (row.depth, row.dim) == size]
+    # A line per row; what a task does not have stays empty
     cells = [
         [
             _format_name(row),
@@ -34,7 +37,7 @@ def format_markdown(rows: Sequence[CompressedScore], title: str) -> str:
             "" if row.recall is None else f"{row.recall:.1f}",
             "" if row.milliseconds is None else f"{row.milliseconds:.2f}",
         ]
-        for row in sorted(rows, key=lambda row: -row.bytes_per_vector)
+        for row in sorted(shown, key=lambda row: -row.bytes_per_vector)
     ]
     # What the columns are, and how the differences are tested
     header = [
@@ -50,6 +53,8 @@ def format_markdown(rows: Sequence[CompressedScore], title: str) -> str:
         "ten best documents of the full size in float32. ms / query: median of an "
         "exact search of all documents for one query."
     )
+    if len(shown) < len(rows):
+        note += f" {len(rows) - len(shown)} more rows of smaller sizes are in the JSON."
     return markdown_page(title, header, cells, note)
 
 
