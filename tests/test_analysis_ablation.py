@@ -99,6 +99,17 @@ def test_the_files_are_written(tmp_path, monkeypatch):
     assert axes.get_ylabel() == "main score, %"
 
 
+def test_rows_of_one_model_with_other_transforms_are_other_evaluations():
+    rows = {x: {"recipe": "model=m", "transform": x} for x in ("none", "pca(2) | int8")}
+    ablation = ablations.Ablation("", rows, {"sts": {}}, (0,), {})
+    names = [ablations.name_evaluation(ablation, row, "sts") for row in rows]
+    assert names == ["sts transform=none", "sts transform=pca(2) | int8"]
+    (planned,) = ablations.plan_runs(ablation)
+    found = {planned.name: dict.fromkeys(names, 1.0)}
+    records = ablation_table.summarize_scores(ablation, found)
+    assert "| pca(2) \\| int8 |" in ablation_table.format_markdown(ablation, records)
+
+
 def describe(recipe, overrides):
     return [recipe, *overrides]
 

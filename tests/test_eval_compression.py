@@ -7,6 +7,7 @@ from research.eval.compression import (
     CompressedScore,
     compression_study,
     default_transforms,
+    make_stored_embedder,
 )
 from research.eval.compression_table import format_markdown, plot_pareto, to_record
 from research.eval.tasks.retrieval import ranking
@@ -48,6 +49,17 @@ def select(rows, transform, depth=2, dim=16):
         r for r in rows if (r.transform, r.depth, r.dim) == (transform, depth, dim)
     )
     return row
+
+
+@pytest.mark.parametrize("transform", ["none", "int8", "pca(8) | int8"])
+def test_a_store_has_the_scores_of_the_study(rows, transform):
+    evaluator = ranking(CORPUS, QUERIES, QRELS)
+
+    def embed(texts, role):
+        return embed_all_depths(texts, role)[:, -1]
+
+    stored = make_stored_embedder(evaluator, embed, transform)
+    assert evaluator(stored)["main_score"] == select(rows, transform).score
 
 
 def test_every_transform_is_scored_at_every_size(rows):

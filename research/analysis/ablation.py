@@ -38,6 +38,9 @@ class AblationRow(NamedTuple):
         bidirectional: Whether attention is bidirectional, "True" or "False".
         pool: Pooling.
         token_transform: Transform of the vectors of tokens, such as "muvera()".
+        transform: Transform of stored vectors, such as "pca(96) | int8", fitted to the
+            documents of each column, or to all its texts if it has none; "none" for
+            vectors as they are.
     """
 
     recipe: str
@@ -51,6 +54,7 @@ class AblationRow(NamedTuple):
     bidirectional: str = ""
     pool: str = ""
     token_transform: str = ""
+    transform: str = ""
 
 
 # {run: {evaluation: score}}; an error message replaces whatever failed.
@@ -76,8 +80,8 @@ class Ablation(NamedTuple):
         overrides: Config values for every run, such as {"steps": 100}.
         reference: Row that the others are compared with; the first one if empty.
         shares_vectors: Whether the cells of a run whose texts are embedded alike share
-            the vectors, which stay in memory: those of rows that differ in their
-            transform of token vectors, and of columns with the same texts.
+            the vectors, which stay in memory: those of rows that differ in a transform,
+            and of columns with the same texts.
     """
 
     title: str
@@ -149,7 +153,8 @@ def name_evaluation(ablation: Ablation, row: str, column: str) -> str:
     """Name of a cell's evaluation in its run; equal evaluations have equal names."""
     line = fill_row(ablation, row, column)._asdict()
     settings = [line[name] for name in ("extend", "chunk")]
-    settings += [f"{name}={line[name]}" for name in EMBEDDING_FIELDS if line[name]]
+    names = *EMBEDDING_FIELDS, "transform"
+    settings += [f"{name}={line[name]}" for name in names if line[name]]
     return " ".join([column, *filter(None, settings)])
 
 

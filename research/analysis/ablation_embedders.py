@@ -62,6 +62,9 @@ def make_embedder(
         if name in fields:
             options[name] = fields[name]
     options |= embedder_options(**{n: getattr(line, n) for n in EMBEDDING_FIELDS})
+    # A transform of stored vectors is fitted to them before they are normalized.
+    if line.transform:
+        options["normalize"] = False
     # For longer texts, extend the context, use chunks, or cut the texts.
     if line.extend:
         params, cfg = extend_context(model.params, model.config, line.extend)

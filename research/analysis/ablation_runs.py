@@ -28,6 +28,7 @@ from research.analysis.ablation_embedders import make_embedder
 from research.analysis.model_merging import merge_models
 from research.atomic_write import read_json, write_json
 from research.eval.comparison.item_values import load_items, save_items
+from research.eval.compression import make_stored_embedder
 from research.eval.vector_cache import VectorCache
 from research.inference.model import EmbeddingModel
 from research.interop import load
@@ -296,7 +297,11 @@ def _evaluate_cell(
     """{name: main score} of a cell, with its interval as "{name} low" and "high"."""
     fields = ablation.columns[column]
     evaluator = ablation.evals[_evaluator_name(ablation, fields)]
-    scores = evaluator(make_embedder(ablation, model, row, column, cache))
+    embed = make_embedder(ablation, model, row, column, cache)
+    if transform := fill_row(ablation, row, column).transform:
+        normalize = model.normalize
+        embed = make_stored_embedder(evaluator, embed, transform, normalize=normalize)
+    scores = evaluator(embed)
     bounds = {f"{name} {end}": scores[end] for end in ("low", "high") if end in scores}
     items = scores.item_values if isinstance(scores, TaskScores) else None
     return TaskScores({name: float(scores["main_score"]), **bounds}, items)

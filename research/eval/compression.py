@@ -104,7 +104,6 @@ def compression_study(
     baseline = evaluator(_make_store(full, None, normalize, ()))
     texts = _find_texts(vectors)
     search = texts if texts.queries else None
-    stored_roles = ("document",) if search else ("query", "document")
     exact = search and _search(
         _make_store(full, None, normalize, ()), search, similarity
     )
@@ -116,16 +115,15 @@ def compression_study(
                 transform = None
                 if name != NONE:
                     x = embed(sample, "document") if sample else texts.embed(embed)
-                    x = x[:: -(-len(x) // MAX_SAMPLE)]
                     try:
-                        transform = fit_transform(name, x, normalize=normalize)
+                        transform = _fit(name, x, normalize)
                     except ValueError as error:
                         # Such as a PCA to more dimensions than a small size has
                         if dim == dims[-1]:
                             raise
                         log(f"{name} at {depth} x {dim} is left out: {error}")
                         continue
-                stored = _make_store(embed, transform, normalize, stored_roles)
+                stored = _make_store(embed, transform, normalize, texts.stored_roles)
                 is_full = (name, depth, dim) == (NONE, depths[-1], dims[-1])
                 scores = baseline if is_full else evaluator(stored)
                 main = float(scores["main_score"])
@@ -143,6 +141,32 @@ def compression_study(
                 size = f"{row.bytes_per_vector:,} bytes"
                 log(f"{name} at {depth} x {dim}: {main:.2f}, {size}")
     return _mark_best(_correct_p_values(rows))
+
+
+def make_stored_embedder(
+    evaluator: Evaluator, embed: EmbedFn, transform: str, *, normalize: bool = True
+) -> EmbedFn:
+    """An embedder of texts that come back from a store of transformed vectors.
+
+    The transform is fitted to the documents of the evaluator's task, or to all its
+    texts if it has none, as in `compression_study`.
+
+    Args:
+        evaluator: The evaluator, which is called once to know its texts.
+        embed: Embed function (texts, role) -> [N, D], not normalized.
+        transform: Transform as text, or NONE.
+        normalize: Whether vectors are scaled to length 1 before they are stored.
+
+    Raises:
+        ValueError: The transform does not fit the vectors.
+    """
+    vectors = VectorCache(embed)
+    evaluator(vectors)
+    texts = _find_texts(vectors)
+    fitted = None
+    if transform != NONE:
+        fitted = _fit(transform, texts.embed(vectors), normalize)
+    return _make_store(vectors, fitted, normalize, texts.stored_roles)
 
 
 def default_transforms(width: int) -> list[str]:
@@ -177,9 +201,20 @@ class _Texts(NamedTuple):
     documents: Sequence[str]
     queries: Sequence[str] = ()
 
+    @property
+    def stored_roles(self) -> tuple[str, ...]:
+        """Roles of the texts that are stored: of a search, the documents alone."""
+        return ("document",) if self.queries else ("query", "document")
+
     def embed(self, embed: EmbedFn) -> np.ndarray:
         """Vectors of the documents."""
         return embed(self.documents, self.role)
+
+
+def _fit(name: str, x: np.ndarray, normalize: bool) -> VectorTransform:
+    """The transform of a name, fitted to a sample of the vectors [N, D]."""
+    step = -(-len(x) // MAX_SAMPLE)
+    return fit_transform(name, x[::step], normalize=normalize)
 
 
 def _find_texts(vectors: VectorCache) -> _Texts:

@@ -25,7 +25,7 @@ def format_markdown(rows: Sequence[CompressedScore], title: str) -> str:
     # A line per row; what a task does not have stays empty
     cells = [
         [
-            _format_name(row),
+            f"**{row.transform}**" if row.is_best else row.transform,
             f"{row.depth} x {row.dim}",
             f"{row.score:.2f}",
             f"{100 * row.score / full.score:.1f} %" if full.score else "",
@@ -103,12 +103,6 @@ def plot_pareto(rows: Sequence[CompressedScore], title: str, path: Path):
         axes.set(xlabel="bytes per vector", ylabel="main score, %", title=title)
         picture.colorbar(points, ax=axes, label=label)
     return picture
-
-
-def _format_name(row: CompressedScore) -> str:
-    """The transform of a row in Markdown, where | would end the cell."""
-    name = row.transform.replace("|", "\\|")
-    return f"**{name}**" if row.is_best else name
 
 
 def _format_p(p_value: float) -> str:

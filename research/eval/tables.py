@@ -16,8 +16,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     Returns:
         The table, without a line break at the end.
     """
+    # A bar would end the cell
+    cells = [[re.sub(r"(?<!\\)\|", r"\|", cell) for cell in row] for row in rows]
     return tabulate(
-        rows,
+        cells,
         headers=header,
         tablefmt="pipe",
         colalign=("left", *("right",) * (len(header) - 1)),
