@@ -30,7 +30,7 @@ from launch.evaluate_kinds import CHUNKED_TASKS, choose_similarity
 from launch.supervise import supervise
 from research import processes
 from research.eval import compare_chunking, grid, longembed
-from research.eval.evaluators import EVALS, NO_MAIN_SCORE
+from research.eval.evaluators import EVALS, NO_MAIN_SCORE, name_main_score
 from research.eval.suites import table
 from research.eval.tasks.sts import list_pair_similarities
 from research.inference.model import EmbeddingModel
@@ -187,18 +187,20 @@ def main():
         results = evaluate_compress.score_compressed(
             evaluator, model, grid=GRID.value, similarity=kind
         )
-        return _write("compression", _title(model), *results)
+        *results, plot = results
+        return _write("compression", _title(model), *results, _with_metric(plot))
     if GRID.value:
         scores = embedders.score_grid(evaluator, model)
         # A model card shows the grid of the checkpoint that it is of
         record = {"data": Path(DATA.value or "").name, "step": model.step}
         record |= grid.to_record(scores)
-        formats = grid.format_markdown, grid.plot_heat_map
+        formats = grid.format_markdown, _with_metric(grid.plot_heat_map)
         return _write("grid", _title(model), scores, record, *formats)
     if len(chunkings) > 1:
         cells = embedders.compare_chunkings(evaluator, model, chunkings)
         record = compare_chunking.to_record(cells)
-        formats = compare_chunking.format_markdown, compare_chunking.plot_chunkings
+        plot = _with_metric(compare_chunking.plot_chunkings)
+        formats = compare_chunking.format_markdown, plot
         return _write("chunks", _title(model), cells, record, *formats)
     (chunk,) = chunkings.values()
     embed = embedders.make_task_embedder(
@@ -308,6 +310,11 @@ def _find_folder() -> Path:
         return Path(OUTPUT.value)
     workdir = Path(options.MODEL.value).expanduser()
     return workdir / "evals" if (workdir / "model.json").exists() else Path()
+
+
+def _with_metric(plot: Callable) -> Callable:
+    """A plot function whose axis names the main score of --task."""
+    return partial(plot, metric=name_main_score(TASK.value, METRICS.value or ()))
 
 
 def _title(model: EmbeddingModel) -> str:

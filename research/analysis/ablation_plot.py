@@ -7,16 +7,9 @@ from typing import Any
 import numpy as np
 
 from research.analysis.ablation import Ablation, fill_row, plan_runs
+from research.eval.evaluators import name_main_score
 from research.eval.figures import MARKERS, choose_line_style, figure, split_lines
 
-# {evaluator: what its main score is}; others are "main score, %"
-METRICS = {
-    "sts": "Spearman's correlation, %",
-    "retrieval": "nDCG@10, %",
-    "pydocs_retrieval": "nDCG@10, %",
-    "pydocs_long": "nDCG@10, %",
-    "longembed": "accuracy@1, %",
-}
 # {field of columns: label of the axis that they are on}
 COLUMN_AXES = {"depth": "depth and width", "max_length": "maximum length, tokens"}
 Records = Sequence[Mapping[str, Any]]
@@ -134,4 +127,4 @@ def _name_metric(ablation: Ablation, column: str) -> str:
     name = ablation.columns[column].get("eval") or next(iter(ablation.evals), None)
     # An evaluator's settings begin with its section of the config
     section, *_ = ablation.eval_settings.get(name, [{}])
-    return METRICS.get(section.get("name"), "main score, %")
+    return name_main_score(section.get("name"), section.get("metrics", ()))

@@ -60,7 +60,13 @@ def format_markdown(records: Sequence[ChunkingScores], title: str) -> str:
     return markdown_page(title, ["chunk", *names], rows)
 
 
-def plot_chunkings(records: Sequence[ChunkingScores], title: str, path: Path):
+def plot_chunkings(
+    records: Sequence[ChunkingScores],
+    title: str,
+    path: Path,
+    *,
+    metric: str = "main score, %",
+):
     """Draws the main scores as horizontal bars, as a PNG.
 
     Returns:
@@ -73,5 +79,5 @@ def plot_chunkings(records: Sequence[ChunkingScores], title: str, path: Path):
         axes.bar_label(bars, fmt="%.2f", padding=3)
         axes.invert_yaxis()  # the first chunking on top
         axes.margins(x=0.12)
-        axes.set(xlabel="main score, %", title=title)
+        axes.set(xlabel=metric, title=title)
     return picture

@@ -58,7 +58,13 @@ def format_markdown(rows: Sequence[CompressedScore], title: str) -> str:
     return markdown_page(title, header, cells, note)
 
 
-def plot_pareto(rows: Sequence[CompressedScore], title: str, path: Path):
+def plot_pareto(
+    rows: Sequence[CompressedScore],
+    title: str,
+    path: Path,
+    *,
+    metric: str = "main score, %",
+):
     """Draws scores over bytes per vector, in colors of the depth or the latency.
 
     Returns:
@@ -100,7 +106,7 @@ def plot_pareto(rows: Sequence[CompressedScore], title: str, path: Path):
         axes.axhline(full.score, color="gray", linestyle=":", linewidth=1, zorder=1)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set(xlabel="bytes per vector", ylabel="main score, %", title=title)
+        axes.set(xlabel="bytes per vector", ylabel=metric, title=title)
         picture.colorbar(points, ax=axes, label=label)
     return picture
 

@@ -3,7 +3,7 @@
 An evaluator scores an EmbedFn; one that needs the model itself is a ModelEvaluator.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -159,3 +159,30 @@ NO_MAIN_SCORE = (
     *("perplexity", "geometry", "token_geometry"),
     *("positional_bias", "length_collapse"),
 )
+# {evaluator: its main score}; those of searches may have another first metric
+MAIN_SCORES = {
+    "sts": "Spearman's correlation",
+    "retrieval": "nDCG@10",
+    "reranking": "MAP@1000",
+    "classification": "accuracy",
+    "multilabel": "exact matches",
+    "clustering": "V-measure",
+    "pair_classification": "average precision",
+    "bitext_mining": "F1",
+    "summarization": "Spearman's correlation",
+    "examples": "nDCG@10",
+    "pydocs_retrieval": "nDCG@10",
+    "pydocs_long": "nDCG@10",
+    "longembed": "accuracy@1",
+}
+
+
+def name_main_score(evaluator: str | None, metrics: Sequence[str] = ()) -> str:
+    """What the main score of an evaluator is, for the axis of a plot.
+
+    Args:
+        evaluator: Name in EVALS, or another one.
+        metrics: The metrics that a search was asked for, such as "recall@100".
+    """
+    metric = metrics[0] if metrics else MAIN_SCORES.get(evaluator, "main score")
+    return f"{metric}, %"

@@ -151,7 +151,7 @@ def format_markdown(grid: Grid, title: str) -> str:
     return markdown_page(title, header, rows, f"Full model: {full_model}.")
 
 
-def plot_heat_map(grid: Grid, title: str, path: Path):
+def plot_heat_map(grid: Grid, title: str, path: Path, *, metric: str = "main score, %"):
     """Draws the main scores as a heat map with the seconds of each depth, as a PNG.
 
     Scores above that of BM25, if the evaluator has one, are bold.
@@ -181,7 +181,7 @@ def plot_heat_map(grid: Grid, title: str, path: Path):
         axes.set_yticks(range(len(grid.depths)), labels)
         axes.set(xlabel="width", ylabel="depth  (s per 1,000 texts)", title=title)
         axes.tick_params(length=0)
-        picture.colorbar(image, ax=axes, label="main score, %")
+        picture.colorbar(image, ax=axes, label=metric)
     return picture
 
 
