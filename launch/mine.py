@@ -6,7 +6,8 @@ python -m launch.mine --model=M --data=pairs.jsonl --corpus=texts.txt --output=O
 
 Negatives are the passages nearest to a query, by exact search, without those that are
 known to belong to it. They come from the positives of all queries, and from --corpus or
-the corpus of the data.
+the corpus of the data. Passages are compared as the model stores them: by their codes,
+if it has some.
 The output is a training file, as configs/finetune.py:train=FILE takes it: the rows of
 the data, each with its negatives and the scores of its documents.
 """
@@ -32,6 +33,7 @@ from research.data.pairs.mined_files import (
 )
 from research.data.sources import load_beir
 from research.inference.embedder import Embedder
+from research.inference.index.quantized_vectors import store_vectors
 from research.inference.mining import (
     Negatives,
     Rescore,
@@ -142,9 +144,11 @@ def main():
     model = options.load_model()
     embedder = options.make_embedder(model, allow_empty=True)
     embed = split_over_processes(embedder)
+    # Passages as they are stored, since these are what a search finds
+    passages = embed(list(texts.passages), "document")
     mined = mine_negatives(
         embed(list(texts.queries), "query"),
-        embed(list(texts.passages), "document"),
+        store_vectors(passages, embedder.model.quantizer),
         texts.positives,
         rules,
         excluded=texts.excluded,

@@ -9,6 +9,7 @@ BOUNDS = {
     "above 0": """
         temperature kl_temperature cosent.scale angle.scale angle_triplets.scale eps
         limit.queries limit.widths sticky_tokens.pairs float8.scale pq.parts
+        product_quantization.parts
         norm_eps rope_theta score_range count rank clusters heads latents mult patterns
         positives vocab vocab_size width mlp max_len num_heads experts_per_token dims
         samples_per_label cluster_size experiments repetitions texts_per_repetition
@@ -28,6 +29,7 @@ BOUNDS = {
         st5_adaptive.kl_temperature st6_adaptive.kl_temperature hardness positive_margin
         stella.margin gist.margin similarity_weight relative_weight distance_weight
         passages.context passages.negatives chunks.min_words
+        random_walk.length snow_sample.length reconstruction_weight
         head_width mixed_pairs dynamic.skip dynamic.max_score
         """,
     "in 0 ... 1": """

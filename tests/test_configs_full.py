@@ -36,6 +36,7 @@ from research.types import Labels, LossName
 # {recipe: its variants}
 ENCODER_RECIPES = {
     "ance": ("", "kind=mined", "kind=random", "kind=none", "kind=gist,guide=MODEL"),
+    "bidr": ("", "bytes=24,batch=128", "mined=mined.jsonl,walk=snow_sample"),
     "cde": ("queries=q.npy,documents=d.npy",),
     "conan": ("", "mined=mined.jsonl"),
     "dap": ("", "both,margin=0.3", "alone"),

@@ -93,7 +93,7 @@ MAY = {
     "losses": ("transforms",),
     "models": ("transforms",),
     "data": ("transforms", "text"),
-    "objectives": ("losses", "models"),
+    "objectives": ("transforms", "losses", "models"),
     "inference": ("transforms", "text", "models"),
     "interop": ("transforms", "text", "train", "models", "inference"),
     "eval": ("transforms", "text", "models", "data", "objectives", "inference"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -12,11 +13,13 @@ from decoders import DECODERS
 from tiny_models import TEXTS, make_model
 
 from research.inference.embedder import Embedder
+from research.inference.index.quantized_vectors import store_vectors
 from research.interop.hf.families import write_config
 from research.interop.hf.safetensors import write_safetensors
 from research.interop.load import load, resolve_folder
 from research.interop.sentence_transformers import read
 from research.interop.sentence_transformers.write import export
+from research.models.pooling.codebook import quantize_vectors
 from research.models.pooling.projection import Dense, project
 from research.models.positions.methods import config_fields
 from research.text.chunking import parse_chunking
@@ -328,6 +331,41 @@ def test_a_head_that_the_card_keeps_is_a_dense_layer(tmp_path):
     np.testing.assert_allclose(
         project([layer], x), np.tanh(x @ head["kernel"] + head["bias"]), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("parts", [("centroids",), ("centroids", "rotation")])
+def test_a_codebook_of_a_run_is_its_transform(parts, tmp_path):
+    model, random = make_model(), np.random.default_rng(0)
+    card = {
+        **{"encoder": config_fields(model.config), "pool": "mean", "max_length": 30},
+        **{"prompts": model.prompts, "normalize": True, "dims": [], "prompt": "plain"},
+    }
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    model.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    width = model.config.width
+    codebook = {
+        "centroids": random.normal(size=(4, 256, width // 4)).astype(np.float32),
+        "rotation": np.linalg.qr(random.normal(size=(width, width)))[0].astype("f4"),
+    }
+    codebook = {name: codebook[name] for name in parts}
+    params = {"encoder": model.params, "codebook": codebook}
+    state = TrainState(np.int32(7), params, {}, optax.EmptyState())
+    with checkpoints.open_manager(tmp_path / "checkpoints") as manager:
+        checkpoints.save(manager, state)
+    loaded = load(str(tmp_path))
+    assert loaded.dropped == ()
+    # What is stored of a document is what the training contrasted with its query
+    embedder = Embedder(loaded)
+    vectors = embedder(["a tall tree", "new leaves"], "document")
+    stored = store_vectors(vectors, embedder.model.quantizer)
+    assert stored.codes.shape == (2, 4) and stored.codes.dtype == np.uint8
+    decoded = quantize_vectors(jax.tree.map(jnp.asarray, codebook), vectors)
+    np.testing.assert_allclose(stored[:], decoded, atol=1e-6)
+    # A folder of it has the same codes
+    export(loaded, tmp_path / "exported")
+    again = load(str(tmp_path / "exported")).transform
+    assert again.text == loaded.transform.text
+    np.testing.assert_array_equal(again.quantizer.encode(vectors), stored.codes)
 
 
 def test_an_untied_output_layer_is_loaded_on_request_only(tmp_path):

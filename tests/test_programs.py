@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from research.inference.index.vector_shards import read_vectors
 from research.train.checkpoints import restore_params
 from tests.toy_process import read_rows, start, virtual_devices
 
@@ -199,3 +200,44 @@ def test_mistakes_are_one_sentence_and_exit_1(tmp_path):
         assert done.returncode == 1 and not done.stdout
         assert error.startswith("error: ") and message in error
         assert error.count("\n") == 1, error
+
+
+def test_codes_are_trained_and_mined_and_searched(tmp_path):
+    """BiDR's two stages, and the search in between, by the commands of its recipe."""
+    words = ("tree", "leaf", "root", "light", "grow", "cat", "dog", "bird")
+    rows = [
+        {"query": f"what is {a} {b}", "positive": f"the {a} {b} falls"}
+        for a in words
+        for b in words
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts = "\n".join(row["positive"] for row in rows)
+    (tmp_path / "texts.txt").write_text(texts)
+    codes, mined = tmp_path / "codes", tmp_path / "mined.jsonl"
+    index = tmp_path / "index"
+
+    def run(name, *flags):
+        done = subprocess.run(
+            (sys.executable, "-m", f"launch.{name}", *flags),
+            **{"cwd": ROOT, "env": virtual_devices(1), "capture_output": True},
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return json.loads(done.stdout.decode().splitlines()[-1])
+
+    run("train", "--config=configs/bidr.py:tiny", f"--workdir={codes}")
+    model = f"--model={codes}"
+    data = (f"--data={tmp_path / 'pairs.jsonl'}", f"--output={mined}")
+    assert run("mine", model, *data, "--negatives=6")["rows"] == 64
+    result = run(
+        *("train", f"--config=configs/bidr.py:tiny,mined={mined}"),
+        f"--workdir={tmp_path / 'dense'}",
+    )
+    assert result["step"] == 4
+    # The index has 12 bytes of a text, and the same scores as the decoded vectors
+    run("index", model, f"--input={tmp_path / 'texts.txt'}", f"--output={index}")
+    query = f"--query={rows[9]['query']}"
+    hits = run("search", model, f"--index={index}", query)["hits"]
+    assert read_vectors(index).read_codes(slice(None)).shape == (64, 12)
+    direct = run("search", model, f"--corpus={tmp_path / 'texts.txt'}", query)["hits"]
+    for hit, other in zip(hits, direct, strict=True):
+        assert hit["score"] == pytest.approx(other["score"], abs=1e-5)

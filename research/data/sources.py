@@ -42,6 +42,8 @@ class Source:
         clusters: Vectors of the queries, or of queries and documents, on disk, within
             whose clusters batches are drawn; () draws from all examples.
         cluster_size: Mean number of examples of a cluster.
+        walk: Call of the walk from query to query in whose order batches are drawn,
+            such as "random_walk(length=64)"; "" for a random order.
     """
 
     examples: Sequence[Example]
@@ -53,6 +55,7 @@ class Source:
     loss: str = ""
     clusters: tuple[str, ...] = ()
     cluster_size: int = 256
+    walk: str = ""
 
     @functools.cached_property
     def content_hash(self) -> str:
@@ -78,7 +81,7 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
         the run starts from; `loss`, as "infonce(temperature=0.02)", "" for that of the
         config; `clusters`, the vectors of the queries, or of the queries and of the
         documents, that launch.embed --examples wrote; `cluster_size`, the mean number
-        of examples of their clusters.
+        of examples of their clusters; `walk`, a call of one of `walks.WALKS`.
     """
 
     def make_source(
@@ -89,6 +92,7 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
         loss: str = "",
         clusters: tuple[str, ...] = (),
         cluster_size: int = 256,
+        walk: str = "",
         **arguments,
     ) -> Source:
         # Mistakes in the arguments of all sources
@@ -111,6 +115,7 @@ def weighted_source(load: Callable[..., LoadedExamples]) -> Callable[..., Source
             loss=loss,
             clusters=clusters,
             cluster_size=cluster_size,
+            walk=walk,
         )
 
     # The signature lists the arguments of both: config sections and error messages read

@@ -173,6 +173,13 @@ def check_keys(config: ml_collections.ConfigDict) -> None:
                     f"{key} is {config[key]}; it should be at least {smallest}"
                 )
     _check_keep_best(config)
+    # Codes are of the vectors that the model gives
+    unit = config.objective.get("unit")
+    if unit is not None and unit != config.normalize:
+        raise ValueError(
+            f"objective.unit is {unit} and normalize is {config.normalize}; they "
+            "should be equal"
+        )
     if not config.data:
         raise ValueError("the config names no data")
     if "row_layout" in config:

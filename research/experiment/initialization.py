@@ -174,6 +174,8 @@ def _select_parts(
         dropped.append(f"its pooling by {loaded.pool}")
     if loaded.dense:
         dropped.append("its dense layers")
+    if loaded.transform is not None:
+        dropped.append(f"its transform {loaded.transform.text}")
     return params, parts, dropped
 
 

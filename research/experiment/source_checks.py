@@ -48,11 +48,11 @@ def build_losses(config, sources: Mapping[str, Source]) -> NamedLosses:
     """
     if "loss" not in config:
         for name, source in sources.items():
-            if source.loss or source.clusters:
+            nouns = {"loss": "a loss", "clusters": "clusters", "walk": "a walk"}
+            if own := [noun for key, noun in nouns.items() if getattr(source, key)]:
                 raise ValueError(
-                    f"data {name!r} has {'a loss' if source.loss else 'clusters'} of "
-                    f"its own, but {config.objective.name} trains on rows of text, "
-                    "without pairs"
+                    f"data {name!r} has {own[0]} of its own, but "
+                    f"{config.objective.name} trains on rows of text, without pairs"
                 )
         return {}
     # Vectors of tokens are compared otherwise than one vector per text

@@ -190,6 +190,9 @@ def score_pairs(
     check_similarity(queries, similarity)
     scores = np.empty(len(pairs), np.float32)
     if embedding_kind(queries) == "dense":
+        # Queries as they are compared with decoded passages
+        if (quantizer := getattr(passages, "quantizer", None)) is not None:
+            queries = quantizer.center_queries(queries)
         for start in range(0, len(pairs), PAIRS_PER_STEP):
             part = pairs[start : start + PAIRS_PER_STEP]
             q, d = queries[part[:, 0]], passages[part[:, 1]]  # [p, D] each

@@ -31,7 +31,7 @@ from research.models.positions.methods import encoder_config
 from research.progress import show_note, show_progress
 from research.text.prompts import PROMPTS, build_prompt
 from research.text.tokenization import load_tokenizer
-from research.transforms.pipeline import FILE, load_transform
+from research.transforms.pipeline import FILE, load_transform, make_pq_transform
 from research.types import Params
 
 # {id of a model on the hub: Python package with the same files}
@@ -241,6 +241,7 @@ def _load_workdir(
             normalize=fields["normalize"],
             dense=dense,
             dims=tuple(fields["dims"]),
+            transform=make_pq_transform(parts.pop("codebook", None)),
             prompt=build_prompt(parse_section(PROMPTS, fields["prompt"])),
             dropped=tuple(
                 f"{n} ({num_params(x):,} parameters)" for n, x in parts.items()

@@ -19,6 +19,7 @@ from research.objectives.gritlm import gritlm
 from research.objectives.inputs import ObjectiveInputs
 from research.objectives.mae_lm import mae_lm, mask_later
 from research.objectives.mlm import mlm
+from research.objectives.product_quantization import product_quantization
 from research.objectives.retromae import dupmae, retromae
 from research.objectives.seed import seed
 from research.objectives.smae import smae
@@ -32,6 +33,7 @@ OBJECTIVES = {
     "dap": dap,
     "vector_head": vector_head,
     "sparse_autoencoder": sparse_autoencoder,
+    "product_quantization": product_quantization,
     "mlm": mlm,
     "retromae": retromae,
     "dupmae": dupmae,

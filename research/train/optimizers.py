@@ -10,8 +10,9 @@ import optax
 from research.sharding import path_name
 from research.types import Params
 
-# Parameters without weight decay: biases, scales of norms, KERPLE's p and a.
-_UNDECAYED = r"(^|/)(bias|scale|position_bias/[ap])$"
+# Parameters without weight decay: biases, scales of norms, KERPLE's p and a, and the
+# rotation of a codebook, which stays orthonormal.
+_UNDECAYED = r"(^|/)(bias|scale|position_bias/[ap]|codebook/rotation)$"
 
 
 class Optimizer(NamedTuple):

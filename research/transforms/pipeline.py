@@ -7,7 +7,7 @@ documents, while queries keep their own values.
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,20 @@ def fit_transform(
             unit = np.asarray(unit, np.float32)
             quantizer = build_call(QUANTIZERS, call, unit)
     return VectorTransform(text, tuple(maps), quantizer)
+
+
+def make_pq_transform(codebook: Mapping[str, Any] | None) -> VectorTransform | None:
+    """The codes of a product quantizer that was trained with a model; None for none.
+
+    Args:
+        codebook: {"centroids": [M, 256, D / M]} and perhaps "rotation" [D, D].
+    """
+    if codebook is None:
+        return None
+    arrays = {name: np.asarray(x, np.float32) for name, x in codebook.items()}
+    rotate = "" if "rotation" in arrays else ", rotate=False"
+    text = f"pq({len(arrays['centroids'])}{rotate})"
+    return VectorTransform(text, (), ProductQuantizer(**arrays))
 
 
 def save_transform(transform: VectorTransform, file: Path) -> None:

@@ -15,7 +15,7 @@ import tokenizers
 from research.data import sampling
 from research.data.packing import bucket_length
 from research.data.pairs.clusters import cluster_examples
-from research.data.pairs.pair_cache import tokenize_pairs
+from research.data.pairs.pair_cache import PairTable, tokenize_pairs
 from research.data.pairs.pair_labels import read_labels
 from research.data.pairs.pair_rows import (
     BatchPlan,
@@ -32,6 +32,7 @@ from research.data.pairs.pair_rows import (
 from research.data.pairs.refreshed_negatives import RefreshedNegatives
 from research.data.pairs.teacher_texts import Teacher, add_teacher
 from research.data.pairs.text_vectors import TextVectors
+from research.data.pairs.walks import cache_walks
 from research.data.sources import Source
 from research.text.templates import Prompt
 from research.types import Batch, TeacherTexts
@@ -47,7 +48,7 @@ class PairBatches(sampling.SourceMixture):
         bins: Number of bins of pairs that are packed separately, a multiple of the
             number of devices.
         orders: For each source, a function (seed, size) -> order of its examples in an
-            epoch, as sampling.cache_permutations makes it.
+            epoch, as sampling.cache_permutations or walks.cache_walks makes it.
         adapters: Names of the adapters that embed the texts; () for a single one.
         steps: Number of steps of the run, for the labels' progress; 0 leaves it out.
     """
@@ -93,9 +94,13 @@ class PairBatches(sampling.SourceMixture):
         examples = sampling.draw_examples(
             self.orders[index], (self.seed, index), source_step, self.batch_size, size
         )
+        # A walk is [n, K], of examples and the negatives that it went by
+        negatives = None
+        if source.has_walk:
+            examples, negatives = examples[:, 0], examples[:, 1:]
         # [B, 1+K] texts: every process draws the same ones.
         rng = np.random.default_rng((self.seed, step))
-        texts = draw_source_texts(source, examples, step, rng)
+        texts = draw_source_texts(source, examples, step, rng, negatives=negatives)
         order, packing = pack_texts(source, texts, self.bins)
         flat = place_bins(source, packing)
         return BatchPlan(source, examples[order], texts[order], flat, flat.rows)
@@ -202,12 +207,15 @@ def make_pair_batches(
             clusters = None
             if files := cluster_vectors.get(name):
                 clusters = cluster_examples(source, table, files, cache)
+            mined = refreshed.get(name)
+            negatives = mined.count if mined else source.negatives_per_query
+            # Two orders: the last batch of an epoch also draws from the next epoch
+            order = _make_order(source, table, negatives, batch_size, clusters, mined)
+            orders.append(order)
         except ValueError as error:
             raise ValueError(f"data {name!r}: {error}") from error
         # Rows are at least as long as the longest text, so that no text is cut again.
         longest = int(np.diff(table.starts).max())
-        mined = refreshed.get(name)
-        negatives = mined.count if mined else source.negatives_per_query
         if mined:  # a teacher has scored the negatives of the data
             unknown = np.full_like(table.text_scores, np.nan)
             table = table._replace(text_scores=unknown)
@@ -222,12 +230,7 @@ def make_pair_batches(
             loss=source.loss,
             clusters=clusters,
             refreshed=mined,
-        )
-        # Two orders: the last batch of an epoch also draws from the next epoch
-        orders.append(
-            sampling.cache_permutations(2)
-            if clusters is None
-            else sampling.cache_cluster_orders(clusters, batch_size, 2)
+            has_walk=bool(source.walk),
         )
         state = set_rows(state, batch_size, devices, min_chunks)
         if teacher is not None:
@@ -280,6 +283,29 @@ def find_source_adapters(names: Sequence[str], source: str) -> tuple[int, int] |
         f"the adapters {', '.join(names)} (tuning.adapters) serve neither the data "
         f"{source!r} nor the roles query and document"
     )
+
+
+def _make_order(
+    source: Source,
+    table: PairTable,
+    negatives: int,
+    batch_size: int,
+    clusters: np.ndarray | None,
+    mined: RefreshedNegatives | None,
+) -> Callable[[sampling.Seed, int], np.ndarray]:
+    """The function of a source's orders, of which it keeps two.
+
+    Raises:
+        ValueError: The source has a walk, and something else that decides its batches.
+    """
+    if source.walk:
+        if mined or clusters is not None:
+            other = "clusters" if mined is None else "negatives that the run mines"
+            raise ValueError(f"walk {source.walk} does not go with {other}")
+        return cache_walks(table, negatives, source.walk, 2)
+    if clusters is not None:
+        return sampling.cache_cluster_orders(clusters, batch_size, 2)
+    return sampling.cache_permutations(2)
 
 
 def _check_size(source: Source, batch_size: int) -> None:

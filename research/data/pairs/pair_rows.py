@@ -37,6 +37,8 @@ class PairSourceState(NamedTuple):
             step; None without one.
         refreshed: Files of the hard negatives that the run mines; None for those of the
             data.
+        has_walk: Whether an order of the examples is a walk, which has their negatives,
+            too.
     """
 
     name: str
@@ -52,6 +54,7 @@ class PairSourceState(NamedTuple):
     document_vectors: VectorLookup | None = None
     teacher: "PairSourceState | None" = None
     refreshed: RefreshedNegatives | None = None
+    has_walk: bool = False
 
 
 class BatchPlan(NamedTuple):
@@ -122,6 +125,7 @@ def draw_source_texts(
     step: int,
     rng: np.random.Generator,
     *,
+    negatives: np.ndarray | None = None,
     is_trial: bool = False,
 ) -> np.ndarray:
     """Draws [B, 1+K] texts of a source, as `draw_texts`, with the negatives of a step.
@@ -131,9 +135,10 @@ def draw_source_texts(
         examples: [B] indices of the examples.
         step: The step.
         rng: Source of the random numbers.
+        negatives: [B, K-1] negatives that are known already; None draws them.
         is_trial: Whether random documents stand for the negatives that a run mines.
     """
-    table, refreshed, negatives = source.table, source.refreshed, None
+    table, refreshed = source.table, source.refreshed
     if refreshed is not None and (is_trial or refreshed.folder is None):
         documents = find_documents(table)
         negatives = rng.choice(documents, (len(examples), refreshed.count))
