@@ -6,12 +6,13 @@ import pytest
 from research.analysis.diagnostics.reports import REPORTS
 from research.config_bounds import BOUND_OF
 from research.config_sections import bind, check_type, parse_section
+from research.data.pairs.walks import WALKS
 from research.experiment.config_keys import GROUP_TABLES, SECTION_TABLES
 from research.transforms.pipeline import TRANSFORMS
 
 TABLES = SECTION_TABLES | GROUP_TABLES
 FUNCTIONS = [(n, f) for table in TABLES.values() for n, f in table.items()]
-FUNCTIONS += TRANSFORMS.items()
+FUNCTIONS += [*TRANSFORMS.items(), *WALKS.items()]
 FUNCTIONS += [(name, report.measure) for name, report in REPORTS.items()]
 
 

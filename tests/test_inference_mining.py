@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
+from research.inference.index.quantized_vectors import store_vectors
 from research.inference.mining import mine_negatives, score_pairs
 from research.inference.mining_rules import (
     MiningRules,
@@ -11,6 +12,8 @@ from research.inference.mining_rules import (
     fill_negatives,
 )
 from research.inference.similarity import similarity as compare
+from research.transforms.codebooks import ProductQuantizer
+from research.transforms.quantization import ScalarQuantizer
 from research.types import MultiVectors
 
 # Passages in the plane by their cosine with the one query (1, 0).
@@ -61,6 +64,34 @@ def test_rules_choose_the_negatives(rules, negatives):
     want = [COSINES[number] for number in negatives]
     np.testing.assert_allclose(mined.scores[0, : len(found)], want, atol=1e-6)
     np.testing.assert_allclose(mined.positive_scores, [0.8], atol=1e-6)
+
+
+@pytest.mark.parametrize("codes", ["pq", "raw"])
+def test_passages_are_compared_by_their_codes(codes):
+    """Candidates and positives alike: with those that codes stand for."""
+    rng = np.random.default_rng(0)
+    queries, passages = (rng.normal(size=(n, 8)).astype("f4") for n in (5, 40))
+    if codes == "pq":
+        quantizer = ProductQuantizer(rng.normal(size=(2, 256, 4)).astype("f4"))
+    else:
+        ranges = np.stack([passages.min(0), passages.max(0)])
+        quantizer = ScalarQuantizer(ranges, "int8", raw=True)
+    positives = np.stack([np.arange(5), np.arange(5)], axis=1)
+    rules = MiningRules(negatives=4, relative_margin=0.05)
+    by_codes, by_vectors = (
+        mine_negatives(q, d, positives, rules)
+        for q, d in (
+            (queries, store_vectors(passages, quantizer)),
+            (
+                quantizer.center_queries(queries),
+                quantizer.decode(quantizer.encode(passages)),
+            ),
+        )
+    )
+    np.testing.assert_array_equal(by_codes.passages, by_vectors.passages)
+    np.testing.assert_allclose(by_codes.scores, by_vectors.scores, atol=1e-5)
+    want = by_vectors.positive_scores
+    np.testing.assert_allclose(by_codes.positive_scores, want, atol=1e-5)
 
 
 def test_margins_lower_the_threshold_of_a_negative_score():

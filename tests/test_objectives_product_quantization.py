@@ -9,10 +9,14 @@ import pytest
 from test_objectives_classification import batch as make_batch
 from test_objectives_contrastive import CFG, over_sizes
 
+from configs import bidr
 from research import sharding
+from research.experiment.config_keys import check_keys
 from research.models import encoder
+from research.models.lora import full_params
 from research.models.pooling.registry import BASIC_POOLINGS, parse_pooling
 from research.objectives.product_quantization import product_quantization
+from research.objectives.tuning import lora
 from research.transforms.pipeline import make_pq_transform
 from research.types import max_segments
 
@@ -78,6 +82,22 @@ def test_one_device_equals_eight_and_the_codebook_learns(key, batch):
         jax.device_get(split[1]),
         jax.device_get(one[1]),
     )
+
+
+def test_adapters_and_the_codebook_are_trained(key):
+    objective = product_quantization(CFG, MEAN, over_sizes("full_size"), parts=4)
+    params, frozen = jax.eval_shape(lora(objective).init, key)
+    assert set(params) == {"encoder", "codebook"}
+    assert set(full_params(params, frozen)) == {"encoder", "codebook"}
+
+
+def test_codes_are_of_the_vectors_that_the_model_gives():
+    config = bidr.get_config("tiny")
+    check_keys(config)
+    config.normalize = False
+    message = "objective.unit is True and normalize is False; they should be equal"
+    with pytest.raises(ValueError, match=message):
+        check_keys(config)
 
 
 def test_vectors_without_codes_are_named():
