@@ -7,7 +7,10 @@ import numpy as np
 import tokenizers
 
 from research.inference.batching import TokenRows
-from research.text.chunk_rows import ChunkedText, select_span, tokenize_documents
+from research.text.chunk_rows import (
+    ChunkedText,
+    tokenize_passages,
+)
 from research.text.templates import Prompt, tokenize_with_prompt
 from research.text.tokenization import num_token_ids, tokenize_texts
 from research.text.tokens import PST, add_special_token
@@ -83,17 +86,9 @@ def tokenize_in_context(
     Raises:
         ValueError: A passage has no tokens.
     """
-    # The text as a whole, of which a window around the passage is taken
-    texts = [before + text + after for text, (before, after) in passages]
-    rows = tokenize_documents(tokenizer, texts, prompt, None, label=label)
-    parts = []
-    for i, (row, (text, (before, _))) in enumerate(zip(rows, passages, strict=True)):
-        try:
-            span = len(before), len(before) + len(text)
-            parts.append(select_span(row, span, max_length))
-        except ValueError as error:
-            raise ValueError(f"{label(i)}: {error}") from None
-    token_ids, masks = zip(*parts, strict=True)
+    token_ids, masks = tokenize_passages(
+        tokenizer, passages, prompt=prompt, max_length=max_length, label=label
+    )
     return TokenRows(token_ids, [mask.astype(np.int32) for mask in masks])
 
 

@@ -113,6 +113,50 @@ def tokenize_documents(
             yield _truncate(tokenized, max_length)
 
 
+def tokenize_passages(
+    tokenizer: tokenizers.Tokenizer,
+    passages: Sequence[tuple[str, tuple[str, str]]],
+    *,
+    prompt: str,
+    max_length: int,
+    label: Callable[[int], str],
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Tokens of N passages within the texts around them, and which are their own.
+
+    Args:
+        tokenizer: Tokenizer without truncation and padding.
+        passages: Passages, each with the text before and after it.
+        prompt: Prefix of the text before.
+        max_length: Maximum number of tokens; what is far from the passage is cut.
+        label: Function from the index of a passage to its name in error messages.
+
+    Returns:
+        Token ids [S] int32 and pooling mask [S] bool of each passage.
+
+    Raises:
+        ValueError: A passage has no tokens.
+    """
+    # Each text as a whole once, of which windows around its passages are taken
+    places: dict[str, list[int]] = {}
+    for index, (text, (before, after)) in enumerate(passages):
+        places.setdefault(before + text + after, []).append(index)
+    groups = list(places.values())
+    rows = tokenize_documents(
+        *(tokenizer, list(places), prompt, None),
+        label=lambda number: label(groups[number][0]),
+    )
+    windows: list = [None] * len(passages)
+    for group, row in zip(groups, rows, strict=True):
+        for index in group:
+            text, (before, _) = passages[index]
+            span = len(before), len(before) + len(text)
+            try:
+                windows[index] = select_span(row, span, max_length)
+            except ValueError as error:
+                raise ValueError(f"{label(index)}: {error}") from None
+    return [ids for ids, _ in windows], [mask for _, mask in windows]
+
+
 def _split_encoding(
     text: str,
     encoding: tokenizers.Encoding,

@@ -10,7 +10,7 @@ import numpy as np
 import tokenizers
 
 from research.data.examples import Example
-from research.text.chunk_rows import select_span, tokenize_documents
+from research.text.chunk_rows import tokenize_passages
 
 
 def tokenize_in_contexts(
@@ -43,7 +43,7 @@ def tokenize_in_contexts(
     token_ids = list(token_ids)
     masks = [np.ones(len(ids), bool) for ids in token_ids]
     # The documents with something around them, by their index among the T texts
-    numbers, owners, contexts, spans, index = [], [], [], [], 0
+    numbers, owners, passages, index = [], [], [], 0
     for owner, example in enumerate(examples):
         documents = (*example.positives, *example.negatives)
         if len(example.contexts) != len(documents):
@@ -56,19 +56,15 @@ def tokenize_in_contexts(
             if before or after:
                 numbers.append(place)
                 owners.append(owner)
-                contexts.append(before + text + after)
-                spans.append((len(before), len(before) + len(text)))
+                passages.append((text, (before, after)))
         index += 1 + len(documents)
-    # Each context once, with its prompt, then cut around each of its documents
-    texts = list(dict.fromkeys(contexts))
-    tokenized = tokenize_documents(tokenizer, texts, prompt, None)
-    rows = dict(zip(texts, tokenized, strict=True))
-    places = zip(numbers, owners, contexts, spans, strict=True)
-    for number, owner, context, span in places:
-        try:
-            token_ids[number], masks[number] = select_span(
-                rows[context], span, max_length
-            )
-        except ValueError as error:
-            raise ValueError(f"{label(owner)}: {error}") from None
+    # Each with its prompt, cut around the document
+    windows = tokenize_passages(
+        *(tokenizer, passages),
+        prompt=prompt,
+        max_length=max_length,
+        label=lambda i: label(owners[i]),
+    )
+    for number, row, mask in zip(numbers, *windows, strict=True):
+        token_ids[number], masks[number] = row, mask
     return token_ids, masks
