@@ -150,6 +150,10 @@ def test_how_arithmetic_is_run_does_not_choose_the_family():
     )
     assert find_family(cfg) == "bert"
     assert find_family(dataclasses.replace(CAUSAL, anchor_token=True)) == "llama"
+    # A fine-tuning may have dropout where its family has none
+    for family in ("llama", "gemma2", "t5"):
+        cfg = dataclasses.replace(CONFIGS[family], dropout=0.3)
+        assert find_family(cfg) == family
 
 
 @pytest.mark.parametrize("field", ["gated", "embed_norm"])

@@ -63,8 +63,12 @@ def test_notebooks_have_the_same_frame(path):
     # The badge leads to the notebook, and the install cell is that of the others.
     kinds, sources = zip(*read_cells(path), strict=True)
     assert sources[0].startswith("[![Open in Colab](https://colab.research.google.com")
-    assert f"/notebooks/{path.name})\n# " in sources[0]
     assert sources[1] == read_cells(NOTEBOOKS[0])[1][1]
+    # Both name the repository that the page names
+    page = path.with_name("README.md").read_text()
+    (repository,) = re.findall(r"name the repository `([\w.-]+/[\w.-]+)`", page)
+    assert f"/github/{repository}/blob/main/notebooks/{path.name})\n# " in sources[0]
+    assert f'"https://github.com/{repository}"' in sources[1]
     assert kinds[-1] == "code" and sources[-1].endswith("plt.show()")
     assert read_code(path)
 

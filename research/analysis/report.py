@@ -159,9 +159,10 @@ def plot_loss(workdir: Path, path: Path) -> None:
     metrics = read_metrics(workdir)
     losses = collect_values(metrics, "loss")
     names = {key for record in metrics for key in record if key.endswith(CURVES)}
-    with figure(path, (7, 3.6)) as (_, axes):
+    with figure(path, (7, 3.6)) as (picture, axes):
         # The loss at every logged step.
-        axes.plot(list(losses), list(losses.values()), color="C0", lw=1)
+        style = {"color": "C0", "lw": 1, "label": "loss"}
+        axes.plot(list(losses), list(losses.values()), **style)
         axes.set(xlabel="step", ylabel="loss", title=f"{workdir.name}: loss and scores")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -175,4 +176,5 @@ def plot_loss(workdir: Path, path: Path) -> None:
             style = {"marker": "o", "color": f"C{number}", "label": label}
             score_axes.plot(list(scores), list(scores.values()), **style)
         score_axes.set(ylabel="main score, %")
-        score_axes.legend(loc="center right")
+        # Below the lines of both axes, which it would hide
+        picture.legend(loc="outside lower center", ncols=3)

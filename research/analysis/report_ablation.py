@@ -69,7 +69,8 @@ def plot_losses(runs: RunMetrics, path: Path) -> None:
                 axes.plot(list(losses), list(losses.values()), lw=1, label=name)
             axes.set(ylabel="loss")
             axes.grid(alpha=0.3)
-            axes.legend(loc="upper right", fontsize="small")
+            # Beside the lines, which it would hide
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
         grid.flat[-1].set(xlabel="step")
         # Steps are whole numbers; all panels share their axis
         grid.flat[-1].xaxis.get_major_locator().set_params(integer=True)

@@ -172,11 +172,11 @@ def find_family(cfg: EncoderConfig) -> str:
 
 
 def _normalize_config(cfg: EncoderConfig) -> EncoderConfig:
-    """Sets the fields that no `config.json` has to defaults.
+    """Sets the fields that not every `config.json` has to defaults.
 
     One of them is the anchor token that packed texts share, which has no effect with
     one text per row; another is the token that no token attends to, which only prompts
-    put into texts.
+    put into texts. Dropout only acts in training, and some families have none.
     """
     theta = cfg.rope_theta_local if cfg.sliding_window_layers else 0.0
     defaults = {
@@ -186,6 +186,8 @@ def _normalize_config(cfg: EncoderConfig) -> EncoderConfig:
         "attention": "auto",
         "anchor_token": False,
         "unattended_id": -1,
+        "dropout": 0.0,
+        "attention_dropout": None,
     }
     return replace(cfg, rope_theta_local=theta, **defaults)
 
