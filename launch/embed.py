@@ -32,6 +32,7 @@ from research.data.corpus import (
 from research.inference.index.quantized_vectors import store_vectors
 from research.inference.index.shard_files import get_ids_path, write_shard
 from research.inference.shares import split_over_processes
+from research.inference.similarity import embedding_kind
 from research.transforms.pipeline import FILE, save_transform
 
 INPUT = flags.DEFINE_multi_string(
@@ -149,7 +150,7 @@ def _embed_to_file(output: Path, files: list[Path], chunk) -> dict:
         stored = store_vectors(embeddings, embedder.model.quantizer)
         write_shard(output, stored, names, texts)
     result = {"output": str(output), "ids": str(get_ids_path(output))}
-    if embedder.kind in ("multi_vector", "m3"):
+    if embedding_kind(embeddings) == "multi_vector":
         noun = "vectors" if chunk is None else "chunks"
         result[noun] = len(embeddings.vectors)
     if embedder.kind == "sparse":

@@ -3,6 +3,7 @@
 from launch import flags as options
 from research.eval.tasks.sts import PAIR_SIMILARITIES
 from research.inference.model import EmbeddingModel
+from research.inference.row_kinds import ROW_KINDS
 from research.inference.settings import check_kind_similarity, describe_model
 from research.inference.token_transforms import has_one_vector
 
@@ -14,7 +15,7 @@ CHUNKED_TASKS = (
     "pydocs_long",
     "longembed",
 )
-# Tasks of pairs, which do not compare rows of three embeddings.
+# Tasks of pairs, which do not compare rows of tokens.
 PAIR_TASKS = ("sts", "pair_classification")
 # Tasks of embeddings of all kinds, not of one vector per text alone.
 KIND_TASKS = (*CHUNKED_TASKS, "reranking", *PAIR_TASKS)
@@ -39,8 +40,9 @@ def choose_similarity(
     if has_one_vector(options.TOKEN_TRANSFORM.value):
         return "dot"
     described = describe_by_flags(model)
-    if described.kind == "m3" and task in PAIR_TASKS:
-        check_dense(model, f"--task={task}", ": --pool=\"m3(output='dense')\"")
+    if described.kind in ROW_KINDS and task in PAIR_TASKS:
+        pool = ROW_KINDS[described.kind].one_vector
+        check_dense(model, f"--task={task}", f': --pool="{pool}" gives one')
     # Pairs are compared in further ways, such as BERTScore
     if similarity is not None and task == "sts":
         if similarity not in PAIR_SIMILARITIES[described.kind]:

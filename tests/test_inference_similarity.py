@@ -5,9 +5,8 @@ import pytest
 from scipy.sparse import csr_array
 
 from research.inference import multi_vector_search
-from research.inference.kind_search import search_sparse
 from research.inference.multi_vector_search import search_multi_vectors
-from research.inference.search import rank_documents
+from research.inference.search import rank_documents, search_sparse
 from research.inference.similarity import (
     embedding_kind,
     normalize_embeddings,

@@ -7,12 +7,12 @@ import pytest
 from test_losses_distillation import compute, differentiate, teacher_labels, texts, unit
 
 from research import sharding
-from research.inference.similarity import score_m3
+from research.inference.row_kinds import score_m3
 from research.losses.late_interaction import score_parts
 from research.losses.registry import build_loss
 from research.losses.similarity import SIMILARITIES, cosine
 from research.losses.summed_scores import combine_losses
-from research.transforms.m3_rows import list_digits
+from research.transforms.token_rows import join_rows
 from research.types import Labels, MultiVectors
 
 # Dense, sparse and multi-vector scores of two queries and their documents
@@ -90,9 +90,9 @@ def draw(seed, texts, tokens, width=6):
     vectors = rng.normal(size=(texts, tokens, width))
     weights = np.maximum(rng.normal(size=(texts, tokens)), 0)
     weights[:, 0] = 0
-    ids = np.where(weights > 0, 250_000 + rng.integers(0, 4, weights.shape), 0)
-    rows = [vectors, np.stack([weights, *list_digits(ids)], -1)]
-    rows = np.concatenate(rows, -1) * (np.arange(tokens) < lengths[:, None])[..., None]
+    ids = 250_000 + rng.integers(0, 4, weights.shape)
+    rows = np.asarray(join_rows(ids[..., None], weights[..., None], vectors))
+    rows = rows * (np.arange(tokens) < lengths[:, None])[..., None]
     return rows.astype("f4"), lengths
 
 

@@ -8,7 +8,7 @@ import pytest
 from research.models import config
 from research.models.attention.masks import pooling_masks
 from research.models.pooling.registry import parse_pooling
-from research.transforms.m3_rows import split_rows
+from research.transforms.token_rows import split_rows
 
 CFG = config.bert(vocab_size=600, width=4, depth=1, num_heads=1, mlp=4)
 IDS = np.array([[0, 5, 7, 5, 2, 0, 513, 2, 1]], np.int32)
@@ -56,7 +56,8 @@ def test_a_token_has_the_largest_weight_of_its_occurrences(params, states):
 def test_rows_hold_the_three_embeddings(params, states):
     rows = pool("all", params, states)
     assert parse_pooling("m3").width(CFG) == rows.shape[2] == 8
-    vectors, ids, weights = split_rows(rows[0])
+    vectors, *terms = split_rows(rows[0], "m3")
+    ids, weights = (x[:, 0] for x in terms)
     np.testing.assert_array_equal(ids, [0, 5, 0, 5, 0, 0, 513, 0, 0])
     np.testing.assert_allclose(weights, [0, 0.2, 0, 0.6, 0, 0, 0.4, 0, 0])
     # The first row of a text is its dense vector

@@ -1,4 +1,4 @@
-"""SPLADE's weights are their definition, in packed rows and for queries alone."""
+"""SPLADE's and SLIM's weights are their definition, in packed rows and for queries."""
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from research.models.heads import apply_mlm_head
 from research.models.pooling.lexical import pool_logits
 from research.models.pooling.registry import add_pooling_params, parse_pooling
 from research.models.pooling.splade import ACTIVATIONS, keep_largest, mark_tokens
+from research.transforms.token_rows import split_rows
 from research.types import Tokens
 
 CFG = bert(vocab_size=30, width=16, depth=2, num_heads=2, mlp=24, max_len=16)
@@ -75,6 +76,30 @@ def test_weights_of_documents_are_the_definition(text, tokens, key):
             np.testing.assert_allclose(got[row, text_number - 1], want, atol=1e-5)
 
 
+def test_tokens_have_their_largest_weights(tokens, key):
+    pool = parse_pooling("slim(top=4)")
+    params = make_params(pool, key)
+    rows = encoder.encode(params, tokens, CFG, pool, max_segments=2)
+    assert pool.width(CFG) == rows.shape[1] == 16
+    _, ids, weights = (np.asarray(x) for x in split_rows(rows, "slim"))
+    states = encoder.forward(params, tokens, CFG).hidden_states
+    head, table = params["pooling"]["head"], params["embed"]["token"]["embedding"]
+    logits = apply_mlm_head(head, states, CFG) @ table.T + head["bias"][None, None]
+    want = np.log1p(np.maximum(logits, 0)).reshape(-1, 30)
+    # Not those that are not pooled, nor the first one of each text
+    mask = tokens.pooling_mask.copy()
+    for row, segments in zip(mask, tokens.segment_ids, strict=True):
+        for text_number in (1, 2):
+            row[np.flatnonzero(row & (segments == text_number))[0]] = False
+    mask = mask.reshape(-1)
+    assert not rows[~mask].any() and mask.any()
+    largest = -np.sort(-want, axis=1)[:, :4]
+    np.testing.assert_allclose(weights[mask], largest[mask], atol=1e-5)
+    got = np.take_along_axis(want, ids.astype(int), 1)
+    valid = weights > 0
+    np.testing.assert_allclose(got[valid], weights[valid], atol=1e-5)
+
+
 def test_queries_are_the_set_of_their_tokens(tokens, key):
     pool = parse_pooling("splade_doc(learn_queries=True)")
     params = make_params(pool, key)
@@ -126,3 +151,5 @@ def test_unknown_options_are_named():
         parse_pooling('splade(aggregate="mean")')
     with pytest.raises(ValueError, match="activation is 'relu'"):
         parse_pooling('splade(activation="relu")')
+    with pytest.raises(ValueError, match="pool.top is 0; a token needs at least one"):
+        parse_pooling("slim(top=0)")

@@ -37,8 +37,14 @@ def batch():
     return jax.tree.map(jnp.asarray, Batch(tokens, first, documents, Labels()))
 
 
-def make_objective(name="full_size", micro_batch=0, pool="colbert(dim=8)", **options):
-    loss = build_loss({"name": "infonce", "temperature": 1.0}, "maxsim")
+def make_objective(
+    name="full_size",
+    micro_batch=0,
+    pool="colbert(dim=8)",
+    similarity="maxsim",
+    **options,
+):
+    loss = build_loss({"name": "infonce", "temperature": 1.0}, similarity)
     size_loss = SIZE_LOSSES[name](loss, **options)
     return contrastive(CFG, parse_pooling(pool), size_loss, micro_batch=micro_batch)
 
@@ -77,9 +83,12 @@ def test_a_text_of_another_device_is_nan(batch):
     assert np.isnan(x).all()
 
 
-def test_chunks_have_the_gradient_of_the_batch(batch, key):
-    want = evaluate(make_objective(), batch, key)
-    got = evaluate(make_objective(micro_batch=2), batch, key)
+@pytest.mark.parametrize(
+    "options", [{}, {"pool": "slim(top=4)", "similarity": "slim"}], ids=str
+)
+def test_chunks_have_the_gradient_of_the_batch(batch, key, options):
+    want = evaluate(make_objective(**options), batch, key)
+    got = evaluate(make_objective(micro_batch=2, **options), batch, key)
     chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-5)
 
 

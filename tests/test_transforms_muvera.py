@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from research.inference.similarity import maxsim
+from research.inference.multi_vectors import maxsim
 from research.transforms.muvera import FixedEncoding, decode_gray, muvera
 from research.types import MultiVectors
 

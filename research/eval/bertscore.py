@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from research.inference.similarity import get_texts, normalize_embeddings
+from research.inference.multi_vectors import get_texts
+from research.inference.similarity import normalize_embeddings
 from research.types import MultiVectors
 
 

@@ -15,6 +15,7 @@ from research.experiment.teachers import RunTeacher
 from research.inference.settings import check_kind_similarity
 from research.losses.registry import LOSSES, MATCHING_LOSSES, Loss, build_loss
 from research.losses.similarity import TOKEN_SIMILARITIES
+from research.transforms.token_rows import ROW_TERMS
 from research.types import Labels
 
 # Labels of natural language inference, whose 0 is entailment in the usual files.
@@ -57,10 +58,10 @@ def build_losses(config, sources: Mapping[str, Source]) -> NamedLosses:
         return {}
     # Vectors of tokens are compared otherwise than one vector per text
     check_kind_similarity(format_call(config.pool), config.similarity)
-    if config.similarity == "m3" and config.size_loss.name != "full_size":
+    if config.similarity in ROW_TERMS and config.size_loss.name != "full_size":
         raise ValueError(
-            f"size_loss {config.size_loss.name} cuts vectors, but those of pool m3 hold"
-            " three embeddings of a text; allowed: full_size"
+            f"size_loss {config.size_loss.name} cuts vectors, but pool "
+            f"{config.pool.name} gives rows, which are not cut; allowed: full_size"
         )
     losses = {"": (config.loss.name, build_loss(config.loss, config.similarity))}
     for name, source in sources.items():

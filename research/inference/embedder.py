@@ -18,6 +18,7 @@ from research.inference.chunk_embedder import (
 from research.inference.embed_kinds import check_finite, encode_sparse, group_tokens
 from research.inference.forward import RowEncoder, make_row_encoders
 from research.inference.model import EmbeddingModel
+from research.inference.multi_vectors import to_multi_vectors
 from research.inference.settings import (
     apply_prompt,
     check_clip_dims,
@@ -27,7 +28,7 @@ from research.inference.settings import (
     describe_model,
     truncate_to_depths,
 )
-from research.inference.similarity import get_width, to_multi_vectors
+from research.inference.similarity import get_width
 from research.inference.token_transforms import has_one_vector, parse_token_transform
 from research.inference.tokenize import (
     TokenizedTexts,
@@ -37,10 +38,9 @@ from research.inference.tokenize import (
     make_template_tokenize,
 )
 from research.models.encoder import hidden_state_indices, truncate_depth
-from research.models.pooling import registry
-from research.models.pooling.basic import LearnedPooling
+from research.models.pooling.basic import ONE_VECTOR_KINDS, LearnedPooling
 from research.models.pooling.projection import project
-from research.models.pooling.registry import parse_pooling
+from research.models.pooling.registry import has_query_pooling, parse_pooling
 from research.models.token_prepending import add_token, prepend_blocks
 from research.text.chunking import Chunking, check_row_length, split_texts
 from research.text.templates import Prompt
@@ -132,7 +132,7 @@ class Embedder:
         )
         # Texts as the pooling, which is parsed once, has them
         self._kind = model.kind
-        self._has_query_pooling = registry.has_query_pooling(parse_pooling(model.pool))
+        self._has_query_pooling = has_query_pooling(parse_pooling(model.pool))
         self.model, self.chunk = model, chunk
         if model.quantizer is not None:
             check_quantizer(model, self.width)
@@ -306,7 +306,7 @@ class Embedder:
             encoder,
             encoder.encode_prefix if encoder.can_share_prefix else None,
             pools_last_token=encoder.pool == "last",
-            keeps_tokens=self._kind in ("multi_vector", "m3"),
+            keeps_tokens=self._kind not in ONE_VECTOR_KINDS,
         )
 
     def _finish(self, vectors: np.ndarray, label: Callable[[int], str]) -> np.ndarray:

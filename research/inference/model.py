@@ -78,7 +78,7 @@ class EmbeddingModel(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The kind of its embeddings: "dense", "multi_vector", "sparse" or "m3"."""
+        """The kind of its embeddings, as `LearnedPooling.kind` has it."""
         return registry.pooled_kind(self.pool)
 
     @property

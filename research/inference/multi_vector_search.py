@@ -12,13 +12,13 @@ from jax.sharding import PartitionSpec as P
 
 from research.inference.batching import BatchSizes, group_by_length, padded_length
 from research.inference.index.vector_shards import run_ahead
-from research.inference.similarity import (
+from research.inference.multi_vectors import (
     count_vectors,
     get_texts,
-    normalize_embeddings,
     split_texts,
     to_multi_vectors,
 )
+from research.inference.similarity import normalize_embeddings
 from research.inference.top_k import Top, check_search, merge_top
 from research.sharding import make_mesh
 from research.transforms.best_scores import find_best_scores

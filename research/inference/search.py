@@ -11,15 +11,17 @@ from jax.sharding import PartitionSpec as P
 
 from research.inference.index.quantized_vectors import rescore_candidates
 from research.inference.index.vector_shards import ShardedVectors, run_ahead
-from research.inference.kind_search import search_m3, search_sparse
 from research.inference.multi_vector_search import search_multi_vectors
+from research.inference.multi_vectors import SCORES_PER_STEP
+from research.inference.row_kinds import ROW_KINDS
 from research.inference.similarity import (
     check_similarity,
     count_texts,
     embedding_kind,
+    normalize_embeddings,
     uses_unit_vectors,
 )
-from research.inference.top_k import check_search, merge_top
+from research.inference.top_k import Top, check_search, merge_top
 from research.sharding import make_mesh
 from research.transforms.normalize import l2_normalize_rows
 from research.types import Array, MultiVectors
@@ -85,8 +87,8 @@ def _rank(
     find, count = search, count_texts(documents)
     if embedding_kind(queries) == "sparse":
         find = search_sparse
-    elif similarity == "m3":
-        find = search_m3
+    elif similarity in ROW_KINDS:
+        find = ROW_KINDS[similarity].search
     elif embedding_kind(documents) == "multi_vector":
         find = partial(search_multi_vectors, mean=similarity == "meanmaxsim")
     elif options["normalize"]:
@@ -165,6 +167,48 @@ def search(
             best[i] = merge_top(best[i], top, k, precedence)
     scores, numbers = (np.concatenate(parts) for parts in zip(*best, strict=True))
     return scores[:count], numbers[:count]
+
+
+def search_sparse(
+    queries,
+    documents,
+    k: int,
+    *,
+    normalize: bool = False,
+    precedence: np.ndarray | None = None,
+    share: slice = slice(None),
+    scores_per_step: int = SCORES_PER_STEP,
+) -> Top:
+    """The k documents with the largest dot products, by SciPy's sparse product.
+
+    Args:
+        queries: [Q, V] SciPy CSR array.
+        documents: [N, V] SciPy CSR array.
+        k: Number of documents per query; at most N are returned, those without a term
+            of the query last.
+        normalize, precedence, share: As in `search_multi_vectors`.
+        scores_per_step: Number of scores in memory at a time; at least those of one
+            document.
+
+    Returns:
+        Scores [Q, min(k, N)] float32 from best to worst, and indices of documents.
+
+    Raises:
+        ValueError: As in `search_multi_vectors`.
+    """
+    check_search(queries, documents, k)
+    start, stop, _ = share.indices(documents.shape[0])
+    k, best = min(k, stop - start), None
+    if normalize:
+        queries, documents = normalize_embeddings((queries, documents))
+    # A block's scores are dense, since most documents share a term with the query
+    step = max(1, scores_per_step // queries.shape[0])
+    for first in range(start, stop, step):
+        end = min(first + step, stop)
+        scores = (queries @ documents[first:end].T).toarray()  # [Q, n]
+        numbers = np.broadcast_to(np.arange(first, end), scores.shape)
+        best = merge_top(best, (scores, numbers), k, precedence)
+    return best
 
 
 def _pad(x: np.ndarray, length: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 
 from research.inference.model import EmbeddingModel
+from research.inference.row_kinds import ROW_KINDS
 from research.inference.similarity import NAMES, SIMILARITIES
 from research.models.config import EncoderConfig
 from research.models.encoder import truncate_depth
@@ -54,10 +55,10 @@ def describe_model(
     names = SIMILARITIES[model.kind]
     if model.similarity in NAMES and model.similarity not in names:
         model = model._replace(similarity=names[0])
-    # Rows of three embeddings are not one vector
-    if model.kind == "m3":
+    # Rows of tokens are not vectors, which could be cut and scaled
+    if model.kind in ROW_KINDS:
         if model.dim is not None and model.dim != model.full_width:
-            raise ValueError(f"dim {model.dim} does not go with the pooling m3")
+            raise ValueError(f"dim {model.dim} does not go with the pooling {pool}")
         model = model._replace(normalize=False)
     # What was fitted elsewhere takes the place of the model's own
     if transform is not None:
@@ -76,9 +77,8 @@ def check_kind(
 
     Raises:
         ValueError: Documents of several vectors, several depths or a prompt's templates
-            are cut into chunks; several templates are averaged; vectors that are sparse
-            or of three kinds are of several depths; or there are no vectors of tokens
-            to transform.
+            are cut into chunks; several templates are averaged; sparse vectors or
+            rows are of several depths; or there are no vectors of tokens to transform.
     """
     if token_transform and model.kind != "multi_vector":
         raise ValueError(
@@ -130,7 +130,7 @@ def apply_prompt(
 def check_transform(model: EmbeddingModel) -> None:
     """Raises ValueError if a model's transform is for other vectors."""
     transform = model.transform
-    if transform is not None and model.kind in ("sparse", "m3"):
+    if transform is not None and model.kind in ("sparse", *ROW_KINDS):
         raise ValueError(
             f"the transform {transform.text} does not go with the pooling {model.pool}"
         )

@@ -2,33 +2,38 @@
 
 An embedder gives one of three kinds: "dense" is one vector per text, an array [N, D];
 "multi_vector" is several vectors per text, `MultiVectors`; "sparse" is a SciPy CSR
-array [N, V] of non-negative weights of the tokens of a vocabulary. A model of all three
-has the kind "m3", whose embeddings are `MultiVectors` of rows (`transforms.m3_rows`).
+array [N, V] of non-negative weights of the tokens of a vocabulary. Other models have
+one of ROW_KINDS, whose embeddings are `MultiVectors` of rows (`transforms.token_rows`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from research.config_sections import check_option
-from research.transforms.m3_rows import SPARSE_SHARE, split_rows
+from research.inference.multi_vectors import (
+    SCORES_PER_STEP,
+    count_vectors,
+    get_texts,
+    maxsim,
+    split_texts,
+    to_multi_vectors,
+)
+from research.inference.row_kinds import ROW_KINDS
 from research.transforms.normalize import MIN_NORM, l2_normalize_rows
 from research.types import MultiVectors
 
 # {kind of the queries: names of the similarities, the usual one first}. Those of
 # several vectors are sums over a query's vectors of the largest cosine with a vector of
 # the document ("maxsim"; ColBERT, Khattab and Zaharia 2020), their mean, and sums of
-# the largest dot products. That of BGE-M3 is a sum of one of each kind
-# (`score_m3`).
+# the largest dot products. Rows of tokens have one of the name of their kind.
 SIMILARITIES = {
     "dense": ("cosine", "dot"),
     "multi_vector": ("maxsim", "meanmaxsim", "maxsim_dot"),
     "sparse": ("dot", "cosine"),
-    "m3": ("m3",),
+    **{name: (name,) for name in ROW_KINDS},
 }
 NAMES = tuple(dict.fromkeys(name for names in SIMILARITIES.values() for name in names))
-# Most scores of vectors that are in memory at a time.
-SCORES_PER_STEP = 1 << 24
 
 
 def embedding_kind(embeddings) -> str:
@@ -64,8 +69,8 @@ def get_width(embeddings) -> int:
 def check_similarity(queries, name: str) -> None:
     """Raises ValueError for a similarity that queries of this kind do not have."""
     kind = embedding_kind(queries)
-    # Rows of all three kinds are several vectors, too
-    if kind == "multi_vector" and name == "m3":
+    # Rows of tokens are several vectors, too
+    if kind == "multi_vector" and name in ROW_KINDS:
         return
     if name not in SIMILARITIES[kind]:
         reason = "" if kind == "dense" else f" of {kind.replace('_', '-')} embeddings"
@@ -104,7 +109,7 @@ def similarity(queries, documents, name: str) -> np.ndarray:
     queries = to_multi_vectors(queries)
     # Blocks of documents, so that the scores of vectors fit the memory
     step = SCORES_PER_STEP // max(1, len(queries.vectors))
-    score = score_m3 if name == "m3" else maxsim
+    score = ROW_KINDS[name].score if name in ROW_KINDS else maxsim
     blocks = [
         score(queries, get_texts(documents, start, stop))
         for start, stop in split_texts(documents.offsets, 0, documents.count, step)
@@ -133,79 +138,9 @@ def score_candidates(query, documents, name: str) -> np.ndarray:
     return np.einsum("nd,d->n", documents, query[0])
 
 
-def maxsim(queries: MultiVectors, documents: MultiVectors) -> np.ndarray:
-    """Sums over a query's vectors of the largest dot product with each document.
-
-    All scores of vectors are in memory at once.
-
-    Returns:
-        [Q, N] float32.
-    """
-    scores = queries.vectors @ documents.vectors.T  # [query vectors, document vectors]
-    # The vectors of a text follow one another: [query vectors, N], then [Q, N]
-    scores = np.maximum.reduceat(scores, documents.offsets[:-1], axis=1)
-    return np.add.reduceat(scores, queries.offsets[:-1], axis=0)
-
-
-def score_m3(queries: MultiVectors, documents: MultiVectors) -> np.ndarray:
-    """Sums of cosines, of products of weights and of mean best cosines (BGE-M3).
-
-    Args:
-        queries: Q queries, whose vectors are rows as in `transforms.m3_rows`.
-        documents: N documents, the same.
-
-    Returns:
-        [Q, N] float32.
-
-    Raises:
-        ValueError: The vectors are no such rows.
-    """
-    from scipy.sparse import csr_array
-
-    dense, tokens, terms = zip(
-        *(_split_kinds(texts) for texts in (queries, documents)), strict=True
-    )
-    # Ids are below the width [V] of both sides
-    width = 1 + max((int(ids.max()) for _, _, ids in terms if len(ids)), default=0)
-    weights = [
-        csr_array((values, (numbers, ids)), shape=(texts.count, width))
-        for (values, numbers, ids), texts in zip(
-            terms, (queries, documents), strict=True
-        )
-    ]
-    # [Q, N] products of weights, and means of best cosines
-    sparse = (weights[0] @ weights[1].T).toarray()
-    best = maxsim(*tokens) / count_vectors(tokens[0])
-    return dense[0] @ dense[1].T + np.float32(SPARSE_SHARE) * sparse + best
-
-
-def _split_kinds(texts: MultiVectors) -> tuple:
-    """Dense vectors, vectors of tokens, and (weights, texts, ids) of rows of N texts.
-
-    Vectors are of length 1, and a token of the vocabulary has its largest weight.
-    """
-    vectors, ids, weights = split_rows(np.asarray(texts.vectors))
-    if np.any(ids != np.round(ids)) or np.any(weights < 0):
-        raise ValueError("these vectors are not those of the pooling m3")
-    vectors, numbers = l2_normalize_rows(vectors), texts.text_numbers
-    first = texts.offsets[:-1]
-    # The first row is the text's, and also the token's if there is no other
-    is_token = np.ones(len(vectors), bool)
-    is_token[first] = np.diff(texts.offsets) == 1
-    counts = np.bincount(numbers[is_token], minlength=texts.count)
-    tokens = MultiVectors(vectors[is_token], np.cumsum([0, *counts]))
-    # The last one of the weights of an id in a text, from small to large
-    order = np.lexsort((weights, ids, numbers))
-    order = order[weights[order] > 0]
-    weights, numbers, ids = weights[order], numbers[order], ids[order].astype(int)
-    is_last = np.ones(len(order), bool)
-    is_last[:-1] = (np.diff(numbers) != 0) | (np.diff(ids) != 0)
-    return vectors[first], tokens, (weights[is_last], numbers[is_last], ids[is_last])
-
-
 def uses_unit_vectors(name: str) -> bool:
     """Whether a similarity is that of vectors of length 1."""
-    return name not in ("dot", "maxsim_dot", "m3")
+    return name not in ("dot", "maxsim_dot", *ROW_KINDS)
 
 
 def normalize_embeddings(parts):
@@ -225,40 +160,3 @@ def normalize_embeddings(parts):
         return x
 
     return tuple(map(normalize, parts))
-
-
-def to_multi_vectors(embeddings) -> MultiVectors:
-    """Embeddings of several vectors, or of one vector per text as such."""
-    if isinstance(embeddings, MultiVectors):
-        return embeddings
-    return MultiVectors(np.asarray(embeddings), np.arange(len(embeddings) + 1))
-
-
-def count_vectors(embeddings: MultiVectors) -> np.ndarray:
-    """[N, 1] float32 number of vectors of each text."""
-    return np.diff(embeddings.offsets)[:, None].astype(np.float32)
-
-
-def get_texts(embeddings: MultiVectors, start: int, stop: int) -> MultiVectors:
-    """The texts start ... stop - 1, whose vectors alone are read."""
-    offsets = embeddings.offsets[start : stop + 1]
-    vectors = embeddings.vectors[int(offsets[0]) : int(offsets[-1])]
-    return MultiVectors(np.asarray(vectors, np.float32), offsets - offsets[0])
-
-
-def split_texts(
-    offsets: np.ndarray, start: int, stop: int, limit: int
-) -> Iterator[tuple[int, int]]:
-    """Yields ranges of the texts start ... stop - 1 with few enough vectors.
-
-    Args:
-        offsets: [N+1] as in `MultiVectors`.
-        start: First text.
-        stop: Text after the last one.
-        limit: Most vectors of a range; a text with more is a range of its own.
-    """
-    while start < stop:
-        end = int(np.searchsorted(offsets, offsets[start] + limit, side="right")) - 1
-        end = min(max(end, start + 1), stop)
-        yield start, end
-        start = end

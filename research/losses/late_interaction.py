@@ -1,4 +1,4 @@
-"""MaxSim of late interaction (ColBERT), in blocks of documents; scores of BGE-M3.
+"""MaxSim of late interaction (ColBERT, SLIM) in blocks of documents; BGE-M3's scores.
 
 A text has a row of vectors [T, D], one for each of its tokens. A vector of zeros is no
 token: it pads shorter texts, and stands for tokens that are not scored.
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from research.transforms.best_scores import find_best_scores
-from research.transforms.m3_rows import SPARSE_SHARE, split_rows
+from research.transforms.token_rows import SPARSE_SHARE, split_rows
 from research.types import Array
 
 Score = Callable[[Array, Array], Array]
@@ -46,7 +46,7 @@ def maxsim(
         [N, M] float32.
     """
     chex.assert_rank([queries, documents], 3)
-    (num_queries, query_tokens, width), num_docs = queries.shape, len(documents)
+    num_queries, query_tokens, width = queries.shape
     flat_queries = queries.reshape(-1, width)  # [N*S, D]
     # Tokens of zeros score 0, and so add nothing to a query's sum
     is_token = jnp.any(queries != 0, axis=-1)  # [N, S]
@@ -60,18 +60,65 @@ def maxsim(
         # A document without tokens has no best score
         return jnp.where(valid.any(1)[None], best.sum(1), EMPTY_DOCUMENT)  # [N, m]
 
-    blocks = count_blocks(num_docs, num_queries * query_tokens * documents.shape[1])
-    if blocks == 1:
-        total = score_block(documents)
-    else:
-        # [blocks, m, T, D] -> [blocks, N, m] -> [N, M]
-        parts = documents.reshape(blocks, -1, *documents.shape[1:])
-        total = jax.lax.map(score_block, parts)
-        total = jnp.moveaxis(total, 0, 1).reshape(num_queries, num_docs)
+    total = _map_documents(score_block, documents, num_queries * query_tokens)
     if mean:
         count = jnp.maximum(is_token.sum(1), 1).astype(jnp.float32)
         total /= count[:, None]
     return total
+
+
+def slim(queries: Array, documents: Array) -> Array:
+    """MaxSim of tokens that are weights of a few terms each (Li et al. 2023, SLIM).
+
+    The best tokens are found without gradients, which the maximum would pass to them
+    alone, and then scored again: differentiating the comparisons of all tokens' terms
+    would keep K * K times as many numbers as there are scores. Of equal scores of a
+    token, the first one has the gradient.
+
+    Args:
+        queries: [N, S, 4 K] rows as in `transforms.token_rows`.
+        documents: [M, T, 4 K] rows.
+
+    Returns:
+        [N, M] float32, not negative; 0 for a text without terms.
+    """
+    chex.assert_rank([queries, documents], 3)
+    # [N, S, 2 K], [M, T, 2 K] ids and weights
+    q, d = (
+        jnp.concatenate(split_rows(x, "slim")[1:], -1) for x in (queries, documents)
+    )
+    num_queries, query_tokens, width = q.shape
+    q = q.reshape(-1, width)  # [N*S, 2 K]
+
+    def score_block(block):
+        docs, length, _ = block.shape
+        tokens = jax.lax.stop_gradient(block.reshape(-1, width))
+        products = compare_terms(jax.lax.stop_gradient(q), tokens)
+        best = products.reshape(-1, docs, length).argmax(-1)  # [N*S, m]
+        scores = score_best(q, block, best)
+        return scores.reshape(num_queries, query_tokens, docs).sum(1)
+
+    # The gradient computes these scores again, but does not search for them again
+    @jax.checkpoint
+    def score_best(q, block, best):
+        tokens = block[jnp.arange(len(block))[None], best]  # [N*S, m, 2 K]
+        return jax.vmap(compare_terms)(q[:, None], tokens)  # [N*S, 1, m]
+
+    return _map_documents(score_block, d, num_queries * query_tokens)
+
+
+def _map_documents(
+    score_block: Callable[[Array], Array], documents: Array, query_tokens: int
+) -> Array:
+    """Scores [N, M] of documents [M, T, D], of which a block [m, T, D] has [N, m]."""
+    num_docs, length, _ = documents.shape
+    blocks = count_blocks(num_docs, query_tokens * length)
+    if blocks == 1:
+        return score_block(documents)
+    # [blocks, m, T, D] -> [blocks, N, m] -> [N, M]
+    parts = documents.reshape(blocks, -1, *documents.shape[1:])
+    total = jnp.moveaxis(jax.lax.map(score_block, parts), 0, 1)
+    return total.reshape(len(total), num_docs)
 
 
 def count_blocks(num_docs: int, scores_per_document: int) -> int:
@@ -97,18 +144,19 @@ def score_parts(queries: Array, documents: Array, *, score: Score) -> list[Array
         vocabulary, summed; and the mean over a query's other vectors of the best
         similarity with one of the document's.
     """
-    # Vectors [N, S, D], ids and weights [N, S]
-    sides = [split_rows(x) for x in (queries, documents)]
+    # Vectors [N, S, D], ids and weights [N, S, 1]
+    sides = [split_rows(x, "m3") for x in (queries, documents)]
     (q, *_), (d, *_) = sides
     # [N, S, 2] ids and weights, of which a query's repeated tokens have one each
     (q_ids, q_weights), (d_ids, d_weights) = (side[1:] for side in sides)
-    q_weights = jnp.where(mark_largest(q_ids, q_weights), q_weights, 0.0)
+    is_largest = mark_largest(q_ids[..., 0], q_weights[..., 0])
+    q_weights = jnp.where(is_largest[..., None], q_weights, 0.0)
     q_terms, d_terms = (
-        jnp.stack([jnp.where(weights > 0, ids, 0.0), weights], -1)
+        jnp.concatenate([jnp.where(weights > 0, ids, 0.0), weights], -1)
         for ids, weights in ((q_ids, q_weights), (d_ids, d_weights))
     )
     # [N, M] of texts, blocks of documents at a time
-    sparse = maxsim(q_terms, d_terms, score=multiply_weights)
+    sparse = maxsim(q_terms, d_terms, score=compare_terms)
     return [
         score(q[:, 0], d[:, 0]),
         jnp.maximum(sparse, 0.0),  # of documents without any weight
@@ -126,14 +174,32 @@ def sum_parts(parts: list[Array]) -> Array:
     return parts[0] + SPARSE_SHARE * parts[1] + parts[2]
 
 
-def multiply_weights(x: Array, y: Array) -> Array:
-    """Products [N, M] of weights of equal tokens, of (id, weight) [N, 2] and [M, 2].
+def compare_terms(x: Array, y: Array) -> Array:
+    """Dot products of sparse vectors: K ids, then K weights, [N, 2 K] and [M, 2 K].
 
-    Their MaxSim is the product of two texts' weights over the vocabulary, without an
-    array of the vocabulary's size.
+    Ids are compared, K * K times for a product, which needs neither an array of the
+    vocabulary's size nor gathers, which are slow on TPUs; with the usual K of 20, a
+    table of the documents' weights over the vocabulary is slower on CPU, too.
+
+    Returns:
+        [N, M] float32.
     """
-    products = x[:, None, 1] * y[None, :, 1]
-    return jnp.where(x[:, None, 0] == y[None, :, 0], products, 0.0)
+    x_ids, x_weights = jnp.split(x, 2, axis=1)  # [N, K]
+
+    def score_term(ids, weights):  # [M]
+        # One fused loop for all terms of x, which reads two vectors of y: [N, M]
+        matches = sum(
+            jnp.where(x_ids[:, k, None] == ids[None], x_weights[:, k, None], 0.0)
+            for k in range(x_ids.shape[1])
+        )
+        return matches * weights[None]
+
+    def add_term(total, term):
+        return total + score_term(*term), None
+
+    ids, weights = jnp.split(y.T, 2)  # [K, M]
+    total = score_term(ids[0], weights[0])
+    return jax.lax.scan(add_term, total, (ids[1:], weights[1:]))[0]
 
 
 def mark_largest(ids: Array, weights: Array) -> Array:

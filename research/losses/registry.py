@@ -27,7 +27,7 @@ from research.losses.distillation import (
 )
 from research.losses.masking import MEASURES
 from research.losses.pairwise import angle, angle_triplets, cosent, cosine_mse, triplet
-from research.losses.regularizers import flops, spread_out
+from research.losses.regularizers import flops, l1, spread_out
 from research.losses.relations import relational_kd, stella
 from research.losses.similarity import (
     SIMILARITIES,
@@ -253,6 +253,7 @@ SCORE_LOSSES = {
     "situated": situated,
     "m3": m3,
     "spread_out": spread_out,
+    "l1": l1,
     "teacher_kl": teacher_kl,
     "margin_mse": margin_mse,
     "backward_compatible": backward_compatible,

@@ -7,6 +7,7 @@ from research.config_sections import check_option
 from research.losses.contrastive import find_same_texts
 from research.losses.similarity import PairScores
 from research.transforms.normalize import to_float32
+from research.transforms.token_rows import ROW_TERMS, split_rows
 from research.types import Array, Labels, Metrics
 
 
@@ -81,6 +82,30 @@ def flops(
         part = jnp.minimum(labels.progress[0] / warmup, 1.0)
         penalty *= part * part
     return jnp.full(len(q), penalty)
+
+
+def l1(scores: PairScores, labels: Labels) -> Array:
+    """Sum of the weights of a query and mean sum of those of its documents.
+
+    Li et al. 2023 (SLIM) add it with the weight 1e-5, which keeps few terms in use. Of
+    rows of tokens, only the weights that they hold count.
+
+    Args:
+        scores: Similarities of b rows of the batch.
+        labels: Not used.
+
+    Returns:
+        [b] float32, not divided by the number of tokens.
+    """
+    del labels
+    vectors, kind = scores.vectors, scores.similarity
+
+    def sum_weights(x):  # [n, ...] -> [n]
+        weights = split_rows(x, kind)[2] if kind in ROW_TERMS else x
+        return jnp.sum(jnp.abs(to_float32(weights)), axis=tuple(range(1, x.ndim)))
+
+    documents = sum_weights(vectors.documents).reshape(-1, vectors.docs_per_query)
+    return sum_weights(vectors.queries) + documents.mean(1)
 
 
 def flops_norm(weights: Array) -> Array:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from research import sharding
 from research.config_sections import check_option
-from research.losses.late_interaction import m3, maxsim
+from research.losses.late_interaction import m3, maxsim, slim
 from research.transforms.normalize import inverse_norm, l2_normalize, to_float32
 from research.types import Array, Labels
 
@@ -325,6 +325,7 @@ TOKEN_SIMILARITIES = {
     "meanmaxsim": functools.partial(maxsim, score=cosine, mean=True),
     "maxsim_dot": functools.partial(maxsim, score=dot),
     "m3": functools.partial(m3, score=cosine),
+    "slim": slim,
 }
 # Functions ([N, D], [M, D]) -> [N, M] float32, by name, and those of several vectors.
 SIMILARITIES = {"cosine": cosine, "dot": dot, **TOKEN_SIMILARITIES}

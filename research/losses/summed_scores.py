@@ -81,7 +81,7 @@ def m3(
 
     Args:
         scores: Similarities of b rows of the batch, by "m3"; their vectors are rows as
-            in `transforms.m3_rows`.
+            in `transforms.token_rows`.
         labels: As in `infonce`.
         temperature: Divisor of all scores.
         sparse_weight: Weight of the losses of sparse scores.

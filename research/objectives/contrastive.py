@@ -16,7 +16,7 @@ from research.losses.similarity import (
 from research.models import encoder
 from research.models.config import EncoderConfig
 from research.models.pooling import registry
-from research.models.pooling.basic import LearnedPooling
+from research.models.pooling.basic import ONE_VECTOR_KINDS, LearnedPooling
 from research.models.positions.bias import position_penalty
 from research.objectives.gradcache import (
     count_chunks,
@@ -103,7 +103,7 @@ def contrastive(
         "projection_width": projection_width,
         "rank_weight": rank_weight,
     }
-    has_tokens = kind in ("multi_vector", "m3")
+    has_tokens = kind not in ONE_VECTOR_KINDS
     if has_tokens and any(options.values()):
         option = next(name for name, value in options.items() if value)
         raise ValueError(f"objective.{option} does not go with several vectors a text")
@@ -195,7 +195,12 @@ def contrastive(
         # The last layer
         if size_loss.needs_all_layers:
             q, d = q[:, -1], d[:, -1]
-        similarity = {"multi_vector": "meanmaxsim", "m3": "m3"}.get(kind, "cosine")
+        # Rows of tokens have the similarity of their kind's name
+        names = {
+            **dict.fromkeys(ONE_VECTOR_KINDS, "cosine"),
+            "multi_vector": "meanmaxsim",
+        }
+        similarity = names.get(kind, kind)
         metrics = {**metrics, **ranking_metrics(q, d, similarity)}
         if kind == "sparse":
             metrics |= sparsity_metrics(q, d)

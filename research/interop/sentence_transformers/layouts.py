@@ -148,6 +148,14 @@ def describe_m3(model: EmbeddingModel) -> Layout:
     return describe_dense(dense._replace(dim=min(model.width, dense.width)))
 
 
+def describe_slim(model: EmbeddingModel) -> Layout:
+    """Raises ValueError, since no module gives each token sparse weights."""
+    raise ValueError(
+        "sentence-transformers has no module that gives each token sparse weights, as "
+        f"the pooling {model.pool} does"
+    )
+
+
 def describe_sparse(model: EmbeddingModel) -> Layout:
     """Weights of the vocabulary: a SparseEncoder of version 6 or later.
 
@@ -310,4 +318,5 @@ LAYOUTS: dict[str, Callable[[EmbeddingModel], Layout]] = {
     "dense": describe_dense,
     "multi_vector": describe_multi_vector,
     "sparse": describe_sparse,
+    "slim": describe_slim,
 }

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 from research.models.config import EncoderConfig
 from research.types import Array, Key, Params, Pool
 
+# Kinds of embeddings of one vector per text; others have one for each token.
+ONE_VECTOR_KINDS = ("dense", "sparse")
+
 
 class LearnedPooling(NamedTuple):
     """A pooling that has parameters, or that uses more than the last layer.
@@ -35,8 +38,8 @@ class LearnedPooling(NamedTuple):
         width: (encoder config) -> E; None if E is the encoder's width.
         kind: "dense" for one vector per text; "sparse" for one of a non-negative weight
             for each token of the vocabulary; "multi_vector" for a vector per token:
-            `pool` then returns [B, S, E], zeros for tokens that are not pooled; "m3"
-            for rows of tokens with all three (`transforms.m3_rows`).
+            `pool` then returns [B, S, E], zeros for tokens that are not pooled; a kind
+            of rows of tokens (`transforms.token_rows`), "m3" or "slim", likewise.
         pool_query: (encoder parameters, encoder config, token ids [B, S], mask) ->
             [B, M, E], the vectors of queries, for which the encoder is not run; None
             for those of `pool`.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -74,14 +75,8 @@ def pool_logits(
         [B, M, K] float32; 0 for a text without tokens.
     """
     chex.assert_rank([tokens, mask], 3)
-    chex.assert_shape(table, (*bias.shape, tokens.shape[2]))
 
-    def pool_row(row):
-        states, masks = row  # [S, D], [M, S]
-        kernel = table.T.astype(states.dtype)
-        logits = jnp.matmul(states, kernel, preferred_element_type=jnp.float32)
-        logits += bias[None]  # [S, K]
-
+    def pool_row(logits, masks):  # [S, K], [M, S]
         def pool_text(mask):
             # Rows have places for more texts than they hold
             return jax.lax.cond(
@@ -90,8 +85,33 @@ def pool_logits(
 
         return jax.lax.map(pool_text, masks)  # [M, K]
 
+    return map_logits(pool_row, tokens, table, bias, mask)
+
+
+def map_logits(
+    fn: Callable[[Array, Array], Any],
+    tokens: Array,
+    table: Array,
+    bias: Array,
+    mask: Array,
+) -> Any:
+    """A function (logits [S, K] float32, mask [...]) -> arrays of each row, stacked.
+
+    Args:
+        fn: The function.
+        tokens, table, bias: As in `pool_logits`.
+        mask: [B, ...] the second argument of each row.
+    """
+    chex.assert_shape(table, (*bias.shape, tokens.shape[2]))
+
+    def run_row(row):
+        states, row_mask = row  # [S, D], [...]
+        kernel = table.T.astype(states.dtype)
+        logits = jnp.matmul(states, kernel, preferred_element_type=jnp.float32)
+        return fn(logits + bias[None], row_mask)
+
     # One row at a time, so that [B, S, K] is never in memory
-    return jax.lax.map(jax.checkpoint(pool_row), (tokens, mask))
+    return jax.lax.map(jax.checkpoint(run_row), (tokens, mask))
 
 
 def max_logits(tokens: Array, table: Array, bias: Array, mask: Array) -> Array:

@@ -7,7 +7,7 @@ from research.config_sections import check_option
 from research.models.config import EncoderConfig
 from research.models.linear import KERNEL_INIT
 from research.models.pooling.basic import LearnedPooling, cls_pool, first_token_mask
-from research.transforms.m3_rows import EXTRA_WIDTH, list_digits
+from research.transforms.token_rows import TERM_WIDTH, join_rows
 from research.types import Array, Key, Params
 
 # {output: the kind of its embeddings}
@@ -28,7 +28,7 @@ def m3(*, output: str = "all") -> LearnedPooling:
     their projected states, without the first one.
 
     Args:
-        output: "all" for the three together, in rows as in `transforms.m3_rows`, as
+        output: "all" for the three together, in rows as in `transforms.token_rows`, as
             they are trained; "dense", "sparse" or "multi_vector" for one of them.
     """
     check_option("pool.output", output, OUTPUTS)
@@ -73,14 +73,12 @@ def m3(*, output: str = "all") -> LearnedPooling:
             return jnp.where((is_pooled & ~is_first)[:, :, None], vectors, 0.0)
         # [B, S, D + 4], zeros for what is not pooled
         vectors = jnp.where(is_first[:, :, None], states, vectors)
-        digits = list_digits(jnp.where(weights > 0, token_ids, 0))
-        extra = jnp.stack([weights, *(x.astype(jnp.float32) for x in digits)], -1)
-        rows = jnp.concatenate([vectors, extra], -1)
+        rows = join_rows(token_ids[..., None], weights[..., None], vectors)
         return jnp.where(is_pooled[:, :, None], rows, 0.0)
 
     widths = {
         "sparse": lambda cfg: cfg.vocab_size,
-        "all": lambda cfg: cfg.width + EXTRA_WIDTH,
+        "all": lambda cfg: cfg.width + TERM_WIDTH,
     }
     return LearnedPooling(
         None if output == "dense" else init,

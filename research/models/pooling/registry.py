@@ -47,6 +47,7 @@ LEARNED_POOLINGS: dict[str, Callable[..., LearnedPooling]] = {
     "m3": m3.m3,
     "splade": splade.splade,
     "splade_doc": splade.splade_doc,
+    "slim": splade.slim,
     "moee": router.moee,
     "csr": vector_heads.csr,
     "bebr": vector_heads.bebr,
@@ -81,7 +82,7 @@ def pooled_width(text: str, cfg: EncoderConfig) -> int:
 
 
 def pooled_kind(text: str) -> str:
-    """The kind of embeddings: "dense", "multi_vector", "sparse" or "m3"."""
+    """The kind of embeddings, as `LearnedPooling.kind` has it."""
     pool = parse_pooling(text)
     return pool.kind if isinstance(pool, LearnedPooling) else "dense"
 

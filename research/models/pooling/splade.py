@@ -1,4 +1,4 @@
-"""Sparse poolings: weights of the vocabulary's tokens for a text (SPLADE)."""
+"""Weights of the vocabulary's tokens: for a text (SPLADE), or for each token (SLIM)."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from research.config_sections import check_option
 from research.models.config import EncoderConfig
 from research.models.heads import apply_mlm_head, init_mlm_head, output_embeddings
-from research.models.pooling.basic import LearnedPooling
-from research.models.pooling.lexical import max_logits, pool_logits
+from research.models.pooling.basic import LearnedPooling, first_token_mask
+from research.models.pooling.lexical import map_logits, max_logits, pool_logits
+from research.transforms.token_rows import TERM_WIDTH, join_rows
 from research.types import Array, Key, Params
 
 
@@ -96,6 +97,42 @@ def splade_doc(
         return presence * weights[None, None]
 
     return documents._replace(init=init, pool_query=pool_query)
+
+
+def slim(*, top: int = 20) -> LearnedPooling:
+    """Weights of terms of the vocabulary for each token (Li et al. 2023, SLIM).
+
+    The weights of a token are log(1 + relu(logit)) of the head of a masked language
+    model, as in `splade`, of which the largest are kept: of equal ones, those of the
+    smallest ids, where the authors keep all. The first token, [CLS], has none. Tokens
+    are rows as in `transforms.token_rows`.
+
+    Args:
+        top: K, the number of terms of a token.
+    """
+    if top < 1:
+        raise ValueError(f"pool.top is {top}; a token needs at least one term")
+    # The same head, which a model of one pooling lends to the other
+    base = splade(top=top)
+
+    def pool(params: Params, cfg: EncoderConfig, tokens: Array, mask: Array) -> Array:
+        head = params["pooling"]["head"]
+        states = apply_mlm_head(head, tokens, cfg)
+        # [B, S] tokens that are scored
+        is_scored = mask.any(1) & ~first_token_mask(mask).any(1)
+
+        def take_terms(logits: Array, is_scored: Array) -> Array:
+            # The activation is monotone, so it can be applied to the largest alone
+            largest, ids = jax.lax.top_k(logits, top)  # [S, K]
+            weights = jnp.where(is_scored[:, None], _log1p_relu(largest), 0.0)
+            return join_rows(ids, weights)
+
+        # [B, S, 4 K]
+        return map_logits(
+            take_terms, states, output_embeddings(params), head["bias"], is_scored
+        )
+
+    return base._replace(pool=pool, width=lambda cfg: TERM_WIDTH * top, kind="slim")
 
 
 def mark_tokens(token_ids: Array, mask: Array, vocab_size: int) -> Array:
