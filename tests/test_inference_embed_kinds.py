@@ -10,8 +10,10 @@ from research.inference.embed_kinds import join_embeddings
 from research.inference.embedder import Embedder
 from research.inference.similarity import similarity
 from research.models.encoder import forward
+from research.models.pooling.registry import add_pooling_params, parse_pooling
 from research.text.multi_vector_prompts import colbert
 from research.text.templates import tokenize_with_prompt
+from research.transforms.token_rows import split_rows
 from research.types import MultiVectors, Tokens
 from tests.tiny_models import TEXTS, make_model
 
@@ -104,6 +106,25 @@ def test_a_dense_model_gives_its_token_states():
     assert found.vectors.shape[1] == 16
     scores = similarity(embedder(TEXTS, "query"), found, "meanmaxsim")
     near(np.diagonal(scores), 1)  # a text is its own best document
+
+
+def test_rows_of_terms_are_neither_cut_nor_scaled(key):
+    base, pool = make_model(), "slim(top=5)"
+    params = add_pooling_params(key, base.params, base.config, parse_pooling(pool))
+    model = base._replace(params=params, pool=pool, normalize=True)
+    embedder = Embedder(model)
+    assert (embedder.kind, embedder.model.similarity) == ("slim", "slim")
+    found = embedder(TEXTS, "document")
+    assert found.vectors.shape[1] == embedder.width == 20
+    # A token has at least the product with itself: the squares of its weights
+    _, _, weights = split_rows(found.vectors, "slim")
+    squares = np.add.reduceat(np.square(weights).sum(1), found.offsets[:-1])
+    scores = np.diagonal(similarity(found, found, "slim"))
+    assert (scores >= squares - 1e-5).all() and squares.min() > 0
+    small = Embedder(model, batch_tokens=16)(TEXTS, "document")
+    near(small.vectors, found.vectors)
+    with pytest.raises(ValueError, match=r"dim 4 does not go with the pooling slim\("):
+        Embedder(model, dim=4)
 
 
 def test_what_does_not_go_with_token_vectors(model):

@@ -235,6 +235,8 @@ def test_modules_of_sparse_models_that_we_do_not_compute(tmp_path):
         load(str(tmp_path / "out"), weights=False)
     with pytest.raises(ValueError, match="neither cuts, projects nor normalizes"):
         export(make_splade()._replace(normalize=True), tmp_path / "other")
+    with pytest.raises(ValueError, match="each token sparse weights, as the pooling"):
+        export(make_splade("slim(top=5)"), tmp_path / "other")
 
 
 def test_queries_without_an_encoder(tmp_path):
