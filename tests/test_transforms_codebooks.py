@@ -69,6 +69,7 @@ def test_codes_are_those_of_faiss(rotate):
         (X, 3, "pq of 3 parts: the width 8 of the embedding is no multiple"),
         (X[:200], 4, "pq is fitted to at least 256 vectors, not to 200"),
         (X[:0], 4, "pq is fitted to texts"),
+        (np.ones((300, 384)), 48, "pq is fitted to at least 384 vectors, not to 300"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_sentence(x, parts, message):

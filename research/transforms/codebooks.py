@@ -69,15 +69,16 @@ def fit_pq(
         seed: Seed of the sample and of the centroids.
 
     Raises:
-        ValueError: M does not divide D, there are fewer than 256 vectors, or faiss is
-            not installed.
+        ValueError: M does not divide D, there are fewer than 256 vectors, or fewer than
+            D for a rotation, or faiss is not installed.
     """
     width = vectors.shape[1]
     if not 1 <= parts <= width or width % parts:
         raise ValueError(
             f"pq of {parts} parts: the width {width} of the embedding is no multiple"
         )
-    check_sample("pq", vectors, CENTROIDS)
+    # With fewer vectors than dimensions, faiss's OPQ damages memory
+    check_sample("pq", vectors, max(CENTROIDS, width) if rotate else CENTROIDS)
     faiss = import_faiss()
     x = np.ascontiguousarray(vectors, np.float32)
     if len(x) > MAX_SAMPLE:
