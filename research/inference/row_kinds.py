@@ -26,6 +26,7 @@ from research.types import MultiVectors
 MIN_CANDIDATES = 64
 # Bounds are raised by this factor, far more than the rounding of scores.
 SLACK = 1 + 1e-6
+ID_BITS = 24
 
 
 class RowKind(NamedTuple):
@@ -148,13 +149,14 @@ def _keep_largest(numbers: np.ndarray, ids: np.ndarray, weights: np.ndarray) -> 
 
     Terms without weight are left out.
     """
-    # The last one of the weights of an id in a text, from small to large
-    order = np.lexsort((weights, ids, numbers))
-    order = order[weights[order] > 0]
-    numbers, ids, weights = numbers[order], ids[order].astype(int), weights[order]
-    is_last = np.ones(len(order), bool)
-    is_last[:-1] = (np.diff(numbers) != 0) | (np.diff(ids) != 0)
-    return numbers[is_last], ids[is_last], weights[is_last]
+    valid = weights > 0
+    # One number for a text and an id of three digits, which is sorted once
+    keys = (numbers[valid] << ID_BITS) + ids[valid].astype(int)
+    order = np.argsort(keys)
+    keys, weights = keys[order], weights[valid][order]
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    keys, weights = keys[starts], np.maximum.reduceat(weights, starts)
+    return keys >> ID_BITS, keys & (1 << ID_BITS) - 1, weights
 
 
 def _make_weights(sides, counts, width: int = 0) -> list:
