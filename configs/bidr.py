@@ -7,8 +7,7 @@ Source: Xiao et al. 2022, arXiv:2201.05409, and their code. First stage: the enc
     from query to query by shared negatives. They take 96 bytes for 768 dimensions,
     1,024 queries with one negative each, 1e-4, 24 and 128 tokens, dot products, and 200
     mined candidates. Here cosines at temperature 0.05, with the rate of `fine_tuning`.
-    In their search the second model ranks what the codes of the first one find; here
-    each of the two has its own index.
+    In the search the second model ranks what the codes of the first one find.
 Command: M=sentence-transformers/all-MiniLM-L6-v2 D=../shared/data/squad_retrieval
     python -m launch.export --model=$M --output=runs/start --transform="pq(48)" \\
         --transform_texts=$D
@@ -18,8 +17,10 @@ Command: M=sentence-transformers/all-MiniLM-L6-v2 D=../shared/data/squad_retriev
         --negatives=30 --range_max=30
     python -m launch.train --workdir=runs/dense \\
         --config=configs/bidr.py:mined=mined.jsonl
-    python -m launch.index --model=runs/codes --input=$D --output=index
-    python -m launch.search --model=runs/codes --index=index --query="Who was Tesla?"
+    python -m launch.index --model=runs/codes --input=$D --output=codes
+    python -m launch.index --model=runs/dense --input=$D --output=dense
+    python -m launch.search --model=runs/codes --index=codes --query="Who was Tesla?" \\
+        --rerank_model=runs/dense --rerank_index=dense
 Variants: tiny, model=NAME, data=DIR (with squad_retrieval/), steps=N, batch=N,
     bytes=N (per document), codebook=FILE (a transform; random without), mined=FILE,
     negatives=N (per query, of those of the file), walk=random_walk or snow_sample.

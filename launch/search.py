@@ -4,6 +4,8 @@ python -m launch.search --model=M --corpus=texts.txt --query="..." [--chunk="lat
 python -m launch.search --model=M --index=DIR --query="..." [--query="..."]
 python -m launch.search --model=M --index=DIR --queries=queries.jsonl --hits=100
 python -m launch.search --model=M --corpus=texts.txt --query="..." --hybrid="rrf(k=60)"
+python -m launch.search --model=M --index=DIR --query="..." \\
+    --rerank_model=OTHER --rerank_index=DIR
 
 With --index, the texts are not embedded again. With --chunk, the score of a text is
 that of its best chunk, which is printed. --output=DIR/evals/search.md also writes the
@@ -19,6 +21,7 @@ from absl import flags
 from launch import flags as options
 from launch import main as cli
 from launch.embed_folder import read_folder_transform
+from launch.search_rerank import CANDIDATES, check_rerank, rerank
 from launch.search_texts import find_texts, read_all_texts
 from launch.supervise import supervise
 from research import processes
@@ -93,6 +96,7 @@ def main():
     queries = _read_queries()
     fusion = parse_fusion(HYBRID.value) if HYBRID.value else None
     folder = Path(INDEX.value).expanduser() if INDEX.value else None
+    is_reranked = check_rerank(folder, fusion is not None)
     corpus = None if folder else read_corpus(CORPUS.value)
     transform = None
     if folder is not None:
@@ -120,6 +124,8 @@ def main():
     vectors = embedder(queries, "query")
     similarity = embedder.model.similarity
     count = HITS.value if fusion is None else max(MIN_CANDIDATES, 10 * HITS.value)
+    if is_reranked:
+        count = max(count, CANDIDATES.value)
     if use_faiss:
         ranking = search_index(
             folder,
@@ -129,7 +135,9 @@ def main():
         )
     else:
         ranking = rank_documents(vectors, documents, count, similarity=similarity)
-    # Fused with BM25: [Q, hits]
+    # Ranked by another model, or fused with BM25: [Q, hits]
+    if is_reranked:
+        ranking = rerank(queries, ranking[1], HITS.value)
     if fusion is not None:
         texts = read_all_texts(folder) if corpus is None else corpus[1]
         rankings = [ranking, bm25(queries, texts, count)]

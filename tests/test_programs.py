@@ -241,3 +241,13 @@ def test_codes_are_trained_and_mined_and_searched(tmp_path):
     direct = run("search", model, f"--corpus={tmp_path / 'texts.txt'}", query)["hits"]
     for hit, other in zip(hits, direct, strict=True):
         assert hit["score"] == pytest.approx(other["score"], abs=1e-5)
+    # All texts are candidates, which the second model ranks as it does by itself
+    second = f"--model={tmp_path / 'dense'}"
+    verify = tmp_path / "verify"
+    run("index", second, f"--input={tmp_path / 'texts.txt'}", f"--output={verify}")
+    other = (f"--rerank_model={tmp_path / 'dense'}", f"--rerank_index={verify}")
+    both = run("search", model, f"--index={index}", query, *other)["hits"]
+    alone = run("search", second, f"--index={verify}", query)["hits"]
+    assert [hit["id"] for hit in both] == [hit["id"] for hit in alone]
+    for hit, expected in zip(both, alone, strict=True):
+        assert hit["score"] == pytest.approx(expected["score"], abs=1e-5)
