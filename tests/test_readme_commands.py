@@ -32,7 +32,7 @@ LEFT_OUT = (
     # Data sets of the hub, and a compiler for TPUs
     *("python .*--task=mteb", "python -m launch.aot", "python .*--topology"),
     # BiDR's codes and its second model, for which the files are too small
-    "python .*(--output=start|bidr|runs/codes)",
+    "python .*(--output=start|bidr|runs/codes|runs/dense)",
 )
 # What a command has, and what runs in its place.
 RULES = (
