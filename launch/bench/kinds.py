@@ -39,7 +39,7 @@ def measure_kinds(
         rounds: Number of timed searches, the fastest of which counts.
 
     Returns:
-        A row for each system, and a table.
+        A row for each system, and a table, which also has BM25 alone.
     """
     corpus, texts, qrels, *_ = read_beir(data, split)
     if 0 < queries < len(texts):
@@ -62,6 +62,8 @@ def measure_kinds(
         ]
         for row in rows
     ]
+    # The baseline, which is the same beside every system
+    cells.append(["BM25", "words", f"{rows[0]['bm25']:.2f}", "", ""])
     table = markdown_table(header, cells)
     counts = {"documents": len(corpus), "queries": len(texts)}
     return {**counts, "rows": rows, "table": table}
@@ -94,7 +96,7 @@ def _measure_system(system: str, embed: Callable, data, rounds: int) -> dict[str
         change = parse_token_transform(transform, get_width(vectors["query"]))
         vectors = {role: change(x, role) for role, x in vectors.items()}
         similarity = "dot" if has_one_vector(transform) else similarity
-    options = {"similarity": similarity, "hybrid": hybrid.strip()}
+    options = {"similarity": similarity, "hybrid": hybrid.strip(), "lexical": True}
     evaluate = ranking(corpus, queries, qrels, **options)
     scores = evaluate(lambda texts, role: vectors[role])
     # The fastest of several searches, after the one of the score
@@ -109,6 +111,7 @@ def _measure_system(system: str, embed: Callable, data, rounds: int) -> dict[str
         "kind": embedding_kind(documents),
         "similarity": similarity,
         "ndcg@10": scores["ndcg@10"],
+        "bm25": scores["bm25"],
         "bytes_per_document": count_bytes(documents) / count_texts(documents),
         "queries_per_second": len(queries) / min(seconds) if seconds else None,
     }
