@@ -60,6 +60,7 @@ def test_the_authors_heads_are_read(heads, authors_folder):
     assert sparse(TEXTS, "document").max() == pytest.approx(want, abs=1e-5)
 
 
+@pytest.mark.slow  # another library loads the folder
 def test_our_export_keeps_the_heads_and_is_dense_elsewhere(authors_folder, tmp_path):
     model = load(str(authors_folder))
     export(model, tmp_path / "out")

@@ -59,6 +59,7 @@ def test_the_loss_is_that_of_vectors_and_of_decoded_documents(key, batch, unit):
     np.testing.assert_allclose(value, dense + codes + 0.5 * error, rtol=1e-4)
 
 
+@pytest.mark.slow  # compiled for 1 and for 8 devices
 def test_one_device_equals_eight_and_the_codebook_learns(key, batch):
     options = {"parts": 4}
     objective = product_quantization(CFG, MEAN, over_sizes("full_size"), **options)
