@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_losses_summed_scores import check_8_devices
 
-from research import sharding
 from research.inference import row_kinds
 from research.inference.row_kinds import (
     ROW_KINDS,
@@ -163,21 +163,7 @@ def test_8_devices_equal_1():
     loss = build_loss(
         {"name": "weighted_sum", "terms": terms, "weights": weights}, "slim"
     )
-
-    @jax.jit
-    def value_and_grad(q, d):
-        def mean(q, d):
-            return sharding.map_over_data(lambda *x: loss(*x, Labels()).mean(), q, d)
-
-        return jax.value_and_grad(mean, (0, 1))(q, d)
-
-    one = value_and_grad(q, d)
-    mesh = sharding.make_mesh({"data": 8})
-    with jax.set_mesh(mesh):
-        many = value_and_grad(*sharding.put_batch((q, d), mesh))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, many
-    )
+    check_8_devices(loss, q, d)
 
 
 def test_rows_of_another_pooling_are_refused():

@@ -17,7 +17,7 @@ from research.inference.multi_vectors import (
     maxsim,
     split_texts,
 )
-from research.inference.top_k import Top, check_search, merge_top
+from research.inference.top_k import Top, check_search, merge_blocks, merge_top
 from research.transforms.normalize import l2_normalize_rows
 from research.transforms.token_rows import SPARSE_SHARE, split_rows
 from research.types import MultiVectors
@@ -201,13 +201,12 @@ def search_m3(
     del normalize
     check_search(queries.vectors, documents.vectors, k)
     start, stop, _ = share.indices(documents.count)
-    k, best = min(k, stop - start), None
     limit = scores_per_step // len(queries.vectors)
-    for first, end in split_texts(documents.offsets, start, stop, limit):
-        scores = score_m3(queries, get_texts(documents, first, end))  # [Q, n]
-        numbers = np.broadcast_to(np.arange(first, end), scores.shape)
-        best = merge_top(best, (scores, numbers), k, precedence)
-    return best
+    blocks = (
+        (first, score_m3(queries, get_texts(documents, first, end)))
+        for first, end in split_texts(documents.offsets, start, stop, limit)
+    )
+    return merge_blocks(blocks, min(k, stop - start), precedence)
 
 
 def search_slim(

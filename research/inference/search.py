@@ -21,7 +21,7 @@ from research.inference.similarity import (
     normalize_embeddings,
     uses_unit_vectors,
 )
-from research.inference.top_k import Top, check_search, merge_top
+from research.inference.top_k import Top, check_search, merge_blocks, merge_top
 from research.sharding import make_mesh
 from research.transforms.normalize import l2_normalize_rows
 from research.types import Array, MultiVectors
@@ -198,17 +198,15 @@ def search_sparse(
     """
     check_search(queries, documents, k)
     start, stop, _ = share.indices(documents.shape[0])
-    k, best = min(k, stop - start), None
     if normalize:
         queries, documents = normalize_embeddings((queries, documents))
     # A block's scores are dense, since most documents share a term with the query
     step = max(1, scores_per_step // queries.shape[0])
-    for first in range(start, stop, step):
-        end = min(first + step, stop)
-        scores = (queries @ documents[first:end].T).toarray()  # [Q, n]
-        numbers = np.broadcast_to(np.arange(first, end), scores.shape)
-        best = merge_top(best, (scores, numbers), k, precedence)
-    return best
+    blocks = (
+        (first, (queries @ documents[first : min(first + step, stop)].T).toarray())
+        for first in range(start, stop, step)
+    )
+    return merge_blocks(blocks, min(k, stop - start), precedence)
 
 
 def _pad(x: np.ndarray, length: int) -> np.ndarray:

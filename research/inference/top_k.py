@@ -1,5 +1,7 @@
 """Merging of the best results of blocks, which all searches share."""
 
+from collections.abc import Iterable
+
 import chex
 import numpy as np
 
@@ -25,6 +27,17 @@ def merge_top(best: Top | None, top: Top, k: int, precedence: np.ndarray | None)
     ties = numbers if precedence is None else precedence[numbers]
     order = np.lexsort((ties, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, order, 1), np.take_along_axis(numbers, order, 1)
+
+
+def merge_blocks(
+    blocks: Iterable[tuple[int, np.ndarray]], k: int, precedence: np.ndarray | None
+) -> Top:
+    """The k best documents of blocks: (number of the first one, scores [Q, n])."""
+    best = None
+    for first, scores in blocks:
+        numbers = np.broadcast_to(first + np.arange(scores.shape[1]), scores.shape)
+        best = merge_top(best, (scores, numbers), k, precedence)
+    return best
 
 
 def check_search(queries, vectors, k: int) -> None:
